@@ -1,0 +1,1 @@
+"""How fast the relay is, beside what it is measured against: `python -m bench`."""

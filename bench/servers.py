@@ -1,0 +1,52 @@
+"""The servers under measurement, pinned to one core, with the load on another."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.acceptance.relay import Relay, Server
+
+TICKS = os.sysconf("SC_CLK_TCK")
+_CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
+
+
+class _Pinned(Server):
+    def spawn(self) -> None:
+        os.sched_setaffinity(0, {SERVER_CORE})  # for the child to inherit, from its first thread on
+        try:
+            super().spawn()
+        finally:
+            os.sched_setaffinity(0, {LOAD_CORE})
+
+    def cpu(self) -> float:
+        """Seconds of processor time that the server took so far, in user space and in the kernel."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+class PinnedRelay(_Pinned, Relay):
+    """The relay."""
+
+
+class Plain(_Pinned):
+    """bench/plain.py, on asyncio's own event loop or on uvloop."""
+
+    def __init__(self, folder: Path, uvloop: bool) -> None:
+        super().__init__(folder / f"plain-{uvloop}.out")
+        self.uvloop = uvloop
+
+    def command_line(self) -> list[str]:
+        return [sys.executable, "-m", "bench.plain", *(["--uvloop"] if self.uvloop else [])]
+
+
+@contextmanager
+def folder() -> Iterator[Path]:
+    """A folder for the data, in TMPDIR; it is removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="relay-bench-") as path:
+        yield Path(path)

@@ -1,0 +1,76 @@
+"""What an input may answer to its senders: nothing that breaks HTTP, or sets state in somebody's browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from relay_tornado.errors import Invalid
+from relay_tornado.model import Input
+from relay_tornado.wire.rest import MAX_BODY_TEXT
+
+REFUSED = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "content-length", "date", "set-cookie"),
+        *("content-security-policy", "x-content-type-options"),
+    )
+)
+"""Header names (in lower case) that are the connection's, the relay's own, or would set state in a browser."""
+BODILESS = frozenset({204, 304})
+"""Status codes whose answers have no body."""
+MAX_HEADERS = 100
+MAX_HEADER_BYTES = 16_384
+
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def is_header_name(name: str) -> bool:
+    """Whether it is a token as RFC 9110 wants a field name to be."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_headers(headers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The headers with the values trimmed. Raises Invalid naming the header that can't be sent."""
+    checked: dict[str, list[str]] = {}
+    size = 0
+    for name, values in headers.items():
+        if not is_header_name(name):
+            raise Invalid(f"headers: {name[:80]!r} is no header name: use letters, digits and -", "headers")
+        if name.lower() in REFUSED:
+            raise Invalid(f"headers: {name} can't be set by an input: leave it out", "headers")
+        for value in values:
+            if _FORBIDDEN.search(value) or not _encodable(value):
+                raise Invalid(
+                    f"headers: the value of {name} holds a line end or another control character: leave it out",
+                    "headers",
+                )
+        if values:
+            checked[name] = [value.strip(" \t") for value in values]
+        size += sum(len(name) + len(value.encode()) + 4 for value in values)
+    if sum(map(len, checked.values())) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        raise Invalid(
+            f"headers: at most {MAX_HEADERS} values and {MAX_HEADER_BYTES} bytes in all are allowed", "headers"
+        )
+    return checked
+
+
+def check_answer(value: Input) -> Input:
+    """The input itself, where its status and its body go together. Raises Invalid."""
+    size = len(value.body.encode())
+    if size > MAX_BODY_TEXT:
+        raise Invalid(f"body: has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
+    if value.body and value.status_code in BODILESS:
+        raise Invalid(
+            f"body: an answer with status {value.status_code} has none: clear the body, or use another status", "body"
+        )
+    return value
+
+
+def _encodable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""A bucket as it is made and changed: what its options mean together. Pure functions from record to record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from relay_tornado.admin.answers import check_answer, check_headers, is_header_name
+from relay_tornado.admin.names import check_bucket_name
+from relay_tornado.errors import Invalid
+from relay_tornado.ids import new_uuid
+from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, Retention
+from relay_tornado.settings import Settings
+from relay_tornado.wire.rest import BucketFields, InputFields, load
+
+DEFAULT_INPUT = "Default public endpoint"
+
+_BUCKET_FIELDS = BucketFields()
+_INPUT_FIELDS = InputFields()
+_AUTH_PARTS: Mapping[str, tuple[str, ...]] = {"none": (), "basic": ("username", "password"), "token": ("token",)}
+
+
+def new_bucket(name: str, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:
+    """A bucket with one input and the settings' retention where the options say nothing else. Raises Invalid."""
+    if "name" in options:
+        raise Invalid("name: is given twice", "name")
+    retention = Retention(settings.retention_age, settings.retention_events, settings.retention_bytes)
+    first = Input(id=new_uuid(), name=DEFAULT_INPUT, created_at=now, updated_at=now)
+    bare = Bucket(id=new_uuid(), name="", created_at=now, updated_at=now, retention=retention, inputs=(first,))
+    return changed_bucket(bare, {**options, "name": name}, settings, now)
+
+
+def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:
+    """The bucket with these options (as `BucketFields` has them); the same one where they change nothing.
+
+    Raises Invalid naming the field.
+    """
+    given = load(_BUCKET_FIELDS, options)
+    if "name" in given:
+        check_bucket_name(given["name"])
+    if "auth" in given:
+        given["auth"] = _changed_auth(bucket.auth, given["auth"])
+    if "retention" in given:
+        given["retention"] = dataclasses.replace(bucket.retention, **given["retention"])
+    if given.get("dedupe") is not None:
+        given["dedupe"] = _changed_dedupe(bucket.dedupe, given["dedupe"])
+    if (given.get("max_body") or 0) > settings.ingest_buffer:
+        raise Invalid(
+            f"max_body: is over {settings.ingest_buffer} bytes, what the relay holds of all bodies on their way in: "
+            "choose less, or raise ingest_buffer",
+            "max_body",
+        )
+    changed = dataclasses.replace(bucket, **given)
+    return bucket if changed == bucket else dataclasses.replace(changed, updated_at=now)
+
+
+def changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any], now: float) -> Bucket:
+    """The bucket with these options (as `InputFields` has them) on one of its inputs. Raises Invalid."""
+    given = load(_INPUT_FIELDS, options)
+    if "name" in given and not given["name"].strip():
+        raise Invalid("name: is empty: give the input a name", "name")
+    if "headers" in given:
+        given["headers"] = check_headers(given["headers"])
+    inputs = []
+    for each in bucket.inputs:
+        changed = check_answer(dataclasses.replace(each, **given)) if each.id == input_id else each
+        inputs.append(each if changed == each else dataclasses.replace(changed, updated_at=now))
+    return (
+        bucket if tuple(inputs) == bucket.inputs else dataclasses.replace(bucket, inputs=tuple(inputs), updated_at=now)
+    )
+
+
+def _changed_auth(before: BucketAuth, given: Mapping[str, Any]) -> BucketAuth:
+    kind = given.get("type", before.type)
+    parts = _AUTH_PARTS[kind]
+    for part in ("username", "password", "token"):
+        if given.get(part) and part not in parts:
+            wanted = "token" if part == "token" else "basic"
+            raise Invalid(f"auth.{part}: does nothing with auth.type {kind}: set auth.type to {wanted}", f"auth.{part}")
+    kept = {part: getattr(before, part) for part in parts} if kind == before.type else {}
+    auth = BucketAuth(type=kind, **{**kept, **{part: given[part] for part in parts if part in given}})
+    for part in parts:
+        if not getattr(auth, part):
+            raise Invalid(f"auth.{part}: is missing; auth.type {kind} needs it", f"auth.{part}")
+    if ":" in auth.username:
+        raise Invalid(
+            'auth.username: holds a ":", which basic authentication can\'t carry: leave it out', "auth.username"
+        )
+    if auth.token and not (auth.token.isascii() and auth.token.isprintable() and " " not in auth.token):
+        raise Invalid("auth.token: must be printable ASCII without spaces, to stand in a header", "auth.token")
+    return auth
+
+
+def _changed_dedupe(before: Dedupe | None, given: Mapping[str, Any]) -> Dedupe:
+    header = given.get("header", before.header if before is not None else "")
+    if not header:
+        raise Invalid(
+            'dedupe.header: is missing: name the header that holds the delivery\'s id, or "auto"', "dedupe.header"
+        )
+    if not is_header_name(header):
+        raise Invalid(f"dedupe.header: {header!r} is no header name: use letters, digits and -", "dedupe.header")
+    if header.lower() == "auto":
+        header = "auto"
+    window = given.get("window", before.window if before is not None else None)
+    return Dedupe(header) if window is None else Dedupe(header, window)

@@ -1,0 +1,3 @@
+"""The `relay` command."""
+
+from relay_tornado.cli.entry import main as main

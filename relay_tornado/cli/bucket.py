@@ -1,0 +1,246 @@
+"""`relay bucket …`: named streams of events."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.options import NONE, Duration, NoneOr, Size, data_option, format_size, json_option, url_option
+from relay_tornado.cli.output import (
+    Document,
+    auth_words,
+    dedupe_words,
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    retention_words,
+    webhook_url,
+    when,
+)
+from relay_tornado.cli.secret import read_secret
+from relay_tornado.settings import Settings
+
+_AUTH = click.Choice(["none", "basic", "token"])
+
+
+def _option(name: str, **attributes: Any) -> Callable[[Any], Any]:
+    first = name.split("/", maxsplit=1)[0].removeprefix("--")
+    envvar = "RELAY_BUCKET_" + first.replace("-", "_").upper()
+    return click.option(name, envvar=envvar, show_envvar=True, **attributes)
+
+
+def _bucket_options(function: Any) -> Any:
+    """What `create` and `set` have in common."""
+    for option in reversed(
+        (
+            _option("--description", help="What it is for."),
+            _option("--retention-age", type=NoneOr(Duration()), help="Events leave when they are this old."),
+            _option(
+                "--retention-events",
+                type=NoneOr(click.IntRange(min=1)),
+                help="Events leave, oldest first, over this number.",
+            ),
+            _option(
+                "--retention-bytes", type=NoneOr(Size()), help="Events leave, oldest first, over this size in all."
+            ),
+            _option(
+                "--dedupe",
+                metavar="HEADER|auto|none",
+                help="Store a repeat once: one with the same value of this header; auto knows the usual ones.",
+            ),
+            _option("--dedupe-window", type=Duration(), help="For how long repeats are looked for (24h)."),
+            _option("--auth", type=_AUTH, help="What senders must bring: nothing, a user and password, or a token."),
+            _option("--username", help="For --auth basic."),
+            _option("--password", help='For --auth basic; "-" reads it from standard input.'),
+            _option("--password-file", type=click.Path(path_type=Path), help="File that holds the password."),
+            _option("--token", help='For --auth token; "-" reads it from standard input.'),
+            _option("--token-file", type=click.Path(path_type=Path), help="File that holds the token."),
+            _option(
+                "--large-webhooks/--no-large-webhooks",
+                default=None,
+                help="Take bodies up to the relay's large_max_body (10MiB) instead of max_body (3MiB).",
+            ),
+            _option(
+                "--max-body", type=NoneOr(Size()), help="Largest body of a webhook, instead of the relay's settings."
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.group()
+def bucket() -> None:
+    """Make, change, show and delete buckets."""
+
+
+@bucket.command()
+@click.argument("name")
+@_bucket_options
+@data_option
+@url_option
+@json_option
+def create(name: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
+    """Make the bucket NAME with one input, and print the URL that its senders use."""
+    options = _options(params)
+    with open_relay(data, create=True) as relay:
+        made = relay.call("bucket.create", name=name, options=options)
+        base = known_url(relay, public_url)
+    if as_json:
+        print_json(made)
+        return
+    _print(made, base)
+    where = "" if data == Settings().data else f" --data {shlex.quote(str(data))}"
+    click.echo("")
+    if base is None:
+        settings = Settings()
+        base = f"http://{settings.host}:{settings.port}"
+        click.echo(f"Start the relay:          relay serve{where}")
+    click.echo(f"Send a webhook:           curl {webhook_url(base, made['inputs'][0]['id'])} -d hello")
+    click.echo(f"Give clients access:      relay token create{where}")
+
+
+@bucket.command(name="list")
+@data_option
+@url_option
+@json_option
+def list_(data: Path, public_url: str | None, as_json: bool) -> None:
+    """List all buckets."""
+    with open_relay(data) as relay:
+        buckets = relay.call("bucket.list")
+        base = known_url(relay, public_url)
+    if as_json:
+        print_json(buckets)
+    elif not buckets:
+        note("there is no bucket yet: make one with `relay bucket create NAME`")
+    else:
+        print_table(
+            ("NAME", "ID", "WEBHOOK URL", "RETENTION", "DEDUPE", "AUTH", "DESCRIPTION"),
+            (
+                (
+                    each["name"],
+                    each["id"],
+                    " ".join(webhook_url(base, one["id"]) for one in each["inputs"]),
+                    retention_words(each["retention"]),
+                    dedupe_words(each["dedupe"]),
+                    auth_words(each["auth"]),
+                    each["description"],
+                )
+                for each in buckets
+            ),
+        )
+
+
+@bucket.command()
+@click.argument("bucket")
+@data_option
+@url_option
+@json_option
+def show(bucket: str, data: Path, public_url: str | None, as_json: bool) -> None:
+    """Show the bucket with the name or id BUCKET."""
+    with open_relay(data) as relay:
+        found = relay.call("bucket.show", bucket=bucket)
+        base = known_url(relay, public_url)
+    if as_json:
+        print_json(found)
+    else:
+        _print(found, base)
+
+
+@bucket.command(name="set")
+@click.argument("bucket")
+@_option("--name", help="A new name.")
+@_bucket_options
+@data_option
+@url_option
+@json_option
+def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
+    """Change the bucket with the name or id BUCKET; what is not named stays as it is."""
+    options = _options(params)
+    if not options:
+        raise click.UsageError("nothing to change: name at least one option, like --retention-age 7d")
+    with open_relay(data) as relay:
+        changed = relay.call("bucket.set", bucket=bucket, options=options)
+        base = known_url(relay, public_url)
+    if as_json:
+        print_json(changed)
+    else:
+        _print(changed, base)
+
+
+@bucket.command()
+@click.argument("bucket")
+@click.option(
+    "--yes", "--force", "yes", is_flag=True, envvar="RELAY_BUCKET_YES", show_envvar=True, help="Do not ask first."
+)
+@data_option
+@json_option
+def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
+    """Delete the bucket with the name or id BUCKET, and every event in it."""
+    # Not one conversation: while somebody thinks about the question, a server may start.
+    with open_relay(data) as relay:
+        found = relay.call("bucket.show", bucket=bucket)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("nobody is here to be asked whether to delete it: say --yes")
+        if not click.confirm(f"Delete the bucket {found['name']!r} and every event in it?", err=True):
+            raise Failure("nothing was deleted")
+    with open_relay(data) as relay:
+        answer = relay.call("bucket.delete", bucket=found["id"])
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"Deleted the bucket {found['name']} ({found['id']}).")
+
+
+def _options(params: dict[str, Any]) -> Document:
+    """The options that were given, in the form of the REST interface."""
+    auth = {
+        "type": params.pop("auth"),
+        "username": params.pop("username"),
+        "password": read_secret("password", params.pop("password"), params.pop("password_file")),
+        "token": read_secret("token", params.pop("token"), params.pop("token_file")),
+    }
+    retention = {f"max_{part}": params.pop(f"retention_{part}") for part in ("age", "events", "bytes")}
+    dedupe = {"header": params.pop("dedupe"), "window": params.pop("dedupe_window")}
+    options = _given(params)
+    if dedupe["header"] == NONE.value:
+        if dedupe["window"] is not None:
+            raise click.UsageError("--dedupe-window does nothing with --dedupe none: leave one of them out")
+        options["dedupe"] = None
+        dedupe = {}
+    for name, part in (("auth", auth), ("retention", retention), ("dedupe", dedupe)):
+        if _given(part):
+            options[name] = _given(part)
+    return options
+
+
+def _given(values: Document) -> Document:
+    return {name: None if value is NONE else value for name, value in values.items() if value is not None}
+
+
+def _print(found: Document, base: str | None) -> None:
+    size = found["max_body"]
+    largest = "as large_max_body says" if found["large_webhooks"] else "as max_body says"
+    rows = [("bucket", found["name"]), ("id", found["id"])]
+    if found["description"]:
+        rows.append(("description", found["description"]))
+    for each in found["inputs"]:
+        rows += [("input", f"{each['id']}  {each['name']}, answers {each['status_code']}")]
+        rows += [("webhook URL", webhook_url(base, each["id"]))]
+    rows += [
+        ("retention", retention_words(found["retention"])),
+        ("dedupe", dedupe_words(found["dedupe"])),
+        ("auth", auth_words(found["auth"])),
+        ("largest body", largest if size is None else format_size(size)),
+        ("created", when(found["created_at"])),
+    ]
+    print_fields(rows)

@@ -1,0 +1,241 @@
+"""How a command reaches the relay: through the running one's control socket, or on the data directory itself.
+
+Which of the two it is may change at any moment: a server starts or stops. Until a command was sent, that is met by
+looking again; afterwards the answer, or its absence, decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from relay_tornado.cli.output import note
+from relay_tornado.errors import Locked, NotFound, RelayError, Unavailable
+from relay_tornado.storage.lock import read_owner
+
+if TYPE_CHECKING:
+    from relay_tornado.admin import Administration
+
+DATABASE = "relay.db"
+PATIENCE = 20.0
+"""Seconds that a command waits for a server that is starting or stopping: more than a drain takes."""
+SPEAK = 1.0
+"""Seconds of waiting after which it says so."""
+ANSWER = 120.0
+"""Seconds that the running relay has for an answer."""
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class Refused(RelayError):
+    """The relay's error, as the running one told it."""
+
+
+class _Lost(Exception):
+    """The running relay went away; `sent` says whether it may have had the command."""
+
+    def __init__(self, sent: bool) -> None:
+        super().__init__()
+        self.sent = sent
+
+
+class Connection(Protocol):
+    """One way to the relay."""
+
+    def call(self, command: str, arguments: dict[str, Any]) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Relay:
+    """The relay of a data directory, for the commands of admin/commands.py."""
+
+    def __init__(self, data: Path, create: bool) -> None:
+        self._data = data
+        self._create = create
+        self._connection: Connection | None = None
+
+    def call(self, command: str, **arguments: Any) -> Any:
+        """Runs a command and returns its answer. Raises RelayError."""
+        while True:
+            if self._connection is None:
+                self._connection = _connect(self._data, self._create)
+            try:
+                return self._connection.call(command, arguments)
+            except _Lost as lost:
+                self.close()
+                if lost.sent and not command.endswith((".list", ".show", ".info")):
+                    raise Unavailable(
+                        "the relay stopped before it answered, so this may have been done or not: look, and repeat it"
+                    ) from None
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+@contextmanager
+def open_relay(data: Path, create: bool = False) -> Iterator[Relay]:
+    """The relay of this data directory; with `create` the directory is made where it is missing."""
+    relay = Relay(data, create)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+def known_url(relay: Relay, public_url: str | None) -> str | None:
+    """The URL under which senders reach the relay: as given, or as the relay knows it; None where nobody does."""
+    url: str | None = public_url or relay.call("relay.info")["url"]
+    return url
+
+
+def _connect(data: Path, create: bool) -> Connection:
+    begun = time.monotonic()
+    told = False
+    while True:
+        try:
+            return _try_to_connect(data, create)
+        except Locked as error:
+            waited = time.monotonic() - begun
+            if waited > PATIENCE:
+                raise
+            if waited > SPEAK and not told:
+                note(f"waiting for it: {error}")
+                told = True
+            time.sleep(0.05)
+
+
+def _try_to_connect(data: Path, create: bool) -> Connection:
+    """Raises Locked where another process has the directory and can't be talked to (now)."""
+    check_rights(data)
+    owner = read_owner(data)
+    if owner is None:
+        if not create and not (data / DATABASE).exists():
+            raise NotFound(
+                f"there is no relay's data in {data}: name its directory with --data or RELAY_DATA, "
+                "or begin with `relay serve` or `relay bucket create`"
+            )
+        return _Offline(data)
+    who = f"process {owner.pid} (relay {owner.version})"
+    if owner.socket is None:
+        raise Locked(f"{data} is in use by {who}, which takes no commands (yet): try again, or stop it")
+    try:
+        return _Online(owner.socket)
+    except PermissionError:
+        raise Refused(f"{data} is in use by {who} of another user: run this as that user, or as root") from None
+    except (OSError, _Lost):
+        raise Locked(
+            f"{data} is in use by {who}, which does not answer at {owner.socket}: try again, or stop it"
+        ) from None
+
+
+def check_rights(data: Path) -> None:
+    """Raises Refused where the directory is there, and another user's."""
+    try:
+        uid = data.stat().st_uid
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise Refused(f"{data} can't be reached ({error.strerror}): run this as the relay's user, or as root") from None
+    if uid != os.geteuid() and not os.access(data, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+        raise Refused(f"{data} belongs to another user (uid {uid}): run this as that user, or as root")
+
+
+class _Online:
+    """A conversation with the running relay, see handlers/control.py."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError or _Lost where nobody answers there."""
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._lines = self._socket.makefile("rb")
+        try:
+            self._socket.settimeout(ANSWER)
+            self._socket.connect(os.fspath(path))
+            peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            if _CREDENTIALS.unpack(peer)[1] not in (0, os.geteuid(), path.parent.stat().st_uid):
+                raise PermissionError
+            # Whoever answers once has accepted the connection, and says so should it stop before the next command.
+            self.call("relay.info", {})
+        except BaseException:
+            self.close()
+            raise
+
+    def call(self, command: str, arguments: dict[str, Any]) -> Any:
+        request = json.dumps({"command": command, "arguments": arguments}).encode() + b"\n"
+        try:
+            self._socket.sendall(request)
+        except BrokenPipeError:
+            pass  # what it said last is still to be read
+        except OSError:
+            raise _Lost(sent=True) from None
+        while True:
+            answer = self._read()
+            if "progress" in answer:
+                note(str(answer["progress"]))
+                continue
+            error = answer.get("error")
+            if error is None:
+                return answer.get("result")
+            if error["code"] == "closing":
+                raise _Lost(sent=False)
+            raise Refused(error["message"])
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            line = self._lines.readline()
+        except TimeoutError:
+            raise Unavailable("the running relay did not answer in time: its log may say why") from None
+        except OSError:
+            raise _Lost(sent=True) from None
+        if not line.endswith(b"\n"):
+            raise _Lost(sent=True)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+class _Offline:
+    """The data directory itself, held under the relay's lock as long as this is open."""
+
+    def __init__(self, data: Path) -> None:
+        """Raises StartupError, Locked among it."""
+        # Imported here: a command that finds a running relay needs none of it, and starts faster.
+        import asyncio
+        import dataclasses
+
+        from relay_tornado.app import open_administration
+        from relay_tornado.cli.options import settings_from_environment
+        from relay_tornado.logs import configure
+
+        settings = settings_from_environment(data)
+        configure(dataclasses.replace(settings, log_format="console", log_level="warning"))
+        self._runner = asyncio.Runner()
+        self._context = open_administration(settings)
+        try:
+            self._administration: Administration = self._runner.run(self._context.__aenter__())
+        except BaseException:
+            self._runner.close()
+            raise
+
+    def call(self, command: str, arguments: dict[str, Any]) -> Any:
+        from relay_tornado.admin.commands import run_command
+
+        return self._runner.run(run_command(self._administration, command, arguments))
+
+    def close(self) -> None:
+        try:
+            self._runner.run(self._context.__aexit__(None, None, None))
+        finally:
+            self._runner.close()

@@ -1,0 +1,62 @@
+"""`relay migrate`: brings the file to this relay's schema while no relay serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import click
+
+from relay_tornado.cli.client import check_rights
+from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.output import note, print_json
+from relay_tornado.errors import NotFound
+
+
+@click.command(name="migrate")
+@data_option
+@json_option
+def command(data: Path, as_json: bool) -> None:
+    """Bring the data directory to this relay's schema, after a copy; no relay may be running on it.
+
+    `relay serve` does the same at its start; this is for those who want to do it beforehand.
+    """
+    import asyncio
+    import dataclasses
+
+    from relay_tornado.cli.options import settings_from_environment
+    from relay_tornado.logs import configure
+    from relay_tornado.storage import database, migrate
+
+    check_rights(data)
+    path = data / database.NAME
+    if not path.exists():
+        raise NotFound(f"there is no {path.name} in {data}: name the relay's directory with --data or RELAY_DATA")
+    settings = settings_from_environment(data)
+    configure(dataclasses.replace(settings, log_format="console", log_level="warning"))
+
+    async def run() -> None:
+        opened = await database.Database.open(settings)
+        await opened.close()
+
+    before = _version(path)
+    asyncio.run(run())
+    after = migrate.latest()
+    copy = path.with_name(f"{path.name}.before-v{after}") if 0 < before < after else None
+    if as_json:
+        print_json({"database": str(path), "from": before, "to": after, "copy": None if copy is None else str(copy)})
+    elif before == after:
+        note(f"{path} has version {after} already: there was nothing to do")
+    else:
+        kept = "" if copy is None else f"; {copy} is a copy of what it was"
+        click.echo(f"{path} was brought from version {before} to {after}{kept}")
+
+
+def _version(path: Path) -> int:
+    """The schema's version that the file says; 0 where it can't be read, as opening it will then explain."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw:
+            return int(raw.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error:
+        return 0

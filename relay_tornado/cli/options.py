@@ -1,0 +1,225 @@
+"""The options that commands share, and those that the server's settings make: types, flags, variables, help.
+
+Every flag has a variable. A setting's is `RELAY_<SETTING>`; `--data`, `--json` and `--public-url` are the same
+everywhere; a command's own flags are `RELAY_<COMMAND>_<FLAG>`, so `relay bucket create --retention-age` is
+`RELAY_BUCKET_RETENTION_AGE`. A flag on the command line wins over its variable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Final, Literal, TypeVar
+
+import click
+
+from relay_tornado.errors import Invalid
+from relay_tornado.model import DAY
+from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Off(enum.Enum):
+    NONE = "none"
+
+
+NONE: Final = _Off.NONE
+"""What an option is given as where a limit is switched off; None is an option that was not given."""
+
+_MAY_BE_ZERO = frozenset({"port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
+
+
+class Size(click.ParamType[Any]):
+    """Bytes: 1048576, 250KB, 3MiB."""
+
+    name = "size"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            size = parse_size(value)
+        except (Invalid, OverflowError):
+            self.fail(f"{value!r} is not a size like 1048576, 250KB, 3MiB or 10GiB", param, ctx)
+        if size == 0 and not self._zero:
+            self.fail("must be above 0", param, ctx)
+        return size
+
+
+class Duration(click.ParamType[Any]):
+    """Seconds: 90, 30s, 10m, 24h, 30d."""
+
+    name = "time"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            seconds = parse_duration(value)
+        except Invalid:
+            self.fail(f"{value!r} is not a time like 90, 30s, 10m, 24h or 30d", param, ctx)
+        if seconds == 0 and not self._zero:
+            self.fail("must be above 0", param, ctx)
+        return seconds
+
+
+class NoneOr(click.ParamType[Any]):
+    """What another type takes, or "none", which gives NONE."""
+
+    def __init__(self, inner: click.ParamType[Any]) -> None:
+        self._inner = inner
+        self.name = f"{inner.name}|none"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        inner = "NUMBER" if isinstance(self._inner, click.IntRange) else self._inner.name.upper()
+        return f"{inner}|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.strip().lower() == NONE.value:
+            return NONE
+        return self._inner.convert(value, param, ctx)
+
+
+class Url(click.ParamType[Any]):
+    """An http or https URL; its closing slash is left out."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        scheme, _, rest = str(value).partition("://")
+        if (
+            scheme.lower() not in ("http", "https")
+            or not rest.strip("/")
+            or not str(value).isprintable()
+            or " " in rest
+        ):
+            self.fail(f"{value!r} is not a URL like https://relay.example.org", param, ctx)
+        return str(value).rstrip("/")
+
+
+class Lines(click.ParamType[Any]):
+    """Text whose variable holds one value a line, for options that repeat."""
+
+    name = "text"
+    envvar_list_splitter = "\n"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line.strip() for line in rv.split("\n") if line.strip()]
+
+
+def format_size(size: int) -> str:
+    """3MiB for 3145728: the largest binary unit that leaves no rest."""
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size and size % factor == 0:
+            return f"{size // factor}{unit}"
+    return str(size)
+
+
+def format_duration(seconds: float) -> str:
+    """30d for 2592000: the largest unit that leaves no rest; up to 120 seconds in seconds."""
+    for unit, factor in (("d", DAY), ("h", 3600), ("m", 60)):
+        if seconds and seconds % factor == 0:
+            return f"{seconds / factor:.0f}{unit}"
+    return f"{seconds:g}s"
+
+
+def format_default(field: dataclasses.Field[Any]) -> str:
+    """A setting's default as one would write it."""
+    value: Any = field.default
+    if value is None:
+        return NONE.value
+    if field.metadata["unit"] == "bytes":
+        return format_size(value)
+    if field.metadata["unit"] == "seconds":
+        return format_duration(value)
+    return str(value)
+
+
+def settings_options(function: F) -> F:
+    """Gives a command one option and one variable for each field of `Settings`; `settings_from` reads them."""
+    hints = typing.get_type_hints(Settings)
+    for field in reversed(dataclasses.fields(Settings)):
+        option = click.option(
+            flag(field),
+            field.name,
+            type=_type_of(field, hints[field.name]),
+            default=format_default(field),
+            show_default=True,
+            envvar=variable(field),
+            show_envvar=True,
+            help=field.metadata["help"],
+        )
+        function = option(function)
+    return function
+
+
+def settings_from(params: Mapping[str, Any]) -> Settings:
+    """The settings that a command with `settings_options` was given; its other parameters are passed over."""
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(Settings):
+        value = params[field.name]
+        given[field.name] = None if value is NONE else value
+    return Settings(**given)
+
+
+def settings_from_environment(data: Path) -> Settings:
+    """What `relay serve` would run with on this directory, for a command that works without it. Raises UsageError."""
+    command = click.Command("serve")
+    settings_options(command)
+    with command.make_context("relay", ["--data", str(data)]) as context:
+        return settings_from(context.params)
+
+
+def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
+    if isinstance(hint, UnionType):
+        inner = next(each for each in typing.get_args(hint) if each is not type(None))
+        return NoneOr(_type_of(field, inner))
+    zero = field.name in _MAY_BE_ZERO
+    if typing.get_origin(hint) is Literal:
+        return click.Choice(typing.get_args(hint))
+    if field.metadata["unit"] == "bytes":
+        return Size(zero=zero)
+    if field.metadata["unit"] == "seconds":
+        return Duration(zero=zero)
+    if field.name == "port":
+        return click.IntRange(0, 65_535)
+    if hint is int:
+        return click.IntRange(min=0 if zero else 1)
+    if hint is Path:
+        return click.Path(path_type=Path, readable=False)
+    return Url() if field.name == "public_url" else click.STRING
+
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, readable=False),
+    default=Settings().data,
+    show_default=True,
+    envvar="RELAY_DATA",
+    show_envvar=True,
+    help="The relay's data directory, by which a running relay is found, too.",
+)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, envvar="RELAY_JSON", show_envvar=True, help="Print one JSON document."
+)
+
+url_option = click.option(
+    "--public-url",
+    type=NoneOr(Url()),
+    callback=lambda _context, _option, value: None if value is NONE else value,
+    envvar="RELAY_PUBLIC_URL",
+    show_envvar=True,
+    help="URL under which senders reach the relay, to print whole URLs; a running relay knows its own.",
+)

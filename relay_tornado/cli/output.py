@@ -1,0 +1,94 @@
+"""What commands print: one JSON document, aligned lines or a table on stdout; notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from relay_tornado.cli.options import format_duration, format_size
+
+Document = dict[str, Any]
+
+
+def print_json(value: Any) -> None:
+    """One document on stdout, in ASCII, so that it survives any terminal and any locale."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def note(text: str) -> None:
+    """A line for people on stderr."""
+    click.echo(f"relay: {text}", err=True)
+
+
+def print_fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """Aligned lines `name  value` on stdout."""
+    rows = list(pairs)
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {printable(value)}".rstrip())
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout: as wide as the terminal, or as wide as it needs to be where there is none."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        # As Text, not as markup: what users and senders wrote is shown, not obeyed.
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
+
+
+def printable(text: str) -> str:
+    """The text with whatever could steer a terminal written as an escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def when(time: float | None) -> str:
+    """A unix time in words."""
+    return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def webhook_url(base: str | None, input_id: str) -> str:
+    """Where an input's senders send to; the path alone where nobody knows the rest (`base` is None)."""
+    return f"{base or ''}/v1/webhooks/{input_id}"
+
+
+def socket_url(base: str | None) -> str:
+    """Where clients connect to."""
+    return "/v1/socket" if base is None else f"ws{base.removeprefix('http')}/v1/socket"
+
+
+def retention_words(keep: Document) -> str:
+    """`30d, 10GiB`."""
+    words = []
+    if keep["max_age"] is not None:
+        words.append(format_duration(keep["max_age"]))
+    if keep["max_events"] is not None:
+        words.append(f"{keep['max_events']} events")
+    if keep["max_bytes"] is not None:
+        words.append(format_size(keep["max_bytes"]))
+    return ", ".join(words) or "everything is kept"
+
+
+def dedupe_words(dedupe: Document | None) -> str:
+    return "off" if dedupe is None else f"{dedupe['header']} within {format_duration(dedupe['window'])}"
+
+
+def auth_words(auth: Document) -> str:
+    """The type and the user's name; the secrets are shown by --json only."""
+    return f"basic, user {auth['username']}" if auth["type"] == "basic" else str(auth["type"])

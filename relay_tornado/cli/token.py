@@ -1,0 +1,162 @@
+"""`relay token …`: access for clients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.options import NONE, data_option, json_option, url_option
+from relay_tornado.cli.output import note, print_fields, print_json, print_table, socket_url, when
+from relay_tornado.errors import Invalid
+from relay_tornado.settings import parse_duration
+
+
+class Names(click.ParamType[Any]):
+    """A bucket's name or id; the variable has them separated by commas."""
+
+    name = "name|id"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [each.strip() for each in rv.split(",") if each.strip()]
+
+
+class Moment(click.ParamType[Any]):
+    """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text.lower() == NONE.value:
+            return NONE
+        if text.isascii() and text.isdigit():
+            return self._checked(float(text), value, param, ctx)
+        try:
+            return self._checked(time.time() + parse_duration(text), value, param, ctx)
+        except Invalid:
+            pass
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000", param, ctx)
+        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return self._checked(zoned.timestamp(), value, param, ctx)
+
+    def _checked(self, moment: float, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if moment <= time.time():
+            self.fail(f"{value!r} lies in the past; a time from now on is written with its unit, like 30d", param, ctx)
+        return moment
+
+
+def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
+    envvar = "RELAY_TOKEN_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke tokens."""
+
+
+@token.command()
+@_option(
+    "--bucket",
+    "buckets",
+    multiple=True,
+    type=Names(),
+    help="Bucket that the token may read; repeats. Without it: every bucket, those to come, too.",
+)
+@_option(
+    "--api-access", type=click.Choice(["enabled", "disabled"]), default="enabled", show_default=True, help="REST, too."
+)
+@_option("--description", help="Whose it is, and what for.")
+@_option("--expires", type=Moment(), help="When it ends: 30d from now, a date (UTC), unix seconds, or none.")
+@data_option
+@url_option
+@json_option
+def create(
+    buckets: tuple[str, ...],
+    api_access: str,
+    description: str | None,
+    expires: Any,
+    data: Path,
+    public_url: str | None,
+    as_json: bool,
+) -> None:
+    """Make a token, and print its key and its secret. The secret is shown this once."""
+    options: dict[str, Any] = {"api_access": api_access == "enabled"}
+    if buckets:
+        options["buckets"] = list(buckets)
+    if description is not None:
+        options["description"] = description
+    if expires is not None and expires is not NONE:
+        options["expires_at"] = expires
+    with open_relay(data, create=True) as relay:
+        base = known_url(relay, public_url)
+        made = relay.call("token.create", options=options)
+    if as_json:
+        print_json(made)
+        return
+    print_fields(
+        [
+            ("key", made["key"]),
+            ("secret", made["secret"]),
+            ("reads", ", ".join(buckets) or "every bucket"),
+            ("API access", api_access),
+            ("expires", when(options.get("expires_at"))),
+            ("socket", socket_url(base)),
+        ]
+    )
+    click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
+
+
+@token.command(name="list")
+@data_option
+@json_option
+def list_(data: Path, as_json: bool) -> None:
+    """List all tokens, without their secrets."""
+    with open_relay(data) as relay:
+        tokens = relay.call("token.list")
+        names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
+    if as_json:
+        print_json(tokens)
+    elif not tokens:
+        note("there is no token yet: make one with `relay token create`")
+    else:
+        now = time.time()
+        print_table(
+            ("KEY", "BUCKETS", "API ACCESS", "CREATED", "EXPIRES", "DESCRIPTION"),
+            (
+                (
+                    each["key"],
+                    ", ".join(names.get(one, f"{one} (deleted)") for one in each["scopes"]["buckets"]) or "all",
+                    each["api_access"],
+                    when(each["created_at"]),
+                    when(each["expires_at"]) + (" (expired)" if (each["expires_at"] or now + 1) <= now else ""),
+                    each["description"],
+                )
+                for each in tokens
+            ),
+        )
+
+
+@token.command()
+@click.argument("key")
+@data_option
+@json_option
+def revoke(key: str, data: Path, as_json: bool) -> None:
+    """Revoke the token with the key KEY: its connections are closed, and it opens no more."""
+    with open_relay(data) as relay:
+        answer = relay.call("token.revoke", key=key)
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"Revoked the token {answer['id']}.")

@@ -1,0 +1,1 @@
+"""Delivery: replay, then live, to the subscribers."""

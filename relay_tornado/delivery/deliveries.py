@@ -1,0 +1,116 @@
+"""All deliveries of a relay: what they share, and how changes to buckets reach them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from relay_tornado.delivery.deliver import Delivery, Shared
+from relay_tornado.delivery.dispatch import Dispatcher
+from relay_tornado.delivery.flight import Flight, turns
+from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.delivery.outlet import Outlet
+from relay_tornado.delivery.subscription import Directory, Subscription, not_found, place_all
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import Bucket, BucketId, Token
+from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.settings import Settings
+from relay_tornado.wire import control
+
+
+class Deliveries:
+    """Makes deliveries, and tells the live ones which buckets come and go."""
+
+    def __init__(self, log: EventLog, registry: Registry, settings: Settings) -> None:
+        self._log = log
+        self._directory = Directory(registry)
+        self._cache = FrameCache(registry, settings.tail // 2)
+        self._dispatcher = Dispatcher(log, self._cache)
+        self.flight = Flight(settings.replay_buffer)
+        self._shared = Shared(log, self._directory, self._cache, self._dispatcher, self.flight, turns())
+        self._live: set[Delivery] = set()
+        self._end_watch = registry.watch(self._changed)
+
+    async def subscribe(
+        self,
+        outlet: Outlet,
+        request: control.Subscribe,
+        token: Token,
+        *,
+        extended: bool,
+        replaces: Delivery | None = None,
+    ) -> tuple[Delivery, list[dict[str, Any]]]:
+        """A delivery that is placed and waits for `start`, and the answer's entries, in the order of the request.
+
+        The one that it replaces ends behind the write that it is in, and hands on its positions. Raises Unavailable.
+        """
+        kept: Mapping[BucketId, int] = {}
+        if replaces is not None:
+            replaces.end()
+            await replaces.ended()
+            # It still hears of new buckets, up to here: those begin with their first event for the next one, too.
+            kept = replaces.positions()
+            self._live.discard(replaces)
+        names = frozenset(request.buckets) or None
+        delivery = Delivery(self._shared, outlet, Subscription(request, token, names), extended=extended)
+        wanted: dict[str, Bucket | None] = self._wanted(request, token)
+        # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
+        self._live.add(delivery)
+        delivery.expect(bucket.id for bucket in wanted.values() if bucket is not None)
+        try:
+            buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
+            placements = await place_all(self._log, list(buckets.values()), request, kept)
+        except BaseException:
+            self.end(delivery)
+            raise
+        delivery.take(placements)
+        found = {placement.bucket.id: placement for placement in placements}
+        answers: dict[str, dict[str, Any]] = {}
+        for name, bucket in wanted.items():
+            if bucket is not None and bucket.id in found:
+                answers.setdefault(bucket.id, found[bucket.id].answer())
+            else:
+                answers[name] = not_found(name)
+        return delivery, list(answers.values())
+
+    def end(self, delivery: Delivery) -> None:
+        """Nothing more is written by this delivery after the write that is under way. May be repeated."""
+        delivery.end()
+        self._live.discard(delivery)
+
+    async def ended(self) -> None:
+        """Waits, after their outlets were closed, for the deliveries that are at work."""
+        while self._shared.tasks:
+            await asyncio.wait(self._shared.tasks)
+
+    def close(self) -> None:
+        """Follows the log and the registry no longer."""
+        self._end_watch()
+        self._dispatcher.close()
+        for delivery in list(self._live):
+            self.end(delivery)
+
+    def _wanted(self, request: control.Subscribe, token: Token) -> dict[str, Bucket | None]:
+        """The buckets that are asked for, by the words that ask; None for one that is not there or not in scope."""
+        if not request.buckets:
+            return {bucket.id: bucket for bucket in self._directory.all() if token.reads(bucket.id)}
+        wanted: dict[str, Bucket | None] = {}
+        for name in request.buckets:
+            bucket = self._directory.find(name)
+            wanted[name] = bucket if bucket is not None and token.reads(bucket.id) else None
+        return wanted
+
+    def _changed(self, kind: Kind, key: str) -> None:
+        if kind != "bucket":
+            return
+        self._cache.forget(key)
+        new = self._directory.changed(key)
+        bucket = self._directory.get(key)
+        for delivery in list(self._live):
+            if bucket is None:
+                delivery.leave(key)
+            else:
+                delivery.join(bucket, new=new)
+        if bucket is None:
+            self._directory.forget(key)

@@ -1,0 +1,179 @@
+"""The fast path: one pass after a commit sends to every subscriber that is caught up and has nothing buffered.
+
+Whoever can't take it (behind, busy writing, too much at once) is left to its own delivery, which reads the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple, Protocol
+
+from relay_tornado.delivery.flight import CHUNK, SLICE
+from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.delivery.outlet import Outlet
+from relay_tornado.errors import BucketGone, CursorLost
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import KIB, BucketId
+
+PAGE: Final = 256
+"""Most events in one read."""
+
+_PAGE_BYTES: Final = 64 * KIB
+_CLOCK_EVERY: Final = 16
+"""How many subscribers are served between two looks at the clock."""
+
+
+class Subscriber(Protocol):
+    """A delivery, as the pass sees it."""
+
+    @property
+    def busy(self) -> bool:
+        """Nothing may be sent past it: its own task is at work, or it has not begun, or it has ended."""
+
+    @property
+    def outlet(self) -> Outlet: ...
+
+    @property
+    def max_body(self) -> int | None: ...
+
+    def mark(self, bucket_id: BucketId) -> None:
+        """The bucket may have something to read."""
+
+
+class Place:
+    """A subscriber's position in one bucket: every event up to `seq` was written, and its epoch is `epoch`.
+
+    `open` until the bucket leaves the subscription.
+    """
+
+    __slots__ = ("bucket_id", "epoch", "open", "pinged", "seq", "subscriber")
+
+    def __init__(self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str) -> None:
+        self.subscriber = subscriber
+        self.bucket_id = bucket_id
+        self.seq = seq
+        self.epoch = epoch
+        self.open = True
+        self.pinged = seq
+        """The seq that the last ping told."""
+
+
+class _Chunk(NamedTuple):
+    data: bytes
+    seq: int
+    epoch: str
+    largest: int
+    """Bytes of the largest body in it."""
+
+
+class Dispatcher:
+    """Wakes subscribers; one watch on the log serves them all."""
+
+    def __init__(self, log: EventLog, cache: FrameCache) -> None:
+        self._log = log
+        self._cache = cache
+        self._places: dict[BucketId, dict[Place, None]] = {}
+        self._woken: dict[BucketId, None] = {}
+        self._pass: Iterator[Place] | None = None
+        self._bucket_id: BucketId = ""
+        self._chunks: dict[int, _Chunk | None] = {}
+        self._scheduled: asyncio.Handle | None = None
+        self._watch = log.watch(None, self._wake)
+
+    def head(self, bucket_id: BucketId) -> int:
+        """The newest published seq, with no await."""
+        return self._watch.head(bucket_id)
+
+    def add(self, place: Place) -> None:
+        self._places.setdefault(place.bucket_id, {})[place] = None
+
+    def remove(self, place: Place) -> None:
+        """No wake reaches the place any more. May be repeated."""
+        places = self._places.get(place.bucket_id)
+        if places is not None:
+            places.pop(place, None)
+            if not places:
+                del self._places[place.bucket_id]
+
+    def close(self) -> None:
+        self._watch.close()
+        self._places.clear()
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+
+    def _wake(self, bucket_id: BucketId) -> None:
+        if bucket_id in self._places:
+            self._woken[bucket_id] = None
+            if self._scheduled is None:
+                self._schedule()
+
+    def _schedule(self) -> None:
+        self._scheduled = asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Serves the places of the woken buckets for `SLICE` seconds, then lets the loop go round before going on."""
+        self._scheduled = None
+        end = time.perf_counter() + SLICE
+        while True:
+            if self._pass is None:
+                if not self._woken:
+                    return
+                self._bucket_id = next(iter(self._woken))
+                del self._woken[self._bucket_id]
+                self._pass = iter(list(self._places.get(self._bucket_id, ())))
+            if self._serve(self._pass, end):
+                self._pass = None
+            # What a pass read is not kept over a turn: the bucket may change, and its frames with it.
+            self._chunks.clear()
+            if time.perf_counter() > end:
+                self._schedule()
+                return
+
+    def _serve(self, places: Iterator[Place], end: float) -> bool:
+        """Sends to one subscriber after the other. False where the time is up before the last one."""
+        bucket_id = self._bucket_id
+        head = self._watch.head(bucket_id)
+        turns = _CLOCK_EVERY
+        for place in places:
+            subscriber = place.subscriber
+            if subscriber.busy:
+                if place.open:
+                    subscriber.mark(bucket_id)
+                continue
+            while place.open and place.seq < head:
+                try:
+                    chunk = self._chunks[place.seq]
+                except KeyError:
+                    chunk = self._chunks[place.seq] = self._read(place.seq)
+                if (
+                    chunk is None
+                    or (subscriber.max_body is not None and chunk.largest > subscriber.max_body)
+                    or not subscriber.outlet.send_now(chunk.data)
+                ):
+                    subscriber.mark(bucket_id)
+                    break
+                place.seq = chunk.seq
+                place.epoch = chunk.epoch
+            turns -= 1
+            if not turns:
+                turns = _CLOCK_EVERY
+                if time.perf_counter() > end:
+                    return False
+        return True
+
+    def _read(self, after: int) -> _Chunk | None:
+        """The frames after a position, joined; None where they are not in memory, or too much to send at once."""
+        try:
+            events = self._log.peek(self._bucket_id, after, PAGE, _PAGE_BYTES)
+            if not events:
+                return None
+            frames = [self._cache.frame(self._bucket_id, event) for event in events]
+        except (BucketGone, CursorLost):
+            return None
+        data = frames[0] if len(frames) == 1 else b"".join(frames)
+        if len(data) > CHUNK:
+            return None
+        last = events[-1]
+        return _Chunk(data, last.seq, last.epoch, max(len(event.body) for event in events))

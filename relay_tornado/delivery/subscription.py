@@ -1,0 +1,178 @@
+"""What a client subscribed to: which buckets fit it, where delivery begins in each, and what the answer says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from relay_tornado.errors import BucketGone
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.lineage import Placed, epoch_at, place_cursor
+from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
+from relay_tornado.registry.contract import Registry
+from relay_tornado.wire import control, frames
+
+
+class Directory:
+    """The buckets by id and by name, kept right by `changed`, which tells a bucket that is new from one that is not."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._ids: dict[str, BucketId] = {}
+        self._names: dict[BucketId, str] = {}
+        for bucket in registry.list("bucket"):
+            self.changed(bucket.id)
+
+    def find(self, name_or_id: str) -> Bucket | None:
+        """An id comes before a name that looks like it."""
+        bucket: Bucket | None = self._registry.get("bucket", name_or_id)
+        if bucket is None and (bucket_id := self._ids.get(name_or_id)) is not None:
+            bucket = self._registry.get("bucket", bucket_id)
+        return bucket
+
+    def get(self, bucket_id: BucketId) -> Bucket | None:
+        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
+        return bucket
+
+    def all(self) -> Sequence[Bucket]:
+        return self._registry.list("bucket")
+
+    def name(self, bucket_id: BucketId) -> str:
+        """The bucket's name, or the last one that it had."""
+        return self._names.get(bucket_id, "")
+
+    def changed(self, bucket_id: BucketId) -> bool:
+        """Takes over what the registry says of a bucket now. True where it was not there before."""
+        before = self._names.get(bucket_id)
+        if before is not None and self._ids.get(before) == bucket_id:
+            del self._ids[before]
+        bucket = self.get(bucket_id)
+        if bucket is None:
+            return False
+        self._ids[bucket.name] = bucket_id
+        self._names[bucket_id] = bucket.name
+        return before is None
+
+    def forget(self, bucket_id: BucketId) -> None:
+        """The bucket is gone, and whoever had to be told has been."""
+        self._names.pop(bucket_id, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A subscribe message with who sent it, less what was unsubscribed since."""
+
+    request: control.Subscribe
+    token: Token
+    names: frozenset[str] | None
+    """The names and ids that are asked for; None is every bucket."""
+    ended: frozenset[str] = frozenset()
+    """Names and ids that were unsubscribed."""
+
+    def wants(self, bucket: Bucket) -> bool:
+        """Whether this bucket fits what was asked for and the token may read it."""
+        names = (bucket.id, bucket.name)
+        if not self.token.reads(bucket.id) or not self.ended.isdisjoint(names):
+            return False
+        return self.names is None or not self.names.isdisjoint(names)
+
+    def without(self, request: control.Unsubscribe) -> Subscription:
+        if not request.buckets:
+            return replace(self, names=frozenset())
+        return replace(self, ended=self.ended.union(request.buckets))
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where delivery begins in one bucket, judged by what its log held at that moment."""
+
+    bucket: Bucket
+    bounds: Bounds
+    placed: Placed
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of the position."""
+        return epoch_at(self.bounds.epochs, self.placed.after)
+
+    def answer(self) -> dict[str, Any]:
+        """The bucket's entry in the answer to subscribe."""
+        gap = self.placed.gap
+        return {
+            "bucket_id": self.bucket.id,
+            "bucket_name": self.bucket.name,
+            "epoch": self.bounds.epochs[-1].epoch,
+            "first": self.bounds.first,
+            "head": self.bounds.head,
+            "start": self.placed.after + 1,
+            "recovered": gap is None,
+            "gap": None if gap is None else frames.gap_fields(gap),
+        }
+
+
+def not_found(name: str) -> dict[str, Any]:
+    """The entry of a name that is not there, or not in the token's scope: nobody learns which."""
+    return {"bucket_name": name, "error": "not_found"}
+
+
+async def place_all(
+    log: EventLog,
+    buckets: Sequence[Bucket],
+    request: control.Subscribe,
+    kept: Mapping[BucketId, int],
+    *,
+    later: bool = False,
+) -> list[Placement]:
+    """Judges the request's positions for these buckets; one whose log is gone is left out.
+
+    A bucket for which no position is asked goes on behind its seq in `kept`, or else at the head. `later`: they join
+    a subscription whose other buckets were placed before, so a bare id of another bucket is about one of those.
+    """
+    held = [(bucket, bounds) for bucket in buckets if (bounds := await _bounds(log, bucket.id)) is not None]
+    bare = request.since if isinstance(request.since, Cursor) else None
+    known = bare is not None and (later or any(_holds(bounds, bare) for _, bounds in held))
+    placements = []
+    for bucket, bounds in held:
+        position = request.position(bucket.id, bucket.name)
+        if known and bare is not None and not _holds(bounds, bare):
+            # The id is about another bucket.
+            position = None
+        try:
+            placements.append(Placement(bucket, bounds, await _judge(log, bucket.id, bounds, position, kept)))
+        except BucketGone:
+            continue
+    return placements
+
+
+async def _bounds(log: EventLog, bucket_id: BucketId) -> Bounds | None:
+    try:
+        return await log.bounds(bucket_id)
+    except BucketGone:
+        return None
+
+
+def _holds(bounds: Bounds, cursor: Cursor) -> bool:
+    return any(epoch.epoch == cursor.epoch for epoch in bounds.epochs)
+
+
+async def _judge(
+    log: EventLog, bucket_id: BucketId, bounds: Bounds, position: Position | None, kept: Mapping[BucketId, int]
+) -> Placed:
+    lowest = bounds.first - 1
+    match position:
+        case None:
+            after = kept.get(bucket_id)
+            if after is None:
+                return Placed(bounds.head)
+            return Placed(after) if after >= lowest else Placed(lowest, Gap("retention", after + 1, lowest))
+        case Latest():
+            return Placed(bounds.head)
+        case Earliest():
+            return Placed(lowest)
+        case Last(count):
+            return Placed(max(bounds.head - count, lowest))
+        case Since(time):
+            return Placed(await log.seek(bucket_id, time))
+        case Cursor():
+            return place_cursor(bounds, position)

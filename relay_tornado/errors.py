@@ -1,0 +1,141 @@
+"""Every error that the relay tells somebody, with its stable code: the one map to HTTP status and close code.
+
+RelayError                  internal          500
+├── Invalid                 invalid           400   says which field and what to write instead
+├── Unauthorized            unauthorized      401   close 4001
+├── Forbidden               forbidden         403
+├── NotFound                not_found         404
+│   └── BucketGone          bucket_gone       404   the log's word for a bucket that is not there (any more)
+├── Conflict                conflict          412   a name is taken, or the record changed meanwhile
+├── TooLarge                too_large         413
+├── CursorLost              cursor_lost       410   carries `first`: reading goes on there
+├── Overloaded              overloaded        503   a bounded queue is full; nothing was stored
+├── Unavailable             unavailable       503   the write failed; nothing was stored
+│   └── Unknown             unknown           503   the write failed; it may have been stored
+├── NoSpace                 no_space          507   the disk is (nearly) full; nothing was stored
+└── StartupError            startup           –     `relay serve` or a command can't use the data directory
+    ├── Locked              locked                  another process owns it
+    ├── NewerSchema         newer_schema            the file was written by a newer relay
+    └── NotWritable         not_writable            missing rights, a read-only disk, not a directory
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RelayError(Exception):
+    """The root. The message tells the person what to do next, and never holds a secret."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    close_code: ClassVar[int | None] = None
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which the same request may succeed; None where repeating it is no use."""
+
+
+class Invalid(RelayError):
+    """What was sent does not fit. `field` names the part, "" is the whole."""
+
+    code = "invalid"
+    status = 400
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Unauthorized(RelayError):
+    code = "unauthorized"
+    status = 401
+    close_code = 4001
+
+
+class Forbidden(RelayError):
+    code = "forbidden"
+    status = 403
+
+
+class NotFound(RelayError):
+    code = "not_found"
+    status = 404
+
+
+class BucketGone(NotFound):
+    code = "bucket_gone"
+
+    def __init__(self, bucket_id: str) -> None:
+        super().__init__(f"the bucket {bucket_id} does not exist (any more)")
+        self.bucket_id = bucket_id
+
+
+class Conflict(RelayError):
+    code = "conflict"
+    status = 412
+
+
+class TooLarge(RelayError):
+    code = "too_large"
+    status = 413
+
+
+class CursorLost(RelayError):
+    """The next event of a reader is not there any more; `first` is the next seq that is."""
+
+    code = "cursor_lost"
+    status = 410
+
+    def __init__(self, first: int) -> None:
+        super().__init__(f"the events before {first} are not kept any more; read on from there")
+        self.first = first
+
+
+class Overloaded(RelayError):
+    code = "overloaded"
+    status = 503
+    retry_after = 1
+
+
+class Unavailable(RelayError):
+    code = "unavailable"
+    status = 503
+    retry_after = 5
+
+
+class Unknown(Unavailable):
+    code = "unknown"
+
+
+class NoSpace(RelayError):
+    code = "no_space"
+    status = 507
+    retry_after = 60
+
+
+class StartupError(RelayError):
+    code = "startup"
+
+
+class Locked(StartupError):
+    code = "locked"
+
+
+class NewerSchema(StartupError):
+    code = "newer_schema"
+
+
+class NotWritable(StartupError):
+    code = "not_writable"
+
+
+class CloseCode:
+    """Why the relay closes a socket. 4001 and 4500 to 4999 are final; after any other a client comes back."""
+
+    GOING_AWAY = 1001
+    TOO_BIG = 1009
+    UNAUTHORIZED = 4001
+    TOO_SLOW = 4008
+    TOO_MANY = 4029
+    TOKEN_REVOKED = 4503
+    TOKEN_EXPIRED = 4504
+    GAP_REFUSED = 4509

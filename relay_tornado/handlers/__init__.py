@@ -1,0 +1,1 @@
+"""The Tornado edges: they translate, and decide nothing."""

@@ -1,0 +1,86 @@
+"""What every JSON answer of the relay shares: its errors in words, its Request-Id, and a log without URIs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from types import TracebackType
+from typing import Any
+
+import structlog
+from tornado.web import HTTPError, RequestHandler
+
+from relay_tornado.errors import RelayError
+
+_log = structlog.get_logger(__name__)
+_WORDS = {
+    400: ("invalid", "the request could not be understood"),
+    404: ("not_found", "there is nothing at this path"),
+    405: ("method_not_allowed", "this path does not take that method; the Allow header says which it takes"),
+}
+
+
+class JsonHandler(RequestHandler):
+    """The base of the relay's handlers. Every answer has a Request-Id, and every error a JSON body with `code` and
+    `message`."""
+
+    SUPPORTED_METHODS = ("GET", "HEAD")
+
+    def set_default_headers(self) -> None:
+        self.set_header("Request-Id", uuid.uuid4().hex)
+        self.set_header("Content-Type", "application/json")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.clear_header("Server")
+
+    def answer(self, document: Any, status: int = 200) -> None:
+        """Finishes with a JSON document."""
+        self.set_status(status)
+        self.finish(json.dumps(document) + "\n")
+
+    def head(self, *args: str, **kwargs: str) -> Any:
+        return self.get(*args, **kwargs)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        code, message = _WORDS.get(status_code, ("internal", "the relay failed on this request; its log says why"))
+        if isinstance(error, RelayError):
+            code, message = error.code, str(error) or message
+            self.set_status(error.status)
+            if error.retry_after is not None:
+                self.set_header("Retry-After", str(error.retry_after))
+        elif isinstance(error, HTTPError) and status_code not in _WORDS and status_code < 500:
+            code, message = "invalid", error.reason or "the request could not be understood"
+        if status_code == 405:
+            self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
+        self.answer({"code": code, "message": message}, self.get_status())
+
+    def log_exception(
+        self,
+        typ: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        if not isinstance(value, HTTPError | RelayError):
+            _log.error("handler_failed", handler=type(self).__name__, exc_info=value)
+
+
+class NotFoundHandler(JsonHandler):
+    """Everything that has no route, whatever the method is."""
+
+    def prepare(self) -> None:
+        raise HTTPError(404)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        self.set_status(404)
+        super().write_error(404, **kwargs)
+
+
+def log_request(handler: RequestHandler) -> None:
+    """The Application's `log_function`: names the handler, never the URI, which may hold a secret."""
+    _log.debug(
+        "request",
+        handler=type(handler).__name__,
+        method=handler.request.method,
+        status=handler.get_status(),
+        seconds=round(handler.request.request_time(), 4),
+    )

@@ -1,0 +1,168 @@
+"""One connection's stream: the raw head of each request, its deadline, and its last words.
+
+Tornado's `HTTP1ServerConnection` reads the requests from it. Tornado's own timers are off, because one deadline a
+connection, looked at by the listener's sweep, costs a request nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+
+from relay_tornado.handlers.heads import essential
+from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.settings import Settings
+from relay_tornado.wire.answers import Answer, text_answer
+
+READ_SIZE = 32 << 10
+NEVER = float("inf")
+
+_CLOSE = b"Connection: close\r\n"
+_TORNADOS_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
+_MALFORMED = text_answer(
+    400,
+    "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, or"
+    " its body is too large.",
+).encode(_CLOSE)
+_LATE = text_answer(408, "The body did not arrive in time. Send the request again.").encode(_CLOSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What every connection is held to: seconds, and bytes of what is read ahead."""
+
+    idle_timeout: float
+    body_timeout: float
+    buffer: int
+    head_too_long: Answer
+
+    @classmethod
+    def of(cls, settings: Settings) -> Limits:
+        text = f"The request line and headers are longer than the {settings.max_header} bytes that the relay reads."
+        buffer = 4 * max(settings.max_header, READ_SIZE)
+        return cls(settings.idle_timeout, settings.body_timeout, buffer, text_answer(431, text))
+
+
+class Owner(Protocol):
+    """Who holds a connection."""
+
+    lingering: Lingering
+
+    def forget(self, connection: Connection) -> None:
+        """The connection's descriptor is closed."""
+
+
+class Connection(IOStream):
+    """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
+    its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection.
+
+    `deadline` is the loop time at which the sweep lets it `expire`. `busy` is whether a request is being worked on,
+    `receiving` whether its body is still to come, and `last` whether none is to be read after it.
+    """
+
+    def __init__(self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner) -> None:
+        super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=READ_SIZE)
+        self.remote_ip = remote_ip
+        self.protocol = "http"
+        self.head = b""
+        self.busy = False
+        self.receiving = False
+        self.last = False
+        self.deadline = NEVER
+        self._limits = limits
+        self._owner = owner
+        self._linger = False
+        self._listen_on = False
+        super().set_nodelay(True)
+
+    def set_nodelay(self, value: bool) -> None:
+        """Always on: Tornado would switch it for each answer, two system calls that change nothing here."""
+
+    async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
+        """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
+        self.busy = self.receiving = False
+        if self.last:
+            self.close()
+            raise StreamClosedError
+        self._listen_on = True
+        self.head = b""
+        self.deadline = self.io_loop.time() + self._limits.idle_timeout
+        self.head = head = await super().read_until_regex(regex, max_bytes)
+        self.busy = True
+        self.deadline = NEVER
+        return essential(head)
+
+    def reading(self) -> bool:
+        """Also once after a head that came with more behind it: the poller would be told to stop listening and, one
+        answer later, to listen again, two system calls a request. What arrives meanwhile is read once, no further."""
+        if super().reading():
+            return True
+        listen_on, self._listen_on = self._listen_on, False
+        return listen_on
+
+    def expect_body(self) -> None:
+        """From now on a body comes in, and has its time for it."""
+        self.receiving = True
+        self.deadline = self.io_loop.time() + self._limits.body_timeout
+
+    def body_arrived(self) -> None:
+        """The request is whole: its answer may take its time."""
+        self.receiving = False
+        self.deadline = NEVER
+
+    def refused(self, seconds: float) -> None:
+        """An answer went out while the body was still coming: nothing more is sent, and the connection closes once the
+        body was read, or after these seconds."""
+        self.last = True
+        self.deadline = self.io_loop.time() + seconds
+        self.when_written(self._end_sending)
+
+    def expire(self) -> None:
+        """Closes a connection that is past its deadline; a sender whose body is late is told so."""
+        if self.receiving and not self.writing():
+            self.write(_LATE)
+        self.close()
+
+    def when_written(self, callback: Callable[[], None]) -> None:
+        """Calls back when everything written has left, at once where it has; that must not take longer than a
+        connection may be idle."""
+        if self.closed() or not self.writing():
+            callback()
+            return
+        self.deadline = min(self.deadline, self.io_loop.time() + self._limits.idle_timeout)
+        self.write(b"").add_done_callback(lambda _: callback())
+
+    def _end_sending(self) -> None:
+        if not self.closed():
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+
+    def write(self, data: bytes | memoryview) -> asyncio.Future[None]:
+        """Tornado's bare answer to what it can't read goes out in words."""
+        if data == _TORNADOS_400:
+            self._linger = True
+            data = _MALFORMED
+        return super().write(data)
+
+    def close(self, exc_info: Any = False) -> None:
+        """Tornado closes a connection whose head is too long; its sender is told so first."""
+        if not self.closed():
+            if isinstance(exc_info, UnsatisfiableReadError) and not self.busy:
+                self._linger = True
+                self.write(self._limits.head_too_long.encode(_CLOSE))
+            if self._linger and not self.closed():
+                self._owner.lingering.add(self.socket)
+        super().close(exc_info)
+
+    def close_fd(self) -> None:
+        super().close_fd()
+        self._owner.forget(self)
+
+    def __str__(self) -> str:
+        return self.remote_ip

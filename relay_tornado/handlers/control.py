@@ -1,0 +1,210 @@
+"""The control socket: an owner-only Unix socket through which commands reach the running relay.
+
+A line in: `{"command": "bucket.create", "arguments": {…}}`. A line out: `{"result": …}` or `{"error": {"code": …,
+"message": …, "field": …}}`; lines `{"progress": …}` may come before it. Any number of such turns on one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import stat
+import struct
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from relay_tornado.admin import Administration
+from relay_tornado.admin.commands import run_command
+from relay_tornado.errors import Invalid, NotWritable, RelayError
+
+_logger = structlog.get_logger(__name__)
+
+NAME = "relay.sock"
+MAX_PATH = 107
+"""Bytes of a Unix socket's path, its closing NUL not counted."""
+MAX_LINE = 4 << 20
+"""Bytes of a request: room for the largest body of an input, escaped."""
+MAX_CONNECTIONS = 16
+IDLE = 60.0
+"""Seconds that a connection may wait for its (next) request, or for its answer to be read."""
+FINISH = 2.0
+"""Seconds that running commands have at the end."""
+
+CLOSING = {"error": {"code": "closing", "message": "the relay is stopping; this command was not run", "field": ""}}
+"""The last line of a conversation that the relay ends: whatever was asked and not answered was not done."""
+
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    command: str
+    arguments: dict[str, Any] = {}
+
+
+_decoder = msgspec.json.Decoder(_Request)
+
+
+class ControlServer:
+    """Serves the commands of admin/commands.py. Who may: this process's user, and root."""
+
+    def __init__(self, administration: Administration, directory: Path) -> None:
+        """`directory` is the data directory, which this process owns (it holds its lock)."""
+        self._administration = administration
+        self._directory = directory
+        self._path: Path | None = None
+        self._folder: Path | None = None
+        self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._waiting: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> Path:
+        """Begins to listen; returns the socket's path. Raises NotWritable."""
+        try:
+            path = self._place()
+        except OSError as error:
+            raise NotWritable(f"there is no folder for the control socket ({error}): name one in TMPDIR") from None
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise NotWritable(f"{path} is in the way of the control socket, and is none: move it away")
+            path.unlink()  # another process's, that ended without removing it: the directory is ours alone
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            # Before it is bound, so that there is no moment at which somebody else could connect.
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            listener.close()
+            self._remove_folder()
+            raise NotWritable(f"the control socket {path} can't be made: {error.strerror}") from None
+        self._path = path
+        self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_LINE)
+        return path
+
+    async def close(self) -> None:
+        """Ends: running commands finish, and the socket is removed. May be repeated."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.close()
+        for task in self._waiting:
+            task.cancel()
+        if self._connections:
+            _, late = await asyncio.wait(self._connections, timeout=FINISH)
+            for task in late:
+                self._connections[task].transport.abort()
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await server.wait_closed()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _place(self) -> Path:
+        """Where the socket goes: into the data directory, or where that does not do into a folder of its own."""
+        path = self._directory.absolute() / NAME
+        if len(os.fsencode(path)) <= MAX_PATH and _is_safe(self._directory):
+            return path
+        self._folder = Path(tempfile.mkdtemp(prefix="relay-"))
+        if len(os.fsencode(self._folder / NAME)) > MAX_PATH:
+            self._folder.rmdir()
+            self._folder = Path(tempfile.mkdtemp(prefix="relay-", dir="/tmp"))
+        return self._folder / NAME
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            if self._is_closing() or len(self._connections) >= MAX_CONNECTIONS or not _is_allowed(writer):
+                return
+            self._connections[task] = writer
+            await self._converse(reader, writer, task)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            pass  # the other side left, or does nothing
+        finally:
+            await _hang_up(writer)
+            self._connections.pop(task, None)
+            self._waiting.discard(task)
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
+    ) -> None:
+        while not self._is_closing():
+            self._waiting.add(task)
+            try:
+                async with asyncio.timeout(IDLE):
+                    line = await reader.readuntil(b"\n")
+            except asyncio.LimitOverrunError:
+                await self._send(writer, _error(Invalid(f"a request may have {MAX_LINE} bytes at most")))
+                return
+            except asyncio.CancelledError:
+                if not self._is_closing():
+                    raise
+                break
+            self._waiting.discard(task)
+            await self._send(writer, await self._answer(line))
+        await self._send(writer, CLOSING)
+
+    def _is_closing(self) -> bool:
+        return self._server is None
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = _decoder.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return _error(Invalid('a request is one line of JSON: {"command": "…", "arguments": {…}}'))
+        try:
+            return {"result": await run_command(self._administration, request.command, request.arguments)}
+        except RelayError as error:
+            return _error(error)
+        except Exception as error:
+            # The arguments may hold secrets, and so may an exception's text: where it happened has to do.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            _logger.error("command_failed", command=request.command, error=type(error).__name__, where=where)
+            return _error(RelayError("the relay failed on this command; its log says why"))
+
+    async def _send(self, writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
+        writer.write(msgspec.json.encode(answer) + b"\n")
+        async with asyncio.timeout(IDLE):
+            await writer.drain()
+
+
+def _error(error: RelayError) -> dict[str, Any]:
+    field = error.field if isinstance(error, Invalid) else ""
+    return {"error": {"code": error.code, "message": str(error), "field": field}}
+
+
+async def _hang_up(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    try:
+        async with asyncio.timeout(FINISH):
+            await writer.wait_closed()
+    except (OSError, TimeoutError, asyncio.CancelledError):
+        writer.transport.abort()  # the other side reads no more
+
+
+def _is_safe(directory: Path) -> bool:
+    """Whether nobody but this process's user and root could put another socket in this one's place."""
+    status = directory.stat()
+    return status.st_uid in (0, os.geteuid()) and not status.st_mode & 0o022
+
+
+def _is_allowed(writer: asyncio.StreamWriter) -> bool:
+    peer = writer.get_extra_info("socket")
+    _, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    allowed = uid in (0, os.geteuid())
+    if not allowed:
+        _logger.warning("control_refused", uid=uid, hint="use the relay's own user, or root")
+    return allowed

@@ -1,0 +1,262 @@
+"""One WebSocket's conversation: carries out what its session decides, and is the outlet of its delivery."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+
+from relay_tornado import session
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.liveness import Liveness, acknowledged
+from relay_tornado.delivery.outlet import OutletClosed
+from relay_tornado.errors import RelayError, Unauthorized
+from relay_tornado.model import KIB, Token
+from relay_tornado.wire import websocket
+
+if TYPE_CHECKING:
+    from relay_tornado.handlers.socket import SocketHandler, Sockets
+
+_log = structlog.get_logger(__name__)
+
+
+class Conversation:
+    """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
+
+    __slots__ = (
+        "_delivery",
+        "_direct",
+        "_handler",
+        "_liveness",
+        "_loop",
+        "_open",
+        "_ping",
+        "_session",
+        "_sockets",
+        "_stream",
+        "_timer",
+        "address",
+        "key",
+    )
+
+    def __init__(self, sockets: Sockets, handler: SocketHandler, stream: IOStream, address: str | None) -> None:
+        self.address = address
+        """What it is counted under among its like, None where it is not."""
+        self.key = ""
+        """The key of its token, "" before it has one."""
+        self._sockets = sockets
+        self._handler = handler
+        self._stream = stream
+        # What TLS has not encrypted can't go to the socket.
+        self._direct = not isinstance(stream, SSLIOStream)
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._session = session.Session(sockets.settings, now)
+        self._liveness = Liveness(sockets.settings.stuck_timeout, now)
+        self._delivery: Delivery | None = None
+        self._ping: asyncio.Future[None] | None = None
+        self._open = True
+        self._timer = self._loop.call_at(self._due(), self._tick)
+
+    # what comes in
+
+    def heard(self) -> None:
+        """A frame came from the client."""
+        self._liveness.heard(self._loop.time())
+
+    async def received(self, message: str | bytes) -> None:
+        """A message from the client. Returns once it is answered."""
+        self.heard()
+        effects = self._session.received(message)
+        if self._delivery is not None:
+            self._delivery.extended = self._session.extended
+        await self._perform(effects)
+
+    def token_changed(self, token: Token | None) -> None:
+        """The registry has another record of the token, or none any more."""
+        self._act(self._session.token_changed(token))
+        if token is not None and self._delivery is not None and self._open:
+            self._delivery.rescope(token)
+
+    def token_expired(self) -> None:
+        self._act(self._session.token_expired())
+
+    def close(self, code: int, reason: str) -> None:
+        self._act(self._session.going_away(reason, code))
+
+    def ended(self) -> None:
+        """The socket is closed."""
+        self._session.ended()
+        self._shut()
+        self._sockets.forget(self)
+
+    # the outlet of delivery
+
+    def send_now(self, data: bytes) -> bool:
+        stream = self._stream
+        if not self._open or stream.writing():
+            return False
+        if not self._direct:
+            return self._buffer(data) is not None
+        try:
+            sent = stream.socket.send(data)
+        except (OSError, AttributeError):
+            # Full, or closed; a closed stream has no socket any more.
+            return False
+        if sent < len(data):
+            self._buffer(memoryview(data)[sent:])
+        return True
+
+    def write(self, data: bytes) -> Awaitable[None]:
+        if not self._open:
+            raise OutletClosed
+        try:
+            return _written(self._stream.write(data))
+        except StreamClosedError:
+            raise OutletClosed from None
+
+    def gap_refused(self) -> None:
+        self._act(self._session.gap_refused())
+
+    def unavailable(self, reason: str) -> None:
+        self._act(self._session.going_away(reason))
+
+    # effects
+
+    async def _perform(self, effects: session.Effects) -> None:
+        for effect in effects:
+            match effect:
+                case session.Send(payload):
+                    try:
+                        await self.write(websocket.text(payload))
+                    except OutletClosed:
+                        return
+                case session.Wait(seconds):
+                    await asyncio.sleep(seconds)
+                case session.Authenticate(key, secret):
+                    await self._perform(self._authenticate(key, secret))
+                case session.Subscribe():
+                    await self._subscribe(effect)
+                case session.Unsubscribe(request):
+                    if self._delivery is not None:
+                        self._delivery.unsubscribe(request)
+                    await self._perform(self._session.unsubscribed(request))
+                case session.Deliver():
+                    if self._delivery is not None:
+                        self._delivery.start()
+                case session.EndDelivery():
+                    await self._end_delivery()
+                case _:
+                    self._act((effect,))
+
+    def _act(self, effects: session.Effects) -> None:
+        """Carries out effects that nobody waits for."""
+        data = b""
+        for effect in effects:
+            match effect:
+                case session.Ping():
+                    data += websocket.PING
+                case session.Send(payload):
+                    data += websocket.text(payload)
+                case session.Close(code, reason):
+                    self._shut()
+                    self._handler.close(code, reason)
+                    _log.info("socket_closed", code=code, reason=reason, address=self._handler.request.remote_ip)
+                case session.Log(message):
+                    _log.info("message_ignored", reason=message, address=self._handler.request.remote_ip)
+        if data and self._open:
+            self._ping = self._buffer(data)
+            self._liveness.asked(self._loop.time())
+
+    def _authenticate(self, key: str, secret: str) -> session.Effects:
+        try:
+            token = self._sockets.access.authenticate(key, secret)
+        except Unauthorized as error:
+            return self._session.refused(str(error))
+        self._sockets.identify(self, token)
+        # Until now a message was short; an answer or a map of positions may be longer.
+        limit = self._sockets.settings.max_message
+        self._handler.allow(2 * limit + 64 * KIB)
+        return self._session.authenticated(token)
+
+    async def _subscribe(self, effect: session.Subscribe) -> None:
+        try:
+            delivery, answers = await self._sockets.deliveries.subscribe(
+                self, effect.request, effect.token, extended=self._session.extended, replaces=self._delivery
+            )
+        except RelayError as error:
+            _log.error("subscribe_failed", code=error.code, exc_info=error)
+            self.unavailable("the relay can't read its log now: come back later")
+            return
+        if not self._open:
+            self._sockets.deliveries.end(delivery)
+            return
+        self._delivery = delivery
+        token = self._session.token
+        if token is not None and token is not effect.token:
+            delivery.rescope(token)
+        await self._perform(self._session.subscribed(effect.request, answers, self._loop.time()))
+
+    async def _end_delivery(self) -> None:
+        """Ends delivery behind the write that it is in, and forgets its positions."""
+        delivery, self._delivery = self._delivery, None
+        if delivery is not None:
+            self._sockets.deliveries.end(delivery)
+            await delivery.ended()
+
+    # time
+
+    def _due(self) -> float:
+        return min(self._session.due, self._liveness.due)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
+            self._act(self._session.stuck())
+        elif now >= self._session.due:
+            blocked = self._ping is not None and not self._ping.done()
+            self._act(self._session.tick(now, self._moved, blocked=blocked))
+        if self._open:
+            self._timer = self._loop.call_at(self._due(), self._tick)
+
+    def _acknowledged(self) -> int | None:
+        return None if self._stream.closed() else acknowledged(self._stream.socket)
+
+    def _moved(self) -> Mapping[str, str]:
+        return {} if self._delivery is None else self._delivery.moved()
+
+    # the end
+
+    def _shut(self) -> None:
+        """No data goes out any more, and nothing is done by the clock."""
+        self._open = False
+        self._timer.cancel()
+        if self._delivery is not None:
+            self._sockets.deliveries.end(self._delivery)
+
+    def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
+        """Writes without waiting; None where the stream is closed."""
+        flight = self._sockets.deliveries.flight
+        try:
+            written = self._stream.write(data)
+        except StreamClosedError:
+            return None
+        if not written.done():
+            size = len(data)
+            flight.took_off(size)
+            written.add_done_callback(lambda _: flight.landed(size))
+        return written
+
+
+async def _written(writing: asyncio.Future[None]) -> None:
+    try:
+        if writing.done():
+            writing.result()
+        else:
+            # A cancelled waiter must not cancel the stream's own future.
+            await asyncio.shield(writing)
+    except StreamClosedError:
+        raise OutletClosed from None

@@ -1,0 +1,81 @@
+"""The first look at each request: webhooks go to `IngestRequest`, everything else to the tornado.web.Application."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.web import Application
+
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.ingest import IngestRequest
+from relay_tornado.ingest import PREFIX, Ingest, origin_form
+from relay_tornado.settings import Settings
+
+_PREFIX = PREFIX.decode()
+
+
+class Front(HTTPServerConnectionDelegate):
+    """Stands between the listener and what handles requests."""
+
+    def __init__(self, ingest: Ingest, application: Application, settings: Settings) -> None:
+        self.ingest = ingest
+        self.application = application
+        self.settings = settings
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        assert isinstance(request_conn, HTTP1Connection)
+        return _Request(self, server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        self.application.on_close(server_conn)
+
+
+class _Request(HTTPMessageDelegate):
+    """A request whose head is not read yet."""
+
+    def __init__(self, front: Front, server_conn: object, connection: HTTP1Connection) -> None:
+        self._front = front
+        self._server_conn = server_conn
+        self._connection = connection
+        self._inner: HTTPMessageDelegate | None = None
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        assert isinstance(start_line, RequestStartLine)
+        stream = self._connection.stream
+        assert isinstance(stream, Connection)
+        front = self._front
+        target = start_line.path
+        if not target.startswith("/"):
+            target = origin_form(target.encode("latin-1")).decode("latin-1")
+        if target.startswith(_PREFIX):
+            self._inner = IngestRequest(front.ingest, front.settings, stream, self._connection)
+        else:
+            stream.expect_body()
+            start_line = start_line._replace(path=target)
+            self._inner = front.application.start_request(self._server_conn, self._connection)
+        return self._inner.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        assert self._inner is not None
+        return self._inner.data_received(chunk)
+
+    def finish(self) -> None:
+        assert self._inner is not None
+        assert isinstance(self._connection.stream, Connection)
+        self._connection.stream.body_arrived()
+        self._inner.finish()
+
+    def on_connection_close(self) -> None:
+        if self._inner is not None:
+            self._inner.on_connection_close()

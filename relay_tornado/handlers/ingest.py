@@ -1,0 +1,150 @@
+"""Carries webhooks from Tornado's connections to `Ingest`, and its answers back."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
+
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.heads import header_block
+from relay_tornado.ingest import Head, Ingest, Upload
+from relay_tornado.settings import Settings
+from relay_tornado.wire.answers import Answer
+
+SMALL = 64 << 10
+"""After a refusal, a body of up to so many bytes is read to its end and the connection goes on; else it closes."""
+
+DISCARD_TIME = 10.0
+_UNLIMITED = 1 << 62
+
+
+class IngestRequest(HTTPMessageDelegate):
+    """One request to an input's URL.
+
+    A refusal goes out at once, while the body is still coming: what comes is read and dropped, within bounds, so
+    that the sender reads the answer instead of a reset.
+    """
+
+    def __init__(self, ingest: Ingest, settings: Settings, stream: Connection, connection: HTTP1Connection) -> None:
+        self._ingest = ingest
+        self._stream = stream
+        self._connection = connection
+        self._upload: Upload | None = None
+        self._discard_limit = 2 * settings.large_max_body
+        self._extra = b""
+        self._is_head = False
+        self._goes_on = True
+
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
+        """Decides by the head alone where it can."""
+        assert isinstance(start_line, RequestStartLine)
+        method, target, version = start_line
+        stream = self._stream
+        self._connection.set_max_body_size(_UNLIMITED)
+        try:
+            length = _body_length(headers)
+        except ValueError:
+            return  # Tornado refuses this framing next, and closes.
+        self._is_head = method == "HEAD"
+        if "Connection" in headers:
+            self._extra = _connection_line(version, method, length, headers["Connection"].lower())
+        outcome = self._ingest.begin(
+            Head(method, target.encode("latin-1"), header_block(stream.head), length, stream.remote_ip)
+        )
+        if length != 0:
+            stream.expect_body()
+        if isinstance(outcome, Upload):
+            self._upload = outcome
+            return
+        self._goes_on = length is not None and length <= SMALL and "Expect" not in headers
+        if "Expect" in headers:
+            del headers["Expect"]  # else Tornado would ask for the body that was just refused
+        self._refuse(outcome)
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._upload is not None:
+            refusal = self._upload.feed(chunk)
+            if refusal is not None:
+                self._upload = None
+                self._goes_on = False
+                self._refuse(refusal)
+        else:
+            self._discard_limit -= len(chunk)
+            if self._discard_limit < 0:
+                self._stream.close()
+
+    def finish(self) -> None:
+        self._stream.body_arrived()
+        if self._upload is not None:
+            self._upload.finish(self._answer)
+            self._upload = None
+        else:
+            self._done()
+
+    def on_connection_close(self) -> None:
+        if self._upload is not None:
+            self._upload.abandon()
+            self._upload = None
+
+    def _refuse(self, answer: Answer) -> None:
+        stream = self._stream
+        if stream.closed():
+            return
+        stream.receiving = False
+        if self._goes_on:
+            self._write(answer)
+        else:
+            stream.last = True
+            self._write(answer)
+            stream.refused(DISCARD_TIME)
+
+    def _answer(self, answer: Answer) -> None:
+        if not self._stream.closed():
+            self._write(answer)
+            self._done()
+
+    def _write(self, answer: Answer) -> None:
+        extra = b"Connection: close\r\n" if self._stream.last else self._extra
+        self._stream.write(answer.encode(date_line() + extra, head=self._is_head))
+
+    def _done(self) -> None:
+        """The request is read and answered: once the answer has left, the connection goes on."""
+        self._stream.when_written(self._connection.finish)
+
+
+def _body_length(headers: HTTPHeaders) -> int | None:
+    """The length of the body, None where it is chunked. Raises ValueError where Tornado will refuse the framing."""
+    if "Transfer-Encoding" in headers:
+        if "Content-Length" in headers or headers["Transfer-Encoding"].lower() != "chunked":
+            raise ValueError
+        return None
+    if "Content-Length" not in headers:
+        return 0
+    values = [value.strip() for value in headers["Content-Length"].split(",")]
+    if not all(value == values[0] and value.isascii() and value.isdigit() for value in values):
+        raise ValueError
+    return int(values[0])
+
+
+def _connection_line(version: str, method: str, length: int | None, asked: str) -> bytes:
+    """What an answer says about its connection, by Tornado's rules for keeping it."""
+    if version == "HTTP/1.1":
+        return b"Connection: close\r\n" if asked == "close" else b""
+    if asked == "keep-alive" and (length != 0 or method in ("GET", "HEAD")):
+        return b"Connection: Keep-Alive\r\n"
+    return b""
+
+
+_date = (0, b"")
+
+
+def date_line() -> bytes:
+    """The Date header, made once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode())
+    return _date[1]

@@ -1,0 +1,177 @@
+"""Accepts connections, and keeps them within their number and their times."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import time
+from typing import Any
+
+import structlog
+from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httputil import HTTPServerConnectionDelegate
+from tornado.ioloop import IOLoop, PeriodicCallback
+
+from relay_tornado.errors import StartupError
+from relay_tornado.handlers.connection import READ_SIZE, Connection, Limits
+from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.settings import Settings
+
+BACKLOG = 1024
+RESERVED_DESCRIPTORS = 128
+"""Descriptors kept from connections: the database's files, the control socket, the log, what libraries open."""
+
+MAX_OTHER_BODY = 64 << 10
+"""Largest body of a request that is no webhook, in bytes: none needs one."""
+
+_ACCEPT_PAUSE = 0.2
+_SWEEP = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Listener:
+    """Listens on the settings' address, from `start` until `stop`; `connections` holds what is open.
+
+    `limit` is how many there may be: `max_connections`, or fewer where the limit of descriptors does not allow it.
+    """
+
+    def __init__(self, delegate: HTTPServerConnectionDelegate, settings: Settings) -> None:
+        self.connections: set[Connection] = set()
+        self.lingering = Lingering()
+        self.limit = _limit(settings)
+        self._delegate = delegate
+        self._address = settings.host, settings.port
+        self._limits = Limits.of(settings)
+        self._parameters = HTTP1ConnectionParameters(
+            chunk_size=2 * READ_SIZE, max_header_size=settings.max_header, max_body_size=MAX_OTHER_BODY
+        )
+        self._sockets: list[socket.socket] = []
+        self._refused = 0
+        self._said_at = 0.0
+        self._loop = IOLoop.current()
+        interval = max(0.01, min(_SWEEP, settings.idle_timeout / 4, settings.body_timeout / 4))
+        self._sweeper = PeriodicCallback(self._sweep, interval * 1000)
+        self._closed = asyncio.Event()
+
+    def start(self) -> int:
+        """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
+        self._sockets = _bind(*self._address)
+        for listening in self._sockets:
+            self._loop.add_handler(listening, self._accept, IOLoop.READ)
+        self._sweeper.start()
+        return int(self._sockets[0].getsockname()[1])
+
+    def stop(self) -> None:
+        """Accepts no more, closes what is idle, and lets each busy connection finish the request it is on."""
+        self._parameters.no_keep_alive = True
+        for listening in self._sockets:
+            self._loop.remove_handler(listening)
+            listening.close()
+        self._sockets = []
+        for connection in tuple(self.connections):
+            connection.last = True
+            if not connection.busy:
+                connection.close()
+
+    async def drained(self) -> None:
+        """Returns once no connection is open."""
+        while self.connections:
+            self._closed.clear()
+            await self._closed.wait()
+
+    def close(self) -> None:
+        """Closes everything at once."""
+        self.stop()
+        self._sweeper.stop()
+        for connection in tuple(self.connections):
+            connection.close()
+        self.lingering.close()
+
+    def forget(self, connection: Connection) -> None:
+        """The connection's descriptor is closed."""
+        self.connections.discard(connection)
+        self._closed.set()
+
+    def _accept(self, listening: socket.socket, events: int) -> None:
+        for _ in range(BACKLOG):
+            try:
+                connection, address = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as error:
+                self._pause(listening, error)
+                return
+            if len(self.connections) + len(self.lingering) >= self.limit:
+                connection.close()
+                self._refuse()
+                continue
+            stream = Connection(connection, address[0], self._limits, self)
+            self.connections.add(stream)
+            HTTP1ServerConnection(stream, self._parameters, stream).start_serving(self._delegate)
+
+    def _pause(self, listening: socket.socket, error: OSError) -> None:
+        """The socket stays readable while there is no descriptor for what waits on it: without a pause the loop would
+        do nothing else."""
+        self._loop.remove_handler(listening)
+        self._loop.call_later(_ACCEPT_PAUSE, self._resume, listening)
+        self._say("accepting_paused", reason=error.strerror)
+
+    def _resume(self, listening: socket.socket) -> None:
+        if listening.fileno() != -1:
+            self._loop.add_handler(listening, self._accept, IOLoop.READ)
+
+    def _refuse(self) -> None:
+        self._refused += 1
+        if self._say("too_many_connections", refused=self._refused, limit=self.limit):
+            self._refused = 0
+
+    def _say(self, event: str, **what: Any) -> bool:
+        """Logs at most once a second; returns whether it did."""
+        now = time.monotonic()
+        if now - self._said_at < 1.0:
+            return False
+        self._said_at = now
+        _log.warning(event, **what)
+        return True
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection in [late for late in self.connections if late.deadline < now]:
+            connection.expire()
+        self.lingering.sweep(now)
+
+
+def _bind(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on every address of a host, all on one port. Raises StartupError."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listening = socket.socket(family, kind, protocol)
+            sockets.append(listening)
+            listening.setblocking(False)
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listening.bind((address[0], port, *address[2:]))
+            listening.listen(BACKLOG)
+            port = listening.getsockname()[1]
+    except OSError as error:
+        for listening in sockets:
+            listening.close()
+        raise StartupError(
+            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port"
+        ) from error
+    return sockets
+
+
+def _limit(settings: Settings) -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return settings.max_connections or 1 << 20
+    available = max(soft - RESERVED_DESCRIPTORS, soft // 2)
+    return min(settings.max_connections or available, available)

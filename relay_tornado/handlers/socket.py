@@ -1,0 +1,244 @@
+"""/v1/socket: the WebSocket's Tornado edge, and the set of live sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+from collections.abc import Awaitable
+from typing import Final
+
+import structlog
+from tornado.iostream import IOStream
+from tornado.routing import URLSpec
+from tornado.websocket import WebSocketHandler
+
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.errors import CloseCode
+from relay_tornado.handlers.base import JsonHandler
+from relay_tornado.handlers.conversation import Conversation
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import KIB, Token
+from relay_tornado.registry.access import Access
+from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+_UNAUTHENTICATED: Final = 64 * KIB
+"""What Tornado reads of one message before `auth`. The session refuses less than that, and with a close frame that
+arrives; beyond it Tornado cuts the connection."""
+
+_EXPIRY: Final = 0.5
+"""Seconds between two looks at the clock of day for tokens that expire."""
+
+
+class SocketHandler(JsonHandler, WebSocketHandler):
+    """Translates between Tornado's WebSocket and the conversation on it."""
+
+    def initialize(self, sockets: Sockets) -> None:
+        self._sockets = sockets
+        self._conversation: Conversation | None = None
+        self._stream: IOStream | None = None
+        self._limit = _UNAUTHENTICATED
+
+    async def get(self, *args: str, **kwargs: str) -> None:
+        """Upgrades; what can't be upgraded is told why."""
+        headers = self.request.headers
+        tokens = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
+        upgrades = "upgrade" in tokens and headers.get("Upgrade", "").lower() == "websocket"
+        if self.request.method != "GET" or not upgrades or headers.get("Sec-WebSocket-Version") != "13":
+            self.set_header("Upgrade", "websocket")
+            self.set_header("Connection", "Upgrade")
+            self.set_header("Sec-WebSocket-Version", "13")
+            message = "this is a WebSocket: connect with a WebSocket client (version 13), not with plain HTTP"
+            self.answer({"code": "upgrade_required", "message": message}, 426)
+        elif not headers.get("Sec-WebSocket-Key") or not headers.get("Host"):
+            message = "the WebSocket handshake lacks its Sec-WebSocket-Key or Host header"
+            self.answer({"code": "invalid", "message": message}, 400)
+        else:
+            await super().get(*args, **kwargs)
+
+    def check_origin(self, origin: str) -> bool:
+        """Any: nothing on this socket is ambient, so a foreign page gains nothing."""
+        return True
+
+    @property
+    def ping_interval(self) -> float | None:
+        """None: a plain ping time-out would cut off healthy clients that are slow to read."""
+        return None
+
+    @property
+    def max_message_size(self) -> int:
+        return self._limit
+
+    def detach(self) -> IOStream:
+        """Keeps the stream, so that a frame that was built once can be written to it."""
+        self._stream = super().detach()
+        return self._stream
+
+    def allow(self, size: int) -> None:
+        """Reads messages of up to so many bytes from now on."""
+        self._limit = size
+        if self._stream is not None:
+            self._stream.max_buffer_size = max(self._stream.max_buffer_size, size)
+        if self.ws_connection is not None:
+            self.ws_connection.params.max_message_size = size  # type: ignore[attr-defined]
+
+    def open(self, *args: str, **kwargs: str) -> None:
+        assert self._stream is not None
+        self.set_nodelay(True)
+        self._conversation = self._sockets.admit(self, self._stream)
+
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        return None if self._conversation is None else self._conversation.received(message)
+
+    def on_ping(self, data: bytes) -> None:
+        if self._conversation is not None:
+            self._conversation.heard()
+
+    def on_pong(self, data: bytes) -> None:
+        if self._conversation is not None:
+            self._conversation.heard()
+
+    def on_close(self) -> None:
+        conversation, self._conversation = self._conversation, None
+        if conversation is not None:
+            conversation.ended()
+
+
+class Sockets:
+    """Every live WebSocket of the relay: how many there may be, and what ends them from outside."""
+
+    def __init__(self, log: EventLog, registry: Registry, access: Access, settings: Settings) -> None:
+        self.access = access
+        self.settings = settings
+        self.deliveries = Deliveries(log, registry, settings)
+        self._registry = registry
+        self._live: set[Conversation] = set()
+        self._addresses: dict[str, int] = {}
+        self._tokens: dict[str, set[Conversation]] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+        self._closing: tuple[int, str] | None = None
+        self._emptied = asyncio.Event()
+        self._end_watch = registry.watch(self._changed)
+
+    @property
+    def count(self) -> int:
+        """Live sockets, authenticated or not."""
+        return len(self._live)
+
+    def admit(self, handler: SocketHandler, stream: IOStream) -> Conversation | None:
+        """A conversation for a socket that has just opened; one too many is closed, with None."""
+        address = _counted(handler.request.remote_ip or "")
+        refusal = self._closing or self._full(address)
+        if refusal is not None:
+            _log.info("socket_refused", code=refusal[0], reason=refusal[1], address=handler.request.remote_ip)
+            handler.close(*refusal)
+            return None
+        conversation = Conversation(self, handler, stream, address)
+        self._live.add(conversation)
+        if address is not None:
+            self._addresses[address] = self._addresses.get(address, 0) + 1
+        return conversation
+
+    def identify(self, conversation: Conversation, token: Token) -> None:
+        """The conversation is with the holder of this token from now on."""
+        self._unidentify(conversation)
+        conversation.key = token.key
+        self._tokens.setdefault(token.key, set()).add(conversation)
+        if token.expires_at is not None:
+            self._look_at_expiry()
+
+    def forget(self, conversation: Conversation) -> None:
+        """The conversation's socket is closed."""
+        self._live.discard(conversation)
+        self._unidentify(conversation)
+        address = conversation.address
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+        if not self._live:
+            self._emptied.set()
+
+    async def close_all(
+        self, code: int = CloseCode.GOING_AWAY, reason: str = "the relay is going away: come back"
+    ) -> None:
+        """Closes every socket and those still to come, and returns once all are closed; a client that does not answer
+        is cut off after 5 seconds."""
+        self._closing = (code, reason)
+        for conversation in list(self._live):
+            conversation.close(code, reason)
+        try:
+            while self._live:
+                self._emptied.clear()
+                await self._emptied.wait()
+            await self.deliveries.ended()
+        finally:
+            self._end_watch()
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self.deliveries.close()
+
+    def _full(self, address: str | None) -> tuple[int, str] | None:
+        settings = self.settings
+        if len(self._live) >= settings.max_sockets:
+            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
+        most = settings.max_sockets_per_address
+        if address is not None and self._addresses.get(address, 0) >= most:
+            return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
+        return None
+
+    def _unidentify(self, conversation: Conversation) -> None:
+        same = self._tokens.get(conversation.key)
+        if same is not None:
+            same.discard(conversation)
+            if not same:
+                del self._tokens[conversation.key]
+
+    def _changed(self, kind: Kind, key: str) -> None:
+        if kind == "token" and key in self._tokens:
+            token: Token | None = self._registry.get("token", key)
+            for conversation in list(self._tokens[key]):
+                conversation.token_changed(token)
+            self._look_at_expiry()
+
+    def _look_at_expiry(self) -> None:
+        """Closes the sockets of tokens that have expired, and looks again soon while there are some that will."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        now = time.time()
+        soonest: float | None = None
+        for key in list(self._tokens):
+            token: Token | None = self._registry.get("token", key)
+            if token is None or token.expires_at is None:
+                continue
+            if token.expired(now):
+                for conversation in list(self._tokens[key]):
+                    conversation.token_expired()
+            elif soonest is None or token.expires_at < soonest:
+                soonest = token.expires_at
+        if soonest is not None:
+            # The clock of day may be set meanwhile, so it is not trusted for long.
+            delay = min(_EXPIRY, soonest - now + 0.001)
+            self._expiry = asyncio.get_running_loop().call_later(delay, self._look_at_expiry)
+
+
+def _counted(remote_ip: str) -> str | None:
+    """What a client's address is counted under: IPv6 by its /64; None for loopback, which is not counted."""
+    try:
+        address = ipaddress.ip_address(remote_ip)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            network = ipaddress.ip_network((address, 64), strict=False)
+            return None if address.is_loopback else str(network)
+        address = address.ipv4_mapped
+    return None if address.is_loopback else str(address)
+
+
+def routes(sockets: Sockets) -> list[URLSpec]:
+    return [URLSpec(r"/v1/socket", SocketHandler, {"sockets": sockets})]

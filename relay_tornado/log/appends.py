@@ -1,0 +1,156 @@
+"""Appends on their way: a queue bounded in bytes, and what has gathered in it as the writer's next transaction.
+
+Group commit without a timer: whatever was queued while the last commit ran goes into the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from relay_tornado.errors import BucketGone, Overloaded, RelayError, Unavailable
+from relay_tornado.ids import new_epoch
+from relay_tornado.log import rows
+from relay_tornado.log.batch import Entry, Plan, digests, plan
+from relay_tornado.log.state import LogState
+from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.model import Appended, NewEvent
+from relay_tornado.settings import Settings
+from relay_tornado.storage.work import again
+
+_log = structlog.get_logger(__name__)
+
+
+class Appends:
+    """The queue (`storage.writer.Source`). Of each plan that was committed `publish` is told before the senders are,
+    and `announce` after them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        notify: Callable[[], None],
+        publish: Callable[[Plan], None],
+        announce: Callable[[Plan], None],
+    ) -> None:
+        self._most_bytes = settings.append_queue
+        self._batch_events = settings.commit_events
+        self._batch_bytes = settings.commit_bytes
+        self._notify = notify
+        self._publish = publish
+        self._announce = announce
+        self._queue: deque[Entry] = deque()
+        self._alone: deque[Entry] = deque()
+        self._bytes = 0
+        self._empty: asyncio.Future[None] | None = None
+
+    def add(self, state: LogState, event: NewEvent, future: asyncio.Future[Appended]) -> None:
+        """Queues an event. Raises Overloaded where its bytes no longer fit (one always does)."""
+        size = event.size
+        held = self._bytes + size + OVERHEAD
+        if held > self._most_bytes and self._bytes:
+            raise Overloaded("more events are coming in than can be stored; send it again in a moment")
+        self._bytes = held
+        self._queue.append(Entry(state, event, size, future))
+        self._notify()
+
+    def waiting(self) -> int:
+        """How many events wait for their transaction."""
+        return len(self._queue) + len(self._alone)
+
+    def take(self) -> Batch | None:
+        """The next transaction: in order, at most so many events and bytes, at least one event."""
+        if self._alone:
+            return Batch(self, [self._alone.popleft()])
+        entries: list[Entry] = []
+        queue, room = self._queue, self._batch_bytes
+        while queue and len(entries) < self._batch_events:
+            entry = queue[0]
+            room -= entry.size
+            if room < 0 and entries:
+                break
+            queue.popleft()
+            if entry.state.gone:
+                self._fail(entry, BucketGone(entry.state.bucket_id))
+            else:
+                entries.append(entry)
+        return Batch(self, entries) if entries else None
+
+    def reject(self, error: RelayError) -> None:
+        """Fails everything that waits."""
+        while self._alone:
+            self._fail(self._alone.popleft(), again(error))
+        while self._queue:
+            self._fail(self._queue.popleft(), again(error))
+
+    async def empty(self) -> None:
+        """Waits until every append was answered."""
+        while self._bytes:
+            self._empty = asyncio.get_running_loop().create_future()
+            await self._empty
+
+    def _release(self, size: int) -> None:
+        self._bytes -= size
+        if not self._bytes and self._empty is not None and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _fail(self, entry: Entry, error: RelayError) -> None:
+        self._release(entry.size + OVERHEAD)
+        if not entry.future.done():
+            entry.future.set_exception(error)
+
+    def committed(self, entries: list[Entry], made: Plan) -> None:
+        """Publishes, answers, announces: in this order."""
+        self._publish(made)
+        size = 0
+        for entry in entries:
+            size += entry.size + OVERHEAD
+            if not entry.future.done():
+                assert entry.outcome is not None
+                entry.future.set_result(entry.outcome)
+        self._release(size)
+        self._announce(made)
+
+    def failed(self, entries: list[Entry], error: Exception) -> None:
+        """Answers with the error. Where an event is to blame, and not the file, each is tried again by itself."""
+        if isinstance(error, RelayError):
+            for entry in entries:
+                self._fail(entry, again(error))
+        elif len(entries) > 1:
+            self._alone.extend(entries)
+        else:
+            _log.error("event_not_stored", error=type(error).__name__, bucket=entries[0].state.bucket_id)
+            self._fail(entries[0], Unavailable("the event could not be stored as it is; nothing was stored"))
+
+
+class Batch:
+    """Some entries as one transaction (`storage.writer.Work`)."""
+
+    __slots__ = ("_appends", "_entries", "_plan")
+
+    def __init__(self, appends: Appends, entries: list[Entry]) -> None:
+        self._appends = appends
+        self._entries = entries
+        self._plan: Plan | None = None
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        """Nothing in memory changes meanwhile: the logs' states are changed only between two transactions."""
+        looked_up = digests(self._entries)
+        known = rows.known(raw, looked_up) if looked_up else {}
+        self._plan = made = plan(self._entries, known, time.time(), new_epoch)
+        made.write(raw)
+        return made.count
+
+    def pages(self) -> int:
+        return self._plan.pages() if self._plan is not None else 0
+
+    def committed(self) -> None:
+        assert self._plan is not None
+        self._appends.committed(self._entries, self._plan)
+
+    def failed(self, error: Exception) -> None:
+        self._appends.failed(self._entries, error)

@@ -1,0 +1,131 @@
+"""What one commit of events writes: places are given out, repeats are found, rows are built. Pure but for `write`.
+
+A batch is planned against the logs as they stand; it changes nothing in memory. The writer commits one batch after
+another, and applies each before it plans the next, so seqs are dense and no two events get the same place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from relay_tornado.log import rows
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.state import LogState
+from relay_tornado.model import Appended, Epoch, Event, NewEvent
+
+
+class Entry:
+    """One append on its way: `outcome` is set by `plan`, `future` when it is committed or has failed."""
+
+    __slots__ = ("event", "future", "outcome", "size", "state")
+
+    def __init__(self, state: LogState, event: NewEvent, size: int, future: asyncio.Future[Appended]) -> None:
+        self.state = state
+        self.event = event
+        self.size = size
+        self.future = future
+        self.outcome: Appended | None = None
+
+
+class Growth:
+    """What a batch adds to one log."""
+
+    __slots__ = ("at", "bytes", "epoch", "events", "head", "opened", "state")
+
+    def __init__(self, state: LogState, now: float, new_epoch: Callable[[], str]) -> None:
+        self.state = state
+        self.head = state.head
+        self.bytes = 0
+        self.at = max(now, state.last_at)
+        self.events: list[tuple[Event, int]] = []
+        self.opened = None if state.open else Epoch(new_epoch(), state.head + 1)
+        self.epoch = state.epochs[-1].epoch if self.opened is None else self.opened.epoch
+
+
+class Plan:
+    """The rows of one commit, and what it changes in memory afterwards."""
+
+    __slots__ = ("count", "digests", "growths", "values")
+
+    def __init__(self) -> None:
+        self.growths: list[Growth] = []
+        self.values: list[Any] = []
+        self.digests: list[Any] = []
+        self.count = 0
+
+    def write(self, raw: sqlite3.Connection) -> None:
+        """On the writer's thread, inside its transaction."""
+        if not self.count:
+            return
+        rows.insert(raw, self.values)
+        heads: list[Any] = []
+        epochs: list[Any] = []
+        for growth in self.growths:
+            if growth.opened is not None:
+                epochs += (growth.opened.epoch, growth.state.key, growth.opened.from_seq)
+            heads += (growth.state.key, growth.head, growth.bytes, growth.at)
+        rows.insert_epochs(raw, epochs)
+        rows.insert_digests(raw, self.digests)
+        rows.grow(raw, heads)
+
+    def pages(self) -> int:
+        """About how many pages it changes."""
+        return 6 + 3 * len(self.growths) + sum(growth.bytes for growth in self.growths) // 3500 + self.count // 16
+
+
+def digests(entries: Sequence[Entry]) -> list[tuple[int, bytes]]:
+    """What has to be looked up before the entries can be planned: (log, digest) of those that have one."""
+    return [(entry.state.key, entry.event.dedupe) for entry in entries if entry.event.dedupe is not None]
+
+
+def plan(
+    entries: Sequence[Entry],
+    known: Mapping[tuple[int, bytes], tuple[int, float]],
+    now: float,
+    new_epoch: Callable[[], str],
+) -> Plan:
+    """Gives each entry its outcome, in order. `known` is where the digests among them were appended, and when."""
+    made = Plan()
+    growths: dict[int, Growth] = {}
+    values = made.values
+    here: dict[tuple[int, bytes], Appended] = {}
+    for entry in entries:
+        state = entry.state
+        key = state.key
+        event = entry.event
+        growth = growths.get(key)
+        if event.dedupe is not None:
+            at = max(now, state.last_at)
+            first = here.get((key, event.dedupe)) or _before(state, known.get((key, event.dedupe)), at, event)
+            if first is not None:
+                entry.outcome = Appended(first.epoch, first.seq, True)
+                continue
+        if growth is None:
+            growth = growths[key] = Growth(state, now, new_epoch)
+        growth.head = seq = growth.head + 1
+        growth.bytes += entry.size
+        entry.outcome = outcome = Appended(growth.epoch, seq)
+        if event.dedupe is not None:
+            here[key, event.dedupe] = outcome
+            made.digests += (key, event.dedupe, seq, growth.at, growth.at + event.dedupe_window)
+        path, query, headers, body, ip = event.path, event.query, event.headers, event.body, event.remote_ip
+        crc = rows.checksum(event.input_id, event.method, path, query, headers, body, ip)
+        stored = Event(seq, growth.epoch, growth.at, event.input_id, event.method, path, query, headers, body, ip)
+        growth.events.append((stored, entry.size))
+        values += (
+            key, seq, entry.size, crc, growth.at, event.input_id, event.method, path, query, headers, ip, body
+        )  # fmt: skip
+        made.count += 1
+    made.growths = list(growths.values())
+    return made
+
+
+def _before(state: LogState, known: tuple[int, float] | None, now: float, event: NewEvent) -> Appended | None:
+    """Where the event was appended within its window, if it was."""
+    if known is None or now - known[1] > event.dedupe_window:
+        return None
+    seq = known[0]
+    return Appended(epoch_at(state.epochs, seq), seq)

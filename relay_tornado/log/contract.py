@@ -1,0 +1,76 @@
+"""What a log of events promises, whichever engine stands behind it. One suite of tests runs over every implementation.
+
+A published head only grows, and is this process's knowledge; `bounds` is authoritative. Cursors are judged by
+`bounds`, never by `Watch.head`. A wake may be late, repeated or for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+from relay_tornado.model import Appended, Bounds, BucketId, Event, NewEvent, Retention
+
+
+class Watch(Protocol):
+    """A registration for wakes, until it is closed."""
+
+    def head(self, bucket_id: BucketId) -> int:
+        """The newest published seq, 0 where there is none (or no such bucket)."""
+
+    def close(self) -> None:
+        """No wake comes after this returned. May be repeated."""
+
+
+class EventLog(Protocol):
+    """Append-only, dense, per bucket. Errors: BucketGone, CursorLost, Overloaded, NoSpace, Unavailable, Unknown."""
+
+    def append(self, bucket_id: BucketId, event: NewEvent) -> Awaitable[Appended]:
+        """A future that is done once the event is committed (every error is set on it, none is raised here).
+
+        The engine gives seq, epoch and received_at, which never goes back within a bucket. Where `event.dedupe`
+        was appended to this bucket within its window, nothing is stored and the first one's place is the answer;
+        in the same batch, its failure too. Cancelling the future does not take the event back.
+        """
+
+    async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        """Events after + 1, after + 2, … without a hole and never past the published head; [] at the head.
+
+        At most `limit` events or `max_bytes` (of `Event.size`), but at least one where there is one. Raises
+        BucketGone, and CursorLost(first) where after + 1 is not kept any more (`first` may be past a damaged stretch).
+        """
+
+    def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
+        """As `read`, without waiting: None where it could not be answered from memory."""
+
+    def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Watch:
+        """Calls `wake` after each commit that published events of these buckets (None: of any, those to come too),
+        and after `drop`. `wake` must be quick and must not raise."""
+
+    async def bounds(self, bucket_id: BucketId) -> Bounds:
+        """Raises BucketGone."""
+
+    async def find(self, epoch: str) -> BucketId | None:
+        """The bucket that an epoch belongs to."""
+
+    async def seek(self, bucket_id: BucketId, time: float) -> int:
+        """A position (a seq, 0 at least) such that every event received at or after `time` lies behind it, and as
+        late as that allows, but not below first - 1. Raises BucketGone."""
+
+    async def create(self, bucket_id: BucketId, epoch: str) -> None:
+        """Makes an empty log with its first epoch, open in this process. Repeating it changes nothing."""
+
+    async def drop(self, bucket_id: BucketId) -> None:
+        """Removes a log: gone at once, its rows in the background. Repeating it, or dropping none, is no error."""
+
+    async def buckets(self) -> Collection[BucketId]:
+        """Every log there is, so that logs without a bucket can be dropped at a start."""
+
+    async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
+        """Removes what `keep` no longer holds, oldest first, in small steps; seqs from `floor` on stay.
+
+        Returns how many events left. Appends and reads go on meanwhile. Raises BucketGone.
+        """
+
+    async def close(self) -> None:
+        """Commits what is queued, then lets go of everything. Later appends fail with Unavailable."""

@@ -1,0 +1,59 @@
+"""How a position is judged against what a log holds: where delivery goes on, and which events are missing.
+
+The rules are those of "Ids: epochs have a lineage" in docs/architecture.md. Pure functions over `Bounds`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from relay_tornado.ids import format_id
+from relay_tornado.model import Bounds, Cursor, Epoch, Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Delivery goes on after seq `after`; `gap` says what the position should have met and will not."""
+
+    after: int
+    gap: Gap | None = None
+    output: int | None = None
+    """The copies of event `after` up to this output's number were had; None: all of them."""
+
+
+def epoch_at(epochs: Sequence[Epoch], seq: int) -> str:
+    """The epoch in whose stretch a seq lies (0 lies in the first one)."""
+    index = bisect_right(epochs, max(seq, 1), key=lambda epoch: epoch.from_seq) - 1
+    return epochs[max(index, 0)].epoch
+
+
+def position_id(bounds: Bounds, seq: int) -> str:
+    """The cursor that names the position after `seq`."""
+    return format_id(epoch_at(bounds.epochs, seq), seq)
+
+
+def place_cursor(bounds: Bounds, cursor: Cursor | None) -> Placed:
+    """Judges an id as a position in this log; None (an epoch of no log, or of another one) has gap `reset`."""
+    index = _index(bounds.epochs, cursor.epoch) if cursor is not None else None
+    if cursor is None or index is None:
+        return Placed(bounds.first - 1, Gap("reset"))
+    newest = index == len(bounds.epochs) - 1
+    end = bounds.head if newest else bounds.epochs[index + 1].from_seq - 1
+    if cursor.seq > end:
+        if newest and bounds.open:
+            return Placed(bounds.first - 1, Gap("future"))
+        if end + 1 < bounds.first:
+            return Placed(bounds.first - 1, Gap("reset"))
+        return Placed(end, Gap("reset", end + 1, cursor.seq))
+    if cursor.seq < bounds.first - 1:
+        return Placed(bounds.first - 1, Gap("retention", cursor.seq + 1, bounds.first - 1))
+    return Placed(cursor.seq, None, cursor.output)
+
+
+def _index(epochs: Sequence[Epoch], name: str) -> int | None:
+    for index in range(len(epochs) - 1, -1, -1):
+        if epochs[index].epoch == name:
+            return index
+    return None

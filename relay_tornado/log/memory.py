@@ -1,0 +1,168 @@
+"""The event log in memory: the same contract with nothing behind it, for fast tests.
+
+It can be opened again, as after a restart, and made to lose its last events, as a crash or a damaged disk does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time as clock
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Collection, Sequence
+
+from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.batch import Entry, plan
+from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
+from relay_tornado.log.watch import Registration, Watches
+from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
+
+
+class _Log(LogState):
+    """A log with its events, `first` to `head`."""
+
+    __slots__ = ("digests", "events")
+
+    def __init__(self, key: int, bucket_id: BucketId, epoch: str) -> None:
+        super().__init__(key, bucket_id, [Epoch(epoch, 1)], True)
+        self.events: list[Event] = []
+        self.digests: dict[tuple[int, bytes], tuple[int, float]] = {}
+
+
+class MemoryEventLog:
+    """See `log.contract.EventLog`. An append is committed before `append` returns."""
+
+    def __init__(self, time: Callable[[], float] = clock.time) -> None:
+        self._time = time
+        self._logs: dict[BucketId, _Log] = {}
+        self._made = 0
+        self._watches = Watches(lambda bucket_id: self._logs[bucket_id].head if bucket_id in self._logs else 0)
+        self._closed = False
+
+    def reopen(self) -> None:
+        """As after a restart: registrations are gone, and no epoch is this process's own any more."""
+        self._closed = False
+        self._watches = Watches(self._watches.head)
+        for log in self._logs.values():
+            log.open = False
+
+    def lose(self, bucket_id: BucketId, count: int) -> None:
+        """As after a crash that took the last `count` events with it: what was given to them is forgotten."""
+        self.reopen()
+        log = self._log(bucket_id)
+        log.head = max(log.head - count, log.first - 1)
+        lost = log.events[log.head - log.first + 1 :]
+        del log.events[log.head - log.first + 1 :]
+        log.bytes -= sum(event.size for event in lost)
+        log.epochs = log.epochs[:1] + tuple(epoch for epoch in log.epochs[1:] if epoch.from_seq <= log.head)
+        log.digests = {digest: found for digest, found in log.digests.items() if found[0] <= log.head}
+
+    def append(self, bucket_id: BucketId, event: NewEvent) -> Awaitable[Appended]:
+        """See the contract."""
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(self._append(self._log(bucket_id), event))
+        except RelayError as error:
+            future.set_exception(error)
+        return future
+
+    def _append(self, log: _Log, event: NewEvent) -> Appended:
+        if self._closed:
+            raise Unavailable("the log is closed")
+        entry = Entry(log, event, event.size, asyncio.get_running_loop().create_future())
+        made = plan([entry], log.digests, self._time(), new_epoch)
+        for growth in made.growths:
+            if growth.opened is not None:
+                log.epochs += (growth.opened,)
+                log.open = True
+            log.events += [stored for stored, _ in growth.events]
+            log.head, log.last_at = growth.head, growth.at
+            log.bytes += growth.bytes
+            if event.dedupe is not None:
+                log.digests[log.key, event.dedupe] = (growth.head, growth.at)
+            self._watches.wake(log.bucket_id)
+        assert entry.outcome is not None
+        return entry.outcome
+
+    def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        """See the contract; it can always answer."""
+        log = self._log(bucket_id)
+        if after > log.head:
+            raise CursorLost(log.head + 1)
+        if after + 1 < log.first:
+            raise CursorLost(log.first)
+        found: list[Event] = []
+        for event in log.events[after + 1 - log.first : after + 1 - log.first + limit]:
+            max_bytes -= event.size
+            if max_bytes < 0 and found:
+                break
+            found.append(event)
+        return found
+
+    async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        """See the contract."""
+        return self.peek(bucket_id, after, limit, max_bytes)
+
+    def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Registration:
+        """See the contract."""
+        return self._watches.add(bucket_ids, wake)
+
+    async def bounds(self, bucket_id: BucketId) -> Bounds:
+        """See the contract."""
+        return self._log(bucket_id).bounds()
+
+    async def find(self, epoch: str) -> BucketId | None:
+        """See the contract."""
+        for log in self._logs.values():
+            if any(known.epoch == epoch for known in log.epochs):
+                return log.bucket_id
+        return None
+
+    async def seek(self, bucket_id: BucketId, time: float) -> int:
+        """See the contract."""
+        log = self._log(bucket_id)
+        return log.first - 1 + bisect_left(log.events, time, key=lambda event: event.received_at)
+
+    async def create(self, bucket_id: BucketId, epoch: str) -> None:
+        """See the contract."""
+        if bucket_id in self._logs:
+            return
+        if await self.find(epoch) is not None:
+            raise Conflict(f"the epoch {epoch} is in use")
+        self._made += 1
+        self._logs[bucket_id] = _Log(self._made, bucket_id, epoch)
+
+    async def drop(self, bucket_id: BucketId) -> None:
+        """See the contract."""
+        if self._logs.pop(bucket_id, None) is not None:
+            self._watches.wake(bucket_id)
+
+    async def buckets(self) -> Collection[BucketId]:
+        """See the contract."""
+        return tuple(self._logs)
+
+    async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
+        """See the contract; in one step."""
+        log = self._log(bucket_id)
+        oldest = keep_from_count(log.head, keep)
+        limit = age_limit(keep, self._time())
+        if limit is not None:
+            oldest = max(oldest, await self.seek(bucket_id, limit) + 1)
+        stop = log.head + 1 if floor is None else min(log.head + 1, floor)
+        left = 0
+        while log.first < stop and (log.first < oldest or excess_bytes(log.bytes, keep)):
+            log.bytes -= log.events[left].size
+            log.first += 1
+            left += 1
+        del log.events[:left]
+        return left
+
+    async def close(self) -> None:
+        """See the contract."""
+        self._closed = True
+
+    def _log(self, bucket_id: BucketId) -> _Log:
+        log = self._logs.get(bucket_id)
+        if log is None:
+            raise BucketGone(bucket_id)
+        return log

@@ -1,0 +1,165 @@
+"""Older events, read from SQLite in aligned blocks through a bounded cache.
+
+A block is 256 aligned seqs, or the largest of 64, 16, 4 or 1 aligned seqs whose events fit in 1 MiB, so that however
+many clients come back at once, from wherever, each stretch of a log is read once. Equal reads in flight are shared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from itertools import accumulate, takewhile
+from typing import Protocol, TypeAlias, cast
+
+from relay_tornado.log import rows
+from relay_tornado.log.state import LogState
+from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.model import MIB, Event
+
+LEVELS = (256, 64, 16, 4, 1)
+BLOCK_BYTES = 1 * MIB
+
+_Key: TypeAlias = tuple[int, int, int]  # log, level, number at that level
+
+
+class Reader(Protocol):
+    """`Database.read`."""
+
+    def __call__(self, job: Callable[[sqlite3.Connection], Block], /) -> Awaitable[Block]: ...
+
+
+class Block:
+    """The events `start` to `end` of a log, None in place of each that is missing or damaged."""
+
+    __slots__ = ("end", "events", "level", "sizes", "start", "sums", "whole")
+
+    def __init__(self, start: int, events: list[Event | None], sizes: list[int], level: int) -> None:
+        self.start = start
+        self.end = start + len(events) - 1
+        self.level = level
+        self.events = events
+        self.whole = None not in events
+        self.sums = list(accumulate(sizes, initial=0))
+
+    @property
+    def cost(self) -> int:
+        """Bytes in memory."""
+        return self.sums[-1] + OVERHEAD * len(self.events)
+
+    def read(self, after: int, head: int, limit: int, max_bytes: int) -> list[Event]:
+        """Events after + 1, …, at least one, none of them beyond `head`, of a block that is `whole`."""
+        return cast("list[Event]", self._slice(after, head, limit, max_bytes))
+
+    def good(self, after: int, head: int, limit: int, max_bytes: int) -> list[Event]:
+        """The same of any block, up to the first that is missing or damaged."""
+        found = self._slice(after, head, limit, max_bytes)
+        return [event for event in takewhile(lambda event: event is not None, found) if event is not None]
+
+    def _slice(self, after: int, head: int, limit: int, max_bytes: int) -> list[Event | None]:
+        index = after + 1 - self.start
+        stop = min(index + limit, head - self.start + 1, len(self.events))
+        sums = self.sums
+        if sums[stop] - sums[index] > max_bytes:
+            most = sums[index] + max_bytes
+            stop = next((i for i in range(index + 1, stop) if sums[i + 1] > most), stop)
+        return self.events[index:stop]
+
+
+class Pages:
+    """The cache."""
+
+    def __init__(self, budget: int, read: Reader) -> None:
+        self._budget = budget
+        self._read = read
+        self._used = 0
+        self._blocks: OrderedDict[_Key, Block] = OrderedDict()
+        self._levels: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._coming: dict[_Key, asyncio.Task[Block]] = {}
+
+    @property
+    def used(self) -> int:
+        """Bytes in use."""
+        return self._used
+
+    def peek(self, state: LogState, seq: int) -> Block | None:
+        """The block with this seq, where it is in memory."""
+        number = seq - 1
+        for level in LEVELS:
+            key = (state.key, level, number // level)
+            block = self._blocks.get(key)
+            if block is not None and block.start <= seq <= block.end:
+                self._blocks.move_to_end(key)
+                return block
+        return None
+
+    async def load(self, state: LogState, seq: int) -> Block:
+        """The block with this seq (between the log's first and head), from memory or from the file.
+
+        It may come out without it: where a trim went by, or where a block that another reader asked for turned out to
+        be smaller and to lie elsewhere. Then the caller looks again. Raises sqlite3.Error or Unavailable.
+        """
+        block = self.peek(state, seq)
+        if block is not None:
+            return block
+        level = self._levels.get((state.key, (seq - 1) // LEVELS[0]), LEVELS[0])
+        key = (state.key, level, (seq - 1) // level)
+        task = self._coming.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._fetch(key, state, seq))
+            self._coming[key] = task
+            task.add_done_callback(lambda done: self._arrived(key, state, done))
+        return await asyncio.shield(task)
+
+    async def _fetch(self, key: _Key, state: LogState, seq: int) -> Block:
+        first, head, epochs, log, asked = state.first, state.head, state.epochs, state.key, key[1]
+
+        def job(raw: sqlite3.Connection) -> Block:
+            level = asked
+            for level in LEVELS[LEVELS.index(asked) :]:
+                start = max((seq - 1) // level * level + 1, first)
+                end = min((seq - 1) // level * level + level, head)
+                size = rows.total_bytes(raw, log, start, end) if level > 1 else 0
+                if size is not None and size <= BLOCK_BYTES:
+                    return Block(start, *rows.select(raw, log, start, end, epochs), level)
+            raise AssertionError("the last level holds one event")
+
+        return await self._read(job)
+
+    def _arrived(self, key: _Key, state: LogState, task: asyncio.Task[Block]) -> None:
+        del self._coming[key]
+        if task.cancelled() or task.exception() is not None or state.gone:
+            return
+        block = task.result()
+        log, number = state.key, (block.start - 1) // LEVELS[0]
+        if block.level < LEVELS[0]:
+            self._levels[log, number] = block.level
+            if len(self._levels) > 4096:
+                self._levels.popitem(last=False)
+        if block.events and block.whole and block.cost <= 2 * BLOCK_BYTES:
+            self._put((log, block.level, (block.start - 1) // block.level), block)
+
+    def _put(self, key: _Key, block: Block) -> None:
+        old = self._blocks.pop(key, None)
+        if old is not None:
+            self._used -= old.cost
+        self._blocks[key] = block
+        self._used += block.cost
+        while self._used > self._budget:
+            self._used -= self._blocks.popitem(last=False)[1].cost
+
+    def forget(self, log: int) -> None:
+        """Lets go of all blocks of a log."""
+        for key in [key for key in self._blocks if key[0] == log]:
+            self._used -= self._blocks.pop(key).cost
+
+    def trim(self, log: int, first: int) -> None:
+        """Lets go of a log's blocks that lie below `first` as a whole."""
+        for key in [key for key, block in self._blocks.items() if key[0] == log and block.end < first]:
+            self._used -= self._blocks.pop(key).cost
+
+    async def close(self) -> None:
+        """Waits for the reads in flight."""
+        while self._coming:
+            await asyncio.wait(list(self._coming.values()))

@@ -1,0 +1,118 @@
+"""The SQL that lets old events go, in steps small enough for appends to go between; and finds a time in a log.
+
+Each step is one transaction that raises `first` and deletes what lies below it, so the file never says that it holds
+what it does not, and an interrupted trim leaves nothing to mend.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+
+from relay_tornado.log.state import excess_bytes, keep_from_count
+from relay_tornado.model import MIB, Retention
+
+STEP_EVENTS = 256
+STEP_BYTES = 8 * MIB
+
+_LOG = "SELECT first, head, bytes FROM log WHERE id = ? AND dropped = 0"
+_FIRST_KEPT = """
+WITH run AS (
+    SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total FROM event WHERE log = :log AND seq BETWEEN :first AND :end
+)
+SELECT min(seq) FROM run WHERE (seq >= :oldest AND total - size >= :excess) OR (total > :most AND total > size)
+"""
+_DROPPED_END = """
+WITH run AS (
+    SELECT seq, size, sum(size) OVER (ORDER BY seq) AS total
+    FROM (SELECT seq, size FROM event WHERE log = :log ORDER BY seq LIMIT :events)
+)
+SELECT max(seq) FROM run WHERE total <= :most OR total = size
+"""
+_DROPPED_DIGESTS = """
+DELETE FROM dedupe WHERE log = :log AND hash IN (SELECT hash FROM dedupe WHERE log = :log LIMIT :most)
+"""
+_OLD_DIGESTS = """
+DELETE FROM dedupe
+WHERE log = :log AND hash IN (SELECT hash FROM dedupe WHERE log = :log AND until < :now LIMIT :most)
+"""
+_BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did: the log's new `first`, how many events and bytes left. `done`: nothing more has to leave."""
+
+    first: int
+    events: int
+    bytes: int
+    done: bool
+
+
+def delete_oldest(raw: sqlite3.Connection, log: int, keep: Retention, oldest: int, floor: int | None) -> Step | None:
+    """Removes up to 256 events or 8 MiB (one at least) that `keep` no longer holds, or that lie below `oldest`.
+
+    What lies at or above `floor` stays. Returns None where the log is gone.
+    """
+    row = raw.execute(_LOG, (log,)).fetchone()
+    if row is None:
+        return None
+    first, head, held = row
+    stop = head + 1 if floor is None else min(head + 1, floor)
+    oldest = max(oldest, keep_from_count(head, keep))
+    excess = excess_bytes(held, keep)
+    end = min(first + STEP_EVENTS, stop) - 1
+    if end < first or (first >= oldest and not excess):
+        return Step(first, 0, 0, True)
+    bounds = {"log": log, "first": first, "end": end, "oldest": oldest, "excess": excess, "most": STEP_BYTES}
+    kept = raw.execute(_FIRST_KEPT, bounds).fetchone()[0]
+    new = end + 1 if kept is None else kept
+    left = held if new > head else min(raw.execute(_BYTES, (log, first, new - 1)).fetchone()[0], held)
+    raw.execute("UPDATE log SET first = ?, bytes = bytes - ? WHERE id = ?", (new, left, log))
+    raw.execute("DELETE FROM event WHERE log = ? AND seq < ?", (log, new))
+    done = new >= stop or (new >= oldest and not excess_bytes(held - left, keep))
+    return Step(new, new - first, left, done)
+
+
+def drop(raw: sqlite3.Connection, log: int) -> None:
+    """Marks a log as dropped: its rows may go, its epochs are unknown at once."""
+    raw.execute("UPDATE log SET dropped = 1, first = head + 1, bytes = 0 WHERE id = ? AND dropped = 0", (log,))
+    raw.execute("DELETE FROM epoch WHERE log = ?", (log,))
+
+
+def delete_dropped(raw: sqlite3.Connection, log: int) -> bool:
+    """Removes up to 256 rows or 8 MiB of a dropped log; the log itself at last. Returns whether that is done."""
+    end = raw.execute(_DROPPED_END, {"log": log, "events": STEP_EVENTS, "most": STEP_BYTES}).fetchone()[0]
+    if end is not None:
+        raw.execute("DELETE FROM event WHERE log = ? AND seq <= ?", (log, end))
+        return False
+    if raw.execute(_DROPPED_DIGESTS, {"log": log, "most": STEP_EVENTS}).rowcount:
+        return False
+    raw.execute("DELETE FROM log WHERE id = ? AND dropped = 1", (log,))
+    return True
+
+
+def has_old_digests(raw: sqlite3.Connection, log: int, now: float) -> bool:
+    """Whether there are digests whose window is over."""
+    row = raw.execute("SELECT 1 FROM dedupe WHERE log = ? AND until < ? LIMIT 1", (log, now)).fetchone()
+    return row is not None
+
+
+def forget_digests(raw: sqlite3.Connection, log: int, now: float) -> bool:
+    """Removes up to 256 digests whose window is over. Returns whether that is done."""
+    return raw.execute(_OLD_DIGESTS, {"log": log, "now": now, "most": STEP_EVENTS}).rowcount < STEP_EVENTS
+
+
+def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) -> int:
+    """The seq before the first event of `first` to `head` that was received at or after `time`, by halving."""
+    low, high = first, head + 1
+    while low < high:
+        middle = (low + high) // 2
+        row = raw.execute(
+            "SELECT seq, received_at FROM event WHERE log = ? AND seq >= ? ORDER BY seq LIMIT 1", (log, middle)
+        ).fetchone()
+        if row is None or row[1] >= time:
+            high = middle
+        else:
+            low = row[0] + 1
+    return low - 1

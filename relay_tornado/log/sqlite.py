@@ -1,0 +1,335 @@
+"""The event log on SQLite: `log.contract.EventLog` over one database.
+
+The database is the truth. What is kept in memory of each log (`LogState`, the tail, the pages) is changed only in the
+loop, after the commit that changed it and before the next transaction starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time as clock
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
+
+import structlog
+
+from relay_tornado.errors import BucketGone, Conflict, CursorLost, Overloaded, RelayError, Unavailable
+from relay_tornado.log import reclaim
+from relay_tornado.log.appends import Appends
+from relay_tornado.log.batch import Plan
+from relay_tornado.log.loading import Loaded, load
+from relay_tornado.log.pages import Block, Pages
+from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
+from relay_tornado.log.tail import Recent, Tail
+from relay_tornado.log.watch import Registration, Watches
+from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.work import CLOSED, again
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class SqliteEventLog:
+    """See the contract; made by `open`. Half of the setting `tail` is for events here, the other half for frames."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._loop = asyncio.get_running_loop()
+        self._logs: dict[BucketId, LogState] = {}
+        self._epochs: dict[str, BucketId] = {}
+        self._opened: set[str] = set()
+        self._watches = Watches(self._head)
+        self._tail = Tail(settings.tail // 2)
+        self._pages = Pages(settings.page_cache, database.read)
+        self._appends = Appends(settings, database.notify, self._publish, self._announce)
+        self._purges: dict[int, asyncio.Task[None]] = {}
+        self._damage_told: set[tuple[int, int]] = set()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, database: Database, settings: Settings) -> SqliteEventLog:
+        """Reads what logs there are. Raises StartupError or Unavailable."""
+        log = cls(database, settings)
+        log._apply(await log._read(load))
+        database.keep(load, log._apply)
+        database.attach(log._appends)
+        return log
+
+    # appending
+
+    def append(self, bucket_id: BucketId, event: NewEvent) -> Awaitable[Appended]:
+        future: asyncio.Future[Appended] = self._loop.create_future()
+        state = self._logs.get(bucket_id)
+        if self._closed:
+            future.set_exception(Unavailable(CLOSED))
+        elif state is None:
+            future.set_exception(BucketGone(bucket_id))
+        elif (refusal := self._database.refusal()) is not None:
+            future.set_exception(again(refusal))
+        else:
+            try:
+                self._appends.add(state, event, future)
+            except Overloaded as error:
+                future.set_exception(error)
+        return future
+
+    def _publish(self, made: Plan) -> None:
+        add = self._tail.add
+        for growth in made.growths:
+            state = growth.state
+            if growth.opened is not None:
+                self._opened.add(growth.opened.epoch)
+                self._epochs[growth.opened.epoch] = state.bucket_id
+                state.epochs += (growth.opened,)
+                state.open = True
+            recent = state.recent
+            for event, size in growth.events:
+                add(recent, event, size)
+            state.head = growth.head
+            state.bytes += growth.bytes
+            state.last_at = growth.at
+
+    def _announce(self, made: Plan) -> None:
+        for growth in made.growths:
+            self._watches.wake(growth.state.bucket_id)
+
+    # reading
+
+    def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
+        state = self._state(bucket_id)
+        if after >= state.head:
+            if after > state.head:
+                raise CursorLost(state.head + 1)
+            return ()
+        found = state.recent.read(after, limit, max_bytes)
+        if found is not None:
+            return found
+        if after + 1 < state.first:
+            raise CursorLost(state.first)
+        block = self._pages.peek(state, after + 1)
+        return None if block is None else block.read(after, state.head, limit, max_bytes)
+
+    async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        while True:
+            found = self.peek(bucket_id, after, limit, max_bytes)
+            if found is not None:
+                return found
+            state = self._state(bucket_id)
+            block = await self._page(state, after + 1)
+            if state.gone or not max(block.start, state.first) <= after + 1 <= min(block.end, state.head):
+                continue
+            if block.whole:
+                return block.read(after, state.head, limit, max_bytes)
+            await self._check_first(state, after + 1)
+            good = block.good(after, state.head, limit, max_bytes)
+            if good:
+                return good
+            raise CursorLost(await self._beyond_damage(state, block, after + 1))
+
+    async def _page(self, state: LogState, seq: int) -> Block:
+        try:
+            return await self._pages.load(state, seq)
+        except sqlite3.Error as error:
+            raise Unavailable(f"older events can't be read ({error})") from error
+
+    async def _check_first(self, state: LogState, seq: int) -> None:
+        """Tells what retention or a drop took before this process heard of it from what is damaged."""
+        first = await self._read(
+            lambda raw: raw.execute("SELECT first FROM log WHERE id = ? AND dropped = 0", (state.key,)).fetchone()
+        )
+        if first is None:
+            raise BucketGone(state.bucket_id)
+        if seq < first[0]:
+            raise CursorLost(first[0])
+
+    async def _beyond_damage(self, state: LogState, block: Block, seq: int) -> int:
+        """The next seq that can be read (head + 1 where there is none)."""
+        start = seq
+        while seq <= state.head:
+            if not block.start <= seq <= block.end:
+                block = await self._page(state, seq)
+            if block.events[seq - block.start] is not None:
+                break
+            seq += 1
+        if (state.key, start) not in self._damage_told:
+            self._damage_told.add((state.key, start))
+            _log.error("events_damaged", bucket=state.bucket_id, first=start, last=seq - 1, events=seq - start)
+        return seq
+
+    def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Registration:
+        return self._watches.add(bucket_ids, wake)
+
+    async def bounds(self, bucket_id: BucketId) -> Bounds:
+        return self._state(bucket_id).bounds()
+
+    async def find(self, epoch: str) -> BucketId | None:
+        return self._epochs.get(epoch)
+
+    async def seek(self, bucket_id: BucketId, time: float) -> int:
+        state = self._state(bucket_id)
+        key, first, head = state.key, state.first, state.head
+        found = await self._read(lambda raw: reclaim.seek(raw, key, first, head, time))
+        return max(found, state.first - 1)
+
+    async def buckets(self) -> Collection[BucketId]:
+        return tuple(self._logs)
+
+    # making, trimming, dropping
+
+    async def create(self, bucket_id: BucketId, epoch: str) -> None:
+        if bucket_id in self._logs:
+            return
+
+        def job(raw: sqlite3.Connection) -> int | None:
+            if raw.execute("SELECT 1 FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)).fetchone() is not None:
+                return None
+            key = raw.execute("INSERT INTO log (bucket) VALUES (?)", (bucket_id,)).lastrowid
+            raw.execute("INSERT INTO epoch VALUES (?, ?, 1)", (epoch, key))
+            return key
+
+        def created(key: int | None) -> None:
+            if key is not None:
+                self._opened.add(epoch)
+                self._add(LogState(key, bucket_id, [Epoch(epoch, 1)], True))
+
+        try:
+            await self._database.write(job, created)
+        except sqlite3.IntegrityError as error:
+            raise Conflict(f"the epoch {epoch} is in use") from error
+
+    async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
+        state = self._state(bucket_id)
+        oldest = await self._oldest_by_age(state, keep)
+        left = 0
+        while not state.gone and (
+            state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)
+        ):
+            step = await self._database.write(
+                lambda raw: reclaim.delete_oldest(raw, state.key, keep, oldest, floor),
+                lambda step: self._trimmed(state, step),
+            )
+            if step is None:
+                break
+            left += step.events
+            if step.done:
+                break
+        await self._forget_digests(state)
+        return left
+
+    async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
+        limit = age_limit(keep)
+        if limit is None or state.first > state.head:
+            return 1
+        return await self.seek(state.bucket_id, limit) + 1
+
+    def _trimmed(self, state: LogState, step: reclaim.Step | None) -> None:
+        if step is not None:
+            state.first = step.first
+            state.bytes -= step.bytes
+            self._tail.trim(state.recent, step.first)
+            self._pages.trim(state.key, step.first)
+
+    async def _forget_digests(self, state: LogState) -> None:
+        now = clock.time()
+        if not await self._read(lambda raw: reclaim.has_old_digests(raw, state.key, now)):
+            return
+        while not await self._database.write(lambda raw: reclaim.forget_digests(raw, state.key, now)):
+            pass
+
+    async def drop(self, bucket_id: BucketId) -> None:
+        state = self._logs.get(bucket_id)
+        if state is not None:
+            await self._database.write(lambda raw: reclaim.drop(raw, state.key), lambda _: self._remove(state))
+            self._purge(state.key)
+
+    def _purge(self, key: int) -> None:
+        """Deletes the rows of a dropped log in the background; what is left at a shutdown goes after the next start."""
+        if key in self._purges or self._closed:
+            return
+        task = self._loop.create_task(self._delete_dropped(key), name=f"relay-purge-{key}")
+        self._purges[key] = task
+        task.add_done_callback(lambda done: self._purges.pop(key, None))
+
+    async def _delete_dropped(self, key: int) -> None:
+        while True:
+            try:
+                if await self._database.write(lambda raw: reclaim.delete_dropped(raw, key)):
+                    return
+            except (RelayError, sqlite3.Error) as error:
+                _log.warning("purge_waits", error=str(error))
+                await asyncio.sleep(60)
+
+    async def close(self) -> None:
+        self._closed = True
+        purges = list(self._purges.values())
+        for task in purges:
+            task.cancel()
+        if purges:
+            await asyncio.wait(purges)
+        await self._appends.empty()
+        await self._pages.close()
+
+    # what is kept in memory
+
+    def _state(self, bucket_id: BucketId) -> LogState:
+        state = self._logs.get(bucket_id)
+        if state is None:
+            raise BucketGone(bucket_id)
+        return state
+
+    def _head(self, bucket_id: BucketId) -> int:
+        state = self._logs.get(bucket_id)
+        return 0 if state is None else state.head
+
+    async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database.read(job)
+        except sqlite3.Error as error:
+            raise Unavailable(f"the log can't be read ({error})") from error
+
+    def _add(self, state: LogState) -> None:
+        self._logs[state.bucket_id] = state
+        for epoch in state.epochs:
+            self._epochs[epoch.epoch] = state.bucket_id
+
+    def _remove(self, state: LogState) -> None:
+        state.gone = True
+        state.recent = Recent()
+        self._pages.forget(state.key)
+        if self._logs.get(state.bucket_id) is state:
+            del self._logs[state.bucket_id]
+        for epoch in state.epochs:
+            self._epochs.pop(epoch.epoch, None)
+        self._watches.wake(state.bucket_id)
+
+    def _apply(self, loaded: Loaded) -> None:
+        """Takes over what the file says: at the start, and after it was opened anew on an error."""
+        known = {state.key: state for state in self._logs.values()}
+        for row in loaded.live:
+            epochs = tuple(loaded.epochs[row.key])
+            state = known.pop(row.key, None)
+            if state is None:
+                state = LogState(row.key, row.bucket_id, epochs, False)
+                self._add(state)
+            if row.head < state.head:
+                lost = state.head - row.head
+                _log.error("published_events_lost", bucket=row.bucket_id, events=lost, head=row.head)
+                self._opened.discard(epochs[-1].epoch)
+            if row.head != state.head:
+                state.recent = Recent()
+                self._pages.forget(state.key)
+            changed = row.head != state.head
+            state.epochs = epochs
+            state.open = epochs[-1].epoch in self._opened
+            self._epochs.update((epoch.epoch, row.bucket_id) for epoch in epochs)
+            state.first, state.head, state.bytes, state.last_at = row.first, row.head, row.bytes, row.last_at
+            if changed:
+                self._watches.wake(row.bucket_id)
+        for state in known.values():
+            self._remove(state)
+        for key in loaded.dropped:
+            self._purge(key)

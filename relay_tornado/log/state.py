@@ -1,0 +1,51 @@
+"""What is known of one log, in memory, as it was committed; and the arithmetic that every engine shares.
+
+Invariants: 1 <= first <= head + 1; epochs ascend by from_seq, the first begins at 1; `last_at` never goes back.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Sequence
+
+from relay_tornado.log.tail import Recent
+from relay_tornado.model import Bounds, BucketId, Epoch, Retention
+
+
+class LogState:
+    """One log. Changed only in the loop, after what changed it was committed.
+
+    `open` says whether this process opened the newest epoch. `gone` is set once the log is dropped.
+    """
+
+    __slots__ = ("bucket_id", "bytes", "epochs", "first", "gone", "head", "key", "last_at", "open", "recent")
+
+    def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool) -> None:
+        self.key = key
+        self.bucket_id = bucket_id
+        self.first = 1
+        self.head = 0
+        self.bytes = 0
+        self.last_at = 0.0
+        self.epochs = tuple(epochs)
+        self.open = open
+        self.gone = False
+        self.recent = Recent()
+
+    def bounds(self) -> Bounds:
+        return Bounds(self.first, self.head, self.epochs, self.open)
+
+
+def keep_from_count(head: int, keep: Retention) -> int:
+    """The oldest seq that the limit on the number of events keeps (head + 1: none)."""
+    return 1 if keep.max_events is None else max(head - max(keep.max_events, 0) + 1, 1)
+
+
+def age_limit(keep: Retention, now: float | None = None) -> float | None:
+    """The time before which events are too old; None where age does not count."""
+    return None if keep.max_age is None else (clock.time() if now is None else now) - keep.max_age
+
+
+def excess_bytes(held: int, keep: Retention) -> int:
+    """By how many bytes a log is over its limit on bytes."""
+    return 0 if keep.max_bytes is None else max(held - keep.max_bytes, 0)

@@ -1,0 +1,78 @@
+"""The newest events of all logs in memory, within one budget of bytes: the oldest leaves first, whichever log's it is.
+
+Invariant: what a log has in the tail is one run of seqs without a hole that ends at its published head.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from relay_tornado.model import Event
+
+OVERHEAD = 512
+"""Bytes that an event costs in memory beside its content."""
+
+
+class Recent:
+    """One log's part of the tail: by seq, oldest first."""
+
+    __slots__ = ("events",)
+
+    def __init__(self) -> None:
+        self.events: dict[int, Event] = {}
+
+    def read(self, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
+        """Events after + 1, … up to the head, at least one; None where the first of them is not here."""
+        events = self.events
+        event = events.get(after + 1)
+        if event is None:
+            return None
+        found = [event]
+        room = max_bytes - event.size
+        for seq in range(after + 2, after + 1 + limit):
+            event = events.get(seq)
+            if event is None:
+                break
+            room -= event.size
+            if room < 0:
+                break
+            found.append(event)
+        return found
+
+
+class Tail:
+    """The budget over all logs."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._used = 0
+        self._order: deque[tuple[Recent, int, int]] = deque()
+
+    @property
+    def used(self) -> int:
+        """Bytes in use."""
+        return self._used
+
+    def add(self, recent: Recent, event: Event, size: int) -> None:
+        """Adds the next event of a log, of `size` bytes."""
+        cost = size + OVERHEAD
+        recent.events[event.seq] = event
+        self._order.append((recent, event.seq, cost))
+        self._used += cost
+        while self._used > self._budget:
+            self._evict()
+
+    def _evict(self) -> None:
+        recent, seq, cost = self._order.popleft()
+        recent.events.pop(seq, None)
+        self._used -= cost
+
+    def trim(self, recent: Recent, first: int) -> None:
+        """Lets go of a log's events below `first`. Their share of the budget comes back when their turn comes."""
+        events = recent.events
+        while events:
+            seq = next(iter(events))
+            if seq >= first:
+                break
+            del events[seq]

@@ -1,0 +1,79 @@
+"""Who wants to know of new events: registrations by bucket, or for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TypeAlias
+
+import structlog
+
+from relay_tornado.model import BucketId
+
+Wake: TypeAlias = Callable[[BucketId], None]
+
+_log = structlog.get_logger(__name__)
+
+
+class Watches:
+    """Every registration. `head` tells the newest published seq of a bucket, 0 where there is no such log."""
+
+    def __init__(self, head: Callable[[BucketId], int]) -> None:
+        self._head = head
+        self._all: set[Registration] = set()
+        self._of: dict[BucketId, set[Registration]] = {}
+
+    def add(self, bucket_ids: Collection[BucketId] | None, wake: Wake) -> Registration:
+        """Registers for the buckets, None for all of them, those to come too."""
+        watch = Registration(self, None if bucket_ids is None else frozenset(bucket_ids), wake)
+        if watch.buckets is None:
+            self._all.add(watch)
+        else:
+            for bucket_id in watch.buckets:
+                self._of.setdefault(bucket_id, set()).add(watch)
+        return watch
+
+    def wake(self, bucket_id: BucketId) -> None:
+        """Calls everybody who watches the bucket, once each."""
+        for watches in (self._of.get(bucket_id), self._all):
+            if not watches:
+                continue
+            for watch in tuple(watches):
+                if watch.closed:
+                    continue
+                try:
+                    watch.call(bucket_id)
+                except Exception:
+                    _log.exception("wake_failed", bucket=bucket_id)
+
+    def head(self, bucket_id: BucketId) -> int:
+        return self._head(bucket_id)
+
+    def remove(self, watch: Registration) -> None:
+        self._all.discard(watch)
+        for bucket_id in watch.buckets or ():
+            left = self._of.get(bucket_id)
+            if left is not None:
+                left.discard(watch)
+                if not left:
+                    del self._of[bucket_id]
+
+
+class Registration:
+    """One registration (`log.contract.Watch`)."""
+
+    __slots__ = ("_watches", "buckets", "call", "closed")
+
+    def __init__(self, watches: Watches, buckets: frozenset[BucketId] | None, call: Wake) -> None:
+        self._watches = watches
+        self.buckets = buckets
+        self.call = call
+        self.closed = False
+
+    def head(self, bucket_id: BucketId) -> int:
+        """The newest published seq, 0 where there is none."""
+        return self._watches.head(bucket_id)
+
+    def close(self) -> None:
+        """No wake comes after this returned. May be repeated."""
+        self.closed = True
+        self._watches.remove(self)

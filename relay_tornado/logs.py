@@ -1,0 +1,99 @@
+"""Logging: structlog and the standard library's loggers through one renderer, and nothing secret in what it writes."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import IO, Any
+
+import structlog
+
+from relay_tornado.settings import Settings
+
+_SECRETS = (
+    (re.compile(r"sk-rly_[0-9A-Za-z]*"), "sk-rly_[redacted]"),
+    (re.compile(r"(/v1/webhooks/)[^\s\"'?<>\\]+(?:\?[^\s\"'<>\\]*)?"), r"\1[redacted]"),
+    (
+        re.compile(
+            r"((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer)\s+)?)[^\s\"',}]+", re.IGNORECASE
+        ),
+        r"\1[redacted]",
+    ),
+    (re.compile(r"\b((?:basic|bearer)\s+)[A-Za-z0-9+/=._~-]{8,}", re.IGNORECASE), r"\1[redacted]"),
+)
+
+
+def redact(text: str) -> str:
+    """The text without tokens' secrets, values of Authorization headers, and what follows /v1/webhooks/."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, bytes):
+        return redact(value.decode("utf-8", "backslashreplace"))
+    if isinstance(value, MutableMapping):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_clean(item) for item in value]
+    if value is None or isinstance(value, int | float):
+        return value
+    return redact(str(value))
+
+
+def _redact_event(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if not key.startswith("_"):
+            event[key] = _clean(value)
+    return event
+
+
+def configure(settings: Settings, stream: IO[str] | None = None) -> None:
+    """Sends every log line to `stream` (stderr): for people on a terminal, as JSON lines elsewhere."""
+    stream = sys.stderr if stream is None else stream
+    console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=not console),
+    ]
+    renderer: Any = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if console
+        else structlog.processors.JSONRenderer()
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.PositionalArgumentsFormatter(), *shared],
+            processors=[
+                structlog.processors.format_exc_info,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _redact_event,
+                renderer,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    for old in root.handlers[:]:
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(settings.log_level.upper())
+    # What Tornado says below a warning names hostile peers' input, header values among it; aiosqlite logs statements.
+    for name in ("tornado.general", "tornado.access", "aiosqlite", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=False,
+    )

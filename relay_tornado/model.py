@@ -1,0 +1,262 @@
+"""The words of the relay as immutable values: buckets, inputs, events, epochs, positions, tokens.
+
+Nothing here does I/O. Times are unix seconds (float), sizes are bytes, identifiers are strings.
+`Event` and `NewEvent` are on the hot path, so they are msgspec structs; the rest are frozen dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+BucketId: TypeAlias = str
+"""A bucket's public id, a uuid. Its name may be given to another bucket later, its id never."""
+
+DAY = 86_400.0
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+class NewEvent(msgspec.Struct, frozen=True, gc=False):
+    """A webhook as it came, before the log gave it a place.
+
+    `path` is what follows the input in the URL, raw, with its leading slash, or empty. `query` has no leading `?`.
+    `headers` is the raw header block: lines in their order as they came, each with its line end, no request line
+    and no closing empty line. `dedupe` is the digest under which a repeat is recognised, or None where the bucket
+    does not ask for it; `dedupe_window` is for how many seconds.
+    """
+
+    input_id: str
+    method: str
+    path: bytes
+    query: bytes
+    headers: bytes
+    body: bytes
+    remote_ip: str
+    dedupe: bytes | None = None
+    dedupe_window: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """The bytes that count against retention, pages and budgets."""
+        return len(self.path) + len(self.query) + len(self.headers) + len(self.body)
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """One stored webhook at its place in its bucket's log. The fields after `received_at` are those of `NewEvent`."""
+
+    seq: int
+    epoch: str
+    received_at: float
+    input_id: str
+    method: str
+    path: bytes
+    query: bytes
+    headers: bytes
+    body: bytes
+    remote_ip: str
+
+    @property
+    def id(self) -> str:
+        """The event id: `<epoch>-<seq>`."""
+        return f"{self.epoch}-{self.seq}"
+
+    @property
+    def size(self) -> int:
+        """The bytes that count against retention, pages and budgets."""
+        return len(self.path) + len(self.query) + len(self.headers) + len(self.body)
+
+
+class Appended(msgspec.Struct, frozen=True, gc=False):
+    """Where an event landed. A duplicate has the place of the event that it repeats."""
+
+    epoch: str
+    seq: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One stretch of a bucket's log: it begins at `from_seq` and ends where the next epoch begins."""
+
+    epoch: str
+    from_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a log holds now: seqs `first` to `head` (none where head < first), and its epochs, oldest first.
+
+    `open` says whether the newest epoch may still grow. Where it is false, the next append opens another one.
+    """
+
+    first: int
+    head: int
+    epochs: tuple[Epoch, ...]
+    open: bool
+
+
+GapReason: TypeAlias = Literal["retention", "reset", "future", "ephemeral"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Events that a cursor should have met and that are not there. All three numbers or none are known."""
+
+    reason: GapReason
+    from_seq: int | None = None
+    to_seq: int | None = None
+
+    @property
+    def count(self) -> int | None:
+        if self.from_seq is None or self.to_seq is None:
+            return None
+        return self.to_seq - self.from_seq + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The position at the head: only what comes from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Earliest:
+    """The position before the oldest event that is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """The position `count` events before the head."""
+
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The position before the first event that was received at or after `time`."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The position after the event with this id (`<epoch>-<seq>`, perhaps with an output's number)."""
+
+    epoch: str
+    seq: int
+    output: int | None = None
+
+
+Position: TypeAlias = Latest | Earliest | Last | Since | Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """The rule by which old events leave: whichever limit is met first. None is no limit."""
+
+    max_age: float | None = 30 * DAY
+    max_events: int | None = None
+    max_bytes: int | None = 10 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Dedupe:
+    """A repeat of `header` (or of a well-known delivery id, for "auto") within `window` seconds is stored once."""
+
+    header: str
+    window: float = DAY
+
+
+@dataclass(frozen=True, slots=True)
+class BucketAuth:
+    """What a bucket asks of its senders."""
+
+    type: Literal["none", "basic", "token"] = "none"
+    username: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A public URL that feeds a bucket, and the static answer that its senders get."""
+
+    id: str
+    name: str
+    created_at: float
+    updated_at: float
+    description: str = ""
+    status_code: int = 200
+    body: str = ""
+    headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A named stream of events with its inputs: one record, changed as a whole."""
+
+    id: BucketId
+    name: str
+    created_at: float
+    updated_at: float
+    description: str = ""
+    stream: bool = True
+    large_webhooks: bool = False
+    max_body: int | None = None
+    """Bytes; None is the setting `max_body`, or `large_max_body` where `large_webhooks` is on."""
+    auth: BucketAuth = BucketAuth()
+    retention: Retention = Retention()
+    dedupe: Dedupe | None = None
+    inputs: tuple[Input, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Access for a client. The secret itself is shown once and never stored: `secret_hash` is its SHA-256, in hex.
+
+    `buckets` holds ids; None is every bucket, those of the future too.
+    """
+
+    key: str
+    secret_hash: str = field(repr=False)
+    created_at: float
+    description: str = ""
+    buckets: frozenset[BucketId] | None = None
+    api_access: bool = True
+    expires_at: float | None = None
+
+    @property
+    def administrator(self) -> bool:
+        """All buckets and API access: may do everything."""
+        return self.buckets is None and self.api_access
+
+    def reads(self, bucket_id: BucketId) -> bool:
+        """Whether this bucket is in the token's scope."""
+        return self.buckets is None or bucket_id in self.buckets
+
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+def to_document(value: Any) -> Any:
+    """A record as plain JSON data, for storage: dataclasses become objects, tuples and sets become lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_document(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_document(item) for key, item in value.items()}
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    if isinstance(value, list | tuple):
+        return [to_document(item) for item in value]
+    return value
+
+
+def from_document(kind: type[Any], document: Any) -> Any:
+    """The inverse of `to_document` for `Bucket` and `Token`; a field that is not known is refused.
+
+    Raises msgspec.ValidationError where the document does not fit.
+    """
+    return msgspec.convert(document, kind)

@@ -1,0 +1,1 @@
+"""Buckets with their inputs, and tokens: a contract, and what stands behind it."""

@@ -1,0 +1,38 @@
+"""What the registry promises: every record in memory, read without waiting, written one at a time.
+
+A record is a `Bucket` (with its inputs: one record) or a `Token`. `revision` is 1 when a record is made and grows by
+one with each change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+Kind: TypeAlias = Literal["bucket", "token"]
+"""A bucket's key is its id, a token's is its key."""
+
+Changed: TypeAlias = Callable[[Kind, str], None]
+
+
+class Registry(Protocol):
+    """Errors: Conflict (a bucket's name or an input's id is taken, or the revision is not the expected one),
+    Unavailable, NoSpace."""
+
+    def get(self, kind: Kind, key: str) -> Any | None:
+        """The record, or None."""
+
+    def revision(self, kind: Kind, key: str) -> int:
+        """The record's revision, 0 where there is none."""
+
+    def list(self, kind: Kind) -> Sequence[Any]:
+        """Every record of a kind, oldest first."""
+
+    def watch(self, changed: Changed) -> Callable[[], None]:
+        """Calls `changed(kind, key)` after each committed change, deletions too. Returns what ends it."""
+
+    async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
+        """Commits a record and returns its revision. `expect`: 0 for "must be new", n for "must be at n"."""
+
+    async def delete(self, kind: Kind, key: str) -> None:
+        """Commits the removal. Removing what is not there is no error."""

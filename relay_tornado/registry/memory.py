@@ -1,0 +1,124 @@
+"""A registry that lives in memory only, for tests; and the index over all records that the one on SQLite shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+
+from relay_tornado.errors import Conflict, Invalid
+from relay_tornado.model import Bucket, Token
+from relay_tornado.registry.contract import Changed, Kind
+
+_log = structlog.get_logger(__name__)
+
+KINDS: dict[Kind, type[Any]] = {"bucket": Bucket, "token": Token}
+
+
+class Records:
+    """Every record with its revision, who owns which name and input id, and who wants to know of changes."""
+
+    def __init__(self) -> None:
+        self._records: dict[Kind, dict[str, tuple[Any, int]]] = {kind: {} for kind in KINDS}
+        self._names: dict[str, str] = {}
+        self._inputs: dict[str, str] = {}
+        self._secrets: dict[str, str] = {}
+        self._watchers: list[Changed] = []
+
+    def get(self, kind: Kind, key: str) -> Any | None:
+        """The record, or None."""
+        found = self._records[kind].get(key)
+        return None if found is None else found[0]
+
+    def revision(self, kind: Kind, key: str) -> int:
+        """The record's revision, 0 where there is none."""
+        found = self._records[kind].get(key)
+        return 0 if found is None else found[1]
+
+    def list(self, kind: Kind) -> Sequence[Any]:
+        """Every record of a kind, oldest first."""
+        return [record for record, _ in self._records[kind].values()]
+
+    def watch(self, changed: Changed) -> Callable[[], None]:
+        """See the contract."""
+        self._watchers.append(changed)
+
+        def end() -> None:
+            if changed in self._watchers:
+                self._watchers.remove(changed)
+
+        return end
+
+    def check(self, kind: Kind, key: str, value: Any, expect: int | None) -> int:
+        """The revision that a put would give. Raises Conflict, and Invalid where the value is not the key's record."""
+        if not isinstance(value, KINDS[kind]) or key != (value.id if kind == "bucket" else value.key):
+            raise Invalid(f"this is not the {kind} {key}")
+        revision = self.revision(kind, key)
+        if expect is not None and expect != revision:
+            state = "is there already" if expect == 0 else "was changed meanwhile; look at it again"
+            raise Conflict(f"the {kind} {key} {state}")
+        if isinstance(value, Bucket):
+            if self._names.get(value.name, key) != key:
+                raise Conflict(f"the name {value.name!r} is taken; choose another one")
+            ids = [made.id for made in value.inputs]
+            for input_id in ids:
+                if self._inputs.get(input_id, key) != key or ids.count(input_id) > 1:
+                    raise Conflict(f"the input id {input_id} is taken; choose another one")
+        elif self._secrets.get(value.secret_hash, key) != key:
+            raise Conflict("another token has this secret; make a new one")
+        return revision + 1
+
+    def store(self, kind: Kind, key: str, value: Any, revision: int) -> None:
+        """Takes over a committed record."""
+        self._unindex(kind, key)
+        self._records[kind][key] = (value, revision)
+        if isinstance(value, Bucket):
+            self._names[value.name] = key
+            for made in value.inputs:
+                self._inputs[made.id] = key
+        else:
+            self._secrets[value.secret_hash] = key
+
+    def discard(self, kind: Kind, key: str) -> bool:
+        """Takes over a committed removal. Returns whether the record was there."""
+        self._unindex(kind, key)
+        return self._records[kind].pop(key, None) is not None
+
+    def _unindex(self, kind: Kind, key: str) -> None:
+        old = self.get(kind, key)
+        if isinstance(old, Bucket):
+            _release(self._names, old.name, key)
+            for made in old.inputs:
+                _release(self._inputs, made.id, key)
+        elif old is not None:
+            _release(self._secrets, old.secret_hash, key)
+
+    def tell(self, kind: Kind, key: str) -> None:
+        """Calls everybody who watches."""
+        for changed in tuple(self._watchers):
+            try:
+                changed(kind, key)
+            except Exception:
+                _log.exception("registry_watcher_failed", kind=kind)
+
+
+def _release(index: dict[str, str], name: str, key: str) -> None:
+    if index.get(name) == key:
+        del index[name]
+
+
+class MemoryRegistry(Records):
+    """See `registry.contract.Registry`; nothing outlives the process."""
+
+    async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
+        """See the contract."""
+        revision = self.check(kind, key, value, expect)
+        self.store(kind, key, value, revision)
+        self.tell(kind, key)
+        return revision
+
+    async def delete(self, kind: Kind, key: str) -> None:
+        """See the contract."""
+        if self.discard(kind, key):
+            self.tell(kind, key)

@@ -1,0 +1,258 @@
+"""The conversation of one WebSocket, without the socket: messages and the time go in, effects come out.
+
+Whoever holds the socket carries the effects out in their order, one list at a time, and reads no further message
+before it has done so. `Authenticate`, `Subscribe` and `Unsubscribe` are questions: their outcome comes back by
+`authenticated` or `refused`, `subscribed`, `unsubscribed`. Times are seconds of a clock that never goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from relay_tornado.errors import CloseCode
+from relay_tornado.model import KIB, Token
+from relay_tornado.settings import Settings
+from relay_tornado.wire import control, frames
+
+AUTH_PAUSE: Final = 0.006
+"""`authenticated` comes no sooner than 5 ms after `auth`: one client panics now and then when it comes under 1 ms."""
+
+REFUSAL_PAUSE: Final = 0.2
+"""How long wrong credentials wait for their answer; nobody else does."""
+
+MAX_UNAUTHENTICATED: Final = 8 * KIB
+"""Largest message, in bytes, of a client that has not said who it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A text message to the client."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing goes on for this socket's messages for so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A ping frame of the WebSocket protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The end: a close frame with this code and reason (123 bytes at most). No effect follows."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Something for the relay's own log, once a socket."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    key: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """Place this subscription instead of the one before; `token` is who asks."""
+
+    request: control.Subscribe
+    token: Token
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    request: control.Unsubscribe
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """From now on events may be sent: the answer to the subscribe is out."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndDelivery:
+    """No event is sent after this one; the subscription's positions are forgotten."""
+
+
+Effect: TypeAlias = Send | Wait | Ping | Close | Log | Authenticate | Subscribe | Unsubscribe | Deliver | EndDelivery
+Effects: TypeAlias = Sequence[Effect]
+State: TypeAlias = Literal["unauthenticated", "authenticated", "subscribed", "closing"]
+
+_WHO_FIRST: Final = "authenticate first: send the auth message with a token's key and secret before anything else"
+
+
+class Session:
+    """One client's conversation. `extended` once it asked for what this relay adds to the stock protocol."""
+
+    def __init__(self, settings: Settings, now: float) -> None:
+        self.state: State = "unauthenticated"
+        self.extended = False
+        self.token: Token | None = None
+        self._settings = settings
+        self._deadline = now + settings.auth_timeout
+        self._next_ping = now + settings.ping_interval
+        self._answering = False
+        self._logged = False
+
+    @property
+    def due(self) -> float:
+        """When `tick` wants to be called next."""
+        return min(self._next_ping, self._deadline) if self.state == "unauthenticated" else self._next_ping
+
+    def received(self, message: str | bytes) -> Effects:
+        """A whole message from the client: text as str, binary as bytes."""
+        if self.state == "closing":
+            return ()
+        if _longer(message, limit := self._limit()):
+            return self._close(CloseCode.TOO_BIG, f"message too big: at most {limit} bytes are read here")
+        if isinstance(message, bytes):
+            return self._ignored("a binary message; every message is JSON text")
+        incoming = control.parse(message)
+        self.extended = self.extended or incoming.extended
+        match incoming.content:
+            case control.Auth(key, secret):
+                self._answering = True
+                return (Authenticate(key, secret),)
+            case control.Pong():
+                return ()
+        if self.token is None and incoming.action in ("subscribe", "unsubscribe", "ack", "nak", "respond"):
+            return (Send(frames.unauthorized(_WHO_FIRST)), *self._close(CloseCode.UNAUTHORIZED, "authenticate first"))
+        match incoming.content:
+            case control.Subscribe() as request:
+                assert self.token is not None
+                self._answering = True
+                return (Subscribe(request, self.token),)
+            case control.Unsubscribe() as request:
+                return (Unsubscribe(request),)
+            case control.Problem(code, text):
+                return (Send(frames.error(code, text)),) if self.extended else self._ignored(text)
+
+    def authenticated(self, token: Token) -> Effects:
+        """The credentials of the last `Authenticate` are this token's."""
+        self._answering = False
+        if self.state == "closing":
+            return ()
+        before, self.token = self.token, token
+        answer = (Wait(AUTH_PAUSE), Send(frames.AUTHENTICATED))
+        if before is None:
+            self.state = "authenticated"
+        elif before.key != token.key:
+            self.state = "authenticated"
+            return (EndDelivery(), *answer)
+        return answer
+
+    def refused(self, message: str) -> Effects:
+        """The credentials of the last `Authenticate` are nobody's. `message` does not say which half is wrong."""
+        if self.state == "closing":
+            return ()
+        return (
+            EndDelivery(),
+            Wait(REFUSAL_PAUSE),
+            Send(frames.unauthorized(message)),
+            *self._close(CloseCode.UNAUTHORIZED, "unauthorized"),
+        )
+
+    def subscribed(self, request: control.Subscribe, answers: Sequence[Mapping[str, Any]], now: float) -> Effects:
+        """The last `Subscribe` is placed; `answers` has one entry a bucket, as docs/protocol.md says."""
+        self._answering = False
+        if self.state == "closing":
+            return ()
+        self.state = "subscribed"
+        self._next_ping = now + self._settings.ping_interval
+        answer = Send(frames.subscribed(request.buckets, answers if self.extended else None))
+        if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
+            return (answer, *self.gap_refused())
+        return (answer, Deliver())
+
+    def unsubscribed(self, request: control.Unsubscribe) -> Effects:
+        """The last `Unsubscribe` is carried out."""
+        return (Send(frames.unsubscribed(request.buckets)),) if self.state != "closing" else ()
+
+    def tick(self, now: float, positions: Callable[[], Mapping[str, str]], *, blocked: bool = False) -> Effects:
+        """The time may have come (see `due`). `positions` gives, by bucket name, what moved since it was last asked.
+
+        `blocked`: the ping before has not left yet, so there is no use in another one.
+        """
+        if self.state == "closing":
+            return ()
+        if self.state == "unauthenticated" and now >= self._deadline:
+            seconds = f"{self._settings.auth_timeout:g} s"
+            return self._close(CloseCode.TOO_SLOW, f"no auth message within {seconds}: send it right after connecting")
+        if now < self._next_ping:
+            return ()
+        self._next_ping = now + self._settings.ping_interval
+        if blocked:
+            return ()
+        if self.state != "subscribed" or self._answering:
+            return (Ping(),)
+        return (Ping(), Send(frames.ping(positions()) if self.extended else frames.PING))
+
+    def token_changed(self, token: Token | None) -> Effects:
+        """The registry has another record of this session's token, or (None) none any more."""
+        if self.state == "closing" or self.token is None:
+            return ()
+        if token is None or token.secret_hash != self.token.secret_hash:
+            return self._close(CloseCode.TOKEN_REVOKED, "the token was revoked: use another one")
+        self.token = token
+        return ()
+
+    def token_expired(self) -> Effects:
+        return self._close(CloseCode.TOKEN_EXPIRED, "the token has expired: use another one")
+
+    def gap_refused(self) -> Effects:
+        """Events are missing, and the client asked for on_gap "fail"."""
+        return self._close(
+            CloseCode.GAP_REFUSED, 'events are missing, and on_gap is "fail": subscribe from another position'
+        )
+
+    def stuck(self) -> Effects:
+        """No sign of life for `stuck_timeout` seconds."""
+        seconds = f"{self._settings.stuck_timeout:g} s"
+        return self._close(CloseCode.TOO_SLOW, f"too slow: no sign of life for {seconds}; reconnect to go on")
+
+    def too_many(self, reason: str) -> Effects:
+        return self._close(CloseCode.TOO_MANY, reason)
+
+    def going_away(self, reason: str, code: int = CloseCode.GOING_AWAY) -> Effects:
+        """The relay, or what it reads from, is not there for a while."""
+        return self._close(code, reason)
+
+    def ended(self) -> None:
+        """The socket is gone."""
+        self.state = "closing"
+
+    def _limit(self) -> int:
+        return MAX_UNAUTHENTICATED if self.token is None else self._settings.max_message
+
+    def _close(self, code: int, reason: str) -> Effects:
+        if self.state == "closing":
+            return ()
+        self.state = "closing"
+        return (Close(code, reason),)
+
+    def _ignored(self, message: str) -> Effects:
+        if self._logged:
+            return ()
+        self._logged = True
+        return (Log(message),)
+
+
+def _longer(message: str | bytes, limit: int) -> bool:
+    if len(message) > limit:
+        return True
+    return isinstance(message, str) and 4 * len(message) > limit and len(message.encode(errors="replace")) > limit

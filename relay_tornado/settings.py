@@ -1,0 +1,108 @@
+"""Every setting of the server, once: its type, default, unit and meaning.
+
+`relay serve` makes a flag and a `RELAY_…` variable of each field (`max_body`: `--max-body`, `RELAY_MAX_BODY`), and a
+test holds docs/settings.md against them. Sizes are bytes and may be written 3MiB, 10GiB or 250KB; times are seconds
+and may be written 90, 30s, 10m, 24h or 30d; "none" switches an optional limit off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from relay_tornado.errors import Invalid
+from relay_tornado.model import DAY, GIB, KIB, MIB
+
+Unit: TypeAlias = Literal["bytes", "seconds"]
+
+
+def _setting(default: Any, help: str, unit: Unit | None = None) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help, "unit": unit})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The configuration of one relay. `dataclasses.replace` makes a changed one."""
+
+    # where
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8080, "Port to listen on; 0 picks a free one.")
+    data: Path = _setting(Path("relay-data"), "Directory that holds relay.db, made where it is missing.")
+    public_url: str | None = _setting(None, "URL under which senders reach the relay; whole URLs are printed with it.")
+    log_format: Literal["auto", "console", "json"] = _setting(
+        "auto", "Form of the log on stderr: console for people, json for machines, auto by whether it is a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level that is logged.")
+
+    # ingest
+    max_body: int = _setting(3 * MIB, "Largest body of a webhook; over it 413.", "bytes")
+    large_max_body: int = _setting(10 * MIB, "The same for a bucket with large_webhooks.", "bytes")
+    max_header: int = _setting(32 * KIB, "Largest request head; over it 431.", "bytes")
+    body_timeout: float = _setting(30.0, "How long a body may take to arrive.", "seconds")
+    idle_timeout: float = _setting(75.0, "How long a connection may wait for its (next) request.", "seconds")
+    max_connections: int | None = _setting(None, "Open connections in all; none: what the limit of descriptors allows.")
+    ingest_buffer: int = _setting(128 * MIB, "Bodies on their way in, in all; over it 503.", "bytes")
+    reserve: int = _setting(
+        256 * MIB, "Free disk space kept; at it 507. An eighth of a disk that is smaller than 8 times this.", "bytes"
+    )
+
+    # the log
+    append_queue: int = _setting(64 * MIB, "Events that wait for a commit; over it 503.", "bytes")
+    commit_events: int = _setting(256, "Most events in one commit.")
+    commit_bytes: int = _setting(8 * MIB, "Most bytes in one commit.", "bytes")
+    tail: int = _setting(64 * MIB, "Recent events kept in memory over all buckets, encoded frames counted.", "bytes")
+    page_cache: int = _setting(64 * MIB, "Older events kept in memory for clients that catch up.", "bytes")
+    retention_age: float | None = _setting(30 * DAY, "Retention of a new bucket by age.", "seconds")
+    retention_events: int | None = _setting(None, "Retention of a new bucket by number of events.")
+    retention_bytes: int | None = _setting(10 * GIB, "Retention of a new bucket by size.", "bytes")
+    retention_interval: float = _setting(60.0, "How often old events are looked for.", "seconds")
+    retention_grace: float = _setting(600.0, "How long after a start nothing is removed by age.", "seconds")
+
+    # sockets
+    max_sockets: int = _setting(10_000, "Most WebSockets in all; over it they are closed with 4029.")
+    max_sockets_per_address: int = _setting(
+        1_000, "Most WebSockets of one address (IPv6: one /64; loopback is not counted); over it 4029."
+    )
+    auth_timeout: float = _setting(10.0, "How long a socket may take to authenticate.", "seconds")
+    ping_interval: float = _setting(20.0, "How often a socket is pinged.", "seconds")
+    stuck_timeout: float = _setting(40.0, "A socket that shows no life for so long is closed with 4008.", "seconds")
+    max_message: int = _setting(1 * MIB, "Largest message from an authenticated client; 8 KiB before that.", "bytes")
+    replay_buffer: int = _setting(128 * MIB, "Frames on their way out to all sockets.", "bytes")
+
+    drain_timeout: float = _setting(8.0, "How long accepted requests may take to finish at a shutdown.", "seconds")
+
+
+def flag(field: dataclasses.Field[Any]) -> str:
+    """`--max-body` for `max_body`."""
+    return "--" + field.name.replace("_", "-")
+
+
+def variable(field: dataclasses.Field[Any]) -> str:
+    """`RELAY_MAX_BODY` for `max_body`."""
+    return "RELAY_" + field.name.upper()
+
+
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_TIMES = {"": 1, "s": 1, "m": 60, "h": 3600, "d": DAY, "w": 7 * DAY}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "3MiB", "250KB" or "1048576". Raises Invalid."""
+    return int(_parse(text, _SIZES, "a size like 1048576, 250KB, 3MiB or 10GiB"))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90", "30s", "10m", "24h" or "30d". Raises Invalid."""
+    return _parse(text, _TIMES, "a time like 90, 30s, 10m, 24h or 30d")
+
+
+def _parse(text: str, units: dict[str, Any], form: str) -> float:
+    match = _QUANTITY.fullmatch(text.strip())
+    if match is None or match[2].lower() not in units:
+        raise Invalid(f"{text!r} is not {form}")
+    return float(match[1]) * float(units[match[2].lower()])

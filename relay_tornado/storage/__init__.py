@@ -1,0 +1,1 @@
+"""The SQLite file: its lock, its witness, its schema, its connections."""

@@ -1,0 +1,128 @@
+"""One SQLite connection on a thread of its own: whole functions run there, with one change of thread each.
+
+The only module that knows aiosqlite, and the only place that uses something of it that is not public: its
+`Connection._execute`, which runs any function on the connection's thread (a test pins it). Statement by statement,
+as its public methods go, a commit would cost a dozen changes of thread.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar, cast
+
+import aiosqlite
+
+T = TypeVar("T")
+
+Factory: TypeAlias = Callable[..., sqlite3.Connection]
+"""What makes the raw connection: `sqlite3.Connection`, or a class of a test that fails where told to."""
+
+JOURNAL_LIMIT = 64 << 20
+"""Bytes that the WAL file keeps at most when it is used from its start again."""
+
+_STATEMENTS = 256
+_PATIENCE = 2.0
+
+
+class Connection:
+    """A connection and its thread. Functions run in the order in which they were given."""
+
+    def __init__(self, proxy: aiosqlite.Connection, raw: sqlite3.Connection, thread: threading.Thread) -> None:
+        self._proxy = proxy
+        self._thread = thread
+        self._raw = raw
+        self._closed = False
+
+    @classmethod
+    async def writer(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
+        """Opens a file, made where it is missing, for reading and writing, with the relay's settings.
+
+        Raises sqlite3.Error; no thread stays behind then.
+        """
+        return await cls._open(path, "rwc", _prepare_writer, factory)
+
+    @classmethod
+    async def reader(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
+        """Opens a file that is there, for reading only: nothing done here can change it. Raises sqlite3.Error."""
+        return await cls._open(path, "ro", _prepare_reader, factory)
+
+    @classmethod
+    async def _open(
+        cls, path: Path, mode: str, prepare: Callable[[sqlite3.Connection], None], factory: Factory
+    ) -> Connection:
+        made: list[sqlite3.Connection] = []
+        threads: list[threading.Thread] = []
+
+        def make(*args: Any, **options: Any) -> sqlite3.Connection:
+            threads.append(threading.current_thread())
+            made.append(factory(*args, **options))
+            return made[-1]
+
+        try:
+            proxy = await aiosqlite.connect(
+                uri(path, mode), uri=True, isolation_level=None, cached_statements=_STATEMENTS, factory=make
+            )
+        except sqlite3.Error:
+            for thread in threads:  # it is on its way out, and must be gone before the loop is
+                thread.join()
+            raise
+        connection = cls(proxy, made[-1], threads[-1])
+        try:
+            await connection.run(prepare)
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Calls the function with the raw connection on its thread; what it returns or raises comes out here.
+
+        A cancelled caller leaves early, the function still runs to its end.
+        """
+        execute: Any = self._proxy._execute
+        return cast(T, await execute(function, self._raw))
+
+    async def close(self) -> None:
+        """Waits for what is running, closes and ends the thread. May be repeated. Raises sqlite3.Error."""
+        if not self._closed:
+            self._closed = True
+            await self._proxy.close()
+
+    def abandon(self) -> None:
+        """Closes without `await`, for when everything is being cancelled: the thread would keep the process alive.
+
+        Waits a moment for the thread's end, so that it finds the loop still there.
+        """
+        if not self._closed:
+            self._closed = True
+            self._proxy.stop()
+            self._thread.join(_PATIENCE)
+
+
+def uri(path: Path, mode: str) -> str:
+    """How SQLite is told to open a file: `mode` is ro, rw or rwc."""
+    return f"{path.absolute().as_uri()}?mode={mode}"
+
+
+def _prepare_writer(raw: sqlite3.Connection) -> None:
+    # The order matters: auto_vacuum can be chosen only before the first table, and before WAL.
+    raw.execute("PRAGMA busy_timeout = 5000")
+    raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise sqlite3.OperationalError(f"the file system does not support SQLite's WAL (journal_mode is {mode})")
+    raw.execute("PRAGMA synchronous = FULL")
+    raw.execute("PRAGMA foreign_keys = ON")
+    raw.execute(f"PRAGMA journal_size_limit = {JOURNAL_LIMIT}")
+    raw.execute("PRAGMA trusted_schema = OFF")
+    raw.execute("PRAGMA wal_autocheckpoint = 0")
+    # Some builds overwrite all that is deleted: a trim would write as much as it frees, on a disk that may be full.
+    raw.execute("PRAGMA secure_delete = FAST")
+
+
+def _prepare_reader(raw: sqlite3.Connection) -> None:
+    raw.execute("PRAGMA busy_timeout = 5000")
+    raw.execute("PRAGMA trusted_schema = OFF")

@@ -1,0 +1,219 @@
+"""The data directory, opened: one writer, a few readers, the lock, the witness, and whether all is well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from relay_tornado.errors import NoSpace, RelayError, Unavailable
+from relay_tornado.settings import Settings
+from relay_tornado.storage import start
+from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.lock import Lock
+from relay_tornado.storage.space import Space
+from relay_tornado.storage.witness import Loss, Witness
+from relay_tornado.storage.work import Keeper, Source
+from relay_tornado.storage.writer import Writer
+
+T = TypeVar("T")
+
+NAME = "relay.db"
+
+_READERS = 2
+_WITNESS_INTERVAL = 1.0
+_NO_SPACE = "the disk is nearly full; free some space, or let old events leave earlier"
+
+_log = structlog.get_logger(__name__)
+
+
+class Database:
+    """relay.db and what stands beside it. `loss` is what the witness found missing at this start."""
+
+    def __init__(self, path: Path, lock: Lock, witness: Witness, space: Space, writer: Writer, found: Loss | None):
+        self.path = path
+        self._lock = lock
+        self._witness = witness
+        self._space = space
+        self._writer = writer
+        self._loss = found
+        self._readers: list[Connection] = []
+        self._reading: list[int] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self._closing = False
+
+    @classmethod
+    async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
+        """Takes the lock, checks the witness, makes or migrates the file (after a copy), and opens it.
+
+        Raises Locked, NotWritable, NewerSchema or StartupError; nothing is held then. `factory` makes the raw
+        connections.
+        """
+        lock = Lock.acquire(settings.data)
+        path = settings.data / NAME
+        opened = contextlib.AsyncExitStack()
+        opened.callback(lock.release)
+        try:
+            start.secure(path)
+            witness, verdict = start.examine(path)
+            opened.callback(witness.close)
+            connection = await Connection.writer(path, factory)
+            opened.push_async_callback(connection.close)
+            stamp = await connection.run(lambda raw: start.prepare(raw, path))
+            if not verdict.holds:
+                witness.restart(stamp)
+            space = Space(path, settings.reserve)
+            writer = Writer(path, connection, witness, stamp, space, factory)
+            database = cls(path, lock, witness, space, writer, verdict.loss)
+            opened.pop_all()
+            opened.push_async_callback(database.close)
+            for _ in range(_READERS):
+                database._readers.append(await Connection.reader(path, factory))
+                database._reading.append(0)
+        except (sqlite3.Error, OSError) as error:
+            await opened.aclose()
+            raise start.refusal(path, error) from error
+        except BaseException:
+            await opened.aclose()
+            raise
+        opened.pop_all()
+        database._syncing = asyncio.get_running_loop().create_task(database._sync_witness(), name="relay-witness")
+        return database
+
+    @property
+    def id(self) -> str:
+        """Names this database for good; a copy of it has the same."""
+        return self._writer.stamp.database
+
+    @property
+    def loss(self) -> Loss | None:
+        """What is known to be missing: found by the witness at this start, or after an error since."""
+        return self._writer.loss or self._loss
+
+    async def write(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None = None) -> T:
+        """Runs the job in a transaction of its own, and returns what it returned once that is committed.
+
+        `announce` is called with it right after the commit, in the loop, before another transaction starts. What the
+        job raises rolls back and comes out. Raises NoSpace, Unavailable or Unknown where the file can't be written.
+        A cancelled caller leaves early; the job is done all the same.
+        """
+        work = _Job(job, announce)
+        self._writer.submit(work)
+        return await work.future
+
+    async def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs the job on a read-only connection's thread. Raises what it raises."""
+        if not self._readers:
+            raise Unavailable("the relay is shutting down")
+        index = min(range(len(self._readers)), key=self._reading.__getitem__)
+        self._reading[index] += 1
+        try:
+            return await self._readers[index].run(job)
+        finally:
+            self._reading[index] -= 1
+
+    def attach(self, source: Source) -> None:
+        """Has the writer take works from the source, in turn with jobs."""
+        self._writer.source = source
+
+    def notify(self) -> None:
+        """Says that the attached source has something to write."""
+        self._writer.notify()
+
+    def keep(self, read: Callable[[sqlite3.Connection], T], apply: Callable[[T], None]) -> None:
+        """Has somebody who keeps rows in memory read them again whenever the file was opened anew after an error:
+        `read` on the writer's thread, then `apply` in the loop, before anything else is written."""
+        self._writer.keepers.append(Keeper(read, apply))
+
+    def refusal(self) -> RelayError | None:
+        """The error with which an event has to be refused now, or None. Quick."""
+        error = self._writer.refusal
+        if error is not None:
+            return error
+        if self._space.low():
+            return NoSpace(_NO_SPACE)
+        return None
+
+    def healthy(self) -> bool:
+        """Whether events can be committed."""
+        return not self.problem
+
+    @property
+    def problem(self) -> str:
+        """What keeps events from being committed, "" where nothing does."""
+        error = self.refusal()
+        return "" if error is None else str(error)
+
+    def owner(self, socket_path: Path | None) -> None:
+        """Tells other processes, in relay.lock, where the control socket is."""
+        self._lock.write(socket_path)
+
+    async def close(self) -> None:
+        """Commits what is queued, copies the WAL into the file, syncs the witness and lets go. May be repeated."""
+        self._closing = True
+        if self._syncing is not None:
+            self._syncing.cancel()
+            await asyncio.wait([self._syncing])
+        await self._writer.close()
+        readers, self._readers = self._readers, []
+        for reader in readers:
+            await reader.close()
+        try:
+            self._witness.sync()
+        except OSError as error:
+            _log.warning("witness_not_synced", error=str(error))
+        self._witness.close()
+        self._lock.release()
+
+    async def _sync_witness(self) -> None:
+        """Once a second, where something was committed, and on a reader's thread: the loop waits for no disk."""
+        try:
+            synced = self._writer.stamp
+            while True:
+                await asyncio.sleep(_WITNESS_INTERVAL)
+                if self._writer.stamp != synced:
+                    synced = self._writer.stamp
+                    try:
+                        await self.read(lambda raw: self._witness.sync())
+                    except OSError as error:
+                        _log.warning("witness_not_synced", error=str(error))
+        finally:
+            if not self._closing:  # everything is being cancelled: let no thread keep the process from ending
+                for reader in self._readers:
+                    reader.abandon()
+
+
+class _Job(Generic[T]):
+    """A function as a work of the writer, with a future for its caller."""
+
+    def __init__(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None) -> None:
+        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._job = job
+        self._announce = announce
+        self._result: Any = None
+        self._changes = 0
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        before = raw.total_changes
+        self._result = self._job(raw)
+        self._changes = raw.total_changes - before
+        return 0
+
+    def pages(self) -> int:
+        return 8 + self._changes
+
+    def committed(self) -> None:
+        if self._announce is not None:
+            self._announce(self._result)
+        if not self.future.done():
+            self.future.set_result(self._result)
+
+    def failed(self, error: Exception) -> None:
+        if not self.future.done():
+            # A StopIteration can't be set on a future.
+            self.future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError(repr(error)))

@@ -1,0 +1,134 @@
+"""One process owns a data directory: an flock on relay.lock, which also says who that is."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay_tornado import __version__
+from relay_tornado.errors import Locked, NotWritable
+
+NAME = "relay.lock"
+
+_PATIENCE = 0.5
+"""Seconds for which a held lock is tried again: `read_owner` of another process holds it for a moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds the lock: its process, the relay's version, and where its control socket is, if it has one."""
+
+    pid: int
+    version: str
+    socket: Path | None = None
+
+
+class Lock:
+    """The lock on a directory, held until `release` or the end of the process, however it ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    @classmethod
+    def acquire(cls, directory: Path) -> Lock:
+        """Makes the directory (0700) where it is missing, and locks it. Raises Locked or NotWritable."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise NotWritable(_refusal(directory, error)) from error
+        lock = cls(descriptor)
+        try:
+            deadline = time.monotonic() + _PATIENCE
+            while not lock._try():
+                if time.monotonic() > deadline:
+                    raise Locked(_held(directory, _parse(os.pread(descriptor, 4096, 0))))
+                time.sleep(0.02)
+            lock.write(None)
+        except OSError as error:
+            lock.release()
+            raise NotWritable(_refusal(directory, error)) from error
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+    def _try(self) -> bool:
+        assert self._descriptor is not None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def write(self, socket: Path | None) -> None:
+        """Tells others who holds the lock, and where its control socket is."""
+        assert self._descriptor is not None, "the lock was released"
+        owner = {"pid": os.getpid(), "version": __version__, "socket": None if socket is None else str(socket)}
+        data = json.dumps(owner).encode() + b"\n"
+        os.pwrite(self._descriptor, data, 0)
+        os.ftruncate(self._descriptor, len(data))
+
+    def release(self) -> None:
+        """Lets go. The file stays: were it removed, two processes could lock two files of one name."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def read_owner(directory: Path) -> Owner | None:
+    """Who holds the directory's lock, or None where no living process does (or there is no such directory).
+
+    A holder that has not written down who it is yet has pid 0. Raises NotWritable where the lock can't be read.
+    """
+    try:
+        descriptor = os.open(directory / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise NotWritable(_refusal(directory, error)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _parse(os.pread(descriptor, 4096, 0)) or Owner(0, "")
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _parse(data: bytes) -> Owner | None:
+    try:
+        owner = json.loads(data)
+        socket = owner["socket"]
+        return Owner(int(owner["pid"]), str(owner["version"]), None if socket is None else Path(socket))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _held(directory: Path, owner: Owner | None) -> str:
+    who = "another process" if owner is None else f"process {owner.pid} (relay {owner.version})"
+    return (
+        f"{directory} is in use by {who}. One process owns a data directory: stop that one, or give this one a "
+        "directory of its own with --data."
+    )
+
+
+def _refusal(directory: Path, error: OSError) -> str:
+    advice = {
+        errno.EACCES: "give the user that runs the relay the right to write there",
+        errno.EPERM: "give the user that runs the relay the right to write there",
+        errno.EROFS: "the file system is mounted read-only; mount it read-write",
+        errno.ENOTDIR: "a part of the path is a file; name a directory",
+        errno.EEXIST: "it is a file; name a directory",
+        errno.ENOSPC: "the disk is full; free some space",
+    }.get(error.errno or 0, "check the path and its rights")
+    return (
+        f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): {advice}, or choose another "
+        "one with --data."
+    )

@@ -1,0 +1,131 @@
+"""Brings relay.db to the schema of this relay: makes a new one, or leads an older one there, step by step.
+
+`PRAGMA user_version` is the schema's version. A step NNNN.sql leads from version NNNN - 1 to NNNN in one transaction,
+so an interrupted migration starts again where it stood. Before the first step on an existing file a copy is made.
+Everything here runs on the writer's connection, before it serves anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import structlog
+
+from relay_tornado import __version__
+from relay_tornado.errors import NewerSchema, StartupError
+from relay_tornado.ids import new_uuid
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A script that leads to `version`; it sets user_version itself, as its last statement."""
+
+    version: int
+    script: str
+
+
+def schema() -> str:
+    """The text of schema.sql."""
+    return resources.files("relay_tornado").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def steps() -> Sequence[Step]:
+    """Every step there is, in order, from 1."""
+    folder = resources.files("relay_tornado.storage").joinpath("migrations")
+    found = sorted((f for f in folder.iterdir() if f.name.endswith(".sql")), key=lambda f: f.name)
+    return [Step(int(f.name.removesuffix(".sql")), f.read_text(encoding="utf-8")) for f in found]
+
+
+def latest() -> int:
+    """The version of schema.sql, which this relay reads and writes."""
+    return steps()[-1].version
+
+
+def version(raw: sqlite3.Connection) -> int:
+    return int(raw.execute("PRAGMA user_version").fetchone()[0])
+
+
+def check(raw: sqlite3.Connection, path: Path, newest: int) -> int:
+    """The file's version, 0 for a new file. Raises NewerSchema, and StartupError where it is no relay's file."""
+    found = version(raw)
+    if found > newest:
+        raise NewerSchema(
+            f"{path} has schema version {found}, this relay ({__version__}) knows versions up to {newest}: it was "
+            "written by a newer relay. Install that one again, or restore the copy that it made before it migrated."
+        )
+    if found == 0 and raw.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None:
+        raise StartupError(f"{path} is a database, but not a relay's. Choose another directory with --data.")
+    return found
+
+
+def create(raw: sqlite3.Connection) -> None:
+    """Makes the schema in an empty file, with the file's own row, in one transaction."""
+    _script(raw, schema(), first=True)
+
+
+def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
+    """Runs the steps above the file's version, after a copy of it. Raises StartupError where one fails."""
+    found = version(raw)
+    todo = [step for step in todo if step.version > found]
+    if not todo:
+        return
+    copy = backup(raw, path.with_name(f"{path.name}.before-v{todo[-1].version}"))
+    for step in todo:
+        try:
+            _script(raw, step.script)
+        except sqlite3.Error as error:
+            raise StartupError(
+                f"{path} could not be migrated to version {step.version} ({error}). It is as it was, and {copy} is a "
+                "copy. Free some space and start again, or go back to the relay that wrote it."
+            ) from error
+        _log.info("database_migrated", path=str(path), version=step.version, copy=str(copy))
+
+
+def backup(raw: sqlite3.Connection, target: Path) -> Path:
+    """Copies the database, whole or not at all: into a file beside the target, synced, then renamed."""
+    part = target.with_name(target.name + ".part")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        raw.execute("VACUUM INTO ?", (str(part),))
+    except sqlite3.Error as error:
+        part.unlink(missing_ok=True)
+        raise StartupError(
+            f"no copy could be made before migrating ({error}): {target.parent} needs room for one more relay.db."
+        ) from error
+    sync(part)
+    part.replace(target)
+    sync(target.parent)
+    return target
+
+
+def sync(path: Path) -> None:
+    """fsync of a file or a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _script(raw: sqlite3.Connection, script: str, first: bool = False) -> None:
+    try:
+        raw.executescript(f"BEGIN IMMEDIATE;\n{script}")
+        if first:
+            row = (new_uuid(), time.time(), __version__)
+            raw.execute("INSERT INTO meta VALUES (1, ?, 0, 0, ?, ?)", row)
+        else:
+            raw.execute("UPDATE meta SET version = ?", (__version__,))
+        raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise

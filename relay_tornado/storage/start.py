@@ -1,0 +1,142 @@
+"""What is looked at and made right before a database is opened for writing.
+
+The file is compared with the witness through a read-only connection, which changes neither it nor the WAL: on a loss
+the WAL is copied aside first, for whoever wants to look into it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from relay_tornado import __version__
+from relay_tornado.errors import NotWritable, StartupError
+from relay_tornado.storage import migrate
+from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.connection import uri
+from relay_tornado.storage.witness import Loss, Stamp, Witness
+from relay_tornado.storage.work import read_stamp
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the witness may go on from what it holds, and the loss that it proves."""
+
+    holds: bool
+    loss: Loss | None = None
+
+
+def examine(path: Path) -> tuple[Witness, Verdict]:
+    """Opens the witness beside `path` and compares the two, before anything is changed. Logs what it finds.
+
+    Raises NewerSchema, StartupError, sqlite3.Error or OSError.
+    """
+    found = _look(path)
+    missing = not path.with_name(witnesses.NAME).exists()
+    witness = Witness.open(path.with_name(witnesses.NAME))
+    try:
+        stamp = witness.read()
+        return witness, _judge(path, found, stamp, missing)
+    except BaseException:
+        witness.close()
+        raise
+
+
+def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool) -> Verdict:
+    if found is None:
+        if stamp is not None:
+            _log.warning("witness_of_another_database", path=str(path), appended=stamp.appended, database="new")
+        return Verdict(holds=False)
+    if stamp is None or stamp.database != found.database:
+        event = "witness_missing" if missing else "witness_damaged" if stamp is None else "witness_of_another_database"
+        _log.warning(event, path=str(path), consequence="a loss before this start can't be noticed; it is made anew")
+        return Verdict(holds=False)
+    loss = witnesses.loss(stamp, found)
+    if loss is None:
+        return Verdict(holds=True)
+    _log.error(
+        "committed_work_lost",
+        path=str(path),
+        commits=loss.commits,
+        events=loss.events,
+        wal_copy=_keep_wal(path),
+        cause="a damaged disk or file, or an older copy that was restored",
+    )
+    return Verdict(holds=False, loss=loss)
+
+
+def _look(path: Path) -> Stamp | None:
+    """How much was committed to the file; None where it is empty."""
+    with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
+        if migrate.check(raw, path, migrate.latest()) == 0:
+            return None
+        return read_stamp(raw)
+
+
+def _keep_wal(path: Path) -> str | None:
+    wal = path.with_name(path.name + "-wal")
+    if not wal.exists():
+        return None
+    copy = wal.with_name(f"{wal.name}.lost-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    try:
+        shutil.copyfile(wal, copy)
+        copy.chmod(0o600)
+        migrate.sync(copy)
+    except OSError as error:
+        _log.error("wal_not_copied", error=str(error))
+        return None
+    return str(copy)
+
+
+def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
+    """Makes the schema in a new file, or migrates an older one. Runs on the writer's connection.
+
+    Raises NewerSchema, StartupError or sqlite3.Error.
+    """
+    if migrate.check(raw, path, migrate.latest()) == 0:
+        migrate.create(raw)
+    else:
+        migrate.migrate(raw, path, migrate.steps())
+        raw.execute("UPDATE meta SET version = ? WHERE version <> ?", (__version__, __version__))
+    return read_stamp(raw)
+
+
+def secure(path: Path) -> None:
+    """Sees to it that only the owner may read the file, made where it is missing; what SQLite puts beside it gets
+    the same rights. Raises OSError."""
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    path.chmod(0o600)
+
+
+def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
+    """What to tell a person of an error that kept the database from opening."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    number = error.errno if isinstance(error, OSError) else None
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or number in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.EISDIR,
+    ):
+        return NotWritable(
+            f"{path} can't be opened for writing ({error}): the user that runs the relay needs the right to write to "
+            "it and to its directory, or choose another directory with --data."
+        )
+    if code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
+        return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StartupError(
+            f"{path} is damaged or no database ({error}): restore a copy of it, or move it away to start with an "
+            "empty one."
+        )
+    return StartupError(f"{path} can't be opened ({error}). Check the disk, or choose another directory with --data.")

@@ -1,0 +1,109 @@
+"""A second place that knows how much was committed, so that a loss of committed work is noticed at the next start.
+
+A flipped bit in the WAL drops every later commit in silence, and no integrity check finds that. So after COMMIT
+returned and before anybody is told, the database's id, `commits` and `appended` are written here, without fsync
+(1 µs), in turns into two sectors, so that a torn write spoils the older one only. The witness is never ahead of the
+file; one that is ahead at a start proves that committed work is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = "relay.witness"
+SECTOR = 4096
+
+_RECORD = struct.Struct("<8s36sQQ")
+_MAGIC = b"rlywit01"
+_CRC = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """How much was committed to a database: write transactions, and events among them."""
+
+    database: str
+    commits: int
+    appended: int
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What was committed once and is not in the file any more."""
+
+    commits: int
+    events: int
+
+
+def loss(witness: Stamp | None, found: Stamp) -> Loss | None:
+    """What the witness proves to be missing from what was found in the file; None where it proves nothing."""
+    if witness is None or witness.database != found.database or witness.commits <= found.commits:
+        return None
+    return Loss(witness.commits - found.commits, max(witness.appended - found.appended, 0))
+
+
+class Witness:
+    """The open file. `write` is called on the writer's thread, `sync` on another; both only use its descriptor."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self._turn = 0
+
+    @classmethod
+    def open(cls, path: Path) -> Witness:
+        """Opens the file, made and preallocated where it is missing. Raises OSError."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, 2 * SECTOR)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def read(self) -> Stamp | None:
+        """The newest stamp, or None where neither sector holds a whole one."""
+        assert self._descriptor is not None, "the witness is closed"
+        stamps = [_decode(os.pread(self._descriptor, SECTOR, turn * SECTOR)) for turn in (0, 1)]
+        newest = max((stamp for stamp in stamps if stamp is not None), key=lambda stamp: stamp.commits, default=None)
+        if newest is not None:
+            self._turn = 1 - stamps.index(newest)
+        return newest
+
+    def write(self, stamp: Stamp) -> None:
+        """Replaces the older of the two stamps. Raises OSError."""
+        assert self._descriptor is not None, "the witness is closed"
+        os.pwrite(self._descriptor, _encode(stamp), self._turn * SECTOR)
+        self._turn = 1 - self._turn
+
+    def restart(self, stamp: Stamp) -> None:
+        """Forgets what both sectors held: from here on `stamp` is what is known. Raises OSError."""
+        self.write(stamp)
+        self.write(stamp)
+        self.sync()
+
+    def sync(self) -> None:
+        """Waits until the disk has it. Raises OSError."""
+        if self._descriptor is not None:
+            os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _encode(stamp: Stamp) -> bytes:
+    record = _RECORD.pack(_MAGIC, stamp.database.encode(), stamp.commits, stamp.appended)
+    return record + _CRC.pack(zlib.crc32(record))
+
+
+def _decode(sector: bytes) -> Stamp | None:
+    record, crc = sector[: _RECORD.size], sector[_RECORD.size : _RECORD.size + _CRC.size]
+    if len(crc) != _CRC.size or _CRC.unpack(crc)[0] != zlib.crc32(record):
+        return None
+    magic, database, commits, appended = _RECORD.unpack(record)
+    return Stamp(database.decode(), commits, appended) if magic == _MAGIC else None

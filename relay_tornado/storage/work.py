@@ -1,0 +1,112 @@
+"""What the writer is given to do, and how the end of a transaction is told."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.storage.witness import Stamp
+
+CLOSED = "the relay is shutting down; send it again in a moment"
+FULL = "the disk is full; nothing was stored"
+
+_ENVIRONMENT = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOLFS,
+    sqlite3.SQLITE_AUTH,
+    sqlite3.SQLITE_NOTADB,
+}
+"""Errors that say something about the file or the machine, not about what was asked."""
+
+
+class Work(Protocol):
+    """What one transaction does."""
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        """On the thread, between BEGIN and COMMIT. Returns how many events it appended."""
+
+    def pages(self) -> int:
+        """About how many pages it changed."""
+
+    def committed(self) -> None:
+        """In the loop, after the commit."""
+
+    def failed(self, error: Exception) -> None:
+        """In the loop, after a rollback (Unknown: perhaps after a commit). A RelayError says what to tell the
+        sender; any other error is what `run` raised."""
+
+
+class Source(Protocol):
+    """Makes works of what has gathered, when it is asked."""
+
+    def take(self) -> Work | None:
+        """The next work, or None where nothing waits."""
+
+    def waiting(self) -> int:
+        """How many events wait."""
+
+    def reject(self, error: RelayError) -> None:
+        """Fails everything that waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Somebody who keeps in memory what stands in the file: `read` on the thread, then `apply` in the loop."""
+
+    read: Callable[[sqlite3.Connection], Any]
+    apply: Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a transaction ended: `committing` where COMMIT itself failed, `stuck` where it could not be rolled back."""
+
+    error: BaseException | None = None
+    committing: bool = False
+    stuck: bool = False
+
+
+COMMITTED = Result()
+
+
+def classify(result: Result) -> Exception:
+    """The error to tell of a transaction that failed: a RelayError where the file or the machine is to blame."""
+    error = result.error
+    if isinstance(error, sqlite3.Error):
+        code = code_of(error)
+        if code == sqlite3.SQLITE_FULL:
+            return NoSpace(FULL)
+        if result.committing:
+            return Unknown(f"the commit failed ({error}); it may have been stored")
+        if code in _ENVIRONMENT or result.stuck:
+            return Unavailable(f"the write failed ({error}); nothing was stored")
+    if result.committing or not isinstance(error, Exception):
+        return Unknown(f"the write was broken off ({type(error).__name__}); it may have been stored")
+    return error
+
+
+def code_of(error: BaseException) -> int:
+    """SQLite's primary error code."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
+def again(error: RelayError) -> RelayError:
+    """An error of the same kind and text: each future needs one of its own."""
+    return type(error)(*error.args)
+
+
+def read_stamp(raw: sqlite3.Connection) -> Stamp:
+    """How much was committed to a file, as it says itself."""
+    return Stamp(*raw.execute("SELECT id, commits, appended FROM meta").fetchone())

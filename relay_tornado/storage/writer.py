@@ -1,0 +1,285 @@
+"""The one task that writes: it takes transactions in turn, runs each on the write connection's thread, and tells.
+
+Invariants:
+- One transaction at a time, each one function on the thread; whatever it raises, no BEGIN stays open.
+- Store, commit, then announce: `Work.committed` is called in the loop after COMMIT returned and the witness was
+  written, and before the next transaction starts, so what it changes in memory is what that one builds on.
+- Every work is told exactly once, committed or failed, also at the end.
+- Jobs and batches of events take turns, so neither starves the other.
+- After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
+  memory, before anything else is written. While that fails, all that comes is refused at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections import deque
+from pathlib import Path
+
+import structlog
+
+from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.space import Space
+from relay_tornado.storage.witness import Loss, Stamp, Witness, loss
+from relay_tornado.storage.work import (
+    CLOSED,
+    COMMITTED,
+    FULL,
+    Keeper,
+    Result,
+    Source,
+    Work,
+    again,
+    classify,
+    code_of,
+    read_stamp,
+)
+
+CHECKPOINT_SOON = 1000
+CHECKPOINT_NOW = 4000
+"""Pages in the WAL at which it is copied into the file: when little waits, and in any case."""
+
+_CHECKPOINT_LOW = 100
+"""The same where space is low: a WAL that starts anew needs no room, and so a trim can free some."""
+
+_BUSY = 8
+"""More events and jobs that wait are not kept waiting."""
+
+_BROKEN = "the task that writes has failed: see the log, and restart the relay"
+
+_BACKOFF = (0.05, 5.0)
+"""Seconds between two tries to open the file anew: at first, and at most."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Writer:
+    """Owns the write connection. `trouble` is what keeps it from writing, None while nothing does."""
+
+    def __init__(
+        self, path: Path, connection: Connection, witness: Witness, stamp: Stamp, space: Space, factory: Factory
+    ) -> None:
+        self.trouble: RelayError | None = None
+        self.loss: Loss | None = None
+        self.stamp = stamp
+        self.keepers: list[Keeper] = []
+        self.source: Source | None = None
+        self._path = path
+        self._connection = connection
+        self._space = space
+        self._witness = witness
+        self._witness_error: OSError | None = None
+        self._factory = factory
+        self._jobs: deque[Work] = deque()
+        self._job_next = True
+        self._pages = 0
+        self._checkpoint_at = CHECKPOINT_SOON
+        self._idle: asyncio.Future[None] | None = None
+        self._closing = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-writer")
+
+    def submit(self, work: Work) -> None:
+        """Queues a work. Raises the `refusal`, where there is one."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise again(refusal)
+        self._jobs.append(work)
+        self.notify()
+
+    @property
+    def refusal(self) -> RelayError | None:
+        """The error with which everything is refused now, None while all is well."""
+        if self.trouble is None and self._closing.is_set():
+            return Unavailable(CLOSED)
+        return self.trouble
+
+    def notify(self) -> None:
+        """Says that the source has something."""
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
+
+    async def close(self) -> None:
+        """Commits what is queued, copies the WAL into the file and lets go of it. May be repeated."""
+        self._closing.set()
+        self.notify()
+        await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                work = self._next()
+                if work is not None:
+                    await self._perform(work)
+                    await self._checkpoint_if_due()
+                elif self._closing.is_set():
+                    break
+                else:
+                    self._idle = asyncio.get_running_loop().create_future()
+                    await self._idle
+            await self._finish()
+        except Exception:
+            _log.exception("writer_failed")
+            self.trouble = Unavailable(_BROKEN)
+            with contextlib.suppress(sqlite3.Error):
+                await self._connection.close()
+        finally:
+            self._closing.set()
+            self._reject(Unavailable(CLOSED))
+            self._connection.abandon()
+
+    def _next(self) -> Work | None:
+        if self._jobs and self._job_next:
+            self._job_next = False
+            return self._jobs.popleft()
+        work = self.source.take() if self.source is not None else None
+        if work is not None:
+            self._job_next = True
+            return work
+        return self._jobs.popleft() if self._jobs else None
+
+    async def _perform(self, work: Work) -> None:
+        try:
+            result = await self._connection.run(lambda raw: self._transact(raw, work))
+            error = None if result.error is None else classify(result)
+            if error is None:
+                self._pages += work.pages()
+                work.committed()
+            else:
+                work.failed(error)
+        except BaseException:
+            work.failed(Unknown(_BROKEN))
+            raise
+        if isinstance(error, RelayError):
+            await self._recover(error, result)
+
+    def _transact(self, raw: sqlite3.Connection, work: Work) -> Result:
+        """Runs on the thread. Never raises: what is raised there might not reach the loop as it is."""
+        committing = False
+        try:
+            raw.execute("BEGIN IMMEDIATE")
+            appended = work.run(raw)
+            stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
+            raw.execute("UPDATE meta SET commits = ?, appended = ?", (stamp.commits, stamp.appended))
+            committing = True
+            raw.execute("COMMIT")
+        except BaseException as error:
+            with contextlib.suppress(sqlite3.Error):
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+            return Result(error, committing, raw.in_transaction)
+        self.stamp = stamp
+        try:
+            self._witness.write(stamp)
+        except OSError as error:
+            if self._witness_error is None:
+                _log.error("witness_not_written", error=str(error), consequence="a loss might go unnoticed")
+            self._witness_error = error
+        return COMMITTED
+
+    # after an error
+
+    async def _recover(self, error: RelayError, result: Result) -> None:
+        """Comes back once something can be committed again, or at the close."""
+        _log.error("commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
+        delay = _BACKOFF[0]
+        # A full disk rolls back by itself, and works again once there is room.
+        failure = await (self._try_again() if isinstance(error, NoSpace) else self._reopen())
+        while failure is not None:
+            if self.trouble is None:
+                _log.error("database_unavailable", error=str(failure))
+            self.trouble = failure
+            self._reject(failure)
+            if self._closing.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), delay)
+            delay = min(delay * 2, _BACKOFF[1])
+            failure = await self._reopen()
+        if self.trouble is not None:
+            self.trouble = None
+            _log.info("database_available")
+
+    async def _reopen(self) -> RelayError | None:
+        """Opens the file anew, has everybody read again, and commits something. Returns what went wrong."""
+        with contextlib.suppress(sqlite3.Error):
+            await self._connection.close()
+        try:
+            self._connection = await Connection.writer(self._path, self._factory)
+            stamp, kept = await self._connection.run(
+                lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
+            )
+        except (sqlite3.Error, OSError) as error:
+            if code_of(error) == sqlite3.SQLITE_FULL:
+                return NoSpace(FULL)
+            return Unavailable(f"relay.db can't be opened ({error}); the relay tries again by itself")
+        found = loss(self.stamp, stamp)
+        if found is not None:
+            self.loss = found
+            _log.error("committed_work_lost", commits=found.commits, events=found.events, while_running=True)
+        self.stamp = stamp
+        for keeper, value in zip(self.keepers, kept, strict=True):
+            keeper.apply(value)
+        return await self._try_again()
+
+    async def _try_again(self) -> RelayError | None:
+        """Commits something; in a WAL that was copied and starts anew, which needs no room. Returns what went wrong."""
+        await self._checkpoint("PASSIVE")
+        result = await self._connection.run(lambda raw: self._transact(raw, _Probe()))
+        if result.error is None:
+            return None
+        failure = classify(result)
+        return failure if isinstance(failure, RelayError) else Unavailable(str(failure))
+
+    def _reject(self, error: RelayError) -> None:
+        jobs, self._jobs = self._jobs, deque()
+        for work in jobs:
+            work.failed(again(error))
+        if self.source is not None:
+            self.source.reject(error)
+
+    # checkpoints and the end
+
+    async def _checkpoint_if_due(self) -> None:
+        if self._pages < (_CHECKPOINT_LOW if self._space.low() else self._checkpoint_at):
+            return
+        waiting = len(self._jobs) + (self.source.waiting() if self.source is not None else 0)
+        if waiting > _BUSY and self._pages < CHECKPOINT_NOW:
+            return
+        await self._checkpoint("PASSIVE")
+
+    async def _checkpoint(self, mode: str) -> None:
+        """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later."""
+        try:
+            _, pages, copied = await self._connection.run(
+                lambda raw: raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+            )
+        except (sqlite3.Error, ValueError) as error:
+            _log.warning("checkpoint_failed", error=str(error))
+            self._checkpoint_at = self._pages + CHECKPOINT_SOON
+            return
+        self._pages = max(pages - copied, 0)
+        self._checkpoint_at = self._pages + CHECKPOINT_SOON
+
+    async def _finish(self) -> None:
+        await self._checkpoint("TRUNCATE")
+        with contextlib.suppress(sqlite3.Error):
+            await self._connection.close()
+
+
+class _Probe:
+    """A transaction that changes nothing but the count of commits."""
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        return 0
+
+    def pages(self) -> int:
+        return 1
+
+    def committed(self) -> None:
+        pass
+
+    def failed(self, error: Exception) -> None:
+        pass

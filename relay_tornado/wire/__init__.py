@@ -1,0 +1,1 @@
+"""The wire formats: control messages in, frames out; no sockets."""

@@ -1,0 +1,97 @@
+"""The answers that senders get, as values and as bytes: status, headers and body of an HTTP/1.1 response."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from http.client import responses
+
+from relay_tornado.errors import RelayError
+from relay_tornado.model import Input
+
+PLAIN = ("Content-Type", "text/plain; charset=utf-8")
+
+_FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
+"""On every answer: what an input answers with may come from anybody, and must not act as this site's own page."""
+
+_NOT_CONFIGURABLE = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
+        *("content-length", "date", "proxy-authenticate", "proxy-authorization", "set-cookie"),
+        *(name.lower() for name, _ in _FENCE),
+    )
+)
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Answer:
+    """A response: `status` (200 to 599), `headers` in their order, `body`. Immutable; encode it as often as needed."""
+
+    __slots__ = ("_start", "body", "headers", "status")
+
+    def __init__(self, status: int, headers: Iterable[tuple[str, str]] = (), body: bytes = b"") -> None:
+        self.status = status
+        self.headers = (*_FENCE, *headers)
+        self.body = b""
+        if status not in (204, 304):
+            self.body = body
+            self.headers += (("Content-Length", str(len(body))),)
+        lines = [f"HTTP/1.1 {status} {responses.get(status, 'Unknown')}"]
+        lines += [f"{name}: {value}" for name, value in self.headers]
+        self._start = "".join(line + "\r\n" for line in lines).encode("utf-8", "surrogateescape")
+
+    def encode(self, extra: bytes = b"", *, head: bool = False) -> bytes:
+        """The bytes to send. `extra` is more header lines, each with its CRLF; `head` leaves out the body."""
+        if head:
+            return self._start + extra + b"\r\n"
+        return b"%b%b\r\n%b" % (self._start, extra, self.body)
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status})"
+
+
+def text_answer(status: int, text: str, *headers: tuple[str, str]) -> Answer:
+    """An answer whose body is a line for people."""
+    return Answer(status, (PLAIN, *headers), text.encode() + b"\n")
+
+
+def static_answer(input: Input) -> Answer:
+    """What an input's senders get. Header names that are not the configuration's to give, and values that would
+    break the response, are left out."""
+    headers = list(_allowed(input.headers))
+    body = input.body.encode("utf-8", "surrogatepass")
+    if body and not any(name.lower() == "content-type" for name, _ in headers):
+        headers.insert(0, PLAIN)
+    return Answer(input.status_code, headers, body)
+
+
+def _allowed(headers: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:
+    for name, values in headers.items():
+        if _NAME.fullmatch(name) and name.lower() not in _NOT_CONFIGURABLE:
+            for value in values:
+                if not _FORBIDDEN_IN_VALUE.search(value):
+                    yield name, value
+
+
+_WORDS = {
+    "overloaded": "The relay has more webhooks on their way than it can store right now. This one was not stored:"
+    " send it again.",
+    "unavailable": "The relay could not store this webhook. It was not stored: send it again.",
+    "unknown": "The relay could not confirm that this webhook was stored. It may have been: send it again, and expect"
+    " it twice where the bucket has no dedupe.",
+    "no_space": "The relay has no disk space left. This webhook was not stored: send it again once its operator has"
+    " made space.",
+    "internal": "The relay failed on this webhook. It may have been stored: send it again.",
+}
+
+NO_SUCH_INPUT = text_answer(404, "There is no input at this URL. Compare it with what `relay bucket show` prints.")
+
+
+def error_answer(error: BaseException) -> Answer:
+    """The answer to a webhook that could not be stored, by the map of errors.py."""
+    known = error if isinstance(error, RelayError) else RelayError()
+    if known.status == 404:
+        return NO_SUCH_INPUT
+    retry = () if known.retry_after is None else (("Retry-After", str(known.retry_after)),)
+    return text_answer(known.status, _WORDS.get(known.code, _WORDS["internal"]), *retry)

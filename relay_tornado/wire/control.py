@@ -1,0 +1,250 @@
+"""Control messages: what a WebSocket client says, read leniently for stock clients and strictly for our additions.
+
+`parse` never raises. The rules are those of "Client to server" in docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from relay_tornado.errors import Invalid
+from relay_tornado.ids import parse_id
+from relay_tornado.model import Earliest, Last, Latest, Position, Since
+
+Positions: TypeAlias = Position | Mapping[str, Position]
+"""A position for every bucket, or from a bucket's name or id to its position, "*" being the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    key: str
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """`buckets` holds names or ids as they were requested; empty is every bucket that the token may read."""
+
+    buckets: tuple[str, ...] = ()
+    since: Positions | None = None
+    on_gap: Literal["resume", "fail"] = "resume"
+    max_body: int | None = None
+
+    def position(self, bucket_id: str, name: str) -> Position | None:
+        """The position that is asked for this bucket, None where none is."""
+        if not isinstance(self.since, Mapping):
+            return self.since
+        for key in (bucket_id, name, "*"):
+            if key in self.since:
+                return self.since[key]
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    """`buckets` as in `Subscribe`."""
+
+    buckets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    pass
+
+
+Message: TypeAlias = Auth | Subscribe | Unsubscribe | Pong
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a message can't be followed: the code and the words of an error frame."""
+
+    code: Literal["invalid", "unknown_action", "unsupported"]
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """What a client sent. `extended`: it asks for our additions with it. `action` is "" where there is none."""
+
+    action: str
+    extended: bool
+    content: Message | Problem
+
+
+_POSITION: Final = (
+    'write "latest", "earliest", an event id like k3v9x1q7m2ab-42, {"last": 10} or {"time": 1700000000}, '
+    "or an object from bucket to one of these"
+)
+_OURS: Final = ("since", "on_gap", "consumer", "ack", "max_in_flight", "filter", "max_body", "outputs")
+_NOT_YET: Final = ("consumer", "ack", "max_in_flight", "filter", "outputs")
+_ACTIONS_NOT_YET: Final = frozenset({"ack", "nak", "respond"})
+
+
+class _SincePosition(fields.Field[Positions]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Positions:
+        if isinstance(value, dict) and not _names_position(value):
+            return {key: _position(item, f"{attr}.{key[:80]}") for key, item in value.items()}
+        return _position(value, str(attr))
+
+
+class _Lenient(Schema):
+    class Meta:
+        unknown = EXCLUDE
+
+
+class _Auth(_Lenient):
+    key = fields.String(load_default="", allow_none=True)
+    secret = fields.String(load_default="", allow_none=True)
+
+
+class _Names(_Lenient):
+    buckets = fields.List(
+        fields.String(error_messages=dict.fromkeys(("invalid", "null"), "write a bucket's name or id in quotes")),
+        load_default=None,
+        allow_none=True,
+        error_messages={"invalid": "write a list of bucket names or ids, [] for every bucket"},
+    )
+
+
+class _Subscribe(_Names):
+    since = _SincePosition(load_default=None, allow_none=True)
+    on_gap = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf(("resume", "fail"), error='write "resume" or "fail"'),
+        error_messages={"invalid": 'write "resume" or "fail"'},
+    )
+    max_body = fields.Integer(
+        strict=True,
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(min=0, error="write a number of bytes, 0 or more"),
+        error_messages={"invalid": "write a whole number of bytes, like 1000000"},
+    )
+
+
+_AUTH = _Auth()
+_NAMES = _Names()
+_SUBSCRIBE = _Subscribe()
+
+
+def parse(text: str) -> Incoming:
+    """Reads one text message. What can't be followed comes as a `Problem`; nothing is raised."""
+    try:
+        document = json.loads(text)
+        if "\\u" in text:
+            # A lone surrogate is no text: it can't be sent back in an answer, nor be anybody's name.
+            json.dumps(document, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        return Incoming("", False, Problem("invalid", "the message is no JSON: send one JSON object a message"))
+    if not isinstance(document, dict):
+        return Incoming("", False, Problem("invalid", 'the message is no JSON object: send {"action": …}'))
+    action = document.get("action")
+    extended = document.get("extended") is True
+    if not isinstance(action, str):
+        return Incoming("", extended, Problem("invalid", "action: write the name of an action, in quotes"))
+    match action:
+        case "auth":
+            return Incoming(action, extended, _auth(document))
+        case "subscribe":
+            return Incoming(action, extended or any(key in document for key in _OURS), _subscribe(document))
+        case "unsubscribe":
+            return Incoming(action, True, _unsubscribe(document))
+        case "pong":
+            return Incoming(action, extended, Pong())
+    if action in _ACTIONS_NOT_YET:
+        return Incoming(action, True, Problem("unsupported", f"action: this relay does not have {action!r} yet"))
+    known = "auth, subscribe, unsubscribe and pong"
+    return Incoming(action, extended, Problem("unknown_action", f"action: {action[:80]!r} is none of {known}"))
+
+
+def _auth(document: dict[str, Any]) -> Auth:
+    try:
+        loaded = _AUTH.load(document)
+    except ValidationError:
+        # What is no text is no key and no secret: the answer is that of wrong ones.
+        return Auth("", "")
+    return Auth(loaded["key"] or "", loaded["secret"] or "")
+
+
+def _subscribe(document: dict[str, Any]) -> Subscribe | Problem:
+    for key in _NOT_YET:
+        if document.get(key) is not None:
+            return Problem("unsupported", f"{key}: this relay does not have it yet; subscribe without it")
+    try:
+        loaded = _SUBSCRIBE.load(document)
+    except ValidationError as error:
+        return _problem(error)
+    return Subscribe(_named(loaded["buckets"]), loaded["since"], loaded["on_gap"] or "resume", loaded["max_body"])
+
+
+def _unsubscribe(document: dict[str, Any]) -> Unsubscribe | Problem:
+    try:
+        return Unsubscribe(_named(_NAMES.load(document)["buckets"]))
+    except ValidationError as error:
+        return _problem(error)
+
+
+def _named(buckets: list[str] | None) -> tuple[str, ...]:
+    return tuple(name for name in buckets or () if name)
+
+
+def _names_position(value: dict[str, Any]) -> bool:
+    """Whether an object is one position, rather than a map: its one key is `last` or `time`, with a number."""
+    return len(value) == 1 and any(_is_number(value.get(key)) for key in ("last", "time"))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _position(value: Any, where: str) -> Position:
+    """One position. Raises ValidationError, whose message begins with `where`."""
+    match value:
+        case "latest":
+            return Latest()
+        case "earliest":
+            return Earliest()
+        case str():
+            try:
+                return parse_id(value)
+            except Invalid:
+                raise ValidationError(f"{where}: {value[:80]!r} is no position; {_POSITION}") from None
+        case {"last": count} if len(value) == 1 and _is_number(count):
+            if count < 0 or (isinstance(count, float) and not count.is_integer()):
+                raise ValidationError(f"{where}.last: write a whole number of events, 0 or more")
+            return Last(int(count))
+        case {"time": time} if len(value) == 1 and _is_number(time):
+            return Since(_time(time, f"{where}.time"))
+    raise ValidationError(f"{where}: {_POSITION}")
+
+
+def _time(value: float, where: str) -> float:
+    try:
+        time = float(value)
+    except OverflowError:
+        time = math.inf
+    if not math.isfinite(time):
+        raise ValidationError(f"{where}: write unix seconds, like 1700000000")
+    return time
+
+
+def _problem(error: ValidationError) -> Problem:
+    """The first thing that is wrong, with the field's name and what to write instead."""
+    path: list[str] = []
+    found: Any = error.messages
+    while isinstance(found, dict):
+        key, found = next(iter(found.items()))
+        path.append(f"[{key}]" if isinstance(key, int) else str(key))
+    message = found[0] if isinstance(found, list) else found
+    field = "".join(path)
+    # A position names the very place within the field by itself.
+    text = str(message)
+    return Problem("invalid", text if text.startswith((f"{field}:", f"{field}.")) else f"{field}: {text}")

@@ -1,0 +1,135 @@
+"""What the relay sends over a WebSocket, as JSON bytes: status frames and webhook frames.
+
+The stock forms are those of "Server to client" in docs/protocol.md; msgspec writes them with no white space.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from relay_tornado.model import Bucket, Event, Gap
+from relay_tornado.wire.headers import decode
+from relay_tornado.wire.shapes import render
+
+_encode = msgspec.json.Encoder().encode
+
+
+class _Meta(msgspec.Struct, gc=False):
+    id: str
+    bucked_id: str
+    bucket_id: str
+    bucket_name: str
+    input_id: str
+    input_name: str
+    output_name: str
+    output_destination: str
+    seq: int
+    epoch: str
+    received_at: float
+    path: str
+    host: str
+    remote_ip: str
+
+
+class _Webhook(msgspec.Struct, gc=False, omit_defaults=True):
+    type: str
+    meta: _Meta
+    headers: msgspec.Raw
+    query: str
+    body: str | msgspec.UnsetType
+    method: str
+    body_base64: str | None = None
+    truncated: bool = False
+
+
+def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = False) -> bytes:
+    """The frame of one event of this bucket; with `truncate`, without its body and saying so.
+
+    A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
+    """
+    headers, host = render(event.input_id, event.headers)
+    exact: str | None = None
+    body: str | msgspec.UnsetType
+    if truncate:
+        body = msgspec.UNSET
+    else:
+        try:
+            body = event.body.decode()
+        except UnicodeDecodeError:
+            body = event.body.decode(errors="replace")
+            exact = b64encode(event.body).decode("ascii")
+    bucket_id = bucket.id
+    epoch = event.epoch
+    path, query = event.path, event.query
+    meta = _Meta(
+        f"{epoch}-{event.seq}",
+        bucket_id,
+        bucket_id,
+        bucket.name,
+        event.input_id,
+        input_name,
+        "",
+        "",
+        event.seq,
+        epoch,
+        event.received_at,
+        decode(path) if path else "",
+        host,
+        event.remote_ip,
+    )
+    text = decode(query) if query else ""
+    return _encode(_Webhook("webhook", meta, msgspec.Raw(headers), text, body, event.method, exact, truncate))
+
+
+def _status(status: str, **fields: Any) -> bytes:
+    return _encode({"type": "status", "status": status, **fields})
+
+
+AUTHENTICATED: Final = _status("authenticated", message="connected successfully, subscribe to buckets")
+PING: Final = _status("ping", message="")
+
+
+def unauthorized(message: str) -> bytes:
+    return _status("unauthorized", message=message)
+
+
+def subscribed(names: Sequence[str], answers: Sequence[Mapping[str, Any]] | None = None) -> bytes:
+    """`names` as they were requested, none: every bucket. `answers`: one a bucket, for who asked for our additions."""
+    message = f"subscribed to buckets: {', '.join(names) or 'all'}"
+    if answers is None:
+        return _status("subscribed", message=message)
+    return _status("subscribed", message=message, buckets=answers)
+
+
+def unsubscribed(names: Sequence[str]) -> bytes:
+    return _status("unsubscribed", message=f"unsubscribed from buckets: {', '.join(names) or 'all'}")
+
+
+def error(code: str, message: str) -> bytes:
+    return _status("error", code=code, message=message)
+
+
+def ping(positions: Mapping[str, str]) -> bytes:
+    """The ping of who asked for our additions; `positions` goes from bucket name to the id last written."""
+    return _status("ping", message="", positions=positions)
+
+
+def caught_up(bucket_name: str, position: str) -> bytes:
+    return _status("caught_up", bucket_name=bucket_name, id=position)
+
+
+def gap(bucket_name: str, gap: Gap) -> bytes:
+    return _status("gap", bucket_name=bucket_name, gap=gap_fields(gap))
+
+
+def bucket_deleted(bucket_name: str) -> bytes:
+    return _status("bucket_deleted", bucket_name=bucket_name)
+
+
+def gap_fields(gap: Gap) -> dict[str, Any]:
+    """A gap as the answer to subscribe and the gap frame have it."""
+    return {"from": gap.from_seq, "to": gap.to_seq, "count": gap.count, "reason": gap.reason}

@@ -1,0 +1,123 @@
+"""Raw header blocks as frames show them: canonical names, values in their order, nothing that is between two hops.
+
+Names are spelled as Go's net/textproto.CanonicalMIMEHeaderKey does, since the original's frames have them so. What is
+left out is what Go's net/http takes out of a request's header (Host, Transfer-Encoding, Trailer) and what its reverse
+proxy drops as hop-by-hop. Content-Length stays: it is in the original's frames, and true of the body.
+"""
+
+from __future__ import annotations
+
+import string
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+_TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
+_HOP_BY_HOP = frozenset(
+    {
+        "Keep-Alive",
+        "Proxy-Authenticate",
+        "Proxy-Authorization",
+        "Proxy-Connection",
+        "Te",
+        "Trailer",
+        "Transfer-Encoding",
+        "Upgrade",
+    }
+)
+_OWS: Final = " \t\r"
+"""What surrounds a value: optional white space (RFC 9110, section 5.6.3), and the CR before the line end."""
+
+_LINES: Final = 1024
+_LINE: Final = 48
+"""Most lines that are remembered, and their greatest length: most of a sender's lines are the same in each request."""
+
+_Field: TypeAlias = tuple[str, tuple[str]]
+_fields: dict[str, _Field] = {}
+"""From a line to how frames spell its name ("" where they leave it out), and its value."""
+
+
+def parse(block: bytes) -> list[tuple[bytes, bytes]]:
+    """A raw header block as (name, value) in the order of its lines.
+
+    Values come without the white space around them; a folded line (obs-fold) is joined by one space to the one before.
+    A line without a name is passed over.
+    """
+    fields: list[tuple[bytes, bytes]] = []
+    for line in block.split(b"\n"):
+        if line[:1] in (b" ", b"\t"):
+            more = line.strip(b" \t\r")
+            if more and fields:
+                name, value = fields[-1]
+                fields[-1] = (name, value + b" " + more if value else more)
+            continue
+        name, colon, value = line.partition(b":")
+        name = name.strip(b" \t\r")
+        if colon and name:
+            fields.append((name, value.strip(b" \t\r")))
+    return fields
+
+
+def decode(raw: bytes) -> str:
+    """Bytes of a head as text: UTF-8 where they are that, else Latin-1."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def canonical(name: str) -> str:
+    """`content-type` as `Content-Type`; a name that is no token (RFC 9110, section 5.6.2) stays as it is."""
+    if not _TOKEN.issuperset(name):
+        return name
+    return "-".join(part[:1].upper() + part[1:].lower() for part in name.split("-"))
+
+
+def is_shown(spelling: str) -> bool:
+    """Whether frames show a header of this canonical name, unless a Connection header names it."""
+    return spelling not in _HOP_BY_HOP and spelling not in ("", "Host", "Connection")
+
+
+def for_frame(block: bytes) -> tuple[dict[str, tuple[str, ...]], str]:
+    """A header block as a webhook frame has it, {"Content-Type": ("text/plain",), …}, and the Host in it (or "")."""
+    if block.isascii() and b"\n " not in block and b"\n\t" not in block:
+        lines = block.decode("ascii").split("\n")
+    else:
+        lines = [f"{decode(name)}:{decode(value)}" for name, value in parse(block)]
+    shown: dict[str, tuple[str, ...]] = {}
+    for line in lines:
+        field = _fields.get(line)
+        if field is None:
+            field = _read(line)
+        spelling, value = field
+        if spelling in shown:
+            shown[spelling] += value
+        else:
+            shown[spelling] = value
+    shown.pop("", None)
+    host = shown.pop("Host", ("",))[0]
+    for value_of_connection in shown.pop("Connection", ()):
+        for name in value_of_connection.split(","):
+            shown.pop(canonical(name.strip(_OWS)), None)
+    return shown, host
+
+
+def _read(line: str) -> _Field:
+    name, colon, value = line.partition(":")
+    if not colon:
+        spelling = ""
+    elif len(name) <= _LINE:
+        spelling = _spelling(name)
+    else:
+        spelling = _spelling.__wrapped__(name)
+    field = (spelling, (value.strip(_OWS),))
+    if len(line) <= _LINE:
+        if len(_fields) >= _LINES:
+            _fields.clear()
+        _fields[line] = field
+    return field
+
+
+@lru_cache(maxsize=_LINES)
+def _spelling(name: str) -> str:
+    spelling = canonical(name.strip(_OWS))
+    return "" if spelling in _HOP_BY_HOP else spelling

@@ -1,0 +1,106 @@
+"""Header blocks as JSON, rendered by what has changed since the last block of the same shape.
+
+A sender's requests differ in few lines (a delivery id, a signature, a length), so only those are read again. What comes
+out is what `headers.for_frame` and an encoder give, byte for byte; a block that is not plain goes that way.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from relay_tornado.wire.headers import canonical, for_frame, is_shown
+
+_encode = msgspec.json.Encoder().encode
+
+_SHAPES: Final = 256
+_BLOCK: Final = 4096
+"""Most shapes that are remembered, and the most bytes of a block that one is made of."""
+
+_LEARN: Final = 8
+"""Where blocks of one length take turns in their shape, only every so many makes a new one."""
+
+_PLAIN: Final = bytes(byte for byte in range(0x20, 0x7F) if byte not in b'"\\')
+"""Bytes that stand for themselves in JSON."""
+
+_PLAIN_CONNECTION: Final = frozenset({b"close", b"keep-alive"})
+"""A Connection that names no other header."""
+
+
+class _Shape:
+    """The last block: its lines, and of each that is shown what its value is put between in JSON."""
+
+    __slots__ = ("ends", "heads", "host", "lines", "misses", "parts", "whole")
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.ends = b""
+        self.heads: list[tuple[bytes, bytes, int] | None] = []
+        self.parts: list[bytes] = []
+        self.whole = b"{}"
+        self.host = ""
+        self.misses = 0
+
+    def render(self, lines: list[bytes]) -> bytes | None:
+        """The JSON of a plain block with these lines, as many as there are here; None where it has another shape."""
+        changed: list[bytes] | None = None
+        for index, old in enumerate(self.lines):
+            line = lines[index]
+            if line != old:
+                head = self.heads[index]
+                if head is None or not line.startswith(head[0]):
+                    return None
+                if changed is None:
+                    changed = self.parts.copy()
+                changed[head[2]] = head[1] + line[len(head[0]) :].strip() + b'"]'
+        return self.whole if changed is None else b"{" + b",".join(changed) + b"}"
+
+    def learn(self, lines: list[bytes], whole: bytes, host: str) -> None:
+        """Takes over a plain block, unless more than its single lines counts in it."""
+        heads: list[tuple[bytes, bytes, int] | None] = []
+        parts: list[bytes] = []
+        names: set[str] = set()
+        for line in lines[:-1]:
+            name, colon, value = line.partition(b":")
+            value = value.strip()
+            spelling = canonical(name.decode("ascii"))
+            if not colon or not name or name.strip() != name or spelling in names:
+                return
+            if spelling == "Connection" and value.lower() not in _PLAIN_CONNECTION:
+                return
+            names.add(spelling)
+            if is_shown(spelling):
+                before = b'"' + spelling.encode() + b'":["'
+                heads.append((name + b":", before, len(parts)))
+                parts.append(before + value + b'"]')
+            else:
+                heads.append(None)
+        if not lines[-1]:
+            self.lines, self.heads, self.parts, self.whole, self.host = lines, [*heads, None], parts, whole, host
+
+
+_shapes: dict[tuple[str, int], _Shape] = {}
+
+
+def render(input_id: str, block: bytes) -> tuple[bytes, str]:
+    """The headers of an event of this input as a JSON object, and the Host in it (or "")."""
+    lines = block.split(b"\r\n")
+    key = (input_id, len(lines))
+    shape = _shapes.get(key)
+    if shape is None:
+        if len(_shapes) >= _SHAPES:
+            _shapes.clear()
+        shape = _shapes[key] = _Shape()
+        shape.ends = b"\r\n" * (len(lines) - 1)
+    # What is no plain character is only the line ends.
+    plain = block.translate(None, _PLAIN) == shape.ends
+    if plain and shape.lines and (rendered := shape.render(lines)) is not None:
+        return rendered, shape.host
+    shown, host = for_frame(block)
+    whole = _encode(shown)
+    if plain:
+        if shape.misses % _LEARN == 0 and len(block) <= _BLOCK:
+            shape.learn(lines, whole, host)
+        shape.misses += 1
+    return whole, host

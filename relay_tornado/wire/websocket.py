@@ -1,0 +1,27 @@
+"""WebSocket frames as a server sends them: whole text messages, not masked (RFC 6455, section 5.2)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PING: Final = b"\x89\x00"
+"""A ping frame with no payload."""
+
+_FIN_TEXT: Final = 0x81
+_SHORT = [bytes((_FIN_TEXT, length)) for length in range(126)]
+_TWO_BYTES: Final = 126
+_EIGHT_BYTES: Final = 127
+
+
+def header(length: int) -> bytes:
+    """The 2, 4 or 10 bytes that stand before a payload of `length` bytes."""
+    if length < _TWO_BYTES:
+        return _SHORT[length]
+    if length < 1 << 16:
+        return bytes((_FIN_TEXT, _TWO_BYTES, length >> 8, length & 0xFF))
+    return bytes((_FIN_TEXT, _EIGHT_BYTES)) + length.to_bytes(8, "big")
+
+
+def text(payload: bytes) -> bytes:
+    """The frame of one whole text message. The payload must be UTF-8."""
+    return header(len(payload)) + payload

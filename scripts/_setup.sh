@@ -1,0 +1,81 @@
+# Sourced by the scripts beside it (POSIX sh): keeps .venv as requirements.lock and setup.cfg say.
+# Afterwards $root is the clone and $venv its virtual environment. Whatever is said here goes to stderr.
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+venv=$root/.venv
+unset PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALENV
+
+setup_say() { echo "set-up: $*" >&2; }
+
+# What .venv was, or has to be, made from: the lock, the metadata, the Python, and where the clone lies.
+setup_stamp() {
+    echo "$root"
+    "$1" -I -S -c 'import sys; print(sys.version_info[:3])' 2>/dev/null
+    cat "$root/requirements.lock" "$root/setup.cfg" "$root/pyproject.toml" | cksum
+}
+
+setup_is_current() {
+    [ -f "$venv/stamp" ] && [ -x "$venv/bin/python" ] && [ "$(setup_stamp "$venv/bin/python")" = "$(cat "$venv/stamp")" ]
+}
+
+# Prints the first Python that fits: 3.11 to 3.13, able to make a virtual environment.
+setup_find_python() {
+    old= bare=
+    for candidate in python3 python3.13 python3.12 python3.11; do
+        command -v "$candidate" >/dev/null 2>&1 || continue
+        version=$("$candidate" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+        case $version in
+            3.11 | 3.12 | 3.13) ;;
+            *) old="$old $candidate is $version;" && continue ;;
+        esac
+        if "$candidate" -I -c 'import ensurepip, venv' 2>/dev/null; then
+            command -v "$candidate"
+            return 0
+        fi
+        bare="$bare $version"
+    done
+    if [ -n "$bare" ]; then
+        setup_say "Python$bare is here without its venv module; on Debian or Ubuntu: apt-get install python3-venv"
+    else
+        setup_say "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH.${old:+ (Found:${old%;}.)}"
+        setup_say "Install one, for example: apt-get install python3 python3-venv"
+    fi
+    return 1
+}
+
+# Whether .venv can be brought up to date as it is: a Python that fits, with pip, made where the clone lies now.
+setup_is_usable() {
+    "$venv/bin/python" -I -c 'import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null &&
+        [ "$(cat "$venv/made-in" 2>/dev/null || echo "$root")" = "$root" ]
+}
+
+setup_install() {
+    rm -f "$venv/stamp"
+    if ! setup_is_usable; then
+        python=$(setup_find_python) || return 1
+        setup_say "making .venv with $python"
+        "$python" -m venv --clear "$venv" >&2 || return 1
+        echo "$root" >"$venv/made-in"
+    fi
+    setup_say "installing what requirements.lock says"
+    set -- "$venv/bin/python" -m pip --disable-pip-version-check --quiet install --no-input
+    "$@" --require-hashes -r "$root/requirements.lock" >&2 || return 1
+    # setuptools comes from the lock, so nothing is fetched without a hash.
+    "$@" --no-deps --no-build-isolation -e "$root" >&2 || return 1
+    stamp=$(setup_stamp "$venv/bin/python")
+    echo "$stamp" >"$venv/stamp"
+}
+
+if ! setup_is_current; then
+    (
+        # One at a time: whoever comes second finds the work done.
+        if command -v flock >/dev/null 2>&1; then
+            exec 9>"$root/.venv.lock"
+            flock 9
+        fi
+        setup_is_current || setup_install
+    ) || {
+        setup_say "failed; what stands above says why. The next run tries again."
+        exit 1
+    }
+fi

@@ -1,0 +1,173 @@
+"""A real relay for a test or a measurement: a process of its own on its own directory, driven by its command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+TIMEOUT = 30.0
+"""Seconds after which whatever a test waits for is taken as never to come."""
+
+_LISTENING = re.compile(r"listening on (http://[^\s\"',]+)")
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:
+    """Waits until `condition()` is true, and returns what it returned; fails after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+        time.sleep(0.01)
+    return value
+
+
+class Server:
+    """A server as a subprocess that says `listening on http://…`. A context manager kills what still runs at its end.
+
+    After a restart it has the port that it had.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self.output = output
+        self.port = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def command_line(self) -> list[str]:
+        """What is to be run."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """Without what would change how the server runs."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RELAY_", "PYTHONDEVMODE"))}
+        return kept | {"PYTHONUNBUFFERED": "1"}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/socket"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def start(self) -> None:
+        """Starts the server and waits until it says where it listens."""
+        self.spawn()
+        match = wait_for(self._listening, "the server to listen")
+        self.port = int(match[1].rpartition(":")[2].strip("/"))
+
+    def spawn(self) -> None:
+        """Starts the server without waiting for it."""
+        assert self.process is None
+        command = self.command_line()
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+
+    def _listening(self) -> re.Match[str] | None:
+        assert self.process is not None
+        assert self.process.poll() is None, f"the server ended with {self.process.returncode}:\n{self.said()}"
+        return _LISTENING.search(self.said())
+
+    def said(self) -> str:
+        """What it wrote to stdout and stderr since its last start."""
+        return self.output.read_text(errors="replace")
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """Waits for it to end and returns its exit code."""
+        assert self.process is not None
+        code = self.process.wait(timeout)
+        self.process = None
+        return code
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        self.terminate()
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, where it still runs."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(TIMEOUT)
+            self.process = None
+
+    def restart(self) -> None:
+        """Starts again; kills what runs."""
+        self.kill()
+        self.start()
+
+    def memory(self) -> int:
+        """Resident bytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+    def descriptors(self) -> int:
+        """How many files and sockets are open."""
+        return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+
+
+class Relay(Server):
+    """`relay serve` on the directory `data`.
+
+    `settings` are flags by their names: `Relay(folder, tail="1MiB")` is `--tail 1MiB`.
+    """
+
+    def __init__(self, data: Path, **settings: object) -> None:
+        super().__init__(data.parent / f"{data.name}.out")
+        self.data = data
+        self.settings = settings
+
+    def command_line(self) -> list[str]:
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in self.settings.items()]
+        return [sys.executable, "-m", "relay_tornado", "serve", f"--port={self.port}", *flags]
+
+    def environment(self) -> dict[str, str]:
+        return super().environment() | {"RELAY_DATA": str(self.data)}
+
+    def command(self, *arguments: str) -> Any:
+        """Runs `relay ARGUMENTS --json` on this directory and returns what it printed, as data."""
+        run = self.run(*arguments, "--json")
+        assert run.returncode == 0, run.stderr
+        return json.loads(run.stdout)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs `relay ARGUMENTS` on this directory."""
+        command = [sys.executable, "-m", "relay_tornado", *arguments]
+        return subprocess.run(
+            command, env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
+        )
+
+    def create_bucket(self, name: str, *options: str) -> str:
+        """Makes a bucket and returns the path of its input's URL."""
+        bucket = self.command("bucket", "create", name, *options)
+        return f"/v1/webhooks/{bucket['inputs'][0]['id']}"
+
+    def create_token(self, *options: str) -> tuple[str, str]:
+        """Makes a token and returns its key and secret."""
+        token = self.command("token", "create", *options)
+        return token["key"], token["secret"]

@@ -1,0 +1,438 @@
+"""How a command finds its way to the relay, and what it does when that changes under it."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay_tornado.cli import client
+from relay_tornado.storage.lock import Lock, Owner
+from tests.acceptance.relay import Relay, wait_for
+from tests.cli.runner import Runner
+from tests.needs import needs_root
+
+TIMEOUT = 30
+INFO = {"result": {"version": "0.1.0", "url": None}}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """A relay that runs."""
+    with Relay(tmp_path_factory.mktemp("running") / "data") as running:
+        yield running
+
+
+@contextmanager
+def locked(data: Path, path: Path | None = None) -> Iterator[Lock]:
+    """The data directory in another's hands, who says that his control socket is at `path`."""
+    lock = Lock.acquire(data)
+    lock.write(path)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextmanager
+def pretending(path: Path, *conversations: list[Any]) -> Iterator[list[Any]]:
+    """A control socket whose connections are answered as told, then cut; yields the requests that came.
+
+    A conversation is a list of answers; one may be a list of lines, or None, which cuts without an answer.
+    """
+    requests: list[Any] = []
+    listener = socket.socket(socket.AF_UNIX)
+    listener.settimeout(TIMEOUT)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        for conversation in conversations:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as lines:
+                connection.settimeout(TIMEOUT)
+                for answer in conversation:
+                    requests.append(json.loads(lines.readline()))
+                    for part in answer if isinstance(answer, list) else [] if answer is None else [answer]:
+                        connection.sendall(json.dumps(part).encode() + b"\n")
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield requests
+    finally:
+        thread.join(TIMEOUT)
+        listener.close()
+        path.unlink()
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path is short enough for a socket's."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+# through a running relay
+
+
+def test_commands_go_through_the_running_relay(server: Relay, relay: Runner) -> None:
+    """Each one does, since the relay holds the lock; what it changes counts at once, and whole URLs are known."""
+    relay.data = server.data
+    made = server.command("bucket", "create", "orders", "--auth", "token", "--token", "t")
+    assert relay.json("bucket", "show", "orders") == made
+    url = f"{server.url}/v1/webhooks/{made['inputs'][0]['id']}"
+    assert f"webhook URL   {url}\n" in relay("bucket", "show", "orders").stdout
+    assert f"{server.ws_url}\n" in relay("token", "create", "--bucket", "orders").stdout
+    assert post(url) == 401
+    relay.json("bucket", "set", "orders", "--auth", "none")
+    assert post(url) == 200
+    relay.json("input", "set", "orders", "--status", "202")
+    assert post(url) == 202
+    relay.json("bucket", "delete", "orders", "--yes")
+    assert post(url) == 404
+    assert "there is no bucket 'orders'" in relay.refused("bucket", "show", "orders")
+    (token,) = relay.json("token", "list")
+    relay.json("token", "revoke", token["key"])
+    assert relay.json("token", "list") == []
+
+
+def post(url: str) -> int:
+    """The status of a webhook."""
+    parts = urllib.parse.urlsplit(url)
+    assert parts.hostname is not None
+    with contextlib.closing(http.client.HTTPConnection(parts.hostname, parts.port, timeout=TIMEOUT)) as connection:
+        connection.request("POST", parts.path, b"hello")
+        return connection.getresponse().status
+
+
+def test_a_migration_needs_the_relay_stopped(server: Relay, relay: Runner) -> None:
+    """It is refused while one runs, saying which process that is."""
+    relay.data = server.data
+    assert f"process {server.pid}" in relay.refused("migrate")
+
+
+def test_with_and_without_a_server_it_is_the_same(relay: Runner) -> None:
+    """The same commands print the same through a relay and without one, and each sees what the other did."""
+
+    def talk() -> list[Any]:
+        made = relay.json("bucket", "create", "orders", "--retention-events", "5")
+        wrong = relay.refused("bucket", "set", "orders", "--auth", "basic")
+        taken = relay.refused("bucket", "create", "orders")
+        changed = relay.json("bucket", "set", "orders", "--max-body", "1MiB")
+        answer = relay.json("input", "set", "orders", "--body", "x")
+        listed = relay.json("bucket", "list")
+        assert listed[-1] == {**changed, "inputs": [answer], "updated_at": listed[-1]["updated_at"]}
+        return [made, wrong, taken, changed, answer]
+
+    def shape(value: Any) -> Any:
+        if isinstance(value, dict):
+            kept = {key: shape(item) for key, item in value.items() if key not in ("id", "bucket_id")}
+            return {key: item for key, item in kept.items() if not key.endswith("_at")}
+        return [shape(item) for item in value] if isinstance(value, list) else value
+
+    without = talk()
+    relay.json("bucket", "set", "orders", "--name", "before")
+    with Relay(relay.data) as server:
+        through = talk()
+        assert [bucket["name"] for bucket in relay.json("bucket", "list")] == ["before", "orders"]
+        assert server.stop() == 0
+    assert [bucket["name"] for bucket in relay.json("bucket", "list")] == ["before", "orders"]
+    assert shape(without) == shape(through)
+
+
+def test_a_directory_with_a_long_path(relay: Runner) -> None:
+    """Where the control socket can't lie in it, relay.lock says where it is; it is gone with the relay."""
+    relay.data = relay.data.with_name("x" * 120)
+    with Relay(relay.data) as server:
+        made = relay.json("bucket", "create", "orders")
+        path = Path(json.loads((relay.data / "relay.lock").read_text())["socket"])
+        assert path.parent.parent != relay.data
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+        assert server.stop() == 0
+        assert not path.parent.exists()
+    assert relay.json("bucket", "list") == [made]
+
+
+def test_a_killed_relay_is_passed_by(relay: Runner) -> None:
+    """Its socket and what its lock file says are still there, and count for nothing, to commands and to the next."""
+    with Relay(relay.data) as server:
+        made = relay.json("bucket", "create", "orders")
+        server.kill()
+        assert (relay.data / "relay.sock").exists()
+        assert relay.json("bucket", "list") == [made]
+        server.start()
+        assert relay.json("bucket", "list") == [made]
+
+
+def test_commands_while_the_relay_stops_and_starts(tmp_path: Path) -> None:
+    """Every command succeeds, whenever it comes: each token is made, and made once."""
+    made: list[str] = []
+    failed: list[str] = []
+    over = threading.Event()
+    with Relay(tmp_path / "data") as relay:
+
+        def keep_making() -> None:
+            while not over.is_set():
+                run = relay.run("token", "create", "--json")
+                if run.returncode == 0:
+                    made.append(json.loads(run.stdout)["key"])
+                else:
+                    failed.append(run.stderr)
+
+        def made_another() -> Callable[[], bool]:
+            before = len(made)
+            return lambda: len(made) > before
+
+        thread = threading.Thread(target=keep_making)
+        thread.start()
+        try:
+            for _ in range(2):
+                wait_for(made_another(), "a token through the relay")
+                assert relay.stop() == 0
+                wait_for(made_another(), "a token without a relay")
+                # A command has the directory for a moment again and again, so a start may find it taken.
+                wait_for(lambda: try_to_start(relay), "the relay to start")
+        finally:
+            over.set()
+            thread.join(TIMEOUT)
+        assert failed == []
+        assert sorted(token["key"] for token in relay.command("token", "list")) == sorted(made)
+
+
+def try_to_start(relay: Relay) -> bool:
+    """Starts the relay; False where another process had the directory at that moment."""
+    try:
+        relay.start()
+    except AssertionError:
+        assert "is in use by" in relay.said()
+        relay.kill()
+        return False
+    return True
+
+
+# without one, or with one that is just coming or going
+
+
+def test_a_command_waits_for_a_relay_that_is_starting(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as somebody has the lock and no socket, it waits, says so, and then does its work."""
+    relay("bucket", "create", "orders")
+    monkeypatch.setattr(client, "SPEAK", 0.0)
+    with locked(relay.data) as lock:
+        waits = client.time.sleep
+        monkeypatch.setattr(client.time, "sleep", lambda seconds: (waits(seconds), lock.release()))
+        result = relay("bucket", "show", "orders")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("relay: waiting for it: ")
+    assert f"process {os.getpid()}" in result.stderr
+
+
+@pytest.mark.parametrize("path", [None, "nothing.sock"])
+def test_a_command_does_not_wait_for_ever(relay: Runner, monkeypatch: pytest.MonkeyPatch, path: str | None) -> None:
+    """Whoever has the lock and can't be talked to is named."""
+    relay("bucket", "create", "orders")
+    monkeypatch.setattr(client, "PATIENCE", 0.01)
+    with locked(relay.data, None if path is None else relay.data / path):
+        said = relay.refused("bucket", "show", "orders")
+    assert f"process {os.getpid()}" in said
+    assert "try again" in said
+
+
+def test_a_server_that_starts_in_between(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody had the lock when it was looked at, somebody has it when it is taken: the command looks again."""
+    relay("bucket", "create", "orders")
+    looks: list[Owner | None] = []
+    real = client.read_owner
+    with locked(relay.data) as lock:
+
+        def look(data: Path) -> Owner | None:
+            if not looks:
+                looks.append(None)
+                return None
+            lock.release()
+            looks.append(real(data))
+            return looks[-1]
+
+        monkeypatch.setattr(client, "read_owner", look)
+        assert relay.json("bucket", "show", "orders")["name"] == "orders"
+    assert looks == [None, None]
+
+
+def test_a_server_that_stops_in_between(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket was named when the lock was looked at, and is gone when it is called: the command looks again."""
+    relay("bucket", "create", "orders")
+    real = client.read_owner
+    owners = iter([Owner(1, "0.1.0", relay.data / "gone.sock")])
+    monkeypatch.setattr(client, "read_owner", lambda data: next(owners, None) or real(data))
+    assert relay.json("bucket", "show", "orders")["name"] == "orders"
+
+
+def test_a_relay_that_stops_before_it_takes_a_command(relay: Runner, short: Path) -> None:
+    """It says that it stops, so nothing was done, and the command is given again."""
+    closing = {"error": {"code": "closing", "message": "", "field": ""}}
+    made = {"result": {"key": "k", "secret": "s"}}
+    with (
+        locked(relay.data, short / "s"),
+        pretending(short / "s", [INFO, INFO, closing], [INFO, made]) as requests,
+    ):
+        assert relay.json("token", "create") == made["result"]
+    commands = [request["command"] for request in requests]
+    assert commands == ["relay.info", "relay.info", "token.create", "relay.info", "token.create"]
+
+
+def test_a_relay_that_dies_with_a_command(relay: Runner, short: Path) -> None:
+    """What changes something may have been done, so that is said and it is not repeated; what only reads is."""
+    with locked(relay.data, short / "s"), pretending(short / "s", [INFO, INFO, None]):
+        assert "may have been done or not" in relay.refused("token", "create")
+    with locked(relay.data, short / "s"), pretending(short / "s", [INFO, None], [INFO, {"result": []}]):
+        assert relay.json("token", "list") == []
+
+
+def test_progress_is_told_on_stderr(relay: Runner, short: Path) -> None:
+    """Lines of progress come before the answer, and are no part of it."""
+    with (
+        locked(relay.data, short / "s"),
+        pretending(short / "s", [INFO, [{"progress": "half way"}, {"progress": "nearly"}, {"result": []}]]),
+    ):
+        result = relay("token", "list", "--json")
+    assert (result.stdout, result.stderr) == ("[]\n", "relay: half way\nrelay: nearly\n")
+
+
+def test_another_users_directory(tmp_path: Path) -> None:
+    """Who may not use it is told whose it is; no traceback, no waiting."""
+    needs_root("only root can become another user")
+    program = (
+        "import os, sys, shutil, encodings.idna, relay_tornado.cli.bucket as bucket, relay_tornado.cli.entry as entry\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "entry.main(['bucket', 'list', '--data', sys.argv[1]])"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for data, mode, words in (
+            (folder, 0o700, "belongs to another user (uid 0)"),
+            (f"{folder}/a", 0o700, "can't be reached"),
+        ):
+            Path(folder).chmod(mode)
+            run = subprocess.run([sys.executable, "-c", program, data], capture_output=True, text=True, timeout=TIMEOUT)
+            assert (run.returncode, run.stdout) == (1, "")
+            assert words in run.stderr
+            assert run.stderr.count("\n") == 1
+
+
+# as a process
+
+
+def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:
+    """Exit code 130 and a line, no traceback."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    with locked(relay.data):
+        command = [sys.executable, "-m", "relay_tornado", "bucket", "list"]
+        process = subprocess.Popen(
+            command, env=relay.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=TIMEOUT)
+    assert first.startswith("relay: waiting for it")
+    assert (process.returncode, out, err) == (130, "", "relay: stopped\n")
+
+
+def at_terminal(relay: Relay, *arguments: str, typed: bytes) -> tuple[int, str, str, str]:
+    """Runs a command whose standard input is a terminal; returns its exit code, stdout, stderr, and what was echoed."""
+    terminal, keyboard = os.openpty()
+    command = [sys.executable, "-m", "relay_tornado", *arguments]
+    process = subprocess.Popen(
+        command,
+        env=relay.environment(),
+        stdin=keyboard,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stderr is not None
+        asked = process.stderr.read(1)
+        os.write(terminal, typed)
+        out, err = process.communicate(timeout=TIMEOUT)
+    os.close(keyboard)
+    echoed = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 1000):
+            echoed += part
+    os.close(terminal)
+    return process.returncode, out.decode(), (asked + err).decode(), echoed.decode()
+
+
+def test_somebody_is_asked_before_a_bucket_goes(tmp_path: Path) -> None:
+    """At a terminal the question comes on stderr; no and Ctrl-D delete nothing, yes does."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    for typed, code, words in ((b"n\n", 1, "relay: nothing was deleted"), (b"\x04", 130, "relay: stopped")):
+        returned, out, err, _ = at_terminal(relay, "bucket", "delete", "orders", typed=typed)
+        assert (returned, out) == (code, "")
+        assert "Delete the bucket 'orders' and every event in it?" in err
+        assert words in err
+        assert "Traceback" not in err
+    returned, out, _, _ = at_terminal(relay, "bucket", "delete", "orders", typed=b"y\n")
+    assert returned == 0
+    assert out.startswith("Deleted the bucket orders")
+    assert relay.command("bucket", "list") == []
+
+
+def test_a_secret_that_is_typed_is_not_shown(tmp_path: Path) -> None:
+    """`--password -` at a terminal asks on stderr, and echoes nothing."""
+    relay = Relay(tmp_path / "data")
+    arguments = ("bucket", "create", "orders", "--auth", "basic", "--username", "u", "--password", "-")
+    returned, out, err, echoed = at_terminal(relay, *arguments, typed=b"hunter2\n")
+    assert returned == 0, err
+    assert err.startswith("Password: ")
+    assert "hunter2" not in out + err + echoed
+    assert relay.command("bucket", "show", "orders")["auth"]["password"] == "hunter2"
+
+
+def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    """`relay bucket list | head -1` ends without a traceback."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    command = f"{sys.executable} -m relay_tornado bucket list --json | exec 0<&-"
+    run = subprocess.run(command, shell=True, env=relay.environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.stderr == ""
+
+
+IMPORTS = """
+import sys
+from relay_tornado.cli import main
+main(sys.argv[1:], standalone_mode=False)
+heavy = {"tornado", "rich", "aiosqlite", "sqlite3", "marshmallow", "asyncio", "structlog", "websockets"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("bucket", "create", "--help"), ("bucket", "list", "--json")])
+def test_commands_start_fast(server: Relay, arguments: tuple[str, ...]) -> None:
+    """Help, and a command that finds a relay running, import none of what takes time."""
+    command = [sys.executable, "-c", IMPORTS, *arguments]
+    run = subprocess.run(command, env=server.environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stderr) == (0, "[]\n")
+
+
+def test_the_module_is_the_command() -> None:
+    """`python -m relay_tornado` is `relay`."""
+    command = [sys.executable, "-m", "relay_tornado", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stdout) == (0, "relay 0.1.0\n")

@@ -1,0 +1,449 @@
+"""`relay bucket`, `input`, `token` and `migrate` on a data directory that no relay serves."""
+
+import json
+import re
+import sqlite3
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.ids import is_secret
+from relay_tornado.storage import migrate
+from tests.admin.test_admin_commands import BUCKET, INPUT
+from tests.cli.runner import Runner
+
+# relay bucket
+
+
+def test_a_first_bucket(relay: Runner) -> None:
+    """It makes the data directory, and prints the bucket, its URL's path and what to do next."""
+    result = relay("bucket", "create", "orders", "--description", "from the shop")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert re.search(r"^bucket +orders$", result.stdout, re.MULTILINE)
+    assert re.search(r"^description +from the shop$", result.stdout, re.MULTILINE)
+    assert re.search(r"^webhook URL +/v1/webhooks/[0-9a-f-]{36}$", result.stdout, re.MULTILINE)
+    assert f"relay serve --data {relay.data}" in result.stdout
+    assert f"relay token create --data {relay.data}" in result.stdout
+    assert (relay.data / "relay.db").exists()
+
+
+def test_json_is_the_stock_bucket(relay: Runner) -> None:
+    """`create`, `show`, `set` and `list` print the same document."""
+    made = relay.json("bucket", "create", "orders")
+    assert list(made) == BUCKET
+    assert list(made["inputs"][0]) == INPUT
+    assert relay.json("bucket", "show", "orders") == made
+    assert relay.json("bucket", "show", made["id"]) == made
+    assert relay.json("bucket", "set", "orders", "--description", "") == made
+    assert relay.json("bucket", "list") == [made]
+    assert json.loads(relay("bucket", "list", RELAY_JSON="1").stdout) == [made]
+
+
+def test_every_option_of_a_bucket(relay: Runner) -> None:
+    """By flags when it is made, by variables when it is changed: both arrive."""
+    made = relay.json(
+        *("bucket", "create", "orders", "--description", "d", "--retention-age", "7d", "--retention-events", "1000"),
+        *("--retention-bytes", "1GiB", "--dedupe", "X-Id", "--dedupe-window", "90s", "--auth", "basic"),
+        *("--username", "u", "--password", "p", "--large-webhooks", "--max-body", "5MiB"),
+    )
+    assert made["retention"] == {"max_age": 604_800, "max_events": 1000, "max_bytes": 1 << 30}
+    assert made["dedupe"] == {"header": "X-Id", "window": 90}
+    assert made["auth"] == {"type": "basic", "username": "u", "password": "p", "token": ""}
+    assert (made["description"], made["large_webhooks"], made["max_body"]) == ("d", True, 5 << 20)
+    changed = relay.json(
+        *("bucket", "set", "orders"),
+        RELAY_BUCKET_NAME="sales",
+        RELAY_BUCKET_DESCRIPTION="none",
+        RELAY_BUCKET_RETENTION_AGE="none",
+        RELAY_BUCKET_RETENTION_EVENTS="none",
+        RELAY_BUCKET_RETENTION_BYTES="5MB",
+        RELAY_BUCKET_DEDUPE="auto",
+        RELAY_BUCKET_DEDUPE_WINDOW="1h",
+        RELAY_BUCKET_AUTH="token",
+        RELAY_BUCKET_TOKEN="none",
+        RELAY_BUCKET_LARGE_WEBHOOKS="0",
+        RELAY_BUCKET_MAX_BODY="none",
+    )
+    assert changed["retention"] == {"max_age": None, "max_events": None, "max_bytes": 5_000_000}
+    assert changed["dedupe"] == {"header": "auto", "window": 3600}
+    assert changed["auth"] == {"type": "token", "username": "", "password": "", "token": "none"}
+    assert (changed["name"], changed["description"]) == ("sales", "none")
+    assert (changed["large_webhooks"], changed["max_body"]) == (False, None)
+    off = relay.json("bucket", "set", "sales", "--dedupe", "none", "--auth", "none", "--no-large-webhooks")
+    assert (off["dedupe"], off["auth"]["type"], off["retention"]) == (None, "none", changed["retention"])
+
+
+def test_retention_of_a_new_bucket_is_the_servers(relay: Runner) -> None:
+    """The variables of `relay serve` count without a server, too."""
+    made = relay.json("bucket", "create", "orders", RELAY_RETENTION_AGE="1d", RELAY_RETENTION_BYTES="none")
+    assert made["retention"] == {"max_age": 86_400, "max_events": None, "max_bytes": None}
+
+
+@pytest.mark.parametrize("what", ["password", "token"])
+def test_secrets_come_from_where_nobody_sees_them(relay: Runner, tmp_path: Path, what: str) -> None:
+    """A file, standard input or the variable gives a bucket's secret, spaces and all; people are not shown it."""
+    options = ["--auth", "basic", "--username", "u"] if what == "password" else ["--auth", "token"]
+    file = tmp_path / "secret"
+    file.write_text("s3cret-of-a-file\n")
+    relay("bucket", "create", "orders")
+    ways = (
+        ((f"--{what}-file", str(file)), "", {}, "s3cret-of-a-file"),
+        ((f"--{what}", "-"), "s3cret-of-stdin\r\nmore\n", {}, "s3cret-of-stdin"),
+        ((), "s3cret", {f"RELAY_BUCKET_{what.upper()}": "-"}, "s3cret"),
+        ((), "", {f"RELAY_BUCKET_{what.upper()}": "s3cret-of-a-variable"}, "s3cret-of-a-variable"),
+        ((), "", {f"RELAY_BUCKET_{what.upper()}_FILE": str(file)}, "s3cret-of-a-file"),
+    )
+    for arguments, stdin, variables, expected in ways:
+        result = relay("bucket", "set", "orders", *options, *arguments, input=stdin, **variables)
+        assert result.exit_code == 0, result.output
+        assert "s3cret" not in result.output
+        assert relay.json("bucket", "show", "orders")["auth"][what] == expected
+    assert "s3cret" not in relay("bucket", "show", "orders").output + relay("bucket", "list").output
+    assert "s3cret" not in relay.refused("bucket", "set", "orders", f"--{what}", "s3cret\x01")
+    assert "leave one of them out" in relay.misused(
+        "bucket", "set", "orders", f"--{what}", "s3cret", f"--{what}-file", file
+    )
+    assert "can't be read" in relay.misused("bucket", "set", "orders", f"--{what}-file", tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("create", "a/b"), 'holds a "/"'),
+        (("create", ""), "is empty"),
+        (("create", "orders"), "already"),
+        (("create", "new", "--auth", "basic"), "auth.username"),
+        (("create", "new", "--username", "u"), "auth.username"),
+        (("create", "new", "--dedupe-window", "1h"), "dedupe.header"),
+        (("set", "nothing", "--max-body", "1"), "there is no bucket 'nothing'"),
+        (("show", "nothing"), "relay bucket list"),
+        (("delete", "nothing", "--yes"), "there is no bucket 'nothing'"),
+    ],
+)
+def test_what_the_relay_refuses(relay: Runner, arguments: tuple[str, ...], words: str) -> None:
+    """One line on stderr says what is wrong; exit code 1."""
+    relay("bucket", "create", "orders")
+    assert words in relay.refused("bucket", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Usage: "),
+        (("create",), "Missing argument 'NAME'"),
+        (("create", "a", "--retention-age", "soon"), "is not a time like"),
+        (("create", "a", "--retention-bytes", "much"), "is not a size like"),
+        (("create", "a", "--retention-events", "0"), "--retention-events"),
+        (("create", "a", "--auth", "digest"), "--auth"),
+        (("create", "a", "--public-url", "here"), "is not a URL like"),
+        (("create", "a", "--colour", "red"), "No such option"),
+        (("set", "a"), "nothing to change"),
+        (("set", "a", "--dedupe", "none", "--dedupe-window", "1h"), "leave one of them out"),
+        (("destroy", "a"), "No such command"),
+    ],
+)
+def test_wrong_command_lines(relay: Runner, arguments: tuple[str, ...], words: str) -> None:
+    """Exit code 2, and nothing is touched."""
+    assert words in relay.misused("bucket", *arguments)
+    assert not relay.data.exists()
+
+
+def test_deleting_asks_first(relay: Runner) -> None:
+    """Where nobody can be asked it refuses, and says what to write; with --yes, --force or the variable it deletes."""
+    for name, *way in (("a", "--yes"), ("b", "--force"), ("c",)):
+        made = relay.json("bucket", "create", name)
+        assert "--yes" in relay.misused("bucket", "delete", name, input="y\n")
+        assert relay.json("bucket", "show", name) == made
+        variables = {} if way else {"RELAY_BUCKET_YES": "true"}
+        assert relay.json("bucket", "delete", name, *way, **variables) == {"id": made["id"], "status": "deleted"}
+        assert "there is no bucket" in relay.refused("bucket", "show", name)
+    relay("bucket", "create", "d")
+    assert relay("bucket", "delete", "d", "--yes").stdout.startswith("Deleted the bucket d (")
+
+
+def test_lists_of_nothing(relay: Runner) -> None:
+    """An empty list is empty on stdout, and a note says what to do; in JSON it is []."""
+    relay("bucket", "create", "orders")
+    relay("bucket", "delete", "orders", "--yes")
+    for noun in ("bucket", "token"):
+        result = relay(noun, "list")
+        assert (result.exit_code, result.stdout) == (0, "")
+        assert f"relay {noun} create" in result.stderr
+        assert relay.json(noun, "list") == []
+
+
+def test_tables_show_what_users_wrote_and_obey_none_of_it(relay: Runner) -> None:
+    """Markup in a name or a description is shown as it is, a line end as an escape; one line a bucket, none cut."""
+    relay("bucket", "create", "[red]orders", "--description", "a\nb [bold]" + "x" * 300)
+    relay("bucket", "create", "billing")
+    head, first, second = relay("bucket", "list").stdout.splitlines()
+    assert head.startswith("NAME ")
+    assert first.startswith("[red]orders  ")
+    assert first.endswith("a\\nb [bold]" + "x" * 300)
+    assert second.startswith("billing ")
+    assert "\x1b" not in first
+
+
+@pytest.mark.parametrize("given", ["flag", "variable"])
+def test_whole_urls(relay: Runner, given: str) -> None:
+    """Where the public URL is known, URLs are printed whole."""
+    url = "https://relay.example.org/hooks/"
+    flags, variables = (["--public-url", url], {}) if given == "flag" else ([], {"RELAY_PUBLIC_URL": url})
+    whole = r"https://relay\.example\.org/hooks/v1/webhooks/[0-9a-f-]{36}(?![/0-9a-f-])"
+    for arguments in (
+        ("bucket", "create", "orders"),
+        ("bucket", "show", "orders"),
+        ("bucket", "list"),
+        ("bucket", "set", "orders", "--max-body", "5"),
+        ("input", "set", "orders", "--status", "202"),
+    ):
+        assert re.search(whole, relay(*arguments, *flags, **variables).stdout)
+    assert " /v1/webhooks/" in relay("bucket", "show", "orders", RELAY_PUBLIC_URL="none").stdout
+    assert "wss://relay.example.org/hooks/v1/socket" in relay("token", "create", *flags, **variables).stdout
+
+
+# relay input
+
+
+def test_every_option_of_an_input(relay: Runner, tmp_path: Path) -> None:
+    """By flags and by variables, by the input's id and by its bucket's name."""
+    made = relay.json("bucket", "create", "orders")["inputs"][0]
+    changed = relay.json(
+        *(
+            "input",
+            "set",
+            made["id"],
+            "--name",
+            "shop",
+            "--description",
+            "d",
+            "--status",
+            "202",
+            "--body",
+            '{"ok":true}',
+        ),
+        *("--header", "Content-Type: application/json", "--header", "X-Many:a", "--header", "X-Many: b:c"),
+    )
+    assert list(changed) == INPUT
+    assert (changed["name"], changed["description"], changed["status_code"]) == ("shop", "d", 202)
+    assert changed["body"] == '{"ok":true}'
+    assert changed["headers"] == {"Content-Type": ["application/json"], "X-Many": ["a", "b:c"]}
+    file = tmp_path / "body"
+    file.write_bytes("grüezi\r\n".encode())
+    again = relay.json(
+        *("input", "set", "orders"),
+        RELAY_INPUT_NAME="till",
+        RELAY_INPUT_DESCRIPTION="e",
+        RELAY_INPUT_STATUS="201",
+        RELAY_INPUT_BODY_FILE=str(file),
+        RELAY_INPUT_HEADER="X-One: 1, 2\nX-Two: 3\n",
+    )
+    assert (again["name"], again["description"], again["status_code"]) == ("till", "e", 201)
+    assert (again["body"], again["headers"]) == ("grüezi\r\n", {"X-One": ["1, 2"], "X-Two": ["3"]})
+    assert relay.json("input", "set", "orders", "--body-file", "-", input="from stdin\n")["body"] == "from stdin\n"
+    cleared = relay.json("input", "set", "orders", "--body", "", "--no-headers", "--status", "204")
+    assert (cleared["body"], cleared["headers"], cleared["status_code"]) == ("", {}, 204)
+    shown = relay("input", "set", "orders", "--header", "X-A: b", RELAY_INPUT_BODY="x", RELAY_INPUT_STATUS="200").stdout
+    assert re.search(r"^answers +200, 1 bytes$", shown, re.MULTILINE)
+    assert re.search(r"^header +X-A: b$", shown, re.MULTILINE)
+    assert relay.json("input", "set", "orders", RELAY_INPUT_NO_HEADERS="1")["headers"] == {}
+
+
+def test_what_an_input_refuses(relay: Runner, tmp_path: Path) -> None:
+    """A header that can't be set is named; a wrong command line has exit code 2."""
+    relay("bucket", "create", "orders")
+    assert "Set-Cookie" in relay.refused("input", "set", "orders", "--header", "Set-Cookie: a=b")
+    assert "there is no input" in relay.refused("input", "set", "nothing", "--status", "200")
+    assert "--status" in relay.misused("input", "set", "orders", "--status", "100")
+    assert "no colon" in relay.misused("input", "set", "orders", "--header", "X-A")
+    assert "nothing to change" in relay.misused("input", "set", "orders")
+    assert "leave one of them out" in relay.misused("input", "set", "orders", "--header", "A: b", "--no-headers")
+    assert "leave one of them out" in relay.misused("input", "set", "orders", "--body", "a", "--body-file", "-")
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    assert "UTF-8" in relay.misused("input", "set", "orders", "--body-file", tmp_path / "latin")
+
+
+# relay token
+
+
+def test_a_token_for_all(relay: Runner) -> None:
+    """It makes the data directory; --json prints key and secret, and nothing shows the secret again."""
+    made = relay.json("token", "create")
+    assert list(made) == ["key", "secret"]
+    assert is_secret(made["secret"])
+    (listed,) = relay.json("token", "list")
+    assert (listed["key"], listed["api_access"], listed["scopes"]["buckets"]) == (made["key"], "enabled", [])
+    shown = relay("token", "create", "--description", "for people").stdout
+    assert "nobody can show it again" in shown
+    (secret,) = re.findall(r"^secret +(\S+)$", shown, re.MULTILINE)
+    assert is_secret(secret)
+    everything = relay("token", "list").output + relay("token", "list", "--json").output
+    assert made["secret"] not in everything
+    assert secret not in everything
+    assert not re.search(rb"sk-rly_", b"".join(file.read_bytes() for file in relay.data.iterdir()))
+
+
+def test_every_option_of_a_token(relay: Runner) -> None:
+    """By flags and by variables; a repeated --bucket is a list with commas in its variable."""
+    first = relay.json("bucket", "create", "orders, all")
+    second = relay.json("bucket", "create", "billing")
+    third = relay.json("bucket", "create", "two words")
+    relay.json("token", "create", "--bucket", "orders, all", "--bucket", second["id"], "--api-access", "disabled")
+    relay.json(
+        *("token", "create"),
+        RELAY_TOKEN_BUCKET="billing, two words",
+        RELAY_TOKEN_API_ACCESS="disabled",
+        RELAY_TOKEN_DESCRIPTION="d",
+        RELAY_TOKEN_EXPIRES="2h",
+    )
+    one, two = relay.json("token", "list")
+    assert set(one["scopes"]["buckets"]) == {first["id"], second["id"]}
+    assert set(two["scopes"]["buckets"]) == {second["id"], third["id"]}
+    assert (one["api_access"], two["api_access"], two["description"]) == ("disabled", "disabled", "d")
+    relay("bucket", "delete", "billing", "--yes")
+    table = relay("token", "list").stdout
+    assert "two words" in table
+    assert f"{second['id']} (deleted)" in table
+
+
+def test_when_a_token_expires(relay: Runner) -> None:
+    """A time from now, a date, a date with time and zone, unix seconds or none."""
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
+    for text, expected in (
+        ("30d", time.time() + 30 * 86_400),
+        (str(int(soon.timestamp())), soon.timestamp()),
+        (soon.strftime("%Y-%m-%d"), soon.replace(hour=0, minute=0, second=0).timestamp()),
+        (soon.strftime("%Y-%m-%dT%H:%M:%S+01:00"), soon.timestamp() - 3600),
+        (soon.strftime("%Y-%m-%d %H:%M:%SZ"), soon.timestamp()),
+        ("none", None),
+    ):
+        made = relay.json("token", "create", "--expires", text)
+        (listed,) = [token for token in relay.json("token", "list") if token["key"] == made["key"]]
+        if expected is None:
+            assert listed["expires_at"] is None
+        else:
+            assert abs(listed["expires_at"] - expected) < 120
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "90", "2020-01-01", "1700000000", "-1d", "9" * 30, "9999999d", "", "0s"])
+def test_times_that_are_none(relay: Runner, text: str) -> None:
+    """A time in the past, too far away, or not a time is refused with a hint, and no token is made."""
+    result = relay("token", "create", "--expires", text)
+    assert result.exit_code in (1, 2)
+    assert result.stdout == ""
+    assert "30d" in result.stderr or "year 10000" in result.stderr
+    assert not relay.data.exists() or relay.json("token", "list") == []
+
+
+def test_an_expired_token_is_listed_as_such(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays in the list until it is revoked."""
+    made = relay.json("token", "create", "--expires", "1h")
+    assert "(expired)" not in relay("token", "list").stdout
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3601)
+    assert "(expired)" in relay("token", "list").stdout
+    relay.json("token", "revoke", made["key"])
+
+
+def test_revoking(relay: Runner) -> None:
+    """A key is revoked once; an unknown bucket in a scope makes no token."""
+    relay("bucket", "create", "orders")
+    made = relay.json("token", "create", "--bucket", "orders")
+    assert "there is no bucket 'nothing'" in relay.refused("token", "create", "--bucket", "nothing")
+    assert relay.json("token", "revoke", made["key"]) == {"id": made["key"], "status": "deleted"}
+    assert "relay token list" in relay.refused("token", "revoke", made["key"])
+    again = relay.json("token", "create")
+    assert relay("token", "revoke", again["key"]).stdout == f"Revoked the token {again['key']}.\n"
+    assert relay.json("token", "list") == []
+
+
+# relay migrate, and where there is nothing
+
+
+def test_migrating_what_is_current(relay: Runner) -> None:
+    """Nothing is to be done, and that is said; --json says it in numbers."""
+    relay("bucket", "create", "orders")
+    result = relay("migrate")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "nothing to do" in result.stderr
+    said = relay.json("migrate")
+    assert said["from"] == said["to"] >= 1
+    assert (said["database"], said["copy"]) == (str(relay.data / "relay.db"), None)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_migrating_what_is_older(relay: Runner, monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    """It says from which version to which, and where the copy is; what was in the file still is."""
+    relay("bucket", "create", "orders")
+    steps = migrate.steps()
+    newest = steps[-1].version
+    more = [*steps, migrate.Step(newest + 1, f"PRAGMA user_version = {newest + 1};")]
+    monkeypatch.setattr(migrate, "steps", lambda: more)
+    copy = relay.data / f"relay.db.before-v{newest + 1}"
+    if as_json:
+        database = str(relay.data / "relay.db")
+        said = relay.json("migrate")
+        assert said == {"database": database, "from": newest, "to": newest + 1, "copy": str(copy)}
+    else:
+        said = relay("migrate").stdout
+        assert f"from version {newest} to {newest + 1}" in said
+        assert str(copy) in said
+    assert copy.exists()
+    assert relay.json("migrate")["from"] == newest + 1
+    assert [bucket["name"] for bucket in relay.json("bucket", "list")] == ["orders"]
+
+
+def test_migrating_what_is_newer_or_none(relay: Runner) -> None:
+    """A newer file is refused, and so is a directory without one."""
+    assert "there is no relay.db" in relay.refused("migrate")
+    relay("bucket", "create", "orders")
+    raw = sqlite3.connect(relay.data / "relay.db")
+    raw.execute("PRAGMA user_version = 9999")
+    raw.close()
+    for arguments in (("migrate",), ("bucket", "list")):
+        assert "newer" in relay.refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bucket", "list"),
+        ("bucket", "show", "a"),
+        ("bucket", "set", "a", "--max-body", "1"),
+        ("bucket", "delete", "a", "--yes"),
+        ("input", "set", "a", "--status", "200"),
+        ("token", "list"),
+        ("token", "revoke", "a"),
+        ("migrate",),
+    ],
+)
+def test_a_directory_that_is_not_there(relay: Runner, arguments: tuple[str, ...]) -> None:
+    """Only what creates makes it; everything else says that it is not there, and how to name another."""
+    said = relay.refused(*arguments)
+    assert str(relay.data) in said
+    assert "--data" in said
+    assert not relay.data.exists()
+
+
+def test_a_directory_that_is_a_file(relay: Runner) -> None:
+    """The refusal is a line, not a traceback."""
+    relay.data.write_text("not a directory")
+    for arguments in (("bucket", "create", "orders"), ("bucket", "list"), ("migrate",)):
+        assert "directory" in relay.refused(*arguments)
+
+
+def test_what_storage_says_goes_to_stderr(relay: Runner) -> None:
+    """A warning at opening does not get into what was asked for."""
+    relay("bucket", "create", "orders")
+    (relay.data / "relay.witness").unlink()
+    result = relay("bucket", "list", "--json")
+    assert [bucket["name"] for bucket in json.loads(result.stdout)] == ["orders"]
+    assert "witness_missing" in result.stderr
+
+
+def test_bad_variables_are_named(relay: Runner) -> None:
+    """A setting's variable that makes no sense stops a command that needs it, with exit code 2."""
+    assert "--port" in relay.misused("bucket", "create", "orders", RELAY_PORT="many")
+    assert "RELAY_JSON" in relay.misused("bucket", "create", "orders", RELAY_JSON="perhaps")

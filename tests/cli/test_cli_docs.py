@@ -1,0 +1,134 @@
+"""The documents name every setting, command, option, exit code and close code."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from relay_tornado.cli import main
+from relay_tornado.cli.options import format_default
+from relay_tornado.errors import CloseCode
+from relay_tornado.settings import Settings, flag, variable
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+SHARED = {"data", "as_json", "public_url"}
+SETTINGS = {field.name for field in dataclasses.fields(Settings)}
+
+
+def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with its whole name."""
+    with click.Context(group) as context:
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            if isinstance(command, click.Group):
+                yield from commands(command, f"{path} {name}")
+            else:
+                yield f"{path} {name}", command
+
+
+COMMANDS = dict(commands(main, "relay"))
+
+
+def section(name: str) -> str:
+    """What docs/commands.md says under the heading of a command."""
+    text = (DOCS / "commands.md").read_text()
+    match = re.search(rf"^## {name}( [A-Z]+)?\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match is not None, f"docs/commands.md has no section {name}"
+    return match[0]
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [each for each in command.params if isinstance(each, click.Option)]
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_is_documented(field: "dataclasses.Field[object]") -> None:
+    """docs/settings.md has a row with its flag, variable, default, unit and meaning."""
+    rows = [line for line in (DOCS / "settings.md").read_text().splitlines() if line.startswith(f"| `{flag(field)}` |")]
+    assert len(rows) == 1, f"docs/settings.md has {len(rows)} rows for {flag(field)}"
+    _, _, its_variable, default, unit, meaning = rows[0].removesuffix(" |").split("| ", 5)
+    assert its_variable.strip() == f"`{variable(field)}`"
+    assert default.strip() == f"`{format_default(field)}`"
+    assert (field.metadata["unit"] or "") in unit
+    assert meaning.strip() == field.metadata["help"]
+
+
+def test_no_setting_is_documented_that_is_not_there() -> None:
+    """A row of docs/settings.md is about a setting."""
+    rows = re.findall(r"^\| `(--[a-z-]+)` ", (DOCS / "settings.md").read_text(), re.MULTILINE)
+    assert set(rows) == {flag(field) for field in dataclasses.fields(Settings)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    """Its section has an example, each of its options with flag and variable, and its arguments."""
+    command, text = COMMANDS[name], section(name)
+    if "The\noptions are those of `relay bucket create`" in text:
+        text += section("relay bucket create")
+    assert re.search(rf"^```\n(.*\n)*{name}.*\n(.*\n)*```$", text, re.MULTILINE), "there is no example"
+    for option in options(command):
+        if option.name in SETTINGS and name == "relay serve":
+            continue
+        for each in (*option.opts, *option.secondary_opts):
+            assert f"`{each}" in text, f"{each} is not in the section {name}, or not in that of relay bucket create"
+        if option.name not in SHARED:
+            assert f"`{option.envvar}`" in text
+    for argument in command.params:
+        if isinstance(argument, click.Argument):
+            assert argument.human_readable_name in text
+
+
+def test_shared_options_are_documented() -> None:
+    """What several commands take alike stands in one table."""
+    text = (DOCS / "commands.md").read_text()
+    for name, its_variable in (
+        ("--data", "RELAY_DATA"),
+        ("--json", "RELAY_JSON"),
+        ("--public-url", "RELAY_PUBLIC_URL"),
+    ):
+        assert re.search(rf"^\| `{name}[^|]*\| `{its_variable}` \|", text, re.MULTILINE)
+
+
+def test_no_command_or_option_is_documented_that_is_not_there() -> None:
+    """Every heading is a command's, and every flag some command's."""
+    text = (DOCS / "commands.md").read_text()
+    assert set(re.findall(r"^## (relay(?: [a-z]+)*)", text, re.MULTILINE)) == set(COMMANDS)
+    known = {each for command in COMMANDS.values() for option in options(command) for each in option.opts}
+    known |= {each for command in COMMANDS.values() for option in options(command) for each in option.secondary_opts}
+    assert set(re.findall(r"`(--[a-z-]+)", text)) <= known | {"--help", "--version"}
+    variables = {str(option.envvar) for command in COMMANDS.values() for option in options(command)}
+    assert set(re.findall(r"`(RELAY_[A-Z_]+)`", text)) <= variables
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_flag_has_a_variable(name: str) -> None:
+    """It follows the scheme, one variable means one thing, and what prints has --json."""
+    own = f"RELAY_{name.split()[1].upper()}_"
+    for option in options(COMMANDS[name]):
+        assert option.envvar, f"{option.opts} of {name} has no variable"
+        expected = option.opts[0].removeprefix("--").replace("-", "_").upper()
+        if option.name in SHARED or (name == "relay serve" and option.name in SETTINGS):
+            assert option.envvar == f"RELAY_{expected}"
+        else:
+            assert option.envvar == own + expected
+    if name != "relay serve":
+        assert "--json" in {each for option in options(COMMANDS[name]) for each in option.opts}
+
+
+def test_exit_codes_are_documented() -> None:
+    """Those of cli/entry.py."""
+    text = (DOCS / "commands.md").read_text()
+    for code in (0, 1, 2, 130):
+        assert re.search(rf"^\| {code} \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "code"), [(name, code) for name, code in vars(CloseCode).items() if name.isupper()])
+def test_every_close_code_is_documented(name: str, code: int) -> None:
+    """docs/protocol.md names it."""
+    assert re.search(rf"\b{code}\b", (DOCS / "protocol.md").read_text()), (
+        f"docs/protocol.md does not name {code} ({name})"
+    )

@@ -1,0 +1,150 @@
+"""Options: how sizes, times and limits are written, and that every setting has its flag and variable."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from relay_tornado.cli.options import (
+    format_default,
+    format_duration,
+    format_size,
+    settings_from,
+    settings_from_environment,
+    settings_options,
+)
+from relay_tornado.model import DAY
+from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
+
+
+def parsed(*arguments: str, **variables: str) -> Settings:
+    """The settings of a command that was called like this. Raises click.UsageError."""
+    found: list[Settings] = []
+
+    @click.command()
+    @settings_options
+    @click.option("--other")
+    def command(other: str | None, **params: Any) -> None:
+        found.append(settings_from(params))
+
+    result = CliRunner(env=variables).invoke(command, arguments, standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return found[0]
+
+
+def test_defaults_are_the_settings_own() -> None:
+    """Without flags and variables a command gets `Settings()`."""
+    assert parsed() == Settings()
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_every_setting_has_a_flag_and_a_variable(field: Any) -> None:
+    """Both set the same field, in its unit, and the flag wins."""
+    samples = {"bytes": ("7MiB", 7 << 20), "seconds": ("2h", 7200.0), None: ("77", 77)}
+    text, value = samples[field.metadata["unit"]]
+    if field.name in ("host", "data", "public_url", "log_format", "log_level"):
+        text = {"public_url": "https://a.example", "log_format": "json", "log_level": "error"}.get(
+            field.name, "elsewhere"
+        )
+        value = Path(text) if field.name == "data" else text  # type: ignore[assignment]
+    assert getattr(parsed(flag(field), text), field.name) == value
+    assert getattr(parsed(**{variable(field): text}), field.name) == value
+    both = parsed(flag(field), text, **{variable(field): "nonsense" if field.metadata["unit"] else text})
+    assert getattr(both, field.name) == value
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
+def test_help_says_flag_variable_default_and_meaning(field: Any) -> None:
+    """`relay serve --help` would tell all four."""
+
+    @click.command(context_settings={"max_content_width": 500, "terminal_width": 500})
+    @settings_options
+    def command(**params: Any) -> None: ...
+
+    text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    _, _, mine = text.partition(f" {flag(field)} ")
+    words = f"{field.metadata['help']} [env var: {variable(field)}; default: {format_default(field)}"
+    assert words in mine
+    assert " --" not in mine[: mine.index(words)]
+
+
+def test_none_switches_a_limit_off() -> None:
+    """Where a field may be None, "none" says so, in any case; where it may not, it is refused."""
+    off = parsed(
+        "--retention-age", "none", "--retention-bytes=NONE", "--public-url", "none", RELAY_MAX_CONNECTIONS="None"
+    )
+    assert (off.retention_age, off.retention_bytes, off.public_url, off.max_connections) == (None, None, None, None)
+    with pytest.raises(click.UsageError):
+        parsed("--max-body", "none")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--max-body", "3 apples"),
+        ("--max-body", "-1"),
+        ("--max-body", "0"),
+        ("--max-body", "9" * 400),
+        ("--ping-interval", "0"),
+        ("--ping-interval", "soon"),
+        ("--retention-age", "0"),
+        ("--retention-events", "0"),
+        ("--commit-events", "1.5"),
+        ("--port", "65536"),
+        ("--port", "-1"),
+        ("--log-level", "loud"),
+        ("--public-url", "relay.example.org"),
+        ("--public-url", "ftp://relay.example.org"),
+        ("--public-url", "https://"),
+        ("--public-url", "https://a b"),
+    ],
+)
+def test_nonsense_is_refused(arguments: tuple[str, str]) -> None:
+    """By a flag and by a variable, with the flag's or the variable's name."""
+    with pytest.raises(click.UsageError) as caught:
+        parsed(*arguments)
+    assert arguments[0] in caught.value.format_message()
+    name = "RELAY_" + arguments[0].removeprefix("--").replace("-", "_").upper()
+    with pytest.raises(click.UsageError) as caught:
+        parsed(**{name: arguments[1]})
+    assert arguments[0] in caught.value.format_message() or name in caught.value.format_message()
+
+
+def test_zero_where_it_means_something() -> None:
+    """A free port, no reserve, no memory for old events, no grace, no drain."""
+    names = ("port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout")
+    settings = parsed(*(f"--{name.replace('_', '-')}=0" for name in names))
+    assert [getattr(settings, name) for name in names] == [0] * 6
+
+
+@pytest.mark.parametrize("size", [1, 1000, 1024, 1536, 3 << 20, 10 << 30, 5 << 40, 250_000])
+def test_sizes_are_written_as_they_are_read(size: int) -> None:
+    """What is printed can be given back."""
+    assert parse_size(format_size(size)) == size
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, 59, 60, 90, 3600, 5400, DAY, 30 * DAY, 100_000])
+def test_times_are_written_as_they_are_read(seconds: float) -> None:
+    """What is printed can be given back."""
+    assert parse_duration(format_duration(seconds)) == seconds
+
+
+def test_a_public_url_has_no_closing_slash() -> None:
+    """So that a path can be put behind it."""
+    assert parsed("--public-url", "https://relay.example.org/hooks/").public_url == "https://relay.example.org/hooks"
+
+
+def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a server would run with is known without one; a bad variable is named."""
+    monkeypatch.setenv("RELAY_RETENTION_EVENTS", "7")
+    monkeypatch.setenv("RELAY_DATA", "elsewhere")
+    settings = settings_from_environment(tmp_path)
+    assert (settings.retention_events, settings.data) == (7, tmp_path)
+    monkeypatch.setenv("RELAY_PORT", "many")
+    with pytest.raises(click.UsageError) as caught:
+        settings_from_environment(tmp_path)
+    assert "--port" in caught.value.format_message()

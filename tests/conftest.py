@@ -1,0 +1,83 @@
+"""What every test uses: pytest-tornado, an event loop that ends clean, and what becomes of skipped tests."""
+
+import asyncio
+import sys
+import threading
+import types
+from collections.abc import Iterator
+
+import packaging.version
+import pytest
+from tornado.ioloop import IOLoop
+
+from tests.needs import strict
+
+# pytest-tornado imports pkg_resources, which setuptools no longer has, for one function; and marks its hooks in a way
+# that pytest warns about. Both are mended here, before pytest loads it.
+_had = sys.modules.get("pkg_resources")
+_shim = types.ModuleType("pkg_resources")
+_shim.parse_version = packaging.version.parse  # type: ignore[attr-defined]
+sys.modules["pkg_resources"] = _shim
+try:
+    from pytest_tornado import plugin as _plugin  # type: ignore[import-untyped]
+finally:
+    if _had is None:
+        del sys.modules["pkg_resources"]
+    else:
+        sys.modules["pkg_resources"] = _had
+for _name in ("pytest_pycollect_makeitem", "pytest_pyfunc_call"):
+    _hook = getattr(_plugin, _name)
+    _hook.pytestmark = []
+    setattr(_plugin, _name, pytest.hookimpl(tryfirst=True)(_hook))
+pytest_plugins = ["pytest_tornado.plugin"]
+
+
+@pytest.fixture
+def io_loop() -> Iterator[IOLoop]:
+    """A fresh loop for `gen_test`; at the end every task is cancelled and awaited, and every descriptor closed."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    io = IOLoop(asyncio_loop=loop, make_current=False)
+    yield io
+
+    async def drain() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await loop.shutdown_asyncgens()
+        await loop.shutdown_default_executor()
+
+    io.run_sync(drain)
+    asyncio.set_event_loop(None)
+    io.close(all_fds=True)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Iterator[None]:
+    """Fails a test that leaves a thread behind which would keep the process from ending, as an open database does."""
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    for thread in left:
+        thread.join(5)
+    assert not [t.name for t in left if t.is_alive()], "the test left a thread running"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what was skipped and what would make it run."""
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        terminalreporter.write_line(f"SKIPPED {report.nodeid}: {reason.removeprefix('Skipped: ')}", yellow=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Under `strict` a skipped test fails the run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(session.config, "workerinput"):
+        return
+    skipped = reporter.stats.get("skipped", [])
+    if strict() and skipped and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        reporter.write_line(f"\n{len(skipped)} skipped, and nothing may be skipped here", red=True)

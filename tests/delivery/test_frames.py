@@ -1,0 +1,89 @@
+"""relay_tornado/delivery/frames.py: an event is encoded once, and what is kept has its budget."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.errors import BucketGone
+from relay_tornado.model import Bucket, Event, Input
+from relay_tornado.registry.memory import MemoryRegistry
+from tests.delivery.world import frames
+
+BUCKET = Bucket("b", "orders", 0, 0, inputs=(Input("i", "public", 0, 0),))
+
+
+def event(seq: int, body: bytes = b"x" * 1000) -> Event:
+    return Event(seq, "k3v9x1q7m2ab", 0.0, "i", "POST", b"", b"", b"", body, "192.0.2.1")
+
+
+def cache(budget: int = 1 << 20) -> tuple[FrameCache, MemoryRegistry]:
+    registry = MemoryRegistry()
+    asyncio.run(registry.put("bucket", "b", BUCKET))
+    return FrameCache(registry, budget), registry
+
+
+def test_an_event_is_encoded_once() -> None:
+    """The same bytes come again."""
+    kept, _ = cache()
+    assert kept.frame("b", event(1)) is kept.frame("b", event(1))
+    assert kept.frame("b", event(2), keep=False) is not kept.frame("b", event(2), keep=False)
+    (message,) = frames(kept.frame("b", event(1)))
+    assert message["meta"]["input_name"] == "public"
+
+
+def test_the_budget_is_kept_and_the_oldest_leaves_first() -> None:
+    """Also with a frame that is larger than the whole budget."""
+    kept, _ = cache(10_000)
+    made = {seq: kept.frame("b", event(seq)) for seq in range(1, 101)}
+    assert 5_000 < kept.size <= 10_000
+    assert kept.frame("b", event(100)) is made[100]
+    assert kept.frame("b", event(1)) is not made[1]
+    kept.frame("b", event(101, b"x" * 20_000))
+    assert kept.size == 0
+
+
+def test_a_changed_bucket_is_forgotten() -> None:
+    """New frames tell the new name; the budget is given back, and nothing else of the cache is touched."""
+    kept, registry = cache()
+    asyncio.run(registry.put("bucket", "c", replace(BUCKET, id="c", name="billing", inputs=())))
+    kept.frame("b", event(1))
+    other = kept.frame("c", event(1))
+    asyncio.run(registry.put("bucket", "b", replace(BUCKET, name="sales")))
+    kept.forget("b")
+    kept.forget("unknown")
+    assert frames(kept.frame("b", event(1)))[0]["meta"]["bucket_name"] == "sales"
+    assert kept.frame("c", event(1)) is other
+    kept.forget("b")
+    kept.forget("c")
+    assert kept.size == 0
+
+
+def test_an_input_that_is_gone_has_no_name() -> None:
+    """Its events are still there."""
+    kept, _ = cache()
+    old = replace_input(event(1))
+    assert frames(kept.frame("b", old))[0]["meta"]["input_name"] == ""
+
+
+def replace_input(made: Event) -> Event:
+    return Event(made.seq, made.epoch, 0.0, "gone", "POST", b"", b"", b"", b"", "192.0.2.1")
+
+
+def test_a_bucket_that_is_not_there() -> None:
+    """It is said, and not remembered."""
+    kept, registry = cache()
+    with pytest.raises(BucketGone):
+        kept.frame("x", event(1))
+    asyncio.run(registry.delete("bucket", "b"))
+    with pytest.raises(BucketGone):
+        kept.truncated("b", event(1))
+
+
+def test_a_truncated_frame_is_not_kept() -> None:
+    """It is one subscriber's own."""
+    kept, _ = cache()
+    assert frames(kept.truncated("b", event(1)))[0]["truncated"] is True
+    assert kept.size == 0
+    assert "truncated" not in frames(kept.frame("b", event(1)))[0]

@@ -1,0 +1,208 @@
+"""Deliveries over a log and a registry in memory, and an outlet whose reader the test controls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.delivery.outlet import OutletClosed
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.settings import Settings
+from relay_tornado.wire import control
+
+TOKEN = Token(key="K", secret_hash="h", created_at=0)
+
+
+class Log(MemoryEventLog):
+    """The log in memory, which answers late where the test wants so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chance: random.Random | None = None
+        """Where set, reads are answered from memory or after some turns of the loop, as it falls."""
+        self.reads = 0
+
+    async def drift(self) -> None:
+        for _ in range(self.chance.randrange(4) if self.chance else 0):
+            await asyncio.sleep(0)
+
+    def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        if self.chance is not None and self.chance.random() < 0.5:
+            return None  # type: ignore[return-value]
+        return super().peek(bucket_id, after, limit, max_bytes)
+
+    async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        self.reads += 1
+        await self.drift()
+        found = super().peek(bucket_id, after, limit, max_bytes)
+        await self.drift()
+        return found
+
+    async def bounds(self, bucket_id: BucketId) -> Bounds:
+        await self.drift()
+        found = await super().bounds(bucket_id)
+        await self.drift()
+        return found
+
+
+def frames(data: bytes) -> list[dict[str, Any]]:
+    """The JSON messages of joined WebSocket frames."""
+    found = []
+    at = 0
+    while at < len(data):
+        assert data[at] == 0x81
+        length, at = data[at + 1], at + 2
+        if length == 126:
+            length, at = int.from_bytes(data[at : at + 2], "big"), at + 2
+        elif length == 127:
+            length, at = int.from_bytes(data[at : at + 8], "big"), at + 8
+        found.append(json.loads(data[at : at + length]))
+        at += length
+    return found
+
+
+class Reader:
+    """An outlet: `messages` is what its client has read. While `paused`, writes wait and nothing is sent at once."""
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self.writes: list[int] = []
+        self.at_once = 0
+        self.ends: list[str] = []
+        self.closed = False
+        self.chance = chance
+        self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
+        self.paused = False
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that it was given and has not read."""
+        return sum(len(data) for data, _ in self._pending)
+
+    def send_now(self, data: bytes) -> bool:
+        if self.closed or self._pending or self.paused or (self.chance and self.chance.random() < 0.3):
+            return False
+        self.at_once += 1
+        self.messages += frames(data)
+        return True
+
+    def write(self, data: bytes) -> Awaitable[None]:
+        if self.closed:
+            raise OutletClosed
+        self.writes.append(len(data))
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending.append((data, future))
+        if not self.paused:
+            self.resume()
+        return self._read(future)
+
+    async def _read(self, future: asyncio.Future[None]) -> None:
+        for _ in range(self.chance.randrange(3) if self.chance else 0):
+            await asyncio.sleep(0)
+        await future
+
+    def resume(self) -> None:
+        self.paused = False
+        for data, future in self._pending:
+            self.messages += frames(data)
+            if not future.done():
+                future.set_result(None)
+        self._pending.clear()
+
+    def close(self) -> None:
+        self.closed = True
+        for _, future in self._pending:
+            future.set_exception(OutletClosed())
+        self._pending.clear()
+
+    def gap_refused(self) -> None:
+        self.ends.append("gap_refused")
+
+    def unavailable(self, reason: str) -> None:
+        self.ends.append(reason)
+
+    def seqs(self, bucket: str = "orders") -> list[int]:
+        """The seqs of the events of a bucket, as they came."""
+        return [
+            message["meta"]["seq"]
+            for message in self.messages
+            if message["type"] == "webhook" and message["meta"]["bucket_name"] == bucket
+        ]
+
+    def statuses(self) -> list[dict[str, Any]]:
+        return [message for message in self.messages if message["type"] == "status"]
+
+
+class World:
+    """A relay's delivery, with the buckets that a test makes."""
+
+    def __init__(self, seed: int | None = None, **settings: Any) -> None:
+        self.log = Log()
+        if seed is not None:
+            self.log.chance = random.Random(seed)
+        self.registry = MemoryRegistry()
+        self.settings = Settings(**settings)
+        self.deliveries = Deliveries(self.log, self.registry, self.settings)
+        self.token = TOKEN
+
+    async def bucket(self, name: str = "orders", bucket_id: str | None = None) -> Bucket:
+        bucket_id = bucket_id or f"id-{name}"
+        await self.log.create(bucket_id, new_epoch())
+        made = Bucket(
+            id=bucket_id, name=name, created_at=0, updated_at=0, inputs=(Input(f"in-{bucket_id}", "public", 0, 0),)
+        )
+        await self.registry.put("bucket", bucket_id, made)
+        return made
+
+    async def delete(self, bucket_id: BucketId) -> None:
+        await self.registry.delete("bucket", bucket_id)
+        await self.log.drop(bucket_id)
+
+    async def append(self, count: int = 1, bucket_id: BucketId = "id-orders", body: bytes = b"{}") -> None:
+        for _ in range(count):
+            await self.log.append(
+                bucket_id, NewEvent(f"in-{bucket_id}", "POST", b"", b"", b"A: b\r\n", body, "192.0.2.1")
+            )
+
+    async def subscribe(
+        self,
+        *buckets: str,
+        reader: Reader | None = None,
+        replaces: Delivery | None = None,
+        extended: bool = False,
+        start: bool = True,
+        **fields: Any,
+    ) -> tuple[Reader, Delivery, list[dict[str, Any]]]:
+        """Subscribes as a message with these buckets and fields does."""
+        message = control.parse(json.dumps({"action": "subscribe", "buckets": buckets, "extended": extended, **fields}))
+        assert isinstance(message.content, control.Subscribe), message.content
+        reader = reader or Reader(self.log.chance)
+        delivery, answers = await self.deliveries.subscribe(
+            reader, message.content, self.token, extended=message.extended, replaces=replaces
+        )
+        if start:
+            delivery.start()
+        return reader, delivery, answers
+
+
+async def until(condition: Any, turns: int = 20_000) -> None:
+    """Lets the loop go round until the condition holds; fails where it does not."""
+    for _ in range(turns):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("what the test waits for did not happen")
+
+
+async def quiet(turns: int = 50) -> None:
+    """Lets the loop go round often enough for everything that can happen without a clock."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

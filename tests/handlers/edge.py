@@ -1,0 +1,90 @@
+"""A whole site on a port of its own, over a log in memory or over SQLite files, with one bucket in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.handlers.site import Site
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.model import Bucket, Event, Input
+from relay_tornado.registry.contract import Registry
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.registry.sqlite import SqliteRegistry
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.witness import Loss
+
+INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
+BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))
+URL = b"/v1/webhooks/in-1"
+
+
+@dataclass
+class MemoryStore:
+    """What readiness is read from, where there is no database."""
+
+    problem: str = ""
+    loss: Loss | None = None
+
+    def healthy(self) -> bool:
+        return not self.problem
+
+
+@dataclass
+class Edge:
+    """What a test holds of a running site."""
+
+    site: Site
+    log: EventLog
+    registry: Registry
+    store: Any
+
+    @property
+    def port(self) -> int:
+        return self.site.port
+
+    async def events(self) -> Sequence[Event]:
+        return await self.log.read(BUCKET.id, 0, 10_000, 1 << 40)
+
+    async def change(self, **changes: Any) -> None:
+        """Changes the bucket; `input` changes its input."""
+        if "input" in changes:
+            changes["inputs"] = (dataclasses.replace(INPUT, **changes.pop("input")),)
+        await self.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, **changes))
+
+
+@asynccontextmanager
+async def edge(folder: Path | None = None, log: EventLog | None = None, **settings: Any) -> AsyncIterator[Edge]:
+    """A site on the SQLite files in `folder`, or in memory where there is none (over `log`, where that is given)."""
+    settings.setdefault("port", 0)
+    configuration = dataclasses.replace(Settings(), **settings)
+    registry: Registry
+    store: Any
+    async with AsyncExitStack() as stack:
+        if folder is None:
+            registry, store = MemoryRegistry(), MemoryStore()
+            log = MemoryEventLog() if log is None else log
+            stack.push_async_callback(log.close)
+        else:
+            configuration = dataclasses.replace(configuration, data=folder)
+            store = await Database.open(configuration)
+            stack.push_async_callback(store.close)
+            log = await SqliteEventLog.open(store, configuration)
+            stack.push_async_callback(log.close)
+            registry = await SqliteRegistry.open(store)
+        now = time.time()
+        await log.create(BUCKET.id, new_epoch())
+        await registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, created_at=now, updated_at=now))
+        site = Site(log, registry, store, configuration)
+        stack.push_async_callback(site.stop)
+        site.start()
+        yield Edge(site, log, registry, store)

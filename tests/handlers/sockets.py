@@ -1,0 +1,163 @@
+"""The socket on a real Tornado server over a log and a registry in memory, and clients that fail instead of waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from relay_tornado.handlers.socket import Sockets, routes
+from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.model import Bucket, Input, NewEvent, Token
+from relay_tornado.registry.access import Access
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.settings import Settings
+
+TIMEOUT = 20.0
+
+
+class Client:
+    """A client of the `websockets` package, speaking JSON."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self.socket = socket
+
+    async def say(self, message: dict[str, Any] | str | bytes) -> None:
+        await self.socket.send(json.dumps(message) if isinstance(message, dict) else message)
+
+    async def hear(self) -> dict[str, Any]:
+        """The next message."""
+        async with asyncio.timeout(TIMEOUT):
+            message = await self.socket.recv()
+        assert isinstance(message, str), "every message is text"
+        found: dict[str, Any] = json.loads(message)
+        return found
+
+    async def hear_status(self, status: str) -> dict[str, Any]:
+        """The next message, which must be this status."""
+        message = await self.hear()
+        assert message.get("status") == status, message
+        return message
+
+    async def hear_events(self, count: int) -> list[int]:
+        """The seqs of the next events; pings are passed over."""
+        seqs: list[int] = []
+        while len(seqs) < count:
+            message = await self.hear()
+            if message["type"] == "webhook":
+                seqs.append(message["meta"]["seq"])
+            else:
+                assert message["status"] == "ping", message
+        return seqs
+
+    async def _read_on(self) -> None:
+        while True:
+            await self.socket.recv()
+
+    async def end(self) -> tuple[int, str]:
+        """Reads to the end: the close code and reason."""
+        async with asyncio.timeout(TIMEOUT):
+            with pytest.raises(ConnectionClosed) as closed:
+                await self._read_on()
+        frame = closed.value.rcvd
+        assert frame is not None, "the connection was cut without a close frame"
+        return frame.code, frame.reason
+
+    def abort(self) -> None:
+        """Cuts the connection: a client with unread frames would take 10 s to close it."""
+        self.socket.transport.abort()
+
+
+class Live:
+    """A running server."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = Settings(**settings)
+        self.log = MemoryEventLog()
+        self.registry = MemoryRegistry()
+        self.access = Access(self.registry)
+        self.sockets = Sockets(self.log, self.registry, self.access, self.settings)
+        self.stack = AsyncExitStack()
+        listening = bind_sockets(0, "127.0.0.1")
+        self.port = listening[0].getsockname()[1]
+        self.server = HTTPServer(Application(routes(self.sockets)), xheaders=True)
+        self.server.add_sockets(listening)
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/v1/socket"
+
+    async def bucket(self, name: str = "orders") -> Bucket:
+        bucket_id = f"id-{name}"
+        await self.log.create(bucket_id, new_epoch())
+        bucket = Bucket(bucket_id, name, 0, 0, inputs=(Input(f"in-{name}", "Default public endpoint", 0, 0),))
+        await self.registry.put("bucket", bucket_id, bucket)
+        return bucket
+
+    async def token(self, buckets: Iterable[str] | None = None, lasts: float | None = None) -> tuple[str, str]:
+        """A token's key and secret; `lasts` is for how many seconds."""
+        key, secret = new_uuid(), new_secret()
+        ids = None if buckets is None else frozenset(f"id-{name}" for name in buckets)
+        expires_at = None if lasts is None else time.time() + lasts
+        await self.registry.put("token", key, Token(key, hash_secret(secret), 0, buckets=ids, expires_at=expires_at))
+        return key, secret
+
+    async def append(self, count: int = 1, name: str = "orders", body: bytes = b"{}", headers: bytes = b"") -> None:
+        for _ in range(count):
+            await self.log.append(f"id-{name}", NewEvent(f"in-{name}", "POST", b"", b"", headers, body, "192.0.2.1"))
+
+    async def client(self, **options: Any) -> Client:
+        options = {"open_timeout": TIMEOUT, "ping_interval": None, "max_size": None, "close_timeout": 5} | options
+        socket = await connect(self.url, **options)
+        client = Client(socket)
+        self.stack.callback(client.abort)
+        return client
+
+    async def authenticated(self, token: tuple[str, str] | None = None, **options: Any) -> Client:
+        key, secret = token or await self.token()
+        client = await self.client(**options)
+        await client.say({"action": "auth", "key": key, "secret": secret})
+        await client.hear_status("authenticated")
+        return client
+
+    async def subscribed(self, *buckets: str, token: tuple[str, str] | None = None, **fields: Any) -> Client:
+        client = await self.authenticated(token)
+        await client.say({"action": "subscribe", "buckets": list(buckets), **fields})
+        await client.hear_status("subscribed")
+        return client
+
+    async def until(self, condition: Any) -> None:
+        """Waits for something that the server does."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                if condition():
+                    return
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def live(**settings: Any) -> AsyncIterator[Live]:
+    """A server with this configuration; at the end nothing of it is left."""
+    server = Live(**settings)
+    try:
+        yield server
+    finally:
+        await server.stack.aclose()
+        async with asyncio.timeout(TIMEOUT):
+            await server.sockets.close_all()
+            server.server.stop()
+            await server.server.close_all_connections()
+        server.access.close()
+        assert server.sockets.count == 0
+        assert server.sockets.deliveries.flight.outstanding == 0

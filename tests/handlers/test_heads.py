@@ -1,0 +1,69 @@
+"""What Tornado is given of a webhook's head: it may never read it otherwise than the whole head."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from tornado.httputil import HTTPHeaders, HTTPInputError, parse_request_start_line
+
+from relay_tornado.handlers.heads import essential, header_block
+
+FRAMING = ("Content-Length", "Transfer-Encoding", "Connection", "Expect")
+
+NAMES = [b"Content-Length", b"content-length", b"Transfer-Encoding", b"EXPECT", b"Connection", b"X", b"-"]
+OTHERS = [b":", b": ", b"\t", b" ", b"5", b"chunked", b"close", b"100-continue", b"\r\n", b"\n", b"\r", b",", b"("]
+PIECES = st.sampled_from([*NAMES, *OTHERS, b"\x00", b"\x7f", b"\x85", b"\xc3\xa9"])
+WELL_FORMED = st.tuples(PIECES, st.just(b":"), PIECES, st.sampled_from([b"\r\n", b"\n"])).map(b"".join)
+BLOCKS = st.lists(st.one_of(WELL_FORMED, PIECES), max_size=14).map(b"".join)
+LINES = st.sampled_from(
+    [
+        b"POST /v1/webhooks/a HTTP/1.1\r\n",
+        b"\r\nPOST /v1/webhooks/a HTTP/1.0\n",
+        b"GET /healthz HTTP/1.1\r\n",
+        b"PUT HTTP://h/v1/webhooks/a?b HTTP/1.1\r\n",
+        b"P(T /v1/webhooks/a HTTP/1.1\r\n",
+        b"POST /v1/webhooks/a b HTTP/1.1\r\n",
+        b"POST /v1/webhooks/\xe9 HTTP/1.1\r\n",
+        b"POST /v1/webhooks/a HTTP/1.10\r\n",
+        b"POST /v1/webhooks/a http/1.1\r\n",
+        b"POST /v1/webhooks/a\r\n",
+    ]
+)
+
+
+def read(head: bytes) -> tuple[object, ...] | None:
+    """How Tornado reads a head, of what decides about a request; None where it refuses it."""
+    text = head.decode("latin-1").lstrip("\r\n")
+    line, _, block = text.partition("\n")
+    try:
+        start = parse_request_start_line(line.rstrip("\r"))
+        headers = HTTPHeaders.parse(block)
+    except HTTPInputError:
+        return None
+    return (start, *(headers.get_list(name) for name in FRAMING))
+
+
+@given(LINES, BLOCKS, st.sampled_from([b"\r\n", b"\n"]))
+def test_nothing_is_read_otherwise(line: bytes, block: bytes, end: bytes) -> None:
+    """Whether a request is refused, how its body is framed and what becomes of its connection is the same."""
+    head = line + block + end
+    assert read(essential(head)) == read(head)
+
+
+def test_what_is_left_out() -> None:
+    """Of an ordinary webhook four headers stay; everything else is not Tornado's."""
+    head = (
+        b"POST /v1/webhooks/a HTTP/1.1\r\nHost: h\r\nA: 1\r\ncontent-LENGTH:5\r\nB: \xc3\xa9\nConnection: close\r\n"
+        b"Expect: 100-continue\r\nX-Connection: y\r\n\r\n"
+    )
+    assert essential(head) == (
+        b"POST /v1/webhooks/a HTTP/1.1\r\ncontent-LENGTH:5\r\nConnection: close\r\nExpect: 100-continue\r\n\r\n"
+    )
+    other = head.replace(b"/v1/webhooks", b"/v1/socket")
+    assert essential(other) == other
+
+
+@given(LINES, BLOCKS, st.sampled_from([b"\r\n", b"\n"]))
+def test_the_block(line: bytes, block: bytes, end: bytes) -> None:
+    """The header block is what stands between the request line and the closing empty line."""
+    assert header_block(line + block + b"A: 1\n" + end) == block + b"A: 1\n"

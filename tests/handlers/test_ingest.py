@@ -1,0 +1,535 @@
+"""Webhooks over real sockets: what a sender may send, byte by byte, and what it reads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import re
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from relay_tornado import errors
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.model import Appended, BucketAuth, NewEvent
+from tests.handlers.edge import INPUT, URL, edge
+from tests.handlers.raw import Raw, eventually, request
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+class HeldLog(MemoryEventLog):
+    """A log whose appends wait until `release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[asyncio.Future[Appended]] = []
+        self.error: errors.RelayError | None = None
+
+    def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            self.held.append(future)
+        return future
+
+    def release(self) -> None:
+        for future in self.held:
+            if not future.done():
+                future.set_result(Appended("k3v9x1q7m2ab", 1))
+        self.held.clear()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return None if request.param == "memory" else tmp_path
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE", "M-SEARCH", "post"]
+)
+async def test_every_method(folder: Path | None, method: str) -> None:
+    """Any method is a webhook, with or without a body, and is answered 200 with an empty body."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        for body in (b"", b"body"):
+            reply = await raw.ask(request(URL + b"/a?b", body, method=method.encode()))
+            assert (reply.status, reply.body) == (200, b"")
+            assert reply.header("Content-Security-Policy") == "sandbox"
+            assert reply.header("X-Content-Type-Options") == "nosniff"
+            assert reply.header("Content-Length") == "0"
+            assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", reply.header("Date") or "")
+        first, second = await site.events()
+        assert (first.method, first.path, first.query, first.body) == (method, b"/a", b"b", b"")
+        assert (second.method, second.body, second.remote_ip) == (method, b"body", "127.0.0.1")
+
+
+@pytest.mark.gen_test
+async def test_head(folder: Path | None) -> None:
+    """HEAD is a webhook, too; its answer has the length of the body that it leaves out, and the connection goes on."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        await site.change(input={"body": "hello"})
+        reply = await raw.ask(request(URL, method=b"HEAD"), head=True)
+        assert (reply.status, reply.header("Content-Length")) == (200, "5")
+        assert (await raw.ask(request(URL))).body == b"hello"
+        assert [event.method for event in await site.events()] == ["HEAD", "POST"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("status", [204, 304])
+async def test_bodyless_answers(status: int) -> None:
+    """204 and 304 have no body and no length, and the connection goes on."""
+    async with edge() as site, Raw(site.port) as raw:
+        await site.change(input={"status_code": status, "body": "hello"})
+        for _ in range(2):
+            assert (await raw.ask(request(URL, b"x"))).status == status
+
+
+@pytest.mark.gen_test
+async def test_bodies_are_not_parsed(folder: Path | None) -> None:
+    """Malformed multipart, forms of any size, wrong JSON and compressed bytes are stored as they came."""
+    bodies = [
+        (b"multipart/form-data; boundary=x", b"--x\r\nno such part"),
+        (b"multipart/form-data", b"--"),
+        (b"application/x-www-form-urlencoded", b"&".join(b"a%d=%d" % (n, n) for n in range(3000))),
+        (b"application/x-www-form-urlencoded", b"%zz=\xff"),
+        (b"application/json", b"{"),
+        (b"text/plain", bytes(range(256))),
+    ]
+    async with edge(folder) as site, Raw(site.port) as raw:
+        for kind, body in bodies:
+            headers = b"Content-Type: " + kind + b"\r\nContent-Encoding: gzip\r\n"
+            assert (await raw.ask(request(URL, body, headers))).status == 200
+        assert [event.body for event in await site.events()] == [body for _, body in bodies]
+
+
+@pytest.mark.gen_test
+async def test_a_large_body(folder: Path | None) -> None:
+    """A body of the largest size is taken whole; one byte more is 413."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        body = bytes(range(256)) * (3 << 12)
+        assert (await raw.ask(request(URL, body))).status == 200
+        assert (await raw.ask(request(URL, body + b"x"))).status == 413
+        assert [event.body for event in await site.events()] == [body]
+
+
+HEAD_BYTES = st.binary(max_size=60).map(lambda raw: bytes(b for b in raw if (b >= 0x20 and b != 0x7F) or b == 9))
+NAMES = st.text("abcXYZ019-_.!#$%&'*+^`|~", min_size=1, max_size=10).map(str.encode)
+FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"expect", b"host")
+LINES = st.lists(
+    st.tuples(
+        NAMES.filter(lambda name: name.lower() not in FRAMING),
+        st.sampled_from([b":", b": ", b":\t ", b":  "]),
+        HEAD_BYTES,
+        st.sampled_from([b"\r\n", b"\n"]),
+    ),
+    max_size=8,
+)
+TARGETS = st.binary(max_size=40).map(lambda raw: bytes(b for b in raw if b > 0x20 and b not in b"\x7f?"))
+
+
+@given(lines=LINES, path=TARGETS, query=TARGETS, body=st.binary(max_size=300), chunked=st.booleans())
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_bytes_in_are_bytes_stored(
+    lines: list[tuple[bytes, bytes, bytes, bytes]], path: bytes, query: bytes, body: bytes, chunked: bool
+) -> None:
+    """The header block, with order, repeats, blanks, line ends and every byte, the path, the query and the body are
+    stored as they came."""
+    block = b"".join(b"".join(line) for line in lines) + b"Host: x\r\n"
+    block += b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: %d\r\n" % len(body)
+    sent = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked and body else b"0\r\n\r\n" if chunked else body
+
+    async def check() -> None:
+        async with edge() as site, Raw(site.port) as raw:
+            reply = await raw.ask(b"PUT %b/%b?%b HTTP/1.1\r\n%b\r\n%b" % (URL, path, query, block, sent))
+            assert reply.status == 200
+            (event,) = await site.events()
+            assert (event.path, event.query) == (b"/" + path, query)
+            assert event.headers == block
+            assert event.body == body
+
+    asyncio.run(check())
+
+
+@pytest.mark.gen_test
+async def test_chunked(folder: Path | None) -> None:
+    """A chunked body is put together whatever its chunks are, and the connection goes on."""
+    chunks = [b"a", b"bc" * 5000, b"\x00\r\n\r\n0\r\n\r\n", b"d" * 100_000]
+    sent = b"".join(b"%X\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    head = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n" % URL
+    async with edge(folder) as site, Raw(site.port) as raw:
+        assert (await raw.ask(head + sent)).status == 200
+        assert (await raw.ask(head + b"0\r\n\r\n")).status == 200
+        assert [event.body for event in await site.events()] == [b"".join(chunks), b""]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n1;extension=1\r\na\r\n0\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\nTrailer: 1\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        b"Content-Length: 3, 4\r\n\r\nabcd",
+        b"Content-Length: +3\r\n\r\nabc",
+        b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+        b"Content-Length: \xb3\r\n\r\nabc",
+        b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nabc",
+        b"Bad Name: 1\r\n\r\n",
+        b"Name : 1\r\n\r\n",
+        b"A: 1\r\n folded\r\n\r\n",
+        b"no colon\r\n\r\n",
+        b"A: \x00\r\n\r\n",
+        b"A: a\rb\r\n\r\n",
+        b": empty\r\n\r\n",
+    ],
+)
+async def test_malformed_requests(framing: bytes) -> None:
+    """What HTTP/1.1 does not allow is refused in words, nothing is stored, and the connection closes."""
+    async with edge() as site, Raw(site.port) as raw:
+        reply = await raw.ask(b"POST %b HTTP/1.1\r\nHost: x\r\n%b" % (URL, framing))
+        assert (reply.status, reply.header("Connection")) == (400, "close")
+        assert b"not what RFC 9112 allows" in reply.body
+        assert await raw.closed() == b""
+        assert await site.events() == []
+        assert site.site.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "line", [b"", b"POST", b"POST /v1/webhooks/in-1", b"POST  /v1/webhooks/in-1 HTTP/1.1", b"POST /a b HTTP/1.1",
+             b"P@ST /v1/webhooks/in-1 HTTP/1.1", b"POST /v1/webhooks/in-1 HTTP/2.0", b"\x16\x03\x01\x02"],
+)  # fmt: skip
+async def test_malformed_request_lines(line: bytes) -> None:
+    """So is a line that is no request line."""
+    async with edge() as site, Raw(site.port) as raw:
+        reply = await raw.ask(b"x\r\n\r\n" if not line else line + b"\r\nHost: x\r\n\r\n")
+        assert reply.status == 400
+        assert await raw.closed() == b""
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("framing", [b"Content-Length: +3\r\n", b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n"])
+async def test_a_malformed_request_to_nowhere(framing: bytes) -> None:
+    """A request has one answer, also where more than one thing is wrong with it."""
+    async with edge() as site, Raw(site.port) as raw:
+        assert (await raw.ask(b"POST %bx HTTP/1.1\r\n%b\r\nabc" % (URL, framing))).status == 400
+        assert await raw.closed() == b""
+
+
+@pytest.mark.gen_test
+async def test_equal_lengths() -> None:
+    """A Content-Length that a proxy doubled counts once."""
+    async with edge() as site, Raw(site.port) as raw:
+        framing = b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"
+        assert (await raw.ask(b"POST %b HTTP/1.1\r\nHost: x\r\n%b" % (URL, framing))).status == 200
+        assert (await raw.ask(b"POST %b HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\nabd" % URL)).status == 200
+        assert [event.body for event in await site.events()] == [b"abc", b"abd"]
+
+
+@pytest.mark.gen_test
+async def test_expect(folder: Path | None) -> None:
+    """A sender that asks first is told to go on, once, and then answered."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        raw.send(request(URL, headers=b"Expect: 100-continue\r\n").replace(b"Length: 0", b"Length: 4"))
+        assert await raw.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 (Continue)\r\n\r\n"
+        assert (await raw.ask(b"body")).status == 200
+        assert [event.body for event in await site.events()] == [b"body"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("target", "length", "status"), [(URL, 4 << 20, 413), (URL + b"x", 4, 404)])
+async def test_expect_refused(target: bytes, length: int, status: int) -> None:
+    """A sender that asks first and is refused gets the refusal, not a 100, and the connection closes."""
+    async with edge() as site, Raw(site.port) as raw:
+        head = b"POST %b HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (target, length)
+        reply = await raw.ask(head)
+        assert (reply.status, reply.header("Connection")) == (status, "close")
+        assert await raw.closed() == b""
+        async with Raw(site.port) as hasty:
+            hasty.send(head)
+            assert (await hasty.reply()).status == status
+            hasty.send(b"x" * length)
+            await hasty.writer.drain()
+            assert await hasty.closed() == b""
+
+
+@pytest.mark.gen_test
+async def test_absolute_form(folder: Path | None) -> None:
+    """A target in absolute form, as a proxy sends it, is the same input; and other paths take it as well."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(b"http://relay.test" + URL + b"/p%2F?q=1"))).status == 200
+        assert (await raw.ask(request(b"HTTPS://other:99" + URL))).status == 200
+        assert (await raw.ask(request(b"http://relay.test/healthz", method=b"GET"))).status == 200
+        assert (await raw.ask(request(b"http://relay.test", method=b"GET"))).status == 404
+        first, second = await site.events()
+        assert (first.path, first.query, second.path) == (b"/p%2F", b"q=1", b"")
+
+
+@pytest.mark.gen_test
+async def test_pipelining(folder: Path | None) -> None:
+    """Requests sent without waiting are answered in their order, refusals among them."""
+    sent = [request(URL, b"one"), request(URL + b"x", b"two"), request(URL, method=b"GET"), request(URL, b"three")]
+    async with edge(folder) as site, Raw(site.port) as raw:
+        raw.send(b"".join(sent))
+        assert [(await raw.reply()).status for _ in sent] == [200, 404, 200, 200]
+        assert [event.body for event in await site.events()] == [b"one", b"", b"three"]
+
+
+@pytest.mark.gen_test
+async def test_what_waits_stays_outside() -> None:
+    """While a webhook waits for its commit, what its sender sends on is not read without limit, and all of it is
+    answered in the end."""
+    log = HeldLog()
+    count = 100
+    async with edge(log=log) as site, Raw(site.port) as raw:
+        raw.send(request(URL, b"x" * 20_000) * count)
+        await eventually(lambda: log.held)
+        for _ in range(200):
+            await asyncio.sleep(0)
+        for _ in range(count):
+            await eventually(lambda: log.held)
+            log.release()
+            assert (await raw.reply()).status == 200
+
+
+@pytest.mark.gen_test
+async def test_line_ends_before_a_request() -> None:
+    """Line ends between two requests are passed over and not stored, bare line feeds end lines."""
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(request(URL, b"one") + b"\r\n" + request(URL, b"two"))
+        assert [(await raw.reply()).status for _ in range(2)] == [200, 200]
+        assert (await raw.ask(b"POST %b HTTP/1.1\nA: 1\n\n" % URL)).status == 200
+        assert (await raw.ask(b"POST %b HTTP/1.1\r\n\r\n" % URL)).status == 200
+        headers = b"Host: relay.test\r\nContent-Length: 3\r\n"
+        assert [event.headers for event in await site.events()] == [headers, headers, b"A: 1\n", b""]
+
+
+@pytest.mark.gen_test
+async def test_a_head_in_pieces() -> None:
+    """A request that arrives byte by byte is one request."""
+    async with edge() as site, Raw(site.port) as raw:
+        for byte in request(URL + b"/p", b"body", b"A: \xc3\xa9\r\n"):
+            raw.send(bytes([byte]))
+            await asyncio.sleep(0)
+        assert (await raw.reply()).status == 200
+        (event,) = await site.events()
+        assert (event.headers, event.body) == (b"Host: relay.test\r\nA: \xc3\xa9\r\nContent-Length: 4\r\n", b"body")
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("version", "connection", "answer", "goes_on"),
+    [
+        (b"HTTP/1.1", b"", None, True),
+        (b"HTTP/1.1", b"Connection: keep-alive\r\n", None, True),
+        (b"HTTP/1.1", b"Connection: Close\r\n", "close", False),
+        (b"HTTP/1.0", b"", None, False),
+        (b"HTTP/1.0", b"Connection: Keep-Alive\r\n", "Keep-Alive", True),
+    ],
+)
+async def test_keep_alive(version: bytes, connection: bytes, answer: str | None, goes_on: bool) -> None:
+    """A connection is kept by the rules of its HTTP version, and the answer says so."""
+    async with edge() as site, Raw(site.port) as raw:
+        reply = await raw.ask(request(URL, b"x", connection, version=version))
+        assert (reply.status, reply.header("Connection")) == (200, answer)
+        if goes_on:
+            assert (await raw.ask(request(URL, b"y", connection, version=version))).status == 200
+        else:
+            assert await raw.closed() == b""
+
+
+@pytest.mark.gen_test
+async def test_refusals_in_words(folder: Path | None) -> None:
+    """404 and 401 say what is wrong, come before the body has, and leave a small request's connection open."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        raw.send(request(URL + b"x", b"body")[:-4])
+        reply = await raw.reply()
+        assert (reply.status, reply.header("Connection")) == (404, None)
+        assert reply.body == b"There is no input at this URL. Compare it with what `relay bucket show` prints.\n"
+        raw.send(b"body")
+        await site.change(auth=BucketAuth("basic", username="a", password="b"))
+        reply = await raw.ask(request(URL, b"body"))
+        assert (reply.status, reply.body) == (401, b"Unauthorized")
+        assert reply.header("WWW-Authenticate") == 'Basic realm="webhooks", charset="UTF-8"'
+        reply = await raw.ask(request(URL, b"body", b"Authorization: Basic YTpi\r\n"))
+        assert reply.status == 200
+        (event,) = await site.events()
+        assert event.headers == b"Host: relay.test\r\nContent-Length: 4\r\n"
+
+
+@pytest.mark.gen_test
+async def test_too_long_is_read_by_a_sender_that_goes_on() -> None:
+    """A sender that does not look before it has sent everything reads the 413, not a reset."""
+    body = b"x" * (6 << 20)
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(request(URL, body))
+        await asyncio.wait_for(raw.writer.drain(), 20)
+        reply = await raw.reply()
+        assert (reply.status, reply.header("Connection")) == (413, "close")
+        assert reply.body == b"The body is larger than the 3145728 bytes that this bucket takes.\n"
+        assert await raw.closed() == b""
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
+async def test_too_long_in_chunks() -> None:
+    """A chunked body is refused with 413 on its way, read by a sender that goes on, and nothing comes after it."""
+    async with edge(max_body=100_000) as site, Raw(site.port) as raw:
+        raw.send(b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % URL)
+        for _ in range(40):
+            raw.send(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
+        reply = await raw.reply()
+        assert (reply.status, reply.header("Connection")) == (413, "close")
+        raw.send(b"not a chunk\r\n")
+        assert await raw.closed() == b""
+        assert await site.events() == []
+        assert site.site.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+async def test_a_sender_that_never_ends_is_cut() -> None:
+    """What is read after a refusal is bounded: twice the largest body."""
+    async with edge(max_body=1000, large_max_body=100_000) as site, Raw(site.port) as raw:
+        raw.send(b"POST %b HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n" % URL)
+        assert (await raw.reply()).status == 413
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(20):
+                while site.site.listener.connections:
+                    raw.send(b"x" * 10_000)
+                    await raw.writer.drain()
+                    sent += 10_000
+        assert 200_000 <= sent < 50_000_000
+
+
+@pytest.mark.gen_test
+async def test_a_head_that_is_too_long(folder: Path | None) -> None:
+    """431 in words, read also by a sender that sends on."""
+    async with edge(folder, max_header=2000) as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, headers=b"A: %b\r\n" % (b"x" * 1500)))).status == 200
+        for extra in (b"x" * 3000, b"x" * 200_000):
+            async with Raw(site.port) as other:
+                reply = await other.ask(b"POST %b HTTP/1.1\r\nA: %b" % (URL, extra))
+                assert (reply.status, reply.header("Connection")) == (431, "close")
+                assert b"longer than the 2000 bytes" in reply.body
+                assert await other.closed() == b""
+        assert len(await site.events()) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_slow_sender_is_cut() -> None:
+    """A body that does not arrive in its time is answered 408, the connection closes, and its bytes are let go."""
+    async with edge(body_timeout=0.2) as site, Raw(site.port) as raw:
+        raw.send(request(URL, b"body")[:-2])
+        reply = await raw.reply()
+        assert (reply.status, reply.header("Connection")) == (408, "close")
+        assert await raw.closed() == b""
+        assert site.site.ingest.buffered == 0
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
+async def test_an_idle_connection_is_closed() -> None:
+    """A connection that sends no (further) head closes without an answer; one that waits for its answer does not."""
+    log = HeldLog()
+    async with edge(log=log, idle_timeout=0.2) as site, Raw(site.port) as waiting:
+        waiting.send(request(URL, b"x"))
+        async with Raw(site.port) as fresh, Raw(site.port) as partial:
+            partial.send(b"POST /")
+            assert await fresh.closed() == b""
+            assert await partial.closed() == b""
+        log.release()
+        assert (await waiting.reply()).status == 200
+        assert await waiting.closed() == b""
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_leaves() -> None:
+    """What a client sent before it left in the middle is let go, and nothing is stored."""
+    async with edge() as site:
+        async with Raw(site.port) as raw:
+            raw.send(request(URL, b"x" * 2_000_000)[:1_000_000])
+            await eventually(lambda: site.site.ingest.buffered >= 900_000)
+        await eventually(lambda: not (site.site.ingest.buffered or site.site.listener.connections))
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_leaves_before_its_answer() -> None:
+    """A webhook that arrived whole is kept, also where its sender did not wait for the answer."""
+    log = HeldLog()
+    async with edge(log=log) as site:
+        async with Raw(site.port) as raw:
+            raw.send(request(URL, b"x"))
+            await eventually(lambda: log.held)
+        await eventually(lambda: not site.site.listener.connections)
+        log.release()
+        await asyncio.sleep(0)
+        async with Raw(site.port) as raw:
+            assert (await raw.ask(request(b"/healthz", method=b"GET"))).status == 200
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [(errors.Overloaded(), 503, "1"), (errors.Unknown(), 503, "5"), (errors.NoSpace(), 507, "60")],
+)
+async def test_what_could_not_be_stored(error: errors.RelayError, status: int, retry: str) -> None:
+    """The log's refusals reach the sender in words, with Retry-After, and the connection goes on."""
+    log = HeldLog()
+    log.error = error
+    async with edge(log=log) as site, Raw(site.port) as raw:
+        for _ in range(2):
+            reply = await raw.ask(request(URL, b"x"))
+            assert (reply.status, reply.header("Retry-After")) == (status, retry)
+            assert b"end it again" in reply.body
+
+
+@pytest.mark.gen_test
+async def test_the_ingest_buffer_is_full() -> None:
+    """While bodies on their way fill the buffer, the next sender gets 503; afterwards it is taken."""
+    async with edge(ingest_buffer=100_000) as site, Raw(site.port) as first, Raw(site.port) as second:
+        body = b"x" * 90_000
+        first.send(request(URL, body)[:-10])
+        await eventually(lambda: site.site.ingest.buffered >= 89_000)
+        assert (await second.ask(request(URL, body[:20_000]))).status == 503
+        assert (await first.ask(b"x" * 10)).status == 200
+        assert (await second.ask(request(URL, body[:20_000]))).status == 200
+        assert site.site.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+async def test_a_large_answer_to_a_slow_reader() -> None:
+    """An answer that its sender reads slowly arrives whole, on a connection that goes on and on one that closes."""
+    text = "x" * 30_000_000
+    async with edge() as site, Raw(site.port) as raw:
+        await site.change(input={"body": text})
+        raw.send(request(URL, b"x") * 2)
+        for _ in range(2):
+            assert (await raw.reply()).body == text.encode()
+        raw.send(request(URL, b"x", b"Connection: close\r\n"))
+        await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+        assert (await raw.reply()).body == text.encode()
+        assert await raw.closed() == b""
+
+
+@pytest.mark.gen_test
+async def test_two_inputs_of_one_bucket(folder: Path | None) -> None:
+    """Each event says which input it came through."""
+    async with edge(folder) as site, Raw(site.port) as raw:
+        await site.change(inputs=(INPUT, dataclasses.replace(INPUT, id="in-2", status_code=201)))
+        assert (await raw.ask(request(URL))).status == 200
+        assert (await raw.ask(request(b"/v1/webhooks/in-2"))).status == 201
+        assert [event.input_id for event in await site.events()] == ["in-1", "in-2"]

@@ -1,0 +1,153 @@
+"""How many connections there may be, what happens when descriptors run out, and how a site comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+import websockets
+
+from relay_tornado.errors import StartupError
+from relay_tornado.handlers.listener import Listener
+from tests.handlers.edge import URL, edge
+from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.test_ingest import HeldLog
+
+
+@pytest.mark.gen_test
+async def test_the_number_of_connections() -> None:
+    """Over the limit a connection is closed at once, one line a second says so, and the others are not disturbed."""
+    async with edge(max_connections=2) as site, Raw(site.port) as first, Raw(site.port) as second:
+        assert (await first.ask(request(URL, b"x"))).status == 200
+        assert (await second.ask(request(URL, b"x"))).status == 200
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(5):
+                async with Raw(site.port) as third:
+                    assert await third.closed() == b""
+        assert [line["event"] for line in lines] == ["too_many_connections"]
+        assert (await first.ask(request(URL, b"x"))).status == 200
+        second.writer.close()
+        await eventually(lambda: len(site.site.listener.connections) == 1)
+        async with Raw(site.port) as third:
+            assert (await third.ask(request(URL, b"x"))).status == 200
+
+
+@pytest.mark.gen_test
+async def test_the_limit_leaves_descriptors() -> None:
+    """Whatever is configured, some descriptors are kept from connections."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with edge() as site, edge(max_connections=soft * 2) as greedy, edge(max_connections=7) as modest:
+        assert site.site.listener.limit == greedy.site.listener.limit < soft
+        assert modest.site.listener.limit == 7
+
+
+@pytest.mark.gen_test
+async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no descriptor is left, accepting pauses instead of spinning, and goes on once there are some."""
+    tries = 0
+    accept = Listener._accept
+
+    def counting(self: Listener, *args: Any) -> None:
+        nonlocal tries
+        tries += 1
+        accept(self, *args)
+
+    monkeypatch.setattr(Listener, "_accept", counting)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with edge() as site:
+        with socket.socket() as client, structlog.testing.capture_logs() as lines:
+            client.setblocking(False)
+            highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+            spare = []
+            while (descriptor := os.dup(0)) < highest:
+                spare.append(descriptor)
+            os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+            try:
+                await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", site.port))
+                await eventually(lambda: lines)
+                before = tries
+                for _ in range(100):
+                    await asyncio.sleep(0)
+                assert tries <= before + 1
+                assert lines[0]["event"] == "accepting_paused"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for fd in spare:
+                    os.close(fd)
+            await asyncio.get_running_loop().sock_sendall(client, request(URL, b"x"))
+            async with asyncio.timeout(20):
+                assert (await asyncio.get_running_loop().sock_recv(client, 15)) == b"HTTP/1.1 200 OK"
+
+
+@pytest.mark.gen_test
+async def test_a_taken_port() -> None:
+    """An address that can't be listened on is said in words."""
+    async with edge() as site:
+        with pytest.raises(StartupError, match=f"can't listen on 127.0.0.1 port {site.port}: .*; choose another"):
+            async with edge(port=site.port):
+                pass
+
+
+@pytest.mark.gen_test
+async def test_accepted_requests_finish() -> None:
+    """At the end accepted requests are answered and their connections closed; idle ones close at once, and nobody
+    new is let in."""
+    log = HeldLog()
+    async with edge(log=log) as site, Raw(site.port) as idle, Raw(site.port) as busy, Raw(site.port) as sending:
+        assert (await idle.ask(request(b"/healthz", method=b"GET"))).status == 200
+        busy.send(request(URL, b"x"))
+        sending.send(request(URL, b"body")[:-2])
+        await eventually(lambda: log.held and site.site.ingest.buffered)
+        stopping = asyncio.create_task(site.site.stop())
+        assert await idle.closed() == b""
+        with pytest.raises(ConnectionRefusedError):
+            async with Raw(site.port):
+                pass
+        sending.send(b"dy")
+        await eventually(lambda: len(log.held) == 2)
+        log.release()
+        for raw in (busy, sending):
+            reply = await raw.reply()
+            assert (reply.status, reply.header("Connection")) == (200, "close")
+            assert await raw.closed() == b""
+        await asyncio.wait_for(stopping, 20)
+
+
+@pytest.mark.gen_test
+async def test_a_drain_ends() -> None:
+    """A request that does not come to its end does not keep the relay from its own."""
+    log = HeldLog()
+    async with edge(log=log, drain_timeout=0.1) as site, Raw(site.port) as raw:
+        raw.send(request(URL, b"x"))
+        await eventually(lambda: log.held)
+        await asyncio.wait_for(site.site.stop(), 20)
+        assert await raw.closed() == b""
+        assert not site.site.listener.connections
+
+
+@pytest.mark.gen_test
+async def test_sockets_have_no_deadline() -> None:
+    """The times for heads and bodies are not those of a WebSocket: it outlives connections that came after it."""
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(edge(idle_timeout=0.1, body_timeout=0.1))
+        client = await stack.enter_async_context(websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket"))
+        for _ in range(2):
+            async with Raw(site.port) as idle:
+                assert await idle.closed() == b""
+        await asyncio.wait_for(await client.ping(), 20)
+
+
+@pytest.mark.gen_test
+async def test_ipv6() -> None:
+    """An IPv6 address is listened on, and is the sender's address of what comes."""
+    async with edge(host="::1") as site, Raw(site.port, "::1") as raw:
+        assert (await raw.ask(request(URL, b"x"))).status == 200
+        assert (await site.events())[0].remote_ip == "::1"

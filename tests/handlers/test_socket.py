@@ -1,0 +1,629 @@
+"""/v1/socket over real sockets: the stock conversation frame by frame, and what ends a connection."""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.websocket import websocket_connect
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from relay_tornado.ids import hash_secret
+from relay_tornado.model import Retention, Token
+from tests.delivery.world import frames
+from tests.handlers.edge import BUCKET, edge
+from tests.handlers.raw import Raw, request
+from tests.handlers.sockets import TIMEOUT, Client, Live, live
+
+WORDS = {
+    "type": "status",
+    "status": "authenticated",
+    "message": "connected successfully, subscribe to buckets",
+}
+
+
+HANDSHAKE = (
+    b"GET /v1/socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+def masked(message: dict[str, Any]) -> bytes:
+    """A text frame as a client sends it."""
+    payload = json.dumps(message).encode()
+    return bytes((0x81, 0xFE)) + len(payload).to_bytes(2, "big") + bytes(4) + payload
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_stock_conversation_is_exact() -> None:
+    """Frame by frame: authenticated, subscribed with the names as requested, webhooks; nothing else."""
+    async with live() as server:
+        await server.bucket("orders")
+        key, secret = await server.token()
+        client = await server.client()
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
+        await client.say({"action": "auth", "key": key, "secret": secret})
+        assert await client.hear() == WORDS
+        assert loop.time() - asked >= 0.005
+        await client.say({"action": "subscribe", "key": "", "secret": "", "buckets": ["orders", "not there"]})
+        assert await client.hear() == {
+            "type": "status",
+            "status": "subscribed",
+            "message": "subscribed to buckets: orders, not there",
+        }
+        await server.append(2, body=b'{"n":1}', headers=b"host: relay\r\ncontent-type: application/json\r\n")
+        event = await client.hear()
+        meta = event.pop("meta")
+        assert event == {
+            "type": "webhook",
+            "headers": {"Content-Type": ["application/json"]},
+            "query": "",
+            "body": '{"n":1}',
+            "method": "POST",
+        }
+        epoch = (await server.log.bounds("id-orders")).epochs[0].epoch
+        assert meta.pop("received_at") > 0
+        assert meta == {
+            "id": f"{epoch}-1",
+            "bucked_id": "id-orders",
+            "bucket_id": "id-orders",
+            "bucket_name": "orders",
+            "input_id": "in-orders",
+            "input_name": "Default public endpoint",
+            "output_name": "",
+            "output_destination": "",
+            "seq": 1,
+            "epoch": epoch,
+            "path": "",
+            "host": "relay",
+            "remote_ip": "192.0.2.1",
+        }
+        await client.say({"action": "pong"})
+        assert (await client.hear())["meta"]["seq"] == 2
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_tornados_client_is_served_alike() -> None:
+    """Another implementation, with permessage-deflate on offer and messages sent without waiting for answers."""
+    async with live() as server:
+        await server.bucket()
+        key, secret = await server.token()
+        socket = await websocket_connect(server.url, compression_options={})
+        for message in ({"action": "auth", "key": "whr", "secret": secret}, {"action": "subscribe"}):
+            await socket.write_message(json.dumps(message))
+        assert json.loads(str(await socket.read_message())) == WORDS
+        assert json.loads(str(await socket.read_message()))["message"] == "subscribed to buckets: all"
+        await server.append(1)
+        assert json.loads(str(await socket.read_message()))["type"] == "webhook"
+        assert key
+        socket.close()
+        await server.until(lambda: server.sockets.count == 0)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_any_origin_is_accepted() -> None:
+    """A foreign page's too, and one that a browser calls cross-site."""
+    async with live() as server:
+        token = await server.token()
+        for headers in ({"Origin": "https://elsewhere.example"}, {"Sec-Fetch-Site": "cross-site", "Origin": "null"}):
+            await server.authenticated(token, additional_headers=headers)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_wrong_credentials_get_unauthorized_and_4001() -> None:
+    """The words do not say which half is wrong, and nobody else waits for it."""
+    async with live() as server:
+        key, secret = await server.token()
+        words = set()
+        for wrong in ({"key": key, "secret": "sk-x"}, {"key": "x", "secret": secret}, {}, {"key": 1, "secret": None}):
+            client = await server.client()
+            await client.say({"action": "auth", **wrong})
+            answer = await client.hear_status("unauthorized")
+            assert answer.keys() == {"type", "status", "message"}
+            words.add(answer["message"])
+            assert (await client.end())[0] == 4001
+        assert len(words) == 1
+        await server.authenticated((key, secret))
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_subscribe_before_auth_gets_unauthorized_and_4001() -> None:
+    """The words say what to do first."""
+    async with live() as server:
+        client = await server.client()
+        await client.say({"action": "subscribe", "buckets": ["a"]})
+        assert "auth" in (await client.hear_status("unauthorized"))["message"]
+        assert (await client.end())[0] == 4001
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_who_does_not_authenticate_is_closed() -> None:
+    """4008, with a reason that says so."""
+    async with live(auth_timeout=0.2) as server:
+        client = await server.client()
+        code, reason = await client.end()
+        assert code == 4008
+        assert "auth" in reason
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_stock_clients_err_in_disturbs_nothing() -> None:
+    """Malformed JSON, unknown actions, wrong types and binary messages get no frame; the next message is answered."""
+    async with live() as server:
+        await server.bucket()
+        client = await server.authenticated()
+        for message in ("{", "[]", '{"action":"dance"}', '{"action":"subscribe","buckets":3}', b"\x00\xff"):
+            await client.say(message)
+        await client.say({"action": "subscribe"})
+        await client.hear_status("subscribed")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_errors_go_to_who_asked_for_our_additions() -> None:
+    """With a code, and the connection stays open."""
+    async with live() as server:
+        await server.bucket()
+        client = await server.authenticated()
+        await client.say({"action": "subscribe", "since": "yesterday"})
+        error = await client.hear_status("error")
+        assert error["code"] == "invalid"
+        assert "since" in error["message"]
+        await client.say({"action": "subscribe", "since": "earliest", "consumer": "w"})
+        assert (await client.hear_status("error"))["code"] == "unsupported"
+        await client.say({"action": "dance"})
+        assert (await client.hear_status("error"))["code"] == "unknown_action"
+        await client.say({"action": "subscribe", "since": "earliest"})
+        answer = await client.hear_status("subscribed")
+        assert [entry["bucket_name"] for entry in answer["buckets"]] == ["orders"]
+        await client.hear_status("caught_up")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_cursor_is_continued_over_a_reconnect() -> None:
+    """With the last id that it saw a client gets everything that it missed, in order."""
+    async with live() as server:
+        await server.bucket()
+        client = await server.subscribed("orders")
+        await server.append(1)
+        cursor = (await client.hear())["meta"]["id"]
+        client.abort()
+        await server.append(3)
+        client = await server.subscribed("orders", since=cursor)
+        assert [(await client.hear())["meta"]["seq"] for _ in range(3)] == [2, 3, 4]
+        assert (await client.hear_status("caught_up"))["id"].endswith("-4")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_on_gap_fail_is_told_and_closed() -> None:
+    """The answer names the gap, and 4509 follows."""
+    async with live() as server:
+        await server.bucket()
+        await server.append(5)
+        epoch = (await server.log.bounds("id-orders")).epochs[0].epoch
+        await server.log.trim("id-orders", Retention(max_events=1), None)
+        client = await server.authenticated()
+        await client.say({"action": "subscribe", "since": f"{epoch}-1", "on_gap": "fail"})
+        answer = await client.hear_status("subscribed")
+        assert answer["buckets"][0]["gap"] == {"from": 2, "to": 4, "count": 3, "reason": "retention"}
+        assert (await client.end())[0] == 4509
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_another_token_ends_the_subscription() -> None:
+    """A second auth: with the same token nothing changes, with another one the client subscribes anew."""
+    async with live() as server:
+        await server.bucket("a")
+        await server.bucket("b")
+        first, second = await server.token(["a"]), await server.token(["b"])
+        client = await server.subscribed(token=first)
+        await client.say({"action": "auth", "key": first[0], "secret": first[1]})
+        assert await client.hear() == WORDS
+        await server.append(1, "a")
+        assert (await client.hear())["meta"]["bucket_name"] == "a"
+        await client.say({"action": "auth", "key": second[0], "secret": second[1]})
+        assert await client.hear() == WORDS
+        await server.append(1, "a")
+        await server.append(1, "b")
+        await client.say({"action": "subscribe"})
+        await client.hear_status("subscribed")
+        await server.append(1, "a")
+        await server.append(1, "b")
+        event = await client.hear()
+        assert (event["meta"]["bucket_name"], event["meta"]["seq"]) == ("b", 2)
+        await server.registry.delete("token", first[0])
+        await server.registry.delete("token", second[0])
+        assert (await client.end())[0] == 4503
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_second_subscribe_replaces_the_first() -> None:
+    """Its answer comes between the events of the one and of the other, and no event is lost or repeated."""
+    async with live() as server:
+        await server.bucket("a")
+        await server.bucket("b")
+        client = await server.subscribed("a")
+        await server.append(2, "a")
+        await client.say({"action": "subscribe", "buckets": ["a", "b"]})
+        heard = [await client.hear() for _ in range(3)]
+        await server.append(1, "a")
+        await server.append(1, "b")
+        heard += [await client.hear() for _ in range(2)]
+        assert sorted(
+            (message["meta"]["bucket_name"], message["meta"]["seq"]) for message in heard if "meta" in message
+        ) == [("a", 1), ("a", 2), ("a", 3), ("b", 1)]
+        assert [message["status"] for message in heard if "status" in message] == ["subscribed"]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_buckets_come_and_go_under_a_live_socket() -> None:
+    """A bucket made later joins, one that is deleted ends, the token's scope is obeyed at once."""
+    async with live() as server:
+        await server.bucket("a")
+        key, secret = await server.token(["a", "b"])
+        client = await server.subscribed(token=(key, secret), extended=True)
+        await client.hear_status("caught_up")
+        await server.bucket("b")
+        await server.bucket("c")
+        await server.append(1, "c")
+        await server.append(1, "b")
+        assert (await client.hear())["meta"]["bucket_name"] == "b"
+        token = server.registry.get("token", key)
+        assert token is not None
+        await server.registry.put("token", key, replace(token, buckets=frozenset({"id-c"})))
+        gone = {(await client.hear_status("bucket_deleted"))["bucket_name"] for _ in range(2)}
+        assert gone == {"a", "b"}
+        await server.append(1, "b")
+        await server.append(1, "c")
+        event = await client.hear()
+        assert (event["meta"]["bucket_name"], event["meta"]["seq"]) == ("c", 2)
+        await client.say({"action": "unsubscribe", "buckets": ["c"]})
+        assert (await client.hear_status("unsubscribed"))["message"] == "unsubscribed from buckets: c"
+        await server.append(1, "c")
+        await client.say({"action": "subscribe", "buckets": ["c"]})
+        assert (await client.hear_status("subscribed"))["buckets"][0]["start"] == 4
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_revoked_token_closes_its_sockets() -> None:
+    """4503 for all of them, and for nobody else."""
+    async with live() as server:
+        await server.bucket()
+        token, other = await server.token(), await server.token()
+        clients = [await server.subscribed(token=token), await server.authenticated(token)]
+        bystander = await server.subscribed(token=other)
+        await server.registry.delete("token", token[0])
+        assert [(await client.end())[0] for client in clients] == [4503, 4503]
+        await server.append(1)
+        assert (await bystander.hear())["type"] == "webhook"
+        assert server.sockets.count == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_expired_token_closes_its_sockets() -> None:
+    """4504, when its time has come."""
+    async with live() as server:
+        client = await server.authenticated(await server.token(lasts=0.4))
+        assert (await client.end())[0] == 4504
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_expiry_may_be_moved() -> None:
+    """A longer or a shorter life that a token is given counts for its live sockets."""
+    async with live() as server:
+        await server.bucket()
+        longer, shorter = await server.token(lasts=0.4), await server.token()
+        kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
+        now = time.time()
+        for key, lasts in ((longer[0], 3600), (shorter[0], 0.4)):
+            record = server.registry.get("token", key)
+            assert record is not None
+            await server.registry.put("token", key, replace(record, expires_at=now + lasts))
+        assert (await ended.end())[0] == 4504
+        await server.append(1)
+        assert (await kept.hear())["type"] == "webhook"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_there_are_only_so_many_sockets() -> None:
+    """One too many is accepted and closed with 4029, and comes in once another has left."""
+    async with live(max_sockets=2) as server:
+        token = await server.token()
+        clients = [await server.authenticated(token) for _ in range(2)]
+        code, reason = await (await server.client()).end()
+        assert code == 4029
+        assert "2" in reason
+        assert server.sockets.count == 2
+        clients[0].abort()
+        await server.until(lambda: server.sockets.count == 1)
+        await server.authenticated(token)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_addresses_have_their_limit() -> None:
+    """IPv4 by address, IPv6 by its /64, also where IPv4 is mapped; loopback is not counted."""
+    async with live(max_sockets_per_address=1) as server:
+        token = await server.token()
+
+        async def refused(address: str) -> bool:
+            client = await server.client(additional_headers={"X-Real-Ip": address})
+            with contextlib.suppress(ConnectionClosed):
+                await client.say({"action": "auth", "key": token[0], "secret": token[1]})
+                await client.hear_status("authenticated")
+                return False
+            return (await client.end())[0] == 4029
+
+        assert not await refused("192.0.2.1")
+        assert await refused("192.0.2.1")
+        assert await refused("::ffff:192.0.2.1")
+        assert not await refused("192.0.2.2")
+        assert not await refused("2001:db8:0:1::1")
+        assert await refused("2001:db8:0:1:ffff::2")
+        assert not await refused("2001:db8:0:2::1")
+        for _ in range(3):
+            assert not await refused("127.0.0.1")
+            assert not await refused("::1")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_messages_have_their_size() -> None:
+    """Over 8 KiB before auth: 1009. After it an answer of a megabyte is read, and a little more is not."""
+    async with live(max_message=1 << 20) as server:
+        client = await server.client()
+        await client.say("x" * 8193)
+        code, reason = await client.end()
+        assert code == 1009
+        assert "8192" in reason
+        client = await server.authenticated()
+        await client.say(json.dumps({"action": "pong"}).ljust(1 << 20))
+        await client.say({"action": "subscribe"})
+        await client.hear_status("subscribed")
+        await client.say("x" * ((1 << 20) + 1))
+        assert (await client.end())[0] == 1009
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_huge_messages_cost_no_memory() -> None:
+    """Before auth a message that says it is large is not even read."""
+    async with live() as server:
+        client = await server.client()
+        with contextlib.suppress(Exception):
+            await client.say("x" * (4 << 20))
+        await server.until(lambda: server.sockets.count == 0)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_pings_come_in_both_forms() -> None:
+    """Protocol pings from the start, JSON pings after `subscribed`; protocol pings are answered."""
+    async with live(ping_interval=0.1) as server:
+        await server.bucket()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HANDSHAKE)
+        async with asyncio.timeout(TIMEOUT):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            assert await reader.readexactly(2) == b"\x89\x00"
+            writer.write(b"\x89\x82\x00\x00\x00\x00hi")
+            while await reader.readexactly(2) == b"\x89\x00":
+                pass
+            assert await reader.readexactly(2) == b"hi"
+        writer.transport.abort()
+        client = await server.subscribed("orders")
+        for _ in range(2):
+            assert await client.hear() == {"type": "status", "status": "ping", "message": ""}
+        ours = await server.subscribed("orders", extended=True)
+        await ours.hear_status("caught_up")
+        await server.append(1)
+        epoch = (await server.log.bounds("id-orders")).epochs[0].epoch
+        assert (await ours.hear())["meta"]["seq"] == 1
+        assert (await ours.hear_status("ping"))["positions"] == {"orders": f"{epoch}-1"}
+        assert (await ours.hear_status("ping"))["positions"] == {}
+
+
+async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000) -> Client:
+    """A subscriber whose socket is no longer read, with more to come than the kernels' buffers take."""
+    await server.bucket()
+    client = await server.subscribed("orders")
+    client.socket.transport.pause_reading()
+    await server.append(events, body=b"x" * size)
+    return client
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_stuck_reader_is_closed() -> None:
+    """No sign of life for the time-out: 4008, which it finds when it reads again; what waits for it is bounded."""
+    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
+        client = await reads_nothing(server)
+        flight = server.sockets.deliveries.flight
+        await server.until(lambda: flight.outstanding > 0)
+        conversations = list(server.sockets._live)
+        await server.until(lambda: not conversations[0]._open)
+        # One chunk, and some pings: everything else stays in the log.
+        assert flight.outstanding < 1_000_000
+        assert conversations[0]._delivery.positions()["id-orders"] < 100
+        client.socket.transport.resume_reading()
+        code, reason = await client.end()
+        assert code == 4008
+        assert "too slow" in reason
+        await server.until(lambda: server.sockets.count == 0)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
+    """A close frame that can't be delivered does not keep the socket."""
+    async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
+        await reads_nothing(server)
+        await server.until(lambda: server.sockets.count == 0)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_slow_reader_lives_and_gets_everything() -> None:
+    """It answers no ping in time, for megabytes lie before them, but its kernel acknowledges what it reads."""
+    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
+        await server.bucket()
+        await server.append(30, body=b"x" * 300_000)
+        client = await server.authenticated(max_queue=1)
+        transport = client.socket.transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        await client.say({"action": "subscribe", "since": "earliest"})
+        await client.hear_status("subscribed")
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        seqs: list[int] = []
+        while len(seqs) < 30:
+            transport.pause_reading()
+            await asyncio.sleep(0.1)
+            transport.resume_reading()
+            seqs += await client.hear_events(1)
+        assert seqs == list(range(1, 31))
+        assert loop.time() - begun > 2 * server.settings.stuck_timeout
+        assert server.sockets.count == 1
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_full_socket_loses_and_mixes_nothing() -> None:
+    """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
+    where the kernel has room again before the rest that is buffered has gone."""
+    async with live() as server:
+        await server.bucket()
+        key, secret = await server.token()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.setblocking(False)
+            heard = bytearray()
+
+            def read() -> None:
+                with contextlib.suppress(BlockingIOError):
+                    while data := client.recv(1 << 20):
+                        heard.extend(data)
+
+            async def read_until(condition: Callable[[], bool]) -> None:
+                await server.until(lambda: read() or condition())
+
+            messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
+            client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+            await read_until(lambda: b"subscribed to buckets" in heard)
+            (conversation,) = server.sockets._live
+            count = 0
+            for _ in range(3):
+                while not conversation._stream.writing():
+                    await server.append(1, body=b"%d" % count * 30_000)
+                    count += 1
+                    await asyncio.sleep(0)
+                # No turn of the loop lies between the reading and the pass that this append wakes.
+                read()
+                await server.append(1, body=b"%d" % count * 30_000)
+                count += 1
+                await read_until(lambda: not conversation._stream.writing())
+            await read_until(lambda: heard.count(b'"type":"webhook"') == count and heard.endswith(b'"method":"POST"}'))
+        events = frames(bytes(heard[heard.index(b"\r\n\r\n") + 4 :]))[2:]
+        assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
+    """Where the socket itself can't be used, live events go by the stream, at once too."""
+    async with live() as server:
+        await server.bucket()
+        client = await server.subscribed("orders")
+        (conversation,) = server.sockets._live
+        conversation._direct = False
+        await server.append(3)
+        assert await client.hear_events(3) == [1, 2, 3]
+        assert not conversation._delivery.busy
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_client_that_is_silent_and_reads_lives() -> None:
+    """Pongs are not required where the kernel acknowledges the pings."""
+    async with live(ping_interval=0.1, stuck_timeout=0.4) as server:
+        await server.bucket()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HANDSHAKE)
+        async with asyncio.timeout(TIMEOUT):
+            await reader.readuntil(b"\r\n\r\n")
+            for _ in range(10):
+                assert await reader.readexactly(2) == b"\x89\x00"
+        writer.transport.abort()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_shutdown_sends_1001() -> None:
+    """Every socket gets it, and one that opens meanwhile too."""
+    async with live() as server:
+        await server.bucket()
+        clients = [await server.subscribed("orders") for _ in range(3)]
+        late = await server.client()
+        closing = asyncio.ensure_future(server.sockets.close_all())
+        await asyncio.sleep(0)
+        for client in [*clients, late]:
+            code, reason = await client.end()
+            assert code == 1001
+            assert reason
+        await closing
+        assert server.sockets.count == 0
+        assert (await (await server.client()).end())[0] == 1001
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_plain_http_is_told_what_this_is() -> None:
+    """426 with words for what does not upgrade, 400 for half a handshake, 405 with Allow for other methods."""
+    async with live() as server:
+        client = AsyncHTTPClient()
+        url = f"http://127.0.0.1:{server.port}/v1/socket"
+        upgrade = {"Connection": "Upgrade", "Upgrade": "websocket"}
+        for method, headers, status in (
+            ("GET", {}, 426),
+            ("GET", upgrade | {"Sec-WebSocket-Version": "8"}, 426),
+            ("GET", upgrade | {"Sec-WebSocket-Version": "13"}, 400),
+            ("HEAD", {}, 426),
+            ("DELETE", {}, 405),
+        ):
+            answer = await client.fetch(HTTPRequest(url, method=method, headers=headers), raise_error=False)
+            assert answer.code == status
+            if status == 405:
+                assert "GET" in answer.headers["Allow"]
+            if method == "GET":
+                assert "WebSocket" in json.loads(answer.body)["message"]
+        client.close()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_client_that_vanishes_leaves_nothing() -> None:
+    """Its delivery, its place among its token's sockets and its timer go with it."""
+    async with live() as server:
+        await server.bucket()
+        await server.append(20, body=b"x" * 300_000)
+        client = await server.subscribed("orders", since="earliest")
+        client.abort()
+        await server.until(lambda: server.sockets.count == 0)
+        await server.until(lambda: server.sockets.deliveries.flight.outstanding == 0)
+        assert server.sockets._tokens == {}
+        assert server.sockets.deliveries._live == set()
+        assert server.sockets.deliveries._dispatcher._places == {}
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_through_the_relays_own_listener() -> None:
+    """The same over the whole HTTP edge, whose read buffers are small: a webhook in, a frame out, a long message."""
+    async with edge() as site:
+        key, secret = "K", "sk-secret"
+        await site.registry.put("token", key, Token(key, hash_secret(secret), 0))
+        async with connect(f"ws://127.0.0.1:{site.port}/v1/socket") as socket:
+            client = Client(socket)
+            await client.say({"action": "auth", "key": key, "secret": secret})
+            await client.hear_status("authenticated")
+            await client.say(json.dumps({"action": "subscribe"}).ljust(1 << 20))
+            await client.hear_status("subscribed")
+            async with Raw(site.port) as raw:
+                body = os.urandom(100)
+                assert (await raw.ask(request(b"/v1/webhooks/in-1/x?y=1", body=body))).status == 200
+            event: dict[str, Any] = await client.hear()
+            assert (event["meta"]["path"], event["query"], event["method"]) == ("/x", "y=1", "POST")
+            assert event["meta"]["bucket_name"] == BUCKET.name

@@ -1,0 +1,38 @@
+"""An engine for each test: in memory, on SQLite, and on SQLite with next to nothing kept in memory."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from tests.log.worlds import MemoryWorld, SqliteWorld, World
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-cold"])
+def world(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[World]:
+    if request.param == "memory":
+
+        async def open_memory() -> World:
+            return MemoryWorld()
+
+        made = io_loop.run_sync(open_memory)
+    else:
+        cold = {"tail": 0, "page_cache": 0} if request.param == "sqlite-cold" else {}
+
+        async def open_sqlite() -> World:
+            return await SqliteWorld.open(tmp_path, **cold)
+
+        made = io_loop.run_sync(open_sqlite)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+@pytest.fixture
+def disk(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteWorld]:
+    async def open_sqlite() -> SqliteWorld:
+        return await SqliteWorld.open(tmp_path)
+
+    made = io_loop.run_sync(open_sqlite)
+    yield made
+    io_loop.run_sync(made.close)

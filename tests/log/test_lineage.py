@@ -1,0 +1,57 @@
+"""How a position is judged: honoured, or its gap told."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay_tornado.log.lineage import Placed, place_cursor, position_id
+from relay_tornado.model import Bounds, Cursor, Epoch, Gap
+
+A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
+LINE = (Epoch(A, 1), Epoch(B, 11), Epoch(C, 21))
+OPEN = Bounds(first=5, head=30, epochs=LINE, open=True)
+CLOSED = Bounds(first=5, head=30, epochs=LINE, open=False)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "cursor", "placed"),
+    [
+        pytest.param(OPEN, Cursor(C, 30), Placed(30), id="at the head"),
+        pytest.param(OPEN, Cursor(C, 25), Placed(25), id="inside the newest epoch"),
+        pytest.param(OPEN, Cursor(C, 7), Placed(7), id="a seq that an earlier epoch gave its id"),
+        pytest.param(OPEN, Cursor(B, 20), Placed(20), id="at the end of an ended epoch"),
+        pytest.param(OPEN, Cursor(A, 4), Placed(4), id="first - 1 is no gap"),
+        pytest.param(OPEN, Cursor(C, 25, 2), Placed(25, None, 2), id="between the copies of an event"),
+        pytest.param(OPEN, Cursor(A, 1), Placed(4, Gap("retention", 2, 4)), id="below first - 1"),
+        pytest.param(OPEN, Cursor(A, 0), Placed(4, Gap("retention", 1, 4)), id="the very beginning, trimmed"),
+        pytest.param(OPEN, Cursor(A, 12), Placed(10, Gap("reset", 11, 12)), id="above the end of an ended epoch"),
+        pytest.param(OPEN, Cursor(C, 31), Placed(4, Gap("future")), id="above the head of an epoch that is open"),
+        pytest.param(CLOSED, Cursor(C, 31), Placed(30, Gap("reset", 31, 31)), id="above the head after a start"),
+        pytest.param(CLOSED, Cursor(C, 30), Placed(30), id="at the head after a start"),
+        pytest.param(OPEN, Cursor("zzzzzzzzzzzz", 3), Placed(4, Gap("reset")), id="an unknown epoch"),
+        pytest.param(OPEN, None, Placed(4, Gap("reset")), id="an id of another bucket"),
+    ],
+)
+def test_place_cursor(bounds: Bounds, cursor: Cursor | None, placed: Placed) -> None:
+    """Each rule of the lineage, once."""
+    assert place_cursor(bounds, cursor) == placed
+
+
+def test_an_end_below_first_vouches_for_nothing() -> None:
+    """Where the epoch ended below what is kept, nobody can say what is missing."""
+    bounds = Bounds(first=15, head=30, epochs=LINE, open=True)
+    assert place_cursor(bounds, Cursor(A, 12)) == Placed(14, Gap("reset"))
+
+
+def test_an_empty_bucket_has_a_position() -> None:
+    """`<epoch>-0` names the position in a bucket that has had no event, and is honoured."""
+    bounds = Bounds(first=1, head=0, epochs=(Epoch(A, 1),), open=True)
+    assert position_id(bounds, 0) == f"{A}-0"
+    assert place_cursor(bounds, Cursor(A, 0)) == Placed(0)
+
+
+@pytest.mark.parametrize(("seq", "epoch"), [(0, A), (1, A), (10, A), (11, B), (20, B), (21, C), (30, C)])
+def test_a_position_is_named_by_the_epoch_of_its_seq(seq: int, epoch: str) -> None:
+    """A position's id is that of the event it stands behind, and comes back to the same place."""
+    assert position_id(Bounds(1, 30, LINE, True), seq) == f"{epoch}-{seq}"
+    assert place_cursor(Bounds(1, 30, LINE, True), Cursor(epoch, seq)).after == seq

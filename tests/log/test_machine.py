@@ -1,0 +1,171 @@
+"""Both engines side by side: whatever is done to them, they tell the same."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from relay_tornado.errors import BucketGone, CursorLost
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.lineage import place_cursor
+from relay_tornado.model import Bounds, Cursor, Retention
+from tests.log.worlds import MemoryWorld, SqliteWorld, event
+
+BUCKETS = st.sampled_from(["a", "b"])
+
+
+class Engines(RuleBasedStateMachine):
+    """Epochs are random, so each engine's are compared by their number: the n-th that it gave out to a bucket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.directory = tempfile.TemporaryDirectory()
+        self.memory = MemoryWorld()
+        self.sqlite = self.run(SqliteWorld.open(Path(self.directory.name), tail=20_000, page_cache=20_000))
+        self.ids: list[tuple[str, Cursor, Cursor]] = []
+        self.alive: set[str] = set()
+        self.names: tuple[dict[str, int], dict[str, int]] = ({}, {})
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        async def step() -> Any:
+            return await asyncio.wait_for(awaitable, 30)
+
+        return self.loop.run_until_complete(step())
+
+    def both(self, call: Any) -> tuple[Any, Any]:
+        """What each engine answers, an error as its type and what it carries."""
+
+        async def attempt(log: Any) -> Any:
+            try:
+                return await call(log)
+            except BucketGone:
+                return "gone"
+            except CursorLost as error:
+                return ("lost", error.first)
+
+        return self.run(attempt(self.memory.log)), self.run(attempt(self.sqlite.log))
+
+    def agree(self, call: Any) -> Any:
+        mine, theirs = self.both(call)
+        assert mine == theirs
+        return mine
+
+    def number(self, engine: int, epoch: str) -> int:
+        return self.names[engine].setdefault(epoch, len(self.names[engine]))
+
+    def plain(self, engine: int, bounds: Bounds | str) -> Any:
+        if isinstance(bounds, str):
+            return bounds
+        epochs = tuple((self.number(engine, e.epoch), e.from_seq) for e in bounds.epochs)
+        return bounds.first, bounds.head, epochs, bounds.open
+
+    @initialize()
+    def first(self) -> None:
+        self.create("a")
+
+    @rule(bucket=BUCKETS)
+    def make(self, bucket: str) -> None:
+        self.create(bucket)
+
+    def create(self, bucket: str) -> None:
+        if bucket not in self.alive:
+            mine, theirs = new_epoch(), new_epoch()
+            assert self.number(0, mine) == self.number(1, theirs)
+            self.run(self.memory.log.create(bucket, mine))
+            self.run(self.sqlite.log.create(bucket, theirs))
+            self.ids.append((bucket, Cursor(mine, 0), Cursor(theirs, 0)))
+            self.alive.add(bucket)
+
+    @rule(bucket=BUCKETS, count=st.integers(1, 5), size=st.sampled_from([0, 10, 3000]), digest=st.integers(0, 6))
+    def append(self, bucket: str, count: int, size: int, digest: int) -> None:
+        for n in range(count):
+            sent = event(bytes([n]) * size, dedupe=b"%d" % digest if n == 0 and digest else None, dedupe_window=1e6)
+            mine, theirs = self.both(lambda log, sent=sent: log.append(bucket, sent))
+            if mine == "gone":
+                assert theirs == "gone"
+                return
+            assert (mine.seq, mine.duplicate) == (theirs.seq, theirs.duplicate)
+            assert self.number(0, mine.epoch) == self.number(1, theirs.epoch)
+            self.ids.append((bucket, Cursor(mine.epoch, mine.seq), Cursor(theirs.epoch, theirs.seq)))
+
+    @rule(bucket=BUCKETS, after=st.integers(0, 40), limit=st.integers(1, 10), most=st.sampled_from([1, 50, 7000]))
+    def read(self, bucket: str, after: int, limit: int, most: int) -> None:
+        mine, theirs = self.both(lambda log: log.read(bucket, after, limit, most))
+        if isinstance(mine, tuple | str):
+            assert mine == theirs
+            return
+        assert [(e.seq, e.body) for e in mine] == [(e.seq, e.body) for e in theirs]
+        assert [self.number(0, e.epoch) for e in mine] == [self.number(1, e.epoch) for e in theirs]
+        times = [e.received_at for e in theirs]
+        assert times == sorted(times)
+
+    @rule(
+        bucket=BUCKETS,
+        events=st.none() | st.integers(0, 12),
+        size=st.none() | st.sampled_from([0, 40, 5000]),
+        floor=st.none() | st.integers(1, 20),
+    )
+    def trim(self, bucket: str, events: int | None, size: int | None, floor: int | None) -> None:
+        self.agree(lambda log: log.trim(bucket, Retention(None, events, size), floor))
+
+    @rule(bucket=BUCKETS)
+    def drop(self, bucket: str) -> None:
+        self.agree(lambda log: log.drop(bucket))
+        self.alive.discard(bucket)
+
+    @rule()
+    def reopen(self) -> None:
+        self.run(self.memory.reopen())
+        self.run(self.sqlite.reopen())
+
+    @precondition(lambda self: self.alive)
+    @rule(data=st.data(), count=st.integers(0, 6))
+    def lose(self, data: Any, count: int) -> None:
+        bucket = data.draw(st.sampled_from(sorted(self.alive)))
+        self.run(self.memory.lose(bucket, count))
+        self.run(self.sqlite.lose(bucket, count))
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), ahead=st.integers(0, 3))
+    def place(self, data: Any, ahead: int) -> None:
+        """An id from any time, of an event or beyond it, is judged alike by both."""
+        bucket, mine, theirs = data.draw(st.sampled_from(self.ids))
+        owners = self.run(self.memory.log.find(mine.epoch)), self.run(self.sqlite.log.find(theirs.epoch))
+        assert owners[0] == owners[1]
+        if bucket in self.alive:
+            bounds = self.run(self.memory.log.bounds(bucket)), self.run(self.sqlite.log.bounds(bucket))
+            placed = [
+                place_cursor(bound, Cursor(cursor.epoch, cursor.seq + ahead))
+                for bound, cursor in zip(bounds, (mine, theirs), strict=True)
+            ]
+            assert placed[0] == placed[1]
+
+    @invariant()
+    def the_same_is_there(self) -> None:
+        assert set(self.agree(_sorted)) == self.alive
+        for bucket in "ab":
+            mine, theirs = self.both(lambda log, bucket=bucket: log.bounds(bucket))
+            assert self.plain(0, mine) == self.plain(1, theirs)
+
+    def teardown(self) -> None:
+        self.run(self.sqlite.close())
+        self.loop.close()
+        self.directory.cleanup()
+
+
+async def _sorted(log: Any) -> list[str]:
+    return sorted(await log.buckets())
+
+
+TestEngines = Engines.TestCase
+TestEngines.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)

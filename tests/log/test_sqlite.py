@@ -1,0 +1,636 @@
+"""The event log on SQLite: batches, order of publication, failures, blocks, damage, and what a drop leaves to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import BucketGone, CursorLost, NoSpace, Overloaded, Unavailable, Unknown
+from relay_tornado.log import reclaim, rows
+from relay_tornado.log.lineage import Placed, place_cursor
+from relay_tornado.log.loading import load
+from relay_tornado.log.pages import Block
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.model import MIB, Bounds, Cursor, Event, Gap, Retention
+from relay_tornado.storage import database as databases
+from relay_tornado.storage import writer as writers
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.space import Space
+from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
+from tests.storage.faults import Faults, always, once
+from tests.storage.waiting import until
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWorld]:
+    """A log whose database fails as told."""
+
+    async def opened() -> SqliteWorld:
+        settings = databases.Settings(data=tmp_path / "data")
+        database = await Database.open(settings, factory=faults.factory)
+        return SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
+
+    world = io_loop.run_sync(opened)
+    yield world
+    faults.heal()
+    io_loop.run_sync(world.close)
+
+
+async def commits(world: SqliteWorld) -> int:
+    return int(await world.database.read(lambda raw: raw.execute("SELECT commits FROM meta").fetchone()[0]))
+
+
+@contextlib.contextmanager
+def behind(world: SqliteWorld) -> Iterator[sqlite3.Connection]:
+    """The file, changed behind the relay's back and against its triggers."""
+    with contextlib.closing(sqlite3.connect(world.database.path, isolation_level=None)) as raw:
+        triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            raw.execute(f"DROP TRIGGER {name}")
+        yield raw
+        for _, sql in triggers:
+            raw.execute(sql)
+
+
+async def settled(world: SqliteWorld) -> None:
+    """Waits until the writer is past an error."""
+    await until(world.database.healthy)
+    await world.database.write(lambda raw: None)
+
+
+# commits
+
+
+@log_test
+async def test_what_is_queued_goes_into_one_commit(disk: SqliteWorld) -> None:
+    """Appends that come together cost one transaction; one that comes alone waits for nobody."""
+    await make(disk.log)
+    before = await commits(disk)
+    await fill(disk.log, 200)
+    assert await commits(disk) == before + 1
+    await disk.log.append("b", event())
+    assert await commits(disk) == before + 2
+
+
+@log_test
+async def test_a_commit_is_bounded(io_loop: IOLoop, tmp_path: Path) -> None:
+    """At most `commit_events` rows and `commit_bytes` bytes, but a larger event goes alone."""
+    world = await SqliteWorld.open(tmp_path, commit_events=10, commit_bytes=1000)
+    await make(world.log)
+    before = await commits(world)
+    await fill(world.log, 35)
+    assert await commits(world) == before + 4
+    await fill(world.log, 6, size=400)
+    assert await commits(world) == before + 4 + 3
+    await fill(world.log, 2, size=5000)
+    assert await commits(world) == before + 4 + 3 + 2
+    await world.close()
+
+
+@log_test
+async def test_meta_counts_every_event(disk: SqliteWorld) -> None:
+    """`appended` grows by the events stored, not by repeats or failures."""
+    await make(disk.log)
+    await fill(disk.log, 5)
+    for _ in range(2):
+        await disk.log.append("b", event(dedupe=b"d", dedupe_window=100.0))
+    with contextlib.suppress(BucketGone):
+        await disk.log.append("x", event())
+    assert await disk.database.read(lambda raw: raw.execute("SELECT appended FROM meta").fetchone()) == (6,)
+
+
+@log_test
+async def test_nothing_is_told_before_it_is_committed(disk: SqliteWorld) -> None:
+    """At the moment that a watcher wakes or a sender is answered another connection can see the event in the file."""
+    await make(disk.log)
+    heads: list[tuple[str, int, int]] = []
+    with contextlib.closing(sqlite3.connect(f"{disk.database.path.as_uri()}?mode=ro", uri=True)) as other:
+
+        def look(who: str, known: int) -> None:
+            heads.append((who, known, other.execute("SELECT max(seq) FROM event").fetchone()[0] or 0))
+
+        watch = disk.log.watch(["b"], lambda bucket: look("watcher", watch.head(bucket)))
+
+        async def appender() -> None:
+            for _ in range(5):
+                look("sender", (await disk.log.append("b", event())).seq)
+
+        await asyncio.gather(*(appender() for _ in range(5)))
+        watch.close()
+    assert len(heads) >= 30
+    assert all(known <= stored for _, known, stored in heads)
+
+
+@log_test
+async def test_readers_see_only_what_is_published(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event that is in the file but not announced yet is not read, wherever the page comes from."""
+    await make(disk.log)
+    await fill(disk.log, 3)
+    seen: list[int] = []
+    publish = disk.log._appends._publish
+
+    def late(made: Any) -> None:
+        with contextlib.closing(sqlite3.connect(f"{disk.database.path.as_uri()}?mode=ro", uri=True)) as other:
+            assert other.execute("SELECT head FROM log").fetchone() == (4,)
+        state = disk.log._logs["b"]
+        page = disk.log.peek("b", 2, 10, MANY) or []
+        seen.extend(e.seq for e in page)
+        seen.append(state.head)
+        publish(made)
+
+    monkeypatch.setattr(disk.log._appends, "_publish", late)
+    await disk.log.append("b", event())
+    assert seen == [3, 3]
+
+
+@log_test
+async def test_one_wake_a_commit(disk: SqliteWorld) -> None:
+    """A watcher is called once for all events of a bucket in a commit."""
+    await make(disk.log, "a")
+    await make(disk.log, "b")
+    calls: list[str] = []
+    watch = disk.log.watch(None, calls.append)
+    await asyncio.gather(fill(disk.log, 50, "a"), fill(disk.log, 50, "b"))
+    assert sorted(calls) == ["a", "b"]
+    watch.close()
+
+
+@log_test
+async def test_a_cancelled_append_is_committed(disk: SqliteWorld) -> None:
+    """A sender that goes away takes nothing back, and hurts none that shares its commit."""
+    await make(disk.log)
+    futures = [asyncio.ensure_future(disk.log.append("b", event(b"%d" % n))) for n in range(10)]
+    futures[4].cancel()
+    await asyncio.wait(futures)
+    assert [f.result().seq for f in futures if not f.cancelled()] == [1, 2, 3, 4, 6, 7, 8, 9, 10]
+    assert [e.body for e in await read_all(disk.log)] == [b"%d" % n for n in range(10)]
+
+
+@log_test
+async def test_the_queue_is_bounded(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Over `append_queue` bytes an append is told Overloaded and not stored; one event always fits."""
+    world = await SqliteWorld.open(tmp_path, append_queue=100_000)
+    await make(world.log)
+    appends = [world.log.append("b", event(b"x" * 9_000)) for _ in range(30)]
+    results = await asyncio.gather(*appends, return_exceptions=True)
+    stored = [result for result in results if not isinstance(result, BaseException)]
+    refused = [result for result in results if isinstance(result, Overloaded)]
+    assert (len(stored), len(refused)) == (10, 20)
+    assert [place.seq for place in stored] == list(range(1, 11))
+    assert (await world.log.append("b", event(b"x" * 200_000))).seq == 11
+    assert len(await fill(world.log, 10)) == 10
+    await world.close()
+
+
+@log_test
+async def test_an_event_that_can_not_be_stored_hurts_only_itself(disk: SqliteWorld) -> None:
+    """Text that is no Unicode fails by itself; what shared its commit is stored, in order and without a hole."""
+    await make(disk.log)
+    events = [event(b"%d" % n, method="\ud800" if n == 3 else "POST") for n in range(6)]
+    with capture_logs() as logs:
+        results = await asyncio.gather(*(disk.log.append("b", e) for e in events), return_exceptions=True)
+    assert isinstance(results[3], Unavailable)
+    assert [r.seq for r in results if not isinstance(r, BaseException)] == [1, 2, 3, 4, 5]
+    assert [e.body for e in await read_all(disk.log)] == [b"0", b"1", b"2", b"4", b"5"]
+    assert [entry["event"] for entry in logs] == ["event_not_stored"]
+    assert (await disk.log.append("b", event())).seq == 6
+
+
+# failures
+
+
+@log_test
+async def test_a_failed_commit_stores_nothing_and_gives_the_seqs_out_again(faulty: SqliteWorld, faults: Faults) -> None:
+    """Rolled back: the senders are told Unavailable, nobody sees anything, and the next event gets that place."""
+    await make(faulty.log)
+    await fill(faulty.log, 3)
+    calls: list[str] = []
+    watch = faulty.log.watch(None, calls.append)
+    faults.before = once("INSERT INTO event", sqlite3.SQLITE_IOERR)
+    results = await asyncio.gather(*(faulty.log.append("b", event()) for _ in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {Unavailable}
+    assert calls == []
+    assert watch.head("b") == 3
+    await settled(faulty)
+    assert (await faulty.log.append("b", event(b"after"))).seq == 4
+    assert [e.seq for e in await read_all(faulty.log)] == [1, 2, 3, 4]
+    watch.close()
+
+
+@log_test
+@pytest.mark.parametrize("done", [False, True])
+async def test_a_commit_of_unknown_outcome(faulty: SqliteWorld, faults: Faults, done: bool) -> None:
+    """The senders are told Unknown; what turns out committed is published, and no seq is given out twice."""
+    epoch = await make(faulty.log)
+    await fill(faulty.log, 3)
+    calls: list[int] = []
+    watch = faulty.log.watch(["b"], lambda bucket: calls.append(watch.head(bucket)))
+    fault = once("COMMIT", sqlite3.SQLITE_IOERR_FSYNC)
+    if done:
+        faults.after = fault
+    else:
+        faults.before = fault
+    results = await asyncio.gather(*(faulty.log.append("b", event(b"lost?")) for _ in range(2)), return_exceptions=True)
+    assert {type(result) for result in results} == {Unknown}
+    await settled(faulty)
+    there = 5 if done else 3
+    assert watch.head("b") == there
+    assert calls == ([5] if done else [])
+    assert (await faulty.log.append("b", event(b"after"))).seq == there + 1
+    assert [e.body for e in await read_all(faulty.log, after=3)] == [b"lost?"] * (there - 3) + [b"after"]
+    assert [e.epoch for e in (await faulty.log.bounds("b")).epochs] == [epoch]
+    watch.close()
+    await faulty.reopen()
+    assert faulty.database.loss is None
+
+
+@log_test
+async def test_an_epoch_whose_opening_is_unknown(faulty: SqliteWorld) -> None:
+    """Where the commit that opened an epoch is of unknown outcome, that epoch is trusted no further."""
+    first = await make(faulty.log)
+    await fill(faulty.log, 2)
+    await faulty.reopen()
+    place = await faulty.log.append("b", event())
+    faulty.log._opened.clear()
+    faulty.log._apply(await faulty.database.read(load))
+    bounds = await faulty.log.bounds("b")
+    assert ([e.epoch for e in bounds.epochs], bounds.open) == ([first, place.epoch], False)
+    again = await faulty.log.append("b", event())
+    assert again.seq == 4
+    assert again.epoch not in (first, place.epoch)
+
+
+@log_test
+async def test_published_events_that_are_gone(faulty: SqliteWorld, faults: Faults) -> None:
+    """Where the reopened file has less than was published: said loudly, and their ids never come back."""
+    epoch = await make(faulty.log)
+    await fill(faulty.log, 5)
+    with behind(faulty) as raw:
+        raw.execute("DELETE FROM event WHERE seq > 3")
+        raw.execute("UPDATE log SET head = 3")
+    faults.before = once("INSERT INTO event", sqlite3.SQLITE_IOERR)
+    with capture_logs() as logs:
+        with pytest.raises(Unavailable):
+            await faulty.log.append("b", event())
+        await settled(faulty)
+    assert [entry["events"] for entry in logs if entry["event"] == "published_events_lost"] == [2]
+    assert place_cursor(await faulty.log.bounds("b"), Cursor(epoch, 5)) == Placed(3, Gap("reset", 4, 5))
+    with pytest.raises(CursorLost) as lost:
+        faulty.log.peek("b", 5, 10, MANY)
+    assert lost.value.first == 4
+    place = await faulty.log.append("b", event(b"new"))
+    assert place.seq == 4
+    assert place.epoch != epoch
+    assert place_cursor(await faulty.log.bounds("b"), Cursor(epoch, 5)) == Placed(3, Gap("reset", 4, 5))
+    assert [e.body for e in await read_all(faulty.log, after=3)] == [b"new"]
+
+
+@log_test
+async def test_while_the_file_can_not_be_opened_appends_fail_at_once(
+    faulty: SqliteWorld, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads go on from memory and file, appends are refused without waiting, and it comes back by itself."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    await make(faulty.log)
+    await fill(faulty.log, 3)
+    faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    with pytest.raises(Unknown):
+        await faulty.log.append("b", event())
+    await until(lambda: not faulty.database.healthy())
+    future = asyncio.ensure_future(faulty.log.append("b", event()))
+    assert future.done()
+    with pytest.raises(Unavailable):
+        await future
+    assert len(await read_all(faulty.log)) == 3
+    faults.heal()
+    await until(faulty.database.healthy)
+    assert (await faulty.log.append("b", event())).seq == 4
+
+
+@log_test
+async def test_a_full_disk_by_sqlite(faulty: SqliteWorld, faults: Faults) -> None:
+    """NoSpace for all of the batch, and nothing of it is stored."""
+    await make(faulty.log)
+    faults.before = once("COMMIT", sqlite3.SQLITE_FULL)
+    results = await asyncio.gather(*(faulty.log.append("b", event()) for _ in range(5)), return_exceptions=True)
+    assert {type(result) for result in results} == {NoSpace}
+    await settled(faulty)
+    assert (await faulty.log.append("b", event())).seq == 1
+
+
+@log_test
+async def test_low_space(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the reserve appends are refused before they queue, and /readyz says so; trimming goes on; it comes back."""
+    await make(disk.log)
+    await fill(disk.log, 10)
+    monkeypatch.setattr(Space, "low", lambda self: True)
+    future = asyncio.ensure_future(disk.log.append("b", event()))
+    assert future.done()
+    with pytest.raises(NoSpace):
+        await future
+    assert not disk.database.healthy()
+    assert "disk" in disk.database.problem
+    assert await disk.log.trim("b", Retention(None, 5, None), None) == 5
+    monkeypatch.undo()
+    assert disk.database.healthy()
+    assert (await disk.log.append("b", event())).seq == 11
+
+
+# blocks
+
+
+@log_test
+async def test_a_storm_of_readers_reads_each_block_once(io_loop: IOLoop, tmp_path: Path) -> None:
+    """However many clients come back at once, each block is read from the file once."""
+    world = await SqliteWorld.open(tmp_path)
+    await make(world.log)
+    await fill(world.log, 2000)
+    await world.reopen()
+    reads = 0
+    read = world.database.read
+
+    async def counted(job: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(job)
+
+    world.log._pages._read = counted  # type: ignore[assignment]
+    found = await asyncio.gather(*(read_all(world.log, after=(13 * n) % 1999, page=64) for n in range(60)))
+    assert all(events[-1].seq == 2000 for events in found)
+    assert reads == 8
+    await world.close()
+
+
+@log_test
+async def test_blocks_of_large_events(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Memory for a page is bounded whatever the size of events: each block that is kept holds at most 1 MiB."""
+    world = await SqliteWorld.open(tmp_path)
+    await make(world.log)
+    for n in range(1, 301):
+        await world.log.append("b", event(b"%d" % n + b" " * (20_000 if n % 100 else 3 * MIB)))
+    await world.reopen()
+    for _ in range(2):
+        events = await read_all(world.log)
+        assert [int(e.body) for e in events] == list(range(1, 301))
+    blocks = world.log._pages._blocks.values()
+    assert {block.level for block in blocks} == {1, 4, 16}
+    assert all(sum(e.size for e in block.events if e) <= MIB for block in blocks)
+    assert world.log._pages.used == sum(block.cost for block in blocks) <= world.settings.page_cache
+    for after, limit, most in ((0, 256, MIB), (98, 256, MIB), (99, 256, MIB), (99, 1, 1)):
+        page = await world.log.read("b", after, limit, most)
+        assert page[0].seq == after + 1
+        assert len(page) == 1 or sum(e.size for e in page) <= most
+    await world.close()
+
+
+@log_test
+async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tmp_path: Path) -> None:
+    """It holds no more than its budget, and nothing of what was trimmed or dropped."""
+    world = await SqliteWorld.open(tmp_path, page_cache=400_000, tail=100_000)
+    await make(world.log)
+    await fill(world.log, 3000)
+    await read_all(world.log)
+    pages, tail = world.log._pages, world.log._tail
+    assert 0 < pages.used <= 400_000
+    assert 0 < tail.used <= 50_000
+    assert pages.used == sum(block.cost for block in pages._blocks.values())
+    await world.log.trim("b", Retention(None, 0, None), None)
+    assert pages.used == 0
+    assert not world.log._logs["b"].recent.events
+    await fill(world.log, 1000)
+    await read_all(world.log, after=3000)
+    assert pages.used > 0
+    await world.log.drop("b")
+    assert pages.used == 0
+    await world.close()
+
+
+@log_test
+async def test_the_tail_is_read_without_a_thread(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recent events come from memory: `peek` has them all, and no read goes to the file."""
+    await make(disk.log)
+    await fill(disk.log, 500)
+    monkeypatch.setattr(disk.log._pages, "_read", None)
+    assert len(await read_all(disk.log)) == 500
+    page = disk.log.peek("b", 100, 256, MANY)
+    assert page is not None
+    assert [e.seq for e in page] == list(range(101, 357))
+
+
+# damage
+
+
+@log_test
+async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
+    """A changed byte, or rows that are missing, never come out as events: CursorLost names the next good one."""
+    await make(disk.log)
+    await fill(disk.log, 600)
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("UPDATE event SET body = x'00' WHERE seq = 10")
+        raw.execute("UPDATE event SET headers = x'00' WHERE seq = 11")
+        raw.execute("UPDATE event SET method = 'PUT' WHERE seq = 12")
+        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 520")
+        raw.execute("UPDATE event SET remote_ip = '' WHERE seq = 600")
+    await disk.reopen()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert [e.seq for e in await disk.log.read("b", 0, 256, MANY)] == list(range(1, 10))
+            for after, first in ((9, 13), (10, 13), (199, 521), (300, 521), (519, 521), (599, 601)):
+                with pytest.raises(CursorLost) as lost:
+                    await disk.log.read("b", after, 256, MANY)
+                assert lost.value.first == first
+            assert [e.seq for e in await disk.log.read("b", 12, 256, MANY)] == list(range(13, 200))
+    told = [(entry["first"], entry["last"]) for entry in logs if entry["event"] == "events_damaged"]
+    assert told == [(10, 12), (11, 12), (200, 520), (301, 520), (520, 520), (600, 600)]
+    assert list(await disk.log.read("b", 600, 256, MANY)) == []
+    assert (await disk.log.append("b", event(b"on"))).seq == 601
+    assert await disk.log.trim("b", Retention(None, 50, None), None) == 551
+    assert [e.seq for e in await disk.log.read("b", 551, 256, MANY)] == list(range(552, 600))
+
+
+@log_test
+async def test_a_damaged_page_of_the_file(disk: SqliteWorld) -> None:
+    """Where SQLite itself finds a page malformed, the events on other pages are read all the same."""
+    await make(disk.log)
+    await fill(disk.log, 100, size=2000)
+    await disk.close()
+    with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
+        leaf = max(page for (page,) in raw.execute("SELECT rootpage + 20 FROM sqlite_schema WHERE name = 'event'"))
+        assert b"input-1" in disk.database.path.read_bytes()[(leaf - 1) * 4096 : leaf * 4096]
+    with disk.database.path.open("r+b") as file:
+        file.seek((leaf - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    await disk.reopen()
+    read: list[int] = []
+    after = 0
+    while after < 100:
+        try:
+            events = await disk.log.read("b", after, 256, MANY)
+        except CursorLost as lost:
+            after = lost.first - 1
+            continue
+        read += [e.seq for e in events]
+        after = read[-1]
+    assert 90 <= len(read) < 100
+
+
+# leaving
+
+
+@log_test
+async def test_bytes_are_exact(disk: SqliteWorld) -> None:
+    """`bytes` is the sum of the sizes kept, through appends, trims and restarts."""
+    await make(disk.log)
+
+    async def check() -> None:
+        stored, held = await disk.database.read(
+            lambda raw: raw.execute("SELECT (SELECT coalesce(sum(size), 0) FROM event), bytes FROM log").fetchone()
+        )
+        assert stored == held == disk.log._logs["b"].bytes
+
+    for keep in (500, 100, 3, 0):
+        await fill(disk.log, 300, size=keep + 10)
+        await check()
+        await disk.log.trim("b", Retention(None, keep, None), None)
+        await check()
+        await disk.reopen()
+        await check()
+
+
+@log_test
+async def test_a_trim_gives_way_to_appends(disk: SqliteWorld) -> None:
+    """A long trim goes in steps; appends are committed between them."""
+    await make(disk.log)
+    await fill(disk.log, 5000)
+    trimming = asyncio.ensure_future(disk.log.trim("b", Retention(None, 0, None), None))
+    firsts = set()
+    for _ in range(8):
+        await disk.log.append("b", event())
+        firsts.add((await disk.log.bounds("b")).first)
+    assert len(firsts) > 3
+    assert await trimming >= 5000
+
+
+@log_test
+async def test_a_reader_that_meets_a_trim_is_told_of_no_damage(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Rows that a trim took, committed but not announced yet, are CursorLost with the new first, and nothing else."""
+    world = await SqliteWorld.open(tmp_path, tail=0, page_cache=0)
+    await make(world.log)
+    await fill(world.log, 100)
+    state = world.log._logs["b"]
+    keep = Retention(None, 40, None)
+    with capture_logs() as logs:
+        await world.database.write(lambda raw: reclaim.delete_oldest(raw, state.key, keep, 1, None))
+        assert state.first == 1
+        with pytest.raises(CursorLost) as lost:
+            await world.log.read("b", 10, 10, MANY)
+        assert lost.value.first == 61
+        await world.database.write(lambda raw: reclaim.drop(raw, state.key))
+        with pytest.raises(BucketGone):
+            await world.log.read("b", 10, 10, MANY)
+    assert logs == []
+    await world.close()
+
+
+def test_a_block_is_read_no_further_than_the_head() -> None:
+    """Also where the block itself goes on."""
+    events = [Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"", "::1") for seq in range(257, 513)]
+    block = Block(257, [*events], [0] * 256, 256)
+    assert [e.seq for e in block.read(400, 402, 256, MANY)] == [401, 402]
+    assert [e.seq for e in block.good(509, 600, 256, MANY)] == [510, 511, 512]
+
+
+@log_test
+async def test_a_drop_that_was_cut_off_goes_on(disk: SqliteWorld) -> None:
+    """The rows of a dropped log leave in the background, and after a restart where they are left over."""
+    await make(disk.log)
+    await fill(disk.log, 3000)
+    await disk.log.append("b", event(dedupe=b"d", dedupe_window=100.0))
+    await disk.log.drop("b")
+    await disk.close()
+    with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
+        assert raw.execute("SELECT count(*) FROM event").fetchone()[0] > 0
+        assert raw.execute("SELECT dropped, first, head FROM log").fetchall() == [(1, 3002, 3001)]
+    await disk.reopen()
+    await make(disk.log)
+    await fill(disk.log, 2)
+    count = "SELECT (SELECT count(*) FROM log) = 1"
+    await until(lambda: disk.database.read(lambda raw: bool(raw.execute(count).fetchone()[0])))
+    counts = await disk.database.read(
+        lambda raw: raw.execute("SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM dedupe)").fetchone()
+    )
+    assert counts == (2, 0)
+
+
+@log_test
+async def test_digests_leave_with_their_window(disk: SqliteWorld) -> None:
+    """A trim removes digests whose window is over, and no others."""
+    await make(disk.log)
+    for n in range(600):
+        disk.log.append("b", event(dedupe=b"%d" % n, dedupe_window=0.0))
+    await disk.log.append("b", event(dedupe=b"long", dedupe_window=100.0))
+    await asyncio.sleep(0.01)
+    await disk.log.trim("b", Retention(None, None, None), None)
+    left = await disk.database.read(lambda raw: raw.execute("SELECT hash FROM dedupe").fetchall())
+    assert left == [(b"long",)]
+
+
+@log_test
+async def test_seek_in_a_long_log(disk: SqliteWorld) -> None:
+    """A time is found by halving: a handful of rows are looked at, however long the log is."""
+    await make(disk.log)
+    places = []
+    for _ in range(40):
+        places.append((time.time(), (await disk.log.bounds("b")).head))
+        await fill(disk.log, 50)
+    for moment, head in places:
+        assert abs(await disk.log.seek("b", moment) - head) <= 50
+        position = await disk.log.seek("b", moment)
+        after = await disk.log.read("b", position, 1, MANY)
+        assert after[0].received_at >= moment
+        assert position == 0 or (await disk.log.read("b", position - 1, 1, MANY))[0].received_at < moment
+
+
+def test_a_row_is_checked_whole() -> None:
+    """The CRC covers every part of an event's content."""
+    parts: dict[str, Any] = {
+        "input_id": "i", "method": "m", "path": b"p", "query": b"q", "headers": b"h", "body": b"b", "remote_ip": "r"
+    }  # fmt: skip
+    whole = rows.checksum(**parts)
+    for name, value in parts.items():
+        assert rows.checksum(**{**parts, name: value * 2}) != whole
+
+
+@log_test
+async def test_bounds_of_a_log_made_by_another_process(disk: SqliteWorld) -> None:
+    """After a start the newest epoch is closed until the first append; a log made in this process is open at once."""
+    epoch = await make(disk.log)
+    await disk.reopen()
+    bounds = await disk.log.bounds("b")
+    assert bounds == Bounds(1, 0, bounds.epochs, False)
+    place = await disk.log.append("b", event())
+    assert place.seq == 1
+    assert place.epoch != epoch
+    bounds = await disk.log.bounds("b")
+    assert [(e.epoch, e.from_seq) for e in bounds.epochs] == [(epoch, 1), (place.epoch, 1)]
+    assert place_cursor(bounds, Cursor(epoch, 0)) == Placed(0)
+    assert place_cursor(bounds, Cursor(epoch, 1)) == Placed(0, Gap("reset", 1, 1))
+    assert (await disk.log.read("b", 0, 1, MANY))[0].epoch == place.epoch

@@ -1,0 +1,124 @@
+"""Both engines behind one handle, so that one suite runs over them: opened again, and robbed of their last events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.model import Appended, Event, NewEvent
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+
+MANY = 1 << 40
+
+_DEFAULT = NewEvent("input-1", "POST", b"/a", b"x=1", b"Host: h\r\n", b"body", "127.0.0.1")
+
+
+def event(body: bytes = b"body", **changes: Any) -> NewEvent:
+    """A webhook with this body."""
+    return NewEvent(
+        **{**{name: getattr(_DEFAULT, name) for name in _DEFAULT.__struct_fields__}, "body": body, **changes}
+    )
+
+
+class MemoryWorld:
+    """The engine in memory."""
+
+    def __init__(self) -> None:
+        self._log = MemoryEventLog()
+
+    @property
+    def log(self) -> EventLog:
+        return self._log
+
+    async def reopen(self) -> None:
+        self._log.reopen()
+
+    async def lose(self, bucket_id: str, count: int) -> None:
+        self._log.lose(bucket_id, count)
+
+    async def close(self) -> None:
+        await self._log.close()
+
+
+@dataclass
+class SqliteWorld:
+    """The engine on SQLite, in a directory of its own."""
+
+    settings: Settings
+    database: Database
+    log: SqliteEventLog
+
+    @classmethod
+    async def open(cls, path: Path, **changes: Any) -> SqliteWorld:
+        settings = replace(Settings(), data=path / "data", **changes)
+        database = await Database.open(settings)
+        return cls(settings, database, await SqliteEventLog.open(database, settings))
+
+    async def close(self) -> None:
+        await self.log.close()
+        await self.database.close()
+
+    async def reopen(self) -> None:
+        await self.close()
+        self.database = await Database.open(self.settings)
+        self.log = await SqliteEventLog.open(self.database, self.settings)
+
+    async def lose(self, bucket_id: str, count: int) -> None:
+        """Leaves the file as an older state of it would be: the last events and what came with them never were."""
+        await self.close()
+        with contextlib.closing(sqlite3.connect(self.database.path)) as raw, raw:
+            triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+            for name, _ in triggers:
+                raw.execute(f"DROP TRIGGER {name}")
+            key, first, head = raw.execute(
+                "SELECT id, first, head FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)
+            ).fetchone()
+            head = max(head - count, first - 1)
+            raw.execute("DELETE FROM event WHERE log = ? AND seq > ?", (key, head))
+            raw.execute("DELETE FROM dedupe WHERE log = ? AND seq > ?", (key, head))
+            raw.execute(
+                "DELETE FROM epoch WHERE log = ? AND from_seq > ?"
+                " AND rowid <> (SELECT rowid FROM epoch WHERE log = ? ORDER BY from_seq, rowid LIMIT 1)",
+                (key, head, key),
+            )
+            raw.execute(
+                "UPDATE log SET head = ?, bytes = (SELECT coalesce(sum(size), 0) FROM event WHERE log = id)"
+                " WHERE id = ?",
+                (head, key),
+            )
+            for _, sql in triggers:
+                raw.execute(sql)
+        await self.reopen()
+
+
+World = MemoryWorld | SqliteWorld
+
+
+async def make(log: EventLog, bucket_id: str = "b") -> str:
+    """A log with its first epoch, which is returned."""
+    epoch = new_epoch()
+    await log.create(bucket_id, epoch)
+    return epoch
+
+
+async def fill(log: EventLog, count: int, bucket_id: str = "b", size: int = 4) -> list[Appended]:
+    """Appends so many events at once; event n has n in its body."""
+    return list(await asyncio.gather(*(log.append(bucket_id, event(b"%0*d" % (size, n))) for n in range(1, count + 1))))
+
+
+async def read_all(log: EventLog, bucket_id: str = "b", after: int = 0, page: int = 256) -> list[Event]:
+    """Every event after a seq."""
+    found: list[Event] = []
+    while events := await log.read(bucket_id, after, page, MANY):
+        found += events
+        after = events[-1].seq
+    return found

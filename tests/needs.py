@@ -1,0 +1,23 @@
+"""What a test needs of the machine: where it is missing the test is skipped, and says what to install."""
+
+import os
+import shutil
+
+import pytest
+
+
+def strict() -> bool:
+    """Whether a skipped test fails the run: on the build machine everything that a test needs is there."""
+    return os.environ.get("RELAY_TEST_STRICT") == "1" or os.environ.get("CI") == "true"
+
+
+def needs(tool: str, remedy: str) -> None:
+    """Skips the running test where the program `tool` is missing; `remedy` says what to install."""
+    if shutil.which(tool) is None:
+        pytest.skip(f"{tool} is missing: {remedy}")
+
+
+def needs_root(remedy: str) -> None:
+    """Skips the running test where it does not run as root; `remedy` says why it must."""
+    if os.geteuid() != 0:
+        pytest.skip(f"it does not run as root: {remedy}")

@@ -1,0 +1,256 @@
+"""What every registry promises (registry/contract.py), over each engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import Conflict, Invalid, StartupError, Unavailable, Unknown
+from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, Retention, Token
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.registry.sqlite import SqliteRegistry
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from tests.storage.faults import Faults, once
+from tests.storage.waiting import until
+
+registry_test = pytest.mark.gen_test(timeout=60)
+
+
+class World:
+    """A registry, and the database behind it where there is one."""
+
+    def __init__(self, settings: Settings, faults: Faults) -> None:
+        self.settings = settings
+        self.faults = faults
+        self.database: Database | None = None
+        self.registry: Any = MemoryRegistry()
+
+    async def open(self) -> None:
+        self.database = await Database.open(self.settings, factory=self.faults.factory)
+        self.registry = await SqliteRegistry.open(self.database)
+
+    async def close(self) -> None:
+        if self.database is not None:
+            await self.database.close()
+
+    async def reopen(self) -> None:
+        if self.database is not None:
+            await self.close()
+            await self.open()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def world(request: pytest.FixtureRequest, io_loop: IOLoop, tmp_path: Path) -> Iterator[World]:
+    made = World(Settings(data=tmp_path / "data"), Faults())
+    if request.param == "sqlite":
+        io_loop.run_sync(made.open)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+@pytest.fixture
+def disk(io_loop: IOLoop, tmp_path: Path) -> Iterator[World]:
+    made = World(Settings(data=tmp_path / "data"), Faults())
+    io_loop.run_sync(made.open)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+def bucket(key: str, name: str | None = None, inputs: tuple[str, ...] = ()) -> Bucket:
+    return Bucket(key, name or f"name of {key}", 1.0, 2.0, inputs=tuple(Input(i, f"in {i}", 1.0, 2.0) for i in inputs))
+
+
+def token(key: str, secret: str | None = None) -> Token:
+    return Token(key, secret or f"hash of {key}", 1.0)
+
+
+@registry_test
+async def test_a_record_is_there_once_put(world: World) -> None:
+    """get, list and revision tell it, oldest first, also after a restart, as it was put."""
+    full = Bucket(
+        "b1",
+        "orders",
+        1.5,
+        2.5,
+        description="d",
+        stream=False,
+        large_webhooks=True,
+        max_body=5,
+        auth=BucketAuth("basic", "user", "pass"),
+        retention=Retention(1.0, 2, None),
+        dedupe=Dedupe("auto", 60.0),
+        inputs=(Input("i1", "in", 1.0, 2.0, status_code=201, body="ok", headers={"X-A": ["1", "2"]}),),
+    )
+    tokens = [token("t2"), replace(token("t1"), buckets=frozenset({"b1"}), expires_at=9.5)]
+    assert await world.registry.put("bucket", "b1", full) == 1
+    assert await world.registry.put("bucket", "a", bucket("a")) == 1
+    for record in tokens:
+        await world.registry.put("token", record.key, record)
+    for _ in range(2):
+        assert world.registry.get("bucket", "b1") == full
+        assert world.registry.list("bucket") == [full, bucket("a")]
+        assert world.registry.list("token") == tokens
+        assert world.registry.revision("bucket", "b1") == 1
+        assert world.registry.get("bucket", "x") is None
+        assert world.registry.get("token", "b1") is None
+        assert world.registry.revision("token", "x") == 0
+        await world.reopen()
+
+
+@registry_test
+async def test_revisions_grow_and_are_expected(world: World) -> None:
+    """A change needs the revision that was seen, where one is named; 0 means that it must be new."""
+    registry = world.registry
+    assert await registry.put("bucket", "b", bucket("b"), expect=0) == 1
+    assert await registry.put("bucket", "b", bucket("b", "second"), expect=1) == 2
+    for stale in (0, 1, 3):
+        with pytest.raises(Conflict):
+            await registry.put("bucket", "b", bucket("b", "third"), expect=stale)
+    assert await registry.put("bucket", "b", bucket("b", "third")) == 3
+    await world.reopen()
+    assert world.registry.revision("bucket", "b") == 3
+    assert world.registry.get("bucket", "b").name == "third"
+
+
+@registry_test
+async def test_names_inputs_and_secrets_are_unique(world: World) -> None:
+    """A taken name, input id or secret is a Conflict that changes nothing; what is given up can be taken."""
+    registry = world.registry
+    await registry.put("bucket", "a", bucket("a", "name", ("i1", "i2")))
+    await registry.put("token", "t", token("t", "h"))
+    for taken in (bucket("b", "name"), bucket("b", "other", ("i3", "i2")), bucket("b", "other", ("i4", "i4"))):
+        with pytest.raises(Conflict):
+            await registry.put("bucket", "b", taken)
+    with pytest.raises(Conflict):
+        await registry.put("token", "u", token("u", "h"))
+    assert registry.list("bucket") == [bucket("a", "name", ("i1", "i2"))]
+    await registry.put("bucket", "a", bucket("a", "renamed", ("i2",)))
+    await registry.put("bucket", "b", bucket("b", "name", ("i1",)))
+    await registry.delete("bucket", "a")
+    await registry.put("bucket", "b", bucket("b", "renamed", ("i1", "i2")))
+    await registry.delete("token", "t")
+    await registry.put("token", "u", token("u", "h"))
+    await world.reopen()
+    assert [b.name for b in world.registry.list("bucket")] == ["renamed"]
+
+
+@registry_test
+async def test_two_who_claim_one_name_at_once(world: World) -> None:
+    """One gets it, the others a Conflict."""
+    results = await asyncio.gather(
+        *(world.registry.put("bucket", key, bucket(key, "name")) for key in "abcde"), return_exceptions=True
+    )
+    assert [type(result) for result in results].count(Conflict) == 4
+    assert len(world.registry.list("bucket")) == 1
+
+
+@registry_test
+async def test_changes_are_told_after_they_are_there(world: World) -> None:
+    """Each watcher hears of each change, deletions too, when `get` tells the new state; not after it ended."""
+    registry = world.registry
+    heard: list[tuple[str, str, Any]] = []
+    end = registry.watch(lambda kind, key: heard.append((kind, key, registry.get(kind, key))))
+    await registry.put("bucket", "b", bucket("b"))
+    await registry.put("token", "t", token("t"))
+    await registry.delete("bucket", "b")
+    await registry.delete("bucket", "b")
+    with pytest.raises(Conflict):
+        await registry.put("token", "u", token("u", "hash of t"))
+    assert heard == [("bucket", "b", bucket("b")), ("token", "t", token("t")), ("bucket", "b", None)]
+    end()
+    end()
+    await registry.delete("token", "t")
+    assert len(heard) == 3
+
+
+@registry_test
+async def test_a_watcher_that_fails_stops_no_other(world: World) -> None:
+    """A mistake in one part does not keep another from hearing of a revoked token."""
+    heard: list[str] = []
+
+    def broken(kind: str, key: str) -> None:
+        raise ZeroDivisionError
+
+    world.registry.watch(broken)
+    world.registry.watch(lambda kind, key: heard.append(key))
+    await world.registry.put("token", "t", token("t"))
+    assert heard == ["t"]
+
+
+@registry_test
+async def test_a_record_under_a_wrong_key(world: World) -> None:
+    """A record is stored under its own key only."""
+    for kind, key, value in (("bucket", "x", bucket("b")), ("token", "x", token("t")), ("token", "b", bucket("b"))):
+        with pytest.raises(Invalid):
+            await world.registry.put(kind, key, value)
+
+
+@registry_test
+async def test_a_failed_write_changes_nothing(disk: World) -> None:
+    """What was not committed is neither in memory nor told."""
+    heard: list[str] = []
+    disk.registry.watch(lambda kind, key: heard.append(key))
+    disk.faults.before = once("INSERT INTO bucket", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable):
+        await disk.registry.put("bucket", "b", bucket("b"))
+    assert (disk.registry.list("bucket"), heard) == ([], [])
+    assert disk.database is not None
+    await until(disk.database.healthy)
+    await disk.registry.put("bucket", "b", bucket("b"))
+
+
+@registry_test
+async def test_a_write_of_unknown_outcome_is_found_out(disk: World) -> None:
+    """After an error of the commit itself the records are read again, and what changed is told."""
+    heard: list[tuple[str, str]] = []
+    assert disk.database is not None
+    await disk.registry.put("bucket", "old", bucket("old"))
+    await disk.registry.put("token", "t", token("t"))
+    disk.registry.watch(lambda kind, key: heard.append((kind, key)))
+    for change in (
+        lambda: disk.registry.put("bucket", "b", bucket("b")),
+        lambda: disk.registry.put("bucket", "old", bucket("old", "new name")),
+        lambda: disk.registry.delete("token", "t"),
+    ):
+        disk.faults.after = once("COMMIT", sqlite3.SQLITE_IOERR)
+        with pytest.raises(Unknown):
+            await change()
+        await disk.database.write(lambda raw: None)
+    assert heard == [("bucket", "b"), ("bucket", "old"), ("token", "t")]
+    assert disk.registry.list("bucket") == [bucket("old", "new name"), bucket("b")]
+    assert disk.registry.list("token") == []
+
+
+@registry_test
+async def test_a_record_that_can_not_be_understood(disk: World) -> None:
+    """The start is refused, and says which record it is; nothing secret is shown."""
+    await disk.registry.put("token", "t", token("t", "the-hash"))
+    await disk.close()
+    with contextlib.closing(sqlite3.connect(disk.settings.data / "relay.db")) as raw, raw:
+        raw.execute("UPDATE token SET document = '{\"secret_hash\": 5}'")
+    database = await Database.open(disk.settings)
+    with pytest.raises(StartupError, match="token t") as error:
+        await SqliteRegistry.open(database)
+    assert "the-hash" not in str(error.value)
+    await database.close()
+
+
+@registry_test
+async def test_input_ids_are_claimed_in_the_file(disk: World) -> None:
+    """The table of inputs holds exactly the ids of the records."""
+    await disk.registry.put("bucket", "a", bucket("a", inputs=("i1", "i2")))
+    await disk.registry.put("bucket", "a", bucket("a", inputs=("i2", "i3")))
+    await disk.registry.put("bucket", "b", bucket("b", inputs=("i4",)))
+    await disk.registry.delete("bucket", "b")
+    assert disk.database is not None
+    rows = await disk.database.read(lambda raw: raw.execute("SELECT id, bucket FROM input ORDER BY id").fetchall())
+    assert rows == [("i2", "a"), ("i3", "a")]

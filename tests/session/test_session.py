@@ -1,0 +1,382 @@
+"""relay_tornado/session.py: the conversation as docs/protocol.md tells it, with neither a socket nor a clock."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado.errors import CloseCode
+from relay_tornado.model import Token
+from relay_tornado.session import (
+    AUTH_PAUSE,
+    Authenticate,
+    Close,
+    Deliver,
+    Effect,
+    Effects,
+    EndDelivery,
+    Log,
+    Ping,
+    Send,
+    Session,
+    Subscribe,
+    Unsubscribe,
+    Wait,
+)
+from relay_tornado.settings import Settings
+from relay_tornado.wire import control
+
+SETTINGS = Settings()
+TOKEN = Token(key="K", secret_hash="h", created_at=0)
+OTHER = Token(key="K2", secret_hash="h2", created_at=0)
+AUTH = '{"action":"auth","key":"K","secret":"S"}'
+SUBSCRIBE = '{"action":"subscribe","buckets":["foo","bar"]}'
+AUTHENTICATED = {"type": "status", "status": "authenticated", "message": "connected successfully, subscribe to buckets"}
+PING = {"type": "status", "status": "ping", "message": ""}
+
+
+def nothing_moved() -> Mapping[str, str]:
+    return {}
+
+
+def sent(effects: Effects) -> list[dict[str, Any]]:
+    return [json.loads(effect.payload) for effect in effects if isinstance(effect, Send)]
+
+
+def kinds(effects: Effects) -> list[type[Effect]]:
+    return [type(effect) for effect in effects]
+
+
+def closing(effects: Effects) -> int:
+    close = effects[-1]
+    assert isinstance(close, Close)
+    assert 0 < len(close.reason.encode()) <= 123
+    return close.code
+
+
+def authenticated(**settings: Any) -> Session:
+    session = Session(replace(SETTINGS, **settings), 0.0)
+    assert session.received(AUTH) == (Authenticate("K", "S"),)
+    session.authenticated(TOKEN)
+    return session
+
+
+def subscribed(text: str = SUBSCRIBE, answers: list[dict[str, Any]] | None = None, **settings: Any) -> Session:
+    session = authenticated(**settings)
+    (effect,) = session.received(text)
+    assert isinstance(effect, Subscribe)
+    session.subscribed(effect.request, answers or [], 0.0)
+    return session
+
+
+def test_the_stock_conversation() -> None:
+    """auth is answered by authenticated, not too soon; subscribe by subscribed, with the names as requested."""
+    session = Session(SETTINGS, 0.0)
+    assert session.received(AUTH) == (Authenticate("K", "S"),)
+    effects = session.authenticated(TOKEN)
+    assert kinds(effects) == [Wait, Send]
+    assert effects[0] == Wait(AUTH_PAUSE)
+    assert AUTH_PAUSE > 0.005
+    assert sent(effects) == [AUTHENTICATED]
+    (effect,) = session.received(SUBSCRIBE)
+    assert effect == Subscribe(control.Subscribe(("foo", "bar")), TOKEN)
+    effects = session.subscribed(control.Subscribe(("foo", "bar")), [{"bucket_id": "x", "gap": None}], 0.0)
+    assert kinds(effects) == [Send, Deliver]
+    assert sent(effects) == [{"type": "status", "status": "subscribed", "message": "subscribed to buckets: foo, bar"}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"action":"subscribe"}',
+        '{"action":"subscribe","buckets":null}',
+        '{"action":"subscribe","buckets":[]}',
+        '{"action":"subscribe","buckets":[""],"key":"","secret":""}',
+    ],
+)
+def test_every_way_to_ask_for_all(text: str) -> None:
+    """Absent, null, [] and [""] are answered alike."""
+    session = authenticated()
+    (effect,) = session.received(text)
+    assert isinstance(effect, Subscribe)
+    assert effect.request.buckets == ()
+    (answer,) = sent(session.subscribed(effect.request, [], 0.0))
+    assert answer["message"] == "subscribed to buckets: all"
+
+
+def test_wrong_credentials() -> None:
+    """unauthorized, then 4001, after a moment that only this socket waits."""
+    session = Session(SETTINGS, 0.0)
+    session.received(AUTH)
+    effects = session.refused("the key or secret is wrong")
+    assert kinds(effects) == [EndDelivery, Wait, Send, Close]
+    assert sent(effects) == [{"type": "status", "status": "unauthorized", "message": "the key or secret is wrong"}]
+    assert closing(effects) == CloseCode.UNAUTHORIZED
+    assert session.received(AUTH) == ()
+
+
+@pytest.mark.parametrize(
+    "text", [SUBSCRIBE, '{"action":"subscribe","since":5}', '{"action":"unsubscribe"}', '{"action":"ack"}']
+)
+def test_who_are_you(text: str) -> None:
+    """What needs a token, sent before auth, gives unauthorized and 4001."""
+    effects = Session(SETTINGS, 0.0).received(text)
+    assert [frame["status"] for frame in sent(effects)] == ["unauthorized"]
+    assert closing(effects) == CloseCode.UNAUTHORIZED
+
+
+IGNORED = [
+    "",
+    "{",
+    "[1]",
+    "null",
+    '{"action":"dance"}',
+    '{"action":5}',
+    '{"buckets":[]}',
+    '{"action":"subscribe","buckets":"foo"}',
+    '{"action":"subscribe","buckets":[1]}',
+    b"\x00\x01",
+]
+
+
+@pytest.mark.parametrize("message", IGNORED, ids=repr)
+def test_what_a_stock_client_errs_in_is_ignored(message: str | bytes) -> None:
+    """Malformed JSON, unknown actions, wrong types and binary messages get no frame; the first is logged, once."""
+    session = authenticated()
+    assert kinds(session.received(message)) == [Log]
+    for again in IGNORED:
+        assert session.received(again) == ()
+    assert isinstance(session.received(SUBSCRIBE)[0], Subscribe)
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("{", "invalid"),
+        ("[1]", "invalid"),
+        ('{"action":"dance"}', "unknown_action"),
+        ('{"action":"subscribe","buckets":"foo"}', "invalid"),
+        ('{"action":"subscribe","since":5}', "invalid"),
+        ('{"action":"subscribe","consumer":"w"}', "unsupported"),
+        ('{"action":"nak"}', "unsupported"),
+    ],
+)
+def test_who_asked_for_our_additions_is_told_what_is_wrong(message: str, code: str) -> None:
+    """An error frame with its code, and the connection stays open."""
+    session = subscribed('{"action":"subscribe","extended":true}')
+    (frame,) = sent(session.received(message))
+    assert frame.keys() == {"type", "status", "code", "message"}
+    assert (frame["status"], frame["code"]) == ("error", code)
+    assert isinstance(session.received(SUBSCRIBE)[0], Subscribe)
+
+
+@pytest.mark.parametrize("field", ["since", "on_gap", "max_body"])
+def test_a_bad_field_of_ours_is_an_error_at_once(field: str) -> None:
+    """Who sends one of our fields has asked for our additions, however wrong the value is."""
+    session = authenticated()
+    (frame,) = sent(session.received(json.dumps({"action": "subscribe", field: []})))
+    assert frame["code"] == "invalid"
+    assert frame["message"].startswith(f"{field}:")
+
+
+def test_binary_messages_are_ignored_for_everybody() -> None:
+    """Even a client of our additions gets no frame for one."""
+    session = subscribed('{"action":"subscribe","extended":true}')
+    assert kinds(session.received(b"{}")) == [Log]
+    assert session.received(b"{}") == ()
+
+
+def test_the_answer_for_who_asked_for_more() -> None:
+    """One entry a bucket is added to it."""
+    session = authenticated()
+    session.received('{"action":"subscribe","since":"latest"}')
+    entry = {"bucket_id": "b", "bucket_name": "orders", "gap": None}
+    (frame,) = sent(session.subscribed(control.Subscribe(), [entry], 0.0))
+    assert frame["buckets"] == [entry]
+
+
+def test_on_gap_fail_tells_and_then_closes() -> None:
+    """The answer names the gap, and 4509 follows; nothing is delivered."""
+    request = control.Subscribe(on_gap="fail")
+    gap = {"from": 1, "to": 2, "count": 2, "reason": "retention"}
+    session = authenticated()
+    session.received('{"action":"subscribe","on_gap":"fail"}')
+    effects = session.subscribed(request, [{"bucket_name": "a", "gap": None}, {"bucket_name": "b", "gap": gap}], 0.0)
+    assert kinds(effects) == [Send, Close]
+    assert closing(effects) == CloseCode.GAP_REFUSED
+    session = authenticated()
+    session.received('{"action":"subscribe","on_gap":"fail"}')
+    assert kinds(session.subscribed(request, [{"bucket_name": "x", "error": "not_found"}], 0.0)) == [Send, Deliver]
+
+
+def test_a_second_auth_with_the_same_token_changes_nothing() -> None:
+    """It is answered again, and delivery goes on."""
+    session = subscribed()
+    assert session.received(AUTH) == (Authenticate("K", "S"),)
+    effects = session.authenticated(TOKEN)
+    assert kinds(effects) == [Wait, Send]
+    assert session.state == "subscribed"
+
+
+def test_a_second_auth_with_another_token_ends_the_subscription() -> None:
+    """The client subscribes anew, as the other token."""
+    session = subscribed()
+    session.received(AUTH)
+    assert kinds(session.authenticated(OTHER)) == [EndDelivery, Wait, Send]
+    assert session.state == "authenticated"
+    assert session.received(SUBSCRIBE) == (Subscribe(control.Subscribe(("foo", "bar")), OTHER),)
+
+
+def test_unsubscribe_is_answered() -> None:
+    """Its sender has asked for our additions."""
+    session = subscribed()
+    (effect,) = session.received('{"action":"unsubscribe","buckets":["foo"]}')
+    assert effect == Unsubscribe(control.Unsubscribe(("foo",)))
+    assert sent(session.unsubscribed(effect.request)) == [
+        {"type": "status", "status": "unsubscribed", "message": "unsubscribed from buckets: foo"}
+    ]
+    assert session.extended
+
+
+def test_ten_seconds_to_authenticate() -> None:
+    """At the end of the time the socket is closed, with a reason that says so, and not before it."""
+    session = Session(SETTINGS, 100.0)
+    assert session.due == 110.0
+    assert session.tick(109.9, nothing_moved) == ()
+    effects = session.tick(110.0, nothing_moved)
+    assert closing(effects) == CloseCode.TOO_SLOW
+    assert "auth" in effects[-1].reason  # type: ignore[union-attr]
+
+
+def test_who_authenticates_has_all_the_time() -> None:
+    """The deadline is for auth alone."""
+    session = authenticated()
+    assert session.due == SETTINGS.ping_interval
+    assert session.tick(19.0, nothing_moved) == ()
+
+
+def test_pings() -> None:
+    """Protocol pings from the start; JSON pings from `subscribed` on, each interval, at least every 30 s."""
+    assert SETTINGS.ping_interval < 30
+    session = authenticated()
+    assert session.tick(20.0, nothing_moved) == (Ping(),)
+    assert session.due == 40.0
+    session.received(SUBSCRIBE)
+    # The first frame after subscribe is its answer.
+    assert session.tick(40.0, nothing_moved) == (Ping(),)
+    session.subscribed(control.Subscribe(), [], 41.0)
+    assert session.due == 61.0
+    effects = session.tick(61.0, nothing_moved)
+    assert kinds(effects) == [Ping, Send]
+    assert sent(effects) == [PING]
+    session.received(AUTH)
+    assert session.tick(81.0, nothing_moved) == (Ping(),)
+    session.authenticated(TOKEN)
+    assert kinds(session.tick(101.0, nothing_moved)) == [Ping, Send]
+
+
+def test_pings_carry_positions_for_who_asked() -> None:
+    """The positions are asked for once a ping, and not for stock clients, nor for a ping that has no use."""
+    asked = []
+
+    def moved() -> Mapping[str, str]:
+        asked.append(1)
+        return {"orders": "k3v9x1q7m2ab-42"}
+
+    session = subscribed()
+    session.tick(20.0, moved)
+    assert not asked
+    session.received('{"action":"pong","extended":true}')
+    assert session.tick(40.0, moved, blocked=True) == ()
+    assert not asked
+    assert session.due == 60.0
+    assert sent(session.tick(60.0, moved)) == [PING | {"positions": {"orders": "k3v9x1q7m2ab-42"}}]
+    assert len(asked) == 1
+
+
+def test_pongs_are_not_required() -> None:
+    """Nothing in the conversation waits for one."""
+    session = subscribed()
+    assert session.received('{"action":"pong"}') == ()
+    for second in range(20, 2000, 20):
+        assert kinds(session.tick(float(second), nothing_moved)) == [Ping, Send]
+
+
+@pytest.mark.parametrize(("before", "size", "code"), [(True, 8193, 1009), (False, 1025, 1009)])
+def test_messages_have_a_limit(before: bool, size: int, code: int) -> None:
+    """8 KiB before auth, the setting after it; characters count as their bytes."""
+    for character in ("x", "é"):
+        session = Session(SETTINGS, 0.0) if before else authenticated(max_message=1024)
+        fits = '{"action":"pong"}'.ljust(size - 1)
+        assert session.received(fits) == ()
+        assert closing(session.received(character * (size // len(character.encode()) + 1))) == code
+    session = Session(SETTINGS, 0.0) if before else authenticated(max_message=1024)
+    assert closing(session.received(b"x" * size)) == code
+
+
+def test_large_messages_are_read_after_auth() -> None:
+    """An answer or a map of positions may be up to 1 MiB long."""
+    session = authenticated()
+    assert session.received('{"action":"pong"}'.ljust(1 << 20)) == ()
+
+
+def test_what_ends_a_socket_from_outside() -> None:
+    """Revocation, a changed secret, expiry, a shutdown, no sign of life: each has its code, and is said once."""
+    assert closing(subscribed().token_changed(None)) == CloseCode.TOKEN_REVOKED
+    assert closing(subscribed().token_changed(replace(TOKEN, secret_hash="other"))) == CloseCode.TOKEN_REVOKED
+    assert closing(subscribed().token_expired()) == CloseCode.TOKEN_EXPIRED
+    assert closing(subscribed().going_away("the relay is going away")) == CloseCode.GOING_AWAY
+    assert closing(subscribed().stuck()) == CloseCode.TOO_SLOW
+    assert closing(subscribed().gap_refused()) == CloseCode.GAP_REFUSED
+    session = subscribed()
+    assert closing(session.token_expired()) == CloseCode.TOKEN_EXPIRED
+    assert session.token_changed(None) == session.stuck() == session.going_away("") == session.tick(1e9, dict) == ()
+
+
+def test_another_scope_is_taken_over() -> None:
+    """A changed record of the same secret changes what a subscribe may read, and closes nothing."""
+    session = authenticated()
+    changed = replace(TOKEN, buckets=frozenset({"b"}))
+    assert session.token_changed(changed) == ()
+    assert session.received(SUBSCRIBE) == (Subscribe(control.Subscribe(("foo", "bar")), changed),)
+
+
+def test_nothing_comes_after_the_end() -> None:
+    """A session whose socket is gone answers nothing that was still under way."""
+    session = authenticated()
+    session.received(SUBSCRIBE)
+    session.ended()
+    assert session.subscribed(control.Subscribe(), [], 0.0) == ()
+    assert session.authenticated(TOKEN) == session.refused("no") == session.received(SUBSCRIBE) == ()
+    assert session.unsubscribed(control.Unsubscribe()) == ()
+
+
+STOCK = st.sampled_from(
+    [AUTH, SUBSCRIBE, '{"action":"subscribe"}', '{"action":"pong"}', "{", '{"action":"x"}', b"\x00"]
+)
+STOCK_FRAMES = {"authenticated", "subscribed", "ping", "unauthorized"}
+
+
+@given(st.lists(st.tuples(STOCK, st.booleans(), st.floats(0, 30)), max_size=20))
+def test_a_stock_client_gets_stock_frames_only(steps: list[tuple[str | bytes, bool, float]]) -> None:
+    """Whatever a client sends that asks for none of our additions, every frame is one that stock clients know."""
+    session = Session(SETTINGS, 0.0)
+    now = 0.0
+    frames: list[dict[str, Any]] = []
+    for message, right, passed in steps:
+        now += passed
+        effects = [*session.tick(now, nothing_moved), *session.received(message)]
+        for effect in tuple(effects):
+            if isinstance(effect, Authenticate):
+                effects += session.authenticated(TOKEN) if right else session.refused("wrong")
+            if isinstance(effect, Subscribe):
+                gap = {"from": 1, "to": 1, "count": 1, "reason": "reset"}
+                effects += session.subscribed(effect.request, [{"bucket_name": "foo", "gap": gap}], now)
+        frames += sent(effects)
+    assert {frame["status"] for frame in frames} <= STOCK_FRAMES
+    assert all(frame.keys() == {"type", "status", "message"} for frame in frames)
+    assert not session.extended

@@ -1,0 +1,62 @@
+"""A SQLite connection that fails where a test says so: for faults that a healthy disk does not have."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+
+class Faults:
+    """What fails: `on` is asked for each statement and returns the error code to raise, before or after it ran."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[str], int | None] = lambda sql: None
+        self.after: Callable[[str], int | None] = lambda sql: None
+        self.opening: int | None = None
+        self.statements: list[str] = []
+
+    def factory(self, *args: Any, **options: Any) -> sqlite3.Connection:
+        """What `Database.open` takes as its factory."""
+        if self.opening is not None:
+            raise error(self.opening)
+        made = _Faulty(*args, **options)
+        made.faults = self
+        return made
+
+    def heal(self) -> None:
+        self.before = self.after = lambda sql: None
+        self.opening = None
+
+
+class _Faulty(sqlite3.Connection):
+    faults: Faults
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:  # type: ignore[override]
+        self.faults.statements.append(sql)
+        code = self.faults.before(sql)
+        if code is not None:
+            raise error(code)
+        cursor = super().execute(sql, *args)
+        code = self.faults.after(sql)
+        if code is not None:
+            raise error(code)
+        return cursor
+
+
+def error(code: int) -> sqlite3.OperationalError:
+    """SQLite's error of this code."""
+    made = sqlite3.OperationalError(f"injected {code}")
+    made.sqlite_errorcode = code
+    return made
+
+
+def once(match: str, code: int) -> Callable[[str], int | None]:
+    """Fails the first statement that begins so."""
+    left = [code]
+    return lambda sql: left.pop() if left and sql.startswith(match) else None
+
+
+def always(match: str, code: int) -> Callable[[str], int | None]:
+    """Fails every statement that begins so."""
+    return lambda sql: code if sql.startswith(match) else None

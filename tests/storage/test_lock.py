@@ -1,0 +1,170 @@
+"""One process owns a data directory, and says who it is."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from relay_tornado import __version__
+from relay_tornado.errors import Locked, NotWritable
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.lock import Lock, Owner, read_owner
+from tests.needs import needs_root
+
+HOLDER = """
+import pathlib, sys
+from relay_tornado.storage.lock import Lock
+lock = Lock.acquire(pathlib.Path(sys.argv[1]))
+lock.write(pathlib.Path("/run/control"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def hold(directory: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock until its stdin closes."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(directory)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    return holder
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    """It is told who holds the directory, and gets it as soon as that one is gone, however it went."""
+    for end in ("kill", "terminate"):
+        with hold(tmp_path) as holder:
+            with pytest.raises(Locked, match=rf"process {holder.pid} \(relay {__version__}\)"):
+                Lock.acquire(tmp_path)
+            assert read_owner(tmp_path) == Owner(holder.pid, __version__, Path("/run/control"))
+            getattr(holder, end)()
+            holder.wait(10)
+        assert read_owner(tmp_path) is None
+        Lock.acquire(tmp_path).release()
+
+
+def test_the_owner_is_told_from_the_start(tmp_path: Path) -> None:
+    """From the moment that the lock is held its holder can be read, and no longer than that."""
+    lock = Lock.acquire(tmp_path / "new")
+    assert read_owner(tmp_path / "new") == Owner(os.getpid(), __version__, None)
+    lock.write(Path("/a/rather/long/path" * 20))
+    lock.write(Path("/short"))
+    assert read_owner(tmp_path / "new") == Owner(os.getpid(), __version__, Path("/short"))
+    lock.release()
+    lock.release()
+    assert read_owner(tmp_path / "new") is None
+
+
+def test_a_directory_that_nobody_uses(tmp_path: Path) -> None:
+    """No lock, no owner; what an earlier holder wrote means nothing once it is gone."""
+    assert read_owner(tmp_path / "missing") is None
+    assert read_owner(tmp_path) is None
+    (tmp_path / "relay.lock").write_text("no json")
+    assert read_owner(tmp_path) is None
+    (tmp_path / "file").touch()
+    assert read_owner(tmp_path / "file") is None
+
+
+def test_a_look_does_not_take_the_lock(tmp_path: Path) -> None:
+    """Somebody who only looks for the owner, at that very moment, keeps nobody from starting."""
+    Lock.acquire(tmp_path).release()
+    looking = os.open(tmp_path / "relay.lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    try:
+        with pytest.raises(Locked):
+            Lock.acquire(tmp_path)
+        waits = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(looking)
+    with waits:
+        assert waits.stdout is not None
+        assert waits.stdout.readline() == "held\n"
+        waits.communicate("", timeout=10)
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_database_is_opened_once(settings: Settings) -> None:
+    """A second Database on the directory is refused, and nothing of it stays behind."""
+    database = await Database.open(settings)
+    try:
+        with pytest.raises(Locked):
+            await Database.open(settings)
+        database.owner(Path("/control"))
+        assert read_owner(settings.data) == Owner(os.getpid(), __version__, Path("/control"))
+        await database.write(lambda raw: None)
+    finally:
+        await database.close()
+    assert read_owner(settings.data) is None
+
+
+def test_what_is_no_directory(tmp_path: Path) -> None:
+    """A file in the way is named, with what to do."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(NotWritable, match=r"file.*--data"):
+            Lock.acquire(path)
+
+
+REFUSED = """
+import asyncio, dataclasses, os, pathlib, sys
+from relay_tornado.errors import NotWritable
+from relay_tornado.settings import Settings
+from relay_tornado.storage import migrate
+from relay_tornado.storage.database import Database
+migrate.steps()
+os.setuid(65534)
+try:
+    asyncio.run(Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1]))))
+except NotWritable as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A directory into which every user may look; pytest's own are closed."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("what", ["the parent", "the directory", "relay.db", "relay.witness"])
+def test_what_must_not_be_written(open_to_all: Path, what: str) -> None:
+    """Missing rights are named as such, whichever file lacks them."""
+    needs_root("it becomes another user")
+    data = open_to_all / "data"
+    if what != "the parent":
+        data.mkdir()
+        data.chmod(0o755 if what == "the directory" else 0o777)
+    if what.startswith("relay"):
+        (data / "relay.db").write_bytes(b"")
+        (data / "relay.witness").write_bytes(b"")
+        for path in data.iterdir():
+            path.chmod(0o666)
+        (data / what).chmod(0o444)
+    result = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(data)], capture_output=True, text=True, timeout=60, cwd=Path.cwd()
+    )
+    assert "--data" in result.stdout, result.stderr
+    assert str(data) in result.stdout
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_refused_start_leaves_no_lock(tmp_path: Path) -> None:
+    """After a start that failed the directory is free again."""
+    (tmp_path / "relay.db").mkdir()
+    with pytest.raises(NotWritable):
+        await Database.open(replace(Settings(), data=tmp_path))
+    assert read_owner(tmp_path) is None

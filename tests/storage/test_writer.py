@@ -1,0 +1,422 @@
+"""The writer: a transaction a job, all told once, and on its feet again after an error."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import aiosqlite
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.settings import Settings
+from relay_tornado.storage import database as databases
+from relay_tornado.storage import writer as writers
+from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.witness import Loss
+from tests.storage.faults import Faults, always, once
+from tests.storage.waiting import until
+
+storage_test = pytest.mark.gen_test(timeout=60)
+
+WRITE = "INSERT INTO input VALUES"
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+def put(name: str) -> Callable[[sqlite3.Connection], str]:
+    """A job that leaves a row."""
+
+    def job(raw: sqlite3.Connection) -> str:
+        raw.execute("PRAGMA defer_foreign_keys = ON")
+        raw.execute("INSERT INTO bucket VALUES (?, ?, 1, '{}')", (name, name))
+        return name
+
+    return job
+
+
+def names(raw: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in raw.execute("SELECT name FROM bucket ORDER BY rowid")]
+
+
+def commits(raw: sqlite3.Connection) -> int:
+    return int(raw.execute("SELECT commits FROM meta").fetchone()[0])
+
+
+def threads_since(before: set[threading.Thread]) -> list[str]:
+    """Names of the threads that were started since and do not end."""
+    new = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in new:
+        thread.join(10)
+    return [thread.name for thread in new if thread.is_alive()]
+
+
+def test_what_is_used_of_aiosqlite_beyond_its_public_part() -> None:
+    """`Connection._execute` runs a function with its arguments on the connection's thread; pinned here."""
+
+    async def main() -> None:
+        proxy = await aiosqlite.connect(":memory:")
+        try:
+            assert await proxy._execute(lambda a, b: (a, b, threading.get_ident()), 1, 2) == (1, 2, proxy._thread.ident)
+        finally:
+            await proxy.close()
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_fails_to_open_leaves_no_thread(tmp_path: Any) -> None:
+    """Neither where there is no file, nor where it can't be prepared."""
+
+    async def main() -> None:
+        with pytest.raises(sqlite3.OperationalError):
+            await Connection.reader(tmp_path / "missing.db")
+        faults = Faults()
+        faults.before = once("PRAGMA synchronous", sqlite3.SQLITE_IOERR)
+        with pytest.raises(sqlite3.OperationalError):
+            await Connection.writer(tmp_path / "new.db", faults.factory)
+
+    before = set(threading.enumerate())
+    asyncio.run(main())
+    assert threads_since(before) == []
+
+
+@storage_test
+async def test_a_job_is_one_transaction(settings: Settings) -> None:
+    """What it wrote is there when it returns, counted as one commit; what raises leaves nothing, and comes out."""
+    database = await Database.open(settings)
+    before = await database.read(commits)
+    assert await database.write(put("a")) == "a"
+    assert (await database.read(names), await database.read(commits)) == (["a"], before + 1)
+
+    def breaks(raw: sqlite3.Connection) -> None:
+        put("b")(raw)
+        raise LookupError("mine")
+
+    with pytest.raises(LookupError, match="mine"):
+        await database.write(breaks)
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.write(put("a"))
+    assert (await database.read(names), await database.read(commits)) == (["a"], before + 1)
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("kind", [StopIteration, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
+async def test_whatever_a_job_raises_no_transaction_stays_open(settings: Settings, kind: type[BaseException]) -> None:
+    """Even what is no Exception is rolled back and told, and the next job is committed."""
+    database = await Database.open(settings)
+
+    def breaks(raw: sqlite3.Connection) -> None:
+        put("lost")(raw)
+        raise kind
+
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        await database.write(breaks)
+    await database.write(put("kept"))
+    assert await database.read(names) == ["kept"]
+    await database.close()
+
+
+@storage_test
+async def test_the_announcement_comes_after_the_commit_and_before_the_next_job(settings: Settings) -> None:
+    """Store, commit, announce, in this order, for each before the next one starts."""
+    database = await Database.open(settings)
+    order: list[str] = []
+
+    def job(name: str) -> Callable[[sqlite3.Connection], str]:
+        def run(raw: sqlite3.Connection) -> str:
+            order.append(f"run {name}")
+            return put(name)(raw)
+
+        return run
+
+    def announce(name: str) -> None:
+        order.append(f"announce {name}")
+
+    await asyncio.gather(*(database.write(job(name), announce) for name in "abc"))
+    assert order == ["run a", "announce a", "run b", "announce b", "run c", "announce c"]
+    await database.close()
+
+
+@storage_test
+async def test_a_cancelled_caller_does_not_take_its_job_back(settings: Settings) -> None:
+    """The job is done all the same, and the others with it."""
+    database = await Database.open(settings)
+    tasks = [asyncio.create_task(database.write(put(name))) for name in "abc"]
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    await asyncio.wait(tasks)
+    await database.write(put("d"))
+    assert await database.read(names) == list("abcd")
+    await database.close()
+
+
+class Endless:
+    """A source that always has something, as under full load."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+        self.done: list[str] = []
+
+    def take(self) -> Endless | None:
+        self.left -= 1
+        return self if self.left >= 0 else None
+
+    def waiting(self) -> int:
+        return 100
+
+    def reject(self, error: RelayError) -> None: ...
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        return 1
+
+    def pages(self) -> int:
+        return 100
+
+    def committed(self) -> None:
+        self.done.append("batch")
+
+    def failed(self, error: Exception) -> None:
+        raise error
+
+
+@storage_test
+async def test_jobs_and_events_take_turns(settings: Settings) -> None:
+    """Under full load from both sides each gets every second transaction."""
+    database = await Database.open(settings)
+    source = Endless(20)
+    database.attach(source)
+    await asyncio.gather(*(database.write(lambda raw: None, lambda _: source.done.append("job")) for _ in range(20)))
+    assert source.done[:39] == ["job", "batch"] * 19 + ["job"]
+    await database.close()
+
+
+@storage_test
+async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults) -> None:
+    """It is copied into the file on the way: at about 4000 pages when others wait, at about 1000 when none do."""
+    database = await Database.open(settings, factory=faults.factory)
+
+    def checkpoints() -> int:
+        return sum("wal_checkpoint" in sql for sql in faults.statements)
+
+    busy = Endless(39)
+    database.attach(busy)
+    database.notify()
+    await until(lambda: len(busy.done) == 39)
+    assert checkpoints() == 0
+    database.attach(Endless(5))
+    database.notify()
+    await until(lambda: checkpoints() == 1)
+    quiet = Endless(15)
+    quiet.waiting = lambda: 0  # type: ignore[method-assign]
+    database.attach(quiet)
+    database.notify()
+    await until(lambda: checkpoints() == 2)
+    await database.close()
+    assert (settings.data / "relay.db").exists()
+    assert not (settings.data / "relay.db-wal").exists()
+
+
+@storage_test
+async def test_close_commits_what_is_queued(settings: Settings) -> None:
+    """Jobs that wait at the close are done; later ones are refused; no thread stays."""
+    before = set(threading.enumerate())
+    database = await Database.open(settings)
+    queued = [asyncio.ensure_future(database.write(put(name))) for name in "abcdef"]
+    await asyncio.sleep(0)
+    await database.close()
+    assert await asyncio.gather(*queued) == list("abcdef")
+    with pytest.raises(Unavailable):
+        await database.write(put("late"))
+    with pytest.raises(Unavailable):
+        await database.read(names)
+    assert not database.healthy()
+    await database.close()
+    assert threads_since(before) == []
+    database = await Database.open(settings)
+    assert await database.read(names) == list("abcdef")
+    await database.close()
+
+
+def test_threads_end_when_nobody_closes(settings: Settings) -> None:
+    """Where everything is cancelled, as at the end of a loop, the process can end all the same."""
+
+    async def main() -> None:
+        database = await Database.open(settings)
+        await database.write(put("a"))
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        with pytest.raises(Unavailable):
+            await database.write(put("b"))
+        database._lock.release()
+        database._witness.close()
+
+    before = set(threading.enumerate())
+    asyncio.run(main())
+    assert threads_since(before) == []
+
+
+# errors
+
+
+@storage_test
+async def test_an_error_before_the_commit(settings: Settings, faults: Faults) -> None:
+    """It is rolled back and told as Unavailable; the file is opened anew, and the next job is committed."""
+    database = await Database.open(settings, factory=faults.factory)
+    faults.before = once("INSERT INTO bucket", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable) as error:
+        await database.write(put("a"))
+    assert not isinstance(error.value, Unknown)
+    await database.write(put("b"))
+    assert await database.read(names) == ["b"]
+    assert database.healthy()
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("done", [False, True])
+async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults, done: bool) -> None:
+    """Nobody can know whether it was stored, so it is Unknown; what keeps rows in memory reads them again first."""
+    database = await Database.open(settings, factory=faults.factory)
+    kept: list[list[str]] = []
+    database.keep(names, kept.append)
+    fault = once("COMMIT", sqlite3.SQLITE_IOERR_FSYNC)
+    if done:
+        faults.after = fault
+    else:
+        faults.before = fault
+    with pytest.raises(Unknown):
+        await database.write(put("a"))
+    await database.write(put("b"), lambda _: kept.append(["announced b"]))
+    there = ["a"] if done else []
+    assert kept == [there, ["announced b"]]
+    assert await database.read(names) == [*there, "b"]
+    await database.close()
+    database = await Database.open(settings)
+    assert database.loss is None
+    await database.close()
+
+
+@storage_test
+async def test_a_full_disk_is_told_as_such(settings: Settings, faults: Faults) -> None:
+    """SQLite rolls back by itself: NoSpace, and nothing was stored, wherever it hits."""
+    database = await Database.open(settings, factory=faults.factory)
+    for statement in ("INSERT INTO bucket", "COMMIT"):
+        faults.before = once(statement, sqlite3.SQLITE_FULL)
+        with pytest.raises(NoSpace):
+            await database.write(put("a"))
+        await until(lambda: "PRAGMA wal_checkpoint(PASSIVE)" in faults.statements and faults.statements[-1] == "COMMIT")
+        faults.statements.clear()
+        await database.write(put(statement))
+    assert await database.read(names) == ["INSERT INTO bucket", "COMMIT"]
+    await database.close()
+
+
+@storage_test
+async def test_while_the_file_can_not_be_opened(
+    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is refused at once and /readyz would say why; reads go on; it comes back by itself."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings, factory=faults.factory)
+    await database.write(put("before"))
+    faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    with capture_logs() as logs:
+        with pytest.raises(Unknown):
+            await database.write(put("a"))
+        with pytest.raises(Unavailable):  # it waited for the file to come back, and is told when it does not
+            await database.write(put("b"))
+        await until(lambda: not database.healthy())
+        assert "can't be opened" in database.problem
+        with pytest.raises(Unavailable):
+            await database.write(put("c"))
+        assert await database.read(names) == ["before"]
+        faults.opening = None  # it opens, but commits still fail
+        await asyncio.sleep(0.05)
+        assert not database.healthy()
+        faults.heal()
+        await until(database.healthy)
+        await database.write(put("d"))
+        assert await database.read(names) == ["before", "d"]
+    events = [entry["event"] for entry in logs]
+    assert events == ["commit_failed", "database_unavailable", "database_available"]
+    await database.close()
+
+
+@storage_test
+async def test_close_while_the_file_can_not_be_opened(settings: Settings, faults: Faults) -> None:
+    """A relay in trouble can still be stopped, at once."""
+    database = await Database.open(settings, factory=faults.factory)
+    faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    with pytest.raises(Unknown):
+        await database.write(put("a"))
+    await until(lambda: not database.healthy())
+    await database.close()
+
+
+@storage_test
+async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
+    """Were an announcement to fail, memory and file would differ: the writer stops, loudly, and says so."""
+    database = await Database.open(settings)
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    with capture_logs() as logs:
+        with pytest.raises(Unknown):
+            await database.write(put("a"), broken)
+        await until(lambda: not database.healthy())
+    assert "restart" in database.problem
+    assert [entry["event"] for entry in logs] == ["writer_failed"]
+    with pytest.raises(Unavailable):
+        await database.write(put("b"))
+    await database.close()
+
+
+@storage_test
+async def test_a_loss_while_running_is_told(settings: Settings, faults: Faults) -> None:
+    """Where the file, opened anew, knows less than was committed, `loss` and the log say how much."""
+    database = await Database.open(settings, factory=faults.factory)
+    for name in "abc":
+        await database.write(put(name))
+    with contextlib.closing(sqlite3.connect(database.path)) as behind, behind:
+        behind.execute("UPDATE meta SET commits = commits - 2")
+    faults.before = once("INSERT", sqlite3.SQLITE_IOERR)
+    with capture_logs() as logs:
+        with pytest.raises(Unavailable):
+            await database.write(put("d"))
+        await until(lambda: database.loss is not None)
+    assert database.loss == Loss(2, 0)
+    assert "committed_work_lost" in [entry["event"] for entry in logs]
+    await database.write(put("e"))
+    await database.close()
+
+
+@storage_test
+async def test_the_witness_is_synced_while_it_changes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once an interval, off the loop, and only after commits."""
+    synced: list[int] = []
+    monkeypatch.setattr(databases, "_WITNESS_INTERVAL", 0.01)
+    monkeypatch.setattr(databases.Witness, "sync", lambda self: synced.append(threading.get_ident()))
+    database = await Database.open(settings)
+    synced.clear()
+    await asyncio.sleep(0.05)
+    assert synced == []
+    await database.write(put("a"))
+    await until(lambda: bool(synced))
+    assert threading.get_ident() not in synced
+    await database.close()
+    assert synced[-1] == threading.get_ident()

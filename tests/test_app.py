@@ -1,0 +1,131 @@
+"""The composition root: a relay starts whole or not at all, ends clean, and gives its directory free."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import socket
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+
+from relay_tornado.app import Relay, open_administration
+from relay_tornado.errors import Locked, NewerSchema, StartupError
+from relay_tornado.settings import Settings
+from tests.handlers.raw import TIMEOUT, Raw, eventually, request
+
+
+def settings(folder: Path, **changes: Any) -> Settings:
+    changes = {"data": folder, "port": 0, **changes}
+    return dataclasses.replace(Settings(), **changes)
+
+
+async def started(folder: Path, **changes: Any) -> Relay:
+    relay = Relay(settings(folder, **changes))
+    await relay.start()
+    return relay
+
+
+@pytest.mark.gen_test
+async def test_a_relay(tmp_path: Path) -> None:
+    """It takes webhooks, is stopped with all that it did in the background, and a second one on the same directory
+    has them."""
+    tasks = asyncio.all_tasks()
+    relay = await started(tmp_path)
+    bucket = await relay.administration.create_bucket("orders")
+    path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+    async with Raw(relay.port) as raw:
+        assert (await raw.ask(request(path, b"one"))).status == 200
+        assert (await raw.ask(request(b"/readyz", method=b"GET"))).status == 200
+        await relay.stop()
+        assert await raw.closed() == b""
+    await relay.stop()
+    await eventually(lambda: asyncio.all_tasks() == tasks)
+    relay = await started(tmp_path)
+    async with Raw(relay.port) as raw:
+        assert (await raw.ask(request(path, b"two"))).status == 200
+    await relay.stop()
+    with sqlite3.connect(tmp_path / "relay.db") as database:
+        assert database.execute("SELECT seq, body FROM event ORDER BY seq").fetchall() == [(1, b"one"), (2, b"two")]
+    database.close()
+
+
+@pytest.mark.gen_test
+async def test_sockets_are_told(tmp_path: Path) -> None:
+    """At the end a socket that waits gets 1001, and the relay does not wait for it any longer."""
+    relay = await started(tmp_path)
+    token, secret = await relay.administration.create_token()
+    async with asyncio.timeout(TIMEOUT), websockets.connect(f"ws://127.0.0.1:{relay.port}/v1/socket") as client:
+        await client.send(json.dumps({"action": "auth", "key": token.key, "secret": secret}))
+        assert json.loads(await client.recv())["status"] == "authenticated"
+        stopping = asyncio.create_task(relay.stop())
+        with pytest.raises(websockets.ConnectionClosed):
+            await client.recv()
+        assert client.close_code == 1001
+        await stopping
+
+
+@pytest.mark.gen_test
+async def test_one_relay_a_directory(tmp_path: Path) -> None:
+    """While one runs a second is refused, and so is the administration of its files; the first is not disturbed."""
+    relay = await started(tmp_path)
+    with pytest.raises(Locked):
+        await started(tmp_path)
+    with pytest.raises(Locked):
+        async with open_administration(settings(tmp_path)):
+            pass
+    async with Raw(relay.port) as raw:
+        assert (await raw.ask(request(b"/readyz", method=b"GET"))).status == 200
+    await relay.stop()
+    async with open_administration(settings(tmp_path)) as administration:
+        await administration.create_bucket("orders")
+    async with open_administration(settings(tmp_path)) as administration:
+        assert [bucket.name for bucket in administration.list_buckets()] == ["orders"]
+
+
+@pytest.mark.gen_test
+async def test_a_start_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """Where the port is taken, everything that was opened is closed: no thread, no lock, no socket file."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StartupError, match="can't listen on"):
+            await started(tmp_path, port=port)
+    assert not (tmp_path / "relay.sock").exists()
+    relay = await started(tmp_path)
+    await relay.stop()
+
+
+@pytest.mark.gen_test
+async def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    """A newer schema and something that is no database are refused in words, again without a trace."""
+    relay = await started(tmp_path / "newer")
+    await relay.stop()
+    with sqlite3.connect(tmp_path / "newer" / "relay.db") as database:
+        database.execute("PRAGMA user_version = 999")
+    database.close()
+    with pytest.raises(NewerSchema):
+        await started(tmp_path / "newer")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "relay.db").write_bytes(b"no database at all" * 1000)
+    with pytest.raises(StartupError):
+        await started(tmp_path / "other")
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(StartupError):
+        await started(tmp_path / "file")
+
+
+@pytest.mark.gen_test
+async def test_urls(tmp_path: Path) -> None:
+    """Its URL is the public one where there is one, else its address, with brackets around IPv6."""
+    relay = await started(tmp_path, host="::1")
+    assert relay.url == relay.address == f"http://[::1]:{relay.port}"
+    assert relay.administration.url == relay.url
+    await relay.stop()
+    relay = await started(tmp_path, public_url="https://relay.example/x")
+    assert relay.address == f"http://127.0.0.1:{relay.port}"
+    assert relay.administration.url == relay.url == "https://relay.example/x"
+    await relay.stop()

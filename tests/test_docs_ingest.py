@@ -1,0 +1,41 @@
+"""docs/ingest.md against the code: every answer, every header that dedupe looks for, every setting that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+from relay_tornado import errors
+from relay_tornado.handlers import ingest as edge
+from relay_tornado.ingest import DELIVERY_IDS
+from relay_tornado.settings import Settings
+
+TEXT = (Path(__file__).parent.parent / "docs" / "ingest.md").read_text()
+
+
+def test_every_status_is_documented() -> None:
+    """The table of answers has each status that a sender can get, and no other."""
+    documented = {int(status) for status in re.findall(r"^\| (\d{3}) \|", TEXT, re.MULTILINE)}
+    of_the_log = {
+        error.status
+        for error in (errors.Overloaded, errors.Unavailable, errors.Unknown, errors.NoSpace, errors.BucketGone)
+    }
+    assert documented == of_the_log | {400, 401, 408, 413, 431, errors.RelayError.status}
+
+
+def test_settings_are_called_by_their_names() -> None:
+    """Every setting that it names is one, and every setting of the group that limits senders is named."""
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert {"max_body", "large_max_body", "max_header", "body_timeout", "idle_timeout"} <= names
+    for name in ("max_body", "large_max_body", "max_header", "body_timeout", "idle_timeout", "ingest_buffer"):
+        assert f"`{name}`" in TEXT
+    limits = TEXT.partition("## Limits")[2].partition("## Auth")[0]
+    assert set(re.findall(r"`([a-z_]+)`", limits)) - {"large_webhooks"} <= names
+
+
+def test_numbers_and_names() -> None:
+    """The delivery ids and the fixed bounds are those of the code."""
+    assert ", ".join(f"`{name}`" for name in DELIVERY_IDS) in TEXT
+    assert f"for up to {edge.DISCARD_TIME:.0f} seconds" in TEXT
+    assert f"({edge.SMALL >> 10} KiB)" in TEXT

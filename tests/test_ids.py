@@ -1,0 +1,79 @@
+"""Identifiers: their form, their checksum, and that nothing else is taken for one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado import ids
+from relay_tornado.errors import Invalid
+from relay_tornado.model import Cursor
+
+EPOCHS = st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=12, max_size=12)
+
+
+@given(EPOCHS, st.integers(0, 10**18), st.none() | st.integers(1, 10**9))
+def test_an_id_is_its_own_cursor(epoch: str, seq: int, output: int | None) -> None:
+    """What format_id writes, parse_id reads."""
+    assert ids.parse_id(ids.format_id(epoch, seq, output)) == Cursor(epoch, seq, output)
+
+
+@given(st.text())
+def test_any_text_is_an_id_or_invalid(text: str) -> None:
+    """No text makes parse_id raise anything but Invalid, and what it takes is written back the same."""
+    try:
+        cursor = ids.parse_id(text)
+    except Invalid:
+        return
+    assert ids.format_id(cursor.epoch, cursor.seq, cursor.output) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "42",
+        "k3v9x1q7m2ab",
+        "k3v9x1q7m2ab-",
+        "k3v9x1q7m2ab--1",
+        "k3v9x1q7m2ab-01",
+        "K3V9X1Q7M2AB-1",
+        "k3v9x1q7m2ab-1-0",
+        "k3v9x1q7m2ab-1-1-1",
+        " k3v9x1q7m2ab-1",
+        "k3v9x1q7m2ab-1\n",
+        "k3v9x1q7m2ab-\N{ARABIC-INDIC DIGIT FOUR}",
+        "k3v9x1q7m2ab-" + "9" * 30,
+    ],
+)
+def test_what_is_no_id(text: str) -> None:
+    """Near misses are refused in words that show the form."""
+    with pytest.raises(Invalid, match="<epoch>-<seq>"):
+        ids.parse_id(text)
+
+
+def test_epochs_have_their_form_and_differ() -> None:
+    """12 characters of [a-z0-9], and no two alike."""
+    epochs = {ids.new_epoch() for _ in range(1000)}
+    assert len(epochs) == 1000
+    assert all(re.fullmatch("[a-z0-9]{12}", epoch) for epoch in epochs)
+
+
+def test_a_secret_has_its_form_and_its_checksum() -> None:
+    """`sk-rly_`, 43 characters, and 6 that depend on them: one changed character is noticed."""
+    secret = ids.new_secret()
+    assert re.fullmatch("sk-rly_[0-9A-Za-z]{49}", secret)
+    assert ids.is_secret(secret)
+    for index in range(len("sk-rly_"), len(secret)):
+        typo = secret[:index] + ("A" if secret[index] != "A" else "B") + secret[index + 1 :]
+        assert not ids.is_secret(typo)
+
+
+def test_what_is_stored_of_a_secret_is_its_sha256() -> None:
+    """The hash is the plain SHA-256 in hex, also of text that no UTF-8 has."""
+    assert ids.hash_secret("sk") == hashlib.sha256(b"sk").hexdigest()
+    assert len(ids.hash_secret("\ud800")) == 64

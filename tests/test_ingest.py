@@ -1,0 +1,512 @@
+"""Ingest without a transport: what it decides from a head, what it stores, what it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado import errors
+from relay_tornado.ids import new_epoch
+from relay_tornado.ingest import Head, Ingest, Upload, split_target
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, Event, Input, NewEvent
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.registry.routes import Routes
+from relay_tornado.settings import Settings
+from relay_tornado.wire.answers import Answer
+
+INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
+BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))
+HEADERS = b"Host: relay.test\r\nContent-Type: text/plain\r\n"
+
+
+class FailingLog(MemoryEventLog):
+    """A log whose appends fail with `error`."""
+
+    error: BaseException = errors.Unavailable()
+
+    def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        if isinstance(self.error, asyncio.CancelledError):
+            future.cancel()
+        else:
+            future.set_exception(self.error)
+        return future
+
+
+class Bench:
+    """An ingest over one bucket in memory."""
+
+    def __init__(self, bucket: Bucket = BUCKET, log: MemoryEventLog | None = None, **settings: Any) -> None:
+        self.bucket = bucket
+        self.log = MemoryEventLog() if log is None else log
+        self.registry = MemoryRegistry()
+        self.settings = dataclasses.replace(Settings(), **settings)
+
+    async def open(self) -> Bench:
+        await self.log.create(self.bucket.id, new_epoch())
+        await self.registry.put("bucket", self.bucket.id, self.bucket)
+        self.ingest = Ingest(self.log, Routes(self.registry), self.settings)
+        return self
+
+    async def send(
+        self,
+        target: bytes = b"/v1/webhooks/in-1",
+        body: bytes = b"",
+        headers: bytes = HEADERS,
+        method: str = "POST",
+        chunks: int = 1,
+    ) -> Answer:
+        """A whole webhook, its body in `chunks` pieces; its answer."""
+        length = len(body) if chunks == 1 else None
+        upload = self.ingest.begin(Head(method, target, headers, length, "192.0.2.7"))
+        if isinstance(upload, Answer):
+            return upload
+        size = max(1, -(-len(body) // chunks))
+        for start in range(0, len(body), size):
+            refusal = upload.feed(body[start : start + size])
+            if refusal is not None:
+                return refusal
+        return await finish(upload)
+
+    async def events(self) -> list[Event]:
+        return list(await self.log.read(self.bucket.id, 0, 1000, 1 << 30))
+
+
+async def finish(upload: Upload) -> Answer:
+    answers: asyncio.Queue[Answer] = asyncio.Queue()
+    upload.finish(answers.put_nowait)
+    answer = await asyncio.wait_for(answers.get(), 10)
+    await asyncio.sleep(0)
+    assert answers.empty(), "answered twice"
+    return answer
+
+
+def run(body: Callable[[], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30):
+            await body()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        (b"/v1/webhooks/in-1", ("in-1", b"", b"")),
+        (b"/v1/webhooks/in-1/", ("in-1", b"/", b"")),
+        (b"/v1/webhooks/in-1?a=1", ("in-1", b"", b"a=1")),
+        (b"/v1/webhooks/in-1/a/b%2Fc?x=%20?y#z", ("in-1", b"/a/b%2Fc", b"x=%20?y#z")),
+        (b"/v1/webhooks/in-1//a/../b", ("in-1", b"//a/../b", b"")),
+        (b"/v1/webhooks/in-1?/a", ("in-1", b"", b"/a")),
+        (b"http://h:1/v1/webhooks/in-1/p?q", ("in-1", b"/p", b"q")),
+        (b"HTTPS://h/v1/webhooks/in-1", ("in-1", b"", b"")),
+        (b"/v1/webhooks/in-1/caf\xc3\xa9", ("in-1", b"/caf\xc3\xa9", b"")),
+        (b"/v1/webhooks/", ("", b"", b"")),
+        (b"/v1/webhooks", None),
+        (b"/v2/webhooks/in-1", None),
+        (b"http://h", None),
+        (b"http://h?/v1/webhooks/in-1", None),
+        (b"*", None),
+        (b"h:443", None),
+    ],
+)
+def test_targets(target: bytes, parts: tuple[str, bytes, bytes] | None) -> None:
+    """A target is split on its raw bytes, in origin form and in absolute form."""
+    assert split_target(target) == parts
+
+
+@given(st.binary(), st.binary(), st.binary(), st.integers(2, 5))
+def test_what_came_is_stored(path: bytes, query: bytes, body: bytes, chunks: int) -> None:
+    """Method, path, query, headers and body are stored with the bytes that came, however the body was cut."""
+    path = b"/" + path.replace(b"?", b"")
+
+    async def check() -> None:
+        bench = await Bench().open()
+        assert (
+            await bench.send(b"/v1/webhooks/in-1" + path + b"?" + query, body, method="PURGE", chunks=chunks)
+        ).status == 200
+        (event,) = await bench.events()
+        assert (event.method, event.path, event.query, event.headers) == ("PURGE", path, query, HEADERS)
+        assert (event.body, event.input_id, event.remote_ip) == (body, "in-1", "192.0.2.7")
+        assert bench.ingest.buffered == 0
+
+    run(check)
+
+
+def test_the_default_answer() -> None:
+    """200, no body, and the two headers that keep a browser from taking an answer for a page."""
+
+    async def check() -> None:
+        answer = await (await Bench().open()).send(body=b"x")
+        assert answer.encode(b"Date: now\r\n") == (
+            b"HTTP/1.1 200 OK\r\nContent-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
+            b"Content-Length: 0\r\nDate: now\r\n\r\n"
+        )
+
+    run(check)
+
+
+def test_a_static_answer() -> None:
+    """An input's own status, headers and body; names that are not its to give and values that would break the
+    response are left out."""
+    configured = dataclasses.replace(
+        INPUT,
+        status_code=202,
+        body="grüezi",
+        headers={
+            "X-Key": ["a", "b"],
+            "content-type": ["text/x"],
+            "X-Umlaut": ["ü"],
+            "Connection": ["close"],
+            "Content-Length": ["1"],
+            "Transfer-Encoding": ["chunked"],
+            "Set-Cookie": ["a=b"],
+            "content-security-policy": ["default-src *"],
+            "X-Split": ["a\r\nX-Evil: 1", "b\x00", "fine"],
+            "Bad Name": ["x"],
+        },
+    )
+
+    async def check() -> None:
+        answer = await (await Bench(dataclasses.replace(BUCKET, inputs=(configured,))).open()).send()
+        assert answer.encode() == (
+            b"HTTP/1.1 202 Accepted\r\nContent-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
+            b"X-Key: a\r\nX-Key: b\r\ncontent-type: text/x\r\nX-Umlaut: \xc3\xbc\r\nX-Split: fine\r\n"
+            b"Content-Length: 7\r\n\r\ngr\xc3\xbcezi"
+        )
+        assert answer.encode(head=True).endswith(b"Content-Length: 7\r\n\r\n")
+
+    run(check)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_answers_without_a_body(status: int) -> None:
+    """204 and 304 carry neither a body nor a Content-Length."""
+    configured = dataclasses.replace(INPUT, status_code=status, body="not to be sent")
+
+    async def check() -> None:
+        answer = await (await Bench(dataclasses.replace(BUCKET, inputs=(configured,))).open()).send()
+        assert answer.status == status
+        assert b"ength" not in answer.encode()
+        assert answer.encode().endswith(b"\r\n\r\n")
+
+    run(check)
+
+
+def test_a_changed_input_answers_anew() -> None:
+    """A change to a bucket counts from the next webhook on, and so does its deletion."""
+
+    async def check() -> None:
+        bench = await Bench().open()
+        assert (await bench.send()).status == 200
+        changed = dataclasses.replace(BUCKET, inputs=(dataclasses.replace(INPUT, status_code=201),))
+        await bench.registry.put("bucket", BUCKET.id, changed)
+        assert (await bench.send()).status == 201
+        await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, inputs=()))
+        assert (await bench.send()).status == 404
+        await bench.registry.put("bucket", BUCKET.id, changed)
+        assert (await bench.send()).status == 201
+        await bench.registry.delete("bucket", BUCKET.id)
+        assert (await bench.send()).status == 404
+
+    run(check)
+
+
+@pytest.mark.parametrize("target", [b"/v1/webhooks/in-2", b"/v1/webhooks/", b"/v1/webhooks/%69n-1", b"/other"])
+def test_an_unknown_input(target: bytes) -> None:
+    """404 from the head alone, in words."""
+
+    async def check() -> None:
+        bench = await Bench().open()
+        answer = bench.ingest.begin(Head("POST", target, HEADERS, 5, "192.0.2.7"))
+        assert isinstance(answer, Answer)
+        assert answer.status == 404
+        assert b"relay bucket show" in answer.body
+
+    run(check)
+
+
+def test_too_long_by_its_head() -> None:
+    """A declared length over the limit is refused before any of the body is read; the limit itself is not."""
+
+    async def check() -> None:
+        bench = await Bench(max_body=10).open()
+        answer = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 11, "192.0.2.7"))
+        assert isinstance(answer, Answer)
+        assert (answer.status, answer.body) == (413, b"The body is larger than the 10 bytes that this bucket takes.\n")
+        assert (await bench.send(body=b"x" * 10)).status == 200
+
+    run(check)
+
+
+def test_too_long_on_the_way() -> None:
+    """A body of no declared length is refused at the byte that is too many, and its bytes are let go."""
+
+    async def check() -> None:
+        bench = await Bench(max_body=10).open()
+        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, None, "192.0.2.7"))
+        assert isinstance(upload, Upload)
+        assert upload.feed(b"x" * 10) is None
+        assert bench.ingest.buffered == 10
+        refusal = upload.feed(b"x")
+        assert refusal is not None
+        assert refusal.status == 413
+        assert bench.ingest.buffered == 0
+        assert await bench.events() == []
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit"),
+    [({}, 10), ({"large_webhooks": True}, 20), ({"max_body": 15}, 15), ({"max_body": 0, "large_webhooks": True}, 0)],
+)
+def test_the_limit_of_a_bucket(changes: dict[str, Any], limit: int) -> None:
+    """A bucket's own limit comes first, then large_webhooks, then the setting."""
+
+    async def check() -> None:
+        bench = await Bench(dataclasses.replace(BUCKET, **changes), max_body=10, large_max_body=20).open()
+        assert (await bench.send(body=b"x" * limit)).status == 200
+        assert (await bench.send(body=b"x" * (limit + 1))).status == 413
+
+    run(check)
+
+
+def test_the_ingest_buffer() -> None:
+    """Bodies on their way are bounded in all: over it 503 with Retry-After, by the declared length or on the way;
+    what is refused, abandoned or done is let go."""
+
+    async def check() -> None:
+        bench = await Bench(ingest_buffer=100).open()
+        first = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 80, "192.0.2.7"))
+        assert isinstance(first, Upload)
+        assert first.feed(b"x" * 60) is None
+        assert bench.ingest.buffered == 60
+        full = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 41, "192.0.2.7"))
+        assert isinstance(full, Answer)
+        assert full.status == 503
+        assert ("Retry-After", "1") in full.headers
+        assert b"not stored" in full.body
+        second = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, None, "192.0.2.7"))
+        assert isinstance(second, Upload)
+        assert second.feed(b"x" * 40) is None
+        refusal = second.feed(b"x")
+        assert refusal is not None
+        assert refusal.status == 503
+        assert bench.ingest.buffered == 60
+        assert first.feed(b"x" * 20) is None
+        assert (await finish(first)).status == 200
+        assert bench.ingest.buffered == 0
+        third = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 100, "192.0.2.7"))
+        assert isinstance(third, Upload)
+        third.feed(b"x" * 50)
+        third.abandon()
+        third.abandon()
+        assert bench.ingest.buffered == 0
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry", "words"),
+    [
+        (errors.Overloaded("queue"), 503, "1", b"was not stored: send it again"),
+        (errors.Unavailable("disk I/O error"), 503, "5", b"was not stored: send it again"),
+        (errors.Unknown("disk I/O error"), 503, "5", b"may have been: send it again"),
+        (errors.NoSpace("full"), 507, "60", b"no disk space left"),
+        (errors.BucketGone("b-1"), 404, None, b"no input at this URL"),
+        (ValueError("a bug"), 500, None, b"The relay failed"),
+        (asyncio.CancelledError(), 503, "5", b"may have been"),
+    ],
+)
+def test_what_could_not_be_stored(error: BaseException, status: int, retry: str | None, words: bytes) -> None:
+    """Every error of the log has its status and says whether to send again; what it says of the inside is not told."""
+
+    async def check() -> None:
+        log = FailingLog()
+        log.error = error
+        answer = await (await Bench(log=log).open()).send(body=b"x")
+        assert answer.status == status
+        assert dict(answer.headers).get("Retry-After") == retry
+        assert words in answer.body
+        assert str(error) == "" or str(error).encode() not in answer.body
+
+    run(check)
+
+
+BASIC = dataclasses.replace(BUCKET, auth=BucketAuth("basic", username="Aladdin", password="open sesämi:"))
+BEARER = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
+GOOD_BASIC = b"Basic " + base64.b64encode("Aladdin:open sesämi:".encode())
+
+
+@pytest.mark.parametrize(
+    ("bucket", "lines"),
+    [
+        (BASIC, b"Authorization: " + GOOD_BASIC + b"\r\n"),
+        (BASIC, b"authorization:" + GOOD_BASIC.replace(b"Basic", b"basic") + b" \t\n"),
+        (BEARER, b"Authorization: Bearer s3cret\r\n"),
+        (BEARER, b"AUTHORIZATION: bearer  s3cret\r\n"),
+    ],
+)
+def test_bucket_auth(bucket: Bucket, lines: bytes) -> None:
+    """The right credentials are let in, and their line alone is cut from what is stored."""
+
+    async def check() -> None:
+        bench = await Bench(bucket).open()
+        headers = b"A: 1\r\n" + lines + b"X-Authorization: kept\r\nB:  2 \n"
+        assert (await bench.send(headers=headers)).status == 200
+        assert (await bench.events())[0].headers == b"A: 1\r\nX-Authorization: kept\r\nB:  2 \n"
+
+    run(check)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "lines"),
+    [
+        (BASIC, b""),
+        (BASIC, b"Authorization: Basic\r\n"),
+        (BASIC, b"Authorization: Basic !!!\r\n"),
+        (BASIC, b"Authorization: Basic " + base64.b64encode(b"Aladdin:wrong") + b"\r\n"),
+        (BASIC, b"Authorization: Bearer " + GOOD_BASIC[6:] + b"\r\n"),
+        (BASIC, b"X-Authorization: " + GOOD_BASIC + b"\r\n"),
+        (BASIC, b"X: Authorization: " + GOOD_BASIC + b"\r\n"),
+        (BASIC, (b"Authorization: " + GOOD_BASIC + b"\r\n") * 2),
+        (BEARER, b"Authorization: Bearer s3cret2\r\n"),
+        (BEARER, b"Authorization: Bearer\r\n"),
+        (BEARER, b"Authorization: s3cret\r\n"),
+        (BEARER, b"Authorization: Basic s3cret\r\n"),
+    ],
+)
+def test_wrong_bucket_auth(bucket: Bucket, lines: bytes) -> None:
+    """Anything else is answered 401 `Unauthorized` from the head alone, with the scheme that is asked for."""
+
+    async def check() -> None:
+        bench = await Bench(bucket).open()
+        answer = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", b"A: 1\r\n" + lines, 5, "192.0.2.7"))
+        assert isinstance(answer, Answer)
+        assert (answer.status, answer.body) == (401, b"Unauthorized")
+        assert dict(answer.headers)["WWW-Authenticate"].split(" ")[0] == ("Basic" if bucket is BASIC else "Bearer")
+
+    run(check)
+
+
+def test_an_authorization_that_nobody_asked_for() -> None:
+    """A bucket without auth stores the sender's Authorization header: it is part of the webhook."""
+
+    async def check() -> None:
+        bench = await Bench().open()
+        assert (await bench.send(headers=b"Authorization: Bearer x\r\n")).status == 200
+        assert (await bench.events())[0].headers == b"Authorization: Bearer x\r\n"
+
+    run(check)
+
+
+AUTO = dataclasses.replace(BUCKET, dedupe=Dedupe("auto", 60))
+
+
+async def digests(bucket: Bucket, *sent: dict[str, Any]) -> list[bytes | None]:
+    """The digests under which these webhooks would be appended."""
+    seen: list[bytes | None] = []
+
+    class Watching(MemoryEventLog):
+        def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+            assert event.dedupe is None or event.dedupe_window == 60
+            seen.append(event.dedupe)
+            return super().append(bucket_id, event)
+
+    bench = await Bench(bucket, Watching()).open()
+    for each in sent:
+        assert (await bench.send(**each)).status == 200
+    return seen
+
+
+@pytest.mark.parametrize("name", [b"X-GitHub-Delivery", b"WEBHOOK-ID", b"idempotency-key", b"X-Shopify-Webhook-Id"])
+def test_dedupe_auto(name: bytes) -> None:
+    """A repeat under a well-known delivery id is one event, and is answered as the first was."""
+
+    async def check() -> None:
+        bench = await Bench(AUTO).open()
+        one, two = b"A: b\r\n" + name + b": 1\r\n", name + b":   1 \r\n"
+        assert (await bench.send(headers=one, body=b"body")).status == 200
+        assert (await bench.send(headers=two, body=b"body", chunks=2)).status == 200
+        assert len(await bench.events()) == 1
+        assert (await bench.send(headers=name + b": 2\r\n", body=b"body")).status == 200
+        assert len(await bench.events()) == 2
+
+    run(check)
+
+
+def test_what_makes_a_repeat() -> None:
+    """Everything counts: input, method, path, query, header, value and body; where one differs, so does the digest."""
+    two_inputs = dataclasses.replace(AUTO, inputs=(INPUT, dataclasses.replace(INPUT, id="in-2")))
+    first: dict[str, Any] = {"headers": b"webhook-id: 1\r\n", "body": b"b", "target": b"/v1/webhooks/in-1/p?q"}
+    others: list[dict[str, Any]] = [
+        {"target": b"/v1/webhooks/in-2/p?q"},
+        {"method": "PUT"},
+        {"target": b"/v1/webhooks/in-1/p2?q"},
+        {"target": b"/v1/webhooks/in-1/p?q2"},
+        {"target": b"/v1/webhooks/in-1/pq"},
+        {"headers": b"webhook-id: 1b\r\n", "body": b""},
+        {"headers": b"idempotency-key: 1\r\n"},
+        {"body": b"b2"},
+    ]
+
+    async def check() -> None:
+        found = await digests(two_inputs, *[first | other for other in [{}, *others]])
+        assert None not in found
+        assert len(set(found)) == len(found)
+        assert (
+            await digests(two_inputs, first, first | {"chunks": 3}, first | {"headers": b"A: b\r\nWebhook-Id: 1\n"})
+            == [found[0]] * 3
+        )
+
+    run(check)
+
+
+def test_no_dedupe_without_its_header() -> None:
+    """Where the header is missing, or the bucket does not ask, or asks for another one, every webhook is an event."""
+    named = dataclasses.replace(BUCKET, dedupe=Dedupe("X-Event.Id", 60))
+
+    async def check() -> None:
+        delivery = {"headers": b"X-GitHub-Delivery: 1\r\n"}
+        assert await digests(BUCKET, delivery) == [None]
+        assert await digests(AUTO, {"headers": b"X-Delivery: 1\r\n"}) == [None]
+        assert await digests(named, delivery, {"headers": b"X-EventXId: 1\r\n"}) == [None, None]
+        assert await digests(named, {"headers": b"x-event.id: 1\r\n"}) != [None]
+
+    run(check)
+
+
+def test_a_bug_is_logged() -> None:
+    """An error that is none of the log's is logged, with its traceback and without anything of the webhook."""
+
+    async def check() -> None:
+        log = FailingLog()
+        log.error = ValueError("a bug")
+        bench = await Bench(log=log).open()
+        with structlog.testing.capture_logs() as lines:
+            await bench.send(body=b"x")
+        assert lines == [{"event": "append_failed", "log_level": "error", "exc_info": log.error}]
+
+    run(check)
+
+
+def test_a_hostile_header_costs_no_time() -> None:
+    """Long runs of blanks in a header that is looked at are read once (quadratic work here would take minutes)."""
+
+    async def check() -> None:
+        blanks = b" \t" * 500_000
+        bench = await Bench(dataclasses.replace(BEARER, dedupe=Dedupe("auto"))).open()
+        headers = b"webhook-id:" + blanks + b"x" + blanks + b"\r\nAuthorization: Bearer s3cret" + blanks + b"\r\n"
+        assert (await bench.send(headers=headers)).status == 200
+
+    run(check)

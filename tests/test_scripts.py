@@ -1,0 +1,157 @@
+"""scripts/: set-up from a fresh clone, without a network: stand-ins for Python record what is asked of them."""
+
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ("sh", "dirname", "cat", "cksum", "flock", "rm", "mkdir", "chmod", "cp")
+
+PYTHON = """#!/bin/sh
+# Stands in for a Python {version}: makes "virtual environments" that hold a copy of itself, and notes each call.
+echo "$*" >>"$CALLS"
+case "$*" in
+    *"-m venv"*)
+        for venv; do :; done
+        mkdir -p "$venv/bin"
+        cp "$0" "$venv/bin/python"
+        cp "$RELAY" "$venv/bin/relay" ;;
+    *"print("*) echo "{version}" ;;
+    *ensurepip*) exit {no_venv} ;;
+esac
+"""
+
+
+class Clone:
+    """A copy of scripts/ and of what they read, and a PATH with only what is put there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "clone"
+        self.bin = folder / "bin"
+        self.calls = folder / "calls"
+        self.relay = folder / "relay"
+        self.bin.mkdir()
+        shutil.copytree(ROOT / "scripts", self.root / "scripts")
+        for name in ("requirements.lock", "setup.cfg", "pyproject.toml"):
+            shutil.copy(ROOT / name, self.root / name)
+        for tool in TOOLS:
+            if path := shutil.which(tool):
+                (self.bin / tool).symlink_to(path)
+        self._program(self.relay, '#!/bin/sh\necho "relay $*"\n')
+
+    def python(self, name: str, version: str, no_venv: int = 0) -> None:
+        self._program(self.bin / name, PYTHON.format(version=version, no_venv=no_venv))
+
+    def _program(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def serve(self) -> subprocess.CompletedProcess[str]:
+        self.calls.write_text("")
+        environment = {"PATH": str(self.bin), "CALLS": str(self.calls), "RELAY": str(self.relay)}
+        command = [str(self.root / "scripts/serve"), "--port", "0"]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+
+    def installs(self) -> int:
+        return self.calls.read_text().count("--require-hashes")
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path)
+
+
+def test_a_fresh_clone_is_set_up_and_the_set_up_speaks_on_stderr_only(clone: Clone) -> None:
+    """The first run makes .venv, installs the lock by hash, then the relay, and runs it."""
+    clone.python("python3", "3.12")
+    run = clone.serve()
+    assert (run.returncode, run.stdout) == (0, "relay serve --port 0\n")
+    assert "making .venv" in run.stderr
+    venv, lock, package = [line for line in clone.calls.read_text().splitlines() if line.startswith("-m ")]
+    assert venv.startswith("-m venv")
+    assert "--require-hashes -r" in lock
+    assert "--no-deps --no-build-isolation -e" in package
+
+
+def test_a_second_run_does_nothing(clone: Clone) -> None:
+    """Where nothing changed, nothing is made, installed or said."""
+    clone.python("python3", "3.12")
+    clone.serve()
+    run = clone.serve()
+    assert (run.stdout, run.stderr) == ("relay serve --port 0\n", "")
+    assert "-m" not in clone.calls.read_text()
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "setup.cfg"])
+def test_a_newer_lock_is_noticed(clone: Clone, name: str) -> None:
+    """A change to the lock or to the metadata installs again."""
+    clone.python("python3", "3.12")
+    clone.serve()
+    with (clone.root / name).open("a") as file:
+        file.write("# newer\n")
+    clone.serve()
+    assert clone.installs() == 1
+    clone.serve()
+    assert clone.installs() == 0
+
+
+def test_a_failed_set_up_is_tried_again(clone: Clone) -> None:
+    """An install that fails leaves no stamp, and the relay is not started."""
+    clone.python("python3", "3.12")
+    good = (clone.bin / "python3").read_text()
+    (clone.bin / "python3").write_text(good + 'case "$*" in *--require-hashes*) exit 1 ;; esac\n')
+    run = clone.serve()
+    assert (run.returncode, run.stdout) == (1, "")
+    (clone.root / ".venv/bin/python").write_text(good)
+    assert clone.serve().stdout == "relay serve --port 0\n"
+
+
+def test_a_moved_clone_gets_a_new_venv(clone: Clone) -> None:
+    """A virtual environment holds absolute paths, so one that was made elsewhere is not used."""
+    clone.python("python3", "3.12")
+    clone.serve()
+    clone.root = clone.root.rename(clone.root.parent / "moved")
+    assert "making .venv" in clone.serve().stderr
+
+
+def test_the_first_python_that_fits_is_taken(clone: Clone) -> None:
+    """One that is too old, too new or without venv is passed over."""
+    clone.python("python3", "3.9")
+    clone.python("python3.13", "3.13", no_venv=1)
+    clone.python("python3.11", "3.11")
+    run = clone.serve()
+    assert run.returncode == 0
+    assert "bin/python3.11" in run.stderr
+
+
+def test_no_python_that_fits(clone: Clone) -> None:
+    """The message says what was found, what is needed and how to get it."""
+    clone.python("python3", "3.9")
+    run = clone.serve()
+    assert run.returncode == 1
+    assert "Python 3.11, 3.12 or 3.13 is needed" in run.stderr
+    assert "python3 is 3.9" in run.stderr
+    assert "apt-get install" in run.stderr
+
+
+def test_python_without_venv(clone: Clone) -> None:
+    """Debian's Python without python3-venv: the message names the package."""
+    clone.python("python3", "3.12", no_venv=1)
+    run = clone.serve()
+    assert run.returncode == 1
+    assert "apt-get install python3-venv" in run.stderr
+
+
+def test_the_lock_names_no_host() -> None:
+    """The lock pins by version and hash alone: every package has hashes, and none says where it comes from."""
+    text = (ROOT / "requirements.lock").read_text()
+    assert "://" not in text
+    assert "--index-url" not in text
+    pins = [block for block in text.replace("\\\n", " ").splitlines() if block and not block.lstrip().startswith("#")]
+    assert pins
+    assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
+    assert os.access(ROOT / "scripts/lock", os.X_OK)

@@ -1,0 +1,207 @@
+"""`relay serve` as a process: what it prints, how it ends, and that what it says to do works."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+TIMEOUT = 30.0
+RELAY = [sys.executable, "-W", "error", "-m", "relay_tornado"]
+
+
+class Served:
+    """A running `relay serve`; `stdout` and `stderr` are read from files."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        self.out, self.err = folder / "stdout", folder / "stderr"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*RELAY, "serve", "--port", "0", *flags],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+
+    @property
+    def stderr(self) -> str:
+        return self.err.read_text()
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        deadline = time.monotonic() + TIMEOUT
+        while (match := re.search(pattern, self.out.read_text() + self.stderr)) is None:
+            assert self.process.poll() is None, f"it ended: {self.stderr}"
+            assert time.monotonic() < deadline, f"it never said {pattern}: {self.stderr}"
+            time.sleep(0.01)
+        return match
+
+    def url(self) -> str:
+        return self.wait_for(r"listening on (http://\S+)")[1]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT)
+
+
+@contextmanager
+def served(folder: Path, *flags: str) -> Iterator[Served]:
+    running = Served(folder, *flags)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.wait(TIMEOUT)
+
+
+def shell(line: str) -> str:
+    """What a line prints, run by a shell in some other place."""
+    run = subprocess.run(line, shell=True, cwd="/", capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_runs_until_it_is_told(tmp_path: Path, number: int) -> None:
+    """It prints one line on stdout when it is ready, and on SIGTERM or Ctrl-C ends with 0."""
+    with served(tmp_path) as relay:
+        url = relay.url()
+        with urllib.request.urlopen(f"{url}/readyz", timeout=TIMEOUT) as answer:
+            assert answer.status == 200
+        assert relay.end(number) == 0
+        assert relay.out.read_text() == f"listening on {url}\n"
+        logged = [json.loads(line) for line in relay.stderr.splitlines() if line.startswith("{")]
+        assert [line["event"] for line in logged] == ["started", "stopped"]
+
+
+def test_what_to_do_next(tmp_path: Path) -> None:
+    """On a new directory it says which commands make a bucket and a token; they work as they are printed, and it says
+    so only once."""
+    data = tmp_path / "my data"
+    with served(tmp_path, "--data", str(data)) as relay:
+        relay.url()
+        lines = [line.strip() for line in relay.stderr.splitlines() if line.startswith("  ")]
+        assert [line.split(" --data ")[0].split()[-3:] for line in lines] == [
+            ["bucket", "create", "orders"],
+            ["relay_tornado", "token", "create"],
+        ]
+        for line in lines:
+            assert shell(line)
+        assert relay.end() == 0
+    with served(tmp_path, "--data", str(data)) as relay:
+        relay.url()
+        assert "bucket create" not in relay.stderr
+
+
+@pytest.mark.parametrize("flags", [[], ["--host", "::1"]])
+def test_the_demo(tmp_path: Path, flags: list[str]) -> None:
+    """`--demo` makes a bucket and a token, and prints a curl line and a client line that work as they are; a second
+    time it makes nothing, and says how to go on."""
+    with served(tmp_path, "--demo", *flags) as relay:
+        url = relay.url()
+        assert ("[::1]" in url) == bool(flags)
+        curl = relay.wait_for(r"\n  (curl .*)\n")[1]
+        client = relay.wait_for(r"\n  (\S+ -c .*)\n")[1]
+        with subprocess.Popen(shlex.split(client), stdout=subprocess.PIPE, text=True) as subscriber:
+            assert subscriber.stdout is not None
+            try:
+                assert json.loads(subscriber.stdout.readline())["status"] == "authenticated"
+                assert json.loads(subscriber.stdout.readline())["status"] == "subscribed"
+                send(curl)
+                frame = json.loads(subscriber.stdout.readline())
+                assert (frame["method"], frame["body"], frame["query"]) == ("POST", '{"hello": "world"}', "from=curl")
+            finally:
+                subscriber.kill()
+        secret = relay.wait_for(r"secret (\S+)")[1]
+        assert relay.end() == 0
+        logged = [line for line in relay.stderr.splitlines() if line.startswith("{")]
+        assert logged
+        assert not any(secret in line for line in logged)
+    with served(tmp_path, "--demo", *flags) as relay:
+        relay.url()
+        assert "secret sk-" not in relay.stderr
+        send(relay.wait_for(r"\n  (curl .*)\n")[1])
+        create = relay.wait_for(r"\n  (.* token create .*)\n")[1]
+        assert "sk-rly_" in shell(create)
+        listed = json.loads(shell(create.replace("token create --bucket demo", "bucket list --json")))
+        assert [bucket["name"] for bucket in listed] == ["demo"]
+
+
+def send(curl: str) -> None:
+    """Does what a curl line does."""
+    program, url, flag, body = shlex.split(curl)
+    assert (program, flag) == ("curl", "-d")
+    with urllib.request.urlopen(url, data=body.encode(), timeout=TIMEOUT) as answer:
+        assert answer.status == 200
+
+
+def test_whole_urls(tmp_path: Path) -> None:
+    """With a public URL the lines have it; what it listens on stays its address."""
+    with served(tmp_path, "--demo", "--public-url", "https://relay.example") as relay:
+        assert relay.url().startswith("http://127.0.0.1:")
+        assert relay.wait_for(r"\n  curl '(\S+)'")[1].startswith("https://relay.example/v1/webhooks/")
+        assert "wss://relay.example/v1/socket" in relay.stderr
+
+
+def test_a_start_that_fails(tmp_path: Path) -> None:
+    """What keeps it from starting is one line on stderr and exit code 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with served(tmp_path, "--port", str(port)) as relay:
+            assert relay.process.wait(TIMEOUT) == 1
+            assert relay.stderr.count("\n") == 1
+            assert f"can't listen on 127.0.0.1 port {port}" in relay.stderr
+    with served(tmp_path) as first:
+        first.url()
+        (tmp_path / "second").mkdir()
+        with served(tmp_path / "second", "--data", str(tmp_path / "relay-data")) as second:
+            assert second.process.wait(TIMEOUT) == 1
+            assert second.stderr.count("\n") == 1
+            assert str(first.process.pid) in second.stderr
+
+
+def test_told_while_it_starts(tmp_path: Path) -> None:
+    """A signal at any moment of the start ends it with 0 or by that signal, and leaves the directory free."""
+    for delay in (0.3, 0.5):
+        with served(tmp_path) as relay:
+            time.sleep(delay)
+            assert relay.end() in (0, -signal.SIGTERM)
+    with served(tmp_path) as relay:
+        relay.url()
+        assert relay.end() == 0
+
+
+def test_lines_for_who_has_it_on_the_path(tmp_path: Path) -> None:
+    """The lines call the relay as it can be called: by its name where the shell finds it, else by its path."""
+    program = Path(sys.executable).with_name("relay")
+    others = [folder for folder in os.environ["PATH"].split(":") if not (Path(folder) / "relay").exists()]
+    for folders, name in (([str(program.parent), *others], "relay"), (others, str(program))):
+        with (tmp_path / "stderr").open("w+") as err:
+            process = subprocess.Popen(
+                [str(program), "serve", "--port", "0", "--data", str(tmp_path / "data")],
+                env=os.environ | {"PATH": ":".join(folders)},
+                stdout=subprocess.PIPE,
+                stderr=err,
+            )
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline().startswith(b"listening on ")
+            finally:
+                process.terminate()
+                process.communicate(timeout=TIMEOUT)
+            err.seek(0)
+            assert f"  {name} token create --data " in err.read()

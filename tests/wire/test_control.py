@@ -1,0 +1,229 @@
+"""relay_tornado/wire/control.py: stock forms are read leniently, ours strictly, and nothing raises."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado.model import Cursor, Earliest, Last, Latest, Since
+from relay_tornado.wire.control import Auth, Incoming, Pong, Problem, Subscribe, Unsubscribe, parse
+
+
+def subscribe(**fields: Any) -> Incoming:
+    return parse(json.dumps({"action": "subscribe", **fields}))
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ('{"action":"auth","key":"K","secret":"S"}', Auth("K", "S")),
+        ('{"action":"auth","key":"K","secret":"S","buckets":null}', Auth("K", "S")),
+        ('{"action":"auth","key":"whr","secret":"sk-x","more":[1]}', Auth("whr", "sk-x")),
+        ('{"action":"auth"}', Auth("", "")),
+        ('{"action":"auth","key":null,"secret":"S"}', Auth("", "S")),
+        ('{"action":"auth","key":1,"secret":["S"]}', Auth("", "")),
+        ('{"action":"subscribe","buckets":["foo"]}', Subscribe(("foo",))),
+        ('{"action":"subscribe","key":"","secret":"","buckets":["foo","bar"]}', Subscribe(("foo", "bar"))),
+        ('{"action":"subscribe","key":"","secret":"","buckets":[""]}', Subscribe()),
+        ('{"action":"subscribe","buckets":[]}', Subscribe()),
+        ('{"action":"subscribe","buckets":null}', Subscribe()),
+        ('{"action":"subscribe"}', Subscribe()),
+        ('{"action":"subscribe","buckets":["foo","foo",""]}', Subscribe(("foo", "foo"))),
+        ('{"action":"pong"}', Pong()),
+        ('{"action":"pong","key":"","secret":"","buckets":null}', Pong()),
+        ('{"action":"pong","key":7}', Pong()),
+    ],
+)
+def test_stock_messages(text: str, content: object) -> None:
+    """Every form that stock clients were seen to send is understood, and asks for nothing of ours."""
+    assert parse(text) == Incoming(json.loads(text)["action"], False, content)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("since", "position"),
+    [
+        ("latest", Latest()),
+        ("earliest", Earliest()),
+        ("k3v9x1q7m2ab-42", Cursor("k3v9x1q7m2ab", 42)),
+        ("k3v9x1q7m2ab-42-3", Cursor("k3v9x1q7m2ab", 42, 3)),
+        ("k3v9x1q7m2ab-0", Cursor("k3v9x1q7m2ab", 0)),
+        ({"last": 10}, Last(10)),
+        ({"last": 0}, Last(0)),
+        ({"last": 3.0}, Last(3)),
+        ({"time": 1700000000}, Since(1700000000.0)),
+        ({"time": -1.5}, Since(-1.5)),
+        (None, None),
+    ],
+)
+def test_positions(since: Any, position: object) -> None:
+    """Each form of a position, for every bucket."""
+    content = subscribe(since=since).content
+    assert isinstance(content, Subscribe)
+    assert content.position("id", "name") == position
+
+
+def test_a_map_of_positions() -> None:
+    """A bucket's id goes before its name, its name before "*", and without any there is no position."""
+    content = subscribe(since={"id-1": "earliest", "orders": {"last": 1}, "*": {"time": 5}}).content
+    assert isinstance(content, Subscribe)
+    assert content.position("id-1", "orders") == Earliest()
+    assert content.position("id-2", "orders") == Last(1)
+    assert content.position("id-3", "billing") == Since(5.0)
+    content = subscribe(since={}).content
+    assert isinstance(content, Subscribe)
+    assert content.position("id-1", "orders") is None
+
+
+def test_a_bucket_may_be_called_last() -> None:
+    """An object is one position only where its one key is `last` or `time`, with a number."""
+    content = subscribe(since={"last": "earliest"}).content
+    assert isinstance(content, Subscribe)
+    assert content.position("id", "last") == Earliest()
+    assert content.position("id", "other") is None
+    content = subscribe(since={"last": {"last": 1}, "time": "latest"}).content
+    assert isinstance(content, Subscribe)
+    assert content.position("id", "time") == Latest()
+
+
+def test_our_fields() -> None:
+    """on_gap and max_body are read, and so the client has asked for our additions."""
+    assert subscribe(on_gap="fail", max_body=0) == Incoming("subscribe", True, Subscribe(on_gap="fail", max_body=0))
+    assert subscribe(on_gap=None, max_body=None, since=None) == Incoming("subscribe", True, Subscribe())
+    unsubscribe = parse('{"action":"unsubscribe","buckets":["a"]}')
+    assert unsubscribe == Incoming("unsubscribe", True, Unsubscribe(("a",)))
+
+
+@pytest.mark.parametrize(
+    ("text", "extended"),
+    [
+        ('{"action":"subscribe","extended":true}', True),
+        ('{"action":"subscribe","extended":false}', False),
+        ('{"action":"subscribe","extended":1}', False),
+        ('{"action":"pong","extended":true}', True),
+        ('{"action":"auth","extended":true}', True),
+        ('{"action":"subscribe","since":null}', True),
+        ('{"action":"subscribe","outputs":null}', True),
+        ('{"action":"ack"}', True),
+        ('{"action":"dance","extended":true}', True),
+        ('{"action":"dance"}', False),
+    ],
+)
+def test_who_asks_for_our_additions(text: str, extended: bool) -> None:
+    """One of our fields or actions, or "extended": true, and nothing else."""
+    assert parse(text).extended is extended
+
+
+@pytest.mark.parametrize(
+    ("fields", "where", "advice"),
+    [
+        ({"since": 5}, "since:", '"latest"'),
+        ({"since": True}, "since:", '"latest"'),
+        ({"since": "yesterday"}, "since:", "k3v9x1q7m2ab-42"),
+        ({"since": "K3V9X1Q7M2AB-1"}, "since:", "k3v9x1q7m2ab-42"),
+        ({"since": ["latest"]}, "since:", '"latest"'),
+        ({"since": {"last": -1}}, "since.last:", "0 or more"),
+        ({"since": {"last": 1.5}}, "since.last:", "whole number"),
+        ({"since": {"last": True}}, "since.last:", '"latest"'),
+        ({"since": {"last": float("nan")}}, "since.last:", "whole number"),
+        ({"since": {"last": float("inf")}}, "since.last:", "whole number"),
+        ({"since": {"time": float("nan")}}, "since.time:", "unix seconds"),
+        ({"since": {"time": float("-inf")}}, "since.time:", "unix seconds"),
+        ({"since": {"time": 10**400}}, "since.time:", "unix seconds"),
+        ({"since": {"orders": "x"}}, "since.orders:", '"latest"'),
+        ({"since": {"orders": None}}, "since.orders:", '"latest"'),
+        ({"since": {"orders": {"last": -1}}}, "since.orders.last:", "0 or more"),
+        ({"since": {"orders": {"last": 1, "time": 2}}}, "since.orders:", '"latest"'),
+        ({"on_gap": "panic"}, "on_gap:", '"resume" or "fail"'),
+        ({"on_gap": 1}, "on_gap:", '"resume" or "fail"'),
+        ({"max_body": -1}, "max_body:", "0 or more"),
+        ({"max_body": True}, "max_body:", "whole number of bytes"),
+        ({"max_body": 1.5}, "max_body:", "whole number of bytes"),
+        ({"max_body": "1MB"}, "max_body:", "whole number of bytes"),
+        ({"buckets": "orders"}, "buckets:", "list"),
+        ({"buckets": {"orders": 1}}, "buckets:", "list"),
+        ({"buckets": ["a", 1]}, "buckets[1]:", "in quotes"),
+        ({"buckets": [None]}, "buckets[0]:", "in quotes"),
+    ],
+)
+def test_what_is_wrong_is_named(fields: dict[str, Any], where: str, advice: str) -> None:
+    """The error names the field, and says what to write instead."""
+    content = subscribe(**fields).content
+    assert isinstance(content, Problem)
+    assert content.code == "invalid"
+    assert content.message.startswith(where)
+    assert advice in content.message
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"consumer": "w"}, {"ack": "explicit"}, {"max_in_flight": 1}, {"filter": {}}, {"outputs": "none"}],
+    ids=str,
+)
+def test_what_is_not_built_yet_is_said(fields: dict[str, Any]) -> None:
+    """A field that this relay can't honour is refused by name, instead of being passed over."""
+    content = subscribe(**fields).content
+    assert isinstance(content, Problem)
+    assert content.code == "unsupported"
+    assert content.message.startswith(f"{next(iter(fields))}: this relay does not have it yet")
+
+
+@pytest.mark.parametrize("action", ["ack", "nak", "respond"])
+def test_actions_that_are_not_built_yet(action: str) -> None:
+    """The same for actions."""
+    content = parse(json.dumps({"action": action, "id": "k3v9x1q7m2ab-42"})).content
+    assert isinstance(content, Problem)
+    assert content.code == "unsupported"
+    assert repr(action) in content.message
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "invalid"),
+        ("{", "invalid"),
+        ("null", "invalid"),
+        ("[]", "invalid"),
+        ('"auth"', "invalid"),
+        ("{}", "invalid"),
+        ('{"action":5}', "invalid"),
+        ('{"action":["auth"]}', "invalid"),
+        ("[" * 8000, "invalid"),
+        ('{"a":' * 1500, "invalid"),
+        ('{"action":"subscribe","since":{"last":' + "9" * 5000 + "}}", "invalid"),
+        ('{"action":"subscribe","buckets":["\\ud800"]}', "invalid"),
+        ('{"action":"Auth"}', "unknown_action"),
+        ('{"action":""}', "unknown_action"),
+    ],
+)
+def test_what_is_no_message(text: str, code: str) -> None:
+    """Malformed JSON, what is no object, and what has no known action are told apart."""
+    content = parse(text).content
+    assert isinstance(content, Problem)
+    assert content.code == code
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = ("buckets", "since", "on_gap", "max_body", "consumer", "key", "secret", "extended", "filter")
+MESSAGES = st.builds(
+    lambda action, fields: {"action": action, **fields},
+    st.sampled_from(["auth", "subscribe", "unsubscribe", "pong", "ack", "other"]) | JSON,
+    st.dictionaries(st.sampled_from(FIELDS), JSON | st.fixed_dictionaries({"last": JSON}), max_size=4),
+)
+
+
+@given(st.one_of(MESSAGES.map(json.dumps), JSON.map(json.dumps), st.text()))
+def test_nothing_raises(text: str) -> None:
+    """Whatever a client sends is a message or a problem, and what comes back can be sent."""
+    incoming = parse(text)
+    assert isinstance(incoming, Incoming)
+    if isinstance(incoming.content, Problem):
+        assert incoming.content.message
+        incoming.content.message.encode()
+    if isinstance(incoming.content, Subscribe):
+        "".join(incoming.content.buckets).encode()

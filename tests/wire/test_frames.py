@@ -1,0 +1,155 @@
+"""relay_tornado/wire/frames.py: the exact forms, and that any event makes valid JSON with nothing lost."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado.model import Bucket, Event, Gap
+from relay_tornado.wire import frames
+
+BUCKET = Bucket(id="b-1", name="orders", created_at=0.0, updated_at=0.0)
+
+
+def event(**fields: Any) -> Event:
+    values: dict[str, Any] = {
+        "seq": 42,
+        "epoch": "k3v9x1q7m2ab",
+        "received_at": 1700000000.25,
+        "input_id": "i-1",
+        "method": "POST",
+        "path": b"",
+        "query": b"",
+        "headers": b"",
+        "body": b"",
+        "remote_ip": "192.0.2.1",
+    }
+    return Event(**(values | fields))
+
+
+def test_the_webhook_frame_is_exact() -> None:
+    """Every key of the stock form and of ours stands where it should, and no other."""
+    made = event(
+        path=b"/extra", query=b"foo=bar", headers=b"Host: relay.example\r\ncontent-type: a/b\r\n", body=b'{"a":1}'
+    )
+    assert frames.webhook(made, BUCKET, "Default public endpoint").decode() == (
+        '{"type":"webhook","meta":{"id":"k3v9x1q7m2ab-42","bucked_id":"b-1","bucket_id":"b-1","bucket_name":"orders",'
+        '"input_id":"i-1","input_name":"Default public endpoint","output_name":"","output_destination":"","seq":42,'
+        '"epoch":"k3v9x1q7m2ab","received_at":1700000000.25,"path":"/extra","host":"relay.example",'
+        '"remote_ip":"192.0.2.1"},"headers":{"Content-Type":["a/b"]},"query":"foo=bar","body":"{\\"a\\":1}",'
+        '"method":"POST"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (
+            frames.AUTHENTICATED,
+            '{"type":"status","status":"authenticated","message":"connected successfully, subscribe to buckets"}',
+        ),
+        (frames.PING, '{"type":"status","status":"ping","message":""}'),
+        (
+            frames.subscribed(["a", "b"]),
+            '{"type":"status","status":"subscribed","message":"subscribed to buckets: a, b"}',
+        ),
+        (frames.subscribed([]), '{"type":"status","status":"subscribed","message":"subscribed to buckets: all"}'),
+        (
+            frames.subscribed(["x"], [{"bucket_name": "x", "error": "not_found"}]),
+            '{"type":"status","status":"subscribed","message":"subscribed to buckets: x",'
+            '"buckets":[{"bucket_name":"x","error":"not_found"}]}',
+        ),
+        (
+            frames.unsubscribed(["a"]),
+            '{"type":"status","status":"unsubscribed","message":"unsubscribed from buckets: a"}',
+        ),
+        (frames.unauthorized("no"), '{"type":"status","status":"unauthorized","message":"no"}'),
+        (
+            frames.error("invalid", "since: …"),
+            '{"type":"status","status":"error","code":"invalid","message":"since: …"}',
+        ),
+        (
+            frames.ping({"orders": "k3v9x1q7m2ab-42"}),
+            '{"type":"status","status":"ping","message":"","positions":{"orders":"k3v9x1q7m2ab-42"}}',
+        ),
+        (
+            frames.caught_up("orders", "k3v9x1q7m2ab-0"),
+            '{"type":"status","status":"caught_up","bucket_name":"orders","id":"k3v9x1q7m2ab-0"}',
+        ),
+        (
+            frames.gap("orders", Gap("retention", 12, 40)),
+            '{"type":"status","status":"gap","bucket_name":"orders",'
+            '"gap":{"from":12,"to":40,"count":29,"reason":"retention"}}',
+        ),
+        (
+            frames.gap("orders", Gap("future")),
+            '{"type":"status","status":"gap","bucket_name":"orders",'
+            '"gap":{"from":null,"to":null,"count":null,"reason":"future"}}',
+        ),
+        (frames.bucket_deleted("orders"), '{"type":"status","status":"bucket_deleted","bucket_name":"orders"}'),
+    ],
+)
+def test_status_frames_are_exact(payload: bytes, expected: str) -> None:
+    """Each status frame has its documented form, byte for byte."""
+    assert payload.decode() == expected
+
+
+def test_a_body_that_is_no_text_comes_exactly_too() -> None:
+    """`body` has replacement characters, `body_base64` the bytes."""
+    frame = json.loads(frames.webhook(event(body=b"a\xff\xfeb"), BUCKET, ""))
+    assert frame["body"] == "a��b"
+    assert base64.b64decode(frame["body_base64"]) == b"a\xff\xfeb"
+
+
+def test_a_truncated_event_has_no_body() -> None:
+    """`truncated` stands instead of the body, whatever the body is."""
+    frame = json.loads(frames.webhook(event(body=b"\xff" * 10), BUCKET, "", truncate=True))
+    assert frame["truncated"] is True
+    assert "body" not in frame
+    assert "body_base64" not in frame
+
+
+def test_an_empty_body_is_there() -> None:
+    """Clients read `body` without asking whether it is there."""
+    frame = json.loads(frames.webhook(event(), BUCKET, ""))
+    assert frame["body"] == ""
+    assert frame["query"] == ""
+    assert not frame.keys() & {"body_base64", "truncated"}
+
+
+AWKWARD = st.sampled_from(
+    [b"\x00", b"\x1f\x7f", "\u2028\u2029".encode(), b'"\\', "\ufeff".encode(), "😀".encode(), b"\xed\xa0\x80", b"\xff"]
+)
+BODIES = st.one_of(st.binary(max_size=64), st.text(max_size=64).map(lambda text: text.encode()), AWKWARD)
+
+
+@given(body=BODIES, path=BODIES, query=BODIES, value=BODIES, name=st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_event_makes_valid_json_and_loses_nothing(
+    body: bytes, path: bytes, query: bytes, value: bytes, name: str
+) -> None:
+    """The frame is UTF-8 and strict JSON, and the body comes out with the bytes that went in."""
+    value = value.replace(b"\n", b"")
+    made = event(body=body, path=path, query=query, headers=b"X-Odd: " + value + b"\r\n")
+    payload = frames.webhook(made, Bucket(id="b", name=name, created_at=0, updated_at=0), name)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    frame = json.loads(payload.decode("utf-8"), parse_constant=refuse)
+    exact = base64.b64decode(frame["body_base64"]) if "body_base64" in frame else frame["body"].encode()
+    assert exact == body
+    assert ("body_base64" in frame) != _is_utf8(body)
+    for raw, shown in ((path, frame["meta"]["path"]), (query, frame["query"])):
+        assert raw in (shown.encode(), shown.encode("latin-1", "ignore"))
+    assert frame["meta"]["bucket_name"] == frame["meta"]["input_name"] == name
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
