@@ -61,8 +61,11 @@ CREATE TABLE epoch (
 
 CREATE INDEX epoch_log ON epoch (log, from_seq);
 
--- The events. `size` is the bytes of path, query, headers and body; `crc` a CRC32 of the content (log/rows.py).
--- Small columns stand before big ones, so that sizes are summed without reading the pages of bodies.
+-- The events. `size` is the bytes of path, query, headers and body; `crc` a CRC32 of the content (log/rows.py). A row
+-- whose size is more than what stands in it is the stub of an ephemeral event, whose content was in memory only.
+-- Small columns stand before big ones, so that sizes are summed without reading the pages of bodies. `resend_of` is
+-- the id of the event that it is a copy of, `target` the number of the one output that the copy goes to, `force`
+-- whether rules are passed over; `verified` the verdict on its signature (NULL: none was checked), `verdict` why.
 CREATE TABLE event (
     log INTEGER NOT NULL,
     seq INTEGER NOT NULL,
@@ -76,6 +79,11 @@ CREATE TABLE event (
     headers BLOB NOT NULL,
     remote_ip TEXT NOT NULL,
     body BLOB NOT NULL,
+    resend_of TEXT,
+    target INTEGER,
+    force INTEGER NOT NULL DEFAULT 0 CHECK (force IN (0, 1)),
+    verified INTEGER CHECK (verified IN (0, 1)),
+    verdict TEXT NOT NULL DEFAULT '',
     UNIQUE (log, seq)
 ) STRICT;
 
@@ -90,6 +98,39 @@ CREATE TABLE dedupe (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX dedupe_until ON dedupe (log, until);
+
+-- What became of events: one row whenever something was tried or answered, in this order. `output` is the number of
+-- the copy, 0 where there is none; `status_code` 0 where nobody answered. The rows of an event leave after it.
+CREATE TABLE delivery (
+    id INTEGER PRIMARY KEY,
+    log INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    at REAL NOT NULL,
+    status TEXT NOT NULL,
+    status_code INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    retries INTEGER NOT NULL,
+    headers TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX delivery_event ON delivery (log, seq, output);
+
+-- Positions that the relay keeps: everything up to `floor` is done with.
+CREATE TABLE consumer (
+    log INTEGER NOT NULL REFERENCES log (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    output INTEGER NOT NULL,
+    floor INTEGER NOT NULL CHECK (floor >= 0),
+    PRIMARY KEY (log, name, output)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER delivery_insert BEFORE INSERT ON delivery
+WHEN NOT EXISTS (SELECT 1 FROM log WHERE id = NEW.log AND dropped = 0 AND NEW.seq BETWEEN first AND head)
+BEGIN
+    SELECT RAISE(ABORT, 'a delivery belongs to an event that its log holds');
+END;
 
 -- Events are append-only.
 CREATE TRIGGER event_update BEFORE UPDATE ON event
@@ -122,4 +163,4 @@ BEGIN
     SELECT RAISE(ABORT, 'a log is deleted only after it was dropped and its events are gone');
 END;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;

@@ -8,6 +8,7 @@ RelayError                  internal          500
 │   └── BucketGone          bucket_gone       404   the log's word for a bucket that is not there (any more)
 ├── Conflict                conflict          412   a name is taken, or the record changed meanwhile
 ├── TooLarge                too_large         413
+├── WrongType               unsupported_media_type  415   a body that is no JSON, and says so
 ├── CursorLost              cursor_lost       410   carries `first`: reading goes on there
 ├── Overloaded              overloaded        503   a bounded queue is full; nothing was stored
 ├── Unavailable             unavailable       503   the write failed; nothing was stored
@@ -22,6 +23,8 @@ RelayError                  internal          500
 from __future__ import annotations
 
 from typing import ClassVar
+
+from relay_tornado.model import GapReason
 
 
 class RelayError(Exception):
@@ -79,15 +82,22 @@ class TooLarge(RelayError):
     status = 413
 
 
+class WrongType(RelayError):
+    code = "unsupported_media_type"
+    status = 415
+
+
 class CursorLost(RelayError):
-    """The next event of a reader is not there any more; `first` is the next seq that is."""
+    """The next event of a reader is not there any more; `first` is the next seq that is. `reason` is why, as a gap's:
+    "retention", or "ephemeral" where its content was in memory only and has left it."""
 
     code = "cursor_lost"
     status = 410
 
-    def __init__(self, first: int) -> None:
+    def __init__(self, first: int, reason: GapReason = "retention") -> None:
         super().__init__(f"the events before {first} are not kept any more; read on from there")
         self.first = first
+        self.reason: GapReason = reason
 
 
 class Overloaded(RelayError):

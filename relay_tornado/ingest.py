@@ -15,35 +15,50 @@ import binascii
 import hashlib
 import hmac
 import re
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import structlog
 
-from relay_tornado.errors import Overloaded, RelayError, Unknown
+from relay_tornado.counters import Counters
+from relay_tornado.errors import Invalid, Overloaded, RelayError, Unknown
+from relay_tornado.limits import Limiter, retry_after
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import Appended, Bucket, BucketAuth, Input, NewEvent
+from relay_tornado.model import Appended, Bucket, BucketAuth, Input, NewEvent, RateLimit, Verify
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
+from relay_tornado.signatures import Verdict, Verifier
 from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, static_answer, text_answer
 
 PREFIX = b"/v1/webhooks/"
 DELIVERY_IDS = ("X-GitHub-Delivery", "webhook-id", "Idempotency-Key", "X-Shopify-Webhook-Id")
 """The headers that dedupe "auto" looks for, in this order; the first that is there decides."""
 
-_ORIGIN = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
+_ORIGIN = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _log = structlog.get_logger(__name__)
+
+
+class Answers(Protocol):
+    """Where senders wait for what a client answers."""
+
+    def wait(
+        self, bucket: Bucket, input: Input, appended: Appended, answered: Callable[[Answer], None]
+    ) -> Callable[[], None]:
+        """Calls `answered` once, perhaps at once; what it returns ends the wait without an answer."""
 
 
 class Head(NamedTuple):
     """A request's head. `target` is as it came; `headers` is the raw header block, as in `NewEvent`;
-    `content_length` is None where only the end of the body tells (chunked)."""
+    `content_length` is None where only the end of the body tells (chunked). `host` is the Host header, which only
+    counts where the target is no ingest URL."""
 
     method: str
     target: bytes
     headers: bytes
     content_length: int | None
     remote_ip: str
+    host: str = ""
 
 
 def origin_form(target: bytes) -> bytes:
@@ -67,6 +82,13 @@ def split_target(target: bytes) -> tuple[str, bytes, bytes] | None:
     return input_id.decode("latin-1"), slash + path, query
 
 
+def authority(target: bytes, host: str) -> str:
+    """The host that a request is for: the one in an absolute-form target, which overrules the Host header (RFC 9112,
+    section 3.2.2)."""
+    match = None if target[:1] == b"/" else _ORIGIN.match(target)
+    return host if match is None else match[1].rpartition(b"@")[2].decode("latin-1")
+
+
 def header_pattern(name: str) -> re.Pattern[bytes]:
     """Finds a header's lines in a raw block; the first group is the value with its surrounding blanks."""
     return re.compile(rb"^%b:(.*)\n" % re.escape(name.encode()), re.IGNORECASE | re.MULTILINE)
@@ -77,14 +99,30 @@ _BLANKS = b" \t\r"
 
 
 class _Door:
-    """What is worked out once for an input: its answer, its limit, and how its senders prove themselves."""
+    """What is worked out once for an input: its answer, its limits, and how its senders prove themselves."""
 
-    __slots__ = ("answer", "auth", "bucket", "challenge", "dedupe_headers", "input", "max_body", "too_large", "window")
+    __slots__ = (
+        "answer",
+        "auth",
+        "bucket",
+        "challenge",
+        "dedupe_headers",
+        "input",
+        "limiters",
+        "max_body",
+        "reject",
+        "too_large",
+        "verify",
+        "window",
+    )
 
-    def __init__(self, bucket: Bucket, input: Input, settings: Settings) -> None:
+    def __init__(self, bucket: Bucket, input: Input, settings: Settings, limiters: tuple[Limiter, ...]) -> None:
         self.bucket = bucket
         self.input = input
         self.answer = static_answer(input)
+        self.limiters = limiters
+        self.verify = None if input.verify is None else _verifier(input.verify)
+        self.reject = input.verify is not None and input.verify.on_failure == "reject"
         default = settings.large_max_body if bucket.large_webhooks else settings.max_body
         self.max_body = default if bucket.max_body is None else bucket.max_body
         self.too_large = text_answer(413, f"The body is larger than the {self.max_body} bytes that this bucket takes.")
@@ -100,6 +138,16 @@ class _Door:
             names = DELIVERY_IDS
         self.dedupe_headers = tuple((name.lower().encode(), header_pattern(name)) for name in names)
         self.window = 0.0 if bucket.dedupe is None else bucket.dedupe.window
+
+
+def _verifier(verify: Verify) -> Callable[[bytes, bytes, float], Verdict]:
+    try:
+        return Verifier(verify.provider, verify.secrets).verify
+    except Invalid as error:
+        # It was checked when it was given. Nothing passes a check that can't be made.
+        verdict = Verdict(False, verify.provider, "the input's signature check can't be made")
+        _log.error("verify_not_understood", reason=str(error))
+        return lambda headers, body, now: verdict
 
 
 def _check_basic(auth: BucketAuth) -> Callable[[bytes], bool]:
@@ -129,54 +177,114 @@ def _check_bearer(auth: BucketAuth) -> Callable[[bytes], bool]:
 class Ingest:
     """Takes webhooks in. `buffered` is how many bytes of bodies are on their way, over all uploads."""
 
-    def __init__(self, log: EventLog, routes: Routes, settings: Settings) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        routes: Routes,
+        settings: Settings,
+        answers: Answers,
+        clock: Callable[[], float] = time.monotonic,
+        counters: Counters | None = None,
+    ) -> None:
+        """`clock` gives seconds and never goes back; rates are measured by it. `counters` takes up the refusals."""
+        self.counters = Counters() if counters is None else counters
         self.log = log
+        self.answers = answers
         self.buffered = 0
         self.capacity = settings.ingest_buffer
         self._routes = routes
         self._settings = settings
+        self._clock = clock
         self._doors: dict[str, _Door] = {}
+        self._limiters: dict[tuple[str, str], Limiter] = {}
         self._revision = routes.revision
         self.full = error_answer(Overloaded())
 
     def begin(self, head: Head) -> Upload | Answer:
         """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
-        bodies on their way 503."""
-        parts = split_target(head.target)
+        bodies on their way 503, too fast 429."""
+        parts = self.locate(head.target, head.host)
         door = None if parts is None else self._door(parts[0])
         if parts is None or door is None:
+            self.counters.rejected("not_found")
             return NO_SUCH_INPUT
         headers = head.headers
         if door.auth is not None:
             given = _AUTHORIZATION.findall(headers)
             if len(given) != 1 or not door.auth(given[0].strip(_BLANKS)):
+                self.counters.rejected("unauthorized")
                 return door.challenge
             headers = _AUTHORIZATION.sub(b"", headers)
         declared = head.content_length or 0
         if declared > door.max_body:
+            self.counters.rejected("too_large")
             return door.too_large
         if self.buffered + declared > self.capacity:
+            self.counters.rejected("overloaded")
             return self.full
+        if door.limiters:
+            now = self._clock()
+            wait = max(limiter.wait(now) for limiter in door.limiters)
+            if wait:
+                self.counters.rejected("rate_limited")
+                return _too_fast(wait)
+            for limiter in door.limiters:
+                limiter.take()
         return Upload(self, door, head, headers, parts[1], parts[2])
+
+    def locate(self, target: bytes, host: str) -> tuple[str, bytes, bytes] | None:
+        """Input id, path and query that a request is for, by its ingest URL or by an input's own domain and path
+        prefix; None where it is for no input. `host` is the Host header."""
+        parts = split_target(target)
+        if parts is not None:
+            return parts
+        path, _, query = origin_form(target).partition(b"?")
+        found = self._routes.locate(authority(target, host), path)
+        return None if found is None else (found[0].id, found[1], query)
 
     def _door(self, input_id: str) -> _Door | None:
         if self._revision != self._routes.revision:
             self._revision = self._routes.revision
             self._doors.clear()
+            self._forget_limiters()
         door = self._doors.get(input_id)
         if door is None:
             route = self._routes.find(input_id)
             if route is None:
                 return None
-            door = self._doors[input_id] = _Door(*route, self._settings)
+            bucket, found = route
+            limiters = (
+                self._limiter(("input", input_id), found.rate_limit),
+                self._limiter(("bucket", bucket.id), bucket.rate_limit),
+            )
+            door = _Door(bucket, found, self._settings, tuple(each for each in limiters if each is not None))
+            self._doors[input_id] = door
         return door
+
+    def _limiter(self, key: tuple[str, str], limit: RateLimit | None) -> Limiter | None:
+        """The limiter of an input or a bucket, as full as it was left."""
+        if limit is None:
+            return None
+        limiter = self._limiters.get(key)
+        if limiter is None or limiter.limit != limit:
+            limiter = self._limiters[key] = Limiter(limit, self._clock())
+        return limiter
+
+    def _forget_limiters(self) -> None:
+        """Lets go of those whose input or bucket is gone, or not limited any more."""
+        for key in list(self._limiters):
+            kind, name = key
+            route = self._routes.find(name)
+            made = self._routes.bucket(name) if kind == "bucket" else None if route is None else route[1]
+            if made is None or made.rate_limit is None:
+                del self._limiters[key]
 
 
 class Upload:
     """A webhook on its way in. Its bytes count against the ingest buffer as they arrive, until it is handed to the
     log, refused or abandoned."""
 
-    __slots__ = ("_body", "_digest", "_door", "_event", "_ingest", "_size")
+    __slots__ = ("_body", "_digest", "_door", "_event", "_ingest", "_leave", "_left", "_size", "_spent")
 
     def __init__(self, ingest: Ingest, door: _Door, head: Head, headers: bytes, path: bytes, query: bytes) -> None:
         self._ingest = ingest
@@ -184,6 +292,9 @@ class Upload:
         self._event = (door.input.id, head.method, path, query, headers, head.remote_ip)
         self._body: bytes | bytearray = b""
         self._size = 0
+        self._spent = bool(door.limiters)
+        self._left = False
+        self._leave: Callable[[], None] | None = None
         self._digest = None
         for name, pattern in door.dedupe_headers:
             match = pattern.search(headers)
@@ -197,10 +308,12 @@ class Upload:
         size = len(chunk)
         if self._size + size > self._door.max_body:
             self.abandon()
+            self._ingest.counters.rejected("too_large")
             return self._door.too_large
         ingest = self._ingest
         if ingest.buffered + size > ingest.capacity:
             self.abandon()
+            ingest.counters.rejected("overloaded")
             return ingest.full
         ingest.buffered += size
         if self._size == 0:
@@ -215,40 +328,88 @@ class Upload:
         return None
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
-        """Appends the event. `answered` is called once, from the event loop, when its outcome is known."""
+        """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
+        its signature is refused."""
         input_id, method, path, query, headers, remote_ip = self._event
+        door, body = self._door, bytes(self._body)
+        digest = None if self._digest is None else self._digest.digest()
+        verified, why = None, ""
+        if door.verify is not None:
+            verdict = door.verify(headers, body, time.time())
+            verified, why = verdict.verified, verdict.reason
+            if not verified and door.reject:
+                self.abandon()
+                self._ingest.counters.rejected("signature")
+                answered(text_answer(401, f"This webhook's signature does not pass: {why}. It was not stored."))
+                return
+            if digest is not None:
+                # One that does not pass must not keep the true one out.
+                digest = hashlib.sha256(digest + bytes((verified,))).digest()
         event = NewEvent(
             input_id,
             method,
             path,
             query,
             headers,
-            bytes(self._body),
+            body,
             remote_ip,
-            None if self._digest is None else self._digest.digest(),
-            self._door.window,
+            digest,
+            door.window,
+            verified=verified,
+            verdict=why,
+            ephemeral=door.bucket.ephemeral,
         )
+        self._spent = False
         self.abandon()
-        answer = self._door.answer
 
         def appended(future: asyncio.Future[Appended]) -> None:
-            answered(answer if not future.cancelled() and future.exception() is None else _failed(future))
+            if future.cancelled() or future.exception() is not None:
+                answered(_failed(future, self._ingest.counters))
+            elif not door.input.response_from_output:
+                answered(door.answer)
+            elif not self._left:
+                self._leave = self._ingest.answers.wait(door.bucket, door.input, future.result(), answered)
 
-        asyncio.ensure_future(self._ingest.log.append(self._door.bucket.id, event)).add_done_callback(appended)
+        asyncio.ensure_future(self._ingest.log.append(door.bucket.id, event)).add_done_callback(appended)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the sender waits for a client's answer once its webhook is stored."""
+        return bool(self._door.input.response_from_output)
+
+    def leave(self) -> None:
+        """The sender left after its webhook was whole: it waits for no client's answer. May be repeated."""
+        self._left = True
+        if self._leave is not None:
+            self._leave()
 
     def abandon(self) -> None:
         """Lets go of what was fed. May be repeated."""
         self._ingest.buffered -= self._size
         self._size = 0
         self._body = b""
+        if self._spent:
+            self._spent = False
+            for limiter in self._door.limiters:
+                limiter.give_back()
 
 
-def _failed(future: asyncio.Future[Appended]) -> Answer:
+def _failed(future: asyncio.Future[Appended], counters: Counters) -> Answer:
     error = Unknown() if future.cancelled() else future.exception()
     assert error is not None
+    counters.rejected(error.code if isinstance(error, RelayError) else RelayError.code)
     if not isinstance(error, RelayError):
         _log.error("append_failed", exc_info=error)
     return error_answer(error)
+
+
+def _too_fast(wait: float) -> Answer:
+    seconds = retry_after(wait)
+    return text_answer(
+        429,
+        f"Webhooks come in faster than the rate of this input or its bucket allows. Send it again in {seconds} s.",
+        ("Retry-After", str(seconds)),
+    )
 
 
 def _framed(*parts: bytes) -> hashlib._Hash:

@@ -53,6 +53,11 @@ def _redact_event(logger: Any, name: str, event: MutableMapping[str, Any]) -> Mu
     return event
 
 
+def _passes(record: logging.LogRecord) -> bool:
+    """Not what each scanner on the net would fill the log with: handshakes that fail."""
+    return not str(record.msg).startswith("SSL Error on ")
+
+
 def configure(settings: Settings, stream: IO[str] | None = None) -> None:
     """Sends every log line to `stream` (stderr): for people on a terminal, as JSON lines elsewhere."""
     stream = sys.stderr if stream is None else stream
@@ -87,6 +92,7 @@ def configure(settings: Settings, stream: IO[str] | None = None) -> None:
     # What Tornado says below a warning names hostile peers' input, header values among it; aiosqlite logs statements.
     for name in ("tornado.general", "tornado.access", "aiosqlite", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("tornado.general").addFilter(_passes)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -7,6 +7,7 @@ Nothing here does I/O. Times are unix seconds (float), sizes are bytes, identifi
 from __future__ import annotations
 
 import dataclasses
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -27,6 +28,11 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     `headers` is the raw header block: lines in their order as they came, each with its line end, no request line
     and no closing empty line. `dedupe` is the digest under which a repeat is recognised, or None where the bucket
     does not ask for it; `dedupe_window` is for how many seconds.
+
+    `resend_of` is the id of the event that this one is a copy of, `target` the number of the one output that the copy
+    goes to (None: as any event), `force` whether rules are passed over. `verified` is the verdict of the input's
+    signature check (None where it checks none), `verdict` why, in words. Of an `ephemeral` event only the place is
+    stored; its content stays in memory for a while.
     """
 
     input_id: str
@@ -38,6 +44,12 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     remote_ip: str
     dedupe: bytes | None = None
     dedupe_window: float = 0.0
+    resend_of: str | None = None
+    target: int | None = None
+    force: bool = False
+    verified: bool | None = None
+    verdict: str = ""
+    ephemeral: bool = False
 
     @property
     def size(self) -> int:
@@ -58,6 +70,11 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     headers: bytes
     body: bytes
     remote_ip: str
+    resend_of: str | None = None
+    target: int | None = None
+    force: bool = False
+    verified: bool | None = None
+    verdict: str = ""
 
     @property
     def id(self) -> str:
@@ -181,6 +198,53 @@ class BucketAuth:
 
 
 @dataclass(frozen=True, slots=True)
+class RateLimit:
+    """At most `events` in any `interval` seconds (a token bucket of that size); over it 429."""
+
+    events: int
+    interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """How an input checks its senders' signatures; several secrets at once, so that they can be rotated."""
+
+    provider: str
+    secrets: tuple[str, ...] = field(repr=False)
+    on_failure: Literal["reject", "mark"] = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a bucket's events leave: through a connected client (`internal`), or forwarded by the server.
+
+    `n` is its number in the bucket, never used again. `rules` is the document of `relay_tornado.rules` (None: every
+    event). `timeout` is in seconds, `durability` and `throttle` are the original's documents. `extra` holds the fields
+    that a client sent and nobody here understands: they are kept and echoed.
+    """
+
+    id: str
+    n: int
+    name: str
+    created_at: float
+    updated_at: float
+    description: str = ""
+    destination: str = ""
+    internal: bool = True
+    disabled: bool = False
+    lock_path: bool = False
+    timeout: float = 10.0
+    retries: int = 0
+    tls_verification: bool = True
+    headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    rules: Any = None
+    function_id: str = ""
+    throttle: Any = None
+    durability: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Input:
     """A public URL that feeds a bucket, and the static answer that its senders get."""
 
@@ -192,11 +256,20 @@ class Input:
     status_code: int = 200
     body: str = ""
     headers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    function_id: str = ""
+    custom_domain: str = ""
+    path_prefix: str = ""
+    strip_path_prefix: bool = False
+    response_from_output: str = ""
+    """An output's id, or "anyOutput": the sender's answer is what a client answers for that copy. "" is none."""
+    verify: Verify | None = None
+    rate_limit: RateLimit | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """A named stream of events with its inputs: one record, changed as a whole."""
+    """A named stream of events with its inputs and outputs: one record, changed as a whole."""
 
     id: BucketId
     name: str
@@ -211,13 +284,19 @@ class Bucket:
     retention: Retention = Retention()
     dedupe: Dedupe | None = None
     inputs: tuple[Input, ...] = ()
+    ephemeral: bool = False
+    rate_limit: RateLimit | None = None
+    outputs: tuple[Output, ...] = ()
+    next_output: int = 1
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
     """Access for a client. The secret itself is shown once and never stored: `secret_hash` is its SHA-256, in hex.
 
-    `buckets` holds ids; None is every bucket, those of the future too.
+    `buckets` holds ids; None is every bucket, those of the future too. After a rotation the secret before it stays
+    good until `previous_until`.
     """
 
     key: str
@@ -227,6 +306,8 @@ class Token:
     buckets: frozenset[BucketId] | None = None
     api_access: bool = True
     expires_at: float | None = None
+    previous_hash: str = field(default="", repr=False)
+    previous_until: float = 0.0
 
     @property
     def administrator(self) -> bool:
@@ -236,6 +317,12 @@ class Token:
     def reads(self, bucket_id: BucketId) -> bool:
         """Whether this bucket is in the token's scope."""
         return self.buckets is None or bucket_id in self.buckets
+
+    def opens(self, secret_hash: str, now: float) -> bool:
+        """Whether the secret with this hash is the token's, or the one before it while that is good."""
+        current = hmac.compare_digest(secret_hash, self.secret_hash)
+        previous = hmac.compare_digest(secret_hash, self.previous_hash)
+        return current or (previous and now < self.previous_until)
 
     def expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now

@@ -1,8 +1,9 @@
 """The conversation of one WebSocket, without the socket: messages and the time go in, effects come out.
 
 Whoever holds the socket carries the effects out in their order, one list at a time, and reads no further message
-before it has done so. `Authenticate`, `Subscribe` and `Unsubscribe` are questions: their outcome comes back by
-`authenticated` or `refused`, `subscribed`, `unsubscribed`. Times are seconds of a clock that never goes back.
+before it has done so. `Authenticate`, `Subscribe`, `Unsubscribe` and `Respond` are questions: their outcome comes back
+by `authenticated` or `refused`, `subscribed`, `unsubscribed`, `responded`. Times are seconds of a clock that never goes
+back.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from relay_tornado.errors import CloseCode
+from relay_tornado.errors import CloseCode, Invalid, RelayError
+from relay_tornado.ids import format_id, hash_secret
 from relay_tornado.model import KIB, Token
+from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control, frames
 
@@ -68,15 +71,24 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """Place this subscription instead of the one before; `token` is who asks."""
+    """Place this subscription instead of the one before; `token` is who asks, `filter` the request's, compiled."""
 
     request: control.Subscribe
     token: Token
+    filter: Rules | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
     request: control.Unsubscribe
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """Keep this answer; `token` is who gives it."""
+
+    request: control.Respond
+    token: Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,9 @@ class EndDelivery:
     """No event is sent after this one; the subscription's positions are forgotten."""
 
 
-Effect: TypeAlias = Send | Wait | Ping | Close | Log | Authenticate | Subscribe | Unsubscribe | Deliver | EndDelivery
+Effect: TypeAlias = (
+    Send | Wait | Ping | Close | Log | Authenticate | Subscribe | Unsubscribe | Respond | Deliver | EndDelivery
+)
 Effects: TypeAlias = Sequence[Effect]
 State: TypeAlias = Literal["unauthenticated", "authenticated", "subscribed", "closing"]
 
@@ -103,6 +117,7 @@ class Session:
         self.state: State = "unauthenticated"
         self.extended = False
         self.token: Token | None = None
+        self._secret_hash = ""
         self._settings = settings
         self._deadline = now + settings.auth_timeout
         self._next_ping = now + settings.ping_interval
@@ -127,6 +142,7 @@ class Session:
         match incoming.content:
             case control.Auth(key, secret):
                 self._answering = True
+                self._secret_hash = hash_secret(secret)
                 return (Authenticate(key, secret),)
             case control.Pong():
                 return ()
@@ -134,13 +150,27 @@ class Session:
             return (Send(frames.unauthorized(_WHO_FIRST)), *self._close(CloseCode.UNAUTHORIZED, "authenticate first"))
         match incoming.content:
             case control.Subscribe() as request:
+                return self._subscribe(request)
+            case control.Respond() as request:
                 assert self.token is not None
-                self._answering = True
-                return (Subscribe(request, self.token),)
+                return (Respond(request, self.token),)
             case control.Unsubscribe() as request:
                 return (Unsubscribe(request),)
             case control.Problem(code, text):
-                return (Send(frames.error(code, text)),) if self.extended else self._ignored(text)
+                return self._problem(code, text)
+
+    def _subscribe(self, request: control.Subscribe) -> Effects:
+        assert self.token is not None
+        rules: Rules | None = None
+        if request.filter is not None:
+            try:
+                rules = compile_rules(request.filter, "filter")
+            except Invalid as error:
+                return self._problem(error.code, str(error))
+            if rules.every:
+                rules = None
+        self._answering = True
+        return (Subscribe(request, self.token, rules),)
 
     def authenticated(self, token: Token) -> Effects:
         """The credentials of the last `Authenticate` are this token's."""
@@ -148,6 +178,8 @@ class Session:
         if self.state == "closing":
             return ()
         before, self.token = self.token, token
+        if self._secret_hash != token.previous_hash:
+            self._secret_hash = token.secret_hash
         answer = (Wait(AUTH_PAUSE), Send(frames.AUTHENTICATED))
         if before is None:
             self.state = "authenticated"
@@ -183,6 +215,14 @@ class Session:
         """The last `Unsubscribe` is carried out."""
         return (Send(frames.unsubscribed(request.buckets)),) if self.state != "closing" else ()
 
+    def responded(self, request: control.Respond, error: RelayError | None = None) -> Effects:
+        """The last `Respond` is carried out: the answer is kept, or (`error`) it is not."""
+        if self.state == "closing":
+            return ()
+        if error is not None:
+            return self._problem(error.code, str(error))
+        return (Send(frames.responded(format_id(request.id.epoch, request.id.seq, request.id.output))),)
+
     def tick(self, now: float, positions: Callable[[], Mapping[str, str]], *, blocked: bool = False) -> Effects:
         """The time may have come (see `due`). `positions` gives, by bucket name, what moved since it was last asked.
 
@@ -203,10 +243,11 @@ class Session:
         return (Ping(), Send(frames.ping(positions()) if self.extended else frames.PING))
 
     def token_changed(self, token: Token | None) -> Effects:
-        """The registry has another record of this session's token, or (None) none any more."""
+        """The registry has another record of this session's token, or (None) none any more. A secret that was rotated
+        away ends with its grace, so the record is without it then."""
         if self.state == "closing" or self.token is None:
             return ()
-        if token is None or token.secret_hash != self.token.secret_hash:
+        if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
             return self._close(CloseCode.TOKEN_REVOKED, "the token was revoked: use another one")
         self.token = token
         return ()
@@ -244,6 +285,9 @@ class Session:
             return ()
         self.state = "closing"
         return (Close(code, reason),)
+
+    def _problem(self, code: str, text: str) -> Effects:
+        return (Send(frames.error(code, text)),) if self.extended else self._ignored(text)
 
     def _ignored(self, message: str) -> Effects:
         if self._logged:

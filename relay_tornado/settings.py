@@ -32,6 +32,13 @@ class Settings:
     port: int = _setting(8080, "Port to listen on; 0 picks a free one.")
     data: Path = _setting(Path("relay-data"), "Directory that holds relay.db, made where it is missing.")
     public_url: str | None = _setting(None, "URL under which senders reach the relay; whole URLs are printed with it.")
+    proxy_trust: str | None = _setting(
+        None, "Addresses and ranges of proxies in front, whose X-Forwarded-For, -Proto and -Host are believed."
+    )
+    tls_cert: Path | None = _setting(None, "Certificate with its intermediates (PEM): the port speaks HTTPS then.")
+    tls_key: Path | None = _setting(None, "The certificate's key (PEM, without a password).")
+    metrics_host: str = _setting("127.0.0.1", "Address of the metrics' own port.")
+    metrics_port: int | None = _setting(None, "Port that gives out /metrics without a token; 0 picks a free one.")
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "Form of the log on stderr: console for people, json for machines, auto by whether it is a terminal."
     )
@@ -60,6 +67,11 @@ class Settings:
     retention_bytes: int | None = _setting(10 * GIB, "Retention of a new bucket by size.", "bytes")
     retention_interval: float = _setting(60.0, "How often old events are looked for.", "seconds")
     retention_grace: float = _setting(600.0, "How long after a start nothing is removed by age.", "seconds")
+
+    # backups
+    backup_dir: Path | None = _setting(None, "Directory in which backups are made, made where it is missing.")
+    backup_every: float = _setting(DAY, "How often a backup is made.", "seconds")
+    backup_keep: int = _setting(7, "How many backups are kept; older ones are removed after a new one was made.")
 
     # sockets
     max_sockets: int = _setting(10_000, "Most WebSockets in all; over it they are closed with 4029.")

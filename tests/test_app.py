@@ -129,3 +129,25 @@ async def test_urls(tmp_path: Path) -> None:
     assert relay.address == f"http://127.0.0.1:{relay.port}"
     assert relay.administration.url == relay.url == "https://relay.example/x"
     await relay.stop()
+
+
+@pytest.mark.gen_test
+async def test_half_of_a_certificate(tmp_path: Path) -> None:
+    """A certificate without its key, or with one that is not there, is refused before anything is opened."""
+    for changes, words in (
+        ({"tls_cert": tmp_path / "cert.pem"}, "--tls-key go together"),
+        ({"tls_key": tmp_path / "key.pem"}, "--tls-key go together"),
+        ({"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}, "there is no file"),
+    ):
+        with pytest.raises(StartupError, match=words):
+            await started(tmp_path / "data", **changes)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.gen_test
+async def test_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
+    """It keeps the relay from starting, and leaves nothing behind."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartupError, match="can't listen"):
+        await started(tmp_path, metrics_port=taken.getsockname()[1])
+    relay = await started(tmp_path, metrics_port=0)
+    await relay.stop()

@@ -6,9 +6,11 @@ import dataclasses
 import re
 from pathlib import Path
 
-from relay_tornado import errors
+from relay_tornado import errors, signatures
+from relay_tornado.delivery import responses
 from relay_tornado.handlers import ingest as edge
 from relay_tornado.ingest import DELIVERY_IDS
+from relay_tornado.registry.routes import RESERVED
 from relay_tornado.settings import Settings
 
 TEXT = (Path(__file__).parent.parent / "docs" / "ingest.md").read_text()
@@ -21,7 +23,7 @@ def test_every_status_is_documented() -> None:
         error.status
         for error in (errors.Overloaded, errors.Unavailable, errors.Unknown, errors.NoSpace, errors.BucketGone)
     }
-    assert documented == of_the_log | {400, 401, 408, 413, 431, errors.RelayError.status}
+    assert documented == of_the_log | {400, 401, 408, 413, 429, 431, 504, errors.RelayError.status}
 
 
 def test_settings_are_called_by_their_names() -> None:
@@ -39,3 +41,11 @@ def test_numbers_and_names() -> None:
     assert ", ".join(f"`{name}`" for name in DELIVERY_IDS) in TEXT
     assert f"for up to {edge.DISCARD_TIME:.0f} seconds" in TEXT
     assert f"({edge.SMALL >> 10} KiB)" in TEXT
+    assert f"within {responses.WAIT:.0f} seconds" in TEXT
+    assert f"{responses.MOST:,} senders may wait" in TEXT
+    assert f"be {signatures.TOLERANCE} seconds from" in TEXT
+    assert f"up to {signatures.MAX_SECRETS}\n" in TEXT
+    for provider in signatures.PROVIDERS:
+        assert f"| `{provider}` |" in TEXT
+    for path in RESERVED:
+        assert f"`{path}`" in TEXT

@@ -42,6 +42,26 @@ class FailingLog(MemoryEventLog):
         return future
 
 
+class Waiting:
+    """Where senders wait: `asked` is for what, and `answer` is what each gets; None: it waits on."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Bucket, Input, Appended]] = []
+        self.answer: Answer | None = Answer(202)
+        self.left = 0
+
+    def wait(
+        self, bucket: Bucket, input: Input, appended: Appended, answered: Callable[[Answer], None]
+    ) -> Callable[[], None]:
+        self.asked.append((bucket, input, appended))
+        if self.answer is not None:
+            answered(self.answer)
+        return self._leave
+
+    def _leave(self) -> None:
+        self.left += 1
+
+
 class Bench:
     """An ingest over one bucket in memory."""
 
@@ -50,11 +70,13 @@ class Bench:
         self.log = MemoryEventLog() if log is None else log
         self.registry = MemoryRegistry()
         self.settings = dataclasses.replace(Settings(), **settings)
+        self.answers = Waiting()
+        self.now = 1000.0
 
     async def open(self) -> Bench:
         await self.log.create(self.bucket.id, new_epoch())
         await self.registry.put("bucket", self.bucket.id, self.bucket)
-        self.ingest = Ingest(self.log, Routes(self.registry), self.settings)
+        self.ingest = Ingest(self.log, Routes(self.registry), self.settings, self.answers, lambda: self.now)
         return self
 
     async def send(

@@ -11,18 +11,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "relay_tornado"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "ids", "settings"}),
-    frozenset({"wire"}),
+    frozenset({"model", "errors", "ids", "settings", "counters"}),
+    frozenset({"wire", "limits", "proxy"}),
+    frozenset({"subject", "signatures"}),
+    frozenset({"rules"}),
     frozenset({"session"}),
-    frozenset({"storage"}),
+    frozenset({"storage", "metrics", "tls", "notify"}),
     frozenset({"log", "registry"}),
+    frozenset({"ops", "doctor"}),
     frozenset({"ingest", "delivery", "admin"}),
     frozenset({"handlers"}),
-    frozenset({"app", "logs", "cli"}),
+    frozenset({"app", "levels", "logs", "cli"}),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-SANS_IO = ("wire", "session", "ingest")
+SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "session", "ingest")
 """What never touches a socket, and so imports no server."""
 
 MODULES = sorted(

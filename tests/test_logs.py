@@ -127,3 +127,11 @@ def test_redaction_reaches_every_value() -> None:
     assert len(lines(stream)) == 3
     assert SECRET not in stream.getvalue()
     assert lines(stream)[0]["f"] == [1, None, 2.5, True]
+
+
+def test_failed_handshakes_are_not_logged() -> None:
+    """Each scanner on the net would write a line; other warnings of Tornado stay."""
+    stream = opened()
+    logging.getLogger("tornado.general").warning("SSL Error on %s %s: %s", 7, "peer", "nonsense")
+    logging.getLogger("tornado.general").warning("something else")
+    assert [line["event"] for line in lines(stream)] == ["something else"]

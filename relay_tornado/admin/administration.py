@@ -1,27 +1,47 @@
-"""The one way by which buckets, inputs and tokens are made, changed and removed, whoever asks for it."""
+"""The one way by which buckets, inputs, outputs and tokens are made, changed and removed, whoever asks for it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
 
 import structlog
 
-from relay_tornado.admin.buckets import changed_bucket, changed_input, new_bucket
+from relay_tornado.admin.buckets import changed_bucket, new_bucket
 from relay_tornado.admin.housekeeping import Housekeeping, Reconciled
-from relay_tornado.admin.tokens import new_token
-from relay_tornado.errors import Conflict, Invalid, NotFound, RelayError, Unknown
+from relay_tornado.admin.imports import take
+from relay_tornado.admin.inputs import find_input, with_changed_input, with_new_input, without_input
+from relay_tornado.admin.logs import Logs
+from relay_tornado.admin.outputs import find_output, with_changed_output, with_new_output, without_output
+from relay_tornado.admin.tokens import changed_token, new_token, rotated_token
+from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import Bucket, Input, Token
+from relay_tornado.model import Bucket, BucketId, Input, Output, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.settings import Settings
 
 _logger = structlog.get_logger(__name__)
 
+_Part = TypeVar("_Part", Input, Output)
+
 _ATTEMPTS = 10
 """How often a change is tried again because somebody else's came first."""
+
+
+class Client(Protocol):
+    """A subscriber: its address, its token's key, and the seq that it has reached, by bucket."""
+
+    key: str
+
+    @property
+    def client_ip(self) -> str: ...
+
+    @property
+    def positions(self) -> Mapping[BucketId, int]: ...
 
 
 class Administration:
@@ -40,6 +60,14 @@ class Administration:
         self.url = settings.public_url
         """Where senders reach the relay, for whoever prints webhook URLs; the composition root puts the address here
         that it listens on where no public one is set."""
+        self.instance = uuid4().hex
+        """Names this process to whoever asks whether an address leads to it."""
+        self.address = ""
+        """The URL of the address that the relay listens on, where one does."""
+        self.logs: Logs | None = None
+        """For commands about events; the composition root puts it here."""
+        self.clients: Callable[[], Sequence[Client]] = tuple
+        """Who is subscribed, as whoever holds the sockets knows."""
         self._log = log
         self._registry = registry
         self._clock = clock
@@ -50,7 +78,8 @@ class Administration:
     async def create_bucket(self, name: str, /, **options: Any) -> Bucket:
         """Makes a bucket with its log and one input. Conflict where the name is taken.
 
-        Options: description, stream, large_webhooks, max_body, auth, retention, dedupe.
+        Options: description, stream, ephemeral, large_webhooks, max_body, auth, retention, dedupe, rate_limit; what
+        else is given is kept and shown.
         """
         bucket = new_bucket(name, options, self.settings, self._clock())
         self._check_free(bucket.name)
@@ -76,9 +105,17 @@ class Administration:
 
         return await self._change(lambda: self.find_bucket(reference), change)
 
-    async def delete_bucket(self, reference: str) -> Bucket:
-        """Removes a bucket, its inputs and its events; returns what it was. Its name is free at once."""
+    async def delete_bucket(self, reference: str, *, force: bool = False) -> Bucket:
+        """Removes a bucket, its inputs, outputs and events; returns what it was. Its name is free at once.
+
+        Without `force`, Conflict where it has outputs, or more inputs than one.
+        """
         bucket = self.find_bucket(reference)
+        if not force and (bucket.outputs or len(bucket.inputs) > 1):
+            raise Conflict(
+                f"the bucket {bucket.name!r} has {len(bucket.inputs)} inputs and {len(bucket.outputs)} outputs: delete "
+                "them first, or say force to delete everything"
+            )
         await self._registry.delete("bucket", bucket.id)
         await self._drop_log(bucket.id)
         return bucket
@@ -98,34 +135,129 @@ class Administration:
                 return found
         raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
 
+    async def import_events(self, reference: str, documents: Sequence[Any]) -> dict[str, int]:
+        """Takes over a batch of an export's events; see `admin.imports`."""
+        return await take(self._log, self.find_bucket(reference).id, documents)
+
     # inputs
 
-    async def set_input(self, reference: str, /, **options: Any) -> tuple[Bucket, Input]:
-        """Changes an input; options: name, description, status_code, body, headers. Returns it in its bucket.
+    async def create_input(self, bucket: str, /, **options: Any) -> tuple[Bucket, Input]:
+        """Makes an input; options: those of `set_input`, and id. Returns it in its bucket.
 
-        `reference` is the input's id; where a bucket has one input only, the bucket's name or id does as well.
+        Conflict where the id, or the pair of custom_domain and path_prefix, is taken.
         """
-        input_id = self._find_input(reference)[1].id
-        bucket = await self._change(
-            lambda: self._find_input(input_id)[0],
-            lambda bucket: changed_input(bucket, input_id, options, self._clock()),
-        )
-        return bucket, next(each for each in bucket.inputs if each.id == input_id)
+        input_id = ""
 
-    def _find_input(self, reference: str) -> tuple[Bucket, Input]:
-        for bucket in self._registry.list("bucket"):
-            for each in bucket.inputs:
-                if each.id == reference:
-                    return bucket, each
+        def change(found: Bucket) -> Bucket:
+            nonlocal input_id
+            changed, input_id = with_new_input(found, options, self._clock())
+            return changed
+
+        changed = await self._change(lambda: self.find_bucket(bucket), change)
+        return changed, find_input(changed, input_id)
+
+    async def set_input(self, reference: str, bucket: str | None = None, /, **options: Any) -> tuple[Bucket, Input]:
+        """Changes an input; options: name, description, status_code, body, headers, function_id, custom_domain,
+        path_prefix, strip_path_prefix, response_from_output, verify, rate_limit; what else is given is kept and shown.
+        Returns it in its bucket.
+
+        `reference` is the input's id; where a bucket has one input only, the bucket's name or id does as well. With
+        `bucket`, it is the id or the name of an input of that one.
+        """
+        input_id = self.find_input(reference, bucket)[1].id
+        changed = await self._change(
+            lambda: self.find_input(input_id, bucket)[0],
+            lambda found: with_changed_input(found, input_id, options, self._clock()),
+        )
+        return changed, find_input(changed, input_id)
+
+    async def delete_input(self, reference: str, bucket: str | None = None, /) -> Input:
+        """Removes an input, named as for `set_input`; returns what it was. Its events stay."""
+        gone = self.find_input(reference, bucket)[1]
+        await self._change(
+            lambda: self.find_input(gone.id, bucket)[0],
+            lambda found: without_input(found, gone.id, self._clock()),
+        )
+        return gone
+
+    def find_input(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Input]:
+        """An input, named as for `set_input`, in its bucket. Raises NotFound, and Invalid where it is not clear."""
+        return self._find_part(reference, bucket, "input", lambda each: each.inputs)
+
+    # outputs
+
+    async def create_output(self, bucket: str, /, **options: Any) -> tuple[Bucket, Output]:
+        """Makes an output; the options are those of `set_output`. Returns it in its bucket."""
+        output_id = ""
+
+        def change(found: Bucket) -> Bucket:
+            nonlocal output_id
+            changed, output_id = with_new_output(found, options, self._clock())
+            return changed
+
+        changed = await self._change(lambda: self.find_bucket(bucket), change)
+        return changed, find_output(changed, output_id)
+
+    async def set_output(self, reference: str, bucket: str | None = None, /, **options: Any) -> tuple[Bucket, Output]:
+        """Changes an output; options: name, description, destination, internal, disabled, lock_path, timeout, retries,
+        tls_verification, headers, rules, function_id, throttle, durability; what else is given is kept and shown.
+        Returns it in its bucket.
+
+        It is named as an input is for `set_input`.
+        """
+        output_id = self.find_output(reference, bucket)[1].id
+        changed = await self._change(
+            lambda: self.find_output(output_id, bucket)[0],
+            lambda found: with_changed_output(found, output_id, options, self._clock()),
+        )
+        return changed, find_output(changed, output_id)
+
+    async def set_rules(self, reference: str, rules: Any, bucket: str | None = None, /) -> tuple[Bucket, Output]:
+        """Gives an output, named as for `set_output`, other rules. Raises Invalid naming the node that does not fit."""
+        return await self.set_output(reference, bucket, rules=rules)
+
+    async def delete_rules(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
+        """Takes an output's rules away, so that it gets every event."""
+        return await self.set_output(reference, bucket, rules=None)
+
+    async def delete_output(self, reference: str, bucket: str | None = None, /) -> Output:
+        """Removes an output, named as for `set_output`; returns what it was. Its number is never given again.
+
+        Conflict where an input's `response_from_output` names it.
+        """
+        gone = self.find_output(reference, bucket)[1]
+        await self._change(
+            lambda: self.find_output(gone.id, bucket)[0],
+            lambda found: without_output(found, gone.id, self._clock()),
+        )
+        return gone
+
+    def find_output(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
+        """An output, named as for `set_output`, in its bucket. Raises NotFound, and Invalid where it is not clear."""
+        return self._find_part(reference, bucket, "output", lambda each: each.outputs)
+
+    def _find_part(
+        self, reference: str, bucket: str | None, kind: str, parts: Callable[[Bucket], Sequence[_Part]]
+    ) -> tuple[Bucket, _Part]:
+        buckets = self.list_buckets() if bucket is None else [self.find_bucket(bucket)]
+        for each in buckets:
+            for one in parts(each):
+                if one.id == reference:
+                    return each, one
+        missing = NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {kind}s' ids")
+        if bucket is not None:
+            for one in parts(buckets[0]):
+                if one.name == reference:
+                    return buckets[0], one
+            raise missing
         try:
             named = self.find_bucket(reference)
         except NotFound:
-            raise NotFound(
-                f"there is no input {reference[:100]!r}: `relay bucket show` prints the inputs' ids"
-            ) from None
-        if len(named.inputs) != 1:
-            raise Invalid(f"the bucket {named.name!r} has {len(named.inputs)} inputs: name the one you mean by its id")
-        return named, named.inputs[0]
+            raise missing from None
+        found = parts(named)
+        if len(found) != 1:
+            raise Invalid(f"the bucket {named.name!r} has {len(found)} {kind}s: name the one you mean by its id")
+        return named, found[0]
 
     # tokens
 
@@ -138,17 +270,54 @@ class Administration:
         await self._registry.put("token", token.key, token, expect=0)
         return token, secret
 
+    async def set_token(self, key: str, /, **options: Any) -> Token:
+        """Changes a token; the options are those of `create_token`."""
+
+        def change(token: Token) -> Token:
+            return changed_token(token, options, self._registry.list("bucket"))
+
+        return await self._change_token(key, change)
+
+    async def rotate_token(self, key: str, grace: float = 0.0) -> tuple[Token, str]:
+        """Gives a token a new secret; returns it with that. The one before it ends after `grace` seconds."""
+        secret = ""
+
+        def change(token: Token) -> Token:
+            nonlocal secret
+            changed, secret = rotated_token(token, grace, self._clock())
+            return changed
+
+        return await self._change_token(key, change), secret
+
     async def revoke_token(self, key: str) -> Token:
         """Removes a token; returns what it was. Its live sockets are closed by whoever holds them."""
+        token = self.find_token(key)
+        await self._registry.delete("token", key)
+        return token
+
+    def find_token(self, key: str) -> Token:
+        """The token with this key. Raises NotFound."""
         token: Token | None = self._registry.get("token", key)
         if token is None:
             raise NotFound("there is no token with this key: `relay token list` shows the keys")
-        await self._registry.delete("token", key)
         return token
 
     def list_tokens(self) -> Sequence[Token]:
         """Every token that was not revoked, oldest first; expired ones too."""
         return list(self._registry.list("token"))
+
+    # clients
+
+    async def list_clients(self) -> list[dict[str, Any]]:
+        """Who is subscribed, and by bucket how many events each is behind the head."""
+        found = []
+        for client in self.clients():
+            behind = {}
+            for bucket_id, seq in client.positions.items():
+                with suppress(BucketGone):
+                    behind[bucket_id] = max((await self._log.bounds(bucket_id)).head - seq, 0)
+            found.append({"client_ip": client.client_ip, "token": client.key, "behind": behind})
+        return found
 
     # upkeep
 
@@ -186,6 +355,18 @@ class Administration:
                 continue
             return changed
         raise Conflict("the bucket is being changed by others all the time: try again")
+
+    async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
+        for _ in range(_ATTEMPTS):
+            token = self.find_token(key)
+            revision = self._registry.revision("token", key)
+            changed = change(token)
+            try:
+                await self._registry.put("token", key, changed, expect=revision)
+            except Conflict:
+                continue
+            return changed
+        raise Conflict("the token is being changed by others all the time: try again")
 
     def _check_free(self, name: str) -> None:
         if any(bucket.name == name for bucket in self._registry.list("bucket")):

@@ -1,4 +1,4 @@
-"""What an input may answer to its senders: nothing that breaks HTTP, or sets state in somebody's browser."""
+"""Which headers may be configured: none that breaks HTTP, or sets state in a sender's browser; an input's answer."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from relay_tornado.errors import Invalid
 from relay_tornado.model import Input
 from relay_tornado.wire.rest import MAX_BODY_TEXT
 
-REFUSED = frozenset(
+HOP_BY_HOP = frozenset(
     (
         *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "content-length", "date", "set-cookie"),
-        *("content-security-policy", "x-content-type-options"),
+        *("transfer-encoding", "upgrade", "content-length"),
     )
 )
-"""Header names (in lower case) that are the connection's, the relay's own, or would set state in a browser."""
+"""Header names (in lower case) that are the connection's."""
+REFUSED = HOP_BY_HOP | {"date", "set-cookie", "content-security-policy", "x-content-type-options"}
+"""Those that an input can't answer with: the relay's own too, and what would set state in a browser."""
 BODILESS = frozenset({204, 304})
 """Status codes whose answers have no body."""
 MAX_HEADERS = 100
@@ -31,15 +32,17 @@ def is_header_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def check_headers(headers: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def check_headers(
+    headers: Mapping[str, Sequence[str]], refused: frozenset[str] = REFUSED, owner: str = "an input"
+) -> dict[str, list[str]]:
     """The headers with the values trimmed. Raises Invalid naming the header that can't be sent."""
     checked: dict[str, list[str]] = {}
     size = 0
     for name, values in headers.items():
         if not is_header_name(name):
             raise Invalid(f"headers: {name[:80]!r} is no header name: use letters, digits and -", "headers")
-        if name.lower() in REFUSED:
-            raise Invalid(f"headers: {name} can't be set by an input: leave it out", "headers")
+        if name.lower() in refused:
+            raise Invalid(f"headers: {name} can't be set by {owner}: leave it out", "headers")
         for value in values:
             if _FORBIDDEN.search(value) or not _encodable(value):
                 raise Invalid(

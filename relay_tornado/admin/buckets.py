@@ -6,18 +6,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from relay_tornado.admin.answers import check_answer, check_headers, is_header_name
+from relay_tornado.admin.answers import is_header_name
 from relay_tornado.admin.names import check_bucket_name
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_uuid
-from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, Retention
+from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, RateLimit, Retention
 from relay_tornado.settings import Settings
-from relay_tornado.wire.rest import BucketFields, InputFields, load
+from relay_tornado.wire.fields import load_with_extra
+from relay_tornado.wire.rest import READ_ONLY_OF_BUCKET, BucketFields
 
 DEFAULT_INPUT = "Default public endpoint"
 
 _BUCKET_FIELDS = BucketFields()
-_INPUT_FIELDS = InputFields()
 _AUTH_PARTS: Mapping[str, tuple[str, ...]] = {"none": (), "basic": ("username", "password"), "token": ("token",)}
 
 
@@ -36,7 +36,9 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
 
     Raises Invalid naming the field.
     """
-    given = load(_BUCKET_FIELDS, options)
+    given = load_with_extra(_BUCKET_FIELDS, options, READ_ONLY_OF_BUCKET, bucket.extra)
+    if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
+        raise Invalid("static_ip: must be true or false.", "static_ip")
     if "name" in given:
         check_bucket_name(given["name"])
     if "auth" in given:
@@ -45,6 +47,8 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
         given["retention"] = dataclasses.replace(bucket.retention, **given["retention"])
     if given.get("dedupe") is not None:
         given["dedupe"] = _changed_dedupe(bucket.dedupe, given["dedupe"])
+    if given.get("rate_limit") is not None:
+        given["rate_limit"] = changed_rate_limit(bucket.rate_limit, given["rate_limit"])
     if (given.get("max_body") or 0) > settings.ingest_buffer:
         raise Invalid(
             f"max_body: is over {settings.ingest_buffer} bytes, what the relay holds of all bodies on their way in: "
@@ -55,20 +59,12 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
     return bucket if changed == bucket else dataclasses.replace(changed, updated_at=now)
 
 
-def changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any], now: float) -> Bucket:
-    """The bucket with these options (as `InputFields` has them) on one of its inputs. Raises Invalid."""
-    given = load(_INPUT_FIELDS, options)
-    if "name" in given and not given["name"].strip():
-        raise Invalid("name: is empty: give the input a name", "name")
-    if "headers" in given:
-        given["headers"] = check_headers(given["headers"])
-    inputs = []
-    for each in bucket.inputs:
-        changed = check_answer(dataclasses.replace(each, **given)) if each.id == input_id else each
-        inputs.append(each if changed == each else dataclasses.replace(changed, updated_at=now))
-    return (
-        bucket if tuple(inputs) == bucket.inputs else dataclasses.replace(bucket, inputs=tuple(inputs), updated_at=now)
-    )
+def changed_rate_limit(before: RateLimit | None, given: Mapping[str, Any]) -> RateLimit:
+    """A rate limit with these parts. Raises Invalid."""
+    events = given.get("events", None if before is None else before.events)
+    if events is None:
+        raise Invalid("rate_limit.events: is missing: say how many events may come in an interval", "rate_limit.events")
+    return RateLimit(events, given.get("interval", 1.0 if before is None else before.interval))
 
 
 def _changed_auth(before: BucketAuth, given: Mapping[str, Any]) -> BucketAuth:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from marshmallow import Schema, fields
 
 import relay_tornado
 from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.logs import Logs
+from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.errors import Invalid
-from relay_tornado.wire.rest import Document, bucket_document, input_document, load, token_document
+from relay_tornado.model import Token
+from relay_tornado.wire.rest import Document, bucket_document, input_document, load, output_document, token_document
+
+OWNER: Final = Token(key="", secret_hash="", created_at=0.0)
+"""Who gives a command on the relay's own machine: somebody who may see everything."""
 
 Run: TypeAlias = Callable[[Administration, Document], Awaitable[Any]]
 
@@ -52,16 +58,84 @@ class _Bucket(Schema):
     bucket = fields.String(required=True)
 
 
+class _DeleteBucket(_Bucket):
+    force = fields.Boolean(load_default=False)
+
+
 class _SetBucket(_Bucket, _Options):
     pass
 
 
-class _SetInput(_Options):
+class _ImportBucket(_Bucket):
+    events = fields.List(fields.Raw(), required=True)
+
+
+class _CreatePart(_Bucket, _Options):
+    pass
+
+
+class _Input(Schema):
     input = fields.String(required=True)
+    bucket = fields.String(load_default=None, allow_none=True)
+
+
+class _SetInput(_Input, _Options):
+    pass
+
+
+class _Output(Schema):
+    output = fields.String(required=True)
+    bucket = fields.String(load_default=None, allow_none=True)
+
+
+class _SetOutput(_Output, _Options):
+    pass
+
+
+class _ListLogs(Schema):
+    bucket = fields.String(load_default="")
+    output = fields.String(load_default="")
+    status = fields.String(load_default="")
+    since = fields.Float(load_default=None, allow_none=True)
+    until = fields.Float(load_default=None, allow_none=True)
+    limit = fields.Integer(load_default=0)
+    offset = fields.Integer(load_default=0)
+    cursor = fields.String(load_default="")
+
+
+class _Log(Schema):
+    id = fields.String(required=True)
+
+
+class _Orders(Schema):
+    output = fields.String(load_default="")
+    process_policy = fields.String(load_default="skip")
+
+
+class _ResendLog(_Log, _Orders):
+    pass
+
+
+class _ResendRange(_Orders):
+    bucket = fields.String(required=True)
+    first = fields.Integer(load_default=None, allow_none=True)
+    last = fields.Integer(load_default=None, allow_none=True)
+    since = fields.Float(load_default=None, allow_none=True)
+    until = fields.Float(load_default=None, allow_none=True)
+    cursor = fields.String(load_default="")
+    filter = fields.Raw(load_default=None, allow_none=True)
 
 
 class _Token(Schema):
     key = fields.String(required=True)
+
+
+class _SetToken(_Token, _Options):
+    pass
+
+
+class _RotateToken(_Token):
+    grace = fields.Float(load_default=0.0)
 
 
 async def _create_bucket(administration: Administration, arguments: Document) -> Document:
@@ -81,13 +155,69 @@ async def _set_bucket(administration: Administration, arguments: Document) -> Do
 
 
 async def _delete_bucket(administration: Administration, arguments: Document) -> Document:
-    bucket = await administration.delete_bucket(arguments["bucket"])
+    bucket = await administration.delete_bucket(arguments["bucket"], force=arguments["force"])
     return {"id": bucket.id, "status": "deleted"}
 
 
+async def _import_bucket(administration: Administration, arguments: Document) -> Document:
+    return await administration.import_events(arguments["bucket"], arguments["events"])
+
+
+async def _create_input(administration: Administration, arguments: Document) -> Document:
+    bucket, made = await administration.create_input(arguments["bucket"], **arguments["options"])
+    return input_document(bucket.id, made)
+
+
 async def _set_input(administration: Administration, arguments: Document) -> Document:
-    bucket, changed = await administration.set_input(arguments["input"], **arguments["options"])
+    bucket, changed = await administration.set_input(arguments["input"], arguments["bucket"], **arguments["options"])
     return input_document(bucket.id, changed)
+
+
+async def _delete_input(administration: Administration, arguments: Document) -> Document:
+    gone = await administration.delete_input(arguments["input"], arguments["bucket"])
+    return {"id": gone.id, "status": "deleted"}
+
+
+async def _create_output(administration: Administration, arguments: Document) -> Document:
+    bucket, made = await administration.create_output(arguments["bucket"], **arguments["options"])
+    return output_document(bucket.id, made)
+
+
+async def _set_output(administration: Administration, arguments: Document) -> Document:
+    bucket, changed = await administration.set_output(arguments["output"], arguments["bucket"], **arguments["options"])
+    return output_document(bucket.id, changed)
+
+
+async def _delete_output(administration: Administration, arguments: Document) -> Document:
+    gone = await administration.delete_output(arguments["output"], arguments["bucket"])
+    return {"id": gone.id, "status": "deleted"}
+
+
+def _logs(administration: Administration) -> Logs:
+    assert administration.logs is not None, "the composition root gives it its logs"
+    return administration.logs
+
+
+async def _list_logs(administration: Administration, arguments: Document) -> Document:
+    page = await _logs(administration).list(OWNER, **arguments)
+    document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
+    if page.next_cursor is not None:
+        document["next_cursor"] = page.next_cursor
+    return {**document, "truncated": True} if page.truncated else document
+
+
+async def _show_log(administration: Administration, arguments: Document) -> Document:
+    return await _logs(administration).get(OWNER, arguments["id"])
+
+
+async def _resend_log(administration: Administration, arguments: Document) -> Document:
+    return resent_document(await _logs(administration).resend(OWNER, arguments.pop("id"), **arguments))
+
+
+async def _resend_range(administration: Administration, arguments: Document) -> Document:
+    orders = {name: arguments.pop(name) for name in ("output", "process_policy")}
+    bucket = arguments.pop("bucket")
+    return resent_document(await _logs(administration).resend_range(OWNER, bucket, Range(**arguments), **orders))
 
 
 async def _create_token(administration: Administration, arguments: Document) -> Document:
@@ -99,13 +229,31 @@ async def _list_tokens(administration: Administration, _: Document) -> list[Docu
     return [token_document(token) for token in administration.list_tokens()]
 
 
+async def _set_token(administration: Administration, arguments: Document) -> Document:
+    return token_document(await administration.set_token(arguments["key"], **arguments["options"]))
+
+
+async def _rotate_token(administration: Administration, arguments: Document) -> Document:
+    token, secret = await administration.rotate_token(arguments["key"], arguments["grace"])
+    return {"key": token.key, "secret": secret}
+
+
 async def _revoke_token(administration: Administration, arguments: Document) -> Document:
     token = await administration.revoke_token(arguments["key"])
     return {"id": token.key, "status": "deleted"}
 
 
 async def _info(administration: Administration, _: Document) -> Document:
-    return {"version": relay_tornado.__version__, "url": administration.url}
+    return {
+        "version": relay_tornado.__version__,
+        "url": administration.url,
+        "address": administration.address,
+        "instance": administration.instance,
+    }
+
+
+async def _list_clients(administration: Administration, _: Document) -> list[Document]:
+    return await administration.list_clients()
 
 
 COMMANDS: Mapping[str, Command] = {
@@ -113,10 +261,23 @@ COMMANDS: Mapping[str, Command] = {
     "bucket.list": Command(_Nothing(), _list_buckets),
     "bucket.show": Command(_Bucket(), _show_bucket),
     "bucket.set": Command(_SetBucket(), _set_bucket),
-    "bucket.delete": Command(_Bucket(), _delete_bucket),
+    "bucket.delete": Command(_DeleteBucket(), _delete_bucket),
+    "bucket.import": Command(_ImportBucket(), _import_bucket),
+    "input.create": Command(_CreatePart(), _create_input),
     "input.set": Command(_SetInput(), _set_input),
+    "input.delete": Command(_Input(), _delete_input),
+    "output.create": Command(_CreatePart(), _create_output),
+    "output.set": Command(_SetOutput(), _set_output),
+    "output.delete": Command(_Output(), _delete_output),
+    "logs.list": Command(_ListLogs(), _list_logs),
+    "logs.show": Command(_Log(), _show_log),
+    "logs.resend": Command(_ResendLog(), _resend_log),
+    "logs.resend_range": Command(_ResendRange(), _resend_range),
     "token.create": Command(_Options(), _create_token),
     "token.list": Command(_Nothing(), _list_tokens),
+    "token.set": Command(_SetToken(), _set_token),
+    "token.rotate": Command(_RotateToken(), _rotate_token),
     "token.revoke": Command(_Token(), _revoke_token),
+    "client.list": Command(_Nothing(), _list_clients),
     "relay.info": Command(_Nothing(), _info),
 }

@@ -1,14 +1,18 @@
-"""A token as it is made: its scope by ids, its expiry, and its secret, which is given out once."""
+"""A token as it is made, changed and given a new secret: its scope by ids, its expiry. Pure functions."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.model import Bucket, BucketId, Token
+from relay_tornado.model import DAY, Bucket, BucketId, Token
 from relay_tornado.wire.rest import TokenFields, load
+
+MAX_GRACE: Final = 366 * DAY
+"""Longest time, in seconds, for which the secret before a rotation stays good."""
 
 _TOKEN_FIELDS = TokenFields()
 
@@ -18,32 +22,53 @@ def new_token(options: Mapping[str, Any], buckets: Iterable[Bucket], now: float)
 
     `buckets` are all that there are: a scope is resolved now, so a bucket made anew under an old name is not in it.
     """
-    given = load(_TOKEN_FIELDS, options)
-    expires_at = given.get("expires_at")
-    if expires_at is not None and expires_at <= now:
-        raise Invalid("expires_at: lies in the past: name a time to come, or leave it out", "expires_at")
     secret = new_secret()
-    token = Token(
-        key=new_uuid(),
+    bare = Token(key=new_uuid(), secret_hash=hash_secret(secret), created_at=now)
+    return changed_token(bare, options, buckets), secret
+
+
+def changed_token(token: Token, options: Mapping[str, Any], buckets: Iterable[Bucket]) -> Token:
+    """The token with these options; what is left out stays as it is. An `expires_at` that is past ends it at once.
+
+    Raises Invalid.
+    """
+    given = load(_TOKEN_FIELDS, options)
+    if "buckets" in given:
+        given["buckets"] = _scope(given["buckets"], buckets, token.buckets or frozenset())
+    return dataclasses.replace(token, **given)
+
+
+def rotated_token(token: Token, grace: float, now: float) -> tuple[Token, str]:
+    """The token with a new secret, and that secret; the one before it is good for `grace` more seconds.
+
+    Raises Invalid.
+    """
+    if not 0 <= grace <= MAX_GRACE:
+        raise Invalid(f"grace: must be a number of seconds from 0 to {MAX_GRACE:.0f}", "grace")
+    secret = new_secret()
+    changed = dataclasses.replace(
+        token,
         secret_hash=hash_secret(secret),
-        created_at=now,
-        description=given.get("description", ""),
-        buckets=_scope(given.get("buckets"), buckets),
-        api_access=given.get("api_access", True),
-        expires_at=expires_at,
+        previous_hash=token.secret_hash if grace else "",
+        previous_until=now + grace if grace else 0.0,
     )
-    return token, secret
+    return changed, secret
 
 
-def _scope(wanted: Sequence[str] | None, buckets: Iterable[Bucket]) -> frozenset[BucketId] | None:
+def _scope(
+    wanted: Sequence[str] | None, buckets: Iterable[Bucket], had: frozenset[BucketId]
+) -> frozenset[BucketId] | None:
+    """The ids of names and ids. One that the token has already may be of a bucket that is gone."""
     if wanted is None:
         return None
     if not wanted:
         raise Invalid("buckets: is empty: name at least one bucket, or leave it out for all of them", "buckets")
-    ids = {}
+    ids = {each: each for each in had}
     for bucket in buckets:
         ids[bucket.name] = ids[bucket.id] = bucket.id
     unknown = [each for each in wanted if each not in ids]
     if unknown:
-        raise Invalid(f"buckets: there is no bucket {unknown[0]!r}: make it first, or correct its name", "buckets")
+        raise Invalid(
+            f"buckets: there is no bucket {unknown[0][:100]!r}: make it first, or correct its name", "buckets"
+        )
     return frozenset(ids[each] for each in wanted)

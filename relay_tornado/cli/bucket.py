@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from relay_tornado.cli.answering import rate_given
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import NONE, Duration, NoneOr, Size, data_option, format_size, json_option, url_option
@@ -21,10 +22,12 @@ from relay_tornado.cli.output import (
     print_fields,
     print_json,
     print_table,
+    rate_words,
     retention_words,
     webhook_url,
     when,
 )
+from relay_tornado.cli.program import program
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.settings import Settings
 
@@ -57,6 +60,13 @@ def _bucket_options(function: Any) -> Any:
                 help="Store a repeat once: one with the same value of this header; auto knows the usual ones.",
             ),
             _option("--dedupe-window", type=Duration(), help="For how long repeats are looked for (24h)."),
+            _option(
+                "--ephemeral/--no-ephemeral",
+                default=None,
+                help="Store no content: events reach who is connected, and nobody later.",
+            ),
+            _option("--rate-limit", type=NoneOr(click.IntRange(min=1)), help="Events in an interval; over it 429."),
+            _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
             _option("--auth", type=_AUTH, help="What senders must bring: nothing, a user and password, or a token."),
             _option("--username", help="For --auth basic."),
             _option("--password", help='For --auth basic; "-" reads it from standard input.'),
@@ -103,9 +113,9 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
     if base is None:
         settings = Settings()
         base = f"http://{settings.host}:{settings.port}"
-        click.echo(f"Start the relay:          relay serve{where}")
+        click.echo(f"Start the relay:          {program()} serve{where}")
     click.echo(f"Send a webhook:           curl {webhook_url(base, made['inputs'][0]['id'])} -d hello")
-    click.echo(f"Give clients access:      relay token create{where}")
+    click.echo(f"Give clients access:      {program()} token create{where}")
 
 
 @bucket.command(name="list")
@@ -184,7 +194,7 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
 @data_option
 @json_option
 def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
-    """Delete the bucket with the name or id BUCKET, and every event in it."""
+    """Delete the bucket with the name or id BUCKET, its inputs, its outputs and every event in it."""
     # Not one conversation: while somebody thinks about the question, a server may start.
     with open_relay(data) as relay:
         found = relay.call("bucket.show", bucket=bucket)
@@ -194,7 +204,7 @@ def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
         if not click.confirm(f"Delete the bucket {found['name']!r} and every event in it?", err=True):
             raise Failure("nothing was deleted")
     with open_relay(data) as relay:
-        answer = relay.call("bucket.delete", bucket=found["id"])
+        answer = relay.call("bucket.delete", bucket=found["id"], force=True)
     if as_json:
         print_json(answer)
     else:
@@ -211,7 +221,8 @@ def _options(params: dict[str, Any]) -> Document:
     }
     retention = {f"max_{part}": params.pop(f"retention_{part}") for part in ("age", "events", "bytes")}
     dedupe = {"header": params.pop("dedupe"), "window": params.pop("dedupe_window")}
-    options = _given(params)
+    limit = rate_given(params.pop("rate_limit"), params.pop("rate_interval"))
+    options = {**_given(params), **limit}
     if dedupe["header"] == NONE.value:
         if dedupe["window"] is not None:
             raise click.UsageError("--dedupe-window does nothing with --dedupe none: leave one of them out")
@@ -236,10 +247,13 @@ def _print(found: Document, base: str | None) -> None:
     for each in found["inputs"]:
         rows += [("input", f"{each['id']}  {each['name']}, answers {each['status_code']}")]
         rows += [("webhook URL", webhook_url(base, each["id"]))]
+    rows += [("output", f"{each['id']}  {each['name']}, {each['destination']}") for each in found["outputs"]]
     rows += [
         ("retention", retention_words(found["retention"])),
         ("dedupe", dedupe_words(found["dedupe"])),
         ("auth", auth_words(found["auth"])),
+        *([("ephemeral", "yes, no content is stored")] if found["ephemeral"] else []),
+        *([("at most", rate_words(found["rate_limit"]))] if found["rate_limit"] else []),
         ("largest body", largest if size is None else format_size(size)),
         ("created", when(found["created_at"])),
     ]

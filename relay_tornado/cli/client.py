@@ -11,10 +11,14 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+from click.core import ParameterSource
 
 from relay_tornado.cli.output import note
 from relay_tornado.errors import Locked, NotFound, RelayError, Unavailable
@@ -32,6 +36,15 @@ ANSWER = 120.0
 """Seconds that the running relay has for an answer."""
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where `--url` says that the relay is; `said` is whether that stood on the command line."""
+
+    url: str
+    said: bool
+    secret: Callable[[], str]
 
 
 class Refused(RelayError):
@@ -54,8 +67,17 @@ class Connection(Protocol):
     def close(self) -> None: ...
 
 
+class Caller(Protocol):
+    """A relay that takes the commands of admin/commands.py."""
+
+    def call(self, command: str, **arguments: Any) -> Any:
+        """Runs a command and returns its answer. Raises RelayError."""
+
+    def close(self) -> None: ...
+
+
 class Relay:
-    """The relay of a data directory, for the commands of admin/commands.py."""
+    """The relay of a data directory."""
 
     def __init__(self, data: Path, create: bool) -> None:
         self._data = data
@@ -83,16 +105,31 @@ class Relay:
 
 
 @contextmanager
-def open_relay(data: Path, create: bool = False) -> Iterator[Relay]:
-    """The relay of this data directory; with `create` the directory is made where it is missing."""
-    relay = Relay(data, create)
+def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
+    """The relay at `--url`, or of this data directory; with `create` that is made where it is missing."""
+    relay: Caller = remote_relay() or Relay(data, create)
     try:
         yield relay
     finally:
         relay.close()
 
 
-def known_url(relay: Relay, public_url: str | None) -> str | None:
+def remote_relay() -> Caller | None:
+    """The relay at `--url`, None where there is none. Raises UsageError where it is not clear which relay is meant."""
+    context = click.get_current_context(silent=True)
+    place: Place | None = None if context is None else context.find_root().obj
+    if context is None or place is None:
+        return None
+    if context.get_parameter_source("data") is ParameterSource.COMMANDLINE:
+        if not place.said:
+            return None  # the flag wins over the variable
+        raise click.UsageError("--url and --data both say which relay is meant: leave one of them out")
+    from relay_tornado.cli.remote import Remote
+
+    return Remote(place.url, place.secret())
+
+
+def known_url(relay: Caller, public_url: str | None) -> str | None:
     """The URL under which senders reach the relay: as given, or as the relay knows it; None where nobody does."""
     url: str | None = public_url or relay.call("relay.info")["url"]
     return url

@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import errno
 import importlib
+from pathlib import Path
 from typing import Any, ClassVar
 
 import click
+from click.core import ParameterSource
 
 import relay_tornado
 from relay_tornado.errors import RelayError
+
+REMOTE = ("bucket", "input", "output", "token", "logs", "apply")
+"""The commands that work with a relay on another machine, too."""
 
 
 class Failure(click.ClickException):
@@ -31,8 +36,18 @@ class Commands(click.Group):
     places: ClassVar[dict[str, tuple[str, str]]] = {
         "serve": ("relay_tornado.cli.serve:serve", "Run the relay."),
         "bucket": ("relay_tornado.cli.bucket:bucket", "Make, change, show and delete buckets."),
-        "input": ("relay_tornado.cli.input:inputs", "Change inputs and what they answer."),
+        "input": ("relay_tornado.cli.input:inputs", "Make, change, show and delete inputs."),
+        "output": ("relay_tornado.cli.outputs:output", "Make, change, show and delete outputs."),
+        "logs": ("relay_tornado.cli.logs:logs", "List, show and resend events."),
+        "apply": ("relay_tornado.cli.apply:apply", "Make buckets, inputs and outputs what a file says."),
         "token": ("relay_tornado.cli.token:token", "Make, list and revoke tokens."),
+        "backup": ("relay_tornado.cli.backup:backup", "Copy the data to a file, while the relay runs or not."),
+        "restore": ("relay_tornado.cli.backup:restore", "Make a backup the data of a relay."),
+        "export": ("relay_tornado.cli.transfer:export", "Write a bucket's events as lines of JSON."),
+        "import": ("relay_tornado.cli.transfer:import_", "Read events that were exported into a bucket."),
+        "stats": ("relay_tornado.cli.stats:command", "Show what takes the space, and which clients lag behind."),
+        "check": ("relay_tornado.cli.backup:check", "Look whether the data, or a backup, is sound."),
+        "doctor": ("relay_tornado.cli.doctor:doctor", "Look at a deployment, and say what is wrong."),
         "migrate": ("relay_tornado.cli.migrate:command", "Bring a data directory to this relay's schema."),
     }
 
@@ -65,6 +80,42 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--url", envvar="RELAY_URL", show_envvar=True, help="Talk to the relay at this URL instead of one on this machine."
+)
+@click.option(
+    "--secret", envvar="RELAY_SECRET", show_envvar=True, help='A token\'s secret, for --url; "-" reads it from stdin.'
+)
+@click.option(
+    "--secret-file",
+    type=click.Path(path_type=Path),
+    envvar="RELAY_SECRET_FILE",
+    show_envvar=True,
+    help="File that holds the secret.",
+)
 @click.version_option(relay_tornado.__version__, prog_name="relay", message="%(prog)s %(version)s")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context, url: str | None, secret: str | None, secret_file: Path | None) -> None:
     """A self-hosted webhook relay: public inputs, a durable log per bucket, WebSockets that miss nothing."""
+    if not url:
+        return
+    said = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+    if said and context.invoked_subcommand not in REMOTE:
+        raise click.UsageError(
+            f"{context.invoked_subcommand} works on the relay's own machine only; with --url: {', '.join(REMOTE)}"
+        )
+    if context.invoked_subcommand in REMOTE:
+        from relay_tornado.cli.client import Place
+        from relay_tornado.cli.options import Url
+
+        base = Url().convert(url, None, context).removesuffix("/v1")
+        context.obj = Place(base, said, lambda: _secret(secret, secret_file))
+
+
+def _secret(secret: str | None, file: Path | None) -> str:
+    from relay_tornado.cli.secret import read_secret
+
+    found = read_secret("secret", secret, file)
+    if not found:
+        raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
+    return found

@@ -2,110 +2,269 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from relay_tornado.cli.answering import ask, find_part, header_rows, headers_given, parts_of, rate_given, read_text
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import Lines, data_option, json_option, url_option
-from relay_tornado.cli.output import print_fields, print_json, webhook_url
+from relay_tornado.cli.options import NONE, Duration, Lines, NoneOr, data_option, json_option, url_option
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
+from relay_tornado.cli.secret import read_secret
 
 
 def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
-    envvar = "RELAY_INPUT_" + name.removeprefix("--").replace("-", "_").upper()
+    first = name.split("/", maxsplit=1)[0].removeprefix("--")
+    envvar = "RELAY_INPUT_" + first.replace("-", "_").upper()
     return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+
+
+def _input_options(function: Any) -> Any:
+    """What `create` and `set` have in common."""
+    for option in reversed(
+        (
+            _option("--name", help="A name."),
+            _option("--description", help="What it is for."),
+            _option("--status", "status_code", type=click.IntRange(200, 599), help="Status that senders get."),
+            _option("--body", help="Body that senders get; empty for none."),
+            _option(
+                "--body-file",
+                type=click.Path(path_type=Path),
+                help='File that holds the body, at most 250 KB; "-" is standard input.',
+            ),
+            _option(
+                "--header",
+                "headers",
+                multiple=True,
+                type=Lines(),
+                metavar="NAME: VALUE",
+                help="Header that senders get, instead of those that were set; repeats. The variable has one a line.",
+            ),
+            _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+            _option("--custom-domain", metavar="HOST", help="Host name under which it is found, too; empty for none."),
+            _option("--path-prefix", metavar="PATH", help="Path under which it is found, too; empty for none."),
+            _option(
+                "--strip-path-prefix/--no-strip-path-prefix",
+                default=None,
+                help="Take the prefix off the path that goes on.",
+            ),
+            _option(
+                "--response-from-output",
+                metavar="OUTPUT",
+                help="Senders get what a client answers for this output (its id, or anyOutput); empty for none.",
+            ),
+            _option(
+                "--verify",
+                metavar="PROVIDER|none",
+                help="Check senders' signatures: github, standard-webhooks, stripe, slack, shopify or gitlab.",
+            ),
+            _option(
+                "--verify-secret",
+                "verify_secrets",
+                multiple=True,
+                type=Lines(),
+                help='For --verify; repeats, during a change. The variable has one a line. "-" reads standard input.',
+            ),
+            _option(
+                "--verify-secret-file",
+                "verify_files",
+                multiple=True,
+                type=click.Path(path_type=Path),
+                help="File that holds a secret for --verify; repeats.",
+            ),
+            _option(
+                "--on-failure",
+                type=click.Choice(["reject", "mark"]),
+                help="What a signature that is wrong does: 401, or a mark on the event.",
+            ),
+            _option(
+                "--rate-limit",
+                type=NoneOr(click.IntRange(min=1)),
+                help="Events that it takes in an interval; over it 429.",
+            ),
+            _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+_bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of INPUT, which may be its name then.")
 
 
 @click.group(name="input")
 def inputs() -> None:
-    """Change inputs and what they answer."""
+    """Make, change, show and delete inputs, and what they answer."""
+
+
+@inputs.command()
+@click.argument("bucket")
+@_option("--id", "input_id", help="The id in its URL, instead of a random one: 1 to 64 letters, digits, - and _.")
+@_input_options
+@data_option
+@url_option
+@json_option
+def create(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
+    """Make an input in the bucket with the name or id BUCKET, and print its URL."""
+    input_id = params.pop("input_id")
+    options = _options(params)
+    if input_id is not None:
+        options["id"] = input_id
+    with open_relay(data) as relay:
+        made = relay.call("input.create", bucket=bucket, options=options)
+        base = known_url(relay, public_url)
+    _show(made, base, as_json)
+
+
+@inputs.command(name="list")
+@click.argument("bucket", required=False)
+@data_option
+@url_option
+@json_option
+def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool) -> None:
+    """List all inputs, or those of the bucket with the name or id BUCKET."""
+    with open_relay(data) as relay:
+        found = parts_of(relay.call("bucket.list"), "inputs", bucket)
+        base = known_url(relay, public_url)
+    if as_json:
+        print_json([one for _, one in found])
+    elif not found:
+        note("there is no input")
+    else:
+        print_table(
+            ("BUCKET", "NAME", "WEBHOOK URL", "ANSWERS", "VERIFY", "DESCRIPTION"),
+            (
+                (
+                    each["name"],
+                    one["name"],
+                    webhook_url(base, one["id"]),
+                    _answers(one),
+                    _verify_words(one),
+                    one["description"],
+                )
+                for each, one in found
+            ),
+        )
+
+
+@inputs.command()
+@click.argument("input")
+@_bucket_option
+@data_option
+@url_option
+@json_option
+def show(input: str, bucket: str | None, data: Path, public_url: str | None, as_json: bool) -> None:
+    """Show the input with the id INPUT."""
+    with open_relay(data) as relay:
+        _, found = find_part(relay.call("bucket.list"), "inputs", input, bucket)
+        base = known_url(relay, public_url)
+    _show(found, base, as_json)
 
 
 @inputs.command(name="set")
 @click.argument("input")
-@_option("--name", help="A new name.")
-@_option("--description", help="What it is for.")
-@_option("--status", "status_code", type=click.IntRange(200, 599), help="Status that senders get.")
-@_option("--body", help="Body that senders get; empty for none.")
-@_option(
-    "--body-file",
-    type=click.Path(path_type=Path),
-    help='File that holds the body, at most 250 KB; "-" is standard input.',
-)
-@_option(
-    "--header",
-    "headers",
-    multiple=True,
-    type=Lines(),
-    metavar="NAME: VALUE",
-    help="Header that senders get, instead of those that were set; repeats. The variable has one a line.",
-)
-@_option("--no-headers", is_flag=True, help="Remove all headers that were set.")
+@_bucket_option
+@_input_options
 @data_option
 @url_option
 @json_option
-def set_(
-    input: str,
-    body_file: Path | None,
-    headers: tuple[str, ...],
-    no_headers: bool,
-    data: Path,
-    public_url: str | None,
-    as_json: bool,
-    **params: Any,
-) -> None:
+def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
     """Change the input with the id INPUT; what is not named stays as it is.
 
     Where a bucket has one input only, INPUT may be the bucket's name or id.
     """
+    options = _options(params)
+    if not options:
+        raise click.UsageError("nothing to change: name at least one option, like --status 202")
+    with open_relay(data) as relay:
+        changed = relay.call("input.set", input=input, bucket=bucket, options=options)
+        base = known_url(relay, public_url)
+    _show(changed, base, as_json)
+
+
+@inputs.command()
+@click.argument("input")
+@_bucket_option
+@_option("--yes", is_flag=True, help="Do not ask first.")
+@data_option
+@json_option
+def delete(input: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
+    """Delete the input with the id INPUT: its URL answers 404 from now on. Its events stay."""
+    with open_relay(data) as relay:
+        owner, found = find_part(relay.call("bucket.list"), "inputs", input, bucket)
+    ask(yes, f"Delete the input {found['name']!r} of the bucket {owner['name']!r}?")
+    with open_relay(data) as relay:
+        answer = relay.call("input.delete", input=found["id"], bucket=owner["id"])
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"Deleted the input {found['name']} ({found['id']}).")
+
+
+def _options(params: dict[str, Any]) -> Document:
+    """The options that were given, in the form of the REST interface."""
+    body_file: Path | None = params.pop("body_file")
+    headers = headers_given(params.pop("headers"), params.pop("no_headers"))
+    verify = _verify(params)
+    rate, interval = params.pop("rate_limit"), params.pop("rate_interval")
     options = {name: value for name, value in params.items() if value is not None}
     if body_file is not None:
         if "body" in options:
             raise click.UsageError("--body and --body-file both give the body: leave one of them out")
-        options["body"] = _read(body_file)
-    if headers and no_headers:
-        raise click.UsageError("--header sets headers and --no-headers removes them: leave one of them out")
-    if headers or no_headers:
-        options["headers"] = _parse(headers)
-    if not options:
-        raise click.UsageError("nothing to change: name at least one option, like --status 202")
-    with open_relay(data) as relay:
-        changed = relay.call("input.set", input=input, options=options)
-        base = known_url(relay, public_url)
+        options["body"] = read_text("--body-file", body_file)
+    if headers is not None:
+        options["headers"] = headers
+    return {**options, **verify, **rate_given(rate, interval)}
+
+
+def _verify(params: dict[str, Any]) -> Document:
+    provider = params.pop("verify")
+    secrets = [read_secret("verify-secret", each, None) for each in params.pop("verify_secrets")]
+    secrets += [read_secret("verify-secret", None, each) for each in params.pop("verify_files")]
+    on_failure = params.pop("on_failure")
+    if provider is not None and provider.lower() == NONE.value:
+        if secrets or on_failure:
+            raise click.UsageError("--verify none checks nothing: leave out its secrets and --on-failure")
+        return {"verify": None}
+    given: Document = {}
+    if provider is not None:
+        given["provider"] = provider
+    if secrets:
+        given["secrets"] = secrets
+    if on_failure is not None:
+        given["on_failure"] = on_failure
+    return {"verify": given} if given else {}
+
+
+def _show(document: Document, base: str | None, as_json: bool) -> None:
     if as_json:
-        print_json(changed)
+        print_json(document)
         return
-    lines = [f"{name}: {value}" for name, values in changed["headers"].items() for value in values]
+    route = f"{document['custom_domain']}{document['path_prefix']}"
     print_fields(
         [
-            ("input", changed["id"]),
-            ("name", changed["name"]),
-            *([("description", changed["description"])] if changed["description"] else []),
-            ("webhook URL", webhook_url(base, changed["id"])),
-            ("answers", f"{changed['status_code']}, {len(changed['body'].encode())} bytes"),
-            *(("header", line) for line in lines),
+            ("input", document["id"]),
+            ("name", document["name"]),
+            *([("description", document["description"])] if document["description"] else []),
+            ("webhook URL", webhook_url(base, document["id"])),
+            *([("found at", route)] if route else []),
+            ("answers", _answers(document)),
+            *header_rows(document),
+            *([("verifies", _verify_words(document))] if document["verify"] else []),
+            *([("at most", rate_words(document["rate_limit"]))] if document["rate_limit"] else []),
         ]
     )
 
 
-def _read(file: Path) -> str:
-    try:
-        # Not as text, which would change its line ends.
-        content = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise click.UsageError(f"--body-file: {file} can't be read: {reason}") from None
+def _answers(document: Document) -> str:
+    if document["response_from_output"]:
+        return f"what {document['response_from_output']} answers"
+    return f"{document['status_code']}, {len(document['body'].encode())} bytes"
 
 
-def _parse(lines: tuple[str, ...]) -> dict[str, list[str]]:
-    headers: dict[str, list[str]] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon:
-            raise click.UsageError(f'--header: {line!r} has no colon: write it like "Content-Type: text/plain"')
-        headers.setdefault(name.strip(), []).append(value.strip())
-    return headers
+def _verify_words(document: Document) -> str:
+    """The provider and what a failure does; the secrets are shown by --json only."""
+    verify = document["verify"]
+    return "no" if verify is None else f"{verify['provider']}, {verify['on_failure']}"

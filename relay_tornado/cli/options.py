@@ -19,6 +19,7 @@ import click
 
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
+from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,7 +32,7 @@ class _Off(enum.Enum):
 NONE: Final = _Off.NONE
 """What an option is given as where a limit is switched off; None is an option that was not given."""
 
-_MAY_BE_ZERO = frozenset({"port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
+_MAY_BE_ZERO = frozenset({"port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
 
 
 class Size(click.ParamType[Any]):
@@ -106,6 +107,19 @@ class Url(click.ParamType[Any]):
         ):
             self.fail(f"{value!r} is not a URL like https://relay.example.org", param, ctx)
         return str(value).rstrip("/")
+
+
+class Ranges(click.ParamType[Any]):
+    """Addresses and ranges of addresses, with commas or blanks between."""
+
+    name = "ranges"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            ProxyTrust.parse(str(value))
+        except Invalid as error:
+            self.fail(str(error), param, ctx)
+        return value
 
 
 class Lines(click.ParamType[Any]):
@@ -192,13 +206,13 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
         return Size(zero=zero)
     if field.metadata["unit"] == "seconds":
         return Duration(zero=zero)
-    if field.name == "port":
+    if field.name in ("port", "metrics_port"):
         return click.IntRange(0, 65_535)
     if hint is int:
         return click.IntRange(min=0 if zero else 1)
     if hint is Path:
         return click.Path(path_type=Path, readable=False)
-    return Url() if field.name == "public_url" else click.STRING
+    return {"public_url": Url(), "proxy_trust": Ranges()}.get(field.name, click.STRING)
 
 
 data_option = click.option(

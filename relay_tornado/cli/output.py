@@ -58,6 +58,15 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
+def size_words(size: float) -> str:
+    """`1.3 GiB`."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
 def when(time: float | None) -> str:
     """A unix time in words."""
     return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
@@ -87,6 +96,11 @@ def retention_words(keep: Document) -> str:
 
 def dedupe_words(dedupe: Document | None) -> str:
     return "off" if dedupe is None else f"{dedupe['header']} within {format_duration(dedupe['window'])}"
+
+
+def rate_words(limit: Document | None) -> str:
+    """`100 events in 1s`."""
+    return "no limit" if limit is None else f"{limit['events']} events in {format_duration(limit['interval'])}"
 
 
 def auth_words(auth: Document) -> str:

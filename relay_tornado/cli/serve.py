@@ -6,12 +6,11 @@ import asyncio
 import importlib.util
 import resource
 import shlex
-import shutil
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import click
@@ -19,11 +18,18 @@ import click
 from relay_tornado.admin import Administration
 from relay_tornado.app import Relay
 from relay_tornado.cli.options import settings_from, settings_options
+from relay_tornado.cli.program import program
 from relay_tornado.logs import configure
 from relay_tornado.model import Bucket
+from relay_tornado.notify import Notifier, inherited_sockets
 from relay_tornado.settings import Settings
 
 DEMO = "demo"
+
+_SWITCH_INTERVAL = 0.0001
+_STOP = (signal.SIGTERM, signal.SIGINT)
+_EXTENSION = 60.0
+"""Seconds by which a start that is still at work puts off its time-out."""
 
 
 @click.command()
@@ -38,32 +44,56 @@ DEMO = "demo"
 def serve(demo: bool, **params: Any) -> None:
     """Run the relay until SIGTERM or SIGINT (Ctrl-C).
 
-    It prints one line on stdout once it is ready; everything else goes to stderr.
+    It prints one line on stdout once it is ready, and what to do next where there is no bucket yet. The log goes to
+    stderr.
     """
     settings = settings_from(params)
     configure(settings)
     _raise_descriptor_limit()
+    # The database's threads give the interpreter's lock up at every row, and get it back from a loop that is busy only
+    # after this interval: at the usual 5 ms reading old events would take many times as long.
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    # Both take their variables out of the environment, so that no child of this process acts on them.
+    notifier, inherited = Notifier(), inherited_sockets()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_run(settings, demo))
+        runner.run(_run(settings, demo, notifier, inherited))
 
 
-async def _run(settings: Settings, demo: bool) -> None:
+async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Sequence[socket.socket]) -> None:
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOP:
         loop.add_signal_handler(number, told_to_stop.set)
-    relay = Relay(settings)
-    await relay.start()
+    relay = Relay(settings, inherited)
+    await _start(relay, notifier)
+    loop.add_signal_handler(signal.SIGHUP, relay.reload)
+    alive = asyncio.create_task(notifier.keep_alive())
     try:
+        click.echo(f"listening on {relay.address}")
         if demo:
             await _prepare_demo(relay)
         elif not relay.administration.list_buckets():
             _say_what_next(settings)
-        click.echo(f"listening on {relay.address}")
         sys.stdout.flush()
+        notifier.ready(f"listening on {relay.address}")
         await told_to_stop.wait()
     finally:
+        notifier.stopping()
         await relay.stop()
+        alive.cancel()
+        for number in _STOP:
+            # A second signal, while the interpreter winds down, must not turn a clean end into another exit status.
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
+
+
+async def _start(relay: Relay, notifier: Notifier) -> None:
+    """Starts the relay, however long a backup and a migration before it take: the service manager is told."""
+    starting = asyncio.create_task(relay.start())
+    while not starting.done():
+        notifier.extend(_EXTENSION)
+        await asyncio.wait((starting,), timeout=_EXTENSION / 3)
+    await starting
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -93,17 +123,8 @@ def _say_what_next(settings: Settings) -> None:
 
 
 def _command(settings: Settings, arguments: str) -> str:
-    """A command on this data directory as a line for a shell, wherever that is: with this program's own path, where
-    the shell would not find it as `relay`."""
-    program = Path(sys.argv[0])
-    found = shutil.which("relay")
-    if program.name == "__main__.py":
-        relay = f"{shlex.quote(sys.executable)} -m relay_tornado"
-    elif found is not None and program.exists() and program.samefile(found):
-        relay = "relay"
-    else:
-        relay = shlex.quote(str(program.absolute()))
-    return f"{relay} {arguments} --data {shlex.quote(str(settings.data.absolute()))}"
+    """A command on this data directory as a line for a shell, wherever that is."""
+    return f"{program()} {arguments} --data {shlex.quote(str(settings.data.absolute()))}"
 
 
 async def _prepare_demo(relay: Relay) -> None:
@@ -156,4 +177,5 @@ def _client(relay: Relay, key: str, secret: str) -> str:
 
 
 def _say(*lines: str) -> None:
-    click.echo("\n" + "\n".join(lines) + "\n", err=True)
+    """On stdout: the log on stderr may be kept for long, and what stands here may hold a secret."""
+    click.echo("\n" + "\n".join(lines) + "\n")

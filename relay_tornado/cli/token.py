@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import NONE, data_option, json_option, url_option
+from relay_tornado.cli.options import NONE, Duration, data_option, format_duration, json_option, url_option
 from relay_tornado.cli.output import note, print_fields, print_json, print_table, socket_url, when
 from relay_tornado.errors import Invalid
 from relay_tornado.settings import parse_duration
@@ -146,6 +146,29 @@ def list_(data: Path, as_json: bool) -> None:
                 for each in tokens
             ),
         )
+
+
+@token.command()
+@click.argument("key")
+@_option(
+    "--grace",
+    type=Duration(zero=True),
+    default="0",
+    show_default=True,
+    help="How long the old secret stays good, so that clients can be changed one by one.",
+)
+@data_option
+@json_option
+def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
+    """Give the token with the key KEY a new secret, and print it. The secret is shown this once."""
+    with open_relay(data) as relay:
+        made = relay.call("token.rotate", key=key, grace=grace)
+    if as_json:
+        print_json(made)
+        return
+    old = f"good for {format_duration(grace)} more" if grace else "ended; connections made with it are closed"
+    print_fields([("key", made["key"]), ("secret", made["secret"]), ("old secret", old)])
+    click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
 
 
 @token.command()

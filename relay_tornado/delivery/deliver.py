@@ -7,21 +7,23 @@ the bucket and so starts the task, which ends when it is caught up again.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
-from relay_tornado.delivery.flight import Flight, Pace
+from relay_tornado.delivery.flight import SLICE, Flight, Pace
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.outlet import Outlet, OutletClosed
-from relay_tornado.delivery.subscription import Directory, Placement, Subscription, place_all
+from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, place_all
 from relay_tornado.errors import BucketGone, CursorLost, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, GapReason, Latest, Position, Token
+from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Latest, Position, Token
 from relay_tornado.wire import control, frames, websocket
 
 _log = structlog.get_logger(__name__)
@@ -37,6 +39,7 @@ class Shared:
     dispatcher: Dispatcher
     flight: Flight
     turns: asyncio.Semaphore
+    counters: Counters
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Of the deliveries that are at work, ended ones in their last write too."""
 
@@ -55,8 +58,10 @@ class Delivery:
         "_shared",
         "_started",
         "_task",
+        "apart",
         "busy",
         "extended",
+        "max_body",
         "outlet",
         "subscription",
     )
@@ -64,6 +69,8 @@ class Delivery:
     def __init__(self, shared: Shared, outlet: Outlet, subscription: Subscription, *, extended: bool) -> None:
         self.outlet = outlet
         self.subscription = subscription
+        self.apart = subscription.filter is not None or subscription.request.outputs == "none"
+        self.max_body = subscription.request.max_body
         self.extended = extended
         self.busy = True
         self._shared = shared
@@ -76,10 +83,6 @@ class Delivery:
         self._started = False
         self._ended = False
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def max_body(self) -> int | None:
-        return self.subscription.request.max_body
 
     # what the outside does
 
@@ -110,10 +113,10 @@ class Delivery:
         self._dirty[bucket_id] = None
         self._go_on()
 
-    def positions(self) -> dict[BucketId, int]:
-        """The seq up to which every event was written, by bucket: 0 for a new bucket that has not been placed yet."""
-        joining = {bucket_id: 0 for bucket_id, position in self._joining.items() if position == Earliest()}
-        return joining | {bucket_id: place.seq for bucket_id, place in self._places.items()}
+    def positions(self) -> dict[BucketId, Reached]:
+        """What was written, by bucket: nothing of a new bucket that has not been placed yet."""
+        joining = {bucket_id: Reached(0) for bucket_id, position in self._joining.items() if position == Earliest()}
+        return joining | {place.bucket_id: Reached(place.seq, place.output) for place in self._places.values()}
 
     def moved(self) -> Mapping[str, str]:
         """By bucket name, the id of the last event written, where that moved since the last call."""
@@ -123,6 +126,20 @@ class Delivery:
                 place.pinged = place.seq
                 moved[self._shared.directory.name(place.bucket_id)] = format_id(place.epoch, place.seq)
         return moved
+
+    def reaches(self, bucket_id: BucketId, event: Event) -> bool:
+        """Whether this event's copies are for this subscriber, written or still to be. One that only looks at events
+        is not counted."""
+        if self._ended or self.subscription.request.outputs == "none":
+            return False
+        place = self._places.get(bucket_id)
+        if place is None:
+            if bucket_id not in self._joining and bucket_id not in self._expected:
+                return False
+        elif place.began >= event.seq:
+            return False
+        rules = self.subscription.filter
+        return rules is None or self._shared.cache.passes(event, rules)
 
     def join(self, bucket: Bucket, *, new: bool) -> None:
         """The bucket has come to fit: one that is new from its first event on, another one from the position that was
@@ -202,14 +219,14 @@ class Delivery:
                 place = self._places.get(bucket_id)
                 if place is not None:
                     self._dirty[bucket_id] = None
-                    await self._page(place)
+                    await self._page(place, pace)
             elif self._notices:
                 await self._write(())
             else:
                 return
             await pace.keep()
 
-    async def _page(self, place: Place) -> None:
+    async def _page(self, place: Place, pace: Pace) -> None:
         """Reads and writes one page of one bucket, or takes the bucket out of the queue where there is none."""
         shared = self._shared
         if place.seq >= shared.dispatcher.head(place.bucket_id):
@@ -222,7 +239,7 @@ class Delivery:
             if events is None:
                 events = await shared.log.read(place.bucket_id, place.seq, PAGE, chunk)
         except CursorLost as lost:
-            await self._overtaken(place, lost.first)
+            await self._overtaken(place, lost)
             return
         except BucketGone:
             self.leave(place.bucket_id)
@@ -230,42 +247,62 @@ class Delivery:
         at = 0
         while at < len(events) and place.open and not self._ended:
             at = await self._part(place, events, at, chunk)
+            await pace.keep()
 
     async def _part(self, place: Place, events: Sequence[Event], at: int, chunk: int) -> int:
-        """Writes as many of the events from `at` on as one write may have, and returns the index behind them."""
+        """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
+        behind them."""
         shared = self._shared
         async with shared.turns:
             if not place.open or self._ended:
                 return at
             try:
-                data = self._frames(place, events, at, chunk)
+                data, at = self._frames(place, events, at, chunk)
             except BucketGone:
                 self.leave(place.bucket_id)
                 return at
-            written = self._write(data)
-            at += len(data)
-        await written
+            written = self._write(data) if data else None
+            shared.counters.deliveries += len(data)
+            shared.counters.delivered_bytes += sum(map(len, data))
+        if written is not None:
+            await written
         place.seq = events[at - 1].seq
         place.epoch = events[at - 1].epoch
+        place.output = 0
         return at
 
-    def _frames(self, place: Place, events: Sequence[Event], at: int, chunk: int) -> list[bytes]:
-        """The frames of the events from `at` on, within the chunk's size but at least one. Raises BucketGone."""
-        cache, bucket_id, max_body = self._shared.cache, place.bucket_id, self.max_body
+    def _frames(self, place: Place, events: Sequence[Event], at: int, chunk: int) -> tuple[list[bytes], int]:
+        """The frames of the events from `at` on, within the chunk's size but at least one, and the index behind the
+        last of these events; some may have no frame. Raises BucketGone."""
+        cache, bucket_id, rules = self._shared.cache, place.bucket_id, self.subscription.filter
         # What others read at the same time is kept for them. One reader of old events alone would only drive out new.
         keep = len(self._shared.tasks) > 1 or place.seq + PAGE > self._shared.dispatcher.head(bucket_id)
+        end = time.perf_counter() + SLICE if rules is not None or cache.slow(bucket_id) else None
+        own = self.apart or self.max_body is not None or place.output > 0
         data: list[bytes] = []
         for index in range(at, len(events)):
             event = events[index]
-            if max_body is not None and len(event.body) > max_body:
-                frame = cache.truncated(bucket_id, event)
-            else:
-                frame = cache.frame(bucket_id, event, keep=keep)
-            chunk -= len(frame)
-            if chunk < 0 and data:
-                break
-            data.append(frame)
-        return data
+            if rules is None or cache.passes(event, rules):
+                frame = self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
+                if frame:
+                    chunk -= len(frame)
+                    if chunk < 0 and data:
+                        return data, index
+                    data.append(frame)
+            if end is not None and time.perf_counter() > end:
+                return data, index + 1
+        return data, len(events)
+
+    def _frame(self, place: Place, event: Event, keep: bool) -> bytes:
+        """What this subscriber gets of an event."""
+        cache, bucket_id = self._shared.cache, place.bucket_id
+        itself = self.subscription.request.outputs == "none"
+        after = place.output if event.seq == place.seq + 1 else 0
+        if self.max_body is not None and len(event.body) > self.max_body:
+            return cache.truncated(bucket_id, event, itself=itself, after=after)
+        if itself:
+            return cache.event(bucket_id, event, keep=keep)
+        return cache.rest(bucket_id, event, after) if after else cache.frame(bucket_id, event, keep=keep)
 
     def _write(self, data: Sequence[bytes]) -> Awaitable[None]:
         """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
@@ -290,18 +327,22 @@ class Delivery:
             name = self._shared.directory.name(place.bucket_id)
             self._tell(frames.caught_up(name, format_id(place.epoch, place.seq)))
 
-    async def _overtaken(self, place: Place, first: int) -> None:
-        """The next event of this place is not there any more; the next that is, is `first`."""
+    async def _overtaken(self, place: Place, lost: CursorLost) -> None:
+        """The next event of this place is not there any more."""
         try:
             bounds = await self._shared.log.bounds(place.bucket_id)
         except BucketGone:
             self.leave(place.bucket_id)
             return
         if place.open and not self._ended:
-            # What retention removed lies below the log's first event; within the log it is damage.
-            reason: GapReason = "retention" if place.seq + 1 < bounds.first else "reset"
-            gap = Gap(reason, place.seq + 1, first - 1)
+            reason, first = lost.reason, lost.first
+            if reason == "retention" and place.seq + 1 >= bounds.first:
+                # What retention removed lies below the log's first event; within the log it is damage.
+                reason = "reset"
+            # A log that was found to have gone back below the position names those seqs anew: that vouches for nothing.
+            gap = Gap(reason, place.seq + 1, first - 1) if first > place.seq else Gap("reset")
             place.seq = first - 1
+            place.output = 0
             place.epoch = epoch_at(bounds.epochs, place.seq)
             await self._missing(place, gap)
 
@@ -310,17 +351,19 @@ class Delivery:
         bucket = self._shared.directory.get(bucket_id)
         placements: list[Placement] = []
         if bucket is not None:
-            request = control.Subscribe(since=self._joining[bucket_id])
+            outputs = self.subscription.request.outputs
+            request = control.Subscribe(since=self._joining[bucket_id], outputs=outputs)
             placements = await place_all(self._shared.log, (bucket,), request, {}, later=True)
         # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
         if not self._ended and self._joining.pop(bucket_id, None) is not None:
             for placement in placements:
                 place = self._enter(placement)
-                if placement.placed.gap is not None:
-                    await self._missing(place, placement.placed.gap)
+                if placement.gap is not None:
+                    await self._missing(place, placement.gap)
 
     async def _missing(self, place: Place, gap: Gap) -> None:
         name = self._shared.directory.name(place.bucket_id)
+        self._shared.counters.gaps[gap.reason] += 1
         _log.warning("subscriber_missed_events", bucket=name, reason=gap.reason, first=gap.from_seq, last=gap.to_seq)
         self._tell(frames.gap(name, gap))
         if self.subscription.request.on_gap == "fail":
@@ -330,7 +373,9 @@ class Delivery:
 
     def _enter(self, placement: Placement) -> Place:
         bucket_id = placement.bucket.id
-        place = self._places[bucket_id] = Place(self, bucket_id, placement.placed.after, placement.epoch)
+        place = self._places[bucket_id] = Place(
+            self, bucket_id, placement.reached.seq, placement.epoch, placement.reached.output
+        )
         self._shared.dispatcher.add(place)
         self._dirty[bucket_id] = None
         return place

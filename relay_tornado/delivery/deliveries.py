@@ -6,15 +6,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliver import Delivery, Shared
 from relay_tornado.delivery.dispatch import Dispatcher
 from relay_tornado.delivery.flight import Flight, turns
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.outlet import Outlet
-from relay_tornado.delivery.subscription import Directory, Subscription, not_found, place_all
+from relay_tornado.delivery.subscription import Directory, Reached, Subscription, not_found, place_all
+from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import Bucket, BucketId, Token
+from relay_tornado.model import Bucket, BucketId, Event, Token
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.rules import Rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
 
@@ -22,13 +25,15 @@ from relay_tornado.wire import control
 class Deliveries:
     """Makes deliveries, and tells the live ones which buckets come and go."""
 
-    def __init__(self, log: EventLog, registry: Registry, settings: Settings) -> None:
+    def __init__(self, log: EventLog, registry: Registry, settings: Settings, counters: Counters | None = None) -> None:
+        """`counters` takes up what is delivered, and what was missed."""
+        self._counters = Counters() if counters is None else counters
         self._log = log
         self._directory = Directory(registry)
         self._cache = FrameCache(registry, settings.tail // 2)
-        self._dispatcher = Dispatcher(log, self._cache)
+        self._dispatcher = Dispatcher(log, self._cache, self._counters)
         self.flight = Flight(settings.replay_buffer)
-        self._shared = Shared(log, self._directory, self._cache, self._dispatcher, self.flight, turns())
+        self._shared = Shared(log, self._directory, self._cache, self._dispatcher, self.flight, turns(), self._counters)
         self._live: set[Delivery] = set()
         self._end_watch = registry.watch(self._changed)
 
@@ -39,13 +44,14 @@ class Deliveries:
         token: Token,
         *,
         extended: bool,
+        filter: Rules | None = None,
         replaces: Delivery | None = None,
     ) -> tuple[Delivery, list[dict[str, Any]]]:
         """A delivery that is placed and waits for `start`, and the answer's entries, in the order of the request.
 
         The one that it replaces ends behind the write that it is in, and hands on its positions. Raises Unavailable.
         """
-        kept: Mapping[BucketId, int] = {}
+        kept: Mapping[BucketId, Reached] = {}
         if replaces is not None:
             replaces.end()
             await replaces.ended()
@@ -53,7 +59,7 @@ class Deliveries:
             kept = replaces.positions()
             self._live.discard(replaces)
         names = frozenset(request.buckets) or None
-        delivery = Delivery(self._shared, outlet, Subscription(request, token, names), extended=extended)
+        delivery = Delivery(self._shared, outlet, Subscription(request, token, names, filter=filter), extended=extended)
         wanted: dict[str, Bucket | None] = self._wanted(request, token)
         # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
         self._live.add(delivery)
@@ -65,6 +71,9 @@ class Deliveries:
             self.end(delivery)
             raise
         delivery.take(placements)
+        for placement in placements:
+            if placement.gap is not None:
+                self._counters.gaps[placement.gap.reason] += 1
         found = {placement.bucket.id: placement for placement in placements}
         answers: dict[str, dict[str, Any]] = {}
         for name, bucket in wanted.items():
@@ -73,6 +82,25 @@ class Deliveries:
             else:
                 answers[name] = not_found(name)
         return delivery, list(answers.values())
+
+    def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
+        """Whether some subscriber gets, or has got, this event's copy for that output (None: any copy)."""
+        try:
+            copies = self._cache.copies(bucket_id, event)
+        except BucketGone:
+            return False
+        if not copies or output not in (None, *copies):
+            return False
+        return any(delivery.reaches(bucket_id, event) for delivery in self._live)
+
+    @property
+    def subscribers(self) -> int:
+        """How many sockets are subscribed."""
+        return len(self._live)
+
+    def lag(self) -> Mapping[BucketId, int]:
+        """By bucket that somebody subscribes to: how many events lie between the head and the slowest subscriber."""
+        return self._dispatcher.lag()
 
     def end(self, delivery: Delivery) -> None:
         """Nothing more is written by this delivery after the write that is under way. May be repeated."""
@@ -114,3 +142,5 @@ class Deliveries:
                 delivery.join(bucket, new=new)
         if bucket is None:
             self._directory.forget(key)
+        else:
+            self._dispatcher.wake(key)

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from relay_tornado.counters import Counters
 from relay_tornado.delivery.flight import CHUNK, SLICE
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.errors import BucketGone, CursorLost
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import KIB, BucketId
+from relay_tornado.model import KIB, BucketId, Event
 
 PAGE: Final = 256
 """Most events in one read."""
@@ -38,24 +39,32 @@ class Subscriber(Protocol):
     @property
     def max_body(self) -> int | None: ...
 
+    @property
+    def apart(self) -> bool:
+        """What it gets is not what others get, so that nothing that the pass makes is for it."""
+
     def mark(self, bucket_id: BucketId) -> None:
         """The bucket may have something to read."""
 
 
 class Place:
-    """A subscriber's position in one bucket: every event up to `seq` was written, and its epoch is `epoch`.
+    """A subscriber's position in one bucket: every event up to `seq` was written or passed over, and its epoch is
+    `epoch`; of the next event the copies for outputs up to number `output` were had before delivery began.
 
     `open` until the bucket leaves the subscription.
     """
 
-    __slots__ = ("bucket_id", "epoch", "open", "pinged", "seq", "subscriber")
+    __slots__ = ("began", "bucket_id", "epoch", "open", "output", "pinged", "seq", "subscriber")
 
-    def __init__(self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str) -> None:
+    def __init__(self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str, output: int = 0) -> None:
         self.subscriber = subscriber
         self.bucket_id = bucket_id
         self.seq = seq
         self.epoch = epoch
+        self.output = output
         self.open = True
+        self.began = seq
+        """Where delivery began."""
         self.pinged = seq
         """The seq that the last ping told."""
 
@@ -64,6 +73,8 @@ class _Chunk(NamedTuple):
     data: bytes
     seq: int
     epoch: str
+    events: int
+    """How many of its events go anywhere."""
     largest: int
     """Bytes of the largest body in it."""
 
@@ -71,7 +82,8 @@ class _Chunk(NamedTuple):
 class Dispatcher:
     """Wakes subscribers; one watch on the log serves them all."""
 
-    def __init__(self, log: EventLog, cache: FrameCache) -> None:
+    def __init__(self, log: EventLog, cache: FrameCache, counters: Counters) -> None:
+        self._counters = counters
         self._log = log
         self._cache = cache
         self._places: dict[BucketId, dict[Place, None]] = {}
@@ -80,7 +92,7 @@ class Dispatcher:
         self._bucket_id: BucketId = ""
         self._chunks: dict[int, _Chunk | None] = {}
         self._scheduled: asyncio.Handle | None = None
-        self._watch = log.watch(None, self._wake)
+        self._watch = log.watch(None, self.wake)
 
     def head(self, bucket_id: BucketId) -> int:
         """The newest published seq, with no await."""
@@ -97,13 +109,21 @@ class Dispatcher:
             if not places:
                 del self._places[place.bucket_id]
 
+    def lag(self) -> dict[BucketId, int]:
+        """By bucket that somebody subscribes to: how many events lie between the head and the slowest subscriber."""
+        return {
+            bucket_id: max(self._watch.head(bucket_id) - min(place.seq for place in places), 0)
+            for bucket_id, places in self._places.items()
+        }
+
     def close(self) -> None:
         self._watch.close()
         self._places.clear()
         if self._scheduled is not None:
             self._scheduled.cancel()
 
-    def _wake(self, bucket_id: BucketId) -> None:
+    def wake(self, bucket_id: BucketId) -> None:
+        """There may be something new in this bucket, or what is in it goes elsewhere now."""
         if bucket_id in self._places:
             self._woken[bucket_id] = None
             if self._scheduled is None:
@@ -136,39 +156,67 @@ class Dispatcher:
         bucket_id = self._bucket_id
         head = self._watch.head(bucket_id)
         turns = _CLOCK_EVERY
+        chunks = self._chunks
+        deliveries = size = 0
+        in_time = True
         for place in places:
             subscriber = place.subscriber
-            if subscriber.busy:
-                if place.open:
+            if subscriber.busy or subscriber.apart:
+                if place.open and (subscriber.busy or place.seq < head):
                     subscriber.mark(bucket_id)
                 continue
-            while place.open and place.seq < head:
+            behind = place.open and place.seq < head
+            while behind:
                 try:
-                    chunk = self._chunks[place.seq]
+                    chunk = chunks[place.seq]
                 except KeyError:
-                    chunk = self._chunks[place.seq] = self._read(place.seq)
-                if (
-                    chunk is None
-                    or (subscriber.max_body is not None and chunk.largest > subscriber.max_body)
-                    or not subscriber.outlet.send_now(chunk.data)
-                ):
+                    chunk = chunks[place.seq] = self._read(place.seq)
+                if chunk is None:
                     subscriber.mark(bucket_id)
                     break
-                place.seq = chunk.seq
-                place.epoch = chunk.epoch
+                data, seq, epoch, events, largest = chunk
+                most = subscriber.max_body
+                if (most is not None and largest > most) or (data and not subscriber.outlet.send_now(data)):
+                    subscriber.mark(bucket_id)
+                    break
+                place.seq = seq
+                place.epoch = epoch
+                deliveries += events
+                size += len(data)
+                behind = seq < head
+                if behind and time.perf_counter() > end:
+                    subscriber.mark(bucket_id)
+                    break
             turns -= 1
             if not turns:
                 turns = _CLOCK_EVERY
                 if time.perf_counter() > end:
-                    return False
-        return True
+                    in_time = False
+                    break
+        self._counters.deliveries += deliveries
+        self._counters.delivered_bytes += size
+        return in_time
+
+    def _in_time(self, events: Sequence[Event]) -> Sequence[Event]:
+        """As many of the events as rules can look at, and the cache encode, in one slice of time."""
+        end = time.perf_counter() + SLICE
+        for index, event in enumerate(events):
+            self._cache.frame(self._bucket_id, event)
+            if time.perf_counter() > end:
+                return events[: index + 1]
+        return events
 
     def _read(self, after: int) -> _Chunk | None:
-        """The frames after a position, joined; None where they are not in memory, or too much to send at once."""
+        """The frames after a position, joined, empty where those events go nowhere.
+
+        None where they are not in memory, or too much to send at once.
+        """
         try:
             events = self._log.peek(self._bucket_id, after, PAGE, _PAGE_BYTES)
             if not events:
                 return None
+            if self._cache.slow(self._bucket_id):
+                events = self._in_time(events)
             frames = [self._cache.frame(self._bucket_id, event) for event in events]
         except (BucketGone, CursorLost):
             return None
@@ -176,4 +224,5 @@ class Dispatcher:
         if len(data) > CHUNK:
             return None
         last = events[-1]
-        return _Chunk(data, last.seq, last.epoch, max(len(event.body) for event in events))
+        sent = sum(map(bool, frames))
+        return _Chunk(data, last.seq, last.epoch, sent, max(len(event.body) for event in events))

@@ -1,13 +1,19 @@
-"""Events as WebSocket frames: each is encoded once, however many subscribers get it, and kept within a budget."""
+"""Events as WebSocket frames: each is encoded once, however many subscribers get it, and kept within a budget.
+
+An event's copies, one for each output that it goes to, are one piece here: their frames, joined in order of n.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Final
 
+from relay_tornado.delivery.outputs import Outputs, Subjects
 from relay_tornado.errors import BucketGone
 from relay_tornado.model import Bucket, BucketId, Event
 from relay_tornado.registry.contract import Registry
+from relay_tornado.rules import Rules
 from relay_tornado.wire import frames, websocket
 
 _OVERHEAD: Final = 150
@@ -15,52 +21,107 @@ _OVERHEAD: Final = 150
 
 
 class _Kept:
-    """The frames of one bucket as it is named and furnished now."""
+    """The frames of one bucket as it is named and furnished now: of its copies, and of its events whatever its outputs
+    are."""
 
-    __slots__ = ("bucket", "frames", "inputs")
+    __slots__ = ("bucket", "events", "frames", "inputs", "outputs")
 
     def __init__(self, bucket: Bucket) -> None:
         self.bucket = bucket
         self.inputs = {each.id: each.name for each in bucket.inputs}
+        self.outputs = Outputs(bucket)
         self.frames: dict[int, bytes] = {}
+        self.events: dict[int, bytes] = {}
 
 
 class FrameCache:
-    """Whole WebSocket frames by bucket and seq, at most `budget` bytes of them, oldest out first."""
+    """Whole WebSocket frames by bucket and seq, at most `budget` bytes of them, oldest out first.
+
+    Every method raises BucketGone where the registry has no such bucket.
+    """
 
     def __init__(self, registry: Registry, budget: int) -> None:
         self._registry = registry
         self._budget = budget
         self._buckets: dict[BucketId, _Kept] = {}
-        self._turns: deque[tuple[_Kept, int]] = deque()
+        self._turns: deque[tuple[dict[int, bytes], int]] = deque()
+        self._subjects = Subjects()
         self.size = 0
         """Bytes in use."""
 
     def frame(self, bucket_id: BucketId, event: Event, *, keep: bool = True) -> bytes:
-        """The frame of an event of this bucket, kept for others unless nobody else may want it.
-
-        Raises BucketGone where the registry has no such bucket.
-        """
+        """The joined frames of an event's copies, empty where it goes nowhere; kept unless nobody else may want
+        them."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         frame = kept.frames.get(event.seq)
         if frame is None:
-            frame = websocket.text(frames.webhook(event, kept.bucket, kept.inputs.get(event.input_id, "")))
+            if kept.outputs.plain and event.target is None:
+                frame = websocket.text(frames.webhook(event, kept.bucket, kept.inputs.get(event.input_id, "")))
+            else:
+                frame = self._copies(kept, event, 0, truncate=False)
             if keep:
-                self._keep(kept, event.seq, frame)
+                self._keep(kept.frames, event.seq, frame)
         return frame
 
-    def truncated(self, bucket_id: BucketId, event: Event) -> bytes:
-        """The frame without the event's body, for a subscriber whose `max_body` it is over. Raises BucketGone."""
+    def event(self, bucket_id: BucketId, event: Event, *, keep: bool = True) -> bytes:
+        """The frame of the event itself, whatever outputs, rules and `stream` say."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
-        name = kept.inputs.get(event.input_id, "")
-        return websocket.text(frames.webhook(event, kept.bucket, name, truncate=True))
+        if kept.outputs.plain and event.target is None:
+            return self.frame(bucket_id, event, keep=keep)
+        frame = kept.events.get(event.seq)
+        if frame is None:
+            frame = websocket.text(frames.webhook(event, kept.bucket, kept.inputs.get(event.input_id, "")))
+            if keep:
+                self._keep(kept.events, event.seq, frame)
+        return frame
+
+    def truncated(self, bucket_id: BucketId, event: Event, *, itself: bool = False, after: int = 0) -> bytes:
+        """As `rest`, or with `itself` as `event`, without the event's body, for a subscriber whose `max_body` it is
+        over."""
+        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
+        if itself:
+            name = kept.inputs.get(event.input_id, "")
+            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=True))
+        return self._copies(kept, event, after, truncate=True)
+
+    def rest(self, bucket_id: BucketId, event: Event, after: int) -> bytes:
+        """The joined frames of the copies that go to outputs above number `after`."""
+        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
+        return self._copies(kept, event, after, truncate=False)
+
+    def copies(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
+        """The numbers of the outputs that an event goes to through connected clients, in their order; 0 is none."""
+        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
+        return [0 if copy is None else copy.n for copy in kept.outputs.of(event, self._subjects, 0)]
+
+    def passes(self, event: Event, filter: Rules) -> bool:
+        """Whether an event passes a subscriber's filter."""
+        return filter.matches(self._subjects.of(event))
+
+    def slow(self, bucket_id: BucketId) -> bool:
+        """Whether making this bucket's frames may take long, since rules look into its events."""
+        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
+        return kept.outputs.ruled
 
     def forget(self, bucket_id: BucketId) -> None:
-        """The bucket or an input of it has changed, so that its frames are not true any more."""
+        """The bucket, an input or an output of it has changed, so that its frames are not true any more."""
         kept = self._buckets.pop(bucket_id, None)
-        if kept is not None and kept.frames:
-            self.size -= sum(len(frame) + _OVERHEAD for frame in kept.frames.values())
-            self._turns = deque(turn for turn in self._turns if turn[0] is not kept)
+        if kept is not None and (kept.frames or kept.events):
+            for gone in (kept.frames, kept.events):
+                self.size -= sum(len(frame) + _OVERHEAD for frame in gone.values())
+            self._turns = deque(
+                turn for turn in self._turns if turn[0] is not kept.frames and turn[0] is not kept.events
+            )
+
+    def _copies(self, kept: _Kept, event: Event, after: int, *, truncate: bool) -> bytes:
+        copies = kept.outputs.of(event, self._subjects, after)
+        name = kept.inputs.get(event.input_id, "")
+        if not copies:
+            return b""
+        named = [copy for copy in copies if copy is not None]
+        if not named:
+            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate))
+        return b"".join(map(websocket.text, frames.webhooks(event, kept.bucket, name, named, truncate)))
 
     def _enter(self, bucket_id: BucketId) -> _Kept:
         bucket: Bucket | None = self._registry.get("bucket", bucket_id)
@@ -69,10 +130,10 @@ class FrameCache:
         kept = self._buckets[bucket_id] = _Kept(bucket)
         return kept
 
-    def _keep(self, kept: _Kept, seq: int, frame: bytes) -> None:
+    def _keep(self, those: dict[int, bytes], seq: int, frame: bytes) -> None:
         self.size += len(frame) + _OVERHEAD
-        kept.frames[seq] = frame
-        self._turns.append((kept, seq))
+        those[seq] = frame
+        self._turns.append((those, seq))
         while self.size > self._budget:
             oldest, number = self._turns.popleft()
-            self.size -= len(oldest.frames.pop(number)) + _OVERHEAD
+            self.size -= len(oldest.pop(number)) + _OVERHEAD

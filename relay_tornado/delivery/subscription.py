@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+from relay_tornado.delivery.outputs import active
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import Placed, epoch_at, place_cursor
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.registry.contract import Registry
+from relay_tornado.rules import Rules
 from relay_tornado.wire import control, frames
 
 
@@ -61,7 +63,7 @@ class Directory:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A subscribe message with who sent it, less what was unsubscribed since."""
+    """A subscribe message with who sent it, less what was unsubscribed since; `filter` is its own, compiled."""
 
     request: control.Subscribe
     token: Token
@@ -69,6 +71,7 @@ class Subscription:
     """The names and ids that are asked for; None is every bucket."""
     ended: frozenset[str] = frozenset()
     """Names and ids that were unsubscribed."""
+    filter: Rules | None = None
 
     def wants(self, bucket: Bucket) -> bool:
         """Whether this bucket fits what was asked for and the token may read it."""
@@ -83,29 +86,43 @@ class Subscription:
         return replace(self, ended=self.ended.union(request.buckets))
 
 
+class Reached(NamedTuple):
+    """A position: every event up to `seq` was had, and of the next one the copies for outputs up to number `output`."""
+
+    seq: int
+    output: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where delivery begins in one bucket, judged by what its log held at that moment."""
 
     bucket: Bucket
     bounds: Bounds
-    placed: Placed
+    reached: Reached
+    gap: Gap | None
 
     @property
     def epoch(self) -> str:
         """The epoch of the position."""
-        return epoch_at(self.bounds.epochs, self.placed.after)
+        return epoch_at(self.bounds.epochs, self.reached.seq)
+
+    @property
+    def start(self) -> int:
+        """The first seq that will be sent."""
+        seq, output = self.reached
+        return seq + 2 if output and not active(self.bucket, output) else seq + 1
 
     def answer(self) -> dict[str, Any]:
         """The bucket's entry in the answer to subscribe."""
-        gap = self.placed.gap
+        gap = self.gap
         return {
             "bucket_id": self.bucket.id,
             "bucket_name": self.bucket.name,
             "epoch": self.bounds.epochs[-1].epoch,
             "first": self.bounds.first,
             "head": self.bounds.head,
-            "start": self.placed.after + 1,
+            "start": self.start,
             "recovered": gap is None,
             "gap": None if gap is None else frames.gap_fields(gap),
         }
@@ -120,14 +137,14 @@ async def place_all(
     log: EventLog,
     buckets: Sequence[Bucket],
     request: control.Subscribe,
-    kept: Mapping[BucketId, int],
+    kept: Mapping[BucketId, Reached],
     *,
     later: bool = False,
 ) -> list[Placement]:
     """Judges the request's positions for these buckets; one whose log is gone is left out.
 
-    A bucket for which no position is asked goes on behind its seq in `kept`, or else at the head. `later`: they join
-    a subscription whose other buckets were placed before, so a bare id of another bucket is about one of those.
+    A bucket for which no position is asked goes on behind what `kept` has of it, or else at the head. `later`: they
+    join a subscription whose other buckets were placed before, so a bare id of another bucket is about one of those.
     """
     held = [(bucket, bounds) for bucket in buckets if (bounds := await _bounds(log, bucket.id)) is not None]
     bare = request.since if isinstance(request.since, Cursor) else None
@@ -139,9 +156,16 @@ async def place_all(
             # The id is about another bucket.
             position = None
         try:
-            placements.append(Placement(bucket, bounds, await _judge(log, bucket.id, bounds, position, kept)))
+            reached, gap = await _judge(log, bucket, bounds, position, kept.get(bucket.id))
         except BucketGone:
             continue
+        if bucket.ephemeral and isinstance(position, Earliest | Last | Since) and not later:
+            # Nothing comes from below the head there.
+            reached = Reached(bounds.head)
+        if reached.output and request.outputs == "none":
+            # Whoever gets each event once has had this one.
+            reached = Reached(reached.seq + 1)
+        placements.append(Placement(bucket, bounds, reached, gap))
     return placements
 
 
@@ -157,22 +181,32 @@ def _holds(bounds: Bounds, cursor: Cursor) -> bool:
 
 
 async def _judge(
-    log: EventLog, bucket_id: BucketId, bounds: Bounds, position: Position | None, kept: Mapping[BucketId, int]
-) -> Placed:
+    log: EventLog, bucket: Bucket, bounds: Bounds, position: Position | None, kept: Reached | None
+) -> tuple[Reached, Gap | None]:
     lowest = bounds.first - 1
     match position:
         case None:
-            after = kept.get(bucket_id)
-            if after is None:
-                return Placed(bounds.head)
-            return Placed(after) if after >= lowest else Placed(lowest, Gap("retention", after + 1, lowest))
+            if kept is None:
+                return Reached(bounds.head), None
+            return (kept, None) if kept.seq >= lowest else (Reached(lowest), Gap("retention", kept.seq + 1, lowest))
         case Latest():
-            return Placed(bounds.head)
+            return Reached(bounds.head), None
         case Earliest():
-            return Placed(lowest)
+            return Reached(lowest), None
         case Last(count):
-            return Placed(max(bounds.head - count, lowest))
+            return Reached(max(bounds.head - count, lowest)), None
         case Since(time):
-            return Placed(await log.seek(bucket_id, time))
+            return Reached(await log.seek(bucket.id, time)), None
         case Cursor():
-            return place_cursor(bounds, position)
+            return _after(bucket, bounds, place_cursor(bounds, position, bucket.ephemeral))
+
+
+def _after(bucket: Bucket, bounds: Bounds, placed: Placed) -> tuple[Reached, Gap | None]:
+    """Behind a cursor, which may be the id of one of an event's copies."""
+    seq, output = placed.after, placed.output
+    if output is None or seq == 0:
+        return Reached(seq), placed.gap
+    if seq >= bounds.first:
+        return Reached(seq - 1, output), placed.gap
+    # The event is not kept any more, and with it went what copies there may have been behind this one.
+    return Reached(seq), Gap("retention", seq, seq) if active(bucket, output) else None

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 from tornado.web import HTTPError, RequestHandler
 
-from relay_tornado.errors import RelayError
+from relay_tornado.errors import Invalid, RelayError
 
 _log = structlog.get_logger(__name__)
 _WORDS = {
@@ -52,7 +52,10 @@ class JsonHandler(RequestHandler):
             code, message = "invalid", error.reason or "the request could not be understood"
         if status_code == 405:
             self.set_header("Allow", ", ".join(self.SUPPORTED_METHODS))
-        self.answer({"code": code, "message": message}, self.get_status())
+        document = {"code": code, "message": message}
+        if isinstance(error, Invalid) and error.field:
+            document["field"] = error.field
+        self.answer(document, self.get_status())
 
     def log_exception(
         self,

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tornado.iostream import IOStream, StreamClosedError, UnsatisfiableReadError
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from relay_tornado.handlers.heads import essential
 from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
 from relay_tornado.wire.answers import Answer, text_answer
 
@@ -30,6 +32,12 @@ _MALFORMED = text_answer(
     "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, or"
     " its body is too large.",
 ).encode(_CLOSE)
+_PROXIED = text_answer(
+    400,
+    "This is the PROXY protocol, which the relay does not speak. Switch it off in the load balancer, let that set"
+    " X-Forwarded-For instead, and name its address in --proxy-trust.",
+).encode(_CLOSE)
+_NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(_CLOSE)
 _LATE = text_answer(408, "The body did not arrive in time. Send the request again.").encode(_CLOSE)
 
 
@@ -53,6 +61,7 @@ class Owner(Protocol):
     """Who holds a connection."""
 
     lingering: Lingering
+    trust: ProxyTrust
 
     def forget(self, connection: Connection) -> None:
         """The connection's descriptor is closed."""
@@ -60,20 +69,27 @@ class Owner(Protocol):
 
 class Connection(IOStream):
     """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
-    its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection.
+    its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection. Behind a trusted proxy
+    they are those of the request that was read last, and `forwarded_host` is the host that it asked for, where the
+    proxy says so.
 
     `deadline` is the loop time at which the sweep lets it `expire`. `busy` is whether a request is being worked on,
-    `receiving` whether its body is still to come, and `last` whether none is to be read after it.
+    `receiving` whether its body is still to come, and `last` whether none is to be read after it. `late` is whether a
+    body did not arrive in its time.
     """
 
     def __init__(self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner) -> None:
         super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=READ_SIZE)
         self.remote_ip = remote_ip
         self.protocol = "http"
+        self.forwarded_host: str | None = None
+        self._protocol = self.protocol
+        self._proxy = remote_ip if owner.trust.trusts(remote_ip) else ""
         self.head = b""
         self.busy = False
         self.receiving = False
         self.last = False
+        self.late = False
         self.deadline = NEVER
         self._limits = limits
         self._owner = owner
@@ -96,6 +112,11 @@ class Connection(IOStream):
         self.head = head = await super().read_until_regex(regex, max_bytes)
         self.busy = True
         self.deadline = NEVER
+        if self._proxy:
+            origin = self._owner.trust.origin(self._proxy, head)
+            self.remote_ip = origin.address
+            self.protocol = origin.scheme or self._protocol
+            self.forwarded_host = origin.host
         return essential(head)
 
     def reading(self) -> bool:
@@ -123,9 +144,15 @@ class Connection(IOStream):
         self.deadline = self.io_loop.time() + seconds
         self.when_written(self._end_sending)
 
+    def linger(self) -> None:
+        """Once it is closed, what the client still sends is read and dropped for a while, so that it reads the answer
+        instead of a reset."""
+        self._linger = True
+
     def expire(self) -> None:
         """Closes a connection that is past its deadline; a sender whose body is late is told so."""
-        if self.receiving and not self.writing():
+        self.late = self.receiving
+        if self.late and not self.writing():
             self.write(_LATE)
         self.close()
 
@@ -147,7 +174,7 @@ class Connection(IOStream):
         """Tornado's bare answer to what it can't read goes out in words."""
         if data == _TORNADOS_400:
             self._linger = True
-            data = _MALFORMED
+            data = _PROXIED if speaks_proxy_protocol(self.head) else _MALFORMED
         return super().write(data)
 
     def close(self, exc_info: Any = False) -> None:
@@ -166,3 +193,20 @@ class Connection(IOStream):
 
     def __str__(self) -> str:
         return self.remote_ip
+
+
+class TlsConnection(Connection, SSLIOStream):
+    """The same over TLS, from a socket whose handshake is still to come; the time for a first request bounds it too."""
+
+    def __init__(self, connection: ssl.SSLSocket, remote_ip: str, limits: Limits, owner: Owner) -> None:
+        super().__init__(connection, remote_ip, limits, owner)
+        self.protocol = self._protocol = "https"
+
+    def close(self, exc_info: Any = False) -> None:
+        """A client that speaks no TLS is told so."""
+        if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
+            self._owner.lingering.add(self.socket, _NOT_TLS)
+        super().close(exc_info)
+
+    def _end_sending(self) -> None:
+        """Nothing: half of a TLS connection can't be closed. The deadline that is set already ends it."""

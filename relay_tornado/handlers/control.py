@@ -30,8 +30,8 @@ _logger = structlog.get_logger(__name__)
 NAME = "relay.sock"
 MAX_PATH = 107
 """Bytes of a Unix socket's path, its closing NUL not counted."""
-MAX_LINE = 4 << 20
-"""Bytes of a request: room for the largest body of an input, escaped."""
+MAX_LINE = 192 << 20
+"""Bytes of a request: room for the largest event that may be imported, in base64."""
 MAX_CONNECTIONS = 16
 IDLE = 60.0
 """Seconds that a connection may wait for its (next) request, or for its answer to be read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import OutletClosed
 from relay_tornado.errors import RelayError, Unauthorized
-from relay_tornado.model import KIB, Token
+from relay_tornado.log.deliveries import Result
+from relay_tornado.model import KIB, BucketId, Token
 from relay_tornado.wire import websocket
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Conversation:
         "_timer",
         "address",
         "key",
+        "subscribed_at",
+        "user_agent",
     )
 
     def __init__(self, sockets: Sockets, handler: SocketHandler, stream: IOStream, address: str | None) -> None:
@@ -47,6 +51,10 @@ class Conversation:
         """What it is counted under among its like, None where it is not."""
         self.key = ""
         """The key of its token, "" before it has one."""
+        self.user_agent = handler.request.headers.get("User-Agent", "")[:1000]
+        """What the client calls itself, "" where it says nothing."""
+        self.subscribed_at: float | None = None
+        """When it subscribed last, in unix seconds."""
         self._sockets = sockets
         self._handler = handler
         self._stream = stream
@@ -60,6 +68,20 @@ class Conversation:
         self._ping: asyncio.Future[None] | None = None
         self._open = True
         self._timer = self._loop.call_at(self._due(), self._tick)
+
+    @property
+    def buckets(self) -> frozenset[BucketId]:
+        """What it is subscribed to now."""
+        return frozenset(() if self._delivery is None else self._delivery.positions())
+
+    @property
+    def positions(self) -> Mapping[BucketId, int]:
+        """By bucket, the seq of the last event written or passed over."""
+        return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
+
+    @property
+    def client_ip(self) -> str:
+        return self._handler.request.remote_ip or ""
 
     # what comes in
 
@@ -144,6 +166,8 @@ class Conversation:
                     if self._delivery is not None:
                         self._delivery.unsubscribe(request)
                     await self._perform(self._session.unsubscribed(request))
+                case session.Respond():
+                    await self._respond(effect)
                 case session.Deliver():
                     if self._delivery is not None:
                         self._delivery.start()
@@ -185,7 +209,12 @@ class Conversation:
     async def _subscribe(self, effect: session.Subscribe) -> None:
         try:
             delivery, answers = await self._sockets.deliveries.subscribe(
-                self, effect.request, effect.token, extended=self._session.extended, replaces=self._delivery
+                self,
+                effect.request,
+                effect.token,
+                extended=self._session.extended,
+                filter=effect.filter,
+                replaces=self._delivery,
             )
         except RelayError as error:
             _log.error("subscribe_failed", code=error.code, exc_info=error)
@@ -195,10 +224,22 @@ class Conversation:
             self._sockets.deliveries.end(delivery)
             return
         self._delivery = delivery
+        self.subscribed_at = time.time()
         token = self._session.token
         if token is not None and token is not effect.token:
             delivery.rescope(token)
         await self._perform(self._session.subscribed(effect.request, answers, self._loop.time()))
+
+    async def _respond(self, effect: session.Respond) -> None:
+        request = effect.request
+        status = "sent" if request.status else "failed"
+        result = Result(status, request.status, request.headers, request.body, 0, 0, time.time())
+        failed: RelayError | None = None
+        try:
+            await self._sockets.responses.respond(effect.token, request.id, result)
+        except RelayError as error:
+            failed = error
+        await self._perform(self._session.responded(request, failed))
 
     async def _end_delivery(self) -> None:
         """Ends delivery behind the write that it is in, and forgets its positions."""

@@ -56,10 +56,16 @@ class _Request(HTTPMessageDelegate):
         assert isinstance(stream, Connection)
         front = self._front
         target = start_line.path
+        host = ""
         if not target.startswith("/"):
             target = origin_form(target.encode("latin-1")).decode("latin-1")
-        if target.startswith(_PREFIX):
-            self._inner = IngestRequest(front.ingest, front.settings, stream, self._connection)
+        webhook = target.startswith(_PREFIX)
+        if not webhook:
+            # Tornado gave the whole head only where it is for no ingest URL.
+            host = stream.forwarded_host or headers.get("Host", "")
+            webhook = front.ingest.locate(start_line.path.encode("latin-1"), host) is not None
+        if webhook:
+            self._inner = IngestRequest(front.ingest, front.settings, stream, self._connection, host)
         else:
             stream.expect_body()
             start_line = start_line._replace(path=target)

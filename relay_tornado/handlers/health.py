@@ -22,10 +22,14 @@ class Store(Protocol):
 
 
 class HealthHandler(JsonHandler):
-    """200 while the process serves."""
+    """200 while the process serves. `instance` names it, so that its operator sees whether an address leads to it."""
+
+    def initialize(self, instance: str) -> None:
+        self._instance = instance
 
     def get(self) -> None:
-        self.answer({"status": "ok"})
+        self.set_header("Cache-Control", "no-store")
+        self.answer({"status": "ok", "instance": self._instance})
 
 
 class ReadyHandler(JsonHandler):
@@ -46,5 +50,8 @@ class ReadyHandler(JsonHandler):
         self.answer(document, 200 if ready else 503)
 
 
-def routes(store: Store) -> list[URLSpec]:
-    return [URLSpec("/healthz", HealthHandler), URLSpec("/readyz", ReadyHandler, {"store": store})]
+def routes(store: Store, instance: str) -> list[URLSpec]:
+    return [
+        URLSpec("/healthz", HealthHandler, {"instance": instance}),
+        URLSpec("/readyz", ReadyHandler, {"store": store}),
+    ]

@@ -28,8 +28,12 @@ class IngestRequest(HTTPMessageDelegate):
     that the sender reads the answer instead of a reset.
     """
 
-    def __init__(self, ingest: Ingest, settings: Settings, stream: Connection, connection: HTTP1Connection) -> None:
+    def __init__(
+        self, ingest: Ingest, settings: Settings, stream: Connection, connection: HTTP1Connection, host: str = ""
+    ) -> None:
+        """`host` is the Host header, for a request that is not for an ingest URL."""
         self._ingest = ingest
+        self._host = host
         self._stream = stream
         self._connection = connection
         self._upload: Upload | None = None
@@ -52,7 +56,7 @@ class IngestRequest(HTTPMessageDelegate):
         if "Connection" in headers:
             self._extra = _connection_line(version, method, length, headers["Connection"].lower())
         outcome = self._ingest.begin(
-            Head(method, target.encode("latin-1"), header_block(stream.head), length, stream.remote_ip)
+            Head(method, target.encode("latin-1"), header_block(stream.head), length, stream.remote_ip, self._host)
         )
         if length != 0:
             stream.expect_body()
@@ -79,13 +83,17 @@ class IngestRequest(HTTPMessageDelegate):
     def finish(self) -> None:
         self._stream.body_arrived()
         if self._upload is not None:
-            self._upload.finish(self._answer)
-            self._upload = None
+            upload, self._upload = self._upload, None
+            if upload.waits:
+                self._connection.set_close_callback(upload.leave)
+            upload.finish(self._answer)
         else:
             self._done()
 
     def on_connection_close(self) -> None:
         if self._upload is not None:
+            if self._stream.late:
+                self._ingest.counters.rejected("timeout")
             self._upload.abandon()
             self._upload = None
 

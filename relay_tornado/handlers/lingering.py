@@ -5,6 +5,7 @@ Closed at once, the kernel would reset such a connection, and the peer would nev
 
 from __future__ import annotations
 
+import os
 import socket
 
 from tornado.ioloop import IOLoop
@@ -25,18 +26,22 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._left)
 
-    def add(self, connection: socket.socket) -> None:
-        """Keeps the connection open, on a descriptor of its own, when its owner closes it; nothing more is sent."""
+    def add(self, connection: socket.socket, words: bytes = b"") -> None:
+        """Keeps the connection open, on a descriptor of its own, when its owner closes it; nothing is sent after the
+        words, which go out as they are, past any TLS."""
         try:
-            copy = connection.dup()
+            # connection.dup() is not there for TLS; what still comes is dropped, encrypted or not.
+            copy = socket.socket(fileno=os.dup(connection.fileno()))
         except OSError:
             return
         try:
+            copy.setblocking(False)
+            if words:
+                copy.send(words)
             copy.shutdown(socket.SHUT_WR)
         except OSError:
             copy.close()
             return
-        copy.setblocking(False)
         self._left[copy] = BYTES
         self._deadlines[copy] = self._loop.time() + TIME
         self._loop.add_handler(copy, self._discard, IOLoop.READ)

@@ -6,6 +6,8 @@ import asyncio
 import resource
 import socket
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,10 +15,13 @@ from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnec
 from tornado.httputil import HTTPServerConnectionDelegate
 from tornado.ioloop import IOLoop, PeriodicCallback
 
+from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
-from relay_tornado.handlers.connection import READ_SIZE, Connection, Limits
+from relay_tornado.handlers.connection import READ_SIZE, Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
+from relay_tornado.tls import Certificate
 
 BACKLOG = 1024
 RESERVED_DESCRIPTORS = 128
@@ -31,13 +36,37 @@ _SWEEP = 1.0
 _log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How connections come in: over TLS where there is a certificate, through which proxies, and on which sockets
+    where some listen already."""
+
+    certificate: Certificate | None = None
+    trust: ProxyTrust = ProxyTrust()
+    inherited: Sequence[socket.socket] = ()
+
+
+DIRECT = Entrance()
+"""Plain HTTP, no proxies, sockets of its own."""
+
+
 class Listener:
-    """Listens on the settings' address, from `start` until `stop`; `connections` holds what is open.
+    """Listens on the settings' address, or on the entrance's sockets, from `start` until `stop`; `connections` holds
+    what is open.
 
     `limit` is how many there may be: `max_connections`, or fewer where the limit of descriptors does not allow it.
     """
 
-    def __init__(self, delegate: HTTPServerConnectionDelegate, settings: Settings) -> None:
+    def __init__(
+        self,
+        delegate: HTTPServerConnectionDelegate,
+        settings: Settings,
+        entrance: Entrance = DIRECT,
+        counters: Counters | None = None,
+    ) -> None:
+        self._counters = Counters() if counters is None else counters
+        self.trust = entrance.trust
+        self._entrance = entrance
         self.connections: set[Connection] = set()
         self.lingering = Lingering()
         self.limit = _limit(settings)
@@ -57,7 +86,7 @@ class Listener:
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
-        self._sockets = _bind(*self._address)
+        self._sockets = list(self._entrance.inherited) or _bind(*self._address)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
         self._sweeper.start()
@@ -109,9 +138,24 @@ class Listener:
                 connection.close()
                 self._refuse()
                 continue
-            stream = Connection(connection, address[0], self._limits, self)
+            stream = self._stream(connection, address[0])
+            if stream is None:
+                continue
             self.connections.add(stream)
             HTTP1ServerConnection(stream, self._parameters, stream).start_serving(self._delegate)
+
+    def _stream(self, connection: socket.socket, remote_ip: str) -> Connection | None:
+        """None where the client is gone before TLS began."""
+        certificate = self._entrance.certificate
+        if certificate is None:
+            return Connection(connection, remote_ip, self._limits, self)
+        connection.setblocking(False)
+        try:
+            secure = certificate.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        except (OSError, ValueError):
+            connection.close()
+            return None
+        return TlsConnection(secure, remote_ip, self._limits, self)
 
     def _pause(self, listening: socket.socket, error: OSError) -> None:
         """The socket stays readable while there is no descriptor for what waits on it: without a pause the loop would
@@ -126,6 +170,7 @@ class Listener:
 
     def _refuse(self) -> None:
         self._refused += 1
+        self._counters.connections_refused += 1
         if self._say("too_many_connections", refused=self._refused, limit=self.limit):
             self._refused = 0
 

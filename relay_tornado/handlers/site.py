@@ -1,47 +1,97 @@
-"""Everything that the relay's port serves, put together over a log and a registry."""
+"""Everything that the relay's ports serve, put together over a log and a registry."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
+from collections.abc import Callable
 from contextlib import suppress
 
 from tornado.web import Application
 
-from relay_tornado.handlers import health, socket
+from relay_tornado.admin import Administration
+from relay_tornado.admin.logs import Logs
+from relay_tornado.counters import Counters
+from relay_tornado.handlers import health, metrics, rest, socket
 from relay_tornado.handlers.base import NotFoundHandler, log_request
 from relay_tornado.handlers.front import Front
-from relay_tornado.handlers.listener import Listener
+from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
 from relay_tornado.handlers.socket import Sockets
 from relay_tornado.ingest import Ingest
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 
+_MOST_SCRAPERS = 32
+"""Connections to the metrics' own port."""
+
 
 class Site:
     """The HTTP side of a relay: webhooks in, WebSockets, health. `port` is known once it is started."""
 
-    def __init__(self, log: EventLog, registry: Registry, store: health.Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        registry: Registry,
+        store: health.Store,
+        settings: Settings,
+        results: Deliveries,
+        *,
+        administration: Administration | None = None,
+        counters: Counters | None = None,
+        entrance: Entrance = DIRECT,
+        expose: Callable[[], bytes] = bytes,
+        instance: str = "",
+    ) -> None:
+        """`administration` is by default one of its own over these. `expose` gives what /metrics answers with,
+        `instance` names the process."""
+        counters = Counters() if counters is None else counters
+        access = Access(registry, counters=counters)
         self.port = 0
-        self.ingest = Ingest(log, Routes(registry), settings)
-        self.sockets = Sockets(log, registry, Access(registry), settings)
+        self.metrics_port: int | None = None
+        self.sockets = Sockets(log, registry, access, settings, results, counters, entrance.trust)
+        self.ingest = Ingest(log, Routes(registry), settings, self.sockets.responses, counters=counters)
         self._drain_timeout = settings.drain_timeout
+        self.rest = rest.Rest(
+            administration=administration or Administration(log, registry, settings),
+            logs=Logs(log, results, registry),
+            responses=self.sockets.responses,
+            access=access,
+            registry=registry,
+            log=log,
+            sockets=self.sockets,
+            description=functools.cache(functools.partial(rest.describe, rest.HANDLERS, settings)),
+        )
         application = Application(
-            [*socket.routes(self.sockets), *health.routes(store)],
+            [
+                *rest.routes(self.rest),
+                *socket.routes(self.sockets),
+                *health.routes(store, instance),
+                *metrics.routes(expose, access),
+            ],
             default_handler_class=NotFoundHandler,
             log_function=log_request,
         )
-        self.listener = Listener(Front(self.ingest, application, settings), settings)
+        self.listener = Listener(Front(self.ingest, application, settings), settings, entrance, counters)
+        self._open_metrics: Listener | None = None
+        if settings.metrics_port is not None:
+            self._open_metrics = _metrics_listener(settings, settings.metrics_port, expose)
 
     def start(self) -> None:
-        """Accepts connections from now on. Raises StartupError where the address can't be had."""
+        """Accepts connections from now on. Raises StartupError where an address can't be had."""
+        if self._open_metrics is not None:
+            self.metrics_port = self._open_metrics.start()
         self.port = self.listener.start()
 
     async def stop(self) -> None:
         """Accepts nothing new, lets accepted requests finish within the drain's time, tells sockets to come back."""
         self.listener.stop()
+        if self._open_metrics is not None:
+            self._open_metrics.close()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._drain_timeout):
@@ -49,3 +99,12 @@ class Site:
                     await self.listener.drained()
         finally:
             self.listener.close()
+
+
+def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]) -> Listener:
+    """A port that gives out the metrics and nothing else, to whoever reaches it."""
+    application = Application(
+        metrics.routes(expose, None), default_handler_class=NotFoundHandler, log_function=log_request
+    )
+    settings = dataclasses.replace(settings, host=settings.metrics_host, port=port, max_connections=_MOST_SCRAPERS)
+    return Listener(application, settings)

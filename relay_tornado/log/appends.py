@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import structlog
 
+from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, Overloaded, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log import rows
@@ -21,7 +22,7 @@ from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import Appended, NewEvent
 from relay_tornado.settings import Settings
-from relay_tornado.storage.work import again
+from relay_tornado.storage.work import Stale, again
 
 _log = structlog.get_logger(__name__)
 
@@ -36,7 +37,9 @@ class Appends:
         notify: Callable[[], None],
         publish: Callable[[Plan], None],
         announce: Callable[[Plan], None],
+        counters: Counters,
     ) -> None:
+        self._counters = counters
         self._most_bytes = settings.append_queue
         self._batch_events = settings.commit_events
         self._batch_bytes = settings.commit_bytes
@@ -57,6 +60,11 @@ class Appends:
         self._bytes = held
         self._queue.append(Entry(state, event, size, future))
         self._notify()
+
+    @property
+    def held(self) -> int:
+        """Bytes of the events that wait for a commit."""
+        return self._bytes
 
     def waiting(self) -> int:
         """How many events wait for their transaction."""
@@ -89,7 +97,7 @@ class Appends:
 
     async def empty(self) -> None:
         """Waits until every append was answered."""
-        while self._bytes:
+        while self._bytes > 0:
             self._empty = asyncio.get_running_loop().create_future()
             await self._empty
 
@@ -103,9 +111,12 @@ class Appends:
         if not entry.future.done():
             entry.future.set_exception(error)
 
-    def committed(self, entries: list[Entry], made: Plan) -> None:
+    def committed(self, entries: list[Entry], made: Plan, seconds: float) -> None:
         """Publishes, answers, announces: in this order."""
         self._publish(made)
+        counters = self._counters
+        counters.committed(made.count, sum(growth.bytes for growth in made.growths), seconds)
+        counters.duplicates += len(entries) - made.count
         size = 0
         for entry in entries:
             size += entry.size + OVERHEAD
@@ -123,26 +134,32 @@ class Appends:
         elif len(entries) > 1:
             self._alone.extend(entries)
         else:
-            _log.error("event_not_stored", error=type(error).__name__, bucket=entries[0].state.bucket_id)
+            reason = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
+            _log.error("event_not_stored", error=reason, bucket=entries[0].state.bucket_id)
             self._fail(entries[0], Unavailable("the event could not be stored as it is; nothing was stored"))
 
 
 class Batch:
     """Some entries as one transaction (`storage.writer.Work`)."""
 
-    __slots__ = ("_appends", "_entries", "_plan")
+    __slots__ = ("_appends", "_began", "_entries", "_plan")
 
     def __init__(self, appends: Appends, entries: list[Entry]) -> None:
         self._appends = appends
         self._entries = entries
         self._plan: Plan | None = None
+        self._began = 0.0
 
     def run(self, raw: sqlite3.Connection) -> int:
         """Nothing in memory changes meanwhile: the logs' states are changed only between two transactions."""
+        self._began = time.perf_counter()
         looked_up = digests(self._entries)
         known = rows.known(raw, looked_up) if looked_up else {}
         self._plan = made = plan(self._entries, known, time.time(), new_epoch)
-        made.write(raw)
+        try:
+            made.write(raw)
+        except sqlite3.IntegrityError as error:
+            raise Stale(str(error)) from error
         return made.count
 
     def pages(self) -> int:
@@ -150,7 +167,7 @@ class Batch:
 
     def committed(self) -> None:
         assert self._plan is not None
-        self._appends.committed(self._entries, self._plan)
+        self._appends.committed(self._entries, self._plan, time.perf_counter() - self._began)
 
     def failed(self, error: Exception) -> None:
         self._appends.failed(self._entries, error)

@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from relay_tornado.log import rows
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.log.state import LogState
@@ -33,7 +35,7 @@ class Entry:
 class Growth:
     """What a batch adds to one log."""
 
-    __slots__ = ("at", "bytes", "epoch", "events", "head", "opened", "state")
+    __slots__ = ("at", "bytes", "epoch", "events", "fleeting", "head", "opened", "state")
 
     def __init__(self, state: LogState, now: float, new_epoch: Callable[[], str]) -> None:
         self.state = state
@@ -41,6 +43,8 @@ class Growth:
         self.bytes = 0
         self.at = max(now, state.last_at)
         self.events: list[tuple[Event, int]] = []
+        self.fleeting: list[Event] = []
+        """The ephemeral ones, of which only a stub is stored."""
         self.opened = None if state.open else Epoch(new_epoch(), state.head + 1)
         self.epoch = state.epochs[-1].epoch if self.opened is None else self.opened.epoch
 
@@ -48,11 +52,12 @@ class Growth:
 class Plan:
     """The rows of one commit, and what it changes in memory afterwards."""
 
-    __slots__ = ("count", "digests", "growths", "values")
+    __slots__ = ("count", "digests", "growths", "marked", "values")
 
     def __init__(self) -> None:
         self.growths: list[Growth] = []
         self.values: list[Any] = []
+        self.marked: list[Any] = []
         self.digests: list[Any] = []
         self.count = 0
 
@@ -60,7 +65,7 @@ class Plan:
         """On the writer's thread, inside its transaction."""
         if not self.count:
             return
-        rows.insert(raw, self.values)
+        rows.insert(raw, self.values, self.marked)
         heads: list[Any] = []
         epochs: list[Any] = []
         for growth in self.growths:
@@ -112,12 +117,24 @@ def plan(
             here[key, event.dedupe] = outcome
             made.digests += (key, event.dedupe, seq, growth.at, growth.at + event.dedupe_window)
         path, query, headers, body, ip = event.path, event.query, event.headers, event.body, event.remote_ip
-        crc = rows.checksum(event.input_id, event.method, path, query, headers, body, ip)
+        marks = rows.marks_of(event)
         stored = Event(seq, growth.epoch, growth.at, event.input_id, event.method, path, query, headers, body, ip)
-        growth.events.append((stored, entry.size))
-        values += (
-            key, seq, entry.size, crc, growth.at, event.input_id, event.method, path, query, headers, ip, body
+        if marks is not None:
+            stored = rows.marked(stored, marks)
+        if event.ephemeral:
+            growth.fleeting.append(stored)
+            event = msgspec.structs.replace(event, path=b"", query=b"", headers=b"", body=b"", remote_ip="")
+            path = query = headers = body = b""
+            ip = ""
+        else:
+            growth.events.append((stored, entry.size))
+        row = values if marks is None else made.marked
+        row += (
+            key, seq, entry.size, rows.checksum(event, marks), growth.at, event.input_id, event.method,
+            path, query, headers, ip, body,
         )  # fmt: skip
+        if marks is not None:
+            row += marks
         made.count += 1
     made.growths = list(growths.values())
     return made

@@ -6,10 +6,21 @@ A published head only grows, and is this process's knowledge; `bounds` is author
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from relay_tornado.model import Appended, Bounds, BucketId, Event, NewEvent, Retention
+
+
+class Outline(NamedTuple):
+    """What is known of an event without its content. `stub`: of an ephemeral one, whose content is not stored."""
+
+    seq: int
+    received_at: float
+    input_id: str
+    method: str
+    size: int
+    stub: bool
 
 
 class Watch(Protocol):
@@ -30,18 +41,24 @@ class EventLog(Protocol):
 
         The engine gives seq, epoch and received_at, which never goes back within a bucket. Where `event.dedupe`
         was appended to this bucket within its window, nothing is stored and the first one's place is the answer;
-        in the same batch, its failure too. Cancelling the future does not take the event back.
+        in the same batch, its failure too. Of an ephemeral event a stub is committed (seq, time, input, method, size),
+        and its content can be read for a while (log/ephemeral.py). Cancelling the future does not take the event back.
         """
 
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         """Events after + 1, after + 2, … without a hole and never past the published head; [] at the head.
 
         At most `limit` events or `max_bytes` (of `Event.size`), but at least one where there is one. Raises
-        BucketGone, and CursorLost(first) where after + 1 is not kept any more (`first` may be past a damaged stretch).
+        BucketGone, and CursorLost(first) where after + 1 is not kept any more (`first` may be past a damaged stretch),
+        or is ephemeral and its content is not in memory any more (its `reason` says so).
         """
 
     def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
         """As `read`, without waiting: None where it could not be answered from memory."""
+
+    async def outline(self, bucket_id: BucketId, first: int, last: int) -> Sequence[Outline]:
+        """What is known of the events `first` to `last`, in order, less what is not kept or damaged; quick whatever
+        size they have. Raises BucketGone."""
 
     def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Watch:
         """Calls `wake` after each commit that published events of these buckets (None: of any, those to come too),
@@ -62,6 +79,14 @@ class EventLog(Protocol):
 
     async def drop(self, bucket_id: BucketId) -> None:
         """Removes a log: gone at once, its rows in the background. Repeating it, or dropping none, is no error."""
+
+    async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
+        """Takes over events that were exported, with their seqs and times, all or none of them: dense, from head + 1
+        on, or in a log that never held any from anywhere. Their ids are new, as those of events appended now.
+
+        `stubs` are the sizes, by seq, of the ephemeral ones, which come without their content. Raises BucketGone,
+        Conflict where they do not go on at the head, Invalid where they are not dense or their times go back.
+        """
 
     async def buckets(self) -> Collection[BucketId]:
         """Every log there is, so that logs without a bucket can be dropped at a start."""

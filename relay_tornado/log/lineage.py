@@ -34,8 +34,28 @@ def position_id(bounds: Bounds, seq: int) -> str:
     return format_id(epoch_at(bounds.epochs, seq), seq)
 
 
-def place_cursor(bounds: Bounds, cursor: Cursor | None) -> Placed:
-    """Judges an id as a position in this log; None (an epoch of no log, or of another one) has gap `reset`."""
+def place_cursor(bounds: Bounds, cursor: Cursor | None, ephemeral: bool = False) -> Placed:
+    """Judges an id as a position in this log; None (an epoch of no log, or of another one) has gap `reset`.
+
+    In an `ephemeral` bucket every position below the head means the head, with a gap of what lies between.
+    """
+    placed = _place(bounds, cursor)
+    return at_head(bounds, placed) if ephemeral else placed
+
+
+def at_head(bounds: Bounds, placed: Placed) -> Placed:
+    """What a position means in an ephemeral bucket: the head. A gap of unknown extent stays as it is, any other grows
+    up to the head."""
+    gap = placed.gap
+    if placed.after >= bounds.head:
+        return placed
+    if gap is not None and gap.from_seq is None:
+        return Placed(bounds.head, gap)
+    from_seq = placed.after + 1 if gap is None or gap.from_seq is None else gap.from_seq
+    return Placed(bounds.head, Gap("ephemeral", from_seq, bounds.head))
+
+
+def _place(bounds: Bounds, cursor: Cursor | None) -> Placed:
     index = _index(bounds.epochs, cursor.epoch) if cursor is not None else None
     if cursor is None or index is None:
         return Placed(bounds.first - 1, Gap("reset"))

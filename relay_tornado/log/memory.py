@@ -8,24 +8,30 @@ from __future__ import annotations
 import asyncio
 import time as clock
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+import msgspec
 
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.batch import Entry, plan
+from relay_tornado.log.contract import Outline
+from relay_tornado.log.ephemeral import Ephemeral, Fleeting
+from relay_tornado.log.importing import Arrival
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
 from relay_tornado.log.watch import Registration, Watches
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
 
 
 class _Log(LogState):
-    """A log with its events, `first` to `head`."""
+    """A log with its events, `first` to `head`; of ephemeral ones (`stubs`, with their sizes) their place only."""
 
-    __slots__ = ("digests", "events")
+    __slots__ = ("digests", "events", "stubs")
 
     def __init__(self, key: int, bucket_id: BucketId, epoch: str) -> None:
         super().__init__(key, bucket_id, [Epoch(epoch, 1)], True)
         self.events: list[Event] = []
+        self.stubs: dict[int, int] = {}
         self.digests: dict[tuple[int, bytes], tuple[int, float]] = {}
 
 
@@ -36,6 +42,7 @@ class MemoryEventLog:
         self._time = time
         self._logs: dict[BucketId, _Log] = {}
         self._made = 0
+        self._ephemeral = Ephemeral()
         self._watches = Watches(lambda bucket_id: self._logs[bucket_id].head if bucket_id in self._logs else 0)
         self._closed = False
 
@@ -43,8 +50,10 @@ class MemoryEventLog:
         """As after a restart: registrations are gone, and no epoch is this process's own any more."""
         self._closed = False
         self._watches = Watches(self._watches.head)
+        self._ephemeral.close()
         for log in self._logs.values():
             log.open = False
+            log.fleeting = Fleeting()
 
     def lose(self, bucket_id: BucketId, count: int) -> None:
         """As after a crash that took the last `count` events with it: what was given to them is forgotten."""
@@ -53,7 +62,7 @@ class MemoryEventLog:
         log.head = max(log.head - count, log.first - 1)
         lost = log.events[log.head - log.first + 1 :]
         del log.events[log.head - log.first + 1 :]
-        log.bytes -= sum(event.size for event in lost)
+        log.bytes -= sum(log.stubs.pop(event.seq, event.size) for event in lost)
         log.epochs = log.epochs[:1] + tuple(epoch for epoch in log.epochs[1:] if epoch.from_seq <= log.head)
         log.digests = {digest: found for digest, found in log.digests.items() if found[0] <= log.head}
 
@@ -76,6 +85,23 @@ class MemoryEventLog:
                 log.epochs += (growth.opened,)
                 log.open = True
             log.events += [stored for stored, _ in growth.events]
+            for fleeting in growth.fleeting:
+                log.events.append(
+                    Event(
+                        fleeting.seq,
+                        fleeting.epoch,
+                        fleeting.received_at,
+                        event.input_id,
+                        event.method,
+                        b"",
+                        b"",
+                        b"",
+                        b"",
+                        "",
+                    )
+                )
+                log.stubs[fleeting.seq] = fleeting.size
+            self._ephemeral.add(log.fleeting, growth.fleeting)
             log.head, log.last_at = growth.head, growth.at
             log.bytes += growth.bytes
             if event.dedupe is not None:
@@ -92,7 +118,14 @@ class MemoryEventLog:
         if after + 1 < log.first:
             raise CursorLost(log.first)
         found: list[Event] = []
+        kept = log.fleeting.read(after, limit, max_bytes)
+        if kept is not None:
+            return kept
+        if log.stubs.get(after + 1):
+            raise CursorLost(self._beyond_stubs(log, after + 1), "ephemeral")
         for event in log.events[after + 1 - log.first : after + 1 - log.first + limit]:
+            if log.stubs.get(event.seq):
+                break
             max_bytes -= event.size
             if max_bytes < 0 and found:
                 break
@@ -102,6 +135,26 @@ class MemoryEventLog:
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         """See the contract."""
         return self.peek(bucket_id, after, limit, max_bytes)
+
+    def _beyond_stubs(self, log: _Log, seq: int) -> int:
+        while seq <= log.head and log.stubs.get(seq) and seq not in log.fleeting.events:
+            seq += 1
+        return seq
+
+    async def outline(self, bucket_id: BucketId, first: int, last: int) -> Sequence[Outline]:
+        """See the contract."""
+        log = self._log(bucket_id)
+        return [
+            Outline(
+                event.seq,
+                event.received_at,
+                event.input_id,
+                event.method,
+                log.stubs.get(event.seq, event.size),
+                bool(log.stubs.get(event.seq)),
+            )
+            for event in log.events[max(first - log.first, 0) : max(last - log.first + 1, 0)]
+        ]
 
     def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Registration:
         """See the contract."""
@@ -137,6 +190,20 @@ class MemoryEventLog:
         if self._logs.pop(bucket_id, None) is not None:
             self._watches.wake(bucket_id)
 
+    async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
+        """See the contract."""
+        log = self._log(bucket_id)
+        if self._closed:
+            raise Unavailable("the log is closed")
+        if not events:
+            return
+        arrival = Arrival(log, events, stubs, new_epoch)
+        arrival.apply()
+        for event in events:
+            log.events.append(msgspec.structs.replace(event, epoch=log.epochs[-1].epoch))
+        log.stubs.update(stubs)
+        self._watches.wake(bucket_id)
+
     async def buckets(self) -> Collection[BucketId]:
         """See the contract."""
         return tuple(self._logs)
@@ -151,7 +218,7 @@ class MemoryEventLog:
         stop = log.head + 1 if floor is None else min(log.head + 1, floor)
         left = 0
         while log.first < stop and (log.first < oldest or excess_bytes(log.bytes, keep)):
-            log.bytes -= log.events[left].size
+            log.bytes -= log.stubs.pop(log.first, log.events[left].size)
             log.first += 1
             left += 1
         del log.events[:left]
@@ -160,6 +227,7 @@ class MemoryEventLog:
     async def close(self) -> None:
         """See the contract."""
         self._closed = True
+        self._ephemeral.close()
 
     def _log(self, bucket_id: BucketId) -> _Log:
         log = self._logs.get(bucket_id)

@@ -31,15 +31,23 @@ class Reader(Protocol):
 
 
 class Block:
-    """The events `start` to `end` of a log, None in place of each that is missing or damaged."""
+    """The events `start` to `end` of a log, None in place of each that is missing or damaged, or one of the `stubs`."""
 
-    __slots__ = ("end", "events", "level", "sizes", "start", "sums", "whole")
+    __slots__ = ("end", "events", "level", "sizes", "start", "stubs", "sums", "whole")
 
-    def __init__(self, start: int, events: list[Event | None], sizes: list[int], level: int) -> None:
+    def __init__(
+        self,
+        start: int,
+        events: list[Event | None],
+        sizes: list[int],
+        level: int,
+        stubs: frozenset[int] = frozenset(),
+    ) -> None:
         self.start = start
         self.end = start + len(events) - 1
         self.level = level
         self.events = events
+        self.stubs = stubs
         self.whole = None not in events
         self.sums = list(accumulate(sizes, initial=0))
 
@@ -122,7 +130,8 @@ class Pages:
                 end = min((seq - 1) // level * level + level, head)
                 size = rows.total_bytes(raw, log, start, end) if level > 1 else 0
                 if size is not None and size <= BLOCK_BYTES:
-                    return Block(start, *rows.select(raw, log, start, end, epochs), level)
+                    found = rows.select(raw, log, start, end, epochs)
+                    return Block(start, found.events, found.sizes, level, found.stubs)
             raise AssertionError("the last level holds one event")
 
         return await self._read(job)

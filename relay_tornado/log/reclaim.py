@@ -36,6 +36,16 @@ _OLD_DIGESTS = """
 DELETE FROM dedupe
 WHERE log = :log AND hash IN (SELECT hash FROM dedupe WHERE log = :log AND until < :now LIMIT :most)
 """
+_OLD_DELIVERIES = """
+WITH run AS (
+    SELECT delivery.id, sum(length(body)) OVER (ORDER BY delivery.id) AS total, length(body) AS size
+    FROM (
+        SELECT id FROM delivery WHERE log = :log AND seq < (SELECT first FROM log WHERE id = :log)
+        ORDER BY seq LIMIT 256
+    ) JOIN delivery USING (id)
+)
+DELETE FROM delivery WHERE id IN (SELECT id FROM run WHERE total <= :most OR total = size)
+"""
 _BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 
 
@@ -88,8 +98,24 @@ def delete_dropped(raw: sqlite3.Connection, log: int) -> bool:
         return False
     if raw.execute(_DROPPED_DIGESTS, {"log": log, "most": STEP_EVENTS}).rowcount:
         return False
+    if not forget_deliveries(raw, log):
+        return False
     raw.execute("DELETE FROM log WHERE id = ? AND dropped = 1", (log,))
     return True
+
+
+def has_old_deliveries(raw: sqlite3.Connection, log: int) -> bool:
+    """Whether there is something of what became of events that have left."""
+    row = raw.execute(
+        "SELECT 1 FROM delivery WHERE log = ? AND seq < (SELECT first FROM log WHERE id = ?) LIMIT 1", (log, log)
+    ).fetchone()
+    return row is not None
+
+
+def forget_deliveries(raw: sqlite3.Connection, log: int) -> bool:
+    """Removes up to 256 results or 8 MiB (one at least) of events that have left. Returns whether that is done."""
+    raw.execute(_OLD_DELIVERIES, {"log": log, "most": STEP_BYTES})
+    return not has_old_deliveries(raw, log)
 
 
 def has_old_digests(raw: sqlite3.Connection, log: int, now: float) -> bool:

@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
 import msgspec
 
+from relay_tornado.log.contract import Outline
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import Epoch, Event
+from relay_tornado.model import Epoch, Event, NewEvent
 
-_COLUMNS = 12
 _MOST = 64
+
+_PLAIN = "log, seq, size, crc, received_at, input_id, method, path, query, headers, remote_ip, body"
+_MARKS = "resend_of, target, force, verified, verdict"
+PLAIN, MARKED = 12, 17
+"""Values of a row: of most events, and of one that has marks (a copy of another one, or one whose signature was
+checked), whose marks come last."""
+
+
+Marks: TypeAlias = tuple[str | None, int | None, bool, bool | None, str]
+_NO_MARKS: Marks = (None, None, False, None, "")
 
 
 def _many(sql: str, row: str) -> dict[int, str]:
@@ -25,7 +35,12 @@ def _many(sql: str, row: str) -> dict[int, str]:
     return {1 << n: sql.format(", ".join([row] * (1 << n))) for n in range(_MOST.bit_length())}
 
 
-_INSERT = _many("INSERT INTO event VALUES {}", "(" + ", ".join("?" * _COLUMNS) + ")")
+def _row(values: int) -> str:
+    return "(" + ", ".join("?" * values) + ")"
+
+
+_INSERT = _many(f"INSERT INTO event ({_PLAIN}) VALUES {{}}", _row(PLAIN))  # noqa: S608 - constants only, here and below
+_INSERT_MARKED = _many(f"INSERT INTO event ({_PLAIN}, {_MARKS}) VALUES {{}}", _row(MARKED))  # noqa: S608
 _GROW = _many(
     "UPDATE log SET head = v.column2, bytes = bytes + v.column3, last_at = v.column4 FROM (VALUES {}) AS v"
     " WHERE log.id = v.column1",
@@ -36,16 +51,51 @@ _DEDUPE = _many("INSERT OR REPLACE INTO dedupe VALUES {}", "(?, ?, ?, ?, ?)")
 _KNOWN = _many("SELECT log, hash, seq, at FROM dedupe WHERE (log, hash) IN (VALUES {})", "(?, ?)")
 
 _SELECT = (
-    "SELECT seq, size, received_at, input_id, method, path, query, headers, body, remote_ip, crc FROM event"
+    f"SELECT seq, size, received_at, input_id, method, path, query, headers, body, remote_ip, crc, {_MARKS} FROM event"  # noqa: S608
     " WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+)
+# The lengths of the parts come from the row's head, so bodies are not read here.
+_STUB = "size > length(path) + length(query) + length(headers) + length(body)"
+_OUTLINE = (
+    f"SELECT seq, received_at, input_id, method, size, {_STUB} FROM event"  # noqa: S608
+    " WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+)
+_AFTER_STUBS = (
+    f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({_STUB})"  # noqa: S608
+    " ORDER BY seq LIMIT 1"
 )
 _BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 
 
-def checksum(input_id: str, method: str, path: bytes, query: bytes, headers: bytes, body: bytes, remote_ip: str) -> int:
-    """A CRC32 of an event's content, in the order of the arguments, each text in UTF-8."""
-    start = crc32(f"{input_id} {method} {remote_ip}".encode())
-    return crc32(body, crc32(headers, crc32(query, crc32(path, start))))
+def checksum(event: NewEvent | Event, marks: Marks | None) -> int:
+    """A CRC32 of what an event holds: `input_id method remote_ip` in UTF-8, path, query, headers, body, and its marks
+    where it has any."""
+    start = crc32(f"{event.input_id} {event.method} {event.remote_ip}".encode())
+    content = crc32(event.body, crc32(event.headers, crc32(event.query, crc32(event.path, start))))
+    return content if marks is None else _with_marks(content, marks)
+
+
+def marks_of(event: NewEvent | Event) -> Marks | None:
+    """What goes into the columns of the marks; None for an event that has none."""
+    marks = (event.resend_of, event.target, event.force, event.verified, event.verdict)
+    return None if marks == _NO_MARKS else marks
+
+
+def marked(event: Event, marks: Marks) -> Event:
+    """The event with these marks."""
+    resend_of, target, force, verified, verdict = marks
+    return msgspec.structs.replace(
+        event, resend_of=resend_of, target=target, force=force, verified=verified, verdict=verdict
+    )
+
+
+def _with_marks(crc: int, marks: Marks) -> int:
+    resend_of, target, force, verified, verdict = marks
+    text = (
+        f"{resend_of or ''} {'' if target is None else target} {int(force)}"
+        f" {'' if verified is None else int(verified)} {verdict}"
+    )
+    return crc32(text.encode(), crc)
 
 
 def _in_chunks(raw: sqlite3.Connection, statements: dict[int, str], params: list[Any], columns: int) -> None:
@@ -56,9 +106,10 @@ def _in_chunks(raw: sqlite3.Connection, statements: dict[int, str], params: list
         done += chunk
 
 
-def insert(raw: sqlite3.Connection, params: list[Any]) -> None:
-    """Inserts events; `params` holds the values of all rows, one after another, in the table's order of columns."""
-    _in_chunks(raw, _INSERT, params, _COLUMNS)
+def insert(raw: sqlite3.Connection, plain: list[Any], marked: list[Any]) -> None:
+    """Inserts events; each list holds the values of its rows, one after another, in the order of the columns."""
+    _in_chunks(raw, _INSERT, plain, PLAIN)
+    _in_chunks(raw, _INSERT_MARKED, marked, MARKED)
 
 
 def grow(raw: sqlite3.Connection, params: list[Any]) -> None:
@@ -98,15 +149,41 @@ def total_bytes(raw: sqlite3.Connection, log: int, start: int, end: int) -> int 
         return None
 
 
+def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Outline]:
+    """What is known of the events start to end without their content; damaged ones are left out."""
+    try:
+        found = raw.execute(_OUTLINE, (log, start, end)).fetchall()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        found = list(_one_by_one(raw, log, start, end, _OUTLINE))
+    return [Outline(seq, at, input_id, method, size, bool(stub)) for seq, at, input_id, method, size, stub in found]
+
+
+def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
+    """The next seq that is no stub; head + 1 where there is none."""
+    row = raw.execute(_AFTER_STUBS, (log, seq, head)).fetchone()
+    return head + 1 if row is None else int(row[0])
+
+
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether a page of the file is malformed: what lies on others can still be read."""
     return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
-def select(
-    raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch]
-) -> tuple[list[Event | None], list[int]]:
-    """The events start to end, and their sizes; None and 0 for each that is missing or has not its CRC any more."""
+class Found(NamedTuple):
+    """The events of a range of seqs, each with its size: None and 0 for one whose content is not there.
+
+    `stubs` are the seqs of ephemeral events among those; what else is None is missing, or has not its CRC any more.
+    """
+
+    events: list[Event | None]
+    sizes: list[int]
+    stubs: frozenset[int] = frozenset()
+
+
+def select(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch]) -> Found:
+    """The events start to end."""
     try:
         found = raw.execute(_SELECT, (log, start, end)).fetchall()
     except sqlite3.DatabaseError as error:
@@ -114,27 +191,43 @@ def select(
             raise
         found = list(_one_by_one(raw, log, start, end))
     epoch, last = epoch_at(epochs, start), epoch_at(epochs, end)
-    events: list[Event | None] = [
-        Event(seq, epoch, at, input_id, method, path, query, headers, body, ip)
-        if crc32(body, crc32(headers, crc32(query, crc32(path, crc32(f"{input_id} {method} {ip}".encode()))))) == crc
-        else None
-        for seq, _, at, input_id, method, path, query, headers, body, ip, crc in found
-    ]
-    sizes = [row[1] for row in found]
+    events: list[Event | None] = []
+    sizes: list[int] = []
+    stubs: set[int] = set()
+    for row in found:
+        seq, size, at, input_id, method, path, query, headers, body, ip, crc = row[:11]
+        resend_of, target, force, verified, verdict = row[11:]
+        content = crc32(body, crc32(headers, crc32(query, crc32(path, crc32(f"{input_id} {method} {ip}".encode())))))
+        event: Event | None
+        if resend_of is None and target is None and verified is None and not force and not verdict:
+            event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip)
+        else:
+            marks = (resend_of, target, bool(force), None if verified is None else bool(verified), verdict)
+            content = _with_marks(content, marks)
+            event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *marks)
+        if content != crc:
+            event = None
+        elif not headers and not body and size > len(path) + len(query):
+            stubs.add(seq)
+            event = None
+        events.append(event)
+        sizes.append(size)
     if len(found) != end - start + 1 or None in events:
         by_seq = {event.seq: event for event in events if event is not None}
         events = [by_seq.get(seq) for seq in range(start, end + 1)]
         sizes = [0 if event is None else event.size for event in events]
     if epoch != last:
         events = [event and msgspec.structs.replace(event, epoch=epoch_at(epochs, event.seq)) for event in events]
-    return events, sizes
+    return Found(events, sizes, frozenset(stubs))
 
 
-def _one_by_one(raw: sqlite3.Connection, log: int, start: int, end: int) -> Iterable[tuple[Any, ...]]:
+def _one_by_one(
+    raw: sqlite3.Connection, log: int, start: int, end: int, sql: str = _SELECT
+) -> Iterable[tuple[Any, ...]]:
     """What can be read of a range that holds a damaged page."""
     for seq in range(start, end + 1):
         try:
-            yield from raw.execute(_SELECT, (log, seq, seq)).fetchall()
+            yield from raw.execute(sql, (log, seq, seq)).fetchall()
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise

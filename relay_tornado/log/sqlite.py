@@ -9,15 +9,20 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time as clock
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TypeVar
 
 import structlog
 
+from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Overloaded, RelayError, Unavailable
-from relay_tornado.log import reclaim
+from relay_tornado.ids import new_epoch
+from relay_tornado.log import reclaim, rows
 from relay_tornado.log.appends import Appends
 from relay_tornado.log.batch import Plan
+from relay_tornado.log.contract import Outline
+from relay_tornado.log.ephemeral import Ephemeral, Fleeting
+from relay_tornado.log.importing import Arrival
 from relay_tornado.log.loading import Loaded, load
 from relay_tornado.log.pages import Block, Pages
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
@@ -36,7 +41,8 @@ _log = structlog.get_logger(__name__)
 class SqliteEventLog:
     """See the contract; made by `open`. Half of the setting `tail` is for events here, the other half for frames."""
 
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database, settings: Settings, counters: Counters) -> None:
+        self._counters = counters
         self._database = database
         self._loop = asyncio.get_running_loop()
         self._logs: dict[BucketId, LogState] = {}
@@ -44,20 +50,26 @@ class SqliteEventLog:
         self._opened: set[str] = set()
         self._watches = Watches(self._head)
         self._tail = Tail(settings.tail // 2)
+        self._ephemeral = Ephemeral()
         self._pages = Pages(settings.page_cache, database.read)
-        self._appends = Appends(settings, database.notify, self._publish, self._announce)
+        self._appends = Appends(settings, database.notify, self._publish, self._announce, counters)
         self._purges: dict[int, asyncio.Task[None]] = {}
-        self._damage_told: set[tuple[int, int]] = set()
+        self._told: set[tuple[int, int]] = set()
         self._closed = False
 
     @classmethod
-    async def open(cls, database: Database, settings: Settings) -> SqliteEventLog:
-        """Reads what logs there are. Raises StartupError or Unavailable."""
-        log = cls(database, settings)
+    async def open(cls, database: Database, settings: Settings, counters: Counters | None = None) -> SqliteEventLog:
+        """Reads what logs there are; `counters` takes up what happens. Raises StartupError or Unavailable."""
+        log = cls(database, settings, Counters() if counters is None else counters)
         log._apply(await log._read(load))
         database.keep(load, log._apply)
         database.attach(log._appends)
         return log
+
+    @property
+    def append_queue(self) -> int:
+        """Bytes of the events that wait for a commit."""
+        return self._appends.held
 
     # appending
 
@@ -68,7 +80,7 @@ class SqliteEventLog:
             future.set_exception(Unavailable(CLOSED))
         elif state is None:
             future.set_exception(BucketGone(bucket_id))
-        elif (refusal := self._database.refusal()) is not None:
+        elif (refusal := self._database.refusal(event.size, self._appends.held)) is not None:
             future.set_exception(again(refusal))
         else:
             try:
@@ -89,6 +101,8 @@ class SqliteEventLog:
             recent = state.recent
             for event, size in growth.events:
                 add(recent, event, size)
+            if growth.fleeting:
+                self._ephemeral.add(state.fleeting, growth.fleeting)
             state.head = growth.head
             state.bytes += growth.bytes
             state.last_at = growth.at
@@ -107,11 +121,21 @@ class SqliteEventLog:
             return ()
         found = state.recent.read(after, limit, max_bytes)
         if found is not None:
+            self._counters.tail_hits += 1
             return found
         if after + 1 < state.first:
             raise CursorLost(state.first)
+        found = state.fleeting.read(after, limit, max_bytes)
+        if found is not None:
+            self._counters.tail_hits += 1
+            return found
         block = self._pages.peek(state, after + 1)
-        return None if block is None else block.read(after, state.head, limit, max_bytes)
+        if block is None:
+            return None
+        found = block.read(after, state.head, limit, max_bytes)
+        if found is not None:
+            self._counters.tail_hits += 1
+        return found
 
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         while True:
@@ -119,6 +143,7 @@ class SqliteEventLog:
             if found is not None:
                 return found
             state = self._state(bucket_id)
+            self._counters.tail_misses += 1
             block = await self._page(state, after + 1)
             if state.gone or not max(block.start, state.first) <= after + 1 <= min(block.end, state.head):
                 continue
@@ -128,6 +153,8 @@ class SqliteEventLog:
             good = block.good(after, state.head, limit, max_bytes)
             if good:
                 return good
+            if after + 1 in block.stubs:
+                raise CursorLost(await self._beyond_stubs(state, after + 1), "ephemeral")
             raise CursorLost(await self._beyond_damage(state, block, after + 1))
 
     async def _page(self, state: LogState, seq: int) -> Block:
@@ -152,13 +179,27 @@ class SqliteEventLog:
         while seq <= state.head:
             if not block.start <= seq <= block.end:
                 block = await self._page(state, seq)
-            if block.events[seq - block.start] is not None:
+            if block.events[seq - block.start] is not None or seq in block.stubs:
                 break
             seq += 1
-        if (state.key, start) not in self._damage_told:
-            self._damage_told.add((state.key, start))
+        if (state.key, seq) not in self._told:
+            self._told.add((state.key, seq))
             _log.error("events_damaged", bucket=state.bucket_id, first=start, last=seq - 1, events=seq - start)
         return seq
+
+    async def _beyond_stubs(self, state: LogState, seq: int) -> int:
+        """The next seq behind a stub whose content left that is none, or has its content (head + 1: there is none)."""
+        beyond = state.fleeting.beyond(seq)
+        if beyond is None:
+            key, head = state.key, state.head
+            beyond = await self._read(lambda raw: rows.after_stubs(raw, key, seq, head))
+            beyond = min(beyond, next((each for each in state.fleeting.events if each > seq), beyond))
+        return beyond
+
+    async def outline(self, bucket_id: BucketId, first: int, last: int) -> Sequence[Outline]:
+        state = self._state(bucket_id)
+        key, start, end = state.key, max(first, state.first), min(last, state.head)
+        return await self._read(lambda raw: rows.outline(raw, key, start, end))
 
     def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Registration:
         return self._watches.add(bucket_ids, wake)
@@ -201,6 +242,32 @@ class SqliteEventLog:
         except sqlite3.IntegrityError as error:
             raise Conflict(f"the epoch {epoch} is in use") from error
 
+    async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
+        state = self._state(bucket_id)
+        refusal = self._database.refusal()
+        if refusal is not None:
+            raise again(refusal)
+
+        def job(raw: sqlite3.Connection) -> Arrival:
+            # Memory can't change while this runs: it is changed between two transactions only.
+            if state.gone:
+                raise BucketGone(bucket_id)
+            arrival = Arrival(state, events, stubs, new_epoch)
+            arrival.write(raw)
+            return arrival
+
+        if events:
+            await self._database.write(job, self._arrived)
+
+    def _arrived(self, arrival: Arrival) -> None:
+        state = arrival.state
+        arrival.apply()
+        if arrival.opened is not None:
+            self._opened.add(arrival.opened.epoch)
+            self._epochs[arrival.opened.epoch] = state.bucket_id
+        state.recent = Recent()  # what it holds of a log has no hole, and ends at the head
+        self._watches.wake(state.bucket_id)
+
     async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
         state = self._state(bucket_id)
         oldest = await self._oldest_by_age(state, keep)
@@ -218,6 +285,7 @@ class SqliteEventLog:
             if step.done:
                 break
         await self._forget_digests(state)
+        await self._forget_deliveries(state)
         return left
 
     async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
@@ -230,6 +298,7 @@ class SqliteEventLog:
         if step is not None:
             state.first = step.first
             state.bytes -= step.bytes
+            self._counters.retention_events += step.events
             self._tail.trim(state.recent, step.first)
             self._pages.trim(state.key, step.first)
 
@@ -238,6 +307,12 @@ class SqliteEventLog:
         if not await self._read(lambda raw: reclaim.has_old_digests(raw, state.key, now)):
             return
         while not await self._database.write(lambda raw: reclaim.forget_digests(raw, state.key, now)):
+            pass
+
+    async def _forget_deliveries(self, state: LogState) -> None:
+        if not await self._read(lambda raw: reclaim.has_old_deliveries(raw, state.key)):
+            return
+        while not await self._database.write(lambda raw: reclaim.forget_deliveries(raw, state.key)):
             pass
 
     async def drop(self, bucket_id: BucketId) -> None:
@@ -272,6 +347,7 @@ class SqliteEventLog:
             await asyncio.wait(purges)
         await self._appends.empty()
         await self._pages.close()
+        self._ephemeral.close()
 
     # what is kept in memory
 
@@ -299,6 +375,7 @@ class SqliteEventLog:
     def _remove(self, state: LogState) -> None:
         state.gone = True
         state.recent = Recent()
+        state.fleeting = Fleeting()
         self._pages.forget(state.key)
         if self._logs.get(state.bucket_id) is state:
             del self._logs[state.bucket_id]
@@ -321,6 +398,7 @@ class SqliteEventLog:
                 self._opened.discard(epochs[-1].epoch)
             if row.head != state.head:
                 state.recent = Recent()
+                state.fleeting = Fleeting()
                 self._pages.forget(state.key)
             changed = row.head != state.head
             state.epochs = epochs

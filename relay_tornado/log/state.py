@@ -8,6 +8,7 @@ from __future__ import annotations
 import time as clock
 from collections.abc import Sequence
 
+from relay_tornado.log.ephemeral import Fleeting
 from relay_tornado.log.tail import Recent
 from relay_tornado.model import Bounds, BucketId, Epoch, Retention
 
@@ -18,7 +19,19 @@ class LogState:
     `open` says whether this process opened the newest epoch. `gone` is set once the log is dropped.
     """
 
-    __slots__ = ("bucket_id", "bytes", "epochs", "first", "gone", "head", "key", "last_at", "open", "recent")
+    __slots__ = (
+        "bucket_id",
+        "bytes",
+        "epochs",
+        "first",
+        "fleeting",
+        "gone",
+        "head",
+        "key",
+        "last_at",
+        "open",
+        "recent",
+    )
 
     def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool) -> None:
         self.key = key
@@ -31,6 +44,7 @@ class LogState:
         self.open = open
         self.gone = False
         self.recent = Recent()
+        self.fleeting = Fleeting()
 
     def bounds(self) -> Bounds:
         return Bounds(self.first, self.head, self.epochs, self.open)

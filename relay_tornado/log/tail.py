@@ -1,6 +1,7 @@
 """The newest events of all logs in memory, within one budget of bytes: the oldest leaves first, whichever log's it is.
 
-Invariant: what a log has in the tail is one run of seqs without a hole that ends at its published head.
+Invariant: what a log has in the tail is one run of seqs that ends at its published head, without a hole but for its
+ephemeral events, which never are in here.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Recent:
         if event is None:
             return None
         found = [event]
+        if limit == 1 or after + 2 not in events:
+            return found
         room = max_bytes - event.size
         for seq in range(after + 2, after + 1 + limit):
             event = events.get(seq)

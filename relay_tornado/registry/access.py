@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable
 
+from relay_tornado.counters import Counters
 from relay_tornado.errors import Unauthorized
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
@@ -25,12 +26,15 @@ class Access:
     `Token.expired` says so: that is how whoever holds a live socket tells the one from the other.
     """
 
-    def __init__(self, registry: Registry, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives unix seconds."""
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float] = time.time, counters: Counters | None = None
+    ) -> None:
+        """`clock` gives unix seconds; `counters` takes up the failures."""
+        self._counters = Counters() if counters is None else counters
         self._registry = registry
         self._clock = clock
         self._keys: dict[str, str] = {}
-        self._hashes: dict[str, str] = {}
+        self._hashes: dict[str, tuple[str, ...]] = {}
         self._end_watch = registry.watch(self._changed)
         for token in registry.list("token"):
             self._changed("token", token.key)
@@ -44,6 +48,7 @@ class Access:
         expected = API_KEY if key == API_KEY else token.key if token is not None else ""
         same = hmac.compare_digest(_encoded(key), _encoded(expected))
         if token is None or not same or token.expired(self._clock()):
+            self._counters.auth_failures += 1
             raise Unauthorized(REFUSED)
         return token
 
@@ -60,19 +65,18 @@ class Access:
         digest = hash_secret(secret)
         key = self._keys.get(digest)
         token: Token | None = self._registry.get("token", key) if key is not None else None
-        stored = token.secret_hash if token is not None else ""
-        return token if hmac.compare_digest(digest, stored) else None
+        return token if token is not None and token.opens(digest, self._clock()) else None
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind != "token":
             return
-        before = self._hashes.pop(key, None)
-        if before is not None:
+        for before in self._hashes.pop(key, ()):
             self._keys.pop(before, None)
         token: Token | None = self._registry.get("token", key)
         if token is not None:
-            self._hashes[key] = token.secret_hash
-            self._keys[token.secret_hash] = key
+            hashes = (token.secret_hash, token.previous_hash) if token.previous_hash else (token.secret_hash,)
+            self._hashes[key] = hashes
+            self._keys.update(dict.fromkeys(hashes, key))
 
 
 def _encoded(text: str) -> bytes:

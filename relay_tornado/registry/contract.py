@@ -16,8 +16,8 @@ Changed: TypeAlias = Callable[[Kind, str], None]
 
 
 class Registry(Protocol):
-    """Errors: Conflict (a bucket's name or an input's id is taken, or the revision is not the expected one),
-    Unavailable, NoSpace."""
+    """Errors: Conflict (a bucket's name, an input's id or its custom_domain with path_prefix is taken, or the revision
+    is not the expected one), Unavailable, NoSpace."""
 
     def get(self, kind: Kind, key: str) -> Any | None:
         """The record, or None."""

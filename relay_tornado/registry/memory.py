@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
@@ -13,16 +13,21 @@ from relay_tornado.registry.contract import Changed, Kind
 
 _log = structlog.get_logger(__name__)
 
+Route: TypeAlias = tuple[str, str]
+
+_T = TypeVar("_T")
+
 KINDS: dict[Kind, type[Any]] = {"bucket": Bucket, "token": Token}
 
 
 class Records:
-    """Every record with its revision, who owns which name and input id, and who wants to know of changes."""
+    """Every record with its revision, who owns which name, input id and route, and who wants to know of changes."""
 
     def __init__(self) -> None:
         self._records: dict[Kind, dict[str, tuple[Any, int]]] = {kind: {} for kind in KINDS}
         self._names: dict[str, str] = {}
         self._inputs: dict[str, str] = {}
+        self._routes: dict[Route, str] = {}
         self._secrets: dict[str, str] = {}
         self._watchers: list[Changed] = []
 
@@ -65,6 +70,13 @@ class Records:
             for input_id in ids:
                 if self._inputs.get(input_id, key) != key or ids.count(input_id) > 1:
                     raise Conflict(f"the input id {input_id} is taken; choose another one")
+            routes = routes_of(value)
+            for route in routes:
+                if self._routes.get(route, key) != key or routes.count(route) > 1:
+                    where = " and ".join(
+                        part for part in (route[0], f"path_prefix {route[1]}" * bool(route[1])) if part
+                    )
+                    raise Conflict(f"another input has {where}: choose another custom_domain or path_prefix")
         elif self._secrets.get(value.secret_hash, key) != key:
             raise Conflict("another token has this secret; make a new one")
         return revision + 1
@@ -77,6 +89,7 @@ class Records:
             self._names[value.name] = key
             for made in value.inputs:
                 self._inputs[made.id] = key
+            self._routes.update((route, key) for route in routes_of(value))
         else:
             self._secrets[value.secret_hash] = key
 
@@ -91,6 +104,8 @@ class Records:
             _release(self._names, old.name, key)
             for made in old.inputs:
                 _release(self._inputs, made.id, key)
+            for route in routes_of(old):
+                _release(self._routes, route, key)
         elif old is not None:
             _release(self._secrets, old.secret_hash, key)
 
@@ -103,7 +118,12 @@ class Records:
                 _log.exception("registry_watcher_failed", kind=kind)
 
 
-def _release(index: dict[str, str], name: str, key: str) -> None:
+def routes_of(bucket: Bucket) -> list[Route]:
+    """The pairs of custom_domain and path_prefix by which the bucket's inputs are found, beside their ids."""
+    return [(made.custom_domain, made.path_prefix) for made in bucket.inputs if made.custom_domain or made.path_prefix]
+
+
+def _release(index: dict[_T, str], name: _T, key: str) -> None:
     if index.get(name) == key:
         del index[name]
 

@@ -1,23 +1,41 @@
-"""Which bucket an input's URL feeds: an index in memory, kept right by the registry's changes."""
+"""Which input a request is for: by the id in an ingest URL, or by an input's own domain and path prefix.
+
+An index in memory, kept right by the registry's changes.
+"""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 from relay_tornado.model import Bucket, BucketId, Input
 from relay_tornado.registry.contract import Kind, Registry
 
 Route: TypeAlias = tuple[Bucket, Input]
 
+RESERVED: Final = ("/v1", "/healthz", "/readyz", "/metrics", "/openapi.json", "/ui")
+"""Paths of the relay itself, with all that is below them: no input takes one of them."""
+
+_PLAIN: Final = "/%:@!$&'()*+,;=~-._"
+"""What stands in a path as it is; the rest is percent-encoded on the wire."""
+
+
+class _Place(NamedTuple):
+    """Where an input lives beside its ingest URL. "" is every host."""
+
+    host: str
+    prefix: bytes
+
 
 class Routes:
-    """Finds an input by its id. `revision` grows with every change, so that what was derived from a route can be
-    thrown away when it may be out of date."""
+    """Finds an input by its id, or by Host and path. `revision` grows with every change, so that what was derived from
+    a route can be thrown away when it may be out of date."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._by_input: dict[str, Route] = {}
         self._inputs_of: dict[BucketId, tuple[str, ...]] = {}
+        self._places: dict[str, dict[bytes, list[str]]] = {}
         self.revision = 0
         registry.watch(self._changed)
         for bucket in registry.list("bucket"):
@@ -27,12 +45,45 @@ class Routes:
         """The bucket and the input with this id, or None."""
         return self._by_input.get(input_id)
 
+    def bucket(self, bucket_id: BucketId) -> Bucket | None:
+        """The bucket with this id, or None."""
+        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
+        return bucket
+
+    def locate(self, host: str, path: bytes) -> tuple[Input, bytes] | None:
+        """The input that takes requests for this Host header and path (raw, without its query), and the path that goes
+        on with the event; None where no input does.
+
+        The inputs of that host come first, then those of every host; among them the longest prefix wins, and the
+        oldest input where two have the same.
+        """
+        if not self._places or _covers(_RESERVED, path):
+            return None
+        for each in (_host(host), ""):
+            prefixes = self._places.get(each)
+            if prefixes:
+                for length in sorted({len(prefix) for prefix in prefixes}, reverse=True):
+                    if path[length : length + 1] in (b"", b"/") and (ids := prefixes.get(path[:length])):
+                        inputs = (self._by_input[input_id][1] for input_id in ids)
+                        found = min(inputs, key=lambda one: (one.created_at, one.id))
+                        rest = path[length:] if found.strip_path_prefix else path
+                        # Every request has a path; of the root alone nothing was asked for.
+                        return found, b"" if path == b"/" else rest
+        return None
+
     def _changed(self, kind: Kind, key: str) -> None:
         if kind != "bucket":
             return
         self.revision += 1
         for input_id in self._inputs_of.pop(key, ()):
-            del self._by_input[input_id]
+            place = _place(self._by_input.pop(input_id)[1])
+            if place is not None:
+                prefixes = self._places[place.host]
+                prefixes[place.prefix].remove(input_id)
+                if not prefixes[place.prefix]:
+                    del prefixes[place.prefix]
+                if not prefixes:
+                    del self._places[place.host]
         bucket = self._registry.get("bucket", key)
         if bucket is not None:
             self._enter(bucket)
@@ -41,3 +92,37 @@ class Routes:
         self._inputs_of[bucket.id] = tuple(each.id for each in bucket.inputs)
         for each in bucket.inputs:
             self._by_input[each.id] = (bucket, each)
+            place = _place(each)
+            if place is not None:
+                self._places.setdefault(place.host, {}).setdefault(place.prefix, []).append(each.id)
+
+
+_RESERVED: Final = tuple(path.encode() for path in RESERVED)
+
+
+def _covers(prefixes: tuple[bytes, ...], path: bytes) -> bool:
+    return any(path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in (b"", b"/") for prefix in prefixes)
+
+
+def _place(input: Input) -> _Place | None:
+    host = _host(input.custom_domain)
+    prefix = quote(input.path_prefix.strip("/"), safe=_PLAIN).encode()
+    if not host and not prefix:
+        return None
+    return _Place(host, b"/" + prefix if prefix else b"")
+
+
+def _host(text: str) -> str:
+    """A Host without its port, as names are compared."""
+    name = text.strip().lower()
+    if not name.startswith("["):
+        name = name.partition(":")[0]
+    elif "]" in name:
+        name = name[: name.index("]") + 1]
+    name = name.removesuffix(".")
+    if not name.isascii():
+        try:
+            name = name.encode("idna").decode("ascii")
+        except UnicodeError:
+            return name
+    return name

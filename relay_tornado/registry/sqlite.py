@@ -63,7 +63,8 @@ class SqliteRegistry(Records):
             else:
                 raw.execute(
                     "INSERT INTO token VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE"
-                    " SET secret_hash = excluded.secret_hash, revision = excluded.revision, document = excluded.document",
+                    " SET secret_hash = excluded.secret_hash, revision = excluded.revision,"
+                    " document = excluded.document",
                     (key, value.secret_hash, revision, document),
                 )
             return revision

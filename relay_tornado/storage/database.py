@@ -130,12 +130,33 @@ class Database:
         `read` on the writer's thread, then `apply` in the loop, before anything else is written."""
         self._writer.keepers.append(Keeper(read, apply))
 
-    def refusal(self) -> RelayError | None:
-        """The error with which an event has to be refused now, or None. Quick."""
+    @property
+    def commits(self) -> int:
+        """How many transactions were ever committed to it."""
+        return self._writer.stamp.commits
+
+    @property
+    def space(self) -> Space:
+        """The disk, as it was seen within the last second."""
+        self._space.low()
+        return self._space
+
+    @property
+    def room(self) -> int:
+        """How many bytes the disk may still lose before events are refused; below 0 where they are."""
+        return self.space.room
+
+    async def shrink(self) -> None:
+        """Copies the WAL into the file and cuts it to nothing, as far as readers allow. Raises Unavailable."""
+        await self._writer.shrink()
+
+    def refusal(self, coming: int = 0, waiting: int = 0) -> RelayError | None:
+        """The error with which `coming` bytes of events have to be refused now, or None; `waiting` bytes were taken in
+        before and are not written yet. Quick."""
         error = self._writer.refusal
         if error is not None:
             return error
-        if self._space.low():
+        if self._space.low(coming, waiting):
             return NoSpace(_NO_SPACE)
         return None
 

@@ -58,12 +58,20 @@ def check(raw: sqlite3.Connection, path: Path, newest: int) -> int:
     found = version(raw)
     if found > newest:
         raise NewerSchema(
-            f"{path} has schema version {found}, this relay ({__version__}) knows versions up to {newest}: it was "
-            "written by a newer relay. Install that one again, or restore the copy that it made before it migrated."
+            f"{path} has schema version {found}, written by relay {_writer(raw)}; this is relay {__version__}, which "
+            f"knows versions up to {newest}. Install that relay or a newer one, or restore the copy that it made "
+            "before it migrated."
         )
     if found == 0 and raw.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None:
         raise StartupError(f"{path} is a database, but not a relay's. Choose another directory with --data.")
     return found
+
+
+def _writer(raw: sqlite3.Connection) -> str:
+    try:
+        return str(raw.execute("SELECT version FROM meta").fetchone()[0])
+    except (sqlite3.Error, TypeError):
+        return "of an unknown version"
 
 
 def create(raw: sqlite3.Connection) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 import structlog
 
 _INTERVAL = 1.0
-"""Seconds between two looks at the file system, at least."""
+"""Seconds between two looks at the file system, at most."""
+
+_COPIES = 2
+"""What is taken in is written twice: to the WAL, and by a checkpoint to the file."""
 
 _log = structlog.get_logger(__name__)
 
@@ -24,28 +27,48 @@ class Space:
         self._reserve = reserve
         self._clock = clock
         self._looked = float("-inf")
+        self._accepted = 0
         self._low = False
+        self.free = 0
+        """Bytes that the file system had left for the relay's user at the last look."""
+        self.wal = 0
+        """Bytes of the WAL then."""
+        self.least = 0
+        """Bytes of free space, less the WAL, below which it is low."""
 
-    def low(self) -> bool:
-        """Whether less is free than the reserve (an eighth of a small file system). Quick: looks once a second."""
+    @property
+    def room(self) -> int:
+        """How many bytes the disk could lose at the last look before it is low; below 0 where it was."""
+        return self.free - self.wal - self.least
+
+    def low(self, coming: int = 0, waiting: int = 0) -> bool:
+        """Whether less is free than the reserve (an eighth of a small file system).
+
+        `coming` are the bytes that are to be taken in now, `waiting` those that were taken in and are not written yet.
+        Quick: looks once a second, and where what came since the last look may have used up the room.
+        """
+        self._accepted += coming
         now = self._clock()
-        if now - self._looked >= _INTERVAL:
+        if now - self._looked >= _INTERVAL or (not self._low and self.room < _COPIES * self._accepted):
             self._looked = now
-            self._look()
+            self._look(coming + waiting)
         return self._low
 
-    def _look(self) -> None:
+    def _look(self, waiting: int) -> None:
         try:
             disk = os.statvfs(self._directory)
             wal = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
-        free = disk.f_bavail * disk.f_frsize
-        least = min(self._reserve, disk.f_blocks * disk.f_frsize // 8)
-        low = free - wal < least
+        self.free = disk.f_bavail * disk.f_frsize
+        self.least = least = min(self._reserve, disk.f_blocks * disk.f_frsize // 8)
+        self.wal = wal
+        self._accepted = waiting
+        # Once low it stays so until there is clearly room again, or it would go to and fro with each event.
+        low = self.room - _COPIES * waiting < (least // 8 if self._low else 0)
         if low != self._low:
             self._low = low
             if low:
-                _log.error("disk_space_low", free=free, wal=wal, reserve=least, directory=str(self._directory))
+                _log.error("disk_space_low", free=self.free, wal=wal, reserve=least, directory=str(self._directory))
             else:
-                _log.info("disk_space_back", free=free, wal=wal, reserve=least, directory=str(self._directory))
+                _log.info("disk_space_back", free=self.free, wal=wal, reserve=least, directory=str(self._directory))

@@ -114,8 +114,12 @@ def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
 def secure(path: Path) -> None:
     """Sees to it that only the owner may read the file, made where it is missing; what SQLite puts beside it gets
     the same rights. Raises OSError."""
+    new = not path.exists()
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     path.chmod(0o600)
+    if new:  # SQLite syncs what is in the file; that there is one is for us to sync
+        migrate.sync(path.parent)
+        migrate.sync(path.parent.absolute().parent)
 
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:

@@ -46,6 +46,16 @@ def loss(witness: Stamp | None, found: Stamp) -> Loss | None:
     return Loss(witness.commits - found.commits, max(witness.appended - found.appended, 0))
 
 
+def peek(path: Path) -> Stamp | None:
+    """The newest stamp in a witness that may be another process's; None where there is none. Raises OSError."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    stamps = [_decode(data[turn * SECTOR : (turn + 1) * SECTOR]) for turn in (0, 1)]
+    return max((stamp for stamp in stamps if stamp is not None), key=lambda stamp: stamp.commits, default=None)
+
+
 class Witness:
     """The open file. `write` is called on the writer's thread, `sync` on another; both only use its descriptor."""
 

@@ -69,6 +69,10 @@ class Keeper:
     apply: Callable[[Any], None]
 
 
+class Stale(Exception):
+    """What `run` built on, in memory, is not what the file holds: everybody has to read again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a transaction ended: `committing` where COMMIT itself failed, `stuck` where it could not be rolled back."""
@@ -84,6 +88,8 @@ COMMITTED = Result()
 def classify(result: Result) -> Exception:
     """The error to tell of a transaction that failed: a RelayError where the file or the machine is to blame."""
     error = result.error
+    if isinstance(error, Stale):
+        return Unavailable(f"the file is not what it was thought to be ({error}); nothing was stored")
     if isinstance(error, sqlite3.Error):
         code = code_of(error)
         if code == sqlite3.SQLITE_FULL:
@@ -108,5 +114,8 @@ def again(error: RelayError) -> RelayError:
 
 
 def read_stamp(raw: sqlite3.Connection) -> Stamp:
-    """How much was committed to a file, as it says itself."""
-    return Stamp(*raw.execute("SELECT id, commits, appended FROM meta").fetchone())
+    """How much was committed to a file, as it says itself. Raises sqlite3.Error."""
+    row = raw.execute("SELECT id, commits, appended FROM meta").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("its table meta is empty")
+    return Stamp(*row)

@@ -78,6 +78,7 @@ class Writer:
         self._pages = 0
         self._checkpoint_at = CHECKPOINT_SOON
         self._idle: asyncio.Future[None] | None = None
+        self._shrinking: asyncio.Future[None] | None = None
         self._closing = asyncio.Event()
         self._task = asyncio.get_running_loop().create_task(self._run(), name="relay-writer")
 
@@ -101,6 +102,16 @@ class Writer:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
+    async def shrink(self) -> None:
+        """Copies the WAL into the file and cuts it to nothing, as far as readers allow. Raises the `refusal`."""
+        refusal = self.refusal
+        if refusal is not None:
+            raise again(refusal)
+        if self._shrinking is None:
+            self._shrinking = asyncio.get_running_loop().create_future()
+        self.notify()
+        await asyncio.shield(self._shrinking)
+
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file and lets go of it. May be repeated."""
         self._closing.set()
@@ -110,6 +121,9 @@ class Writer:
     async def _run(self) -> None:
         try:
             while True:
+                if self._shrinking is not None:
+                    await self._checkpoint("TRUNCATE")
+                    self._shrunk()
                 work = self._next()
                 if work is not None:
                     await self._perform(work)
@@ -127,6 +141,7 @@ class Writer:
                 await self._connection.close()
         finally:
             self._closing.set()
+            self._shrunk()
             self._reject(Unavailable(CLOSED))
             self._connection.abandon()
 
@@ -152,7 +167,8 @@ class Writer:
         except BaseException:
             work.failed(Unknown(_BROKEN))
             raise
-        if isinstance(error, RelayError):
+        # What the job itself raised says nothing of the disk: it was rolled back, and that was all.
+        if isinstance(error, RelayError) and (error is not result.error or result.stuck):
             await self._recover(error, result)
 
     def _transact(self, raw: sqlite3.Connection, work: Work) -> Result:
@@ -261,7 +277,13 @@ class Writer:
             self._checkpoint_at = self._pages + CHECKPOINT_SOON
             return
         self._pages = max(pages - copied, 0)
-        self._checkpoint_at = self._pages + CHECKPOINT_SOON
+        # Each try sorts all that is left, so while a reader holds it back they become rare.
+        self._checkpoint_at = self._pages + max(CHECKPOINT_SOON, self._pages // 2)
+
+    def _shrunk(self) -> None:
+        shrinking, self._shrinking = self._shrinking, None
+        if shrinking is not None and not shrinking.done():
+            shrinking.set_result(None)
 
     async def _finish(self) -> None:
         await self._checkpoint("TRUNCATE")

@@ -22,7 +22,7 @@ _NOT_CONFIGURABLE = frozenset(
     )
 )
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 class Answer:
@@ -64,6 +64,22 @@ def static_answer(input: Input) -> Answer:
     if body and not any(name.lower() == "content-type" for name, _ in headers):
         headers.insert(0, PLAIN)
     return Answer(input.status_code, headers, body)
+
+
+def client_answer(status: int, headers: Mapping[str, Sequence[str]], body: bytes) -> Answer:
+    """A client's answer as the sender gets it; `status` is 200 to 599.
+
+    Left out are headers that are about a connection (those that its Connection header names, too), that are the
+    relay's own, or that would break the response.
+    """
+    named = {
+        name.strip().lower()
+        for header, values in headers.items()
+        if header.lower() == "connection"
+        for value in values
+        for name in value.split(",")
+    }
+    return Answer(status, [each for each in _allowed(headers) if each[0].lower() not in named], body)
 
 
 def _allowed(headers: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
-from relay_tornado.model import Earliest, Last, Latest, Position, Since
+from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
 
 Positions: TypeAlias = Position | Mapping[str, Position]
 """A position for every bucket, or from a bucket's name or id to its position, "*" being the rest."""
@@ -35,6 +36,10 @@ class Subscribe:
     since: Positions | None = None
     on_gap: Literal["resume", "fail"] = "resume"
     max_body: int | None = None
+    filter: Any = None
+    """The document of the rules that events have to pass, not looked into; None is no filter."""
+    outputs: Literal["all", "none"] = "all"
+    """"none": each event once, whatever the outputs of its bucket are."""
 
     def position(self, bucket_id: str, name: str) -> Position | None:
         """The position that is asked for this bucket, None where none is."""
@@ -54,11 +59,21 @@ class Unsubscribe:
 
 
 @dataclass(frozen=True, slots=True)
+class Respond:
+    """A client's answer to the event or copy with this id; `status` is 200 to 599, or 0 where there was none."""
+
+    id: Cursor
+    status: int
+    headers: Mapping[str, tuple[str, ...]]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Pong:
     pass
 
 
-Message: TypeAlias = Auth | Subscribe | Unsubscribe | Pong
+Message: TypeAlias = Auth | Subscribe | Unsubscribe | Respond | Pong
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +98,11 @@ _POSITION: Final = (
     "or an object from bucket to one of these"
 )
 _OURS: Final = ("since", "on_gap", "consumer", "ack", "max_in_flight", "filter", "max_body", "outputs")
-_NOT_YET: Final = ("consumer", "ack", "max_in_flight", "filter", "outputs")
-_ACTIONS_NOT_YET: Final = frozenset({"ack", "nak", "respond"})
+_NOT_YET: Final = ("consumer", "ack", "max_in_flight")
+MAX_NAMES: Final = 1_000
+"""Most names in `buckets`, and positions in `since`: everybody else waits while a message is read."""
+
+_ACTIONS_NOT_YET: Final = frozenset({"ack", "nak"})
 
 
 class _SincePosition(fields.Field[Positions]):
@@ -128,11 +146,51 @@ class _Subscribe(_Names):
         validate=validate.Range(min=0, error="write a number of bytes, 0 or more"),
         error_messages={"invalid": "write a whole number of bytes, like 1000000"},
     )
+    filter = fields.Raw(load_default=None, allow_none=True)
+    outputs = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf(("none",), error='write "none", or leave it out'),
+        error_messages={"invalid": 'write "none", or leave it out'},
+    )
+
+
+class _Headers(fields.Field[Mapping[str, tuple[str, ...]]]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Mapping[str, tuple[str, ...]]:
+        if not isinstance(value, dict):
+            raise ValidationError('write an object, like {"Content-Type": "text/plain"}')
+        headers = {}
+        for name, values in value.items():
+            each = values if isinstance(values, list) else [values]
+            if not all(isinstance(one, str) for one in each):
+                raise ValidationError(f"{attr}.{name[:80]}: write a text, or a list of texts")
+            headers[name] = tuple(each)
+        return headers
+
+
+_STATUS: Final = "write 200 to 599, or 0 where there was no answer"
+
+
+class _Respond(_Lenient):
+    id = fields.String(
+        required=True,
+        error_messages=dict.fromkeys(("required", "null", "invalid"), "write the meta.id of the event, in quotes"),
+    )
+    status = fields.Integer(
+        strict=True,
+        load_default=200,
+        validate=validate.OneOf((0, *range(200, 600)), error=_STATUS),
+        error_messages=dict.fromkeys(("null", "invalid"), _STATUS),
+    )
+    headers = _Headers(load_default=None, allow_none=True)
+    body = fields.String(load_default=None, allow_none=True, error_messages={"invalid": "write a text"})
+    body_base64 = fields.String(load_default=None, allow_none=True, error_messages={"invalid": "write a text"})
 
 
 _AUTH = _Auth()
 _NAMES = _Names()
 _SUBSCRIBE = _Subscribe()
+_RESPOND = _Respond()
 
 
 def parse(text: str) -> Incoming:
@@ -157,11 +215,13 @@ def parse(text: str) -> Incoming:
             return Incoming(action, extended or any(key in document for key in _OURS), _subscribe(document))
         case "unsubscribe":
             return Incoming(action, True, _unsubscribe(document))
+        case "respond":
+            return Incoming(action, True, _respond(document))
         case "pong":
             return Incoming(action, extended, Pong())
     if action in _ACTIONS_NOT_YET:
         return Incoming(action, True, Problem("unsupported", f"action: this relay does not have {action!r} yet"))
-    known = "auth, subscribe, unsubscribe and pong"
+    known = "auth, subscribe, unsubscribe, respond and pong"
     return Incoming(action, extended, Problem("unknown_action", f"action: {action[:80]!r} is none of {known}"))
 
 
@@ -178,18 +238,57 @@ def _subscribe(document: dict[str, Any]) -> Subscribe | Problem:
     for key in _NOT_YET:
         if document.get(key) is not None:
             return Problem("unsupported", f"{key}: this relay does not have it yet; subscribe without it")
+    if (problem := _too_many(document)) is not None:
+        return problem
     try:
         loaded = _SUBSCRIBE.load(document)
     except ValidationError as error:
         return _problem(error)
-    return Subscribe(_named(loaded["buckets"]), loaded["since"], loaded["on_gap"] or "resume", loaded["max_body"])
+    return Subscribe(
+        _named(loaded["buckets"]),
+        loaded["since"],
+        loaded["on_gap"] or "resume",
+        loaded["max_body"],
+        loaded["filter"],
+        loaded["outputs"] or "all",
+    )
 
 
 def _unsubscribe(document: dict[str, Any]) -> Unsubscribe | Problem:
+    if (problem := _too_many(document)) is not None:
+        return problem
     try:
         return Unsubscribe(_named(_NAMES.load(document)["buckets"]))
     except ValidationError as error:
         return _problem(error)
+
+
+def _too_many(document: dict[str, Any]) -> Problem | None:
+    for key in ("buckets", "since"):
+        value = document.get(key)
+        if isinstance(value, list | dict) and len(value) > MAX_NAMES:
+            return Problem("invalid", f"{key}: at most {MAX_NAMES} are read here; for every bucket, leave buckets out")
+    return None
+
+
+def _respond(document: dict[str, Any]) -> Respond | Problem:
+    try:
+        loaded = _RESPOND.load(document)
+    except ValidationError as error:
+        return _problem(error)
+    try:
+        cursor = parse_id(loaded["id"])
+    except Invalid as error:
+        return Problem("invalid", f"id: {error}")
+    body = (loaded["body"] or "").encode()
+    if loaded["body_base64"] is not None:
+        if body:
+            return Problem("invalid", "body_base64: write either body or body_base64")
+        try:
+            body = base64.b64decode(loaded["body_base64"], validate=True)
+        except ValueError:
+            return Problem("invalid", "body_base64: this is no base64")
+    return Respond(cursor, loaded["status"], loaded["headers"] or {}, body)
 
 
 def _named(buckets: list[str] | None) -> tuple[str, ...]:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from relay_tornado.model import Bucket, Event, Gap
-from relay_tornado.wire.headers import decode
+from relay_tornado.model import Bucket, Event, Gap, Output
+from relay_tornado.wire.headers import canonical, decode, is_shown
 from relay_tornado.wire.shapes import render
 
 _encode = msgspec.json.Encoder().encode
+_decode_headers = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class _Meta(msgspec.Struct, gc=False):
@@ -33,6 +34,7 @@ class _Meta(msgspec.Struct, gc=False):
     path: str
     host: str
     remote_ip: str
+    verified: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Webhook(msgspec.Struct, gc=False, omit_defaults=True):
@@ -46,11 +48,47 @@ class _Webhook(msgspec.Struct, gc=False, omit_defaults=True):
     truncated: bool = False
 
 
+class Copy(NamedTuple):
+    """The output that a copy of an event goes to, as its frame shows it. `headers` overwrite the sender's, by their
+    canonical names; with `extend` what follows the input in the URL is appended to the destination."""
+
+    n: int
+    name: str
+    destination: str
+    headers: Mapping[str, tuple[str, ...]]
+    extend: bool
+
+
+def copy_to(output: Output) -> Copy:
+    """What frames show of an output. Headers that frames never show are left out."""
+    headers = {canonical(name): tuple(values) for name, values in output.headers.items()}
+    shown = {name: values for name, values in headers.items() if is_shown(name)}
+    return Copy(output.n, output.name, output.destination, shown, not output.lock_path)
+
+
 def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = False) -> bytes:
-    """The frame of one event of this bucket; with `truncate`, without its body and saying so.
+    """The frame of one event of this bucket that goes to no output; with `truncate`, without its body and saying so.
 
     A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
     """
+    return _encode(_webhook(event, bucket, input_name, truncate))
+
+
+def webhooks(event: Event, bucket: Bucket, input_name: str, copies: Sequence[Copy], truncate: bool) -> list[bytes]:
+    """The frames of an event's copies, in their order; else as `webhook`."""
+    frame = _webhook(event, bucket, input_name, truncate)
+    meta, headers = frame.meta, frame.headers
+    made = []
+    for copy in copies:
+        meta.id = f"{event.epoch}-{event.seq}-{copy.n}"
+        meta.output_name = copy.name
+        meta.output_destination = _extended(copy.destination, meta.path) if copy.extend else copy.destination
+        frame.headers = _overwritten(headers, copy.headers) if copy.headers else headers
+        made.append(_encode(frame))
+    return made
+
+
+def _webhook(event: Event, bucket: Bucket, input_name: str, truncate: bool) -> _Webhook:
     headers, host = render(event.input_id, event.headers)
     exact: str | None = None
     body: str | msgspec.UnsetType
@@ -81,8 +119,23 @@ def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = F
         host,
         event.remote_ip,
     )
+    if event.verified is not None:
+        meta.verified = event.verified
     text = decode(query) if query else ""
-    return _encode(_Webhook("webhook", meta, msgspec.Raw(headers), text, body, event.method, exact, truncate))
+    return _Webhook("webhook", meta, msgspec.Raw(headers), text, body, event.method, exact, truncate)
+
+
+def _extended(destination: str, path: str) -> str:
+    """A destination with the path that follows the input in the URL appended to its own, before its query."""
+    if not path or not destination:
+        return destination
+    end = min((at for at in map(destination.find, "?#") if at >= 0), default=len(destination))
+    return destination[:end].removesuffix("/") + path + destination[end:]
+
+
+def _overwritten(headers: msgspec.Raw, ours: Mapping[str, tuple[str, ...]]) -> msgspec.Raw:
+    """Headers as JSON, with those of an output instead of the sender's."""
+    return msgspec.Raw(_encode(_decode_headers(headers) | dict(ours)))
 
 
 def _status(status: str, **fields: Any) -> bytes:
@@ -107,6 +160,11 @@ def subscribed(names: Sequence[str], answers: Sequence[Mapping[str, Any]] | None
 
 def unsubscribed(names: Sequence[str]) -> bytes:
     return _status("unsubscribed", message=f"unsubscribed from buckets: {', '.join(names) or 'all'}")
+
+
+def responded(id: str) -> bytes:
+    """An answer to this event or copy is kept."""
+    return _status("responded", id=id)
 
 
 def error(code: str, message: str) -> bytes:

@@ -1,34 +1,48 @@
-"""The JSON forms of buckets, inputs and tokens: what goes out, and marshmallow schemas for what comes in.
+"""The JSON forms of buckets, inputs, outputs and tokens: what goes out, and marshmallow schemas for what comes in.
 
-They are those of Webhook Relay's REST interface (times in unix seconds, whole), with `retention`, `dedupe` and
-`max_body` added. The control socket and the commands speak the same forms. A schema judges shape, type and range of
-each field by itself; what fields mean together is judged by `relay_tornado.admin`.
+They are those of Webhook Relay's REST interface (times in unix seconds, whole), with `retention`, `dedupe`,
+`rate_limit`, `max_body` and `verify` added. The control socket and the commands speak the same forms. What a client
+sent that nobody here understands is echoed beside them. A schema judges shape, type and range of each field by itself;
+what fields mean together is judged by `relay_tornado.admin`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from marshmallow import RAISE, Schema, ValidationError, fields, validate
+from marshmallow import Schema, fields, validate
 
-from relay_tornado.errors import Invalid
-from relay_tornado.model import DAY, Bucket, BucketAuth, Dedupe, Input, Retention, Token
-
-Document: TypeAlias = dict[str, Any]
-"""A JSON object."""
+from relay_tornado.model import (
+    DAY,
+    Bucket,
+    BucketAuth,
+    Dedupe,
+    Input,
+    Output,
+    RateLimit,
+    Retention,
+    Token,
+    Verify,
+    to_document,
+)
+from relay_tornado.wire.fields import MAX_COUNT as MAX_COUNT
+from relay_tornado.wire.fields import Anything, Flag, Form, HeaderValues, Seconds, Whole
+from relay_tornado.wire.fields import Document as Document
+from relay_tornado.wire.fields import Text as Text
+from relay_tornado.wire.fields import load as load
 
 MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""
-MAX_SECONDS = 36_500 * DAY
 MAX_TIME = 253_402_300_799  # the last second of the year 9999
-MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+MAX_TIMEOUT = 180
+MAX_RETRIES = 1_000
 
 
 def bucket_document(bucket: Bucket) -> Document:
-    """A bucket with its inputs, for an administrator: the secrets that its senders need are in `auth`."""
+    """A bucket with its inputs and outputs, secrets and all: for an administrator."""
     return {
+        **_plain(bucket.extra),
         "id": bucket.id,
         "name": bucket.name,
         "description": bucket.description,
@@ -36,34 +50,64 @@ def bucket_document(bucket: Bucket) -> Document:
         "created_at": int(bucket.created_at),
         "updated_at": int(bucket.updated_at),
         "stream": bucket.stream,
-        "ephemeral": False,
+        "ephemeral": bucket.ephemeral,
         "suspended": False,
-        "static_ip": False,
+        "static_ip": bool(bucket.extra.get("static_ip", False)),
         "large_webhooks": bucket.large_webhooks,
         "auth": _auth_document(bucket.auth),
         "inputs": [input_document(bucket.id, each) for each in bucket.inputs],
-        "outputs": [],
+        "outputs": [output_document(bucket.id, each) for each in bucket.outputs],
         "retention": _retention_document(bucket.retention),
         "dedupe": _dedupe_document(bucket.dedupe),
+        "rate_limit": _rate_document(bucket.rate_limit),
         "max_body": bucket.max_body,
     }
 
 
 def input_document(bucket_id: str, value: Input) -> Document:
-    """An input of the bucket with this id."""
+    """An input of the bucket with this id, with the secrets of its `verify`."""
     return {
+        **_plain(value.extra),
         "id": value.id,
         "name": value.name,
         "description": value.description,
         "bucket_id": bucket_id,
-        "function_id": "",
+        "function_id": value.function_id,
         "status_code": value.status_code,
         "body": value.body,
-        "headers": {name: list(values) for name, values in value.headers.items()},
-        "custom_domain": "",
-        "path_prefix": "",
-        "strip_path_prefix": False,
-        "response_from_output": "",
+        "headers": _headers_document(value.headers),
+        "custom_domain": value.custom_domain,
+        "path_prefix": value.path_prefix,
+        "strip_path_prefix": value.strip_path_prefix,
+        "response_from_output": value.response_from_output,
+        "verify": _verify_document(value.verify),
+        "rate_limit": _rate_document(value.rate_limit),
+        "created_at": int(value.created_at),
+        "updated_at": int(value.updated_at),
+    }
+
+
+def output_document(bucket_id: str, value: Output) -> Document:
+    """An output of the bucket with this id. `rules`, `throttle` and `durability` are null where none were set."""
+    return {
+        **_plain(value.extra),
+        "id": value.id,
+        "name": value.name,
+        "description": value.description,
+        "bucket_id": bucket_id,
+        "number": value.n,
+        "destination": value.destination,
+        "internal": value.internal,
+        "disabled": value.disabled,
+        "lock_path": value.lock_path,
+        "timeout": _whole(value.timeout),
+        "retries": value.retries,
+        "tls_verification": value.tls_verification,
+        "headers": _headers_document(value.headers),
+        "rules": to_document(value.rules),
+        "function_id": value.function_id,
+        "throttle": to_document(value.throttle),
+        "durability": to_document(value.durability),
         "created_at": int(value.created_at),
         "updated_at": int(value.updated_at),
     }
@@ -98,75 +142,61 @@ def _dedupe_document(dedupe: Dedupe | None) -> Document | None:
     return None if dedupe is None else {"header": dedupe.header, "window": _whole(dedupe.window)}
 
 
+def _rate_document(limit: RateLimit | None) -> Document | None:
+    return None if limit is None else {"events": limit.events, "interval": _whole(limit.interval)}
+
+
+def _verify_document(verify: Verify | None) -> Document | None:
+    if verify is None:
+        return None
+    return {"provider": verify.provider, "secrets": list(verify.secrets), "on_failure": verify.on_failure}
+
+
+def _headers_document(headers: Mapping[str, Sequence[str]]) -> Document:
+    return {name: list(values) for name, values in headers.items()}
+
+
+def _plain(extra: Mapping[str, Any]) -> Document:
+    return {name: to_document(value) for name, value in extra.items()}
+
+
 def _whole(seconds: float) -> float:
     return int(seconds) if seconds == int(seconds) else seconds
 
 
-class Flag(fields.Boolean):
-    """true or false, and nothing that merely looks like it."""
-
-    default_error_messages = {"invalid": "must be true or false."}  # noqa: RUF012  # marshmallow's own form
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
-        if not isinstance(value, bool):
-            raise self.make_error("invalid")
-        return value
+def _choice(*values: str) -> fields.String:
+    words = [value for value in values if value]
+    message = f"must be {', '.join(words[:-1])} or {words[-1]}."
+    return fields.String(validate=validate.OneOf(values, error=message), error_messages={"invalid": message})
 
 
-class Whole(fields.Integer):
-    """A JSON integer from `least` to `most`."""
+class _StatusCode(Whole):
+    """A status; 0, which clients send where they mean none in particular, is 200."""
 
-    def __init__(self, least: int, most: int = MAX_COUNT, **kwargs: Any) -> None:
-        message = f"must be a whole number from {least} to {most}."
-        limits = validate.Range(min=least, max=most, error=message)
-        super().__init__(strict=True, validate=limits, error_messages={"invalid": message}, **kwargs)
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        number = super()._deserialize(value, attr, data, **kwargs)
+        return 200 if number == 0 else int(number)
 
 
-class Seconds(fields.Float):
-    """A JSON number of seconds, above 0 and at most `most`."""
+class _Timeout(fields.Float):
+    """Seconds, 0 to 180."""
 
-    def __init__(self, most: float = MAX_SECONDS, **kwargs: Any) -> None:
-        message = f"must be a number of seconds above 0 and at most {most:.0f}."
-        limits = validate.Range(min=0, min_inclusive=False, max=most, error=message)
-        super().__init__(validate=limits, error_messages={"invalid": message, "special": message}, **kwargs)
+    def __init__(self) -> None:
+        message = f"must be a number of seconds from 0 to {MAX_TIMEOUT}."
+        limits = validate.Range(min=0, max=MAX_TIMEOUT, error=message)
+        super().__init__(validate=limits, error_messages={"invalid": message, "special": message})
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
-        if isinstance(value, str):
+        if isinstance(value, str | bool):
             raise self.make_error("invalid")
-        return super()._deserialize(value, attr, data, **kwargs)
-
-
-_NOT_TEXT = re.compile("[\ud800-\udfff]")
-_NOT_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
-_NOT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-class Text(fields.String):
-    """A string of at most `most` characters that can be stored and shown: no control characters.
-
-    `lines` allows line ends and tabs, `raw` any character but half a surrogate pair.
-    """
-
-    default_error_messages = {"invalid": "must be a string."}  # noqa: RUF012  # marshmallow's own form
-
-    def __init__(self, most: int, *, lines: bool = False, raw: bool = False, **kwargs: Any) -> None:
-        self._refused = _NOT_TEXT if raw else _NOT_LINES if lines else _NOT_LINE
-        too_long = validate.Length(max=most, error=f"must have at most {most} characters.")
-        super().__init__(validate=[too_long, self._check], **kwargs)
-
-    def _check(self, value: str) -> None:
-        found = self._refused.search(value)
-        if found is not None:
-            raise ValidationError(f"must not hold the character U+{ord(found[0]):04X}.")
+        number: float = super()._deserialize(value, attr, data, **kwargs)
+        return number
 
 
 class AuthFields(Schema):
     """`auth` of a bucket."""
 
-    type = fields.String(
-        validate=validate.OneOf(["none", "basic", "token"], error="must be none, basic or token."),
-        error_messages={"invalid": "must be none, basic or token."},
-    )
+    type = _choice("none", "basic", "token")
     username = Text(1_000)
     password = Text(1_000)
     token = Text(4_000)
@@ -187,37 +217,102 @@ class DedupeFields(Schema):
     window = Seconds(366 * DAY)
 
 
+class RateLimitFields(Schema):
+    """`rate_limit` of a bucket or an input."""
+
+    events = Whole(1, 1_000_000)
+    interval = Seconds(DAY)
+
+
+READ_ONLY_OF_BUCKET = frozenset({"id", "account_id", "created_at", "updated_at", "suspended", "inputs", "outputs"})
+"""What a client that sends back what it read sends along; inputs and outputs have endpoints of their own."""
+
+
 class BucketFields(Schema):
     """What can be set of a bucket. What is left out stays as it is, in the nested parts, too."""
 
     name = Text(1_000)
     description = Text(4_000, lines=True)
     stream = Flag()
+    ephemeral = Flag()
     large_webhooks = Flag()
     max_body = Whole(1, allow_none=True)
     auth = fields.Nested(AuthFields)
     retention = fields.Nested(RetentionFields)
     dedupe = fields.Nested(DedupeFields, allow_none=True)
+    rate_limit = fields.Nested(RateLimitFields, allow_none=True)
 
 
-class _HeaderValues(fields.Field[list[str]]):
-    """One value, or a list of values."""
+class VerifyFields(Schema):
+    """`verify` of an input."""
 
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-            raise ValidationError("must be a string or a list of strings.")
-        return list(values)
+    provider = Text(100)
+    secrets = fields.List(Text(1_100))
+    on_failure = _choice("reject", "mark")
+
+
+READ_ONLY_OF_INPUT = frozenset({"bucket_id", "account_id", "created_at", "updated_at"})
 
 
 class InputFields(Schema):
-    """What can be set of an input."""
+    """What can be set of an input; `id` of a new one only."""
+
+    id = Text(1_000)
+    name = Text(100)
+    description = Text(4_000, lines=True)
+    status_code = _StatusCode(200, 599)
+    body = Text(MAX_BODY_TEXT, raw=True)
+    headers = fields.Dict(keys=fields.String(), values=HeaderValues(), allow_none=True)
+    function_id = Text(1_000)
+    custom_domain = Text(1_000)
+    path_prefix = Text(1_000)
+    strip_path_prefix = Flag()
+    response_from_output = Text(1_000)
+    verify = fields.Nested(VerifyFields, allow_none=True)
+    rate_limit = fields.Nested(RateLimitFields, allow_none=True)
+
+
+class ThrottleFields(Schema):
+    """`throttle` of an output."""
+
+    enabled = Flag()
+    mode = _choice("", "rate", "concurrency")
+    rate = Whole(0)
+    interval = _choice("", "second", "minute", "hour")
+    max_concurrent = Whole(0)
+    max_queue_depth = Whole(0)
+    deadline = Whole(0)
+
+
+class DurabilityFields(Schema):
+    """`durability` of an output; durations are whole nanoseconds."""
+
+    enabled = Flag()
+    schedule = _choice("", "seconds", "medium", "long", "custom")
+    custom_delays = fields.List(Whole(0), allow_none=True, validate=validate.Length(max=100))
+    deadline = Whole(0)
+
+
+READ_ONLY_OF_OUTPUT = frozenset({"id", "bucket_id", "account_id", "created_at", "updated_at", "number"})
+
+
+class OutputFields(Schema):
+    """What can be set of an output."""
 
     name = Text(100)
     description = Text(4_000, lines=True)
-    status_code = Whole(200, 599)
-    body = Text(MAX_BODY_TEXT, raw=True)
-    headers = fields.Dict(keys=fields.String(), values=_HeaderValues())
+    destination = Text(4_000)
+    internal = Flag()
+    disabled = Flag()
+    lock_path = Flag()
+    timeout = _Timeout()
+    retries = Whole(-1, MAX_RETRIES)
+    tls_verification = Flag()
+    headers = fields.Dict(keys=fields.String(), values=HeaderValues(), allow_none=True)
+    rules = Anything(allow_none=True)
+    function_id = Text(1_000)
+    throttle = Form(ThrottleFields())
+    durability = Form(DurabilityFields())
 
 
 class TokenFields(Schema):
@@ -231,32 +326,3 @@ class TokenFields(Schema):
         validate=validate.Range(max=MAX_TIME, error="must be a unix time before the year 10000."),
         error_messages={"invalid": "must be a time in unix seconds.", "special": "must be a time in unix seconds."},
     )
-
-
-def load(schema: Schema, document: Mapping[str, Any]) -> Document:
-    """The document as the schema reads it. Raises Invalid, naming the first field that does not fit; a field that
-    the schema does not know does not fit either."""
-    try:
-        loaded: Document = schema.load(document, unknown=RAISE)
-    except ValidationError as error:
-        field, message = _first(error.messages)
-        raise Invalid(f"{field}: {message}" if field else message, field) from None
-    return loaded
-
-
-def _first(messages: Any, path: str = "") -> tuple[str, str]:
-    while isinstance(messages, dict):
-        key, messages = next(iter(messages.items()))
-        # Of a mapping marshmallow says whether it is about the key or the value; the path says enough.
-        if key != "_schema" and not (path and key in ("key", "value")):
-            path = f"{path}.{key}" if path else str(key)
-    message = str(messages[0]) if isinstance(messages, list) else str(messages)
-    return path, _WORDS.get(message, message[:1].lower() + message[1:])
-
-
-_WORDS = {
-    "Unknown field.": "there is no such field here.",
-    "Field may not be null.": "must not be null.",
-    "Missing data for required field.": "is missing.",
-    "Invalid input type.": "must be a JSON object.",
-}

@@ -16,7 +16,7 @@ from typing import Any, Self
 TIMEOUT = 30.0
 """Seconds after which whatever a test waits for is taken as never to come."""
 
-_LISTENING = re.compile(r"listening on (http://[^\s\"',]+)")
+_LISTENING = re.compile(r"listening on (https?://[^\s\"',]+)")
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) -> Any:

@@ -90,7 +90,14 @@ async def test_options(open_world: OpenWorld, options: dict[str, Any], field: st
         ({"description": "\ud800"}, "description"),
         ({"description": "x" * 5000}, "description"),
         ({"description": None}, "description"),
-        ({"colour": "red"}, "colour"),
+        ({"ephemeral": 1}, "ephemeral"),
+        ({"static_ip": "yes"}, "static_ip"),
+        ({"rate_limit": {}}, "rate_limit.events"),
+        ({"rate_limit": {"events": 0}}, "rate_limit.events"),
+        ({"rate_limit": {"events": 1, "interval": 0}}, "rate_limit.interval"),
+        ({"rate_limit": {"events": 1, "per": "day"}}, "rate_limit.per"),
+        ({"colour": "\ud800"}, "colour"),
+        ({"colour": "x" * 70_000}, "colour"),
     ],
 )
 async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], field: str) -> None:

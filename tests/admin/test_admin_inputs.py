@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from relay_tornado.admin.answers import REFUSED
-from relay_tornado.errors import Invalid, NotFound
+from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.model import RateLimit, Verify
 from relay_tornado.wire.answers import static_answer
+from relay_tornado.wire.rest import input_document
 from tests.admin.world import OpenWorld
 
 
@@ -76,7 +78,28 @@ def test_nothing_that_is_accepted_is_left_out_later() -> None:
         ({"headers": {"X-A": [1]}}, "headers.X-A"),
         ({"headers": []}, "headers"),
         ({"name": " "}, "name"),
-        ({"function_id": "f"}, "function_id"),
+        ({"function_id": 5}, "function_id"),
+        ({"custom_domain": "https://hooks.example.org"}, "custom_domain"),
+        ({"custom_domain": "hooks.example.org/path"}, "custom_domain"),
+        ({"custom_domain": "-a.example"}, "custom_domain"),
+        ({"custom_domain": "a" * 254}, "custom_domain"),
+        ({"path_prefix": "shop"}, "path_prefix"),
+        ({"path_prefix": "/shop?x"}, "path_prefix"),
+        ({"path_prefix": "/shop//a"}, "path_prefix"),
+        ({"path_prefix": "/shop/../a"}, "path_prefix"),
+        ({"path_prefix": "/v1/x"}, "path_prefix"),
+        ({"path_prefix": "/healthz"}, "path_prefix"),
+        ({"response_from_output": "none"}, "response_from_output"),
+        ({"response_from_output": "anyoutput"}, "response_from_output"),
+        ({"verify": {"provider": "paypal", "secrets": ["x"]}}, "verify.provider"),
+        ({"verify": {"provider": "github", "secrets": []}}, "verify.secrets"),
+        ({"verify": {"provider": "github"}}, "verify.secrets"),
+        ({"verify": {"provider": "github", "secrets": ["ok", " x"]}}, "verify.secrets[1]"),
+        ({"verify": {"provider": "standard-webhooks", "secrets": ["whsec_?"]}}, "verify.secrets[0]"),
+        ({"verify": {"provider": "github", "secrets": ["x"], "on_failure": "ignore"}}, "verify.on_failure"),
+        ({"verify": "github"}, "verify"),
+        ({"rate_limit": {"events": 1.5}}, "rate_limit.events"),
+        ({"strip_path_prefix": "yes"}, "strip_path_prefix"),
     ],
 )
 async def test_bad_answers(open_memory: OpenWorld, options: dict[str, Any], field: str) -> None:
@@ -107,3 +130,77 @@ async def test_an_unknown_input(open_world: OpenWorld) -> None:
     async with open_world() as world:
         with pytest.raises(NotFound, match="relay bucket show"):
             await world.administration.set_input("nothing", body="")
+
+
+@pytest.mark.gen_test
+async def test_an_input_is_made_and_removed(open_world: OpenWorld) -> None:
+    """It has a random id, or the one that was chosen; a chosen one is unique over the whole relay."""
+    async with open_world() as world:
+        first = await world.administration.create_bucket("orders")
+        await world.administration.create_bucket("billing")
+        bucket, made = await world.administration.create_input("orders", name="shop", id="shop_1-x", status_code=202)
+        assert (made.id, made.name, made.status_code) == ("shop_1-x", "shop", 202)
+        assert world.registry.get("bucket", first.id) == bucket
+        _, other = await world.administration.create_input("billing", id="", name="")
+        assert len(other.id) == 36
+        assert other.name
+        for taken in ("orders", "billing"):
+            with pytest.raises(Conflict, match="input id shop_1-x is taken"):
+                await world.administration.create_input(taken, id="shop_1-x")
+        for wrong in ("a b", "x" * 65, "ü", "a/b", 5, "a.b"):
+            with pytest.raises(Invalid, match="id: must be 1 to 64"):
+                await world.administration.create_input("orders", id=wrong)
+        assert (await world.administration.delete_input("shop", "orders")).id == "shop_1-x"
+        with pytest.raises(NotFound):
+            await world.administration.delete_input("shop_1-x")
+        _, again = await world.administration.create_input("billing", id="shop_1-x")
+        assert again.id == "shop_1-x"
+
+
+@pytest.mark.gen_test
+async def test_an_id_does_not_change(open_world: OpenWorld) -> None:
+    """A client that sends back what it read changes nothing: not the id, not the times, and no field twice."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        bucket, made = await world.administration.create_input("orders", note={"a": 1})
+        world.now += 60
+        again, same = await world.administration.set_input(made.id, **input_document(bucket.id, made))
+        assert same == made
+        assert again == bucket
+        assert dict(same.extra) == {"note": {"a": 1}}
+
+
+@pytest.mark.gen_test
+async def test_routes_are_unique(open_world: OpenWorld) -> None:
+    """A custom domain with a path prefix belongs to one input, however it is written; each may repeat alone."""
+    async with open_world() as world:
+        await world.administration.create_bucket("a")
+        await world.administration.create_bucket("b")
+        _, made = await world.administration.set_input("a", custom_domain="Hooks.Example.org.", path_prefix="/shop/")
+        assert (made.custom_domain, made.path_prefix) == ("hooks.example.org", "/shop")
+        with pytest.raises(Conflict, match=r"hooks\.example\.org and path_prefix /shop"):
+            await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
+        with pytest.raises(Conflict):
+            await world.administration.create_input("a", custom_domain="hooks.example.org", path_prefix="/shop")
+        await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/v1")
+        await world.administration.set_input("a", path_prefix="")
+        await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
+
+
+@pytest.mark.gen_test
+async def test_a_signature_check_is_changed_in_parts(open_world: OpenWorld) -> None:
+    """What is left out of `verify` and `rate_limit` stays; null switches them off."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        _, made = await world.administration.set_input(
+            "orders", verify={"provider": "github", "secrets": ["one", "two"]}, rate_limit={"events": 5, "interval": 60}
+        )
+        assert made.verify == Verify("github", ("one", "two"), "reject")
+        assert "one" not in repr(made)
+        _, made = await world.administration.set_input(
+            "orders", verify={"on_failure": "mark"}, rate_limit={"events": 6}
+        )
+        assert made.verify == Verify("github", ("one", "two"), "mark")
+        assert made.rate_limit == RateLimit(6, 60)
+        _, made = await world.administration.set_input("orders", verify=None, rate_limit=None)
+        assert (made.verify, made.rate_limit) == (None, None)

@@ -24,8 +24,8 @@ def test_a_first_bucket(relay: Runner) -> None:
     assert re.search(r"^bucket +orders$", result.stdout, re.MULTILINE)
     assert re.search(r"^description +from the shop$", result.stdout, re.MULTILINE)
     assert re.search(r"^webhook URL +/v1/webhooks/[0-9a-f-]{36}$", result.stdout, re.MULTILINE)
-    assert f"relay serve --data {relay.data}" in result.stdout
-    assert f"relay token create --data {relay.data}" in result.stdout
+    assert f" serve --data {relay.data}" in result.stdout
+    assert f" token create --data {relay.data}" in result.stdout
     assert (relay.data / "relay.db").exists()
 
 

@@ -46,11 +46,17 @@ def test_every_setting_has_a_flag_and_a_variable(field: Any) -> None:
     """Both set the same field, in its unit, and the flag wins."""
     samples = {"bytes": ("7MiB", 7 << 20), "seconds": ("2h", 7200.0), None: ("77", 77)}
     text, value = samples[field.metadata["unit"]]
-    if field.name in ("host", "data", "public_url", "log_format", "log_level"):
-        text = {"public_url": "https://a.example", "log_format": "json", "log_level": "error"}.get(
-            field.name, "elsewhere"
-        )
-        value = Path(text) if field.name == "data" else text  # type: ignore[assignment]
+    words = {
+        "public_url": "https://a.example",
+        "proxy_trust": "10.0.0.0/8, ::1",
+        "log_format": "json",
+        "log_level": "error",
+        **dict.fromkeys(("host", "metrics_host"), "elsewhere"),
+        **dict.fromkeys(("data", "backup_dir", "tls_cert", "tls_key"), Path("elsewhere")),
+    }
+    if field.name in words:
+        value = words[field.name]  # type: ignore[assignment]
+        text = str(value)
     assert getattr(parsed(flag(field), text), field.name) == value
     assert getattr(parsed(**{variable(field): text}), field.name) == value
     both = parsed(flag(field), text, **{variable(field): "nonsense" if field.metadata["unit"] else text})
@@ -96,6 +102,7 @@ def test_none_switches_a_limit_off() -> None:
         ("--commit-events", "1.5"),
         ("--port", "65536"),
         ("--port", "-1"),
+        ("--proxy-trust", "10.0.0.1/8"),
         ("--log-level", "loud"),
         ("--public-url", "relay.example.org"),
         ("--public-url", "ftp://relay.example.org"),
@@ -116,9 +123,9 @@ def test_nonsense_is_refused(arguments: tuple[str, str]) -> None:
 
 def test_zero_where_it_means_something() -> None:
     """A free port, no reserve, no memory for old events, no grace, no drain."""
-    names = ("port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout")
+    names = ("port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout")
     settings = parsed(*(f"--{name.replace('_', '-')}=0" for name in names))
-    assert [getattr(settings, name) for name in names] == [0] * 6
+    assert [getattr(settings, name) for name in names] == [0] * 7
 
 
 @pytest.mark.parametrize("size", [1, 1000, 1024, 1536, 3 << 20, 10 << 30, 5 << 40, 250_000])

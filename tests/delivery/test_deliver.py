@@ -650,7 +650,7 @@ def test_positions_are_told_once_they_moved() -> None:
         await world.append(1, "id-a")
         await until(lambda: reader.waiting > 0)
         assert delivery.moved() == {}
-        assert delivery.positions() == {"id-a": 2, "id-b": 0}
+        assert delivery.positions() == {"id-a": (2, 0), "id-b": (0, 0)}
         reader.resume()
         await until(lambda: not delivery.busy)
         assert delivery.moved() == {"a": f"{epoch}-3"}

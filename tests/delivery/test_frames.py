@@ -7,7 +7,7 @@ import pytest
 
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.errors import BucketGone
-from relay_tornado.model import Bucket, Event, Input
+from relay_tornado.model import Bucket, Event, Input, Output
 from relay_tornado.registry.memory import MemoryRegistry
 from tests.delivery.world import frames
 
@@ -87,3 +87,39 @@ def test_a_truncated_frame_is_not_kept() -> None:
     assert frames(kept.truncated("b", event(1)))[0]["truncated"] is True
     assert kept.size == 0
     assert "truncated" not in frames(kept.frame("b", event(1)))[0]
+
+
+def test_copies_and_events_are_kept_apart() -> None:
+    """Where there are outputs, the event itself has its own frame; both count, and both are forgotten."""
+    kept, registry = cache()
+    assert kept.event("b", event(1)) is kept.frame("b", event(1))
+    assert kept.copies("b", event(1)) == [0]
+    outputs = tuple(Output(f"o-{n}", n, f"output {n}", 0, 0) for n in (2, 1))
+    asyncio.run(registry.put("bucket", "b", replace(BUCKET, outputs=outputs)))
+    kept.forget("b")
+    assert kept.size == 0
+    joined, whole = kept.frame("b", event(1)), kept.event("b", event(1))
+    assert [each["meta"]["id"][-2:] for each in frames(joined)] == ["-1", "-2"]
+    assert [each["meta"]["id"][-2:] for each in frames(whole)] == ["-1"]
+    assert frames(whole)[0]["meta"]["output_name"] == ""
+    assert kept.copies("b", event(1)) == [1, 2]
+    assert (kept.frame("b", event(1)), kept.event("b", event(1))) == (joined, whole)
+    assert kept.frame("b", event(1)) is joined
+    assert kept.event("b", event(1)) is whole
+    assert [each["meta"]["output_name"] for each in frames(kept.rest("b", event(1), 1))] == ["output 2"]
+    assert kept.rest("b", event(1), 2) == b""
+    assert len(joined) + len(whole) < kept.size < len(joined) + len(whole) + 1000
+    kept.forget("b")
+    assert kept.size == 0
+
+
+def test_the_budget_counts_both() -> None:
+    """The oldest leaves first, of whichever kind."""
+    kept, registry = cache(10_000)
+    asyncio.run(registry.put("bucket", "b", replace(BUCKET, outputs=(Output("o", 1, "out", 0, 0),))))
+    for seq in range(1, 51):
+        kept.frame("b", event(seq))
+        kept.event("b", event(seq))
+    assert 5_000 < kept.size <= 10_000
+    kept.forget("b")
+    assert kept.size == 0

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from relay_tornado.delivery.deliver import Delivery
@@ -15,6 +16,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
 from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.rules import compile_rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
 
@@ -137,6 +139,14 @@ class Reader:
             if message["type"] == "webhook" and message["meta"]["bucket_name"] == bucket
         ]
 
+    def ids(self, bucket: str = "orders") -> list[str]:
+        """What stands behind the epoch in the ids of the events of a bucket: "41", or "41-2" for a copy."""
+        return [
+            message["meta"]["id"].partition("-")[2]
+            for message in self.messages
+            if message["type"] == "webhook" and message["meta"]["bucket_name"] == bucket
+        ]
+
     def statuses(self) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == "status"]
 
@@ -153,23 +163,40 @@ class World:
         self.deliveries = Deliveries(self.log, self.registry, self.settings)
         self.token = TOKEN
 
-    async def bucket(self, name: str = "orders", bucket_id: str | None = None) -> Bucket:
+    async def bucket(self, name: str = "orders", bucket_id: str | None = None, **fields: Any) -> Bucket:
         bucket_id = bucket_id or f"id-{name}"
         await self.log.create(bucket_id, new_epoch())
         made = Bucket(
-            id=bucket_id, name=name, created_at=0, updated_at=0, inputs=(Input(f"in-{bucket_id}", "public", 0, 0),)
+            id=bucket_id,
+            name=name,
+            created_at=0,
+            updated_at=0,
+            inputs=(Input(f"in-{bucket_id}", "public", 0, 0),),
+            **fields,
         )
         await self.registry.put("bucket", bucket_id, made)
         return made
+
+    async def change(self, bucket_id: BucketId = "id-orders", **fields: Any) -> None:
+        """Changes a bucket's record."""
+        await self.registry.put("bucket", bucket_id, replace(self.registry.get("bucket", bucket_id), **fields))
 
     async def delete(self, bucket_id: BucketId) -> None:
         await self.registry.delete("bucket", bucket_id)
         await self.log.drop(bucket_id)
 
-    async def append(self, count: int = 1, bucket_id: BucketId = "id-orders", body: bytes = b"{}") -> None:
+    async def append(
+        self,
+        count: int = 1,
+        bucket_id: BucketId = "id-orders",
+        body: bytes = b"{}",
+        headers: bytes = b"A: b\r\n",
+        path: bytes = b"",
+        **fields: Any,
+    ) -> None:
         for _ in range(count):
             await self.log.append(
-                bucket_id, NewEvent(f"in-{bucket_id}", "POST", b"", b"", b"A: b\r\n", body, "192.0.2.1")
+                bucket_id, NewEvent(f"in-{bucket_id}", "POST", path, b"", headers, body, "192.0.2.1", **fields)
             )
 
     async def subscribe(
@@ -185,8 +212,14 @@ class World:
         message = control.parse(json.dumps({"action": "subscribe", "buckets": buckets, "extended": extended, **fields}))
         assert isinstance(message.content, control.Subscribe), message.content
         reader = reader or Reader(self.log.chance)
+        request = message.content
         delivery, answers = await self.deliveries.subscribe(
-            reader, message.content, self.token, extended=message.extended, replaces=replaces
+            reader,
+            request,
+            self.token,
+            extended=message.extended,
+            filter=None if request.filter is None else compile_rules(request.filter, "filter"),
+            replaces=replaces,
         )
         if start:
             delivery.start()

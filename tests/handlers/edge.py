@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relay_tornado.counters import Counters
+from relay_tornado.handlers.listener import DIRECT, Entrance
 from relay_tornado.handlers.site import Site
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Bucket, Event, Input
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
@@ -47,6 +52,7 @@ class Edge:
     log: EventLog
     registry: Registry
     store: Any
+    counters: Counters
 
     @property
     def port(self) -> int:
@@ -63,16 +69,20 @@ class Edge:
 
 
 @asynccontextmanager
-async def edge(folder: Path | None = None, log: EventLog | None = None, **settings: Any) -> AsyncIterator[Edge]:
+async def edge(
+    folder: Path | None = None, log: EventLog | None = None, entrance: Entrance = DIRECT, **settings: Any
+) -> AsyncIterator[Edge]:
     """A site on the SQLite files in `folder`, or in memory where there is none (over `log`, where that is given)."""
     settings.setdefault("port", 0)
     configuration = dataclasses.replace(Settings(), **settings)
     registry: Registry
     store: Any
+    counters = Counters()
     async with AsyncExitStack() as stack:
         if folder is None:
             registry, store = MemoryRegistry(), MemoryStore()
             log = MemoryEventLog() if log is None else log
+            results: Deliveries = MemoryDeliveries(log)
             stack.push_async_callback(log.close)
         else:
             configuration = dataclasses.replace(configuration, data=folder)
@@ -80,11 +90,13 @@ async def edge(folder: Path | None = None, log: EventLog | None = None, **settin
             stack.push_async_callback(store.close)
             log = await SqliteEventLog.open(store, configuration)
             stack.push_async_callback(log.close)
+            results = SqliteDeliveries(store, configuration)
+            stack.push_async_callback(results.close)
             registry = await SqliteRegistry.open(store)
         now = time.time()
         await log.create(BUCKET.id, new_epoch())
         await registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, created_at=now, updated_at=now))
-        site = Site(log, registry, store, configuration)
+        site = Site(log, registry, store, configuration, results, counters=counters, entrance=entrance, instance="i-1")
         stack.push_async_callback(site.stop)
         site.start()
-        yield Edge(site, log, registry, store)
+        yield Edge(site, log, registry, store, counters)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
@@ -27,11 +28,12 @@ class Reply(NamedTuple):
 class Raw:
     """One connection. Every wait has its time."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
         self.address = (host, port)
+        self.tls = tls
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(*self.address)
+        self.reader, self.writer = await asyncio.open_connection(*self.address, ssl=self.tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from relay_tornado.handlers.socket import Sockets, routes
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Input, NewEvent, Token
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.memory import MemoryRegistry
@@ -87,7 +88,7 @@ class Live:
         self.log = MemoryEventLog()
         self.registry = MemoryRegistry()
         self.access = Access(self.registry)
-        self.sockets = Sockets(self.log, self.registry, self.access, self.settings)
+        self.sockets = Sockets(self.log, self.registry, self.access, self.settings, MemoryDeliveries(self.log))
         self.stack = AsyncExitStack()
         listening = bind_sockets(0, "127.0.0.1")
         self.port = listening[0].getsockname()[1]

@@ -25,7 +25,7 @@ async def test_healthy() -> None:
     """Both are 200 while all is well, also to HEAD."""
     async with edge() as site, Raw(site.port) as raw:
         reply, document = await get(raw, b"/healthz")
-        assert (reply.status, document) == (200, {"status": "ok"})
+        assert (reply.status, document) == (200, {"status": "ok", "instance": "i-1"})
         reply, document = await get(raw, b"/readyz?x=1")
         assert (reply.status, document) == (200, {"status": "ready"})
         assert (await raw.ask(request(b"/readyz", method=b"HEAD"), head=True)).status == 200

@@ -55,3 +55,21 @@ def test_a_position_is_named_by_the_epoch_of_its_seq(seq: int, epoch: str) -> No
     """A position's id is that of the event it stands behind, and comes back to the same place."""
     assert position_id(Bounds(1, 30, LINE, True), seq) == f"{epoch}-{seq}"
     assert place_cursor(Bounds(1, 30, LINE, True), Cursor(epoch, seq)).after == seq
+
+
+@pytest.mark.parametrize(
+    ("bounds", "cursor", "placed"),
+    [
+        pytest.param(OPEN, Cursor(C, 30), Placed(30), id="at the head"),
+        pytest.param(OPEN, Cursor(C, 25), Placed(30, Gap("ephemeral", 26, 30)), id="below the head"),
+        pytest.param(OPEN, Cursor(C, 25, 2), Placed(30, Gap("ephemeral", 26, 30)), id="between copies"),
+        pytest.param(OPEN, Cursor(A, 1), Placed(30, Gap("ephemeral", 2, 30)), id="below first - 1"),
+        pytest.param(OPEN, Cursor(A, 12), Placed(30, Gap("ephemeral", 11, 30)), id="above the end of an ended epoch"),
+        pytest.param(CLOSED, Cursor(C, 31), Placed(30, Gap("reset", 31, 31)), id="above the head after a start"),
+        pytest.param(OPEN, Cursor(C, 31), Placed(30, Gap("future")), id="above the head of an epoch that is open"),
+        pytest.param(OPEN, Cursor("zzzzzzzzzzzz", 3), Placed(30, Gap("reset")), id="an unknown epoch"),
+    ],
+)
+def test_place_cursor_in_an_ephemeral_bucket(bounds: Bounds, cursor: Cursor, placed: Placed) -> None:
+    """Every position below the head means the head, and tells what lies between."""
+    assert place_cursor(bounds, cursor, ephemeral=True) == placed

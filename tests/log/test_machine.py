@@ -49,7 +49,7 @@ class Engines(RuleBasedStateMachine):
             except BucketGone:
                 return "gone"
             except CursorLost as error:
-                return ("lost", error.first)
+                return ("lost", error.first, error.reason)
 
         return self.run(attempt(self.memory.log)), self.run(attempt(self.sqlite.log))
 
@@ -84,10 +84,18 @@ class Engines(RuleBasedStateMachine):
             self.ids.append((bucket, Cursor(mine, 0), Cursor(theirs, 0)))
             self.alive.add(bucket)
 
-    @rule(bucket=BUCKETS, count=st.integers(1, 5), size=st.sampled_from([0, 10, 3000]), digest=st.integers(0, 6))
-    def append(self, bucket: str, count: int, size: int, digest: int) -> None:
+    @rule(
+        bucket=BUCKETS,
+        count=st.integers(1, 5),
+        size=st.sampled_from([0, 10, 3000]),
+        digest=st.integers(0, 6),
+        ephemeral=st.booleans(),
+        verdict=st.sampled_from(["", "v"]),
+    )
+    def append(self, bucket: str, count: int, size: int, digest: int, ephemeral: bool, verdict: str) -> None:
         for n in range(count):
-            sent = event(bytes([n]) * size, dedupe=b"%d" % digest if n == 0 and digest else None, dedupe_window=1e6)
+            repeat = b"%d" % digest if n == 0 and digest else None
+            sent = event(bytes([n]) * size, dedupe=repeat, dedupe_window=1e6, ephemeral=ephemeral, verdict=verdict)
             mine, theirs = self.both(lambda log, sent=sent: log.append(bucket, sent))
             if mine == "gone":
                 assert theirs == "gone"
@@ -102,7 +110,7 @@ class Engines(RuleBasedStateMachine):
         if isinstance(mine, tuple | str):
             assert mine == theirs
             return
-        assert [(e.seq, e.body) for e in mine] == [(e.seq, e.body) for e in theirs]
+        assert [(e.seq, e.body, e.verdict) for e in mine] == [(e.seq, e.body, e.verdict) for e in theirs]
         assert [self.number(0, e.epoch) for e in mine] == [self.number(1, e.epoch) for e in theirs]
         times = [e.received_at for e in theirs]
         assert times == sorted(times)
@@ -115,6 +123,20 @@ class Engines(RuleBasedStateMachine):
     )
     def trim(self, bucket: str, events: int | None, size: int | None, floor: int | None) -> None:
         self.agree(lambda log: log.trim(bucket, Retention(None, events, size), floor))
+
+    @rule(bucket=BUCKETS, first=st.integers(0, 40), last=st.integers(0, 40))
+    def outline(self, bucket: str, first: int, last: int) -> None:
+        mine, theirs = self.both(lambda log: log.outline(bucket, first, last))
+        if isinstance(mine, str):
+            assert mine == theirs
+            return
+        assert [each._replace(received_at=0.0) for each in mine] == [each._replace(received_at=0.0) for each in theirs]
+
+    @rule()
+    def forget(self) -> None:
+        """The content of ephemeral events grows old."""
+        for log in (self.memory.log, self.sqlite.log):
+            log._ephemeral.close()  # type: ignore[attr-defined]
 
     @rule(bucket=BUCKETS)
     def drop(self, bucket: str) -> None:

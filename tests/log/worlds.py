@@ -85,6 +85,7 @@ class SqliteWorld:
             head = max(head - count, first - 1)
             raw.execute("DELETE FROM event WHERE log = ? AND seq > ?", (key, head))
             raw.execute("DELETE FROM dedupe WHERE log = ? AND seq > ?", (key, head))
+            raw.execute("DELETE FROM delivery WHERE log = ? AND seq > ?", (key, head))
             raw.execute(
                 "DELETE FROM epoch WHERE log = ? AND from_seq > ?"
                 " AND rowid <> (SELECT rowid FROM epoch WHERE log = ? ORDER BY from_seq, rowid LIMIT 1)",

@@ -14,7 +14,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import Conflict, Invalid, StartupError, Unavailable, Unknown
-from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, Retention, Token
+from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, Output, RateLimit, Retention, Token, Verify
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
@@ -254,3 +254,64 @@ async def test_input_ids_are_claimed_in_the_file(disk: World) -> None:
     assert disk.database is not None
     rows = await disk.database.read(lambda raw: raw.execute("SELECT id, bucket FROM input ORDER BY id").fetchall())
     assert rows == [("i2", "a"), ("i3", "a")]
+
+
+@registry_test
+async def test_outputs_and_what_is_not_understood_come_back(world: World) -> None:
+    """A bucket with everything that it can have reads as it was stored, also after a restart."""
+    extra = {"note": {"a": [1, None, 2.5, "ü", True]}}
+    rules = {"and": [{"match": {"type": "value", "value": 1, "parameter": {"source": "query", "name": "a"}}}]}
+    bucket = Bucket(
+        "b",
+        "orders",
+        1.5,
+        2.5,
+        ephemeral=True,
+        rate_limit=RateLimit(5, 0.5),
+        next_output=8,
+        extra=extra,
+        inputs=(
+            Input(
+                "i",
+                "in",
+                1.0,
+                2.0,
+                custom_domain="hooks.example.org",
+                path_prefix="/shop",
+                response_from_output="o",
+                verify=Verify("github", ("one", "two"), "mark"),
+                rate_limit=RateLimit(1),
+                extra=extra,
+            ),
+        ),
+        outputs=(Output("o", 7, "out", 1.0, 2.0, timeout=0.5, rules=rules, headers={"X": ["1"]}, extra=extra),),
+    )
+    await world.registry.put("bucket", "b", bucket)
+    await world.reopen()
+    assert world.registry.get("bucket", "b") == bucket
+
+
+@registry_test
+async def test_a_route_belongs_to_one_input(world: World) -> None:
+    """A pair of custom domain and path prefix is taken until its input, or its bucket, is gone."""
+
+    def bucket(key: str, *pairs: tuple[str, str]) -> Bucket:
+        inputs = [
+            Input(f"{key}-{n}", "in", 1.0, 1.0, custom_domain=domain, path_prefix=prefix)
+            for n, (domain, prefix) in enumerate(pairs)
+        ]
+        return Bucket(key, key, 1.0, 1.0, inputs=tuple(inputs))
+
+    await world.registry.put("bucket", "a", bucket("a", ("h", "/x"), ("", "/x"), ("h", ""), ("", ""), ("", "")))
+    for pair in (("h", "/x"), ("", "/x"), ("h", "")):
+        with pytest.raises(Conflict):
+            await world.registry.put("bucket", "b", bucket("b", pair))
+    with pytest.raises(Conflict):
+        await world.registry.put("bucket", "b", bucket("b", ("", "/y"), ("", "/y")))
+    await world.reopen()
+    with pytest.raises(Conflict):
+        await world.registry.put("bucket", "b", bucket("b", ("h", "/x")))
+    await world.registry.put("bucket", "a", bucket("a", ("", "/x")))
+    await world.registry.put("bucket", "b", bucket("b", ("h", "/x"), ("", "")))
+    await world.registry.delete("bucket", "a")
+    await world.registry.put("bucket", "b", bucket("b", ("h", "/x"), ("", "/x")))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.errors import CloseCode
+from relay_tornado.errors import CloseCode, NotFound
 from relay_tornado.model import Token
 from relay_tornado.session import (
     AUTH_PAUSE,
@@ -21,6 +21,7 @@ from relay_tornado.session import (
     EndDelivery,
     Log,
     Ping,
+    Respond,
     Send,
     Session,
     Subscribe,
@@ -380,3 +381,62 @@ def test_a_stock_client_gets_stock_frames_only(steps: list[tuple[str | bytes, bo
     assert {frame["status"] for frame in frames} <= STOCK_FRAMES
     assert all(frame.keys() == {"type", "status", "message"} for frame in frames)
     assert not session.extended
+
+
+def ready() -> Session:
+    """A session that has authenticated."""
+    session = Session(SETTINGS, 0)
+    session.received(AUTH)
+    session.authenticated(TOKEN)
+    return session
+
+
+MATCH = {"match": {"type": "value", "value": "a", "parameter": {"source": "header", "name": "x-kind"}}}
+
+
+def test_a_filter_is_compiled_before_anything_changes() -> None:
+    """A good one comes with the question; one that says nothing is none; a bad one is an error that names the node."""
+    session = ready()
+    (effect,) = session.received(json.dumps({"action": "subscribe", "filter": {"and": [MATCH]}}))
+    assert isinstance(effect, Subscribe)
+    assert effect.filter is not None
+    assert effect.filter.document == {"and": [MATCH]}
+    for nothing in (None, {}, {"and": []}):
+        (effect,) = session.received(json.dumps({"action": "subscribe", "filter": nothing, "outputs": "none"}))
+        assert isinstance(effect, Subscribe)
+        assert effect.filter is None
+        assert effect.request.outputs == "none"
+    session.subscribed(effect.request, [], 0)
+    bad = {"and": [MATCH, {"match": {"type": "regex", "regex": "(", "parameter": MATCH["match"]["parameter"]}}]}
+    (frame,) = sent(session.received(json.dumps({"action": "subscribe", "filter": bad})))
+    assert frame["code"] == "invalid"
+    assert frame["message"].startswith("filter.and[1].match.regex: ")
+    assert session.state == "subscribed"
+    # Nothing waits for an answer, so pings have their form.
+    assert PING["status"] in [each["status"] for each in sent(session.tick(100, nothing_moved))]
+    (frame,) = sent(session.received('{"action":"subscribe","filter":7}'))
+    assert frame["message"].startswith("filter: ")
+
+
+def test_an_answer_is_a_question_and_its_outcome_is_told() -> None:
+    """`responded` with the id, or an error with its code; nothing once the socket closes."""
+    session = ready()
+    (effect,) = session.received('{"action":"respond","id":"k3v9x1q7m2ab-42-2","status":201,"body":"x"}')
+    assert isinstance(effect, Respond)
+    assert (effect.token, effect.request.status, effect.request.body) == (TOKEN, 201, b"x")
+    assert sent(session.responded(effect.request)) == [
+        {"type": "status", "status": "responded", "id": "k3v9x1q7m2ab-42-2"}
+    ]
+    (frame,) = sent(session.responded(effect.request, NotFound("no such event")))
+    assert (frame["code"], frame["message"]) == ("not_found", "no such event")
+    (frame,) = sent(session.received('{"action":"respond","id":"x"}'))
+    assert (frame["code"], frame["message"][:4]) == ("invalid", "id: ")
+    session.ended()
+    assert session.responded(effect.request) == ()
+
+
+def test_an_answer_before_auth_ends_the_connection() -> None:
+    """As a subscribe does."""
+    session = Session(SETTINGS, 0)
+    effects = session.received('{"action":"respond","id":"k3v9x1q7m2ab-42"}')
+    assert closing(effects) == CloseCode.UNAUTHORIZED

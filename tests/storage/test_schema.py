@@ -43,7 +43,8 @@ def raw() -> Iterator[sqlite3.Connection]:
 
 def insert(raw: sqlite3.Connection, seq: int, log: int = 1, verb: str = "INSERT") -> None:
     raw.execute(
-        f"{verb} INTO event VALUES (?, ?, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '::1', ?)", (log, seq, b"%d" % seq)
+        f"{verb} INTO event VALUES (?, ?, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '::1', ?, NULL, NULL, 0, NULL, '')",
+        (log, seq, b"%d" % seq),
     )
 
 
@@ -91,6 +92,17 @@ def test_a_log_never_goes_back(raw: sqlite3.Connection) -> None:
     assert "only grows" in refused(raw, "UPDATE log SET dropped = 0")
     raw.execute("DELETE FROM event")
     raw.execute("DELETE FROM log")
+
+
+def test_a_delivery_belongs_to_an_event(raw: sqlite3.Connection) -> None:
+    """What became of an event can be stored only while its log holds it."""
+    insert_delivery = "INSERT INTO delivery VALUES (NULL, {}, {}, 0, 0.0, 'sent', 200, 0, 0, '{{}}', x'')"
+    raw.execute(insert_delivery.format(1, 5))
+    raw.execute("UPDATE log SET first = 3")
+    for log, seq in ((1, 2), (1, 6), (2, 1)):
+        assert "its log holds" in refused(raw, insert_delivery.format(log, seq))
+    raw.execute("UPDATE log SET dropped = 1, first = head + 1, bytes = 0")
+    assert "its log holds" in refused(raw, insert_delivery.format(1, 5))
 
 
 def test_a_log_id_is_never_used_twice(raw: sqlite3.Connection) -> None:
@@ -169,9 +181,9 @@ async def test_a_newer_file_is_refused_untouched(settings: Settings) -> None:
     await (await Database.open(settings)).close()
     path = settings.data / "relay.db"
     with contextlib.closing(sqlite3.connect(path)) as raw:
-        raw.execute("PRAGMA user_version = 99")
+        raw.executescript("PRAGMA user_version = 99; UPDATE meta SET version = '9.8.7';")
     before = path.read_bytes()
-    with pytest.raises(NewerSchema, match=r"version 99.*newer relay"):
+    with pytest.raises(NewerSchema, match=r"version 99, written by relay 9\.8\.7;.*Install that relay"):
         await Database.open(settings)
     assert path.read_bytes() == before
 
@@ -192,7 +204,8 @@ async def test_a_foreign_file_is_refused_untouched(settings: Settings) -> None:
 
 def _older(path: Path) -> sqlite3.Connection:
     raw = sqlite3.connect(path, isolation_level=None)
-    migrate.create(raw)
+    raw.executescript(migrate.steps()[0].script)
+    raw.execute("INSERT INTO meta VALUES (1, 'id', 0, 0, 0.0, '0.1')")
     raw.execute("INSERT INTO bucket VALUES ('b', 'name', 1, '{}')")
     return raw
 
@@ -239,6 +252,7 @@ def test_an_interrupted_creation_starts_again(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
         raw.executescript(f"BEGIN; {migrate.schema()}")
         raw.execute("ROLLBACK")
-        assert migrate.check(raw, tmp_path / "relay.db", 1) == 0
+        latest = migrate.latest()
+        assert migrate.check(raw, tmp_path / "relay.db", latest) == 0
         migrate.create(raw)
-        assert migrate.check(raw, tmp_path / "relay.db", 1) == 1
+        assert migrate.check(raw, tmp_path / "relay.db", latest) == latest

@@ -13,7 +13,7 @@ import aiosqlite
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.errors import Conflict, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import database as databases
 from relay_tornado.storage import writer as writers
@@ -50,6 +50,27 @@ def names(raw: sqlite3.Connection) -> list[str]:
 
 def commits(raw: sqlite3.Connection) -> int:
     return int(raw.execute("SELECT commits FROM meta").fetchone()[0])
+
+
+@storage_test
+async def test_a_refusal_is_no_fault_of_the_disk(settings: Settings) -> None:
+    """A job that raises one of our own errors rolls back, and neither opens the file anew nor logs a failure."""
+    database = await Database.open(settings)
+    try:
+        connection = database._writer._connection
+
+        def refuse(raw: sqlite3.Connection) -> None:
+            put("a")(raw)
+            raise Conflict("taken")
+
+        with capture_logs() as logs, pytest.raises(Conflict):
+            await database.write(refuse)
+        await database.write(put("b"))
+        assert await database.read(names) == ["b"]
+        assert database._writer._connection is connection
+        assert logs == []
+    finally:
+        await database.close()
 
 
 def threads_since(before: set[threading.Thread]) -> list[str]:

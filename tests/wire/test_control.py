@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Since
-from relay_tornado.wire.control import Auth, Incoming, Pong, Problem, Subscribe, Unsubscribe, parse
+from relay_tornado.wire.control import Auth, Incoming, Pong, Problem, Respond, Subscribe, Unsubscribe, parse
 
 
 def subscribe(**fields: Any) -> Incoming:
@@ -158,7 +159,7 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], where: str, advice: str)
 
 @pytest.mark.parametrize(
     "fields",
-    [{"consumer": "w"}, {"ack": "explicit"}, {"max_in_flight": 1}, {"filter": {}}, {"outputs": "none"}],
+    [{"consumer": "w"}, {"ack": "explicit"}, {"max_in_flight": 1}],
     ids=str,
 )
 def test_what_is_not_built_yet_is_said(fields: dict[str, Any]) -> None:
@@ -169,10 +170,68 @@ def test_what_is_not_built_yet_is_said(fields: dict[str, Any]) -> None:
     assert content.message.startswith(f"{next(iter(fields))}: this relay does not have it yet")
 
 
-@pytest.mark.parametrize("action", ["ack", "nak", "respond"])
+def test_filter_and_outputs() -> None:
+    """A filter is taken as it is, whoever compiles it; the one value of outputs is "none"."""
+    assert (subscribe().content.filter, subscribe().content.outputs) == (None, "all")  # type: ignore[union-attr]
+    given = subscribe(filter={"and": []}, outputs="none")
+    assert given.extended
+    assert given.content == Subscribe(filter={"and": []}, outputs="none")
+    assert subscribe(filter=None, outputs=None).content == Subscribe()
+    assert subscribe(filter=7).content == Subscribe(filter=7)
+    for wrong in ("all", "", 7, ["none"]):
+        content = subscribe(outputs=wrong).content
+        assert isinstance(content, Problem)
+        assert content.message == 'outputs: write "none", or leave it out'
+
+
+ID = "k3v9x1q7m2ab-42"
+
+
+def respond(**fields: Any) -> Incoming:
+    return parse(json.dumps({"action": "respond", "id": ID, **fields}))
+
+
+def test_respond() -> None:
+    """Status, headers with one or several values, and a body as text or as base64."""
+    at = parse_id(ID)
+    assert respond().extended
+    assert respond().content == Respond(at, 200, {}, b"")
+    assert respond(id=f"{ID}-2").content == Respond(parse_id(f"{ID}-2"), 200, {}, b"")
+    given = respond(status=201, headers={"A": "b", "C": ["d", "e"]}, body="h\xe9").content
+    assert given == Respond(at, 201, {"A": ("b",), "C": ("d", "e")}, "h\xe9".encode())
+    assert respond(body_base64="AP8=").content == Respond(at, 200, {}, b"\x00\xff")
+    assert respond(body="", body_base64="AP8=", headers=None).content == Respond(at, 200, {}, b"\x00\xff")
+    assert respond(status=0).content == Respond(at, 0, {}, b"")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"id": None}, "id: write the meta.id of the event, in quotes"),
+        ({"id": 7}, "id: write the meta.id of the event, in quotes"),
+        ({"id": "x"}, "id: 'x' is no event id"),
+        *(({"status": status}, "status: write 200 to 599") for status in (199, 600, -1, "200", 200.5, None, True)),
+        ({"headers": []}, "headers: write an object"),
+        ({"headers": {"A": 1}}, "headers.A: write a text, or a list of texts"),
+        ({"headers": {"A": ["b", None]}}, "headers.A: write a text, or a list of texts"),
+        ({"body": {}}, "body: write a text"),
+        ({"body_base64": "A"}, "body_base64: this is no base64"),
+        ({"body_base64": "\xe9"}, "body_base64: this is no base64"),
+        ({"body": "a", "body_base64": "AP8="}, "body_base64: write either body or body_base64"),
+    ],
+)
+def test_what_is_wrong_with_an_answer_is_named(fields: dict[str, Any], message: str) -> None:
+    """The error names the field, and says what to write instead."""
+    content = respond(**fields).content
+    assert isinstance(content, Problem)
+    assert content.code == "invalid"
+    assert content.message.startswith(message)
+
+
+@pytest.mark.parametrize("action", ["ack", "nak"])
 def test_actions_that_are_not_built_yet(action: str) -> None:
     """The same for actions."""
-    content = parse(json.dumps({"action": action, "id": "k3v9x1q7m2ab-42"})).content
+    content = parse(json.dumps({"action": action, "id": ID})).content
     assert isinstance(content, Problem)
     assert content.code == "unsupported"
     assert repr(action) in content.message
@@ -209,10 +268,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=8,
 )
-FIELDS = ("buckets", "since", "on_gap", "max_body", "consumer", "key", "secret", "extended", "filter")
+FIELDS = (
+    *("buckets", "since", "on_gap", "max_body", "consumer", "key", "secret", "extended", "filter", "outputs"),
+    *("id", "status", "headers", "body", "body_base64"),
+)
 MESSAGES = st.builds(
     lambda action, fields: {"action": action, **fields},
-    st.sampled_from(["auth", "subscribe", "unsubscribe", "pong", "ack", "other"]) | JSON,
+    st.sampled_from(["auth", "subscribe", "unsubscribe", "respond", "pong", "ack", "other"]) | JSON,
     st.dictionaries(st.sampled_from(FIELDS), JSON | st.fixed_dictionaries({"last": JSON}), max_size=4),
 )
 
@@ -227,3 +289,15 @@ def test_nothing_raises(text: str) -> None:
         incoming.content.message.encode()
     if isinstance(incoming.content, Subscribe):
         "".join(incoming.content.buckets).encode()
+
+
+@pytest.mark.parametrize("action", ["subscribe", "unsubscribe"])
+@pytest.mark.parametrize(
+    "field", [{"buckets": ["b"] * 1001}, {"since": dict.fromkeys(map(str, range(1001)), "latest")}]
+)
+def test_a_message_that_would_keep_everybody_waiting(action: str, field: dict[str, Any]) -> None:
+    """More names than anybody has buckets are not even looked at; a thousand are."""
+    content = parse(json.dumps({"action": action, **field})).content
+    assert isinstance(content, Problem)
+    assert "at most 1000" in content.message
+    assert not isinstance(parse(json.dumps({"action": action, "buckets": ["b"] * 1000})).content, Problem)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.model import Bucket, Event, Gap
+from relay_tornado.model import Bucket, Event, Gap, Output
 from relay_tornado.wire import frames
 
 BUCKET = Bucket(id="b-1", name="orders", created_at=0.0, updated_at=0.0)
@@ -42,6 +42,55 @@ def test_the_webhook_frame_is_exact() -> None:
         '"remote_ip":"192.0.2.1"},"headers":{"Content-Type":["a/b"]},"query":"foo=bar","body":"{\\"a\\":1}",'
         '"method":"POST"}'
     )
+
+
+def test_copies_differ_from_the_event_in_what_is_their_outputs_alone() -> None:
+    """Id, output and headers; the rest is the event's, with the same bytes."""
+    made = event(path=b"/extra", headers=b"a: 1\r\nb: 2\r\n", body=b"\xff")
+    outputs = [
+        Output("o-1", 1, "one", 0, 0, destination="http://a/x", headers={"A": ("3",), "new": ("4",)}),
+        Output("o-2", 2, "two", 0, 0, destination="http://b", lock_path=True),
+    ]
+    copies = frames.webhooks(made, BUCKET, "in", [frames.copy_to(output) for output in outputs], False)
+    plain, first, second = (json.loads(each) for each in [frames.webhook(made, BUCKET, "in"), *copies])
+    assert first["headers"] == {"A": ["3"], "B": ["2"], "New": ["4"]}
+    assert first["meta"] == plain["meta"] | {
+        "id": "k3v9x1q7m2ab-42-1", "output_name": "one", "output_destination": "http://a/x/extra"
+    }  # fmt: skip
+    assert second["meta"] == plain["meta"] | {
+        "id": "k3v9x1q7m2ab-42-2", "output_name": "two", "output_destination": "http://b"
+    }  # fmt: skip
+    assert second == plain | {"meta": second["meta"]}
+    assert first["body_base64"] == "/w=="
+
+
+@pytest.mark.parametrize("verdict", [True, False])
+def test_the_verdict_on_a_signature_is_told(verdict: bool) -> None:
+    """Where there is one, in copies, too."""
+    made = event(verified=verdict)
+    copy = frames.copy_to(Output("o-1", 1, "one", 0, 0))
+    for payload in (frames.webhook(made, BUCKET, ""), *frames.webhooks(made, BUCKET, "", [copy], True)):
+        assert json.loads(payload)["meta"]["verified"] is verdict
+
+
+@pytest.mark.parametrize(
+    ("destination", "path", "whole"),
+    [
+        ("http://a", "/x", "http://a/x"),
+        ("http://a/", "/x", "http://a/x"),
+        ("http://a/b?c=/d", "/x/", "http://a/b/x/?c=/d"),
+        ("http://a#f", "/x", "http://a/x#f"),
+        ("http://a?b#c", "/x", "http://a/x?b#c"),
+        ("http://a", "", "http://a"),
+        ("http://a/", "/", "http://a/"),
+        ("", "/x", ""),
+    ],
+)
+def test_the_extra_path_goes_onto_the_destinations_path(destination: str, path: str, whole: str) -> None:
+    """Before its query and fragment, with one slash between."""
+    copy = frames.copy_to(Output("o-1", 1, "one", 0, 0, destination=destination))
+    (payload,) = frames.webhooks(event(path=path.encode(), query=b"q=1"), BUCKET, "", [copy], False)
+    assert json.loads(payload)["meta"]["output_destination"] == whole
 
 
 @pytest.mark.parametrize(

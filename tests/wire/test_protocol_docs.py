@@ -3,12 +3,12 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from relay_tornado.errors import CloseCode
-from relay_tornado.model import Bucket, Event, Gap
+from relay_tornado.errors import CloseCode, NoSpace, Overloaded, Unavailable, Unknown
+from relay_tornado.model import Bucket, Event, Gap, GapReason
 from relay_tornado.wire import control, frames
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -56,6 +56,7 @@ MADE = [
     frames.subscribed(["orders"], [ENTRY | {"recovered": True, "gap": None}, {"bucket_name": "x", "error": "y"}]),
     frames.unauthorized("words"),
     frames.unsubscribed(["orders"]),
+    frames.responded("k3v9x1q7m2ab-60-2"),
     frames.error("invalid", "words"),
     frames.ping({"orders": "k3v9x1q7m2ab-60"}),
     frames.caught_up("orders", "k3v9x1q7m2ab-60"),
@@ -76,7 +77,7 @@ def test_server_frames_are_shown_as_they_are() -> None:
 def test_every_close_code_is_documented() -> None:
     """Each has its row, and what is final is said to be."""
     for name, code in vars(CloseCode).items():
-        if isinstance(code, int):
+        if isinstance(code, int) and not name.startswith("_"):
             row = re.search(rf"^\| {code} \|.*\| (yes|no) \|$", TEXT, re.MULTILINE)
             assert row, f"{name} {code} has no row in docs/protocol.md"
             assert (row[1] == "yes") == (code == 4001 or 4500 <= code <= 4999)
@@ -84,5 +85,7 @@ def test_every_close_code_is_documented() -> None:
 
 def test_every_error_and_gap_is_documented() -> None:
     """Codes and reasons stand in their tables."""
-    for word in ("invalid", "unknown_action", "unsupported", "retention", "reset", "future", "not_found"):
+    for word in ("invalid", "unknown_action", "unsupported", "not_found", *get_args(GapReason)):
         assert f"`{word}`" in TEXT
+    for error in (Unavailable, Overloaded, NoSpace, Unknown):
+        assert f"`{error.code}`" in TEXT

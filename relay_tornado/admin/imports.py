@@ -1,0 +1,45 @@
+"""An export's events on their way into a bucket: batch by batch through the writer, so that appends go between.
+
+An import that was broken off is repeated as a whole: what is there already is compared and passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from relay_tornado.errors import Conflict, Invalid
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import BucketId
+from relay_tornado.ops.lines import Item, Stub, item
+
+
+async def take(log: EventLog, bucket_id: BucketId, documents: Sequence[Any]) -> dict[str, int]:
+    """Takes over a batch of events in the form of an export's lines; returns how many were new, and the head.
+
+    Raises Invalid where they are no events, Conflict where other ones are in their places.
+    """
+    items = []
+    for place, document in enumerate(documents):
+        try:
+            items.append(item(document))
+        except Invalid as error:
+            raise Invalid(f"event {place + 1} of the batch {error}", "events") from None
+    bounds = await log.bounds(bucket_id)
+    await _compare(log, bucket_id, [each for each in items if bounds.first <= each.seq <= bounds.head])
+    new = [each for each in items if each.seq > bounds.head]
+    stubs = {each.seq: each.size for each in new if isinstance(each, Stub)}
+    await log.import_events(bucket_id, [each.event() if isinstance(each, Stub) else each for each in new], stubs)
+    return {"imported": len(new), "head": (await log.bounds(bucket_id)).head}
+
+
+async def _compare(log: EventLog, bucket_id: BucketId, items: Sequence[Item]) -> None:
+    if not items:
+        return
+    there = {each.seq: each for each in await log.outline(bucket_id, items[0].seq, items[-1].seq)}
+    for each in items:
+        found = there.get(each.seq)
+        if found is not None and (found.received_at, found.input_id, found.method, found.size) != (
+            *(each.received_at, each.input_id, each.method, each.size),
+        ):
+            raise Conflict(f"the bucket holds another event {each.seq} than the export: import it into a new bucket")

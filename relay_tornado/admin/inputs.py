@@ -1,0 +1,137 @@
+"""An input as it is made, changed and removed: what its options mean together. Pure functions from bucket to bucket."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from relay_tornado.admin.answers import check_answer, check_headers
+from relay_tornado.admin.buckets import changed_rate_limit
+from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.ids import new_uuid
+from relay_tornado.model import Bucket, Input, Verify
+from relay_tornado.signatures import Verifier
+from relay_tornado.wire.fields import load_with_extra
+from relay_tornado.wire.rest import READ_ONLY_OF_INPUT, InputFields
+
+ANY_OUTPUT: Final = "anyOutput"
+MAX_INPUTS: Final = 1_000
+"""Inputs of one bucket."""
+NAME: Final = "Public endpoint"
+"""What an input is called where nobody says."""
+
+_FIELDS = InputFields()
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_PREFIX = re.compile(r"(?:/[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+)+")
+_OWN = frozenset({"v1", "healthz", "readyz", "metrics", "openapi.json"})
+"""First parts of the relay's own paths."""
+
+
+def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> tuple[Bucket, str]:
+    """The bucket with one more input, and that one's id. Raises Invalid, and Conflict where there are too many.
+
+    The id may be chosen, so that a URL stays as it is when a relay is set up anew; whether it is free is not seen here.
+    """
+    input_id = options.get("id") or new_uuid()
+    if not isinstance(input_id, str) or not _ID.fullmatch(input_id):
+        raise Invalid("id: must be 1 to 64 letters, digits, - and _, or be left out", "id")
+    if len(bucket.inputs) >= MAX_INPUTS:
+        raise Conflict(f"the bucket {bucket.name!r} has {MAX_INPUTS} inputs, which is all that one may have")
+    bare = Input(id=input_id, name=NAME, created_at=now, updated_at=now)
+    given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
+    made = dataclasses.replace(_changed(bucket, bare, given), updated_at=now)
+    return dataclasses.replace(bucket, inputs=(*bucket.inputs, made), updated_at=now), input_id
+
+
+def with_changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any], now: float) -> Bucket:
+    """The bucket with these options (as `InputFields` has them) on one of its inputs; the same bucket where they
+    change nothing. Raises Invalid and NotFound."""
+    before = find_input(bucket, input_id)
+    changed = _changed(bucket, before, options)
+    if changed == before:
+        return bucket
+    changed = dataclasses.replace(changed, updated_at=now)
+    inputs = tuple(changed if each is before else each for each in bucket.inputs)
+    return dataclasses.replace(bucket, inputs=inputs, updated_at=now)
+
+
+def without_input(bucket: Bucket, input_id: str, now: float) -> Bucket:
+    """The bucket without one of its inputs. Raises NotFound."""
+    gone = find_input(bucket, input_id)
+    return dataclasses.replace(bucket, inputs=tuple(each for each in bucket.inputs if each is not gone), updated_at=now)
+
+
+def find_input(bucket: Bucket, input_id: str) -> Input:
+    """The bucket's input with this id. Raises NotFound."""
+    for each in bucket.inputs:
+        if each.id == input_id:
+            return each
+    raise NotFound(f"the bucket {bucket.name!r} has no input {input_id[:100]!r}")
+
+
+def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input:
+    given = load_with_extra(_FIELDS, options, READ_ONLY_OF_INPUT, before.extra)
+    given.pop("id", None)
+    if "name" in given and not given["name"].strip():
+        raise Invalid("name: is empty: give the input a name", "name")
+    if "headers" in given:
+        given["headers"] = check_headers(given["headers"] or {})
+    if "custom_domain" in given:
+        given["custom_domain"] = _domain(given["custom_domain"])
+    if "path_prefix" in given:
+        given["path_prefix"] = _prefix(given["path_prefix"])
+    if given.get("rate_limit") is not None:
+        given["rate_limit"] = changed_rate_limit(before.rate_limit, given["rate_limit"])
+    if given.get("verify") is not None:
+        given["verify"] = _verify(before.verify, given["verify"])
+    changed = check_answer(dataclasses.replace(before, **given))
+    if not changed.custom_domain and changed.path_prefix.split("/")[1:2] and _first(changed.path_prefix) in _OWN:
+        raise Invalid(
+            f"path_prefix: /{_first(changed.path_prefix)} is the relay's own: choose another prefix", "path_prefix"
+        )
+    wanted = changed.response_from_output
+    if wanted not in ("", ANY_OUTPUT) and all(each.id != wanted for each in bucket.outputs):
+        raise Invalid(
+            f"response_from_output: the bucket {bucket.name!r} has no output with the id {wanted[:100]!r}: name one "
+            f"by its id, or write {ANY_OUTPUT}",
+            "response_from_output",
+        )
+    return changed
+
+
+def _first(prefix: str) -> str:
+    return prefix.split("/")[1].lower()
+
+
+def _domain(text: str) -> str:
+    domain = text.strip().rstrip(".").lower()
+    if domain and (len(domain) > 253 or not _DOMAIN.fullmatch(domain)):
+        raise Invalid(
+            "custom_domain: must be a host name like hooks.example.org, without scheme, port and path", "custom_domain"
+        )
+    return domain
+
+
+def _prefix(text: str) -> str:
+    prefix = text.strip().rstrip("/")
+    if prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix)):
+        raise Invalid(
+            'path_prefix: must be a path like /shop/orders, as it stands in the URL, without "?" and "#"', "path_prefix"
+        )
+    if any(part in (".", "..") for part in prefix.split("/")):
+        raise Invalid('path_prefix: must not have "." or ".." as a part', "path_prefix")
+    return prefix
+
+
+def _verify(before: Verify | None, given: Mapping[str, Any]) -> Verify:
+    provider = given.get("provider", "" if before is None else before.provider)
+    secrets = tuple(given.get("secrets", () if before is None else before.secrets))
+    try:
+        Verifier(provider, secrets)
+    except Invalid as error:
+        raise Invalid(f"verify.{error}", f"verify.{error.field}") from None
+    return Verify(provider, secrets, given.get("on_failure", "reject" if before is None else before.on_failure))

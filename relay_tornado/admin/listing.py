@@ -1,0 +1,310 @@
+"""The list of logs: newest first over any number of buckets, in pages that stay right while events arrive.
+
+The order is by time, newest first, then by bucket, then by seq, newest first; so an event that arrives stands before
+everything that a page has shown.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from collections import OrderedDict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from relay_tornado.admin.stored import SCAN, Found, Stored, document_of, output_of
+from relay_tornado.errors import BucketGone, Invalid, NotFound
+from relay_tornado.ids import format_id, parse_id
+from relay_tornado.log.contract import EventLog, Outline
+from relay_tornado.log.deliveries import Deliveries
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.model import MIB, Bounds, Bucket, Cursor, Output, Token
+from relay_tornado.wire.fields import Document
+from relay_tornado.wire.logs import RECEIVED
+
+LIMIT: Final = 50
+MOST: Final = 500
+PAGE_BYTES: Final = 16 * MIB
+"""Bytes of a page; one log may have more."""
+
+_CHUNKS: Final = (16, 256)
+_AT_ONCE: Final = 16
+_ANCHORS: Final = 256
+_ANCHORED: Final = 600.0
+"""Seconds for which the first page's newest event is what later offsets are counted from."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A page of logs. `total` is how many there are; where `truncated`, how many were found before the request's bound
+    was met. `next_cursor` leads to the next page, None where there is none."""
+
+    data: Sequence[Document]
+    total: int
+    limit: int
+    offset: int
+    next_cursor: str | None
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """What is asked for. `since` and `until` are unix seconds; received at or after the one, before the other."""
+
+    bucket: str = ""
+    output: str = ""
+    status: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+class _Key(NamedTuple):
+    """An event's place in the order of the list."""
+
+    at: float
+    bucket_id: str
+    seq: int
+
+
+class Listing:
+    """Makes pages."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self._anchors: OrderedDict[tuple[str, Filter], tuple[_Key, float]] = OrderedDict()
+
+    async def page(self, token: Token, wanted: Filter, limit: int, offset: int, cursor: str) -> LogPage:
+        """See `Logs.list`."""
+        limit = min(limit, MOST) if limit > 0 else LIMIT
+        if offset > SCAN:
+            raise Invalid(f"offset: is over {SCAN}: go on with next_cursor, which costs nothing", "offset")
+        buckets, output = self._scope(token, wanted)
+        copy = None if output is None else output.n
+        places = await self._places(buckets, wanted)
+        total = sum(place.count for place in places)
+        below, inclusive = await self._start(token, wanted, places, offset, cursor)
+        if below is not None:
+            for place in places:
+                await place.lower(below, inclusive)
+        merged = _Merged(places, wanted.status, copy)
+        chosen, counted = await self._choose(merged, limit, offset)
+        if not cursor and not offset and merged.newest is not None:
+            self._anchor(token, wanted, merged.newest)
+        data = await self._render(chosen, copy)
+        cut = len(data) < len(chosen)
+        stopped = merged.filtered and merged.left()
+        after = chosen[len(data) - 1] if data else None
+        if stopped and len(chosen) < limit:
+            after = merged.last
+        more = cut or merged.left() or counted > offset + len(chosen)
+        return LogPage(
+            data,
+            counted if merged.filtered else total,
+            limit,
+            offset,
+            after.id if more and after is not None else None,
+            cut or stopped,
+        )
+
+    def _scope(self, token: Token, wanted: Filter) -> tuple[list[Bucket], Output | None]:
+        buckets = [self._stored.bucket(token, wanted.bucket)] if wanted.bucket else self._stored.buckets(token)
+        if not wanted.output:
+            return buckets, None
+        for bucket in buckets:
+            if any(wanted.output == each.id for each in bucket.outputs):
+                return [bucket], output_of(bucket, wanted.output)
+        if len(buckets) != 1:
+            raise Invalid("output: there is none with this id; by its name it is found with `bucket`", "output")
+        return buckets, output_of(buckets[0], wanted.output)
+
+    async def _places(self, buckets: Sequence[Bucket], wanted: Filter) -> list[_Place]:
+        places = []
+        log = self._stored.log
+        for bucket in buckets:
+            try:
+                bounds = await log.bounds(bucket.id)
+                low, high = bounds.first, bounds.head
+                if wanted.since is not None:
+                    low = max(low, await log.seek(bucket.id, wanted.since) + 1)
+                if wanted.until is not None:
+                    high = min(high, await log.seek(bucket.id, wanted.until))
+            except BucketGone:
+                continue
+            places.append(_Place(log, self._stored.deliveries, bucket, bounds, low, high))
+        return places
+
+    async def _start(
+        self, token: Token, wanted: Filter, places: Sequence[_Place], offset: int, cursor: str
+    ) -> tuple[_Key | None, bool]:
+        """Where the page begins: below a key, or at it; None is at the newest."""
+        if not cursor:
+            if not offset:
+                return None, False
+            key, at = self._anchors.get((token.key, wanted), (None, 0.0))
+            return (key, True) if time.monotonic() - at < _ANCHORED else (None, False)
+        try:
+            parsed = parse_id(cursor)
+        except Invalid as error:
+            raise Invalid(f"cursor: {error}", "cursor") from None
+        place = next((each for each in places if each.has(parsed)), None)
+        if place is None:
+            raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
+        key = await place.key(parsed.seq)
+        if key is None and len(places) == 1:
+            return _Key(-math.inf, place.bucket.id, parsed.seq), False
+        if key is None:
+            raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
+        return key, False
+
+    def _anchor(self, token: Token, wanted: Filter, newest: _Key) -> None:
+        self._anchors[token.key, wanted] = (newest, time.monotonic())
+        self._anchors.move_to_end((token.key, wanted))
+        if len(self._anchors) > _ANCHORS:
+            self._anchors.popitem(last=False)
+
+    async def _choose(self, merged: _Merged, limit: int, offset: int) -> tuple[list[_Item], int]:
+        """The items of the page, and how many were seen that fit the filter: with one all, up to the bound; without
+        one only what is needed."""
+        chosen: list[_Item] = []
+        counted = scanned = 0
+        while scanned < SCAN if merged.filtered else len(chosen) < limit:
+            item = await merged.next()
+            if item is None:
+                break
+            scanned += 1
+            if item.fits:
+                counted += 1
+                if counted > offset and len(chosen) < limit:
+                    chosen.append(item)
+        return chosen, counted
+
+    async def _render(self, chosen: Sequence[_Item], copy: int | None) -> list[Document]:
+        """The documents of as many items as a page may have bytes for, at least one."""
+        data: list[Document] = []
+        room = PAGE_BYTES
+        for start in range(0, len(chosen), _AT_ONCE):
+            some = chosen[start : start + _AT_ONCE]
+            seqs: dict[str, list[int]] = {}
+            for item in some:
+                seqs.setdefault(item.place.bucket.id, []).append(item.outline.seq)
+            latest = {key: await self._stored.deliveries.latest(key, each, copy) for key, each in seqs.items()}
+            for item in some:
+                newest = latest[item.place.bucket.id].get(item.outline.seq)
+                room -= item.outline.size + (0 if newest is None else len(newest.result.body))
+                if room < 0 and data:
+                    return data
+                data.append(document_of(item.place.bucket, await self._found(item), copy, newest))
+        return data
+
+    async def _found(self, item: _Item) -> Found:
+        try:
+            return await self._stored.find(item.place.bucket, item.place.bounds, item.outline)
+        except BucketGone:
+            raise NotFound("a bucket was deleted meanwhile: ask again") from None
+
+
+class _Place:
+    """Where the list stands in one bucket: seqs `low` to `high` are to come, newest first."""
+
+    def __init__(
+        self, log: EventLog, deliveries: Deliveries, bucket: Bucket, bounds: Bounds, low: int, high: int
+    ) -> None:
+        self._log = log
+        self._deliveries = deliveries
+        self.bucket = bucket
+        self.bounds = bounds
+        self.low = low
+        self.high = high
+        self.count = max(high - low + 1, 0)
+        self._chunk = _CHUNKS[0]
+
+    def has(self, cursor: Cursor) -> bool:
+        return any(each.epoch == cursor.epoch for each in self.bounds.epochs)
+
+    async def key(self, seq: int) -> _Key | None:
+        """An event's place in the order; None where it is not kept."""
+        outlines = await self._log.outline(self.bucket.id, seq, seq)
+        return _Key(outlines[0].received_at, self.bucket.id, seq) if outlines else None
+
+    async def lower(self, below: _Key, inclusive: bool) -> None:
+        """Leaves only what comes behind a key, or with it."""
+        if self.bucket.id == below.bucket_id:
+            highest = below.seq if inclusive else below.seq - 1
+        else:
+            same = self.bucket.id > below.bucket_id
+            highest = await self._log.seek(self.bucket.id, math.nextafter(below.at, math.inf) if same else below.at)
+        self.high = min(self.high, highest)
+
+    async def next(self, status: str, copy: int | None) -> list[_Item]:
+        """The next events, newest first; none at the end."""
+        while self.high >= self.low:
+            start = max(self.high - self._chunk + 1, self.low)
+            outlines = await self._log.outline(self.bucket.id, start, self.high)
+            statuses: Mapping[int, str] = {}
+            if status:
+                statuses = await self._deliveries.statuses(self.bucket.id, start, self.high, copy)
+            self.high = start - 1
+            self._chunk = min(self._chunk * 2, _CHUNKS[1])
+            if outlines:
+                return [
+                    _Item(self, each, not status or statuses.get(each.seq, RECEIVED) == status)
+                    for each in reversed(outlines)
+                ]
+        return []
+
+
+class _Item(NamedTuple):
+    """An event of the list."""
+
+    place: _Place
+    outline: Outline
+    fits: bool
+
+    @property
+    def key(self) -> _Key:
+        return _Key(self.outline.received_at, self.place.bucket.id, self.outline.seq)
+
+    @property
+    def id(self) -> str:
+        return format_id(epoch_at(self.place.bounds.epochs, self.outline.seq), self.outline.seq)
+
+
+class _Merged:
+    """The events of several buckets in one order."""
+
+    def __init__(self, places: Sequence[_Place], status: str, copy: int | None) -> None:
+        self._new = list(places)
+        self._status = status
+        self._copy = copy
+        self._heap: list[tuple[float, str, deque[_Item]]] = []
+        self.filtered = bool(status)
+        self.newest: _Key | None = None
+        self.last: _Item | None = None
+        """The one that came out last."""
+
+    async def next(self) -> _Item | None:
+        while self._new:
+            await self._push(self._new.pop(), deque())
+        if not self._heap:
+            return None
+        _, _, waiting = heapq.heappop(self._heap)
+        item = self.last = waiting.popleft()
+        if self.newest is None:
+            self.newest = item.key
+        await self._push(item.place, waiting)
+        return item
+
+    async def _push(self, place: _Place, waiting: deque[_Item]) -> None:
+        if not waiting:
+            try:
+                waiting.extend(await place.next(self._status, self._copy))
+            except BucketGone:
+                return
+        if waiting:
+            heapq.heappush(self._heap, (-waiting[0].outline.received_at, place.bucket.id, waiting))
+
+    def left(self) -> bool:
+        """Whether there is more."""
+        return bool(self._heap)

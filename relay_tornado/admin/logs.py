@@ -1,0 +1,116 @@
+"""Logs: events with what became of them, for whoever looks at them, sends them again or polls for them.
+
+Everything is in a token's scope: a bucket out of it, and what is in that, is NotFound like one that is not there.
+Outputs are named by id, or within a bucket by name. Errors: NotFound, Invalid naming the field, and the log's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from relay_tornado.admin.listing import Filter, Listing, LogPage
+from relay_tornado.admin.polling import EventPage, Polling
+from relay_tornado.admin.resending import Range, Resending, Resent
+from relay_tornado.admin.stored import Located, Stored, document_of
+from relay_tornado.errors import NotFound
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import Deliveries
+from relay_tornado.model import Token
+from relay_tornado.registry.contract import Registry
+from relay_tornado.wire.fields import Document
+
+
+class Logs:
+    """The service; it holds nothing that has to outlive it."""
+
+    def __init__(
+        self, log: EventLog, deliveries: Deliveries, registry: Registry, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`clock` gives unix seconds."""
+        self._stored = Stored(log, deliveries, registry)
+        self._listing = Listing(self._stored)
+        self._polling = Polling(self._stored, clock)
+        self._resending = Resending(self._stored)
+
+    async def list(
+        self,
+        token: Token,
+        *,
+        bucket: str = "",
+        output: str = "",
+        status: str = "",
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 0,
+        offset: int = 0,
+        cursor: str = "",
+    ) -> LogPage:
+        """Newest first: one Log an event, with its newest delivery; with `output`, that of the one copy.
+
+        `bucket`: name or id, "" is every one. `since`, `until`: unix seconds, received at or after, before. `limit`: 0
+        is 50, at most 500. `cursor`: the id behind which (towards older) the page begins; it stays right whatever
+        arrives. `offset` counts from there; without a cursor, from what was newest when the same token asked for the
+        same with offset 0, for 10 minutes. A page has 16 MiB at most.
+
+        With `status` 10,000 events are looked at; then the page is `truncated`, with a cursor to go on, and `total` is
+        how many were found among those.
+        """
+        return await self._listing.page(token, Filter(bucket, output, status, since, until), limit, offset, cursor)
+
+    async def locate(self, token: Token, log_id: str) -> Located:
+        """The bucket and the seq of an event by its id, or that of a copy. The seq has to lie in its own epoch's
+        stretch. Raises NotFound."""
+        return await self._stored.locate(token, log_id)
+
+    async def get(self, token: Token, log_id: str) -> Document:
+        """One Log by its id, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound."""
+        located = await self._stored.locate(token, log_id)
+        bucket, copy = located.bucket, located.copy
+        found = await self._stored.one(located)
+        latest = (await self._stored.deliveries.latest(bucket.id, [located.seq], copy)).get(located.seq)
+        if copy is not None and latest is None and all(each.n != copy for each in bucket.outputs):
+            raise NotFound(f"there is no log {log_id}: the bucket {bucket.name!r} has no output {copy}")
+        return document_of(bucket, found, copy, latest)
+
+    async def resend(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Resent:
+        """Appends a copy of an event: a new event of its bucket, `resend_of` the first one; dedupe does not apply.
+
+        With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip, rules count as ever;
+        force, they are ignored. Raises Conflict where there is nothing (any more) that could be sent.
+        """
+        return await self._resending.one(token, log_id, output, process_policy)
+
+    async def resend_range(
+        self, token: Token, bucket: str, wanted: Range, *, output: str = "", process_policy: str = "skip"
+    ) -> Resent:
+        """The same for a range of a bucket's events, in their order: at most 1,000 copies, from 10,000 events; then
+        `next_cursor` leads on. Events that are not there any more are passed over."""
+        return await self._resending.many(token, bucket, wanted, output, process_policy)
+
+    async def page(
+        self,
+        token: Token,
+        bucket: str,
+        *,
+        output: str = "",
+        limit: int = 0,
+        max_age: float | None = None,
+        cursor: str = "",
+    ) -> EventPage:
+        """Events behind an id, in order, as often as one likes; "" is the earliest. Nothing is marked.
+
+        `limit`: 0 is 1, at most 100, and 8 MiB. With `output` only what goes there now. Those older than `max_age`
+        seconds are passed over.
+        """
+        return await self._polling.page(token, bucket, output, limit, max_age, cursor)
+
+    async def drain(
+        self, token: Token, bucket: str, *, output: str = "", limit: int = 0, max_age: float | None = None
+    ) -> EventPage:
+        """The next events of a bucket's queue, or of an output's: marked as `sent`, and never given out again.
+
+        It begins with the earliest event. What is sent or failed already, does not go there, or is older than `max_age`
+        seconds is passed over for good. Raises Invalid for an ephemeral bucket.
+        """
+        return await self._polling.drain(token, bucket, output, limit, max_age)

@@ -1,0 +1,193 @@
+"""Events for clients that poll: a stable page behind a cursor, or the queue that drains.
+
+The queue's state is a consumer with only a floor, for a bucket and an output or none. The floor is moved by the writer,
+in the transaction that marks what is given out, before the answer: two pollers never share an event, and an answer that
+is lost on its way is not given again. Everything up to the floor is done with for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from weakref import WeakValueDictionary
+
+from relay_tornado.admin.stored import SCAN, Found, Goes, Stored, document_of, output_of
+from relay_tornado.errors import CursorLost, Invalid
+from relay_tornado.ids import parse_id
+from relay_tornado.log.deliveries import DONE, Latest, sent
+from relay_tornado.log.lineage import Placed, place_cursor, position_id
+from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
+from relay_tornado.wire.fields import Document
+
+LIMIT: Final = 1
+MOST: Final = 100
+PAGE_BYTES: Final = 8 * MIB
+"""Bytes of an answer; one event may have more."""
+
+_CONSUMER: Final = "events"
+_READ: Final = 256
+_ATTEMPTS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events in order. `next_cursor` is the position behind what was looked at, None where the queue was drained.
+
+    `gap` are events that the cursor should have met and that are not there any more.
+    """
+
+    logs: Sequence[Document]
+    has_more: bool
+    next_cursor: str | None = None
+    gap: Gap | None = None
+
+
+class Polling:
+    """Makes the answers."""
+
+    def __init__(self, stored: Stored, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives unix seconds."""
+        self._stored = stored
+        self._clock = clock
+        self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
+
+    async def page(
+        self, token: Token, bucket: str, output: str, limit: int, max_age: float | None, cursor: str
+    ) -> EventPage:
+        """See `Logs.page`."""
+        found = self._stored.bucket(token, bucket)
+        chosen = output_of(found, output) if output else None
+        placed = await self._place(found, cursor)
+        gap = placed.gap
+        after = placed.after
+        if placed.output is not None and chosen is not None and chosen.n > placed.output:
+            after -= 1  # of the event that the cursor names, this copy was not had
+        window = _Window(self._stored, found, chosen, after, _limit(limit), self._oldest(max_age))
+        await window.read(set())
+        newest = await self._latest(window)
+        bounds = await self._stored.log.bounds(found.id)
+        return EventPage(
+            [self._document(window, event, newest.get(event.seq)) for event in window.taken],
+            window.after < bounds.head,
+            position_id(bounds, window.after),
+            gap,
+        )
+
+    async def drain(self, token: Token, bucket: str, output: str, limit: int, max_age: float | None) -> EventPage:
+        """See `Logs.drain`."""
+        found = self._stored.bucket(token, bucket)
+        if found.ephemeral:
+            raise Invalid(
+                f"bucket: {found.name!r} is ephemeral, and keeps nothing that could be fetched: subscribe to it over "
+                "the socket",
+                "bucket",
+            )
+        chosen = output_of(found, output) if output else None
+        number = 0 if chosen is None else chosen.n
+        if chosen is not None and chosen.disabled:
+            return EventPage([], False)
+        lock = self._locks.setdefault((found.id, number), asyncio.Lock())
+        async with lock:
+            for _ in range(_ATTEMPTS):
+                page = await self._claim(found, chosen, number, _limit(limit), self._oldest(max_age))
+                if page is not None:
+                    return page
+        raise Invalid("the position of this queue is being changed from elsewhere all the time: try again")
+
+    async def _claim(
+        self, bucket: Bucket, output: Output | None, number: int, limit: int, oldest: float | None
+    ) -> EventPage | None:
+        """What is next, marked as sent; None where somebody else was faster."""
+        floor = await self._stored.deliveries.floor(bucket.id, _CONSUMER, number)
+        first = (await self._stored.log.bounds(bucket.id)).first
+        window = _Window(self._stored, bucket, output, max(floor, first - 1), limit, oldest)
+        await window.read(DONE)
+        claimed: set[int] = set()
+        now = self._clock()
+        if window.after > floor:
+            seqs = [event.seq for event in window.taken]
+            given = await self._stored.deliveries.claim(bucket.id, _CONSUMER, number, floor, seqs, window.after, now)
+            if given is None:
+                return None
+            claimed.update(given)
+        head = (await self._stored.log.bounds(bucket.id)).head
+        latest = Latest(number, sent(now))
+        logs = [self._document(window, event, latest) for event in window.taken if event.seq in claimed]
+        return EventPage(logs, window.after < head)
+
+    async def _place(self, bucket: Bucket, cursor: str) -> Placed:
+        bounds = await self._stored.log.bounds(bucket.id)
+        if not cursor:
+            return Placed(bounds.head if bucket.ephemeral else bounds.first - 1)
+        try:
+            parsed = parse_id(cursor)
+        except Invalid as error:
+            raise Invalid(f"cursor: {error}", "cursor") from None
+        return place_cursor(bounds, parsed, bucket.ephemeral)
+
+    async def _latest(self, window: _Window) -> dict[int, Latest]:
+        copy = None if window.output is None else window.output.n
+        seqs = [event.seq for event in window.taken]
+        return dict(await self._stored.deliveries.latest(window.bucket.id, seqs, copy))
+
+    def _document(self, window: _Window, event: Event, latest: Latest | None) -> Document:
+        copy = None if window.output is None else window.output.n
+        return document_of(window.bucket, Found(event, False, window.bucket.ephemeral), copy, latest)
+
+    def _oldest(self, max_age: float | None) -> float | None:
+        return None if max_age is None else self._clock() - max_age
+
+
+class _Window:
+    """Events from a position on, as many as an answer may have; `after` is the position behind what was looked at."""
+
+    def __init__(
+        self, stored: Stored, bucket: Bucket, output: Output | None, after: int, limit: int, oldest: float | None
+    ) -> None:
+        self._stored = stored
+        self._goes = Goes(output)
+        self._limit = limit
+        self._oldest = oldest
+        self.bucket = bucket
+        self.output = output
+        self.after = after
+        self.taken: list[Event] = []
+
+    async def read(self, done: frozenset[str] | set[str]) -> None:
+        """Fills the window; copies whose newest status is one of `done` are passed over. Raises BucketGone."""
+        copy = None if self.output is None else self.output.n
+        room, left = PAGE_BYTES, SCAN
+        while left > 0:
+            try:
+                events = await self._stored.log.read(self.bucket.id, self.after, min(_READ, left), MIB)
+            except CursorLost as lost:
+                left -= 1
+                self.after = lost.first - 1
+                continue
+            if not events:
+                return
+            left -= len(events)
+            statuses = (
+                await self._stored.deliveries.statuses(self.bucket.id, events[0].seq, events[-1].seq, copy)
+                if done
+                else {}
+            )
+            for event in events:
+                if self._wants(event) and statuses.get(event.seq) not in done:
+                    room -= event.size
+                    if self.taken and room < 0:
+                        return
+                    self.taken.append(event)
+                self.after = event.seq
+                if len(self.taken) == self._limit:
+                    return
+
+    def _wants(self, event: Event) -> bool:
+        return (self._oldest is None or event.received_at >= self._oldest) and self._goes.there(event)
+
+
+def _limit(limit: int) -> int:
+    return min(limit, MOST) if limit > 0 else LIMIT

@@ -1,0 +1,178 @@
+"""Resend: copies of events, appended to their own bucket in the order of the originals."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from relay_tornado.admin.stored import SCAN, Located, Stored, output_of
+from relay_tornado.errors import Conflict, CursorLost, Invalid, RelayError
+from relay_tornado.ids import format_id, parse_id
+from relay_tornado.log.lineage import place_cursor, position_id
+from relay_tornado.model import MIB, Appended, Bucket, Event, NewEvent, Token
+from relay_tornado.rules import compile_rules
+from relay_tornado.subject import Subject
+from relay_tornado.wire.fields import Document
+
+MOST: Final = 1_000
+"""Copies of one request."""
+
+_READ: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which events of a bucket: `first` to `last` by seq, received at `since` (unix seconds) or later and before
+    `until`, behind `cursor`, matching `filter` (a document of rules). What is None, or "", does not restrict."""
+
+    first: int | None = None
+    last: int | None = None
+    since: float | None = None
+    until: float | None = None
+    cursor: str = ""
+    filter: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Resent:
+    """The ids of the copies, in order. `next_cursor` is the position from which a further request goes on with the same
+    range, None where all of it was done; `problem` is why it was broken off, "" where it was the request's bound."""
+
+    ids: Sequence[str]
+    next_cursor: str | None = None
+    problem: str = ""
+
+
+def resent_document(resent: Resent) -> Document:
+    """What is answered to a resend."""
+    document: Document = {"status": "resent", "ids": list(resent.ids)}
+    if resent.next_cursor is not None:
+        document["next_cursor"] = resent.next_cursor
+    if resent.problem:
+        document["problem"] = resent.problem
+    return document
+
+
+@dataclass(frozen=True, slots=True)
+class _Orders:
+    bucket: Bucket
+    target: int | None
+    force: bool
+
+
+class Resending:
+    """Makes the copies."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+
+    async def one(self, token: Token, log_id: str, output: str, process_policy: str) -> Resent:
+        """See `Logs.resend`."""
+        located = await self._stored.locate(token, log_id)
+        orders = _Orders(located.bucket, _target(located, output), _force(process_policy))
+        found = await self._stored.one(located)
+        if found.stub:
+            reason = "is ephemeral, and its content is gone" if found.ephemeral else "is damaged"
+            raise Conflict(f"the event {log_id} {reason}: it can't be sent again")
+        place = await self._stored.log.append(located.bucket.id, _copy(found.event, orders))
+        return Resent([format_id(place.epoch, place.seq)])
+
+    async def many(self, token: Token, bucket: str, wanted: Range, output: str, process_policy: str) -> Resent:
+        """See `Logs.resend_range`."""
+        found = self._stored.bucket(token, bucket)
+        target = output_of(found, output).n if output else None
+        orders = _Orders(found, target, _force(process_policy))
+        rules = compile_rules(wanted.filter, "filter")
+        after, last = await self._bounds(found, wanted)
+        ids: list[str] = []
+        scanned = 0
+        while after < last:
+            if len(ids) >= MOST or scanned >= SCAN:
+                return await self._stopped(found, ids, after)
+            try:
+                events = await self._stored.log.read(found.id, after, min(_READ, last - after, SCAN - scanned), MIB)
+            except CursorLost as lost:
+                after = lost.first - 1
+                scanned += 1
+                continue
+            chosen = [event for event in events if rules.matches(Subject(event))][: MOST - len(ids)]
+            places, problem = await self._append(chosen, orders)
+            ids += [format_id(place.epoch, place.seq) for place in places]
+            scanned += len(events)
+            if problem is not None:
+                if not ids:
+                    raise problem
+                reached = chosen[len(places)].seq - 1
+                return await self._stopped(found, ids, reached, str(problem))
+            after = chosen[-1].seq if len(ids) >= MOST and chosen else events[-1].seq
+        return Resent(ids)
+
+    async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int]:
+        """The position before the range, and its last seq; what is appended from now on is not in it."""
+        log = self._stored.log
+        bounds = await log.bounds(bucket.id)
+        after = bounds.first - 1
+        if wanted.first is not None:
+            after = max(after, wanted.first - 1)
+        last = bounds.head if wanted.last is None else min(bounds.head, wanted.last)
+        if wanted.since is not None:
+            after = max(after, await log.seek(bucket.id, wanted.since))
+        if wanted.until is not None:
+            last = min(last, await log.seek(bucket.id, wanted.until))
+        if wanted.cursor:
+            try:
+                cursor = parse_id(wanted.cursor)
+            except Invalid as error:
+                raise Invalid(f"cursor: {error}", "cursor") from None
+            after = max(after, place_cursor(bounds, cursor).after)
+        return after, last
+
+    async def _stopped(self, bucket: Bucket, ids: Sequence[str], after: int, problem: str = "") -> Resent:
+        return Resent(ids, position_id(await self._stored.log.bounds(bucket.id), after), problem)
+
+    async def _append(self, events: Sequence[Event], orders: _Orders) -> tuple[list[Appended], RelayError | None]:
+        """Where the copies landed, up to the first that failed, and why it did."""
+        appends = [self._stored.log.append(orders.bucket.id, _copy(event, orders)) for event in events]
+        places: list[Appended] = []
+        for result in await asyncio.gather(*appends, return_exceptions=True):
+            if isinstance(result, RelayError):
+                return places, result
+            if isinstance(result, BaseException):
+                raise result
+            places.append(result)
+        return places, None
+
+
+def _copy(event: Event, orders: _Orders) -> NewEvent:
+    return NewEvent(
+        input_id=event.input_id,
+        method=event.method,
+        path=event.path,
+        query=event.query,
+        headers=event.headers,
+        body=event.body,
+        remote_ip=event.remote_ip,
+        resend_of=event.id,
+        target=orders.target,
+        force=orders.force,
+        verified=event.verified,
+        verdict=event.verdict,
+        ephemeral=orders.bucket.ephemeral,
+    )
+
+
+def _target(located: Located, output: str) -> int | None:
+    """The output that was named, or else the one whose copy was named."""
+    if output:
+        return output_of(located.bucket, output).n
+    if located.copy is not None and all(each.n != located.copy for each in located.bucket.outputs):
+        raise Conflict(f"the output {located.copy} of this copy is there no more: name another one as output")
+    return located.copy
+
+
+def _force(process_policy: str) -> bool:
+    if process_policy not in ("", "skip", "force"):
+        raise Invalid("process_policy: must be skip, which obeys rules, or force, which ignores them", "process_policy")
+    return process_policy == "force"

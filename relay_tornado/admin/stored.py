@@ -1,0 +1,146 @@
+"""Events as whoever looks at them finds them: by id, in a token's scope, with or without their content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
+from relay_tornado.ids import format_id, parse_id
+from relay_tornado.log.contract import EventLog, Outline
+from relay_tornado.log.deliveries import Deliveries, Latest
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.model import Bounds, Bucket, Cursor, Event, Output, Token
+from relay_tornado.registry.contract import Registry
+from relay_tornado.rules import compile_rules
+from relay_tornado.subject import Subject
+from relay_tornado.wire.fields import Document
+from relay_tornado.wire.logs import log_document
+
+SCAN: Final = 10_000
+"""Events that one request looks at, at most."""
+
+_WHOLE: Final = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """An event by its id, in its bucket as it is now; `copy` is the number of the output whose copy is meant."""
+
+    bucket: Bucket
+    bounds: Bounds
+    seq: int
+    copy: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An event. Where `stub`, its content is not there (any more), and its parts are empty."""
+
+    event: Event
+    stub: bool
+    ephemeral: bool
+
+
+class Stored:
+    """What the services of this package share. A bucket out of the token's scope is as one that is not there."""
+
+    def __init__(self, log: EventLog, deliveries: Deliveries, registry: Registry) -> None:
+        self.log = log
+        self.deliveries = deliveries
+        self._registry = registry
+
+    def buckets(self, token: Token) -> list[Bucket]:
+        """Every bucket in the token's scope, oldest first."""
+        return [bucket for bucket in self._registry.list("bucket") if token.reads(bucket.id)]
+
+    def bucket(self, token: Token, reference: str) -> Bucket:
+        """The bucket with this id or name. Raises NotFound."""
+        found: Bucket | None = self._registry.get("bucket", reference)
+        if found is None:
+            found = next((each for each in self._registry.list("bucket") if each.name == reference), None)
+        if found is None or not token.reads(found.id):
+            raise NotFound(f"there is no bucket {reference[:100]!r}: GET /v1/buckets lists those that you have")
+        return found
+
+    async def locate(self, token: Token, log_id: str) -> Located:
+        """The event with this id, which has to lie in its own epoch's stretch. Raises NotFound."""
+        missing = NotFound(f"there is no log {log_id[:100]!r}: it has left, or never was")
+        try:
+            cursor = parse_id(log_id)
+        except Invalid:
+            raise missing from None
+        bucket_id = await self.log.find(cursor.epoch)
+        bucket: Bucket | None = None if bucket_id is None else self._registry.get("bucket", bucket_id)
+        if bucket is None or not token.reads(bucket.id):
+            raise missing
+        try:
+            bounds = await self.log.bounds(bucket.id)
+        except BucketGone:
+            raise missing from None
+        if not is_own(bounds, cursor):
+            raise missing
+        return Located(bucket, bounds, cursor.seq, cursor.output)
+
+    async def find(self, bucket: Bucket, bounds: Bounds, outline: Outline) -> Found:
+        """The event of an outline. Raises BucketGone and Unavailable."""
+        try:
+            events = await self.log.read(bucket.id, outline.seq - 1, 1, _WHOLE)
+        except CursorLost:
+            events = ()
+        if events:
+            return Found(events[0], False, outline.stub)
+        epoch = epoch_at(bounds.epochs, outline.seq)
+        event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
+        return Found(event, True, outline.stub)
+
+    async def one(self, located: Located) -> Found:
+        """The event that was located. Raises NotFound where it left meanwhile, or is damaged altogether."""
+        outlines = await self.log.outline(located.bucket.id, located.seq, located.seq)
+        if not outlines:
+            raise NotFound(
+                f"there is no event {located.seq} in the bucket {located.bucket.name!r}: it has left, or is damaged"
+            )
+        return await self.find(located.bucket, located.bounds, outlines[0])
+
+
+def is_own(bounds: Bounds, cursor: Cursor) -> bool:
+    """Whether there is such an event, and it has this epoch."""
+    return bounds.first <= cursor.seq <= bounds.head and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch
+
+
+def output_of(bucket: Bucket, reference: str) -> Output:
+    """The bucket's output with this id or name. Raises Invalid."""
+    for each in bucket.outputs:
+        if reference in (each.id, each.name):
+            return each
+    raise Invalid(
+        f"output: the bucket {bucket.name!r} has no output {reference[:100]!r}: name one by its id or its name",
+        "output",
+    )
+
+
+def id_of(event: Event, copy: int | None) -> str:
+    return format_id(event.epoch, event.seq, copy)
+
+
+def document_of(bucket: Bucket, found: Found, copy: int | None, latest: Latest | None) -> Document:
+    """The Log of an event, or of its copy."""
+    output = (copy or 0) if latest is None else latest.output
+    result = None if latest is None else latest.result
+    return log_document(bucket, found.event, copy, output, result, ephemeral=found.ephemeral)
+
+
+class Goes:
+    """Which events go to an output, as it is now; for no output: those that go to no other one alone."""
+
+    def __init__(self, output: Output | None) -> None:
+        self._number = None if output is None else output.n
+        self._open = output is None or not output.disabled
+        self._rules = None if output is None or output.rules is None else compile_rules(output.rules)
+
+    def there(self, event: Event) -> bool:
+        """Whether this one does."""
+        if not self._open or (event.target is not None and event.target != self._number):
+            return False
+        return self._rules is None or event.force or self._rules.matches(Subject(event))

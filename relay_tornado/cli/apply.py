@@ -1,0 +1,119 @@
+"""`relay apply FILE`: buckets, inputs and outputs as one file declares them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.manifest import read_manifest
+from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.output import note, print_json, printable
+from relay_tornado.cli.plan import Step, plan
+from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.wire.fields import Document
+
+
+def _option(name: str, **attributes: Any) -> Callable[[Any], Any]:
+    envvar = "RELAY_APPLY_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, envvar=envvar, show_envvar=True, **attributes)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_option("--dry-run", is_flag=True, help="Print what would be changed, and change nothing.")
+@_option("--prune", is_flag=True, help="Delete what the file does not declare, too: buckets, with every event in them.")
+@_option("--yes", is_flag=True, help="Do not ask before something is deleted.")
+@data_option
+@json_option
+def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json: bool) -> None:
+    """Make buckets, inputs and outputs what FILE declares, and print each change. Doing so again changes nothing."""
+    manifest = read_manifest(file)
+    with open_relay(data, create=not dry_run) as relay:
+        try:
+            buckets = relay.call("bucket.list")
+        except NotFound:
+            if not dry_run:
+                raise
+            buckets = []  # there is no data directory yet
+        steps = plan(manifest, buckets, prune=prune)
+    if not as_json:
+        for step in steps:
+            click.echo(printable(str(step)))
+    if not dry_run and not yes:
+        _ask([step for step in steps if step.action == "delete"])
+    if steps and not dry_run:
+        with open_relay(data, create=True) as relay:
+            _Run(relay, buckets).do(steps)
+    if as_json:
+        print_json({"changes": [step.document() for step in steps], "applied": not dry_run})
+    elif not steps:
+        note("there is nothing to change")
+    elif dry_run:
+        note("nothing was changed: this was a dry run")
+
+
+def _ask(deletions: list[Step]) -> None:
+    if not deletions:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody is here to be asked whether to delete things: say --yes")
+    buckets = sum(step.kind == "bucket" for step in deletions)
+    events = f", and every event in {buckets} buckets" if buckets else ""
+    if not click.confirm(f"Delete {len(deletions)} things{events}?", err=True):
+        raise Failure("nothing was changed")
+
+
+class _Run:
+    """Carries the steps out. What an input calls its answering output by may be a name; the relay wants its id."""
+
+    def __init__(self, relay: Caller, buckets: list[Document]) -> None:
+        self._relay = relay
+        self._outputs = {(b["name"], each["name"]): each["id"] for b in buckets for each in reversed(b["outputs"])}
+        self._ids = {bucket["name"]: bucket["id"] for bucket in buckets}
+
+    def do(self, steps: list[Step]) -> None:
+        """Raises RelayError naming the step that failed; the ones before it are done."""
+        replaced = {step.bucket for step in steps if step.action == "create" and step.kind == "input"}
+        for step in steps:
+            try:
+                self._do(step, replaced)
+            except RelayError as error:
+                done = steps.index(step)
+                so_far = f" ({done} of {len(steps)} changes are made; apply the file again after mending it)"
+                where = f"{step.kind} {step.name}" + ("" if step.kind == "bucket" else f" of {step.bucket}")
+                raise Failure(f"{where}: {error}{so_far if done else ''}") from None
+
+    def _do(self, step: Step, replaced: set[str]) -> None:
+        call, options = self._relay.call, self._resolved(step)
+        match step.action, step.kind:
+            case "create", "bucket":
+                made = call("bucket.create", name=step.name, options=options)
+                self._ids[step.name] = made["id"]
+                if step.name in replaced:
+                    # Nobody knows its URL yet, and the file names the inputs that are wanted.
+                    for each in made["inputs"]:
+                        call("input.delete", input=each["id"], bucket=made["id"])
+            case "change", "bucket":
+                call("bucket.set", bucket=step.id, options=options)
+            case "create", kind:
+                made = call(f"{kind}.create", bucket=self._ids[step.bucket], options=options)
+                if kind == "output":
+                    self._outputs[step.bucket, step.name] = made["id"]
+            case "change", kind:
+                call(f"{kind}.set", **{kind: step.id}, bucket=self._ids[step.bucket], options=options)
+            case "delete", "bucket":
+                call("bucket.delete", bucket=step.id, force=True)
+            case "delete", kind:
+                call(f"{kind}.delete", **{kind: step.id}, bucket=self._ids[step.bucket])
+
+    def _resolved(self, step: Step) -> Document:
+        wanted = step.options.get("response_from_output")
+        if step.kind != "input" or not wanted:
+            return step.options
+        return {**step.options, "response_from_output": self._outputs.get((step.bucket, wanted), wanted)}

@@ -1,0 +1,170 @@
+"""`relay backup`, `relay restore` and `relay check`: the file as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay_tornado.cli.client import check_rights
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.options import data_option, json_option, settings_from_environment
+from relay_tornado.cli.output import print_json, printable, size_words
+from relay_tornado.cli.progress import show_progress
+from relay_tornado.errors import RelayError
+
+if TYPE_CHECKING:
+    from relay_tornado.ops.check import Report
+
+LEAST_URGENT = 19
+"""The niceness of work that has time: senders come first."""
+DAMAGED = 3
+NOT_LOOKED_AT = 4
+
+
+class _NotLookedAt(Failure):
+    exit_code = NOT_LOOKED_AT
+
+
+@click.command(name="backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--force", is_flag=True, envvar="RELAY_BACKUP_FORCE", show_envvar=True, help="Replace FILE where it is there."
+)
+@data_option
+@json_option
+def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
+    """Copy the relay's data to FILE, while the relay runs or not; the copy is checked, or there is none.
+
+    It has everything that was committed before it began.
+    """
+    from relay_tornado.ops.backup import make
+    from relay_tornado.ops.opening import locate
+
+    check_rights(data)
+    settings = settings_from_environment(data)
+    os.nice(LEAST_URGENT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was written so far is removed
+    with show_progress(as_json) as progress:
+        made = make(locate(data), file, progress, force=force, reserve=settings.reserve)
+    report = made.report
+    if as_json:
+        summary = {"buckets": report.buckets, "events": report.events}
+        print_json({"file": str(made.path), "bytes": made.bytes, "seconds": round(made.seconds, 3), **summary})
+    else:
+        click.echo(
+            f"{made.path}: {size_words(made.bytes)}, {report.buckets} buckets, {report.events} events; it was checked"
+        )
+        _print_findings(report)
+
+
+@click.command(name="restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@data_option
+@json_option
+def restore(file: Path, data: Path, as_json: bool) -> None:
+    """Make the backup FILE the data of a relay, in a directory that is empty or missing."""
+    from relay_tornado.ops import restore as restoring
+    from relay_tornado.ops.opening import locate
+
+    with show_progress(as_json) as progress:
+        restored = restoring.restore(locate(file), data, progress)
+    report = restored.report
+    if as_json:
+        print_json(
+            {
+                "database": str(restored.path),
+                "id": restored.database,
+                "buckets": report.buckets,
+                "events": report.events,
+                "tokens": [{"key": key, "description": text} for key, text in restored.tokens],
+                "paused": [{"bucket": bucket, "output": output} for bucket, output in restored.paused],
+            }
+        )
+        return
+    click.echo(f"{restored.path}: {report.buckets} buckets, {report.events} events; it was checked")
+    if restored.tokens:
+        click.echo("These tokens are good again, also where one was revoked since: `relay token revoke` ends it.")
+        for key, text in restored.tokens:
+            click.echo(f"  {key}  {printable(text)}".rstrip())
+    if restored.paused:
+        click.echo(
+            "These public outputs are paused: once nobody else forwards their events, `relay output set --enabled`."
+        )
+        for bucket, output in restored.paused:
+            click.echo(f"  {printable(bucket)}: {printable(output)}")
+
+
+@click.command(name="check")
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--full",
+    is_flag=True,
+    envvar="RELAY_CHECK_FULL",
+    show_envvar=True,
+    help="Look whether indexes agree with their tables, too.",
+)
+@data_option
+@json_option
+def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
+    """Look whether the relay's data, or the backup FILE, is sound: every page, record and event; nothing is changed.
+
+    Exit code 0: sound. 3: damage was found. 4: it could not be looked at.
+    """
+    from relay_tornado.ops import check as checking
+    from relay_tornado.ops.opening import locate
+
+    try:
+        if file is None:
+            check_rights(data)
+        os.nice(LEAST_URGENT)
+        with show_progress(as_json) as progress:
+            report = checking.check(locate(data if file is None else file), progress, full=full)
+            space = None if file is not None else _space(data)
+    except (RelayError, OSError) as error:
+        raise _NotLookedAt(str(error)) from error
+    if space is not None:
+        report.findings.append(space)
+    if as_json:
+        print_json(_document(report))
+    else:
+        words = "damage was found" if report.damaged else "sound"
+        click.echo(
+            f"{report.path}: {words}; {report.buckets} buckets, {report.events} events, {size_words(report.bytes)} in "
+            f"{report.seconds:.1f} s"
+        )
+        _print_findings(report)
+    if report.damaged:
+        raise click.exceptions.Exit(DAMAGED)
+
+
+def _space(data: Path) -> Any:
+    from relay_tornado.ops.check import Finding
+
+    reserve = settings_from_environment(data).reserve
+    disk = os.statvfs(data)
+    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    if free >= min(reserve, size // 8):
+        return None
+    return Finding(
+        "warning",
+        "space",
+        f"{size_words(free)} are free on the disk, less than the reserve: new events are refused",
+        "free some space, or let old events leave earlier: `relay bucket set NAME --retention-bytes`",
+    )
+
+
+def _document(report: Report) -> dict[str, Any]:
+    document = dataclasses.asdict(report) | {"path": str(report.path), "seconds": round(report.seconds, 3)}
+    return {"sound": not report.damaged, **document}
+
+
+def _print_findings(report: Report) -> None:
+    for finding in report.findings:
+        where = f"{finding.bucket}: " if finding.bucket else ""
+        click.echo(printable(f"{finding.level}: {where}{finding.message}"))
+        click.echo(printable(f"  what to do: {finding.advice}"))

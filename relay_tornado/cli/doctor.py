@@ -1,0 +1,116 @@
+"""`relay doctor`: looks at a deployment, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay_tornado.cli.client import Relay, check_rights
+from relay_tornado.cli.options import Duration, data_option, json_option, settings_from_environment, url_option
+from relay_tornado.cli.output import note, print_json, print_table
+from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.storage.lock import Owner, read_owner
+
+if TYPE_CHECKING:
+    from relay_tornado.doctor.finding import Finding
+
+UNWELL = 3
+
+_MARGIN = 300.0
+"""Seconds that the token for the socket lives beyond the time for which the socket is watched."""
+
+
+@click.command(name="doctor")
+@click.option(
+    "--idle",
+    type=Duration(zero=True),
+    default="30s",
+    show_default=True,
+    envvar="RELAY_DOCTOR_IDLE",
+    show_envvar=True,
+    help="How long an idle socket is watched; 0 does not.",
+)
+@url_option
+@data_option
+@json_option
+def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> None:
+    """Look at the machine, the data directory and the URL of a relay, and say what is wrong and what to do.
+
+    Nothing is changed. Exit code 0: nothing failed. 3: something did.
+    """
+    from relay_tornado.doctor import machine
+
+    if not data.is_dir():
+        raise NotFound(f"there is no directory {data}: name the relay's with --data or RELAY_DATA")
+    check_rights(data)
+    owner = read_owner(data)
+    findings = list(machine.look(data, settings_from_environment(data).reserve, owner))
+    findings += _at_the_url(data, owner, public_url, idle)
+    if as_json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        print_table(("", "what", "found"), [(each.level, each.name, each.says) for each in findings])
+        for each in findings:
+            if each.remedy:
+                click.echo(f"\n{each.name}: {each.remedy}")
+    if any(finding.level == "fail" for finding in findings):
+        raise click.exceptions.Exit(UNWELL)
+
+
+def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: float) -> list[Finding]:
+    from relay_tornado.doctor.address import Place
+    from relay_tornado.doctor.finding import Finding
+
+    if owner is None:
+        return asyncio.run(_look(Place(public_url), None, 0)) if public_url else []
+    try:
+        with _relay(data) as relay:
+            info = relay.call("relay.info")
+            place = Place(public_url or info["url"] or info["address"], info["instance"])
+            with _token(relay, idle) as credentials:
+                if idle:
+                    note(f"watching a socket for {idle:.0f} s")
+                return asyncio.run(_look(place, credentials, idle))
+    except RelayError as error:
+        remedy = "the log of the relay may say why"
+        return [Finding("control", "fail", f"the running relay can't be asked: {error}", remedy)]
+
+
+@contextmanager
+def _relay(data: Path) -> Iterator[Relay]:
+    relay = Relay(data, create=False)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+@contextmanager
+def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
+    """A token that may connect and read one bucket at most, and is revoked at the end (or runs out)."""
+    buckets = relay.call("bucket.list")
+    options: dict[str, Any] = {
+        "description": "relay doctor",
+        "buckets": [buckets[0]["id"]] if buckets else None,
+        "api_access": False,
+        "expires_at": time.time() + idle + _MARGIN,
+    }
+    made = relay.call("token.create", options=options)
+    try:
+        yield made["key"], made["secret"]
+    finally:
+        with suppress(RelayError):
+            relay.call("token.revoke", key=made["key"])
+
+
+async def _look(place: Any, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
+    from relay_tornado.doctor.address import look
+
+    return [finding async for finding in look(place, credentials, idle)]

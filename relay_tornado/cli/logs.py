@@ -1,0 +1,189 @@
+"""`relay logs …`: events that were stored, what became of them, and sending them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
+from relay_tornado.errors import Invalid
+from relay_tornado.settings import parse_duration
+
+STATUSES = ("received", "sent", "failed", "stalled", "rejected")
+
+
+class Past(click.ParamType[Any]):
+    """A time that was, as unix seconds: 2h ago, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text.isascii() and text.isdigit():
+            return float(text)
+        try:
+            return max(0.0, datetime.now(UTC).timestamp() - parse_duration(text))
+        except Invalid:
+            pass
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000", param, ctx)
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+
+
+def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
+    envvar = "RELAY_LOGS_" + name.removeprefix("--").replace("-", "_").upper()
+    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+
+
+_OUTPUT = _option("--output", help="An output's id, or its name in the bucket.")
+_SINCE = _option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
+_UNTIL = _option("--until", type=Past(), help="Received before this time.")
+_FORCE = _option("--force", is_flag=True, help="Send copies whatever the outputs' rules say.")
+
+
+@click.group()
+def logs() -> None:
+    """List, show and resend events."""
+
+
+@logs.command(name="list")
+@_option("--bucket", help="The bucket's name or id; without it: every bucket.")
+@_OUTPUT
+@_option("--status", type=click.Choice(STATUSES), help="Only those with this status.")
+@_SINCE
+@_UNTIL
+@_option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most this many.")
+@_option("--cursor", help="Go on behind this id, towards older ones.")
+@data_option
+@json_option
+def list_(data: Path, as_json: bool, **params: Any) -> None:
+    """List events, newest first, each with its latest delivery."""
+    arguments = {name: value for name, value in params.items() if value is not None}
+    with open_relay(data) as relay:
+        page = relay.call("logs.list", **arguments)
+        names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
+    if as_json:
+        print_json(page)
+        return
+    if not page["data"]:
+        note("there is no such event")
+        return
+    print_table(
+        ("ID", "RECEIVED", "BUCKET", "METHOD", "SIZE", "STATUS", "ANSWER"),
+        (
+            (
+                each["id"],
+                when(each["created_at"]),
+                names.get(each["bucket_id"], each["bucket_id"]),
+                each["method"],
+                str(len(each["body"].encode(errors="replace"))),
+                each["status"],
+                str(each["status_code"] or ""),
+            )
+            for each in page["data"]
+        ),
+    )
+    if "next_cursor" in page:
+        note(f"there is more: go on with --cursor {page['next_cursor']}")
+
+
+@logs.command()
+@click.argument("id")
+@data_option
+@json_option
+def show(id: str, data: Path, as_json: bool) -> None:
+    """Show the event with the id ID, or one copy of it, with its latest delivery."""
+    with open_relay(data) as relay:
+        found = relay.call("logs.show", id=id)
+    if as_json:
+        print_json(found)
+        return
+    rows = [("event", found["id"]), ("received", when(found["created_at"])), ("from", found["ip_address"])]
+    query = f"?{found['raw_query']}" if found["raw_query"] else ""
+    rows.append(("request", f"{found['method']} {found['extra_path'] or '/'}{query}"))
+    rows += [("header", f"{name}: {value}") for name, values in found["headers"].items() for value in values]
+    rows.append(("status", f"{found['status']} {found['status_code'] or ''}".strip()))
+    if found.get("verified") is not None:
+        rows.append(("signature", "good" if found["verified"] else f"bad: {found['verdict']}"))
+    if found.get("resend_of"):
+        rows.append(("resend of", found["resend_of"]))
+    print_fields(rows)
+    if found["body"]:
+        click.echo("")
+        for line in found["body"].splitlines():
+            click.echo(printable(line))
+
+
+@logs.command()
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_option("--bucket", help="Instead of ids: a bucket's events, all or those of a range.")
+@_option("--first", type=click.IntRange(min=1), help="From this seq on.")
+@_option("--last", type=click.IntRange(min=1), help="Up to this seq.")
+@_SINCE
+@_UNTIL
+@_option("--filter", help="Only events that match these rules (JSON), as an output's.")
+@_OUTPUT
+@_FORCE
+@data_option
+@json_option
+def resend(
+    ids: tuple[str, ...],
+    bucket: str | None,
+    output: str | None,
+    force: bool,
+    data: Path,
+    as_json: bool,
+    **params: Any,
+) -> None:
+    """Send events again, as new events of their bucket: those with the ids ID, or a range of a bucket."""
+    orders: Document = {"output": output or "", "process_policy": "force" if force else "skip"}
+    wanted = {name: value for name, value in params.items() if value is not None}
+    if bool(ids) == (bucket is not None):
+        raise click.UsageError("name events by their ids, or a bucket with --bucket")
+    if ids and wanted:
+        raise click.UsageError(f"--{next(iter(wanted))} belongs to --bucket: leave it out with ids")
+    if "filter" in wanted:
+        wanted["filter"] = _parse(wanted["filter"])
+    made: list[str] = []
+    with open_relay(data) as relay:
+        for each in ids:
+            made += relay.call("logs.resend", id=each, **orders)["ids"]
+        while bucket is not None:
+            # Where the first request's bound is met, later ones must not meet the copies themselves.
+            if "last" not in wanted:
+                wanted["last"] = _head(relay.call("logs.list", bucket=bucket, limit=1))
+            answer = relay.call("logs.resend_range", bucket=bucket, **wanted, **orders)
+            made += answer["ids"]
+            if answer.get("problem"):
+                note(f"broken off: {answer['problem']}; go on with the seq after {answer['next_cursor']}")
+            if answer.get("problem") or "next_cursor" not in answer:
+                break
+            wanted["cursor"] = answer["next_cursor"]
+    if as_json:
+        print_json({"status": "resent", "ids": made})
+    elif made:
+        click.echo(f"Sent {len(made)} events again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
+    else:
+        note("there is no such event")
+
+
+def _head(page: Document) -> int:
+    return int(page["data"][0]["seq"]) if page["data"] else 0
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--filter: is no JSON: {error}") from None

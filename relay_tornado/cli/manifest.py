@@ -1,0 +1,176 @@
+"""The file that `relay apply` reads: buckets, inputs and outputs as they should be, checked before anything is changed.
+
+Sizes and times may be written in words ("1GiB", "7d"), a limit or a part is switched off by "none", and a secret may be
+`{ env = "NAME" }` or `{ file = "PATH" }` instead of the secret itself.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from marshmallow import Schema
+
+from relay_tornado.cli.options import NONE
+from relay_tornado.errors import Invalid
+from relay_tornado.rules import compile_rules
+from relay_tornado.settings import parse_duration, parse_size
+from relay_tornado.wire.fields import Document, load
+from relay_tornado.wire.rest import BucketFields, InputFields, OutputFields
+
+_BUCKET, _INPUT, _OUTPUT = BucketFields(), InputFields(), OutputFields()
+
+_WORDS: Final[Mapping[tuple[str, ...], Callable[[str], float]]] = {
+    ("retention", "max_age"): parse_duration,
+    ("retention", "max_bytes"): parse_size,
+    ("dedupe", "window"): parse_duration,
+    ("rate_limit", "interval"): parse_duration,
+    ("timeout",): parse_duration,
+    ("max_body",): parse_size,
+}
+"""Numbers that may be written in words."""
+_OFF: Final = frozenset(
+    {
+        *(("retention", name) for name in ("max_age", "max_events", "max_bytes")),
+        *((name,) for name in ("dedupe", "max_body", "rate_limit", "verify", "rules", "throttle", "durability")),
+    }
+)
+"""What "none" switches off."""
+_PARTS: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
+_SECRET: Final = frozenset({("auth", "password"), ("auth", "token"), ("verify", "secrets")})
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredBucket:
+    """One bucket of the file. `inputs` (by id) and `outputs` (by name) are None where the file says nothing of them."""
+
+    name: str
+    options: Document
+    inputs: dict[str, Document] | None = None
+    outputs: dict[str, Document] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the file declares, in its order."""
+
+    buckets: list[DeclaredBucket] = field(default_factory=list)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Reads and checks the file. Raises Invalid naming the line, or the key."""
+    try:
+        document = tomllib.loads(path.read_bytes().decode())
+    except OSError as error:
+        raise Invalid(f"{path} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Invalid(f"{path} is not UTF-8 text") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise Invalid(f"{path}: {str(error)[:1].lower()}{str(error)[1:]}") from None
+    try:
+        return _manifest(document, path.parent)
+    except Invalid as error:
+        raise Invalid(f"{path}: {error}", error.field) from None
+
+
+def _manifest(document: Document, folder: Path) -> Manifest:
+    for name in document:
+        if name != "buckets":
+            raise Invalid(f"{name}: there is no such key: everything stands under [buckets.NAME]", name)
+    return Manifest([_bucket(name, value, folder) for name, value in _table(document, "buckets", "").items()])
+
+
+def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
+    key = f"buckets.{_quoted(name)}"
+    if not isinstance(value, dict):
+        raise Invalid(f"{key}: must be a table: [{key}]", key)
+    if "name" in value:
+        raise Invalid(f"{key}.name: leave it out: a bucket is named by its table, and is not renamed", key)
+    parts: dict[str, dict[str, Document] | None] = {}
+    for part, schema in (("inputs", _INPUT), ("outputs", _OUTPUT)):
+        parts[part] = None
+        if part in value:
+            parts[part] = {
+                each: _options(schema, options, f"{key}.{part}.{_quoted(each)}", folder)
+                for each, options in _table(value, part, key).items()
+            }
+    options = {each: item for each, item in value.items() if each not in ("inputs", "outputs")}
+    for each, declared in (parts["inputs"] or {}).items():
+        if "id" in declared:
+            raise Invalid(f"{key}.inputs.{_quoted(each)}.id: leave it out: the table's own name is the id", key)
+    for each, declared in (parts["outputs"] or {}).items():
+        if "name" in declared:
+            raise Invalid(f"{key}.outputs.{_quoted(each)}.name: leave it out: the table's own name is the name", key)
+    return DeclaredBucket(name, _options(_BUCKET, options, key, folder), parts["inputs"], parts["outputs"])
+
+
+def _options(schema: Schema, value: Any, key: str, folder: Path) -> Document:
+    if not isinstance(value, dict):
+        raise Invalid(f"{key}: must be a table: [{key}]", key)
+    options = {name: _plain(item, (name,), key, folder) for name, item in value.items()}
+    try:
+        load(schema, options)
+        if options.get("rules") is not None:
+            compile_rules(options["rules"])
+    except Invalid as error:
+        raise Invalid(f"{key}.{error}" if error.field else f"{key}: {error}", error.field) from None
+    return options
+
+
+def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
+    """A value as the API takes it."""
+    if path in _SECRET:
+        if isinstance(value, list):
+            return [_secret(each, path, key, folder) for each in value]
+        return _secret(value, path, key, folder)
+    if path in _OFF and value == NONE.value:
+        return None
+    if isinstance(value, str) and path in _WORDS:
+        try:
+            return _WORDS[path](value)
+        except (Invalid, OverflowError) as error:
+            raise Invalid(f"{key}.{'.'.join(path)}: {error}", ".".join(path)) from None
+    if (
+        isinstance(value, dict)
+        and len(path) == 1
+        and path[0] in ("auth", "retention", "dedupe", "rate_limit", "verify")
+    ):
+        return {name: _plain(item, (*path, name), key, folder) for name, item in value.items()}
+    if path == ("headers",) and isinstance(value, dict):
+        return {name: [item] if isinstance(item, str) else item for name, item in value.items()}
+    return value
+
+
+def _secret(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
+    if not isinstance(value, dict):
+        return value
+    where = f"{key}.{'.'.join(path)}"
+    if set(value) == {"env"} and isinstance(value["env"], str):
+        if value["env"] not in os.environ:
+            raise Invalid(f"{where}: the variable {value['env']} is not set", where)
+        return os.environ[value["env"]]
+    if set(value) == {"file"} and isinstance(value["file"], str):
+        try:
+            return (folder / value["file"]).read_bytes().decode().removesuffix("\n").removesuffix("\r")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            raise Invalid(f"{where}: {value['file']} can't be read: {reason}", where) from None
+    raise Invalid(f'{where}: must be a text, {{ env = "NAME" }} or {{ file = "PATH" }}', where)
+
+
+def _table(document: Document, name: str, key: str) -> Document:
+    value = document.get(name, {})
+    where = f"{key}.{name}" if key else name
+    if not isinstance(value, dict):
+        raise Invalid(f"{where}: must be a table: [{where}.NAME]", where)
+    return value
+
+
+def _quoted(name: str) -> str:
+    """A key as one writes it in a header of TOML."""
+    plain = name and all(each.isascii() and (each.isalnum() or each in "-_") for each in name)
+    return name if plain else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,228 @@
+"""`relay output …`: where a bucket's events leave."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.answering import ask, find_part, header_rows, headers_given, parts_of, read_text
+from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
+
+
+def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
+    first = name.split("/", maxsplit=1)[0].removeprefix("--")
+    envvar = "RELAY_OUTPUT_" + first.replace("-", "_").upper()
+    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+
+
+def _output_options(function: Any) -> Any:
+    """What `create` and `set` have in common."""
+    for option in reversed(
+        (
+            _option("--name", help="A name, which clients see as output_name."),
+            _option("--description", help="What it is for."),
+            _option("--destination", help="Where its events go, which clients see as output_destination."),
+            _option(
+                "--internal/--public",
+                default=None,
+                help="Through a connected client (the default), or forwarded by the relay itself.",
+            ),
+            _option("--disabled/--enabled", default=None, help="Whether it gets nothing."),
+            _option(
+                "--lock-path/--no-lock-path",
+                default=None,
+                help="Whether what follows the input in the URL is not appended to the destination.",
+            ),
+            _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
+            _option("--retries", type=click.IntRange(-1, 1000), help="Tries on top of the first three; -1 for none."),
+            _option(
+                "--tls-verification/--no-tls-verification",
+                default=None,
+                help="Whether the destination's certificate is checked.",
+            ),
+            _option(
+                "--header",
+                "headers",
+                multiple=True,
+                type=Lines(),
+                metavar="NAME: VALUE",
+                help="Header that overwrites the sender's, instead of those that were set; repeats. The variable has "
+                "one a line.",
+            ),
+            _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+_bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of OUTPUT, which may be its name then.")
+
+
+@click.group()
+def output() -> None:
+    """Make, change, show and delete outputs, and say which events they get."""
+
+
+@output.command()
+@click.argument("bucket")
+@_output_options
+@data_option
+@json_option
+def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
+    """Make an output in the bucket with the name or id BUCKET."""
+    options = _options(params)
+    with open_relay(data) as relay:
+        made = relay.call("output.create", bucket=bucket, options=options)
+    _show(made, as_json)
+
+
+@output.command(name="list")
+@click.argument("bucket", required=False)
+@data_option
+@json_option
+def list_(bucket: str | None, data: Path, as_json: bool) -> None:
+    """List all outputs, or those of the bucket with the name or id BUCKET."""
+    with open_relay(data) as relay:
+        found = parts_of(relay.call("bucket.list"), "outputs", bucket)
+    if as_json:
+        print_json([one for _, one in found])
+    elif not found:
+        note("there is no output: every subscriber gets each event once")
+    else:
+        print_table(
+            ("BUCKET", "NUMBER", "NAME", "ID", "KIND", "DESTINATION", "RULES"),
+            (
+                (
+                    each["name"],
+                    str(one["number"]),
+                    one["name"],
+                    one["id"],
+                    _kind(one),
+                    one["destination"],
+                    "yes" if one["rules"] else "no",
+                )
+                for each, one in found
+            ),
+        )
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@data_option
+@json_option
+def show(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
+    """Show the output with the id OUTPUT."""
+    with open_relay(data) as relay:
+        _, found = find_part(relay.call("bucket.list"), "outputs", output, bucket)
+    _show(found, as_json)
+
+
+@output.command(name="set")
+@click.argument("output")
+@_bucket_option
+@_output_options
+@data_option
+@json_option
+def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: Any) -> None:
+    """Change the output with the id OUTPUT; what is not named stays as it is.
+
+    Where a bucket has one output only, OUTPUT may be the bucket's name or id.
+    """
+    options = _options(params)
+    if not options:
+        raise click.UsageError("nothing to change: name at least one option, like --disabled")
+    with open_relay(data) as relay:
+        changed = relay.call("output.set", output=output, bucket=bucket, options=options)
+    _show(changed, as_json)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@_option("--file", type=click.Path(path_type=Path), help='File that holds new rules as JSON; "-" is standard input.')
+@_option("--none", is_flag=True, help="Remove the rules, so that it gets every event.")
+@data_option
+@json_option
+def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: Path, as_json: bool) -> None:
+    """Show or change which events the output with the id OUTPUT gets.
+
+    Without --file and --none the rules are printed as they are.
+    """
+    if file is not None and none:
+        raise click.UsageError("--file sets rules and --none removes them: leave one of them out")
+    with open_relay(data) as relay:
+        if file is None and not none:
+            _, found = find_part(relay.call("bucket.list"), "outputs", output, bucket)
+        else:
+            wanted = None if file is None else _read(file)
+            found = relay.call("output.set", output=output, bucket=bucket, options={"rules": wanted})
+    if as_json or found["rules"]:
+        print_json(found["rules"])
+    else:
+        note("there are no rules: it gets every event")
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@_option("--yes", is_flag=True, help="Do not ask first.")
+@data_option
+@json_option
+def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
+    """Delete the output with the id OUTPUT."""
+    with open_relay(data) as relay:
+        owner, found = find_part(relay.call("bucket.list"), "outputs", output, bucket)
+    ask(yes, f"Delete the output {found['name']!r} of the bucket {owner['name']!r}?")
+    with open_relay(data) as relay:
+        answer = relay.call("output.delete", output=found["id"], bucket=owner["id"])
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"Deleted the output {found['name']} ({found['id']}).")
+
+
+def _options(params: dict[str, Any]) -> Document:
+    """The options that were given, in the form of the REST interface."""
+    headers = headers_given(params.pop("headers"), params.pop("no_headers"))
+    options = {name: value for name, value in params.items() if value is not None}
+    return options if headers is None else {**options, "headers": headers}
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(read_text("--file", file))
+    except ValueError as error:
+        raise click.UsageError(f"--file: {file} holds no JSON: {error}") from None
+
+
+def _show(document: Document, as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+        return
+    retries = document["retries"]
+    print_fields(
+        [
+            ("output", document["id"]),
+            ("number", str(document["number"])),
+            ("name", document["name"]),
+            *([("description", document["description"])] if document["description"] else []),
+            ("kind", _kind(document)),
+            ("destination", document["destination"] or "none"),
+            ("timeout", format_duration(document["timeout"])),
+            ("tries", "1" if retries < 0 else str(3 + retries)),
+            *header_rows(document),
+            ("rules", "yes, see `relay output rules`" if document["rules"] else "none, it gets every event"),
+        ]
+    )
+
+
+def _kind(document: Document) -> str:
+    return ("internal" if document["internal"] else "public") + (", disabled" if document["disabled"] else "")

@@ -1,0 +1,140 @@
+"""What `relay apply` has to do: the difference between a manifest and what there is, as steps in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from relay_tornado.cli.manifest import DeclaredBucket, Manifest
+from relay_tornado.wire.fields import Document
+
+Action: TypeAlias = Literal["create", "change", "delete"]
+Kind: TypeAlias = Literal["bucket", "input", "output"]
+
+_MERGED: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
+"""Parts in which what is left out stays as it is."""
+_UNSHOWN: Final = frozenset({"auth", "verify", "rules", "headers"})
+"""Parts that hold secrets, or may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change. `name` is a bucket's or an output's name, or an input's id; `fields` says what is set, for people.
+
+    `id` is that of what is changed or deleted, as far as it is there already.
+    """
+
+    action: Action
+    kind: Kind
+    name: str
+    bucket: str
+    options: Document
+    fields: tuple[str, ...] = ()
+    id: str = ""
+
+    def __str__(self) -> str:
+        sign = {"create": "+", "change": "~", "delete": "-"}[self.action]
+        where = "" if self.kind == "bucket" else f" of {self.bucket}"
+        what = f": {', '.join(self.fields)}" if self.fields else ""
+        return f"{sign} {self.kind} {self.name}{where}{what}"
+
+    def document(self) -> Document:
+        """For --json: without values, which may be secret."""
+        fields = sorted(self.options) if self.action != "delete" else []
+        return {"action": self.action, "kind": self.kind, "name": self.name, "bucket": self.bucket, "fields": fields}
+
+
+def plan(manifest: Manifest, buckets: list[Document], *, prune: bool) -> list[Step]:
+    """The steps, in the order in which they can be done. `buckets` are all that there are."""
+    present = {bucket["name"]: bucket for bucket in buckets}
+    steps: list[Step] = []
+    for declared in manifest.buckets:
+        steps += _bucket(declared, present.get(declared.name), prune=prune)
+    if prune:
+        wanted = {declared.name for declared in manifest.buckets}
+        steps += [
+            Step("delete", "bucket", name, name, {}, id=bucket["id"])
+            for name, bucket in present.items()
+            if name not in wanted
+        ]
+    return steps
+
+
+def _bucket(declared: DeclaredBucket, present: Document | None, *, prune: bool) -> Iterator[Step]:
+    name = declared.name
+    if present is None:
+        yield Step("create", "bucket", name, name, declared.options, tuple(sorted(declared.options)))
+    else:
+        yield from _change("bucket", name, name, declared.options, present)
+    outputs = _by("name", (present or {}).get("outputs", []))
+    for each, options in (declared.outputs or {}).items():
+        wanted = {**options, "name": each}
+        if each in outputs:
+            yield from _change("output", each, name, wanted, outputs[each])
+        else:
+            yield Step("create", "output", each, name, wanted, tuple(sorted(options)))
+    inputs = _by("id", (present or {}).get("inputs", []))
+    ids = {each: output["id"] for each, output in outputs.items()}
+    for each, options in (declared.inputs or {}).items():
+        if each in inputs:
+            answering = options.get("response_from_output")
+            compared = {**options, "response_from_output": ids.get(answering, answering)} if answering else options
+            yield from _change("input", each, name, compared, inputs[each])
+        else:
+            yield Step("create", "input", each, name, {**options, "id": each}, tuple(sorted(options)))
+    if present is None or not prune:
+        return
+    if declared.inputs is not None:
+        for each, found in inputs.items():
+            if each not in declared.inputs:
+                yield Step("delete", "input", each, name, {}, id=found["id"])
+    if declared.outputs is not None:
+        for found in present.get("outputs", []):
+            if found["name"] not in declared.outputs or found is not outputs[found["name"]]:
+                yield Step("delete", "output", found["name"], name, {}, id=found["id"])
+
+
+def _by(key: str, documents: list[Document]) -> dict[str, Document]:
+    """The documents by a field; of several with the same the first."""
+    found: dict[str, Document] = {}
+    for each in documents:
+        found.setdefault(each[key], each)
+    return found
+
+
+def _change(kind: Kind, name: str, bucket: str, options: Document, present: Document) -> Iterator[Step]:
+    changed = {key: value for key, value in options.items() if not _is(key, value, present.get(key))}
+    if changed:
+        fields = tuple(_words(key, present.get(key), value) for key, value in sorted(changed.items()))
+        yield Step("change", kind, name, bucket, changed, fields, present["id"])
+
+
+def _is(key: str, wanted: Any, present: Any) -> bool:
+    """Whether a part is as it should be, given how the relay writes it down."""
+    if key in _MERGED and isinstance(wanted, Mapping) and isinstance(present, Mapping):
+        return all(present.get(name) == value for name, value in wanted.items())
+    if key == "headers" and isinstance(wanted, Mapping):
+        return bool(
+            {name: [each.strip(" \t") for each in values] for name, values in wanted.items() if values} == present
+        )
+    if key == "custom_domain":
+        return bool(wanted.strip().rstrip(".").lower() == present)
+    if key == "path_prefix":
+        return bool(wanted.strip().rstrip("/") == present)
+    return bool(wanted == present)
+
+
+def _words(key: str, before: Any, after: Any) -> str:
+    plain = (str, int, float, bool, type(None))
+    if key in _UNSHOWN or not isinstance(before, plain) or not isinstance(after, plain):
+        return key
+    old, new = (_short(each) for each in (before, after))
+    return f"{key} {old} → {new}"
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -1,0 +1,59 @@
+"""How far a long command is: a bar on a terminal, and a line now and then where stderr is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from relay_tornado.cli.output import note
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+
+LINES = 10.0
+"""Seconds between two lines."""
+
+
+@contextmanager
+def show_progress(as_json: bool) -> Iterator[Progress]:
+    """Yields what is to be told of progress: what is done, how far it is, and of how much (0: unknown)."""
+    if sys.stderr.isatty():
+        with _bar() as progress:
+            yield progress
+    elif as_json:
+        yield _silence
+    else:
+        yield _Lines()
+
+
+def _silence(what: str, done: int, total: int) -> None:
+    pass
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= LINES:
+            self._told = now
+            note(f"{what}: {done * 100 // total} %" if total else what)
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total or None)
+
+        yield progress

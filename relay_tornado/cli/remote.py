@@ -1,0 +1,203 @@
+"""A relay on another machine: `--url` and `--secret` make commands do over REST what they do locally.
+
+The commands are those of admin/commands.py. TLS certificates are verified (SSL_CERT_FILE names further authorities),
+and redirects are refused, so that the secret goes to nobody else.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn
+from urllib.parse import quote, urlencode, urlsplit
+
+import relay_tornado
+from relay_tornado.cli.output import note
+from relay_tornado.errors import Invalid, NotFound, RelayError, Unavailable
+from relay_tornado.wire.fields import Document
+
+ANSWER: Final = 120.0
+"""Seconds that the relay has for an answer."""
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class Refused(RelayError):
+    """The relay's error, as it told it."""
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class Remote:
+    """The relay at a URL, for a token's secret. It has the form of cli/client.py's `Relay`."""
+
+    def __init__(self, url: str, secret: str) -> None:
+        self.url = url
+        self._secret = secret
+        self._opener = urllib.request.build_opener(_NoRedirect())
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+            note(f"the secret goes to {parts.hostname} without TLS: use https where you can")
+
+    def call(self, command: str, **arguments: Any) -> Any:
+        """Runs a command and returns its answer. Raises RelayError."""
+        run = _COMMANDS.get(command)
+        if run is None:
+            raise Invalid(f"{command} works on the relay's own machine only: leave out --url (RELAY_URL)")
+        return run(self, arguments)
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def request(self, method: str, *path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
+        """One request under /v1; returns the answer's document. Raises RelayError."""
+        url = f"{self.url}/v1/{'/'.join(quote(part, safe='') for part in path)}"
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        if given:
+            url += "?" + urlencode(given)
+        data = None if body is None else json.dumps(body).encode()
+        headers = {
+            "Authorization": f"Bearer {self._secret}",
+            "User-Agent": f"relay/{relay_tornado.__version__}",
+            **({} if data is None else {"Content-Type": "application/json"}),
+        }
+        request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  # checked to be http or https
+        try:
+            with self._opener.open(request, timeout=ANSWER) as response:
+                return json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                self._refused(error)
+        except urllib.error.URLError as error:
+            reason = getattr(error.reason, "strerror", None) or error.reason
+            raise Unavailable(f"{self.url} can't be reached: {reason}") from None
+        except ValueError:
+            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?") from None
+        except OSError as error:
+            raise Unavailable(f"{self.url} can't be reached: {error}") from None
+
+    def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
+        try:
+            document = json.loads(error.read())
+            message = str(document["message"])
+        except (ValueError, KeyError, TypeError, OSError):
+            raise Unavailable(f"{self.url} answers {error.code}, and not like a relay: is the URL right?") from None
+        if error.code == 404 and document.get("code") == "not_found":
+            raise NotFound(message)
+        raise Refused(message)
+
+    # what several commands need
+
+    def buckets(self) -> list[Document]:
+        found: list[Document] = self.request("GET", "buckets")
+        return found
+
+    def holder(self, part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
+        """The bucket and its input or output (`part`: "inputs", "outputs") that a reference names; by id, by name
+        within a bucket, or as the only one of the bucket that the reference names. Raises NotFound and Invalid."""
+        buckets = self.buckets() if bucket is None else [self.request("GET", "buckets", bucket)]
+        for each in buckets:
+            for one in each[part]:
+                if one["id"] == reference or (bucket is not None and one["name"] == reference):
+                    return each, one
+        kind = part.removesuffix("s")
+        named = [each for each in buckets if bucket is None and reference in (each["id"], each["name"])]
+        if not named:
+            raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {part}' ids")
+        if len(named[0][part]) != 1:
+            raise Invalid(
+                f"the bucket {named[0]['name']!r} has {len(named[0][part])} {part}: name the one you mean by its id"
+            )
+        return named[0], named[0][part][0]
+
+
+def _token_body(options: Document) -> Document:
+    body: Document = {name: options[name] for name in ("description", "expires_at") if name in options}
+    if "api_access" in options:
+        body["api_access"] = "enabled" if options["api_access"] else "disabled"
+    if "buckets" in options:
+        body["scopes"] = {"buckets": options["buckets"] or []}
+    return body
+
+
+def _create_token(remote: Remote, arguments: Document) -> Document:
+    made = remote.request("POST", "tokens", body=_token_body(arguments["options"]))
+    return {"key": made["key"], "secret": made["secret"]}
+
+
+def _rotate_token(remote: Remote, arguments: Document) -> Document:
+    body = {"grace": arguments.get("grace", 0.0)}
+    made = remote.request("POST", "tokens", arguments["key"], "rotate", body=body)
+    return {"key": made["key"], "secret": made["secret"]}
+
+
+def _create_part(part: str) -> Callable[[Remote, Document], Any]:
+    def run(remote: Remote, arguments: Document) -> Any:
+        return remote.request("POST", "buckets", arguments["bucket"], part, body=arguments["options"])
+
+    return run
+
+
+def _change_part(method: str, part: str) -> Callable[[Remote, Document], Any]:
+    def run(remote: Remote, arguments: Document) -> Any:
+        bucket, one = remote.holder(part, arguments[part.removesuffix("s")], arguments.get("bucket"))
+        body = arguments.get("options") if method == "PUT" else None
+        return remote.request(method, "buckets", bucket["id"], part, one["id"], body=body)
+
+    return run
+
+
+def _list_logs(remote: Remote, arguments: Document) -> Any:
+    query = _times(arguments)
+    return remote.request("GET", "logs", query={name: value for name, value in query.items() if value != ""})
+
+
+def _resend_log(remote: Remote, arguments: Document) -> Any:
+    body = {**arguments, "action": "resend"}
+    return remote.request("POST", "logs", body.pop("id"), "action", body=body)
+
+
+def _resend_range(remote: Remote, arguments: Document) -> Any:
+    body = _times(arguments)
+    return remote.request("POST", "buckets", body.pop("bucket"), "resend", body=body)
+
+
+def _times(arguments: Document) -> Document:
+    """With the API's names for the two times, which are whole seconds there."""
+    named = {"since": "from", "until": "to"}
+    return {
+        named.get(name, name): int(value) if name in named and value is not None else value
+        for name, value in arguments.items()
+    }
+
+
+_COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
+    "bucket.create": lambda remote, of: remote.request("POST", "buckets", body={**of["options"], "name": of["name"]}),
+    "bucket.list": lambda remote, of: remote.buckets(),
+    "bucket.show": lambda remote, of: remote.request("GET", "buckets", of["bucket"]),
+    "bucket.set": lambda remote, of: remote.request("PUT", "buckets", of["bucket"], body=of["options"]),
+    "bucket.delete": lambda remote, of: remote.request(
+        "DELETE", "buckets", of["bucket"], query={"force": "true" if of.get("force") else None}
+    ),
+    "input.create": _create_part("inputs"),
+    "input.set": _change_part("PUT", "inputs"),
+    "input.delete": _change_part("DELETE", "inputs"),
+    "output.create": _create_part("outputs"),
+    "output.set": _change_part("PUT", "outputs"),
+    "output.delete": _change_part("DELETE", "outputs"),
+    "logs.list": _list_logs,
+    "logs.show": lambda remote, of: remote.request("GET", "logs", of["id"]),
+    "logs.resend": _resend_log,
+    "logs.resend_range": _resend_range,
+    "token.create": _create_token,
+    "token.list": lambda remote, of: remote.request("GET", "tokens"),
+    "token.set": lambda remote, of: remote.request("PUT", "tokens", of["key"], body=_token_body(of["options"])),
+    "token.rotate": _rotate_token,
+    "token.revoke": lambda remote, of: remote.request("DELETE", "tokens", of["key"]),
+    "relay.info": lambda remote, of: {"url": remote.url},
+}

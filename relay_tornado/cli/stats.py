@@ -1,0 +1,84 @@
+"""`relay stats`: what takes the space, and where the lag is."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.client import check_rights, open_relay
+from relay_tornado.cli.options import data_option, json_option, settings_from_environment
+from relay_tornado.cli.output import (
+    note,
+    print_fields,
+    print_json,
+    print_table,
+    retention_words,
+    size_words,
+    when,
+)
+from relay_tornado.storage.lock import read_owner
+
+
+@click.command(name="stats")
+@data_option
+@json_option
+def command(data: Path, as_json: bool) -> None:
+    """Show what takes the space, how long it lasts, and which clients lag behind."""
+    from relay_tornado.ops.opening import locate
+    from relay_tornado.ops.stats import stats
+
+    check_rights(data)
+    found = stats(locate(data), settings_from_environment(data).reserve)
+    clients: list[dict[str, Any]] | None = None
+    if read_owner(data) is not None:
+        with open_relay(data) as relay:
+            clients = relay.call("client.list")
+    if as_json:
+        print_json(dataclasses.asdict(found) | {"path": str(found.path), "clients": clients})
+        return
+    names = {bucket.id: bucket.name for bucket in found.buckets}
+    if found.buckets:
+        print_table(
+            ("BUCKET", "EVENTS", "SIZE", "RANGE", "OLDEST", "NEWEST", "LAST DAY", "RETENTION"),
+            (
+                (
+                    bucket.name,
+                    str(bucket.events),
+                    size_words(bucket.bytes),
+                    f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
+                    when(bucket.oldest_at),
+                    when(bucket.newest_at),
+                    f"{bucket.events_last_day} events",
+                    retention_words(bucket.retention),
+                )
+                for bucket in found.buckets
+            ),
+        )
+        click.echo("")
+    lasts = "it does not grow" if found.days_left is None else f"{found.days_left:.1f} days until the reserve is met"
+    print_fields(
+        (
+            ("database", f"{size_words(found.database)}, {size_words(found.free_pages)} of it free for new events"),
+            ("WAL", size_words(found.wal)),
+            ("disk", f"{size_words(found.disk_free)} free, {size_words(found.reserve)} of it kept in reserve"),
+            ("growth", f"{size_words(found.growth_a_day)} a day, if nothing left; {lasts}"),
+        )
+    )
+    if clients is None:
+        note("no relay runs here, so there are no clients")
+        return
+    click.echo("")
+    if not clients:
+        click.echo("No client is subscribed.")
+        return
+    print_table(
+        ("CLIENT", "TOKEN", "BUCKET", "BEHIND"),
+        (
+            (client["client_ip"], client["token"], names.get(bucket, bucket), f"{behind} events")
+            for client in clients
+            for bucket, behind in sorted(client["behind"].items(), key=lambda each: -each[1])
+        ),
+    )

@@ -1,0 +1,225 @@
+"""`relay export` and `relay import`: a bucket's events as lines of JSON."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from relay_tornado.cli.client import Caller, check_rights, open_relay
+from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.progress import show_progress
+from relay_tornado.errors import Conflict, Invalid, RelayError
+
+if TYPE_CHECKING:
+    from relay_tornado.ops.lines import Header
+
+STANDARD = Path("-")
+BATCH_EVENTS = 256
+BATCH_BYTES = 1 << 20
+CHUNK = 1 << 20
+
+_BUCKET_FIELDS = ("description", "retention")
+
+
+@click.command(name="export")
+@click.argument("bucket")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@click.option(
+    "--after",
+    metavar="SEQ|ID",
+    envvar="RELAY_EXPORT_AFTER",
+    show_envvar=True,
+    help="Only the events after this one, as for `-` that continues an export.",
+)
+@click.option(
+    "--append",
+    is_flag=True,
+    envvar="RELAY_EXPORT_APPEND",
+    show_envvar=True,
+    help="Go on where FILE ends, also where an export was broken off.",
+)
+@data_option
+@json_option
+def export(bucket: str, file: Path, after: str | None, append: bool, data: Path, as_json: bool) -> None:
+    """Write the events of BUCKET to FILE (`-`: standard output), with their exact bytes, as lines of JSON."""
+    from relay_tornado.ops.export import export as write_export
+    from relay_tornado.ops.opening import locate
+
+    if append and (after is not None or file == STANDARD):
+        raise click.UsageError("--append finds out by itself where FILE ends: leave --after out, and name a FILE")
+    check_rights(data)
+    path = locate(data)
+    position: str | int | None = after
+    with _output(file, append) as (output, continued), show_progress(as_json) as progress:
+        if continued is not None:
+            position = continued
+        done = write_export(path, bucket, position, output.write, progress, header=continued is None)
+        output.flush()
+        if file != STANDARD:
+            os.fsync(output.fileno())
+    summary = {"bucket": done.bucket, "file": str(file), "events": done.events, "last": done.last}
+    if file == STANDARD:
+        note(f"{done.events} events of {done.bucket} were exported")
+    elif as_json:
+        print_json(summary)
+    else:
+        click.echo(
+            f"{file}: {done.events} events of {done.bucket}, up to {done.last}" if done.events else f"{file}: none"
+        )
+
+
+@contextmanager
+def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], int | None]]:
+    """Where to write, and the seq after which an export that is continued goes on."""
+    if file == STANDARD:
+        yield sys.stdout.buffer, None
+        return
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if append else os.O_EXCL)
+    try:
+        descriptor = os.open(file, flags, 0o600)
+    except FileExistsError:
+        raise Conflict(f"{file} is there already: name another file, or continue it with --append") from None
+    with os.fdopen(descriptor, "r+b") as output:
+        yield output, _continued(file, output)
+
+
+def _continued(file: Path, output: BinaryIO) -> int | None:
+    """Cuts off what is no whole line at the end; the seq after which the file goes on, None where it is empty."""
+    from relay_tornado.ops.lines import Header, parse
+
+    end = output.seek(0, os.SEEK_END)
+    end = _line_end(output, end)
+    output.truncate(end)
+    if end == 0:
+        return None
+    start = _line_end(output, end - 1)
+    output.seek(start)
+    try:
+        last = parse(output.read(end - start))
+    except Invalid as error:
+        raise Conflict(f"the last line of {file} {error}: name another file") from None
+    output.seek(end)
+    return last.first - 1 if isinstance(last, Header) else last.seq
+
+
+def _line_end(output: BinaryIO, end: int) -> int:
+    """Where the last line that is whole before `end` ends; 0 where there is none."""
+    while end > 0:
+        start = max(end - CHUNK, 0)
+        output.seek(start)
+        found = output.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+@click.command(name="import")
+@click.argument("bucket")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@data_option
+@json_option
+def import_(bucket: str, file: Path, data: Path, as_json: bool) -> None:
+    """Read the events of an export from FILE (`-`: standard input) into BUCKET, which is new or empty.
+
+    An import that was broken off is repeated: what is there already is passed over.
+    """
+    with _input(file) as (lines, size), open_relay(data, create=True) as relay, show_progress(as_json) as progress:
+        job = _Import(relay, bucket)
+        job.run(lines, lambda done: progress("importing events", done, size))
+    if as_json:
+        print_json({"bucket": job.bucket_id, "created": job.created, "imported": job.imported, "head": job.head})
+        return
+    passed = f"; {job.read - job.imported} were there already" if job.read > job.imported else ""
+    click.echo(f"{bucket}: {job.imported} events were imported, up to {job.head}{passed}")
+    if job.created:
+        click.echo("The bucket is new: its URL is another one, see `relay bucket show`.")
+
+
+@contextmanager
+def _input(file: Path) -> Iterator[tuple[BinaryIO, int]]:
+    if file == STANDARD:
+        yield sys.stdin.buffer, 0
+        return
+    with file.open("rb") as lines:
+        yield lines, os.fstat(lines.fileno()).st_size
+
+
+class _Import:
+    """One import: lines in, batches out."""
+
+    def __init__(self, relay: Caller, bucket: str) -> None:
+        self.read = 0
+        self.imported = 0
+        self.head = 0
+        self.bucket_id = ""
+        self.created = False
+        self._relay = relay
+        self._name = bucket
+        self._source = ""
+
+    def run(self, lines: BinaryIO, progress: Callable[[int], None]) -> None:
+        """Reads all lines. Raises RelayError, whose message names the line where one is to blame."""
+        from relay_tornado.ops.lines import Header, document, parse
+
+        batch: list[Any] = []
+        size = done = begin = number = 0
+        for number, line in enumerate(lines, 1):
+            done += len(line)
+            try:
+                if not line.endswith(b"\n"):
+                    raise Invalid("is cut off: export the rest with --append, and import the file again")
+                found = parse(line)
+                if isinstance(found, Header):
+                    self._begin(found)
+                    continue
+                if not self._source:
+                    raise Invalid("comes before the header that an export begins with")
+            except Invalid as error:
+                self._send(batch, begin, number - 1)
+                raise Invalid(f"line {number} {error}") from None
+            if batch and (len(batch) == BATCH_EVENTS or size + len(line) > BATCH_BYTES):
+                self._send(batch, begin, number - 1)
+                progress(done)
+                batch, size = [], 0
+            if not batch:
+                begin = number
+            batch.append(document(found))
+            size += len(line)
+        if not number:
+            raise Invalid("there is no line: an export begins with a header")
+        self._send(batch, begin, number)
+
+    def _begin(self, header: Header) -> None:
+        source = str(header.bucket.get("id"))
+        if self._source and source != self._source:
+            raise Invalid("is the header of another bucket's export: import each into a bucket of its own")
+        if self._source:
+            return
+        self._source = source
+        found = next(
+            (each for each in self._relay.call("bucket.list") if self._name in (each["id"], each["name"])), None
+        )
+        if found is None:
+            options = {name: header.bucket[name] for name in _BUCKET_FIELDS if header.bucket.get(name)}
+            found = self._relay.call("bucket.create", name=self._name, options=options)
+            self.created = True
+        self.bucket_id = found["id"]
+
+    def _send(self, batch: list[Any], first: int, last: int) -> None:
+        if not batch:
+            return
+        try:
+            answer = self._relay.call("bucket.import", bucket=self.bucket_id, events=batch)
+        except RelayError as error:
+            raise Invalid(f"lines {first} to {last}: {error}") from error
+        self.read += len(batch)
+        self.imported += answer["imported"]
+        self.head = answer["head"]

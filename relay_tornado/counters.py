@@ -1,0 +1,140 @@
+"""What the relay counts, as plain numbers: whoever does something adds to them, and `metrics` reads them at a scrape.
+
+Adding to a slot costs 20 ns where a metric of a library costs 260, so counting can stand on the path of every event.
+`Counters` only grows; `Levels` is a reading of what goes up and down. Both are touched in the event loop alone.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, get_args
+
+from relay_tornado import errors
+from relay_tornado.model import GapReason
+
+_OTHER: Final = errors.RelayError.code
+
+
+def _codes(kind: type[errors.RelayError]) -> Iterator[str]:
+    yield kind.code
+    for child in kind.__subclasses__():
+        if child is not errors.StartupError:
+            yield from _codes(child)
+
+
+REJECTIONS: Final = tuple(dict.fromkeys((*_codes(errors.RelayError), "timeout", "rate_limited", "signature")))
+"""Why a webhook is refused: the codes of errors.py; `timeout`: its body came too slowly; `rate_limited`: its input's
+or bucket's rate is used up; `signature`: it does not pass its input's check."""
+
+GAPS: Final[tuple[str, ...]] = get_args(GapReason)
+
+COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+COMMIT_EVENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class Distribution:
+    """How often a value fell at or below each of the `bounds` (ascending), and above the last: `counts` has one
+    entry more than there are bounds."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+class Counters:
+    """What has happened since the start. Add to a number where it happens: `counters.events += 1`."""
+
+    __slots__ = (
+        "auth_failures",
+        "commit_events",
+        "commit_seconds",
+        "connections_refused",
+        "delivered_bytes",
+        "deliveries",
+        "duplicates",
+        "event_bytes",
+        "events",
+        "gaps",
+        "rejections",
+        "retention_events",
+        "tail_hits",
+        "tail_misses",
+    )
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.event_bytes = 0
+        self.duplicates = 0
+        self.rejections = dict.fromkeys(REJECTIONS, 0)
+        self.commit_seconds = Distribution(COMMIT_SECONDS)
+        self.commit_events = Distribution(COMMIT_EVENTS)
+        self.tail_hits = 0
+        self.tail_misses = 0
+        self.deliveries = 0
+        self.delivered_bytes = 0
+        self.gaps = dict.fromkeys(GAPS, 0)
+        self.auth_failures = 0
+        self.retention_events = 0
+        self.connections_refused = 0
+
+    def rejected(self, code: str) -> None:
+        """Counts a webhook that was refused; `code` is one of `REJECTIONS`."""
+        self.rejections[code if code in self.rejections else _OTHER] += 1
+
+    def committed(self, events: int, size: int, seconds: float) -> None:
+        """Counts a commit of so many events and bytes, which took so long."""
+        self.events += events
+        self.event_bytes += size
+        self.commit_events.add(events)
+        self.commit_seconds.add(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Backups:
+    """What is known of backups. `interval` is how often one is due, `last_success` when one was last made (unix
+    seconds, by the files where this process made none); `last_size` is that one's bytes and `last_seconds` how long
+    it took; `last_ok` is whether the last try succeeded. None is not known."""
+
+    interval: float | None = None
+    last_success: float | None = None
+    last_size: int | None = None
+    last_seconds: float | None = None
+    last_ok: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What is the case at this moment. Sizes are bytes; None is not known, or does not apply.
+
+    `lag` is by bucket's name, in the order in which the buckets were made: how many events lie between the head and
+    the slowest subscriber. A bucket without subscribers may be left out.
+    """
+
+    ready: bool = True
+    append_queue: int = 0
+    append_queue_limit: int = 0
+    ingest_buffer: int = 0
+    replay_buffer: int = 0
+    connections: int = 0
+    connections_limit: int = 0
+    subscribers: int = 0
+    lag: Mapping[str, int] = field(default_factory=dict)
+    buckets: int = 0
+    database: int | None = None
+    wal: int | None = None
+    space_free: int | None = None
+    space_reserve: int | None = None
+    space_seconds_left: float | None = None
+    events_missing: int = 0
+    certificate_expires: float | None = None
+    certificate_ok: bool | None = None
+    backups: Backups = Backups()

@@ -1,0 +1,226 @@
+"""Answers of clients: each is kept as a result of its event's copy, and one of them answers the sender that waits.
+
+An input with `response_from_output` lets its senders wait: the first answer with a status_code above 0 to the copy for
+that output (for "anyOutput": to any copy) is theirs, within `WAIT` seconds after the commit. Nothing of the event is
+held meanwhile but its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
+
+import structlog
+
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
+from relay_tornado.ids import format_id
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import Deliveries, Result
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.model import Appended, Bucket, BucketId, Cursor, Event, Input, Token
+from relay_tornado.registry.contract import Registry
+from relay_tornado.wire.answers import Answer, client_answer, text_answer
+
+WAIT: Final = 10.0
+"""Seconds that a sender waits for a client's answer."""
+
+MOST: Final = 1000
+"""Senders that may wait at once."""
+
+ANY_OUTPUT: Final = "anyOutput"
+_GONE: Final = -1
+"""The number of an output that is not there."""
+
+Answered: TypeAlias = Callable[[Answer], None]
+
+_log = structlog.get_logger(__name__)
+
+
+class Subscribers(Protocol):
+    """Who is connected."""
+
+    def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
+        """Whether some subscriber gets, or has got, this event's copy for that output (None: any copy)."""
+
+
+class _Waiter:
+    """A sender that waits for its answer."""
+
+    __slots__ = ("answered", "bucket_id", "id", "output", "seq", "timer")
+
+    def __init__(self, bucket_id: BucketId, appended: Appended, output: int | None, answered: Answered) -> None:
+        self.bucket_id = bucket_id
+        self.seq = appended.seq
+        self.id = format_id(appended.epoch, appended.seq)
+        self.output = output
+        self.answered = answered
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Responses:
+    """Where answers come in, and senders wait for them."""
+
+    def __init__(
+        self,
+        results: Deliveries,
+        log: EventLog,
+        registry: Registry,
+        subscribers: Subscribers,
+        *,
+        wait: float = WAIT,
+        most: int = MOST,
+    ) -> None:
+        """`wait` is in seconds, `most` how many senders may wait at once."""
+        self._results = results
+        self._log = log
+        self._registry = registry
+        self._subscribers = subscribers
+        self._wait = wait
+        self._most = most
+        self._waiters: dict[tuple[BucketId, int], dict[_Waiter, None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.waiting = 0
+        """Senders that wait now."""
+
+    async def respond(self, token: Token, cursor: Cursor, result: Result) -> None:
+        """A client's answer to the event or copy with this id, see `answered`.
+
+        Raises NotFound, too, where the id is of nothing that is kept in the token's scope.
+        """
+        missing = NotFound(
+            f"there is no event {format_id(cursor.epoch, cursor.seq, cursor.output)} in your buckets (any more)"
+        )
+        bucket_id = await self._log.find(cursor.epoch)
+        bucket: Bucket | None = None if bucket_id is None else self._registry.get("bucket", bucket_id)
+        if bucket is None or not token.reads(bucket.id) or (cursor.output or 0) >= bucket.next_output:
+            raise missing
+        try:
+            bounds = await self._log.bounds(bucket.id)
+        except BucketGone:
+            raise missing from None
+        if not bounds.first <= cursor.seq <= bounds.head or epoch_at(bounds.epochs, cursor.seq) != cursor.epoch:
+            raise missing
+        await self.answered(bucket.id, cursor.seq, cursor.output or 0, result)
+
+    async def answered(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
+        """Keeps a result of a copy (`output` 0: of the event itself), then answers the senders that wait for it.
+
+        Raises Invalid where the status code is neither 0 (nobody answered) nor 200 to 599, NotFound where the event
+        is not kept any more, and what `Deliveries.record` raises.
+        """
+        if result.status_code and not 200 <= result.status_code <= 599:
+            raise Invalid("status_code: write 200 to 599, or 0 where there was no answer", field="status_code")
+        await self._results.record(bucket_id, seq, output, result)
+        if result.status_code:
+            waiters = [each for each in self._waiters.get((bucket_id, seq), ()) if each.output in (None, output)]
+            if waiters:
+                answer = client_answer(result.status_code, result.headers, result.body)
+                for waiter in waiters:
+                    self._end(waiter, answer)
+
+    def wait(self, bucket: Bucket, input: Input, appended: Appended, answered: Answered) -> Callable[[], None]:
+        """Calls `answered` once with the sender's answer: a client's, or the relay's own (503, 504).
+
+        A duplicate gets the answer that is stored, or waits for it like the first one. Returns what ends the wait
+        without an answer; it may be called at any time.
+        """
+        output = None
+        if input.response_from_output != ANY_OUTPUT:
+            output = next((each.n for each in bucket.outputs if each.id == input.response_from_output), _GONE)
+        waiter = _Waiter(bucket.id, appended, output, answered)
+        if self.waiting >= self._most:
+            answered(_too_many(waiter.id))
+            return _nothing
+        self._waiters.setdefault((bucket.id, appended.seq), {})[waiter] = None
+        self.waiting += 1
+        waiter.timer = asyncio.get_running_loop().call_later(
+            self._wait, lambda: self._end(waiter, _late(waiter.id, self._wait))
+        )
+        event = None if appended.duplicate else self._peek(waiter)
+        if event is None:
+            task = asyncio.get_running_loop().create_task(self._begin(waiter, appended.duplicate))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._judge(waiter, event)
+
+        def leave() -> None:
+            self._remove(waiter)
+
+        return leave
+
+    def close(self) -> None:
+        """Answers everybody who waits that nobody did."""
+        for waiters in list(self._waiters.values()):
+            for waiter in list(waiters):
+                self._end(waiter, _late(waiter.id, None))
+        for task in self._tasks:
+            task.cancel()
+
+    def _peek(self, waiter: _Waiter) -> Event | None:
+        try:
+            events = self._log.peek(waiter.bucket_id, waiter.seq - 1, 1, 1)
+        except (BucketGone, CursorLost):
+            return None
+        return events[0] if events else None
+
+    async def _begin(self, waiter: _Waiter, duplicate: bool) -> None:
+        """Looks for an answer that is stored already, and for the event where it is not in memory."""
+        try:
+            if duplicate:
+                found = await self._results.first(waiter.bucket_id, waiter.seq, waiter.output)
+                if found is not None:
+                    self._end(waiter, client_answer(found.status_code, found.headers, found.body))
+                    return
+            event = self._peek(waiter)
+            if event is None:
+                event = (await self._log.read(waiter.bucket_id, waiter.seq - 1, 1, 1))[0]
+            self._judge(waiter, event)
+        except (CursorLost, BucketGone, IndexError):
+            # It is gone already, so nobody can get it any more.
+            self._end(waiter, _nobody(waiter.id))
+        except RelayError as error:
+            # It may be delivered all the same.
+            _log.warning("waiting_blindly", code=error.code)
+
+    def _judge(self, waiter: _Waiter, event: Event) -> None:
+        if not self._subscribers.reaches(waiter.bucket_id, event, waiter.output):
+            self._end(waiter, _nobody(waiter.id))
+
+    def _end(self, waiter: _Waiter, answer: Answer) -> None:
+        if self._remove(waiter):
+            waiter.answered(answer)
+
+    def _remove(self, waiter: _Waiter) -> bool:
+        """Whether it did wait."""
+        key = (waiter.bucket_id, waiter.seq)
+        waiters = self._waiters.get(key)
+        if waiters is None or waiter not in waiters:
+            return False
+        del waiters[waiter]
+        if not waiters:
+            del self._waiters[key]
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        self.waiting -= 1
+        return True
+
+
+def _nothing() -> None:
+    """There is no wait to end."""
+
+
+def _late(id: str, seconds: float | None) -> Answer:
+    when = "before the relay stopped" if seconds is None else f"within {seconds:g} seconds"
+    return text_answer(504, f"The webhook is stored as {id}, and no client answered it {when}.")
+
+
+def _nobody(id: str) -> Answer:
+    return text_answer(504, f"The webhook is stored as {id}, and no client is connected that would get and answer it.")
+
+
+def _too_many(id: str) -> Answer:
+    return text_answer(
+        503, f"The webhook is stored as {id}, and too many senders wait for an answer for this one to wait, too."
+    )

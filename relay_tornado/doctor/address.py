@@ -1,0 +1,283 @@
+"""What senders and clients meet at the relay's URL: whether it leads here, its certificate, the proxies in front."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from relay_tornado.doctor.finding import Finding
+from relay_tornado.model import DAY
+
+PATIENCE: Final = 10.0
+"""Seconds within which whatever is asked has to be answered."""
+
+EARLY: Final = 5.0
+"""Seconds within which a refusal has to arrive while its body is still to come."""
+
+EXPIRES_SOON: Final = 14 * DAY
+
+_ANNOUNCED: Final = 1 << 20
+"""Bytes of the body that never comes: more than any proxy passes on before it is whole, where it waits for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A URL to look at. `instance` is what the relay on this machine is called, "" where none runs here."""
+
+    url: str
+    instance: str = ""
+
+    @property
+    def secure(self) -> bool:
+        return urlsplit(self.url).scheme == "https"
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or (443 if self.secure else 80)
+
+    @property
+    def path(self) -> str:
+        return urlsplit(self.url).path.rstrip("/")
+
+    @property
+    def authority(self) -> str:
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+
+async def look(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
+    """Everything about the URL, until something is found that makes the rest pointless.
+
+    `credentials` are a token's key and secret, with which a socket is kept idle for `idle` seconds.
+    """
+    if place.secure:
+        accepted = await certificate(place)
+        yield accepted
+        if accepted.level == "fail":
+            return
+    elif not _loopback(place.host):
+        yield Finding(
+            "https",
+            "warn",
+            f"{place.url} is not encrypted: everybody on the way reads webhooks and secrets",
+            "give the relay a certificate (--tls-cert), or put nginx or Caddy in front: docs/operations.md",
+        )
+    found = await leads_here(place)
+    yield found
+    if found.level == "fail":
+        return
+    yield await streams(place)
+    async for finding in socket(place, credentials, idle):
+        yield finding
+
+
+def _loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+async def certificate(place: Place) -> Finding:
+    """Whether clients accept the certificate, and for how long."""
+    shown = f"openssl s_client -connect {place.host}:{place.port}"
+    remedy = f"{shown} shows it; it has to be renewed in time, for this name, and with its intermediates"
+    try:
+        async with asyncio.timeout(PATIENCE):
+            _, writer = await _connect(place)
+    except ssl.SSLCertVerificationError as error:
+        return Finding("certificate", "fail", f"clients refuse it: {error.verify_message}", remedy)
+    except (OSError, TimeoutError) as error:
+        return Finding("certificate", "fail", f"TLS with {place.authority} fails: {_words(error)}", remedy)
+    found: Any = writer.get_extra_info("peercert")
+    await _close(writer)
+    left = ssl.cert_time_to_seconds(found["notAfter"]) - time.time()
+    says = f"good for {left / DAY:.0f} days"
+    if left < EXPIRES_SOON:
+        return Finding("certificate", "warn", says, "see that its renewal runs")
+    return Finding("certificate", "ok", says)
+
+
+async def leads_here(place: Place) -> Finding:
+    """Whether the relay that answers there is the one that runs here."""
+    name, url = "url", f"{place.url}/healthz"
+    began = time.monotonic()
+    try:
+        answer = await AsyncHTTPClient(force_instance=True).fetch(_request(place, url), raise_error=False)
+    except (OSError, HTTPClientError, ValueError) as error:
+        return Finding(
+            name,
+            "fail",
+            f"{url} does not answer: {_words(error)}",
+            "look at the name's DNS record, the firewall, and whether the proxy in front runs",
+        )
+    if answer.code in range(300, 400):
+        target = answer.headers.get("Location", "")
+        return Finding(
+            name, "fail", f"{url} redirects to {target}: many senders follow no redirect", "set the public URL to that"
+        )
+    try:
+        found = json.loads(answer.body)["instance"] if answer.code == 200 else None
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found is None:
+        return Finding(
+            name,
+            "fail",
+            f"{url} is answered with {answer.code}, by something that is no relay",
+            "have the proxy in front pass every path on to the relay as it came",
+        )
+    if place.instance and found != place.instance:
+        return Finding(
+            name,
+            "fail",
+            f"{place.url} leads to another relay than the one that runs here",
+            "correct the proxy's upstream or the DNS record, or the setting --public-url",
+        )
+    where = "leads to this relay" if place.instance else "is answered by a relay"
+    return Finding(name, "ok", f"{place.url} {where}, in {(time.monotonic() - began) * 1000:.0f} ms")
+
+
+async def streams(place: Place) -> Finding:
+    """Whether a refusal comes while the body is still on its way: a proxy that collects bodies first holds it back."""
+    head = (
+        f"POST {place.path}/v1/webhooks/doctor HTTP/1.1\r\nHost: {place.authority}\r\n"
+        f"Content-Length: {_ANNOUNCED}\r\nConnection: close\r\n\r\nx"
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            reader, writer = await _connect(place)
+    except (OSError, TimeoutError) as error:
+        return Finding("bodies", "fail", f"no second connection: {_words(error)}", "look at the proxy's limits")
+    try:
+        writer.write(head.encode())
+        async with asyncio.timeout(EARLY):
+            line = await reader.readline()
+    except TimeoutError:
+        return Finding(
+            "bodies",
+            "warn",
+            "the proxy in front collects a whole body before it passes it on: large webhooks go over its disk",
+            "nginx: proxy_request_buffering off (deploy/nginx/relay.conf)",
+        )
+    except OSError as error:
+        line = _words(error).encode()
+    finally:
+        await _close(writer)
+    if b" 404 " in line:
+        return Finding("bodies", "ok", "go straight through")
+    return Finding(
+        "bodies",
+        "warn",
+        f"a webhook for an unknown input is answered with {line.decode('latin-1').strip()!r}, not by the relay's 404",
+        "have the proxy pass every request below /v1/ on, whatever its size (client_max_body_size 0)",
+    )
+
+
+async def socket(place: Place, credentials: tuple[str, str] | None, idle: float) -> AsyncIterator[Finding]:
+    """Whether a WebSocket opens, answers at once, and stays open while nothing happens on it."""
+    url = "ws" + place.url.removeprefix("http") + "/v1/socket"
+    try:
+        connection = await websocket_connect(_request(place, url))
+    except (OSError, HTTPClientError) as error:
+        yield Finding(
+            "socket",
+            "fail",
+            f"{url} does not open: {_words(error)}",
+            "have the proxy pass Upgrade and Connection on (deploy/nginx/relay.conf)",
+        )
+        return
+    try:
+        if credentials is None:
+            yield Finding("socket", "ok", "opens; without a running relay here it can't be kept open to watch it")
+            return
+        began = time.monotonic()
+        try:
+            await _subscribe(connection, credentials)
+        except (TimeoutError, ConnectionError):
+            yield Finding(
+                "socket",
+                "fail",
+                "opens, but what is said on it is not answered in time",
+                "switch off buffering of answers in the proxy (nginx: proxy_buffering off)",
+            )
+            return
+        yield Finding("socket", "ok", f"opens, and answers in {(time.monotonic() - began) * 500:.0f} ms")
+        if idle:
+            yield await _watch(connection, idle)
+    finally:
+        connection.close()
+
+
+async def _subscribe(connection: WebSocketClientConnection, credentials: tuple[str, str]) -> None:
+    key, secret = credentials
+    for message, status in (
+        ({"action": "auth", "key": key, "secret": secret}, "authenticated"),
+        ({"action": "subscribe", "buckets": ["/none"]}, "subscribed"),
+    ):
+        await connection.write_message(json.dumps(message))
+        async with asyncio.timeout(PATIENCE):
+            answer = await connection.read_message()
+        if answer is None or json.loads(answer).get("status") != status:
+            raise ConnectionError
+
+
+async def _watch(connection: WebSocketClientConnection, idle: float) -> Finding:
+    began = time.monotonic()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(idle):
+            while await connection.read_message() is not None:
+                pass
+            seconds = time.monotonic() - began
+            return Finding(
+                "idle",
+                "fail",
+                f"an idle socket was cut after {seconds:.0f} s (code {connection.close_code})",
+                "raise the proxy's time-outs above the relay's --ping-interval, to 60 s at least "
+                "(nginx: proxy_read_timeout, proxy_send_timeout)",
+            )
+    return Finding("idle", "ok", f"a socket was idle for {idle:.0f} s and is still open")
+
+
+async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await asyncio.open_connection(place.host, place.port, ssl=_context(place))
+
+
+def _request(place: Place, url: str) -> HTTPRequest:
+    return HTTPRequest(
+        url,
+        connect_timeout=PATIENCE,
+        request_timeout=PATIENCE,
+        follow_redirects=False,
+        ssl_options=_context(place),
+    )
+
+
+def _context(place: Place) -> ssl.SSLContext | None:
+    return ssl.create_default_context() if place.secure else None
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    # Aborted: the other side may still wait for a body.
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return str(error) or type(error).__name__

@@ -1,0 +1,18 @@
+"""What the doctor finds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Level: TypeAlias = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at: `says` what was found, `remedy` what to do about it ("" where all is well)."""
+
+    name: str
+    level: Level
+    says: str
+    remedy: str = ""

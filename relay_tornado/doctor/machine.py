@@ -1,0 +1,270 @@
+"""What a relay needs of its machine: descriptors, clock, space, a disk that syncs, files that are its own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sqlite3
+import stat
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from relay_tornado import __version__
+from relay_tornado.doctor.finding import Finding
+from relay_tornado.model import KIB, MIB
+from relay_tornado.storage.lock import Owner
+
+LEAST_DESCRIPTORS: Final = 512
+"""Fewer do not even hold what the relay itself opens and a few clients."""
+
+GOOD_DESCRIPTORS: Final = 4096
+SYNCS: Final = 32
+SLOW_SYNC: Final = 0.010
+VERY_SLOW_SYNC: Final = 0.100
+"""Seconds of the median sync: every commit waits for one."""
+
+LEAST_SQLITE: Final = (3, 38, 0)
+
+_CLOCKS_APART: Final = 2.0
+_BEFORE_ANY_RELEASE: Final = 1_735_689_600.0
+"""2025-01-01: a clock that says less was never set."""
+
+_TIME_ERROR: Final = 5
+"""What ntp_adjtime(3) returns for a clock that nothing keeps right."""
+
+_TIMEX_SIZE: Final = 512
+"""More than a struct timex has on any Linux; all zero asks, and changes nothing."""
+
+_REMOTE: Final = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs", "afs")
+
+
+def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
+    """Everything about the machine and the data directory. `reserve` is the setting, `owner` who runs there now."""
+    yield _running(data, owner)
+    yield from rights(data)
+    yield _file_system(data)
+    yield space(data, reserve)
+    yield syncing(data)
+    yield descriptors(owner)
+    yield from clock(data)
+    yield _sqlite()
+
+
+def _running(data: Path, owner: Owner | None) -> Finding:
+    if owner is None:
+        return Finding(
+            "running",
+            "warn",
+            f"no relay runs on {data}",
+            "start it: relay serve, or systemctl start relay; or name its directory with --data",
+        )
+    if owner.version != __version__:
+        return Finding(
+            "running",
+            "warn",
+            f"process {owner.pid} is relay {owner.version}, this program is {__version__}",
+            "restart the relay, so that the version that is installed runs",
+        )
+    return Finding("running", "ok", f"process {owner.pid}, relay {owner.version}")
+
+
+def rights(data: Path) -> Iterator[Finding]:
+    """Whether the directory and what is in it belong to one user, and are nobody else's to read."""
+    mode = data.stat()
+    if mode.st_mode & 0o077:
+        yield Finding(
+            "directory",
+            "warn",
+            f"{data} has mode {stat.S_IMODE(mode.st_mode):04o}: others may look into it",
+            f"chmod 0700 {data}",
+        )
+    else:
+        yield Finding("directory", "ok", f"{data} belongs to uid {mode.st_uid} alone")
+    foreign, open_to_others = [], []
+    for path in sorted(data.iterdir()):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            if found.st_uid != mode.st_uid:
+                foreign.append(path.name)
+            if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
+                open_to_others.append(path.name)
+    if foreign:
+        yield Finding(
+            "owner",
+            "fail",
+            f"{_some(foreign)} in {data} belong to another user than the directory: the relay can't write them",
+            f"chown -R --reference={data} {data}",
+        )
+    if open_to_others:
+        yield Finding(
+            "modes",
+            "warn",
+            f"{_some(open_to_others)} in {data} can be read by others; events and secrets stand in them",
+            f"chmod 0600 {data}/*",
+        )
+    if not foreign and not open_to_others:
+        yield Finding("files", "ok", "belong to the directory's owner, and are nobody else's to read")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _file_system(data: Path) -> Finding:
+    kind = _mounted(data)
+    if any(kind.startswith(each) for each in _REMOTE):
+        return Finding(
+            "file system",
+            "fail",
+            f"{data} lies on {kind}: SQLite's write-ahead log does not work over a network",
+            "move the data directory to a disk of this machine",
+        )
+    if kind in ("tmpfs", "ramfs"):
+        return Finding(
+            "file system", "fail", f"{data} lies in memory ({kind}): a restart loses it", "move it to a disk"
+        )
+    return Finding("file system", "ok", kind or "not known")
+
+
+def _mounted(path: Path) -> str:
+    """The type of the file system that holds the path, "" where it can't be known."""
+    path = path.resolve()
+    best, kind = -1, ""
+    with suppress(OSError):
+        for line in Path("/proc/self/mounts").read_text().splitlines():
+            _, place, type_, *_ = line.split(" ")
+            place = place.replace("\\040", " ")
+            if path.is_relative_to(place) and len(place) >= best:
+                best, kind = len(place), type_
+    return kind
+
+
+def space(data: Path, reserve: int) -> Finding:
+    """Free space, and room for files, beside the database."""
+    disk = os.statvfs(data)
+    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+    reserve = min(reserve, size // 8)
+    says = f"{free // MIB} MiB free of {size // MIB}, webhooks are refused at {reserve // MIB}"
+    remedy = (
+        "free some space, make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age"
+    )
+    if disk.f_files and not disk.f_favail:
+        return Finding("space", "fail", f"{says}; no inode is left", "remove files that nobody needs")
+    if free <= reserve:
+        return Finding("space", "fail", says, remedy)
+    return Finding("space", "warn", says, remedy) if free < 4 * reserve else Finding("space", "ok", says)
+
+
+def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Finding:
+    """How long a sync takes, in the data directory itself."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=data, prefix=".doctor-") as file:
+            os.write(file.fileno(), bytes(SYNCS * 4 * KIB))
+            os.fsync(file.fileno())
+            times = []
+            for number in range(SYNCS):
+                os.pwrite(file.fileno(), os.urandom(4 * KIB), number * 4 * KIB)
+                began = clock()
+                os.fdatasync(file.fileno())
+                times.append(clock() - began)
+    except OSError as error:
+        return Finding(
+            "sync",
+            "fail",
+            f"{data} can't be written ({error.strerror})",
+            "run this as the relay's user; if that is who runs it, give the directory to it",
+        )
+    middle, worst = statistics.median(times), max(times)
+    says = f"{middle * 1000:.1f} ms a sync, {worst * 1000:.1f} at worst"
+    remedy = "put the data directory on a local SSD, and see what else writes to this disk"
+    if middle > VERY_SLOW_SYNC:
+        return Finding("sync", "fail", says, remedy)
+    return Finding("sync", "warn", says, remedy) if middle > SLOW_SYNC else Finding("sync", "ok", says)
+
+
+def descriptors(owner: Owner | None) -> Finding:
+    """How many connections there can be."""
+    limit = _limit_of(owner) if owner is not None else None
+    if limit is None:
+        # `relay serve` raises the soft limit to the hard one.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if limit == resource.RLIM_INFINITY:
+        return Finding("descriptors", "ok", "no limit")
+    says = f"{limit} may be open, each connection is one"
+    remedy = "raise LimitNOFILE= in the systemd unit, ulimits in compose, or nofile in /etc/security/limits.conf"
+    if limit < LEAST_DESCRIPTORS:
+        return Finding("descriptors", "fail", says, remedy)
+    return Finding(
+        "descriptors", "warn" if limit < GOOD_DESCRIPTORS else "ok", says, remedy * (limit < GOOD_DESCRIPTORS)
+    )
+
+
+def _limit_of(owner: Owner) -> int | None:
+    with suppress(OSError, ValueError):
+        for line in Path(f"/proc/{owner.pid}/limits").read_text().splitlines():
+            if line.startswith("Max open files"):
+                soft = line.split()[3]
+                return resource.RLIM_INFINITY if soft == "unlimited" else int(soft)
+    return None
+
+
+def clock(data: Path, now: Callable[[], float] = time.time) -> Iterator[Finding]:
+    """Whether the clock of day can be right, agrees with the file system's, and is kept right by something."""
+    at = now()
+    newest = max((path.stat().st_mtime for path in data.glob("relay.db*")), default=0.0)
+    remedy = "set the clock (timedatectl set-ntp true), then restart the relay"
+    if at < _BEFORE_ANY_RELEASE or at < newest - _CLOCKS_APART:
+        says = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC, which has been already"
+        yield Finding("clock", "fail", says, remedy)
+        return
+    written = _written_at(data)
+    if written is not None and abs(written - now()) > _CLOCKS_APART:
+        yield Finding(
+            "clock", "warn", f"the file system's clock is {written - now():+.0f} s off this machine's", remedy
+        )
+        return
+    match _synchronised():
+        case True:
+            yield Finding("clock", "ok", "agrees with the file system's, and is kept by a time service")
+        case False:
+            yield Finding(
+                "clock",
+                "warn",
+                "nothing keeps the clock right; retention by age and received_at go by it",
+                "install chrony, or run timedatectl set-ntp true (in a container: on its host)",
+            )
+        case None:
+            yield Finding("clock", "ok", "agrees with the file system's; whether it is kept right can't be seen here")
+
+
+def _written_at(data: Path) -> float | None:
+    """What the file system says is now."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=data, prefix=".doctor-") as file:
+            os.write(file.fileno(), b"x")
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+
+
+def _synchronised() -> bool | None:
+    try:
+        ask = ctypes.CDLL(None, use_errno=True).ntp_adjtime
+    except (OSError, AttributeError):
+        return None
+    state = ask(ctypes.create_string_buffer(_TIMEX_SIZE))
+    return None if state < 0 else state != _TIME_ERROR
+
+
+def _sqlite() -> Finding:
+    says = f"SQLite {sqlite3.sqlite_version}"
+    if sqlite3.sqlite_version_info < LEAST_SQLITE:
+        least = ".".join(map(str, LEAST_SQLITE))
+        return Finding("sqlite", "fail", f"{says} is older than {least}", "use a Python that comes with a newer one")
+    return Finding("sqlite", "ok", says)

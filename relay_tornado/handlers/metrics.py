@@ -1,0 +1,48 @@
+"""/metrics: what Prometheus scrapes, for an administrator's token, or for everybody on a port of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tornado.routing import URLSpec
+
+from relay_tornado.errors import Forbidden, Unauthorized
+from relay_tornado.handlers.base import JsonHandler
+from relay_tornado.metrics import CONTENT_TYPE
+from relay_tornado.registry.access import Access
+
+
+class MetricsHandler(JsonHandler):
+    """`expose` gives the body. Where there is `access`, `Authorization: Bearer` has to hold an administrator's
+    secret."""
+
+    def initialize(self, expose: Callable[[], bytes], access: Access | None) -> None:
+        self._expose = expose
+        self._access = access
+
+    def get(self) -> None:
+        if self._access is not None:
+            self._authorize(self._access)
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.set_header("Cache-Control", "no-store")
+        self.finish(self._expose())
+
+    def _authorize(self, access: Access) -> None:
+        scheme, _, secret = self.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthorized(
+                "the metrics are for administrators: send Authorization: Bearer with the secret of a token that"
+                " `relay token create` made, or scrape the port of --metrics-port"
+            )
+        if not access.by_secret(secret.strip()).administrator:
+            raise Forbidden("the metrics are of all buckets: only an administrator's token reads them")
+
+    def write_error(self, status_code: int, **kwargs: object) -> None:
+        if isinstance(kwargs.get("exc_info", (None, None))[1], Unauthorized):  # type: ignore[index]
+            self.set_header("WWW-Authenticate", 'Bearer realm="relay"')
+        super().write_error(status_code, **kwargs)
+
+
+def routes(expose: Callable[[], bytes], access: Access | None) -> list[URLSpec]:
+    """`access` None: no token is asked for."""
+    return [URLSpec("/metrics", MetricsHandler, {"expose": expose, "access": access})]

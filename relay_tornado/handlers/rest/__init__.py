@@ -1,0 +1,22 @@
+"""The REST interface: Tornado's edge of the services, one handler a path."""
+
+from __future__ import annotations
+
+from tornado.routing import URLSpec
+
+from relay_tornado.handlers.rest import about, buckets, logs, openapi, tokens
+from relay_tornado.handlers.rest.base import RestHandler, route
+from relay_tornado.handlers.rest.openapi import describe as describe
+from relay_tornado.handlers.rest.service import Rest as Rest
+
+HANDLERS: tuple[type[RestHandler], ...] = (
+    *buckets.HANDLERS,
+    *logs.HANDLERS,
+    *tokens.HANDLERS,
+    *about.HANDLERS,
+    openapi.DescriptionHandler,
+)
+
+
+def routes(rest: Rest) -> list[URLSpec]:
+    return [route(handler, rest) for handler in HANDLERS]

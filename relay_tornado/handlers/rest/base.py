@@ -1,0 +1,231 @@
+"""The base of REST's handlers: who asks, whether they may, and the body; then the operation that the path names."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import msgspec
+from marshmallow import Schema
+from tornado.http1connection import HTTP1Connection
+from tornado.routing import URLSpec
+from tornado.web import stream_request_body
+
+from relay_tornado.errors import Forbidden, Invalid, RelayError, Unauthorized
+from relay_tornado.handlers.base import JsonHandler
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.rest.payload import check_size, parse
+from relay_tornado.handlers.rest.scopes import NEEDS, Need
+from relay_tornado.handlers.rest.service import Rest
+from relay_tornado.model import KIB, MIB, Bucket, Token
+from relay_tornado.wire.rest import Document, load
+
+SMALL: Final = 64 * KIB
+"""A refused request's body of up to so many bytes is read to its end, and the connection goes on."""
+
+_UNLIMITED: Final = 1 << 62
+_CHALLENGES: Final = ('Basic realm="relay", charset="UTF-8"', 'Bearer realm="relay"')
+_ADMINISTRATORS: Final = (
+    "only an administrator's token (every bucket, and API access) may do this: use one, or ask whoever has one"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What an endpoint is, for whoever reads the API's description."""
+
+    summary: str
+    answer: Schema | None
+    status: int = 200
+    query: Schema | None = None
+    body: Schema | None = None
+    body_optional: bool = False
+    statuses: tuple[int, ...] = ()
+    """Errors beside those of every endpoint (400, 401, 403) and of its path (404)."""
+
+
+_Method = Callable[..., Awaitable[None]]
+
+
+def operation(summary: str, answer: Schema | None, **details: Any) -> Callable[[_Method], _Method]:
+    """Makes a handler's method an endpoint; `details` are the further fields of `Operation`.
+
+    The method runs once the request may be answered and its body is there.
+    """
+
+    def decorate(method: _Method) -> _Method:
+        @functools.wraps(method)
+        async def run(self: RestHandler, **path: str) -> None:
+            await self.admit()
+            await method(self, **path)
+
+        run.operation = Operation(summary, answer, **details)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+@stream_request_body
+class RestHandler(JsonHandler):
+    """One path of the API. `token` is who asks, `bucket` the one that the path names, itself or by an event's id."""
+
+    PATH: ClassVar[str]
+    """As in scopes.py: its parameters in braces become the methods' arguments."""
+    MAX_BODY: ClassVar[int] = 2 * MIB
+    """Bytes: an input's static body of 250 KB may be six times as long in JSON."""
+
+    token: Token
+    bucket: Bucket
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        methods = tuple(verb for verb in ("GET", "POST", "PUT", "DELETE") if hasattr(_method(cls, verb), "operation"))
+        cls.SUPPORTED_METHODS = ("HEAD", *methods) if "GET" in methods else methods  # type: ignore[assignment]
+
+    def initialize(self, rest: Rest) -> None:
+        self.rest = rest
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._refusal: RelayError | None = None
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-store")
+
+    def compute_etag(self) -> None:
+        """None: nothing here is cached."""
+
+    async def prepare(self) -> None:
+        """Before the body: whether it is worth reading. A refusal is told behind a short body, else at once."""
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        connection.set_max_body_size(_UNLIMITED)
+        length = self.request.headers.get("Content-Length", "0")
+        announced = int(length) if length.isascii() and length.isdigit() else 0
+        try:
+            await self._authorize()
+            check_size(announced, self.MAX_BODY)
+        except RelayError as error:
+            if announced > SMALL:
+                assert isinstance(connection.stream, Connection)
+                connection.stream.linger()
+                raise
+            self._refusal = error
+
+    def data_received(self, chunk: bytes) -> None:
+        if self._refusal is not None:
+            return
+        try:
+            self.rest.take(len(chunk))
+            self._size += len(chunk)
+            self._chunks.append(chunk)
+            check_size(self._size, self.MAX_BODY)
+        except RelayError as error:
+            self._refusal = error
+            self._let_go()
+
+    def on_finish(self) -> None:
+        self._let_go()
+
+    def on_connection_close(self) -> None:
+        super().on_connection_close()
+        self._let_go()
+
+    async def admit(self) -> None:
+        """Raises what keeps the request from being answered."""
+        if self._refusal is not None:
+            raise self._refusal
+
+    def answer(self, document: Any, status: int = 200) -> None:
+        """Finishes with a JSON document, which may be large."""
+        self.set_status(status)
+        self.finish(msgspec.json.encode(document) + b"\n")
+
+    # what operations read
+
+    def document(self) -> dict[str, Any]:
+        """The body, a JSON object. Raises Invalid and WrongType."""
+        return parse(b"".join(self._chunks), self.request.headers.get("Content-Type", ""))
+
+    def optional_document(self) -> dict[str, Any]:
+        """The same, for an endpoint whose body may be absent."""
+        return self.document() if self._size else {}
+
+    def query(self, schema: Schema) -> Document:
+        """The query's parameters as the schema reads them; of a repeated one the last counts, and those that the
+        schema does not have are passed over. Raises Invalid."""
+        given = {}
+        for attribute, field in schema.fields.items():
+            name = field.data_key or attribute
+            values = self.request.query_arguments.get(name)
+            if values:
+                try:
+                    given[name] = values[-1].decode()
+                except UnicodeDecodeError:
+                    raise Invalid(f"{name}: is not UTF-8", name) from None
+        return load(schema, given)
+
+    # who asks, and for what
+
+    async def _authorize(self) -> None:
+        method = "GET" if self.request.method == "HEAD" else self.request.method or ""
+        need = NEEDS[method, self.PATH]
+        if need is Need.NOTHING:
+            return
+        self.token = self._authenticate()
+        if need is not Need.ANSWER and not self.token.api_access:
+            raise Forbidden("this token has no API access: it can only connect, and answer events")
+        if need is Need.ADMINISTRATOR and not self.token.administrator:
+            raise Forbidden(_ADMINISTRATORS)
+        if need is Need.BUCKET:
+            self.bucket = self.rest.bucket(self.token, self.path_kwargs["bucket"])
+        elif need in (Need.EVENT, Need.ANSWER):
+            self.bucket = (await self.rest.logs.locate(self.token, self.path_kwargs["log"])).bucket
+
+    def _authenticate(self) -> Token:
+        scheme, _, value = self.request.headers.get("Authorization", "").partition(" ")
+        value = value.strip()
+        if scheme.lower() == "bearer" and value:
+            return self.rest.access.by_secret(value)
+        if scheme.lower() == "basic":
+            with suppress(binascii.Error, ValueError):
+                key, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
+                if colon:
+                    return self.rest.access.authenticate(key, secret)
+        raise Unauthorized("say who you are: Authorization: Basic with key:secret, or Authorization: Bearer <secret>")
+
+    def refuse_unless_administrator(self) -> None:
+        """Raises Forbidden for a token that has only some buckets."""
+        if not self.token.administrator:
+            raise Forbidden(_ADMINISTRATORS)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, Unauthorized):
+            for challenge in _CHALLENGES:
+                self.add_header("WWW-Authenticate", challenge)
+        super().write_error(status_code, **kwargs)
+
+    def _let_go(self) -> None:
+        self.rest.give_back(sum(map(len, self._chunks)))
+        self._chunks = []
+
+
+def _method(handler: type[RestHandler], verb: str) -> Any:
+    return getattr(handler, verb.lower())
+
+
+def operations(handler: type[RestHandler]) -> dict[str, Operation]:
+    """A handler's endpoints by their methods."""
+    return {verb: _method(handler, verb).operation for verb in handler.SUPPORTED_METHODS if verb != "HEAD"}
+
+
+def route(handler: type[RestHandler], rest: Rest) -> URLSpec:
+    """Where Tornado finds the handler."""
+    pattern = handler.PATH.replace(".", r"\.").replace("{", "(?P<").replace("}", ">[^/]+)")
+    return URLSpec(pattern, handler, {"rest": rest})

@@ -1,0 +1,185 @@
+"""/buckets and what is in them: inputs, outputs, rules."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from marshmallow import Schema
+
+from relay_tornado.admin.inputs import find_input
+from relay_tornado.admin.outputs import find_output
+from relay_tornado.errors import Forbidden, Invalid
+from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.handlers.rest.schemas import BucketAnswer, Deleted, DeleteQuery, InputAnswer, OutputAnswer
+from relay_tornado.handlers.rest.service import changes, shown
+from relay_tornado.wire.rest import (
+    BucketFields,
+    Document,
+    InputFields,
+    OutputFields,
+    bucket_document,
+    input_document,
+    output_document,
+)
+
+_SHARED: Final = ("custom_domain", "path_prefix", "id")
+"""Fields of an input whose values are taken by one bucket for all: whether one is free tells of other buckets."""
+_DELETE: Final = DeleteQuery()
+
+
+class RulesBody(Schema):
+    """Rules; `relay_tornado.rules` judges them."""
+
+
+class BucketsHandler(RestHandler):
+    """All buckets."""
+
+    PATH = "/v1/buckets"
+
+    @operation("The buckets that the token has, oldest first", BucketAnswer(many=True))
+    async def get(self) -> None:
+        self.answer(shown(self.token, [bucket_document(bucket) for bucket in self.rest.buckets(self.token)]))
+
+    @operation("Make a bucket with one input", BucketAnswer(), status=201, body=BucketFields(), statuses=(412,))
+    async def post(self) -> None:
+        options = self.document()
+        name = options.pop("name", None)
+        if not isinstance(name, str):
+            problem = "is missing: give the bucket a name" if name is None else "must be a string"
+            raise Invalid(f"name: {problem}", "name")
+        bucket = await self.rest.administration.create_bucket(name, **options)
+        self.answer(shown(self.token, bucket_document(bucket)), 201)
+
+
+class BucketHandler(RestHandler):
+    """One bucket."""
+
+    PATH = "/v1/buckets/{bucket}"
+
+    @operation("One bucket with its inputs and outputs", BucketAnswer())
+    async def get(self, bucket: str) -> None:
+        self.answer(shown(self.token, bucket_document(self.bucket)))
+
+    @operation("Change a bucket; what is left out stays as it is", BucketAnswer(), body=BucketFields(), statuses=(412,))
+    async def put(self, bucket: str) -> None:
+        options = changes(self.token, bucket_document(self.bucket), self.document())
+        if options.get("name", self.bucket.name) != self.bucket.name and not self.token.administrator:
+            # Names are one space over all buckets: whether one is taken tells of others'.
+            raise Forbidden("only an administrator's token may rename a bucket")
+        changed = await self.rest.administration.set_bucket(self.bucket.id, **options)
+        self.answer(shown(self.token, bucket_document(changed)))
+
+    @operation("Delete a bucket and every event in it", Deleted(), query=_DELETE, statuses=(412,))
+    async def delete(self, bucket: str) -> None:
+        await self.rest.administration.delete_bucket(self.bucket.id, force=self.query(_DELETE)["force"])
+        self.answer(_deleted(self.bucket.id))
+
+
+class InputsHandler(RestHandler):
+    """The inputs of a bucket."""
+
+    PATH = "/v1/buckets/{bucket}/inputs"
+
+    @operation("Make an input", InputAnswer(), status=201, body=InputFields(), statuses=(412,))
+    async def post(self, bucket: str) -> None:
+        options = self.document()
+        if not self.token.administrator:
+            _check_shared(options, {})
+        changed, made = await self.rest.administration.create_input(self.bucket.id, **options)
+        self.answer(shown(self.token, input_document(changed.id, made)), 201)
+
+
+class InputHandler(RestHandler):
+    """One input."""
+
+    PATH = "/v1/buckets/{bucket}/inputs/{input}"
+
+    @operation("Change an input; what is left out stays as it is", InputAnswer(), body=InputFields(), statuses=(412,))
+    async def put(self, bucket: str, input: str) -> None:
+        found = find_input(self.bucket, input)
+        before = input_document(self.bucket.id, found)
+        options = changes(self.token, before, self.document())
+        if not self.token.administrator:
+            _check_shared(options, before)
+        changed, made = await self.rest.administration.set_input(found.id, self.bucket.id, **options)
+        self.answer(shown(self.token, input_document(changed.id, made)))
+
+    @operation("Delete an input", Deleted(), statuses=(412,))
+    async def delete(self, bucket: str, input: str) -> None:
+        found = find_input(self.bucket, input)
+        await self.rest.administration.delete_input(found.id, self.bucket.id)
+        self.answer(_deleted(found.id))
+
+
+class OutputsHandler(RestHandler):
+    """The outputs of a bucket."""
+
+    PATH = "/v1/buckets/{bucket}/outputs"
+
+    @operation("Make an output", OutputAnswer(), status=201, body=OutputFields(), statuses=(412,))
+    async def post(self, bucket: str) -> None:
+        changed, made = await self.rest.administration.create_output(self.bucket.id, **self.document())
+        self.answer(shown(self.token, output_document(changed.id, made)), 201)
+
+
+class OutputHandler(RestHandler):
+    """One output."""
+
+    PATH = "/v1/buckets/{bucket}/outputs/{output}"
+
+    @operation(
+        "Change an output; what is left out stays as it is", OutputAnswer(), body=OutputFields(), statuses=(412,)
+    )
+    async def put(self, bucket: str, output: str) -> None:
+        found = find_output(self.bucket, output)
+        options = changes(self.token, output_document(self.bucket.id, found), self.document())
+        changed, made = await self.rest.administration.set_output(found.id, self.bucket.id, **options)
+        self.answer(shown(self.token, output_document(changed.id, made)))
+
+    @operation("Delete an output", Deleted(), statuses=(412,))
+    async def delete(self, bucket: str, output: str) -> None:
+        found = find_output(self.bucket, output)
+        await self.rest.administration.delete_output(found.id, self.bucket.id)
+        self.answer(_deleted(found.id))
+
+
+class RulesHandler(RestHandler):
+    """The rules of an output."""
+
+    PATH = "/v1/buckets/{bucket}/outputs/{output}/rules"
+
+    @operation("Set an output's rules", OutputAnswer(), body=RulesBody(), statuses=(412,))
+    async def put(self, bucket: str, output: str) -> None:
+        found = find_output(self.bucket, output)
+        before = output_document(self.bucket.id, found)
+        given = changes(self.token, before, {"rules": self.document()})
+        changed, made = await self.rest.administration.set_output(found.id, self.bucket.id, **given)
+        self.answer(shown(self.token, output_document(changed.id, made)))
+
+    @operation("Remove an output's rules: every event goes there", OutputAnswer(), statuses=(412,))
+    async def delete(self, bucket: str, output: str) -> None:
+        found = find_output(self.bucket, output)
+        changed, made = await self.rest.administration.delete_rules(found.id, self.bucket.id)
+        self.answer(shown(self.token, output_document(changed.id, made)))
+
+
+def _check_shared(options: dict[str, Any], before: Document) -> None:
+    """Raises Forbidden where a token that has only some buckets takes what all of them share."""
+    for name in _SHARED:
+        if options.get(name) and options[name] != before.get(name):
+            raise Forbidden(f"only an administrator's token may set an input's {name}: it is shared by all buckets")
+
+
+def _deleted(id: str) -> Document:
+    return {"id": id, "status": "deleted"}
+
+
+HANDLERS = (
+    BucketsHandler,
+    BucketHandler,
+    InputsHandler,
+    InputHandler,
+    OutputsHandler,
+    OutputHandler,
+    RulesHandler,
+)

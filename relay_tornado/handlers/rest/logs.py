@@ -1,0 +1,258 @@
+"""/logs and /events: what was stored, what became of it, and clients' answers to it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from typing import Any, Final
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from relay_tornado.admin.resending import Range, resent_document
+from relay_tornado.errors import NotFound
+from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.handlers.rest.schemas import (
+    STATUSES,
+    Answered,
+    EventPage,
+    EventQuery,
+    LogAnswer,
+    LogPage,
+    LogQuery,
+    Resent,
+)
+from relay_tornado.ids import parse_id
+from relay_tornado.log.deliveries import Result
+from relay_tornado.model import MIB
+from relay_tornado.wire.fields import MAX_COUNT, Document, HeaderValues, Text, Whole, load
+from relay_tornado.wire.rest import MAX_TIME
+
+MAX_ANSWER: Final = 10 * MIB
+"""Bytes of a client's answer as JSON, its body in base64."""
+
+
+class _Lenient(fields.Integer):
+    """A whole number, which some clients send as a float or as null."""
+
+    def __init__(self, most: int, **kwargs: Any) -> None:
+        message = f"must be a whole number from 0 to {most}."
+        limits = validate.Range(min=0, max=most, error=message)
+        self._said = message
+        super().__init__(allow_none=True, validate=limits, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+            raise ValidationError(self._said)
+        return int(value)
+
+
+class _Moment(fields.Float):
+    """A unix time in JSON."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        message = "must be a time in unix seconds."
+        limits = validate.Range(min=0, max=MAX_TIME, error=message)
+        super().__init__(
+            allow_none=True, validate=limits, error_messages={"invalid": message, "special": message}, **kwargs
+        )
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, str | bool):
+            raise self.make_error("invalid")
+        number: float = super()._deserialize(value, attr, data, **kwargs)
+        return number
+
+
+def _choice_of_policy() -> fields.String:
+    message = "must be skip or force."
+    return fields.String(
+        allow_none=True,
+        validate=validate.OneOf(["", "skip", "force"], error=message),
+        error_messages={"invalid": message},
+    )
+
+
+class AnswerBody(Schema):
+    """A client's answer to an event. `response_body` is base64; what does not decode is taken as it is. `status_code`
+    0 says that nobody answered."""
+
+    id = fields.Raw(allow_none=True)
+    bucket_id = fields.Raw(allow_none=True)
+    status = fields.String(
+        allow_none=True,
+        validate=validate.OneOf(["", *STATUSES], error=f"must be one of {', '.join(STATUSES)}."),
+        error_messages={"invalid": "must be a string."},
+    )
+    status_code = _Lenient(599, required=True)
+    response_body = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
+    response_headers = fields.Dict(keys=fields.String(), values=HeaderValues(allow_none=True), allow_none=True)
+    duration_ms = _Lenient(MAX_COUNT)
+    retries = _Lenient(MAX_COUNT)
+
+
+_ANSWER = AnswerBody()
+
+
+class ActionBody(Schema):
+    """What to do with an event. With `output` (an output's id or name) the copy goes there alone; `process_policy`:
+    skip obeys rules, force ignores them."""
+
+    action = fields.String(
+        required=True,
+        validate=validate.Equal("resend", error="must be resend."),
+        error_messages={"invalid": "must be resend."},
+    )
+    output = Text(1_000, allow_none=True)
+    process_policy = _choice_of_policy()
+
+
+class RangeBody(Schema):
+    """Which events of a bucket are sent again, and how: seqs `first` to `last`, received `from` this unix time on and
+    before `to`, behind `cursor`, matching `filter` (rules). What is left out does not restrict."""
+
+    first = Whole(1, allow_none=True)
+    last = Whole(0, allow_none=True)
+    since = _Moment(data_key="from")
+    until = _Moment(data_key="to")
+    cursor = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
+    filter = fields.Dict(keys=fields.String(), allow_none=True, error_messages={"invalid": "must be a JSON object."})
+    output = Text(1_000, allow_none=True)
+    process_policy = _choice_of_policy()
+
+
+_ACTION, _RANGE = ActionBody(), RangeBody()
+_LOG_QUERY, _EVENT_QUERY = LogQuery(), EventQuery()
+
+
+class LogsHandler(RestHandler):
+    """Everything that was stored."""
+
+    PATH = "/v1/logs"
+
+    @operation("Events, newest first, each with its latest delivery", LogPage(), query=_LOG_QUERY)
+    async def get(self) -> None:
+        page = await self.rest.logs.list(self.token, **self.query(_LOG_QUERY))
+        document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
+        if page.next_cursor is not None:
+            document["next_cursor"] = page.next_cursor
+        if page.truncated:
+            document["truncated"] = True
+        self.answer(document)
+
+
+class LogHandler(RestHandler):
+    """One event, or one copy of it: its log, and a client's answer."""
+
+    PATH = "/v1/logs/{log}"
+    MAX_BODY = MAX_ANSWER
+
+    @operation("One event with its latest delivery, or one copy of it", LogAnswer())
+    async def get(self, log: str) -> None:
+        self.answer(await self.rest.logs.get(self.token, log))
+
+    @operation("A client's answer to an event or a copy", Answered(), body=_ANSWER)
+    async def put(self, log: str) -> None:
+        document = self.document()
+        result = _result(load(_ANSWER, {name: document[name] for name in _ANSWER.fields if name in document}))
+        await self.rest.responses.respond(self.token, parse_id(log), result)
+        self.answer({"id": log, "status": result.status})
+
+
+class BucketLogHandler(RestHandler):
+    """One event of a bucket."""
+
+    PATH = "/v1/buckets/{bucket}/logs/{log}"
+
+    @operation("The same, in a bucket", LogAnswer())
+    async def get(self, bucket: str, log: str) -> None:
+        document = await self.rest.logs.get(self.token, log)
+        if document["bucket_id"] != self.bucket.id:
+            raise NotFound(f"there is no log {log[:100]!r} in this bucket: it has left, or never was")
+        self.answer(document)
+
+
+class ActionHandler(RestHandler):
+    """What can be done with one event."""
+
+    PATH = "/v1/logs/{log}/action"
+
+    @operation("Send an event again, as a new event of its bucket", Resent(), body=_ACTION, statuses=(412,))
+    async def post(self, log: str) -> None:
+        given = load(_ACTION, self.document())
+        resent = await self.rest.logs.resend(self.token, log, **_orders(given))
+        self.answer(resent_document(resent))
+
+
+class ResendHandler(RestHandler):
+    """Many events of a bucket."""
+
+    PATH = "/v1/buckets/{bucket}/resend"
+
+    @operation("Send a range of a bucket's events again, in their order", Resent(), body=_RANGE, statuses=(412,))
+    async def post(self, bucket: str) -> None:
+        given = load(_RANGE, self.document())
+        orders = _orders(given)
+        wanted = Range(
+            first=given.get("first"),
+            last=given.get("last"),
+            since=given.get("since"),
+            until=given.get("until"),
+            cursor=given.get("cursor") or "",
+            filter=given.get("filter"),
+        )
+        self.answer(resent_document(await self.rest.logs.resend_range(self.token, self.bucket.id, wanted, **orders)))
+
+
+class EventsHandler(RestHandler):
+    """Events for clients that poll."""
+
+    PATH = "/v1/events"
+
+    @operation(
+        "Events in order: with a cursor a page, without one what was not fetched yet", EventPage(), query=_EVENT_QUERY
+    )
+    async def get(self) -> None:
+        given = self.query(_EVENT_QUERY)
+        cursor = given.pop("cursor")
+        if cursor is None and self.request.method != "HEAD":
+            page = await self.rest.logs.drain(self.token, **given)
+        else:
+            page = await self.rest.logs.page(self.token, **given, cursor=cursor or "")
+        document: Document = {"logs": page.logs, "has_more": page.has_more}
+        if page.next_cursor is not None:
+            document["next_cursor"] = page.next_cursor
+        if page.gap is not None:
+            gap = page.gap
+            numbers = {"from": gap.from_seq, "to": gap.to_seq, "count": gap.count}
+            document["gap"] = {**numbers, "reason": gap.reason}
+        self.answer(document)
+
+
+def _orders(given: Document) -> Document:
+    return {"output": given.pop("output", None) or "", "process_policy": given.pop("process_policy", None) or "skip"}
+
+
+def _result(given: Document) -> Result:
+    code = given["status_code"] or 0
+    headers = given.get("response_headers") or {}
+    return Result(
+        status=given.get("status") or ("sent" if code else "failed"),
+        status_code=code,
+        headers={name: values or [] for name, values in headers.items()},
+        body=_body(given.get("response_body") or ""),
+        duration_ms=given.get("duration_ms") or 0,
+        retries=given.get("retries") or 0,
+        at=time.time(),
+    )
+
+
+def _body(text: str) -> bytes:
+    """The official SDK does not encode what it sends."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return text.encode()
+
+
+HANDLERS = (LogsHandler, LogHandler, BucketLogHandler, ActionHandler, ResendHandler, EventsHandler)

@@ -1,0 +1,160 @@
+"""/openapi.json: the API's description, made from the handlers, their schemas and the table of scopes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from marshmallow import Schema, fields
+
+import relay_tornado
+from relay_tornado.handlers.rest.base import Operation, RestHandler, operation, operations
+from relay_tornado.handlers.rest.refined import refine
+from relay_tornado.handlers.rest.schemas import Problem
+from relay_tornado.handlers.rest.scopes import NEEDS, Need
+from relay_tornado.settings import Settings
+from relay_tornado.wire.fields import Document, Form, HeaderValues, Seconds, Text
+
+_PARAMETERS: Final = {
+    "bucket": "A bucket's id or name.",
+    "input": "An input's id.",
+    "output": "An output's id.",
+    "log": "An event's id, or one of its copies' (<epoch>-<seq> or <epoch>-<seq>-<n>).",
+    "token": "A token's key.",
+}
+_PROBLEMS: Final = {
+    400: "What was sent does not fit; `field` names the part",
+    401: "Who asks is not known",
+    403: "The token may not do this",
+    404: "There is no such thing in the token's buckets",
+    410: "The events are not kept any more",
+    412: "A name is taken, or something is still in the way",
+    413: "The body is too large",
+    415: "The body is no JSON, and its Content-Type says so",
+    503: "Not now; Retry-After says when",
+}
+_OPEN: Final = (
+    *("BucketFields", "InputFields", "OutputFields", "AnswerBody"),
+    *("BucketAnswer", "InputAnswer", "OutputAnswer"),
+)
+_REQUEST_ID: Final = {"description": "Names this request.", "schema": {"type": "string"}}
+
+
+class DescriptionHandler(RestHandler):
+    """This description."""
+
+    PATH = "/openapi.json"
+
+    @operation("This description", None)
+    async def get(self) -> None:
+        self.answer(self.rest.description())
+
+
+def describe(handlers: Sequence[type[RestHandler]], settings: Settings) -> Document:
+    """The OpenAPI 3.1 document of these handlers."""
+    plugin = MarshmallowPlugin(schema_name_resolver=_name)
+    spec = APISpec(
+        title="relay",
+        version=relay_tornado.__version__,
+        openapi_version="3.1.0",
+        info={
+            "description": "A self-hosted webhook relay. See docs/rest.md for examples.",
+            "license": {"name": "MIT", "identifier": "MIT"},
+        },
+        plugins=[plugin],
+        servers=[{"url": "/"}],
+    )
+    spec.components.security_scheme("basic", {"type": "http", "scheme": "basic", "description": "key:secret"})
+    spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer", "description": "The secret."})
+    assert plugin.converter is not None
+    plugin.converter.add_attribute_function(_facts)  # type: ignore[no-untyped-call]
+    for handler in handlers:
+        spec.path(
+            path=handler.PATH,
+            operations={
+                method.lower(): _operation(handler.PATH, method, each, plugin)
+                for method, each in operations(handler).items()
+            },
+        )
+    document: Document = spec.to_dict()
+    _open(document)
+    refine(document, settings.ingest_buffer)
+    return document
+
+
+def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPlugin) -> Document:
+    need = NEEDS[method, path]
+    parameters: list[Any] = [
+        {"in": "path", "name": name, "required": True, "schema": {"type": "string"}, "description": _PARAMETERS[name]}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+    if details.query is not None:
+        parameters.append({"in": "query", "schema": details.query})
+    statuses = {503, *details.statuses}
+    if need is not Need.NOTHING:
+        statuses |= {400, 401, 403}
+    if "{" in path or details.query is not None:
+        statuses |= {400, 404}
+    if details.body is not None or method in ("POST", "PUT"):
+        statuses |= {400, 413, 415}
+    answers: Document = {str(status): _answer(_PROBLEMS[status], Problem()) for status in sorted(statuses)}
+    answers[str(details.status)] = _answer("As asked", details.answer)
+    document: Document = {
+        "summary": details.summary,
+        "description": f"Needs {need.value}.",
+        "operationId": _operation_id(path, method),
+        "parameters": parameters,
+        "responses": dict(sorted(answers.items())),
+        "security": [] if need is Need.NOTHING else [{"basic": []}, {"bearer": []}],
+    }
+    if details.body is not None:
+        document["requestBody"] = {
+            "required": not details.body_optional,
+            "content": {"application/json": {"schema": details.body}},
+        }
+    return document
+
+
+def _answer(about: str, schema: Schema | None) -> Document:
+    return {
+        "description": about,
+        "headers": {"Request-Id": _REQUEST_ID},
+        "content": {"application/json": {"schema": {"type": "object"} if schema is None else _many(schema)}},
+    }
+
+
+def _many(schema: Schema) -> Any:
+    return {"type": "array", "items": type(schema)()} if schema.many else schema
+
+
+def _operation_id(path: str, method: str) -> str:
+    words = [word.strip("{}") for word in path.replace(".", "-").split("/") if word and word != "v1"]
+    return "-".join([method.lower(), *words])
+
+
+def _name(schema: Any) -> str:
+    kind = schema if isinstance(schema, type) else type(schema)
+    return kind.__name__.removeprefix("_")
+
+
+def _facts(_: Any, field: fields.Field[Any], **__: Any) -> Document:
+    """What apispec can't see of our own kinds of fields."""
+    if isinstance(field, Text):
+        return {"pattern": field.pattern} if field.pattern else {}
+    if isinstance(field, Seconds):
+        return {"exclusiveMinimum": 0}
+    if isinstance(field, HeaderValues):
+        forms: list[Document] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+        return {"anyOf": [*forms, {"type": "null"}] if field.allow_none else forms}
+    if isinstance(field, Form):
+        return {"type": ["object", "null"]}
+    return {}
+
+
+def _open(document: Document) -> None:
+    """Says which objects may hold more: what is kept and echoed, and what clients send along and nobody reads."""
+    for name in _OPEN:
+        document["components"]["schemas"][name]["additionalProperties"] = True

@@ -1,0 +1,63 @@
+"""JSON bodies of requests, read strictly: what comes out can be stored, shown and walked through without surprises."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from relay_tornado.errors import Invalid, TooLarge, WrongType
+
+MAX_DEPTH: Final = 64
+"""Levels of objects and lists; rules of 32 nodes need no more."""
+
+_LEAST, _MOST = -(2**63), 2**63 - 1
+
+
+def parse(body: bytes, content_type: str) -> dict[str, Any]:
+    """The JSON object that a body is; clients may leave the Content-Type out, or give another one.
+
+    Raises Invalid, and WrongType where the Content-Type names another form.
+    """
+    try:
+        document = _plain(msgspec.json.decode(body), MAX_DEPTH)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind and kind != "application/json" and not kind.endswith("+json"):
+            raise WrongType("the body must be JSON: send it with Content-Type: application/json") from None
+        if isinstance(error, Invalid):
+            raise
+        if not body.strip():
+            raise Invalid("the body is empty: send a JSON object") from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _reason(error)
+        raise Invalid(f"the body is no JSON: {reason}") from None
+    if not isinstance(document, dict):
+        raise Invalid("the body must be a JSON object: { … }")
+    return document
+
+
+def check_size(size: int, most: int) -> None:
+    """Raises TooLarge where a body has more than `most` bytes."""
+    if size > most:
+        raise TooLarge(f"the body is over {most} bytes, which is all that this path takes: send less")
+
+
+def _plain(value: Any, depth: int) -> Any:
+    """The value in what the registry's encoders and a reader of the answer can take: whole numbers that do not fit into
+    64 bits become floating ones, as in most readers of JSON. Raises Invalid where it is nested deeper than `depth`."""
+    if isinstance(value, dict | list):
+        if depth == 0:
+            raise Invalid(f"the body is nested too deeply: at most {MAX_DEPTH} levels are read")
+        if isinstance(value, dict):
+            return {name: _plain(each, depth - 1) for name, each in value.items()}
+        return [_plain(each, depth - 1) for each in value]
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        return float(value)
+    return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    text = str(error).removeprefix("JSON is malformed: ")
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,122 @@
+"""What the API's description says beyond what a field by itself can say: which parts go together, and in which form.
+
+The forms in wire/rest.py judge each field; relay_tornado/admin judges the rest. This is the latter as JSON Schema.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Final
+
+from relay_tornado.admin.answers import BODILESS, HOP_BY_HOP, REFUSED
+from relay_tornado.wire.fields import Document
+
+_UNPRINTABLE = r"\x00-\x1f/\x7f-\xa0\xad"
+_BUCKET_NAME: Final = rf"^[^ {_UNPRINTABLE}]([^{_UNPRINTABLE}]*[^ {_UNPRINTABLE}])?$"
+_HEADER_NAME: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_LINE: Final = r"[^\x00-\x1f\x7f-\x9f]*"
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_PATH_PART: Final = r"/(?!\.{1,2}(/|$))[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+"
+
+_EMPTY: Final[Document] = {"maxLength": 0}
+_AUTH: Final[list[Document]] = [
+    {"properties": {"type": {"const": "none"}, "username": _EMPTY, "password": _EMPTY, "token": _EMPTY}},
+    {
+        "properties": {
+            "type": {"const": "basic"},
+            "username": {"minLength": 1, "pattern": r"^[^:\x00-\x1f\x7f-\x9f]+$"},
+            "password": {"minLength": 1},
+            "token": _EMPTY,
+        },
+        "required": ["type", "username", "password"],
+    },
+    {
+        "properties": {
+            "type": {"const": "token"},
+            "token": {"minLength": 1, "pattern": r"^[!-~]+$"},
+            "username": _EMPTY,
+            "password": _EMPTY,
+        },
+        "required": ["type", "token"],
+    },
+]
+_VALUE: Final[Document] = {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\x7f]*$"}
+
+
+def _headers(refused: frozenset[str]) -> Document:
+    return {
+        "type": ["object", "null"],
+        "description": "Values by name: a text, or a list of texts.",
+        "propertyNames": {"pattern": f"^{_HEADER_NAME}$", "not": {"enum": sorted(refused)}},
+        "additionalProperties": {"anyOf": [_VALUE, {"type": "array", "items": _VALUE}]},
+        "maxProperties": 100,
+    }
+
+
+_NAMED: Final[Document] = {"pattern": rf"^{_LINE}[^\s\x00-\x1f\x7f-\x9f]{_LINE}$"}
+_INPUT: Final[Document] = {
+    "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}], "description": "0 is 200."},
+    "headers": _headers(REFUSED),
+    "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*)?$", "maxLength": 253},
+    "path_prefix": {"pattern": rf"^({_PATH_PART})*$", "maxLength": 500},
+}
+_RULES: Final[Document] = {
+    "type": ["object", "null"],
+    "description": "A tree of and, or, not and match; null is every event.",
+    "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
+}
+_PROPERTIES: Final[Document] = {
+    "BucketFields": {"name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}}},
+    "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
+    "InputFields": _INPUT,
+    "OutputFields": {"headers": _headers(HOP_BY_HOP), "rules": _RULES, "destination": {"maxLength": 2048}},
+    "AnswerBody": {
+        "status_code": {"minimum": 0, "maximum": 599, "anyOf": [{"const": 0}, {"minimum": 200}]},
+        "response_body": {"description": "Base64; what does not decode is taken as it is."},
+    },
+    "RangeBody": {"filter": _RULES},
+}
+_REQUIRED: Final[dict[str, list[str]]] = {
+    "DedupeFields": ["header"],
+    "RateLimitFields": ["events"],
+    "VerifyFields": ["provider", "secrets"],
+}
+"""What is needed where the part was not there before; later the rest may be set alone."""
+
+
+def refine(document: Document, max_body: int) -> None:
+    """Adds it to a description; `max_body` is the most bytes that a webhook may be allowed to have."""
+    schemas = document["components"]["schemas"]
+    for name, properties in _PROPERTIES.items():
+        for field, facts in properties.items():
+            _add(schemas[name]["properties"], field, facts)
+    for name, required in _REQUIRED.items():
+        schemas[name]["required"] = required
+    schemas["RulesBody"] = {**_RULES, "type": "object"}
+    schemas["AuthFields"]["oneOf"] = _AUTH
+    schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
+    schemas["InputFields"]["not"] = {
+        "required": ["body", "status_code"],
+        "properties": {"body": {"minLength": 1}, "status_code": {"enum": sorted(BODILESS)}},
+    }
+    schemas["OutputFields"]["anyOf"] = [
+        {"properties": {"internal": {"const": True}}},
+        {"properties": {"destination": {"pattern": "^https?://[a-z0-9]"}}, "required": ["destination"]},
+    ]
+    for name in ("Bucket", "Input", "Output"):
+        made = copy.deepcopy(schemas[f"{name}Fields"])
+        schemas[f"New{name}"] = made
+        if name == "Bucket":
+            made["required"] = ["name"]
+        else:
+            _add(schemas[f"{name}Fields"]["properties"], "name", _NAMED)
+    _add(schemas["NewInput"]["properties"], "id", {"pattern": "^[A-Za-z0-9_-]{0,64}$", "maxLength": 64})
+    del schemas["InputFields"]["properties"]["id"]
+    for path, name in (("", "Bucket"), ("/{bucket}/inputs", "Input"), ("/{bucket}/outputs", "Output")):
+        body = document["paths"][f"/v1/buckets{path}"]["post"]["requestBody"]
+        body["content"]["application/json"]["schema"] = {"$ref": f"#/components/schemas/New{name}"}
+
+
+def _add(properties: Document, field: str, facts: Document) -> None:
+    before: Any = properties[field]
+    properties[field] = facts if "type" in facts else {**before, **facts}

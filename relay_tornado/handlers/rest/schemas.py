@@ -1,0 +1,294 @@
+"""The forms of REST's answers and queries, as marshmallow schemas: queries are read by them, answers described.
+
+A bucket, an input and an output may hold more than is here: what a client sent and nobody here understands is echoed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from relay_tornado.model import DAY
+from relay_tornado.wire.rest import MAX_COUNT, MAX_TIME
+
+STATUSES = ("received", "sent", "failed", "stalled", "rejected")
+
+
+def _text(about: str = "", **details: Any) -> fields.String:
+    return fields.String(required=True, metadata={"description": about} if about else {}, **details)
+
+
+def _number(about: str = "", **details: Any) -> fields.Integer:
+    return fields.Integer(required=True, metadata={"description": about} if about else {}, **details)
+
+
+def _flag() -> fields.Boolean:
+    return fields.Boolean(required=True)
+
+
+def _time(**details: Any) -> fields.Integer:
+    return _number("Unix time in seconds.", **details)
+
+
+def _object(about: str = "", **details: Any) -> fields.Dict:
+    return fields.Dict(required=True, keys=fields.String(), metadata={"description": about} if about else {}, **details)
+
+
+def _headers() -> fields.Dict:
+    return fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.String()))
+
+
+class Problem(Schema):
+    """An error: `message` says what is wrong and what to do, `field` which part of the request it is about."""
+
+    code = _text()
+    message = _text()
+    field = fields.String()
+
+
+class Deleted(Schema):
+    id = _text()
+    status = fields.String(required=True, validate=validate.Equal("deleted"))
+
+
+class AuthAnswer(Schema):
+    type = fields.String(required=True, validate=validate.OneOf(["none", "basic", "token"]))
+    username = _text()
+    password = _text("Empty unless an administrator's token asks.")
+    token = _text("Empty unless an administrator's token asks.")
+
+
+class InputAnswer(Schema):
+    id = _text("What follows /v1/webhooks/ in the URL that senders use.")
+    name = _text()
+    description = _text()
+    bucket_id = _text()
+    function_id = _text()
+    status_code = _number()
+    body = _text()
+    headers = _headers()
+    custom_domain = _text()
+    path_prefix = _text()
+    strip_path_prefix = _flag()
+    response_from_output = _text()
+    verify = _object("How signatures are checked; null: not at all.", allow_none=True)
+    rate_limit = _object("Events in an interval of seconds; null is no limit.", allow_none=True)
+    created_at = _time()
+    updated_at = _time()
+
+
+class OutputAnswer(Schema):
+    id = _text()
+    name = _text()
+    description = _text()
+    bucket_id = _text()
+    number = _number("Its place in ids of copies.")
+    destination = _text()
+    internal = _flag()
+    disabled = _flag()
+    lock_path = _flag()
+    timeout = fields.Float(required=True, metadata={"description": "Seconds."})
+    retries = _number()
+    tls_verification = _flag()
+    headers = _headers()
+    rules = fields.Raw(required=True, allow_none=True)
+    function_id = _text()
+    throttle = fields.Raw(required=True, allow_none=True)
+    durability = fields.Raw(required=True, allow_none=True)
+    created_at = _time()
+    updated_at = _time()
+
+
+class BucketAnswer(Schema):
+    id = _text()
+    name = _text()
+    description = _text()
+    account_id = _text()
+    created_at = _time()
+    updated_at = _time()
+    stream = _flag()
+    ephemeral = _flag()
+    suspended = _flag()
+    static_ip = _flag()
+    large_webhooks = _flag()
+    auth = fields.Nested(AuthAnswer, required=True)
+    inputs = fields.List(fields.Nested(InputAnswer), required=True)
+    outputs = fields.List(fields.Nested(OutputAnswer), required=True)
+    retention = _object("Seconds, events and bytes; null is no limit.")
+    dedupe = _object("How repeats are recognised; null: not at all.", allow_none=True)
+    rate_limit = _object("Events in an interval of seconds; null is no limit.", allow_none=True)
+    max_body = _number("Bytes; null: the relay's setting.", allow_none=True)
+
+
+class LogAnswer(Schema):
+    id = _text("The event's id, or with an output's number that of one copy.")
+    account_id = _text()
+    bucket_id = _text()
+    input_id = _text()
+    output_id = _text()
+    method = _text()
+    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
+    status_code = _number()
+    body = _text()
+    headers = _headers()
+    raw_query = _text()
+    extra_path = _text()
+    ip_address = _text()
+    response_body = _text("Base64.")
+    response_headers = _headers()
+    duration_ms = _number()
+    retries = _number()
+    internal = _flag()
+    ephemeral = _flag()
+    created_at = _time()
+    updated_at = _time()
+    seq = _number()
+    epoch = _text()
+    received_at = fields.Float(required=True)
+    verified = fields.Boolean(required=True, allow_none=True)
+    verdict = _text("Why the signature check said so.")
+    resend_of = fields.String(required=True, allow_none=True)
+    headers_base64 = _text("The header block as it came.")
+    body_base64 = fields.String(metadata={"description": "The exact bytes, where they are not UTF-8."})
+
+
+class LogPage(Schema):
+    data = fields.List(fields.Nested(LogAnswer), required=True)
+    total = _number()
+    limit = _number()
+    offset = _number()
+    next_cursor = fields.String()
+    truncated = fields.Boolean()
+
+
+class EventPage(Schema):
+    logs = fields.List(fields.Nested(LogAnswer), required=True)
+    has_more = _flag()
+    next_cursor = fields.String()
+    gap = fields.Dict(
+        keys=fields.String(), metadata={"description": "Events behind the cursor that are not kept any more."}
+    )
+
+
+class Resent(Schema):
+    """`ids` are those of the copies, in their order. `next_cursor`: there was more than one request does; `problem`:
+    why it was broken off."""
+
+    status = _text()
+    ids = fields.List(fields.String(), required=True)
+    next_cursor = fields.String()
+    problem = fields.String()
+
+
+class Answered(Schema):
+    id = _text()
+    status = _text()
+
+
+class ScopesAnswer(Schema):
+    buckets = fields.List(fields.String(), required=True, metadata={"description": "Ids; empty is every bucket."})
+    tunnels = fields.List(fields.String(), required=True)
+
+
+class TokenAnswer(Schema):
+    id = _text("The key.")
+    key = _text()
+    description = _text()
+    scopes = fields.Nested(ScopesAnswer, required=True)
+    api_access = fields.String(required=True, validate=validate.OneOf(["enabled", "disabled"]))
+    created_at = _time()
+    expires_at = _time(allow_none=True)
+
+
+class NewTokenAnswer(TokenAnswer):
+    secret = _text("It is not stored, and nobody can show it again.")
+
+
+class UsageAnswer(Schema):
+    usage = _object("What there is of the buckets in the token's scope.")
+    plan_meta = _object("What the relay's settings allow; null is no limit.")
+
+
+class ClientAnswer(Schema):
+    access_token_key = _text("Empty for a token that is neither yours nor shown to you.")
+    buckets = fields.List(fields.String(), required=True, metadata={"description": "Names."})
+    client_ip = _text()
+    client_type = _text()
+    client_version = _text()
+    destination = _text()
+    subscribed_at = _time()
+
+
+class ClientsAnswer(Schema):
+    webhook_clients = fields.List(fields.Nested(ClientAnswer), required=True)
+    tunnel_clients = fields.List(fields.Raw(), required=True)
+
+
+class QueryNumber(fields.Integer):
+    """A whole number in a query, from `least` to `most`."""
+
+    def __init__(self, least: int = 0, most: int = MAX_COUNT, **kwargs: Any) -> None:
+        self._said = f"must be a whole number from {least} to {most}."
+        super().__init__(validate=validate.Range(min=least, max=most, error=self._said), **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        digits = value.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
+            raise ValidationError(self._said)
+        return int(value)
+
+
+class QueryFlag(fields.Boolean):
+    """`true` or `false` in a query."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if value not in ("true", "false", "1", "0"):
+            raise ValidationError("must be true or false.")
+        return bool(value in ("true", "1"))
+
+
+def _query(about: str, **details: Any) -> fields.String:
+    return fields.String(load_default="", metadata={"description": about}, **details)
+
+
+def _query_number(about: str, **details: Any) -> QueryNumber:
+    return QueryNumber(metadata={"description": about}, **details)
+
+
+class DeleteQuery(Schema):
+    force = QueryFlag(
+        load_default=False, metadata={"description": "Also with inputs or outputs beyond the default input."}
+    )
+
+
+class LogQuery(Schema):
+    bucket = _query("The bucket's name or id; left out: every bucket that you have.")
+    output = _query("An output's id or name: its copies alone.")
+    status = fields.String(
+        load_default="",
+        validate=validate.OneOf(["", *STATUSES], error=f"must be one of {', '.join(STATUSES)}."),
+    )
+    limit = _query_number("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
+    offset = _query_number("How many are passed over.", most=10_000, load_default=0)
+    cursor = _query("`next_cursor` of the page before.")
+    since = _query_number("Received at this unix time or later.", most=MAX_TIME, load_default=None, data_key="from")
+    until = _query_number("Received before this unix time.", most=MAX_TIME, load_default=None, data_key="to")
+
+
+class EventQuery(Schema):
+    bucket = fields.String(
+        required=True,
+        validate=validate.Length(min=1, error="is empty: name the bucket."),
+        metadata={"description": "The bucket's name or id."},
+    )
+    output = _query("An output's id or name: its copies alone.")
+    limit = _query_number("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
+    max_age = _query_number("Older events are passed over; seconds.", most=int(36_500 * DAY), load_default=None)
+    cursor = fields.String(
+        load_default=None,
+        metadata={
+            "description": "Read after this id, as a page that marks nothing; empty: from the earliest. "
+            "Without it what is returned is marked as sent, and not returned again."
+        },
+    )

@@ -1,0 +1,55 @@
+"""Who may do what over REST: one row for each endpoint, enforced by the base handler before anything else is done.
+
+A token is of one of three kinds: an administrator's (every bucket, and API access), one with API access to some
+buckets, or one without API access, whatever its buckets are. What a token may not see answers as if it were not there.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Final
+
+
+class Need(enum.Enum):
+    """What an endpoint asks of the token."""
+
+    NOTHING = "nothing: no token"
+    API = "API access; the answer holds what belongs to the token's buckets"
+    BUCKET = "API access, and the bucket in the path"
+    EVENT = "API access, and the bucket of the event in the path"
+    ANSWER = "the bucket of the event in the path"
+    ADMINISTRATOR = "every bucket, and API access"
+
+
+NEEDS: Final[Mapping[tuple[str, str], Need]] = {
+    ("GET", "/openapi.json"): Need.NOTHING,
+    ("GET", "/v1/buckets"): Need.API,
+    ("POST", "/v1/buckets"): Need.ADMINISTRATOR,
+    ("GET", "/v1/buckets/{bucket}"): Need.BUCKET,
+    ("PUT", "/v1/buckets/{bucket}"): Need.BUCKET,
+    ("DELETE", "/v1/buckets/{bucket}"): Need.BUCKET,
+    ("POST", "/v1/buckets/{bucket}/inputs"): Need.BUCKET,
+    ("PUT", "/v1/buckets/{bucket}/inputs/{input}"): Need.BUCKET,
+    ("DELETE", "/v1/buckets/{bucket}/inputs/{input}"): Need.BUCKET,
+    ("POST", "/v1/buckets/{bucket}/outputs"): Need.BUCKET,
+    ("PUT", "/v1/buckets/{bucket}/outputs/{output}"): Need.BUCKET,
+    ("DELETE", "/v1/buckets/{bucket}/outputs/{output}"): Need.BUCKET,
+    ("PUT", "/v1/buckets/{bucket}/outputs/{output}/rules"): Need.BUCKET,
+    ("DELETE", "/v1/buckets/{bucket}/outputs/{output}/rules"): Need.BUCKET,
+    ("GET", "/v1/buckets/{bucket}/logs/{log}"): Need.BUCKET,
+    ("POST", "/v1/buckets/{bucket}/resend"): Need.BUCKET,
+    ("GET", "/v1/logs"): Need.API,
+    ("GET", "/v1/logs/{log}"): Need.EVENT,
+    ("PUT", "/v1/logs/{log}"): Need.ANSWER,
+    ("POST", "/v1/logs/{log}/action"): Need.EVENT,
+    ("GET", "/v1/events"): Need.API,
+    ("GET", "/v1/tokens"): Need.ADMINISTRATOR,
+    ("POST", "/v1/tokens"): Need.ADMINISTRATOR,
+    ("PUT", "/v1/tokens/{token}"): Need.ADMINISTRATOR,
+    ("DELETE", "/v1/tokens/{token}"): Need.ADMINISTRATOR,
+    ("POST", "/v1/tokens/{token}/rotate"): Need.ADMINISTRATOR,
+    ("GET", "/v1/usage"): Need.API,
+    ("GET", "/v1/connected-clients"): Need.API,
+}
+"""The method and the path of each endpoint; HEAD needs what GET needs."""

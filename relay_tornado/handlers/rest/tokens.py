@@ -1,0 +1,132 @@
+"""/tokens: access for clients, made and changed by administrators' tokens only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from marshmallow import Schema, fields, validate
+
+from relay_tornado.admin.tokens import MAX_GRACE
+from relay_tornado.errors import Forbidden
+from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
+from relay_tornado.model import Token
+from relay_tornado.wire.rest import MAX_TIME, Document, Text, load, token_document
+
+
+class ScopesBody(Schema):
+    """`buckets` holds names or ids; an empty list is every bucket. There are no tunnels here."""
+
+    buckets = fields.List(Text(1_000), allow_none=True)
+    tunnels = fields.List(fields.Raw(allow_none=True), allow_none=True)
+
+
+class TokenBody(Schema):
+    """What can be said of a token. A token that ends makes and changes none that outlasts it."""
+
+    description = Text(4_000, lines=True)
+    scopes = fields.Nested(ScopesBody, allow_none=True)
+    api_access = fields.String(
+        validate=validate.OneOf(["", "enabled", "disabled"], error="must be enabled or disabled."),
+        error_messages={"invalid": "must be enabled or disabled."},
+    )
+    expires_at = fields.Float(
+        allow_none=True,
+        validate=validate.Range(min=0, max=MAX_TIME, error="must be a unix time before the year 10000."),
+        error_messages={"invalid": "must be a time in unix seconds.", "special": "must be a time in unix seconds."},
+    )
+
+
+class RotateBody(Schema):
+    """`grace`: for how many seconds the secret before stays good."""
+
+    grace = fields.Float(
+        load_default=0.0,
+        validate=validate.Range(min=0, max=MAX_GRACE, error=f"must be a number of seconds from 0 to {MAX_GRACE:.0f}."),
+        error_messages={"invalid": "must be a number of seconds.", "special": "must be a number of seconds."},
+    )
+
+
+_BODY = TokenBody()
+_ROTATE = RotateBody()
+_ECHOED = frozenset({"id", "key", "created_at", "updated_at", "account_id", "secret"})
+"""Fields of a token that clients send back and that nobody can set."""
+
+
+class TokensHandler(RestHandler):
+    """All tokens."""
+
+    PATH = "/v1/tokens"
+
+    @operation("All tokens, without their secrets", TokenAnswer(many=True))
+    async def get(self) -> None:
+        self.answer([token_document(token) for token in self.rest.administration.list_tokens()])
+
+    @operation("Make a token; its secret is shown this once", NewTokenAnswer(), status=201, body=_BODY)
+    async def post(self) -> None:
+        options = _options(self.document())
+        if options.get("expires_at") is None:
+            options["expires_at"] = self.token.expires_at
+        _check_end(self.token, options["expires_at"])
+        token, secret = await self.rest.administration.create_token(**options)
+        self.answer({**token_document(token), "secret": secret}, 201)
+
+
+class TokenHandler(RestHandler):
+    """One token, by its key."""
+
+    PATH = "/v1/tokens/{token}"
+
+    @operation("Change a token; what is left out stays as it is", TokenAnswer(), body=_BODY)
+    async def put(self, token: str) -> None:
+        found = self.rest.administration.find_token(token)
+        options = _options(self.document())
+        _check_end(self.token, options.get("expires_at", found.expires_at))
+        self.answer(token_document(await self.rest.administration.set_token(found.key, **options)))
+
+    @operation("Revoke a token: its connections are closed, and it opens no more", Deleted())
+    async def delete(self, token: str) -> None:
+        revoked = await self.rest.administration.revoke_token(token)
+        self.answer({"id": revoked.key, "status": "deleted"})
+
+
+class RotateHandler(RestHandler):
+    """A token's secret."""
+
+    PATH = "/v1/tokens/{token}/rotate"
+
+    @operation(
+        "Give a token a new secret, which is shown this once", NewTokenAnswer(), body=_ROTATE, body_optional=True
+    )
+    async def post(self, token: str) -> None:
+        found = self.rest.administration.find_token(token)
+        _check_end(self.token, found.expires_at)
+        grace = load(_ROTATE, self.optional_document())["grace"]
+        rotated, secret = await self.rest.administration.rotate_token(found.key, grace)
+        self.answer({**token_document(rotated), "secret": secret})
+
+
+def _check_end(asking: Token, end: float | None) -> None:
+    """Raises Forbidden where a token that ends gives access that outlasts it."""
+    if asking.expires_at is not None and (end is None or end > asking.expires_at):
+        raise Forbidden(
+            f"the token that asks ends at {asking.expires_at:.0f}, and can't give access for longer: "
+            "name an earlier expires_at, or use a token that does not end"
+        )
+
+
+def _options(document: dict[str, Any]) -> Document:
+    """What Administration takes, from the form of the API."""
+    given = load(_BODY, {name: value for name, value in document.items() if name not in _ECHOED})
+    options: Document = {name: given[name] for name in ("description", "expires_at") if name in given}
+    if options.get("expires_at") == 0:
+        options["expires_at"] = None  # some clients can't leave a number out
+    if given.get("api_access"):
+        options["api_access"] = given["api_access"] == "enabled"
+    scopes = given.get("scopes") or {}
+    if "buckets" in scopes:
+        options["buckets"] = scopes["buckets"] or None
+    return options
+
+
+HANDLERS = (TokensHandler, TokenHandler, RotateHandler)

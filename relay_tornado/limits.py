@@ -1,0 +1,41 @@
+"""Rates: how many events may come in, by a bucket of tokens that fills up evenly."""
+
+from __future__ import annotations
+
+import math
+
+from relay_tornado.model import RateLimit
+
+
+class Limiter:
+    """One rate limit: `events` tokens at first, and so many again in each `interval`. Times are seconds of a clock
+    that never goes back."""
+
+    __slots__ = ("_at", "_left", "limit")
+
+    def __init__(self, limit: RateLimit, now: float) -> None:
+        self.limit = limit
+        self._left = float(limit.events)
+        self._at = now
+
+    def wait(self, now: float) -> float:
+        """In how many seconds there is a token; 0 where there is one now."""
+        limit = self.limit
+        self._left = min(float(limit.events), self._left + (now - self._at) * limit.events / limit.interval)
+        self._at = now
+        # What is missing for a whole token may be an error of rounding.
+        missing = 1.0 - self._left
+        return 0.0 if missing < 1e-6 else missing * limit.interval / limit.events
+
+    def take(self) -> None:
+        """Takes a token, right after `wait` said that there is one."""
+        self._left -= 1.0
+
+    def give_back(self) -> None:
+        """What the token was taken for has not come in."""
+        self._left += 1.0
+
+
+def retry_after(seconds: float) -> int:
+    """The whole seconds of a Retry-After header."""
+    return max(1, math.ceil(seconds))

@@ -1,0 +1,97 @@
+"""The content of ephemeral events, which is in memory for a while and nowhere else.
+
+It leaves when it is 60 s old, and earlier, oldest first, where all of it would be more than 64 MiB. Of the event only
+its stub is in the log then, and whoever comes to it is told of a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.model import MIB, Event
+
+AGE = 60.0
+BUDGET = 64 * MIB
+
+
+class Fleeting:
+    """One log's content, by seq, oldest first, and its newest run of ephemeral events: `start` to `end`."""
+
+    __slots__ = ("end", "events", "start")
+
+    def __init__(self) -> None:
+        self.events: dict[int, Event] = {}
+        self.start = 1
+        self.end = 0
+
+    def read(self, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
+        """Events after + 1, … as far as they are here, at least one; None where the first of them is not."""
+        found: list[Event] = []
+        event = self.events.get(after + 1)
+        while event is not None and len(found) < limit:
+            max_bytes -= event.size
+            if max_bytes < 0 and found:
+                break
+            found.append(event)
+            event = self.events.get(event.seq + 1)
+        return found or None
+
+    def beyond(self, seq: int) -> int | None:
+        """Where reading goes on after the stub `seq`: the next event with content, or the end of the run; None where
+        the stub is not of the newest run."""
+        if not self.start <= seq <= self.end:
+            return None
+        return next((each for each in self.events if each > seq), self.end + 1)
+
+
+class Ephemeral:
+    """The budget over all logs, and the clock."""
+
+    def __init__(self, age: float = AGE, budget: int = BUDGET) -> None:
+        """`age` in seconds, `budget` in bytes."""
+        self._age = age
+        self._budget = budget
+        self._order: deque[tuple[float, Fleeting, int, int]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self.used = 0
+        """Bytes in use."""
+
+    def add(self, fleeting: Fleeting, events: Sequence[Event]) -> None:
+        """Takes over events that were appended to a log just now, in order."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for event in events:
+            if event.seq != fleeting.end + 1:
+                fleeting.start = event.seq
+            fleeting.end = event.seq
+            cost = event.size + OVERHEAD
+            fleeting.events[event.seq] = event
+            self._order.append((now + self._age, fleeting, event.seq, cost))
+            self.used += cost
+        while self.used > self._budget:
+            self._evict()
+        if self._timer is None and self._order:
+            self._timer = loop.call_later(self._age, self._expire, loop)
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        while self._order and self._order[0][0] <= now:
+            self._evict()
+        left = self._order[0][0] - now if self._order else None
+        self._timer = None if left is None else loop.call_later(left, self._expire, loop)
+
+    def _evict(self) -> None:
+        _, fleeting, seq, cost = self._order.popleft()
+        fleeting.events.pop(seq, None)
+        self.used -= cost
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._order:
+            self._evict()

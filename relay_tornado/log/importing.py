@@ -1,0 +1,76 @@
+"""Events that were exported, on their way back into a log, with the places and times that they had.
+
+They are dense, and go on where the log ends; in a log that never held an event they may begin anywhere.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from relay_tornado.errors import Conflict, Invalid
+from relay_tornado.log import rows
+from relay_tornado.log.state import LogState
+from relay_tornado.model import Epoch, Event
+
+_MOVE = "UPDATE log SET first = ?, head = ?, bytes = bytes + ?, last_at = ? WHERE id = ?"
+
+
+class Arrival:
+    """What a log takes over: planned against its state, written in one transaction, then taken into memory.
+
+    `stubs` are the sizes of the ephemeral events among them. Raises Conflict and Invalid.
+    """
+
+    def __init__(
+        self, state: LogState, events: Sequence[Event], stubs: Mapping[int, int], new_epoch: Callable[[], str]
+    ) -> None:
+        self.state = state
+        start = events[0].seq
+        self.first = start if state.head == 0 else state.first
+        if start != state.head + 1 and state.head > 0:
+            raise Conflict(f"event {start} does not follow on {state.head}, the head of the log")
+        self.head = start - 1
+        self.at = state.last_at
+        self.bytes = 0
+        self.opened = None if state.open else Epoch(new_epoch(), start)
+        self._plain: list[Any] = []
+        self._marked: list[Any] = []
+        for event in events:
+            self._add(event, stubs.get(event.seq))
+
+    def _add(self, event: Event, stub: int | None) -> None:
+        if event.seq != self.head + 1:
+            raise Invalid(f"event {event.seq} follows on {self.head}: an export has no hole", "events")
+        if event.received_at < self.at:
+            raise Invalid(f"event {event.seq} was received before the one before it", "events")
+        size = event.size if stub is None else stub
+        if size < event.size:
+            raise Invalid(f"event {event.seq} is larger than its stub says", "events")
+        marks = rows.marks_of(event)
+        row = self._plain if marks is None else self._marked
+        row += (
+            *(self.state.key, event.seq, size, rows.checksum(event, marks), event.received_at, event.input_id),
+            *(event.method, event.path, event.query, event.headers, event.remote_ip, event.body),
+        )
+        if marks is not None:
+            row += marks
+        self.head, self.at = event.seq, event.received_at
+        self.bytes += size
+
+    def write(self, raw: sqlite3.Connection) -> None:
+        """On the writer's thread, inside its transaction."""
+        rows.insert(raw, self._plain, self._marked)
+        if self.opened is not None:
+            rows.insert_epochs(raw, [self.opened.epoch, self.state.key, self.opened.from_seq])
+        raw.execute(_MOVE, (self.first, self.head, self.bytes, self.at, self.state.key))
+
+    def apply(self) -> None:
+        """After the commit."""
+        state = self.state
+        state.first, state.head, state.last_at = self.first, self.head, self.at
+        state.bytes += self.bytes
+        if self.opened is not None:
+            state.epochs += (self.opened,)
+            state.open = True

@@ -1,0 +1,109 @@
+"""What became of events, in memory: the same contract as on SQLite, for fast tests beside the log in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from relay_tornado.errors import BucketGone, NotFound
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import DONE, MOST, Latest, Result, sent, storable, surplus
+from relay_tornado.model import BucketId
+
+
+class _Kept:
+    """The results of one bucket's events, in the order in which they came."""
+
+    def __init__(self, epoch: str) -> None:
+        self.epoch = epoch
+        self.results: list[tuple[int, int, Result]] = []
+        self.floors: dict[tuple[str, int], int] = {}
+
+
+class MemoryDeliveries:
+    """See `log.deliveries.Deliveries`; `log` says which events there are."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._buckets: dict[BucketId, _Kept] = {}
+
+    async def _of(self, bucket_id: BucketId) -> tuple[_Kept, int, int]:
+        """What is kept of a bucket, without what left with its events; and the log's first and head."""
+        bounds = await self._log.bounds(bucket_id)
+        epoch = bounds.epochs[0].epoch
+        kept = self._buckets.get(bucket_id)
+        if kept is None or kept.epoch != epoch:
+            kept = self._buckets[bucket_id] = _Kept(epoch)
+        kept.results = [row for row in kept.results if bounds.first <= row[0] <= bounds.head]
+        return kept, bounds.first, bounds.head
+
+    async def _results(self, bucket_id: BucketId) -> list[tuple[int, int, Result]]:
+        try:
+            return (await self._of(bucket_id))[0].results
+        except BucketGone:
+            return []
+
+    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
+        """See the contract."""
+        storable(result)
+        kept, first, head = await self._of(bucket_id)
+        if not first <= seq <= head:
+            raise NotFound(f"the log of the bucket {bucket_id} does not hold event {seq}")
+        copy = [row for row in kept.results if row[:2] == (seq, output)]
+        if len(copy) >= MOST:
+            kept.results.remove(copy[surplus([row[2].status_code for row in copy])])
+        kept.results.append((seq, output, result))
+        return result.status_code > 0 and not any(row[2].status_code for row in copy)
+
+    async def first(self, bucket_id: BucketId, seq: int, output: int | None) -> Result | None:
+        """See the contract."""
+        for number, copy, result in await self._results(bucket_id):
+            if number == seq and output in (None, copy) and result.status_code > 0:
+                return result
+        return None
+
+    async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
+        """See the contract."""
+        found: dict[tuple[int, int], list[Result]] = {}
+        for seq, output, result in await self._results(bucket_id):
+            if first <= seq <= last:
+                found.setdefault((seq, output), []).append(result)
+        return found
+
+    async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
+        """See the contract."""
+        return {
+            seq: Latest(copy, result)
+            for seq, copy, result in await self._results(bucket_id)
+            if seq in seqs and output in (None, copy)
+        }
+
+    async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
+        """See the contract."""
+        found = await self.latest(bucket_id, range(first, last + 1), output)
+        return {seq: latest.result.status for seq, latest in found.items()}
+
+    async def floor(self, bucket_id: BucketId, name: str, output: int) -> int:
+        """See the contract."""
+        try:
+            return (await self._of(bucket_id))[0].floors.get((name, output), 0)
+        except BucketGone:
+            return 0
+
+    async def claim(
+        self, bucket_id: BucketId, name: str, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
+    ) -> Sequence[int] | None:
+        """See the contract."""
+        kept, first, head = await self._of(bucket_id)
+        if kept.floors.get((name, output), 0) != expect:
+            return None
+        kept.floors[name, output] = floor
+        claimed = []
+        for seq in seqs:
+            done = any(
+                latest.result.status in DONE
+                for latest in (await self.latest(bucket_id, [seq], output or None)).values()
+            )
+            if first <= seq <= head and not done:
+                await self.record(bucket_id, seq, output, sent(at))
+                claimed.append(seq)
+        return claimed

@@ -1,0 +1,289 @@
+"""What became of events, on SQLite: `log.deliveries.Deliveries` over one database.
+
+Results gather in a queue that is bounded in bytes, and whatever has gathered goes into one transaction of the writer,
+in turn with the commits of events: a group commit of its own. Nothing is kept in memory but that queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, Unavailable
+from relay_tornado.log.deliveries import DONE, MOST, Latest, Result, sent, storable, surplus
+from relay_tornado.model import BucketId
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.work import CLOSED, again
+
+T = TypeVar("T")
+
+_OVERHEAD = 512
+_COLUMNS = "output, status, status_code, headers, body, duration_ms, retries, at"
+_LOG = "SELECT id, first, head FROM log WHERE bucket = ? AND dropped = 0"
+_INSERT = (
+    "INSERT INTO delivery (log, seq, output, at, status, status_code, duration_ms, retries, headers, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_KEPT = "SELECT id, status_code FROM delivery WHERE log = ? AND seq = ? AND output = ? ORDER BY id"
+# Ids first, so that no body is read but the one that is asked for.
+_FIRST = (
+    f"SELECT {_COLUMNS} FROM delivery WHERE id = (SELECT min(id) FROM delivery"  # noqa: S608 - constants only
+    " WHERE log = ? AND seq = ? AND status_code > 0 AND (? IS NULL OR output = ?))"
+)
+_OF = f"SELECT seq, {_COLUMNS} FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"  # noqa: S608
+_LATEST = (
+    f"SELECT {_COLUMNS} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
+    " WHERE log = ? AND seq = ? AND (? IS NULL OR output = ?))"
+)
+_STATUSES = "SELECT seq, output, status FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"
+_FLOOR = "SELECT floor FROM consumer WHERE log = ? AND name = ? AND output = ?"
+_MOVE = (
+    "INSERT INTO consumer (log, name, output, floor) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (log, name, output) DO UPDATE SET floor = excluded.floor"
+)
+
+_decode = msgspec.json.Decoder(dict[str, list[str]]).decode
+
+
+class _Entry:
+    """A result on its way."""
+
+    __slots__ = ("bucket_id", "future", "headers", "outcome", "output", "result", "seq", "size")
+
+    def __init__(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
+        self.bucket_id = bucket_id
+        self.seq = seq
+        self.output = output
+        self.result = result
+        self.headers, size = storable(result)
+        self.size = size + _OVERHEAD
+        self.future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.outcome: bool | RelayError = False
+
+    def settle(self, outcome: bool | Exception) -> None:
+        if not self.future.done():
+            if isinstance(outcome, Exception):
+                self.future.set_exception(outcome)
+            else:
+                self.future.set_result(outcome)
+
+
+class SqliteDeliveries:
+    """See the contract. The bounds of the queue and of a commit are those of events."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._most_bytes = settings.append_queue
+        self._batch_rows = settings.commit_events
+        self._batch_bytes = settings.commit_bytes
+        self._queue: deque[_Entry] = deque()
+        self._bytes = 0
+        self._writing: asyncio.Task[None] | None = None
+        self._closed = False
+
+    # writing
+
+    async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
+        """See the contract."""
+        if self._closed:
+            raise Unavailable(CLOSED)
+        refusal = self._database.refusal()
+        if refusal is not None:
+            raise again(refusal)
+        entry = _Entry(bucket_id, seq, output, result)
+        if self._bytes and self._bytes + entry.size > self._most_bytes:
+            raise Overloaded("more answers are coming in than can be stored; send it again in a moment")
+        self._bytes += entry.size
+        self._queue.append(entry)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_task(self._write(), name="relay-deliveries")
+        return await entry.future
+
+    async def _write(self) -> None:
+        try:
+            while self._queue:
+                await self._commit(self._take())
+        finally:
+            self._writing = None
+            while self._queue:  # only where this task was cancelled or has failed
+                self._settle([self._queue.popleft()], Unavailable(CLOSED))
+
+    def _take(self) -> list[_Entry]:
+        entries = [self._queue.popleft()]
+        room = self._batch_bytes - entries[0].size
+        while self._queue and len(entries) < self._batch_rows and self._queue[0].size <= room:
+            entries.append(self._queue.popleft())
+            room -= entries[-1].size
+        return entries
+
+    async def _commit(self, entries: list[_Entry]) -> None:
+        try:
+            await self._database.write(lambda raw: _store(raw, entries))
+        except (RelayError, sqlite3.Error) as error:
+            if isinstance(error, sqlite3.Error) and len(entries) > 1:
+                for entry in entries:  # one of them is to blame, and not the file
+                    await self._commit([entry])
+                return
+            self._settle(entries, error)
+        except BaseException:
+            self._settle(entries, Unavailable(CLOSED))
+            raise
+        else:
+            self._settle(entries, None)
+
+    def _settle(self, entries: list[_Entry], error: RelayError | sqlite3.Error | None) -> None:
+        for entry in entries:
+            self._bytes -= entry.size
+            if error is None:
+                entry.settle(entry.outcome)
+            elif isinstance(error, RelayError):
+                entry.settle(again(error))
+            else:
+                entry.settle(Unavailable(f"the answer could not be stored as it is ({error})"))
+
+    async def claim(
+        self, bucket_id: BucketId, name: str, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
+    ) -> Sequence[int] | None:
+        """See the contract."""
+
+        def job(raw: sqlite3.Connection) -> Sequence[int] | None:
+            key, first, head = _find(raw, bucket_id)
+            if _floor(raw, key, name, output) != expect:
+                return None
+            claimed = []
+            for seq in seqs:
+                if first <= seq <= head and _status(raw, key, seq, output) not in DONE:
+                    _insert(raw, key, seq, output, sent(at), "{}")
+                    claimed.append(seq)
+            raw.execute(_MOVE, (key, name, output, floor))
+            return claimed
+
+        return await self._database.write(job)
+
+    # reading
+
+    async def first(self, bucket_id: BucketId, seq: int, output: int | None) -> Result | None:
+        """See the contract."""
+
+        def job(raw: sqlite3.Connection, key: int, first: int) -> Result | None:
+            row = raw.execute(_FIRST, (key, max(seq, first), output, output)).fetchone() if seq >= first else None
+            return None if row is None else _result(row)
+
+        return await self._read(bucket_id, job, None)
+
+    async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
+        """See the contract."""
+
+        def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[tuple[int, int], Sequence[Result]]:
+            found: dict[tuple[int, int], list[Result]] = {}
+            for seq, *row in raw.execute(_OF, (key, max(first, oldest), last)).fetchall():
+                found.setdefault((seq, row[0]), []).append(_result(row))
+            return found
+
+        return await self._read(bucket_id, job, {})
+
+    async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
+        """See the contract."""
+
+        def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, Latest]:
+            found = {}
+            for seq in seqs:
+                row = raw.execute(_LATEST, (key, seq, output, output)).fetchone() if seq >= oldest else None
+                if row is not None:
+                    found[seq] = Latest(row[0], _result(row))
+            return found
+
+        return await self._read(bucket_id, job, {})
+
+    async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
+        """See the contract."""
+
+        def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, str]:
+            rows = raw.execute(_STATUSES, (key, max(first, oldest), last)).fetchall()
+            return {seq: status for seq, copy, status in rows if output is None or copy == output}
+
+        return await self._read(bucket_id, job, {})
+
+    async def floor(self, bucket_id: BucketId, name: str, output: int) -> int:
+        """See the contract."""
+        return await self._read(bucket_id, lambda raw, key, _: _floor(raw, key, name, output), 0)
+
+    async def _read(self, bucket_id: BucketId, job: Callable[[sqlite3.Connection, int, int], T], nothing: T) -> T:
+        """What the job finds, called with the log's key and the oldest seq that it holds; `nothing` without a log."""
+
+        def found(raw: sqlite3.Connection) -> T:
+            row = raw.execute(_LOG, (bucket_id,)).fetchone()
+            return nothing if row is None else job(raw, row[0], row[1])
+
+        try:
+            return await self._database.read(found)
+        except sqlite3.Error as error:
+            raise Unavailable(f"what became of events can't be read ({error})") from error
+
+    async def close(self) -> None:
+        """Commits what is queued; nothing is taken any more."""
+        self._closed = True
+        while self._writing is not None:
+            await asyncio.wait([self._writing])
+
+
+def _store(raw: sqlite3.Connection, entries: Iterable[_Entry]) -> None:
+    """On the writer's thread: inserts what can be, and says of each what came of it."""
+    logs: dict[BucketId, tuple[int, int, int] | None] = {}
+    for entry in entries:
+        bucket_id = entry.bucket_id
+        if bucket_id not in logs:
+            logs[bucket_id] = raw.execute(_LOG, (bucket_id,)).fetchone()
+        row = logs[bucket_id]
+        if row is None:
+            entry.outcome = BucketGone(bucket_id)
+        elif not row[1] <= entry.seq <= row[2]:
+            entry.outcome = NotFound(f"the log of the bucket {bucket_id} does not hold event {entry.seq}")
+        else:
+            entry.outcome = _insert(raw, row[0], entry.seq, entry.output, entry.result, entry.headers)
+
+
+def _insert(raw: sqlite3.Connection, key: int, seq: int, output: int, result: Result, headers: str) -> bool:
+    kept = raw.execute(_KEPT, (key, seq, output)).fetchall()
+    codes = [code for _, code in kept]
+    if len(kept) >= MOST:
+        raw.execute("DELETE FROM delivery WHERE id = ?", (kept[surplus(codes)][0],))
+    raw.execute(
+        _INSERT,
+        (
+            key, seq, output, result.at, result.status, result.status_code, result.duration_ms, result.retries, headers,
+            result.body,
+        ),
+    )  # fmt: skip
+    return result.status_code > 0 and not any(codes)
+
+
+def _find(raw: sqlite3.Connection, bucket_id: BucketId) -> tuple[int, int, int]:
+    row = raw.execute(_LOG, (bucket_id,)).fetchone()
+    if row is None:
+        raise BucketGone(bucket_id)
+    key, first, head = row
+    return key, first, head
+
+
+def _floor(raw: sqlite3.Connection, key: int, name: str, output: int) -> int:
+    row = raw.execute(_FLOOR, (key, name, output)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _status(raw: sqlite3.Connection, key: int, seq: int, output: int) -> str:
+    """The newest status of a copy; for output 0 of any of the event's copies."""
+    copy = output or None
+    row = raw.execute(_LATEST, (key, seq, copy, copy)).fetchone()
+    return "" if row is None else str(row[1])
+
+
+def _result(row: Sequence[Any]) -> Result:
+    _, status, status_code, headers, body, duration_ms, retries, at = row
+    return Result(status, status_code, _decode(headers), body, duration_ms, retries, at)

@@ -1,0 +1,159 @@
+"""The relay's metrics: each one's name, type and meaning, once, over the plain numbers of `counters`.
+
+Names follow Prometheus' conventions: base units, `_total` for what only grows. Every set of label values is bounded,
+and no label ever holds a secret, an address or an input's id.
+"""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, islice
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from relay_tornado.counters import Counters, Distribution, Levels
+
+CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
+"""Prometheus' text format; one form for everybody, so that nothing in a request's Accept header has to be read."""
+
+BUCKETS_NAMED: Final = 100
+"""How many buckets, oldest first, have a series of their own; the slowest of all others stands for them."""
+
+OTHER_BUCKETS: Final = "/other"
+"""The label of those others: no bucket's name holds a slash."""
+
+_COUNTERS: Final = (
+    ("events", "relay_events", "Events committed to a log."),
+    ("event_bytes", "relay_event_bytes", "Bytes of the events committed: path, query, headers and body."),
+    ("duplicates", "relay_duplicates", "Webhooks answered as repeats of an event that is stored already."),
+    ("tail_hits", "relay_tail_hits", "Reads of events that were answered from memory."),
+    ("tail_misses", "relay_tail_misses", "Reads of events that had to wait for the file."),
+    ("deliveries", "relay_deliveries", "Events sent to subscribers, each time."),
+    ("delivered_bytes", "relay_delivered_bytes", "Bytes of the frames of events sent to subscribers."),
+    ("auth_failures", "relay_auth_failures", "Wrong, expired or revoked tokens on sockets and in requests."),
+    ("retention_events", "relay_retention_events", "Events removed by retention."),
+    ("connections_refused", "relay_connections_refused", "Connections closed unread: too many were open."),
+)
+_LABELLED: Final = (
+    ("rejections", "relay_rejections", "Webhooks refused, by the code of the error."),
+    ("gaps", "relay_gaps", "Gaps that subscribers met, told or logged, by reason."),
+)
+_DISTRIBUTIONS: Final = (
+    ("commit_seconds", "relay_commit_seconds", "How long commits of events took."),
+    ("commit_events", "relay_commit_events", "How many events a commit held."),
+)
+_LEVELS: Final = (
+    ("ready", "relay_ready", "Whether events can be committed, as /readyz says."),
+    ("append_queue", "relay_append_queue_bytes", "Events that wait for a commit."),
+    ("append_queue_limit", "relay_append_queue_limit_bytes", "Where the append queue is full."),
+    ("ingest_buffer", "relay_ingest_buffer_bytes", "Bodies of webhooks on their way in."),
+    ("replay_buffer", "relay_replay_buffer_bytes", "Frames on their way out that no kernel has taken yet."),
+    ("connections", "relay_connections", "Open connections of every kind."),
+    ("connections_limit", "relay_connections_limit", "Where no more connections are accepted."),
+    ("subscribers", "relay_subscribers", "Sockets that are subscribed."),
+    ("buckets", "relay_buckets", "Buckets that exist."),
+    ("database", "relay_database_bytes", "Size of relay.db."),
+    ("wal", "relay_wal_bytes", "Size of its write-ahead log."),
+    ("space_free", "relay_space_free_bytes", "Free space beside relay.db."),
+    ("space_reserve", "relay_space_reserve_bytes", "Free space at which webhooks are refused with 507."),
+    ("space_seconds_left", "relay_space_seconds_left", "Until free space is at the reserve, at today's rate."),
+    ("events_missing", "relay_events_missing", "Committed events found missing at this start or since."),
+    ("certificate_expires", "relay_certificate_expiry_timestamp_seconds", "When the TLS certificate expires."),
+    ("certificate_ok", "relay_certificate_reload_success", "Whether the files of the TLS certificate are in use."),
+)
+_BACKUPS: Final = (
+    ("interval", "relay_backup_interval_seconds", "How often a backup is due."),
+    ("last_success", "relay_backup_last_success_timestamp_seconds", "When a backup was last made."),
+    ("last_size", "relay_backup_last_size_bytes", "Size of that backup."),
+    ("last_seconds", "relay_backup_last_duration_seconds", "How long it took."),
+    ("last_ok", "relay_backup_last_success", "Whether the last try succeeded."),
+)
+
+
+class Metrics:
+    """What `/metrics` answers with. `levels` is called at each scrape, in the event loop, and must be quick."""
+
+    def __init__(self, counters: Counters, levels: Callable[[], Levels], version: str) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Relay(counters, levels, version))
+        ProcessCollector(registry=self._registry)
+
+    def expose(self) -> bytes:
+        """The body for `/metrics`, of the content type `CONTENT_TYPE`."""
+        return generate_latest(self._registry)
+
+
+class _Relay(Collector):
+    """Reads the numbers at each scrape."""
+
+    def __init__(self, counters: Counters, levels: Callable[[], Levels], version: str) -> None:
+        self._counters = counters
+        self._levels = levels
+        self._build = GaugeMetricFamily(
+            "relay_build_info", "What runs; always 1.", labels=("version", "python", "sqlite")
+        )
+        self._build.add_metric((version, platform.python_version(), sqlite3.sqlite_version), 1)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering does not read the levels, which may not be there yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        counters, levels = self._counters, self._levels()
+        yield self._build
+        for field, name, meaning in _COUNTERS:
+            yield CounterMetricFamily(name, meaning, getattr(counters, field))
+        for field, name, meaning in _LABELLED:
+            family = CounterMetricFamily(name, meaning, labels=("reason",))
+            for reason, count in getattr(counters, field).items():
+                family.add_metric((reason,), count)
+            yield family
+        for field, name, meaning in _DISTRIBUTIONS:
+            yield _histogram(name, meaning, getattr(counters, field))
+        yield from _gauges(_LEVELS, levels)
+        yield from _gauges(_BACKUPS, levels.backups)
+        yield GaugeMetricFamily(
+            "relay_lag_events",
+            "Events between a head and its slowest subscriber, at most.",
+            max(levels.lag.values(), default=0),
+        )
+        lags = GaugeMetricFamily("relay_bucket_lag_events", "The same by bucket.", labels=("bucket",))
+        for bucket, lag in bounded(levels.lag).items():
+            lags.add_metric((bucket,), lag)
+        yield lags
+
+
+def bounded(lag: Mapping[str, int], limit: int = BUCKETS_NAMED) -> Mapping[str, int]:
+    """The first `limit` entries, and the greatest of all others under `OTHER_BUCKETS`.
+
+    Which are named depends on the order alone, not on the values, so that series do not come and go with the load.
+    """
+    if len(lag) <= limit:
+        return lag
+    named = dict(islice(lag.items(), limit))
+    named[OTHER_BUCKETS] = max(islice(lag.values(), limit, None))
+    return named
+
+
+def _gauges(table: Sequence[tuple[str, str, str]], values: object) -> Iterator[Metric]:
+    for field, name, meaning in table:
+        value = getattr(values, field)
+        if value is not None:
+            yield GaugeMetricFamily(name, meaning, value)
+
+
+def _histogram(name: str, meaning: str, values: Distribution) -> Metric:
+    counts = list(accumulate(values.counts))
+    bounds = [*(str(float(bound)) for bound in values.bounds), "+Inf"]
+    return HistogramMetricFamily(name, meaning, buckets=list(zip(bounds, counts, strict=True)), sum_value=values.sum)

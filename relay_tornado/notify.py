@@ -1,0 +1,92 @@
+"""What the service manager is told, and what it hands over: systemd's sd_notify(3) and sd_listen_fds(3).
+
+Both are a few lines over a socket and two variables, and stable since 2013. Outside systemd nothing happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import MutableMapping
+from typing import Final
+
+import structlog
+
+_FIRST_DESCRIPTOR: Final = 3
+_SEND_TIMEOUT: Final = 0.5
+"""Seconds to wait for room in the manager's queue, which is all but never full."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Notifier:
+    """Tells the service manager how the relay is. Its variables are taken out of `environ`, so that no child of this
+    process speaks in its name."""
+
+    def __init__(self, environ: MutableMapping[str, str] = os.environ) -> None:
+        self._address = environ.pop("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):
+            self._address = "\0" + self._address[1:]
+        usec = environ.pop("WATCHDOG_USEC", "")
+        pid = environ.pop("WATCHDOG_PID", "")
+        ours = usec.isdigit() and int(usec) > 0 and pid in ("", str(os.getpid()))
+        self.watchdog: float | None = int(usec) / 1e6 if ours and self._address else None
+        """Seconds within which it wants a sign of life, None where it does not."""
+
+    def ready(self, status: str = "") -> None:
+        """The relay serves; what comes after it in the boot may start."""
+        self._send("READY=1", status)
+
+    def stopping(self, status: str = "") -> None:
+        self._send("STOPPING=1", status)
+
+    def status(self, status: str) -> None:
+        """One line for `systemctl status`."""
+        self._send("", status)
+
+    def extend(self, seconds: float) -> None:
+        """What is going on (a migration, a long drain) takes up to so long from now: the time-out of a start or stop
+        moves to then. Say it again before that."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
+
+    def alive(self) -> None:
+        self._send("WATCHDOG=1")
+
+    async def keep_alive(self) -> None:
+        """Gives signs of life until it is cancelled, where they are wanted. It runs in the event loop, so that a loop
+        that is stuck ends them; whether events can be committed is not its business, for a restart frees no disk."""
+        if self.watchdog is None:
+            return
+        while True:
+            self.alive()
+            await asyncio.sleep(self.watchdog / 3)
+
+    def _send(self, state: str, status: str = "") -> None:
+        if not self._address:
+            return
+        lines = [state] if state else []
+        if status:
+            lines.append("STATUS=" + " ".join(status.split()))
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+                out.settimeout(_SEND_TIMEOUT)
+                out.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:
+            _log.warning("service_manager_not_told", state=state, error=str(error))
+
+
+def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
+    """The listening sockets that the service manager opened for this process (socket activation), ready for a
+    loop; none where it opened none. A second call returns none."""
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    environ.pop("LISTEN_FDNAMES", None)
+    if pid != str(os.getpid()) or not count.isdigit():
+        return []
+    sockets = []
+    for descriptor in range(_FIRST_DESCRIPTOR, _FIRST_DESCRIPTOR + int(count)):
+        os.set_inheritable(descriptor, False)
+        inherited = socket.socket(fileno=descriptor)
+        inherited.setblocking(False)
+        sockets.append(inherited)
+    return sockets

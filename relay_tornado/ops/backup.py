@@ -1,0 +1,150 @@
+"""A backup: a committed state of relay.db as one file, whole and checked, or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from relay_tornado.errors import Conflict, NotFound, RelayError, StartupError, Unavailable
+from relay_tornado.model import MIB
+from relay_tornado.ops import copying
+from relay_tornado.ops.check import Finding, Report, check
+from relay_tornado.ops.copying import Progress
+from relay_tornado.ops.opening import open_file
+from relay_tornado.storage import migrate
+
+MARGIN = 16 * MIB
+"""Bytes that stay free beside the copy, at least."""
+
+_WAYS = (copying.in_steps, copying.by_pages)
+"""What is tried, one after another."""
+
+
+class Damaged(RelayError):
+    """What was written, or what it was written from, is not sound. `report` says what is wrong."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A backup that was made: its file, and what was found in it. Damage in it is damage of the source, too."""
+
+    path: Path
+    bytes: int
+    seconds: float
+    report: Report
+
+
+def make(source: Path, target: Path, progress: Progress, *, force: bool = False, reserve: int = 0) -> Made:
+    """Copies the relay's file `source` to the file `target`, for its owner only, and checks the copy.
+
+    Nothing but a whole and checked copy ever has the target's name. `reserve` bytes stay free where both lie on one
+    file system. Raises Conflict where the target is there (and no `force`), NotFound where its directory is not,
+    NoSpace, StartupError where the source can't be read, and Damaged.
+    """
+    begun = time.monotonic()
+    _check_target(source, target, force)
+    part = target.with_name(target.name + ".part")
+    with _written(part, target) as descriptor:
+        try:
+            report = _copied(source, part, descriptor, progress, _room(source, target, reserve))
+        except sqlite3.Error as error:
+            raise _failed(target, error) from error
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise copying.no_room(target) from error
+            raise
+        if not force and target.exists():
+            raise _there(target)
+        part.replace(target)
+        migrate.sync(target.parent)
+    return Made(target, target.stat().st_size, time.monotonic() - begun, report)
+
+
+@contextlib.contextmanager
+def _written(part: Path, target: Path) -> Iterator[int]:
+    """The file to write into, for nobody else; nothing is left of it where it was not renamed."""
+    try:
+        descriptor = os.open(part, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StartupError(f"{part} can't be made ({error.strerror}): choose another place for it.") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another backup is being made as {target}: let it finish, or name another file") from None
+        os.fchmod(descriptor, 0o600)
+        try:
+            yield descriptor
+        finally:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                part.with_name(part.name + suffix).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room: int) -> Report:
+    """Copies and checks. What the steps did not get right, as when rowids were used again, the pages do."""
+    report = Report(part)
+    with contextlib.closing(open_file(source)) as raw:
+        for copy in _WAYS:
+            os.ftruncate(descriptor, 0)
+            try:
+                copy(raw, part, descriptor, progress, room)
+            except sqlite3.DatabaseError as error:
+                if copy is _WAYS[-1] or isinstance(error, sqlite3.OperationalError):
+                    raise
+                continue
+            report = check(part, progress)
+            if not report.damaged:
+                return report
+    if _damage(report) <= _damage(check(source, progress)):
+        return report
+    raise Damaged(
+        f"the copy is not sound, and was removed: {report.findings[0].message}. `relay check` says what the "
+        "relay's own file is like.",
+        report,
+    )
+
+
+def _damage(report: Report) -> set[Finding]:
+    return {finding for finding in report.findings if finding.level == "damage"}
+
+
+def _check_target(source: Path, target: Path, force: bool) -> None:
+    if target.is_dir():
+        raise Conflict(f"{target} is a directory: name a file in it, like {target / 'relay-backup.db'}")
+    if not target.parent.is_dir():
+        raise NotFound(f"there is no directory {target.parent}: make it first")
+    if target.exists():
+        if target.samefile(source):
+            raise Conflict(f"{target} is the relay's own file: name another one")
+        if not force:
+            raise _there(target)
+
+
+def _there(target: Path) -> Conflict:
+    return Conflict(f"{target} is there already: name another file, or replace it with --force")
+
+
+def _room(source: Path, target: Path, reserve: int) -> int:
+    disk = os.statvfs(target.parent)
+    size = disk.f_blocks * disk.f_frsize
+    same = source.stat().st_dev == target.parent.stat().st_dev
+    return disk.f_bavail * disk.f_frsize - max(min(MARGIN, size // 16), min(reserve, size // 8) if same else 0)
+
+
+def _failed(target: Path, error: sqlite3.Error) -> RelayError:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+        return copying.no_room(target)
+    return Unavailable(f"the backup could not be made ({error}); nothing was left behind. `relay check` may say why")

@@ -1,0 +1,298 @@
+"""Looks whether a relay's file is sound: its pages, its records, its logs, each event; and says what to do.
+
+It changes nothing, and may look at a file that a relay serves: then each look is a short transaction of its own (but
+the look at the pages), and what came or left meanwhile is no finding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from relay_tornado.log.loading import Row, load
+from relay_tornado.model import Bucket, Epoch, Token, from_document
+from relay_tornado.ops.opening import open_file
+from relay_tornado.ops.reading import read
+from relay_tornado.storage import migrate
+from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.database import NAME
+from relay_tornado.storage.work import read_stamp
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+Level: TypeAlias = Literal["damage", "warning"]
+
+MOST = 100
+"""Findings of one kind that are told one by one."""
+
+RESTORE = (
+    "stop the relay, keep the directory for whoever wants to look into it, and `relay restore` the newest backup into "
+    "a new one; `relay export` still gets what can be read"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be, and what to do about it. `bucket` is a name or an id, "" for the file."""
+
+    level: Level
+    kind: str
+    message: str
+    advice: str
+    bucket: str = ""
+
+
+@dataclass(slots=True)
+class Report:
+    """What was looked at, and what was found."""
+
+    path: Path
+    schema: int = 0
+    buckets: int = 0
+    events: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def damaged(self) -> bool:
+        return any(finding.level == "damage" for finding in self.findings)
+
+    def add(self, level: Level, kind: str, message: str, advice: str, bucket: str = "") -> None:
+        """Takes a finding in, the first 100 of each kind."""
+        if sum(finding.kind == kind for finding in self.findings) < MOST:
+            self.findings.append(Finding(level, kind, message, advice, bucket))
+
+
+def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
+    """Looks at everything in the file; with `full` also whether the indexes agree with their tables, which is slow.
+
+    The witness counts where it stands beside a relay.db. Raises StartupError where the file can't be looked at.
+    """
+    report, begun = Report(path), time.monotonic()
+    # Before the file: a relay that runs writes it after the file, so it is never ahead of what is read later.
+    witness = witnesses.peek(path.with_name(witnesses.NAME)) if path.name == NAME else None
+    with contextlib.closing(open_file(path)) as raw:
+        report.schema = migrate.version(raw)
+        _within(report, "the pages", lambda: _check_pages(raw, report, full, progress))
+        _within(report, "the file's own row", lambda: _check_meta(raw, report, witness))
+        names: dict[str, str] = {}
+        _within(report, "the records", lambda: names.update(_check_records(raw, report)))
+        _within(report, "the logs", lambda: _Logs(raw, report, names, progress).check())
+    report.seconds = time.monotonic() - begun
+    return report
+
+
+def _within(report: Report, what: str, look: Callable[[], None]) -> None:
+    """A damaged page ends one look, not all of them."""
+    try:
+        look()
+    except sqlite3.DatabaseError as error:
+        report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
+
+
+def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: Progress) -> None:
+    progress("checking pages", 0, 0)
+    verb = "integrity_check" if full else "quick_check"
+    for (message,) in raw.execute(f"PRAGMA main.{verb}({MOST})"):
+        if message != "ok":
+            for line in str(message).splitlines():
+                report.add("damage", "pages", line, RESTORE)
+    for table, rowid, parent, _ in raw.execute("PRAGMA main.foreign_key_check"):
+        report.add("damage", "foreign_key", f"row {rowid} of {table} belongs to no {parent}", RESTORE)
+
+
+def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stamp | None) -> None:
+    try:
+        stamp = read_stamp(raw)
+    except (sqlite3.DatabaseError, TypeError) as error:
+        report.add("damage", "meta", f"the table meta does not say which database this is ({error})", RESTORE)
+        return
+    lost = witnesses.loss(witness, stamp)
+    if lost is not None:
+        report.add(
+            "damage",
+            "witness",
+            f"{lost.events} events ({lost.commits} commits) that were committed are not in the file any more",
+            "start the relay: it keeps a copy of the WAL, tells the clients what they miss, and goes on; where senders "
+            "can send again, let them. A disk that loses writes should be replaced",
+        )
+    elif witness is not None and witness.database != stamp.database:
+        report.add(
+            "warning",
+            "witness",
+            f"{witnesses.NAME} is another database's, so that a loss before now can't be noticed",
+            "nothing: the relay makes it anew at its next start",
+        )
+
+
+def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]:
+    """Returns the names of the buckets by their ids."""
+    names: dict[str, str] = {}
+    claimed = dict(raw.execute("SELECT id, bucket FROM input").fetchall())
+    for bucket_id, name, document in raw.execute("SELECT id, name, document FROM bucket").fetchall():
+        report.buckets += 1
+        names[bucket_id] = name
+        bucket = _decoded(report, "bucket", bucket_id, document, Bucket)
+        if bucket is None:
+            continue
+        if (bucket.id, bucket.name) != (bucket_id, name):
+            report.add("damage", "record", f"the record of bucket {bucket_id} is another one's", RESTORE, name)
+        for made in bucket.inputs:
+            if claimed.pop(made.id, None) != bucket_id:
+                report.add("damage", "record", f"its input {made.id} is not claimed by it", RESTORE, name)
+    for input_id in claimed:
+        report.add("damage", "record", f"the input {input_id} is in no bucket's record", RESTORE)
+    for key, secret_hash, document in raw.execute("SELECT key, secret_hash, document FROM token").fetchall():
+        token = _decoded(report, "token", key, document, Token)
+        if token is not None and (token.key, token.secret_hash) != (key, secret_hash):
+            report.add("damage", "record", f"the record of token {key} is another one's", RESTORE)
+    return names
+
+
+def _decoded(report: Report, kind: str, key: str, document: str, model: type[Any]) -> Any | None:
+    try:
+        return from_document(model, json.loads(document))
+    except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+        report.add("damage", "record", f"the record of {kind} {key} can't be understood ({error})", RESTORE)
+        return None
+
+
+class _Logs:
+    """Every log, against its row, its epochs and its bucket."""
+
+    def __init__(self, raw: sqlite3.Connection, report: Report, names: Mapping[str, str], progress: Progress) -> None:
+        self._raw = raw
+        self._report = report
+        self._names = names
+        self._progress = progress
+        self._done = 0
+        self._total = 0
+
+    def check(self) -> None:
+        loaded = load(self._raw)
+        self._total = sum(row.head - row.first + 1 for row in loaded.live)
+        self._progress("checking events", 0, self._total)
+        without = set(self._names) - {row.bucket_id for row in loaded.live}
+        for row in loaded.live:
+            if row.bucket_id not in self._names and self._still(row):
+                self._tell(
+                    "warning",
+                    "log",
+                    row,
+                    "its bucket is not there",
+                    "nothing: the relay removes the log when it starts",
+                )
+            self._check_epochs(row, loaded.epochs.get(row.key, []))
+            self._check_events(row, loaded.epochs.get(row.key, []))
+        self._check_strays(loaded.live, loaded.dropped)
+        for bucket_id in without & {found for (found,) in self._raw.execute("SELECT id FROM bucket")}:
+            if not self._raw.execute("SELECT 1 FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)).fetchone():
+                self._report.add(
+                    "warning",
+                    "log",
+                    "the bucket has no log",
+                    "nothing: the relay makes an empty one when it starts; where it had events, restore a backup",
+                    self._names[bucket_id],
+                )
+
+    def _check_epochs(self, row: Row, epochs: list[Epoch]) -> None:
+        starts = [epoch.from_seq for epoch in epochs]
+        if not epochs:
+            self._tell("damage", "epoch", row, "it has no epoch, so no cursor can be honoured", RESTORE)
+        elif starts[0] != 1 or starts != sorted(starts) or starts[-1] > row.head + 1:
+            self._tell("damage", "epoch", row, f"its epochs begin at {starts[:20]}, its head is {row.head}", RESTORE)
+
+    def _check_events(self, row: Row, epochs: list[Epoch]) -> None:
+        held, newest = 0, 0.0
+        missing: list[int] = []
+        for step in read(self._raw, row.key, row.first, row.head, epochs or [Epoch("", 1)]):
+            held += step.bytes
+            for seq, event in enumerate(step.found.events, step.start):
+                if event is None:
+                    if seq not in step.found.stubs:
+                        missing.append(seq)
+                    continue
+                if event.received_at < newest:
+                    self._tell("damage", "time", row, f"event {seq} was received before the one before it", RESTORE)
+                newest = max(newest, event.received_at)
+            self._done += step.end - step.start + 1
+            self._progress("checking events", self._done, self._total)
+        self._report.events += max(row.head - row.first + 1 - len(missing), 0)
+        self._report.bytes += held
+        kept = self._first(row)
+        lost = [seq for seq in missing if kept is not None and seq >= kept]
+        for first, last in _runs(lost):
+            self._tell_missing(row, first, last)
+        if kept == row.first and not lost:
+            if held != row.bytes:
+                self._tell(
+                    "warning",
+                    "bytes",
+                    row,
+                    f"its events have {held} bytes, its log says {row.bytes}",
+                    "nothing at once: retention by size errs by the difference until these events have left",
+                )
+            if newest > row.last_at:
+                self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
+
+    def _tell_missing(self, row: Row, first: int, last: int) -> None:
+        there = 0
+        with contextlib.suppress(sqlite3.DatabaseError):
+            sql = "SELECT count(*) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
+            there = self._raw.execute(sql, (row.key, first, last)).fetchone()[0]
+        what = f"event {first}" if first == last else f"events {first} to {last}"
+        kind, how = ("hole", "missing") if there == 0 else ("content", "damaged")
+        verb = "is" if first == last else "are"
+        self._tell(
+            "damage",
+            kind,
+            row,
+            f"{what} {verb} {how}",
+            "the relay tells clients of the gap and goes on behind it; where it matters, restore a backup into another "
+            "directory and `relay export` them from there",
+        )
+
+    def _check_strays(self, live: list[Row], dropped: list[int]) -> None:
+        """Rows of events that lie in no log's stretch."""
+        heads = {row.key: row for row in live}
+        sql = "SELECT log, count(*), min(seq), max(seq) FROM event GROUP BY log"
+        for log, count, least, _ in self._raw.execute(sql).fetchall():
+            row = heads.get(log)
+            if row is None:
+                known = self._raw.execute("SELECT 1 FROM log WHERE id = ?", (log,)).fetchone()
+                if log not in dropped and known is None:
+                    message = f"{count} events belong to no log"
+                    self._report.add("warning", "stray", message, "nothing: they take space, and nobody reads them")
+            elif least < row.first:
+                self._tell(
+                    "warning", "stray", row, f"events from {least} on lie below its first, {row.first}", "nothing"
+                )
+
+    def _first(self, row: Row) -> int | None:
+        """The oldest seq that is kept by now; None where the log was dropped meanwhile."""
+        found = self._raw.execute("SELECT first FROM log WHERE id = ? AND dropped = 0", (row.key,)).fetchone()
+        return None if found is None else int(found[0])
+
+    def _still(self, row: Row) -> bool:
+        known = self._raw.execute("SELECT 1 FROM bucket WHERE id = ?", (row.bucket_id,)).fetchone()
+        return known is None and self._first(row) is not None
+
+    def _tell(self, level: Level, kind: str, row: Row, message: str, advice: str) -> None:
+        self._report.add(level, kind, message, advice, self._names.get(row.bucket_id, row.bucket_id))
+
+
+def _runs(seqs: list[int]) -> Iterator[tuple[int, int]]:
+    """Ascending numbers as stretches without a hole."""
+    start = 0
+    for place in range(1, len(seqs) + 1):
+        if place == len(seqs) or seqs[place] != seqs[place - 1] + 1:
+            yield seqs[start], seqs[place - 1]
+            start = place

@@ -1,0 +1,223 @@
+"""Copies a relay's database into another file, in two ways.
+
+`in_steps` is for a file that is written to meanwhile. A read transaction that lasts keeps the WAL from being copied
+into the file, so that it grows, and the commits pay for it: VACUUM INTO and SQLite's online backup read in one such
+transaction. So the big tables, whose rows only come and go, are copied bit by bit, each bit with a short transaction;
+what came and left meanwhile is made up for in a last one, together with everything that is small.
+
+`by_pages` is for a file that nobody writes to: page by page, as it is.
+
+Both pause after each step for twice as long as it took, and have the disk write what there is bit by bit: one big sync
+at the end would make every commit wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from relay_tornado.errors import NoSpace
+from relay_tornado.model import MIB
+from relay_tornado.storage.connection import uri
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and how much there is in all."""
+
+PAGES = 64
+"""Pages in one step: 256 KiB."""
+STEP = 0.01
+"""Seconds that one step of rows should take."""
+SYNC = MIB // 2
+"""Bytes after which what was written goes to the disk."""
+REST = 2.0
+"""How long to pause after each step, as a multiple of what the step took."""
+
+_BIG = ("event", "delivery")
+_COPYING = "copying"
+
+
+def _find_sync_file_range() -> Callable[[int], None]:
+    """Linux can write a file's pages to the disk without making the disk empty its cache, as fdatasync does, for which
+    every commit would wait. Python has no name for it."""
+    try:
+        call = ctypes.CDLL(None).sync_file_range
+    except (OSError, AttributeError):
+        return os.fdatasync
+    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+
+    def write(descriptor: int) -> None:
+        if call(descriptor, 0, 0, _WAIT_WRITE_WAIT) != 0:
+            os.fdatasync(descriptor)
+
+    return write
+
+
+_WAIT_WRITE_WAIT = 1 | 2 | 4  # SYNC_FILE_RANGE_WAIT_BEFORE, _WRITE, _WAIT_AFTER
+write_out = _find_sync_file_range()
+
+
+class Pace:
+    """What goes on between two steps."""
+
+    def __init__(self, descriptor: int, total: int, progress: Progress) -> None:
+        self._descriptor = descriptor
+        self._total = total
+        self._progress = progress
+        self._synced = 0
+        self._resumed = time.monotonic()
+
+    def step(self) -> float:
+        """Syncs and pauses; returns how long the step took."""
+        took = time.monotonic() - self._resumed
+        written = os.fstat(self._descriptor).st_size
+        if written - self._synced >= SYNC:
+            self._synced = written
+            write_out(self._descriptor)
+            self._progress(_COPYING, min(written, self._total), self._total)
+        time.sleep((time.monotonic() - self._resumed) * REST)
+        self._resumed = time.monotonic()
+        return took
+
+
+def in_steps(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> None:
+    """Copies the database behind `raw` into the empty file `part`, open as `descriptor`, and syncs it.
+
+    It holds all that was committed when this was called, and is a state that the database was in. Raises NoSpace
+    where it needs more than `room` bytes, sqlite3.Error and OSError.
+    """
+    size = needed(raw)
+    check_room(part, size, room)
+    pace = Pace(descriptor, size, progress)
+    with _attached(raw, part):
+        columns = _make_tables(raw)
+        last = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
+        raw.execute("BEGIN")
+        try:
+            _make_up(raw, columns, last)
+            raw.execute("COMMIT")
+        except BaseException:
+            if raw.in_transaction:
+                raw.execute("ROLLBACK")
+            raise
+        _make_rest(raw)
+    os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def _attached(raw: sqlite3.Connection, part: Path) -> Iterator[None]:
+    raw.execute("ATTACH ? AS copy", (uri(part, "rw"),))
+    try:
+        # Nobody else sees this file before it is whole, and it is synced here.
+        raw.execute("PRAGMA copy.synchronous = OFF")
+        raw.execute("PRAGMA copy.journal_mode = OFF")
+        yield
+    finally:
+        raw.execute("DETACH copy")
+
+
+def _make_tables(raw: sqlite3.Connection) -> dict[str, str]:
+    """Makes the source's tables, and returns the columns of each as SQL."""
+    raw.execute(f"PRAGMA copy.page_size = {raw.execute('PRAGMA main.page_size').fetchone()[0]}")
+    raw.execute(f"PRAGMA copy.auto_vacuum = {raw.execute('PRAGMA main.auto_vacuum').fetchone()[0]}")
+    columns = {}
+    for name, sql in _objects(raw, "table"):
+        raw.execute(_in_copy(sql, "TABLE"))
+        columns[name] = ", ".join(row[1] for row in raw.execute(f"PRAGMA main.table_info({name})"))
+    return columns
+
+
+def _make_rest(raw: sqlite3.Connection) -> None:
+    for kind in ("index", "trigger"):
+        for _, sql in _objects(raw, kind):
+            raw.execute(_in_copy(sql, kind.upper()))
+    raw.execute(f"PRAGMA copy.user_version = {raw.execute('PRAGMA main.user_version').fetchone()[0]}")
+
+
+def _objects(raw: sqlite3.Connection, kind: str) -> Sequence[tuple[str, str]]:
+    sql = "SELECT name, sql FROM main.sqlite_schema WHERE type = ? AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+    return raw.execute(sql, (kind,)).fetchall()
+
+
+def _in_copy(sql: str, kind: str) -> str:
+    """`CREATE TABLE x` as `CREATE TABLE copy.x`: SQLite keeps these first words in one form."""
+    for start in (f"CREATE {kind} ", f"CREATE UNIQUE {kind} "):
+        if sql.startswith(start):
+            return f"{start}copy.{sql.removeprefix(start)}"
+    raise sqlite3.DatabaseError(f"the schema holds something unknown: {sql[:40]}")
+
+
+def _rows(raw: sqlite3.Connection, table: str, columns: str, pace: Pace) -> int:
+    """Copies rows in the order of their rowids until there are few left; returns the last one's."""
+    insert = (
+        f"INSERT INTO copy.{table} (rowid, {columns}) SELECT rowid, {columns} FROM main.{table}"  # noqa: S608
+        " WHERE rowid > ? ORDER BY rowid LIMIT ?"
+    )
+    last, limit = 0, 64
+    while True:
+        copied = raw.execute(insert, (last, limit)).rowcount
+        if copied > 0:
+            last = raw.execute(f"SELECT max(rowid) FROM copy.{table}").fetchone()[0]  # noqa: S608
+        took = pace.step()
+        if copied < limit:
+            return last
+        limit = max(min(int(limit * STEP / max(took, 1e-6)), 2 * limit, 8192), 8)
+
+
+def _make_up(raw: sqlite3.Connection, columns: dict[str, str], last: dict[str, int]) -> None:
+    """In one transaction: the newest rows of the big tables, without those that left, and all of the others."""
+    for table, names in columns.items():
+        condition = f" WHERE rowid > {last[table]}" if table in last else ""
+        rowid = "rowid, " if table in last else ""
+        raw.execute(
+            f"INSERT INTO copy.{table} ({rowid}{names}) SELECT {rowid}{names} FROM main.{table}{condition}"  # noqa: S608
+        )
+    raw.execute("DELETE FROM copy.sqlite_sequence")
+    raw.execute("INSERT INTO copy.sqlite_sequence SELECT * FROM main.sqlite_sequence")
+    # Events leave oldest first.
+    for (log,) in raw.execute("SELECT DISTINCT log FROM copy.event").fetchall():
+        first = raw.execute("SELECT min(seq) FROM main.event WHERE log = ?", (log,)).fetchone()[0]
+        raw.execute("DELETE FROM copy.event WHERE log = ? AND seq < coalesce(?, 9e18)", (log, first))
+    if "delivery" in columns:
+        raw.execute("DELETE FROM copy.delivery WHERE id NOT IN (SELECT id FROM main.delivery)")
+
+
+def by_pages(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> None:
+    """The same as `in_steps`, but every page as it is."""
+    with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as target:
+        target.execute("PRAGMA synchronous = OFF")
+        target.execute("PRAGMA journal_mode = OFF")
+        raw.execute("BEGIN")
+        try:
+            raw.execute("SELECT 1 FROM main.meta").fetchone()  # from here on nothing that others commit is seen
+            size = needed(raw)
+            check_room(part, size, room)
+            pace = Pace(descriptor, size, progress)
+            raw.backup(target, pages=PAGES, progress=lambda *_: pace.step() and None)
+        finally:
+            raw.execute("ROLLBACK")
+        # The header says WAL, as the source's does; a copy is one file, and can be read where nothing can be written.
+        target.execute("PRAGMA journal_mode = DELETE")
+    os.fsync(descriptor)
+
+
+def needed(raw: sqlite3.Connection) -> int:
+    """Bytes that a copy takes, at most about."""
+    pages: int = raw.execute("PRAGMA main.page_count").fetchone()[0]
+    size: int = raw.execute("PRAGMA main.page_size").fetchone()[0]
+    return pages * size
+
+
+def check_room(part: Path, needed: int, room: int) -> None:
+    """Raises NoSpace where more is needed than there is."""
+    if needed > room:
+        raise no_room(part, f": {needed} bytes are needed, {max(room, 0)} may be used")
+
+
+def no_room(part: Path, numbers: str = "") -> NoSpace:
+    return NoSpace(f"there is no room for a copy in {part.parent}{numbers}. Free some space, or choose another disk")

@@ -1,0 +1,119 @@
+"""A bucket's events out of the file, line by line (ops/lines.py), whether a relay runs on it or not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import relay_tornado
+from relay_tornado.errors import Invalid, NotFound, Unavailable
+from relay_tornado.ids import parse_id
+from relay_tornado.log.lineage import epoch_at, place_cursor
+from relay_tornado.log.loading import load
+from relay_tornado.model import Bounds, Cursor
+from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
+from relay_tornado.ops.opening import open_file
+from relay_tornado.ops.reading import Step, read
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written: so many events, up to `last` (0: none)."""
+
+    bucket: str
+    events: int
+    last: int
+
+
+def export(
+    path: Path,
+    bucket: str,
+    after: str | int | None,
+    write: Callable[[bytes], Any],
+    progress: Callable[[str, int, int], None],
+    *,
+    header: bool = True,
+) -> Exported:
+    """Writes the events of a bucket (a name or an id) after a seq or an event's id, up to the head of this moment.
+
+    None: all that are kept. Raises NotFound, Invalid where `after` is no position here, Unavailable where an event is
+    damaged or left meanwhile (what was written until then is good), and StartupError.
+    """
+    with contextlib.closing(open_file(path)) as raw:
+        bucket_id, name, document = _find(raw, bucket)
+        loaded = load(raw)
+        row = next((each for each in loaded.live if each.bucket_id == bucket_id), None)
+        if row is None:
+            raise NotFound(f"the bucket {name!r} has no log (yet): start the relay, which makes one")
+        epochs = loaded.epochs.get(row.key, [])
+        bounds = Bounds(row.first, row.head, tuple(epochs), open=False)
+        start = row.first if after is None else _after(bounds, after) + 1
+        if header:
+            about = {
+                "id": bucket_id,
+                "name": name,
+                "description": document.get("description", ""),
+                "retention": document.get("retention", {}),
+            }
+            lineage = [{"epoch": each.epoch, "from_seq": each.from_seq} for each in epochs]
+            write(header_line(Header(FORMAT, about, start, row.head, lineage, time.time(), relay_tornado.__version__)))
+        total = row.head - start + 1
+        for step in read(raw, row.key, start, row.head, epochs):
+            for item in _items(raw, row.key, name, bounds, step):
+                write(item_line(item))
+            progress("exporting events", step.end - start + 1, total)
+        return Exported(name, max(total, 0), row.head if total > 0 else 0)
+
+
+def _find(raw: sqlite3.Connection, reference: str) -> tuple[str, str, dict[str, Any]]:
+    for column in ("id", "name"):
+        sql = f"SELECT id, name, document FROM bucket WHERE {column} = ?"  # noqa: S608
+        found = raw.execute(sql, (reference,)).fetchone()
+        if found is not None:
+            return found[0], found[1], json.loads(found[2])
+    raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
+
+
+def _after(bounds: Bounds, after: str | int) -> int:
+    if isinstance(after, str) and not after.isdecimal():
+        placed = place_cursor(bounds, parse_id(after))
+        if placed.gap is None:
+            return placed.after
+        raise Invalid(
+            f"the events after {after} are not all here (gap: {placed.gap.reason}): this bucket holds {bounds.first} "
+            f"to {bounds.head}; export them without --after",
+            "after",
+        )
+    seq = int(after)
+    if not bounds.first - 1 <= seq <= bounds.head:
+        raise Invalid(f"there is no event after {seq}: this bucket holds {bounds.first} to {bounds.head}", "after")
+    return place_cursor(bounds, Cursor(epoch_at(bounds.epochs, seq), seq)).after
+
+
+def _items(raw: sqlite3.Connection, log: int, name: str, bounds: Bounds, step: Step) -> Iterator[Item]:
+    for seq, event in enumerate(step.found.events, step.start):
+        if event is not None:
+            yield event
+        elif seq in step.found.stubs:
+            sql = "SELECT received_at, input_id, method, size FROM event WHERE log = ? AND seq = ?"
+            yield Stub(seq, epoch_at(bounds.epochs, seq), *raw.execute(sql, (log, seq)).fetchone())
+        else:
+            raise _not_there(raw, log, name, seq)
+
+
+def _not_there(raw: sqlite3.Connection, log: int, name: str, seq: int) -> Unavailable:
+    row = raw.execute("SELECT first FROM log WHERE id = ? AND dropped = 0", (log,)).fetchone()
+    if row is None:
+        return Unavailable(f"the bucket {name!r} was deleted meanwhile")
+    if seq < row[0]:
+        return Unavailable(f"retention removed the events up to {row[0] - 1} meanwhile: export again into a new file")
+    return Unavailable(
+        f"event {seq} is missing or damaged: `relay check` says more. What follows it can be exported into another "
+        f"file with --after {seq}"
+    )

@@ -1,0 +1,143 @@
+"""The form of an export: lines of JSON, a header and then an event each, with exact bytes.
+
+Bytes that are UTF-8 stand as text under their field's name, others in base64 under `<name>_base64`. `crc` is the
+event's checksum as the log has it. Of an ephemeral event only its place was stored: `{"stub": true, "size": …}`.
+Further headers may stand between events, so that the parts of an export can be put together with `cat`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import msgspec
+
+from relay_tornado.errors import Invalid
+from relay_tornado.log import rows
+from relay_tornado.model import Event
+
+FORMAT = 1
+
+_FIELDS = msgspec.structs.fields(Event)
+_BYTES = frozenset(field.name for field in _FIELDS if field.type is bytes)
+_OPTIONAL = {field.name: field.default for field in _FIELDS if not field.required}
+_NAMES = frozenset(field.name for field in _FIELDS)
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What a stretch of an export is: of which bucket, and which of its events follow, if it is whole."""
+
+    relay_export: int
+    bucket: Mapping[str, Any]
+    """`id`, `name`, `description` and `retention`."""
+    first: int
+    head: int
+    epochs: Sequence[Mapping[str, Any]]
+    exported_at: float
+    version: str
+
+
+class Stub(msgspec.Struct, frozen=True):
+    """The place of an ephemeral event, whose content is gone."""
+
+    seq: int
+    epoch: str
+    received_at: float
+    input_id: str
+    method: str
+    size: int
+
+    def event(self) -> Event:
+        """The event without its content."""
+        return Event(self.seq, self.epoch, self.received_at, self.input_id, self.method, b"", b"", b"", b"", "")
+
+
+Item: TypeAlias = Event | Stub
+
+
+def header_line(header: Header) -> bytes:
+    return msgspec.json.encode(header) + b"\n"
+
+
+def item_line(item: Item) -> bytes:
+    return msgspec.json.encode(document(item)) + b"\n"
+
+
+def document(item: Item) -> dict[str, Any]:
+    """An event as JSON data."""
+    if isinstance(item, Stub):
+        return {**msgspec.structs.asdict(item), "stub": True}
+    made: dict[str, Any] = {}
+    for field in _FIELDS:
+        name, value = field.name, getattr(item, field.name)
+        if name in _BYTES:
+            try:
+                made[name] = value.decode()
+            except UnicodeDecodeError:
+                made[f"{name}_base64"] = base64.b64encode(value).decode()
+        elif name not in _OPTIONAL or value != _OPTIONAL[name]:
+            made[name] = value
+    made["crc"] = rows.checksum(item, rows.marks_of(item))
+    return made
+
+
+def parse(line: bytes) -> Header | Item:
+    """What a line holds. Raises Invalid."""
+    try:
+        found = msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Invalid(f"is no whole line of JSON ({error})") from None
+    if isinstance(found, dict) and "relay_export" in found:
+        return _header(found)
+    return item(found)
+
+
+def _header(found: dict[str, Any]) -> Header:
+    if found["relay_export"] != FORMAT:
+        raise Invalid(
+            f"is an export of version {found['relay_export']!r}; this relay reads version {FORMAT}: use the relay that "
+            "wrote it, or a newer one"
+        )
+    try:
+        return msgspec.convert(found, Header)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"is no header of an export ({error})") from None
+
+
+def item(found: Any) -> Item:
+    """The inverse of `document`. Raises Invalid."""
+    if not isinstance(found, dict):
+        raise Invalid("is no event: an object is expected")
+    found = dict(found)
+    crc = found.pop("crc", None)
+    try:
+        if found.pop("stub", False):
+            made: Item = msgspec.convert(found, Stub)
+        else:
+            for name in _BYTES:
+                found[name] = _bytes(found, name)
+            unknown = found.keys() - _NAMES
+            if unknown:
+                raise Invalid(f"has fields that this relay does not know: {', '.join(sorted(unknown))[:200]}")
+            made = msgspec.convert(found, Event, builtin_types=(bytes,))
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise Invalid(f"is no event ({error})") from None
+    if isinstance(made, Event) and crc is not None and crc != rows.checksum(made, rows.marks_of(made)):
+        raise Invalid("holds another content than its crc says: the line was changed or damaged")
+    if made.seq < 1:
+        raise Invalid("has a seq below 1")
+    return made
+
+
+def _bytes(found: dict[str, Any], name: str) -> bytes:
+    text, encoded = found.pop(name, None), found.pop(f"{name}_base64", None)
+    if (text is None) == (encoded is None):
+        raise Invalid(f"needs either {name} or {name}_base64")
+    try:
+        if text is not None:
+            return bytes(text.encode())
+        return base64.b64decode(encoded, validate=True)
+    except (AttributeError, TypeError, binascii.Error) as error:
+        raise Invalid(f"has a {name} that can't be read ({error})") from None

@@ -1,0 +1,90 @@
+"""Opens a relay's file for looking at it only, whether a relay serves it, none does, or it is a backup.
+
+Nothing here can change what is opened, and no lock of the relay is needed: readers see a committed state, and disturb
+no writer. Each look should be a short transaction all the same, as one that lasts keeps the WAL from being used anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+from relay_tornado.errors import NotFound, StartupError
+from relay_tornado.storage import migrate
+from relay_tornado.storage.connection import uri
+from relay_tornado.storage.database import NAME
+from relay_tornado.storage.lock import read_owner
+
+
+def locate(place: Path) -> Path:
+    """The relay's file that a person means by a directory or a file. Raises NotFound."""
+    path = place / NAME if place.is_dir() else place
+    if not path.is_file():
+        raise NotFound(f"there is no {path}: name the relay's directory with --data or RELAY_DATA, or a backup's file")
+    return path
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """A read-only connection to a relay's file of this or an older schema, in autocommit.
+
+    What an older file lacks reads as its default. Raises StartupError (NewerSchema among it) where it can't be read.
+    """
+    raw = None
+    try:
+        raw = _connect(path)
+        found = migrate.check(raw, path, migrate.latest())
+        if found == 0:
+            raise StartupError(f"{path} is empty: no relay has written to it (yet).")
+        if found < migrate.latest():
+            _complete(raw)
+        return raw
+    except sqlite3.Error as error:
+        if raw is not None:
+            raw.close()
+        raise StartupError(
+            f"{path} can't be read ({error}): it is damaged, no relay's file, or another user's. Try another copy."
+        ) from error
+    except BaseException:
+        if raw is not None:
+            raw.close()
+        raise
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        return _prepared(uri(path, "ro"))
+    except sqlite3.OperationalError:
+        # In WAL mode SQLite wants to make files beside it. Where that can't be, and nobody writes, it needs none.
+        wal = path.with_name(path.name + "-wal")
+        if read_owner(path.parent) is not None or (wal.exists() and wal.stat().st_size):
+            raise
+        return _prepared(uri(path, "ro") + "&immutable=1")
+
+
+def _prepared(address: str) -> sqlite3.Connection:
+    raw = sqlite3.connect(address, uri=True, isolation_level=None)
+    try:
+        raw.execute("PRAGMA busy_timeout = 5000")
+        raw.execute("PRAGMA trusted_schema = OFF")
+        raw.execute("PRAGMA cell_size_check = ON")
+        raw.execute("PRAGMA temp_store = MEMORY")
+        raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except BaseException:
+        raw.close()
+        raise
+    return raw
+
+
+def _complete(raw: sqlite3.Connection) -> None:
+    """Puts temporary views before the tables of an older schema, with the columns that came later."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as now:
+        now.executescript(migrate.schema())
+        for (table,) in now.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"):
+            there = [row[1] for row in raw.execute(f"PRAGMA main.table_info({table})")]
+            if not there:
+                continue
+            later = [row for row in now.execute(f"PRAGMA table_info({table})") if row[1] not in there]
+            if later:
+                columns = [*there, *(f"{row[4] or 'NULL'} AS {row[1]}" for row in later)]
+                raw.execute(f"CREATE TEMP VIEW {table} AS SELECT {', '.join(columns)} FROM main.{table}")  # noqa: S608

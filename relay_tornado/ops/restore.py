@@ -1,0 +1,158 @@
+"""A backup becomes the data of a relay: under a database id of its own, so that no witness of the old one fits it.
+
+Consumers and epochs stay. At the relay's start the newest epoch of each log counts as ended at its head, as at every
+start: a cursor up to there is honoured, one beyond is told what it misses, and new events get a new epoch. Tokens that
+were revoked after the backup live again, and public outputs are paused: both are listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.errors import Conflict, Locked, NoSpace, StartupError
+from relay_tornado.ids import new_uuid
+from relay_tornado.ops import copying
+from relay_tornado.ops.backup import Damaged
+from relay_tornado.ops.check import Report, check
+from relay_tornado.ops.copying import Progress
+from relay_tornado.ops.opening import open_file
+from relay_tornado.storage import lock, migrate
+from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.database import NAME
+from relay_tornado.storage.lock import Lock
+from relay_tornado.storage.witness import Witness
+from relay_tornado.storage.work import read_stamp
+
+_PART = NAME + ".restoring"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What is there now. `tokens` are (key, description), `paused` are (bucket, output)."""
+
+    path: Path
+    report: Report
+    database: str
+    tokens: tuple[tuple[str, str], ...]
+    paused: tuple[tuple[str, str], ...]
+
+
+def restore(file: Path, directory: Path, progress: Progress) -> Restored:
+    """Makes a data directory of a backup, which is checked before and after; the directory is empty or missing.
+
+    Raises Conflict where it is not, Locked where a relay runs on it, StartupError, NoSpace, and Damaged.
+    """
+    _check_idle(directory)
+    _check_empty(directory)
+    before = check(file, progress)
+    if before.damaged:
+        raise Damaged(
+            f"{file} is not sound: {before.findings[0].message}. Restore another backup; `relay check {file}` says "
+            "all, and `relay export` gets what can be read.",
+            before,
+        )
+    held = Lock.acquire(directory)
+    try:
+        _check_empty(directory)
+        return _restore(file, directory, progress)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise NoSpace(f"there is no room in {directory}: free some space, or choose another disk") from error
+        raise
+    finally:
+        held.release()
+
+
+def _restore(file: Path, directory: Path, progress: Progress) -> Restored:
+    part = directory / _PART
+    descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        disk = os.statvfs(directory)
+        with contextlib.closing(open_file(file)) as raw:
+            copying.by_pages(raw, part, descriptor, progress, disk.f_bavail * disk.f_frsize)
+        with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
+            paused = _make_own(raw)
+            stamp = read_stamp(raw)
+            tokens = _tokens(raw)
+        after = check(part, progress)
+        if after.damaged:
+            raise Damaged(f"the restored file is not sound, and was removed: {after.findings[0].message}", after)
+        os.fsync(descriptor)
+        witness = Witness.open(directory / witnesses.NAME)
+        try:
+            witness.restart(stamp)
+        finally:
+            witness.close()
+        part.replace(directory / NAME)
+        migrate.sync(directory)
+    except sqlite3.Error as error:
+        raise StartupError(f"{file} could not be restored ({error}); nothing was left in {directory}.") from error
+    finally:
+        os.close(descriptor)
+        for suffix in ("", "-journal"):
+            part.with_name(part.name + suffix).unlink(missing_ok=True)
+    return Restored(directory / NAME, after, stamp.database, tokens, paused)
+
+
+def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
+    """Gives the copy its own id, and pauses what would call somebody as soon as the relay starts."""
+    paused = []
+    raw.execute("BEGIN IMMEDIATE")
+    raw.execute("UPDATE meta SET id = ?", (new_uuid(),))
+    for bucket_id, name, text in raw.execute("SELECT id, name, document FROM bucket").fetchall():
+        document: dict[str, Any] = json.loads(text)
+        running = [
+            output
+            for output in document.get("outputs", [])
+            if not output.get("internal", True) and not output.get("disabled", False)
+        ]
+        for output in running:
+            output["disabled"] = True
+            paused.append((name, str(output.get("name") or output.get("id"))))
+        if running:
+            raw.execute(
+                "UPDATE bucket SET document = ?, revision = revision + 1 WHERE id = ?",
+                (json.dumps(document), bucket_id),
+            )
+    raw.execute("COMMIT")
+    return tuple(paused)
+
+
+def _tokens(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
+    found = raw.execute("SELECT key, document FROM token ORDER BY rowid").fetchall()
+    return tuple((key, str(json.loads(document).get("description", ""))) for key, document in found)
+
+
+def _check_idle(directory: Path) -> None:
+    owner = lock.read_owner(directory)
+    if owner is not None:
+        raise Locked(
+            f"a relay (process {owner.pid}) runs on {directory}: restore into another, empty directory, then stop it "
+            "and start the relay there"
+        )
+
+
+def _check_empty(directory: Path) -> None:
+    """What an interrupted restore left, and a lock that nobody holds, are in nobody's way."""
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        raise Conflict(f"{directory} is a file: name a directory with --data") from None
+    allowed = {lock.NAME, _PART, _PART + "-journal"}
+    if NAME not in names:
+        allowed.add(witnesses.NAME)
+    if names - allowed:
+        raise Conflict(
+            f"{directory} is not empty: restore into another directory with --data, or move this one away first, with "
+            "everything in it"
+        )

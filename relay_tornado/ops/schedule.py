@@ -1,0 +1,137 @@
+"""Backups that `relay serve` makes by itself: one every so often, the newest so many kept.
+
+Each is made by a process of its own, `relay backup`, so that it shares neither memory nor interpreter with the relay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import calendar
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from relay_tornado.settings import Settings
+from relay_tornado.storage import migrate
+
+RETRY = (60.0, 3600.0)
+"""Seconds after which a backup that failed is tried again: at first, and at most."""
+PATIENCE = 10.0
+"""Seconds that a backup has to end when the relay does."""
+
+_NAME = re.compile(r"relay-([0-9]{8}T[0-9]{6})Z\.db")
+_FORM = "%Y%m%dT%H%M%S"
+
+_log = structlog.get_logger(__name__)
+
+
+def name_at(at: float) -> str:
+    """`relay-20300102T030405Z.db`, by the time in UTC."""
+    return f"relay-{time.strftime(_FORM, time.gmtime(at))}Z.db"
+
+
+def backups(directory: Path) -> Sequence[tuple[float, Path]]:
+    """The backups that are there, with their times, oldest first; whatever has another name is not ours."""
+    found = []
+    for path in directory.iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match is not None and path.is_file():
+            found.append((_time(match[1]), path))
+    return sorted(found)
+
+
+def _time(text: str) -> float:
+    return calendar.timegm(time.strptime(text, _FORM))
+
+
+class Backups:
+    """Makes them until it is cancelled. `newest` is when the newest one was begun, None while there is none;
+    `problem` says why the last try failed, "" where it did not."""
+
+    def __init__(self, settings: Settings, directory: Path, clock: Callable[[], float] = time.time) -> None:
+        self.newest: float | None = None
+        self.problem = ""
+        self._settings = settings
+        self._directory = directory.absolute()
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Makes one when it is due, after a restart too: what counts is the newest that lies there."""
+        retry = RETRY[0]
+        while True:
+            try:
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                now = self._clock()
+                # A clock that was wrong once must not keep backups from being made.
+                self.newest = max((at for at, _ in backups(self._directory) if at <= now), default=None)
+                due = 0.0 if self.newest is None else self.newest + self._settings.backup_every
+                if due > now:
+                    await asyncio.sleep(min(due - now, RETRY[1]))
+                    continue
+                await self._make()
+            except (OSError, _Failed) as error:
+                self.problem = str(error)
+                _log.error("backup_failed", directory=str(self._directory), reason=str(error), again_in=retry)
+                await asyncio.sleep(retry)
+                retry = min(retry * 2, RETRY[1])
+            else:
+                self.problem = ""
+                retry = RETRY[0]
+
+    async def _make(self) -> None:
+        for left in self._directory.glob("relay-*Z.db.part*"):  # of one that was killed
+            left.unlink(missing_ok=True)
+        begun = self._clock()
+        target = self._directory / name_at(begun)
+        await _run(["backup", str(target), "--force", "--json"], self._settings)
+        self.newest = begun
+        _log.info("backup_made", file=str(target), bytes=target.stat().st_size, seconds=round(self._clock() - begun, 1))
+        for _, path in backups(self._directory)[: -self._settings.backup_keep]:
+            try:
+                path.unlink()
+                migrate.sync(self._directory)
+            except OSError as error:
+                _log.warning("backup_not_removed", file=str(path), reason=str(error))
+            else:
+                _log.info("backup_removed", file=str(path), keep=self._settings.backup_keep)
+
+
+class _Failed(Exception):
+    """A command failed; the text is what it said."""
+
+
+async def _run(arguments: Sequence[str], settings: Settings) -> None:
+    """Runs `relay ARGUMENTS`; when this is cancelled, it is ended. Raises _Failed and OSError."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
+    environment |= {"RELAY_DATA": str(settings.data.absolute()), "RELAY_RESERVE": str(settings.reserve)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "relay_tornado", *arguments),
+        env=environment,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, said = await process.communicate()
+    except asyncio.CancelledError:
+        await _end(process)
+        raise
+    if process.returncode:
+        text = said.decode(errors="replace").strip()
+        raise _Failed(text.splitlines()[-1].removeprefix("relay: ") if text else f"exit code {process.returncode}")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

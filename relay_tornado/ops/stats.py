@@ -1,0 +1,112 @@
+"""What takes the space, and how long it will last: read from the file, whether a relay runs on it or not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.log.loading import Row, load
+from relay_tornado.log.reclaim import seek
+from relay_tornado.model import DAY
+from relay_tornado.ops.opening import open_file
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class BucketStats:
+    """One bucket: what it holds, and what came within the last day. Times are unix seconds, None where it is empty.
+
+    `a_day` are bytes; where the log is younger than a day, as many as it would be at its rate.
+    """
+
+    id: str
+    name: str
+    events: int
+    bytes: int
+    first: int
+    head: int
+    oldest_at: float | None
+    newest_at: float | None
+    retention: dict[str, Any]
+    events_last_day: int
+    a_day: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A data directory. All sizes are bytes.
+
+    `free_pages` lie within `database`, and are used before it grows. `growth_a_day` is what the buckets together would
+    add in a day if nothing left; `days_left` until `reserve` is met at that rate, None where it never is.
+    """
+
+    path: Path
+    buckets: tuple[BucketStats, ...]
+    database: int
+    wal: int
+    free_pages: int
+    disk_free: int
+    reserve: int
+    growth_a_day: int
+    days_left: float | None
+
+
+def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
+    """Looks at the relay's file `path`. Raises StartupError and sqlite3.Error."""
+    now = time.time() if now is None else now
+    with contextlib.closing(open_file(path)) as raw:
+        page: int = raw.execute("PRAGMA main.page_size").fetchone()[0]
+        pages: int = raw.execute("PRAGMA main.page_count").fetchone()[0]
+        free: int = raw.execute("PRAGMA main.freelist_count").fetchone()[0]
+        records = raw.execute("SELECT id, name, document FROM bucket ORDER BY rowid").fetchall()
+        rows = {row.bucket_id: row for row in load(raw).live}
+        buckets = tuple(
+            _bucket(raw, rows.get(bucket_id), bucket_id, name, json.loads(document), now)
+            for bucket_id, name, document in records
+        )
+    wal = path.with_name(path.name + "-wal")
+    disk = os.statvfs(path.parent)
+    disk_free = disk.f_bavail * disk.f_frsize
+    least = min(reserve, disk.f_blocks * disk.f_frsize // 8)
+    held = sum(bucket.bytes for bucket in buckets)
+    used = (pages - free) * page
+    # Rows and indexes take room of their own: as much for each byte of an event as so far.
+    growth = round(sum(bucket.a_day for bucket in buckets) * (used / held if held else 1.0))
+    room = disk_free + free * page - least
+    return Stats(
+        path=path,
+        buckets=buckets,
+        database=pages * page,
+        wal=wal.stat().st_size if wal.exists() else 0,
+        free_pages=free * page,
+        disk_free=disk_free,
+        reserve=least,
+        growth_a_day=growth,
+        days_left=max(room, 0) / growth if growth else None,
+    )
+
+
+def _bucket(
+    raw: sqlite3.Connection, row: Row | None, bucket_id: str, name: str, document: dict[str, Any], now: float
+) -> BucketStats:
+    retention = dict(document.get("retention") or {})
+    if row is None or row.first > row.head:
+        last = 0 if row is None else row.head
+        return BucketStats(bucket_id, name, 0, 0, last + 1, last, None, None, retention, 0, 0)
+    oldest = raw.execute("SELECT received_at FROM event WHERE log = ? AND seq >= ? LIMIT 1", (row.key, row.first))
+    found = oldest.fetchone()
+    events = row.head - row.first + 1
+    recent = row.head - max(seek(raw, row.key, row.first, row.head, now - DAY), row.first - 1)
+    begun = found[0] if found is not None else row.last_at
+    span = min(max(now - begun, HOUR), DAY)
+    a_day = round(recent * row.bytes / events * DAY / span)
+    return BucketStats(
+        bucket_id, name, events, row.bytes, row.first, row.head, begun, row.last_at, retention, recent, a_day
+    )

@@ -1,0 +1,346 @@
+"""Rules: the tree of conditions that says which events go to an output, or to a subscriber with a filter.
+
+The form is the original's, which resembles the hook rules of github.com/adnanh/webhook:
+
+    {"and": [node, …]}   every node holds                      {"match": {"type": …, "parameter": {…}, …}}
+    {"or": [node, …]}    at least one holds                    parameter: {"source": "header" | "payload" | "query",
+    {"not": node}        it does not hold                                  "name": …, "base64decode": true | false}
+    {"not": [node, …]}   none of them holds
+
+Types of a match, and what each needs:
+
+value, `value`                      the parameter is that text
+contains, `substring`               the parameter has that text in it
+does-not-contain, `substring`       the opposite of contains
+regex, `regex`                      the RE2 pattern is found anywhere in the parameter
+payload-hash-sha1, `secret`         the parameter is the body's HMAC in hex, or one of several with commas between them,
+payload-hash-sha256, `secret`       each perhaps after `sha1=` or `sha256=`; with base64decode it is the HMAC itself
+ip-whitelist, `ip-range`            the sender's address is in one of the ranges, with spaces or commas between them;
+                                    there is no parameter
+
+A payload's name is a dotted path with indexes (`commits.0.author.name`), see `subject`; without a name it is the whole
+body. Case counts, but not in a header's name. Numbers, booleans and null in a payload have their JSON text (`1.50`,
+`true`), and objects theirs. A regex looks at the first 4,000,000 bytes of a value, divided by the instructions that the
+pattern compiles to (20 or so for a plain one), and at 1,024 at least.
+
+A parameter that the event does not have, or that does not decode, is matched by nothing; so does-not-contain holds: an
+event is delivered rather than lost. What says nothing ({}, null, an empty list) is left out, and rules that say nothing
+match every event.
+"""
+
+from __future__ import annotations
+
+import binascii
+import functools
+import hmac
+import ipaddress
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import re2  # type: ignore[import-untyped]
+
+from relay_tornado.errors import Invalid
+from relay_tornado.subject import Subject
+
+MAX_NODES: Final = 32
+MAX_PATTERN: Final = 1024
+"""Bytes of a regular expression."""
+MAX_NAME: Final = 1024
+"""Bytes of a parameter's name."""
+MAX_TEXT: Final = 4096
+"""Bytes of a value, substring, secret or ip-range."""
+
+_STEPS: Final = 4_000_000
+"""Instructions times bytes of a search: RE2 takes up to 5 ns for each where a pattern outgrows its memory, so 20 ms."""
+
+_SIGNATURES: Final = 16
+"""Signatures of one parameter that are compared."""
+
+_Test: TypeAlias = Callable[[Subject], bool]
+_Parameter: TypeAlias = Callable[[Subject], bytes | None]
+
+
+class Rules:
+    """Compiled rules. `document` is what they were compiled from, as it was given."""
+
+    __slots__ = ("_test", "document")
+
+    def __init__(self, document: Any, test: _Test | None) -> None:
+        self.document = document
+        self._test = test
+
+    @property
+    def every(self) -> bool:
+        """Whether they say nothing, so that every event passes."""
+        return self._test is None
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether the event passes. Never raises, whatever the sender put into it."""
+        return self._test is None or self._test(subject)
+
+
+def compile_rules(document: Any, path: str = "rules") -> Rules:
+    """Rules from their JSON document; `path` is what an error calls it.
+
+    Raises Invalid naming the node that does not fit, as in `rules.and[1].match.regex: …`.
+    """
+    return Rules(document, _Compiler().node(document, path))
+
+
+def _invalid(path: str, why: str) -> Invalid:
+    return Invalid(f"{path}: {why}", field=path)
+
+
+class _Compiler:
+    """Turns one document into a test, and counts its nodes."""
+
+    KEYS: Final = ("and", "or", "not", "match")
+
+    def __init__(self) -> None:
+        self._nodes = 0
+
+    def node(self, document: Any, path: str) -> _Test | None:
+        """The test of a node, or None where it says nothing."""
+        if document is None:
+            return None
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise _invalid(path, f"this is node {self._nodes}, and rules may have {MAX_NODES}; use fewer")
+        if not isinstance(document, Mapping):
+            raise _invalid(path, 'write an object with one of "and", "or", "not" and "match"')
+        said = [key for key in self.KEYS if document.get(key) not in (None, [], {})]
+        if len(said) > 1:
+            raise _invalid(path, f"has {' and '.join(said)}; write one a node, and join nodes with and or or")
+        if not said:
+            if document and not any(key in document for key in self.KEYS):
+                raise _invalid(path, 'has none of "and", "or", "not" and "match"')
+            return None
+        key = said[0]
+        inner, at = document[key], f"{path}.{key}"
+        if key == "match":
+            return _match(inner, at)
+        if key == "not":
+            test = self.node(inner, at) if isinstance(inner, Mapping) else _any(self._nodes_of(inner, at))
+            return None if test is None else _not(test)
+        tests = self._nodes_of(inner, at)
+        return _all(tests) if key == "and" else _any(tests)
+
+    def _nodes_of(self, documents: Any, path: str) -> list[_Test]:
+        if not isinstance(documents, list | tuple):
+            raise _invalid(path, "write a list of nodes")
+        tests = (self.node(document, f"{path}[{index}]") for index, document in enumerate(documents))
+        return [test for test in tests if test is not None]
+
+
+def _all(tests: Sequence[_Test]) -> _Test | None:
+    if len(tests) < 2:
+        return tests[0] if tests else None
+
+    def holds(subject: Subject) -> bool:
+        for test in tests:  # noqa: SIM110 - a generator would cost more than most tests
+            if not test(subject):
+                return False
+        return True
+
+    return holds
+
+
+def _any(tests: Sequence[_Test]) -> _Test | None:
+    if len(tests) < 2:
+        return tests[0] if tests else None
+
+    def holds(subject: Subject) -> bool:
+        for test in tests:  # noqa: SIM110 - as above
+            if test(subject):
+                return True
+        return False
+
+    return holds
+
+
+def _not(test: _Test) -> _Test:
+    return lambda subject: not test(subject)
+
+
+def _match(document: Any, path: str) -> _Test:
+    if not isinstance(document, Mapping):
+        raise _invalid(path, 'write an object with a "type"')
+    kind = document.get("type")
+    make = _TYPES.get(kind) if isinstance(kind, str) else None
+    if make is None:
+        raise _invalid(f"{path}.type", f"write one of {', '.join(_TYPES)}")
+    return make(document, path)
+
+
+def _parameter(match: Mapping[str, Any], path: str) -> _Parameter:
+    path = f"{path}.parameter"
+    document = match.get("parameter")
+    if not isinstance(document, Mapping):
+        raise _invalid(path, 'write an object with a "source" and a "name"')
+    name = document.get("name", "")
+    if not isinstance(name, str):
+        raise _invalid(f"{path}.name", "write a text")
+    _encode(name, f"{path}.name", MAX_NAME)
+    source = document.get("source")
+    if not name and source in ("header", "query"):
+        raise _invalid(f"{path}.name", f"name the {source} parameter; only a payload without a name is one, the whole")
+    read = _source(source, name, f"{path}.source")
+    base64decode = document.get("base64decode")
+    if base64decode is not None and not isinstance(base64decode, bool):
+        raise _invalid(f"{path}.base64decode", "write true or false")
+    return (lambda subject: _base64(read(subject))) if base64decode else read
+
+
+def _source(source: Any, name: str, path: str) -> _Parameter:
+    if source == "header":
+        field = name.lower().encode()
+        return lambda subject: subject.header(field)
+    if source == "query":
+        return lambda subject: subject.query(name)
+    if source == "payload":
+        return lambda subject: subject.payload(name)
+    raise _invalid(path, "write header, payload or query")
+
+
+def _base64(value: bytes | None) -> bytes | None:
+    """Decodes either alphabet, with padding or without."""
+    if value is None:
+        return None
+    value = b"".join(value.split()).translate(_STANDARD).rstrip(b"=")
+    try:
+        return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
+    except binascii.Error:
+        return None
+
+
+_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+
+
+def _needed(match: Mapping[str, Any], key: str, path: str) -> tuple[Any, str]:
+    value = match.get(key)
+    if value is None:
+        raise _invalid(f"{path}.{key}", f"a match of type {match['type']} needs it")
+    return value, f"{path}.{key}"
+
+
+def _needed_text(match: Mapping[str, Any], key: str, path: str, limit: int = MAX_TEXT) -> bytes:
+    text, at = _needed(match, key, path)
+    if not isinstance(text, str) or not text:
+        raise _invalid(at, "write a text that is not empty")
+    return _encode(text, at, limit)
+
+
+def _encode(text: str, path: str, limit: int) -> bytes:
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError:
+        raise _invalid(path, "has half a surrogate pair in it, which no text has; write the whole character") from None
+    if len(raw) > limit:
+        raise _invalid(path, f"has {len(raw)} bytes, and may have {limit}")
+    return raw
+
+
+def _value(match: Mapping[str, Any], path: str) -> _Test:
+    value, at = _needed(match, "value", path)
+    if not isinstance(value, str | bool | int | float):
+        raise _invalid(at, "write a text, a number, true or false")
+    wanted = _encode(value if isinstance(value, str) else json.dumps(value), at, MAX_TEXT)
+    read = _parameter(match, path)
+
+    def test(subject: Subject) -> bool:
+        found = read(subject)
+        return found is not None and hmac.compare_digest(found, wanted)  # it may be a token that is compared
+
+    return test
+
+
+def _contains(match: Mapping[str, Any], path: str) -> _Test:
+    substring = _needed_text(match, "substring", path)
+    read = _parameter(match, path)
+
+    def test(subject: Subject) -> bool:
+        found = read(subject)
+        return found is not None and substring in found
+
+    return test
+
+
+def _does_not_contain(match: Mapping[str, Any], path: str) -> _Test:
+    return _not(_contains(match, path))
+
+
+def _regex(match: Mapping[str, Any], path: str) -> _Test:
+    pattern = _needed_text(match, "regex", path, MAX_PATTERN)
+    try:
+        search, longest = _pattern(pattern)
+    except re2.error as error:
+        why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
+        raise _invalid(
+            f"{path}.regex",
+            f"{why}. The syntax is that of RE2, as in Go: it has no look-ahead, no look-behind and no back-references",
+        ) from None
+    read = _parameter(match, path)
+
+    def test(subject: Subject) -> bool:
+        found = read(subject)
+        return found is not None and search(found, 0, longest) is not None
+
+    return test
+
+
+@functools.lru_cache(maxsize=256)
+def _pattern(pattern: bytes) -> tuple[Callable[[bytes, int, int], object | None], int]:
+    """A pattern's search, and how many bytes of a value it looks at."""
+    options = re2.Options()
+    options.log_errors = False
+    options.never_capture = True
+    options.max_mem = 1 << 20
+    compiled = re2.compile(pattern, options)
+    return compiled.search, max(1024, _STEPS // compiled.programsize)
+
+
+def _payload_hash(algorithm: str, match: Mapping[str, Any], path: str) -> _Test:
+    secret = _needed_text(match, "secret", path)
+    read = _parameter(match, path)
+    prefix = f"{algorithm}=".encode()
+
+    def test(subject: Subject) -> bool:
+        found = read(subject)
+        if found is None:
+            return False
+        mac = subject.mac(algorithm, secret)
+        if hmac.compare_digest(found, mac):
+            return True
+        wanted = mac.hex().encode()
+        signatures = found.split(b",", _SIGNATURES)[:_SIGNATURES]
+        return any(hmac.compare_digest(each.strip().removeprefix(prefix).lower(), wanted) for each in signatures)
+
+    return test
+
+
+def _ip_whitelist(match: Mapping[str, Any], path: str) -> _Test:
+    text, at = _needed_text(match, "ip-range", path).decode(), f"{path}.ip-range"
+    try:
+        networks = [ipaddress.ip_network(part, strict=False) for part in text.replace(",", " ").split()]
+    except ValueError:
+        networks = []
+    if not networks:
+        raise _invalid(at, "write addresses or ranges such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
+
+    def test(subject: Subject) -> bool:
+        address = subject.remote
+        return address is not None and any(address in network for network in networks)
+
+    return test
+
+
+_TYPES: Final[Mapping[str, Callable[[Mapping[str, Any], str], _Test]]] = {
+    "value": _value,
+    "contains": _contains,
+    "does-not-contain": _does_not_contain,
+    "regex": _regex,
+    "payload-hash-sha1": functools.partial(_payload_hash, "sha1"),
+    "payload-hash-sha256": functools.partial(_payload_hash, "sha256"),
+    "ip-whitelist": _ip_whitelist,
+}

@@ -1,0 +1,143 @@
+"""What is done for the file in quiet times: free pages go back to the disk, and the end of the space is foretold.
+
+Where the disk is so full that senders are refused, they go back at once."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from relay_tornado.errors import RelayError
+from relay_tornado.model import DAY, MIB
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.forecast import WARN, Forecast
+
+INTERVAL: Final = 60.0
+STEP: Final = 128
+"""Pages that one transaction gives back: half a mebibyte, a few milliseconds."""
+
+MUCH: Final = 64 * MIB
+SHARE: Final = 4
+"""So many bytes, and one part in so many of the file, have to be free before any are given back: what is kept serves
+new events without the file growing again."""
+
+QUIET: Final = 10.0
+"""Commits a second up to which a relay counts as idle."""
+
+_PAUSE: Final = 0.05
+_URGENT: Final = 1.0
+"""Seconds between two looks while senders are refused for want of space."""
+
+_WARN_EVERY: Final = DAY
+
+_log = structlog.get_logger(__name__)
+
+
+class Upkeep:
+    """Looks after one database until its `run` is cancelled. `forecast` is of the disk that it lies on."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        interval: float = INTERVAL,
+        much: int = MUCH,
+    ) -> None:
+        self.forecast = Forecast()
+        self._database = database
+        self._clock = clock
+        self._interval = interval
+        self._much = much
+        self._warned = float("-inf")
+
+    async def run(self) -> None:
+        """A look every interval; one that fails is logged, and the next one comes."""
+        commits, before = self._database.commits, self._clock()
+        while True:
+            try:
+                free, size = await self._database.read(free_pages)
+                self._foretell(free)
+                now = self._clock()
+                rate = (self._database.commits - commits) / (now - before) if now > before else 0.0
+                if self._database.space.low():
+                    await self._make_room()
+                elif rate <= QUIET and self._is_much(free, size):
+                    await self._vacuum(free, size)
+            except (RelayError, sqlite3.Error) as error:
+                _log.warning("upkeep_waits", reason=str(error))
+            commits, before = self._database.commits, self._clock()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next look, which comes early where space runs low meanwhile."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._interval
+        while (left := end - loop.time()) > 0:
+            await asyncio.sleep(min(left, _URGENT))
+            if self._database.space.low():
+                break
+
+    async def _make_room(self) -> None:
+        """Senders are refused: the WAL and every free page go back to the disk until there is room again."""
+        await self._database.shrink()
+        given = 0
+        while self._database.space.low():
+            free, _ = await self._database.read(free_pages)
+            if not free:
+                break
+            await self._database.write(give_back)
+            await self._database.shrink()
+            given += min(free, STEP * 4096)
+        if given:
+            _log.info("space_given_back", bytes=given, urgent=True)
+
+    def _is_much(self, free: int, size: int) -> bool:
+        return free >= self._much and free * SHARE >= size
+
+    async def _vacuum(self, free: int, size: int) -> None:
+        """Gives pages back, a step at a time, until half of what would be much is left or the relay is busy."""
+        began, before = size, self._clock()
+        while 2 * free > self._much:
+            commits = self._database.commits
+            await self._database.write(give_back)
+            await asyncio.sleep(_PAUSE)
+            left, size = await self._database.read(free_pages)
+            now = self._clock()
+            # One of the commits was this one's own.
+            if left >= free or (self._database.commits - commits - 1) > QUIET * max(now - before, _PAUSE):
+                break
+            free, before = left, now
+        _log.info("space_given_back", bytes=began - size, left_free=free)
+
+    def _foretell(self, free: int) -> None:
+        now = self._clock()
+        self.forecast.add(now, self._database.room + free)
+        left = self.forecast.seconds_left
+        if left is not None and left < WARN and now - self._warned >= _WARN_EVERY:
+            self._warned = now
+            _log.warning(
+                "space_ends_soon",
+                days=round(left / DAY, 1),
+                bytes_a_day=round((self.forecast.rate or 0.0) * DAY),
+                remedy="make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age",
+            )
+
+
+def free_pages(raw: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the file that hold nothing, and bytes of the file."""
+    page = int(raw.execute("PRAGMA page_size").fetchone()[0])
+    free = int(raw.execute("PRAGMA freelist_count").fetchone()[0])
+    return free * page, int(raw.execute("PRAGMA page_count").fetchone()[0]) * page
+
+
+def give_back(raw: sqlite3.Connection) -> None:
+    """One step, within a transaction."""
+    # It frees a page each time that it is stepped, and the sqlite3 module steps it once, whatever number it is given.
+    for _ in range(STEP):
+        raw.execute("PRAGMA incremental_vacuum(1)")

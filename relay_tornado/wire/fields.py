@@ -1,0 +1,191 @@
+"""The kinds of fields that JSON forms are made of, and how a document is read by a form.
+
+A schema judges shape, type and range of each field by itself; what fields mean together is judged elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import msgspec
+from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, validate
+
+from relay_tornado.errors import Invalid
+from relay_tornado.model import DAY
+
+Document: TypeAlias = dict[str, Any]
+"""A JSON object."""
+
+MAX_SECONDS = 36_500 * DAY
+MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+MAX_EXTRA = 64 * 1024
+"""Bytes, as JSON, of a document that is only kept and echoed."""
+
+
+class Flag(fields.Boolean):
+    """true or false, and nothing that merely looks like it."""
+
+    default_error_messages = {"invalid": "must be true or false."}  # noqa: RUF012  # marshmallow's own form
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid")
+        return value
+
+
+class Whole(fields.Integer):
+    """A JSON integer from `least` to `most`."""
+
+    def __init__(self, least: int, most: int = MAX_COUNT, **kwargs: Any) -> None:
+        message = f"must be a whole number from {least} to {most}."
+        limits = validate.Range(min=least, max=most, error=message)
+        super().__init__(strict=True, validate=limits, error_messages={"invalid": message}, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        # Some clients know only one kind of number, and 5.0 is a whole one in JSON Schema, too.
+        exact = int(value) if isinstance(value, float) and value.is_integer() else value
+        return super()._deserialize(exact, attr, data, **kwargs)
+
+
+class Seconds(fields.Float):
+    """A JSON number of seconds, above 0 and at most `most`."""
+
+    def __init__(self, most: float = MAX_SECONDS, **kwargs: Any) -> None:
+        message = f"must be a number of seconds above 0 and at most {most:.0f}."
+        limits = validate.Range(min=0, min_inclusive=False, max=most, error=message)
+        super().__init__(validate=limits, error_messages={"invalid": message, "special": message}, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, str):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+_NOT_TEXT = re.compile("[\ud800-\udfff]")
+_NOT_LINES = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_LINE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+_LINES = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
+_LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+
+
+class Text(fields.String):
+    """A string of at most `most` characters that can be stored and shown: no control characters.
+
+    `lines` allows line ends and tabs, `raw` any character but half a surrogate pair.
+    """
+
+    default_error_messages = {"invalid": "must be a string."}  # noqa: RUF012  # marshmallow's own form
+
+    def __init__(self, most: int, *, lines: bool = False, raw: bool = False, **kwargs: Any) -> None:
+        self._refused = _NOT_TEXT if raw else _NOT_LINES if lines else _NOT_LINE
+        self.pattern = "" if raw else _LINES if lines else _LINE
+        """What matches as a regular expression of JSON Schema, "" for anything."""
+        too_long = validate.Length(max=most, error=f"must have at most {most} characters.")
+        super().__init__(validate=[too_long, self._check], **kwargs)
+
+    def _check(self, value: str) -> None:
+        found = self._refused.search(value)
+        if found is not None:
+            raise ValidationError(f"must not hold the character U+{ord(found[0]):04X}.")
+
+
+class HeaderValues(fields.Field[list[str]]):
+    """One value, or a list of values."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+            raise ValidationError("must be a string or a list of strings.")
+        return list(values)
+
+
+class Form(fields.Field[Document | None]):
+    """A JSON object of a form, kept as it was sent; null is none. What the form does not know is kept, too."""
+
+    def __init__(self, form: Schema, **kwargs: Any) -> None:
+        self._form = form
+        super().__init__(allow_none=True, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Document:
+        if not isinstance(value, Mapping):
+            raise ValidationError("must be a JSON object, or null.")
+        self._form.load(value, unknown=INCLUDE)
+        check_kept(value)
+        return dict(value)
+
+
+class Anything(fields.Field[Any]):
+    """A JSON value that is judged elsewhere, or only kept and echoed."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        check_kept(value)
+        return value
+
+
+def check_kept(value: Any) -> None:
+    """Raises ValidationError where a JSON value is too large to be kept, or can't be stored."""
+    try:
+        size = len(msgspec.json.encode(value))
+    except (UnicodeEncodeError, RecursionError, TypeError, OverflowError, msgspec.MsgspecError):
+        raise ValidationError("holds what can't be kept as JSON text.") from None
+    if size > MAX_EXTRA:
+        raise ValidationError(f"has {size} bytes as JSON; {MAX_EXTRA} are allowed.")
+
+
+def load(schema: Schema, document: Mapping[str, Any]) -> Document:
+    """The document as the schema reads it. Raises Invalid, naming the first field that does not fit; a field that
+    the schema does not know does not fit either."""
+    return _load(schema, document, RAISE)
+
+
+def load_with_extra(
+    schema: Schema, document: Mapping[str, Any], read_only: frozenset[str], before: Mapping[str, Any]
+) -> Document:
+    """The same; but where there are fields that the schema does not know, `extra` has them with those of `before`, less
+    those that clients only read."""
+    loaded = _load(schema, {name: value for name, value in document.items() if name not in read_only}, INCLUDE)
+    known = {name: value for name, value in loaded.items() if name in schema.fields}
+    extra = {name: value for name, value in loaded.items() if name not in schema.fields}
+    for name, value in extra.items():
+        _check_extra({name: value}, name[:80])
+    if extra:
+        known["extra"] = {**before, **extra}
+        _check_extra(known["extra"], next(iter(extra))[:80])
+    return known
+
+
+def _check_extra(extra: Document, name: str) -> None:
+    try:
+        check_kept(extra)
+    except ValidationError as error:
+        raise Invalid(f"{name}: {error.messages[0]}", name) from None
+
+
+def _load(schema: Schema, document: Mapping[str, Any], unknown: Any) -> Document:
+    try:
+        loaded: Document = schema.load(document, unknown=unknown)
+    except ValidationError as error:
+        field, message = _first(error.messages)
+        raise Invalid(f"{field}: {message}" if field else message, field) from None
+    return loaded
+
+
+def _first(messages: Any, path: str = "") -> tuple[str, str]:
+    while isinstance(messages, dict):
+        key, messages = next(iter(messages.items()))
+        # Of a mapping marshmallow says whether it is about the key or the value; the path says enough.
+        if key != "_schema" and not (path and key in ("key", "value")):
+            path = f"{path}.{key}" if path else str(key)
+    message = str(messages[0]) if isinstance(messages, list) else str(messages)
+    return path, _WORDS.get(message, message[:1].lower() + message[1:])
+
+
+_WORDS = {
+    "Unknown field.": "there is no such field here.",
+    "Field may not be null.": "must not be null.",
+    "Missing data for required field.": "is missing.",
+    "Invalid input type.": "must be a JSON object.",
+}

@@ -1,0 +1,90 @@
+"""A relay's logs over either engine, with a bucket, and results and events made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.admin import Administration
+from relay_tornado.admin.logs import Logs
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import Deliveries, Result
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.model import NewEvent, Token
+from relay_tornado.registry.contract import Registry
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.registry.sqlite import SqliteRegistry
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+
+ROOT = Token("root", "hash", 0.0)
+
+
+@dataclass
+class LogsWorld:
+    """What stands. `now` is what the service believes the time to be."""
+
+    log: EventLog
+    registry: Registry
+    deliveries: Deliveries
+    settings: Settings
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.administration = Administration(self.log, self.registry, self.settings)
+        self.logs = Logs(self.log, self.deliveries, self.registry, clock=lambda: self.now)
+
+    async def bucket(self, name: str = "orders", outputs: int = 0, **options: Any) -> str:
+        """Makes a bucket with so many internal outputs, named out-1, …; returns its id."""
+        made = await self.administration.create_bucket(name, **options)
+        for number in range(1, outputs + 1):
+            await self.administration.create_output(name, name=f"out-{number}")
+        return made.id
+
+    async def send(self, bucket_id: str, *bodies: bytes, **changes: Any) -> list[str]:
+        """Appends events with these bodies; returns their ids."""
+        ids = []
+        for body in bodies:
+            event = NewEvent("input", "POST", b"/x", b"a=1", b"Host: h\r\nX-A: 1\r\n", body, "192.0.2.1", **changes)
+            place = await self.log.append(bucket_id, event)
+            ids.append(f"{place.epoch}-{place.seq}")
+        return ids
+
+    async def answer(self, bucket_id: str, seq: int, output: int = 0, code: int = 200, **changes: Any) -> None:
+        """Records a result."""
+        result = Result("sent" if code else "failed", code, {"X": ["y"]}, b"\xffok", 12, 1, 5.0)
+        for name, value in changes.items():
+            result = replace_result(result, name, value)
+        await self.deliveries.record(bucket_id, seq, output, result)
+
+
+def replace_result(result: Result, name: str, value: Any) -> Result:
+    parts = {field: getattr(result, field) for field in result.__struct_fields__}
+    return Result(**{**parts, name: value})
+
+
+@asynccontextmanager
+async def memory_logs(folder: Path) -> AsyncIterator[LogsWorld]:
+    log = MemoryEventLog()
+    yield LogsWorld(log, MemoryRegistry(), MemoryDeliveries(log), replace(Settings(), data=folder))
+    await log.close()
+
+
+@asynccontextmanager
+async def sqlite_logs(folder: Path) -> AsyncIterator[LogsWorld]:
+    settings = replace(Settings(), data=folder)
+    database = await Database.open(settings)
+    try:
+        log = await SqliteEventLog.open(database, settings)
+        deliveries = SqliteDeliveries(database, settings)
+        yield LogsWorld(log, await SqliteRegistry.open(database), deliveries, settings)
+        await deliveries.close()
+        await log.close()
+    finally:
+        await database.close()

@@ -1,0 +1,183 @@
+"""Outputs: how they are made, numbered, changed and removed, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.wire.rest import bucket_document, output_document
+from tests.admin.world import OpenWorld
+
+RULES = {"and": [{"match": {"type": "value", "value": "push", "parameter": {"source": "header", "name": "X-Event"}}}]}
+
+
+@pytest.mark.gen_test
+async def test_numbers_are_never_given_twice(open_world: OpenWorld) -> None:
+    """Outputs count 1, 2, 3 in their bucket, also after one was removed."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        await world.administration.create_bucket("billing")
+        made = [(await world.administration.create_output("orders"))[1] for _ in range(3)]
+        assert [each.n for each in made] == [1, 2, 3]
+        await world.administration.delete_output(made[2].id)
+        await world.administration.delete_output(made[0].id)
+        bucket, again = await world.administration.create_output("orders")
+        assert again.n == 4
+        assert [each.n for each in bucket.outputs] == [2, 4]
+        assert (await world.administration.create_output("billing"))[1].n == 1
+        with pytest.raises(NotFound):
+            await world.administration.set_output(made[0].id, name="x")
+        with pytest.raises(NotFound):
+            await world.administration.set_output(again.id, "billing", name="x")
+
+
+@pytest.mark.gen_test
+async def test_every_field_arrives(open_world: OpenWorld) -> None:
+    """Each known field is stored and shown as it was sent, and what is not known is kept and echoed."""
+    sent = {
+        "name": "worker",
+        "description": "on host 7",
+        "destination": "https://example.org/hook?x=1",
+        "internal": False,
+        "disabled": True,
+        "lock_path": True,
+        "timeout": 180,
+        "retries": -1,
+        "tls_verification": False,
+        "headers": {"X-One": ["1"], "X-Two": ["a", "b"]},
+        "rules": RULES,
+        "function_id": "f-1",
+        "throttle": {"enabled": True, "mode": "rate", "rate": 5, "interval": "second", "deadline": 10**9, "burst": 3},
+        "durability": {"enabled": True, "schedule": "custom", "custom_delays": [10**9, 5 * 10**9], "deadline": 0},
+        "color": {"r": [1, None, "x"]},
+        "weight": 1.5,
+    }
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        bucket, made = await world.administration.create_output("orders", **sent)
+        document = output_document(bucket.id, made)
+        assert {name: document[name] for name in sent} == sent
+        assert bucket_document(world.registry.get("bucket", bucket.id))["outputs"] == [document]
+        world.now += 60
+        again, same = await world.administration.set_output(made.id, **document)
+        assert (again, same) == (bucket, made)
+        _, changed = await world.administration.set_output(
+            made.id, color="red", headers=None, rules=None, throttle=None
+        )
+        assert dict(changed.extra) == {"color": "red", "weight": 1.5}
+        assert (changed.headers, changed.rules, changed.throttle, changed.updated_at) == ({}, None, None, world.now)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"name": " "}, "name"),
+        ({"timeout": -1}, "timeout"),
+        ({"timeout": 180.5}, "timeout"),
+        ({"timeout": "10"}, "timeout"),
+        ({"timeout": True}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"retries": -2}, "retries"),
+        ({"retries": 1.5}, "retries"),
+        ({"internal": "yes"}, "internal"),
+        ({"internal": False}, "destination"),
+        ({"internal": False, "destination": "localhost:80"}, "destination"),
+        ({"internal": False, "destination": "ftp://example.org"}, "destination"),
+        ({"internal": False, "destination": "http://:80"}, "destination"),
+        ({"internal": False, "destination": "http://[::1"}, "destination"),
+        ({"destination": "x" * 2049}, "destination"),
+        ({"destination": "a\nb"}, "destination"),
+        ({"headers": {"Connection": "close"}}, "headers"),
+        ({"headers": {"X": "a\r\nb: c"}}, "headers"),
+        ({"headers": {"X": [1]}}, "headers.X"),
+        ({"rules": []}, "rules"),
+        ({"rules": {"and": [{"match": {"type": "regex", "regex": "(", "parameter": {"source": "payload"}}}]}},
+         "rules.and[0].match.regex"),
+        ({"throttle": []}, "throttle"),
+        ({"throttle": {"mode": "slow"}}, "throttle.mode"),
+        ({"throttle": {"rate": -1}}, "throttle.rate"),
+        ({"throttle": {"deadline": 1.5}}, "throttle.deadline"),
+        ({"durability": {"schedule": "forever"}}, "durability.schedule"),
+        ({"durability": {"custom_delays": ["1s"]}}, "durability.custom_delays.0"),
+        ({"durability": {"deadline": "1h"}}, "durability.deadline"),
+        ({"colour": "\ud800"}, "colour"),
+    ],
+)  # fmt: skip
+async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], field: str) -> None:
+    """Each is refused with the field's name, when an output is made and when it is changed, and nothing changes."""
+    async with open_memory() as world:
+        await world.administration.create_bucket("orders")
+        bucket, made = await world.administration.create_output("orders")
+        for change in (
+            lambda: world.administration.create_output("orders", **options),
+            lambda: world.administration.set_output(made.id, **options),
+        ):
+            with pytest.raises(Invalid) as caught:
+                await change()
+            assert caught.value.field == field
+            assert str(caught.value).startswith(field.partition("[")[0].partition(".0")[0])
+        assert world.registry.get("bucket", bucket.id) == bucket
+
+
+@pytest.mark.gen_test
+async def test_rules_are_set_and_removed(open_world: OpenWorld) -> None:
+    """They have a way of their own, and errors name the node."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        await world.administration.create_output("orders", name="worker")
+        _, changed = await world.administration.set_rules("worker", RULES, "orders")
+        assert changed.rules == RULES
+        with pytest.raises(Invalid, match=r"^rules\.or\[1\]"):
+            await world.administration.set_rules("worker", {"or": [{}, {"match": {"type": "x"}}]}, "orders")
+        _, changed = await world.administration.delete_rules("orders")
+        assert changed.rules is None
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_senders_wait_for_stays(open_world: OpenWorld) -> None:
+    """It can be named as an input's response_from_output, and is not removed as long as it is."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        _, made = await world.administration.create_output("orders")
+        _, changed = await world.administration.set_input("orders", response_from_output=made.id)
+        assert changed.response_from_output == made.id
+        with pytest.raises(Conflict, match="response_from_output"):
+            await world.administration.delete_output(made.id)
+        await world.administration.set_input("orders", response_from_output="anyOutput")
+        await world.administration.delete_output(made.id)
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_with_more_than_the_default_goes_by_force(open_world: OpenWorld) -> None:
+    """With an output, or a second input, a bucket is removed only by force."""
+    async with open_world() as world:
+        for make in (world.administration.create_output, world.administration.create_input):
+            bucket = await world.administration.create_bucket("orders")
+            await make("orders")  # type: ignore[operator]
+            with pytest.raises(Conflict, match="say force"):
+                await world.administration.delete_bucket("orders")
+            assert world.registry.get("bucket", bucket.id) is not None
+            await world.administration.delete_bucket("orders", force=True)
+            assert world.registry.get("bucket", bucket.id) is None
+
+
+@pytest.mark.gen_test
+async def test_what_is_not_understood_of_a_bucket_is_echoed(open_world: OpenWorld) -> None:
+    """Unknown fields come out as they went in, known ones that are only read do not, and none hides one of ours."""
+    async with open_world() as world:
+        bucket = await world.administration.create_bucket(
+            "orders", static_ip=True, tags=["a"], id="mine", created_at=5, inputs=[], suspended=True
+        )
+        document = bucket_document(bucket)
+        assert (document["static_ip"], document["tags"], document["suspended"]) == (True, ["a"], False)
+        assert document["id"] == bucket.id != "mine"
+        assert len(document["inputs"]) == 1
+        await world.administration.set_bucket("orders", more="x" * 40_000)
+        with pytest.raises(Invalid, match=r"^other: has 80\d+ bytes"):
+            await world.administration.set_bucket("orders", other="x" * 40_000)
+        changed = await world.administration.set_bucket("orders", **{**document, "tags": None})
+        assert bucket_document(changed)["tags"] is None
+        assert changed.inputs == bucket.inputs

@@ -1,0 +1,543 @@
+"""Logs: what is listed, found, sent again and given to those who poll."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from relay_tornado.admin import listing, polling, resending
+from relay_tornado.admin.listing import LogPage
+from relay_tornado.admin.resending import Range
+from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.log.ephemeral import Ephemeral
+from relay_tornado.model import Retention, Token
+from tests.admin.logs_world import ROOT, LogsWorld, memory_logs, sqlite_logs
+
+OpenLogs: TypeAlias = Callable[[], AbstractAsyncContextManager[LogsWorld]]
+logs_test = pytest.mark.gen_test(timeout=60)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_logs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenLogs:
+    return partial(memory_logs if request.param == "memory" else sqlite_logs, tmp_path / "data")
+
+
+def ids(page: LogPage) -> list[str]:
+    return [each["id"] for each in page.data]
+
+
+LOG = [
+    *("id", "account_id", "bucket_id", "input_id", "output_id", "method", "status", "status_code", "body", "headers"),
+    *("raw_query", "extra_path", "ip_address", "response_body", "response_headers", "duration_ms", "retries"),
+    *("internal", "ephemeral", "created_at", "updated_at"),
+]
+
+
+@logs_test
+async def test_a_log_has_the_stock_form(open_logs: OpenLogs) -> None:
+    """Its fields are the stock ones, then ours; status is text, times are whole, the answer's body is base64."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=1)
+        (event_id,) = await world.send(bucket, b"hello", verified=True, verdict="matches")
+        log = await world.logs.get(ROOT, event_id)
+        assert list(log)[: len(LOG)] == LOG
+        assert (log["status"], log["status_code"], log["response_body"], log["output_id"]) == ("received", 0, "", "")
+        assert (log["body"], log["raw_query"], log["extra_path"]) == ("hello", "a=1", "/x")
+        assert (log["ip_address"], log["method"], log["headers"]) == ("192.0.2.1", "POST", {"X-A": ["1"]})
+        assert base64.b64decode(log["headers_base64"]) == b"Host: h\r\nX-A: 1\r\n"
+        assert (log["verified"], log["verdict"], log["resend_of"], log["seq"]) == (True, "matches", None, 1)
+        assert type(log["created_at"]) is int
+        assert log["created_at"] == int(log["received_at"])
+        assert "body_base64" not in log
+        await world.answer(bucket, 1, 1, 201)
+        log = await world.logs.get(ROOT, event_id)
+        assert (log["status"], log["status_code"], log["updated_at"], log["retries"]) == ("sent", 201, 5, 1)
+        assert base64.b64decode(log["response_body"]) == b"\xffok"
+        assert (log["response_headers"], log["duration_ms"]) == ({"X": ["y"]}, 12)
+        assert log["output_id"] == world.administration.find_bucket(bucket).outputs[0].id
+
+
+@logs_test
+async def test_a_body_that_is_no_text(open_logs: OpenLogs) -> None:
+    """It stands exactly in `body_base64`, and readable in `body`."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        (event_id,) = await world.send(bucket, b"\xff\x00a")
+        log = await world.logs.get(ROOT, event_id)
+        assert base64.b64decode(log["body_base64"]) == b"\xff\x00a"
+        assert log["body"] == "�\x00a"
+
+
+@logs_test
+async def test_one_copy_by_its_id(open_logs: OpenLogs) -> None:
+    """E-1-2 is the copy for output 2 with its own results; E-1 has the newest of all; a copy of no output is none."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        (event_id,) = await world.send(bucket, b"x")
+        await world.answer(bucket, 1, 1, 200)
+        await world.answer(bucket, 1, 2, 0)
+        outputs = [each.id for each in world.administration.find_bucket(bucket).outputs]
+        found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
+        assert [each["id"] for each in found] == [f"{event_id}-1", f"{event_id}-2", event_id]
+        assert [each["status"] for each in found] == ["sent", "failed", "failed"]
+        assert [each["output_id"] for each in found] == [outputs[0], outputs[1], outputs[1]]
+        with pytest.raises(NotFound):
+            await world.logs.get(ROOT, f"{event_id}-3")
+        await world.administration.delete_output(outputs[1])
+        assert (await world.logs.get(ROOT, f"{event_id}-2"))["output_id"] == ""
+
+
+@logs_test
+async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
+    """What is no id, left, never was, or is out of the token's scope is not found, all in the same words."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        (event_id,) = await world.send(bucket, b"x")
+        epoch = event_id.partition("-")[0]
+        other = Token("other", "h", 0.0, buckets=frozenset({"elsewhere"}))
+        words = set()
+        for token, log_id in (
+            (ROOT, "nonsense"),
+            (ROOT, f"{epoch}-0"),
+            (ROOT, f"{epoch}-2"),
+            (ROOT, "zzzzzzzzzzzz-1"),
+            (other, event_id),
+        ):
+            with pytest.raises(NotFound) as caught:
+                await world.logs.get(token, log_id)
+            words.add(str(caught.value).replace(repr(log_id), "…"))
+        assert len(words) == 1
+        assert (await world.logs.list(other)).data == []
+
+
+@logs_test
+async def test_an_id_counts_in_its_own_stretch_only(tmp_path: Path) -> None:
+    """After a restart the old epoch's name is no id for a new event, though it is a cursor."""
+    async with sqlite_logs(tmp_path) as world:
+        bucket = await world.bucket()
+        (old,) = await world.send(bucket, b"1")
+    async with sqlite_logs(tmp_path) as world:
+        (new,) = await world.send(bucket, b"2")
+        before, after = old.partition("-")[0], new.partition("-")[0]
+        assert before != after
+        for epoch, seq in ((before, 2), (after, 1)):
+            with pytest.raises(NotFound):
+                await world.logs.get(ROOT, f"{epoch}-{seq}")
+        assert (await world.logs.get(ROOT, old))["body"] == "1"
+        assert (await world.logs.get(ROOT, new))["body"] == "2"
+        assert ids(await world.logs.list(ROOT)) == [new, old]
+
+
+@logs_test
+async def test_the_list_is_newest_first_in_pages(open_logs: OpenLogs) -> None:
+    """Pages by cursor hold every log once, whatever the limit, and the last one leads nowhere."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(40)))
+        for limit in (1, 7, 20, 40, 500):
+            found: list[str] = []
+            cursor = ""
+            while True:
+                page = await world.logs.list(ROOT, bucket="orders", limit=limit, cursor=cursor)
+                assert page.total == 40
+                assert len(page.data) <= limit
+                found += ids(page)
+                if page.next_cursor is None:
+                    break
+                cursor = page.next_cursor
+            assert found == sent[::-1]
+        assert len((await world.logs.list(ROOT)).data) == 40
+
+
+@logs_test
+async def test_pages_stay_right_while_events_arrive(open_logs: OpenLogs) -> None:
+    """What arrives between two pages moves nothing: not by cursor, and not by offset."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(10)))
+        first = await world.logs.list(ROOT, limit=4)
+        assert first.next_cursor is not None
+        await world.send(bucket, b"new", b"new")
+        by_cursor = await world.logs.list(ROOT, limit=4, cursor=first.next_cursor)
+        by_offset = await world.logs.list(ROOT, limit=4, offset=4)
+        assert ids(first) + ids(by_cursor) == sent[:1:-1]
+        assert ids(by_offset) == ids(by_cursor)
+        assert ids(await world.logs.list(ROOT, limit=2, offset=2, cursor=first.next_cursor)) == sent[3:1:-1]
+        assert (await world.logs.list(ROOT, limit=1)).data[0]["body"] == "new"
+
+
+@logs_test
+async def test_several_buckets_are_one_list(open_logs: OpenLogs) -> None:
+    """Without `bucket` the logs of every bucket in scope come, ordered by time, each once over all pages."""
+    async with open_logs() as world:
+        buckets = [await world.bucket(name) for name in ("a", "b", "c")]
+        sent = []
+        for n in range(30):
+            sent += await world.send(buckets[n % 3], b"%d" % n)
+        found: list[str] = []
+        times: list[float] = []
+        cursor = ""
+        while True:
+            page = await world.logs.list(ROOT, limit=7, cursor=cursor)
+            found += ids(page)
+            times += [each["received_at"] for each in page.data]
+            if page.next_cursor is None:
+                break
+            cursor = page.next_cursor
+        assert sorted(found) == sorted(sent)
+        assert times == sorted(times, reverse=True)
+        some = Token("some", "h", 0.0, buckets=frozenset(buckets[:2]))
+        page = await world.logs.list(some)
+        assert page.total == 20
+        assert {each["bucket_id"] for each in page.data} == set(buckets[:2])
+        with pytest.raises(NotFound):
+            await world.logs.list(some, bucket="c")
+
+
+@logs_test
+async def test_events_of_one_moment_in_several_buckets(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where times are equal pages are complete all the same."""
+    monkeypatch.setattr("time.time", lambda: 1_900_000_000.0)
+    async with open_logs() as world:
+        buckets = [await world.bucket(name) for name in ("a", "b", "c")]
+        sent = [each for bucket in buckets for each in await world.send(bucket, b"1", b"2", b"3")]
+        found: list[str] = []
+        cursor = ""
+        while True:
+            page = await world.logs.list(ROOT, limit=2, cursor=cursor)
+            found += ids(page)
+            if page.next_cursor is None:
+                break
+            cursor = page.next_cursor
+        assert sorted(found) == sorted(sent)
+
+
+@logs_test
+async def test_filters(open_logs: OpenLogs) -> None:
+    """By status, by output and by time, with the number of those that fit."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        sent = await world.send(bucket, *(b"%d" % n for n in range(6)))
+        await world.answer(bucket, 2, 1, 200)
+        await world.answer(bucket, 3, 1, 0)
+        await world.answer(bucket, 4, 2, 0)
+        await world.answer(bucket, 4, 2, 200)
+        outputs = [each.id for each in world.administration.find_bucket(bucket).outputs]
+        for status, output, seqs in (
+            ("sent", "", [4, 2]),
+            ("failed", "", [3]),
+            ("received", "", [6, 5, 1]),
+            ("stalled", "", []),
+            ("sent", outputs[0], [2]),
+            ("received", outputs[1], [6, 5, 3, 2, 1]),
+        ):
+            page = await world.logs.list(ROOT, status=status, output=output)
+            assert [each["seq"] for each in page.data] == seqs
+            assert (page.total, page.truncated, page.next_cursor) == (len(seqs), False, None)
+            assert all(each["status"] == status for each in page.data)
+        page = await world.logs.list(ROOT, bucket="orders", output="out-2")
+        assert ids(page) == [f"{each}-2" for each in sent[::-1]]
+        times = [each["received_at"] for each in (await world.logs.list(ROOT)).data][::-1]
+        page = await world.logs.list(ROOT, since=times[2], until=times[4])
+        assert [each["received_at"] for each in page.data] == [at for at in times[::-1] if times[2] <= at < times[4]]
+        page = await world.logs.list(ROOT, status="received", limit=1, offset=1)
+        assert ([each["seq"] for each in page.data], page.total) == ([5], 3)
+        for wrong in ({"cursor": "x"}, {"cursor": "zzzzzzzzzzzz-1"}, {"output": "none"}, {"offset": 10_001}):
+            with pytest.raises(Invalid):
+                await world.logs.list(ROOT, **wrong)  # type: ignore[arg-type]
+
+
+@logs_test
+async def test_a_request_looks_at_so_many_events_only(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that fits little is `truncated`, and its cursors lead through everything all the same."""
+    monkeypatch.setattr(listing, "SCAN", 10)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(35)))
+        for seq in (1, 20, 30):
+            await world.answer(bucket, seq)
+        found: list[str] = []
+        cursor, pages = "", 0
+        while True:
+            page = await world.logs.list(ROOT, status="sent", limit=2, cursor=cursor)
+            pages += 1
+            found += ids(page)
+            if page.next_cursor is None:
+                break
+            assert page.truncated
+            cursor = page.next_cursor
+        assert found == [sent[29], sent[19], sent[0]]
+        assert pages == 4
+
+
+@logs_test
+async def test_a_page_is_bounded_in_bytes(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large events come in more pages, at least one a page."""
+    monkeypatch.setattr(listing, "PAGE_BYTES", 1000)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"x" * 400 for _ in range(4)), b"y" * 5000)
+        found: list[list[str]] = []
+        cursor = ""
+        while True:
+            page = await world.logs.list(ROOT, cursor=cursor)
+            found.append(ids(page))
+            if page.next_cursor is None:
+                break
+            assert page.truncated
+            cursor = page.next_cursor
+        assert found == [[sent[4]], [sent[3], sent[2]], [sent[1], sent[0]]]
+
+
+@logs_test
+async def test_a_cursor_whose_event_has_left(open_logs: OpenLogs) -> None:
+    """In one bucket there is nothing behind it any more; over several it can't be placed, and says so."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2", b"3")
+        await world.log.trim(bucket, Retention(None, 1, None), None)
+        page = await world.logs.list(ROOT, cursor=sent[1])
+        assert (page.data, page.next_cursor) == ([], None)
+        await world.bucket("others")
+        with pytest.raises(Invalid, match="begin without"):
+            await world.logs.list(ROOT, cursor=sent[1])
+
+
+@logs_test
+async def test_resend_appends_a_copy(open_logs: OpenLogs) -> None:
+    """The copy is a new event with the same content and verdict that names the first one, and perhaps one output."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        (event_id,) = await world.send(bucket, b"x", verified=True, verdict="v", dedupe=b"d", dedupe_window=1e9)
+        (copy,) = (await world.logs.resend(ROOT, event_id)).ids
+        log = await world.logs.get(ROOT, copy)
+        assert (log["seq"], log["resend_of"], log["body"], log["verified"], log["verdict"]) == (
+            2,
+            event_id,
+            "x",
+            True,
+            "v",
+        )
+        for asked, options, target, force in (
+            (event_id, {"output": "out-2", "process_policy": "force"}, 2, True),
+            (f"{event_id}-1", {}, 1, False),
+            (f"{event_id}-1", {"output": "out-2"}, 2, False),
+            (event_id, {"process_policy": "skip"}, None, False),
+        ):
+            await world.logs.resend(ROOT, asked, **options)  # type: ignore[arg-type]
+            head = (await world.log.bounds(bucket)).head
+            (event,) = await world.log.read(bucket, head - 1, 1, 1 << 20)
+            assert (event.target, event.force, event.resend_of) == (target, force, event_id)
+        head = (await world.log.bounds(bucket)).head
+        for wrong, options, error in (
+            (event_id, {"output": "out-3"}, Invalid),
+            (event_id, {"process_policy": "never"}, Invalid),
+            (f"{event_id}-9", {}, Conflict),
+            (event_id + "0", {}, NotFound),
+        ):
+            with pytest.raises(error):
+                await world.logs.resend(ROOT, wrong, **options)  # type: ignore[arg-type]
+        assert (await world.log.bounds(bucket)).head == head
+
+
+@logs_test
+async def test_resend_of_a_range_keeps_the_order(open_logs: OpenLogs) -> None:
+    """By seq, by time and by filter; what is appended meanwhile is not sent again."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b'{"n": %d}' % n for n in range(8)))
+        resent = await world.logs.resend_range(ROOT, "orders", Range(first=3, last=6))
+        assert resent.next_cursor is None
+        copies = [await world.logs.get(ROOT, each) for each in resent.ids]
+        assert [each["resend_of"] for each in copies] == sent[2:6]
+        assert [each["seq"] for each in copies] == [9, 10, 11, 12]
+        match = {"match": {"type": "regex", "regex": "[05]", "parameter": {"source": "payload", "name": "n"}}}
+        resent = await world.logs.resend_range(ROOT, "orders", Range(last=8, filter=match))
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == [sent[0], sent[5]]
+        at = (await world.logs.get(ROOT, sent[6]))["received_at"]
+        resent = await world.logs.resend_range(ROOT, "orders", Range(since=at, last=8))
+        assert (await world.logs.get(ROOT, resent.ids[-1]))["resend_of"] == sent[7]
+        assert (await world.logs.resend_range(ROOT, "orders", Range(cursor=resent.ids[-1]))).ids == []
+        with pytest.raises(Invalid, match=r"filter\.match\.type"):
+            await world.logs.resend_range(ROOT, "orders", Range(filter={"match": {"type": "?"}}))
+
+
+@logs_test
+async def test_resend_makes_so_many_copies_a_request(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the bound it stops with a cursor, from which the same request goes on to the end, each event once."""
+    monkeypatch.setattr(resending, "MOST", 7)
+    monkeypatch.setattr(resending, "_READ", 3)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(20)))
+        found: list[str] = []
+        cursor = ""
+        while True:
+            resent = await world.logs.resend_range(ROOT, "orders", Range(last=20, cursor=cursor))
+            assert len(resent.ids) <= 7
+            found += resent.ids
+            if resent.next_cursor is None:
+                break
+            cursor = resent.next_cursor
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
+
+
+@logs_test
+async def test_the_queue_drains_in_order(open_logs: OpenLogs) -> None:
+    """Without a cursor each event comes once, from the earliest on, and is `sent` then."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2", b"3")
+        page = await world.logs.drain(ROOT, "orders")
+        assert ([each["id"] for each in page.logs], page.has_more, page.next_cursor) == (sent[:1], True, None)
+        assert page.logs[0]["status"] == "sent"
+        page = await world.logs.drain(ROOT, "orders", limit=100)
+        assert ([each["id"] for each in page.logs], page.has_more) == (sent[1:], False)
+        assert (await world.logs.drain(ROOT, "orders")).logs == []
+        assert {each["status"] for each in (await world.logs.list(ROOT)).data} == {"sent"}
+        more = await world.send(bucket, b"4")
+        assert [each["id"] for each in (await world.logs.drain(ROOT, bucket)).logs] == more
+
+
+@logs_test
+async def test_two_pollers_never_share_an_event(open_logs: OpenLogs) -> None:
+    """Many polls at once give out every event exactly once, also where each has a service of its own."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(30)))
+        second = LogsWorld(world.log, world.registry, world.deliveries, world.settings)
+        services = [world.logs, second.logs]
+        pages = await asyncio.gather(*(services[n % 2].drain(ROOT, "orders", limit=3) for n in range(10)))
+        assert sorted(each["id"] for page in pages for each in page.logs) == sorted(sent)
+
+
+@logs_test
+async def test_the_queue_passes_over_what_is_done_or_old(open_logs: OpenLogs) -> None:
+    """Sent, failed and too old events are skipped for good; a stalled one is given out."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
+        await world.answer(bucket, 1, 0, 200)
+        await world.answer(bucket, 2, 4, 0)
+        await world.answer(bucket, 3, 0, 0, status="stalled")
+        page = await world.logs.drain(ROOT, "orders")
+        assert [each["id"] for each in page.logs] == sent[2:3]
+        world.now = 1e11
+        page = await world.logs.drain(ROOT, "orders", max_age=60, limit=9)
+        assert (page.logs, page.has_more) == ([], False)
+        assert (await world.logs.drain(ROOT, "orders", limit=9)).logs == []
+
+
+@logs_test
+async def test_the_queue_of_an_output(open_logs: OpenLogs) -> None:
+    """It has its own position and gets what goes there: by rules, by target, not while it is disabled."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
+        first, second = (each.id for each in world.administration.find_bucket(bucket).outputs)
+        await world.administration.set_rules(first, rules)
+        sent = await world.send(bucket, b"yes 1", b"no 2")
+        copies = [
+            *await world.send(bucket, b"yes 3", target=2),
+            *await world.send(bucket, b"no 4", target=1, force=True),
+        ]
+        found = {
+            output: [each["id"] for each in (await world.logs.drain(ROOT, bucket, output=output, limit=9)).logs]
+            for output in ("out-1", second, "")
+        }
+        assert found["out-1"] == [f"{sent[0]}-1", f"{copies[1]}-1"]
+        assert found[second] == [f"{sent[0]}-2", f"{sent[1]}-2", f"{copies[0]}-2"]
+        assert found[""] == []
+        await world.send(bucket, b"yes")
+        await world.administration.set_output(first, disabled=True)
+        assert (await world.logs.drain(ROOT, bucket, output=first)).logs == []
+        assert (await world.logs.page(ROOT, bucket, output=first, limit=9)).logs == []
+        await world.administration.set_output(first, disabled=False)
+        assert len((await world.logs.drain(ROOT, bucket, output=first)).logs) == 1
+
+
+@logs_test
+async def test_a_poll_is_bounded_in_bytes(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large events come in more answers, at least one each, in order."""
+    monkeypatch.setattr(polling, "PAGE_BYTES", 1000)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"x" * 400, b"x" * 400, b"y" * 5000, b"z")
+        found = [[each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9)).logs] for _ in range(4)]
+        assert found == [sent[:2], sent[2:3], sent[3:], []]
+
+
+@logs_test
+async def test_a_page_behind_a_cursor_is_stable(open_logs: OpenLogs) -> None:
+    """With a cursor the same events come as often as one asks, nothing is marked, and cursors lead on in order."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
+        for _ in range(2):
+            page = await world.logs.page(ROOT, "orders", limit=2, cursor="")
+            assert ([each["id"] for each in page.logs], page.has_more, page.next_cursor) == (sent[:2], True, sent[1])
+        page = await world.logs.page(ROOT, "orders", limit=100, cursor=sent[1])
+        assert ([each["id"] for each in page.logs], page.has_more, page.next_cursor) == (sent[2:], False, sent[4])
+        page = await world.logs.page(ROOT, "orders", cursor=sent[4])
+        assert (page.logs, page.has_more, page.next_cursor) == ([], False, sent[4])
+        assert {each["status"] for each in (await world.logs.list(ROOT)).data} == {"received"}
+        await world.log.trim(bucket, Retention(None, 1, None), None)
+        page = await world.logs.page(ROOT, "orders", limit=9, cursor=sent[0])
+        assert [each["id"] for each in page.logs] == sent[4:]
+        assert page.gap is not None
+        assert (page.gap.reason, page.gap.from_seq, page.gap.to_seq) == ("retention", 2, 4)
+        with pytest.raises(Invalid, match="cursor"):
+            await world.logs.page(ROOT, "orders", cursor="x")
+
+
+@logs_test
+async def test_a_cursor_between_the_copies_of_an_event(open_logs: OpenLogs) -> None:
+    """After E-1-1 comes E-1-2 for output 2, and nothing more of event 1 for output 1."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        (event_id,) = await world.send(bucket, b"x")
+        page = await world.logs.page(ROOT, "orders", output="out-2", cursor=f"{event_id}-1")
+        assert [each["id"] for each in page.logs] == [f"{event_id}-2"]
+        for output, cursor in (("out-1", f"{event_id}-1"), ("out-2", f"{event_id}-2"), ("", f"{event_id}-1")):
+            assert (await world.logs.page(ROOT, "orders", output=output, cursor=cursor)).logs == []
+
+
+@logs_test
+async def test_an_ephemeral_bucket_keeps_stubs(open_logs: OpenLogs) -> None:
+    """A log is there with its place, time and status; its content only as long as it is in memory. Nothing drains."""
+    async with open_logs() as world:
+        bucket = await world.bucket(ephemeral=True)
+        (event_id,) = await world.send(bucket, b"secret", ephemeral=True)
+        log = await world.logs.get(ROOT, event_id)
+        assert (log["body"], log["ephemeral"]) == ("secret", True)
+        (copy,) = (await world.logs.resend(ROOT, event_id)).ids
+        forget(world.log)
+        for log_id in (event_id, copy):
+            log = await world.logs.get(ROOT, log_id)
+            assert (log["body"], log["headers"], log["ip_address"], log["ephemeral"]) == ("", {}, "", True)
+            assert (log["method"], log["input_id"]) == ("POST", "input")
+        await world.answer(bucket, 1)
+        listed = (await world.logs.list(ROOT)).data
+        assert [(each["id"], each["status"]) for each in listed] == [(copy, "received"), (event_id, "sent")]
+        with pytest.raises(Conflict, match="content is gone"):
+            await world.logs.resend(ROOT, event_id)
+        assert (await world.logs.resend_range(ROOT, "orders", Range())).ids == []
+        with pytest.raises(Invalid, match="ephemeral"):
+            await world.logs.drain(ROOT, "orders")
+        page = await world.logs.page(ROOT, "orders", cursor=event_id)
+        assert page.logs == []
+        assert page.gap is not None
+        assert (page.gap.reason, page.gap.from_seq, page.gap.to_seq) == ("ephemeral", 2, 2)
+
+
+def forget(log: Any) -> None:
+    """All ephemeral content leaves, as it does when it is old."""
+    held: Ephemeral = log._ephemeral
+    held.close()

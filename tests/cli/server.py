@@ -1,0 +1,85 @@
+"""A relay that runs in a thread of its own, for commands that reach it over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.app import Relay
+from relay_tornado.logs import configure
+from relay_tornado.settings import Settings
+
+TIMEOUT = 30.0
+
+
+class Server:
+    """The relay's address, and the secret of an administrator's token."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.url = ""
+        self.secret = ""
+        self._loop = asyncio.new_event_loop()
+        self._started = threading.Event()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._run(),))
+
+    async def _run(self) -> None:
+        settings = dataclasses.replace(Settings(), port=0, data=self.data, log_level="error", log_format="console")
+        configure(settings)  # what it says must not stand among what a command prints
+        relay = Relay(settings)
+        try:
+            await relay.start()
+            self.relay = relay
+            self.url = relay.address
+            _, self.secret = await relay.administration.create_token()
+            self._started.set()
+            await self._stop.wait()
+            await relay.stop()
+        finally:
+            self._started.set()
+
+    def start(self) -> None:
+        self._thread.start()
+        assert self._started.wait(TIMEOUT)
+        assert self.url, "the relay did not start"
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(TIMEOUT)
+        assert not self._thread.is_alive()
+        self._loop.close()
+
+    def ask(self, coroutine: Any) -> Any:
+        """Runs a coroutine of the relay's in its loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(TIMEOUT)
+
+    def send(self, input_id: str, body: bytes, **headers: str) -> None:
+        """A webhook."""
+        request = urllib.request.Request(f"{self.url}/v1/webhooks/{input_id}", body, headers, method="POST")
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            assert response.status == 200
+
+    def get(self, path: str) -> Any:
+        """What REST answers an administrator."""
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.secret}"})
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            return json.load(response)
+
+
+@contextmanager
+def serving(data: Path) -> Iterator[Server]:
+    """A relay on this directory."""
+    server = Server(data)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.close()

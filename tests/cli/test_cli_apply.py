@@ -1,0 +1,201 @@
+"""`relay apply`: what a file declares is made so, once; the same locally and over REST."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.runner import Runner
+from tests.cli.server import serving
+
+WHOLE = """
+[buckets.orders]
+description = "What the shop sells"
+retention = { max_age = "7d", max_bytes = "1GiB", max_events = "none" }
+dedupe = { header = "auto", window = "12h" }
+auth = { type = "basic", username = "shop", password = { file = "password" } }
+max_body = "1MiB"
+
+[buckets.orders.inputs.orders-github]
+name = "GitHub"
+status_code = 202
+headers = { X-Served-By = "relay" }
+custom_domain = "Hooks.Example.org"
+path_prefix = "/shop/"
+verify = { provider = "github", secrets = [{ env = "GITHUB_SECRET" }] }
+response_from_output = "worker"
+
+[buckets.orders.outputs.worker]
+destination = "http://localhost:9000/hooks"
+timeout = "30s"
+rules = { match = { type = "value", parameter = { source = "header", name = "X-Kind" }, value = "order" } }
+
+[buckets.billing]
+"""
+
+
+@contextmanager
+def way(relay: Runner, name: str) -> Iterator[dict[str, str]]:
+    """The variables by which a command reaches a relay."""
+    if name == "data directory":
+        yield {}
+        return
+    with serving(relay.data) as server:
+        yield {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if name == "REST" else {}
+
+
+WAYS = pytest.mark.parametrize("name", ["control socket", "REST", "data directory"])
+
+
+def manifest(folder: Path, text: str) -> Path:
+    path = folder / "relay.toml"
+    path.write_text(text)
+    (folder / "password").write_text("hidden-password\n")
+    return path
+
+
+def steps(answer: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(each["action"], each["kind"], each["name"]) for each in answer["changes"]]
+
+
+@WAYS
+def test_made_once(relay: Runner, tmp_path: Path, name: str) -> None:
+    """Everything is made, a dry run before it changes nothing, and a second time there is nothing to change."""
+    path = manifest(tmp_path, WHOLE)
+    with way(relay, name) as variables:
+        variables = {**variables, "GITHUB_SECRET": "hidden-secret"}
+        dry = relay.json("apply", path, "--dry-run", **variables)
+        assert dry["applied"] is False
+        assert name != "data directory" or not relay.data.exists()
+        first = relay.json("apply", path, **variables)
+        assert first["applied"] is True
+        assert steps(first) == steps(dry)
+        assert steps(first) == [
+            ("create", "bucket", "orders"),
+            ("create", "output", "worker"),
+            ("create", "input", "orders-github"),
+            ("create", "bucket", "billing"),
+        ]
+        again = relay("apply", path, **variables)
+        assert (again.exit_code, again.stdout) == (0, ""), again.output
+        assert "nothing to change" in again.stderr
+        orders, billing = relay.json("bucket", "list", **variables)
+    assert orders["retention"] == {"max_age": 604800, "max_bytes": 1 << 30, "max_events": None}
+    assert orders["dedupe"] == {"header": "auto", "window": 43200}
+    assert orders["auth"]["password"] == "hidden-password"
+    assert orders["max_body"] == 1 << 20
+    (made,), (output,) = orders["inputs"], orders["outputs"]
+    assert (made["id"], made["status_code"], made["headers"]) == ("orders-github", 202, {"X-Served-By": ["relay"]})
+    assert (made["custom_domain"], made["path_prefix"]) == ("hooks.example.org", "/shop")
+    assert made["verify"]["secrets"] == ["hidden-secret"]
+    assert made["response_from_output"] == output["id"]
+    assert (output["name"], output["timeout"]) == ("worker", 30)
+    assert [each["name"] for each in billing["inputs"]] == ["Default public endpoint"]
+
+
+@WAYS
+def test_changed(relay: Runner, tmp_path: Path, name: str) -> None:
+    """Only what differs is set, and told with its values, but for secrets; nothing is deleted."""
+    path = manifest(tmp_path, WHOLE)
+    with way(relay, name) as variables:
+        variables = {**variables, "GITHUB_SECRET": "hidden-secret"}
+        relay.json("apply", path, **variables)
+        for text, other in (("7d", "8d"), ("status_code = 202", "status_code = 204"), ('"order"', '"hidden-order"')):
+            path.write_text(path.read_text().replace(text, other))
+        (tmp_path / "password").write_text("hidden-new")
+        path.write_text(path.read_text().replace("[buckets.billing]", ""))
+        changed = relay("apply", path, **variables)
+        assert changed.exit_code == 0, changed.output
+        lines = changed.stdout.splitlines()
+        assert lines == [
+            "~ bucket orders: auth, retention",
+            "~ output worker of orders: rules",
+            "~ input orders-github of orders: status_code 202 → 204",
+        ]
+        assert "hidden" not in changed.output
+        buckets = {each["name"]: each for each in relay.json("bucket", "list", **variables)}
+    assert set(buckets) == {"orders", "billing"}
+    assert buckets["orders"]["retention"]["max_age"] == 8 * 86400
+    assert buckets["orders"]["auth"] == {"type": "basic", "username": "shop", "password": "hidden-new", "token": ""}
+
+
+@WAYS
+def test_pruned(relay: Runner, tmp_path: Path, name: str) -> None:
+    """With --prune what is not declared goes, in declared parts only, and not without a yes."""
+    with way(relay, name) as variables:
+        relay.json("bucket", "create", "orders", **variables)
+        relay.json("input", "create", "orders", "--name", "extra", **variables)
+        relay.json("output", "create", "orders", "--name", "old", **variables)
+        relay.json("bucket", "create", "other", **variables)
+        path = manifest(tmp_path, "[buckets.orders.outputs.new]\n")
+        assert steps(relay.json("apply", path, "--dry-run", **variables)) == [("create", "output", "new")]
+        assert "--yes" in relay("apply", path, "--prune", **variables).stderr
+        assert len(relay.json("bucket", "list", **variables)) == 2
+        pruned = relay.json("apply", path, "--prune", "--yes", **variables)
+        assert steps(pruned) == [
+            ("create", "output", "new"),
+            ("delete", "output", "old"),
+            ("delete", "bucket", "other"),
+        ]
+        (orders,) = relay.json("bucket", "list", **variables)
+    assert [each["name"] for each in orders["outputs"]] == ["new"]
+    assert len(orders["inputs"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[buckets.orders\nstream = true", "line 1"),
+        ("a = 1\nb = nonsense", "line 2"),
+        ("[bucket.orders]", "bucket: there is no such key"),
+        ("[buckets.orders]\ndestination = 1", "buckets.orders.destination: there is no such field"),
+        ("[buckets.orders]\nname = 'x'", "buckets.orders.name"),
+        ("[buckets.orders]\nstream = 'yes'", "buckets.orders.stream: must be true or false"),
+        ("[buckets.orders]\nretention = { max_age = 'soon' }", "buckets.orders.retention.max_age"),
+        ("[buckets.orders]\nauth = { type = 'basic', password = { env = 'NOT_SET' } }", "NOT_SET is not set"),
+        ("[buckets.orders]\nauth = { password = { file = 'missing' } }", "missing can't be read"),
+        ("[buckets.orders]\nauth = { password = { other = 'x' } }", "buckets.orders.auth.password"),
+        ("[buckets.orders.inputs.a]\nid = 'b'", "buckets.orders.inputs.a.id"),
+        ("[buckets.orders.outputs.'a b']\ndestinaton = 'x'", 'buckets.orders.outputs."a b".destinaton'),
+        ("[buckets.orders.outputs.a]\nrules = { match = { type = 'x' } }", "buckets.orders.outputs.a.rules"),
+        ("buckets = 1", "buckets: must be a table"),
+        ("[buckets]\norders = 1", "buckets.orders: must be a table"),
+    ],
+)
+def test_what_is_wrong_is_named(relay: Runner, tmp_path: Path, text: str, said: str) -> None:
+    """By its line or its key, before anything is changed."""
+    path = manifest(tmp_path, "[buckets.good]\n" + text if text.startswith("[buckets.orders]") else text)
+    message = relay.refused("apply", path)
+    assert said in message
+    assert str(path) in message
+    assert not relay.data.exists()
+
+
+def test_what_the_relay_refuses(relay: Runner, tmp_path: Path) -> None:
+    """The step is named, and how much was done before it."""
+    path = manifest(tmp_path, "[buckets.orders]\n[buckets.'a/b']\n")
+    message = relay("apply", path).stderr
+    assert "bucket a/b: name: holds a" in message
+    assert "1 of 2 changes" in message
+    assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
+
+
+def test_no_file(relay: Runner, tmp_path: Path) -> None:
+    """It is said which one can't be read."""
+    assert "none.toml can't be read" in relay.refused("apply", tmp_path / "none.toml")
+
+
+def test_the_documents_example(relay: Runner, tmp_path: Path) -> None:
+    """The file in docs/commands.md can be applied as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    example = re.search(r"^```toml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert example is not None
+    path = manifest(tmp_path, example[1])
+    (tmp_path / "shop-password").write_text("p")
+    assert len(relay.json("apply", path, GITHUB_SECRET="s")["changes"]) == 3
+    assert relay.json("apply", path, GITHUB_SECRET="s")["changes"] == []

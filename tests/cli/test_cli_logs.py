@@ -1,0 +1,71 @@
+"""`relay logs`: the same through a running relay, over REST, and with none running."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.runner import Runner
+from tests.cli.server import serving
+
+
+@pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
+def test_list_show_resend(relay: Runner, way: str) -> None:
+    """Events are found, shown with their answer, and sent again one by one and by a range."""
+    made = relay.json("bucket", "create", "orders")
+    output = relay.json("output", "create", "orders", "--name", "worker")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"body %d" % n, **{"X-Kind": "order" if n else "other"})
+        if way != "data directory":
+            variables = {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if way == "REST" else {}
+            check(relay, output["id"], **variables)
+            return
+    check(relay, output["id"])
+
+
+def check(relay: Runner, output: str, **variables: str) -> None:
+    page = relay.json("logs", "list", "--bucket", "orders", "--limit", "2", **variables)
+    assert [each["body"] for each in page["data"]] == ["body 2", "body 1"]
+    older = relay.json("logs", "list", "--bucket", "orders", "--cursor", page["next_cursor"], **variables)
+    assert [each["body"] for each in older["data"]] == ["body 0"]
+    assert relay.json("logs", "list", "--status", "failed", **variables)["data"] == []
+    assert len(relay.json("logs", "list", "--since", "1h", **variables)["data"]) == 3
+    assert relay.json("logs", "list", "--until", "1h", **variables)["data"] == []
+    first = older["data"][0]["id"]
+    assert relay.json("logs", "show", first, **variables)["body"] == "body 0"
+    assert "header    X-Kind: other\n" in relay("logs", "show", first, **variables).stdout
+    assert "no log" in relay.refused("logs", "show", "k3v9x1q7m2ab-9", **variables)
+    (copy,) = relay.json("logs", "resend", first, "--output", "worker", "--force", **variables)["ids"]
+    assert relay.json("logs", "show", copy, **variables)["resend_of"] == first
+    rules = {"match": {"type": "value", "value": "order", "parameter": {"source": "header", "name": "X-Kind"}}}
+    arguments = ("--bucket", "orders", "--last", "3", "--filter", json.dumps(rules), "--output", output)
+    ids = relay.json("logs", "resend", *arguments, **variables)["ids"]
+    assert [relay.json("logs", "show", each, **variables)["body"] for each in ids] == ["body 1", "body 2"]
+    table = relay("logs", "list", **variables)
+    assert table.exit_code == 0
+    assert all(each in table.stdout for each in (first, copy, *ids, "orders", "POST"))
+
+
+def test_misuse(relay: Runner) -> None:
+    """What does not go together is said before anything is done."""
+    relay.json("bucket", "create", "orders")
+    assert "by their ids" in relay.misused("logs", "resend")
+    assert "by their ids" in relay.misused("logs", "resend", "x-1", "--bucket", "orders")
+    assert "--first" in relay.misused("logs", "resend", "x-1", "--first", "3")
+    assert "JSON" in relay.misused("logs", "resend", "--bucket", "orders", "--filter", "{")
+    assert "time" in relay.misused("logs", "list", "--since", "soon")
+
+
+def test_a_terminal_is_not_steered(relay: Runner, tmp_path: Path) -> None:
+    """What a sender wrote is shown with its escapes."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        server.send(made["inputs"][0]["id"], b"\x1b[2Jgone", **{"X-Odd": "\x9b31m"})
+        log = relay.json("logs", "list")["data"][0]["id"]
+        shown = relay("logs", "show", log).stdout
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "\\x1b[2Jgone" in shown

@@ -1,0 +1,181 @@
+"""`relay input …` and `relay output …` on a data directory that no relay serves."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.admin.test_admin_commands import INPUT, OUTPUT
+from tests.cli.runner import Runner
+
+
+@pytest.fixture
+def made(relay: Runner) -> dict[str, Any]:
+    """A bucket `orders`."""
+    bucket: dict[str, Any] = relay.json("bucket", "create", "orders")
+    return bucket
+
+
+# relay input
+
+
+@pytest.mark.usefixtures("made")
+def test_an_input_by_all_its_options(relay: Runner, tmp_path: Path) -> None:
+    """By flags when it is made, by variables when it is changed: all arrive, and secrets come from files, too."""
+    (tmp_path / "secret").write_text("from-a-file\n")
+    found = relay.json(
+        *("input", "create", "orders", "--id", "static-1", "--name", "shop", "--description", "d", "--status", 202),
+        *("--body", "ok", "--header", "X-A: 1", "--header", "X-A: 2", "--custom-domain", "hooks.example.org"),
+        *("--path-prefix", "/shop", "--strip-path-prefix", "--response-from-output", "anyOutput"),
+        *("--verify", "github", "--verify-secret", "one", "--verify-secret-file", tmp_path / "secret"),
+        *("--on-failure", "mark", "--rate-limit", 5, "--rate-interval", "1m"),
+    )
+    assert list(found) == INPUT
+    assert (found["id"], found["name"], found["description"], found["status_code"]) == ("static-1", "shop", "d", 202)
+    assert (found["body"], found["headers"]) == ("ok", {"X-A": ["1", "2"]})
+    assert (found["custom_domain"], found["path_prefix"], found["strip_path_prefix"]) == (
+        *("hooks.example.org", "/shop"),
+        True,
+    )
+    assert found["response_from_output"] == "anyOutput"
+    assert found["verify"] == {"provider": "github", "secrets": ["one", "from-a-file"], "on_failure": "mark"}
+    assert found["rate_limit"] == {"events": 5, "interval": 60}
+    changed = relay.json(
+        *("input", "set", "static-1"),
+        RELAY_INPUT_VERIFY="none",
+        RELAY_INPUT_RATE_LIMIT="none",
+        RELAY_INPUT_STRIP_PATH_PREFIX="0",
+        RELAY_INPUT_CUSTOM_DOMAIN="",
+        RELAY_INPUT_BUCKET="orders",
+    )
+    assert (changed["verify"], changed["rate_limit"], changed["strip_path_prefix"]) == (None, None, False)
+    changed = relay.json("input", "set", "static-1", "--custom-domain", "", "--response-from-output", "")
+    assert (changed["custom_domain"], changed["response_from_output"], changed["path_prefix"]) == ("", "", "/shop")
+    assert relay.json("input", "show", "shop", "--bucket", "orders") == changed
+
+
+def test_inputs_are_listed_and_found(relay: Runner, made: dict[str, Any]) -> None:
+    """By id, by name within a bucket, or as the only one of a bucket; and the form for people shows no secret."""
+    relay.json("bucket", "create", "billing")
+    first = made["inputs"][0]
+    assert relay.json("input", "show", "orders") == relay.json("input", "show", first["id"]) == first
+    second = relay.json("input", "create", "orders", "--name", "x", "--verify", "gitlab", "--verify-secret", "hidden-1")
+    assert relay.json("input", "list", "orders") == [first, second]
+    assert len(relay.json("input", "list")) == 3
+    assert "there is no input 'orders'" in relay.refused("input", "show", "orders")
+    assert "no bucket 'nothing'" in relay.refused("input", "list", "nothing")
+    shown = relay("input", "show", second["id"]).stdout
+    assert re.search(r"^verifies +gitlab, reject$", shown, re.MULTILINE)
+    assert "hidden-1" not in shown + relay("input", "list").stdout
+
+
+def test_an_input_is_deleted(relay: Runner, made: dict[str, Any]) -> None:
+    """Where nobody can be asked it refuses, and says what to write."""
+    input_id = relay.json("input", "create", "orders", "--name", "x")["id"]
+    assert "--yes" in relay.misused("input", "delete", input_id, input="y\n")
+    answer = relay.json("input", "delete", "x", "--bucket", "orders", "--yes")
+    assert answer == {"id": input_id, "status": "deleted"}
+    assert "there is no input" in relay.refused("input", "delete", input_id, "--yes")
+    assert relay.json("input", "list") == made["inputs"]
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--verify", "none", "--verify-secret", "x"), "--verify none"),
+        (("--rate-limit", "none", "--rate-interval", "1s"), "--rate-limit none"),
+        (("--header", "X: 1", "--no-headers"), "--no-headers"),
+        (("--body", "x", "--body-file", "-"), "--body-file"),
+        (("--on-failure", "ignore"), "--on-failure"),
+        ((), "nothing to change"),
+    ],
+)
+def test_command_lines_that_contradict_themselves(relay: Runner, options: tuple[str, ...], said: str) -> None:
+    """They are refused before anything is changed."""
+    assert said in relay.misused("input", "set", "orders", *options)
+
+
+# relay output
+
+
+def test_an_output_by_all_its_options(relay: Runner, made: dict[str, Any]) -> None:
+    """By flags when it is made, by variables when it is changed: all arrive."""
+    found = relay.json(
+        *("output", "create", "orders", "--name", "worker", "--description", "d", "--public", "--disabled"),
+        *("--destination", "https://example.org/hook", "--lock-path", "--timeout", "30s", "--retries", -1),
+        *("--no-tls-verification", "--header", "X-A: 1"),
+    )
+    assert list(found) == OUTPUT
+    assert {name: found[name] for name in ("name", "description", "internal", "disabled", "lock_path", "timeout")} == {
+        "name": "worker",
+        "description": "d",
+        "internal": False,
+        "disabled": True,
+        "lock_path": True,
+        "timeout": 30,
+    }
+    assert (found["destination"], found["retries"], found["tls_verification"]) == (
+        "https://example.org/hook",
+        -1,
+        False,
+    )
+    assert (found["headers"], found["bucket_id"], found["number"]) == ({"X-A": ["1"]}, made["id"], 1)
+    changed = relay.json(
+        *("output", "set", "orders"),
+        RELAY_OUTPUT_INTERNAL="1",
+        RELAY_OUTPUT_DISABLED="0",
+        RELAY_OUTPUT_TIMEOUT="0",
+        RELAY_OUTPUT_NO_HEADERS="1",
+    )
+    assert (changed["internal"], changed["disabled"], changed["timeout"], changed["headers"]) == (True, False, 0, {})
+    assert relay.json("output", "show", "worker", "--bucket", "orders") == changed
+    assert relay.json("output", "list") == relay.json("output", "list", "orders") == [changed]
+    assert relay.json("bucket", "show", "orders")["outputs"] == [changed]
+    assert re.search(r"worker .*internal", relay("output", "list").stdout)
+    assert re.search(r"^kind +internal$", relay("output", "show", "orders").stdout, re.MULTILINE)
+    assert "worker" in relay("bucket", "show", "orders").stdout
+
+
+@pytest.mark.usefixtures("made")
+def test_rules_of_an_output(relay: Runner, tmp_path: Path) -> None:
+    """They are set from a file or standard input, shown, and removed; what is wrong is named."""
+    relay.json("output", "create", "orders", "--name", "worker")
+    rules = {"match": {"type": "value", "value": "push", "parameter": {"source": "header", "name": "X-Event"}}}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    assert relay.json("output", "rules", "orders") is None
+    assert "every event" in relay("output", "rules", "orders").stderr
+    assert relay.json("output", "rules", "orders", "--file", tmp_path / "rules.json") == rules
+    assert json.loads(relay("output", "rules", "worker", "--bucket", "orders").stdout) == rules
+    assert "rules.match.type" in relay.refused(
+        "output", "rules", "orders", "--file", "-", input='{"match": {"type": 1}}'
+    )
+    assert "no JSON" in relay.misused("output", "rules", "orders", "--file", "-", input="{")
+    assert "--none" in relay.misused("output", "rules", "orders", "--file", "-", "--none")
+    assert relay.json("output", "rules", "orders", "--none") is None
+
+
+@pytest.mark.usefixtures("made")
+def test_an_output_is_deleted(relay: Runner) -> None:
+    """And its number is not given again; a bucket with outputs is deleted after the one question."""
+    output_id = relay.json("output", "create", "orders", "--name", "a")["id"]
+    assert "--yes" in relay.misused("output", "delete", "orders")
+    assert relay("output", "delete", "orders", "--yes").stdout == f"Deleted the output a ({output_id}).\n"
+    assert relay.json("output", "list") == []
+    assert relay.json("output", "create", "orders")["number"] == 2
+    assert relay.json("bucket", "delete", "orders", "--yes")["status"] == "deleted"
+
+
+def test_what_an_ephemeral_bucket_says(relay: Runner) -> None:
+    """Its options arrive, and the form for people names them."""
+    made = relay.json("bucket", "create", "live", "--ephemeral", "--rate-limit", 100, "--rate-interval", "10s")
+    assert (made["ephemeral"], made["rate_limit"]) == (True, {"events": 100, "interval": 10})
+    shown = relay("bucket", "show", "live").stdout
+    assert re.search(r"^ephemeral +yes", shown, re.MULTILINE)
+    assert re.search(r"^at most +100 events in 10s$", shown, re.MULTILINE)
+    changed = relay.json("bucket", "set", "live", "--no-ephemeral", "--rate-limit", "none")
+    assert (changed["ephemeral"], changed["rate_limit"]) == (False, None)

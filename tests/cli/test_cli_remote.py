@@ -1,0 +1,159 @@
+"""`relay --url … --secret …`: over REST as locally."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from tests.cli.runner import Runner
+from tests.cli.server import Server, serving
+
+
+def at(server: Server) -> dict[str, str]:
+    """The variables that lead to a server."""
+    return {"RELAY_URL": server.url, "RELAY_SECRET": server.secret}
+
+
+def scenario(relay: Runner, **variables: str) -> dict[str, Any]:
+    """One of every command; returns what --json printed, without what is made anew each time."""
+
+    def run(*arguments: object) -> Any:
+        return relay.json(*arguments, **variables)
+
+    seen: dict[str, Any] = {}
+    seen["create"] = run("bucket", "create", "orders", "--description", "d", "--dedupe", "auto")
+    seen["list"] = run("bucket", "list")
+    seen["show"] = run("bucket", "show", "orders")
+    seen["set"] = run("bucket", "set", "orders", "--retention-age", "7d", "--name", "shop")
+    seen["input create"] = run("input", "create", "shop", "--name", "second", "--status", "202")
+    seen["input set"] = run("input", "set", seen["input create"]["id"], "--body", "thanks")
+    seen["output create"] = run("output", "create", "shop", "--name", "worker", "--destination", "http://localhost:1/")
+    seen["output set"] = run("output", "set", seen["output create"]["id"], "--disabled")
+    seen["output list"] = run("output", "list", "shop")
+    seen["token create"] = run("token", "create", "--bucket", "shop", "--description", "w", "--api-access", "disabled")
+    seen["tokens"] = [each for each in run("token", "list") if each["description"]]
+    seen["rotate"] = run("token", "rotate", seen["token create"]["key"], "--grace", "1h")
+    seen["revoke"] = run("token", "revoke", seen["token create"]["key"])
+    seen["logs"] = run("logs", "list", "--bucket", "shop")
+    seen["input delete"] = run("input", "delete", seen["input create"]["id"], "--yes")
+    seen["output delete"] = run("output", "delete", seen["output create"]["id"], "--yes")
+    seen["delete"] = run("bucket", "delete", "shop", "--yes")
+    seen["left"] = run("bucket", "list")
+    return seen
+
+
+def shape(value: Any) -> Any:
+    """The value with everything that differs between two runs taken out."""
+    if isinstance(value, dict):
+        varying = ("id", "key", "secret", "bucket_id", "created_at", "updated_at", "buckets")
+        return {name: type(each) if name in varying else shape(each) for name, each in value.items()}
+    return [shape(each) for each in value] if isinstance(value, list) else value
+
+
+def test_the_same_as_locally(relay: Runner, tmp_path: Path) -> None:
+    """Every command prints over REST what it prints on the data directory."""
+    local = scenario(relay)
+    with serving(tmp_path / "remote") as server:
+        remote = scenario(Runner(tmp_path / "none"), **at(server))
+    assert set(local) == set(remote)
+    for name in local:
+        assert shape(local[name]) == shape(remote[name]), name
+    assert not (tmp_path / "none").exists()
+
+
+def test_for_people(relay: Runner, tmp_path: Path) -> None:
+    """Webhook URLs begin with the relay's own; the secret may come by a file or standard input."""
+    with serving(tmp_path / "remote") as server:
+        (tmp_path / "secret").write_text(server.secret + "\n")
+        for extra, given in ((["--secret-file", tmp_path / "secret"], None), (["--secret", "-"], server.secret + "\n")):
+            made = relay("--url", server.url + "/v1/", *extra, "bucket", "create", f"b{len(extra[0])}", input=given)
+            assert made.exit_code == 0, made.output
+            assert f"{server.url}/v1/webhooks/" in made.output
+
+
+def test_errors(relay: Runner, tmp_path: Path) -> None:
+    """What the relay refuses comes out in its words, with exit code 1."""
+    with serving(tmp_path / "remote") as server:
+        relay.json("bucket", "create", "orders", **at(server))
+        assert "already" in relay.refused("bucket", "create", "orders", **at(server))
+        assert "no bucket 'x'" in relay.refused("bucket", "show", "x", **at(server))
+        assert "no input" in relay.refused("input", "set", "x", "--name", "n", **at(server))
+        wrong = {**at(server), "RELAY_SECRET": "sk-rly_wrong"}
+        assert "wrong, revoked or expired" in relay.refused("bucket", "list", **wrong)
+        scoped = relay.json("token", "create", "--bucket", "orders", **at(server))
+        limited = {**at(server), "RELAY_SECRET": scoped["secret"]}
+        assert [each["name"] for each in relay.json("bucket", "list", **limited)] == ["orders"]
+        assert "administrator" in relay.refused("token", "list", **limited)
+
+
+def test_which_relay_is_meant(relay: Runner, tmp_path: Path) -> None:
+    """A flag wins over a variable, two flags contradict each other, and local commands say that they are."""
+    url = {"RELAY_URL": "http://127.0.0.1:1", "RELAY_SECRET": "x"}
+    data = tmp_path / "here"
+    assert relay.json("bucket", "create", "orders", "--data", data, **url)["name"] == "orders"
+    assert "can't be reached" in relay.refused("bucket", "list", **url)
+    wrong = ["--url", "http://127.0.0.1:1", "--secret", "x"]
+    assert "--data" in relay.misused(*wrong, "bucket", "list", "--data", data)
+    assert "own machine" in relay.misused(*wrong, "migrate")
+    assert relay("migrate", "--data", data, **url).exit_code == 0
+    assert "secret" in relay.misused("--url", "http://127.0.0.1:1", "bucket", "list")
+    assert "URL" in relay.misused("--url", "ftp://x", "--secret", "x", "bucket", "list")
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    seen: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.seen.append(self.path)
+        if self.path == "/v1/buckets":
+            self.send_response(302)
+            self.send_header("Location", "/elsewhere")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"<>")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def stranger() -> Iterator[str]:
+    """Something at a URL that is no relay, and redirects."""
+    server = http.server.HTTPServer(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
+
+
+def test_a_stranger_gets_no_secret(relay: Runner) -> None:
+    """A redirect is not followed, and an answer that is none of a relay's is said to be that."""
+    _Handler.seen.clear()
+    with stranger() as url:
+        for arguments in (("bucket", "list"), ("bucket", "show", "x")):
+            said = relay.refused(*arguments, RELAY_URL=url, RELAY_SECRET="hidden")
+            assert "like a relay" in said
+            assert "hidden" not in said
+    assert _Handler.seen == ["/v1/buckets", "/v1/buckets/x"]
+
+
+@pytest.mark.parametrize("arguments", [("bucket", "list"), ("apply", "f.toml")])
+def test_plain_http_to_elsewhere_is_said(relay: Runner, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """The secret would be readable on its way."""
+    (tmp_path / "f.toml").write_text("")
+    arguments = tuple(str(tmp_path / each) if each.endswith(".toml") else each for each in arguments)
+    result = relay("--url", "http://relay.invalid", "--secret", "x", *arguments)
+    assert result.exit_code == 1
+    assert "without TLS" in result.stderr

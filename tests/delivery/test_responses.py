@@ -1,0 +1,288 @@
+"""relay_tornado/delivery/responses.py: answers are kept, and the first one is the waiting sender's."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay_tornado.delivery.responses import Responses
+from relay_tornado.errors import Invalid, NotFound, Unavailable
+from relay_tornado.ids import parse_id
+from relay_tornado.log.deliveries import Result
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
+from relay_tornado.model import Appended, Bucket, Event, Input, Output, Retention
+from relay_tornado.wire.answers import Answer
+from tests.delivery.world import TOKEN, World, quiet
+
+OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
+
+
+def run(test: Any) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(bounded())
+
+
+def result(status_code: int = 200, body: bytes = b"", **headers: str) -> Result:
+    values = {name.replace("_", "-"): [value] for name, value in headers.items()}
+    return Result("sent" if status_code else "failed", status_code, values, body, 0, 0, 0.0)
+
+
+class Desk:
+    """Responses over a world with one bucket; everybody reaches everything unless `reached` says otherwise."""
+
+    def __init__(self, wait: float = 20.0, most: int = 1000) -> None:
+        self.world = World()
+        self.results = MemoryDeliveries(self.world.log)
+        self.reached: bool | None = True
+        self.asked: list[tuple[int, int | None]] = []
+        self.responses = Responses(self.results, self.world.log, self.world.registry, self, wait=wait, most=most)
+        self.answers: list[Answer] = []
+        self.answered = asyncio.Event()
+
+    def reaches(self, bucket_id: str, event: Event, output: int | None) -> bool:
+        self.asked.append((event.seq, output))
+        if self.reached is None:
+            return self.world.deliveries.reaches(bucket_id, event, output)
+        return self.reached
+
+    async def open(self, **fields: Any) -> None:
+        self.bucket: Bucket = await self.world.bucket(outputs=OUTPUTS, next_output=3, **fields)
+        self.epoch = (await self.world.log.bounds("id-orders")).epochs[0].epoch
+
+    def wait(self, seq: int, output: str = "anyOutput", *, duplicate: bool = False) -> Any:
+        waits = Input("in-id-orders", "public", 0, 0, response_from_output=output)
+        return self.responses.wait(self.bucket, waits, Appended(self.epoch, seq, duplicate), self._answered)
+
+    def _answered(self, answer: Answer) -> None:
+        self.answers.append(answer)
+        self.answered.set()
+
+    async def respond(self, id: str, made: Result) -> None:
+        await self.responses.respond(TOKEN, parse_id(f"{self.epoch}-{id}"), made)
+
+
+def test_the_first_answer_wins_and_later_ones_are_kept() -> None:
+    """The sender gets what the first client answers, once it is stored; the second is stored, too."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        await desk.world.append()
+        desk.wait(1)
+        assert desk.responses.waiting == 1
+        await desk.respond("1-2", result(0))
+        assert desk.answers == []
+        await desk.respond("1-2", result(201, b"first", X_Key="v"))
+        await desk.respond("1-1", result(202, b"second"))
+        (answer,) = desk.answers
+        assert (answer.status, answer.body) == (201, b"first")
+        assert ("X-Key", "v") in answer.headers
+        assert desk.responses.waiting == 0
+        assert [each.status_code for each in (await desk.results.of("id-orders", 1, 1))[1, 2]] == [0, 201]
+        assert [each.status_code for each in (await desk.results.of("id-orders", 1, 1))[1, 1]] == [202]
+
+    run(test)
+
+
+def test_a_named_output_counts_its_copies_answers_alone() -> None:
+    """What is answered for another copy, or for the event itself, is kept and passed over."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        await desk.world.append(2)
+        desk.wait(1, "out-2")
+        for place in ("1-1", "1", "2-2"):
+            await desk.respond(place, result(500))
+        assert desk.answers == []
+        await desk.respond("1-2", result(204, b"dropped"))
+        (answer,) = desk.answers
+        assert (answer.status, answer.body) == (204, b"")
+        assert desk.asked == [(1, 2)]
+
+    run(test)
+
+
+def test_nobody_answers() -> None:
+    """After its time a sender reads 504, which names the event."""
+
+    async def test() -> None:
+        desk = Desk(wait=0.01)
+        await desk.open()
+        await desk.world.append()
+        desk.wait(1)
+        async with asyncio.timeout(10):
+            await desk.answered.wait()
+        (answer,) = desk.answers
+        assert answer.status == 504
+        assert f"{desk.epoch}-1".encode() in answer.body
+        assert b"within 0.01 seconds" in answer.body
+        # What comes then is kept, for a duplicate.
+        await desk.respond("1", result(200, b"late"))
+        assert len(desk.answers) == 1
+        desk.wait(1, duplicate=True)
+        await quiet()
+        assert [each.body for each in desk.answers[1:]] == [b"late"]
+
+    run(test)
+
+
+def test_nobody_would_get_it() -> None:
+    """504 at once, by who is subscribed and what the outputs are; a deleted output has no copies."""
+
+    async def test() -> None:
+        desk = Desk()
+        desk.reached = None
+        await desk.open()
+        await desk.world.append()
+
+        def at_once(seq: int, output: str) -> bool:
+            desk.answers.clear()
+            leave = desk.wait(seq, output)
+            if desk.answers:
+                assert desk.answers[0].status == 504
+                assert f"{desk.epoch}-{seq}".encode() in desk.answers[0].body
+            leave()
+            return bool(desk.answers)
+
+        assert at_once(1, "anyOutput")
+        await desk.world.subscribe("orders")
+        await desk.world.append()
+        assert not at_once(2, "anyOutput")
+        assert not at_once(2, "out-2")
+        assert at_once(2, "out-3")
+        await desk.world.change(outputs=(OUTPUTS[0], replace(OUTPUTS[1], disabled=True)))
+        desk.bucket = desk.world.registry.get("bucket", "id-orders")
+        assert at_once(2, "out-2")
+        await desk.world.change(outputs=())
+        desk.bucket = desk.world.registry.get("bucket", "id-orders")
+        assert not at_once(2, "anyOutput")
+        assert at_once(2, "out-1")
+        assert desk.responses.waiting == 0
+
+    run(test)
+
+
+def test_a_duplicate_gets_the_stored_answer_or_waits_for_it() -> None:
+    """Like the first one: of its output, and both get the one that comes."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        await desk.world.append()
+        desk.wait(1)
+        desk.wait(1, duplicate=True)
+        desk.wait(1, "out-1", duplicate=True)
+        await quiet()
+        assert desk.responses.waiting == 3
+        await desk.respond("1-2", result(201))
+        assert [answer.status for answer in desk.answers] == [201, 201]
+        await desk.respond("1-1", result(202))
+        assert [answer.status for answer in desk.answers] == [201, 201, 202]
+        desk.wait(1, "out-1", duplicate=True)
+        desk.wait(1, "out-2", duplicate=True)
+        desk.wait(1, duplicate=True)
+        await quiet()
+        assert [answer.status for answer in desk.answers[3:]] == [202, 201, 201]
+
+    run(test)
+
+
+def test_a_duplicate_of_what_is_gone() -> None:
+    """Nobody can get it any more: 504 at once."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        await desk.world.append(2)
+        await desk.world.log.trim("id-orders", Retention(max_events=1), None)
+        desk.wait(1, duplicate=True)
+        await quiet()
+        assert [answer.status for answer in desk.answers] == [504]
+
+    run(test)
+
+
+def test_so_many_may_wait() -> None:
+    """One more is told 503 with the id of its event, which is stored; whoever leaves makes room."""
+
+    async def test() -> None:
+        desk = Desk(most=2)
+        await desk.open()
+        await desk.world.append(4)
+        leave = desk.wait(1)
+        desk.wait(2)
+        desk.wait(3)
+        (answer,) = desk.answers
+        assert answer.status == 503
+        assert f"{desk.epoch}-3".encode() in answer.body
+        assert not any(name == "Retry-After" for name, _ in answer.headers)
+        leave()
+        leave()
+        assert desk.responses.waiting == 1
+        desk.wait(4)
+        assert len(desk.answers) == 1
+        desk.responses.close()
+        assert [each.status for each in desk.answers] == [503, 504, 504]
+        assert desk.responses.waiting == 0
+
+    run(test)
+
+
+def test_what_cannot_be_answered() -> None:
+    """An id that is nobody's, another bucket's, another epoch's stretch or an output that never was; a wrong status."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        await desk.world.append(2)
+        # After a restart a new epoch begins at 3.
+        desk.world.log.reopen()
+        await desk.world.append()
+        for place in ("3", "4", "0", "1-3"):
+            with pytest.raises(NotFound, match=f"{desk.epoch}-{place} in your buckets"):
+                await desk.respond(place, result())
+        with pytest.raises(NotFound):
+            await desk.responses.respond(TOKEN, parse_id("zzzzzzzzzzzz-1"), result())
+        other = replace(TOKEN, buckets=frozenset({"other"}))
+        with pytest.raises(NotFound):
+            await desk.responses.respond(other, parse_id(f"{desk.epoch}-1"), result())
+        for status in (1, 199, 600):
+            with pytest.raises(Invalid):
+                await desk.respond("1", result(status))
+        await desk.respond("2-2", result())
+        await desk.world.log.trim("id-orders", Retention(max_events=1), None)
+        with pytest.raises(NotFound):
+            await desk.respond("2", result())
+        await desk.world.log.drop("id-orders")
+        with pytest.raises(NotFound):
+            await desk.respond("3", result())
+
+    run(test)
+
+
+def test_an_answer_that_is_not_stored_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is told so, and the sender waits on."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        await desk.world.append()
+        desk.wait(1)
+
+        async def record(*_: object) -> bool:
+            raise Unavailable("the disk is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(desk.results, "record", record)
+            with pytest.raises(Unavailable):
+                await desk.respond("1", result())
+        assert desk.answers == []
+        await desk.respond("1", result(200))
+        assert len(desk.answers) == 1
+
+    run(test)

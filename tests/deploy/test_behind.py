@@ -1,0 +1,59 @@
+"""The relay itself behind nginx and Caddy: webhooks in, sockets out, and who sent what."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.handlers.listener import Entrance
+from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.model import Token
+from relay_tornado.proxy import ProxyTrust
+from tests.deploy.fronts import FRONTS, behind
+from tests.handlers.edge import URL, edge
+from tests.handlers.sockets import Client
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+def test_the_relay_works_behind_it(kind: str, tmp_path: Path) -> None:
+    """A client subscribes through the front, a webhook goes in through it, and arrives with its sender's address, its
+    raw path and every byte; nginx passes on the relay's own words about a body that is too large."""
+    body = bytes(range(256)) * 1000
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(60),
+            edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1")), max_body=1 << 20) as site,
+            behind(kind, site.port, tmp_path) as front,
+        ):
+            secret = new_secret()
+            token = Token(new_uuid(), hash_secret(secret), 0)
+            await site.registry.put("token", token.key, token)
+            async with front.socket("/v1/socket") as socket:
+                client = Client(socket)
+                await client.say({"action": "auth", "key": token.key, "secret": secret})
+                await client.hear_status("authenticated")
+                await client.say({"action": "subscribe", "buckets": []})
+                await client.hear_status("subscribed")
+                response = await front.fetch(
+                    URL.decode() + "/a%2Fb//c?x=%20",
+                    method="POST",
+                    body=body,
+                    headers={"X-Forwarded-For": "6.6.6.6"},
+                    network_interface="127.0.0.2",
+                )
+                assert response.code == 200
+                assert (await client.hear())["query"] == "x=%20"
+            [event] = await site.events()
+            assert (event.remote_ip, event.path, event.body) == ("127.0.0.2", b"/a%2Fb//c", body)
+            if kind == "nginx":
+                refused = await front.fetch(URL.decode(), method="POST", body=bytes((1 << 20) + 1))
+                assert refused.code == 413
+                assert b"larger than" in refused.body
+            ready = await front.fetch("/readyz")
+            assert json.loads(ready.body) == {"status": "ready"}
+
+    asyncio.run(run())

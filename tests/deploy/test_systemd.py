@@ -1,0 +1,54 @@
+"""The systemd units, judged by systemd's own analyser."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from relay_tornado import settings
+from tests.needs import needs
+
+UNITS = Path(__file__).parent.parent.parent / "deploy" / "systemd"
+EXPOSURE = 15
+"""Most that `systemd-analyze security` may find, in tenths: 0 is the safest, 100 a service with every right."""
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units with a program that is there on every machine; it is checked that it is."""
+    needs("systemd-analyze", "apt-get install systemd")
+    for unit in UNITS.glob("relay.*"):
+        text = unit.read_text().replace("/opt/relay/bin/relay", "/bin/true")
+        (tmp_path / unit.name).write_text(text)
+    return tmp_path
+
+
+def analyze(*arguments: str) -> None:
+    done = subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not done.stderr
+
+
+def test_the_units_are_valid(units: Path) -> None:
+    """No unknown key, no bad value, nothing that is not there."""
+    analyze("verify", str(units / "relay.service"), str(units / "relay.socket"))
+
+
+def test_the_service_may_do_little(units: Path) -> None:
+    """The sandbox stays as tight as it is."""
+    analyze("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE}", str(units / "relay.service"))
+
+
+def test_the_service_is_the_relay_that_there_is() -> None:
+    """Its variables are settings, and its time to stop is longer than a drain."""
+    text = (UNITS / "relay.service").read_text()
+    given = re.findall(r"^Environment=(.*)$", text, re.MULTILINE)
+    names = {assignment.partition("=")[0] for line in given for assignment in line.split()}
+    fields = settings.Settings.__dataclass_fields__
+    assert names <= {settings.variable(field) for field in fields.values()}
+    stop = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
+    assert stop is not None
+    assert int(stop[1]) > 2 * fields["drain_timeout"].default

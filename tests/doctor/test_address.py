@@ -1,0 +1,166 @@
+"""What the doctor says about the relay's URL, and the proxies in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from relay_tornado.doctor.address import Place, look
+from relay_tornado.doctor.finding import Finding
+from relay_tornado.handlers.listener import Entrance
+from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.model import Token
+from relay_tornado.tls import Certificate
+from tests.deploy.fronts import behind
+from tests.handlers.edge import Edge, edge
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def examined(place: Place, idle: float = 0, credentials: tuple[str, str] | None = None) -> dict[str, Finding]:
+    async with asyncio.timeout(30):
+        return {finding.name: finding async for finding in look(place, credentials, idle)}
+
+
+async def credentials(site: Edge) -> tuple[str, str]:
+    secret = new_secret()
+    token = Token(new_uuid(), hash_secret(secret), 0, api_access=False)
+    await site.registry.put("token", token.key, token)
+    return token.key, secret
+
+
+@asynccontextmanager
+async def answering(talk: Talk) -> AsyncIterator[int]:
+    """A server that is no relay."""
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await talk(reader, writer)
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(run, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.gen_test
+async def test_a_relay_in_order() -> None:
+    """Everything is ok, also for a socket that was watched."""
+    async with edge() as site:
+        said = await examined(Place(f"http://127.0.0.1:{site.port}", "i-1"), 0.3, await credentials(site))
+    assert {name: each.level for name, each in said.items()} == dict.fromkeys(("url", "bodies", "socket", "idle"), "ok")
+
+
+@pytest.mark.gen_test
+async def test_another_relay_answers() -> None:
+    """The URL of some other relay is found out, and nothing more is asked of it."""
+    async with edge() as site:
+        said = await examined(Place(f"http://127.0.0.1:{site.port}", "i-2"))
+    assert {name: each.level for name, each in said.items()} == {"url": "fail"}
+    assert "another relay" in said["url"].says
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "no relay"),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "502"),
+        (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
+        (b"", "does not answer"),
+    ],
+)
+async def test_something_else_answers(answer: bytes, words: str) -> None:
+    """What is no relay, redirects, fails or closes is told apart."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+
+    async with answering(talk) as port:
+        said = await examined(Place(f"http://127.0.0.1:{port}"))
+    assert (said["url"].level, words in said["url"].says, bool(said["url"].remedy)) == ("fail", True, True)
+
+
+@pytest.mark.gen_test
+async def test_nobody_answers() -> None:
+    """A port on which nothing listens, and a name that there is not."""
+    for url in ("http://127.0.0.1:9", "http://relay.invalid"):
+        assert (await examined(Place(url)))["url"].level == "fail"
+
+
+@pytest.mark.gen_test
+async def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an authority that nobody knows fails; a known one says how long it lasts."""
+    ca = trustme.CA()
+    leaf = ca.issue_cert("127.0.0.1")
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    certificate = Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+    async with edge(entrance=Entrance(certificate)) as site:
+        place = Place(f"https://127.0.0.1:{site.port}", "i-1")
+        said = await examined(place)
+        assert {name: each.level for name, each in said.items()} == {"certificate": "fail"}
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        said = await examined(place, 0.2, await credentials(site))
+        assert {each.level for each in said.values()} == {"ok"}
+        assert "days" in said["certificate"].says
+
+
+@pytest.mark.gen_test
+async def test_plain_http_is_warned_of() -> None:
+    """Anywhere but on the machine itself."""
+    assert (await examined(Place("http://relay.invalid")))["https"].level == "warn"
+
+
+def test_a_proxy_that_collects_bodies_and_cuts_sockets(tmp_path: Path) -> None:
+    """nginx as it comes out of the box: it holds bodies back, and cuts what is idle for its time-out."""
+    changes = {
+        "proxy_request_buffering off;": "",
+        "proxy_read_timeout 120s;": "proxy_read_timeout 1s;",
+        "return 308 https://$host$request_uri;": "location / { proxy_pass http://relay; proxy_read_timeout 1s;"
+        " proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade;"
+        " proxy_set_header Connection $relay_connection; proxy_set_header Host $http_host; }",
+    }
+
+    async def run() -> dict[str, Finding]:
+        async with edge() as site, behind("nginx", site.port, tmp_path, changes=changes) as front:
+            place = Place(f"http://127.0.0.1:{front.front.plain}", "i-1")
+            return await examined(place, 10, await credentials(site))
+
+    said = asyncio.run(run())
+    assert {name: each.level for name, each in said.items()} == {
+        "url": "ok",
+        "bodies": "warn",
+        "socket": "ok",
+        "idle": "fail",
+    }
+    assert "cut after" in said["idle"].says
+
+
+@pytest.mark.gen_test
+async def test_a_proxy_without_websockets() -> None:
+    """One that answers upgrades itself is found."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = await reader.readline()
+        if b"/healthz" in line:
+            body = json.dumps({"status": "ok", "instance": "i-1"}).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        elif b"POST" in line:
+            writer.write(b"HTTP/1.1 413 Request Entity Too Large\r\nContent-Length: 0\r\n\r\n")
+        else:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with answering(talk) as port:
+        said = await examined(Place(f"http://127.0.0.1:{port}", "i-1"), 1, ("k", "s"))
+    assert {name: each.level for name, each in said.items()} == {"url": "ok", "bodies": "warn", "socket": "fail"}
+    assert "413" in said["bodies"].says

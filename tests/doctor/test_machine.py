@@ -1,0 +1,120 @@
+"""What the doctor says about the machine and the data directory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from relay_tornado import __version__
+from relay_tornado.doctor import machine
+from relay_tornado.doctor.finding import Finding
+from relay_tornado.model import GIB, MIB
+from relay_tornado.storage.lock import Owner
+from tests.needs import needs_root
+
+Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks f_files f_favail")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    directory = tmp_path / "data"
+    directory.mkdir(mode=0o700)
+    for name in ("relay.db", "relay.db-wal", "relay.witness"):
+        (directory / name).touch(mode=0o600)
+    return directory
+
+
+def found(findings: object) -> dict[str, Finding]:
+    return {each.name: each for each in findings}  # type: ignore[attr-defined]
+
+
+def test_a_directory_in_order(data: Path) -> None:
+    """Of a good directory nothing is said but good, and nothing is left in it."""
+    files = set(data.iterdir())
+    here = Owner(os.getpid(), __version__)
+    said = found(machine.look(data, MIB, here))
+    assert {name for name, each in said.items() if each.level == "fail"} == set()
+    assert {name for name, each in said.items() if each.level == "warn"} <= {"clock", "sync", "descriptors", "space"}
+    assert all(each.remedy for each in said.values() if each.level != "ok")
+    assert set(data.iterdir()) == files
+
+
+def test_who_runs(data: Path) -> None:
+    """No relay, or one of another version than this program, is said."""
+    assert found(machine.look(data, MIB, None))["running"].level == "warn"
+    other = found(machine.look(data, MIB, Owner(os.getpid(), "0.0.9")))["running"]
+    assert (other.level, "0.0.9" in other.says) == ("warn", True)
+
+
+def test_others_could_read(data: Path) -> None:
+    """A directory or a file that others may open is named, with the command that mends it."""
+    (data / "relay.db").chmod(0o644)
+    said = found(machine.rights(data))
+    assert ("relay.db" in said["modes"].says, said["modes"].remedy.startswith("chmod 0600")) == (True, True)
+    data.chmod(0o755)
+    assert found(machine.rights(data))["directory"].level == "warn"
+
+
+def test_a_file_of_another_user(data: Path) -> None:
+    """What root made in a relay's directory is found: the relay could not write it."""
+    needs_root("it gives a file to another user")
+    os.chown(data / "relay.witness", 12345, 12345)
+    owner = found(machine.rights(data))["owner"]
+    assert (owner.level, "relay.witness" in owner.says) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("free", "inodes", "level"),
+    [(100 * GIB, 10, "ok"), (300 * MIB, 10, "warn"), (256 * MIB, 10, "fail"), (100 * GIB, 0, "fail")],
+)
+def test_space(data: Path, monkeypatch: pytest.MonkeyPatch, free: int, inodes: int, level: str) -> None:
+    """Warned of well before webhooks are refused."""
+    disk = Disk(free // 4096, 4096, 200 * GIB // 4096, 100, inodes)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    assert machine.space(data, 256 * MIB).level == level
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(0.001, "ok"), (0.02, "warn"), (0.2, "fail")])
+def test_syncs(data: Path, seconds: float, level: str) -> None:
+    """A slow disk is found by its median sync."""
+    ticks = iter(range(1_000))
+    assert machine.syncing(data, lambda: next(ticks) * seconds).level == level
+
+
+def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
+    """That is the finding, not a traceback."""
+    assert machine.syncing(tmp_path / "none").level == "fail"
+
+
+def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the running relay's own, or what a start would get."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert str(soft) in machine.descriptors(Owner(os.getpid(), "")).says
+    for limit, level in ((256, "fail"), (1024, "warn"), (65_536, "ok"), (resource.RLIM_INFINITY, "ok")):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (64, limit))
+        assert machine.descriptors(None).level == level
+
+
+def test_clocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was never set, runs behind the files, or is kept by nobody is found."""
+    assert found(machine.clock(data, lambda: 1_000_000_000.0))["clock"].level == "fail"
+    os.utime(data / "relay.db", (time.time() + 3600,) * 2)
+    assert found(machine.clock(data))["clock"].level == "fail"
+    os.utime(data / "relay.db")
+    for kept, level in ((True, "ok"), (False, "warn"), (None, "ok")):
+        monkeypatch.setattr(machine, "_synchronised", lambda kept=kept: kept)
+        assert found(machine.clock(data))["clock"].level == level
+    monkeypatch.setattr(machine, "_written_at", lambda data: time.time() + 60)
+    assert found(machine.clock(data))["clock"].level == "warn"
+
+
+def test_file_systems(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network's, and memory, are no place for a log."""
+    for kind, level in (("ext4", "ok"), ("nfs4", "fail"), ("tmpfs", "fail"), ("", "ok")):
+        monkeypatch.setattr(machine, "_mounted", lambda path, kind=kind: kind)
+        assert machine._file_system(data).level == level

@@ -1,0 +1,130 @@
+"""docs/rest.md: every endpoint has its section, and its examples give what it says, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relay_tornado.errors import RelayError
+from relay_tornado.handlers.rest.scopes import NEEDS
+from tests.handlers.rest.world import World, world
+
+TEXT = (Path(__file__).parents[3] / "docs" / "rest.md").read_text()
+BLOCK = re.compile(r"^```http\n(.*?)^```\n\n```(json)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9]{12}-[0-9]+(-[0-9]+)?|sk-rly_\w+|[a-z0-9]{12}")
+"""What the relay makes anew each time: ids, epochs, secrets."""
+VARYING = {"headers_base64", "version", "headers"}
+REST = "…"
+STARTUP = {"startup", "locked", "newer_schema", "not_writable"}
+"""Codes that only a start has."""
+
+
+@dataclass
+class Example:
+    """A request of the page, and what the page says that it gives."""
+
+    request: str
+    expected: str
+    is_json: bool
+
+
+@dataclass
+class Names:
+    """What stands for what: the page's ids, and those of this run."""
+
+    known: dict[str, str] = field(default_factory=dict)
+
+    def translate(self, text: str) -> str:
+        for name in sorted(self.known, key=len, reverse=True):
+            text = text.replace(name, self.known[name])
+        return text
+
+    def same(self, expected: Any, actual: Any, path: str = "") -> None:
+        """Fails where an answer is not what the page says, but for what is made anew."""
+        if isinstance(expected, dict):
+            assert isinstance(actual, dict), path
+            assert set(expected) - {REST} == (set(actual) & set(expected) if REST in expected else set(actual)), path
+            for name in set(expected) - {REST}:
+                if name not in VARYING:
+                    self.same(expected[name], actual[name], f"{path}.{name}")
+        elif isinstance(expected, list):
+            assert isinstance(actual, list), path
+            assert len(expected) == len(actual), path
+            for index, (one, other) in enumerate(zip(expected, actual, strict=True)):
+                self.same(one, other, f"{path}[{index}]")
+        elif isinstance(expected, str) and MADE.fullmatch(expected):
+            assert self.known.setdefault(expected, actual) == actual, path
+        elif path.endswith(("_at", ".received_at")) and isinstance(expected, int | float):
+            assert type(expected) is type(actual), path
+        else:
+            assert expected == actual, path
+
+
+def examples() -> Iterator[Example]:
+    for request, kind, expected in BLOCK.findall(TEXT):
+        yield Example(request, expected, kind == "json")
+
+
+async def run_example(here: World, example: Example, names: Names) -> None:
+    head, _, body = names.translate(example.request).partition("{")
+    first, *lines = head.strip().split("\n")
+    method, path = first.split(" ")
+    headers = dict(line.split(": ", 1) for line in lines)
+    data = ("{" + body.rstrip("\n")).encode() if body else None
+    if not example.is_json:
+        response = await here.fetch(method, path, data, headers)
+        assert f"{response.code} {response.body.decode()}\n" == example.expected
+        return
+    answer = await here.call(method, path, data, **headers)
+    assert answer.status == (201 if method == "POST" and MAKES.fullmatch(path) else 200), answer.document
+    names.same(json.loads(example.expected), answer.document)
+
+
+MAKES = re.compile(r"/v1/(buckets|tokens|buckets/[^/]+/(inputs|outputs))")
+
+
+def test_the_examples_give_what_the_page_says(tmp_path: Path) -> None:
+    """All of them, in their order, against one relay."""
+
+    async def run() -> int:
+        names, count = Names(), 0
+        async with world(tmp_path) as here:
+            for example in examples():
+                try:
+                    await run_example(here, example, names)
+                except AssertionError as error:
+                    raise AssertionError(f"docs/rest.md, {example.request.splitlines()[0]}: {error}") from error
+                count += 1
+        return count
+
+    assert asyncio.run(run()) == TEXT.count("```http\n")
+
+
+def test_every_endpoint_has_a_section() -> None:
+    """With a heading of its method and path, and an example under it; and no other has one."""
+    headings = re.findall(r"^### (GET|POST|PUT|DELETE) (/\S+)$", TEXT, re.MULTILINE)
+    assert set(headings) == set(NEEDS)
+    for method, path in headings:
+        section = re.search(rf"^### {method} {re.escape(path)}\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)
+        assert section is not None
+        assert re.search(rf"^```http\n{method} ", section[1], re.MULTILINE), f"{method} {path} has no example"
+
+
+def test_every_status_is_named() -> None:
+    """The statuses and codes that an error over REST may have."""
+
+    def codes(kind: type[RelayError]) -> Iterator[tuple[int, str]]:
+        yield kind.status, kind.code
+        for each in kind.__subclasses__():
+            yield from codes(each)
+
+    own = {(s, c) for s, c in codes(RelayError) if s not in (500, 410) and c not in STARTUP}
+    for status, code in own:
+        assert re.search(rf"^\| {status} \|.*`{code}`", TEXT, re.MULTILINE), (
+            f"docs/rest.md does not name {status} {code}"
+        )

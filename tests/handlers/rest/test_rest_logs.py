@@ -1,0 +1,276 @@
+"""Logs and events over REST: clients' answers in every form that they are sent, reading, sending again, polling."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.handlers.rest.world import World, world
+
+BODY = b"\x00\xff made"
+ENCODED = base64.b64encode(BODY).decode()
+
+# As the clients' sources have them, and what the log shows then: status, status_code, response_body, response_headers.
+FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str]]]]] = [
+    (
+        "without a Content-Type",
+        {"id": "ID", "response_body": ENCODED, "status_code": 201, "response_headers": {"X-Key": ["v"]}},
+        ("sent", 201, BODY, {"X-Key": ["v"]}),
+    ),
+    (
+        "the Go agent",
+        {
+            "id": "ID",
+            "response_body": ENCODED,
+            "status_code": 200,
+            "response_headers": {"X-Key": ["v", "w"]},
+            "status": "sent",
+            "retries": 0,
+        },
+        ("sent", 200, BODY, {"X-Key": ["v", "w"]}),
+    ),
+    (
+        "the Go agent, on a failure",
+        {
+            "id": "ID",
+            "response_body": None,
+            "status_code": 0,
+            "response_headers": None,
+            "status": "failed",
+            "retries": 3,
+        },
+        ("failed", 0, b"", {}),
+    ),
+    (
+        "header values as strings, a bucket_id and a duration",
+        {
+            "bucket_id": "B",
+            "status_code": 200,
+            "response_body": "",
+            "response_headers": {"Content-Type": "text/plain"},
+            "duration_ms": 12,
+        },
+        ("sent", 200, b"", {"Content-Type": ["text/plain"]}),
+    ),
+    (
+        "the official SDK, whose body is not encoded",
+        {"response_body": '{"ok": true}', "status_code": 200, "response_headers": None},
+        ("sent", 200, b'{"ok": true}', {}),
+    ),
+    (
+        "a duration with a fraction, and fields that nobody knows",
+        {"status_code": 200, "duration_ms": 12.0, "retries": None, "another": {"a": [1]}},
+        ("sent", 200, b"", {}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("form", "expected"), [row[1:] for row in FORMS], ids=[row[0] for row in FORMS])
+@pytest.mark.parametrize("content_type", [None, "application/json", "application/x-www-form-urlencoded"])
+def test_an_answer_in_each_form(
+    tmp_path: Path, form: dict[str, Any], expected: tuple[Any, ...], content_type: str | None
+) -> None:
+    """PUT /logs/{id} takes it with exactly 200, and the log shows it."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            log = await here.send(await here.bucket("orders"))
+            headers = {} if content_type is None else {"Content-Type": content_type}
+            body = json.dumps({**form, **({"id": log} if "id" in form else {})}).encode()
+            answer = await here.call("PUT", f"/v1/logs/{log}", body, **headers)
+            assert (answer.status, answer.document["id"]) == (200, log), answer.document
+            shown = (await here.call("GET", f"/v1/logs/{log}")).document
+            assert (
+                shown["status"],
+                shown["status_code"],
+                base64.b64decode(shown["response_body"]),
+                shown["response_headers"],
+            ) == expected
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_does_not_fit(tmp_path: Path) -> None:
+    """Each is a 400 that names the field, and an event that is not there is a 404."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            log = await here.send(await here.bucket("orders"))
+            for body, field in (
+                ({}, "status_code"),
+                ({"status_code": "200"}, "status_code"),
+                ({"status_code": 99}, "status_code"),
+                ({"status_code": 600}, "status_code"),
+                ({"status_code": 200, "status": "done"}, "status"),
+                ({"status_code": 200, "response_headers": {"X": 1}}, "response_headers.X"),
+                ({"status_code": 200, "response_body": 7}, "response_body"),
+            ):
+                answer = await here.call("PUT", f"/v1/logs/{log}", body)
+                assert (answer.status, answer.document.get("field")) == (400, field), (body, answer.document)
+            epoch = log.split("-")[0]
+            for missing in ("nonsense", "k3v9x1q7m2ab-1", f"{epoch}-2", f"{epoch}-0"):
+                assert (await here.call("PUT", f"/v1/logs/{missing}", {"status_code": 200})).status == 404, missing
+
+    asyncio.run(run())
+
+
+def test_a_large_answer(tmp_path: Path) -> None:
+    """A body of 5 MB in base64 arrives exactly, and one over 10 MiB is a 413 in JSON."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            log = await here.send(await here.bucket("orders"))
+            body = bytes(range(256)) * 20_000
+            document = {"status_code": 200, "response_body": base64.b64encode(body).decode()}
+            assert (await here.call("PUT", f"/v1/logs/{log}", document)).status == 200
+            shown = (await here.call("GET", f"/v1/logs/{log}")).document
+            assert base64.b64decode(shown["response_body"]) == body
+            answer = await here.call("PUT", f"/v1/logs/{log}", b" " * (10 * 2**20 + 1))
+            assert (answer.status, answer.document["code"]) == (413, "too_large")
+
+    asyncio.run(run())
+
+
+def test_an_answer_reaches_the_sender_that_waits(tmp_path: Path) -> None:
+    """With response_from_output the sender gets what a client PUTs, found by the id in its frame."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            await here.relay.administration.create_output(bucket.id, name="o", destination="http://localhost:3000")
+            await here.relay.administration.set_input(bucket.inputs[0].id, response_from_output="anyOutput")
+            async with here.socket("administrator", "orders") as socket:
+                sending = asyncio.create_task(here.fetch("POST", f"/v1/webhooks/{bucket.inputs[0].id}", b"q", {}))
+                frame = json.loads(await socket.recv())
+                answer = {"status_code": 202, "response_body": ENCODED, "response_headers": {"X-Made": "here"}}
+                assert (await here.call("PUT", f"/v1/logs/{frame['meta']['id']}", answer)).status == 200
+                response = await sending
+            assert (response.code, response.body, response.headers["X-Made"]) == (202, BODY, "here")
+
+    asyncio.run(run())
+
+
+def test_logs_are_listed_in_pages(tmp_path: Path) -> None:
+    """Newest first with a cursor that stays right while events arrive; filters; a Log's shape."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            ids = [await here.send(bucket, b"%d" % n, f"/x/{n}?a={n}") for n in range(5)]
+            first = (await here.call("GET", "/v1/logs?bucket=orders&limit=2")).document
+            assert [each["id"] for each in first["data"]] == [ids[4], ids[3]]
+            assert (first["total"], first["limit"], first["offset"]) == (5, 2, 0)
+            await here.send(bucket)
+            second = (await here.call("GET", f"/v1/logs?bucket=orders&limit=2&cursor={first['next_cursor']}")).document
+            assert [each["id"] for each in second["data"]] == [ids[2], ids[1]]
+            await here.call("PUT", f"/v1/logs/{ids[1]}", {"status_code": 500, "status": "failed"})
+            failed = (await here.call("GET", "/v1/logs?status=failed")).document
+            assert [each["id"] for each in failed["data"]] == [ids[1]]
+            log = first["data"][0]
+            assert set(log) >= {
+                *("id", "account_id", "bucket_id", "input_id", "output_id", "method", "status", "status_code", "body"),
+                *("headers", "raw_query", "extra_path", "ip_address", "response_body", "response_headers"),
+                *("duration_ms", "retries", "internal", "ephemeral", "created_at", "updated_at"),
+            }
+            assert (log["body"], log["extra_path"], log["raw_query"], log["method"]) == ("4", "/x/4", "a=4", "POST")
+            assert (log["status"], log["response_body"]) == ("received", "")
+            assert type(log["created_at"]) is int
+            for query, field in (
+                ("limit=x", "limit"),
+                ("limit=-1", "limit"),
+                ("status=done", "status"),
+                ("from=%FF", "from"),
+                ("cursor=nonsense", "cursor"),
+            ):
+                answer = await here.call("GET", f"/v1/logs?bucket=orders&{query}")
+                assert (answer.status, answer.document.get("field")) == (400, field), query
+
+    asyncio.run(run())
+
+
+def test_a_log_of_a_bucket(tmp_path: Path) -> None:
+    """GET /buckets/{id}/logs/{log id} finds it in its own bucket, by the bucket's name or id, and in no other."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            await here.bucket("other")
+            log = await here.send(bucket)
+            for name in ("orders", bucket.id):
+                assert (await here.call("GET", f"/v1/buckets/{name}/logs/{log}")).document["id"] == log
+            assert (await here.call("GET", f"/v1/buckets/other/logs/{log}")).status == 404
+
+    asyncio.run(run())
+
+
+def test_resend(tmp_path: Path) -> None:
+    """One event by its action, to one output and past its rules; a range in its order."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            _, output = await here.relay.administration.create_output(bucket.id, name="o")
+            logs = [await here.send(bucket, b"%d" % n) for n in range(3)]
+            body = {"action": "resend", "output": output.id, "process_policy": "force"}
+            answer = await here.call("POST", f"/v1/logs/{logs[1]}/action", body)
+            assert (answer.status, answer.document["status"]) == (200, "resent")
+            copy = (await here.call("GET", f"/v1/logs/{answer.document['ids'][0]}")).document
+            assert (copy["body"], copy["resend_of"]) == ("1", logs[1])
+            ranged = await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})
+            bodies = [(await here.call("GET", f"/v1/logs/{each}")).document["body"] for each in ranged.document["ids"]]
+            assert (ranged.status, bodies) == (200, ["0", "1"])
+            for wrong, field in (({"action": "delete"}, "action"), ({}, "action"), ({"action": "resend", "x": 1}, "x")):
+                refused = await here.call("POST", f"/v1/logs/{logs[1]}/action", wrong)
+                assert (refused.status, refused.document["field"]) == (400, field)
+
+    asyncio.run(run())
+
+
+async def drained(here: World, query: str, method: str = "GET") -> list[str]:
+    answer = await here.call(method, f"/v1/events?bucket=orders&{query}")
+    assert answer.status == 200
+    return [] if answer.document is None else [each["id"] for each in answer.document["logs"]]
+
+
+def test_events_drain(tmp_path: Path) -> None:
+    """Without a cursor each event is given once, in order, one by default; HEAD takes nothing out."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            ids = [await here.send(bucket) for _ in range(4)]
+            assert await drained(here, "", "HEAD") == []
+            assert await drained(here, "") == ids[:1]
+            assert await drained(here, "limit=2") == ids[1:3]
+            assert (await here.call("GET", f"/v1/logs/{ids[0]}")).document["status"] == "sent"
+            assert await drained(here, "limit=100") == ids[3:]
+            last = (await here.call("GET", "/v1/events?bucket=orders")).document
+            assert last == {"logs": [], "has_more": False}
+            missing = await here.call("GET", "/v1/events")
+            assert (missing.status, missing.document["field"]) == (400, "bucket")
+
+    asyncio.run(run())
+
+
+def test_events_behind_a_cursor(tmp_path: Path) -> None:
+    """With one the same page comes as often as one likes, and an empty one is the beginning."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            ids = [await here.send(bucket) for _ in range(3)]
+            for _ in range(2):
+                page = (await here.call("GET", "/v1/events?bucket=orders&limit=2&cursor=")).document
+                assert [each["id"] for each in page["logs"]] == ids[:2]
+                assert page["has_more"] is True
+            page = (await here.call("GET", f"/v1/events?bucket=orders&limit=2&cursor={page['next_cursor']}")).document
+            assert [each["id"] for each in page["logs"]] == ids[2:]
+            page = (await here.call("GET", "/v1/events?bucket=orders&cursor=k3v9x1q7m2ab-7")).document
+            assert page["gap"] == {"from": None, "to": None, "count": None, "reason": "reset"}
+
+    asyncio.run(run())

@@ -1,0 +1,131 @@
+"""Tokens over REST: made, changed, given a new secret, revoked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+from tests.handlers.rest.world import world
+
+
+def test_make_change_and_revoke(tmp_path: Path) -> None:
+    """The secret is shown once; scopes are given by names or ids and kept as ids; a revoked token opens nothing."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket, other = await here.bucket("orders"), await here.bucket("billing")
+            body = {
+                "description": "worker",
+                "scopes": {"buckets": ["orders", other.id], "tunnels": []},
+                "api_access": "enabled",
+            }
+            made = await here.call("POST", "/v1/tokens", body)
+            assert made.status == 201
+            key = made.document["key"]
+            here.tokens["worker"] = (key, made.document["secret"])
+            assert made.document["scopes"]["buckets"] == sorted([bucket.id, other.id])
+            listed = (await here.call("GET", "/v1/tokens")).document
+            assert [each["key"] for each in listed] == [here.tokens["administrator"][0], key]
+            assert made.document["secret"] not in json.dumps(listed)
+            assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 2
+            # What was read may be sent back with a change.
+            changed = await here.call("PUT", f"/v1/tokens/{key}", {**listed[1], "scopes": {"buckets": ["orders"]}})
+            assert (changed.status, changed.document["description"]) == (200, "worker")
+            assert changed.document["scopes"]["buckets"] == [bucket.id]
+            assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 1
+            assert (await here.call("PUT", f"/v1/tokens/{key}", {"api_access": "disabled"})).status == 200
+            assert (await here.call("GET", "/v1/buckets", token="worker")).status == 403
+            deleted = await here.call("DELETE", f"/v1/tokens/{key}")
+            assert (deleted.status, deleted.document) == (200, {"id": key, "status": "deleted"})
+            assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
+            assert (await here.call("DELETE", f"/v1/tokens/{key}")).status == 404
+
+    asyncio.run(run())
+
+
+def test_scopes(tmp_path: Path) -> None:
+    """An empty list is every bucket; an unknown name is a 400; a deleted bucket's id may stay, and its name made anew
+    is not in the scope."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            for scopes in ({}, None, {"buckets": []}, {"buckets": None}):
+                made = await here.call("POST", "/v1/tokens", {"scopes": scopes})
+                assert (made.status, made.document["scopes"]["buckets"]) == (201, []), scopes
+            refused = await here.call("POST", "/v1/tokens", {"scopes": {"buckets": ["nothing"]}})
+            assert (refused.status, refused.document["field"]) == (400, "buckets")
+            key = await here.token("worker", buckets=["orders"])
+            await here.relay.administration.delete_bucket("orders")
+            await here.bucket("orders")
+            shown = (await here.call("GET", "/v1/tokens")).document[-1]
+            assert (await here.call("PUT", f"/v1/tokens/{key}", shown)).status == 200
+            assert (await here.call("GET", "/v1/buckets", token="worker")).document == []
+
+    asyncio.run(run())
+
+
+def test_what_does_not_fit(tmp_path: Path) -> None:
+    """A 400 that names the field."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            for body, field in (
+                ({"api_access": "yes"}, "api_access"),
+                ({"api_access": True}, "api_access"),
+                ({"scopes": []}, "scopes"),
+                ({"scopes": {"buckets": "orders"}}, "scopes.buckets"),
+                ({"scopes": {"bucket": []}}, "scopes.bucket"),
+                ({"expires_at": "soon"}, "expires_at"),
+                ({"description": 1}, "description"),
+                ({"name": "x"}, "name"),
+            ):
+                answer = await here.call("POST", "/v1/tokens", body)
+                assert (answer.status, answer.document.get("field")) == (400, field), body
+
+    asyncio.run(run())
+
+
+def test_rotation_at_once(tmp_path: Path) -> None:
+    """The new secret opens, the old one does not, and sockets that were opened with it are closed for good."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            key = await here.token("worker")
+            async with here.socket("worker", "orders") as socket:
+                rotated = await here.call("POST", f"/v1/tokens/{key}/rotate")
+                assert rotated.status == 200
+                async with asyncio.timeout(10):
+                    await socket.wait_closed()
+                assert socket.close_code == 4503
+            assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
+            here.tokens["worker"] = (key, rotated.document["secret"])
+            assert (await here.call("GET", "/v1/buckets", token="worker")).status == 200
+
+    asyncio.run(run())
+
+
+def test_rotation_with_a_grace(tmp_path: Path) -> None:
+    """Both secrets open until it ends; then the old one does not, and its sockets are closed, the new one's not."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            key = await here.token("old")
+            async with here.socket("old", "orders") as before:
+                rotated = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": 1.5})
+                here.tokens["new"] = (key, rotated.document["secret"])
+                async with here.socket("old", "orders") as during, here.socket("new", "orders") as renewed:
+                    for token in ("old", "new"):
+                        assert (await here.call("GET", "/v1/buckets", token=token)).status == 200
+                    async with asyncio.timeout(15):
+                        await asyncio.gather(before.wait_closed(), during.wait_closed())
+                    assert (before.close_code, during.close_code) == (4503, 4503)
+                    assert (await here.call("GET", "/v1/buckets", token="old")).status == 401
+                    assert (await here.call("GET", "/v1/buckets", token="new")).status == 200
+                    await here.send(await here.bucket("more"))
+                    assert renewed.close_code is None
+
+    asyncio.run(run())

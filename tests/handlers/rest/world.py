@@ -1,0 +1,107 @@
+"""A whole relay on a port of its own, with tokens of every kind, and a client that speaks to it as others do."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import dataclasses
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from websockets.asyncio.client import ClientConnection, connect
+
+from relay_tornado.app import Relay
+from relay_tornado.settings import Settings
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response, its body read as JSON."""
+
+    status: int
+    document: Any
+    headers: Mapping[str, str]
+
+
+@dataclass
+class World:
+    """A relay, and the credentials `tokens` by name: administrator to begin with."""
+
+    relay: Relay
+    tokens: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return self.relay.address
+
+    async def token(self, name: str, **options: Any) -> str:
+        """Makes a token; returns its key."""
+        made, secret = await self.relay.administration.create_token(**options)
+        self.tokens[name] = (made.key, secret)
+        return made.key
+
+    async def bucket(self, name: str, **options: Any) -> Any:
+        return await self.relay.administration.create_bucket(name, **options)
+
+    async def fetch(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> HTTPResponse:
+        """One request with exactly these headers."""
+        request = HTTPRequest(
+            self.url + path,
+            method=method,
+            body=body,
+            headers=dict(headers),
+            allow_nonstandard_methods=True,
+            follow_redirects=False,
+            decompress_response=False,
+            request_timeout=20,
+        )
+        return await AsyncHTTPClient().fetch(request, raise_error=False)
+
+    async def call(
+        self, method: str, path: str, body: Any = None, token: str | None = "administrator", **headers: str
+    ) -> Answer:
+        """A request of a token's holder, with Basic; `body` is sent as JSON, bytes as they are."""
+        if token is not None:
+            key, secret = self.tokens[token]
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        response = await self.fetch(method, path, data, headers)
+        document = json.loads(response.body) if response.body else None
+        return Answer(response.code, document, response.headers)
+
+    async def send(self, bucket: Any, body: bytes = b"hello", path: str = "", **headers: str) -> str:
+        """A webhook to a bucket's first input; returns its id."""
+        response = await self.fetch("POST", f"/v1/webhooks/{bucket.inputs[0].id}{path}", body, headers)
+        assert response.code == 200, response.body
+        page = (await self.call("GET", f"/v1/logs?bucket={bucket.id}&limit=1")).document
+        return str(page["data"][0]["id"])
+
+    @asynccontextmanager
+    async def socket(self, token: str, *buckets: str, **headers: str) -> AsyncIterator[ClientConnection]:
+        """A stock client that has subscribed."""
+        key, secret = self.tokens[token]
+        url = self.url.replace("http", "ws") + "/v1/socket"
+        async with asyncio.timeout(20), connect(url, additional_headers=headers, proxy=None) as socket:
+            await socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
+            assert json.loads(await socket.recv())["status"] == "authenticated"
+            await socket.send(json.dumps({"action": "subscribe", "buckets": list(buckets)}))
+            assert json.loads(await socket.recv())["status"] == "subscribed"
+            yield socket
+
+
+@asynccontextmanager
+async def world(folder: Path, **settings: Any) -> AsyncIterator[World]:
+    """A running relay whose administrator's token is "administrator"."""
+    relay = Relay(dataclasses.replace(Settings(), **{"port": 0, "data": folder / "data", **settings}))
+    await relay.start()
+    try:
+        made = World(relay)
+        await made.token("administrator")
+        yield made
+    finally:
+        await relay.stop()

@@ -1,0 +1,199 @@
+"""How connections come in: over TLS, through proxies, on a socket that was handed over."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import pytest
+import trustme
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from relay_tornado.handlers.listener import Entrance
+from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.model import MIB, Token
+from relay_tornado.proxy import ProxyTrust
+from relay_tornado.tls import Certificate
+from tests.handlers.edge import URL, edge
+from tests.handlers.raw import Raw, request
+from tests.handlers.sockets import Client
+
+CA = trustme.CA()
+
+
+def write_pair(folder: Path, **options: object) -> None:
+    leaf = CA.issue_cert("127.0.0.1", **options)  # type: ignore[arg-type]
+    leaf.private_key_pem.write_to_path(folder / "key.pem")
+    (folder / "cert.pem").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Certificate:
+    write_pair(tmp_path)
+    return Certificate(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+@pytest.fixture
+def tls() -> ssl.SSLContext:
+    """A client that trusts the test's authority."""
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    return context
+
+
+@pytest.mark.gen_test
+async def test_webhooks_and_sockets_go_over_tls(certificate: Certificate, tls: ssl.SSLContext, tmp_path: Path) -> None:
+    """A large webhook by https arrives by wss, also on a socket under which the certificate was renewed."""
+    body = b"x" * 900_000
+    async with edge(entrance=Entrance(certificate)) as site:
+        secret = new_secret()
+        token = Token(new_uuid(), hash_secret(secret), 0)
+        await site.registry.put("token", token.key, token)
+        async with connect(f"wss://127.0.0.1:{site.port}/v1/socket", ssl=tls, proxy=None, max_size=None) as socket_:
+            client = Client(socket_)
+            await client.say({"action": "auth", "key": token.key, "secret": secret})
+            await client.hear_status("authenticated")
+            await client.say({"action": "subscribe", "buckets": []})
+            await client.hear_status("subscribed")
+            async with Raw(site.port, tls=tls) as sender:
+                assert (await sender.ask(request(URL, body))).status == 200
+                assert (await client.hear())["body"] == body.decode()
+                write_pair(tmp_path, key_type=trustme.KeyType.RSA)
+                assert certificate.reload()
+                assert (await sender.ask(request(URL, b"on the old connection"))).status == 200
+            async with Raw(site.port, tls=tls) as sender:
+                assert (await sender.ask(request(URL, b"on a new one"))).status == 200
+            assert [(await client.hear())["body"] for _ in range(2)] == ["on the old connection", "on a new one"]
+
+
+@pytest.mark.gen_test
+async def test_refusals_are_read_over_tls(certificate: Certificate, tls: ssl.SSLContext) -> None:
+    """What the relay says before it closes arrives, as without TLS: too large, malformed, too long a head."""
+    async with edge(entrance=Entrance(certificate), max_body=1 * MIB) as site:
+        async with Raw(site.port, tls=tls) as sender:
+            sender.send(request(URL, bytes(2 * MIB))[: 1 << 20])
+            assert (await sender.reply()).status == 413
+        async with Raw(site.port, tls=tls) as sender:
+            assert (await sender.ask(b"garbage\r\n\r\n")).status == 400
+        async with Raw(site.port, tls=tls) as sender:
+            assert (await sender.ask(request(URL, headers=b"X: " + b"a" * 100_000 + b"\r\n"))).status == 431
+
+
+@pytest.mark.gen_test
+async def test_who_speaks_no_tls_is_told(certificate: Certificate, tls: ssl.SSLContext) -> None:
+    """Plain HTTP on the port gets words, noise gets nothing, and neither disturbs the next."""
+    async with edge(entrance=Entrance(certificate)) as site:
+        async with Raw(site.port) as sender:
+            reply = await sender.ask(request(URL, b"x"))
+            assert reply.status == 400
+            assert b"This port speaks HTTPS" in reply.body
+        async with Raw(site.port) as sender:
+            sender.send(bytes(range(256)))
+            assert b"HTTP" not in await sender.closed(reset=True)
+        async with Raw(site.port, tls=tls) as sender:
+            assert (await sender.ask(request(b"/healthz", method=b"GET"))).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_stop_ends_a_handshake_that_never_comes(certificate: Certificate) -> None:
+    """A client that connects and says nothing does not hold up the end."""
+    async with edge(entrance=Entrance(certificate)) as site, Raw(site.port) as silent:
+        site.site.listener.stop()
+        await silent.closed(reset=True)
+
+
+@pytest.mark.gen_test
+async def test_each_request_of_a_proxy_has_its_sender() -> None:
+    """On one connection of a trusted proxy every webhook is stored with the address of its own sender."""
+    async with edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1"))) as site, Raw(site.port) as proxy:
+        for number in (1, 2, 3):
+            forwarded = f"X-Forwarded-For: 6.6.6.6, 192.0.2.{number}\r\n".encode()
+            assert (await proxy.ask(request(URL, b"x", forwarded))).status == 200
+        assert (await proxy.ask(request(URL, b"x"))).status == 200
+        senders = [event.remote_ip for event in await site.events()]
+    assert senders == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1"]
+
+
+@pytest.mark.gen_test
+async def test_a_proxy_names_host_and_scheme() -> None:
+    """An input's own domain is found by X-Forwarded-Host, from a trusted proxy alone."""
+    forwarded = b"X-Forwarded-Host: hooks.example.com\r\nX-Forwarded-Proto: https\r\n"
+    for trusted, status in (("127.0.0.1", 200), ("192.0.2.1", 404)):
+        async with edge(entrance=Entrance(trust=ProxyTrust.parse(trusted))) as site, Raw(site.port) as proxy:
+            await site.change(input={"custom_domain": "hooks.example.com"})
+            assert (await proxy.ask(request(b"/a", b"x", forwarded))).status == status
+            [connection] = site.site.listener.connections
+            assert connection.protocol == ("https" if status == 200 else "http")
+
+
+@pytest.mark.gen_test
+async def test_sockets_are_counted_by_who_is_behind_the_proxy() -> None:
+    """The limit per address is the client's; a proxy's own address has none, or it would be everybody's."""
+    trust = ProxyTrust.parse("127.0.0.1, 192.0.2.0/24")
+    async with edge(entrance=Entrance(trust=trust), max_sockets_per_address=1) as site, AsyncExitStack() as stack:
+
+        async def refused(address: str) -> bool:
+            url = f"ws://127.0.0.1:{site.port}/v1/socket"
+            headers = {"X-Forwarded-For": address}
+            opened = await stack.enter_async_context(connect(url, additional_headers=headers, proxy=None))
+            with suppress(ConnectionClosed):  # it may be closed already
+                await Client(opened).say({"action": "auth", "key": "k", "secret": "s"})
+            return (await Client(opened).end())[0] == 4029
+
+        held = await stack.enter_async_context(
+            connect(
+                f"ws://127.0.0.1:{site.port}/v1/socket",
+                additional_headers={"X-Forwarded-For": "198.51.100.1"},
+                proxy=None,
+            )
+        )
+        assert await refused("198.51.100.1")
+        assert not await refused("198.51.100.2")
+        await stack.enter_async_context(
+            connect(
+                f"ws://127.0.0.1:{site.port}/v1/socket", additional_headers={"X-Forwarded-For": "192.0.2.7"}, proxy=None
+            )
+        )
+        assert not await refused("192.0.2.7")
+        assert held.close_code is None
+
+
+@pytest.mark.gen_test
+async def test_nobody_else_can_name_a_sender() -> None:
+    """Without a trusted range the header is stored, and not believed."""
+    async with edge() as site, Raw(site.port) as sender:
+        assert (await sender.ask(request(URL, b"x", b"X-Forwarded-For: 192.0.2.1\r\n"))).status == 200
+        [event] = await site.events()
+    assert event.remote_ip == "127.0.0.1"
+    assert b"X-Forwarded-For: 192.0.2.1\r\n" in event.headers
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "preamble",
+    [
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 55123 8080\r\n",
+        b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x01\xc0\x00\x02\x02\xd7\x53\x1f\x90",
+    ],
+)
+async def test_the_proxy_protocol_is_refused_by_name(preamble: bytes) -> None:
+    """Both versions get a 400 that says what to switch off."""
+    async with edge() as site, Raw(site.port) as balancer:
+        reply = await balancer.ask(preamble + request(URL, b"x"))
+    assert reply.status == 400
+    assert b"This is the PROXY protocol, which the relay does not speak" in reply.body
+
+
+@pytest.mark.gen_test
+async def test_a_socket_that_listens_already_is_used() -> None:
+    """Whatever host and port say, the relay serves on what it was handed."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        async with edge(entrance=Entrance(inherited=[listening]), port=1) as site, Raw(site.port) as client:
+            assert site.port == listening.getsockname()[1]
+            reply = await client.ask(request(b"/healthz", method=b"GET"))
+            assert (reply.status, json.loads(reply.body)["status"]) == (200, "ok")

@@ -1,0 +1,146 @@
+"""/metrics on a real site: who may read it, and that what happens is counted."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from websockets.asyncio.client import connect
+
+from relay_tornado.app import Relay
+from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.model import RateLimit, Retention, Token
+from relay_tornado.settings import Settings
+from tests.handlers.edge import URL, edge
+from tests.handlers.raw import Raw, request
+from tests.handlers.sockets import Client
+
+Samples = dict[tuple[str, str], float]
+
+
+def samples(body: bytes) -> Samples:
+    """By a sample's name and the value of its (one) label."""
+    return {
+        (sample.name, next(iter(sample.labels.values()), "")): sample.value
+        for family in text_string_to_metric_families(body.decode())
+        for sample in family.samples
+    }
+
+
+async def scrape(port: int) -> Samples:
+    async with Raw(port) as raw:
+        reply = await raw.ask(request(b"/metrics", method=b"GET"))
+    assert reply.status == 200
+    assert (reply.header("Content-Type") or "").startswith("text/plain")
+    return samples(reply.body)
+
+
+@pytest.mark.gen_test
+async def test_who_may_read_it() -> None:
+    """An administrator's token may; another token, none, and nonsense get words."""
+    async with edge() as site:
+        secrets = {}
+        for name, changes in {
+            "all": {},
+            "no API": {"api_access": False},
+            "some": {"buckets": frozenset({"b-1"})},
+            "expired": {"expires_at": 1.0},
+        }.items():
+            secrets[name] = new_secret()
+            token = Token(new_uuid(), hash_secret(secrets[name]), 0)
+            await site.registry.put("token", token.key, dataclasses.replace(token, **changes))  # type: ignore[arg-type]
+        async with Raw(site.port) as raw:
+
+            async def ask(value: str) -> tuple[int, bytes]:
+                line = f"Authorization: {value}\r\n".encode() if value else b""
+                reply = await raw.ask(request(b"/metrics", method=b"GET", headers=line))
+                return reply.status, reply.body
+
+            assert (await ask(f"Bearer {secrets['all']}"))[0] == 200
+            for value in ("", "Bearer", "Bearer x", f"Basic {secrets['all']}", f"Bearer {secrets['expired']}"):
+                status, body = await ask(value)
+                assert (status, b'"code": "unauthorized"' in body) == (401, True)
+            for name in ("no API", "some"):
+                assert (await ask(f"Bearer {secrets[name]}"))[0] == 403
+
+
+@pytest.mark.gen_test
+async def test_refusals_are_counted() -> None:
+    """Each webhook that is refused, by why."""
+    async with edge(max_body=100, body_timeout=0.2) as site, Raw(site.port) as raw:
+        counted = site.counters.rejections
+        assert (await raw.ask(request(URL + b"x", b"x"))).status == 404
+        assert (await raw.ask(request(URL, bytes(101)))).status == 413
+        await site.change(input={"rate_limit": RateLimit(1, 1)})
+        assert {(await raw.ask(request(URL, b"x"))).status for _ in range(3)} == {200, 429}
+        await site.change()
+        async with Raw(site.port) as slow:
+            slow.send(request(URL, bytes(50))[:-10])
+            assert (await slow.reply()).status == 408
+        assert (counted["not_found"], counted["too_large"], counted["timeout"]) == (1, 1, 1)
+        assert counted["rate_limited"] >= 1
+        assert sum(counted.values()) == 3 + counted["rate_limited"]
+
+
+def test_a_relay_under_traffic(tmp_path: Path) -> None:
+    """What the open port gives out is what was done: events, deliveries, lag, gaps, failures, sizes, build."""
+
+    async def run() -> tuple[Samples, Samples]:
+        relay = Relay(Settings(port=0, metrics_port=0, data=tmp_path, retention_age=None))
+        await relay.start()
+        try:
+            administration = relay.administration
+            bucket = await administration.create_bucket("orders", dedupe={"header": "X-Id", "window": 60})
+            token, secret = await administration.create_token()
+            assert relay.metrics_port is not None
+            before = await scrape(relay.metrics_port)
+            url = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+            async with connect(f"ws://127.0.0.1:{relay.port}/v1/socket", ping_interval=None, proxy=None) as socket:
+                client = Client(socket)
+                await client.say({"action": "auth", "key": token.key, "secret": "wrong"})
+                await client.end()
+            async with (
+                connect(f"ws://127.0.0.1:{relay.port}/v1/socket", ping_interval=None, proxy=None) as socket,
+                Raw(relay.port) as sender,
+            ):
+                for number in range(10):
+                    assert (await sender.ask(request(url, b"x" * 100, b"X-Id: %d\r\n" % (number // 2)))).status == 200
+                await administration._log.trim(bucket.id, Retention(max_events=4), None)
+                client = Client(socket)
+                await client.say({"action": "auth", "key": token.key, "secret": secret})
+                await client.hear_status("authenticated")
+                epoch = (await administration._log.bounds(bucket.id)).epochs[0].epoch
+                await client.say({"action": "subscribe", "buckets": ["orders"], "since": f"{epoch}-0"})
+                await client.hear_status("subscribed")
+                assert [(await client.hear())["meta"]["seq"] for _ in range(4)] == [2, 3, 4, 5]
+                after = await scrape(relay.metrics_port)
+            return before, after
+        finally:
+            await relay.stop()
+
+    before, after = asyncio.run(asyncio.wait_for(run(), 60))
+    assert before["relay_events_total", ""] == 0
+    assert after["relay_events_total", ""] == 5
+    assert after["relay_event_bytes_total", ""] > 500
+    assert after["relay_duplicates_total", ""] == 5
+    assert after["relay_commit_seconds_count", ""] == after["relay_commit_events_count", ""] > 0
+    assert after["relay_commit_events_sum", ""] == 5
+    assert after["relay_retention_events_total", ""] == 1
+    assert after["relay_deliveries_total", ""] == 4
+    assert after["relay_delivered_bytes_total", ""] > 400
+    assert after["relay_auth_failures_total", ""] == 1
+    assert after["relay_gaps_total", "retention"] == 1
+    assert after["relay_subscribers", ""] == 1
+    assert after["relay_bucket_lag_events", "orders"] == 0
+    assert after["relay_buckets", ""] == 1
+    assert after["relay_ready", ""] == 1
+    assert after["relay_connections", ""] == 2
+    assert after["relay_database_bytes", ""] > 0
+    assert after["relay_space_free_bytes", ""] > after["relay_space_reserve_bytes", ""] > 0
+    assert after["relay_events_missing", ""] == 0
+    assert after["relay_append_queue_limit_bytes", ""] == Settings().append_queue
+    assert after["process_open_fds", ""] > 0
+    assert "relay_build_info" in {name for name, _ in after}

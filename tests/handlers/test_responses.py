@@ -1,0 +1,384 @@
+"""Senders that wait for a client's answer, over real sockets: HTTP on one side, a WebSocket on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from relay_tornado.delivery import responses
+from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.model import Dedupe, Output, Token, Verify
+from relay_tornado.signatures import sign
+from tests.handlers.edge import BUCKET, INPUT, URL, Edge, edge
+from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.sockets import TIMEOUT, Client
+
+pytestmark = pytest.mark.filterwarnings("error")
+OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0, destination=f"http://to-{n}.example") for n in (1, 2))
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    return None if request.param == "memory" else tmp_path
+
+
+class _Known(Client):
+    """A client with its token."""
+
+    def __init__(self, socket: ClientConnection, key: str, secret: str) -> None:
+        super().__init__(socket)
+        self.key = key
+        self.secret = secret
+
+
+class Desk:
+    """A site whose one bucket's senders wait, and clients of it."""
+
+    def __init__(self, site: Edge, stack: AsyncExitStack) -> None:
+        self.site = site
+        self.stack = stack
+        self.put: asyncio.Queue[int] = asyncio.Queue()
+        """What stock clients were answered."""
+
+    @property
+    def waiting(self) -> int:
+        return self.site.site.sockets.responses.waiting
+
+    async def change(self, output: str = "anyOutput", **fields: Any) -> None:
+        await self.site.change(input={"response_from_output": output}, next_output=3, **fields)
+
+    async def client(self, subscribe: dict[str, Any] | None = None) -> _Known:
+        key, secret = new_uuid(), new_secret()
+        await self.site.registry.put("token", key, Token(key, hash_secret(secret), 0))
+        socket = await connect(
+            f"ws://127.0.0.1:{self.site.port}/v1/socket", ping_interval=None, close_timeout=5, max_size=None
+        )
+        client = _Known(socket, key, secret)
+        self.stack.callback(client.abort)
+        await client.say({"action": "auth", "key": key, "secret": secret})
+        await client.hear_status("authenticated")
+        await client.say({"action": "subscribe", "buckets": ["orders"], **(subscribe or {})})
+        await client.hear_status("subscribed")
+        return client
+
+    async def sender(self, data: bytes) -> Raw:
+        raw = await self.stack.enter_async_context(Raw(self.site.port))
+        raw.send(data)
+        return raw
+
+    async def stock_client(self, answer: dict[str, Any]) -> Client:
+        """A client that knows nothing of ours: it puts its answer to the log id by REST; `answer` is what it puts,
+        beside the id."""
+        client = await self.client()
+        rest = await self.stack.enter_async_context(Raw(self.site.port))
+        credentials = b64encode(f"{client.key}:{client.secret}".encode())
+
+        async def work() -> None:
+            while True:
+                log_id = json.loads(await client.socket.recv())["meta"]["id"]
+                body = json.dumps({"id": log_id, **answer}).encode()
+                # As the Go agent sends it, with no Content-Type.
+                head = b"Authorization: Basic %b\r\n" % credentials
+                reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), body, head, b"PUT"))
+                self.put.put_nowait(reply.status)
+
+        task = asyncio.create_task(work())
+        self.stack.callback(task.cancel)
+        return client
+
+
+@asynccontextmanager
+async def desk(folder: Path | None = None, output: str = "anyOutput", **fields: Any) -> AsyncIterator[Desk]:
+    async with edge(folder) as site, AsyncExitStack() as stack:
+        made = Desk(site, stack)
+        await made.change(output, **fields)
+        yield made
+
+
+async def events(client: Client, count: int) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while len(found) < count:
+        message = await client.hear()
+        if message["type"] == "webhook":
+            found.append(message)
+    return found
+
+
+@pytest.mark.gen_test
+async def test_the_answer_over_the_socket(folder: Path | None) -> None:
+    """Status, headers and body reach the sender; what may not, does not; the client is told that it is kept."""
+    async with desk(folder) as site:
+        client = await site.client()
+        sender = await site.sender(request(URL + b"/path", b"body"))
+        (event,) = await events(client, 1)
+        headers = {
+            "Content-Type": "application/json", "X-Many": ["1", "2"], "Set-Cookie": "a=b", "Content-Length": "999",
+            "Transfer-Encoding": "chunked", "Connection": "X-Named", "X-Named": "x", "X-Split": "a\r\nB: c",
+            "bad name": "x", "Content-Security-Policy": "default-src *", "X-Unicode": "é",
+        }  # fmt: skip
+        await client.say(
+            {"action": "respond", "id": event["meta"]["id"], "status": 418, "headers": headers, "body": '{"é": 1}'}
+        )
+        assert await client.hear() == {"type": "status", "status": "responded", "id": event["meta"]["id"]}
+        reply = await sender.reply()
+        assert (reply.status, reply.body) == (418, '{"é": 1}'.encode())
+        got = [(name, value.encode("latin-1").decode()) for name, value in reply.headers if name != "Date"]
+        assert got == [
+            ("Content-Security-Policy", "sandbox"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("Content-Type", "application/json"),
+            ("X-Many", "1"),
+            ("X-Many", "2"),
+            ("X-Unicode", "é"),
+            ("Content-Length", "9"),
+        ]
+        # The connection goes on.
+        sender.send(request(URL, b"second"))
+        (event,) = await events(client, 1)
+        await client.say({"action": "respond", "id": event["meta"]["id"], "status": 204, "body_base64": "/w=="})
+        reply = await sender.reply()
+        assert (reply.status, reply.body) == (204, b"")
+        assert site.waiting == 0
+
+
+@pytest.mark.gen_test
+async def test_a_stock_client_answers(folder: Path | None) -> None:
+    """Many senders at once get the answer, a 3 MB body byte for byte; HEAD without a body."""
+    async with desk(folder, outputs=OUTPUTS[:1]) as site:
+        body = bytes(range(256)) * 12_288
+        await site.stock_client(
+            {
+                "response_body": b64encode(body).decode(),
+                "status_code": 200,
+                "status": "sent",
+                "retries": 0,
+                "response_headers": {"X": ["y"]},
+            }
+        )
+        senders = [await site.sender(request(URL, b"%d" % number)) for number in range(8)]
+        for sender in senders:
+            reply = await sender.reply()
+            assert (reply.status, reply.header("X"), reply.body == body) == (200, "y", True)
+        sender = await site.sender(request(URL, method=b"HEAD"))
+        reply = await sender.reply(head=True)
+        assert (reply.status, reply.header("Content-Length")) == (200, str(len(body)))
+
+
+@pytest.mark.gen_test
+async def test_a_stock_client_that_fails() -> None:
+    """Its status code 0 answers nobody: the sender waits for another one."""
+    async with desk() as site:
+        await site.stock_client({"response_body": "", "status_code": 0, "response_headers": None,
+                                 "status": "failed", "retries": 0})  # fmt: skip
+        client = await site.client()
+        sender = await site.sender(request(URL, b"x"))
+        (event,) = await events(client, 1)
+        async with asyncio.timeout(TIMEOUT):
+            assert await site.put.get() == 200
+        assert site.waiting == 1
+        await client.say({"action": "respond", "id": event["meta"]["id"], "status": 200, "body": "the other"})
+        assert (await sender.reply()).body == b"the other"
+
+
+@pytest.mark.gen_test
+async def test_nobody_is_there(folder: Path | None) -> None:
+    """504 at once, with the id of the event, which is stored: nobody connected, nobody subscribed, the output gone."""
+    async with desk(folder) as site:
+
+        async def refused() -> str:
+            started = time.monotonic()
+            reply = await (await site.sender(request(URL, b"x"))).reply()
+            assert reply.status == 504
+            assert reply.header("Content-Security-Policy") == "sandbox"
+            assert time.monotonic() - started < responses.WAIT
+            return reply.body.decode()
+
+        text = await refused()
+        (event,) = await site.site.events()
+        assert event.id in text
+        assert "no client is connected that would get and answer it" in text
+        client = await site.client({"filter": {"match": {"type": "contains", "substring": "never",
+                                               "parameter": {"source": "payload", "name": ""}}}})  # fmt: skip
+        await refused()
+        await client.say({"action": "subscribe", "buckets": ["another"]})
+        await eventually(lambda: not site.site.site.sockets.deliveries._dispatcher._places)
+        await refused()
+        await site.client()
+        await site.change("out-2", outputs=OUTPUTS[:1])
+        await refused()
+        await site.change("out-2", outputs=(OUTPUTS[0], dataclasses.replace(OUTPUTS[1], disabled=True)))
+        await refused()
+        await site.change(stream=False)
+        await refused()
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that comes back from its cursor may still answer; where nobody does, 504 when the time is over."""
+    async with desk() as site:
+        client = await site.client()
+        sender = await site.sender(request(URL, b"first"))
+        (event,) = await events(client, 1)
+        client.abort()
+        await eventually(lambda: site.site.site.sockets.count == 0)
+        again = await site.client({"since": "earliest"})
+        (same,) = await events(again, 1)
+        assert same["meta"]["id"] == event["meta"]["id"]
+        await again.say({"action": "respond", "id": same["meta"]["id"], "status": 200, "body": "from the second"})
+        assert (await sender.reply()).body == b"from the second"
+        monkeypatch.setattr(site.site.site.sockets.responses, "_wait", 0.3)
+        sender.send(request(URL, b"second"))
+        await events(again, 1)
+        again.abort()
+        reply = await sender.reply()
+        assert reply.status == 504
+        assert b"no client answered it within 0.3 seconds" in reply.body
+
+
+@pytest.mark.gen_test
+async def test_duplicates(folder: Path | None) -> None:
+    """A repeat while the first one waits gets the same answer, and so does one that comes later, from the store."""
+    async with desk(folder, dedupe=Dedupe("auto")) as site:
+        client = await site.client()
+        webhook = request(URL, b"x", b"webhook-id: 1\r\n")
+        senders = [await site.sender(webhook) for _ in range(2)]
+        (event,) = await events(client, 1)
+        await eventually(lambda: site.waiting == 2)
+        await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "once"})
+        await client.hear_status("responded")
+        client.abort()
+        senders.append(await site.sender(webhook))
+        for sender in senders:
+            reply = await sender.reply()
+            assert (reply.status, reply.body) == (201, b"once")
+        assert len(await site.site.events()) == 1
+
+
+@pytest.mark.gen_test
+async def test_a_named_output() -> None:
+    """Its copy's answer alone counts."""
+    async with desk(output="out-2", outputs=OUTPUTS) as site:
+        client = await site.client()
+        sender = await site.sender(request(URL, b"x"))
+        first, second = await events(client, 2)
+        assert [each["meta"]["output_name"] for each in (first, second)] == ["output 1", "output 2"]
+        await client.say({"action": "respond", "id": first["meta"]["id"], "status": 500})
+        await client.hear_status("responded")
+        assert site.waiting == 1
+        await client.say({"action": "respond", "id": second["meta"]["id"], "status": 202})
+        assert (await sender.reply()).status == 202
+
+
+@pytest.mark.gen_test
+async def test_a_sender_that_leaves_waits_no_longer() -> None:
+    """Its place is free at once."""
+    async with desk() as site:
+        client = await site.client()
+        sender = await site.sender(request(URL, b"x"))
+        await events(client, 1)
+        await eventually(lambda: site.waiting == 1)
+        sender.writer.transport.abort()
+        await eventually(lambda: site.waiting == 0)
+
+
+@pytest.mark.gen_test
+async def test_the_relay_stops() -> None:
+    """Whoever waits is told."""
+    async with desk() as site:
+        client = await site.client()
+        sender = await site.sender(request(URL, b"x"))
+        await events(client, 1)
+        stopping = asyncio.create_task(site.site.site.stop())
+        assert (await client.end())[0] == 1001
+        reply = await sender.reply()
+        assert reply.status == 504
+        assert b"before the relay stopped" in reply.body
+        await stopping
+
+
+@pytest.mark.gen_test
+async def test_answers_that_are_nobodys() -> None:
+    """An error with its code, and the connection goes on; before auth it ends."""
+    async with desk() as site:
+        client = await site.client()
+        for fields, code in (
+            ({"id": "k3v9x1q7m2ab-1"}, "not_found"),
+            ({"id": "1"}, "invalid"),
+            ({}, "invalid"),
+            ({"id": "k3v9x1q7m2ab-1", "status": 700}, "invalid"),
+        ):
+            await client.say({"action": "respond", **fields})
+            assert (await client.hear_status("error"))["code"] == code
+        stranger = Client(await connect(f"ws://127.0.0.1:{site.site.port}/v1/socket", close_timeout=5))
+        site.stack.callback(stranger.abort)
+        await stranger.say({"action": "respond", "id": "k3v9x1q7m2ab-1"})
+        assert (await stranger.end())[0] == 4001
+
+
+@pytest.mark.gen_test
+async def test_the_verdict_travels_with_the_event(folder: Path | None) -> None:
+    """In live frames and in replays."""
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    async with edge(folder) as made, AsyncExitStack() as stack:
+        site = Desk(made, stack)
+        await made.change(input={"verify": Verify("standard-webhooks", (secret,), "mark")})
+        client = await site.client()
+        lines = sign("standard-webhooks", secret, b"x", time.time(), "m")
+        headers = "".join(f"{name}: {value}\r\n" for name, value in lines).encode()
+        sender = await site.sender(request(URL, b"x", headers))
+        assert (await sender.reply()).status == 200
+        assert (await sender.ask(request(URL, b"y", headers))).status == 200
+        replaying = await site.client({"since": "earliest"})
+        for each in (client, replaying):
+            assert [event["meta"]["verified"] for event in await events(each, 2)] == [True, False]
+        await made.change(input={"verify": Verify("standard-webhooks", (secret,))})
+        reply = await sender.ask(request(URL, b"y", headers))
+        assert (reply.status, len(await made.events())) == (401, 2)
+        assert b"signature" in reply.body
+
+
+@pytest.mark.gen_test
+async def test_inputs_by_host_and_path() -> None:
+    """A request for an input's own host or prefix is a webhook; the relay's own paths stay the relay's."""
+    async with edge() as made:
+        await made.change(
+            input={"custom_domain": "hooks.example", "path_prefix": "/in", "strip_path_prefix": True, "body": "mine"}
+        )
+
+        async def ask(raw: Raw, target: bytes, host: bytes) -> tuple[int, bytes]:
+            reply = await raw.ask(b"POST %b HTTP/1.1\r\nHost: %b\r\nContent-Length: 1\r\n\r\nx" % (target, host))
+            return reply.status, reply.body
+
+        async with Raw(made.port) as raw:
+            assert await ask(raw, b"/in/a?b", b"Hooks.Example:8080") == (200, b"mine")
+            assert (await ask(raw, b"/in/a?b", b"other.example"))[0] == 404
+            assert (await ask(raw, b"/", b"hooks.example"))[0] == 404
+            assert await ask(raw, b"http://hooks.example/in", b"other.example") == (200, b"mine")
+            await made.change(input={"custom_domain": "hooks.example"})
+            large = b"x" * 1_000_000
+            head = b"PUT /up?q HTTP/1.1\r\nHost: hooks.example\r\nContent-Length: %d\r\n\r\n" % len(large)
+            reply = await raw.ask(head + large)
+            assert reply.status == 200
+            for path in (b"/healthz", b"/readyz"):
+                reply = await raw.ask(b"GET %b HTTP/1.1\r\nHost: hooks.example\r\n\r\n" % path)
+                assert reply.header("Content-Type") == "application/json"
+            assert await ask(raw, URL, b"hooks.example") == (200, b"")
+            assert (await ask(raw, b"/v1/else", b"hooks.example"))[0] == 404
+        stored = await made.events()
+        assert [(event.method, event.path, event.query) for event in stored] == [
+            ("POST", b"/a", b"b"), ("POST", b"", b""), ("PUT", b"/up", b"q"), ("POST", b"", b""),
+        ]  # fmt: skip
+        assert stored[0].headers.startswith(b"Host: Hooks.Example:8080\r\n")
+        assert stored[2].body == large
+        assert INPUT.id == stored[0].input_id
+        assert BUCKET.id == "b-1"

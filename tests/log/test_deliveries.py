@@ -1,0 +1,297 @@
+"""What the store of what became of events promises (log/deliveries.py), over each engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import BucketGone, Invalid, NotFound, Overloaded, Unavailable
+from relay_tornado.log.deliveries import MOST, Deliveries, Latest, Result, sent
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.model import Retention
+from tests.log.worlds import SqliteWorld, World, event, fill, make
+from tests.storage.waiting import until
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+
+def result(status_code: int = 200, **changes: Any) -> Result:
+    """What a client answered."""
+    parts = {
+        "status": "sent",
+        "headers": {"X": ["1", "2"]},
+        "body": b"\x00ok",
+        "duration_ms": 5,
+        "retries": 1,
+        "at": 9.5,
+    }
+    return Result(status_code=status_code, **{**parts, **changes})
+
+
+@pytest.fixture
+def deliveries(world: World, io_loop: IOLoop) -> Iterator[Deliveries]:
+    """The store beside the log of `world`."""
+    if isinstance(world, SqliteWorld):
+        made = SqliteDeliveries(world.database, world.settings)
+        yield made
+        io_loop.run_sync(made.close)
+    else:
+        yield MemoryDeliveries(world.log)
+
+
+@pytest.fixture
+def stored(disk: SqliteWorld, io_loop: IOLoop) -> Iterator[SqliteDeliveries]:
+    """The store in a file."""
+    made = SqliteDeliveries(disk.database, disk.settings)
+    yield made
+    io_loop.run_sync(made.close)
+
+
+@log_test
+async def test_a_result_comes_out_as_it_went_in(world: World, deliveries: Deliveries) -> None:
+    """Every part of a result is read back, by event and copy, oldest first."""
+    await make(world.log)
+    await fill(world.log, 3)
+    failed, answered = result(0, status="failed", headers={}, body=b""), result(201)
+    await deliveries.record("b", 2, 1, failed)
+    await deliveries.record("b", 2, 1, answered)
+    await deliveries.record("b", 3, 0, answered)
+    assert await deliveries.of("b", 1, 3) == {(2, 1): [failed, answered], (3, 0): [answered]}
+    assert await deliveries.of("b", 3, 9) == {(3, 0): [answered]}
+    assert await deliveries.of("b", 1, 1) == {}
+
+
+@log_test
+async def test_the_first_answer_of_a_copy_is_told_and_stays(world: World, deliveries: Deliveries) -> None:
+    """The first result of a copy with a status code is its answer; what comes before or after it is stored only."""
+    await make(world.log)
+    await fill(world.log, 1)
+    assert not await deliveries.record("b", 1, 1, result(0, status="failed"))
+    assert await deliveries.first("b", 1, None) is None
+    assert await deliveries.record("b", 1, 1, result(201))
+    assert not await deliveries.record("b", 1, 1, result(202))
+    assert await deliveries.record("b", 1, 2, result(203))
+    for output, code in ((1, 201), (2, 203), (None, 201)):
+        first = await deliveries.first("b", 1, output)
+        assert first is not None
+        assert first.status_code == code
+    assert await deliveries.first("b", 1, 3) is None
+
+
+@log_test
+async def test_of_answers_at_once_one_is_the_first(world: World, deliveries: Deliveries) -> None:
+    """Of many that come for one copy at the same time exactly one is told that it is the first, and it is the first."""
+    await make(world.log)
+    await fill(world.log, 1)
+    told = await asyncio.gather(*(deliveries.record("b", 1, 1, result(200 + n)) for n in range(15)))
+    assert told.count(True) == 1
+    first = await deliveries.first("b", 1, 1)
+    assert first is not None
+    assert first.status_code == 200 + told.index(True)
+
+
+@log_test
+async def test_the_results_of_a_copy_are_bounded(world: World, deliveries: Deliveries) -> None:
+    """Of very many results of a copy the first answer and the newest ones are kept."""
+    await make(world.log)
+    await fill(world.log, 1)
+    for n in range(MOST):
+        await deliveries.record("b", 1, 1, result(0, at=float(n)))
+    await deliveries.record("b", 1, 1, result(200, at=100.0))
+    for n in range(2 * MOST):
+        await deliveries.record("b", 1, 1, result(500, at=200.0 + n))
+    await deliveries.record("b", 1, 2, result(0))
+    kept = (await deliveries.of("b", 1, 1))[1, 1]
+    newest = [200.0 + n for n in range(MOST + 1, 2 * MOST)]
+    assert [each.at for each in kept] == [100.0, *newest]
+
+
+@log_test
+async def test_the_newest_result_counts(world: World, deliveries: Deliveries) -> None:
+    """`latest` and `statuses` tell of the newest result, of one copy or of any."""
+    await make(world.log)
+    await fill(world.log, 4)
+    failed, answered = result(0, status="failed"), result(201)
+    await deliveries.record("b", 1, 1, answered)
+    await deliveries.record("b", 1, 2, failed)
+    await deliveries.record("b", 3, 1, failed)
+    await deliveries.record("b", 3, 1, answered)
+    assert await deliveries.latest("b", [1, 2, 3], None) == {1: Latest(2, failed), 3: Latest(1, answered)}
+    assert await deliveries.latest("b", [1, 2, 3], 1) == {1: Latest(1, answered), 3: Latest(1, answered)}
+    assert await deliveries.statuses("b", 1, 4, None) == {1: "failed", 3: "sent"}
+    assert await deliveries.statuses("b", 1, 2, 1) == {1: "sent"}
+    assert await deliveries.statuses("b", 1, 4, 9) == {}
+
+
+@log_test
+async def test_results_belong_to_events_that_are_there(world: World, deliveries: Deliveries) -> None:
+    """For an event that the log does not hold, or of no bucket, nothing is stored and nothing is found."""
+    await make(world.log)
+    await fill(world.log, 2)
+    for seq in (0, 3):
+        with pytest.raises(NotFound):
+            await deliveries.record("b", seq, 1, result())
+    with pytest.raises(BucketGone):
+        await deliveries.record("x", 1, 1, result())
+    with pytest.raises(BucketGone):
+        await deliveries.claim("x", "events", 0, 0, [1], 1, 1.0)
+    assert await deliveries.of("b", 0, 9) == {}
+    assert await deliveries.of("x", 0, 9) == {}
+    assert await deliveries.first("x", 1, None) is None
+    assert await deliveries.floor("x", "events", 0) == 0
+
+
+@log_test
+async def test_results_leave_with_their_events(world: World, deliveries: Deliveries) -> None:
+    """What retention takes, takes its results along; a bucket's go with it, also where its id has a log again."""
+    await make(world.log)
+    await fill(world.log, 6)
+    for seq in range(1, 7):
+        await deliveries.record("b", seq, 1, result())
+    await world.log.trim("b", Retention(None, 2, None), None)
+    assert set(await deliveries.of("b", 0, 9)) == {(5, 1), (6, 1)}
+    assert await deliveries.latest("b", [1], None) == {}
+    assert await deliveries.first("b", 1, None) is None
+    with pytest.raises(NotFound):
+        await deliveries.record("b", 4, 1, result())
+    await deliveries.claim("b", "events", 0, 0, [], 6, 1.0)
+    await world.log.drop("b")
+    await make(world.log)
+    await fill(world.log, 6)
+    assert await deliveries.of("b", 0, 9) == {}
+    assert await deliveries.floor("b", "events", 0) == 0
+
+
+@log_test
+async def test_what_can_not_be_stored_is_refused(world: World, deliveries: Deliveries) -> None:
+    """Half a surrogate pair and numbers without measure are refused, and others' results are stored."""
+    await make(world.log)
+    await fill(world.log, 1)
+    bad = [result(headers={"X": ["\ud800"]}), result(-1), result(duration_ms=1 << 80), result(status="\ud800")]
+    told = await asyncio.gather(
+        *(deliveries.record("b", 1, 1, each) for each in [*bad, result()]), return_exceptions=True
+    )
+    assert [isinstance(each, Invalid) for each in told] == [True] * 4 + [False]
+    assert len((await deliveries.of("b", 1, 1))[1, 1]) == 1
+
+
+@log_test
+async def test_a_claim_marks_and_moves_at_once(world: World, deliveries: Deliveries) -> None:
+    """A claim moves the consumer and marks what is not done with; from another position nothing happens."""
+    await make(world.log)
+    await fill(world.log, 5)
+    await deliveries.record("b", 2, 1, result())
+    await deliveries.record("b", 3, 1, result(0, status="stalled"))
+    assert await deliveries.claim("b", "events", 0, 0, [1, 2, 3], 4, 7.0) == [1, 3]
+    assert await deliveries.floor("b", "events", 0) == 4
+    assert await deliveries.claim("b", "events", 0, 0, [5], 5, 7.0) is None
+    assert await deliveries.floor("b", "events", 0) == 4
+    assert await deliveries.statuses("b", 1, 5, None) == {1: "sent", 2: "sent", 3: "sent"}
+    assert (await deliveries.latest("b", [1], 0))[1] == Latest(0, sent(7.0))
+    assert await deliveries.claim("b", "events", 3, 0, [1, 5], 5, 7.0) == [1, 5]
+    assert await deliveries.floor("b", "events", 3) == 5
+    assert await deliveries.floor("b", "others", 3) == 0
+
+
+@log_test
+async def test_two_that_claim_never_share(world: World, deliveries: Deliveries) -> None:
+    """Of many claims from one position one succeeds."""
+    await make(world.log)
+    await fill(world.log, 5)
+    claims = await asyncio.gather(*(deliveries.claim("b", "events", 0, 0, [1], 1, 1.0) for _ in range(9)))
+    assert [each for each in claims if each is not None] == [[1]]
+
+
+@log_test
+async def test_what_is_stored_outlives_the_process(disk: SqliteWorld) -> None:
+    """Results and positions are there after a restart."""
+    await make(disk.log)
+    await fill(disk.log, 2)
+    before = SqliteDeliveries(disk.database, disk.settings)
+    await before.record("b", 1, 2, result())
+    await before.claim("b", "events", 0, 0, [2], 2, 1.0)
+    await before.close()
+    await disk.reopen()
+    after = SqliteDeliveries(disk.database, disk.settings)
+    assert await after.of("b", 1, 2) == {(1, 2): [result()], (2, 0): [sent(1.0)]}
+    assert await after.floor("b", "events", 0) == 2
+    await after.close()
+
+
+@log_test
+async def test_results_share_commits(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+    """Hundreds of results at once take a handful of transactions."""
+    await make(disk.log)
+    await fill(disk.log, 300)
+    count = "SELECT commits FROM meta"
+    before = await disk.database.read(lambda raw: raw.execute(count).fetchone()[0])
+    await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 301)))
+    after = await disk.database.read(lambda raw: raw.execute(count).fetchone()[0])
+    assert 2 <= after - before <= 4
+    assert len(await stored.of("b", 1, 300)) == 300
+
+
+@log_test
+async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
+    """Over its bytes results are refused, and nothing that was taken is lost."""
+    await make(disk.log)
+    await fill(disk.log, 1)
+    disk.settings = type(disk.settings)(data=disk.settings.data, append_queue=10_000)
+    deliveries = SqliteDeliveries(disk.database, disk.settings)
+    told = await asyncio.gather(
+        *(deliveries.record("b", 1, output, result(body=b"x" * 3000)) for output in range(9)), return_exceptions=True
+    )
+    taken = [each for each in told if each is True]
+    assert 1 <= len(taken) < 9
+    assert all(each is True or isinstance(each, Overloaded) for each in told)
+    assert len(await deliveries.of("b", 1, 1)) == len(taken)
+    await deliveries.close()
+    with pytest.raises(Unavailable):
+        await deliveries.record("b", 1, 1, result())
+
+
+@log_test
+async def test_a_cancelled_caller_takes_nothing_back(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+    """Who leaves before the commit leaves a result that is stored all the same, and harms nobody else's."""
+    await make(disk.log)
+    await fill(disk.log, 1)
+    tasks = [asyncio.create_task(stored.record("b", 1, output, result())) for output in (1, 2)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    assert await tasks[1]
+    assert set(await stored.of("b", 1, 1)) == {(1, 1), (1, 2)}
+
+
+@log_test
+async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+    """After a trim and a drop nothing of what became of the events is in the file, in steps however much it was."""
+    await make(disk.log)
+    await fill(disk.log, 600)
+    await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 601)))
+    await stored.claim("b", "events", 1, 0, [], 5, 1.0)
+    count = "SELECT (SELECT count(*) FROM delivery), (SELECT count(*) FROM consumer)"
+    await disk.log.trim("b", Retention(None, 10, None), None)
+    assert await disk.database.read(lambda raw: raw.execute(count).fetchone()) == (10, 1)
+    await disk.log.drop("b")
+    await until(lambda: disk.database.read(lambda raw: raw.execute("SELECT 1 FROM log").fetchone() is None))
+    assert await disk.database.read(lambda raw: raw.execute(count).fetchone()) == (0, 0)
+
+
+@log_test
+async def test_an_event_keeps_its_marks(world: World) -> None:
+    """What an event is a copy of, who gets it and what its signature said are read back, also after a restart."""
+    await make(world.log)
+    marks: dict[str, Any] = {"resend_of": "x-1", "target": 2, "force": True, "verified": False, "verdict": "no ü"}
+    await asyncio.gather(*(world.log.append("b", event(**each)) for each in ({}, marks, {"verified": True}, {})))
+    for _ in range(2):
+        events = await world.log.read("b", 0, 9, 1 << 20)
+        assert [each.seq for each in events] == [1, 2, 3, 4]
+        assert {name: getattr(events[1], name) for name in marks} == marks
+        assert (events[2].verified, events[2].verdict) == (True, "")
+        assert (events[3].verified, events[3].resend_of, events[3].target, events[3].force) == (None, None, None, False)
+        await world.reopen()

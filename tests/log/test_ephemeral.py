@@ -1,0 +1,203 @@
+"""Ephemeral events: their place is stored, their content is in memory for a while, and a reader is told what left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay_tornado.errors import CursorLost
+from relay_tornado.log.ephemeral import Ephemeral, Fleeting
+from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.model import MIB, Event, Retention
+from tests.log.worlds import MANY, SqliteWorld, World, event, make
+from tests.storage.waiting import until
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+
+def held(world: World) -> Ephemeral:
+    """The content that the engine holds."""
+    log: Any = world.log
+    found: Ephemeral = log._ephemeral
+    return found
+
+
+async def send(world: World, *bodies: bytes, ephemeral: bool = True) -> None:
+    for body in bodies:
+        await world.log.append("b", event(body, ephemeral=ephemeral))
+
+
+async def lost(world: World, after: int) -> tuple[int, str]:
+    """Where reading goes on, and why the events before are not there."""
+    with pytest.raises(CursorLost) as caught:
+        await world.log.read("b", after, 10, MANY)
+    return caught.value.first, caught.value.reason
+
+
+@log_test
+async def test_content_is_read_while_it_is_there(world: World) -> None:
+    """Seqs are dense over both kinds of events, and everything is read in order, by `peek` as by `read`."""
+    epoch = await make(world.log)
+    await send(world, b"1", b"2")
+    await send(world, b"3", b"4", ephemeral=False)
+    await send(world, b"5")
+    await send(world, b"6", ephemeral=False)
+    found: list[Event] = []
+    while events := await world.log.read("b", len(found), 10, MANY):
+        found += events
+    assert [(each.seq, each.body, each.epoch) for each in found] == [(n, b"%d" % n, epoch) for n in range(1, 7)]
+    assert [each.headers for each in found] == [event().headers] * 6
+    peeked = world.log.peek("b", 0, 1, MANY)
+    assert peeked is not None
+    assert [each.body for each in peeked] == [b"1"]
+
+
+@log_test
+async def test_what_left_is_a_gap(world: World) -> None:
+    """Behind content that has left reading goes on at the next that is there, for the reason `ephemeral`."""
+    await make(world.log)
+    await send(world, b"1", b"2")
+    await send(world, b"3", ephemeral=False)
+    await send(world, b"4", b"5")
+    held(world).close()
+    assert await lost(world, 0) == (3, "ephemeral")
+    assert [each.body for each in await world.log.read("b", 2, 10, MANY)] == [b"3"]
+    assert await lost(world, 3) == (6, "ephemeral")
+    await send(world, b"6")
+    assert await lost(world, 3) == (6, "ephemeral")
+    assert [each.body for each in await world.log.read("b", 5, 10, MANY)] == [b"6"]
+    assert list(await world.log.read("b", 6, 10, MANY)) == []
+
+
+@log_test
+async def test_after_a_restart_nothing_is_there(world: World) -> None:
+    """Places go on where they were; the content was never stored."""
+    await make(world.log)
+    await send(world, b"1", b"2")
+    await send(world, b"3", ephemeral=False)
+    await send(world, b"4")
+    await world.reopen()
+    assert await lost(world, 0) == (3, "ephemeral")
+    assert await lost(world, 3) == (5, "ephemeral")
+    await send(world, b"5")
+    assert [each.seq for each in await world.log.read("b", 4, 10, MANY)] == [5]
+    assert (await world.log.bounds("b")).head == 5
+
+
+@log_test
+async def test_an_outline_stays(world: World) -> None:
+    """Seq, time, input, method and size of an ephemeral event are known for as long as its log keeps it."""
+    await make(world.log)
+    await send(world, b"12345")
+    await send(world, b"12345", ephemeral=False)
+    held(world).close()
+    await world.reopen()
+    outlines = await world.log.outline("b", 0, 99)
+    size = event(b"12345").size
+    assert [(each.seq, each.input_id, each.method, each.size, each.stub) for each in outlines] == [
+        (1, "input-1", "POST", size, True),
+        (2, "input-1", "POST", size, False),
+    ]
+    assert outlines[0].received_at <= outlines[1].received_at
+    assert await world.log.outline("b", 2, 1) == []
+    assert [each.seq for each in await world.log.outline("b", 2, 2)] == [2]
+
+
+@log_test
+async def test_retention_takes_stubs(world: World) -> None:
+    """Trims by number and by size count ephemeral events as they came in, and what is left adds up."""
+    await make(world.log)
+    await send(world, *(b"x" * 100 for _ in range(10)))
+    size = event(b"x" * 100).size
+    assert await world.log.trim("b", Retention(None, 8, None), None) == 2
+    assert await world.log.trim("b", Retention(None, None, 5 * size), None) == 3
+    assert await world.log.trim("b", Retention(None, None, 5 * size), None) == 0
+    assert [each.seq for each in await world.log.outline("b", 0, 99)] == [6, 7, 8, 9, 10]
+    assert (await world.log.bounds("b")).first == 6
+    await send(world, b"y", ephemeral=False)
+    assert await world.log.trim("b", Retention(None, 0, None), None) == 6
+
+
+@log_test
+async def test_nothing_of_the_content_is_in_the_file(disk: SqliteWorld) -> None:
+    """Neither body nor path, query, headers and the sender's address of an ephemeral event reach the disk."""
+    await make(disk.log)
+    secret = b"nobody-reads-this"
+    await disk.log.append(
+        "b",
+        event(
+            secret, path=b"/" + secret, query=secret, headers=b"A: " + secret, remote_ip="198.51.100.77", ephemeral=True
+        ),
+    )
+    await send(disk, b"written-out", ephemeral=False)
+    await disk.close()
+    files = b"".join(path.read_bytes() for path in disk.settings.data.iterdir() if path.is_file())
+    assert b"written-out" in files
+    assert secret not in files
+    assert b"198.51.100.77" not in files
+    await disk.reopen()
+
+
+@log_test
+async def test_ephemeral_content_is_not_in_the_tail(disk: SqliteWorld) -> None:
+    """It would be there for longer than it may."""
+    await make(disk.log)
+    await send(disk, b"1", ephemeral=False)
+    used = disk.log._tail.used
+    await send(disk, b"2")
+    assert disk.log._tail.used == used
+    assert list(disk.log._state("b").recent.events) == [1]
+
+
+def made(seq: int, size: int = 100) -> Event:
+    return Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"x" * size, "")
+
+
+@log_test
+async def test_content_leaves_by_age() -> None:
+    """Each leaves when it is old, also where nothing else happens."""
+    ephemeral = Ephemeral(age=0.02)
+    fleeting = Fleeting()
+    ephemeral.add(fleeting, [made(1), made(2)])
+    assert len(fleeting.events) == 2
+    await until(lambda: not fleeting.events)
+    assert ephemeral.used == 0
+    assert ephemeral._timer is None
+    ephemeral.add(fleeting, [made(3)])
+    assert ephemeral._timer is not None
+    ephemeral.close()
+    assert (ephemeral.used, fleeting.events) == (0, {})
+
+
+@log_test
+async def test_content_leaves_by_size() -> None:
+    """Over the budget the oldest goes first, whichever log's it is."""
+    ephemeral = Ephemeral(budget=3 * (100 + OVERHEAD))
+    a, b = Fleeting(), Fleeting()
+    ephemeral.add(a, [made(1), made(2)])
+    ephemeral.add(b, [made(1)])
+    ephemeral.add(a, [made(3)])
+    assert (list(a.events), list(b.events)) == ([2, 3], [1])
+    ephemeral.add(b, [made(2)])
+    assert (list(a.events), list(b.events)) == ([3], [1, 2])
+    assert ephemeral.used == 3 * (100 + OVERHEAD)
+    ephemeral.add(b, [made(3, MIB)])
+    assert (a.events, b.events, ephemeral.used) == ({}, {}, 0)
+    ephemeral.close()
+
+
+@log_test
+async def test_a_page_of_content_is_bounded() -> None:
+    """As any page: at most so many events and bytes, at least one."""
+    ephemeral = Ephemeral()
+    fleeting = Fleeting()
+    ephemeral.add(fleeting, [made(seq) for seq in range(5, 10)])
+    for limit, most, seqs in ((2, MANY, [5, 6]), (9, 250, [5, 6]), (9, 1, [5]), (9, MANY, [5, 6, 7, 8, 9])):
+        found = fleeting.read(4, limit, most)
+        assert found is not None
+        assert [each.seq for each in found] == seqs
+    assert fleeting.read(3, 9, MANY) is None
+    assert fleeting.read(9, 9, MANY) is None
+    assert (fleeting.beyond(4), fleeting.beyond(5), fleeting.beyond(9)) == (None, 6, 10)
+    ephemeral.close()

@@ -1,0 +1,229 @@
+"""`relay backup`: a committed state as one file, whole and checked, or nothing at all."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.model import Retention
+from relay_tornado.ops import copying
+from relay_tornado.ops.backup import make
+from relay_tornado.ops.check import check
+from relay_tornado.ops.opening import open_file
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.lock import Lock
+from tests.cli.runner import Runner
+from tests.ops.filling import change, event, fill, rows
+
+EVENTS = "SELECT log, seq, crc, body FROM event ORDER BY log, seq"
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture(autouse=True)
+def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run in the test's own process, which stays as urgent as it is."""
+    monkeypatch.setattr(os, "nice", lambda by: by)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+
+def test_a_backup_is_the_data(cli: Runner, tmp_path: Path) -> None:
+    """Every row of every table, in one file for its owner only that needs nothing beside it; nothing else is left."""
+    fill(cli.data, "orders", 700, resend_of="k3v9x1q7m2ab-4", verdict="checked")
+    cli.json("token", "create")
+    made = cli.json("backup", tmp_path / "b.db")
+    assert (made["events"], made["buckets"], made["file"]) == (700, 1, str(tmp_path / "b.db"))
+    assert made["bytes"] == (tmp_path / "b.db").stat().st_size
+    source = cli.data / "relay.db"
+    tables = [name for (name,) in rows(source, "SELECT name FROM sqlite_schema WHERE type = 'table'")]
+    assert len(tables) > 8
+    for table in tables:
+        assert rows(tmp_path / "b.db", f"SELECT * FROM {table}") == rows(source, f"SELECT * FROM {table}")
+    schema = "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"
+    assert rows(tmp_path / "b.db", schema) == rows(source, schema)
+    for pragma in ("user_version", "auto_vacuum", "page_size"):
+        assert rows(tmp_path / "b.db", f"PRAGMA {pragma}") == rows(source, f"PRAGMA {pragma}")
+    assert rows(tmp_path / "b.db", "PRAGMA journal_mode") == [("delete",)]
+    assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
+    assert {path.name for path in tmp_path.iterdir()} == {"b.db", "data"}
+
+
+def test_nothing_is_overwritten(cli: Runner, tmp_path: Path) -> None:
+    """A file that is there stays, unless --force replaces it; the relay's own file always does."""
+    fill(cli.data, "orders", 3)
+    (tmp_path / "b.db").write_bytes(b"precious")
+    assert "--force" in cli.refused("backup", tmp_path / "b.db")
+    assert (tmp_path / "b.db").read_bytes() == b"precious"
+    cli.json("backup", tmp_path / "b.db", "--force")
+    assert rows(tmp_path / "b.db", "SELECT count(*) FROM event") == [(3,)]
+    assert "own file" in cli.refused("backup", cli.data / "relay.db", "--force")
+    assert "is a directory" in cli.refused("backup", tmp_path)
+    assert "make it first" in cli.refused("backup", tmp_path / "no" / "b.db")
+    assert "there is no" in cli.refused("backup", tmp_path / "c.db", "--data", tmp_path / "nowhere")
+
+
+def test_two_backups_of_one_name(cli: Runner, tmp_path: Path) -> None:
+    """The second one is refused while the first one is written; what one left that was killed is in nobody's way."""
+    fill(cli.data, "orders", 3)
+    part = tmp_path / "b.db.part"
+    part.write_bytes(b"left over")
+    with part.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "let it finish" in cli.refused("backup", tmp_path / "b.db")
+    assert part.exists()
+    cli.json("backup", tmp_path / "b.db")
+    assert not part.exists()
+
+
+def test_room_is_looked_for_before(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the copy would take what the relay keeps in reserve nothing is written, and the bytes are told."""
+    fill(cli.data, "orders", 100)
+    disk = SimpleNamespace(f_bavail=300, f_blocks=1 << 20, f_frsize=1 << 20)
+    monkeypatch.setattr(os, "statvfs", lambda path: disk)
+    cli.json("backup", tmp_path / "a.db", RELAY_RESERVE="100MiB")
+    said = cli.refused("backup", tmp_path / "b.db", RELAY_RESERVE="300MiB")
+    assert "bytes are needed" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"a.db", "data"}
+
+
+@pytest.mark.parametrize("way", [copying.in_steps, copying.by_pages])
+def test_a_backup_that_fails_leaves_nothing(
+    cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[..., None]
+) -> None:
+    """Whatever is raised in the middle, no file is left, and one of that name is as it was."""
+    fill(cli.data, "orders", 50)
+    (tmp_path / "b.db").write_bytes(b"precious")
+
+    def broken(raw: sqlite3.Connection, part: Path, descriptor: int, progress: object, room: int) -> None:
+        way(raw, part, descriptor, quiet, room)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (broken,))
+    assert "no room" in cli.refused("backup", tmp_path / "b.db", "--force")
+    assert (tmp_path / "b.db").read_bytes() == b"precious"
+    assert {path.name for path in tmp_path.iterdir()} == {"b.db", "data"}
+
+
+def test_what_comes_to_be_there_meanwhile_stays(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that somebody makes under that name while the copy is written is not overwritten either."""
+    fill(cli.data, "orders", 5)
+
+    def slow(raw: sqlite3.Connection, part: Path, descriptor: int, progress: object, room: int) -> None:
+        copying.by_pages(raw, part, descriptor, quiet, room)
+        (tmp_path / "b.db").write_bytes(b"precious")
+
+    monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (slow,))
+    assert "--force" in cli.refused("backup", tmp_path / "b.db")
+    assert (tmp_path / "b.db").read_bytes() == b"precious"
+
+
+def test_a_copy_that_is_not_sound_is_no_backup(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is lost between the file and its copy is found by the check, and the copy is removed."""
+    fill(cli.data, "orders", 50)
+
+    def lossy(raw: sqlite3.Connection, part: Path, descriptor: int, progress: object, room: int) -> None:
+        copying.by_pages(raw, part, descriptor, quiet, room)
+        change(part, "DELETE FROM event WHERE seq = 7")
+
+    steps = (lossy, lossy)
+    monkeypatch.setattr("relay_tornado.ops.backup._WAYS", steps)
+    assert "event 7 is missing" in cli.refused("backup", tmp_path / "b.db")
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    # Where the steps went wrong, the pages are still right.
+    monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (lossy, copying.by_pages))
+    assert cli.json("backup", tmp_path / "b.db")["events"] == 50
+
+
+def test_damage_of_the_source_is_kept_and_told(cli: Runner, tmp_path: Path) -> None:
+    """One rotten event does not keep all others from being saved."""
+    fill(cli.data, "orders", 50)
+    change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 7")
+    result = cli("backup", tmp_path / "b.db")
+    assert result.exit_code == 0
+    assert "event 7 is damaged" in result.stdout
+    assert rows(tmp_path / "b.db", "SELECT count(*) FROM event") == [(50,)]
+
+
+def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While events are appended and trimmed and buckets dropped between the steps, the copy is one committed state,
+    with all that was there when it began, and sound."""
+    fill(tmp_path / "data", "gone", 600)
+    bucket = fill(tmp_path / "data", "orders", 2000)
+    settings = replace(Settings(), data=tmp_path / "data")
+    part = tmp_path / "part"
+    descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+    changes = 0
+
+    async def run() -> None:
+        database = await Database.open(settings)
+        log = await SqliteEventLog.open(database, settings)
+        loop = asyncio.get_running_loop()
+        gone = next(each for each in await log.buckets() if each != bucket.id)
+
+        async def churn() -> None:
+            nonlocal changes
+            changes += 1
+            await asyncio.gather(*(log.append(bucket.id, event(bucket, 2000 + changes)) for _ in range(5)))
+            if changes == 2:
+                await log.trim(bucket.id, Retention(max_age=None, max_events=1500, max_bytes=None), None)
+            if changes == 4:
+                await log.drop(gone)
+
+        def step(pace: copying.Pace) -> float:
+            asyncio.run_coroutine_threadsafe(churn(), loop).result(30)
+            return 1e-9 if changes > 10 else 1.0
+
+        monkeypatch.setattr(copying.Pace, "step", step)
+
+        def copy() -> None:
+            with closing(open_file(settings.data / "relay.db")) as raw:
+                copying.in_steps(raw, part, descriptor, quiet, 1 << 40)
+
+        await asyncio.to_thread(copy)
+        await log.close()
+        await database.close()
+
+    try:
+        asyncio.run(run())
+    finally:
+        os.close(descriptor)
+    assert changes > 6
+    report = check(part, quiet)
+    assert report.findings == [] or {f.kind for f in report.findings} == {"log"}, report.findings
+    head, first, log = rows(part, "SELECT head, first, id FROM log WHERE dropped = 0")[0]
+    assert head >= 2000
+    assert first > 1
+    (counted,) = rows(part, "SELECT count(*) FROM event WHERE log = ?", log)
+    assert counted == (head - first + 1,)
+    found = dict(rows(settings.data / "relay.db", "SELECT seq, body FROM event WHERE log = ?", log))
+    copied = dict(rows(part, "SELECT seq, body FROM event WHERE log = ?", log))
+    assert all(found.get(seq, body) == body for seq, body in copied.items())
+
+
+def test_no_relay_is_disturbed_or_needed(tmp_path: Path) -> None:
+    """A backup neither takes the relay's lock nor writes into its directory."""
+    fill(tmp_path / "data", "orders", 20)
+    held = Lock.acquire(tmp_path / "data")
+    try:
+        before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
+        make(tmp_path / "data" / "relay.db", tmp_path / "b.db", quiet)
+        after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
+    finally:
+        held.release()
+    assert {name: at for name, at in after.items() if not name.endswith("-shm")} == {
+        name: at for name, at in before.items() if not name.endswith("-shm")
+    }

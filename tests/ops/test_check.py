@@ -1,0 +1,201 @@
+"""`relay check`: each kind of damage is found, named and advised upon, and exit codes tell a script."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay_tornado.ops.check import Report, check
+from relay_tornado.ops.opening import open_file
+from relay_tornado.storage import migrate
+from relay_tornado.storage.witness import Stamp, Witness
+from tests.cli.runner import Runner
+from tests.ops.filling import change, fill, rows
+
+
+@pytest.fixture(autouse=True)
+def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run in the test's own process, which stays as urgent as it is."""
+    monkeypatch.setattr(os, "nice", lambda by: by)
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def found(cli: Runner, *arguments: object) -> Any:
+    """The findings of a check that finds damage."""
+    result = cli("check", *arguments, "--json")
+    assert result.exit_code == 3, result.output
+    report = json.loads(result.stdout)
+    assert not report["sound"]
+    assert all(each["advice"] for each in report["findings"])
+    return report["findings"]
+
+
+@pytest.fixture
+def file(cli: Runner) -> Path:
+    """The file of a relay with 1,000 events in one bucket and 5 in another."""
+    fill(cli.data, "orders", 1000)
+    fill(cli.data, "billing", 5)
+    cli.json("token", "create")
+    return cli.data / "relay.db"
+
+
+def test_a_sound_file(cli: Runner, file: Path) -> None:
+    """Nothing is found, what was read is counted, the exit code is 0, and nothing is changed."""
+    before = file.read_bytes()
+    report = cli.json("check")
+    assert (report["sound"], report["findings"]) == (True, [])
+    assert (report["events"], report["buckets"]) == (1005, 2)
+    assert report["bytes"] == rows(file, "SELECT sum(size) FROM event")[0][0]
+    assert cli.json("check", "--full")["findings"] == []
+    assert "sound" in cli("check").stdout
+    assert file.read_bytes() == before
+
+
+def test_an_event_whose_content_changed(cli: Runner, file: Path) -> None:
+    """One flipped bit in an event is found, with its bucket and its seq."""
+    change(file, "UPDATE event SET body = x'00' WHERE seq IN (500, 501, 777) AND log = 1")
+    findings = found(cli)
+    damage = [each for each in findings if each["kind"] == "content"]
+    assert [each["message"] for each in damage] == ["events 500 to 501 are damaged", "event 777 is damaged"]
+    assert {each["bucket"] for each in damage} == {"orders"}
+
+
+def test_a_hole_in_a_log(cli: Runner, file: Path) -> None:
+    """An event that is not there is found, at either end and between."""
+    change(file, "DELETE FROM event WHERE seq IN (1, 300, 1000) AND log = 1")
+    holes = [each["message"] for each in found(cli) if each["kind"] == "hole"]
+    assert holes == ["event 1 is missing", "event 300 is missing", "event 1000 is missing"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind", "words"),
+    [
+        ("UPDATE epoch SET from_seq = 5000 WHERE log = 1", "epoch", "begin at"),
+        ("DELETE FROM epoch WHERE log = 1", "epoch", "no epoch"),
+        ("UPDATE event SET received_at = 1.0 WHERE seq = 400 AND log = 1", "time", "event 400"),
+        ("UPDATE log SET last_at = 1.0 WHERE id = 1", "time", "younger"),
+        ("UPDATE bucket SET document = '{}' WHERE name = 'orders'", "record", "can't be understood"),
+        ("UPDATE bucket SET name = 'other' WHERE name = 'orders'", "record", "another one's"),
+        ("UPDATE token SET secret_hash = 'x'", "record", "another one's"),
+        ("DELETE FROM input WHERE bucket = (SELECT id FROM bucket WHERE name = 'orders')", "record", "not claimed"),
+        ("INSERT INTO input VALUES ('i', 'nowhere')", "foreign_key", "input"),
+        ("DELETE FROM meta", "meta", "which database"),
+    ],
+)
+def test_what_does_not_agree(cli: Runner, file: Path, statement: str, kind: str, words: str) -> None:
+    """Records, epochs and times that contradict each other are damage."""
+    change(file, statement)
+    assert any(each["kind"] == kind and words in each["message"] for each in found(cli)), found(cli)
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("UPDATE log SET bytes = bytes + 1 WHERE id = 1", "bytes"),
+        ("DELETE FROM bucket WHERE name = 'orders'", "log"),
+        ("INSERT INTO event SELECT * FROM (SELECT 99 AS log, 1, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '', x'', NULL,"
+         " NULL, 0, NULL, '')", "stray"),
+    ],
+)  # fmt: skip
+def test_what_only_wants_to_be_known(cli: Runner, file: Path, statement: str, kind: str) -> None:
+    """What the relay mends by itself is a warning, and the exit code stays 0 (but for what else is wrong then)."""
+    change(file, statement)
+    report = check(file, quiet)
+    assert kind in {each.kind for each in report.findings if each.level == "warning"}
+
+
+def test_a_damaged_page(cli: Runner, file: Path) -> None:
+    """A page that is overwritten is found, and what lies on others is still looked at."""
+    page = rows(file, "SELECT rootpage FROM sqlite_schema WHERE name = 'event'")[0][0]
+    size = rows(file, "PRAGMA page_size")[0][0]
+    with file.open("r+b") as raw:
+        raw.seek((int(str(page)) + 40) * int(str(size)))
+        raw.write(b"\xa5" * int(str(size)))
+    findings = found(cli)
+    assert {"pages"} <= {each["kind"] for each in findings}
+    assert any("restore" in each["advice"] for each in findings)
+
+
+def test_a_loss_that_the_witness_proves(cli: Runner, file: Path) -> None:
+    """A witness ahead of the file is damage with the number of events; another database's is only told."""
+    stamp = Stamp(*rows(file, "SELECT id, commits, appended FROM meta")[0])
+    witness = Witness.open(cli.data / "relay.witness")
+    witness.restart(Stamp(stamp.database, stamp.commits + 2, stamp.appended + 7))
+    (loss,) = found(cli)
+    assert (loss["kind"], "7 events" in loss["message"]) == ("witness", True)
+    witness.restart(Stamp("0" * 36, 1, 1))
+    witness.close()
+    report = cli.json("check")
+    assert [each["level"] for each in report["findings"]] == ["warning"]
+    # A backup has no witness, whatever lies beside it.
+    cli.json("backup", cli.data / "b.db")
+    assert cli.json("check", cli.data / "b.db")["findings"] == []
+
+
+def test_what_could_not_be_looked_at(cli: Runner, tmp_path: Path, file: Path) -> None:
+    """No file, another program's, and a newer relay's: exit code 4, and a line that says what to do."""
+    for place in (tmp_path / "nowhere", tmp_path):
+        assert cli("check", place).exit_code == 4
+    (tmp_path / "notes").write_bytes(b"no database" * 1000)
+    assert cli("check", tmp_path / "notes").exit_code == 4
+    change(file, "PRAGMA user_version = 99")
+    result = cli("check")
+    assert result.exit_code == 4
+    assert "version 99" in result.stderr
+    assert result.stdout == ""
+
+
+def test_space_is_looked_at(cli: Runner, file: Path) -> None:
+    """A disk at its reserve is a warning."""
+    report = cli.json("check", RELAY_RESERVE="100TiB")
+    disk = os.statvfs(cli.data)
+    expected = disk.f_bavail < disk.f_blocks // 8
+    assert [each["kind"] for each in report["findings"]] == (["space"] if expected else [])
+
+
+def test_what_comes_and_leaves_meanwhile_is_no_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events that retention takes, and a bucket that is deleted, while a live file is read."""
+    from relay_tornado.ops import check as checking
+
+    original = checking.read
+
+    def churning(raw: Any, log: int, *arguments: Any) -> Any:
+        if log == 1:
+            change(file, "UPDATE log SET first = 900 WHERE id = 1", "DELETE FROM event WHERE log = 1 AND seq < 900")
+        else:
+            change(file, "UPDATE log SET dropped = 1 WHERE id = 2", "DELETE FROM event WHERE log = 2")
+        yield from original(raw, log, *arguments)
+
+    monkeypatch.setattr(checking, "read", churning)
+    report = check(file, quiet)
+    assert [each for each in report.findings if each.level == "damage"] == []
+
+
+def test_findings_of_one_kind_are_bounded() -> None:
+    """A file that is damaged everywhere does not fill the screen."""
+    report = Report(Path("x"))
+    for number in range(1000):
+        report.add("damage", "hole", f"event {number} is missing", "…")
+    report.add("warning", "bytes", "…", "…")
+    assert len(report.findings) == 101
+
+
+def test_an_older_file_is_looked_at_as_it_is(file: Path, tmp_path: Path) -> None:
+    """What its tables lack reads as the default, and it is not migrated."""
+    old = tmp_path / "old.db"
+    with closing(sqlite3.connect(old, isolation_level=None)) as raw:
+        raw.executescript(migrate.steps()[0].script)
+        raw.execute("INSERT INTO meta VALUES (1, ?, 1, 1, 0.0, '0.1.0')", ("0" * 36,))
+    with closing(open_file(old)) as raw:
+        assert raw.execute("SELECT verdict, force, resend_of FROM event").fetchall() == []
+    assert check(old, quiet).schema == 1
+    assert rows(old, "PRAGMA user_version") == [(1,)]

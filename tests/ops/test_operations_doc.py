@@ -1,0 +1,152 @@
+"""docs/operations.md does what it says: its commands, in the order in which they stand there, in one shell.
+
+A block of shell is run. One marked `server` runs until the next of its kind or `stop`; one marked `root` is only looked
+at, for it needs root, systemd or the network. Directories of the system are some below the test's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.needs import needs
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs" / "operations.md"
+TIMEOUT = 60.0
+
+
+class Block(NamedTuple):
+    line: int
+    mark: str
+    text: str
+
+
+def blocks() -> list[Block]:
+    page = PAGE.read_text()
+    found = re.finditer(r"^```sh ?(\w*)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return [Block(page[: each.start()].count("\n") + 1, each[1], each[2]) for each in found]
+
+
+class Shell:
+    """One bash for the whole page, as somebody would type it."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self._folder = folder
+        self._port = port
+        self._server: int | None = None
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RELAY_", "SSL_"))}
+        self._bash = subprocess.Popen(
+            ["bash", "--noprofile", "--norc", "-u"],
+            cwd=folder,
+            env=kept | {"RELAY_PORT": str(port), "HOME": str(folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def moved(self, text: str) -> str:
+        """The text with the test's own directories and port."""
+        text = text.replace("/opt/relay/bin", str(Path(sys.executable).parent))
+        for path in ("/etc/relay", "/var/lib/relay", "/var/backups/relay"):
+            text = text.replace(path, f"{self._folder}{path}")
+        return text.replace(":8080", f":{self._port}")
+
+    def run(self, text: str) -> str:
+        """Runs the block; what it printed. Fails where one of its commands does."""
+        assert self._bash.stdin is not None
+        assert self._bash.stdout is not None
+        self._bash.stdin.write(f"set -e -o pipefail\n{self.moved(text)}\nset +e\necho '[done]'\n")
+        self._bash.stdin.flush()
+        said = []
+        for line in self._bash.stdout:
+            if line == "[done]\n":
+                return "".join(said)
+            said.append(line)
+        raise AssertionError(f"it failed: {text}\n{''.join(said)}")
+
+    def start(self, text: str) -> None:
+        """Runs the server, and waits until it listens."""
+        self.stop()
+        out = self._folder / "server.out"
+        out.write_text("")
+        self._server = int(self.run(f"{text.strip()} >{out} 2>&1 &\necho $!").split()[-1])
+        deadline = time.monotonic() + TIMEOUT
+        while "listening on http" not in out.read_text():
+            assert Path(f"/proc/{self._server}").exists(), out.read_text()
+            assert time.monotonic() < deadline, out.read_text()
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            os.kill(self._server, signal.SIGTERM)
+            self.run(f"wait {self._server}")
+            self._server = None
+
+    def end(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._bash.pid, signal.SIGKILL)
+        self._bash.wait(TIMEOUT)
+        for pipe in (self._bash.stdin, self._bash.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (tmp_path / "var" / "lib").mkdir(parents=True)
+    made = Shell(tmp_path, port)
+    yield made
+    made.end()
+
+
+@pytest.mark.timeout(180)
+def test_every_command_in_the_order_that_it_stands_there(shell: Shell) -> None:
+    """Whoever follows the page from top to bottom meets no error, and ends with a relay that is sound."""
+    needs("curl", "apt-get install curl")
+    needs("openssl", "apt-get install openssl")
+    said = ""
+    for block in blocks():
+        if block.mark == "server":
+            shell.start(block.text)
+        elif block.mark == "stop":
+            shell.stop()
+        elif not block.mark:
+            said = shell.run(block.text)
+    assert '"status": "ready"' in said
+    shell.stop()
+
+
+def test_what_is_not_run_names_what_there_is() -> None:
+    """The blocks that need root are good shell, and the files that they name are in the repository."""
+    marked = [block for block in blocks() if block.mark in ("root", "stop")]
+    assert {block.mark for block in blocks()} == {"", "server", "stop", "root"}
+    for block in marked:
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True, timeout=30)
+        for name in re.findall(r"(?<![\w/.])(?:deploy/[\w./-]+|requirements\.lock)", block.text):
+            assert (ROOT / name).is_file(), f"line {block.line} names {name}"
+
+
+def test_links_lead_somewhere() -> None:
+    """Files and headings that the page links to are there."""
+    page = PAGE.read_text()
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page):
+        assert (PAGE.parent / target).exists(), target
+    for name in re.findall(r"`(deploy/[\w./-]+)`", page):
+        assert (ROOT / name).exists(), name

@@ -1,0 +1,122 @@
+"""`relay restore`: a backup as the data of a relay with a database id of its own."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from relay_tornado.ops import restore
+from relay_tornado.storage import witness
+from relay_tornado.storage.lock import Lock
+from tests.cli.runner import Runner
+from tests.ops.filling import change, fill, rows
+
+
+@pytest.fixture(autouse=True)
+def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run in the test's own process, which stays as urgent as it is."""
+    monkeypatch.setattr(os, "nice", lambda by: by)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+
+
+@pytest.fixture
+def file(cli: Runner, tmp_path: Path) -> Path:
+    """A backup with 30 events and a token."""
+    fill(cli.data, "orders", 30)
+    cli.json("token", "create", "--description", "worker")
+    cli.json("backup", tmp_path / "b.db")
+    return tmp_path / "b.db"
+
+
+def restored(cli: Runner, tmp_path: Path) -> Runner:
+    return Runner(tmp_path / "new")
+
+
+def test_a_restored_relay_is_another_database(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """It has an id of its own, so that no witness of the old one fits, and one that fits it; all else is the same."""
+    new = restored(cli, tmp_path)
+    answer = new.json("restore", file)
+    assert (answer["events"], answer["buckets"]) == (30, 1)
+    (old,) = rows(file, "SELECT id, commits, appended FROM meta")
+    (now,) = rows(new.data / "relay.db", "SELECT id, commits, appended FROM meta")
+    assert now[0] == answer["id"] != old[0]
+    assert now[1:] == old[1:]
+    assert witness.peek(new.data / "relay.witness") == witness.Stamp(*now)
+    for table in ("event", "epoch", "log", "token", "bucket", "input", "consumer"):
+        assert rows(new.data / "relay.db", f"SELECT * FROM {table}") == rows(file, f"SELECT * FROM {table}")
+    assert [each["description"] for each in answer["tokens"]] == ["worker"]
+    assert {path.name for path in new.data.iterdir()} == {"relay.db", "relay.lock", "relay.witness"}
+    assert (new.data / "relay.db").stat().st_mode & 0o777 == 0o600
+    assert new.json("bucket", "list") == cli.json("bucket", "list")
+
+
+def test_tokens_that_live_again_are_listed(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """For people, too, with what ends one."""
+    result = restored(cli, tmp_path)("restore", file)
+    assert result.exit_code == 0
+    assert "relay token revoke" in result.stdout
+    assert "worker" in result.stdout
+
+
+def test_public_outputs_are_paused(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """What would call somebody as soon as the relay starts is switched off and listed; internal outputs stay."""
+    outputs = (
+        '[{"name": "out", "internal": false}, {"name": "in", "internal": true}, {"name": "off", "internal": false,'
+    )
+    outputs += ' "disabled": true}]'
+    change(file, f"UPDATE bucket SET document = json_set(document, '$.outputs', json('{outputs}'))")
+    with closing(sqlite3.connect(file, isolation_level=None)) as raw:
+        assert restore._make_own(raw) == (("orders", "out"),)
+        sql = "SELECT json_extract(value, '$.disabled') FROM bucket, json_each(bucket.document, '$.outputs')"
+        assert [disabled for (disabled,) in raw.execute(sql)] == [1, None, 1]
+
+
+def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """A relay's data, anything else, and a running relay are refused, and stay as they are; a restore that was broken
+    off is repeated."""
+    before = rows(cli.data / "relay.db", "SELECT id FROM meta")
+    assert "not empty" in cli.refused("restore", file)
+    assert rows(cli.data / "relay.db", "SELECT id FROM meta") == before
+    new = restored(cli, tmp_path)
+    new.data.mkdir()
+    (new.data / "notes.txt").write_text("mine")
+    assert "not empty" in new.refused("restore", file)
+    (new.data / "notes.txt").unlink()
+    held = Lock.acquire(new.data)
+    try:
+        assert "runs on" in new.refused("restore", file)
+    finally:
+        held.release()
+    (new.data / "relay.db.restoring").write_bytes(b"half of it")
+    (new.data / "relay.witness").write_bytes(b"")
+    assert new.json("restore", file)["events"] == 30
+    assert "not empty" in new.refused("restore", file)
+    plain = Runner(tmp_path / "file")
+    plain.data.write_text("a file")
+    assert plain("restore", file).exit_code == 1
+
+
+def test_a_damaged_backup_is_refused(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """It is looked at before anything is made of it, and the data directory is not even made."""
+    change(file, "UPDATE event SET body = x'00' WHERE seq = 5")
+    new = restored(cli, tmp_path)
+    said = new.refused("restore", file)
+    assert "event 5 is damaged" in said
+    assert "another backup" in said
+    assert not new.data.exists()
+    file.write_bytes(b"nothing that SQLite knows" * 400)
+    assert "can't be read" in new.refused("restore", file)
+    assert "there is no" in new.refused("restore", tmp_path / "missing.db")
+
+
+def test_no_room_to_restore(cli: Runner, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left where it does not fit."""
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_blocks=9, f_frsize=4096))
+    new = restored(cli, tmp_path)
+    assert "no room" in new.refused("restore", file)
+    assert {path.name for path in new.data.iterdir()} == {"relay.lock"}

@@ -1,0 +1,107 @@
+"""Backups that `relay serve` makes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.ops import schedule
+from relay_tornado.ops.schedule import Backups, backups, name_at
+from relay_tornado.settings import Settings
+from tests.acceptance.relay import Relay, wait_for
+from tests.ops.filling import fill, rows
+
+
+def test_a_relay_makes_backups(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """As soon as it starts and then again and again, the newest so many are kept, and strangers' files left alone."""
+    fill(tmp_path / "data", "orders", 20)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    (folder / "relay-notes.db").write_text("mine")
+    old = folder / name_at(1_000_000_000)
+    old.write_bytes(b"an older one")
+    relay = new_relay(backup_dir=folder, backup_every="1s", backup_keep=2)
+    relay.start()
+    wait_for(lambda: len(backups(folder)) == 2 and not old.exists(), "a second backup, and the oldest to leave")
+    assert relay.stop() == 0
+    left = backups(folder)
+    assert len(left) <= 3
+    for _, path in left:
+        assert rows(path, "SELECT count(*) FROM event") == [(20,)]
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not list(folder.glob("*.part"))
+    assert (folder / "relay-notes.db").read_text() == "mine"
+
+
+def test_a_failure_is_loud_and_retried(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """Where the directory can't be made, the relay serves all the same and logs an error; nothing is removed."""
+    (tmp_path / "file").write_text("in the way")
+    relay = new_relay(backup_dir=tmp_path / "file" / "backups", log_format="json")
+    relay.start()
+    wait_for(lambda: "backup_failed" in relay.said(), "the failure to be logged")
+    assert relay.stop() == 0
+
+
+class Clock:
+    """A wall clock, and sleeping that moves it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, now: float) -> None:
+        self.now = now
+        self.slept: list[float] = []
+        monkeypatch.setattr(asyncio, "sleep", self.sleep)
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        if len(self.slept) > 40:
+            raise asyncio.CancelledError
+
+
+def test_when_the_next_one_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the newest that lies there, over restarts, too; a newest of the future counts for nothing; a failure is
+    tried again after a minute, then after twice as long each time; only a success removes older ones."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    settings = replace(Settings(), data=tmp_path, backup_every=7200.0, backup_keep=2)
+    made: list[float] = []
+    failures = [True] * 3
+
+    async def run(arguments: list[str], _: Settings) -> None:
+        if len(made) == 1 and failures:
+            failures.pop()
+            raise schedule._Failed("no room")
+        made.append(clock.now)
+        if len(made) > 99:
+            raise asyncio.CancelledError
+        Path(arguments[1]).write_bytes(b"a backup")
+
+    monkeypatch.setattr(schedule, "_run", run)
+    (tmp_path / "b").mkdir()
+    for at in (clock.now - 7100, clock.now - 14_000, clock.now - 21_000):
+        (tmp_path / "b" / name_at(at)).write_bytes(b"older")
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(settings, tmp_path / "b", clock).run())
+    assert made[0] == 2_000_000_100
+    # Due at +7300, then three failures: 60, 120 and 240 s.
+    assert made[1] == made[0] + 7200 + 60 + 120 + 240
+    assert made[2] == made[1] + 7200
+    failed = [each for each in logs if each["event"] == "backup_failed"]
+    assert [(each["log_level"], each["reason"], each["again_in"]) for each in failed] == [
+        ("error", "no room", seconds) for seconds in (60.0, 120.0, 240.0)
+    ]
+    assert len(backups(tmp_path / "b")) == 2
+    # One that was made "tomorrow" does not keep the next one from being made.
+    (tmp_path / "b" / name_at(clock.now + 86_400)).write_bytes(b"of the future")
+    before, since = len(made), clock.now
+    clock.slept.clear()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(settings, tmp_path / "b", clock).run())
+    assert before < len(made) < before + 41
+    assert made[before] - since <= settings.backup_every

@@ -1,0 +1,73 @@
+"""`relay stats`: what takes the space, and where the lag is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from relay_tornado.ops.stats import stats
+from tests.acceptance.clients import Sender, Subscriber
+from tests.acceptance.relay import Relay, wait_for
+from tests.cli.runner import Runner
+from tests.ops.filling import fill, rows
+
+
+def test_what_takes_the_space(cli: Runner) -> None:
+    """Each bucket's events, bytes, range and times, and the file's, as they are."""
+    fill(cli.data, "orders", 300)
+    fill(cli.data, "empty", 0)
+    found = cli.json("stats")
+    orders, empty = found["buckets"]
+    first, head, size, at = rows(cli.data / "relay.db", "SELECT first, head, bytes, last_at FROM log WHERE id = 1")[0]
+    assert (orders["first"], orders["head"], orders["bytes"], orders["newest_at"]) == (first, head, size, at)
+    assert (orders["events"], orders["events_last_day"]) == (300, 300)
+    assert orders["oldest_at"] <= orders["newest_at"]
+    assert (empty["events"], empty["oldest_at"], empty["first"], empty["head"]) == (0, None, 1, 0)
+    assert found["database"] == (cli.data / "relay.db").stat().st_size
+    assert found["clients"] is None
+    assert found["growth_a_day"] > 0
+    assert found["days_left"] > 0
+    text = cli("stats").stdout
+    assert re.search(r"^orders +300 ", text, re.MULTILINE)
+    assert "days until the reserve is met" in text
+
+
+def test_growth_is_of_the_last_day(tmp_path: Path) -> None:
+    """A log that is older than a day grows by what came in its last day, a younger one by its rate; an hour at least
+    is counted, so that a first burst foretells nothing absurd."""
+    fill(tmp_path / "data", "orders", 100)
+    path = tmp_path / "data" / "relay.db"
+    ((at, size),) = rows(path, "SELECT last_at, bytes FROM log")
+    at, size = float(str(at)), int(str(size))
+    for hours, expected in ((0.1, 24 * size), (6, 4 * size), (23.9, size), (30, 0)):
+        (bucket,) = stats(path, 0, at + hours * 3600).buckets
+        assert abs(bucket.a_day - expected) <= 0.05 * size, hours
+    assert stats(path, 0, at + 30 * 3600).days_left is None
+
+
+def test_who_lags_behind(new_relay: Callable[..., Relay]) -> None:
+    """A client that has everything is 0 behind, one that reads nothing is behind by what it has not been sent."""
+    relay = new_relay()
+    path = relay.create_bucket("orders")
+    token = relay.create_token()
+    relay.start()
+    (bucket,) = relay.command("bucket", "list")
+
+    async def run() -> None:
+        async with Subscriber(relay, token, "orders", "latest") as subscriber, Sender(relay, path) as sender:
+            await subscriber.until_caught_up()
+            assert await sender.post(b"hello") == 200
+            assert (await subscriber.receive())["type"] == "webhook"
+
+            def caught_up() -> bool:
+                (client,) = relay.command("stats")["clients"]
+                assert client["token"] == token[0]
+                return bool(client["behind"] == {bucket["id"]: 0})
+
+            await asyncio.to_thread(wait_for, caught_up, "the client to be at the head")
+        assert "BEHIND" in relay.run("stats").stdout or "No client" in relay.run("stats").stdout
+
+    asyncio.run(run())
+    assert relay.stop() == 0

@@ -1,0 +1,225 @@
+"""`relay export` and `relay import`: a bucket's events with exact bytes, out and in again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado.errors import Invalid
+from relay_tornado.model import Event
+from relay_tornado.ops.lines import Stub, item_line, parse
+from tests.acceptance.relay import Relay
+from tests.cli.runner import Runner
+from tests.ops.filling import change, fill, rows
+
+CONTENT = (
+    "SELECT seq, size, crc, received_at, input_id, method, path, query, headers, remote_ip, body, resend_of, target,"
+    " force, verified, verdict FROM event WHERE log = (SELECT max(id) FROM log WHERE bucket = ?) ORDER BY seq"
+)
+
+
+def content(cli: Runner, bucket: str) -> Any:
+    return rows(cli.data / "relay.db", CONTENT, cli.json("bucket", "show", bucket)["id"])
+
+
+def log(cli: Runner, bucket: str) -> Any:
+    sql = "SELECT first, head, bytes, last_at FROM log WHERE bucket = ? AND dropped = 0"
+    return rows(cli.data / "relay.db", sql, cli.json("bucket", "show", bucket)["id"])[0]
+
+
+def epochs(cli: Runner, bucket: str) -> Any:
+    sql = "SELECT epoch, from_seq FROM epoch WHERE log = (SELECT id FROM log WHERE bucket = ?) ORDER BY rowid"
+    return rows(cli.data / "relay.db", sql, cli.json("bucket", "show", bucket)["id"])
+
+
+events = st.builds(
+    Event,
+    seq=st.integers(1, 2**62),
+    epoch=st.just("k3v9x1q7m2ab"),
+    received_at=st.floats(0, 4e9),
+    input_id=st.text(st.characters(exclude_categories=["Cs"])),
+    method=st.sampled_from(["POST", "GET", "QUERY"]),
+    path=st.binary(),
+    query=st.binary(),
+    headers=st.binary(),
+    body=st.binary() | st.text(st.characters(exclude_categories=["Cs"])).map(str.encode),
+    remote_ip=st.just("::1"),
+    resend_of=st.none() | st.just("k3v9x1q7m2ab-4"),
+    target=st.none() | st.integers(1, 99),
+    force=st.booleans(),
+    verified=st.none() | st.booleans(),
+    verdict=st.text(st.characters(exclude_categories=["Cs"])),
+)
+
+
+@given(events)
+def test_a_line_holds_every_event(event: Event) -> None:
+    """Whatever bytes an event has, its line gives it back, and is one line."""
+    line = item_line(event)
+    assert line.count(b"\n") == 1
+    assert parse(line) == event
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "no whole line"),
+        (b"[]", "an object"),
+        (b'{"seq": 1}', "needs either"),
+        (b'{"relay_export": 2}', "version 2"),
+        (b'{"relay_export": 1}', "no header"),
+    ],
+)
+def test_what_is_no_line_is_said(line: bytes, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        parse(line)
+
+
+def test_a_changed_line_is_noticed() -> None:
+    """The checksum goes with an event; a field that nobody knows, and a seq of none, are refused."""
+    event = Event(3, "k3v9x1q7m2ab", 1.0, "i", "POST", b"", b"", b"", b"hello", "::1")
+    line = item_line(event)
+    for changed in (
+        line.replace(b"hello", b"hullo"),
+        line.replace(b'"method"', b'"mode"'),
+        line.replace(b":3,", b":0,"),
+    ):
+        with pytest.raises(Invalid):
+            parse(changed)
+    stub = Stub(3, "k3v9x1q7m2ab", 1.0, "i", "POST", 700)
+    assert parse(item_line(stub)) == stub
+
+
+def test_there_and_back(cli: Runner, tmp_path: Path) -> None:
+    """seq, time, bytes and marks arrive as they were, in a new bucket with a new epoch and the old one's retention."""
+    fill(cli.data, "orders", 700, resend_of="k3v9x1q7m2ab-4", verified=True, verdict="good")
+    fill(cli.data, "orders", 5)
+    cli.json("bucket", "set", "orders", "--retention-age", "none")
+    done = cli.json("export", "orders", tmp_path / "e.ndjson")
+    assert done == {"bucket": "orders", "file": str(tmp_path / "e.ndjson"), "events": 705, "last": 705}
+    assert (tmp_path / "e.ndjson").stat().st_mode & 0o777 == 0o600
+    answer = cli.json("import", "copy", tmp_path / "e.ndjson")
+    assert (answer["imported"], answer["head"], answer["created"]) == (705, 705, True)
+    assert content(cli, "copy") == content(cli, "orders")
+    assert log(cli, "copy") == log(cli, "orders")
+    assert cli.json("bucket", "show", "copy")["retention"] == cli.json("bucket", "show", "orders")["retention"]
+    assert {epoch for epoch, _ in epochs(cli, "copy")}.isdisjoint({epoch for epoch, _ in epochs(cli, "orders")})
+    assert cli.json("check")["findings"] == []
+
+
+def test_a_repeated_import_adds_nothing(cli: Runner, tmp_path: Path) -> None:
+    """What is there is passed over, also in another run of the relay, and the rest goes on with a newer epoch."""
+    fill(cli.data, "orders", 300)
+    cli.json("export", "orders", tmp_path / "e.ndjson")
+    lines = (tmp_path / "e.ndjson").read_bytes().splitlines(keepends=True)
+    half = b"".join(lines[:120])
+    (tmp_path / "half").write_bytes(half + lines[120][:50])
+    assert "line 121 is cut off" in cli.refused("import", "copy", tmp_path / "half")
+    assert log(cli, "copy")[:2] == (1, 119)
+    assert cli.json("import", "copy", tmp_path / "e.ndjson")["imported"] == 181
+    assert cli.json("import", "copy", tmp_path / "e.ndjson")["imported"] == 0
+    assert content(cli, "copy") == content(cli, "orders")
+    assert [start for _, start in epochs(cli, "copy")] == [1, 120]
+    assert cli.json("check")["findings"] == []
+
+
+def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
+    """--append goes on where the file ends, cutting off what is no whole line; nothing is overwritten without it."""
+    file = tmp_path / "e.ndjson"
+    fill(cli.data, "orders", 100)
+    cli.json("export", "orders", file, "--append")
+    assert "--append" in cli.refused("export", "orders", file)
+    fill(cli.data, "orders", 50)
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    assert cli.json("export", "orders", file, "--append")["events"] == 51
+    assert cli.json("export", "orders", file, "--append")["events"] == 0
+    seqs = [json.loads(line).get("seq") for line in file.read_bytes().splitlines()]
+    assert seqs == [None, *range(1, 151)]
+    file.write_bytes(whole[:20])
+    assert cli.json("export", "orders", file, "--append")["events"] == 150
+    assert "leave --after out" in cli.misused("export", "orders", file, "--append", "--after", "3")
+    file.write_bytes(b"notes of mine\n")
+    assert "name another file" in cli.refused("export", "orders", file, "--append")
+    assert file.read_bytes() == b"notes of mine\n"
+
+
+def test_parts_put_together(cli: Runner, tmp_path: Path) -> None:
+    """Exports by seq and by id, on standard output, are one export when they are joined; one that begins later makes
+    a log that begins there."""
+    fill(cli.data, "orders", 60)
+    epoch = epochs(cli, "orders")[-1][0]
+    first, second = cli("export", "orders").stdout_bytes, b""
+    lines = first.splitlines(keepends=True)
+    second = cli("export", "orders", "-", "--after", f"{epoch}-40").stdout_bytes
+    assert second.splitlines()[1:] == cli("export", "orders", "--after", "40").stdout_bytes.splitlines()[1:]
+    (tmp_path / "joined").write_bytes(b"".join(lines[:41]) + second)
+    assert cli.json("import", "joined", tmp_path / "joined")["imported"] == 60
+    (tmp_path / "late").write_bytes(second)
+    assert cli.json("import", "late", tmp_path / "late")["imported"] == 20
+    assert log(cli, "late")[:2] == (41, 60)
+    assert content(cli, "late") == content(cli, "orders")[40:]
+    assert cli.json("check")["findings"] == []
+    for after in ("61", "zzzzzzzzzzzz-3", f"{epoch}-99"):
+        assert cli("export", "orders", "--after", after).exit_code == 1
+
+
+def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
+    """A hole, other events in their places, another bucket's header, and no header: each names its line."""
+    fill(cli.data, "orders", 20)
+    fill(cli.data, "billing", 20)
+    for name in ("orders", "billing"):
+        cli.json("export", name, tmp_path / name)
+    lines = (tmp_path / "orders").read_bytes().splitlines(keepends=True)
+    (tmp_path / "hole").write_bytes(b"".join(lines[:10] + lines[11:]))
+    assert "lines 2 to 20" in cli.refused("import", "a", tmp_path / "hole")
+    assert log(cli, "a")[:2] == (1, 0)
+    assert "another event 1" in cli.refused("import", "billing", tmp_path / "orders")
+    (tmp_path / "both").write_bytes((tmp_path / "orders").read_bytes() + (tmp_path / "billing").read_bytes())
+    assert "line 22 is the header of another" in cli.refused("import", "b", tmp_path / "both")
+    (tmp_path / "bare").write_bytes(b"".join(lines[1:]))
+    assert "line 1 comes before" in cli.refused("import", "c", tmp_path / "bare")
+    (tmp_path / "empty").write_bytes(b"")
+    assert "no line" in cli.refused("import", "d", tmp_path / "empty")
+
+
+def test_ephemeral_events_keep_their_places(cli: Runner, tmp_path: Path) -> None:
+    """Of them only the place goes out and in again; the log is as dense as it was."""
+    fill(cli.data, "orders", 4)
+    fill(cli.data, "orders", 3, ephemeral=True)
+    fill(cli.data, "orders", 2)
+    assert cli.json("export", "orders", tmp_path / "e")["events"] == 9
+    stubs = [json.loads(line) for line in (tmp_path / "e").read_bytes().splitlines() if b'"stub":true' in line]
+    assert [each["seq"] for each in stubs] == [5, 6, 7]
+    assert cli.json("import", "copy", tmp_path / "e")["imported"] == 9
+    assert content(cli, "copy") == content(cli, "orders")
+    assert cli.json("import", "copy", tmp_path / "e")["imported"] == 0
+    assert cli.json("check")["findings"] == []
+
+
+def test_a_damaged_event_is_not_exported(cli: Runner, tmp_path: Path) -> None:
+    """The export ends before it, and says how to get what follows."""
+    fill(cli.data, "orders", 20)
+    change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 7")
+    said = cli.refused("export", "orders", tmp_path / "e")
+    assert "--after 7" in said
+    assert cli.json("export", "orders", tmp_path / "rest", "--after", "7")["events"] == 13
+
+
+def test_with_a_running_relay(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """Both work while a relay runs, with an event larger than a page of the protocol; clients see what was imported."""
+    fill(tmp_path / "data", "orders", 400)
+    fill(tmp_path / "data", "orders", 1, size=9 << 20)
+    relay = new_relay()
+    relay.start()
+    assert relay.command("export", "orders", str(tmp_path / "e"))["events"] == 401
+    assert relay.command("import", "copy", str(tmp_path / "e"))["imported"] == 401
+    assert relay.command("import", "copy", str(tmp_path / "e"))["imported"] == 0
+    assert relay.command("check")["findings"] == []
+    assert relay.stop() == 0

@@ -1,0 +1,188 @@
+"""From the first released schema on: files of older relays under this one, and this one's under older ones."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.storage import migrate
+from tests.acceptance.clients import Sender, Subscriber, read_log
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.cli.runner import Runner
+from tests.ops.filling import rows
+
+ROOT = Path(__file__).parent.parent.parent
+FIRST = "fb83c07"
+"""The commit of the first schema."""
+BUCKET = "11111111-1111-4111-8111-111111111111"
+INPUT = "22222222-2222-4222-8222-222222222222"
+EPOCHS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
+EVENTS = 50
+DOCUMENT = (
+    (
+        '{"id":"BUCKET","name":"orders","created_at":1000.0,"updated_at":1000.0,"description":"","stream":true,'
+        '"large_webhooks":false,"max_body":null,"auth":{"type":"none","username":"","password":"","token":""},'
+        '"retention":{"max_age":null,"max_events":null,"max_bytes":null},"dedupe":null,"inputs":[{"id":"INPUT","name":"in",'
+        '"created_at":1000.0,"updated_at":1000.0,"description":"","status_code":200,"body":"","headers":{}}]}'
+    )
+    .replace("BUCKET", BUCKET)
+    .replace("INPUT", INPUT)
+)
+
+
+def body(seq: int) -> bytes:
+    return b"event %d \xff" % seq
+
+
+def first_schema(directory: Path) -> Path:
+    """A file as the first release left it: 50 events in two epochs."""
+    directory.mkdir(mode=0o700)
+    path = directory / "relay.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+        raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.executescript(migrate.steps()[0].script)
+        raw.execute("BEGIN")
+        raw.execute("INSERT INTO meta VALUES (1, ?, 9, ?, 1000.0, '0.1.0')", ("0" * 36, EVENTS))
+        raw.execute("INSERT INTO bucket VALUES (?, 'orders', 1, ?)", (BUCKET, DOCUMENT))
+        raw.execute("INSERT INTO input VALUES (?, ?)", (INPUT, BUCKET))
+        raw.execute("INSERT INTO log (bucket) VALUES (?)", (BUCKET,))
+        raw.executemany("INSERT INTO epoch VALUES (?, 1, ?)", [(EPOCHS[0], 1), (EPOCHS[1], 31)])
+        size = 0
+        for seq in range(1, EVENTS + 1):
+            head = b"Host: a\r\n"
+            # As the first release computed it.
+            crc = zlib.crc32(body(seq), zlib.crc32(head, zlib.crc32(b"q=1", zlib.crc32(b"/x", zlib.crc32(
+                f"{INPUT} POST 192.0.2.1".encode())))))  # fmt: skip
+            values = (1, seq, len(head + body(seq)) + 5, crc, 1000.0 + seq, INPUT, "POST", b"/x", b"q=1", head)
+            raw.execute(f"INSERT INTO event VALUES ({', '.join('?' * 12)})", (*values, "192.0.2.1", body(seq)))
+            size += len(head + body(seq)) + 5
+        raw.execute("UPDATE log SET head = ?, bytes = ?, last_at = ?", (EVENTS, size, 1000.0 + EVENTS))
+        raw.execute("COMMIT")
+    return path
+
+
+async def serves_the_old_events(relay: Relay, token: tuple[str, str]) -> None:
+    log = await read_log(relay, token, "orders")
+    assert [(event.seq, event.body) for event in log] == [(seq, body(seq)) for seq in range(1, EVENTS + 1)]
+    assert [event.id for event in log] == [f"{EPOCHS[seq > 30]}-{seq}" for seq in range(1, EVENTS + 1)]
+    async with Subscriber(relay, token, "orders", f"{EPOCHS[0]}-12") as subscriber:
+        assert (subscriber.subscribed["start"], subscriber.subscribed["gap"]) == (13, None)
+    async with Sender(relay, f"/v1/webhooks/{INPUT}") as sender:
+        assert await sender.post(b"new") == 200
+    assert (await read_log(relay, token, "orders"))[-1].body == b"new"
+
+
+def test_a_file_of_the_first_release(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """serve makes a copy, migrates and starts; every event, id and cursor is as it was, and new ones are taken."""
+    first_schema(tmp_path / "data")
+    relay = new_relay()
+    relay.start()
+    asyncio.run(serves_the_old_events(relay, relay.create_token()))
+    assert relay.command("check")["findings"] == []
+    assert relay.stop() == 0
+    assert rows(relay.data / "relay.db", "PRAGMA user_version") == [(migrate.latest(),)]
+    copy = relay.data / f"relay.db.before-v{migrate.latest()}"
+    assert rows(copy, "PRAGMA user_version") == [(1,)]
+    assert rows(copy, "SELECT count(*) FROM event") == [(EVENTS,)]
+
+
+def test_an_old_file_before_it_is_migrated(cli: Runner, tmp_path: Path) -> None:
+    """It can be checked, backed up, exported and restored, and none of that migrates it."""
+    first_schema(cli.data)
+    assert cli.json("check")["findings"] == []
+    assert cli.json("stats")["buckets"][0]["events"] == EVENTS
+    assert cli.json("backup", tmp_path / "b.db")["events"] == EVENTS
+    assert cli.json("export", "orders", tmp_path / "e")["events"] == EVENTS
+    new = Runner(tmp_path / "new")
+    assert new.json("restore", tmp_path / "b.db")["events"] == EVENTS
+    for path in (cli.data / "relay.db", tmp_path / "b.db", new.data / "relay.db"):
+        assert rows(path, "PRAGMA user_version") == [(1,)]
+    assert new.json("import", "copy", tmp_path / "e")["imported"] == EVENTS
+    assert rows(new.data / "relay.db", "PRAGMA user_version") == [(migrate.latest(),)]
+    assert new.json("check")["findings"] == []
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+from relay_tornado.storage import migrate
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[1] == "copying":
+    migrate.sync = die
+elif sys.argv[1] == "between":
+    migrate._script = die
+else:
+    def half(raw, script, first=False):
+        raw.executescript("BEGIN IMMEDIATE;" + script)
+        die()
+    migrate._script = half
+from relay_tornado.cli import main
+main(["migrate"])
+"""
+
+
+@pytest.mark.parametrize("moment", ["copying", "between", "migrating"])
+def test_a_migration_that_is_killed_starts_again(new_relay: Callable[..., Relay], tmp_path: Path, moment: str) -> None:
+    """Wherever a kill -9 meets it, the file is as it was, and the next start does it as if nothing had been."""
+    path = first_schema(tmp_path / "data")
+    relay = new_relay()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, moment], env=relay.environment(), capture_output=True, timeout=TIMEOUT
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert rows(path, "PRAGMA user_version") == [(1,)]
+    relay.start()
+    asyncio.run(serves_the_old_events(relay, relay.create_token()))
+    assert relay.command("check")["findings"] == []
+    assert relay.stop() == 0
+    assert {each.name for each in relay.data.iterdir()} & {"relay.db.part"} == set()
+    assert rows(path.with_name(f"relay.db.before-v{migrate.latest()}"), "PRAGMA user_version") == [(1,)]
+
+
+def test_an_older_relay_refuses_this_ones_file(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """The first release itself refuses a migrated file, names the version, and leaves it as it is; the copy that was
+    made before the migration starts under it."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("git or its history is missing: run this from a clone, with git installed")
+    archive = subprocess.run(["git", "archive", FIRST], cwd=ROOT, capture_output=True, timeout=TIMEOUT)
+    if archive.returncode != 0:
+        pytest.skip(f"the commit {FIRST} is not here: fetch the whole history")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(tmp_path / "first", filter="data")
+
+    class First(Relay):
+        """The first release."""
+
+        def environment(self) -> dict[str, str]:
+            return super().environment() | {"PYTHONPATH": os.fspath(tmp_path / "first"), "PYTHONSAFEPATH": "1"}
+
+    first_schema(tmp_path / "data")
+    new = new_relay()
+    assert new.command("migrate")["to"] == migrate.latest()
+    path = new.data / "relay.db"
+    before = path.read_bytes()
+    old = First(new.data)
+    refused = old.run("serve", "--port=0")
+    assert refused.returncode == 1
+    assert f"schema version {migrate.latest()}" in refused.stderr
+    assert path.read_bytes() == before
+    path.unlink()
+    path.with_name(f"relay.db.before-v{migrate.latest()}").rename(path)
+    with old:
+        asyncio.run(serves_the_old_events(old, old.create_token()))
+        assert old.stop() == 0
+    assert rows(path, "PRAGMA user_version") == [(1,)]

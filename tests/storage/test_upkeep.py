@@ -1,0 +1,198 @@
+"""Free pages go back to the disk in quiet times; a disk that fills is warned of."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import namedtuple
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.model import KIB, MIB, NewEvent, Retention
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.upkeep import QUIET, STEP, Upkeep, free_pages, give_back
+from tests.storage.waiting import until
+
+Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
+
+
+@asynccontextmanager
+async def opened(folder: Path) -> AsyncIterator[tuple[Database, SqliteEventLog]]:
+    database = await Database.open(Settings(data=folder))
+    try:
+        log = await SqliteEventLog.open(database, Settings(data=folder))
+        try:
+            await log.create("b", "e" * 12)
+            yield database, log
+        finally:
+            await log.close()
+    finally:
+        await database.close()
+
+
+async def fill(log: SqliteEventLog, count: int, size: int = 16 * KIB) -> None:
+    await asyncio.gather(
+        *(log.append("b", NewEvent("i", "POST", b"", b"", b"", bytes(size), "")) for _ in range(count))
+    )
+
+
+def test_a_step_frees_many_pages(tmp_path: Path) -> None:
+    """All of a step's pages in one transaction, where one statement alone would free one."""
+
+    async def run() -> tuple[int, int]:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 300)
+            await log.trim("b", Retention(max_events=1), None)
+            before, _ = await database.read(free_pages)
+            await database.write(give_back)
+            after, _ = await database.read(free_pages)
+            return before, after
+
+    before, after = asyncio.run(run())
+    assert before - after == STEP * 4096
+
+
+def test_space_goes_back_when_it_is_quiet(tmp_path: Path) -> None:
+    """After retention the file becomes small again, by itself, and every event that stays is there."""
+
+    async def run() -> tuple[int, int, int]:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 400)
+            await log.trim("b", Retention(max_events=3), None)
+            _, size = await database.read(free_pages)
+            upkeep = Upkeep(database, interval=0.05, much=2 * MIB)
+            task = asyncio.create_task(upkeep.run())
+
+            async def given_back() -> bool:
+                return 2 * (await database.read(free_pages))[0] <= 2 * MIB
+
+            await until(given_back)
+            task.cancel()
+            await asyncio.wait([task])
+            _, smaller = await database.read(free_pages)
+            return size, smaller, len(await log.read("b", 397, 10, 1 << 30))
+
+    size, smaller, events = asyncio.run(asyncio.wait_for(run(), 30))
+    assert smaller < size / 2
+    assert events == 3
+    with sqlite3.connect(tmp_path / "relay.db") as raw:
+        assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    raw.close()
+
+
+def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
+    """While events come in nothing is given back: the file would only grow again."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            self.now += 1.0
+            return self.now
+
+    async def run() -> tuple[int, int]:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 400)
+            await log.trim("b", Retention(max_events=3), None)
+            before, _ = await database.read(free_pages)
+            upkeep = Upkeep(database, Clock(), interval=0.01, much=1 * MIB)
+            looks = []
+            original = upkeep._foretell
+            upkeep._foretell = lambda free: (looks.append(free), original(free))[1]  # type: ignore[func-returns-value,method-assign]
+            # Two seconds by its clock from look to look, with more commits than that allows.
+            for _ in range(int(3 * QUIET) + 3):
+                await fill(log, 1, 10)
+            upkeep._database = _Ahead(database, commits=int(3 * QUIET))  # type: ignore[assignment]
+            task = asyncio.create_task(upkeep.run())
+            await until(lambda: len(looks) >= 5)
+            task.cancel()
+            await asyncio.wait([task])
+            return before, (await database.read(free_pages))[0]
+
+    before, after = asyncio.run(asyncio.wait_for(run(), 30))
+    assert after == before
+
+
+class _Ahead:
+    """A database to which so many commits are made between any two looks."""
+
+    def __init__(self, database: Database, commits: int) -> None:
+        self._database = database
+        self._step = commits
+        self._more = 0
+
+    @property
+    def commits(self) -> int:
+        self._more += self._step
+        return self._database.commits + self._more
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def test_an_end_of_the_space_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days before, once a day, with how long it lasts; free pages of the file count as space."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            return self.now
+
+    async def run(rate: int, free: int) -> list[Any]:
+        async with opened(tmp_path) as (database, _):
+            clock = Clock()
+            upkeep = Upkeep(database, clock)
+            with capture_logs() as logs:
+                for hour in range(60):
+                    clock.now = hour * 3600.0
+                    room = 100_000 * MIB - rate * MIB * hour
+                    monkeypatch.setattr(Database, "room", property(lambda self, room=room: room))
+                    upkeep._foretell(free * hour)
+            return [line for line in logs if line["event"] == "space_ends_soon"]
+
+    first, *others = asyncio.run(run(1000, 0))
+    # From the first hour on 99 hours are left: it is told at once, and again a day later, and so on.
+    assert first["days"] == pytest.approx(4.1, abs=0.1)
+    assert len(others) == 2
+    assert asyncio.run(run(100, 0)) == []
+    assert asyncio.run(run(1000, 1000 * MIB)) == []
+
+
+def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where senders are refused for want of space, what retention freed goes back to the disk, little as it is, and
+    events are taken again with no restart."""
+    limit = 0
+
+    def statvfs(path: Path) -> Any:
+        held = sum(file.stat().st_size for file in tmp_path.glob("relay.db*"))
+        return Disk((limit - held) // 4096, 4096, limit // 4096)
+
+    async def run() -> tuple[int, int]:
+        nonlocal limit
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 400)
+            # A disk that is full but for its reserve, which is an eighth of it.
+            limit = sum(file.stat().st_size for file in tmp_path.glob("relay.db*")) * 8 // 7
+            monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
+            await until(lambda: not database.healthy())
+            await log.trim("b", Retention(max_events=3), None)
+            assert not database.healthy()
+            task = asyncio.create_task(Upkeep(database, interval=0.05).run())
+            await until(database.healthy)
+            await fill(log, 1)
+            task.cancel()
+            await asyncio.wait([task])
+            return (await log.bounds("b")).head, database.room
+
+    with capture_logs() as logs:
+        head, room = asyncio.run(asyncio.wait_for(run(), 30))
+    assert (head, room > 0) == (401, True)
+    assert any(entry["event"] == "space_given_back" and entry.get("urgent") for entry in logs)
