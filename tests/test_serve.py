@@ -208,7 +208,8 @@ def test_lines_for_who_has_it_on_the_path(tmp_path: Path) -> None:
                 assert process.stdout.readline().startswith("listening on ")
             finally:
                 process.terminate()
-                said, _ = process.communicate(timeout=TIMEOUT)
+                said = process.stdout.read() if process.stdout is not None else ""
+                process.communicate(timeout=TIMEOUT)
             assert f"  {name} token create --data " in said
 
 
