@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Input
+from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.rest import MAX_BODY_TEXT
 
 HOP_BY_HOP = frozenset(
@@ -16,8 +17,6 @@ HOP_BY_HOP = frozenset(
     )
 )
 """Header names (in lower case) that are the connection's."""
-REFUSED = HOP_BY_HOP | {"date", "set-cookie", "content-security-policy", "x-content-type-options"}
-"""Those that an input can't answer with: the relay's own too, and what would set state in a browser."""
 BODILESS = frozenset({204, 304})
 """Status codes whose answers have no body."""
 MAX_HEADERS = 100
@@ -33,7 +32,7 @@ def is_header_name(name: str) -> bool:
 
 
 def check_headers(
-    headers: Mapping[str, Sequence[str]], refused: frozenset[str] = REFUSED, owner: str = "an input"
+    headers: Mapping[str, Sequence[str]], refused: frozenset[str] = NOT_CONFIGURABLE, owner: str = "an input"
 ) -> dict[str, list[str]]:
     """The headers with the values trimmed. Raises Invalid naming the header that can't be sent."""
     checked: dict[str, list[str]] = {}

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
+from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import NONE
-from relay_tornado.cli.output import Document
+from relay_tornado.cli.output import Document, print_json
 
 
 def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | None:
@@ -81,6 +82,20 @@ def find_part(buckets: Iterable[Document], part: str, reference: str, bucket: st
                     return each, one
     kind = part.removesuffix("s")
     raise Failure(f"there is no {kind} {reference!r}: `relay {kind} list` shows which there are")
+
+
+def delete_part(data: Path, part: str, reference: str, bucket: str | None, *, yes: bool, as_json: bool) -> None:
+    """Deletes an input or an output (`part` as for `find_part`) after asking, and says so. Raises Failure."""
+    kind = part.removesuffix("s")
+    with open_relay(data) as relay:
+        owner, found = find_part(relay.call("bucket.list"), part, reference, bucket)
+    ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?")
+    with open_relay(data) as relay:
+        answer = relay.call(f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(f"Deleted the {kind} {found['name']} ({found['id']}).")
 
 
 def parts_of(buckets: Iterable[Document], part: str, bucket: str | None) -> list[tuple[Document, dict[str, Any]]]:

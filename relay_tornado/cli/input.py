@@ -8,7 +8,15 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.answering import ask, find_part, header_rows, headers_given, parts_of, rate_given, read_text
+from relay_tornado.cli.answering import (
+    delete_part,
+    find_part,
+    header_rows,
+    headers_given,
+    parts_of,
+    rate_given,
+    read_text,
+)
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.options import NONE, Duration, Lines, NoneOr, data_option, json_option, url_option
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
@@ -192,15 +200,7 @@ def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_
 @json_option
 def delete(input: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the input with the id INPUT: its URL answers 404 from now on. Its events stay."""
-    with open_relay(data) as relay:
-        owner, found = find_part(relay.call("bucket.list"), "inputs", input, bucket)
-    ask(yes, f"Delete the input {found['name']!r} of the bucket {owner['name']!r}?")
-    with open_relay(data) as relay:
-        answer = relay.call("input.delete", input=found["id"], bucket=owner["id"])
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"Deleted the input {found['name']} ({found['id']}).")
+    delete_part(data, "inputs", input, bucket, yes=yes, as_json=as_json)
 
 
 def _options(params: dict[str, Any]) -> Document:

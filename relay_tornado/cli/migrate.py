@@ -43,7 +43,7 @@ def command(data: Path, as_json: bool) -> None:
     before = _version(path)
     asyncio.run(run())
     after = migrate.latest()
-    copy = path.with_name(f"{path.name}.before-v{after}") if 0 < before < after else None
+    copy = migrate.copy_of(path, after) if 0 < before < after else None
     if as_json:
         print_json({"database": str(path), "from": before, "to": after, "copy": None if copy is None else str(copy)})
     elif before == after:

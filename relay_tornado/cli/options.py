@@ -35,44 +35,41 @@ NONE: Final = _Off.NONE
 _MAY_BE_ZERO = frozenset({"port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
 
 
-class Size(click.ParamType[Any]):
+class _Quantity(click.ParamType[Any]):
+    """A number with a unit; 0 only where it has a meaning."""
+
+    form: str
+    read: Callable[[str], float]
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self._zero = zero
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            quantity = self.read(value)
+        except (Invalid, OverflowError):
+            self.fail(f"{value!r} is not {self.form}", param, ctx)
+        if quantity == 0 and not self._zero:
+            self.fail("must be above 0", param, ctx)
+        return quantity
+
+
+class Size(_Quantity):
     """Bytes: 1048576, 250KB, 3MiB."""
 
     name = "size"
-
-    def __init__(self, *, zero: bool = False) -> None:
-        self._zero = zero
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            size = parse_size(value)
-        except (Invalid, OverflowError):
-            self.fail(f"{value!r} is not a size like 1048576, 250KB, 3MiB or 10GiB", param, ctx)
-        if size == 0 and not self._zero:
-            self.fail("must be above 0", param, ctx)
-        return size
+    form = "a size like 1048576, 250KB, 3MiB or 10GiB"
+    read = staticmethod(parse_size)
 
 
-class Duration(click.ParamType[Any]):
+class Duration(_Quantity):
     """Seconds: 90, 30s, 10m, 24h, 30d."""
 
     name = "time"
-
-    def __init__(self, *, zero: bool = False) -> None:
-        self._zero = zero
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            seconds = parse_duration(value)
-        except Invalid:
-            self.fail(f"{value!r} is not a time like 90, 30s, 10m, 24h or 30d", param, ctx)
-        if seconds == 0 and not self._zero:
-            self.fail("must be above 0", param, ctx)
-        return seconds
+    form = "a time like 90, 30s, 10m, 24h or 30d"
+    read = staticmethod(parse_duration)
 
 
 class NoneOr(click.ParamType[Any]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.answering import ask, find_part, header_rows, headers_given, parts_of, read_text
+from relay_tornado.cli.answering import delete_part, find_part, header_rows, headers_given, parts_of, read_text
 from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
@@ -178,15 +178,7 @@ def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: 
 @json_option
 def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the output with the id OUTPUT."""
-    with open_relay(data) as relay:
-        owner, found = find_part(relay.call("bucket.list"), "outputs", output, bucket)
-    ask(yes, f"Delete the output {found['name']!r} of the bucket {owner['name']!r}?")
-    with open_relay(data) as relay:
-        answer = relay.call("output.delete", output=found["id"], bucket=owner["id"])
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"Deleted the output {found['name']} ({found['id']}).")
+    delete_part(data, "outputs", output, bucket, yes=yes, as_json=as_json)
 
 
 def _options(params: dict[str, Any]) -> Document:

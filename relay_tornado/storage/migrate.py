@@ -79,13 +79,18 @@ def create(raw: sqlite3.Connection) -> None:
     _script(raw, schema(), first=True)
 
 
+def copy_of(path: Path, version: int) -> Path:
+    """Where a file is copied to before it is migrated to a version."""
+    return path.with_name(f"{path.name}.before-v{version}")
+
+
 def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
     """Runs the steps above the file's version, after a copy of it. Raises StartupError where one fails."""
     found = version(raw)
     todo = [step for step in todo if step.version > found]
     if not todo:
         return
-    copy = backup(raw, path.with_name(f"{path.name}.before-v{todo[-1].version}"))
+    copy = backup(raw, copy_of(path, todo[-1].version))
     for step in todo:
         try:
             _script(raw, step.script)

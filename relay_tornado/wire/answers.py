@@ -14,13 +14,15 @@ PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 _FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 """On every answer: what an input answers with may come from anybody, and must not act as this site's own page."""
 
-_NOT_CONFIGURABLE = frozenset(
+NOT_CONFIGURABLE = frozenset(
     (
         *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
         *("content-length", "date", "proxy-authenticate", "proxy-authorization", "set-cookie"),
         *(name.lower() for name, _ in _FENCE),
     )
 )
+"""Header names (in lower case) that no configuration and no client can give an answer: those of the connection, the
+relay's own, and what would set state in a browser."""
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
@@ -84,7 +86,7 @@ def client_answer(status: int, headers: Mapping[str, Sequence[str]], body: bytes
 
 def _allowed(headers: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:
     for name, values in headers.items():
-        if _NAME.fullmatch(name) and name.lower() not in _NOT_CONFIGURABLE:
+        if _NAME.fullmatch(name) and name.lower() not in NOT_CONFIGURABLE:
             for value in values:
                 if not _FORBIDDEN_IN_VALUE.search(value):
                     yield name, value

@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 from typing import Any, Final
 
-from relay_tornado.admin.answers import BODILESS, HOP_BY_HOP, REFUSED
+from relay_tornado.admin.answers import BODILESS, HOP_BY_HOP
+from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.fields import Document
 
 _UNPRINTABLE = r"\x00-\x1f/\x7f-\xa0\xad"
@@ -56,7 +57,7 @@ def _headers(refused: frozenset[str]) -> Document:
 _NAMED: Final[Document] = {"pattern": rf"^{_LINE}[^\s\x00-\x1f\x7f-\x9f]{_LINE}$"}
 _INPUT: Final[Document] = {
     "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}], "description": "0 is 200."},
-    "headers": _headers(REFUSED),
+    "headers": _headers(NOT_CONFIGURABLE),
     "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*)?$", "maxLength": 253},
     "path_prefix": {"pattern": rf"^({_PATH_PART})*$", "maxLength": 500},
 }
