@@ -86,6 +86,7 @@ class Gauges:
             interval=self._settings.backup_every,
             last_success=0.0 if newest is None else newest,
             last_size=None if newest is None else _size(self._settings.backup_dir / name_at(newest)),
+            last_seconds=backups.seconds,
             last_ok=not backups.problem,
         )
 

@@ -50,11 +50,13 @@ def _time(text: str) -> float:
 
 
 class Backups:
-    """Makes them until it is cancelled. `newest` is when the newest one was begun, None while there is none;
-    `problem` says why the last try failed, "" where it did not."""
+    """Makes them until it is cancelled. `newest` is when the newest one was begun, None while there is none; `seconds`
+    how long the last one of this process took, None before it; `problem` says why the last try failed, "" where it did
+    not."""
 
     def __init__(self, settings: Settings, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.newest: float | None = None
+        self.seconds: float | None = None
         self.problem = ""
         self._settings = settings
         self._directory = directory.absolute()
@@ -86,11 +88,12 @@ class Backups:
     async def _make(self) -> None:
         for left in self._directory.glob("relay-*Z.db.part*"):  # of one that was killed
             left.unlink(missing_ok=True)
-        begun = self._clock()
+        begun, started = self._clock(), time.monotonic()
         target = self._directory / name_at(begun)
         await _run(["backup", str(target), "--force", "--json"], self._settings)
         self.newest = begun
-        _log.info("backup_made", file=str(target), bytes=target.stat().st_size, seconds=round(self._clock() - begun, 1))
+        self.seconds = round(time.monotonic() - started, 1)
+        _log.info("backup_made", file=str(target), bytes=target.stat().st_size, seconds=self.seconds)
         for _, path in backups(self._directory)[: -self._settings.backup_keep]:
             try:
                 path.unlink()
