@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from relay_tornado.handlers.heads import essential
+from relay_tornado.handlers.heads import essential, names_host
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
@@ -38,6 +38,9 @@ _PROXIED = text_answer(
     " X-Forwarded-For instead, and name its address in --proxy-trust.",
 ).encode(_CLOSE)
 _NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(_CLOSE)
+_NO_REQUEST = b"\r\n\r\n"
+"""What Tornado is given in place of a head that it would take and must not: it refuses it as it refuses any other."""
+
 _LATE = text_answer(408, "The body did not arrive in time. Send the request again.").encode(_CLOSE)
 
 
@@ -117,7 +120,7 @@ class Connection(IOStream):
             self.remote_ip = origin.address
             self.protocol = origin.scheme or self._protocol
             self.forwarded_host = origin.host
-        return essential(head)
+        return essential(head) if names_host(head) else _NO_REQUEST
 
     def reading(self) -> bool:
         """Also once after a head that came with more behind it: the poller would be told to stop listening and, one

@@ -25,6 +25,12 @@ def header_block(head: bytes) -> bytes:
     return head[begin : -2 if head.endswith(b"\r\n") else -1]
 
 
+def names_host(head: bytes) -> bool:
+    """Whether a head says whom it is for as RFC 9112 (3.2) wants it: HTTP/1.1 with one Host line, and no more."""
+    hosts = head.lower().count(b"\nhost:")
+    return hosts == 1 or (hosts == 0 and b" HTTP/1.1" not in head.lstrip(b"\r\n").partition(b"\n")[0])
+
+
 def essential(head: bytes) -> bytes:
     """A webhook's head with only the headers that say how long the request is and what becomes of its connection;
     any other head, and one that has anything unusual, unchanged."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPInputError, parse_request_start_line
 
-from relay_tornado.handlers.heads import essential, header_block
+from relay_tornado.handlers.heads import essential, header_block, names_host
 
 FRAMING = ("Content-Length", "Transfer-Encoding", "Connection", "Expect")
 
@@ -67,3 +68,21 @@ def test_what_is_left_out() -> None:
 def test_the_block(line: bytes, block: bytes, end: bytes) -> None:
     """The header block is what stands between the request line and the closing empty line."""
     assert header_block(line + block + b"A: 1\n" + end) == block + b"A: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "named"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: a\r\n\r\n", True),
+        (b"\r\nPOST / HTTP/1.1\r\nA: 1\r\nhOST:a\r\n\r\n", True),
+        (b"POST / HTTP/1.1\nHost:\n\n", True),
+        (b"POST / HTTP/1.1\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nX-Host: a\r\n\r\n", False),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", False),
+        (b"POST / HTTP/1.0\r\n\r\n", True),
+        (b"POST / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", False),
+    ],
+)
+def test_whom_a_request_is_for(head: bytes, named: bool) -> None:
+    """HTTP/1.1 names one host; two could be read as either by a proxy in front and the relay behind it."""
+    assert names_host(head) is named

@@ -192,6 +192,7 @@ async def test_chunked(folder: Path | None) -> None:
         b"A: \x00\r\n\r\n",
         b"A: a\rb\r\n\r\n",
         b": empty\r\n\r\n",
+        b"Host: y\r\n\r\n",
     ],
 )
 async def test_malformed_requests(framing: bytes) -> None:
@@ -234,7 +235,7 @@ async def test_equal_lengths() -> None:
     async with edge() as site, Raw(site.port) as raw:
         framing = b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc"
         assert (await raw.ask(b"POST %b HTTP/1.1\r\nHost: x\r\n%b" % (URL, framing))).status == 200
-        assert (await raw.ask(b"POST %b HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\nabd" % URL)).status == 200
+        assert (await raw.ask(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabd" % URL)).status == 200
         assert [event.body for event in await site.events()] == [b"abc", b"abd"]
 
 
@@ -253,7 +254,7 @@ async def test_expect(folder: Path | None) -> None:
 async def test_expect_refused(target: bytes, length: int, status: int) -> None:
     """A sender that asks first and is refused gets the refusal, not a 100, and the connection closes."""
     async with edge() as site, Raw(site.port) as raw:
-        head = b"POST %b HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (target, length)
+        head = b"POST %b HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % (target, length)
         reply = await raw.ask(head)
         assert (reply.status, reply.header("Connection")) == (status, "close")
         assert await raw.closed() == b""
@@ -310,10 +311,15 @@ async def test_line_ends_before_a_request() -> None:
     async with edge() as site, Raw(site.port) as raw:
         raw.send(request(URL, b"one") + b"\r\n" + request(URL, b"two"))
         assert [(await raw.reply()).status for _ in range(2)] == [200, 200]
-        assert (await raw.ask(b"POST %b HTTP/1.1\nA: 1\n\n" % URL)).status == 200
-        assert (await raw.ask(b"POST %b HTTP/1.1\r\n\r\n" % URL)).status == 200
+        assert (await raw.ask(b"POST %b HTTP/1.1\nHost: x\nA: 1\n\n" % URL)).status == 200
+        assert (await raw.ask(b"POST %b HTTP/1.1\r\nHost: x\r\n\r\n" % URL)).status == 200
         headers = b"Host: relay.test\r\nContent-Length: 3\r\n"
-        assert [event.headers for event in await site.events()] == [headers, headers, b"A: 1\n", b""]
+        assert [event.headers for event in await site.events()] == [
+            headers,
+            headers,
+            b"Host: x\nA: 1\n",
+            b"Host: x\r\n",
+        ]
 
 
 @pytest.mark.gen_test
@@ -387,7 +393,7 @@ async def test_too_long_is_read_by_a_sender_that_goes_on() -> None:
 async def test_too_long_in_chunks() -> None:
     """A chunked body is refused with 413 on its way, read by a sender that goes on, and nothing comes after it."""
     async with edge(max_body=100_000) as site, Raw(site.port) as raw:
-        raw.send(b"POST %b HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" % URL)
+        raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % URL)
         for _ in range(40):
             raw.send(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
         reply = await raw.reply()
@@ -402,7 +408,7 @@ async def test_too_long_in_chunks() -> None:
 async def test_a_sender_that_never_ends_is_cut() -> None:
     """What is read after a refusal is bounded: twice the largest body."""
     async with edge(max_body=1000, large_max_body=100_000) as site, Raw(site.port) as raw:
-        raw.send(b"POST %b HTTP/1.1\r\nContent-Length: 999999999\r\n\r\n" % URL)
+        raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n" % URL)
         assert (await raw.reply()).status == 413
         sent = 0
         with contextlib.suppress(ConnectionError):
