@@ -142,6 +142,7 @@ class CloseCode:
     """Why the relay closes a socket. 4001 and 4500 to 4999 are final; after any other a client comes back."""
 
     GOING_AWAY = 1001
+    PROTOCOL_ERROR = 1002
     TOO_BIG = 1009
     UNAUTHORIZED = 4001
     TOO_SLOW = 4008

@@ -14,7 +14,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.iostream import IOStream
 from tornado.routing import URLSpec
 from tornado.util import ObjectDict
-from tornado.websocket import WebSocketHandler
+from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliveries import Deliveries
@@ -51,6 +51,19 @@ _HANDSHAKE_HEADERS: Final = (
     "Request-Id",
     "Sec-WebSocket-Accept",
 )
+
+
+class _Protocol(WebSocketProtocol13):
+    """Tornado's, which would send back whatever code a client closes with."""
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        if (
+            code is not None
+            and not (1000 <= code <= 1014 and code not in (1004, 1005, 1006))
+            and not 3000 <= code < 5000
+        ):
+            code, reason = CloseCode.PROTOCOL_ERROR, "no close frame has such a code"
+        super().close(code, reason)
 
 
 class SocketHandler(JsonHandler, WebSocketHandler):
@@ -91,6 +104,12 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     @property
     def max_message_size(self) -> int:
         return self._limit
+
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        protocol = super().get_websocket_protocol()
+        if isinstance(protocol, WebSocketProtocol13):
+            return _Protocol(self, mask_outgoing=False, params=protocol.params)
+        return protocol
 
     def detach(self) -> IOStream:
         """Keeps the stream, so that a frame that was built once can be written to it."""

@@ -627,3 +627,19 @@ async def test_through_the_relays_own_listener() -> None:
             event: dict[str, Any] = await client.hear()
             assert (event["meta"]["path"], event["query"], event["method"]) == ("/x", "y=1", "POST")
             assert event["meta"]["bucket_name"] == BUCKET.name
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_close_code_that_must_not_be_sent() -> None:
+    """It is not sent back: the answer says that the protocol was broken. One that may be is echoed."""
+    async with live() as server:
+        for code, answer in [(1000, 1000), (3000, 3000), (4999, 4999)] + [
+            (wrong, 1002) for wrong in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535)
+        ]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HANDSHAKE + bytes((0x88, 0x82)) + bytes(4) + code.to_bytes(2, "big"))
+            await reader.readuntil(b"\r\n\r\n")
+            frame = await reader.read()
+            assert (frame[0], int.from_bytes(frame[2:4], "big")) == (0x88, answer)
+            writer.close()
+            await writer.wait_closed()
