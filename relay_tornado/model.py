@@ -308,6 +308,8 @@ class Token:
     expires_at: float | None = None
     previous_hash: str = field(default="", repr=False)
     previous_until: float = 0.0
+    tunnels: tuple[str, ...] = ()
+    """What a client said of tunnels, which are nothing here: kept and shown."""
 
     @property
     def administrator(self) -> bool:

@@ -24,8 +24,9 @@ body. Case counts, but not in a header's name. Numbers, booleans and null in a p
 pattern compiles to (20 or so for a plain one), and at 1,024 at least.
 
 A parameter that the event does not have, or that does not decode, is matched by nothing; so does-not-contain holds: an
-event is delivered rather than lost. What says nothing ({}, null, an empty list) is left out, and rules that say nothing
-match every event.
+event is delivered rather than lost. An empty document (null, {}, []) matches every event, as does one whose parts are
+all null, and `and` over nothing; so does what a client sends that can't leave a part out: several of them, all empty.
+Within rules there is nothing that says nothing: an empty node is refused, lest it be taken for a condition.
 """
 
 from __future__ import annotations
@@ -85,7 +86,22 @@ def compile_rules(document: Any, path: str = "rules") -> Rules:
 
     Raises Invalid naming the node that does not fit, as in `rules.and[1].match.regex: …`.
     """
-    return Rules(document, _Compiler().node(document, path))
+    return Rules(document, None if _says_nothing(document) else _Compiler().node(document, path))
+
+
+_KEYS: Final = ("and", "or", "not", "match")
+
+
+def _says_nothing(document: Any) -> bool:
+    """Whether a whole document is empty, perhaps as clients write it that can't leave a part out."""
+    if document in (None, [], {}):
+        return True
+    if not isinstance(document, Mapping):
+        return False
+    parts = {key: document[key] for key in _KEYS if key in document}
+    if not parts or any(part not in (None, [], {}) for part in parts.values()):
+        return False
+    return len(parts) > 1 or parts in ({key: None} for key in _KEYS) or parts == {"and": []}
 
 
 def _invalid(path: str, why: str) -> Invalid:
@@ -95,47 +111,42 @@ def _invalid(path: str, why: str) -> Invalid:
 class _Compiler:
     """Turns one document into a test, and counts its nodes."""
 
-    KEYS: Final = ("and", "or", "not", "match")
-
     def __init__(self) -> None:
         self._nodes = 0
 
-    def node(self, document: Any, path: str) -> _Test | None:
-        """The test of a node, or None where it says nothing."""
-        if document is None:
-            return None
+    def node(self, document: Any, path: str) -> _Test:
+        """The test of a node. Raises Invalid, also where it says nothing."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise _invalid(path, f"this is node {self._nodes}, and rules may have {MAX_NODES}; use fewer")
         if not isinstance(document, Mapping):
             raise _invalid(path, 'write an object with one of "and", "or", "not" and "match"')
-        said = [key for key in self.KEYS if document.get(key) not in (None, [], {})]
+        said = [key for key in _KEYS if document.get(key) not in (None, [], {})]
         if len(said) > 1:
             raise _invalid(path, f"has {' and '.join(said)}; write one a node, and join nodes with and or or")
         if not said:
-            if document and not any(key in document for key in self.KEYS):
-                raise _invalid(path, 'has none of "and", "or", "not" and "match"')
-            return None
+            empty = next((key for key in _KEYS if document.get(key) is not None), None)
+            if empty is not None:
+                raise _invalid(f"{path}.{empty}", "is empty: say something in it, or leave the whole out")
+            raise _invalid(path, 'has none of "and", "or", "not" and "match"')
         key = said[0]
         inner, at = document[key], f"{path}.{key}"
         if key == "match":
             return _match(inner, at)
         if key == "not":
-            test = self.node(inner, at) if isinstance(inner, Mapping) else _any(self._nodes_of(inner, at))
-            return None if test is None else _not(test)
+            return _not(self.node(inner, at) if isinstance(inner, Mapping) else _any(self._nodes_of(inner, at)))
         tests = self._nodes_of(inner, at)
         return _all(tests) if key == "and" else _any(tests)
 
     def _nodes_of(self, documents: Any, path: str) -> list[_Test]:
         if not isinstance(documents, list | tuple):
             raise _invalid(path, "write a list of nodes")
-        tests = (self.node(document, f"{path}[{index}]") for index, document in enumerate(documents))
-        return [test for test in tests if test is not None]
+        return [self.node(document, f"{path}[{index}]") for index, document in enumerate(documents)]
 
 
-def _all(tests: Sequence[_Test]) -> _Test | None:
-    if len(tests) < 2:
-        return tests[0] if tests else None
+def _all(tests: Sequence[_Test]) -> _Test:
+    if len(tests) == 1:
+        return tests[0]
 
     def holds(subject: Subject) -> bool:
         for test in tests:  # noqa: SIM110 - a generator would cost more than most tests
@@ -146,9 +157,9 @@ def _all(tests: Sequence[_Test]) -> _Test | None:
     return holds
 
 
-def _any(tests: Sequence[_Test]) -> _Test | None:
-    if len(tests) < 2:
-        return tests[0] if tests else None
+def _any(tests: Sequence[_Test]) -> _Test:
+    if len(tests) == 1:
+        return tests[0]
 
     def holds(subject: Subject) -> bool:
         for test in tests:  # noqa: SIM110 - as above

@@ -15,7 +15,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"wire", "limits", "proxy"}),
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
-    frozenset({"session"}),
+    frozenset({"session", "copies"}),
     frozenset({"storage", "metrics", "tls", "notify"}),
     frozenset({"log", "registry"}),
     frozenset({"ops", "doctor"}),
@@ -25,7 +25,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "session", "ingest")
+SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "copies", "session", "ingest")
 """What never touches a socket, and so imports no server."""
 
 MODULES = sorted(

@@ -85,15 +85,17 @@ def test_nodes(document: Any, result: bool) -> None:
 
 @pytest.mark.parametrize(
     "nothing",
-    [None, {}, {"and": []}, {"or": []}, {"not": {}}, {"not": []}, {"and": None}, {"match": None}, {"and": [{}, None]},
-     {"or": [{"and": []}]}, {"not": {"or": []}}],
+    [None, {}, [], {"and": []}, {"and": None}, {"or": None}, {"match": None}, {"and": [], "or": []},
+     {"and": None, "or": None, "not": None, "match": None}, {"and": [], "or": [], "not": None, "match": None},
+     {"and": [], "or": [], "not": {}, "match": {}}],
 )  # fmt: skip
 def test_what_says_nothing_matches_everything(nothing: Any) -> None:
-    """Empty rules let every event through, and an empty node in a tree changes nothing."""
+    """An empty document lets every event through, also with its parts written out; within rules it is refused."""
     assert passes(nothing)
-    assert passes({"and": [nothing, TRUE]})
-    assert not passes({"and": [nothing, FALSE]})
-    assert not passes({"or": [nothing, FALSE]})
+    assert compile_rules(nothing).every
+    for document in ({"and": [nothing, TRUE]}, {"or": [FALSE, nothing]}, {"not": [nothing]}, {"not": {"not": nothing}}):
+        with pytest.raises(Invalid, match=r"^rules\."):
+            compile_rules(document)
 
 
 @pytest.mark.parametrize(
@@ -224,13 +226,24 @@ P = {"source": "payload", "name": "a"}
 @pytest.mark.parametrize(
     ("document", "error"),
     [
-        ([], 'rules: write an object with one of "and", "or", "not" and "match"'),
+        ([TRUE], 'rules: write an object with one of "and", "or", "not" and "match"'),
+        ({"or": []}, "rules.or: is empty"),
+        ({"match": {}}, "rules.match: is empty"),
+        ({"and": {}}, "rules.and: is empty"),
+        ({"not": {}}, "rules.not: is empty"),
+        ({"not": []}, "rules.not: is empty"),
+        ({"not": {"match": {}}}, "rules.not.match: is empty"),
+        ({"not": {"not": {"and": []}}}, "rules.not.not.and: is empty"),
+        ({"and": [{}, None]}, "rules.and[0]: has none of"),
+        ({"and": [TRUE, None]}, "rules.and[1]: write an object"),
+        ({"or": [{"and": []}]}, "rules.or[0].and: is empty"),
+        ({"and": [{"and": None, "or": None}]}, "rules.and[0]: has none of"),
         ("x", "rules: write an object"),
         ({"adn": [TRUE]}, 'rules: has none of "and", "or", "not" and "match"'),
         ({"and": [TRUE], "or": [TRUE]}, "rules: has and and or; write one a node"),
         ({"and": TRUE}, "rules.and: write a list of nodes"),
         ({"and": [TRUE, 7]}, "rules.and[1]: write an object"),
-        ({"or": [TRUE, {"not": {"and": [{"match": []}, {"match": 1}]}}]}, "rules.or[1].not.and[1].match: write an"),
+        ({"or": [TRUE, {"not": {"and": [TRUE, {"match": 1}]}}]}, "rules.or[1].not.and[1].match: write an"),
         ({"not": [TRUE, {"xor": []}]}, "rules.not[1]: has none of"),
         ({"not": "x"}, "rules.not: write a list of nodes"),
         ({"match": {"parameter": P}}, "rules.match.type: write one of value, contains"),

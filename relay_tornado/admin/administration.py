@@ -264,7 +264,8 @@ class Administration:
     async def create_token(self, /, **options: Any) -> tuple[Token, str]:
         """Makes a token; returns it with its secret, which nobody can find out again.
 
-        Options: description, buckets (names or ids; left out: all), api_access (true), expires_at (unix seconds).
+        Options: description, buckets (names or ids; left out: all), api_access (true), expires_at (unix seconds),
+        tunnels (names that are only kept and shown).
         """
         token, secret = new_token(options, self._registry.list("bucket"), self._clock())
         await self._registry.put("token", token.key, token, expect=0)

@@ -42,6 +42,8 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
     if "name" in given:
         check_bucket_name(given["name"])
     if "auth" in given:
+        if given["auth"].get("type") == "":  # as clients write none that can't leave a field out
+            given["auth"]["type"] = "none"
         given["auth"] = _changed_auth(bucket.auth, given["auth"])
     if "retention" in given:
         given["retention"] = dataclasses.replace(bucket.retention, **given["retention"])

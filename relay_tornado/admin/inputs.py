@@ -117,8 +117,9 @@ def _domain(text: str) -> str:
 
 
 def _prefix(text: str) -> str:
-    prefix = text.strip().rstrip("/")
-    if prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix)):
+    given = text.strip()
+    prefix = given.rstrip("/")
+    if given.endswith("//") or (prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix))):
         raise Invalid(
             'path_prefix: must be a path like /shop/orders, as it stands in the URL, without "?" and "#"', "path_prefix"
         )

@@ -10,12 +10,13 @@ import heapq
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from relay_tornado.admin.stored import SCAN, Found, Stored, document_of, output_of
-from relay_tornado.errors import BucketGone, Invalid, NotFound
+from relay_tornado.admin.stored import SCAN, Found, Stored, document_of, honoured, output_of
+from relay_tornado.copies import Goes
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries
@@ -29,7 +30,11 @@ MOST: Final = 500
 PAGE_BYTES: Final = 16 * MIB
 """Bytes of a page; one log may have more."""
 
+LOOKED: Final = 64 * MIB
+"""Bytes of the events that rules look at for a page."""
+
 _CHUNKS: Final = (16, 256)
+_CHUNK_BYTES: Final = 4 * MIB
 _AT_ONCE: Final = 16
 _ANCHORS: Final = 256
 _ANCHORED: Final = 600.0
@@ -88,7 +93,7 @@ class Listing:
         if below is not None:
             for place in places:
                 await place.lower(below, inclusive)
-        merged = _Merged(places, wanted.status, copy)
+        merged = _Merged(places, wanted.status, output)
         chosen, counted = await self._choose(merged, limit, offset)
         if not cursor and not offset and merged.newest is not None:
             self._anchor(token, wanted, merged.newest)
@@ -151,6 +156,7 @@ class Listing:
         place = next((each for each in places if each.has(parsed)), None)
         if place is None:
             raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
+        honoured(place.bounds, cursor)
         key = await place.key(parsed.seq)
         if key is None and len(places) == 1:
             return _Key(-math.inf, place.bucket.id, parsed.seq), False
@@ -169,7 +175,7 @@ class Listing:
         one only what is needed."""
         chosen: list[_Item] = []
         counted = scanned = 0
-        while scanned < SCAN if merged.filtered else len(chosen) < limit:
+        while (scanned < SCAN and merged.looked < LOOKED) if merged.filtered else len(chosen) < limit:
             item = await merged.next()
             if item is None:
                 break
@@ -218,6 +224,8 @@ class _Place:
         self.low = low
         self.high = high
         self.count = max(high - low + 1, 0)
+        self.looked = 0
+        """Bytes of events that were read to be judged."""
         self._chunk = _CHUNKS[0]
 
     def has(self, cursor: Cursor) -> bool:
@@ -237,22 +245,55 @@ class _Place:
             highest = await self._log.seek(self.bucket.id, math.nextafter(below.at, math.inf) if same else below.at)
         self.high = min(self.high, highest)
 
-    async def next(self, status: str, copy: int | None) -> list[_Item]:
+    async def next(self, status: str, output: Output | None) -> list[_Item]:
         """The next events, newest first; none at the end."""
         while self.high >= self.low:
             start = max(self.high - self._chunk + 1, self.low)
             outlines = await self._log.outline(self.bucket.id, start, self.high)
+            if output is not None:
+                outlines = _newest(outlines)
+                start = outlines[0].seq if outlines else start
             statuses: Mapping[int, str] = {}
-            if status:
-                statuses = await self._deliveries.statuses(self.bucket.id, start, self.high, copy)
+            if status or output is not None:
+                number = None if output is None else output.n
+                statuses = await self._deliveries.statuses(self.bucket.id, start, self.high, number)
+            fitting = {each.seq for each in outlines if not status or statuses.get(each.seq, RECEIVED) == status}
+            if output is not None:
+                fitting -= await self._without(output, [seq for seq in fitting if seq not in statuses])
             self.high = start - 1
             self._chunk = min(self._chunk * 2, _CHUNKS[1])
             if outlines:
-                return [
-                    _Item(self, each, not status or statuses.get(each.seq, RECEIVED) == status)
-                    for each in reversed(outlines)
-                ]
+                return [_Item(self, each, each.seq in fitting) for each in reversed(outlines)]
         return []
+
+    async def _without(self, output: Output, seqs: Collection[int]) -> set[int]:
+        """Which of these events have no copy for this output. One whose content is gone counts as having one, where
+        the output is open."""
+        goes = Goes(self.bucket, output)
+        if not goes.perhaps:
+            return set(seqs)
+        without: set[int] = set()
+        after, last = (min(seqs) - 1, max(seqs)) if seqs else (0, 0)
+        while after < last:
+            try:
+                events = await self._log.read(self.bucket.id, after, last - after, MIB)
+            except CursorLost as lost:
+                after = lost.first - 1
+                continue
+            without.update(event.seq for event in events if not goes.there(event))
+            self.looked += sum(event.size for event in events)
+            after = events[-1].seq
+        return without.intersection(seqs)
+
+
+def _newest(outlines: Sequence[Outline]) -> Sequence[Outline]:
+    """As many of the last ones as may be read together, at least one."""
+    room = _CHUNK_BYTES
+    for index in range(len(outlines) - 1, -1, -1):
+        room -= outlines[index].size
+        if room < 0:
+            return outlines[min(index + 1, len(outlines) - 1) :]
+    return outlines
 
 
 class _Item(NamedTuple):
@@ -274,12 +315,13 @@ class _Item(NamedTuple):
 class _Merged:
     """The events of several buckets in one order."""
 
-    def __init__(self, places: Sequence[_Place], status: str, copy: int | None) -> None:
+    def __init__(self, places: Sequence[_Place], status: str, output: Output | None) -> None:
+        self._places = places
         self._new = list(places)
         self._status = status
-        self._copy = copy
+        self._output = output
         self._heap: list[tuple[float, str, deque[_Item]]] = []
-        self.filtered = bool(status)
+        self.filtered = bool(status) or output is not None
         self.newest: _Key | None = None
         self.last: _Item | None = None
         """The one that came out last."""
@@ -299,11 +341,16 @@ class _Merged:
     async def _push(self, place: _Place, waiting: deque[_Item]) -> None:
         if not waiting:
             try:
-                waiting.extend(await place.next(self._status, self._copy))
+                waiting.extend(await place.next(self._status, self._output))
             except BucketGone:
                 return
         if waiting:
             heapq.heappush(self._heap, (-waiting[0].outline.received_at, place.bucket.id, waiting))
+
+    @property
+    def looked(self) -> int:
+        """Bytes of events that were read to be judged."""
+        return sum(place.looked for place in self._places)
 
     def left(self) -> bool:
         """Whether there is more."""

@@ -53,8 +53,9 @@ class Logs:
         arrives. `offset` counts from there; without a cursor, from what was newest when the same token asked for the
         same with offset 0, for 10 minutes. A page has 16 MiB at most.
 
-        With `status` 10,000 events are looked at; then the page is `truncated`, with a cursor to go on, and `total` is
-        how many were found among those.
+        With `output` come the copies that there are as the output is now, and those that have a delivery. With `status`
+        or `output` 10,000 events are looked at, 64 MiB of them at most; then the page is `truncated`, with a cursor to
+        go on, and `total` is how many were found among those. Raises Invalid for a cursor that can't be honoured.
         """
         return await self._listing.page(token, Filter(bucket, output, status, since, until), limit, offset, cursor)
 
@@ -64,13 +65,14 @@ class Logs:
         return await self._stored.locate(token, log_id)
 
     async def get(self, token: Token, log_id: str) -> Document:
-        """One Log by its id, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound."""
+        """One Log by its id, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound, too, for a copy that the event does
+        not have as outputs and rules are now, and of which nothing is recorded."""
         located = await self._stored.locate(token, log_id)
         bucket, copy = located.bucket, located.copy
         found = await self._stored.one(located)
         latest = (await self._stored.deliveries.latest(bucket.id, [located.seq], copy)).get(located.seq)
-        if copy is not None and latest is None and all(each.n != copy for each in bucket.outputs):
-            raise NotFound(f"there is no log {log_id}: the bucket {bucket.name!r} has no output {copy}")
+        if copy is not None and latest is None and not self._stored.has_copy(bucket, copy, found):
+            raise NotFound(f"there is no log {log_id}: the event does not go to an output {copy} of {bucket.name!r}")
         return document_of(bucket, found, copy, latest)
 
     async def resend(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Resent:
@@ -85,7 +87,8 @@ class Logs:
         self, token: Token, bucket: str, wanted: Range, *, output: str = "", process_policy: str = "skip"
     ) -> Resent:
         """The same for a range of a bucket's events, in their order: at most 1,000 copies, from 10,000 events; then
-        `next_cursor` leads on. Events that are not there any more are passed over."""
+        `next_cursor` leads on, to the head that was there at the first request. Events that are not there any more are
+        passed over, and told where they were asked for. Raises Invalid for a cursor that can't be honoured."""
         return await self._resending.many(token, bucket, wanted, output, process_policy)
 
     async def page(
@@ -101,7 +104,7 @@ class Logs:
         """Events behind an id, in order, as often as one likes; "" is the earliest. Nothing is marked.
 
         `limit`: 0 is 1, at most 100, and 8 MiB. With `output` only what goes there now. Those older than `max_age`
-        seconds are passed over.
+        seconds are passed over; 0 is as None.
         """
         return await self._polling.page(token, bucket, output, limit, max_age, cursor)
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
-from relay_tornado.admin.stored import SCAN, Found, Goes, Stored, document_of, output_of
+from relay_tornado.admin.stored import SCAN, Found, Stored, document_of, output_of
+from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import DONE, Latest, sent
@@ -138,7 +139,7 @@ class Polling:
         return document_of(window.bucket, Found(event, False, window.bucket.ephemeral), copy, latest)
 
     def _oldest(self, max_age: float | None) -> float | None:
-        return None if max_age is None else self._clock() - max_age
+        return self._clock() - max_age if max_age else None
 
 
 class _Window:
@@ -148,7 +149,7 @@ class _Window:
         self, stored: Stored, bucket: Bucket, output: Output | None, after: int, limit: int, oldest: float | None
     ) -> None:
         self._stored = stored
-        self._goes = Goes(output)
+        self._goes = Goes(bucket, output)
         self._limit = limit
         self._oldest = oldest
         self.bucket = bucket

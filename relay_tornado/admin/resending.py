@@ -7,25 +7,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from relay_tornado.admin.stored import SCAN, Located, Stored, output_of
+from relay_tornado.admin.stored import SCAN, Located, Stored, honoured, output_of
 from relay_tornado.errors import Conflict, CursorLost, Invalid, RelayError
-from relay_tornado.ids import format_id, parse_id
-from relay_tornado.log.lineage import place_cursor, position_id
-from relay_tornado.model import MIB, Appended, Bucket, Event, NewEvent, Token
+from relay_tornado.ids import format_id
+from relay_tornado.log.lineage import position_id
+from relay_tornado.model import MIB, Appended, Bucket, Event, Gap, GapReason, NewEvent, Token
 from relay_tornado.rules import compile_rules
 from relay_tornado.subject import Subject
 from relay_tornado.wire.fields import Document
+from relay_tornado.wire.frames import gap_fields
 
 MOST: Final = 1_000
 """Copies of one request."""
 
 _READ: Final = 256
+_TO: Final = ".."
+"""Between the two ids of a cursor: behind the first one, up to and with the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
     """Which events of a bucket: `first` to `last` by seq, received at `since` (unix seconds) or later and before
-    `until`, behind `cursor`, matching `filter` (a document of rules). What is None, or "", does not restrict."""
+    `until`, behind `cursor` (an event's id, or the `next_cursor` of an answer), matching `filter` (a document of
+    rules). What is None, or "", does not restrict."""
 
     first: int | None = None
     last: int | None = None
@@ -37,12 +41,14 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Resent:
-    """The ids of the copies, in order. `next_cursor` is the position from which a further request goes on with the same
-    range, None where all of it was done; `problem` is why it was broken off, "" where it was the request's bound."""
+    """The ids of the copies, in order. `next_cursor` is what a further request goes on with in the same range, None
+    where all of it was done: it holds the range's end, so that no request meets the copies. `problem` is why it was
+    broken off, "" where it was the request's bound. `skipped`: events of the range whose content is not there."""
 
     ids: Sequence[str]
     next_cursor: str | None = None
     problem: str = ""
+    skipped: Sequence[Gap] = ()
 
 
 def resent_document(resent: Resent) -> Document:
@@ -52,6 +58,8 @@ def resent_document(resent: Resent) -> Document:
         document["next_cursor"] = resent.next_cursor
     if resent.problem:
         document["problem"] = resent.problem
+    if resent.skipped:
+        document["skipped"] = [gap_fields(gap) for gap in resent.skipped]
     return document
 
 
@@ -85,15 +93,16 @@ class Resending:
         target = output_of(found, output).n if output else None
         orders = _Orders(found, target, _force(process_policy))
         rules = compile_rules(wanted.filter, "filter")
-        after, last = await self._bounds(found, wanted)
+        after, last, skipped = await self._bounds(found, wanted)
         ids: list[str] = []
         scanned = 0
         while after < last:
             if len(ids) >= MOST or scanned >= SCAN:
-                return await self._stopped(found, ids, after)
+                return Resent(ids, await self._cursor(found, after, last), skipped=skipped)
             try:
                 events = await self._stored.log.read(found.id, after, min(_READ, last - after, SCAN - scanned), MIB)
             except CursorLost as lost:
+                _skip(skipped, lost.reason, after + 1, min(lost.first - 1, last))
                 after = lost.first - 1
                 scanned += 1
                 continue
@@ -105,32 +114,37 @@ class Resending:
                 if not ids:
                     raise problem
                 reached = chosen[len(places)].seq - 1
-                return await self._stopped(found, ids, reached, str(problem))
+                return Resent(ids, await self._cursor(found, reached, last), str(problem), skipped)
             after = chosen[-1].seq if len(ids) >= MOST and chosen else events[-1].seq
-        return Resent(ids)
+        return Resent(ids, skipped=skipped)
 
-    async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int]:
-        """The position before the range, and its last seq; what is appended from now on is not in it."""
+    async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int, list[Gap]]:
+        """The position before the range, its last seq, and what of it has left; what is appended from now on is not
+        in it. Raises Invalid for a cursor that can't be honoured."""
         log = self._stored.log
         bounds = await log.bounds(bucket.id)
-        after = bounds.first - 1
-        if wanted.first is not None:
-            after = max(after, wanted.first - 1)
+        first = wanted.first or 1
         last = bounds.head if wanted.last is None else min(bounds.head, wanted.last)
+        told = wanted.first is not None or bool(wanted.cursor)
+        if wanted.cursor:
+            begin, to, end = wanted.cursor.partition(_TO)
+            first = max(first, honoured(bounds, begin).seq + 1)
+            if to:
+                last = min(last, honoured(bounds, end).seq)
+        after = max(first, bounds.first) - 1
         if wanted.since is not None:
             after = max(after, await log.seek(bucket.id, wanted.since))
         if wanted.until is not None:
             last = min(last, await log.seek(bucket.id, wanted.until))
-        if wanted.cursor:
-            try:
-                cursor = parse_id(wanted.cursor)
-            except Invalid as error:
-                raise Invalid(f"cursor: {error}", "cursor") from None
-            after = max(after, place_cursor(bounds, cursor).after)
-        return after, last
+        skipped: list[Gap] = []
+        if told and wanted.since is None:
+            # Whoever names a place expects the events behind it.
+            _skip(skipped, "retention", first, min(bounds.first - 1, last))
+        return after, last, skipped
 
-    async def _stopped(self, bucket: Bucket, ids: Sequence[str], after: int, problem: str = "") -> Resent:
-        return Resent(ids, position_id(await self._stored.log.bounds(bucket.id), after), problem)
+    async def _cursor(self, bucket: Bucket, after: int, last: int) -> str:
+        bounds = await self._stored.log.bounds(bucket.id)
+        return f"{position_id(bounds, after)}{_TO}{position_id(bounds, last)}"
 
     async def _append(self, events: Sequence[Event], orders: _Orders) -> tuple[list[Appended], RelayError | None]:
         """Where the copies landed, up to the first that failed, and why it did."""
@@ -143,6 +157,17 @@ class Resending:
                 raise result
             places.append(result)
         return places, None
+
+
+def _skip(skipped: list[Gap], reason: GapReason, first: int, last: int) -> None:
+    """Adds a stretch, to the one before where it goes on."""
+    if first > last:
+        return
+    before = skipped[-1] if skipped else None
+    if before is not None and before.reason == reason and before.to_seq == first - 1:
+        skipped[-1] = Gap(reason, before.from_seq, last)
+    else:
+        skipped.append(Gap(reason, first, last))
 
 
 def _copy(event: Event, orders: _Orders) -> NewEvent:

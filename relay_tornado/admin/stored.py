@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries, Latest
-from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
 from relay_tornado.model import Bounds, Bucket, Cursor, Event, Output, Token
 from relay_tornado.registry.contract import Registry
-from relay_tornado.rules import compile_rules
-from relay_tornado.subject import Subject
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import log_document
 
@@ -94,6 +93,14 @@ class Stored:
         event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
         return Found(event, True, outline.stub)
 
+    def has_copy(self, bucket: Bucket, copy: int, found: Found) -> bool:
+        """Whether an event has a copy for this output, as outputs and rules are now."""
+        output = next((each for each in bucket.outputs if each.n == copy), None)
+        if output is None:
+            return False
+        goes = Goes(bucket, output)
+        return goes.perhaps if found.stub else goes.there(found.event)
+
     async def one(self, located: Located) -> Found:
         """The event that was located. Raises NotFound where it left meanwhile, or is damaged altogether."""
         outlines = await self.log.outline(located.bucket.id, located.seq, located.seq)
@@ -107,6 +114,23 @@ class Stored:
 def is_own(bounds: Bounds, cursor: Cursor) -> bool:
     """Whether there is such an event, and it has this epoch."""
     return bounds.first <= cursor.seq <= bounds.head and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch
+
+
+def honoured(bounds: Bounds, text: str) -> Cursor:
+    """The position in this log that a cursor names, whatever has left behind it by its age. Raises Invalid where it
+    vouches for events that this log does not have: there is no right place to go on."""
+    try:
+        cursor = parse_id(text)
+    except Invalid as error:
+        raise Invalid(f"cursor: {error}", "cursor") from None
+    gap = place_cursor(bounds, cursor).gap
+    if gap is not None and gap.reason != "retention":
+        raise Invalid(
+            f"cursor: {text[:80]} names no event of this bucket, which ends at {position_id(bounds, bounds.head)}: "
+            "it is of another one, or what it names was lost; begin without a cursor",
+            "cursor",
+        )
+    return cursor
 
 
 def output_of(bucket: Bucket, reference: str) -> Output:
@@ -129,18 +153,3 @@ def document_of(bucket: Bucket, found: Found, copy: int | None, latest: Latest |
     output = (copy or 0) if latest is None else latest.output
     result = None if latest is None else latest.result
     return log_document(bucket, found.event, copy, output, result, ephemeral=found.ephemeral)
-
-
-class Goes:
-    """Which events go to an output, as it is now; for no output: those that go to no other one alone."""
-
-    def __init__(self, output: Output | None) -> None:
-        self._number = None if output is None else output.n
-        self._open = output is None or not output.disabled
-        self._rules = None if output is None or output.rules is None else compile_rules(output.rules)
-
-    def there(self, event: Event) -> bool:
-        """Whether this one does."""
-        if not self._open or (event.target is not None and event.target != self._number):
-            return False
-        return self._rules is None or event.force or self._rules.matches(Subject(event))

@@ -35,6 +35,8 @@ def changed_token(token: Token, options: Mapping[str, Any], buckets: Iterable[Bu
     given = load(_TOKEN_FIELDS, options)
     if "buckets" in given:
         given["buckets"] = _scope(given["buckets"], buckets, token.buckets or frozenset())
+    if "tunnels" in given:
+        given["tunnels"] = tuple(given["tunnels"])
     return dataclasses.replace(token, **given)
 
 

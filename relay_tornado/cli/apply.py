@@ -42,6 +42,7 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
                 raise
             buckets = []  # there is no data directory yet
         steps = plan(manifest, buckets, prune=prune)
+        _rehearse(file, steps, buckets)
     if not as_json:
         for step in steps:
             click.echo(printable(str(step)))
@@ -69,11 +70,24 @@ def _ask(deletions: list[Step]) -> None:
         raise Failure("nothing was changed")
 
 
+def _rehearse(file: Path, steps: list[Step], buckets: list[Document]) -> None:
+    """Raises Failure naming the first step that the relay would refuse."""
+    from relay_tornado.cli.rehearsal import Rehearsal  # here, so that other commands start faster
+
+    rehearsal = Rehearsal(buckets)
+    try:
+        _Run(rehearsal, buckets, f"{file}: ", rehearsed=True).do(steps)
+    finally:
+        rehearsal.close()
+
+
 class _Run:
     """Carries the steps out. What an input calls its answering output by may be a name; the relay wants its id."""
 
-    def __init__(self, relay: Caller, buckets: list[Document]) -> None:
+    def __init__(self, relay: Caller, buckets: list[Document], said: str = "", *, rehearsed: bool = False) -> None:
         self._relay = relay
+        self._said = said
+        self._rehearsed = rehearsed
         self._outputs = {(b["name"], each["name"]): each["id"] for b in buckets for each in reversed(b["outputs"])}
         self._ids = {bucket["name"]: bucket["id"] for bucket in buckets}
 
@@ -85,9 +99,13 @@ class _Run:
                 self._do(step, replaced)
             except RelayError as error:
                 done = steps.index(step)
-                so_far = f" ({done} of {len(steps)} changes are made; apply the file again after mending it)"
+                so_far = ""
+                if self._rehearsed:
+                    so_far = " (nothing was changed)"
+                elif done:
+                    so_far = f" ({done} of {len(steps)} changes are made; apply the file again after mending it)"
                 where = f"{step.kind} {step.name}" + ("" if step.kind == "bucket" else f" of {step.bucket}")
-                raise Failure(f"{where}: {error}{so_far if done else ''}") from None
+                raise Failure(f"{self._said}{where}: {error}{so_far}") from None
 
     def _do(self, step: Step, replaced: set[str]) -> None:
         call, options = self._relay.call, self._resolved(step)

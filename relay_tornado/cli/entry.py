@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import click
 from click.core import ParameterSource
@@ -19,6 +19,10 @@ from relay_tornado.errors import RelayError
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "apply")
 """The commands that work with a relay on another machine, too."""
+
+
+_COMMAND: Final = ("GET /v1/buckets lists", "`relay bucket list` shows")
+"""What the relay's errors name to those who speak REST, and what it is here."""
 
 
 class Failure(click.ClickException):
@@ -69,7 +73,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except RelayError as error:
-            raise Failure(str(error)) from error
+            raise Failure(str(error).replace(*_COMMAND)) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output left; click ends quietly then

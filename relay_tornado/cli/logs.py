@@ -166,7 +166,10 @@ def resend(
             answer = relay.call("logs.resend_range", bucket=bucket, **wanted, **orders)
             made += answer["ids"]
             if answer.get("problem"):
-                note(f"broken off: {answer['problem']}; go on with the seq after {answer['next_cursor']}")
+                reached = answer["next_cursor"].partition("..")[0]
+                note(f"broken off: {answer['problem']}; go on with the seq after {reached}")
+            for gap in answer.get("skipped", ()):
+                note(f"not sent: {gap['from']} to {gap['to']}, whose content is not there ({gap['reason']})")
             if answer.get("problem") or "next_cursor" not in answer:
                 break
             wanted["cursor"] = answer["next_cursor"]

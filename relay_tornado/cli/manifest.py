@@ -81,7 +81,15 @@ def _manifest(document: Document, folder: Path) -> Manifest:
     for name in document:
         if name != "buckets":
             raise Invalid(f"{name}: there is no such key: everything stands under [buckets.NAME]", name)
-    return Manifest([_bucket(name, value, folder) for name, value in _table(document, "buckets", "").items()])
+    buckets = [_bucket(name, value, folder) for name, value in _table(document, "buckets", "").items()]
+    owners: dict[str, str] = {}
+    for bucket in buckets:
+        for each in bucket.inputs or {}:
+            first = owners.setdefault(each, bucket.name)
+            if first != bucket.name:
+                key = f"buckets.{_quoted(bucket.name)}.inputs.{_quoted(each)}"
+                raise Invalid(f"{key}: the id is declared of the bucket {first!r} already", key)
+    return Manifest(buckets)
 
 
 def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:

@@ -46,22 +46,32 @@ class Step:
 
 
 def plan(manifest: Manifest, buckets: list[Document], *, prune: bool) -> list[Step]:
-    """The steps, in the order in which they can be done. `buckets` are all that there are."""
+    """The steps, in the order in which they can be done: what is deleted first, as it frees ids and routes.
+
+    `buckets` are all that there are.
+    """
     present = {bucket["name"]: bucket for bucket in buckets}
     steps: list[Step] = []
     for declared in manifest.buckets:
-        steps += _bucket(declared, present.get(declared.name), prune=prune)
-    if prune:
-        wanted = {declared.name for declared in manifest.buckets}
-        steps += [
-            Step("delete", "bucket", name, name, {}, id=bucket["id"])
-            for name, bucket in present.items()
-            if name not in wanted
-        ]
-    return steps
+        steps += _bucket(declared, present.get(declared.name))
+    if not prune:
+        return steps
+    wanted = {declared.name for declared in manifest.buckets}
+    first = [
+        Step("delete", "bucket", name, name, {}, id=bucket["id"])
+        for name, bucket in present.items()
+        if name not in wanted
+    ]
+    last: list[Step] = []
+    for declared in manifest.buckets:
+        if declared.name in present:
+            first += _pruned_inputs(declared, present[declared.name])
+            for step, answering in _pruned_outputs(declared, present[declared.name]):
+                (last if answering else first).append(step)
+    return first + steps + last
 
 
-def _bucket(declared: DeclaredBucket, present: Document | None, *, prune: bool) -> Iterator[Step]:
+def _bucket(declared: DeclaredBucket, present: Document | None) -> Iterator[Step]:
     name = declared.name
     if present is None:
         yield Step("create", "bucket", name, name, declared.options, tuple(sorted(declared.options)))
@@ -83,16 +93,26 @@ def _bucket(declared: DeclaredBucket, present: Document | None, *, prune: bool) 
             yield from _change("input", each, name, compared, inputs[each])
         else:
             yield Step("create", "input", each, name, {**options, "id": each}, tuple(sorted(options)))
-    if present is None or not prune:
-        return
+
+
+def _pruned_inputs(declared: DeclaredBucket, present: Document) -> Iterator[Step]:
     if declared.inputs is not None:
-        for each, found in inputs.items():
-            if each not in declared.inputs:
-                yield Step("delete", "input", each, name, {}, id=found["id"])
-    if declared.outputs is not None:
-        for found in present.get("outputs", []):
-            if found["name"] not in declared.outputs or found is not outputs[found["name"]]:
-                yield Step("delete", "output", found["name"], name, {}, id=found["id"])
+        for found in present["inputs"]:
+            if found["id"] not in declared.inputs:
+                yield Step("delete", "input", found["id"], declared.name, {}, id=found["id"])
+
+
+def _pruned_outputs(declared: DeclaredBucket, present: Document) -> Iterator[tuple[Step, bool]]:
+    """Each with whether an input that stays has its answers from it so far: that one has to be changed before."""
+    if declared.outputs is None:
+        return
+    outputs = _by("name", present["outputs"])
+    staying = [each for each in present["inputs"] if declared.inputs is None or each["id"] in declared.inputs]
+    answering = {each["response_from_output"] for each in staying}
+    for found in present["outputs"]:
+        if found["name"] not in declared.outputs or found is not outputs[found["name"]]:
+            step = Step("delete", "output", found["name"], declared.name, {}, id=found["id"])
+            yield step, found["id"] in answering
 
 
 def _by(key: str, documents: list[Document]) -> dict[str, Document]:

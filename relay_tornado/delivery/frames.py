@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from relay_tornado.delivery.outputs import Outputs, Subjects
+from relay_tornado.copies import Outputs, Subjects
 from relay_tornado.errors import BucketGone
 from relay_tornado.model import Bucket, BucketId, Event
 from relay_tornado.registry.contract import Registry

@@ -13,6 +13,7 @@ from typing import Final, Protocol, TypeAlias
 
 import structlog
 
+from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
@@ -86,7 +87,8 @@ class Responses:
     async def respond(self, token: Token, cursor: Cursor, result: Result) -> None:
         """A client's answer to the event or copy with this id, see `answered`.
 
-        Raises NotFound, too, where the id is of nothing that is kept in the token's scope.
+        Raises NotFound, too, where the id is of nothing that is kept in the token's scope, or of a copy that the event
+        does not have as outputs and rules are now, and of which nothing is recorded.
         """
         missing = NotFound(
             f"there is no event {format_id(cursor.epoch, cursor.seq, cursor.output)} in your buckets (any more)"
@@ -101,7 +103,14 @@ class Responses:
             raise missing from None
         if not bounds.first <= cursor.seq <= bounds.head or epoch_at(bounds.epochs, cursor.seq) != cursor.epoch:
             raise missing
-        await self.answered(bucket.id, cursor.seq, cursor.output or 0, result)
+        copy = cursor.output
+        if (
+            copy is not None
+            and not await self._has_copy(bucket, cursor.seq, copy)
+            and not await self._results.latest(bucket.id, [cursor.seq], copy)
+        ):
+            raise missing
+        await self.answered(bucket.id, cursor.seq, copy or 0, result)
 
     async def answered(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
         """Keeps a result of a copy (`output` 0: of the event itself), then answers the senders that wait for it.
@@ -118,6 +127,22 @@ class Responses:
                 answer = client_answer(result.status_code, result.headers, result.body)
                 for waiter in waiters:
                     self._end(waiter, answer)
+
+    async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
+        """Whether an event has a copy for this output; one whose content is gone may have had one."""
+        output = next((each for each in bucket.outputs if each.n == copy), None)
+        if output is None:
+            return False
+        goes = Goes(bucket, output)
+        if not goes.perhaps:
+            return False
+        try:
+            events = self._log.peek(bucket.id, seq - 1, 1, 1)
+            if events is None:
+                events = await self._log.read(bucket.id, seq - 1, 1, 1)
+        except CursorLost:
+            return True
+        return all(goes.there(event) for event in events)
 
     def wait(self, bucket: Bucket, input: Input, appended: Appended, answered: Answered) -> Callable[[], None]:
         """Calls `answered` once with the sender's answer: a client's, or the relay's own (503, 504).

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from relay_tornado.delivery.outputs import active
+from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.lineage import Placed, epoch_at, place_cursor

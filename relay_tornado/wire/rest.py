@@ -100,7 +100,7 @@ def output_document(bucket_id: str, value: Output) -> Document:
         "internal": value.internal,
         "disabled": value.disabled,
         "lock_path": value.lock_path,
-        "timeout": _whole(value.timeout),
+        "timeout": whole(value.timeout),
         "retries": value.retries,
         "tls_verification": value.tls_verification,
         "headers": _headers_document(value.headers),
@@ -122,7 +122,7 @@ def token_document(token: Token) -> Document:
         "id": token.key,
         "key": token.key,
         "description": token.description,
-        "scopes": {"buckets": sorted(token.buckets or ()), "tunnels": []},
+        "scopes": {"buckets": sorted(token.buckets or ()), "tunnels": list(token.tunnels)},
         "api_access": "enabled" if token.api_access else "disabled",
         "created_at": int(token.created_at),
         "expires_at": None if token.expires_at is None else int(token.expires_at),
@@ -134,16 +134,16 @@ def _auth_document(auth: BucketAuth) -> Document:
 
 
 def _retention_document(keep: Retention) -> Document:
-    max_age = None if keep.max_age is None else _whole(keep.max_age)
+    max_age = None if keep.max_age is None else whole(keep.max_age)
     return {"max_age": max_age, "max_events": keep.max_events, "max_bytes": keep.max_bytes}
 
 
 def _dedupe_document(dedupe: Dedupe | None) -> Document | None:
-    return None if dedupe is None else {"header": dedupe.header, "window": _whole(dedupe.window)}
+    return None if dedupe is None else {"header": dedupe.header, "window": whole(dedupe.window)}
 
 
 def _rate_document(limit: RateLimit | None) -> Document | None:
-    return None if limit is None else {"events": limit.events, "interval": _whole(limit.interval)}
+    return None if limit is None else {"events": limit.events, "interval": whole(limit.interval)}
 
 
 def _verify_document(verify: Verify | None) -> Document | None:
@@ -160,7 +160,8 @@ def _plain(extra: Mapping[str, Any]) -> Document:
     return {name: to_document(value) for name, value in extra.items()}
 
 
-def _whole(seconds: float) -> float:
+def whole(seconds: float) -> float:
+    """The same number, as an integer where it is one."""
     return int(seconds) if seconds == int(seconds) else seconds
 
 
@@ -196,7 +197,7 @@ class _Timeout(fields.Float):
 class AuthFields(Schema):
     """`auth` of a bucket."""
 
-    type = _choice("none", "basic", "token")
+    type = _choice("", "none", "basic", "token")
     username = Text(1_000)
     password = Text(1_000)
     token = Text(4_000)
@@ -316,10 +317,12 @@ class OutputFields(Schema):
 
 
 class TokenFields(Schema):
-    """What can be said of a new token; `buckets` holds names or ids, null (or nothing) is every bucket."""
+    """What can be said of a new token; `buckets` holds names or ids, null (or nothing) is every bucket. `tunnels`
+    is only kept and shown."""
 
     description = Text(4_000, lines=True)
     buckets = fields.List(Text(1_000), allow_none=True)
+    tunnels = fields.List(Text(1_000), validate=validate.Length(max=1_000, error="must have at most 1000 entries."))
     api_access = Flag()
     expires_at = fields.Float(
         allow_none=True,

@@ -78,6 +78,8 @@ async def test_refused_headers(open_memory: OpenWorld, name: str) -> None:
         ({"path_prefix": "shop"}, "path_prefix"),
         ({"path_prefix": "/shop?x"}, "path_prefix"),
         ({"path_prefix": "/shop//a"}, "path_prefix"),
+        ({"path_prefix": "//"}, "path_prefix"),
+        ({"path_prefix": "/shop//"}, "path_prefix"),
         ({"path_prefix": "/shop/../a"}, "path_prefix"),
         ({"path_prefix": "/v1/x"}, "path_prefix"),
         ({"path_prefix": "/healthz"}, "path_prefix"),

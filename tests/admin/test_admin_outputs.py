@@ -93,7 +93,8 @@ async def test_every_field_arrives(open_world: OpenWorld) -> None:
         ({"headers": {"Connection": "close"}}, "headers"),
         ({"headers": {"X": "a\r\nb: c"}}, "headers"),
         ({"headers": {"X": [1]}}, "headers.X"),
-        ({"rules": []}, "rules"),
+        ({"rules": [{}]}, "rules"),
+        ({"rules": {"or": []}}, "rules.or"),
         ({"rules": {"and": [{"match": {"type": "regex", "regex": "(", "parameter": {"source": "payload"}}}]}},
          "rules.and[0].match.regex"),
         ({"throttle": []}, "throttle"),
@@ -131,7 +132,7 @@ async def test_rules_are_set_and_removed(open_world: OpenWorld) -> None:
         _, changed = await world.administration.set_rules("worker", RULES, "orders")
         assert changed.rules == RULES
         with pytest.raises(Invalid, match=r"^rules\.or\[1\]"):
-            await world.administration.set_rules("worker", {"or": [{}, {"match": {"type": "x"}}]}, "orders")
+            await world.administration.set_rules("worker", {"or": [RULES, {"match": {"type": "x"}}]}, "orders")
         _, changed = await world.administration.delete_rules("orders")
         assert changed.rules is None
 

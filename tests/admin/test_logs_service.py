@@ -390,6 +390,136 @@ async def test_resend_makes_so_many_copies_a_request(open_logs: OpenLogs, monkey
 
 
 @logs_test
+async def test_a_resend_without_an_end_ends(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following `next_cursor` alone sends what was there at the first request once, and never a copy of it."""
+    monkeypatch.setattr(resending, "MOST", 7)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(20)))
+        found: list[str] = []
+        cursor = ""
+        rounds = 0
+        while rounds == 0 or (cursor and rounds < 10):
+            resent = await world.logs.resend_range(ROOT, "orders", Range(cursor=cursor))
+            found += resent.ids
+            await world.send(bucket, b"meanwhile")
+            cursor = resent.next_cursor or ""
+            rounds += 1
+        assert rounds == 3
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
+        at_once = await world.logs.resend_range(ROOT, "orders", Range(last=3))
+        assert (len(at_once.ids), at_once.next_cursor) == (3, None)
+
+
+@logs_test
+async def test_a_cursor_that_cannot_be_honoured_resends_nothing(open_logs: OpenLogs) -> None:
+    """An unknown epoch, another bucket's id and what is above the head are refused in words, for lists, too."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        (other,) = await world.send(await world.bucket("other"), b"x")
+        sent = await world.send(bucket, b"1", b"2")
+        epoch = sent[0].partition("-")[0]
+        for cursor in ("zzzzzzzzzzzz-1", other, f"{epoch}-99", f"{sent[0]}..{epoch}-99", f"{sent[0]}..", "x", ".."):
+            with pytest.raises(Invalid, match="cursor") as caught:
+                await world.logs.resend_range(ROOT, "orders", Range(cursor=cursor))
+            assert caught.value.field == "cursor"
+            with pytest.raises(Invalid, match="cursor") as caught:
+                await world.logs.list(ROOT, bucket="orders", cursor=cursor)
+            assert caught.value.field == "cursor"
+        assert (await world.log.bounds(bucket)).head == 2
+        with pytest.raises(Invalid, match=f"ends at {sent[1]}"):
+            await world.logs.list(ROOT, cursor=f"{epoch}-99")
+
+
+@logs_test
+async def test_a_resend_tells_what_it_passes_over(open_logs: OpenLogs) -> None:
+    """Events whose content was not kept, and those that left behind a place that was named, are in `skipped`."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        kept = await world.send(bucket, b"1")
+        await world.send(bucket, b"2", b"3", ephemeral=True)
+        kept += await world.send(bucket, b"4")
+        forget(world.log)
+        resent = await world.logs.resend_range(ROOT, "orders", Range())
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == kept
+        assert resending.resent_document(resent)["skipped"] == [{"from": 2, "to": 3, "count": 2, "reason": "ephemeral"}]
+        assert [(each.from_seq, each.to_seq) for each in resent.skipped] == [(2, 3)]
+        resent = await world.logs.resend_range(ROOT, "orders", Range(last=2))
+        assert [(each.from_seq, each.to_seq) for each in resent.skipped] == [(2, 2)]
+        await world.log.trim(bucket, Retention(None, 1, None), None)
+        first = (await world.log.bounds(bucket)).first
+        for wanted, gap in (
+            (Range(first=1), (1, first - 1)),
+            (Range(first=2, last=4), (2, 4)),
+            (Range(cursor=kept[0]), (2, first - 1)),
+        ):
+            (told,) = (await world.logs.resend_range(ROOT, "orders", wanted)).skipped
+            assert (told.reason, told.from_seq, told.to_seq) == ("retention", *gap)
+        assert (await world.logs.resend_range(ROOT, "orders", Range())).skipped == []
+
+
+@logs_test
+async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output's list, and a copy's id, know what goes there as it is now, and what has a delivery."""
+    monkeypatch.setattr(listing, "_CHUNK_BYTES", 1)
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
+        first, second = (each.id for each in world.administration.find_bucket(bucket).outputs)
+        await world.administration.set_rules(first, rules)
+        sent = await world.send(bucket, b"yes 1", b"no 2", b"no 3")
+        sent += await world.send(bucket, b"yes 4", target=2)
+        sent += await world.send(bucket, b"no 5", target=1, force=True)
+        sent += await world.send(bucket, b"no 6", ephemeral=True)
+        await world.answer(bucket, 3, 1, 200)
+
+        async def there(output: str, number: int, status: str = "") -> list[int]:
+            page = await world.logs.list(ROOT, output=output, status=status)
+            assert (page.total, page.truncated, page.next_cursor) == (len(page.data), False, None)
+            seqs = [each["seq"] for each in page.data]
+            for seq, event_id in enumerate(sent, 1):
+                if status or seq in seqs:
+                    continue
+                with pytest.raises(NotFound, match="does not go to"):
+                    await world.logs.get(ROOT, f"{event_id}-{number}")
+            for each in page.data:
+                assert (await world.logs.get(ROOT, each["id"]))["id"] == f"{sent[each['seq'] - 1]}-{number}"
+            return seqs
+
+        assert await there(first, 1) == [5, 3, 1]
+        assert await there(first, 1, "received") == [5, 1]
+        assert await there(first, 1, "sent") == [3]
+        assert await there(second, 2) == [6, 4, 3, 2, 1]
+        forget(world.log)
+        # Nobody can look at it any more, so nobody can say that it did not go there.
+        assert await there(first, 1) == [6, 5, 3, 1]
+        await world.administration.set_output(first, disabled=True)
+        assert await there(first, 1) == [3]
+        assert len((await world.logs.list(ROOT)).data) == 6
+
+
+@logs_test
+async def test_a_list_of_copies_looks_at_so_many_bytes(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it is truncated, and its cursor goes on to the end."""
+    monkeypatch.setattr(listing, "_CHUNK_BYTES", 400)
+    monkeypatch.setattr(listing, "LOOKED", 700)
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=1)
+        sent = await world.send(bucket, *(b"x" * 150 for _ in range(20)))
+        output = world.administration.find_bucket(bucket).outputs[0].id
+        found: list[str] = []
+        page = await world.logs.list(ROOT, output=output)
+        rounds = 1
+        while page.next_cursor is not None:
+            assert page.truncated
+            found += ids(page)
+            page = await world.logs.list(ROOT, output=output, cursor=page.next_cursor)
+            rounds += 1
+        assert rounds > 3
+        assert found + ids(page) == [f"{each}-1" for each in sent[::-1]]
+
+
+@logs_test
 async def test_the_queue_drains_in_order(open_logs: OpenLogs) -> None:
     """Without a cursor each event comes once, from the earliest on, and is `sent` then."""
     async with open_logs() as world:
@@ -433,6 +563,17 @@ async def test_the_queue_passes_over_what_is_done_or_old(open_logs: OpenLogs) ->
         page = await world.logs.drain(ROOT, "orders", max_age=60, limit=9)
         assert (page.logs, page.has_more) == ([], False)
         assert (await world.logs.drain(ROOT, "orders", limit=9)).logs == []
+
+
+@logs_test
+async def test_an_age_of_nothing_is_no_limit(open_logs: OpenLogs) -> None:
+    """`max_age` 0 is the default, as `limit` 0: it empties no queue, and no page."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2")
+        world.now = 1e11
+        assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=0)).logs] == sent
+        assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9, max_age=0)).logs] == sent
 
 
 @logs_test

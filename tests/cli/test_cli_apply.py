@@ -138,9 +138,9 @@ def test_pruned(relay: Runner, tmp_path: Path, name: str) -> None:
         assert len(relay.json("bucket", "list", **variables)) == 2
         pruned = relay.json("apply", path, "--prune", "--yes", **variables)
         assert steps(pruned) == [
-            ("create", "output", "new"),
-            ("delete", "output", "old"),
             ("delete", "bucket", "other"),
+            ("delete", "output", "old"),
+            ("create", "output", "new"),
         ]
         (orders,) = relay.json("bucket", "list", **variables)
     assert [each["name"] for each in orders["outputs"]] == ["new"]
@@ -176,13 +176,76 @@ def test_what_is_wrong_is_named(relay: Runner, tmp_path: Path, text: str, said: 
     assert not relay.data.exists()
 
 
-def test_what_the_relay_refuses(relay: Runner, tmp_path: Path) -> None:
-    """The step is named, and how much was done before it."""
-    path = manifest(tmp_path, "[buckets.orders]\n[buckets.'a/b']\n")
-    message = relay("apply", path).stderr
-    assert "bucket a/b: name: holds a" in message
-    assert "1 of 2 changes" in message
-    assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[buckets.'a/b']", "bucket a/b: name: holds a"),
+        ("[buckets.new.inputs.taken]", "input taken of new: the input id taken is taken"),
+        ("[buckets.new.inputs.'a b']", "input a b of new: id: must be"),
+        ("[buckets.new.inputs.x]\npath_prefix = '/shop'", "input x of new: another input has path_prefix /shop"),
+        ("[buckets.new.inputs.x]\nresponse_from_output = 'none'", "input x of new: response_from_output"),
+        ("[buckets.new.outputs.x]\ninternal = false\ndestination = 'ftp://x'", "output x of new: destination"),
+        ("[buckets.new]\nauth = { type = 'basic' }", "bucket new: auth.username: is missing"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_what_the_relay_would_refuse(relay: Runner, tmp_path: Path, text: str, said: str, dry: bool) -> None:
+    """The step is named before the first change is made, in a dry run, too."""
+    relay.json("bucket", "create", "other")
+    relay.json("input", "create", "other", "--id", "taken", "--path-prefix", "/shop")
+    before = relay.json("bucket", "list")
+    path = manifest(tmp_path, f"[buckets.good]\n{text}\n")
+    message = relay.refused("apply", path, *(["--dry-run"] if dry else []))
+    assert said in message
+    assert "nothing was changed" in message
+    assert relay.json("bucket", "list") == before
+
+
+def test_an_id_declared_twice(relay: Runner, tmp_path: Path) -> None:
+    """An input's id that the file gives to two buckets is refused by its key."""
+    path = manifest(tmp_path, "[buckets.a.inputs.x]\n[buckets.b.inputs.x]\n")
+    assert "buckets.b.inputs.x: the id is declared of the bucket 'a' already" in relay.refused("apply", path)
+    assert not relay.data.exists()
+
+
+@WAYS
+@pytest.mark.parametrize("keep", ["[buckets.old]\n[buckets.old.inputs]\n", ""])
+def test_an_id_moves(relay: Runner, tmp_path: Path, name: str, keep: str) -> None:
+    """An input's id goes to another bucket: with --prune, as what has it is deleted before it is made."""
+    with way(relay, name) as variables:
+        relay.json("apply", manifest(tmp_path, "[buckets.old.inputs.moved]\npath_prefix = '/m'\n"), **variables)
+        moved = f"[buckets.aaa.inputs.moved]\npath_prefix = '/m'\n{keep}"
+        path = manifest(tmp_path, moved)
+        assert "input moved of aaa" in relay.refused("apply", path, **variables)
+        assert [each["name"] for each in relay.json("bucket", "list", **variables)] == ["old"]
+        relay.json("apply", path, "--prune", "--yes", **variables)
+        buckets = {each["name"]: each for each in relay.json("bucket", "list", **variables)}
+        assert [each["id"] for each in buckets["aaa"]["inputs"]] == ["moved"]
+        assert ("old" in buckets) is bool(keep)
+        assert relay.json("apply", path, "--prune", "--yes", **variables)["changes"] == []
+
+
+def test_an_answering_output_is_replaced(relay: Runner, tmp_path: Path) -> None:
+    """A pruned output from which an input has its answers goes once the input has another."""
+    text = "[buckets.a.outputs.NAME]\ninternal = true\n[buckets.a.inputs.x]\nresponse_from_output = 'NAME'\n"
+    relay.json("apply", manifest(tmp_path, text.replace("NAME", "one")))
+    replaced = relay.json("apply", manifest(tmp_path, text.replace("NAME", "two")), "--prune", "--yes")
+    assert steps(replaced) == [("create", "output", "two"), ("change", "input", "x"), ("delete", "output", "one")]
+
+
+def test_secrets_that_are_not_shown(relay: Runner, tmp_path: Path) -> None:
+    """A token with some buckets can apply a file to them, though it does not see their secrets."""
+    relay.json("apply", manifest(tmp_path, WHOLE), GITHUB_SECRET="hidden-secret")
+    with serving(relay.data) as server:
+        token = relay.json("token", "create", "--bucket", "orders")
+        variables = {"RELAY_URL": server.url, "RELAY_SECRET": token["secret"]}
+        text = "[buckets.orders]\nauth = { username = 'new' }\n[buckets.orders.inputs.orders-github]\n"
+        path = manifest(tmp_path, text + "verify = { on_failure = 'mark' }\n")
+        changed = relay.json("apply", path, **variables)
+        assert steps(changed) == [("change", "bucket", "orders"), ("change", "input", "orders-github")]
+        (orders,) = (each for each in relay.json("bucket", "list") if each["name"] == "orders")
+    assert orders["auth"]["password"] == "hidden-password"
+    assert orders["inputs"][0]["verify"]["secrets"] == ["hidden-secret"]
 
 
 def test_no_file(relay: Runner, tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def check(relay: Runner, output: str, **variables: str) -> None:
     assert all(each in table.stdout for each in (first, copy, *ids, "orders", "POST"))
 
 
+def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
+    """Events whose content is gone are named; nobody takes the range for sent."""
+    made = relay.json("bucket", "create", "orders", "--ephemeral")
+    with serving(relay.data) as server:
+        for _ in range(2):
+            server.send(made["inputs"][0]["id"], b"x")
+    assert "not sent: 1 to 2," in relay("logs", "resend", "--bucket", "orders").stderr
+
+
 def test_misuse(relay: Runner) -> None:
     """What does not go together is said before anything is done."""
     relay.json("bucket", "create", "orders")

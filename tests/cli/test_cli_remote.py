@@ -83,6 +83,11 @@ def test_errors(relay: Runner, tmp_path: Path) -> None:
         relay.json("bucket", "create", "orders", **at(server))
         assert "already" in relay.refused("bucket", "create", "orders", **at(server))
         assert "no bucket 'x'" in relay.refused("bucket", "show", "x", **at(server))
+        for command in (("bucket", "show", "x"), ("logs", "list", "--bucket", "x"), ("input", "create", "x")):
+            for way in (at(server), {"RELAY_DATA": str(tmp_path / "remote")}):
+                said = relay.refused(*command, **way)
+                assert "relay bucket list" in said
+                assert "/v1" not in said
         assert "no input" in relay.refused("input", "set", "x", "--name", "n", **at(server))
         wrong = {**at(server), "RELAY_SECRET": "sk-rly_wrong"}
         assert "wrong, revoked or expired" in relay.refused("bucket", "list", **wrong)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.delivery.outputs import Subjects
+from relay_tornado.copies import Subjects
 from relay_tornado.model import Event, Output, Retention
 from relay_tornado.rules import Rules
 from relay_tornado.subject import Subject

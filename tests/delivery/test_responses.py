@@ -265,6 +265,36 @@ def test_what_cannot_be_answered() -> None:
     run(test)
 
 
+def test_a_copy_that_there_is_not() -> None:
+    """An answer to a copy that rules, a target or `disabled` keep out is refused and not stored, unless one is."""
+
+    async def test() -> None:
+        desk = Desk()
+        await desk.open()
+        rules = {"match": {"type": "value", "value": "a", "parameter": {"source": "header", "name": "x-kind"}}}
+        await desk.world.append(2, headers=b"X-Kind: b\r\n")
+        await desk.world.append(1, headers=b"X-Kind: b\r\n", target=2)
+        await desk.world.append(1, headers=b"X-Kind: b\r\n", force=True)
+        await desk.respond("1-1", result(201))
+        await desk.world.change(outputs=(replace(OUTPUTS[0], rules=rules), OUTPUTS[1]))
+        for place in ("2-1", "3-1"):
+            with pytest.raises(NotFound, match=f"{desk.epoch}-{place} in your buckets"):
+                await desk.respond(place, result())
+        for place in ("1-1", "2-2", "3-2", "4-1", "2"):
+            await desk.respond(place, result())
+        await desk.world.change(outputs=(OUTPUTS[0], replace(OUTPUTS[1], disabled=True)))
+        await desk.respond("2-1", result())
+        await desk.respond("2-2", result())
+        await desk.world.change(outputs=(replace(OUTPUTS[0], disabled=True),))
+        for place in ("4-2", "3-1"):
+            with pytest.raises(NotFound):
+                await desk.respond(place, result())
+        kept = await desk.results.of("id-orders", 1, 4)
+        assert sorted(kept) == [(1, 1), (2, 0), (2, 1), (2, 2), (3, 2), (4, 1)]
+
+    run(test)
+
+
 def test_an_answer_that_is_not_stored_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is told so, and the sender waits on."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from relay_tornado.errors import BucketGone
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer
-from relay_tornado.wire.rest import Document
+from relay_tornado.wire.rest import Document, whole
 
 _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
 
@@ -43,7 +43,7 @@ class UsageHandler(RestHandler):
             "max_body": settings.max_body,
             "large_max_body": settings.large_max_body,
             "max_sockets": settings.max_sockets,
-            "retention_age": settings.retention_age,
+            "retention_age": None if settings.retention_age is None else whole(settings.retention_age),
             "retention_events": settings.retention_events,
             "retention_bytes": settings.retention_bytes,
         }

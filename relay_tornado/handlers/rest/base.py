@@ -170,6 +170,14 @@ class RestHandler(JsonHandler):
                     raise Invalid(f"{name}: is not UTF-8", name) from None
         return load(schema, given)
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A part of the path. Raises Invalid."""
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            where = name or "path"
+            raise Invalid(f"{where}: is not UTF-8 once its %-escapes are decoded", where) from None
+
     # who asks, and for what
 
     async def _authorize(self) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
+import math
+import re
 import time
 from typing import Any, Final
 
@@ -31,20 +34,45 @@ from relay_tornado.wire.rest import MAX_TIME
 MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
 
+_DIGITS: Final = re.compile("[0-9]{1,9}")
+
+
+class _Code(fields.Integer):
+    """A client's status code. One that no HTTP answer has counts as 0, as nobody answered; some send it as a text."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, str) and _DIGITS.fullmatch(value):
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value % 1:
+            raise ValidationError("must be a whole number: 200 to 599, or 0 where there was no answer.")
+        return int(value) if 200 <= value <= 599 else 0
+
+
+class _Values(HeaderValues):
+    """The values of a header, which some clients send as numbers, true or false."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[str]:
+        values = [_text(each) for each in value] if isinstance(value, list) else _text(value)
+        return super()._deserialize(values, attr, data, **kwargs)
+
+
+def _text(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, bool | int | float) else value
+
 
 class _Lenient(fields.Integer):
-    """A whole number, which some clients send as a float or as null."""
+    """A number that is kept as a whole one, and which some clients send as a float or as null."""
 
     def __init__(self, most: int, **kwargs: Any) -> None:
-        message = f"must be a whole number from 0 to {most}."
+        message = f"must be a number from 0 to {most}."
         limits = validate.Range(min=0, max=most, error=message)
         self._said = message
         super().__init__(allow_none=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValidationError(self._said)
-        return int(value)
+        return round(value) if value >= 0 else -1
 
 
 class _Moment(fields.Float):
@@ -75,7 +103,7 @@ def _choice_of_policy() -> fields.String:
 
 class AnswerBody(Schema):
     """A client's answer to an event. `response_body` is base64; what does not decode is taken as it is. `status_code`
-    0 says that nobody answered."""
+    0, or one that is not 200 to 599, says that nobody answered."""
 
     id = fields.Raw(allow_none=True)
     bucket_id = fields.Raw(allow_none=True)
@@ -84,9 +112,9 @@ class AnswerBody(Schema):
         validate=validate.OneOf(["", *STATUSES], error=f"must be one of {', '.join(STATUSES)}."),
         error_messages={"invalid": "must be a string."},
     )
-    status_code = _Lenient(599, required=True)
+    status_code = _Code(required=True, allow_none=True)
     response_body = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
-    response_headers = fields.Dict(keys=fields.String(), values=HeaderValues(allow_none=True), allow_none=True)
+    response_headers = fields.Dict(keys=fields.String(), values=_Values(allow_none=True), allow_none=True)
     duration_ms = _Lenient(MAX_COUNT)
     retries = _Lenient(MAX_COUNT)
 
@@ -109,7 +137,8 @@ class ActionBody(Schema):
 
 class RangeBody(Schema):
     """Which events of a bucket are sent again, and how: seqs `first` to `last`, received `from` this unix time on and
-    before `to`, behind `cursor`, matching `filter` (rules). What is left out does not restrict."""
+    before `to`, behind `cursor` (an id, or an answer's `next_cursor`), matching `filter` (rules). What is left out does
+    not restrict."""
 
     first = Whole(1, allow_none=True)
     last = Whole(0, allow_none=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from relay_tornado.admin.answers import BODILESS, HOP_BY_HOP
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
-from relay_tornado.wire.fields import Document
+from relay_tornado.wire.fields import MAX_COUNT, Document
 
 _UNPRINTABLE = r"\x00-\x1f/\x7f-\xa0\xad"
 _BUCKET_NAME: Final = rf"^[^ {_UNPRINTABLE}]([^{_UNPRINTABLE}]*[^ {_UNPRINTABLE}])?$"
@@ -21,7 +21,7 @@ _PATH_PART: Final = r"/(?!\.{1,2}(/|$))[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+"
 
 _EMPTY: Final[Document] = {"maxLength": 0}
 _AUTH: Final[list[Document]] = [
-    {"properties": {"type": {"const": "none"}, "username": _EMPTY, "password": _EMPTY, "token": _EMPTY}},
+    {"properties": {"type": {"enum": ["", "none"]}, "username": _EMPTY, "password": _EMPTY, "token": _EMPTY}},
     {
         "properties": {
             "type": {"const": "basic"},
@@ -59,23 +59,39 @@ _INPUT: Final[Document] = {
     "status_code": {"minimum": 0, "anyOf": [{"const": 0}, {"minimum": 200}], "description": "0 is 200."},
     "headers": _headers(NOT_CONFIGURABLE),
     "custom_domain": {"pattern": rf"^({_LABEL}(\.{_LABEL})*)?$", "maxLength": 253},
-    "path_prefix": {"pattern": rf"^({_PATH_PART})*$", "maxLength": 500},
+    "path_prefix": {"pattern": rf"^(/|({_PATH_PART})*)$", "maxLength": 500},
 }
-_RULES: Final[Document] = {
+_FILTER: Final[Document] = {
     "type": ["object", "null"],
     "description": "A tree of and, or, not and match; null is every event.",
     "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
 }
+_RULES: Final[Document] = {**_FILTER, "type": ["object", "array", "null"], "maxItems": 0}
+_ROUNDED: Final[Document] = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
+_PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
     "BucketFields": {"name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}}},
     "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
     "InputFields": _INPUT,
     "OutputFields": {"headers": _headers(HOP_BY_HOP), "rules": _RULES, "destination": {"maxLength": 2048}},
     "AnswerBody": {
-        "status_code": {"minimum": 0, "maximum": 599, "anyOf": [{"const": 0}, {"minimum": 200}]},
+        "status_code": {
+            "type": ["integer", "string", "null"],
+            "pattern": "^[0-9]{1,9}$",
+            "description": "200 to 599; any other, as 0, says that nobody answered.",
+        },
+        "duration_ms": _ROUNDED,
+        "retries": _ROUNDED,
+        "response_headers": {
+            "type": ["object", "null"],
+            "description": "Values by name: a text, a number, true or false, or a list of them.",
+            "additionalProperties": {
+                "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}],
+            },
+        },
         "response_body": {"description": "Base64; what does not decode is taken as it is."},
     },
-    "RangeBody": {"filter": _RULES},
+    "RangeBody": {"filter": _FILTER},
 }
 _REQUIRED: Final[dict[str, list[str]]] = {
     "DedupeFields": ["header"],
@@ -93,7 +109,7 @@ def refine(document: Document, max_body: int) -> None:
             _add(schemas[name]["properties"], field, facts)
     for name, required in _REQUIRED.items():
         schemas[name]["required"] = required
-    schemas["RulesBody"] = {**_RULES, "type": "object"}
+    schemas["RulesBody"] = {**_FILTER, "type": "object"}
     schemas["AuthFields"]["oneOf"] = _AUTH
     schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
     schemas["InputFields"]["not"] = {

@@ -171,14 +171,24 @@ class EventPage(Schema):
     )
 
 
+class Skipped(Schema):
+    """Events of the range that are not there any more: those of seqs `from` to `to`."""
+
+    first = _number(data_key="from")
+    last = _number(data_key="to")
+    count = _number()
+    reason = fields.String(required=True, validate=validate.OneOf(["retention", "ephemeral"]))
+
+
 class Resent(Schema):
     """`ids` are those of the copies, in their order. `next_cursor`: there was more than one request does; `problem`:
-    why it was broken off."""
+    why it was broken off; `skipped`: stretches of seqs whose events can't be sent any more."""
 
     status = _text()
     ids = fields.List(fields.String(), required=True)
     next_cursor = fields.String()
     problem = fields.String()
+    skipped = fields.List(fields.Nested(Skipped))
 
 
 class Answered(Schema):
@@ -284,7 +294,9 @@ class EventQuery(Schema):
     )
     output = _query("An output's id or name: its copies alone.")
     limit = _query_number("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
-    max_age = _query_number("Older events are passed over; seconds.", most=int(36_500 * DAY), load_default=None)
+    max_age = _query_number(
+        "Older events are passed over; seconds; 0 is no limit.", most=int(36_500 * DAY), load_default=None
+    )
     cursor = fields.String(
         load_default=None,
         metadata={

@@ -15,10 +15,12 @@ from relay_tornado.wire.rest import MAX_TIME, Document, Text, load, token_docume
 
 
 class ScopesBody(Schema):
-    """`buckets` holds names or ids; an empty list is every bucket. There are no tunnels here."""
+    """`buckets` holds names or ids; an empty list is every bucket. `tunnels` is only kept and shown."""
 
     buckets = fields.List(Text(1_000), allow_none=True)
-    tunnels = fields.List(fields.Raw(allow_none=True), allow_none=True)
+    tunnels = fields.List(
+        Text(1_000), allow_none=True, validate=validate.Length(max=1_000, error="must have at most 1000 entries.")
+    )
 
 
 class TokenBody(Schema):
@@ -126,6 +128,8 @@ def _options(document: dict[str, Any]) -> Document:
     scopes = given.get("scopes") or {}
     if "buckets" in scopes:
         options["buckets"] = scopes["buckets"] or None
+    if "tunnels" in scopes:
+        options["tunnels"] = scopes["tunnels"] or []
     return options
 
 

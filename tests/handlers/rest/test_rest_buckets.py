@@ -55,6 +55,32 @@ def test_a_buckets_life(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_go_zero_values(tmp_path: Path) -> None:
+    """An `auth` that was never filled in is none, also in a change; an empty type with a password is refused."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            zero = {"type": "", "username": "", "password": "", "token": ""}
+            made = await here.call("POST", "/v1/buckets", {"name": "orders", "auth": zero})
+            assert (made.status, made.document["auth"]) == (201, {**zero, "type": "none"})
+            refused = await here.call("PUT", "/v1/buckets/orders", {"auth": {**zero, "password": "p"}})
+            assert (refused.status, refused.document["field"]) == (400, "auth.password")
+
+    asyncio.run(run())
+
+
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    """A part of the path that is not UTF-8 is a 400 that says so."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            answer = await here.call("GET", "/v1/buckets/%ff")
+            assert (answer.status, answer.document["field"]) == (400, "bucket")
+            assert "bucket: is not UTF-8" in answer.document["message"]
+
+    asyncio.run(run())
+
+
 def test_an_inputs_life(tmp_path: Path) -> None:
     """Made, perhaps with an id that was chosen; changed; deleted; found in its own bucket only."""
 
@@ -179,6 +205,7 @@ def test_usage(tmp_path: Path) -> None:
             await here.send(bucket)
             answer = (await here.call("GET", "/v1/usage")).document
             assert set(answer) == {"usage", "plan_meta"}
+            assert isinstance(answer["plan_meta"]["retention_age"], int)
             assert (answer["usage"]["buckets"], answer["usage"]["webhooks_stored"]) == (1, 1)
             assert answer["plan_meta"]["max_body"] == 3 * 2**20
 

@@ -64,8 +64,21 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
     ),
     (
         "a duration with a fraction, and fields that nobody knows",
-        {"status_code": 200, "duration_ms": 12.0, "retries": None, "another": {"a": [1]}},
+        {"status_code": 200, "duration_ms": 12.4, "retries": None, "another": {"a": [1]}},
         ("sent", 200, b"", {}),
+    ),
+    (
+        "a status code as a text, and header values that are none",
+        {"status_code": "200", "response_headers": {"A": 7, "B": True, "C": ["x", 1.5, False]}},
+        ("sent", 200, b"", {"A": ["7"], "B": ["true"], "C": ["x", "1.5", "false"]}),
+    ),
+    *(
+        (
+            f"a status code that no answer has: {code}, as {status}",
+            {"status_code": code, **({"status": status} if status else {})},
+            (status or "failed", 0, b"", {}),
+        )
+        for code, status in ((100, ""), (199, "sent"), (600, "sent"), (999, ""), (-1, ""), (1e300, ""), ("600", ""))
     ),
 ]
 
@@ -103,11 +116,15 @@ def test_an_answer_that_does_not_fit(tmp_path: Path) -> None:
             log = await here.send(await here.bucket("orders"))
             for body, field in (
                 ({}, "status_code"),
-                ({"status_code": "200"}, "status_code"),
-                ({"status_code": 99}, "status_code"),
-                ({"status_code": 600}, "status_code"),
+                ({"status_code": "2oo"}, "status_code"),
+                ({"status_code": "-1"}, "status_code"),
+                ({"status_code": 200.5}, "status_code"),
+                ({"status_code": True}, "status_code"),
+                ({"status_code": 200, "duration_ms": -0.1}, "duration_ms"),
+                ({"status_code": 200, "duration_ms": 1e300}, "duration_ms"),
                 ({"status_code": 200, "status": "done"}, "status"),
-                ({"status_code": 200, "response_headers": {"X": 1}}, "response_headers.X"),
+                ({"status_code": 200, "response_headers": {"X": {}}}, "response_headers.X"),
+                ({"status_code": 200, "response_headers": {"X": [None]}}, "response_headers.X"),
                 ({"status_code": 200, "response_body": 7}, "response_body"),
             ):
                 answer = await here.call("PUT", f"/v1/logs/{log}", body)
@@ -227,6 +244,52 @@ def test_resend(tmp_path: Path) -> None:
             for wrong, field in (({"action": "delete"}, "action"), ({}, "action"), ({"action": "resend", "x": 1}, "x")):
                 refused = await here.call("POST", f"/v1/logs/{logs[1]}/action", wrong)
                 assert (refused.status, refused.document["field"]) == (400, field)
+
+    asyncio.run(run())
+
+
+def test_resend_of_a_range_by_its_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer's `next_cursor` alone leads to the end of the range, and a cursor of nothing is refused in words."""
+    monkeypatch.setattr("relay_tornado.admin.resending.MOST", 2)
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            logs = [await here.send(bucket) for _ in range(5)]
+            found: list[str] = []
+            body: dict[str, Any] = {}
+            for _ in range(3):
+                answer = (await here.call("POST", "/v1/buckets/orders/resend", body)).document
+                found += answer["ids"]
+                body = {"cursor": answer.get("next_cursor")}
+            assert body == {"cursor": None}
+            copies = [(await here.call("GET", f"/v1/logs/{each}")).document for each in found]
+            assert [each["resend_of"] for each in copies] == logs
+            for cursor in (logs[0][:-1] + "99", "zzzzzzzzzzzz-1"):
+                refused = await here.call("POST", "/v1/buckets/orders/resend", {"cursor": cursor})
+                listed = await here.call("GET", f"/v1/logs?bucket=orders&cursor={cursor}")
+                for each in (refused, listed):
+                    assert (each.status, each.document["field"]) == (400, "cursor")
+            assert (await here.call("GET", "/v1/logs?bucket=orders")).document["total"] == 10
+
+    asyncio.run(run())
+
+
+def test_resend_tells_what_is_not_there(tmp_path: Path) -> None:
+    """Events of the range that have left are `skipped`, each stretch with its reason."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders", retention={"max_events": 1})
+            for _ in range(3):
+                await here.send(bucket)
+            await here.relay.administration.trim_all()
+            answer = (await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})).document
+            assert answer == {
+                "status": "resent",
+                "ids": [],
+                "skipped": [{"from": 1, "to": 2, "count": 2, "reason": "retention"}],
+            }
 
     asyncio.run(run())
 

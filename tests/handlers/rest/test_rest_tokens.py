@@ -17,7 +17,7 @@ def test_make_change_and_revoke(tmp_path: Path) -> None:
             bucket, other = await here.bucket("orders"), await here.bucket("billing")
             body = {
                 "description": "worker",
-                "scopes": {"buckets": ["orders", other.id], "tunnels": []},
+                "scopes": {"buckets": ["orders", other.id], "tunnels": ["t-2", "t-1"]},
                 "api_access": "enabled",
             }
             made = await here.call("POST", "/v1/tokens", body)
@@ -29,10 +29,14 @@ def test_make_change_and_revoke(tmp_path: Path) -> None:
             assert [each["key"] for each in listed] == [here.tokens["administrator"][0], key]
             assert made.document["secret"] not in json.dumps(listed)
             assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 2
+            assert listed[1]["scopes"]["tunnels"] == ["t-2", "t-1"]
             # What was read may be sent back with a change.
             changed = await here.call("PUT", f"/v1/tokens/{key}", {**listed[1], "scopes": {"buckets": ["orders"]}})
             assert (changed.status, changed.document["description"]) == (200, "worker")
-            assert changed.document["scopes"]["buckets"] == [bucket.id]
+            assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": ["t-2", "t-1"]}
+            for tunnels in (["t-3"], None):
+                changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": {"tunnels": tunnels}})
+                assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": tunnels or []}
             assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 1
             assert (await here.call("PUT", f"/v1/tokens/{key}", {"api_access": "disabled"})).status == 200
             assert (await here.call("GET", "/v1/buckets", token="worker")).status == 403

@@ -1,9 +1,9 @@
-"""Which copies of an event go through connected clients, by the outputs and rules of its bucket as they are now."""
+"""Which copies an event has, by the outputs and rules of its bucket as they are now."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -43,6 +43,31 @@ class Subjects:
         return subject
 
 
+class Goes:
+    """Which events have a copy for an output; for no output: those that go to no other one alone.
+
+    `ruled`: rules decide. `perhaps`: there may be a copy of an event that nobody can look at any more."""
+
+    __slots__ = ("_number", "_rules", "perhaps")
+
+    def __init__(self, bucket: Bucket, output: Output | None) -> None:
+        self._number = None if output is None else output.n
+        self.perhaps = output is None or not output.disabled
+        self._rules = None if output is None else _rules(bucket, output)
+
+    @property
+    def ruled(self) -> bool:
+        return self._rules is not None
+
+    def there(self, event: Event, subject: Callable[[Event], Subject] = Subject) -> bool:
+        """Whether this one does; `subject` makes what rules look at."""
+        return (
+            self.perhaps
+            and (event.target is None or event.target == self._number)
+            and (self._rules is None or event.force or self._rules.matches(subject(event)))
+        )
+
+
 class Outputs:
     """A bucket's outputs, as far as its subscribers get something through them.
 
@@ -53,22 +78,16 @@ class Outputs:
     def __init__(self, bucket: Bucket) -> None:
         outputs = sorted(bucket.outputs, key=lambda output: output.n) if bucket.stream else ()
         self.plain = bucket.stream and not bucket.outputs
-        self._copies: tuple[tuple[Copy, Rules | None], ...] = tuple(
-            (copy_to(output), _rules(bucket, output)) for output in outputs if output.internal and not output.disabled
+        self._copies: tuple[tuple[Copy, Goes], ...] = tuple(
+            (copy_to(output), Goes(bucket, output)) for output in outputs if output.internal and not output.disabled
         )
-        self.ruled = any(rules is not None for _, rules in self._copies)
+        self.ruled = any(goes.ruled for _, goes in self._copies)
 
     def of(self, event: Event, subjects: Subjects, after: int) -> Sequence[Copy | None]:
         """An event's copies for outputs above number `after`, in order of n; None is the one that goes to no output."""
         if self.plain and event.target is None:
             return () if after else (None,)
-        return [
-            copy
-            for copy, rules in self._copies
-            if copy.n > after
-            and (event.target is None or copy.n == event.target)
-            and (rules is None or event.force or rules.matches(subjects.of(event)))
-        ]
+        return [copy for copy, goes in self._copies if copy.n > after and goes.there(event, subjects.of)]
 
 
 def active(bucket: Bucket, above: int = 0) -> bool:

@@ -1,0 +1,73 @@
+"""A relay in memory with the buckets of the real one: what it refuses can be found before anything is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from typing import Any
+
+from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.commands import run_command
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.model import Bucket, Input, Output, from_document
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.settings import Settings
+from relay_tornado.wire.fields import MAX_COUNT, Document
+
+_UNSHOWN = "aGlkZGVuLWhpZGRlbi1oaWRkZW4t"
+"""Stands for a secret that the token may not see; it is base64, as some providers' secrets are."""
+
+
+class Rehearsal:
+    """Has the form of cli/client.py's `Caller`. What only the relay's own settings forbid is not refused here."""
+
+    def __init__(self, buckets: list[Document]) -> None:
+        """`buckets` are all that there are, as the relay shows them."""
+        self._runner = asyncio.Runner()
+        self._log, self._registry = MemoryEventLog(), MemoryRegistry()
+        self._administration = Administration(self._log, self._registry, Settings(ingest_buffer=MAX_COUNT))
+        self._runner.run(self._take(buckets))
+
+    def call(self, command: str, **arguments: Any) -> Any:
+        """Runs a command and returns its answer. Raises RelayError."""
+        return self._runner.run(run_command(self._administration, command, arguments))
+
+    def close(self) -> None:
+        self._runner.close()
+
+    async def _take(self, buckets: list[Document]) -> None:
+        for document in buckets:
+            bucket = _bucket(document)
+            await self._log.create(bucket.id, new_epoch())
+            await self._registry.put("bucket", bucket.id, bucket)
+
+
+def _bucket(document: Document) -> Bucket:
+    """The record that a bucket's document shows, but for what nobody understands."""
+    auth = dict(document["auth"])
+    for part in {"basic": ("username", "password"), "token": ("token",)}.get(auth["type"], ()):
+        auth[part] = auth[part] or _UNSHOWN
+    outputs = [_known(Output, {**each, "n": each["number"]}) for each in document["outputs"]]
+    return from_document(  # type: ignore[no-any-return]
+        Bucket,
+        {
+            **_known(Bucket, document),
+            "auth": auth,
+            "inputs": [_input(each) for each in document["inputs"]],
+            "outputs": outputs,
+            "next_output": max((each["n"] for each in outputs), default=0) + 1,
+        },
+    )
+
+
+def _input(document: Document) -> Document:
+    verify = document["verify"]
+    if verify is not None and not verify["secrets"]:
+        verify = {**verify, "secrets": [_UNSHOWN]}
+    return _known(Input, {**document, "verify": verify})
+
+
+def _known(kind: type[Any], document: Document) -> Document:
+    names = {each.name for each in dataclasses.fields(kind)}
+    return {name: value for name, value in document.items() if name in names and name != "extra"}
