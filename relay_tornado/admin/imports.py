@@ -5,12 +5,13 @@ An import that was broken off is repeated as a whole: what is there already is c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import BucketId
+from relay_tornado.model import DAY, BucketId
 from relay_tornado.ops.lines import Item, Stub, item
 
 
@@ -20,9 +21,13 @@ async def take(log: EventLog, bucket_id: BucketId, documents: Sequence[Any]) -> 
     Raises Invalid where they are no events, Conflict where other ones are in their places.
     """
     items = []
+    latest = time.time() + DAY
     for place, document in enumerate(documents):
         try:
-            items.append(item(document))
+            made = item(document)
+            if made.received_at > latest:
+                raise Invalid("was received in the future: no event after it could have its own time", "events")
+            items.append(made)
         except Invalid as error:
             raise Invalid(f"event {place + 1} of the batch {error}", "events") from None
     bounds = await log.bounds(bucket_id)

@@ -20,6 +20,9 @@ from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
 
+OWN = "relay."
+"""How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock."""
+
 MARGIN = 16 * MIB
 """Bytes that stay free beside the copy, at least."""
 
@@ -126,11 +129,11 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise Conflict(f"{target} is a directory: name a file in it, like {target / 'relay-backup.db'}")
     if not target.parent.is_dir():
         raise NotFound(f"there is no directory {target.parent}: make it first")
-    if target.exists():
-        if target.samefile(source):
-            raise Conflict(f"{target} is the relay's own file: name another one")
-        if not force:
-            raise _there(target)
+    real = target.resolve()
+    if real.parent == source.resolve().parent and real.name.startswith(OWN):
+        raise Conflict(f"{target} is one of the relay's own files: name another one")
+    if target.exists() and not force:
+        raise _there(target)
 
 
 def _there(target: Path) -> Conflict:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado import __version__
 from relay_tornado.cli import client
 from relay_tornado.storage.lock import Lock, Owner
 from tests.acceptance.relay import Relay, wait_for
@@ -435,4 +436,4 @@ def test_the_module_is_the_command() -> None:
     """`python -m relay_tornado` is `relay`."""
     command = [sys.executable, "-m", "relay_tornado", "--version"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-    assert (run.returncode, run.stdout) == (0, "relay 0.1.0\n")
+    assert (run.returncode, run.stdout) == (0, f"relay {__version__}\n")

@@ -63,14 +63,19 @@ def test_a_backup_is_the_data(cli: Runner, tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(cli: Runner, tmp_path: Path) -> None:
-    """A file that is there stays, unless --force replaces it; the relay's own file always does."""
+    """A file that is there stays, unless --force replaces it; the relay's own files always do, there or not, by
+    whatever way they are named."""
     fill(cli.data, "orders", 3)
     (tmp_path / "b.db").write_bytes(b"precious")
     assert "--force" in cli.refused("backup", tmp_path / "b.db")
     assert (tmp_path / "b.db").read_bytes() == b"precious"
     cli.json("backup", tmp_path / "b.db", "--force")
     assert rows(tmp_path / "b.db", "SELECT count(*) FROM event") == [(3,)]
-    assert "own file" in cli.refused("backup", cli.data / "relay.db", "--force")
+    (tmp_path / "link").symlink_to(cli.data / "relay.witness")
+    (tmp_path / "folder").symlink_to(cli.data)
+    own = [cli.data / f"relay.{name}" for name in ("db", "db-wal", "db-shm", "witness", "lock", "sock")]
+    for target in (*own, tmp_path / "link", tmp_path / "folder" / "relay.db-wal"):
+        assert "own files" in cli.refused("backup", target, "--force")
     assert "is a directory" in cli.refused("backup", tmp_path)
     assert "make it first" in cli.refused("backup", tmp_path / "no" / "b.db")
     assert "there is no" in cli.refused("backup", tmp_path / "c.db", "--data", tmp_path / "nowhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,11 @@ def test_what_does_not_fit_is_refused(cli: Runner, tmp_path: Path) -> None:
     assert "line 22 is the header of another" in cli.refused("import", "b", tmp_path / "both")
     (tmp_path / "bare").write_bytes(b"".join(lines[1:]))
     assert "line 1 comes before" in cli.refused("import", "c", tmp_path / "bare")
+    late = json.loads(lines[5]) | {"received_at": time.time() + 100_000}
+    del late["crc"]
+    (tmp_path / "late").write_bytes(b"".join(lines[:5]) + json.dumps(late).encode() + b"\n")
+    assert "in the future" in cli.refused("import", "e", tmp_path / "late")
+    assert log(cli, "e")[:2] == (1, 0)
     (tmp_path / "empty").write_bytes(b"")
     assert "no line" in cli.refused("import", "d", tmp_path / "empty")
 
