@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,20 +114,24 @@ def restore(file: Path, data: Path, as_json: bool) -> None:
 def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
     """Look whether the relay's data, or the backup FILE, is sound: every page, record and event; nothing is changed.
 
-    Exit code 0: sound. 3: damage was found. 4: it could not be looked at.
+    Exit code 0: sound. 3: damage was found. 4: it could not be looked at. With --json each of them prints a document.
     """
     from relay_tornado.ops import check as checking
     from relay_tornado.ops.opening import locate
 
+    place = data if file is None else file
     try:
         if file is None:
             check_rights(data)
         os.nice(LEAST_URGENT)
         with show_progress(as_json) as progress:
-            report = checking.check(locate(data if file is None else file), progress, full=full)
+            report = checking.check(locate(place), progress, full=full)
             space = None if file is not None else _space(data)
-    except (RelayError, OSError) as error:
-        raise _NotLookedAt(str(error)) from error
+    except (RelayError, OSError, sqlite3.Error, click.ClickException) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        if as_json:
+            print_json(_document(checking.Report(place)) | {"sound": None, "error": message})
+        raise _NotLookedAt(message) from error
     if space is not None:
         report.findings.append(space)
     if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +18,12 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from relay_tornado.errors import StartupError
 from relay_tornado.log.loading import Row, load
 from relay_tornado.model import Bucket, Epoch, Token, from_document
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import read
-from relay_tornado.storage import migrate
+from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.work import read_stamp
@@ -36,6 +38,13 @@ RESTORE = (
     "stop the relay, keep the directory for whoever wants to look into it, and `relay restore` the newest backup into "
     "a new one; `relay export` still gets what can be read"
 )
+
+NOT_OPENED = (
+    "stop the relay, keep the directory for whoever wants to look into it, and `relay restore` the newest backup into "
+    "a new one; `.recover` of SQLite's own shell may still get events out of a copy of the file"
+)
+
+_EPOCH = re.compile(r"[a-z0-9]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +83,60 @@ class Report:
 def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
     """Looks at everything in the file; with `full` also whether the indexes agree with their tables, which is slow.
 
-    The witness counts where it stands beside a relay.db. Raises StartupError where the file can't be looked at.
+    The witness counts where it stands beside a relay.db, and has to stand in a data directory. Raises StartupError
+    where the file can't be looked at; one that SQLite finds malformed is damage.
     """
     report, begun = Report(path), time.monotonic()
     # Before the file: a relay that runs writes it after the file, so it is never ahead of what is read later.
-    witness = witnesses.peek(path.with_name(witnesses.NAME)) if path.name == NAME else None
-    with contextlib.closing(open_file(path)) as raw:
-        report.schema = migrate.version(raw)
+    witness = _look_at_witness(path, report) if path.name == NAME else None
+    try:
+        raw = open_file(path)
+    except StartupError as error:
+        if not _is_damage(path, error, witness):
+            raise
+        report.add("damage", "unreadable", f"the file can't be opened: {_reason(error)}", NOT_OPENED)
+        report.seconds = time.monotonic() - begun
+        return report
+    with contextlib.closing(raw):
         _within(report, "the pages", lambda: _check_pages(raw, report, full, progress))
         _within(report, "the file's own row", lambda: _check_meta(raw, report, witness))
         names: dict[str, str] = {}
         _within(report, "the records", lambda: names.update(_check_records(raw, report)))
         _within(report, "the logs", lambda: _Logs(raw, report, names, progress).check())
+        _within(report, "the schema", lambda: _check_schema(raw, report))
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
+    """What the witness beside the file says. A backup may be named relay.db, too: only a data directory has a lock."""
+    place = path.with_name(witnesses.NAME)
+    try:
+        there = place.exists()
+        stamp = witnesses.peek(place)
+        problem = "is damaged" if there else "is missing"
+    except OSError as error:
+        there, stamp, problem = True, None, f"can't be read ({error.strerror})"
+    if stamp is None and (there or path.with_name(lock.NAME).exists()):
+        report.add(
+            "warning",
+            "witness",
+            f"{witnesses.NAME} {problem}, so that a loss before now can't be noticed",
+            "restart the relay, which makes it anew; where nobody removed it, look at the disk",
+        )
+    return stamp
+
+
+def _is_damage(path: Path, error: StartupError, witness: witnesses.Stamp | None) -> bool:
+    """Whether a file that can't be opened was a relay's once, rather than something else."""
+    code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_NOTADB or path.stat().st_size == 0:
+        return witness is not None
+    return code == sqlite3.SQLITE_CORRUPT
+
+
+def _reason(error: StartupError) -> str:
+    return "it is empty" if error.__cause__ is None else str(error.__cause__)
 
 
 def _within(report: Report, what: str, look: Callable[[], None]) -> None:
@@ -96,6 +145,26 @@ def _within(report: Report, what: str, look: Callable[[], None]) -> None:
         look()
     except sqlite3.DatabaseError as error:
         report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
+
+
+def _check_schema(raw: sqlite3.Connection, report: Report) -> None:
+    """What a file of its version has to have; what it has beyond that is no finding."""
+    report.schema = migrate.version(raw)
+    sql = "SELECT type, name FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+    with contextlib.closing(sqlite3.connect(":memory:")) as model:
+        if report.schema == migrate.latest():
+            model.executescript(migrate.schema())
+        else:
+            for step in migrate.steps()[: report.schema]:
+                model.executescript(step.script)
+        expected = set(model.execute(sql))
+    for kind, name in sorted(expected - set(raw.execute(sql))):
+        mend = (
+            f"stop the relay, run the statement CREATE … {name} of the relay's schema.sql on the file with SQLite's "
+            "own shell, and check again; somebody removed it, so compare with a backup what else was changed"
+        )
+        why = ", which keeps events as they are" if kind == "trigger" else ""
+        report.add("damage", "schema", f"the {kind} {name} is missing{why}", RESTORE if kind == "table" else mend)
 
 
 def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: Progress) -> None:
@@ -124,7 +193,17 @@ def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stam
             "start the relay: it keeps a copy of the WAL, tells the clients what they miss, and goes on; where senders "
             "can send again, let them. A disk that loses writes should be replaced",
         )
-    elif witness is not None and witness.database != stamp.database:
+    elif witness is None:
+        return
+    elif witness.database == stamp.database and witness.appended > stamp.appended:
+        report.add(
+            "damage",
+            "witness",
+            f"the table meta counts {stamp.appended} events, {witnesses.NAME} {witness.appended}: the file was changed "
+            "by something else than a relay",
+            RESTORE,
+        )
+    elif witness.database != stamp.database:
         report.add(
             "warning",
             "witness",
@@ -192,6 +271,7 @@ class _Logs:
                 )
             self._check_epochs(row, loaded.epochs.get(row.key, []))
             self._check_events(row, loaded.epochs.get(row.key, []))
+            self._check_above(row)
         self._check_strays(loaded.live, loaded.dropped)
         for bucket_id in without & {found for (found,) in self._raw.execute("SELECT id FROM bucket")}:
             if not self._raw.execute("SELECT 1 FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)).fetchone():
@@ -209,6 +289,10 @@ class _Logs:
             self._tell("damage", "epoch", row, "it has no epoch, so no cursor can be honoured", RESTORE)
         elif starts[0] != 1 or starts != sorted(starts) or starts[-1] > row.head + 1:
             self._tell("damage", "epoch", row, f"its epochs begin at {starts[:20]}, its head is {row.head}", RESTORE)
+        for epoch in epochs:
+            if _EPOCH.fullmatch(epoch.epoch) is None:
+                message = f"its epoch {epoch.epoch[:40]!r} has not the form of one, so no client can name its events"
+                self._tell("damage", "epoch", row, message, RESTORE)
 
     def _check_events(self, row: Row, epochs: list[Epoch]) -> None:
         held, newest = 0, 0.0
@@ -242,6 +326,25 @@ class _Logs:
                 )
             if newest > row.last_at:
                 self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
+
+    def _check_above(self, row: Row) -> None:
+        """Events above the head of this very moment, which one statement sees: those that come are no finding."""
+        sql = (
+            "SELECT count(*), min(event.seq), max(event.seq), min(log.head) FROM log JOIN event "
+            "ON event.log = log.id AND event.seq > log.head WHERE log.id = ? AND log.dropped = 0"
+        )
+        count, least, most, head = self._raw.execute(sql, (row.key,)).fetchone()
+        if count:
+            mend = f"UPDATE log SET head = {most} WHERE id = {row.key}"  # noqa: S608  # for a person, of numbers only
+            self._tell(
+                "damage",
+                "head",
+                row,
+                f"its head is {head}, and {count} events lie above it, from {least} to {most}: nobody reads them, and "
+                "new events are refused",
+                f"stop the relay, run `{mend}` on the file with SQLite's own shell, and check again; or restore the "
+                "newest backup",
+            )
 
     def _tell_missing(self, row: Row, first: int, last: int) -> None:
         there = 0

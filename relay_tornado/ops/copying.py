@@ -7,7 +7,7 @@ what came and left meanwhile is made up for in a last one, together with everyth
 
 `by_pages` is for a file that nobody writes to: page by page, as it is.
 
-Both pause after each step for twice as long as it took, and have the disk write what there is bit by bit: one big sync
+Both pause after each step for several times as long as it took, and have the disk write what there is bit by bit: one big sync
 at the end would make every commit wait for it.
 """
 
@@ -31,11 +31,11 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 
 PAGES = 64
 """Pages in one step: 256 KiB."""
-STEP = 0.01
+STEP = 0.003
 """Seconds that one step of rows should take."""
-SYNC = MIB // 2
+SYNC = MIB // 8
 """Bytes after which what was written goes to the disk."""
-REST = 2.0
+REST = 6.0
 """How long to pause after each step, as a multiple of what the step took."""
 
 _BIG = ("event", "delivery")

@@ -16,13 +16,20 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
 from relay_tornado.storage.witness import Stamp, Witness
 from tests.cli.runner import Runner
-from tests.ops.filling import change, fill, rows
+from tests.ops.filling import change as change_without_triggers
+from tests.ops.filling import fill, rows
 
 
 @pytest.fixture(autouse=True)
 def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands run in the test's own process, which stays as urgent as it is."""
     monkeypatch.setattr(os, "nice", lambda by: by)
+
+
+def change(path: Path, *statements: str) -> None:
+    """Changes a file behind the relay's back, and puts the triggers back that forbid it."""
+    triggers = [str(sql) for (sql,) in rows(path, "SELECT sql FROM sqlite_schema WHERE type = 'trigger'")]
+    change_without_triggers(path, *statements, *triggers)
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -81,6 +88,9 @@ def test_a_hole_in_a_log(cli: Runner, file: Path) -> None:
     [
         ("UPDATE epoch SET from_seq = 5000 WHERE log = 1", "epoch", "begin at"),
         ("DELETE FROM epoch WHERE log = 1", "epoch", "no epoch"),
+        ("UPDATE epoch SET epoch = 'Not-an-epoch' WHERE log = 1", "epoch", "has not the form"),
+        ("UPDATE epoch SET epoch = 'short' WHERE log = 1", "epoch", "has not the form"),
+        ("DROP INDEX log_bucket", "schema", "index log_bucket"),
         ("UPDATE event SET received_at = 1.0 WHERE seq = 400 AND log = 1", "time", "event 400"),
         ("UPDATE log SET last_at = 1.0 WHERE id = 1", "time", "younger"),
         ("UPDATE bucket SET document = '{}' WHERE name = 'orders'", "record", "can't be understood"),
@@ -139,6 +149,81 @@ def test_a_loss_that_the_witness_proves(cli: Runner, file: Path) -> None:
     # A backup has no witness, whatever lies beside it.
     cli.json("backup", cli.data / "b.db")
     assert cli.json("check", cli.data / "b.db")["findings"] == []
+
+
+def test_a_head_that_is_too_low(cli: Runner, file: Path) -> None:
+    """Events above the head of their log are damage, and what is advised mends it: the log takes events again."""
+    change(file, "UPDATE log SET head = 990 WHERE id = 1")
+    (head,) = [each for each in found(cli) if each["kind"] == "head"]
+    assert head["bucket"] == "orders"
+    assert "10 events lie above it, from 991 to 1000" in head["message"]
+    with closing(sqlite3.connect(file, isolation_level=None)) as raw:
+        raw.execute(head["advice"].split("`")[1])
+    assert cli.json("check")["findings"] == []
+    fill(cli.data, "orders", 1)
+    assert cli.json("check")["events"] == 1006
+
+
+@pytest.mark.parametrize("trigger", ["event_update", "event_delete", "event_insert", "log_update", "log_delete"])
+def test_a_missing_trigger(cli: Runner, file: Path, trigger: str) -> None:
+    """What keeps events append-only is looked for by name."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as raw:
+        raw.execute(f"DROP TRIGGER {trigger}")
+    (missing,) = found(cli)
+    assert (missing["kind"], trigger in missing["message"]) == ("schema", True)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xa5" * 8192], ids=["missing", "empty", "damaged"])
+def test_a_witness_that_says_nothing(cli: Runner, file: Path, content: bytes | None) -> None:
+    """In a data directory that is a warning, and gone after the next start; a backup named relay.db needs none."""
+    witness = cli.data / "relay.witness"
+    witness.unlink()
+    if content is not None:
+        witness.write_bytes(content)
+    (warning,) = cli.json("check")["findings"]
+    assert (warning["level"], warning["kind"]) == ("warning", "witness")
+    assert ("missing" if content is None else "damaged") in warning["message"]
+    fill(cli.data, "orders", 1)
+    assert cli.json("check")["findings"] == []
+    (cli.data.parent / "copies").mkdir()
+    cli.json("backup", cli.data.parent / "copies" / "relay.db")
+    assert cli.json("check", cli.data.parent / "copies" / "relay.db")["findings"] == []
+
+
+def test_fewer_events_than_the_witness_counts(cli: Runner, file: Path) -> None:
+    """The same commits with fewer events is no state that a relay leaves."""
+    change(file, "UPDATE meta SET appended = appended - 1")
+    (finding,) = found(cli)
+    assert (finding["kind"], "1004 events" in finding["message"]) == ("witness", True)
+
+
+@pytest.mark.parametrize("left", [0.5, 0.37, 0.0])
+def test_a_file_that_was_cut_off(cli: Runner, file: Path, left: float) -> None:
+    """A file that can't even be opened any more is damage, not something that was not looked at."""
+    os.truncate(file, int(file.stat().st_size * left))
+    assert "unreadable" in {each["kind"] for each in found(cli)}
+    assert "what to do" in cli("check").stdout
+
+
+def test_a_relays_file_that_was_overwritten(cli: Runner, file: Path) -> None:
+    """Without its first page it is no database; the witness beside it knows that it was one."""
+    with file.open("r+b") as raw:
+        raw.write(b"\xa5" * 4096)
+    assert [each["kind"] for each in found(cli)] == ["unreadable"]
+
+
+def test_a_document_in_every_case(cli: Runner, tmp_path: Path, file: Path) -> None:
+    """What could not be looked at is neither sound nor damaged, in a document like every other."""
+    sound = cli.json("check")
+    (tmp_path / "notes").write_bytes(b"no database" * 1000)
+    for place in (tmp_path / "nowhere", tmp_path / "notes"):
+        result = cli("check", place, "--json")
+        document = json.loads(result.stdout)
+        assert (result.exit_code, document["sound"], document["path"]) == (4, None, str(place))
+        assert document["error"] in result.stderr
+        assert sound.keys() <= document.keys()
+    result = cli("check", "--json", RELAY_RESERVE="much")
+    assert (result.exit_code, json.loads(result.stdout)["sound"]) == (4, None)
 
 
 def test_what_could_not_be_looked_at(cli: Runner, tmp_path: Path, file: Path) -> None:
