@@ -7,8 +7,8 @@ what came and left meanwhile is made up for in a last one, together with everyth
 
 `by_pages` is for a file that nobody writes to: page by page, as it is.
 
-Both pause after each step for several times as long as it took, and have the disk write what there is bit by bit: one big sync
-at the end would make every commit wait for it.
+Both pause after each step for several times as long as it took, and have the disk write what there is bit by bit: one
+big sync at the end would make every commit wait for it.
 """
 
 from __future__ import annotations
