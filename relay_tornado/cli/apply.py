@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.manifest import read_manifest
-from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json, printable
 from relay_tornado.cli.plan import Step, plan
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.wire.fields import Document
 
-
-def _option(name: str, **attributes: Any) -> Callable[[Any], Any]:
-    envvar = "RELAY_APPLY_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, envvar=envvar, show_envvar=True, **attributes)
+_option = options_of("APPLY")
 
 
 @click.command()

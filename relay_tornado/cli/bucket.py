@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,17 @@ import click
 from relay_tornado.cli.answering import rate_given
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.entry import Failure
-from relay_tornado.cli.options import NONE, Duration, NoneOr, Size, data_option, format_size, json_option, url_option
+from relay_tornado.cli.options import (
+    NONE,
+    Duration,
+    NoneOr,
+    Size,
+    data_option,
+    format_size,
+    json_option,
+    options_of,
+    url_option,
+)
 from relay_tornado.cli.output import (
     Document,
     auth_words,
@@ -34,10 +43,7 @@ from relay_tornado.settings import Settings
 _AUTH = click.Choice(["none", "basic", "token"])
 
 
-def _option(name: str, **attributes: Any) -> Callable[[Any], Any]:
-    first = name.split("/", maxsplit=1)[0].removeprefix("--")
-    envvar = "RELAY_BUCKET_" + first.replace("-", "_").upper()
-    return click.option(name, envvar=envvar, show_envvar=True, **attributes)
+_option = options_of("BUCKET")
 
 
 def _bucket_options(function: Any) -> Any:

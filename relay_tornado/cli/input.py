@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,11 @@ from relay_tornado.cli.answering import (
     read_text,
 )
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import NONE, Duration, Lines, NoneOr, data_option, json_option, url_option
+from relay_tornado.cli.options import NONE, Duration, Lines, NoneOr, data_option, json_option, options_of, url_option
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
 from relay_tornado.cli.secret import read_secret
 
-
-def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
-    first = name.split("/", maxsplit=1)[0].removeprefix("--")
-    envvar = "RELAY_INPUT_" + first.replace("-", "_").upper()
-    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+_option = options_of("INPUT")
 
 
 def _input_options(function: Any) -> Any:

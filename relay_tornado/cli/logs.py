@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
 from relay_tornado.errors import Invalid
 from relay_tornado.settings import parse_duration
@@ -41,9 +40,7 @@ class Past(click.ParamType[Any]):
         return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
-def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
-    envvar = "RELAY_LOGS_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+_option = options_of("LOGS")
 
 
 _OUTPUT = _option("--output", help="An output's id, or its name in the bucket.")

@@ -35,6 +35,17 @@ NONE: Final = _Off.NONE
 _MAY_BE_ZERO = frozenset({"port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
 
 
+def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
+    """Makes the options of a command, each with its variable: `--dry-run` of "APPLY" has RELAY_APPLY_DRY_RUN."""
+
+    def option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
+        first = name.split("/", maxsplit=1)[0].removeprefix("--")
+        envvar = f"RELAY_{command}_" + first.replace("-", "_").upper()
+        return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+
+    return option
+
+
 class _Quantity(click.ParamType[Any]):
     """A number with a unit; 0 only where it has a meaning."""
 

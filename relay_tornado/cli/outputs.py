@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,10 @@ import click
 
 from relay_tornado.cli.answering import delete_part, find_part, header_rows, headers_given, parts_of, read_text
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option
+from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
 
-
-def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
-    first = name.split("/", maxsplit=1)[0].removeprefix("--")
-    envvar = "RELAY_OUTPUT_" + first.replace("-", "_").upper()
-    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+_option = options_of("OUTPUT")
 
 
 def _output_options(function: Any) -> Any:

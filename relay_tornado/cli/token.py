@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import NONE, Duration, data_option, format_duration, json_option, url_option
+from relay_tornado.cli.options import NONE, Duration, data_option, format_duration, json_option, options_of, url_option
 from relay_tornado.cli.output import note, print_fields, print_json, print_table, socket_url, when
 from relay_tornado.errors import Invalid
 from relay_tornado.settings import parse_duration
@@ -56,9 +55,7 @@ class Moment(click.ParamType[Any]):
         return moment
 
 
-def _option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
-    envvar = "RELAY_TOKEN_" + name.removeprefix("--").replace("-", "_").upper()
-    return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
+_option = options_of("TOKEN")
 
 
 @click.group()

@@ -1,13 +1,13 @@
 """A relay's command line on a directory that no relay serves, and relays as processes."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import structlog
 
-from tests.acceptance.relay import Relay
+from tests.acceptance.conftest import new_relay as new_relay
 from tests.cli.runner import Runner
 
 
@@ -20,17 +20,3 @@ def cli(tmp_path: Path) -> Iterator[Runner]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
-
-
-@pytest.fixture
-def new_relay(tmp_path: Path) -> Iterator[Callable[..., Relay]]:
-    """Makes relays that are not started yet. Whatever runs at the end is killed."""
-    relays: list[Relay] = []
-
-    def new(name: str = "data", **settings: object) -> Relay:
-        relays.append(Relay(tmp_path / name, **settings))
-        return relays[-1]
-
-    yield new
-    for relay in relays:
-        relay.kill()
