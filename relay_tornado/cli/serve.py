@@ -81,8 +81,10 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         notifier.stopping()
         await relay.stop()
         alive.cancel()
+        # A second signal, while the interpreter winds down, must not turn a clean end into another exit status. It is
+        # blocked meanwhile: taking the loop's handler away leaves the default one for a moment.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
         for number in _STOP:
-            # A second signal, while the interpreter winds down, must not turn a clean end into another exit status.
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
