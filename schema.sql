@@ -30,11 +30,13 @@ CREATE TABLE input (
 
 CREATE INDEX input_bucket ON input (bucket);
 
+-- `used_at`: when it was last used, in unix seconds, to the minute. No part of the record, so no change to it.
 CREATE TABLE token (
     key TEXT PRIMARY KEY,
     secret_hash TEXT NOT NULL UNIQUE,
     revision INTEGER NOT NULL,
-    document TEXT NOT NULL CHECK (json_valid(document))
+    document TEXT NOT NULL CHECK (json_valid(document)),
+    used_at INTEGER
 ) STRICT;
 
 -- One log a bucket. `first` is the oldest seq kept, `head` the newest committed (never MAX(seq): rows leave),
@@ -64,7 +66,7 @@ CREATE INDEX epoch_log ON epoch (log, from_seq);
 -- The events. `size` is the bytes of path, query, headers and body; `crc` a CRC32 of the content (log/rows.py). A row
 -- whose size is more than what stands in it is the stub of an ephemeral event, whose content was in memory only.
 -- Small columns stand before big ones, so that sizes are summed without reading the pages of bodies. `resend_of` is
--- the id of the event that it is a copy of, `target` the number of the one output that the copy goes to, `force`
+-- the id of the event that it is a copy of (`edited`: a changed one), `target` the number of the one output that the copy goes to, `force`
 -- whether rules are passed over; `verified` the verdict on its signature (NULL: none was checked), `verdict` why.
 CREATE TABLE event (
     log INTEGER NOT NULL,
@@ -84,6 +86,7 @@ CREATE TABLE event (
     force INTEGER NOT NULL DEFAULT 0 CHECK (force IN (0, 1)),
     verified INTEGER CHECK (verified IN (0, 1)),
     verdict TEXT NOT NULL DEFAULT '',
+    edited INTEGER NOT NULL DEFAULT 0 CHECK (edited IN (0, 1)),
     UNIQUE (log, seq)
 ) STRICT;
 
@@ -117,19 +120,86 @@ CREATE TABLE delivery (
 
 CREATE INDEX delivery_event ON delivery (log, seq, output);
 
--- Positions that the relay keeps: everything up to `floor` is done with.
+-- Positions that the relay keeps: everything up to `floor` is settled, and so are the ranges `done` above it (JSON, a
+-- list of [from, to]); `tried` are those of what is being tried, so that a try counts across a crash. `kind` and `name`
+-- tell whose it is (log/consumers.py). By `receipt` or, where that is 0, by acks that are waited for `ack_wait` seconds
+-- and `max_deliver` times (0: without end). `gaps` is how many gaps it met, `gap` the last of them (JSON).
 CREATE TABLE consumer (
+    id INTEGER PRIMARY KEY,
     log INTEGER NOT NULL REFERENCES log (id) ON DELETE CASCADE,
+    kind TEXT NOT NULL CHECK (kind IN ('client', 'token', 'output', 'events')),
     name TEXT NOT NULL,
-    output INTEGER NOT NULL,
     floor INTEGER NOT NULL CHECK (floor >= 0),
-    PRIMARY KEY (log, name, output)
+    done TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(done)),
+    tried TEXT NOT NULL DEFAULT '[]' CHECK (json_valid(tried)),
+    receipt INTEGER NOT NULL DEFAULT 0 CHECK (receipt IN (0, 1)),
+    ack_wait REAL NOT NULL DEFAULT 30,
+    max_deliver INTEGER NOT NULL DEFAULT 5,
+    gaps INTEGER NOT NULL DEFAULT 0,
+    gap TEXT CHECK (json_valid(gap)),
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    UNIQUE (log, kind, name)
+) STRICT;
+
+-- What a consumer tries again when it is due: settled as far as `floor` and `done` go, and kept here. Leaves with its
+-- event, as a dead letter.
+CREATE TABLE parked (
+    consumer INTEGER NOT NULL REFERENCES consumer (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    due REAL NOT NULL,
+    since REAL NOT NULL,
+    PRIMARY KEY (consumer, seq)
+) STRICT, WITHOUT ROWID;
+
+-- What a consumer gave up. Those whose `reason` is 'retention' tell what left before it was done, the newest of them
+-- for good; the others leave with their events.
+CREATE TABLE dead_letter (
+    consumer INTEGER NOT NULL REFERENCES consumer (id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    since REAL NOT NULL,
+    at REAL NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (consumer, seq)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TRIGGER delivery_insert BEFORE INSERT ON delivery
 WHEN NOT EXISTS (SELECT 1 FROM log WHERE id = NEW.log AND dropped = 0 AND NEW.seq BETWEEN first AND head)
 BEGIN
     SELECT RAISE(ABORT, 'a delivery belongs to an event that its log holds');
+END;
+
+CREATE TRIGGER consumer_insert BEFORE INSERT ON consumer
+WHEN NEW.floor > coalesce((SELECT head FROM log WHERE id = NEW.log AND dropped = 0), -1)
+BEGIN
+    SELECT RAISE(ABORT, 'a consumer needs a log, and is done with no more than that holds');
+END;
+
+CREATE TRIGGER consumer_update BEFORE UPDATE ON consumer
+WHEN NEW.id <> OLD.id OR NEW.log <> OLD.log OR NEW.floor > (SELECT head FROM log WHERE id = NEW.log)
+BEGIN
+    SELECT RAISE(ABORT, 'a consumer keeps its log, and is done with no more than that holds');
+END;
+
+CREATE TRIGGER parked_insert BEFORE INSERT ON parked
+WHEN NOT EXISTS (
+    SELECT 1 FROM consumer JOIN log ON log.id = consumer.log
+    WHERE consumer.id = NEW.consumer AND dropped = 0 AND NEW.seq BETWEEN first AND head
+)
+BEGIN
+    SELECT RAISE(ABORT, 'what is parked is an event that the log holds');
+END;
+
+CREATE TRIGGER dead_letter_insert BEFORE INSERT ON dead_letter
+WHEN NOT EXISTS (
+    SELECT 1 FROM consumer JOIN log ON log.id = consumer.log
+    WHERE consumer.id = NEW.consumer AND dropped = 0 AND NEW.seq <= head
+        AND (NEW.seq >= first OR NEW.reason = 'retention')
+)
+BEGIN
+    SELECT RAISE(ABORT, 'a dead letter is an event that the log holds, or that retention took away');
 END;
 
 -- Events are append-only.
@@ -163,4 +233,4 @@ BEGIN
     SELECT RAISE(ABORT, 'a log is deleted only after it was dropped and its events are gone');
 END;
 
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;

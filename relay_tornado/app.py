@@ -6,8 +6,9 @@ Nothing else names a concrete engine.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -15,19 +16,28 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.logs import Logs
+from relay_tornado.admin.sessions import NAME as SESSIONS
+from relay_tornado.admin.sessions import Sessions
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
+from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.control import ControlServer
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.handlers.site import Site
-from relay_tornado.levels import Gauges
+from relay_tornado.levels import ConsumerLevels, Gauges, Measured
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.metrics import Metrics
 from relay_tornado.ops.schedule import Backups
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.sqlite import SqliteRegistry
+from relay_tornado.registry.sqlite_uses import SqliteUses
+from relay_tornado.search.index import Index
+from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.upkeep import Upkeep
@@ -41,7 +51,9 @@ class _Engine:
     database: Database
     log: SqliteEventLog
     deliveries: SqliteDeliveries
+    ledgers: Ledgers
     registry: SqliteRegistry
+    uses: SqliteUses
     administration: Administration
 
 
@@ -54,11 +66,18 @@ async def _open_engine(settings: Settings, counters: Counters | None = None) -> 
         stack.push_async_callback(log.close)
         deliveries = SqliteDeliveries(database, settings)
         stack.push_async_callback(deliveries.close)
+        consumers = SqliteConsumers(database)
+        stack.push_async_callback(consumers.close)
+        ledgers = Ledgers(consumers, log, counters=counters)
         registry = await SqliteRegistry.open(database)
         administration = Administration(log, registry, settings)
+        administration.uses = uses = await SqliteUses.open(database)
+        stack.push_async_callback(uses.write)
+        administration.ledgers = ledgers
+        administration.consumers = ConsumerAdministration(log, ledgers)
         administration.logs = Logs(log, deliveries, registry)
         await administration.reconcile()
-        yield _Engine(database, log, deliveries, registry, administration)
+        yield _Engine(database, log, deliveries, ledgers, registry, uses, administration)
 
 
 @asynccontextmanager
@@ -121,10 +140,14 @@ class Relay:
             self._certificate = certificate = _certificate(settings)
             engine = await stack.enter_async_context(_open_engine(settings, counters))
             self._administration = engine.administration
+            if not settings.no_ui:
+                engine.administration.sessions = sessions = Sessions(engine.registry, settings.data / SESSIONS)
+                stack.push_async_callback(sessions.close)
             upkeep = Upkeep(engine.database)
             stack.push_async_callback(_end, asyncio.create_task(upkeep.run()))
             if certificate is not None:
                 stack.push_async_callback(_end, asyncio.create_task(certificate.watch()))
+            stack.push_async_callback(_end, asyncio.create_task(engine.uses.run(), name="relay-uses"))
             housekeeping = asyncio.create_task(engine.administration.run_housekeeping())
             stack.push_async_callback(_end, housekeeping)
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
@@ -140,18 +163,55 @@ class Relay:
                 engine.database,
                 settings,
                 engine.deliveries,
+                engine.ledgers,
                 administration=engine.administration,
                 counters=counters,
                 entrance=Entrance(certificate, ProxyTrust.parse(settings.proxy_trust or ""), self._inherited),
                 expose=Metrics(counters, gauges, __version__).expose,
                 instance=engine.administration.instance,
             )
+            if settings.search_index is not None:
+                index = Index(
+                    settings.data,
+                    engine.log,
+                    functools.partial(engine.registry.list, "bucket"),
+                    settings.search_index,
+                    room=lambda: engine.database.room,
+                    events=lambda: counters.events,
+                )
+                site.rest.logs.searching.index = index
+                assert engine.administration.logs is not None, "the engine gave it its logs"
+                engine.administration.logs.searching.index = index
+                stack.push_async_callback(_end, asyncio.create_task(index.run(), name="relay-search"))
             gauges.site = site
+            gauges.consumers = consumers = ConsumerLevels(site.rest.consumers, engine.registry)
+            stack.push_async_callback(_end, asyncio.create_task(consumers.run()))
+            site.rest.lags = lambda: consumers.latest
+            measured = Measured(gauges, consumers, engine.log, engine.registry)
+            site.rest.series = series = Series(settings.data, counters, measured)
+            stack.callback(measured.close)
+            stack.push_async_callback(_end, asyncio.create_task(series.run(), name="relay-series"))
             engine.administration.clients = lambda: site.sockets.subscribed
-            stack.push_async_callback(_together, site.stop, control.close)
+            engine.uses.connected = lambda: site.sockets.keys
+            forwarding = Forwarding(
+                engine.log,
+                engine.registry,
+                engine.ledgers,
+                site.sockets.responses,
+                settings,
+                engine.administration.disable_output,
+                counters=counters,
+                own=self._listening,
+            )
+            site.sockets.responses.forwarding = site.rest.forwarding = forwarding
+            site.ingest.queue_full = forwarding.full
+            gauges.forwarding = forwarding
+            end_forwarding = functools.partial(forwarding.stop, settings.drain_timeout)
+            stack.push_async_callback(_together, site.stop, control.close, end_forwarding)
             engine.database.owner(await control.start())
             site.start()
             self._site = site
+            await forwarding.start()
             engine.administration.url = self.url
             engine.administration.address = self.address
             self._stack = stack.pop_all()
@@ -162,6 +222,17 @@ class Relay:
         """Loads the certificate's files again, where there are some; new connections get what is in them."""
         if self._certificate is not None:
             self._certificate.reload()
+
+    def _listening(self) -> Collection[tuple[str, int]]:
+        """The addresses and ports that it listens on."""
+        site, settings = self._site, self.settings
+        if site is None:
+            return ()
+        inherited = [each.getsockname()[:2] for each in self._inherited if each.family != socket.AF_UNIX]
+        listening = [(host, port) for host, port in inherited] or [(settings.host, site.port)]
+        if site.metrics_port is not None:
+            listening.append((settings.metrics_host, site.metrics_port))
+        return listening
 
     async def stop(self) -> None:
         """Accepts nothing new, lets accepted requests finish (within `drain_timeout`), tells sockets to come back

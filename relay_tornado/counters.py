@@ -24,12 +24,20 @@ def _codes(kind: type[errors.RelayError]) -> Iterator[str]:
             yield from _codes(child)
 
 
-REJECTIONS: Final = tuple(dict.fromkeys((*_codes(errors.RelayError), "timeout", "rate_limited", "signature")))
+REJECTIONS: Final = tuple(
+    dict.fromkeys((*_codes(errors.RelayError), "timeout", "rate_limited", "queue_full", "signature"))
+)
 """Why a webhook is refused: the codes of errors.py; `timeout`: its body came too slowly; `rate_limited`: its input's
-or bucket's rate is used up; `signature`: it does not pass its input's check."""
+or bucket's rate is used up; `queue_full`: as many events wait for a public output as may; `signature`: it does not pass
+its input's check."""
 
 GAPS: Final[tuple[str, ...]] = get_args(GapReason)
 
+OUTCOMES: Final = ("sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid")
+"""What comes of a try to forward an event: 2xx; another answer; none in time, no connection, a connection broken off;
+an address that is not called; what can't be sent."""
+
+FORWARD_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 COMMIT_EVENTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -63,7 +71,11 @@ class Counters:
         "duplicates",
         "event_bytes",
         "events",
+        "forward_attempts",
+        "forward_given_up",
+        "forward_seconds",
         "gaps",
+        "redeliveries",
         "rejections",
         "retention_events",
         "tail_hits",
@@ -81,8 +93,12 @@ class Counters:
         self.tail_misses = 0
         self.deliveries = 0
         self.delivered_bytes = 0
+        self.redeliveries = 0
         self.gaps = dict.fromkeys(GAPS, 0)
         self.auth_failures = 0
+        self.forward_attempts = dict.fromkeys(OUTCOMES, 0)
+        self.forward_seconds = Distribution(FORWARD_SECONDS)
+        self.forward_given_up = 0
         self.retention_events = 0
         self.connections_refused = 0
 
@@ -112,11 +128,23 @@ class Backups:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerLevel:
+    """A consumer of a bucket, both by name: how many events it is not done with, how many seconds the oldest of them
+    has waited, and how many it gave up."""
+
+    bucket: str
+    consumer: str
+    events: int
+    seconds: float
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
 class Levels:
     """What is the case at this moment. Sizes are bytes; None is not known, or does not apply.
 
     `lag` is by bucket's name, in the order in which the buckets were made: how many events lie between the head and
-    the slowest subscriber. A bucket without subscribers may be left out.
+    the slowest subscriber. A bucket without subscribers may be left out. `consumers` are in an order that stays.
     """
 
     ready: bool = True
@@ -127,7 +155,11 @@ class Levels:
     connections: int = 0
     connections_limit: int = 0
     subscribers: int = 0
+    forward_requests: int = 0
+    forward_circuits_open: int = 0
+    forward_retries: int = 0
     lag: Mapping[str, int] = field(default_factory=dict)
+    consumers: Sequence[ConsumerLevel] = ()
     buckets: int = 0
     database: int | None = None
     wal: int | None = None

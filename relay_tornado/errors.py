@@ -10,6 +10,8 @@ RelayError                  internal          500
 ├── TooLarge                too_large         413
 ├── WrongType               unsupported_media_type  415   a body that is no JSON, and says so
 ├── CursorLost              cursor_lost       410   carries `first`: reading goes on there
+├── NotSent                 not_sent          502   a request that the relay made for somebody had no answer
+├── TooMany                 too_many          429   too many attempts from one address; carries when to come back
 ├── Overloaded              overloaded        503   a bounded queue is full; nothing was stored
 ├── Unavailable             unavailable       503   the write failed; nothing was stored
 │   └── Unknown             unknown           503   the write failed; it may have been stored
@@ -33,7 +35,7 @@ class RelayError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     close_code: ClassVar[int | None] = None
-    retry_after: ClassVar[int | None] = None
+    retry_after: int | None = None
     """Seconds after which the same request may succeed; None where repeating it is no use."""
 
 
@@ -98,6 +100,20 @@ class CursorLost(RelayError):
         super().__init__(f"the events before {first} are not kept any more; read on from there")
         self.first = first
         self.reason: GapReason = reason
+
+
+class NotSent(RelayError):
+    code = "not_sent"
+    status = 502
+
+
+class TooMany(RelayError):
+    code = "too_many"
+    status = 429
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Overloaded(RelayError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import secrets
@@ -54,6 +55,11 @@ def new_secret() -> str:
     """A token's secret: `sk-rly_`, 43 random base62 characters (256 bits), and their CRC32 as 6 more."""
     random = "".join(secrets.choice(_BASE62) for _ in range(43))
     return f"sk-rly_{random}{_base62(zlib.crc32(random.encode()), 6)}"
+
+
+def new_signing_secret() -> str:
+    """What requests are signed with by Standard Webhooks: `whsec_`, and 256 random bits in base64."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 def is_secret(text: str) -> bool:

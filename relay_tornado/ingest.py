@@ -22,10 +22,10 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import Invalid, Overloaded, RelayError, Unknown
+from relay_tornado.errors import BucketGone, Invalid, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
 from relay_tornado.limits import Limiter, retry_after
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import Appended, Bucket, BucketAuth, Input, NewEvent, RateLimit, Verify
+from relay_tornado.model import Appended, Bucket, BucketAuth, BucketId, Input, NewEvent, RateLimit, Verify
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 from relay_tornado.signatures import Verdict, Verifier
@@ -74,9 +74,10 @@ def origin_form(target: bytes) -> bytes:
 
 def split_target(target: bytes) -> tuple[str, bytes, bytes] | None:
     """Input id, path (with its slash, or empty) and query of an ingest URL's target; None where it is no such URL."""
-    target = origin_form(target)
     if not target.startswith(PREFIX):
-        return None
+        target = origin_form(target)
+        if not target.startswith(PREFIX):
+            return None
     rest, _, query = target[len(PREFIX) :].partition(b"?")
     input_id, slash, path = rest.partition(b"/")
     return input_id.decode("latin-1"), slash + path, query
@@ -139,6 +140,20 @@ class _Door:
         self.dedupe_headers = tuple((name.lower().encode(), header_pattern(name)) for name in names)
         self.window = 0.0 if bucket.dedupe is None else bucket.dedupe.window
 
+    def digest(self, method: str, path: bytes, query: bytes, headers: bytes) -> hashlib._Hash | None:
+        """What a repeat is recognised by, the body still to come; None where it is not."""
+        for name, pattern in self.dedupe_headers:
+            match = pattern.search(headers)
+            if match is not None:
+                value = match[1].strip(_BLANKS)
+                return _framed(self.input.id.encode(), method.encode(), path, query, name, value)
+        return None
+
+
+def _checked(digest: bytes, verdict: Verdict | None) -> bytes:
+    """The digest of what a signature check has looked at: one that does not pass must not keep the true one out."""
+    return digest if verdict is None else hashlib.sha256(digest + bytes((verdict.verified,))).digest()
+
 
 def _verifier(verify: Verify) -> Callable[[bytes, bytes, float], Verdict]:
     try:
@@ -199,6 +214,8 @@ class Ingest:
         self._limiters: dict[tuple[str, str], Limiter] = {}
         self._revision = routes.revision
         self.full = error_answer(Overloaded())
+        self.queue_full: Callable[[BucketId], bool] | None = None
+        """Whether too many events of a bucket wait for one of its outputs; the composition root puts it here."""
 
     def begin(self, head: Head) -> Upload | Answer:
         """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
@@ -222,6 +239,9 @@ class Ingest:
         if self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
             return self.full
+        if self.queue_full is not None and self.queue_full(door.bucket.id):
+            self.counters.rejected("queue_full")
+            return _QUEUE_FULL
         if door.limiters:
             now = self._clock()
             wait = max(limiter.wait(now) for limiter in door.limiters)
@@ -232,6 +252,52 @@ class Ingest:
                 limiter.take()
         return Upload(self, door, head, headers, parts[1], parts[2])
 
+    def make(
+        self,
+        input_id: str,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: bytes,
+        body: bytes,
+        remote_ip: str,
+        *,
+        resend_of: str | None = None,
+        target: int | None = None,
+        edited: bool = False,
+    ) -> asyncio.Future[Appended]:
+        """Appends an event that somebody made by hand: what its sender would have to prove, and how often one may
+        send, does not count. Its signature is judged, and the verdict kept, but nothing is refused for it; dedupe
+        counts as ever, but not for a copy (`resend_of`). Raises NotFound and TooLarge."""
+        door = self._door(input_id)
+        if door is None:
+            raise NotFound(f"there is no input {input_id[:100]!r} (any more)")
+        if len(body) > door.max_body:
+            raise TooLarge(f"the body is larger than the {door.max_body} bytes that this bucket takes")
+        verdict = None if door.verify is None else door.verify(headers, body, time.time())
+        digest = None
+        if resend_of is None and (begun := door.digest(method, path, query, headers)) is not None:
+            begun.update(body)
+            digest = _checked(begun.digest(), verdict)
+        event = NewEvent(
+            input_id,
+            method,
+            path,
+            query,
+            headers,
+            body,
+            remote_ip,
+            digest,
+            door.window,
+            resend_of,
+            target,
+            verified=None if verdict is None else verdict.verified,
+            verdict="" if verdict is None else verdict.reason,
+            ephemeral=door.bucket.ephemeral,
+            edited=edited,
+        )
+        return self.log.append(door.bucket.id, event)
+
     def locate(self, target: bytes, host: str) -> tuple[str, bytes, bytes] | None:
         """Input id, path and query that a request is for, by its ingest URL or by an input's own domain and path
         prefix; None where it is for no input. `host` is the Host header."""
@@ -241,6 +307,10 @@ class Ingest:
         path, _, query = origin_form(target).partition(b"?")
         found = self._routes.locate(authority(target, host), path)
         return None if found is None else (found[0].id, found[1], query)
+
+    def has(self, bucket_id: BucketId) -> bool:
+        """Whether there is such a bucket, whatever the log says of it."""
+        return self._routes.bucket(bucket_id) is not None
 
     def _door(self, input_id: str) -> _Door | None:
         if self._revision != self._routes.revision:
@@ -295,13 +365,7 @@ class Upload:
         self._spent = bool(door.limiters)
         self._left = False
         self._leave: Callable[[], None] | None = None
-        self._digest = None
-        for name, pattern in door.dedupe_headers:
-            match = pattern.search(headers)
-            if match is not None:
-                value = match[1].strip(_BLANKS)
-                self._digest = _framed(door.input.id.encode(), head.method.encode(), path, query, name, value)
-                break
+        self._digest = door.digest(head.method, path, query, headers)
 
     def feed(self, chunk: bytes) -> Answer | None:
         """Takes bytes of the body. Returns the refusal (413, 503) where they are too many; then the upload is over."""
@@ -343,34 +407,30 @@ class Upload:
                 answered(text_answer(401, f"This webhook's signature does not pass: {why}. It was not stored."))
                 return
             if digest is not None:
-                # One that does not pass must not keep the true one out.
-                digest = hashlib.sha256(digest + bytes((verified,))).digest()
+                digest = _checked(digest, verdict)
+        bucket = door.bucket
         event = NewEvent(
-            input_id,
-            method,
-            path,
-            query,
-            headers,
-            body,
-            remote_ip,
-            digest,
-            door.window,
-            verified=verified,
-            verdict=why,
-            ephemeral=door.bucket.ephemeral,
-        )
+            input_id, method, path, query, headers, body, remote_ip, digest, door.window,
+            None, None, False, verified, why, bucket.ephemeral,
+        )  # fmt: skip
         self._spent = False
-        self.abandon()
+        ingest = self._ingest
+        ingest.buffered -= self._size
+        self._size = 0
+        self._body = b""
 
-        def appended(future: asyncio.Future[Appended]) -> None:
-            if future.cancelled() or future.exception() is not None:
-                answered(_failed(future, self._ingest.counters))
+        def appended(outcome: Appended | BaseException) -> None:
+            if isinstance(outcome, BaseException):
+                if isinstance(outcome, BucketGone) and ingest.has(bucket.id):
+                    # A deleted bucket's record goes before its log: the file is damaged, and may be restored.
+                    outcome = Unavailable("the bucket's log is missing")
+                answered(_failed(outcome, ingest.counters))
             elif not door.input.response_from_output:
                 answered(door.answer)
             elif not self._left:
-                self._leave = self._ingest.answers.wait(door.bucket, door.input, future.result(), answered)
+                self._leave = ingest.answers.wait(bucket, door.input, outcome, answered)
 
-        asyncio.ensure_future(self._ingest.log.append(door.bucket.id, event)).add_done_callback(appended)
+        ingest.log.submit(bucket.id, event, appended)
 
     @property
     def waits(self) -> bool:
@@ -394,9 +454,9 @@ class Upload:
                 limiter.give_back()
 
 
-def _failed(future: asyncio.Future[Appended], counters: Counters) -> Answer:
-    error = Unknown() if future.cancelled() else future.exception()
-    assert error is not None
+def _failed(error: BaseException, counters: Counters) -> Answer:
+    if isinstance(error, asyncio.CancelledError):
+        error = Unknown()
     counters.rejected(error.code if isinstance(error, RelayError) else RelayError.code)
     if not isinstance(error, RelayError):
         _log.error("append_failed", exc_info=error)
@@ -410,6 +470,13 @@ def _too_fast(wait: float) -> Answer:
         f"Webhooks come in faster than the rate of this input or its bucket allows. Send it again in {seconds} s.",
         ("Retry-After", str(seconds)),
     )
+
+
+_QUEUE_FULL = text_answer(
+    429,
+    "As many webhooks as may be wait for this bucket's destination. This one was not stored: send it again later.",
+    ("Retry-After", "5"),
+)
 
 
 def _framed(*parts: bytes) -> hashlib._Hash:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import dataclasses
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay_tornado import counters
+from relay_tornado.admin.consumers import ConsumerAdministration, reference_of
+from relay_tornado.errors import RelayError
+from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.site import Site
+from relay_tornado.log.contract import EventLog
 from relay_tornado.ops.schedule import Backups, name_at
 from relay_tornado.registry.contract import Registry
+from relay_tornado.series.series import Levels
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import Forecast
@@ -22,6 +29,34 @@ class Queue(Protocol):
 
     @property
     def append_queue(self) -> int: ...
+
+
+class ConsumerLevels:
+    """Where consumers are, read off the file every `EVERY` seconds: a scrape can't wait for that."""
+
+    EVERY: Final = 15.0
+
+    def __init__(self, consumers: ConsumerAdministration, registry: Registry) -> None:
+        self._consumers = consumers
+        self._registry = registry
+        self.latest: Sequence[counters.ConsumerLevel] = ()
+        """As it was read last, the buckets oldest first."""
+
+    async def run(self) -> None:
+        """Reads, until it is cancelled."""
+        while True:
+            # What can't be read now stays as it was: /readyz says what is wrong.
+            with suppress(RelayError):
+                await self.read()
+            await asyncio.sleep(self.EVERY)
+
+    async def read(self) -> None:
+        """Reads once. Raises Unavailable."""
+        buckets = sorted(self._registry.list("bucket"), key=lambda bucket: (bucket.created_at, bucket.id))
+        self.latest = [
+            counters.ConsumerLevel(bucket.name, reference_of(each.key), each.pending, each.lag, each.stored.dead)
+            for bucket, each in await self._consumers.standings(buckets)
+        ]
 
 
 class Gauges:
@@ -45,9 +80,12 @@ class Gauges:
         self._certificate = certificate
         self._backups = backups
         self.site: Site | None = None
+        self.consumers: ConsumerLevels | None = None
+        self.forwarding: Forwarding | None = None
 
     def __call__(self) -> counters.Levels:
         database, certificate, site = self._database, self._certificate, self.site
+        forwarding = self.forwarding
         assert site is not None, "nothing is served yet"
         space, loss = database.space, database.loss
         return counters.Levels(
@@ -59,7 +97,11 @@ class Gauges:
             connections=len(site.listener.connections),
             connections_limit=site.listener.limit,
             subscribers=site.sockets.deliveries.subscribers,
+            forward_requests=0 if forwarding is None else forwarding.trying,
+            forward_circuits_open=0 if forwarding is None else forwarding.circuits_open,
+            forward_retries=0 if forwarding is None else forwarding.parked,
             lag=self._lag(site),
+            consumers=() if self.consumers is None else self.consumers.latest,
             buckets=len(self._registry.list("bucket")),
             database=_size(database.path),
             wal=_size(database.path.with_name(database.path.name + "-wal")),
@@ -89,6 +131,35 @@ class Gauges:
             last_seconds=backups.seconds,
             last_ok=not backups.problem,
         )
+
+
+class Measured:
+    """What the series measure, read off the parts."""
+
+    def __init__(self, gauges: Gauges, consumers: ConsumerLevels, log: EventLog, registry: Registry) -> None:
+        self._gauges = gauges
+        self._consumers = consumers
+        self._registry = registry
+        self._watch = log.watch((), lambda bucket_id: None)
+
+    def __call__(self) -> Levels:
+        buckets = self._registry.list("bucket")
+        ids = {bucket.name: bucket.id for bucket in buckets}
+        levels = self._gauges()
+        return Levels(
+            subscribers=levels.subscribers,
+            lag=max(levels.lag.values(), default=0),
+            disk_free=levels.space_free,
+            heads={bucket.id: self._watch.head(bucket.id) for bucket in buckets},
+            consumers=[
+                dataclasses.replace(each, bucket=ids[each.bucket])
+                for each in self._consumers.latest
+                if each.bucket in ids
+            ],
+        )
+
+    def close(self) -> None:
+        self._watch.close()
 
 
 def _size(path: Path) -> int | None:

@@ -36,6 +36,30 @@ class Limiter:
         self._left += 1.0
 
 
+class Attempts:
+    """How often somebody may fail: a rate limit for each of them. At most `most` are known at a time; who failed
+    longest ago is forgotten first."""
+
+    def __init__(self, limit: RateLimit, most: int) -> None:
+        self._limit = limit
+        self._most = most
+        self._limiters: dict[str, Limiter] = {}
+
+    def wait(self, who: str, now: float) -> float:
+        """In how many seconds they may try again; 0 where they may now."""
+        limiter = self._limiters.get(who)
+        return 0.0 if limiter is None else limiter.wait(now)
+
+    def failed(self, who: str, now: float) -> None:
+        """They tried, and failed."""
+        limiter = self._limiters.pop(who, None) or Limiter(self._limit, now)
+        self._limiters[who] = limiter
+        if limiter.wait(now) == 0:
+            limiter.take()
+        if len(self._limiters) > self._most:
+            del self._limiters[next(iter(self._limiters))]
+
+
 def retry_after(seconds: float) -> int:
     """The whole seconds of a Retry-After header."""
     return max(1, math.ceil(seconds))

@@ -22,13 +22,16 @@ from prometheus_client.core import (
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from relay_tornado.counters import Counters, Distribution, Levels
+from relay_tornado.counters import ConsumerLevel, Counters, Distribution, Levels
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 """Prometheus' text format; one form for everybody, so that nothing in a request's Accept header has to be read."""
 
 BUCKETS_NAMED: Final = 100
 """How many buckets, oldest first, have a series of their own; the slowest of all others stands for them."""
+
+CONSUMERS_NAMED: Final = 100
+"""The same of consumers, over all buckets."""
 
 OTHER_BUCKETS: Final = "/other"
 """The label of those others: no bucket's name holds a slash."""
@@ -40,18 +43,22 @@ _COUNTERS: Final = (
     ("tail_hits", "relay_tail_hits", "Reads of events that were answered from memory."),
     ("tail_misses", "relay_tail_misses", "Reads of events that had to wait for the file."),
     ("deliveries", "relay_deliveries", "Events sent to subscribers, each time."),
+    ("redeliveries", "relay_redeliveries", "Of these, events that a consumer got before and had not acked."),
     ("delivered_bytes", "relay_delivered_bytes", "Bytes of the frames of events sent to subscribers."),
     ("auth_failures", "relay_auth_failures", "Wrong, expired or revoked tokens on sockets and in requests."),
     ("retention_events", "relay_retention_events", "Events removed by retention."),
+    ("forward_given_up", "relay_forward_given_up", "Events that a public output gave up: dead letters made."),
     ("connections_refused", "relay_connections_refused", "Connections closed unread: too many were open."),
 )
 _LABELLED: Final = (
-    ("rejections", "relay_rejections", "Webhooks refused, by the code of the error."),
-    ("gaps", "relay_gaps", "Gaps that subscribers met, told or logged, by reason."),
+    ("rejections", "relay_rejections", "Webhooks refused, by the code of the error.", "reason"),
+    ("gaps", "relay_gaps", "Gaps that subscribers met, told or logged, by reason.", "reason"),
+    ("forward_attempts", "relay_forward_attempts", "Tries to send events to destinations, by outcome.", "outcome"),
 )
 _DISTRIBUTIONS: Final = (
     ("commit_seconds", "relay_commit_seconds", "How long commits of events took."),
     ("commit_events", "relay_commit_events", "How many events a commit held."),
+    ("forward_seconds", "relay_forward_seconds", "How long tries to send events to destinations took."),
 )
 _LEVELS: Final = (
     ("ready", "relay_ready", "Whether events can be committed, as /readyz says."),
@@ -62,6 +69,9 @@ _LEVELS: Final = (
     ("connections", "relay_connections", "Open connections of every kind."),
     ("connections_limit", "relay_connections_limit", "Where no more connections are accepted."),
     ("subscribers", "relay_subscribers", "Sockets that are subscribed."),
+    ("forward_requests", "relay_forward_requests", "Requests to destinations that are out."),
+    ("forward_circuits_open", "relay_forward_circuits_open", "Public outputs whose destination is left alone now."),
+    ("forward_retries", "relay_forward_retries", "Events on the retry schedules of public outputs."),
     ("buckets", "relay_buckets", "Buckets that exist."),
     ("database", "relay_database_bytes", "Size of relay.db."),
     ("wal", "relay_wal_bytes", "Size of its write-ahead log."),
@@ -71,6 +81,11 @@ _LEVELS: Final = (
     ("events_missing", "relay_events_missing", "Committed events found missing at this start or since."),
     ("certificate_expires", "relay_certificate_expiry_timestamp_seconds", "When the TLS certificate expires."),
     ("certificate_ok", "relay_certificate_reload_success", "Whether the files of the TLS certificate are in use."),
+)
+_CONSUMERS: Final = (
+    ("events", "relay_consumer_lag_events", "Events that a consumer is not done with."),
+    ("seconds", "relay_consumer_lag_seconds", "How long the oldest of them has waited since it came in."),
+    ("dead", "relay_dead_letters", "Events that a consumer gave up, and that nobody has handled."),
 )
 _BACKUPS: Final = (
     ("interval", "relay_backup_interval_seconds", "How often a backup is due."),
@@ -114,10 +129,10 @@ class _Relay(Collector):
         yield self._build
         for field, name, meaning in _COUNTERS:
             yield CounterMetricFamily(name, meaning, getattr(counters, field))
-        for field, name, meaning in _LABELLED:
-            family = CounterMetricFamily(name, meaning, labels=("reason",))
-            for reason, count in getattr(counters, field).items():
-                family.add_metric((reason,), count)
+        for field, name, meaning, label in _LABELLED:
+            family = CounterMetricFamily(name, meaning, labels=(label,))
+            for value, count in getattr(counters, field).items():
+                family.add_metric((value,), count)
             yield family
         for field, name, meaning in _DISTRIBUTIONS:
             yield _histogram(name, meaning, getattr(counters, field))
@@ -132,6 +147,7 @@ class _Relay(Collector):
         for bucket, lag in bounded(levels.lag).items():
             lags.add_metric((bucket,), lag)
         yield lags
+        yield from _consumers(levels.consumers)
 
 
 def bounded(lag: Mapping[str, int], limit: int = BUCKETS_NAMED) -> Mapping[str, int]:
@@ -144,6 +160,21 @@ def bounded(lag: Mapping[str, int], limit: int = BUCKETS_NAMED) -> Mapping[str, 
     named = dict(islice(lag.items(), limit))
     named[OTHER_BUCKETS] = max(islice(lag.values(), limit, None))
     return named
+
+
+def _consumers(those: Sequence[ConsumerLevel]) -> Iterator[Metric]:
+    """The first `CONSUMERS_NAMED` one by one; of all others together the greatest lag, and how many they gave up."""
+    named, others = those[:CONSUMERS_NAMED], those[CONSUMERS_NAMED:]
+    rows = list(named)
+    if others:
+        events, seconds = max(each.events for each in others), max(each.seconds for each in others)
+        dead = sum(each.dead for each in others)
+        rows.append(ConsumerLevel(OTHER_BUCKETS, OTHER_BUCKETS, events, seconds, dead))
+    for field, name, meaning in _CONSUMERS:
+        family = GaugeMetricFamily(name, meaning, labels=("bucket", "consumer"))
+        for row in rows:
+            family.add_metric((row.bucket, row.consumer), getattr(row, field))
+        yield family
 
 
 def _gauges(table: Sequence[tuple[str, str, str]], values: object) -> Iterator[Metric]:

@@ -30,9 +30,9 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     does not ask for it; `dedupe_window` is for how many seconds.
 
     `resend_of` is the id of the event that this one is a copy of, `target` the number of the one output that the copy
-    goes to (None: as any event), `force` whether rules are passed over. `verified` is the verdict of the input's
-    signature check (None where it checks none), `verdict` why, in words. Of an `ephemeral` event only the place is
-    stored; its content stays in memory for a while.
+    goes to (None: as any event), `force` whether rules are passed over, `edited` whether somebody changed it.
+    `verified` is the verdict of the input's signature check (None where it checks none), `verdict` why, in words. Of an
+    `ephemeral` event only the place is stored; its content stays in memory for a while.
     """
 
     input_id: str
@@ -50,6 +50,7 @@ class NewEvent(msgspec.Struct, frozen=True, gc=False):
     verified: bool | None = None
     verdict: str = ""
     ephemeral: bool = False
+    edited: bool = False
 
     @property
     def size(self) -> int:
@@ -75,6 +76,7 @@ class Event(msgspec.Struct, frozen=True, gc=False):
     force: bool = False
     verified: bool | None = None
     verdict: str = ""
+    edited: bool = False
 
     @property
     def id(self) -> str:
@@ -177,6 +179,9 @@ class Retention:
     max_age: float | None = 30 * DAY
     max_events: int | None = None
     max_bytes: int | None = 10 * GIB
+    wait_for_consumers: bool = False
+    """What a consumer is not done with stays, whatever the limits say, up to `hard_max_bytes`."""
+    hard_max_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +246,14 @@ class Output:
     function_id: str = ""
     throttle: Any = None
     durability: Any = None
+    strict_order: bool = False
+    """A public one: an event that can't be delivered yet keeps the later ones waiting."""
+    secret: str = field(default="", repr=False)
+    """A public one: requests are signed with it by Standard Webhooks (`whsec_` and base64). "" is no signature."""
+    paused: bool = False
+    """A public one: nothing is forwarded until it is resumed; its position stays."""
+    disabled_reason: str = ""
+    """Why the relay itself disabled it; "" where it did not."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -288,7 +301,12 @@ class Bucket:
     rate_limit: RateLimit | None = None
     outputs: tuple[Output, ...] = ()
     next_output: int = 1
+    expires_at: float | None = None
+    """When the relay deletes it, with everything in it; None is never."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +326,8 @@ class Token:
     expires_at: float | None = None
     previous_hash: str = field(default="", repr=False)
     previous_until: float = 0.0
+    durable: bool = False
+    """The relay keeps a position of its own for it in every bucket that it reads, moved by receipt."""
     tunnels: tuple[str, ...] = ()
     """What a client said of tunnels, which are nothing here: kept and shown."""
 

@@ -1,9 +1,9 @@
 """The conversation of one WebSocket, without the socket: messages and the time go in, effects come out.
 
 Whoever holds the socket carries the effects out in their order, one list at a time, and reads no further message
-before it has done so. `Authenticate`, `Subscribe`, `Unsubscribe` and `Respond` are questions: their outcome comes back
-by `authenticated` or `refused`, `subscribed`, `unsubscribed`, `responded`. Times are seconds of a clock that never goes
-back.
+before it has done so. `Authenticate`, `Subscribe`, `Unsubscribe`, `Respond` and `Settle` are questions: their outcome
+comes back by `authenticated` or `refused`, `subscribed` or `subscribe_refused`, `unsubscribed`, `responded`, `settled`.
+Times are seconds of a clock that never goes back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from relay_tornado.model import KIB, Token
 from relay_tornado.rules import Rules, compile_rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control, frames
+from relay_tornado.wire.acks import Ack, Nak
 
 AUTH_PAUSE: Final = 0.006
 """`authenticated` comes no sooner than 5 ms after `auth`: one client panics now and then when it comes under 1 ms."""
@@ -92,6 +93,13 @@ class Respond:
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """What the client says of an event of a consumer: hand it on to whoever delivers."""
+
+    request: Ack | Nak
+
+
+@dataclass(frozen=True, slots=True)
 class Deliver:
     """From now on events may be sent: the answer to the subscribe is out."""
 
@@ -102,7 +110,7 @@ class EndDelivery:
 
 
 Effect: TypeAlias = (
-    Send | Wait | Ping | Close | Log | Authenticate | Subscribe | Unsubscribe | Respond | Deliver | EndDelivery
+    Send | Wait | Ping | Close | Log | Authenticate | Subscribe | Unsubscribe | Respond | Settle | Deliver | EndDelivery
 )
 Effects: TypeAlias = Sequence[Effect]
 State: TypeAlias = Literal["unauthenticated", "authenticated", "subscribed", "closing"]
@@ -112,6 +120,18 @@ _WHO_FIRST: Final = "authenticate first: send the auth message with a token's ke
 
 class Session:
     """One client's conversation. `extended` once it asked for what this relay adds to the stock protocol."""
+
+    __slots__ = (
+        "_answering",
+        "_deadline",
+        "_logged",
+        "_next_ping",
+        "_secret_hash",
+        "_settings",
+        "extended",
+        "state",
+        "token",
+    )
 
     def __init__(self, settings: Settings, now: float) -> None:
         self.state: State = "unauthenticated"
@@ -156,6 +176,8 @@ class Session:
                 return (Respond(request, self.token),)
             case control.Unsubscribe() as request:
                 return (Unsubscribe(request),)
+            case Ack() | Nak() as request:
+                return (Settle(request),)
             case control.Problem(code, text):
                 return self._problem(code, text)
 
@@ -211,6 +233,11 @@ class Session:
             return (answer, *self.gap_refused())
         return (answer, Deliver())
 
+    def subscribe_refused(self, error: RelayError) -> Effects:
+        """The last `Subscribe` can't be: nothing has changed."""
+        self._answering = False
+        return self._problem(error.code, str(error)) if self.state != "closing" else ()
+
     def unsubscribed(self, request: control.Unsubscribe) -> Effects:
         """The last `Unsubscribe` is carried out."""
         return (Send(frames.unsubscribed(request.buckets)),) if self.state != "closing" else ()
@@ -222,6 +249,18 @@ class Session:
         if error is not None:
             return self._problem(error.code, str(error))
         return (Send(frames.responded(format_id(request.id.epoch, request.id.seq, request.id.output))),)
+
+    def settled(self, request: Ack | Nak, found: bool) -> Effects:
+        """The last `Settle` is handed on; an event that was `found` has no answer."""
+        if found or self.state == "closing":
+            return ()
+        action = "ack" if isinstance(request, Ack) else "nak"
+        named = format_id(request.id.epoch, request.id.seq, request.id.output)
+        return self._problem(
+            "not_found",
+            f"{action}: this connection has no event {named} of a consumer to answer for: it was acked, or its"
+            " ack_wait is over and it goes out again, or it never came here",
+        )
 
     def tick(self, now: float, positions: Callable[[], Mapping[str, str]], *, blocked: bool = False) -> Effects:
         """The time may have come (see `due`). `positions` gives, by bucket name, what moved since it was last asked.

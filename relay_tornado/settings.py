@@ -39,16 +39,21 @@ class Settings:
     tls_key: Path | None = _setting(None, "The certificate's key (PEM, without a password).")
     metrics_host: str = _setting("127.0.0.1", "Address of the metrics' own port.")
     metrics_port: int | None = _setting(None, "Port that gives out /metrics without a token; 0 picks a free one.")
+    no_ui: bool = _setting(False, "Serve no page under /ui/.")
     log_format: Literal["auto", "console", "json"] = _setting(
         "auto", "Form of the log on stderr: console for people, json for machines, auto by whether it is a terminal."
     )
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "Least level that is logged.")
 
     # ingest
+    transport: Literal["direct", "tornado"] = _setting(
+        "direct", "What reads webhooks from plain connections: the relay itself (direct), or Tornado."
+    )
     max_body: int = _setting(3 * MIB, "Largest body of a webhook; over it 413.", "bytes")
     large_max_body: int = _setting(10 * MIB, "The same for a bucket with large_webhooks.", "bytes")
     max_header: int = _setting(32 * KIB, "Largest request head; over it 431.", "bytes")
     body_timeout: float = _setting(30.0, "How long a body may take to arrive.", "seconds")
+    head_timeout: float = _setting(10.0, "How long a request head may take, from its first byte on.", "seconds")
     idle_timeout: float = _setting(75.0, "How long a connection may wait for its (next) request.", "seconds")
     max_connections: int | None = _setting(None, "Open connections in all; none: what the limit of descriptors allows.")
     ingest_buffer: int = _setting(128 * MIB, "Bodies on their way in, in all; over it 503.", "bytes")
@@ -68,6 +73,9 @@ class Settings:
     retention_interval: float = _setting(60.0, "How often old events are looked for.", "seconds")
     retention_grace: float = _setting(600.0, "How long after a start nothing is removed by age.", "seconds")
 
+    # the page
+    search_index: int | None = _setting(2 * GIB, "Largest index for searches; none: there is none.", "bytes")
+
     # backups
     backup_dir: Path | None = _setting(None, "Directory in which backups are made, made where it is missing.")
     backup_every: float = _setting(DAY, "How often a backup is made.", "seconds")
@@ -83,6 +91,13 @@ class Settings:
     stuck_timeout: float = _setting(40.0, "A socket that shows no life for so long is closed with 4008.", "seconds")
     max_message: int = _setting(1 * MIB, "Largest message from an authenticated client; 8 KiB before that.", "bytes")
     replay_buffer: int = _setting(128 * MIB, "Frames on their way out to all sockets.", "bytes")
+
+    # public outputs
+    forward_allow: str | None = _setting(
+        None, "Ranges of addresses that public outputs may send to although they are not public."
+    )
+    forward_requests: int = _setting(100, "Requests to destinations at once, beyond one for each public output.")
+    forward_buffer: int = _setting(64 * MIB, "Large events on their way to destinations, in all.", "bytes")
 
     drain_timeout: float = _setting(8.0, "How long accepted requests may take to finish at a shutdown.", "seconds")
 

@@ -26,7 +26,7 @@ def test_reasons_are_the_codes_of_errors() -> None:
         kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RelayError)
     }
     start = {kind.code for kind in (errors.StartupError, *errors.StartupError.__subclasses__())}
-    assert set(REJECTIONS) == codes - start | {"timeout", "rate_limited", "signature"}
+    assert set(REJECTIONS) == codes - start | {"timeout", "rate_limited", "queue_full", "signature"}
     assert set(GAPS) == set(get_args(GapReason))
 
 

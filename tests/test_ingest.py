@@ -33,7 +33,7 @@ class FailingLog(MemoryEventLog):
 
     error: BaseException = errors.Unavailable()
 
-    def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+    def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         if isinstance(self.error, asyncio.CancelledError):
             future.cancel()
@@ -345,7 +345,7 @@ def test_the_ingest_buffer() -> None:
         (errors.Unavailable("disk I/O error"), 503, "5", b"was not stored: send it again"),
         (errors.Unknown("disk I/O error"), 503, "5", b"may have been: send it again"),
         (errors.NoSpace("full"), 507, "60", b"no disk space left"),
-        (errors.BucketGone("b-1"), 404, None, b"no input at this URL"),
+        (errors.BucketGone("b-1"), 503, "5", b"was not stored: send it again"),
         (ValueError("a bug"), 500, None, b"The relay failed"),
         (asyncio.CancelledError(), 503, "5", b"may have been"),
     ],
@@ -440,7 +440,7 @@ async def digests(bucket: Bucket, *sent: dict[str, Any]) -> list[bytes | None]:
     seen: list[bytes | None] = []
 
     class Watching(MemoryEventLog):
-        def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+        def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
             assert event.dedupe is None or event.dedupe_window == 60
             seen.append(event.dedupe)
             return super().append(bucket_id, event)

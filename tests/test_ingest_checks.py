@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import tracemalloc
-from collections.abc import Awaitable
 from typing import Any, ClassVar
 
 import pytest
@@ -173,7 +172,7 @@ def test_nobody_waits_with_a_body_in_memory() -> None:
     """Once the event is committed, only its place is held."""
 
     class Forgetting(MemoryEventLog):
-        def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+        def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
             future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
             future.set_result(Appended("k3v9x1q7m2ab", len(event.body)))
             return future
@@ -249,7 +248,7 @@ def test_an_ephemeral_buckets_events_are_marked_as_such() -> None:
     class Noting(MemoryEventLog):
         seen: ClassVar[list[bool]] = []
 
-        def append(self, bucket_id: str, event: NewEvent) -> Awaitable[Appended]:
+        def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
             self.seen.append(event.ephemeral)
             return super().append(bucket_id, event)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,21 +13,25 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "relay_tornado"
 
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"model", "errors", "ids", "settings", "counters"}),
+    frozenset({"model", "errors", "ids", "settings", "counters", "ranges"}),
     frozenset({"wire", "limits", "proxy"}),
     frozenset({"subject", "signatures"}),
     frozenset({"rules"}),
-    frozenset({"session", "copies"}),
+    frozenset({"session", "copies", "progress"}),
     frozenset({"storage", "metrics", "tls", "notify"}),
     frozenset({"log", "registry"}),
+    frozenset({"search", "series"}),
     frozenset({"ops", "doctor"}),
-    frozenset({"ingest", "delivery", "admin"}),
+    frozenset({"ingest", "delivery", "forwarding", "admin"}),
+    frozenset({"transport"}),
     frozenset({"handlers"}),
+    frozenset({"client"}),
+    frozenset({"agent"}),
     frozenset({"app", "levels", "logs", "cli"}),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
-SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "copies", "session", "ingest")
+SANS_IO = ("wire", "limits", "proxy", "rules", "subject", "signatures", "copies", "progress", "session", "ingest")
 """What never touches a socket, and so imports no server."""
 
 MODULES = sorted(
@@ -81,6 +87,44 @@ def test_only_the_composition_root_names_an_engine() -> None:
             if name.startswith(("relay_tornado.log.sqlite", "relay_tornado.registry.sqlite"))
         ]
         assert not engines, f"{path} imports {engines}"
+
+
+CLIENT = [path for path in MODULES if _name(path) == "client"]
+CLIENT_LIBRARIES = {"websockets", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("path", CLIENT, ids=lambda path: path.name)
+def test_the_client_imports_no_server_code(path: Path) -> None:
+    """The client stands by itself: of the package it knows its own modules, and the version."""
+    for imported in _imports(path):
+        root, _, rest = imported.partition(".")
+        if root != "relay_tornado":
+            assert root in CLIENT_LIBRARIES, f"{path} imports {imported}"
+        else:
+            assert rest.split(".")[0] in ("", "client"), f"{path} imports {imported}"
+
+
+def test_the_client_is_light() -> None:
+    """Importing the client loads none of what a server needs."""
+    code = "import sys, relay_tornado.client.sync; print(*{name.split('.')[0] for name in sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    heavy = {"tornado", "aiosqlite", "sqlite3", "marshmallow", "structlog", "msgspec", "click", "rich", "aiohttp"}
+    assert not heavy & set(run.stdout.split())
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if _name(path) == "agent"], ids=lambda path: path.name)
+def test_the_agent_imports_no_server_code(path: Path) -> None:
+    """The agent runs where no server does: of the package it knows itself and the client."""
+    for imported in _imports(path):
+        root, _, rest = imported.partition(".")
+        assert root != "relay_tornado" or rest.split(".")[0] in ("agent", "client"), f"{path} imports {imported}"
+
+
+def test_the_server_does_not_use_the_client() -> None:
+    """What serves needs no client; the agent and the commands do."""
+    for path in MODULES:
+        if _name(path) not in ("client", "agent", "cli"):
+            assert not [name for name in _imports(path) if name.startswith("relay_tornado.client")], path
 
 
 def test_every_layer_is_documented() -> None:

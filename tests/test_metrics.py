@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay_tornado import counters as counted
-from relay_tornado.counters import Backups, Counters, Levels
-from relay_tornado.metrics import BUCKETS_NAMED, OTHER_BUCKETS, Metrics, bounded
+from relay_tornado.counters import Backups, ConsumerLevel, Counters, Levels
+from relay_tornado.metrics import BUCKETS_NAMED, CONSUMERS_NAMED, OTHER_BUCKETS, Metrics, bounded
 from tests.needs import needs
 
 FULL = Levels(
     lag={"orders": 12, "billing": 3},
+    consumers=(ConsumerLevel("orders", "worker", 7, 61.5, 2),),
     database=1,
     wal=2,
     space_free=3,
@@ -61,7 +62,7 @@ def test_every_number_is_exposed() -> None:
     plain = [
         field.name
         for field in dataclasses.fields(Levels)
-        if field.name not in ("lag", "backups", "ready", "certificate_ok")
+        if field.name not in ("lag", "consumers", "backups", "ready", "certificate_ok")
     ]
     changes = dict(zip(plain, range(2_000, 3_000), strict=False))
     dated = {field.name: number for number, field in enumerate(dataclasses.fields(Backups), 3_000)}
@@ -159,3 +160,17 @@ def test_names_follow_the_conventions() -> None:
     own = b"".join(line for line in text.splitlines(keepends=True) if b"process_" not in line)
     done = subprocess.run(["promtool", "check", "metrics"], input=own, capture_output=True, timeout=30)
     assert (done.returncode, done.stdout + done.stderr) == (0, b"")
+
+
+def test_consumers_are_named_up_to_a_bound() -> None:
+    """Each with its bucket; of those over the bound the greatest lag, and all that they gave up."""
+    many = [ConsumerLevel("b", f"c{number}", number, number / 2, 1) for number in range(CONSUMERS_NAMED + 5)]
+    samples = scrape(levels=dataclasses.replace(FULL, consumers=many))
+    assert value(samples, "relay_consumer_lag_events", bucket="b", consumer="c7") == 7
+    assert value(samples, "relay_consumer_lag_seconds", bucket="b", consumer="c7") == 3.5
+    others = {"bucket": OTHER_BUCKETS, "consumer": OTHER_BUCKETS}
+    assert value(samples, "relay_consumer_lag_events", **others) == CONSUMERS_NAMED + 4
+    assert value(samples, "relay_consumer_lag_seconds", **others) == (CONSUMERS_NAMED + 4) / 2
+    assert value(samples, "relay_dead_letters", **others) == 5
+    assert sum(name == "relay_dead_letters" for name, _ in samples) == CONSUMERS_NAMED + 1
+    assert not any(name == "relay_dead_letters" for name, _ in scrape(levels=Levels()))

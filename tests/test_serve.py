@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -99,7 +100,8 @@ def test_what_to_do_next(tmp_path: Path) -> None:
     data = tmp_path / "my data"
     with served(tmp_path, "--data", str(data)) as relay:
         relay.wait_for("lines to try them")
-        lines = [line.strip() for line in relay.stdout.splitlines() if line.startswith("  ")]
+        printed = [line.strip() for line in relay.stdout.splitlines() if line.startswith("  ")]
+        lines = [line for line in printed if " --data " in line and " ui " not in line]
         assert [line.split(" --data ")[0].split()[-3:] for line in lines] == [
             ["bucket", "create", "orders"],
             ["relay_tornado", "token", "create"],
@@ -111,6 +113,59 @@ def test_what_to_do_next(tmp_path: Path) -> None:
         relay.url()
         assert relay.end() == 0
         assert "bucket create" not in relay.stdout
+
+
+def sign_in(link: str) -> int:
+    """Uses a link's code, as the page does; returns the status."""
+    url, _, code = link.partition("/ui/#code=")
+    headers = {"Origin": url, "Content-Type": "application/json"}
+    request = urllib.request.Request(f"{url}/ui/session", json.dumps({"code": code}).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            assert json.loads(answer.read())["administrator"]
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_the_link_to_the_page(tmp_path: Path) -> None:
+    """Where there is no token it prints a link, on stdout alone, which signs in once; `relay ui` prints another. Later
+    starts print none, but with --demo."""
+    link = r"\n  (http://\S+/ui/#code=\S+)\n"
+    with served(tmp_path) as relay:
+        first = relay.wait_for(link)[1]
+        command = relay.wait_for(r"\n  (.* ui --data .*)\n")[1]
+        assert [sign_in(first), sign_in(first)] == [200, 401]
+        second = shell(command).split("\n")[0]
+        assert second.startswith(relay.url())
+        assert sign_in(second) == 200
+        assert shell(command + " --sign-out-all") == "Signed out: 2.\n"
+        shell(command.replace(" ui ", " token create "))
+        assert relay.end() == 0
+        assert "code" not in relay.stderr
+    with served(tmp_path) as relay:
+        relay.url()
+        assert relay.end() == 0
+        assert "/ui/" not in relay.stdout
+    with served(tmp_path, "--demo") as relay:
+        assert sign_in(relay.wait_for(link)[1]) == 200
+        assert relay.end() == 0
+
+
+def test_without_the_page(tmp_path: Path) -> None:
+    """With --no-ui there is no page, no session and no link, and `relay ui` says so."""
+    with served(tmp_path, "--no-ui", "--demo") as relay:
+        url = relay.url()
+        for path in ("/", "/ui/", "/ui/session", "/ui/static/app.js"):
+            with pytest.raises(urllib.error.HTTPError, match="404") as error:
+                urllib.request.urlopen(url + path, timeout=TIMEOUT)
+            error.value.close()
+        relay.wait_for(r"\n  (curl .*)\n")
+        assert "/ui/" not in relay.stdout
+        run = subprocess.run([*RELAY, "ui"], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT)
+        assert run.returncode == 1
+        assert "--no-ui" in run.stderr
 
 
 @pytest.mark.parametrize("flags", [[], ["--host", "::1"]])

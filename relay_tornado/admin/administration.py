@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import structlog
 
+from relay_tornado.admin import durable
 from relay_tornado.admin.buckets import changed_bucket, new_bucket
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.housekeeping import Housekeeping, Reconciled
 from relay_tornado.admin.imports import take
 from relay_tornado.admin.inputs import find_input, with_changed_input, with_new_input, without_input
 from relay_tornado.admin.logs import Logs
-from relay_tornado.admin.outputs import find_output, with_changed_output, with_new_output, without_output
+from relay_tornado.admin.outputs import (
+    find_output,
+    with_changed_output,
+    with_disabled_output,
+    with_new_output,
+    without_output,
+)
+from relay_tornado.admin.sessions import Sessions
 from relay_tornado.admin.tokens import changed_token, new_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Input, Output, Token
 from relay_tornado.registry.contract import Registry
+from relay_tornado.registry.uses import Uses
 from relay_tornado.settings import Settings
+from relay_tornado.wire.rest import Document, token_document
 
 _logger = structlog.get_logger(__name__)
 
@@ -33,12 +46,15 @@ _ATTEMPTS = 10
 
 
 class Client(Protocol):
-    """A subscriber: its address, its token's key, and the seq that it has reached, by bucket."""
+    """A subscriber: its address, its token's key, its consumer's name, and the seq that it has reached, by bucket."""
 
     key: str
 
     @property
     def client_ip(self) -> str: ...
+
+    @property
+    def consumer(self) -> str: ...
 
     @property
     def positions(self) -> Mapping[BucketId, int]: ...
@@ -66,32 +82,44 @@ class Administration:
         """The URL of the address that the relay listens on, where one does."""
         self.logs: Logs | None = None
         """For commands about events; the composition root puts it here."""
+        self.ledgers: Ledgers | None = None
+        """The consumers; the composition root puts them here."""
+        self.consumers: ConsumerAdministration | None = None
+        """For commands about them; the composition root puts it here."""
+        self.sessions: Sessions | None = None
+        """Who is signed in to the page; the composition root puts it here where there is one."""
+        self.uses = Uses()
+        """When tokens were last used; the composition root puts here what is kept."""
+        self.demo = False
+        """Whether the relay was started to try it."""
         self.clients: Callable[[], Sequence[Client]] = tuple
         """Who is subscribed, as whoever holds the sockets knows."""
         self._log = log
         self._registry = registry
         self._clock = clock
-        self._housekeeping = Housekeeping(log, registry, settings)
+        self._housekeeping = Housekeeping(log, registry, settings, self._remove_bucket, lambda: self.ledgers, clock)
 
     # buckets
 
     async def create_bucket(self, name: str, /, **options: Any) -> Bucket:
         """Makes a bucket with its log and one input. Conflict where the name is taken.
 
-        Options: description, stream, ephemeral, large_webhooks, max_body, auth, retention, dedupe, rate_limit; what
-        else is given is kept and shown.
+        Options: description, stream, ephemeral, large_webhooks, max_body, auth, retention, dedupe, rate_limit,
+        expires_at (unix seconds; then it is deleted); what else is given is kept and shown.
         """
         bucket = new_bucket(name, options, self.settings, self._clock())
         self._check_free(bucket.name)
         # The log first: nobody knows the id yet, and a bucket that can be seen can be appended to.
         await self._log.create(bucket.id, new_epoch())
         try:
+            followed = await self._follow(bucket)
             await self._registry.put("bucket", bucket.id, bucket, expect=0)
         except Unknown:
             raise  # the bucket may be there after all, and needs its log then; `reconcile` sees which it is
         except RelayError:
             await self._drop_log(bucket.id)
             raise
+        await self._complete(self._follow(bucket, followed))
         return bucket
 
     async def set_bucket(self, reference: str, /, **options: Any) -> Bucket:
@@ -116,9 +144,15 @@ class Administration:
                 f"the bucket {bucket.name!r} has {len(bucket.inputs)} inputs and {len(bucket.outputs)} outputs: delete "
                 "them first, or say force to delete everything"
             )
-        await self._registry.delete("bucket", bucket.id)
-        await self._drop_log(bucket.id)
+        await self._remove_bucket(bucket)
         return bucket
+
+    async def _remove_bucket(self, bucket: Bucket, revision: int | None = None) -> None:
+        """Raises Conflict where it is not at this revision any more."""
+        await self._registry.delete("bucket", bucket.id, revision)
+        await self._drop_log(bucket.id)
+        if self.ledgers is not None:
+            self.ledgers.forget(bucket.id)
 
     def list_buckets(self) -> Sequence[Bucket]:
         """Every bucket, oldest first."""
@@ -200,8 +234,8 @@ class Administration:
 
     async def set_output(self, reference: str, bucket: str | None = None, /, **options: Any) -> tuple[Bucket, Output]:
         """Changes an output; options: name, description, destination, internal, disabled, lock_path, timeout, retries,
-        tls_verification, headers, rules, function_id, throttle, durability; what else is given is kept and shown.
-        Returns it in its bucket.
+        tls_verification, headers, rules, function_id, throttle, durability, strict_order, secret, paused; what else is
+        given is kept and shown. Returns it in its bucket.
 
         It is named as an input is for `set_input`.
         """
@@ -211,6 +245,13 @@ class Administration:
             lambda found: with_changed_output(found, output_id, options, self._clock()),
         )
         return changed, find_output(changed, output_id)
+
+    async def disable_output(self, bucket: Bucket, output: Output, reason: str) -> None:
+        """Disables an output of the bucket, as the relay itself does for a reason that is shown."""
+        await self._change(
+            lambda: self.find_bucket(bucket.id),
+            lambda found: with_disabled_output(found, output.id, reason, self._clock()),
+        )
 
     async def set_rules(self, reference: str, rules: Any, bucket: str | None = None, /) -> tuple[Bucket, Output]:
         """Gives an output, named as for `set_output`, other rules. Raises Invalid naming the node that does not fit."""
@@ -265,10 +306,18 @@ class Administration:
         """Makes a token; returns it with its secret, which nobody can find out again.
 
         Options: description, buckets (names or ids; left out: all), api_access (true), expires_at (unix seconds),
-        tunnels (names that are only kept and shown).
+        durable (false), tunnels (names that are only kept and shown).
         """
         token, secret = new_token(options, self._registry.list("bucket"), self._clock())
-        await self._registry.put("token", token.key, token, expect=0)
+        begun = await self._begin_positions(None, token)
+        try:
+            await self._registry.put("token", token.key, token, expect=0)
+        except Unknown:
+            raise  # the token may be there after all; `reconcile` sees which it is
+        except RelayError:
+            await self._end_positions(token, None)
+            raise
+        await self._complete(self._begin_positions(None, token, begun))
         return token, secret
 
     async def set_token(self, key: str, /, **options: Any) -> Token:
@@ -294,6 +343,7 @@ class Administration:
         """Removes a token; returns what it was. Its live sockets are closed by whoever holds them."""
         token = self.find_token(key)
         await self._registry.delete("token", key)
+        await self._end_positions(token, None)
         return token
 
     def find_token(self, key: str) -> Token:
@@ -302,6 +352,10 @@ class Administration:
         if token is None:
             raise NotFound("there is no token with this key: `relay token list` shows the keys")
         return token
+
+    def describe_token(self, token: Token) -> Document:
+        """A token as it is shown, with its last use."""
+        return token_document(token, self.uses.last(token.key))
 
     def list_tokens(self) -> Sequence[Token]:
         """Every token that was not revoked, oldest first; expired ones too."""
@@ -317,17 +371,31 @@ class Administration:
             for bucket_id, seq in client.positions.items():
                 with suppress(BucketGone):
                     behind[bucket_id] = max((await self._log.bounds(bucket_id)).head - seq, 0)
-            found.append({"client_ip": client.client_ip, "token": client.key, "behind": behind})
+            found.append(
+                {
+                    "client_ip": client.client_ip,
+                    "token": client.key,
+                    "consumer": client.consumer,
+                    "behind": behind,
+                }
+            )
         return found
 
     # upkeep
 
     async def reconcile(self) -> Reconciled:
-        """At a start, before anything else: a log for every bucket, and no log without a bucket."""
-        return await self._housekeeping.reconcile()
+        """At a start, before anything else: a log for every bucket, and no log without a bucket; a position for every
+        durable token, and what consumers tried when the process before ended."""
+        reconciled = await self._housekeeping.reconcile()
+        if self.ledgers is not None:
+            buckets, tokens = self._registry.list("bucket"), self._registry.list("token")
+            await durable.reconcile(self.ledgers, self._log, buckets, tokens, self._clock())
+            await self.ledgers.recover()
+        return reconciled
 
     async def trim_all(self) -> int:
-        """Removes what the buckets' retention no longer holds; returns how many events left."""
+        """Removes buckets that have expired, and what the others' retention no longer holds; returns how many events
+        left by that."""
         return await self._housekeeping.trim_all()
 
     async def run_housekeeping(self) -> None:
@@ -348,6 +416,7 @@ class Administration:
             changed = change(bucket)
             if changed is bucket:
                 return bucket
+            await self._begin_outputs(bucket, changed)
             try:
                 await self._registry.put("bucket", bucket.id, changed, expect=revision)
             except Conflict:
@@ -357,17 +426,60 @@ class Administration:
             return changed
         raise Conflict("the bucket is being changed by others all the time: try again")
 
+    async def _begin_outputs(self, before: Bucket, changed: Bucket) -> None:
+        """A position at the head for each output that becomes public: before it is seen, so that it gets what comes
+        from then on, whatever happens in between."""
+        public = {output.n for output in before.outputs if not output.internal}
+        begun = [output for output in changed.outputs if not output.internal and output.n not in public]
+        if begun and self.ledgers is not None:
+            head = (await self._log.bounds(changed.id)).head
+            for output in begun:
+                key = Key(changed.id, "output", str(output.n))
+                await self.ledgers.store.create(key, head, Terms(), self._clock())
+
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
         for _ in range(_ATTEMPTS):
             token = self.find_token(key)
             revision = self._registry.revision("token", key)
             changed = change(token)
+            begun = await self._begin_positions(token, changed)
             try:
                 await self._registry.put("token", key, changed, expect=revision)
             except Conflict:
                 continue
+            await self._end_positions(token, changed)
+            await self._complete(self._begin_positions(token, changed, begun))
             return changed
         raise Conflict("the token is being changed by others all the time: try again")
+
+    async def _begin_positions(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
+        """In all buckets but these. Returns which there are."""
+        buckets: dict[str, Bucket] = {bucket.id: bucket for bucket in self._registry.list("bucket")}
+        if token.durable and self.ledgers is not None:
+            those = [bucket for bucket in buckets.values() if bucket.id not in but]
+            await durable.begin(self.ledgers, self._log, those, before, token, self._clock())
+        return buckets
+
+    async def _follow(self, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
+        """Durable tokens that read the bucket, but those with these keys, begin at its first event. Returns the keys of
+        all that there are."""
+        tokens: dict[str, Token] = {token.key: token for token in self._registry.list("token")}
+        if self.ledgers is not None:
+            those = [token for token in tokens.values() if token.key not in but]
+            await durable.follow(self.ledgers, bucket, those, self._clock())
+        return tokens
+
+    async def _complete(self, positions: Awaitable[object]) -> None:
+        """Positions again, once their record is put: of a bucket and a token that are made at the same time, neither
+        saw the other before. What fails now is made by the token's client, or at the next start."""
+        try:
+            await positions
+        except RelayError as error:
+            _logger.warning("token_positions_lacking", reason=str(error))
+
+    async def _end_positions(self, before: Token, token: Token | None) -> None:
+        if before.durable and self.ledgers is not None:
+            await durable.end(self.ledgers, self._registry.list("bucket"), before, token)
 
     def _check_free(self, name: str) -> None:
         if any(bucket.name == name for bucket in self._registry.list("bucket")):

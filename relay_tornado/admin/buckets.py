@@ -46,11 +46,13 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
             given["auth"]["type"] = "none"
         given["auth"] = _changed_auth(bucket.auth, given["auth"])
     if "retention" in given:
-        given["retention"] = dataclasses.replace(bucket.retention, **given["retention"])
+        given["retention"] = _changed_retention(bucket.retention, given["retention"])
     if given.get("dedupe") is not None:
         given["dedupe"] = _changed_dedupe(bucket.dedupe, given["dedupe"])
     if given.get("rate_limit") is not None:
         given["rate_limit"] = changed_rate_limit(bucket.rate_limit, given["rate_limit"])
+    if "expires_at" in given:
+        given["expires_at"] = _changed_end(bucket.expires_at, given["expires_at"], now)
     if (given.get("max_body") or 0) > settings.ingest_buffer:
         raise Invalid(
             f"max_body: is over {settings.ingest_buffer} bytes, what the relay holds of all bodies on their way in: "
@@ -61,12 +63,39 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
     return bucket if changed == bucket else dataclasses.replace(changed, updated_at=now)
 
 
+def _changed_end(before: float | None, given: float | None, now: float) -> float | None:
+    """When a bucket is deleted. One that comes back as it was shown, in whole seconds, is no change."""
+    if before is not None and given is not None and int(given) == int(before):
+        return before
+    if given is not None and given <= now:
+        raise Invalid(
+            "expires_at: lies in the past: give a later unix time, null to keep the bucket, or delete it", "expires_at"
+        )
+    return given
+
+
 def changed_rate_limit(before: RateLimit | None, given: Mapping[str, Any]) -> RateLimit:
     """A rate limit with these parts. Raises Invalid."""
     events = given.get("events", None if before is None else before.events)
     if events is None:
         raise Invalid("rate_limit.events: is missing: say how many events may come in an interval", "rate_limit.events")
     return RateLimit(events, given.get("interval", 1.0 if before is None else before.interval))
+
+
+def _changed_retention(before: Retention, given: Mapping[str, Any]) -> Retention:
+    keep = dataclasses.replace(before, **given)
+    hard = keep.hard_max_bytes
+    if hard is not None and keep.max_bytes is not None and hard < keep.max_bytes:
+        raise Invalid(
+            f"retention.hard_max_bytes: is less than max_bytes ({keep.max_bytes}), up to which events stay anyway: "
+            "choose more",
+            "retention.hard_max_bytes",
+        )
+    if given.get("hard_max_bytes") is not None and not keep.wait_for_consumers:
+        raise Invalid(
+            "retention.hard_max_bytes: does nothing without wait_for_consumers: set both", "retention.hard_max_bytes"
+        )
+    return keep
 
 
 def _changed_auth(before: BucketAuth, given: Mapping[str, Any]) -> BucketAuth:

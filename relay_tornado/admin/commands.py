@@ -10,15 +10,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from marshmallow import Schema, fields
+from marshmallow import Schema, fields, validate
 
 import relay_tornado
+from relay_tornado.admin import positions
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.admin.resending import Range, resent_document
-from relay_tornado.errors import Invalid
+from relay_tornado.admin.searching import Wanted, found_document
+from relay_tornado.admin.sessions import CODE_LIFE, Sessions
+from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.model import Token
-from relay_tornado.wire.rest import Document, bucket_document, input_document, load, output_document, token_document
+from relay_tornado.wire.rest import Document, bucket_document, input_document, load, output_document
 
 OWNER: Final = Token(key="", secret_hash="", created_at=0.0)
 """Who gives a command on the relay's own machine: somebody who may see everything."""
@@ -100,6 +103,20 @@ class _ListLogs(Schema):
     until = fields.Float(load_default=None, allow_none=True)
     limit = fields.Integer(load_default=0)
     offset = fields.Integer(load_default=0)
+    cursor = fields.String(load_default="")
+
+
+class _Search(Schema):
+    text = fields.String(load_default="")
+    bucket = fields.String(load_default="")
+    method = fields.String(load_default="")
+    path = fields.String(load_default="")
+    header = fields.String(load_default="")
+    verified = fields.String(load_default="", validate=validate.OneOf(["", "true", "false", "none"]))
+    delivery = fields.String(load_default="")
+    since = fields.Float(load_default=None, allow_none=True)
+    until = fields.Float(load_default=None, allow_none=True)
+    limit = fields.Integer(load_default=0)
     cursor = fields.String(load_default="")
 
 
@@ -206,6 +223,11 @@ async def _list_logs(administration: Administration, arguments: Document) -> Doc
     return {**document, "truncated": True} if page.truncated else document
 
 
+async def _search(administration: Administration, arguments: Document) -> Document:
+    place = {name: arguments.pop(name) for name in ("bucket", "limit", "cursor")}
+    return found_document(await _logs(administration).search(OWNER, Wanted(**arguments), **place))
+
+
 async def _show_log(administration: Administration, arguments: Document) -> Document:
     return await _logs(administration).get(OWNER, arguments["id"])
 
@@ -226,11 +248,11 @@ async def _create_token(administration: Administration, arguments: Document) -> 
 
 
 async def _list_tokens(administration: Administration, _: Document) -> list[Document]:
-    return [token_document(token) for token in administration.list_tokens()]
+    return [administration.describe_token(token) for token in administration.list_tokens()]
 
 
 async def _set_token(administration: Administration, arguments: Document) -> Document:
-    return token_document(await administration.set_token(arguments["key"], **arguments["options"]))
+    return administration.describe_token(await administration.set_token(arguments["key"], **arguments["options"]))
 
 
 async def _rotate_token(administration: Administration, arguments: Document) -> Document:
@@ -252,6 +274,23 @@ async def _info(administration: Administration, _: Document) -> Document:
     }
 
 
+def _sessions(administration: Administration) -> Sessions:
+    if administration.sessions is None:
+        raise Unavailable(
+            "there is no page to sign in to: no relay runs on this directory (start it with `relay serve`), or it runs "
+            "with --no-ui"
+        )
+    return administration.sessions
+
+
+async def _new_code(administration: Administration, _: Document) -> Document:
+    return {"code": _sessions(administration).new_code(), "expires_in": int(CODE_LIFE)}
+
+
+async def _end_sessions(administration: Administration, _: Document) -> Document:
+    return {"ended": await _sessions(administration).end_all()}
+
+
 async def _list_clients(administration: Administration, _: Document) -> list[Document]:
     return await administration.list_clients()
 
@@ -270,6 +309,7 @@ COMMANDS: Mapping[str, Command] = {
     "output.set": Command(_SetOutput(), _set_output),
     "output.delete": Command(_Output(), _delete_output),
     "logs.list": Command(_ListLogs(), _list_logs),
+    "logs.search": Command(_Search(), _search),
     "logs.show": Command(_Log(), _show_log),
     "logs.resend": Command(_ResendLog(), _resend_log),
     "logs.resend_range": Command(_ResendRange(), _resend_range),
@@ -280,4 +320,7 @@ COMMANDS: Mapping[str, Command] = {
     "token.revoke": Command(_Token(), _revoke_token),
     "client.list": Command(_Nothing(), _list_clients),
     "relay.info": Command(_Nothing(), _info),
+    "ui.code": Command(_Nothing(), _new_code),
+    "ui.end": Command(_Nothing(), _end_sessions),
+    **{name: Command(*parts) for name, parts in positions.COMMANDS.items()},
 }

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 
-from relay_tornado.errors import BucketGone, RelayError
-from relay_tornado.ids import new_epoch
+from relay_tornado.errors import BucketGone, Conflict, RelayError
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention import RetentionClock
+from relay_tornado.model import Bucket, Retention
 from relay_tornado.registry.contract import Registry
 from relay_tornado.settings import Settings
 
@@ -20,49 +23,102 @@ _logger = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What a start had to mend: buckets that had no log, and logs that had no bucket."""
+    """What a start found: buckets without their log, which is damage, and logs without a bucket, which were dropped."""
 
-    created: int
+    missing: int
     dropped: int
 
 
 class Housekeeping:
     """The upkeep of one relay's buckets."""
 
-    def __init__(self, log: EventLog, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        registry: Registry,
+        settings: Settings,
+        remove: Callable[[Bucket, int], Awaitable[None]],
+        ledgers: Callable[[], Ledgers | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`remove` removes a bucket and all that is in it, unless it was changed after this revision; `ledgers` gives
+        the consumers, where there are any, and `clock` unix seconds."""
+        self._now = clock
+        self._remove = remove
+        self._ledgers = ledgers
         self._log = log
         self._registry = registry
         self._interval = settings.retention_interval
         self._clock = RetentionClock(settings.retention_grace)
 
     async def reconcile(self) -> Reconciled:
-        """Makes an empty log for each bucket without one, and drops each log without a bucket.
+        """Drops each log without a bucket: deleting is two steps with no transaction around them, and this completes
+        the second one. Nothing else may make or delete buckets meanwhile.
 
-        Making and deleting a bucket are two steps each, with no transaction around them; this completes the second
-        one. Nothing else may make or delete buckets meanwhile.
+        No step that was cut off leaves a bucket without its log. Where one is, the file is damaged, and the log of no
+        known bucket may be the one that is missing: then nothing is dropped, and nothing is made in its place.
         """
         logs = set(await self._log.buckets())
-        buckets = {bucket.id for bucket in self._registry.list("bucket")}
-        for bucket_id in buckets - logs:
-            _logger.warning("bucket_without_log", bucket_id=bucket_id, consequence="it starts empty")
-            await self._log.create(bucket_id, new_epoch())
-        for bucket_id in logs - buckets:
+        buckets = {bucket.id: bucket for bucket in self._registry.list("bucket")}
+        missing, strange = buckets.keys() - logs, logs - buckets.keys()
+        for bucket_id in missing:
+            _logger.error(
+                "bucket_without_log",
+                bucket_id=bucket_id,
+                bucket=buckets[bucket_id].name,
+                consequence="it takes no events, and no log is removed",
+                hint="the file is damaged: run `relay check`, and restore a backup",
+            )
+        if missing:
+            return Reconciled(missing=len(missing), dropped=0)
+        for bucket_id in strange:
             _logger.info("log_without_bucket", bucket_id=bucket_id, consequence="it is removed")
             await self._log.drop(bucket_id)
-        return Reconciled(created=len(buckets - logs), dropped=len(logs - buckets))
+        return Reconciled(missing=0, dropped=len(strange))
 
     async def trim_all(self) -> int:
         """One pass over all buckets. A bucket that can't be trimmed now is logged, and keeps no other from it."""
         by_age = self._clock.by_age()
+        if by_age:
+            await self._expire()
         left = 0
         for bucket in self._registry.list("bucket"):
-            keep = bucket.retention if by_age else dataclasses.replace(bucket.retention, max_age=None)
             try:
-                left += await self._log.trim(bucket.id, keep, None)
+                left += await self._trim(bucket, by_age)
             except BucketGone:
                 continue  # deleted since the list was read
             except RelayError as error:
                 _logger.warning("trim_failed", bucket_id=bucket.id, reason=str(error))
+        return left
+
+    async def _expire(self) -> None:
+        """Removes the buckets whose time is over, with the same care about the clock as for events: not soon after a
+        start, nor while it is in doubt."""
+        for each in self._registry.list("bucket"):
+            bucket: Bucket | None = self._registry.get("bucket", each.id)  # as it is now
+            if bucket is None or not bucket.expired(self._now()):
+                continue
+            try:
+                await self._remove(bucket, self._registry.revision("bucket", bucket.id))
+            except Conflict:
+                continue  # somebody keeps it
+            except RelayError as error:
+                _logger.warning("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name, reason=str(error))
+            else:
+                _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
+
+    async def _trim(self, bucket: Bucket, by_age: bool) -> int:
+        keep = bucket.retention if by_age else dataclasses.replace(bucket.retention, max_age=None)
+        ledgers = self._ledgers()
+        floor = None if ledgers is None or not keep.wait_for_consumers else await ledgers.store.floor(bucket.id)
+        left = await self._log.trim(bucket.id, keep, floor)
+        if floor is not None and keep.hard_max_bytes is not None:
+            forced = await self._log.trim(bucket.id, Retention(None, None, keep.hard_max_bytes), None)
+            if forced:
+                _logger.warning("consumers_overtaken", bucket_id=bucket.id, bucket=bucket.name, events=forced)
+            left += forced
+        if left and ledgers is not None:
+            ledgers.trimmed(bucket.id, (await self._log.bounds(bucket.id)).first)
         return left
 
     async def run(self) -> None:

@@ -27,7 +27,7 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PREFIX = re.compile(r"(?:/[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+)+")
-_OWN = frozenset({"v1", "healthz", "readyz", "metrics", "openapi.json"})
+_OWN = frozenset({"v1", "healthz", "readyz", "metrics", "openapi.json", "ui"})
 """First parts of the relay's own paths."""
 
 

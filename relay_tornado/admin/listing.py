@@ -14,10 +14,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from relay_tornado.admin.stored import SCAN, Found, Stored, document_of, honoured, output_of
+from relay_tornado.admin.stored import SCAN, Found, Key, Stored, cursor_of, document_of, honoured, output_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
-from relay_tornado.ids import format_id, parse_id
+from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import epoch_at
@@ -65,20 +65,12 @@ class Filter:
     until: float | None = None
 
 
-class _Key(NamedTuple):
-    """An event's place in the order of the list."""
-
-    at: float
-    bucket_id: str
-    seq: int
-
-
 class Listing:
     """Makes pages."""
 
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
-        self._anchors: OrderedDict[tuple[str, Filter], tuple[_Key, float]] = OrderedDict()
+        self._anchors: OrderedDict[tuple[str, Filter], tuple[Key, float]] = OrderedDict()
 
     async def page(self, token: Token, wanted: Filter, limit: int, offset: int, cursor: str) -> LogPage:
         """See `Logs.list`."""
@@ -142,29 +134,26 @@ class Listing:
 
     async def _start(
         self, token: Token, wanted: Filter, places: Sequence[_Place], offset: int, cursor: str
-    ) -> tuple[_Key | None, bool]:
+    ) -> tuple[Key | None, bool]:
         """Where the page begins: below a key, or at it; None is at the newest."""
         if not cursor:
             if not offset:
                 return None, False
             key, at = self._anchors.get((token.key, wanted), (None, 0.0))
             return (key, True) if time.monotonic() - at < _ANCHORED else (None, False)
-        try:
-            parsed = parse_id(cursor)
-        except Invalid as error:
-            raise Invalid(f"cursor: {error}", "cursor") from None
+        parsed = cursor_of(cursor)
         place = next((each for each in places if each.has(parsed)), None)
         if place is None:
             raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
         honoured(place.bounds, cursor)
         key = await place.key(parsed.seq)
         if key is None and len(places) == 1:
-            return _Key(-math.inf, place.bucket.id, parsed.seq), False
+            return Key(-math.inf, place.bucket.id, parsed.seq), False
         if key is None:
             raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
         return key, False
 
-    def _anchor(self, token: Token, wanted: Filter, newest: _Key) -> None:
+    def _anchor(self, token: Token, wanted: Filter, newest: Key) -> None:
         self._anchors[token.key, wanted] = (newest, time.monotonic())
         self._anchors.move_to_end((token.key, wanted))
         if len(self._anchors) > _ANCHORS:
@@ -231,12 +220,12 @@ class _Place:
     def has(self, cursor: Cursor) -> bool:
         return any(each.epoch == cursor.epoch for each in self.bounds.epochs)
 
-    async def key(self, seq: int) -> _Key | None:
+    async def key(self, seq: int) -> Key | None:
         """An event's place in the order; None where it is not kept."""
         outlines = await self._log.outline(self.bucket.id, seq, seq)
-        return _Key(outlines[0].received_at, self.bucket.id, seq) if outlines else None
+        return Key(outlines[0].received_at, self.bucket.id, seq) if outlines else None
 
-    async def lower(self, below: _Key, inclusive: bool) -> None:
+    async def lower(self, below: Key, inclusive: bool) -> None:
         """Leaves only what comes behind a key, or with it."""
         if self.bucket.id == below.bucket_id:
             highest = below.seq if inclusive else below.seq - 1
@@ -304,8 +293,8 @@ class _Item(NamedTuple):
     fits: bool
 
     @property
-    def key(self) -> _Key:
-        return _Key(self.outline.received_at, self.place.bucket.id, self.outline.seq)
+    def key(self) -> Key:
+        return Key(self.outline.received_at, self.place.bucket.id, self.outline.seq)
 
     @property
     def id(self) -> str:
@@ -322,7 +311,7 @@ class _Merged:
         self._output = output
         self._heap: list[tuple[float, str, deque[_Item]]] = []
         self.filtered = bool(status) or output is not None
-        self.newest: _Key | None = None
+        self.newest: Key | None = None
         self.last: _Item | None = None
         """The one that came out last."""
 

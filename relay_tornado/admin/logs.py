@@ -7,18 +7,20 @@ Outputs are named by id, or within a bucket by name. Errors: NotFound, Invalid n
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from relay_tornado.admin.listing import Filter, Listing, LogPage
 from relay_tornado.admin.polling import EventPage, Polling
 from relay_tornado.admin.resending import Range, Resending, Resent
+from relay_tornado.admin.searching import Searching, SearchPage, Wanted
 from relay_tornado.admin.stored import Located, Stored, document_of
 from relay_tornado.errors import NotFound
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
-from relay_tornado.model import Token
+from relay_tornado.model import Event, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.wire.fields import Document
+from relay_tornado.wire.logs import delivery_document
 
 
 class Logs:
@@ -32,6 +34,7 @@ class Logs:
         self._listing = Listing(self._stored)
         self._polling = Polling(self._stored, clock)
         self._resending = Resending(self._stored)
+        self.searching = Searching(self._stored)
 
     async def list(
         self,
@@ -59,21 +62,48 @@ class Logs:
         """
         return await self._listing.page(token, Filter(bucket, output, status, since, until), limit, offset, cursor)
 
+    async def search(
+        self, token: Token, wanted: Wanted, *, bucket: str = "", limit: int = 0, cursor: str = ""
+    ) -> SearchPage:
+        """Events that fit, newest first and without their bodies; what is asked for is in `Wanted`. Raises Invalid,
+        Overloaded."""
+        return await self.searching.page(token, bucket, wanted, limit, cursor)
+
     async def locate(self, token: Token, log_id: str) -> Located:
         """The bucket and the seq of an event by its id, or that of a copy. The seq has to lie in its own epoch's
         stretch. Raises NotFound."""
         return await self._stored.locate(token, log_id)
 
     async def get(self, token: Token, log_id: str) -> Document:
-        """One Log by its id, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound, too, for a copy that the event does
-        not have as outputs and rules are now, and of which nothing is recorded."""
+        """One Log by its id with all its `deliveries`, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound, too, for
+        a copy that the event does not have as outputs and rules are now, and of which nothing is recorded."""
         located = await self._stored.locate(token, log_id)
         bucket, copy = located.bucket, located.copy
         found = await self._stored.one(located)
         latest = (await self._stored.deliveries.latest(bucket.id, [located.seq], copy)).get(located.seq)
         if copy is not None and latest is None and not self._stored.has_copy(bucket, copy, found):
             raise NotFound(f"there is no log {log_id}: the event does not go to an output {copy} of {bucket.name!r}")
-        return document_of(bucket, found, copy, latest)
+        return {**document_of(bucket, found, copy, latest), "deliveries": await self._deliveries(located)}
+
+    async def _deliveries(self, located: Located) -> Sequence[Document]:
+        results = await self._stored.deliveries.of(located.bucket.id, located.seq, located.seq)
+        wanted = [
+            (output, each) for (_, output), tried in results.items() for each in tried if located.copy in (None, output)
+        ]
+        return [delivery_document(output, each) for output, each in sorted(wanted, key=lambda each: each[1].at)]
+
+    async def body(self, token: Token, log_id: str) -> bytes:
+        """The body of the event with this id (or of a copy of it), as it came. Raises NotFound, too, where its content
+        was kept in memory only and is gone."""
+        return (await self.event(token, log_id)).body
+
+    async def event(self, token: Token, log_id: str) -> Event:
+        """The event with this id (or that of a copy of it), whole. Raises NotFound, too, where its content was kept in
+        memory only and is gone."""
+        found = await self._stored.one(await self._stored.locate(token, log_id))
+        if found.stub:
+            raise NotFound(f"the body of {log_id[:100]!r} is not kept (any more): its bucket is, or was, ephemeral")
+        return found.event
 
     async def resend(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Resent:
         """Appends a copy of an event: a new event of its bucket, `resend_of` the first one; dedupe does not apply.

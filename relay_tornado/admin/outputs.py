@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from relay_tornado.admin.answers import HOP_BY_HOP, check_headers
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_uuid
-from relay_tornado.model import Bucket, Output
+from relay_tornado.model import Bucket, Output, to_document
 from relay_tornado.rules import compile_rules
+from relay_tornado.signatures import Verifier
+from relay_tornado.wire.destination import parse
 from relay_tornado.wire.fields import load_with_extra
-from relay_tornado.wire.rest import READ_ONLY_OF_OUTPUT, OutputFields
+from relay_tornado.wire.rest import MOST_AT_ONCE, READ_ONLY_OF_OUTPUT, OutputFields
 
 MAX_OUTPUTS: Final = 1_000
 """Outputs of one bucket."""
 MAX_DESTINATION: Final = 2_048
+
+_PREFIX: Final = "whsec_"
 
 _FIELDS = OutputFields()
 
@@ -43,6 +46,14 @@ def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, An
     if changed == before:
         return bucket
     changed = dataclasses.replace(changed, updated_at=now)
+    outputs = tuple(changed if each is before else each for each in bucket.outputs)
+    return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
+
+
+def with_disabled_output(bucket: Bucket, output_id: str, reason: str, now: float) -> Bucket:
+    """The bucket with this output disabled by the relay itself, for a reason. Raises NotFound."""
+    before = find_output(bucket, output_id)
+    changed = dataclasses.replace(before, disabled=True, disabled_reason=reason, updated_at=now)
     outputs = tuple(changed if each is before else each for each in bucket.outputs)
     return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
 
@@ -76,21 +87,67 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
         given["headers"] = check_headers(given["headers"] or {}, HOP_BY_HOP, "an output")
     if "rules" in given:
         compile_rules(given["rules"])
+    if given.get("secret") and given["secret"] != before.secret:
+        _check_secret(given["secret"])
+    # What was taken before may be sent back as it was.
+    if given.get("throttle") and given["throttle"] != to_document(before.throttle):
+        _check_throttle(given["throttle"])
+    if given.get("durability") and given["durability"] != to_document(before.durability):
+        _check_durability(given["durability"])
+    if given.get("disabled") is False:
+        given["disabled_reason"] = ""
     changed = dataclasses.replace(before, **given)
     if len(changed.destination) > MAX_DESTINATION:
         raise Invalid(f"destination: must have at most {MAX_DESTINATION} characters", "destination")
-    if not changed.internal and not _is_url(changed.destination):
-        raise Invalid(
-            "destination: must be a URL like https://example.org/hook for an output that the relay itself forwards "
-            "to; or set internal, for one that a connected client delivers",
-            "destination",
-        )
+    if not changed.internal and (before.internal, before.destination) != (False, changed.destination):
+        _check_destination(changed.destination)
     return changed
 
 
-def _is_url(text: str) -> bool:
+def _check_destination(url: str) -> None:
     try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        return False
+        parse(url)
+    except Invalid as error:
+        raise Invalid(
+            f"{error}; an output that the relay itself forwards to has a URL like https://example.org/hook; or set "
+            "internal, for one that a connected client delivers",
+            "destination",
+        ) from None
+
+
+def _check_throttle(throttle: Mapping[str, Any]) -> None:
+    """Raises Invalid where it is enabled and would change nothing, or not what it says."""
+    if not throttle.get("enabled"):
+        return
+    mode = throttle.get("mode")
+    if not mode:
+        raise Invalid("throttle.mode: is missing: write rate, or concurrency", "throttle.mode")
+    if mode == "rate" and not throttle.get("rate"):
+        raise Invalid(
+            "throttle.rate: is missing: write how many tries an interval may have, at least 1", "throttle.rate"
+        )
+    at_once = throttle.get("max_concurrent") or 0
+    if at_once > MOST_AT_ONCE or (mode == "concurrency" and not at_once):
+        raise Invalid(
+            f"throttle.max_concurrent: must be from 1 to {MOST_AT_ONCE}: that many are sent at once",
+            "throttle.max_concurrent",
+        )
+
+
+def _check_durability(durability: Mapping[str, Any]) -> None:
+    custom = durability.get("enabled") and durability.get("schedule") == "custom"
+    if custom and not durability.get("custom_delays"):
+        raise Invalid(
+            "durability.custom_delays: is missing: write the nanoseconds between tries, or take another schedule",
+            "durability.custom_delays",
+        )
+
+
+def _check_secret(secret: str) -> None:
+    if not secret.startswith(_PREFIX):
+        raise Invalid(f"secret: must be {_PREFIX} and base64: --secret generate makes one", "secret")
+    try:
+        Verifier("standard-webhooks", (secret,))
+    except Invalid as error:
+        words = str(error).partition(": ")[2]
+        raise Invalid(f"secret: {words}", "secret") from None

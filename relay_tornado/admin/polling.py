@@ -28,7 +28,6 @@ MOST: Final = 100
 PAGE_BYTES: Final = 8 * MIB
 """Bytes of an answer; one event may have more."""
 
-_CONSUMER: Final = "events"
 _READ: Final = 256
 _ATTEMPTS: Final = 10
 
@@ -102,7 +101,7 @@ class Polling:
         self, bucket: Bucket, output: Output | None, number: int, limit: int, oldest: float | None
     ) -> EventPage | None:
         """What is next, marked as sent; None where somebody else was faster."""
-        floor = await self._stored.deliveries.floor(bucket.id, _CONSUMER, number)
+        floor = await self._stored.deliveries.floor(bucket.id, number)
         first = (await self._stored.log.bounds(bucket.id)).first
         window = _Window(self._stored, bucket, output, max(floor, first - 1), limit, oldest)
         await window.read(DONE)
@@ -110,7 +109,7 @@ class Polling:
         now = self._clock()
         if window.after > floor:
             seqs = [event.seq for event in window.taken]
-            given = await self._stored.deliveries.claim(bucket.id, _CONSUMER, number, floor, seqs, window.after, now)
+            given = await self._stored.deliveries.claim(bucket.id, number, floor, seqs, window.after, now)
             if given is None:
                 return None
             claimed.update(given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
@@ -39,6 +39,14 @@ class Found:
     event: Event
     stub: bool
     ephemeral: bool
+
+
+class Key(NamedTuple):
+    """An event's place in the order of a list over several buckets."""
+
+    at: float
+    bucket_id: str
+    seq: int
 
 
 class Stored:
@@ -116,19 +124,24 @@ def is_own(bounds: Bounds, cursor: Cursor) -> bool:
     return bounds.first <= cursor.seq <= bounds.head and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch
 
 
-def honoured(bounds: Bounds, text: str) -> Cursor:
-    """The position in this log that a cursor names, whatever has left behind it by its age. Raises Invalid where it
-    vouches for events that this log does not have: there is no right place to go on."""
+def cursor_of(text: str, field: str = "cursor") -> Cursor:
+    """The position that a cursor (`field` of a request) names. Raises Invalid."""
     try:
-        cursor = parse_id(text)
+        return parse_id(text)
     except Invalid as error:
-        raise Invalid(f"cursor: {error}", "cursor") from None
+        raise Invalid(f"{field}: {error}", field) from None
+
+
+def honoured(bounds: Bounds, text: str, field: str = "cursor") -> Cursor:
+    """The position in this log that a cursor (`field` of a request) names, whatever has left behind it by its age.
+    Raises Invalid where it vouches for events that this log does not have: there is no right place to go on."""
+    cursor = cursor_of(text, field)
     gap = place_cursor(bounds, cursor).gap
     if gap is not None and gap.reason != "retention":
         raise Invalid(
-            f"cursor: {text[:80]} names no event of this bucket, which ends at {position_id(bounds, bounds.head)}: "
+            f"{field}: {text[:80]} names no event of this bucket, which ends at {position_id(bounds, bounds.head)}: "
             "it is of another one, or what it names was lost; begin without a cursor",
-            "cursor",
+            field,
         )
     return cursor
 

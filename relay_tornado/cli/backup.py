@@ -94,7 +94,7 @@ def restore(file: Path, data: Path, as_json: bool) -> None:
             click.echo(f"  {key}  {printable(text)}".rstrip())
     if restored.paused:
         click.echo(
-            "These public outputs are paused: once nobody else forwards their events, `relay output set --enabled`."
+            "These public outputs are paused: once nobody else forwards their events, `relay output resume OUTPUT`."
         )
         for bucket, output in restored.paused:
             click.echo(f"  {printable(bucket)}: {printable(output)}")

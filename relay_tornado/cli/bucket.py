@@ -15,6 +15,7 @@ from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import (
     NONE,
     Duration,
+    Moment,
     NoneOr,
     Size,
     data_option,
@@ -61,6 +62,16 @@ def _bucket_options(function: Any) -> Any:
                 "--retention-bytes", type=NoneOr(Size()), help="Events leave, oldest first, over this size in all."
             ),
             _option(
+                "--wait-for-consumers/--no-wait-for-consumers",
+                default=None,
+                help="Keep what a consumer is not done with, whatever the limits say.",
+            ),
+            _option(
+                "--hard-max-bytes",
+                type=NoneOr(Size()),
+                help="Up to this size in all does --wait-for-consumers wait.",
+            ),
+            _option(
                 "--dedupe",
                 metavar="HEADER|auto|none",
                 help="Store a repeat once: one with the same value of this header; auto knows the usual ones.",
@@ -70,6 +81,11 @@ def _bucket_options(function: Any) -> Any:
                 "--ephemeral/--no-ephemeral",
                 default=None,
                 help="Store no content: events reach who is connected, and nobody later.",
+            ),
+            _option(
+                "--expires",
+                type=Moment(),
+                help="When it is deleted, with every event in it: 1d from now, a date (UTC), unix seconds, or none.",
             ),
             _option("--rate-limit", type=NoneOr(click.IntRange(min=1)), help="Events in an interval; over it 429."),
             _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
@@ -226,8 +242,10 @@ def _options(params: dict[str, Any]) -> Document:
         "token": read_secret("token", params.pop("token"), params.pop("token_file")),
     }
     retention = {f"max_{part}": params.pop(f"retention_{part}") for part in ("age", "events", "bytes")}
+    retention |= {name: params.pop(name) for name in ("wait_for_consumers", "hard_max_bytes")}
     dedupe = {"header": params.pop("dedupe"), "window": params.pop("dedupe_window")}
     limit = rate_given(params.pop("rate_limit"), params.pop("rate_interval"))
+    params["expires_at"] = params.pop("expires")
     options = {**_given(params), **limit}
     if dedupe["header"] == NONE.value:
         if dedupe["window"] is not None:
@@ -262,5 +280,6 @@ def _print(found: Document, base: str | None) -> None:
         *([("at most", rate_words(found["rate_limit"]))] if found["rate_limit"] else []),
         ("largest body", largest if size is None else format_size(size)),
         ("created", when(found["created_at"])),
+        *([("deleted at", when(found["expires_at"]))] if found["expires_at"] else []),
     ]
     print_fields(rows)

@@ -93,7 +93,7 @@ class Relay:
                 return self._connection.call(command, arguments)
             except _Lost as lost:
                 self.close()
-                if lost.sent and not command.endswith((".list", ".show", ".info")):
+                if lost.sent and not command.endswith((".list", ".show", ".info", ".search")):
                     raise Unavailable(
                         "the relay stopped before it answered, so this may have been done or not: look, and repeat it"
                     ) from None
@@ -116,6 +116,16 @@ def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
 
 def remote_relay() -> Caller | None:
     """The relay at `--url`, None where there is none. Raises UsageError where it is not clear which relay is meant."""
+    place = place_given()
+    if place is None:
+        return None
+    from relay_tornado.cli.remote import Remote
+
+    return Remote(place.url, place.secret())
+
+
+def place_given() -> Place | None:
+    """Where `--url` says that the relay is, None where it says nothing. Raises UsageError as `remote_relay`."""
     context = click.get_current_context(silent=True)
     place: Place | None = None if context is None else context.find_root().obj
     if context is None or place is None:
@@ -124,9 +134,7 @@ def remote_relay() -> Caller | None:
         if not place.said:
             return None  # the flag wins over the variable
         raise click.UsageError("--url and --data both say which relay is meant: leave one of them out")
-    from relay_tornado.cli.remote import Remote
-
-    return Remote(place.url, place.secret())
+    return place
 
 
 def known_url(relay: Caller, public_url: str | None) -> str | None:

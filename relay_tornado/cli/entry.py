@@ -17,7 +17,7 @@ from click.core import ParameterSource
 import relay_tornado
 from relay_tornado.errors import RelayError
 
-REMOTE = ("bucket", "input", "output", "token", "logs", "apply")
+REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
 """The commands that work with a relay on another machine, too."""
 
 
@@ -43,7 +43,13 @@ class Commands(click.Group):
         "input": ("relay_tornado.cli.input:inputs", "Make, change, show and delete inputs."),
         "output": ("relay_tornado.cli.outputs:output", "Make, change, show and delete outputs."),
         "logs": ("relay_tornado.cli.logs:logs", "List, show and resend events."),
+        "search": ("relay_tornado.cli.search:search", "Find events by what stands in them."),
+        "consumer": ("relay_tornado.cli.consumer:consumer", "Show and move positions, and what was given up."),
+        "listen": ("relay_tornado.cli.listen:listen", "Print events as they come, or give them to a command."),
+        "forward": ("relay_tornado.cli.forward:forward", "Give a bucket's events to an HTTP server near by."),
+        "replay": ("relay_tornado.cli.replay:replay", "Send stored events of a range again."),
         "apply": ("relay_tornado.cli.apply:apply", "Make buckets, inputs and outputs what a file says."),
+        "ui": ("relay_tornado.cli.ui:ui", "Print a link that signs in to the relay's page."),
         "token": ("relay_tornado.cli.token:token", "Make, list and revoke tokens."),
         "backup": ("relay_tornado.cli.backup:backup", "Copy the data to a file, while the relay runs or not."),
         "restore": ("relay_tornado.cli.backup:restore", "Make a backup the data of a relay."),

@@ -30,7 +30,7 @@ class Past(click.ParamType[Any]):
         if text.isascii() and text.isdigit():
             return float(text)
         try:
-            return max(0.0, datetime.now(UTC).timestamp() - parse_duration(text))
+            return max(0.0, datetime.now(UTC).timestamp() - parse_duration(text.removesuffix("ago")))
         except Invalid:
             pass
         try:

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ _BUCKET, _INPUT, _OUTPUT = BucketFields(), InputFields(), OutputFields()
 _WORDS: Final[Mapping[tuple[str, ...], Callable[[str], float]]] = {
     ("retention", "max_age"): parse_duration,
     ("retention", "max_bytes"): parse_size,
+    ("retention", "hard_max_bytes"): parse_size,
     ("dedupe", "window"): parse_duration,
     ("rate_limit", "interval"): parse_duration,
     ("timeout",): parse_duration,
@@ -35,13 +37,16 @@ _WORDS: Final[Mapping[tuple[str, ...], Callable[[str], float]]] = {
 """Numbers that may be written in words."""
 _OFF: Final = frozenset(
     {
-        *(("retention", name) for name in ("max_age", "max_events", "max_bytes")),
-        *((name,) for name in ("dedupe", "max_body", "rate_limit", "verify", "rules", "throttle", "durability")),
+        *(("retention", name) for name in ("max_age", "max_events", "max_bytes", "hard_max_bytes")),
+        *(
+            (name,)
+            for name in ("dedupe", "expires_at", "max_body", "rate_limit", "verify", "rules", "throttle", "durability")
+        ),
     }
 )
 """What "none" switches off."""
 _PARTS: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
-_SECRET: Final = frozenset({("auth", "password"), ("auth", "token"), ("verify", "secrets")})
+_SECRET: Final = frozenset({("auth", "password"), ("auth", "token"), ("verify", "secrets"), ("secret",)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,9 @@ def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
         return _secret(value, path, key, folder)
     if path in _OFF and value == NONE.value:
         return None
+    if path == ("expires_at",) and isinstance(value, date):
+        moment = value if isinstance(value, datetime) else datetime.combine(value, time())
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     if isinstance(value, str) and path in _WORDS:
         try:
             return _WORDS[path](value)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import time
 import typing
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, TypeVar
@@ -81,6 +83,36 @@ class Duration(_Quantity):
     name = "time"
     form = "a time like 90, 30s, 10m, 24h or 30d"
     read = staticmethod(parse_duration)
+
+
+class Moment(click.ParamType[Any]):
+    """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text.lower() == NONE.value:
+            return NONE
+        if text.isascii() and text.isdigit():
+            return self._checked(float(text), value, param, ctx)
+        try:
+            return self._checked(time.time() + parse_duration(text), value, param, ctx)
+        except Invalid:
+            pass
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000", param, ctx)
+        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return self._checked(zoned.timestamp(), value, param, ctx)
+
+    def _checked(self, moment: float, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if moment <= time.time():
+            self.fail(f"{value!r} lies in the past; a time from now on is written with its unit, like 30d", param, ctx)
+        return moment
 
 
 class NoneOr(click.ParamType[Any]):
@@ -161,6 +193,8 @@ def format_default(field: dataclasses.Field[Any]) -> str:
     value: Any = field.default
     if value is None:
         return NONE.value
+    if isinstance(value, bool):
+        return str(value).lower()
     if field.metadata["unit"] == "bytes":
         return format_size(value)
     if field.metadata["unit"] == "seconds":
@@ -172,15 +206,16 @@ def settings_options(function: F) -> F:
     """Gives a command one option and one variable for each field of `Settings`; `settings_from` reads them."""
     hints = typing.get_type_hints(Settings)
     for field in reversed(dataclasses.fields(Settings)):
+        shape: dict[str, Any] = {"is_flag": True, "default": field.default}
+        if hints[field.name] is not bool:
+            shape = {"type": _type_of(field, hints[field.name]), "default": format_default(field), "show_default": True}
         option = click.option(
             flag(field),
             field.name,
-            type=_type_of(field, hints[field.name]),
-            default=format_default(field),
-            show_default=True,
             envvar=variable(field),
             show_envvar=True,
             help=field.metadata["help"],
+            **shape,
         )
         function = option(function)
     return function
@@ -220,7 +255,7 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
         return click.IntRange(min=0 if zero else 1)
     if hint is Path:
         return click.Path(path_type=Path, readable=False)
-    return {"public_url": Url(), "proxy_trust": Ranges()}.get(field.name, click.STRING)
+    return {"public_url": Url(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)
 
 
 data_option = click.option(

@@ -91,6 +91,9 @@ def retention_words(keep: Document) -> str:
         words.append(f"{keep['max_events']} events")
     if keep["max_bytes"] is not None:
         words.append(format_size(keep["max_bytes"]))
+    if words and keep.get("wait_for_consumers"):
+        hard = keep.get("hard_max_bytes")
+        words.append("waits for consumers" + ("" if hard is None else f" up to {format_size(hard)}"))
     return ", ".join(words) or "everything is kept"
 
 

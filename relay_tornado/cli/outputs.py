@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -12,8 +13,14 @@ from relay_tornado.cli.answering import delete_part, find_part, header_rows, hea
 from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
+from relay_tornado.cli.secret import read_secret
+from relay_tornado.ids import new_signing_secret
 
 _option = options_of("OUTPUT")
+
+_GENERATE: Final = "generate"
+_SECRETS: Final[dict[str, Callable[[], str]]] = {_GENERATE: new_signing_secret, "none": str}
+"""Words that stand for a secret: one that is made, and none."""
 
 
 def _output_options(function: Any) -> Any:
@@ -40,6 +47,17 @@ def _output_options(function: Any) -> Any:
                 "--tls-verification/--no-tls-verification",
                 default=None,
                 help="Whether the destination's certificate is checked.",
+            ),
+            _option(
+                "--strict-order/--no-strict-order",
+                default=None,
+                help="Whether a public output sends nothing later before what failed is delivered or given up.",
+            ),
+            _option(
+                "--secret",
+                metavar="whsec_…|generate|none",
+                help="What a public output's requests are signed with by Standard Webhooks; generate makes one and "
+                'shows it, "-" reads it from standard input.',
             ),
             _option(
                 "--header",
@@ -72,10 +90,11 @@ def output() -> None:
 @json_option
 def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
     """Make an output in the bucket with the name or id BUCKET."""
+    generated = params["secret"] == _GENERATE
     options = _options(params)
     with open_relay(data) as relay:
         made = relay.call("output.create", bucket=bucket, options=options)
-    _show(made, as_json)
+    _show(made, as_json, reveal=generated)
 
 
 @output.command(name="list")
@@ -131,12 +150,31 @@ def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: A
 
     Where a bucket has one output only, OUTPUT may be the bucket's name or id.
     """
+    generated = params["secret"] == _GENERATE
     options = _options(params)
     if not options:
         raise click.UsageError("nothing to change: name at least one option, like --disabled")
-    with open_relay(data) as relay:
-        changed = relay.call("output.set", output=output, bucket=bucket, options=options)
-    _show(changed, as_json)
+    _set(data, output, bucket, options, as_json, reveal=generated)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@data_option
+@json_option
+def pause(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
+    """Have the public output with the id OUTPUT forward nothing until it is resumed; its events wait in the log."""
+    _set(data, output, bucket, {"paused": True}, as_json)
+
+
+@output.command()
+@click.argument("output")
+@_bucket_option
+@data_option
+@json_option
+def resume(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
+    """Have a paused output go on where it stopped."""
+    _set(data, output, bucket, {"paused": False}, as_json)
 
 
 @output.command()
@@ -180,7 +218,17 @@ def _options(params: dict[str, Any]) -> Document:
     """The options that were given, in the form of the REST interface."""
     headers = headers_given(params.pop("headers"), params.pop("no_headers"))
     options = {name: value for name, value in params.items() if value is not None}
+    if "secret" in options:
+        options["secret"] = _SECRETS.get(options["secret"], lambda: read_secret("secret", params["secret"], None))()
     return options if headers is None else {**options, "headers": headers}
+
+
+def _set(
+    data: Path, output: str, bucket: str | None, options: Document, as_json: bool, *, reveal: bool = False
+) -> None:
+    with open_relay(data) as relay:
+        changed = relay.call("output.set", output=output, bucket=bucket, options=options)
+    _show(changed, as_json, reveal=reveal)
 
 
 def _read(file: Path) -> Any:
@@ -190,11 +238,10 @@ def _read(file: Path) -> Any:
         raise click.UsageError(f"--file: {file} holds no JSON: {error}") from None
 
 
-def _show(document: Document, as_json: bool) -> None:
+def _show(document: Document, as_json: bool, *, reveal: bool = False) -> None:
     if as_json:
         print_json(document)
         return
-    retries = document["retries"]
     print_fields(
         [
             ("output", document["id"]),
@@ -204,12 +251,30 @@ def _show(document: Document, as_json: bool) -> None:
             ("kind", _kind(document)),
             ("destination", document["destination"] or "none"),
             ("timeout", format_duration(document["timeout"])),
-            ("tries", "1" if retries < 0 else str(3 + retries)),
+            ("tries", _tries(document)),
+            *([("order", "strict")] if document["strict_order"] else []),
+            *(
+                [("signed with", document["secret"] if reveal else "a secret, see --json")]
+                if document["secret"]
+                else []
+            ),
             *header_rows(document),
             ("rules", "yes, see `relay output rules`" if document["rules"] else "none, it gets every event"),
         ]
     )
 
 
+def _tries(document: Document) -> str:
+    if (document["durability"] or {}).get("enabled"):
+        return f"by the schedule {document['durability'].get('schedule') or 'seconds'}"
+    return "1" if document["retries"] < 0 else str(3 + document["retries"])
+
+
 def _kind(document: Document) -> str:
-    return ("internal" if document["internal"] else "public") + (", disabled" if document["disabled"] else "")
+    words = ["internal" if document["internal"] else "public"]
+    if document["paused"]:
+        words.append("paused")
+    if document["disabled"]:
+        reason = document["disabled_reason"]
+        words.append(f"disabled by the relay: {reason}" if reason else "disabled")
+    return ", ".join(words)

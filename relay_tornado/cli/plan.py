@@ -14,7 +14,7 @@ Kind: TypeAlias = Literal["bucket", "input", "output"]
 
 _MERGED: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
 """Parts in which what is left out stays as it is."""
-_UNSHOWN: Final = frozenset({"auth", "verify", "rules", "headers"})
+_UNSHOWN: Final = frozenset({"auth", "verify", "rules", "headers", "secret"})
 """Parts that hold secrets, or may."""
 
 
@@ -138,6 +138,8 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
         return bool(
             {name: [each.strip(" \t") for each in values] for name, values in wanted.items() if values} == present
         )
+    if key == "expires_at" and wanted is not None and present is not None:
+        return int(wanted) == int(present)
     if key == "custom_domain":
         return bool(wanted.strip().rstrip(".").lower() == present)
     if key == "path_prefix":

@@ -117,7 +117,7 @@ class Remote:
 
 
 def _token_body(options: Document) -> Document:
-    body: Document = {name: options[name] for name in ("description", "expires_at") if name in options}
+    body: Document = {name: options[name] for name in ("description", "durable", "expires_at") if name in options}
     if "api_access" in options:
         body["api_access"] = "enabled" if options["api_access"] else "disabled"
     if "buckets" in options:
@@ -157,6 +157,12 @@ def _list_logs(remote: Remote, arguments: Document) -> Any:
     return remote.request("GET", "logs", query={name: value for name, value in query.items() if value != ""})
 
 
+def _search(remote: Remote, arguments: Document) -> Any:
+    query = _times(arguments)
+    query["q"] = query.pop("text")
+    return remote.request("GET", "search", query={name: value for name, value in query.items() if value != ""})
+
+
 def _resend_log(remote: Remote, arguments: Document) -> Any:
     body = {**arguments, "action": "resend"}
     return remote.request("POST", "logs", body.pop("id"), "action", body=body)
@@ -176,6 +182,43 @@ def _times(arguments: Document) -> Document:
     }
 
 
+def _list_consumers(remote: Remote, arguments: Document) -> list[Document]:
+    buckets = [arguments["bucket"]] if arguments.get("bucket") else [each["id"] for each in remote.buckets()]
+    return [each for bucket in buckets for each in remote.request("GET", "buckets", bucket, "consumers")]
+
+
+def _dead(remote: Remote, arguments: Document) -> Any:
+    named = ("consumers", arguments["consumer"]) if arguments.get("consumer") else ()
+    query = {"limit": arguments.get("limit"), "cursor": arguments.get("cursor") or None}
+    return remote.request("GET", "buckets", arguments["bucket"], *named, "dead", query=query)
+
+
+def _resend_dead(remote: Remote, arguments: Document) -> Any:
+    ids = arguments.get("ids")
+    path = ("buckets", arguments["bucket"], "consumers", arguments["consumer"], "dead", "resend")
+    return remote.request("POST", *path, body={"all": True} if ids is None else {"ids": ids})
+
+
+def _forget_dead(remote: Remote, arguments: Document) -> Any:
+    ids = arguments.get("ids")
+    path = ("buckets", arguments["bucket"], "consumers", arguments["consumer"], "dead")
+    return remote.request("DELETE", *path, query={"all": "true"} if ids is None else {"ids": ",".join(ids)})
+
+
+def _on_consumer(verb: str) -> Callable[[Remote, Document], Any]:
+    def run(remote: Remote, arguments: Document) -> Any:
+        body = dict(arguments)
+        return remote.request("POST", "buckets", body.pop("bucket"), "consumers", body.pop("consumer"), verb, body=body)
+
+    return run
+
+
+def _replay_output(remote: Remote, arguments: Document) -> Any:
+    body = dict(arguments)
+    bucket, output = remote.holder("outputs", body.pop("output"), body.pop("bucket"))
+    return remote.request("POST", "buckets", bucket["id"], "outputs", output["id"], "replay", body=body)
+
+
 _COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
     "bucket.create": lambda remote, of: remote.request("POST", "buckets", body={**of["options"], "name": of["name"]}),
     "bucket.list": lambda remote, of: remote.buckets(),
@@ -191,6 +234,7 @@ _COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
     "output.set": _change_part("PUT", "outputs"),
     "output.delete": _change_part("DELETE", "outputs"),
     "logs.list": _list_logs,
+    "logs.search": _search,
     "logs.show": lambda remote, of: remote.request("GET", "logs", of["id"]),
     "logs.resend": _resend_log,
     "logs.resend_range": _resend_range,
@@ -199,5 +243,16 @@ _COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
     "token.set": lambda remote, of: remote.request("PUT", "tokens", of["key"], body=_token_body(of["options"])),
     "token.rotate": _rotate_token,
     "token.revoke": lambda remote, of: remote.request("DELETE", "tokens", of["key"]),
+    "consumer.list": _list_consumers,
+    "consumer.show": lambda remote, of: remote.request("GET", "buckets", of["bucket"], "consumers", of["consumer"]),
+    "consumer.seek": _on_consumer("seek"),
+    "consumer.delete": lambda remote, of: remote.request(
+        "DELETE", "buckets", of["bucket"], "consumers", of["consumer"]
+    ),
+    "consumer.dead": _dead,
+    "consumer.resend": _resend_dead,
+    "consumer.forget": _forget_dead,
+    "consumer.replay": _on_consumer("replay"),
+    "output.replay": _replay_output,
     "relay.info": lambda remote, of: {"url": remote.url},
 }

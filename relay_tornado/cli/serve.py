@@ -16,9 +16,11 @@ from typing import Any
 import click
 
 from relay_tornado.admin import Administration
+from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
 from relay_tornado.cli.options import settings_from, settings_options
 from relay_tornado.cli.program import program
+from relay_tornado.cli.ui import link
 from relay_tornado.logs import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
@@ -70,10 +72,14 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     alive = asyncio.create_task(notifier.keep_alive())
     try:
         click.echo(f"listening on {relay.address}")
+        signs_in = demo or not relay.administration.list_tokens()
         if demo:
+            relay.administration.demo = True
             await _prepare_demo(relay)
         elif not relay.administration.list_buckets():
             _say_what_next(settings)
+        if signs_in and relay.administration.sessions is not None:
+            _say_link(relay, relay.administration.sessions)
         sys.stdout.flush()
         notifier.ready(f"listening on {relay.address}")
         await told_to_stop.wait()
@@ -121,6 +127,15 @@ def _say_what_next(settings: Settings) -> None:
         f"  {_command(settings, 'token create')}",
         "The first prints the URL to send webhooks to; clients connect to /v1/socket with the key and secret that the",
         "second prints. `relay serve --demo` makes both, and prints lines to try them with.",
+    )
+
+
+def _say_link(relay: Relay, sessions: Sessions) -> None:
+    _say(
+        "Look at it in a browser. This link signs you in: once, and within ten minutes.",
+        f"  {link(relay.url, sessions.new_code())}",
+        "Another one is printed by:",
+        f"  {_command(relay.settings, 'ui')}",
     )
 
 

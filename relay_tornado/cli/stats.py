@@ -15,6 +15,7 @@ from relay_tornado.cli.output import (
     print_fields,
     print_json,
     print_table,
+    printable,
     retention_words,
     size_words,
     when,
@@ -67,6 +68,15 @@ def command(data: Path, as_json: bool) -> None:
             ("growth", f"{size_words(found.growth_a_day)} a day, if nothing left; {lasts}"),
         )
     )
+    if found.consumers:
+        click.echo("")
+        print_table(
+            ("CONSUMER", "KIND", "BUCKET", "BEHIND", "TRIED AGAIN", "DEAD LETTERS"),
+            (
+                (printable(one.name), one.kind, one.bucket, f"{one.behind} events", str(one.parked), str(one.dead))
+                for one in found.consumers
+            ),
+        )
     if clients is None:
         note("no relay runs here, so there are no clients")
         return
@@ -75,9 +85,9 @@ def command(data: Path, as_json: bool) -> None:
         click.echo("No client is subscribed.")
         return
     print_table(
-        ("CLIENT", "TOKEN", "BUCKET", "BEHIND"),
+        ("CLIENT", "TOKEN", "CONSUMER", "BUCKET", "BEHIND"),
         (
-            (client["client_ip"], client["token"], names.get(bucket, bucket), f"{behind} events")
+            (client["client_ip"], client["token"], client["consumer"], names.get(bucket, bucket), f"{behind} events")
             for client in clients
             for bucket, behind in sorted(client["behind"].items(), key=lambda each: -each[1])
         ),

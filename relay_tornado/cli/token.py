@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import NONE, Duration, data_option, format_duration, json_option, options_of, url_option
+from relay_tornado.cli.options import (
+    NONE,
+    Duration,
+    Moment,
+    data_option,
+    format_duration,
+    json_option,
+    options_of,
+    url_option,
+)
 from relay_tornado.cli.output import note, print_fields, print_json, print_table, socket_url, when
-from relay_tornado.errors import Invalid
-from relay_tornado.settings import parse_duration
 
 
 class Names(click.ParamType[Any]):
@@ -23,36 +29,6 @@ class Names(click.ParamType[Any]):
 
     def split_envvar_value(self, rv: str) -> list[str]:
         return [each.strip() for each in rv.split(",") if each.strip()]
-
-
-class Moment(click.ParamType[Any]):
-    """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        text = value.strip()
-        if text.lower() == NONE.value:
-            return NONE
-        if text.isascii() and text.isdigit():
-            return self._checked(float(text), value, param, ctx)
-        try:
-            return self._checked(time.time() + parse_duration(text), value, param, ctx)
-        except Invalid:
-            pass
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000", param, ctx)
-        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return self._checked(zoned.timestamp(), value, param, ctx)
-
-    def _checked(self, moment: float, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if moment <= time.time():
-            self.fail(f"{value!r} lies in the past; a time from now on is written with its unit, like 30d", param, ctx)
-        return moment
 
 
 _option = options_of("TOKEN")
@@ -74,6 +50,11 @@ def token() -> None:
 @_option(
     "--api-access", type=click.Choice(["enabled", "disabled"]), default="enabled", show_default=True, help="REST, too."
 )
+@_option(
+    "--durable/--no-durable",
+    default=False,
+    help="Keep its position, so that its clients miss nothing while they are away.",
+)
 @_option("--description", help="Whose it is, and what for.")
 @_option("--expires", type=Moment(), help="When it ends: 30d from now, a date (UTC), unix seconds, or none.")
 @data_option
@@ -82,6 +63,7 @@ def token() -> None:
 def create(
     buckets: tuple[str, ...],
     api_access: str,
+    durable: bool,
     description: str | None,
     expires: Any,
     data: Path,
@@ -90,6 +72,8 @@ def create(
 ) -> None:
     """Make a token, and print its key and its secret. The secret is shown this once."""
     options: dict[str, Any] = {"api_access": api_access == "enabled"}
+    if durable:
+        options["durable"] = True
     if buckets:
         options["buckets"] = list(buckets)
     if description is not None:
@@ -108,6 +92,7 @@ def create(
             ("secret", made["secret"]),
             ("reads", ", ".join(buckets) or "every bucket"),
             ("API access", api_access),
+            ("durable", "yes: the relay keeps its position" if durable else "no"),
             ("expires", when(options.get("expires_at"))),
             ("socket", socket_url(base)),
         ]
@@ -130,19 +115,42 @@ def list_(data: Path, as_json: bool) -> None:
     else:
         now = time.time()
         print_table(
-            ("KEY", "BUCKETS", "API ACCESS", "CREATED", "EXPIRES", "DESCRIPTION"),
+            ("KEY", "BUCKETS", "API ACCESS", "DURABLE", "CREATED", "LAST USED", "EXPIRES", "DESCRIPTION"),
             (
                 (
                     each["key"],
                     ", ".join(names.get(one, f"{one} (deleted)") for one in each["scopes"]["buckets"]) or "all",
                     each["api_access"],
+                    "yes" if each["durable"] else "no",
                     when(each["created_at"]),
+                    when(each["last_used_at"]),
                     when(each["expires_at"]) + (" (expired)" if (each["expires_at"] or now + 1) <= now else ""),
                     each["description"],
                 )
                 for each in tokens
             ),
         )
+
+
+@token.command(name="set")
+@click.argument("key")
+@_option(
+    "--durable/--no-durable",
+    required=True,
+    help="Keep its position from now on, or forget it.",
+)
+@data_option
+@json_option
+def set_(key: str, durable: bool, data: Path, as_json: bool) -> None:
+    """Change the token with the key KEY."""
+    with open_relay(data) as relay:
+        changed = relay.call("token.set", key=key, options={"durable": durable})
+    if as_json:
+        print_json(changed)
+    elif durable:
+        click.echo(f"The relay keeps the position of the token {changed['key']} from now on.")
+    else:
+        click.echo(f"The relay keeps no position of the token {changed['key']} any more.")
 
 
 @token.command()

@@ -7,41 +7,31 @@ the bucket and so starts the task, which ends when it is caught up again.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import structlog
 
-from relay_tornado.counters import Counters
-from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
-from relay_tornado.delivery.flight import SLICE, Flight, Pace
-from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.delivery.dispatch import PAGE, Place
+from relay_tornado.delivery.flight import Landing, Pace
+from relay_tornado.delivery.group import Member
+from relay_tornado.delivery.keeping import Keeper, place_kept
+from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.outlet import Outlet, OutletClosed
-from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, place_all
+from relay_tornado.delivery.selection import Copies, Selection
+from relay_tornado.delivery.shared import Shared
+from relay_tornado.delivery.subscription import Placement, Reached, Subscription
+from relay_tornado.delivery.turns import READ
 from relay_tornado.errors import BucketGone, CursorLost, RelayError
 from relay_tornado.ids import format_id
-from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Latest, Position, Token
 from relay_tornado.wire import control, frames, websocket
+from relay_tornado.wire.acks import Ack, Nak
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What all deliveries of a relay have in common."""
-
-    log: EventLog
-    directory: Directory
-    cache: FrameCache
-    dispatcher: Dispatcher
-    flight: Flight
-    turns: asyncio.Semaphore
-    counters: Counters
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    """Of the deliveries that are at work, ended ones in their last write too."""
 
 
 class Delivery:
@@ -54,53 +44,76 @@ class Delivery:
         "_joining",
         "_notices",
         "_places",
+        "_refusing",
         "_replaying",
+        "_selection",
         "_shared",
         "_started",
         "_task",
         "apart",
         "busy",
         "extended",
+        "kept",
         "max_body",
         "outlet",
         "subscription",
     )
 
-    def __init__(self, shared: Shared, outlet: Outlet, subscription: Subscription, *, extended: bool) -> None:
+    def __init__(
+        self,
+        shared: Shared,
+        outlet: Outlet,
+        subscription: Subscription,
+        *,
+        extended: bool,
+        keeper: Keeper | None = None,
+        ping: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`keeper` is the consumer that keeps its positions, None where the client does. `ping` writes a protocol ping
+        behind everything that was written."""
         self.outlet = outlet
         self.subscription = subscription
-        self.apart = subscription.filter is not None or subscription.request.outputs == "none"
+        self._selection = Selection(shared.cache, subscription.request, subscription.filter)
+        self.apart = self._selection.apart
         self.max_body = subscription.request.max_body
         self.extended = extended
         self.busy = True
         self._shared = shared
         self._places: dict[BucketId, Place] = {}
         self._dirty: dict[BucketId, None] = {}
-        self._expected: set[BucketId] = set()
+        # An empty set takes three times an empty dict, and there are thousands of these.
+        self._expected: dict[BucketId, None] = {}
         self._joining: dict[BucketId, Position] = {}
-        self._replaying: set[BucketId] = set()
+        self._replaying: dict[BucketId, None] = {}
         self._notices: list[bytes] = []
+        self.kept: Kept | None = None
+        if keeper is not None:
+            most = subscription.request.max_in_flight
+            self.kept = Kept(
+                shared.ledgers, shared.groups, shared.receipts, keeper, most, ping or (lambda _: None), self._go_on
+            )
         self._started = False
         self._ended = False
+        self._refusing = False
         self._task: asyncio.Task[None] | None = None
 
     # what the outside does
 
     def expect(self, bucket_ids: Iterable[BucketId]) -> None:
         """These buckets are being placed, so they need not join."""
-        self._expected.update(bucket_ids)
+        self._expected.update(dict.fromkeys(bucket_ids))
 
-    def take(self, placements: Iterable[Placement]) -> None:
-        """Takes the positions that the answer to subscribe tells."""
+    def take(self, placements: Iterable[Placement], replaces: Delivery | None = None) -> None:
+        """Takes the positions that the answer to subscribe tells, and from the one that it replaces what the client
+        still has to answer for."""
         self._expected.clear()
         for placement in placements:
             bucket = placement.bucket
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
+                self._let_go(placement)
                 self._tell(frames.bucket_deleted(bucket.name))
-                continue
-            self._enter(placement)
-            if self.extended:
-                self._replaying.add(bucket.id)
+            elif self._enter(placement, None if replaces is None else replaces.kept) and self.extended:
+                self._replaying[bucket.id] = None
 
     def start(self) -> None:
         """The answer to subscribe is out: delivery begins."""
@@ -118,11 +131,17 @@ class Delivery:
         joining = {bucket_id: Reached(0) for bucket_id, position in self._joining.items() if position == Earliest()}
         return joining | {place.bucket_id: Reached(place.seq, place.output) for place in self._places.values()}
 
+    def reached(self) -> Mapping[BucketId, str]:
+        """By bucket, the id of the last event written or passed over. Not of a bucket of whose next event some copies
+        were had before delivery began."""
+        places = self._places.values()
+        return {place.bucket_id: format_id(place.epoch, place.seq) for place in places if not place.output}
+
     def moved(self) -> Mapping[str, str]:
         """By bucket name, the id of the last event written, where that moved since the last call."""
         moved = {}
         for place in self._places.values():
-            if place.seq != place.pinged:
+            if place.seq != place.pinged and place.epoch:
                 place.pinged = place.seq
                 moved[self._shared.directory.name(place.bucket_id)] = format_id(place.epoch, place.seq)
         return moved
@@ -173,16 +192,68 @@ class Delivery:
             if bucket is None or not self.subscription.wants(bucket):
                 self._drop(bucket_id)
 
-    def end(self) -> None:
-        """Nothing more is written after the write that is under way. May be repeated."""
+    def going_on(self) -> Mapping[BucketId, Ledger]:
+        """The consumers whose positions, by receipt, are behind those of this delivery, by bucket."""
+        if self.kept is None:
+            return {}
+        return {bucket_id: held.ledger for bucket_id, held in self.kept.held.items() if not held.moved_away()}
+
+    def settle(self, request: Ack | Nak) -> bool:
+        """Carries out what the client says of an event of a consumer. False where it has no such event."""
+        return self.kept is not None and self.kept.settle(request)
+
+    def ponged(self, payload: bytes) -> None:
+        """A pong came from the client."""
+        if self.kept is not None:
+            self.kept.ponged(payload)
+
+    def pause(self) -> None:
+        """Nothing more is written after the write that is under way; its part in consumers it keeps until `end`."""
         self._ended = self.busy = True
         for place in self._places.values():
             self._shared.dispatcher.remove(place)
 
+    def end(self) -> None:
+        """Nothing more is written after the write that is under way. May be repeated."""
+        self.pause()
+        if self.kept is not None:
+            self.kept.close()
+
     async def ended(self) -> None:
-        """Waits, after `end`, for the write that is under way."""
+        """Waits, after `end` or `pause`, for the write that is under way."""
         if self._task is not None:
             await asyncio.wait((self._task,))
+
+    # what a group needs
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is written."""
+        return self._ended
+
+    def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
+        """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
+        keep = event.seq + PAGE > self._shared.dispatcher.head(place.bucket_id)
+        return self._selection.copies(place, event, attempt, keep=keep)
+
+    def write(self, data: Sequence[bytes]) -> Awaitable[None]:
+        """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
+        parts = [*self._notices, *data]
+        self._notices.clear()
+        whole = parts[0] if len(parts) == 1 else b"".join(parts)
+        return Landing(self._shared.flight, self.outlet.write(whole), len(whole))
+
+    def missed(self, bucket_id: BucketId, gap: Gap) -> None:
+        """The bucket's consumer met a gap; that is counted already."""
+        self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
+        self._refusing = self._refusing or self.subscription.request.on_gap == "fail"
+
+    def released(self, bucket_id: BucketId) -> None:
+        """The bucket's consumer was deleted: delivery ends within it."""
+        self.subscription = self.subscription.without(control.Unsubscribe((bucket_id,)))
+        if self._drop(bucket_id) and self.kept is not None:
+            name = self._shared.directory.name(bucket_id)
+            self._tell(frames.consumer_deleted(name, self.kept.keeper.name))
 
     # the task
 
@@ -210,18 +281,25 @@ class Delivery:
     async def _deliver(self) -> None:
         pace = Pace()
         while not self._ended:
-            if self._joining:
+            if self._refusing:
+                await self._refuse()
+            elif self.kept is not None and self.kept.astray:
+                await self._follow(next(iter(self.kept.astray)))
+            elif self._joining:
                 await self._enter_later(next(iter(self._joining)))
             elif self._dirty:
                 bucket_id = next(iter(self._dirty))
                 # To the end of the queue: every bucket has its turn.
                 del self._dirty[bucket_id]
                 place = self._places.get(bucket_id)
-                if place is not None:
+                member = None if self.kept is None else self.kept.members.get(bucket_id)
+                if place is not None and member is not None:
+                    await self._share(place, member)
+                elif place is not None:
                     self._dirty[bucket_id] = None
                     await self._page(place, pace)
             elif self._notices:
-                await self._write(())
+                await self.write(())
             else:
                 return
             await pace.keep()
@@ -234,8 +312,7 @@ class Delivery:
             return
         chunk = shared.flight.chunk()
         try:
-            async with shared.turns:
-                events = shared.log.peek(place.bucket_id, place.seq, PAGE, chunk)
+            events = await shared.turns.run(lambda: self._peek(place, chunk), self._behind(place))
             if events is None:
                 events = await shared.log.read(place.bucket_id, place.seq, PAGE, chunk)
         except CursorLost as lost:
@@ -246,84 +323,87 @@ class Delivery:
             return
         at = 0
         while at < len(events) and place.open and not self._ended:
-            at = await self._part(place, events, at, chunk)
+            at = await self._part(place, events, at)
             await pace.keep()
 
-    async def _part(self, place: Place, events: Sequence[Event], at: int, chunk: int) -> int:
-        """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
-        behind them."""
+    def _behind(self, place: Place) -> int:
+        """How many events a place is behind the head."""
+        return self._shared.dispatcher.head(place.bucket_id) - place.seq
+
+    def _peek(self, place: Place, chunk: int) -> Sequence[Event] | None:
+        """A page, None where it has to be read. Raises BucketGone and CursorLost."""
         shared = self._shared
-        async with shared.turns:
-            if not place.open or self._ended:
-                return at
+        events = shared.log.peek(place.bucket_id, place.seq, PAGE, chunk)
+        if events is None:
+            shared.turns.charge(READ)
+        return events
+
+    async def _share(self, place: Place, member: Member) -> None:
+        """Writes this connection's share of what there is for a group, or leaves it to be woken."""
+        if await member.page():
+            if place.open:
+                self._dirty[place.bucket_id] = None
+        elif place.bucket_id in self._replaying and member.caught_up():
             try:
-                data, at = self._frames(place, events, at, chunk)
+                await member.group.look()
             except BucketGone:
                 self.leave(place.bucket_id)
-                return at
-            written = self._write(data) if data else None
-            shared.counters.deliveries += len(data)
-            shared.counters.delivered_bytes += sum(map(len, data))
+                return
+            self._caught_up(place)
+
+    async def _follow(self, bucket_id: BucketId) -> None:
+        """Somebody has moved the consumer, by receipt, to another position, or has deleted it."""
+        assert self.kept is not None
+        try:
+            there = await self.kept.follow(bucket_id, self._shared.log)
+        except BucketGone:
+            self.leave(bucket_id)
+            return
+        if there:
+            self._dirty[bucket_id] = None
+        else:
+            # Events go on coming: no position is kept any more.
+            self._tell(frames.consumer_deleted(self._shared.directory.name(bucket_id), self.kept.keeper.name))
+
+    async def _part(self, place: Place, events: Sequence[Event], at: int) -> int:
+        """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
+        behind them."""
+        section = partial(self._begin, place, events, at)
+        at, written = await self._shared.turns.run(section, self._behind(place))
         if written is not None:
             await written
-        place.seq = events[at - 1].seq
-        place.epoch = events[at - 1].epoch
-        place.output = 0
+        if at:
+            place.seq = events[at - 1].seq
+            place.epoch = events[at - 1].epoch
+            place.output = 0
         return at
 
-    def _frames(self, place: Place, events: Sequence[Event], at: int, chunk: int) -> tuple[list[bytes], int]:
-        """The frames of the events from `at` on, within the chunk's size but at least one, and the index behind the
-        last of these events; some may have no frame. Raises BucketGone."""
-        cache, bucket_id, rules = self._shared.cache, place.bucket_id, self.subscription.filter
-        # What others read at the same time is kept for them. One reader of old events alone would only drive out new.
-        keep = len(self._shared.tasks) > 1 or place.seq + PAGE > self._shared.dispatcher.head(bucket_id)
-        end = time.perf_counter() + SLICE if rules is not None or cache.slow(bucket_id) else None
-        own = self.apart or self.max_body is not None or place.output > 0
-        data: list[bytes] = []
-        for index in range(at, len(events)):
-            event = events[index]
-            if rules is None or cache.passes(event, rules):
-                frame = self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
-                if frame:
-                    chunk -= len(frame)
-                    if chunk < 0 and data:
-                        return data, index
-                    data.append(frame)
-            if end is not None and time.perf_counter() > end:
-                return data, index + 1
-        return data, len(events)
-
-    def _frame(self, place: Place, event: Event, keep: bool) -> bytes:
-        """What this subscriber gets of an event."""
-        cache, bucket_id = self._shared.cache, place.bucket_id
-        itself = self.subscription.request.outputs == "none"
-        after = place.output if event.seq == place.seq + 1 else 0
-        if self.max_body is not None and len(event.body) > self.max_body:
-            return cache.truncated(bucket_id, event, itself=itself, after=after)
-        if itself:
-            return cache.event(bucket_id, event, keep=keep)
-        return cache.rest(bucket_id, event, after) if after else cache.frame(bucket_id, event, keep=keep)
-
-    def _write(self, data: Sequence[bytes]) -> Awaitable[None]:
-        """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
-        parts = [*self._notices, *data]
-        self._notices.clear()
-        whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        written = self.outlet.write(whole)
-        self._shared.flight.took_off(len(whole))
-        return self._landing(written, len(whole))
-
-    async def _landing(self, written: Awaitable[None], size: int) -> None:
+    def _begin(self, place: Place, events: Sequence[Event], at: int) -> tuple[int, Awaitable[None] | None]:
+        """Begins to write, and returns the index behind the last of these events that this is about, and the write."""
+        shared = self._shared
+        if not place.open or self._ended:
+            return at, None
         try:
-            await written
-        finally:
-            self._shared.flight.landed(size)
+            # What others read at the same time is kept for them. One reader of old events alone would only drive
+            # out new.
+            keep = len(shared.tasks) > 1 or place.seq + PAGE > shared.dispatcher.head(place.bucket_id)
+            # Others have begun to write since these were read.
+            data, at = self._selection.frames(place, events, at, shared.flight.chunk(), keep=keep)
+        except BucketGone:
+            self.leave(place.bucket_id)
+            return at, None
+        shared.counters.deliveries += len(data)
+        shared.counters.delivered_bytes += sum(map(len, data))
+        return at, self.write(data) if data else None
 
     def _settled(self, place: Place) -> None:
         """The place is at the head: it is woken when there is more."""
         self._dirty.pop(place.bucket_id, None)
+        self._caught_up(place)
+
+    def _caught_up(self, place: Place) -> None:
         if place.bucket_id in self._replaying:
-            self._replaying.remove(place.bucket_id)
+            del self._replaying[place.bucket_id]
             name = self._shared.directory.name(place.bucket_id)
             self._tell(frames.caught_up(name, format_id(place.epoch, place.seq)))
 
@@ -353,13 +433,22 @@ class Delivery:
         if bucket is not None:
             outputs = self.subscription.request.outputs
             request = control.Subscribe(since=self._joining[bucket_id], outputs=outputs)
-            placements = await place_all(self._shared.log, (bucket,), request, {}, later=True)
+            keeper = None if self.kept is None else self.kept.keeper
+            if keeper is not None and keeper.kind == "token" and not self.subscription.token.durable:
+                keeper = None
+            if keeper is None or keeper.kind != "client" or not bucket.ephemeral:
+                placements = await place_kept(
+                    self._shared.log, self._shared.ledgers, keeper, (bucket,), request, {}, {}, later=True
+                )
         # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
         if not self._ended and self._joining.pop(bucket_id, None) is not None:
             for placement in placements:
                 place = self._enter(placement)
-                if placement.gap is not None:
+                if placement.gap is not None and place is not None:
                     await self._missing(place, placement.gap)
+        else:
+            for placement in placements:
+                self._let_go(placement)
 
     async def _missing(self, place: Place, gap: Gap) -> None:
         name = self._shared.directory.name(place.bucket_id)
@@ -367,29 +456,45 @@ class Delivery:
         _log.warning("subscriber_missed_events", bucket=name, reason=gap.reason, first=gap.from_seq, last=gap.to_seq)
         self._tell(frames.gap(name, gap))
         if self.subscription.request.on_gap == "fail":
-            await self._write(())
-            self.end()
-            self.outlet.gap_refused()
+            await self._refuse()
 
-    def _enter(self, placement: Placement) -> Place:
-        bucket_id = placement.bucket.id
-        place = self._places[bucket_id] = Place(
-            self, bucket_id, placement.reached.seq, placement.epoch, placement.reached.output
-        )
-        self._shared.dispatcher.add(place)
+    async def _refuse(self) -> None:
+        """Events are missing, and the client does not want to go on: it is told, and that was all."""
+        await self.write(())
+        self.end()
+        self.outlet.gap_refused()
+
+    def _enter(self, placement: Placement, before: Kept | None = None) -> Place | None:
+        """A place for what was placed; None where its consumer was deleted meanwhile."""
+        bucket_id, ledger = placement.bucket.id, placement.ledger
+        place = Place(self, bucket_id, placement.reached.seq, placement.epoch, placement.reached.output)
+        self._places[bucket_id] = place
+        if ledger is not None and ledger.gone:
+            self._let_go(placement)
+            self.released(bucket_id)
+            return None
+        if ledger is None or self.kept is None or not self.kept.enter(self, place, ledger, before):
+            self._shared.dispatcher.add(place)
         self._dirty[bucket_id] = None
         return place
+
+    def _let_go(self, placement: Placement) -> None:
+        """What was placed is not wanted any more."""
+        if placement.ledger is not None:
+            self._shared.ledgers.close(placement.ledger)
 
     def _drop(self, bucket_id: BucketId) -> bool:
         """Ends delivery within a bucket. False where there was none."""
         self._joining.pop(bucket_id, None)
         self._dirty.pop(bucket_id, None)
-        self._replaying.discard(bucket_id)
+        self._replaying.pop(bucket_id, None)
         place = self._places.pop(bucket_id, None)
         if place is None:
             return False
         place.open = False
         self._shared.dispatcher.remove(place)
+        if self.kept is not None:
+            self.kept.leave(bucket_id)
         return True
 
     def _tell(self, payload: bytes) -> None:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from relay_tornado.counters import Counters
-from relay_tornado.delivery.deliver import Delivery, Shared
+from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.dispatch import Dispatcher
-from relay_tornado.delivery.flight import Flight, turns
+from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.delivery.group import Groups
+from relay_tornado.delivery.keeping import Keeper, check, consumer_fields, ephemeral, keeper_of, place_kept
 from relay_tornado.delivery.outlet import Outlet
-from relay_tornado.delivery.subscription import Directory, Reached, Subscription, not_found, place_all
-from relay_tornado.errors import BucketGone
+from relay_tornado.delivery.receipts import Receipts
+from relay_tornado.delivery.shared import Shared
+from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, not_found
+from relay_tornado.delivery.turns import Turns
+from relay_tornado.errors import BucketGone, Conflict, Unavailable
+from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.model import Bucket, BucketId, Event, Token
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rules import Rules
@@ -25,15 +32,32 @@ from relay_tornado.wire import control
 class Deliveries:
     """Makes deliveries, and tells the live ones which buckets come and go."""
 
-    def __init__(self, log: EventLog, registry: Registry, settings: Settings, counters: Counters | None = None) -> None:
-        """`counters` takes up what is delivered, and what was missed."""
+    def __init__(
+        self, log: EventLog, registry: Registry, settings: Settings, ledgers: Ledgers, counters: Counters | None = None
+    ) -> None:
+        """`ledgers` are the consumers; `counters` takes up what is delivered, and what was missed."""
         self._counters = Counters() if counters is None else counters
         self._log = log
         self._directory = Directory(registry)
         self._cache = FrameCache(registry, settings.tail // 2)
         self._dispatcher = Dispatcher(log, self._cache, self._counters)
         self.flight = Flight(settings.replay_buffer)
-        self._shared = Shared(log, self._directory, self._cache, self._dispatcher, self.flight, turns(), self._counters)
+        self._ledgers = ledgers
+        turns = Turns(lambda: log.append_queue, lambda: self._counters.events)
+        self._groups = Groups(log, ledgers, self._dispatcher, self.flight, turns, self._counters)
+        self._receipts = Receipts(self._dispatcher.head)
+        self._shared = Shared(
+            log,
+            ledgers,
+            self._directory,
+            self._cache,
+            self._dispatcher,
+            self.flight,
+            turns,
+            self._counters,
+            self._groups,
+            self._receipts,
+        )
         self._live: set[Delivery] = set()
         self._end_watch = registry.watch(self._changed)
 
@@ -46,31 +70,49 @@ class Deliveries:
         extended: bool,
         filter: Rules | None = None,
         replaces: Delivery | None = None,
+        ping: Callable[[bytes], None] | None = None,
     ) -> tuple[Delivery, list[dict[str, Any]]]:
         """A delivery that is placed and waits for `start`, and the answer's entries, in the order of the request.
 
-        The one that it replaces ends behind the write that it is in, and hands on its positions. Raises Unavailable.
+        The one that it replaces ends behind the write that it is in, and hands on its positions, and what the client
+        has from consumers that both have. `ping` writes a protocol ping with a payload; without one a durable token
+        has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
+        keeper = keeper_of(request, token, receipts=ping is not None)
+        if keeper is not None:
+            asked = self._wanted(request, token).values()
+            await check(self._ledgers, keeper, [bucket for bucket in asked if bucket is not None])
         kept: Mapping[BucketId, Reached] = {}
+        going_on: Mapping[BucketId, Ledger] = {}
         if replaces is not None:
-            replaces.end()
+            replaces.pause()
             await replaces.ended()
             # It still hears of new buckets, up to here: those begin with their first event for the next one, too.
-            kept = replaces.positions()
+            kept, going_on = replaces.positions(), replaces.going_on()
             self._live.discard(replaces)
         names = frozenset(request.buckets) or None
-        delivery = Delivery(self._shared, outlet, Subscription(request, token, names, filter=filter), extended=extended)
+        subscription = Subscription(request, token, names, filter=filter)
+        delivery = Delivery(self._shared, outlet, subscription, extended=extended, keeper=keeper, ping=ping)
         wanted: dict[str, Bucket | None] = self._wanted(request, token)
+        refused: dict[BucketId, dict[str, Any]] = {}
         # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
         self._live.add(delivery)
         delivery.expect(bucket.id for bucket in wanted.values() if bucket is not None)
         try:
             buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
-            placements = await place_all(self._log, list(buckets.values()), request, kept)
-        except BaseException:
+            if keeper is not None and keeper.kind == "client":
+                refused = {each.id: ephemeral(each) for each in buckets.values() if each.ephemeral}
+            placed = [bucket for bucket in buckets.values() if bucket.id not in refused]
+            placements = await place_kept(self._log, self._ledgers, keeper, placed, request, kept, going_on)
+        except BaseException as error:
             self.end(delivery)
+            if isinstance(error, Conflict) and replaces is not None:
+                # Somebody made it this moment, and the one before has ended: the client has to come anew.
+                raise Unavailable(str(error)) from None
             raise
-        delivery.take(placements)
+        delivery.take(placements, replaces)
+        if replaces is not None:
+            replaces.end()
         for placement in placements:
             if placement.gap is not None:
                 self._counters.gaps[placement.gap.reason] += 1
@@ -78,7 +120,9 @@ class Deliveries:
         answers: dict[str, dict[str, Any]] = {}
         for name, bucket in wanted.items():
             if bucket is not None and bucket.id in found:
-                answers.setdefault(bucket.id, found[bucket.id].answer())
+                answers.setdefault(bucket.id, _answer(found[bucket.id], keeper))
+            elif bucket is not None and bucket.id in refused:
+                answers.setdefault(bucket.id, refused[bucket.id])
             else:
                 answers[name] = not_found(name)
         return delivery, list(answers.values())
@@ -101,6 +145,11 @@ class Deliveries:
     def lag(self) -> Mapping[BucketId, int]:
         """By bucket that somebody subscribes to: how many events lie between the head and the slowest subscriber."""
         return self._dispatcher.lag()
+
+    def connections(self, key: Key) -> int:
+        """How many sockets take part in a consumer now."""
+        ledger = self._ledgers.find(key)
+        return 0 if ledger is None else self._groups.connections(key) + self._receipts.connections(ledger)
 
     def end(self, delivery: Delivery) -> None:
         """Nothing more is written by this delivery after the write that is under way. May be repeated."""
@@ -141,6 +190,15 @@ class Deliveries:
             else:
                 delivery.join(bucket, new=new)
         if bucket is None:
+            self._ledgers.forget(key)
             self._directory.forget(key)
         else:
             self._dispatcher.wake(key)
+
+
+def _answer(placement: Placement, keeper: Keeper | None) -> dict[str, Any]:
+    """A bucket's entry in the answer to subscribe."""
+    answer = placement.answer()
+    if keeper is not None and placement.ledger is not None:
+        answer["consumer"] = consumer_fields(keeper, placement)
+    return answer

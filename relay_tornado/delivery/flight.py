@@ -1,10 +1,11 @@
-"""What bounds delivery over all sockets: the bytes on their way out, and the time that a turn of the loop may take."""
+"""What bounds delivery: the bytes on their way out over all sockets, and how long one delivery may keep the loop."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final
+from collections.abc import Awaitable, Generator
+from typing import Any, Final
 
 from relay_tornado.model import KIB
 
@@ -15,9 +16,6 @@ LEAST_CHUNK: Final = 16 * KIB
 
 SLICE: Final = 0.003
 """Seconds after which delivery gives the loop back."""
-
-_SECTIONS: Final = 4
-"""How many deliveries may encode and send within one turn of the loop, while more wait."""
 
 
 class Flight:
@@ -44,10 +42,22 @@ class Flight:
         self.outstanding -= size
 
 
-def turns() -> asyncio.Semaphore:
-    """A few deliveries work in one turn of the loop while the others wait in a fair queue, so that a thousand clients
-    that catch up at once leave the loop to everybody else between any few of them."""
-    return asyncio.Semaphore(_SECTIONS)
+class Landing:
+    """A write that has begun, to be awaited once, or dropped. It is in the flight's books until it is done."""
+
+    __slots__ = ("_flight", "_size", "_written")
+
+    def __init__(self, flight: Flight, written: Awaitable[None], size: int) -> None:
+        flight.took_off(size)
+        self._flight = flight
+        self._written = written
+        self._size = size
+
+    def __await__(self) -> Generator[Any, None, None]:
+        try:
+            yield from self._written.__await__()
+        finally:
+            self._flight.landed(self._size)
 
 
 class Pace:

@@ -89,6 +89,24 @@ class FrameCache:
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         return self._copies(kept, event, after, truncate=False)
 
+    def again(
+        self, bucket_id: BucketId, event: Event, attempt: int, *, itself: bool = False, truncate: bool = False
+    ) -> bytes:
+        """As `frame`, or with `itself` as `event`, of an event that comes for the `attempt`th time and says so; with
+        `truncate` without its body."""
+        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
+        if itself:
+            name = kept.inputs.get(event.input_id, "")
+            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate, attempt=attempt))
+        return self._copies(kept, event, 0, truncate=truncate, attempt=attempt)
+
+    def numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
+        """The numbers of the outputs that the copies in `frame` go to, none where that is the event itself."""
+        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
+        if kept.outputs.plain and event.target is None:
+            return ()
+        return [copy.n for copy in kept.outputs.of(event, self._subjects, 0) if copy is not None]
+
     def copies(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
         """The numbers of the outputs that an event goes to through connected clients, in their order; 0 is none."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
@@ -113,15 +131,15 @@ class FrameCache:
                 turn for turn in self._turns if turn[0] is not kept.frames and turn[0] is not kept.events
             )
 
-    def _copies(self, kept: _Kept, event: Event, after: int, *, truncate: bool) -> bytes:
+    def _copies(self, kept: _Kept, event: Event, after: int, *, truncate: bool, attempt: int = 1) -> bytes:
         copies = kept.outputs.of(event, self._subjects, after)
         name = kept.inputs.get(event.input_id, "")
         if not copies:
             return b""
         named = [copy for copy in copies if copy is not None]
         if not named:
-            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate))
-        return b"".join(map(websocket.text, frames.webhooks(event, kept.bucket, name, named, truncate)))
+            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate, attempt=attempt))
+        return b"".join(map(websocket.text, frames.webhooks(event, kept.bucket, name, named, truncate, attempt)))
 
     def _enter(self, bucket_id: BucketId) -> _Kept:
         bucket: Bucket | None = self._registry.get("bucket", bucket_id)

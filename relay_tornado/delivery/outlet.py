@@ -18,7 +18,8 @@ class Outlet(Protocol):
         still buffered or the socket is closed, and nothing was taken."""
 
     def write(self, data: bytes) -> Awaitable[None]:
-        """Writes, beginning at once; done when the kernel has taken everything. Raises OutletClosed when awaited."""
+        """Writes, beginning at once; done when the kernel has taken everything. Raises OutletClosed, at once or
+        when awaited; who does not await it has no warning."""
 
     def gap_refused(self) -> None:
         """Events are missing for a client that asked for on_gap "fail", and it has been told."""

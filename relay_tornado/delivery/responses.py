@@ -77,6 +77,8 @@ class Responses:
         self._log = log
         self._registry = registry
         self._subscribers = subscribers
+        self.forwarding: Subscribers | None = None
+        """What sends events to public outputs; the composition root puts it here."""
         self._wait = wait
         self._most = most
         self._waiters: dict[tuple[BucketId, int], dict[_Waiter, None]] = {}
@@ -210,7 +212,8 @@ class Responses:
             _log.warning("waiting_blindly", code=error.code)
 
     def _judge(self, waiter: _Waiter, event: Event) -> None:
-        if not self._subscribers.reaches(waiter.bucket_id, event, waiter.output):
+        reached = (self._subscribers, self.forwarding)
+        if not any(each is not None and each.reaches(waiter.bucket_id, event, waiter.output) for each in reached):
             self._end(waiter, _nobody(waiter.id))
 
     def _end(self, waiter: _Waiter, answer: Answer) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import Placed, epoch_at, place_cursor
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.registry.contract import Registry
@@ -101,6 +103,8 @@ class Placement:
     bounds: Bounds
     reached: Reached
     gap: Gap | None
+    ledger: Ledger | None = None
+    """The consumer that keeps the position, opened."""
 
     @property
     def epoch(self) -> str:
@@ -140,11 +144,14 @@ async def place_all(
     kept: Mapping[BucketId, Reached],
     *,
     later: bool = False,
+    floors: Mapping[BucketId, Reached] = MappingProxyType({}),
+    first: Mapping[BucketId, Position] = MappingProxyType({}),
 ) -> list[Placement]:
     """Judges the request's positions for these buckets; one whose log is gone is left out.
 
     A bucket for which no position is asked goes on behind what `kept` has of it, or else at the head. `later`: they
     join a subscription whose other buckets were placed before, so a bare id of another bucket is about one of those.
+    `floors` count before anything that is asked, `first` where nothing is.
     """
     held = [(bucket, bounds) for bucket in buckets if (bounds := await _bounds(log, bucket.id)) is not None]
     bare = request.since if isinstance(request.since, Cursor) else None
@@ -155,8 +162,13 @@ async def place_all(
         if known and bare is not None and not _holds(bounds, bare):
             # The id is about another bucket.
             position = None
+        floor = floors.get(bucket.id)
+        if floor is not None:
+            position = None
+        elif position is None and bucket.id not in kept:
+            position = first.get(bucket.id)
         try:
-            reached, gap = await _judge(log, bucket, bounds, position, kept.get(bucket.id))
+            reached, gap = await _judge(log, bucket, bounds, position, floor or kept.get(bucket.id))
         except BucketGone:
             continue
         if bucket.ephemeral and isinstance(position, Earliest | Last | Since) and not later:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,32 +17,29 @@ from typing import Any, Protocol
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from relay_tornado.handlers.heads import essential, names_host
+from relay_tornado.handlers.heads import ends_lines, essential, names_host
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
-from relay_tornado.wire.answers import Answer, text_answer
+from relay_tornado.transport.direct import NEVER, READ_SIZE
+from relay_tornado.wire.answers import CLOSE, LATE, Answer, text_answer
 
-READ_SIZE = 32 << 10
-NEVER = float("inf")
-
-_CLOSE = b"Connection: close\r\n"
 _TORNADOS_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 _MALFORMED = text_answer(
     400,
     "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, or"
     " its body is too large.",
-).encode(_CLOSE)
+).encode(CLOSE)
 _PROXIED = text_answer(
     400,
     "This is the PROXY protocol, which the relay does not speak. Switch it off in the load balancer, let that set"
     " X-Forwarded-For instead, and name its address in --proxy-trust.",
-).encode(_CLOSE)
-_NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(_CLOSE)
+).encode(CLOSE)
+_NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in front of its address.").encode(CLOSE)
 _NO_REQUEST = b"\r\n\r\n"
 """What Tornado is given in place of a head that it would take and must not: it refuses it as it refuses any other."""
 
-_LATE = text_answer(408, "The body did not arrive in time. Send the request again.").encode(_CLOSE)
+_LATE = LATE.encode(CLOSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +47,7 @@ class Limits:
     """What every connection is held to: seconds, and bytes of what is read ahead."""
 
     idle_timeout: float
+    head_timeout: float
     body_timeout: float
     buffer: int
     head_too_long: Answer
@@ -57,7 +56,7 @@ class Limits:
     def of(cls, settings: Settings) -> Limits:
         text = f"The request line and headers are longer than the {settings.max_header} bytes that the relay reads."
         buffer = 4 * max(settings.max_header, READ_SIZE)
-        return cls(settings.idle_timeout, settings.body_timeout, buffer, text_answer(431, text))
+        return cls(settings.idle_timeout, settings.head_timeout, settings.body_timeout, buffer, text_answer(431, text))
 
 
 class Owner(Protocol):
@@ -70,19 +69,54 @@ class Owner(Protocol):
         """The connection's descriptor is closed."""
 
 
+class _Short(list[Any]):
+    """What Tornado needs of a deque, for a few entries."""
+
+    __slots__ = ()
+
+    def popleft(self) -> Any:
+        return self.pop(0)
+
+
 class Connection(IOStream):
     """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
     its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection. Behind a trusted proxy
     they are those of the request that was read last, and `forwarded_host` is the host that it asked for, where the
     proxy says so.
 
-    `deadline` is the loop time at which the sweep lets it `expire`. `busy` is whether a request is being worked on,
+    `deadline` is the time (monotonic) at which the sweep lets it `expire`. `busy` is whether a request is worked on,
     `receiving` whether its body is still to come, and `last` whether none is to be read after it. `late` is whether a
     body did not arrive in its time.
     """
 
-    def __init__(self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner) -> None:
-        super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=READ_SIZE)
+    # Beside IOStream's own, for which one dict per stream stays small enough to share its keys with all others.
+    __slots__ = (
+        "_ahead",
+        "_awaits_head",
+        "_limits",
+        "_linger",
+        "_listen_on",
+        "_owner",
+        "_protocol",
+        "_proxy",
+        "busy",
+        "deadline",
+        "forwarded_host",
+        "head",
+        "last",
+        "late",
+        "protocol",
+        "receiving",
+        "remote_ip",
+    )
+
+    def __init__(
+        self, connection: socket.socket, remote_ip: str, limits: Limits, owner: Owner, ahead: bytes = b""
+    ) -> None:
+        """`ahead` is what was read from the socket already, at most half of the limits' buffer."""
+        super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=max(READ_SIZE, len(ahead)))
+        self._ahead = ahead
+        self._awaits_head = False
         self.remote_ip = remote_ip
         self.protocol = "http"
         self.forwarded_host: str | None = None
@@ -111,8 +145,10 @@ class Connection(IOStream):
             raise StreamClosedError
         self._listen_on = True
         self.head = b""
-        self.deadline = self.io_loop.time() + self._limits.idle_timeout
+        self.deadline = time.monotonic() + self._limits.idle_timeout
+        self._awaits_head = True
         self.head = head = await super().read_until_regex(regex, max_bytes)
+        self._awaits_head = False
         self.busy = True
         self.deadline = NEVER
         if self._proxy:
@@ -120,7 +156,21 @@ class Connection(IOStream):
             self.remote_ip = origin.address
             self.protocol = origin.scheme or self._protocol
             self.forwarded_host = origin.host
-        return essential(head) if names_host(head) else _NO_REQUEST
+        return essential(head) if names_host(head) and ends_lines(head) else _NO_REQUEST
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        """Reads what was read ahead before what the socket has. A head's time begins with the first of its bytes."""
+        if self._ahead:
+            # All at once: nothing else than the socket ever calls for a second read.
+            ahead, self._ahead = self._ahead, b""
+            buf[: len(ahead)] = ahead
+            self.read_chunk_size = READ_SIZE
+            return len(ahead)
+        size_or_none = super().read_from_fd(buf)
+        if self._awaits_head and size_or_none:
+            self._awaits_head = False
+            self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
+        return size_or_none
 
     def reading(self) -> bool:
         """Also once after a head that came with more behind it: the poller would be told to stop listening and, one
@@ -133,7 +183,7 @@ class Connection(IOStream):
     def expect_body(self) -> None:
         """From now on a body comes in, and has its time for it."""
         self.receiving = True
-        self.deadline = self.io_loop.time() + self._limits.body_timeout
+        self.deadline = time.monotonic() + self._limits.body_timeout
 
     def body_arrived(self) -> None:
         """The request is whole: its answer may take its time."""
@@ -144,8 +194,16 @@ class Connection(IOStream):
         """An answer went out while the body was still coming: nothing more is sent, and the connection closes once the
         body was read, or after these seconds."""
         self.last = True
-        self.deadline = self.io_loop.time() + seconds
+        self.deadline = time.monotonic() + seconds
         self.when_written(self._end_sending)
+
+    def detached(self) -> None:
+        """No request is read any more, and it may be quiet for days: lets go of the head, and of two deques of
+        Tornado's that take most of a kilobyte each, also while they are empty."""
+        self.head = b""
+        if not self.writing():
+            self._write_futures = _Short()  # type: ignore[assignment]
+            self._write_buffer._buffers = _Short()  # type: ignore[assignment]
 
     def linger(self) -> None:
         """Once it is closed, what the client still sends is read and dropped for a while, so that it reads the answer
@@ -165,7 +223,7 @@ class Connection(IOStream):
         if self.closed() or not self.writing():
             callback()
             return
-        self.deadline = min(self.deadline, self.io_loop.time() + self._limits.idle_timeout)
+        self.deadline = min(self.deadline, time.monotonic() + self._limits.idle_timeout)
         self.write(b"").add_done_callback(lambda _: callback())
 
     def _end_sending(self) -> None:
@@ -185,7 +243,7 @@ class Connection(IOStream):
         if not self.closed():
             if isinstance(exc_info, UnsatisfiableReadError) and not self.busy:
                 self._linger = True
-                self.write(self._limits.head_too_long.encode(_CLOSE))
+                self.write(self._limits.head_too_long.encode(CLOSE))
             if self._linger and not self.closed():
                 self._owner.lingering.add(self.socket)
         super().close(exc_info)

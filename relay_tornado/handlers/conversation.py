@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Generator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
 
 from relay_tornado import session
 from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import OutletClosed
-from relay_tornado.errors import RelayError, Unauthorized
+from relay_tornado.errors import Conflict, RelayError, Unauthorized
 from relay_tornado.log.deliveries import Result
 from relay_tornado.model import KIB, BucketId, Token
 from relay_tornado.wire import websocket
@@ -80,6 +81,12 @@ class Conversation:
         return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
 
     @property
+    def consumer(self) -> str:
+        """The name of the consumer that it subscribed with, "" where it named none."""
+        request = None if self._delivery is None else self._delivery.subscription.request
+        return "" if request is None else request.consumer or ""
+
+    @property
     def client_ip(self) -> str:
         return self._handler.request.remote_ip or ""
 
@@ -88,6 +95,12 @@ class Conversation:
     def heard(self) -> None:
         """A frame came from the client."""
         self._liveness.heard(self._loop.time())
+
+    def ponged(self, payload: bytes) -> None:
+        """A pong came from the client."""
+        self.heard()
+        if self._delivery is not None:
+            self._delivery.ponged(payload)
 
     async def received(self, message: str | bytes) -> None:
         """A message from the client. Returns once it is answered."""
@@ -136,7 +149,7 @@ class Conversation:
         if not self._open:
             raise OutletClosed
         try:
-            return _written(self._stream.write(data))
+            return Written(self._stream.write(data))
         except StreamClosedError:
             raise OutletClosed from None
 
@@ -168,6 +181,9 @@ class Conversation:
                     await self._perform(self._session.unsubscribed(request))
                 case session.Respond():
                     await self._respond(effect)
+                case session.Settle(request):
+                    found = self._delivery is not None and self._delivery.settle(request)
+                    await self._perform(self._session.settled(request, found))
                 case session.Deliver():
                     if self._delivery is not None:
                         self._delivery.start()
@@ -215,7 +231,11 @@ class Conversation:
                 extended=self._session.extended,
                 filter=effect.filter,
                 replaces=self._delivery,
+                ping=self._ping_behind,
             )
+        except Conflict as error:
+            await self._perform(self._session.subscribe_refused(error))
+            return
         except RelayError as error:
             _log.error("subscribe_failed", code=error.code, exc_info=error)
             self.unavailable("the relay can't read its log now: come back later")
@@ -260,6 +280,9 @@ class Conversation:
         elif now >= self._session.due:
             blocked = self._ping is not None and not self._ping.done()
             self._act(self._session.tick(now, self._moved, blocked=blocked))
+            if blocked:
+                # It may have read a little since the ping that is still to leave.
+                self._liveness.asked(now)
         if self._open:
             self._timer = self._loop.call_at(self._due(), self._tick)
 
@@ -268,6 +291,11 @@ class Conversation:
 
     def _moved(self) -> Mapping[str, str]:
         return {} if self._delivery is None else self._delivery.moved()
+
+    def _ping_behind(self, payload: bytes) -> None:
+        """Writes a protocol ping behind everything that was written."""
+        if self._open:
+            self._buffer(websocket.ping(payload))
 
     # the end
 
@@ -280,24 +308,36 @@ class Conversation:
 
     def _buffer(self, data: bytes | memoryview) -> asyncio.Future[None] | None:
         """Writes without waiting; None where the stream is closed."""
-        flight = self._sockets.deliveries.flight
-        try:
-            written = self._stream.write(data)
-        except StreamClosedError:
-            return None
-        if not written.done():
-            size = len(data)
-            flight.took_off(size)
-            written.add_done_callback(lambda _: flight.landed(size))
-        return written
+        return buffered(self._stream, data, self._sockets.deliveries.flight)
 
 
-async def _written(writing: asyncio.Future[None]) -> None:
+def buffered(stream: IOStream, data: bytes | memoryview, flight: Flight) -> asyncio.Future[None] | None:
+    """Writes without waiting; None where the stream is closed. What its kernel does not take is in flight."""
     try:
-        if writing.done():
-            writing.result()
-        else:
-            # A cancelled waiter must not cancel the stream's own future.
-            await asyncio.shield(writing)
+        writing = stream.write(data)
     except StreamClosedError:
-        raise OutletClosed from None
+        return None
+    if not writing.done():
+        size = len(data)
+        flight.took_off(size)
+        writing.add_done_callback(lambda _: flight.landed(size))
+    return writing
+
+
+class Written:
+    """Waits for a write to a stream. Raises OutletClosed where that is closed."""
+
+    __slots__ = ("_writing",)
+
+    def __init__(self, writing: asyncio.Future[None]) -> None:
+        self._writing = writing
+
+    def __await__(self) -> Generator[Any, None, None]:
+        try:
+            if self._writing.done():
+                self._writing.result()
+            else:
+                # A cancelled waiter must not cancel the stream's own future.
+                yield from asyncio.shield(self._writing).__await__()
+        except StreamClosedError:
+            raise OutletClosed from None

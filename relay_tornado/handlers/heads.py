@@ -25,6 +25,12 @@ def header_block(head: bytes) -> bytes:
     return head[begin : -2 if head.endswith(b"\r\n") else -1]
 
 
+def ends_lines(head: bytes) -> bool:
+    """Whether every line of a head ends with CRLF: a bare line feed is an end for some and none for others, so behind a
+    proxy it could hide a header, or a request."""
+    return head.count(b"\n") == head.count(b"\r\n")
+
+
 def names_host(head: bytes) -> bool:
     """Whether a head says whom it is for as RFC 9112 (3.2) wants it: HTTP/1.1 with one Host line, and no more."""
     hosts = head.lower().count(b"\nhost:")

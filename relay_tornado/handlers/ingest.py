@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from email.utils import formatdate
-
 from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine, ResponseStartLine
 
@@ -12,12 +9,9 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.heads import header_block
 from relay_tornado.ingest import Head, Ingest, Upload
 from relay_tornado.settings import Settings
-from relay_tornado.wire.answers import Answer
+from relay_tornado.transport.direct import DISCARD_TIME, SMALL
+from relay_tornado.wire.answers import CLOSE, Answer, date_line
 
-SMALL = 64 << 10
-"""After a refusal, a body of up to so many bytes is read to its end and the connection goes on; else it closes."""
-
-DISCARD_TIME = 10.0
 _UNLIMITED = 1 << 62
 
 
@@ -115,7 +109,7 @@ class IngestRequest(HTTPMessageDelegate):
             self._done()
 
     def _write(self, answer: Answer) -> None:
-        extra = b"Connection: close\r\n" if self._stream.last else self._extra
+        extra = CLOSE if self._stream.last else self._extra
         self._stream.write(answer.encode(date_line() + extra, head=self._is_head))
 
     def _done(self) -> None:
@@ -140,19 +134,7 @@ def _body_length(headers: HTTPHeaders) -> int | None:
 def _connection_line(version: str, method: str, length: int | None, asked: str) -> bytes:
     """What an answer says about its connection, by Tornado's rules for keeping it."""
     if version == "HTTP/1.1":
-        return b"Connection: close\r\n" if asked == "close" else b""
+        return CLOSE if asked == "close" else b""
     if asked == "keep-alive" and (length != 0 or method in ("GET", "HEAD")):
         return b"Connection: Keep-Alive\r\n"
     return b""
-
-
-_date = (0, b"")
-
-
-def date_line() -> bytes:
-    """The Date header, made once a second."""
-    global _date
-    now = int(time.time())
-    if _date[0] != now:
-        _date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode())
-    return _date[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 
 from tornado.ioloop import IOLoop
 
@@ -43,7 +44,7 @@ class Lingering:
             copy.close()
             return
         self._left[copy] = BYTES
-        self._deadlines[copy] = self._loop.time() + TIME
+        self._deadlines[copy] = time.monotonic() + TIME
         self._loop.add_handler(copy, self._discard, IOLoop.READ)
 
     def sweep(self, now: float) -> None:

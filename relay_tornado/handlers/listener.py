@@ -6,6 +6,7 @@ import asyncio
 import resource
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,17 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
-from relay_tornado.handlers.connection import READ_SIZE, Connection, Limits, TlsConnection
+from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
+from relay_tornado.ingest import Ingest
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
+from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
 
 BACKLOG = 1024
+WELCOME = 8
+"""Most connections that are handed to Tornado in one turn of the loop."""
 RESERVED_DESCRIPTORS = 128
 """Descriptors kept from connections: the database's files, the control socket, the log, what libraries open."""
 
@@ -63,11 +68,15 @@ class Listener:
         settings: Settings,
         entrance: Entrance = DIRECT,
         counters: Counters | None = None,
+        ingest: Ingest | None = None,
     ) -> None:
+        """Where the settings want it and there is no TLS, webhooks go directly to `ingest`, and `delegate` gets all
+        else; without it everything."""
         self._counters = Counters() if counters is None else counters
         self.trust = entrance.trust
         self._entrance = entrance
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | DirectConnection] = set()
+        self._arriving: deque[Connection] = deque()
         self.lingering = Lingering()
         self.limit = _limit(settings)
         self._delegate = delegate
@@ -76,11 +85,15 @@ class Listener:
         self._parameters = HTTP1ConnectionParameters(
             chunk_size=2 * READ_SIZE, max_header_size=settings.max_header, max_body_size=MAX_OTHER_BODY
         )
+        self._direct: Direct | None = None
+        if ingest is not None and settings.transport == "direct" and entrance.certificate is None:
+            self._direct = Direct(ingest, settings, entrance.trust, self)
         self._sockets: list[socket.socket] = []
         self._refused = 0
         self._said_at = 0.0
         self._loop = IOLoop.current()
-        interval = max(0.01, min(_SWEEP, settings.idle_timeout / 4, settings.body_timeout / 4))
+        times = settings.idle_timeout, settings.head_timeout, settings.body_timeout
+        interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
         self._sweeper = PeriodicCallback(self._sweep, interval * 1000)
         self._closed = asyncio.Event()
 
@@ -118,10 +131,37 @@ class Listener:
             connection.close()
         self.lingering.close()
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: Connection | DirectConnection) -> None:
         """The connection's descriptor is closed."""
         self.connections.discard(connection)
         self._closed.set()
+
+    def hand_over(self, connection: DirectConnection, data: bytes) -> None:
+        """Tornado serves this connection from now on; `data` is what was read from it."""
+        self.connections.discard(connection)
+        stream = Connection(connection.socket, connection.peer, self._limits, self, data)
+        self.connections.add(stream)
+        self._arriving.append(stream)
+        if len(self._arriving) == 1:
+            self._loop.add_callback(self._welcome)
+
+    def _welcome(self) -> None:
+        """Begins to serve a few of those that were handed over, and the others in the turns of the loop to come: where
+        thousands come back at once, a request of theirs costs ten times a webhook, and senders keep their place."""
+        some = [self._arriving.popleft() for _ in range(min(WELCOME, len(self._arriving)))]
+        if self._arriving:
+            self._loop.add_callback(self._welcome)
+        for stream in some:
+            try:
+                if not stream.closed():
+                    self._serve(stream)
+            except Exception:
+                _log.exception("request_failed")
+                stream.close()
+
+    def _serve(self, stream: Connection) -> None:
+        self.connections.add(stream)
+        HTTP1ServerConnection(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
         for _ in range(BACKLOG):
@@ -138,11 +178,10 @@ class Listener:
                 connection.close()
                 self._refuse()
                 continue
-            stream = self._stream(connection, address[0])
-            if stream is None:
-                continue
-            self.connections.add(stream)
-            HTTP1ServerConnection(stream, self._parameters, stream).start_serving(self._delegate)
+            if self._direct is not None:
+                self.connections.add(DirectConnection(self._direct, connection, address[0]))
+            elif (stream := self._stream(connection, address[0])) is not None:
+                self._serve(stream)
 
     def _stream(self, connection: socket.socket, remote_ip: str) -> Connection | None:
         """None where the client is gone before TLS began."""
@@ -184,7 +223,7 @@ class Listener:
         return True
 
     def _sweep(self) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()
         self.lingering.sweep(now)

@@ -11,16 +11,19 @@ from contextlib import suppress
 from tornado.web import Application
 
 from relay_tornado.admin import Administration
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.counters import Counters
-from relay_tornado.handlers import health, metrics, rest, socket
+from relay_tornado.handlers import health, metrics, rest, socket, stream, ui
 from relay_tornado.handlers.base import NotFoundHandler, log_request
+from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.front import Front
 from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
 from relay_tornado.handlers.socket import Sockets
 from relay_tornado.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.routes import Routes
@@ -40,6 +43,7 @@ class Site:
         store: health.Store,
         settings: Settings,
         results: Deliveries,
+        ledgers: Ledgers,
         *,
         administration: Administration | None = None,
         counters: Counters | None = None,
@@ -47,36 +51,46 @@ class Site:
         expose: Callable[[], bytes] = bytes,
         instance: str = "",
     ) -> None:
-        """`administration` is by default one of its own over these. `expose` gives what /metrics answers with,
-        `instance` names the process."""
+        """`administration` is by default one of its own over these; where it has sessions, there is the page. `ledgers`
+        are the consumers.
+        `expose` gives what /metrics answers with, `instance` names the process."""
         counters = Counters() if counters is None else counters
-        access = Access(registry, counters=counters)
+        administration = administration or Administration(log, registry, settings)
+        access = Access(registry, counters=counters, uses=administration.uses)
+        self.ledgers = ledgers
         self.port = 0
         self.metrics_port: int | None = None
-        self.sockets = Sockets(log, registry, access, settings, results, counters, entrance.trust)
+        self.sockets = Sockets(log, registry, access, settings, results, ledgers, counters, entrance.trust)
         self.ingest = Ingest(log, Routes(registry), settings, self.sockets.responses, counters=counters)
         self._drain_timeout = settings.drain_timeout
+        consumers = administration.consumers or ConsumerAdministration(log, ledgers)
+        consumers.connections = self.sockets.deliveries.connections
+        callers = Callers(access, administration.sessions, settings.public_url)
         self.rest = rest.Rest(
-            administration=administration or Administration(log, registry, settings),
+            administration=administration,
+            consumers=consumers,
             logs=Logs(log, results, registry),
             responses=self.sockets.responses,
-            access=access,
+            callers=callers,
             registry=registry,
             log=log,
             sockets=self.sockets,
+            ingest=self.ingest,
             description=functools.cache(functools.partial(rest.describe, rest.HANDLERS, settings)),
         )
         application = Application(
             [
                 *rest.routes(self.rest),
                 *socket.routes(self.sockets),
+                *stream.routes(self.sockets, log, registry, callers),
                 *health.routes(store, instance),
                 *metrics.routes(expose, access),
+                *ui.routes(callers, administration, counters),
             ],
             default_handler_class=NotFoundHandler,
             log_function=log_request,
         )
-        self.listener = Listener(Front(self.ingest, application, settings), settings, entrance, counters)
+        self.listener = Listener(Front(self.ingest, application, settings), settings, entrance, counters, self.ingest)
         self._open_metrics: Listener | None = None
         if settings.metrics_port is not None:
             self._open_metrics = _metrics_listener(settings, settings.metrics_port, expose)

@@ -1,6 +1,7 @@
 """Appends on their way: a queue bounded in bytes, and what has gathered in it as the writer's next transaction.
 
-Group commit without a timer: whatever was queued while the last commit ran goes into the next one.
+Group commit without a timer: what was queued while the last commit ran, and what those whom it answered sent at
+once, goes into the next one.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from relay_tornado.errors import BucketGone, Overloaded, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log import rows
 from relay_tornado.log.batch import Entry, Plan, digests, plan
+from relay_tornado.log.contract import Done
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
-from relay_tornado.model import Appended, NewEvent
+from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
 from relay_tornado.storage.work import Stale, again
 
@@ -49,17 +51,19 @@ class Appends:
         self._queue: deque[Entry] = deque()
         self._alone: deque[Entry] = deque()
         self._bytes = 0
+        self._loop = asyncio.get_running_loop()
         self._empty: asyncio.Future[None] | None = None
 
-    def add(self, state: LogState, event: NewEvent, future: asyncio.Future[Appended]) -> None:
-        """Queues an event. Raises Overloaded where its bytes no longer fit (one always does)."""
-        size = event.size
+    def add(self, state: LogState, event: NewEvent, size: int, done: Done) -> Overloaded | None:
+        """Queues an event of that size. Returns the error where its bytes no longer fit (one always does)."""
         held = self._bytes + size + OVERHEAD
         if held > self._most_bytes and self._bytes:
-            raise Overloaded("more events are coming in than can be stored; send it again in a moment")
+            return Overloaded("more events are coming in than can be stored; send it again in a moment")
         self._bytes = held
-        self._queue.append(Entry(state, event, size, future))
-        self._notify()
+        self._queue.append(Entry(state, event, size, done))
+        if len(self._queue) == 1:
+            self._notify()
+        return None
 
     @property
     def held(self) -> int:
@@ -108,8 +112,7 @@ class Appends:
 
     def _fail(self, entry: Entry, error: RelayError) -> None:
         self._release(entry.size + OVERHEAD)
-        if not entry.future.done():
-            entry.future.set_exception(error)
+        self._loop.call_soon(entry.done, error)
 
     def committed(self, entries: list[Entry], made: Plan, seconds: float) -> None:
         """Publishes, answers, announces: in this order."""
@@ -117,13 +120,13 @@ class Appends:
         counters = self._counters
         counters.committed(made.count, sum(growth.bytes for growth in made.growths), seconds)
         counters.duplicates += len(entries) - made.count
-        size = 0
+        self._release(sum([entry.size for entry in entries]) + len(entries) * OVERHEAD)
         for entry in entries:
-            size += entry.size + OVERHEAD
-            if not entry.future.done():
-                assert entry.outcome is not None
-                entry.future.set_result(entry.outcome)
-        self._release(size)
+            assert entry.outcome is not None
+            try:
+                entry.done(entry.outcome)
+            except Exception:
+                _log.exception("answer_failed", bucket=entry.state.bucket_id)
         self._announce(made)
 
     def failed(self, entries: list[Entry], error: Exception) -> None:

@@ -6,7 +6,6 @@ another, and applies each before it plans the next, so seqs are dense and no two
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,21 +13,22 @@ from typing import Any
 import msgspec
 
 from relay_tornado.log import rows
+from relay_tornado.log.contract import Done
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Appended, Epoch, Event, NewEvent
 
 
 class Entry:
-    """One append on its way: `outcome` is set by `plan`, `future` when it is committed or has failed."""
+    """One append on its way: `outcome` is set by `plan`, `done` is called when it is committed or has failed."""
 
-    __slots__ = ("event", "future", "outcome", "size", "state")
+    __slots__ = ("done", "event", "outcome", "size", "state")
 
-    def __init__(self, state: LogState, event: NewEvent, size: int, future: asyncio.Future[Appended]) -> None:
+    def __init__(self, state: LogState, event: NewEvent, size: int, done: Done) -> None:
         self.state = state
         self.event = event
         self.size = size
-        self.future = future
+        self.done = done
         self.outcome: Appended | None = None
 
 

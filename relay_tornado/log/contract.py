@@ -6,10 +6,14 @@ A published head only grows, and is this process's knowledge; `bounds` is author
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 from relay_tornado.model import Appended, Bounds, BucketId, Event, NewEvent, Retention
+
+Done: TypeAlias = Callable[[Appended | BaseException], None]
+"""Told what became of an append: its place, or the error."""
 
 
 class Outline(NamedTuple):
@@ -21,6 +25,14 @@ class Outline(NamedTuple):
     method: str
     size: int
     stub: bool
+
+
+class Extent(NamedTuple):
+    """How much a log holds: bytes, and when its oldest and its newest event were received (None: it holds none)."""
+
+    bytes: int
+    oldest_at: float | None
+    newest_at: float | None
 
 
 class Watch(Protocol):
@@ -36,7 +48,7 @@ class Watch(Protocol):
 class EventLog(Protocol):
     """Append-only, dense, per bucket. Errors: BucketGone, CursorLost, Overloaded, NoSpace, Unavailable, Unknown."""
 
-    def append(self, bucket_id: BucketId, event: NewEvent) -> Awaitable[Appended]:
+    def append(self, bucket_id: BucketId, event: NewEvent) -> asyncio.Future[Appended]:
         """A future that is done once the event is committed (every error is set on it, none is raised here).
 
         The engine gives seq, epoch and received_at, which never goes back within a bucket. Where `event.dedupe`
@@ -44,6 +56,13 @@ class EventLog(Protocol):
         in the same batch, its failure too. Of an ephemeral event a stub is committed (seq, time, input, method, size),
         and its content can be read for a while (log/ephemeral.py). Cancelling the future does not take the event back.
         """
+
+    @property
+    def append_queue(self) -> int:
+        """Bytes of the events that wait for a commit. Quick."""
+
+    def submit(self, bucket_id: BucketId, event: NewEvent, done: Done) -> None:
+        """As `append`, for those who append very often: `done` is called once, later, in the loop."""
 
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         """Events after + 1, after + 2, … without a hole and never past the published head; [] at the head.
@@ -56,6 +75,10 @@ class EventLog(Protocol):
     def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
         """As `read`, without waiting: None where it could not be answered from memory."""
 
+    async def pick(self, bucket_id: BucketId, seqs: Sequence[int], max_bytes: int) -> Sequence[Event | None]:
+        """Single events in the order of `seqs`, None in place of each that is not there: of as many of `seqs`, from the
+        first on, as have at most `max_bytes` together, but of one at least. Raises BucketGone and Unavailable."""
+
     async def outline(self, bucket_id: BucketId, first: int, last: int) -> Sequence[Outline]:
         """What is known of the events `first` to `last`, in order, less what is not kept or damaged; quick whatever
         size they have. Raises BucketGone."""
@@ -66,6 +89,9 @@ class EventLog(Protocol):
 
     async def bounds(self, bucket_id: BucketId) -> Bounds:
         """Raises BucketGone."""
+
+    async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
+        """How much these logs hold; one that is gone is left out. Raises Unavailable."""
 
     async def find(self, epoch: str) -> BucketId | None:
         """The bucket that an epoch belongs to."""

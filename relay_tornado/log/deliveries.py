@@ -71,16 +71,17 @@ class Deliveries(Protocol):
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
         """The same of the events `first` to `last`, the status alone."""
 
-    async def floor(self, bucket_id: BucketId, name: str, output: int) -> int:
-        """The position of a consumer: everything up to this seq is done with; 0 where there is none yet."""
+    async def floor(self, bucket_id: BucketId, output: int) -> int:
+        """The position of an output's queue (0: of the bucket's), which is a consumer of the kind `events`: everything
+        up to this seq is done with; 0 where there is none yet."""
 
     async def claim(
-        self, bucket_id: BucketId, name: str, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
+        self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
-        """Moves a consumer from `expect` to `floor` and marks copies as sent, in one commit.
+        """Moves a queue from `expect` to `floor` and marks copies as sent, in one commit.
 
         Of `seqs` those are marked, with a result `sent` at `at` (unix seconds), and returned, that are still there and
-        not done with. None where the consumer is not at `expect` any more: nothing was changed.
+        not done with. None where the queue is not at `expect` any more: nothing was changed.
         """
 
 

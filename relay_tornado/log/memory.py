@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import time as clock
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.batch import Entry, plan
-from relay_tornado.log.contract import Outline
+from relay_tornado.log.contract import Done, Extent, Outline
 from relay_tornado.log.ephemeral import Ephemeral, Fleeting
 from relay_tornado.log.importing import Arrival
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
@@ -66,7 +66,7 @@ class MemoryEventLog:
         log.epochs = log.epochs[:1] + tuple(epoch for epoch in log.epochs[1:] if epoch.from_seq <= log.head)
         log.digests = {digest: found for digest, found in log.digests.items() if found[0] <= log.head}
 
-    def append(self, bucket_id: BucketId, event: NewEvent) -> Awaitable[Appended]:
+    def append(self, bucket_id: BucketId, event: NewEvent) -> asyncio.Future[Appended]:
         """See the contract."""
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         try:
@@ -75,10 +75,17 @@ class MemoryEventLog:
             future.set_exception(error)
         return future
 
+    def submit(self, bucket_id: BucketId, event: NewEvent, done: Done) -> None:
+        def finished(future: asyncio.Future[Appended]) -> None:
+            error = asyncio.CancelledError() if future.cancelled() else future.exception()
+            done(future.result() if error is None else error)
+
+        self.append(bucket_id, event).add_done_callback(finished)
+
     def _append(self, log: _Log, event: NewEvent) -> Appended:
         if self._closed:
             raise Unavailable("the log is closed")
-        entry = Entry(log, event, event.size, asyncio.get_running_loop().create_future())
+        entry = Entry(log, event, event.size, lambda outcome: None)
         made = plan([entry], log.digests, self._time(), new_epoch)
         for growth in made.growths:
             if growth.opened is not None:
@@ -110,6 +117,11 @@ class MemoryEventLog:
         assert entry.outcome is not None
         return entry.outcome
 
+    @property
+    def append_queue(self) -> int:
+        """None wait."""
+        return 0
+
     def peek(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         """See the contract; it can always answer."""
         log = self._log(bucket_id)
@@ -135,6 +147,20 @@ class MemoryEventLog:
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
         """See the contract."""
         return self.peek(bucket_id, after, limit, max_bytes)
+
+    async def pick(self, bucket_id: BucketId, seqs: Sequence[int], max_bytes: int) -> Sequence[Event | None]:
+        """See the contract."""
+        found: list[Event | None] = []
+        for seq in seqs:
+            try:
+                event = next(iter(self.peek(bucket_id, seq - 1, 1, 1)), None)
+            except CursorLost:
+                event = None
+            max_bytes -= 0 if event is None else event.size
+            if max_bytes < 0 and found:
+                break
+            found.append(event)
+        return found
 
     def _beyond_stubs(self, log: _Log, seq: int) -> int:
         while seq <= log.head and log.stubs.get(seq) and seq not in log.fleeting.events:
@@ -163,6 +189,16 @@ class MemoryEventLog:
     async def bounds(self, bucket_id: BucketId) -> Bounds:
         """See the contract."""
         return self._log(bucket_id).bounds()
+
+    async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
+        """See the contract."""
+        found = {}
+        for bucket_id in bucket_ids:
+            log = self._logs.get(bucket_id)
+            if log is not None:
+                times = [event.received_at for event in log.events]
+                found[bucket_id] = Extent(log.bytes, times[0] if times else None, times[-1] if times else None)
+        return found
 
     async def find(self, epoch: str) -> BucketId | None:
         """See the contract."""

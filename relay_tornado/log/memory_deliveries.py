@@ -16,7 +16,7 @@ class _Kept:
     def __init__(self, epoch: str) -> None:
         self.epoch = epoch
         self.results: list[tuple[int, int, Result]] = []
-        self.floors: dict[tuple[str, int], int] = {}
+        self.floors: dict[int, int] = {}
 
 
 class MemoryDeliveries:
@@ -82,21 +82,21 @@ class MemoryDeliveries:
         found = await self.latest(bucket_id, range(first, last + 1), output)
         return {seq: latest.result.status for seq, latest in found.items()}
 
-    async def floor(self, bucket_id: BucketId, name: str, output: int) -> int:
+    async def floor(self, bucket_id: BucketId, output: int) -> int:
         """See the contract."""
         try:
-            return (await self._of(bucket_id))[0].floors.get((name, output), 0)
+            return (await self._of(bucket_id))[0].floors.get(output, 0)
         except BucketGone:
             return 0
 
     async def claim(
-        self, bucket_id: BucketId, name: str, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
+        self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
         """See the contract."""
         kept, first, head = await self._of(bucket_id)
-        if kept.floors.get((name, output), 0) != expect:
+        if kept.floors.get(output, 0) != expect:
             return None
-        kept.floors[name, output] = floor
+        kept.floors[output] = floor
         claimed = []
         for seq in seqs:
             done = any(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from relay_tornado.log import consumer_rows
 from relay_tornado.log.state import excess_bytes, keep_from_count
 from relay_tornado.model import MIB, Retention
 
@@ -98,7 +99,7 @@ def delete_dropped(raw: sqlite3.Connection, log: int) -> bool:
         return False
     if raw.execute(_DROPPED_DIGESTS, {"log": log, "most": STEP_EVENTS}).rowcount:
         return False
-    if not forget_deliveries(raw, log):
+    if not forget_deliveries(raw, log) or not consumer_rows.forget_dropped(raw, log):
         return False
     raw.execute("DELETE FROM log WHERE id = ? AND dropped = 1", (log,))
     return True

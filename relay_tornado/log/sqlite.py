@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time as clock
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Conflict, CursorLost, Overloaded, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
-from relay_tornado.log import reclaim, rows
+from relay_tornado.log import consumer_rows, reclaim, rows
 from relay_tornado.log.appends import Appends
 from relay_tornado.log.batch import Plan
-from relay_tornado.log.contract import Outline
+from relay_tornado.log.contract import Done, Extent, Outline
 from relay_tornado.log.ephemeral import Ephemeral, Fleeting
 from relay_tornado.log.importing import Arrival
 from relay_tornado.log.loading import Loaded, load
@@ -73,21 +74,37 @@ class SqliteEventLog:
 
     # appending
 
-    def append(self, bucket_id: BucketId, event: NewEvent) -> Awaitable[Appended]:
+    def append(self, bucket_id: BucketId, event: NewEvent) -> asyncio.Future[Appended]:
         future: asyncio.Future[Appended] = self._loop.create_future()
-        state = self._logs.get(bucket_id)
-        if self._closed:
-            future.set_exception(Unavailable(CLOSED))
-        elif state is None:
-            future.set_exception(BucketGone(bucket_id))
-        elif (refusal := self._database.refusal(event.size, self._appends.held)) is not None:
-            future.set_exception(again(refusal))
-        else:
-            try:
-                self._appends.add(state, event, future)
-            except Overloaded as error:
-                future.set_exception(error)
+
+        def done(outcome: Appended | BaseException) -> None:
+            if future.done():
+                return
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        error = self._offer(bucket_id, event, done)
+        if error is not None:
+            future.set_exception(error)
         return future
+
+    def submit(self, bucket_id: BucketId, event: NewEvent, done: Done) -> None:
+        error = self._offer(bucket_id, event, done)
+        if error is not None:
+            self._loop.call_soon(done, error)
+
+    def _offer(self, bucket_id: BucketId, event: NewEvent, done: Done) -> RelayError | None:
+        """Queues an event, or returns the error with which it is refused; then `done` is not called."""
+        if self._closed:
+            return Unavailable(CLOSED)
+        state = self._logs.get(bucket_id)
+        if state is None:
+            return BucketGone(bucket_id)
+        size = event.size
+        refusal = self._database.refusal(size, self._appends.held)
+        return self._appends.add(state, event, size, done) if refusal is None else again(refusal)
 
     def _publish(self, made: Plan) -> None:
         add = self._tail.add
@@ -196,6 +213,29 @@ class SqliteEventLog:
             beyond = min(beyond, next((each for each in state.fleeting.events if each > seq), beyond))
         return beyond
 
+    async def pick(self, bucket_id: BucketId, seqs: Sequence[int], max_bytes: int) -> Sequence[Event | None]:
+        state = self._state(bucket_id)
+        known: dict[int, Event] = {}
+        for seq in seqs:
+            with suppress(CursorLost):
+                known |= {event.seq: event for event in self.peek(bucket_id, seq - 1, 1, 1) or ()}
+        key, first, head, epochs = state.key, state.first, state.head, state.epochs
+
+        def job(raw: sqlite3.Connection) -> list[Event | None]:
+            found: list[Event | None] = []
+            room = max_bytes
+            for seq in seqs:
+                event = known.get(seq)
+                if event is None and first <= seq <= head:
+                    event = rows.select(raw, key, seq, seq, epochs).events[0]
+                room -= 0 if event is None else event.size
+                if room < 0 and found:
+                    break
+                found.append(event)
+            return found
+
+        return await self._read(job)
+
     async def outline(self, bucket_id: BucketId, first: int, last: int) -> Sequence[Outline]:
         state = self._state(bucket_id)
         key, start, end = state.key, max(first, state.first), min(last, state.head)
@@ -206,6 +246,20 @@ class SqliteEventLog:
 
     async def bounds(self, bucket_id: BucketId) -> Bounds:
         return self._state(bucket_id).bounds()
+
+    async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
+        states = [self._logs[bucket_id] for bucket_id in bucket_ids if bucket_id in self._logs]
+        held = {state.bucket_id: (state.key, state.first, state.bytes, state.last_at) for state in states}
+        empty = {state.bucket_id for state in states if state.first > state.head}
+
+        def job(raw: sqlite3.Connection) -> dict[BucketId, Extent]:
+            found = {}
+            for bucket_id, (key, first, size, newest) in held.items():
+                oldest = None if bucket_id in empty else rows.received_at(raw, key, first)
+                found[bucket_id] = Extent(size, oldest, None if bucket_id in empty else newest)
+            return found
+
+        return await self._read(job)
 
     async def find(self, epoch: str) -> BucketId | None:
         return self._epochs.get(epoch)
@@ -286,6 +340,7 @@ class SqliteEventLog:
                 break
         await self._forget_digests(state)
         await self._forget_deliveries(state)
+        await self._forget_consumed(state)
         return left
 
     async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
@@ -313,6 +368,13 @@ class SqliteEventLog:
         if not await self._read(lambda raw: reclaim.has_old_deliveries(raw, state.key)):
             return
         while not await self._database.write(lambda raw: reclaim.forget_deliveries(raw, state.key)):
+            pass
+
+    async def _forget_consumed(self, state: LogState) -> None:
+        if not await self._read(lambda raw: consumer_rows.has_old(raw, state.key)):
+            return
+        now = clock.time()
+        while not await self._database.write(lambda raw: consumer_rows.forget_old(raw, state.key, now)):
             pass
 
     async def drop(self, bucket_id: BucketId) -> None:

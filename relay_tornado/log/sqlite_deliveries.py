@@ -42,10 +42,10 @@ _LATEST = (
     " WHERE log = ? AND seq = ? AND (? IS NULL OR output = ?))"
 )
 _STATUSES = "SELECT seq, output, status FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"
-_FLOOR = "SELECT floor FROM consumer WHERE log = ? AND name = ? AND output = ?"
+_FLOOR = "SELECT floor FROM consumer WHERE log = ? AND kind = 'events' AND name = ?"
 _MOVE = (
-    "INSERT INTO consumer (log, name, output, floor) VALUES (?, ?, ?, ?)"
-    " ON CONFLICT (log, name, output) DO UPDATE SET floor = excluded.floor"
+    "INSERT INTO consumer (log, kind, name, floor, created_at, updated_at) VALUES (?, 'events', ?, ?, ?, ?)"
+    " ON CONFLICT (log, kind, name) DO UPDATE SET floor = excluded.floor, updated_at = excluded.updated_at"
 )
 
 _decode = msgspec.json.Decoder(dict[str, list[str]]).decode
@@ -148,20 +148,20 @@ class SqliteDeliveries:
                 entry.settle(Unavailable(f"the answer could not be stored as it is ({error})"))
 
     async def claim(
-        self, bucket_id: BucketId, name: str, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
+        self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
         """See the contract."""
 
         def job(raw: sqlite3.Connection) -> Sequence[int] | None:
             key, first, head = _find(raw, bucket_id)
-            if _floor(raw, key, name, output) != expect:
+            if _floor(raw, key, output) != expect:
                 return None
             claimed = []
             for seq in seqs:
                 if first <= seq <= head and _status(raw, key, seq, output) not in DONE:
                     _insert(raw, key, seq, output, sent(at), "{}")
                     claimed.append(seq)
-            raw.execute(_MOVE, (key, name, output, floor))
+            raw.execute(_MOVE, (key, str(output), floor, at, at))
             return claimed
 
         return await self._database.write(job)
@@ -210,9 +210,9 @@ class SqliteDeliveries:
 
         return await self._read(bucket_id, job, {})
 
-    async def floor(self, bucket_id: BucketId, name: str, output: int) -> int:
+    async def floor(self, bucket_id: BucketId, output: int) -> int:
         """See the contract."""
-        return await self._read(bucket_id, lambda raw, key, _: _floor(raw, key, name, output), 0)
+        return await self._read(bucket_id, lambda raw, key, _: _floor(raw, key, output), 0)
 
     async def _read(self, bucket_id: BucketId, job: Callable[[sqlite3.Connection, int, int], T], nothing: T) -> T:
         """What the job finds, called with the log's key and the oldest seq that it holds; `nothing` without a log."""
@@ -272,8 +272,8 @@ def _find(raw: sqlite3.Connection, bucket_id: BucketId) -> tuple[int, int, int]:
     return key, first, head
 
 
-def _floor(raw: sqlite3.Connection, key: int, name: str, output: int) -> int:
-    row = raw.execute(_FLOOR, (key, name, output)).fetchone()
+def _floor(raw: sqlite3.Connection, key: int, output: int) -> int:
+    row = raw.execute(_FLOOR, (key, str(output))).fetchone()
     return 0 if row is None else int(row[0])
 
 

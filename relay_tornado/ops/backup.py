@@ -18,10 +18,13 @@ from relay_tornado.ops import copying
 from relay_tornado.ops.check import Finding, Report, check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
+from relay_tornado.search import file as search
+from relay_tornado.series import file as series
 from relay_tornado.storage import migrate
 
-OWN = "relay."
-"""How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock."""
+OWN = ("relay.", search.NAME, series.NAME)
+"""How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock, and what is made anew
+where it is none."""
 
 MARGIN = 16 * MIB
 """Bytes that stay free beside the copy, at least."""

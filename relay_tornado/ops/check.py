@@ -21,6 +21,7 @@ import msgspec
 from relay_tornado.errors import StartupError
 from relay_tornado.log.loading import Row, load
 from relay_tornado.model import Bucket, Epoch, Token, from_document
+from relay_tornado.ops.check_consumers import check_consumers
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import read
 from relay_tornado.storage import lock, migrate
@@ -65,6 +66,7 @@ class Report:
     path: Path
     schema: int = 0
     buckets: int = 0
+    consumers: int = 0
     events: int = 0
     bytes: int = 0
     seconds: float = 0.0
@@ -103,9 +105,17 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
         names: dict[str, str] = {}
         _within(report, "the records", lambda: names.update(_check_records(raw, report)))
         _within(report, "the logs", lambda: _Logs(raw, report, names, progress).check())
+        _within(report, "the consumers", lambda: _check_consumers(raw, report, names))
         _within(report, "the schema", lambda: _check_schema(raw, report))
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str, str]) -> None:
+    def tell(message: str, advice: str, bucket_id: str) -> None:
+        report.add("damage", "consumer", message, advice, names.get(bucket_id, bucket_id))
+
+    report.consumers = check_consumers(raw, tell)
 
 
 def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
@@ -267,7 +277,7 @@ class _Logs:
                     "log",
                     row,
                     "its bucket is not there",
-                    "nothing: the relay removes the log when it starts",
+                    "nothing: the relay removes the log when it starts, unless a bucket has none",
                 )
             self._check_epochs(row, loaded.epochs.get(row.key, []))
             self._check_events(row, loaded.epochs.get(row.key, []))
@@ -276,10 +286,10 @@ class _Logs:
         for bucket_id in without & {found for (found,) in self._raw.execute("SELECT id FROM bucket")}:
             if not self._raw.execute("SELECT 1 FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)).fetchone():
                 self._report.add(
-                    "warning",
+                    "damage",
                     "log",
-                    "the bucket has no log",
-                    "nothing: the relay makes an empty one when it starts; where it had events, restore a backup",
+                    "the bucket has no log, and takes no events",
+                    RESTORE,
                     self._names[bucket_id],
                 )
 

@@ -86,5 +86,7 @@ def _complete(raw: sqlite3.Connection) -> None:
                 continue
             later = [row for row in now.execute(f"PRAGMA table_info({table})") if row[1] not in there]
             if later:
-                columns = [*there, *(f"{row[4] or 'NULL'} AS {row[1]}" for row in later)]
+                # A view has no rowid of its own, and events are read by it.
+                rowid = ["rowid"] if table == "event" else []
+                columns = [*rowid, *there, *(f"{row[4] or 'NULL'} AS {row[1]}" for row in later)]
                 raw.execute(f"CREATE TEMP VIEW {table} AS SELECT {', '.join(columns)} FROM main.{table}")  # noqa: S608

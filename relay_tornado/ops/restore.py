@@ -23,6 +23,8 @@ from relay_tornado.ops.backup import Damaged
 from relay_tornado.ops.check import Report, check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
+from relay_tornado.search import file as search
+from relay_tornado.series import file as series
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
@@ -30,6 +32,10 @@ from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.witness import Witness
 from relay_tornado.storage.work import read_stamp
 
+_PAUSING = 3
+"""The first version whose outputs can be paused."""
+
+_ASIDE = (search.NAME, series.NAME)
 _PART = NAME + ".restoring"
 
 
@@ -105,6 +111,8 @@ def _restore(file: Path, directory: Path, progress: Progress) -> Restored:
 def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
     """Gives the copy its own id, and pauses what would call somebody as soon as the relay starts."""
     paused = []
+    # A program that reads an older file knows nothing of pausing, and would not understand such a record.
+    switch = "paused" if migrate.version(raw) >= _PAUSING else "disabled"
     raw.execute("BEGIN IMMEDIATE")
     raw.execute("UPDATE meta SET id = ?", (new_uuid(),))
     for bucket_id, name, text in raw.execute("SELECT id, name, document FROM bucket").fetchall():
@@ -112,10 +120,12 @@ def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
         running = [
             output
             for output in document.get("outputs", [])
-            if not output.get("internal", True) and not output.get("disabled", False)
+            if not output.get("internal", True)
+            and not output.get("disabled", False)
+            and not output.get("paused", False)
         ]
         for output in running:
-            output["disabled"] = True
+            output[switch] = True
             paused.append((name, str(output.get("name") or output.get("id"))))
         if running:
             raw.execute(
@@ -149,6 +159,8 @@ def _check_empty(directory: Path) -> None:
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
     allowed = {lock.NAME, _PART, _PART + "-journal"}
+    # They follow the log, and find out by themselves that it is another one.
+    allowed |= {name + end for name in _ASIDE for end in ("", "-wal", "-shm")}
     if NAME not in names:
         allowed.add(witnesses.NAME)
     if names - allowed:

@@ -7,6 +7,7 @@ import json
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,13 @@ from relay_tornado.log.loading import Row, load
 from relay_tornado.log.reclaim import seek
 from relay_tornado.model import DAY
 from relay_tornado.ops.opening import open_file
+from relay_tornado.ranges import Ranges
+from relay_tornado.storage import migrate
 
 HOUR = 3600.0
+
+_CONSUMERS = 3
+"""The first version that has consumers with a kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,19 @@ class BucketStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsumerStats:
+    """How far a consumer of a bucket is: `behind` is how many events it is not done with, `parked` of them it tries
+    again, and `dead` it gave up."""
+
+    bucket: str
+    kind: str
+    name: str
+    behind: int
+    parked: int
+    dead: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stats:
     """A data directory. All sizes are bytes.
 
@@ -56,6 +75,7 @@ class Stats:
     reserve: int
     growth_a_day: int
     days_left: float | None
+    consumers: tuple[ConsumerStats, ...] = ()
 
 
 def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
@@ -71,6 +91,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
             _bucket(raw, rows.get(bucket_id), bucket_id, name, json.loads(document), now)
             for bucket_id, name, document in records
         )
+        consumers = tuple(_consumers(raw)) if migrate.version(raw) >= _CONSUMERS else ()
     wal = path.with_name(path.name + "-wal")
     disk = os.statvfs(path.parent)
     disk_free = disk.f_bavail * disk.f_frsize
@@ -90,7 +111,22 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
         reserve=least,
         growth_a_day=growth,
         days_left=max(room, 0) / growth if growth else None,
+        consumers=consumers,
     )
+
+
+def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
+    sql = (
+        "SELECT bucket.name, kind, consumer.name, log.head, log.first, floor, done,"
+        " (SELECT count(*) FROM parked WHERE consumer = consumer.id),"
+        " (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id)"
+        " FROM consumer JOIN log ON log.id = consumer.log AND dropped = 0 JOIN bucket ON bucket.id = log.bucket"
+        " ORDER BY bucket.rowid, kind, consumer.name"
+    )
+    for bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
+        above = Ranges((begin, end) for begin, end in json.loads(done))
+        behind = max(head - max(floor, first - 1) - len(above), 0) + parked
+        yield ConsumerStats(bucket, kind, name, behind, parked, dead)
 
 
 def _bucket(

@@ -11,6 +11,7 @@ from relay_tornado.errors import Unauthorized
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.registry.uses import Uses
 
 API_KEY = "whr"
 """The key that SDKs send along with an API key as the secret: the secret alone decides then."""
@@ -27,10 +28,15 @@ class Access:
     """
 
     def __init__(
-        self, registry: Registry, clock: Callable[[], float] = time.time, counters: Counters | None = None
+        self,
+        registry: Registry,
+        clock: Callable[[], float] = time.time,
+        counters: Counters | None = None,
+        uses: Uses | None = None,
     ) -> None:
-        """`clock` gives unix seconds; `counters` takes up the failures."""
+        """`clock` gives unix seconds; `counters` takes up the failures, `uses` when each token was used."""
         self._counters = Counters() if counters is None else counters
+        self._uses = Uses() if uses is None else uses
         self._registry = registry
         self._clock = clock
         self._keys: dict[str, str] = {}
@@ -47,14 +53,24 @@ class Access:
         token = self._find(secret)
         expected = API_KEY if key == API_KEY else token.key if token is not None else ""
         same = hmac.compare_digest(_encoded(key), _encoded(expected))
-        if token is None or not same or token.expired(self._clock()):
+        now = self._clock()
+        if token is None or not same or token.expired(now):
             self._counters.auth_failures += 1
             raise Unauthorized(REFUSED)
+        self._uses.note(token.key, now)
         return token
 
     def by_secret(self, secret: str) -> Token:
         """The token with this secret (`Authorization: Bearer`). Raises Unauthorized."""
         return self.authenticate(API_KEY, secret)
+
+    def knows(self, text: str) -> bool:
+        """Whether this is the secret of a token that is there, expired or not. It counts as no try."""
+        return hash_secret(text) in self._keys
+
+    def used(self, token: Token) -> None:
+        """Its holder showed something else that stands for its secret: a session's cookie."""
+        self._uses.note(token.key, self._clock())
 
     def close(self) -> None:
         """Follows the registry no longer. May be repeated."""
@@ -73,7 +89,9 @@ class Access:
         for before in self._hashes.pop(key, ()):
             self._keys.pop(before, None)
         token: Token | None = self._registry.get("token", key)
-        if token is not None:
+        if token is None:
+            self._uses.forget(key)
+        else:
             hashes = (token.secret_hash, token.previous_hash) if token.previous_hash else (token.secret_hash,)
             self._hashes[key] = hashes
             self._keys.update(dict.fromkeys(hashes, key))

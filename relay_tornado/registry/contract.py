@@ -34,5 +34,5 @@ class Registry(Protocol):
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
         """Commits a record and returns its revision. `expect`: 0 for "must be new", n for "must be at n"."""
 
-    async def delete(self, kind: Kind, key: str) -> None:
-        """Commits the removal. Removing what is not there is no error."""
+    async def delete(self, kind: Kind, key: str, expect: int | None = None) -> None:
+        """Commits the removal. Removing what is not there is no error. `expect`: n for "must be at n", where it is."""

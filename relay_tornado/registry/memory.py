@@ -59,10 +59,7 @@ class Records:
         """The revision that a put would give. Raises Conflict, and Invalid where the value is not the key's record."""
         if not isinstance(value, KINDS[kind]) or key != (value.id if kind == "bucket" else value.key):
             raise Invalid(f"this is not the {kind} {key}")
-        revision = self.revision(kind, key)
-        if expect is not None and expect != revision:
-            state = "is there already" if expect == 0 else "was changed meanwhile; look at it again"
-            raise Conflict(f"the {kind} {key} {state}")
+        revision = self.check_revision(kind, key, expect)
         if isinstance(value, Bucket):
             if self._names.get(value.name, key) != key:
                 raise Conflict(f"the name {value.name!r} is taken; choose another one")
@@ -80,6 +77,14 @@ class Records:
         elif self._secrets.get(value.secret_hash, key) != key:
             raise Conflict("another token has this secret; make a new one")
         return revision + 1
+
+    def check_revision(self, kind: Kind, key: str, expect: int | None) -> int:
+        """The record's revision. Raises Conflict where it is not the expected one."""
+        revision = self.revision(kind, key)
+        if expect is not None and expect != revision:
+            state = "is there already" if expect == 0 else "was changed meanwhile; look at it again"
+            raise Conflict(f"the {kind} {key} {state}")
+        return revision
 
     def store(self, kind: Kind, key: str, value: Any, revision: int) -> None:
         """Takes over a committed record."""
@@ -138,7 +143,9 @@ class MemoryRegistry(Records):
         self.tell(kind, key)
         return revision
 
-    async def delete(self, kind: Kind, key: str) -> None:
+    async def delete(self, kind: Kind, key: str, expect: int | None = None) -> None:
         """See the contract."""
+        if self.get(kind, key) is not None:
+            self.check_revision(kind, key, expect)
         if self.discard(kind, key):
             self.tell(kind, key)

@@ -62,8 +62,8 @@ class SqliteRegistry(Records):
                 raw.executemany("INSERT INTO input VALUES (?, ?)", [(made.id, key) for made in value.inputs])
             else:
                 raw.execute(
-                    "INSERT INTO token VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE"
-                    " SET secret_hash = excluded.secret_hash, revision = excluded.revision,"
+                    "INSERT INTO token (key, secret_hash, revision, document) VALUES (?, ?, ?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET secret_hash = excluded.secret_hash, revision = excluded.revision,"
                     " document = excluded.document",
                     (key, value.secret_hash, revision, document),
                 )
@@ -75,17 +75,22 @@ class SqliteRegistry(Records):
 
         return await self._database.write(job, stored)
 
-    async def delete(self, kind: Kind, key: str) -> None:
+    async def delete(self, kind: Kind, key: str, expect: int | None = None) -> None:
         """See the contract."""
         if self.get(kind, key) is None:
             return
         sql = "DELETE FROM bucket WHERE id = ?" if kind == "bucket" else "DELETE FROM token WHERE key = ?"
 
+        def job(raw: sqlite3.Connection) -> None:
+            if self.get(kind, key) is not None:
+                self.check_revision(kind, key, expect)
+            raw.execute(sql, (key,))
+
         def discarded(_: object) -> None:
             if self.discard(kind, key):
                 self.tell(kind, key)
 
-        await self._database.write(lambda raw: raw.execute(sql, (key,)), discarded)
+        await self._database.write(job, discarded)
 
     def _apply(self, rows: _Rows) -> None:
         """Takes over what the file says, after it was opened anew on an error."""

@@ -7,9 +7,11 @@ as its public methods go, a commit would cost a dozen changes of thread.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -51,6 +53,19 @@ class Connection:
 
     @classmethod
     async def _open(
+        cls, path: Path, mode: str, prepare: Callable[[sqlite3.Connection], None], factory: Factory
+    ) -> Connection:
+        opening = asyncio.ensure_future(cls._begin(path, mode, prepare, factory))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Nobody is there to close what comes of it.
+            with suppress(Exception):
+                await (await opening).close()
+            raise
+
+    @classmethod
+    async def _begin(
         cls, path: Path, mode: str, prepare: Callable[[sqlite3.Connection], None], factory: Factory
     ) -> Connection:
         made: list[sqlite3.Connection] = []

@@ -16,6 +16,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import start
 from relay_tornado.storage.connection import Connection, Factory
 from relay_tornado.storage.lock import Lock
+from relay_tornado.storage.riders import Rider
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.witness import Loss, Witness
 from relay_tornado.storage.work import Keeper, Source
@@ -129,6 +130,11 @@ class Database:
         """Has somebody who keeps rows in memory read them again whenever the file was opened anew after an error:
         `read` on the writer's thread, then `apply` in the loop, before anything else is written."""
         self._writer.keepers.append(Keeper(read, apply))
+
+    def ride(self, rider: Rider) -> None:
+        """Has what somebody wants to write go along with the next transaction; one of its own comes soon if none does.
+        See `storage.riders`."""
+        self._writer.riders.add(rider)
 
     @property
     def commits(self) -> int:

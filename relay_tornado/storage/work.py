@@ -103,6 +103,14 @@ def classify(result: Result) -> Exception:
     return error
 
 
+def blames_environment(error: Exception) -> bool:
+    """Whether an error says something about the machine, so that the same may go well another time."""
+    if not isinstance(error, sqlite3.Error):
+        return False
+    code = code_of(error)
+    return code == sqlite3.SQLITE_FULL or (code in _ENVIRONMENT and code != sqlite3.SQLITE_CORRUPT)
+
+
 def code_of(error: BaseException) -> int:
     """SQLite's primary error code."""
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF

@@ -22,6 +22,7 @@ import structlog
 
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss
 from relay_tornado.storage.work import (
@@ -38,15 +39,19 @@ from relay_tornado.storage.work import (
     read_stamp,
 )
 
-CHECKPOINT_SOON = 1000
-CHECKPOINT_NOW = 4000
-"""Pages in the WAL at which it is copied into the file: when little waits, and in any case."""
+CHECKPOINT_SOON = 250
+CHECKPOINT_NOW = 1000
+"""Pages in the WAL at which it is copied into the file: when little waits, and in any case. Copying takes hardly more
+of the processor in small pieces than in large ones, and nothing is committed meanwhile, so the pieces make the tail."""
 
 _CHECKPOINT_LOW = 100
 """The same where space is low: a WAL that starts anew needs no room, and so a trim can free some."""
 
 _BUSY = 8
 """More events and jobs that wait are not kept waiting."""
+
+_RIDE = 8
+"""About how many pages those who ride along change."""
 
 _BROKEN = "the task that writes has failed: see the log, and restart the relay"
 
@@ -67,6 +72,7 @@ class Writer:
         self.stamp = stamp
         self.keepers: list[Keeper] = []
         self.source: Source | None = None
+        self.riders = Riders(lambda: self.submit(_Probe()))
         self._path = path
         self._connection = connection
         self._space = space
@@ -128,6 +134,9 @@ class Writer:
                 if work is not None:
                     await self._perform(work)
                     await self._checkpoint_if_due()
+                    # Once around the loop: who was answered sends the next, and it all goes into one transaction. Also,
+                    # the thread and the loop take the interpreter's lock from each other less often.
+                    await asyncio.sleep(0)
                 elif self._closing.is_set():
                     break
                 else:
@@ -141,6 +150,7 @@ class Writer:
                 await self._connection.close()
         finally:
             self._closing.set()
+            self.riders.close()
             self._shrunk()
             self._reject(Unavailable(CLOSED))
             self._connection.abandon()
@@ -156,8 +166,9 @@ class Writer:
         return self._jobs.popleft() if self._jobs else None
 
     async def _perform(self, work: Work) -> None:
+        ride = self.riders.board() if self.riders else None
         try:
-            result = await self._connection.run(lambda raw: self._transact(raw, work))
+            result = await self._connection.run(lambda raw: self._transact(raw, work, ride))
             error = None if result.error is None else classify(result)
             if error is None:
                 self._pages += work.pages()
@@ -166,16 +177,23 @@ class Writer:
                 work.failed(error)
         except BaseException:
             work.failed(Unknown(_BROKEN))
+            if ride is not None:
+                ride.ended(False)
             raise
+        if ride is not None:
+            self._pages += _RIDE
+            ride.ended(error is None)
         # What the job itself raised says nothing of the disk: it was rolled back, and that was all.
         if isinstance(error, RelayError) and (error is not result.error or result.stuck):
             await self._recover(error, result)
 
-    def _transact(self, raw: sqlite3.Connection, work: Work) -> Result:
+    def _transact(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
         """Runs on the thread. Never raises: what is raised there might not reach the loop as it is."""
         committing = False
         try:
             raw.execute("BEGIN IMMEDIATE")
+            if ride is not None:
+                ride.write(raw)
             appended = work.run(raw)
             stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
             raw.execute("UPDATE meta SET commits = ?, appended = ?", (stamp.commits, stamp.appended))

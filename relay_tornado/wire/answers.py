@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from email.utils import formatdate
 from http.client import responses
 
 from relay_tornado.errors import RelayError
 from relay_tornado.model import Input
 
 PLAIN = ("Content-Type", "text/plain; charset=utf-8")
+CLOSE = b"Connection: close\r\n"
 
 _FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 """On every answer: what an input answers with may come from anybody, and must not act as this site's own page."""
@@ -56,6 +59,20 @@ class Answer:
 def text_answer(status: int, text: str, *headers: tuple[str, str]) -> Answer:
     """An answer whose body is a line for people."""
     return Answer(status, (PLAIN, *headers), text.encode() + b"\n")
+
+
+LATE = text_answer(408, "The body did not arrive in time. Send the request again.")
+
+_date = (0, b"")
+
+
+def date_line() -> bytes:
+    """The Date header, made once a second."""
+    global _date
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode())
+    return _date[1]
 
 
 def static_answer(input: Input) -> Answer:

@@ -17,9 +17,14 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
+from relay_tornado.wire.acks import Ack, Nak, read_ack, read_nak
 
 Positions: TypeAlias = Position | Mapping[str, Position]
 """A position for every bucket, or from a bucket's name or id to its position, "*" being the rest."""
+
+
+IN_FLIGHT: Final = 256
+"""`max_in_flight` where none is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,16 @@ class Subscribe:
     """The document of the rules that events have to pass, not looked into; None is no filter."""
     outputs: Literal["all", "none"] = "all"
     """"none": each event once, whatever the outputs of its bucket are."""
+    consumer: str | None = None
+    """The name of the consumer that keeps the position in each bucket; None is none that was named."""
+    ack: Literal["explicit", "receipt"] = "explicit"
+    """What moves that consumer forward."""
+    max_in_flight: int = IN_FLIGHT
+    """How many events this connection may have that it has not acked."""
+    ack_wait: float | None = None
+    """Seconds after which an event that was not acked goes out again, None: as it is."""
+    max_deliver: int | None = None
+    """How often an event is tried before it is given up, 0: without end, None: as it is."""
 
     def position(self, bucket_id: str, name: str) -> Position | None:
         """The position that is asked for this bucket, None where none is."""
@@ -73,14 +88,14 @@ class Pong:
     pass
 
 
-Message: TypeAlias = Auth | Subscribe | Unsubscribe | Respond | Pong
+Message: TypeAlias = Auth | Subscribe | Unsubscribe | Respond | Ack | Nak | Pong
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why a message can't be followed: the code and the words of an error frame."""
 
-    code: Literal["invalid", "unknown_action", "unsupported"]
+    code: Literal["invalid", "unknown_action"]
     message: str
 
 
@@ -97,12 +112,20 @@ _POSITION: Final = (
     'write "latest", "earliest", an event id like k3v9x1q7m2ab-42, {"last": 10} or {"time": 1700000000}, '
     "or an object from bucket to one of these"
 )
-_OURS: Final = ("since", "on_gap", "consumer", "ack", "max_in_flight", "filter", "max_body", "outputs")
-_NOT_YET: Final = ("consumer", "ack", "max_in_flight")
+_EXPLICIT: Final = ("max_in_flight", "ack_wait", "max_deliver")
+"""What only explicit acks have."""
+_CONSUMERS: Final = ("ack", *_EXPLICIT)
+"""What only a consumer has."""
+_OURS: Final = ("since", "on_gap", "consumer", *_CONSUMERS, "filter", "max_body", "outputs")
 MAX_NAMES: Final = 1_000
 """Most names in `buckets`, and positions in `since`: everybody else waits while a message is read."""
 
-_ACTIONS_NOT_YET: Final = frozenset({"ack", "nak"})
+MAX_CONSUMER: Final = 100
+"""Most characters of a consumer's name."""
+MAX_IN_FLIGHT: Final = 10_000
+MAX_DELIVER: Final = 1_000
+MAX_ACK_WAIT: Final = 86_400
+"""Seconds: a day."""
 
 
 class _SincePosition(fields.Field[Positions]):
@@ -131,6 +154,36 @@ class _Names(_Lenient):
     )
 
 
+def _whole(first: int, last: int, words: str) -> fields.Integer:
+    """A whole number, or nothing."""
+    return fields.Integer(
+        strict=True,
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(first, last, error=words),
+        error_messages={"invalid": words},
+    )
+
+
+def _seconds(first: float, words: str) -> fields.Float:
+    """A number of seconds up to a day, or nothing."""
+    return _Number(
+        load_default=None,
+        allow_none=True,
+        validate=validate.Range(first, MAX_ACK_WAIT, error=words),
+        error_messages=dict.fromkeys(("invalid", "special"), words),
+    )
+
+
+class _Number(fields.Float):
+    """A number that is written as one."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if not _is_number(value):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
 class _Subscribe(_Names):
     since = _SincePosition(load_default=None, allow_none=True)
     on_gap = fields.String(
@@ -153,6 +206,18 @@ class _Subscribe(_Names):
         validate=validate.OneOf(("none",), error='write "none", or leave it out'),
         error_messages={"invalid": 'write "none", or leave it out'},
     )
+    consumer = fields.String(
+        load_default=None, allow_none=True, error_messages={"invalid": "write the consumer's name in quotes"}
+    )
+    ack = fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf(("explicit", "receipt"), error='write "explicit" or "receipt"'),
+        error_messages={"invalid": 'write "explicit" or "receipt"'},
+    )
+    max_in_flight = _whole(1, MAX_IN_FLIGHT, f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
+    ack_wait = _seconds(1, f"write a number of seconds from 1 to {MAX_ACK_WAIT}")
+    max_deliver = _whole(0, MAX_DELIVER, f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")
 
 
 class _Headers(fields.Field[Mapping[str, tuple[str, ...]]]):
@@ -217,11 +282,14 @@ def parse(text: str) -> Incoming:
             return Incoming(action, True, _unsubscribe(document))
         case "respond":
             return Incoming(action, True, _respond(document))
+        case "ack" | "nak":
+            try:
+                return Incoming(action, True, read_ack(document) if action == "ack" else read_nak(document))
+            except Invalid as error:
+                return Incoming(action, True, Problem("invalid", str(error)))
         case "pong":
             return Incoming(action, extended, Pong())
-    if action in _ACTIONS_NOT_YET:
-        return Incoming(action, True, Problem("unsupported", f"action: this relay does not have {action!r} yet"))
-    known = "auth, subscribe, unsubscribe, respond and pong"
+    known = "auth, subscribe, unsubscribe, ack, nak, respond and pong"
     return Incoming(action, extended, Problem("unknown_action", f"action: {action[:80]!r} is none of {known}"))
 
 
@@ -235,15 +303,14 @@ def _auth(document: dict[str, Any]) -> Auth:
 
 
 def _subscribe(document: dict[str, Any]) -> Subscribe | Problem:
-    for key in _NOT_YET:
-        if document.get(key) is not None:
-            return Problem("unsupported", f"{key}: this relay does not have it yet; subscribe without it")
     if (problem := _too_many(document)) is not None:
         return problem
     try:
         loaded = _SUBSCRIBE.load(document)
     except ValidationError as error:
         return _problem(error)
+    if (problem := _consumer(loaded)) is not None:
+        return problem
     return Subscribe(
         _named(loaded["buckets"]),
         loaded["since"],
@@ -251,7 +318,32 @@ def _subscribe(document: dict[str, Any]) -> Subscribe | Problem:
         loaded["max_body"],
         loaded["filter"],
         loaded["outputs"] or "all",
+        loaded["consumer"],
+        loaded["ack"] or "explicit",
+        loaded["max_in_flight"] or IN_FLIGHT,
+        loaded["ack_wait"],
+        loaded["max_deliver"],
     )
+
+
+def _consumer(loaded: dict[str, Any]) -> Problem | None:
+    """What is wrong with the consumer that a subscribe asks for."""
+    name = loaded["consumer"]
+    if name is None:
+        for key in _CONSUMERS:
+            if loaded[key] is not None:
+                return Problem("invalid", f'{key}: only a consumer has it; name one, like "consumer": "worker"')
+        return None
+    if not 1 <= len(name) <= MAX_CONSUMER:
+        return Problem("invalid", f"consumer: write a name of 1 to {MAX_CONSUMER} characters")
+    if not name.isprintable() or "/" in name or name != name.strip():
+        words = 'write a name of printable characters, without "/" and without a space at either end'
+        return Problem("invalid", f"consumer: {words}")
+    if loaded["ack"] == "receipt":
+        for key in _EXPLICIT:
+            if loaded[key] is not None:
+                return Problem("invalid", f'{key}: nobody acks with "ack": "receipt"; leave it out')
+    return None
 
 
 def _unsubscribe(document: dict[str, Any]) -> Unsubscribe | Problem:
@@ -302,6 +394,14 @@ def _names_position(value: dict[str, Any]) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_position(value: Any, where: str) -> Position:
+    """One position, as `since` of a subscribe has it. Raises Invalid naming the field `where`."""
+    try:
+        return _position(value, where)
+    except ValidationError as error:
+        raise Invalid(str(error.messages[0]), where) from None
 
 
 def _position(value: Any, where: str) -> Position:

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from relay_tornado.model import Bucket, Event, Gap, Output
-from relay_tornado.wire.headers import canonical, decode, is_shown
+from relay_tornado.wire.headers import canonical, decode, is_shown, latin1, read_as_latin1
 from relay_tornado.wire.shapes import render
 
 _encode = msgspec.json.Encoder().encode
@@ -35,6 +35,8 @@ class _Meta(msgspec.Struct, gc=False):
     host: str
     remote_ip: str
     verified: bool | msgspec.UnsetType = msgspec.UNSET
+    attempt: int | msgspec.UnsetType = msgspec.UNSET
+    latin1: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Webhook(msgspec.Struct, gc=False, omit_defaults=True):
@@ -66,29 +68,35 @@ def copy_to(output: Output) -> Copy:
     return Copy(output.n, output.name, output.destination, shown, not output.lock_path)
 
 
-def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = False) -> bytes:
-    """The frame of one event of this bucket that goes to no output; with `truncate`, without its body and saying so.
+def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = False, attempt: int = 1) -> bytes:
+    """The frame of one event of this bucket that goes to no output; with `truncate`, without its body and saying so;
+    from the second `attempt` on, saying which it is.
 
     A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
     """
-    return _encode(_webhook(event, bucket, input_name, truncate))
+    return _encode(_webhook(event, bucket, input_name, truncate, attempt))
 
 
-def webhooks(event: Event, bucket: Bucket, input_name: str, copies: Sequence[Copy], truncate: bool) -> list[bytes]:
+def webhooks(
+    event: Event, bucket: Bucket, input_name: str, copies: Sequence[Copy], truncate: bool, attempt: int = 1
+) -> list[bytes]:
     """The frames of an event's copies, in their order; else as `webhook`."""
-    frame = _webhook(event, bucket, input_name, truncate)
-    meta, headers = frame.meta, frame.headers
+    frame = _webhook(event, bucket, input_name, truncate, attempt)
+    meta, headers, marks = frame.meta, frame.headers, frame.meta.latin1
     made = []
     for copy in copies:
         meta.id = f"{event.epoch}-{event.seq}-{copy.n}"
         meta.output_name = copy.name
         meta.output_destination = _extended(copy.destination, meta.path) if copy.extend else copy.destination
         frame.headers = _overwritten(headers, copy.headers) if copy.headers else headers
+        if marks is not msgspec.UNSET:
+            # Those of the output are text.
+            meta.latin1 = [each for each in marks if each.partition(":")[0] not in copy.headers] or msgspec.UNSET
         made.append(_encode(frame))
     return made
 
 
-def _webhook(event: Event, bucket: Bucket, input_name: str, truncate: bool) -> _Webhook:
+def _webhook(event: Event, bucket: Bucket, input_name: str, truncate: bool, attempt: int) -> _Webhook:
     headers, host = render(event.input_id, event.headers)
     exact: str | None = None
     body: str | msgspec.UnsetType
@@ -121,8 +129,18 @@ def _webhook(event: Event, bucket: Bucket, input_name: str, truncate: bool) -> _
     )
     if event.verified is not None:
         meta.verified = event.verified
+    if attempt > 1:
+        meta.attempt = attempt
+    if not (event.headers.isascii() and query.isascii() and path.isascii()):
+        meta.latin1 = _latin1(event) or msgspec.UNSET
     text = decode(query) if query else ""
     return _Webhook("webhook", meta, msgspec.Raw(headers), text, body, event.method, exact, truncate)
+
+
+def _latin1(event: Event) -> list[str]:
+    """The parts that are no UTF-8, so that a frame shows them as Latin-1."""
+    parts = [name for name, raw in (("path", event.path), ("query", event.query)) if read_as_latin1(raw)]
+    return parts if event.headers.isascii() else parts + latin1(event.headers)
 
 
 def _extended(destination: str, path: str) -> str:
@@ -188,6 +206,31 @@ def bucket_deleted(bucket_name: str) -> bytes:
     return _status("bucket_deleted", bucket_name=bucket_name)
 
 
+def consumer_deleted(bucket_name: str, consumer: str) -> bytes:
+    return _status("consumer_deleted", bucket_name=bucket_name, consumer=consumer)
+
+
 def gap_fields(gap: Gap) -> dict[str, Any]:
     """A gap as the answer to subscribe and the gap frame have it."""
     return {"from": gap.from_seq, "to": gap.to_seq, "count": gap.count, "reason": gap.reason}
+
+
+class Told(NamedTuple):
+    """What a frame is about. `kind`: `webhook`, or a status frame's status; of a webhook frame also the event's (or
+    copy's) id and its bucket's."""
+
+    kind: str
+    id: str = ""
+    bucket_id: str = ""
+
+
+_HEAD: Final = 512
+"""Bytes of a frame in which its kind and its ids stand: they come first."""
+
+
+def told(payload: bytes) -> Told:
+    """What a frame that was made here is about, read off its beginning: a body may be long."""
+    words = payload[:_HEAD].split(b'"')
+    if words[3] == b"webhook":
+        return Told("webhook", words[9].decode(), words[13].decode())
+    return Told(words[7].decode())

@@ -65,6 +65,29 @@ def decode(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
+def read_as_latin1(raw: bytes) -> bool:
+    """Whether `decode` had to read it as Latin-1: so its text, encoded as Latin-1, is what came."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def latin1(block: bytes) -> list[str]:
+    """Which values of a block `for_frame` shows as Latin-1, as `meta.latin1` has it: by the header's name where all of
+    its values are, else as `<name>:<index>`."""
+    marks: dict[str, list[bool]] = {}
+    for name, value in parse(block):
+        marks.setdefault(canonical(decode(name)), []).append(read_as_latin1(value))
+    shown = for_frame(block)[0]
+    told: list[str] = []
+    for spelling, each in marks.items():
+        if spelling in shown:
+            told += [spelling] if all(each) else [f"{spelling}:{at}" for at, marked in enumerate(each) if marked]
+    return told
+
+
 def canonical(name: str) -> str:
     """`content-type` as `Content-Type`; a name that is no token (RFC 9110, section 5.6.2) stays as it is."""
     if not _TOKEN.issuperset(name):

@@ -75,11 +75,28 @@ def log_document(
         "verified": event.verified,
         "verdict": event.verdict,
         "resend_of": event.resend_of,
+        "target": event.target,
+        "edited": event.edited,
+        "size": event.size,
         "headers_base64": b64encode(event.headers).decode(),
     }
     if not _is_utf8(event.body):
         document["body_base64"] = b64encode(event.body).decode()
     return document
+
+
+def delivery_document(output: int, outcome: Outcome) -> Document:
+    """What came of a try, or a client's answer; `output` is the number of the copy's, 0 for the event itself."""
+    return {
+        "output": output,
+        "status": outcome.status,
+        "status_code": outcome.status_code,
+        "duration_ms": outcome.duration_ms,
+        "retries": outcome.retries,
+        "at": outcome.at,
+        "response_headers": {name: list(each) for name, each in outcome.headers.items()},
+        "response_body": b64encode(outcome.body).decode(),
+    }
 
 
 def _is_utf8(body: bytes) -> bool:

@@ -37,6 +37,8 @@ MAX_BODY_TEXT = 250_000
 MAX_TIME = 253_402_300_799  # the last second of the year 9999
 MAX_TIMEOUT = 180
 MAX_RETRIES = 1_000
+MOST_AT_ONCE = 100
+"""Events that are sent to an output's destination at once."""
 
 
 def bucket_document(bucket: Bucket) -> Document:
@@ -61,6 +63,7 @@ def bucket_document(bucket: Bucket) -> Document:
         "dedupe": _dedupe_document(bucket.dedupe),
         "rate_limit": _rate_document(bucket.rate_limit),
         "max_body": bucket.max_body,
+        "expires_at": None if bucket.expires_at is None else int(bucket.expires_at),
     }
 
 
@@ -108,15 +111,20 @@ def output_document(bucket_id: str, value: Output) -> Document:
         "function_id": value.function_id,
         "throttle": to_document(value.throttle),
         "durability": to_document(value.durability),
+        "strict_order": value.strict_order,
+        "secret": value.secret,
+        "paused": value.paused,
+        "disabled_reason": value.disabled_reason,
         "created_at": int(value.created_at),
         "updated_at": int(value.updated_at),
     }
 
 
-def token_document(token: Token) -> Document:
+def token_document(token: Token, last_used_at: int | None = None) -> Document:
     """A token for a listing: neither its secret, which nobody has any more, nor the secret's hash.
 
-    `scopes.buckets` holds ids; an empty list is every bucket. `expires_at` is null where it does not expire.
+    `scopes.buckets` holds ids; an empty list is every bucket. `expires_at` is null where it does not expire,
+    `last_used_at` (unix seconds) where it never was used.
     """
     return {
         "id": token.key,
@@ -124,8 +132,10 @@ def token_document(token: Token) -> Document:
         "description": token.description,
         "scopes": {"buckets": sorted(token.buckets or ()), "tunnels": list(token.tunnels)},
         "api_access": "enabled" if token.api_access else "disabled",
+        "durable": token.durable,
         "created_at": int(token.created_at),
         "expires_at": None if token.expires_at is None else int(token.expires_at),
+        "last_used_at": last_used_at,
     }
 
 
@@ -135,7 +145,13 @@ def _auth_document(auth: BucketAuth) -> Document:
 
 def _retention_document(keep: Retention) -> Document:
     max_age = None if keep.max_age is None else whole(keep.max_age)
-    return {"max_age": max_age, "max_events": keep.max_events, "max_bytes": keep.max_bytes}
+    return {
+        "max_age": max_age,
+        "max_events": keep.max_events,
+        "max_bytes": keep.max_bytes,
+        "wait_for_consumers": keep.wait_for_consumers,
+        "hard_max_bytes": keep.hard_max_bytes,
+    }
 
 
 def _dedupe_document(dedupe: Dedupe | None) -> Document | None:
@@ -209,6 +225,8 @@ class RetentionFields(Schema):
     max_age = Seconds(allow_none=True)
     max_events = Whole(1, allow_none=True)
     max_bytes = Whole(1, allow_none=True)
+    wait_for_consumers = Flag()
+    hard_max_bytes = Whole(1, allow_none=True)
 
 
 class DedupeFields(Schema):
@@ -223,6 +241,14 @@ class RateLimitFields(Schema):
 
     events = Whole(1, 1_000_000)
     interval = Seconds(DAY)
+
+
+def _moment() -> fields.Float:
+    return fields.Float(
+        allow_none=True,
+        validate=validate.Range(max=MAX_TIME, error="must be a unix time before the year 10000."),
+        error_messages={"invalid": "must be a time in unix seconds.", "special": "must be a time in unix seconds."},
+    )
 
 
 READ_ONLY_OF_BUCKET = frozenset({"id", "account_id", "created_at", "updated_at", "suspended", "inputs", "outputs"})
@@ -242,6 +268,7 @@ class BucketFields(Schema):
     retention = fields.Nested(RetentionFields)
     dedupe = fields.Nested(DedupeFields, allow_none=True)
     rate_limit = fields.Nested(RateLimitFields, allow_none=True)
+    expires_at = _moment()
 
 
 class VerifyFields(Schema):
@@ -294,7 +321,9 @@ class DurabilityFields(Schema):
     deadline = Whole(0)
 
 
-READ_ONLY_OF_OUTPUT = frozenset({"id", "bucket_id", "account_id", "created_at", "updated_at", "number"})
+READ_ONLY_OF_OUTPUT = frozenset(
+    {"id", "bucket_id", "account_id", "created_at", "updated_at", "number", "disabled_reason"}
+)
 
 
 class OutputFields(Schema):
@@ -314,6 +343,9 @@ class OutputFields(Schema):
     function_id = Text(1_000)
     throttle = Form(ThrottleFields())
     durability = Form(DurabilityFields())
+    strict_order = Flag()
+    secret = Text(1_100)
+    paused = Flag()
 
 
 class TokenFields(Schema):
@@ -324,8 +356,5 @@ class TokenFields(Schema):
     buckets = fields.List(Text(1_000), allow_none=True)
     tunnels = fields.List(Text(1_000), validate=validate.Length(max=1_000, error="must have at most 1000 entries."))
     api_access = Flag()
-    expires_at = fields.Float(
-        allow_none=True,
-        validate=validate.Range(max=MAX_TIME, error="must be a unix time before the year 10000."),
-        error_messages={"invalid": "must be a time in unix seconds.", "special": "must be a time in unix seconds."},
-    )
+    durable = Flag()
+    expires_at = _moment()

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 PING: Final = b"\x89\x00"
 """A ping frame with no payload."""
+
+
+def ping(payload: bytes) -> bytes:
+    """A ping frame with a payload, which the pong to it has too: 125 bytes at most."""
+    return bytes((PING[0], len(payload))) + payload
+
 
 _FIN_TEXT: Final = 0x81
 _SHORT = [bytes((_FIN_TEXT, length)) for length in range(126)]
@@ -25,3 +32,17 @@ def header(length: int) -> bytes:
 def text(payload: bytes) -> bytes:
     """The frame of one whole text message. The payload must be UTF-8."""
     return header(len(payload)) + payload
+
+
+def payloads(frames: bytes) -> Iterator[bytes]:
+    """The payloads of whole frames as `text` makes them, one behind the other."""
+    at = 0
+    while at < len(frames):
+        length = frames[at + 1]
+        at += 2
+        if length >= _TWO_BYTES:
+            size = 2 if length == _TWO_BYTES else 8
+            length = int.from_bytes(frames[at : at + size], "big")
+            at += size
+        yield frames[at : at + length]
+        at += length

@@ -30,6 +30,11 @@ async def test_a_new_bucket_can_be_appended_to(open_world: OpenWorld) -> None:
     [
         ({"retention": {"max_age": 60}}, "retention", Retention(60.0)),
         ({"retention": {"max_age": None, "max_events": 5}}, "retention", Retention(None, 5)),
+        (
+            {"retention": {"wait_for_consumers": True, "hard_max_bytes": 1 << 40}},
+            "retention",
+            Retention(wait_for_consumers=True, hard_max_bytes=1 << 40),
+        ),
         ({"dedupe": {"header": "AUTO"}}, "dedupe", Dedupe("auto", DAY)),
         ({"dedupe": {"header": "X-Id", "window": 90.5}}, "dedupe", Dedupe("X-Id", 90.5)),
         ({"dedupe": None}, "dedupe", None),
@@ -66,6 +71,9 @@ async def test_options(open_world: OpenWorld, options: dict[str, Any], field: st
         ({"retention": {"max_events": 1.5}}, "retention.max_events"),
         ({"retention": {"max_bytes": 2**63}}, "retention.max_bytes"),
         ({"retention": {"max_size": 1}}, "retention.max_size"),
+        ({"retention": {"wait_for_consumers": 1}}, "retention.wait_for_consumers"),
+        ({"retention": {"wait_for_consumers": True, "hard_max_bytes": 5, "max_bytes": 6}}, "retention.hard_max_bytes"),
+        ({"retention": {"hard_max_bytes": 1 << 40}}, "retention.hard_max_bytes"),
         ({"retention": None}, "retention"),
         ({"retention": []}, "retention"),
         ({"dedupe": {"window": 60}}, "dedupe.header"),
@@ -96,6 +104,11 @@ async def test_options(open_world: OpenWorld, options: dict[str, Any], field: st
         ({"rate_limit": {"events": 0}}, "rate_limit.events"),
         ({"rate_limit": {"events": 1, "interval": 0}}, "rate_limit.interval"),
         ({"rate_limit": {"events": 1, "per": "day"}}, "rate_limit.per"),
+        ({"expires_at": 1_800_000_000}, "expires_at"),
+        ({"expires_at": 0}, "expires_at"),
+        ({"expires_at": "tomorrow"}, "expires_at"),
+        ({"expires_at": float("nan")}, "expires_at"),
+        ({"expires_at": 1e12}, "expires_at"),
         ({"colour": "\ud800"}, "colour"),
         ({"colour": "x" * 70_000}, "colour"),
     ],
@@ -306,3 +319,14 @@ async def test_the_log_is_there_before_the_bucket(open_world: OpenWorld) -> None
         end()
         assert seen == [{bucket.id}, {bucket.id}]
         assert logs == set()
+
+
+@pytest.mark.gen_test
+async def test_when_it_expires(open_memory: OpenWorld) -> None:
+    """What is shown, in whole seconds, is no change where it comes back, even once it is past; null keeps it."""
+    async with open_memory() as world:
+        bucket = await world.administration.create_bucket("trial", expires_at=world.now + 10.5)
+        world.now += 20
+        assert await world.administration.set_bucket("trial", expires_at=int(world.now - 20 + 10)) == bucket
+        kept = await world.administration.set_bucket("trial", expires_at=None)
+        assert kept.expires_at is None

@@ -13,6 +13,7 @@ from tests.admin.world import OpenWorld, World
 BUCKET = [
     *("id", "name", "description", "account_id", "created_at", "updated_at", "stream", "ephemeral", "suspended"),
     *("static_ip", "large_webhooks", "auth", "inputs", "outputs", "retention", "dedupe", "rate_limit", "max_body"),
+    "expires_at",
 ]
 INPUT = [
     *("id", "name", "description", "bucket_id", "function_id", "status_code", "body", "headers", "custom_domain"),
@@ -21,6 +22,7 @@ INPUT = [
 OUTPUT = [
     *("id", "name", "description", "bucket_id", "number", "destination", "internal", "disabled", "lock_path"),
     *("timeout", "retries", "tls_verification", "headers", "rules", "function_id", "throttle", "durability"),
+    *("strict_order", "secret", "paused", "disabled_reason"),
     *("created_at", "updated_at"),
 ]
 
@@ -41,7 +43,13 @@ async def test_a_bucket_has_the_stock_form(open_world: OpenWorld) -> None:
         assert made["created_at"] == made["updated_at"] == int(world.now)
         assert type(made["created_at"]) is int
         assert (made["account_id"], made["outputs"], made["suspended"], made["static_ip"]) == ("", [], False, False)
-        assert made["retention"] == {"max_age": 2_592_000, "max_events": None, "max_bytes": 10 << 30}
+        assert made["retention"] == {
+            "max_age": 2_592_000,
+            "max_events": None,
+            "max_bytes": 10 << 30,
+            "wait_for_consumers": False,
+            "hard_max_bytes": None,
+        }
         assert (made["dedupe"], made["max_body"]) == (None, None)
         (only,) = made["inputs"]
         assert list(only) == INPUT

@@ -8,27 +8,47 @@ from structlog.testing import capture_logs
 from relay_tornado.admin.housekeeping import Reconciled
 from relay_tornado.errors import BucketGone, Unavailable
 from relay_tornado.ids import new_epoch, new_uuid
-from relay_tornado.model import Retention
-from tests.admin.world import OpenWorld, event
+from relay_tornado.log.consumers import Key, Kind, Terms
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.model import Bucket, Retention
+from tests.admin.world import OpenWorld, World, event
 
 
 @pytest.mark.gen_test
 async def test_reconcile_completes_what_was_cut_off(open_world: OpenWorld) -> None:
-    """A log that nobody knows is dropped, a bucket without a log gets one, and what is in line stays."""
+    """A log that nobody knows is dropped, and what is in line stays."""
     async with open_world() as world:
         kept = await world.administration.create_bucket("kept")
         await world.log.append(kept.id, event())
-        unlogged = await world.administration.create_bucket("unlogged")
-        await world.log.drop(unlogged.id)
         stray = new_uuid()
         await world.log.create(stray, new_epoch())
-        assert await world.administration.reconcile() == Reconciled(created=1, dropped=1)
-        assert set(await world.log.buckets()) == {kept.id, unlogged.id}
+        assert await world.administration.reconcile() == Reconciled(missing=0, dropped=1)
+        assert set(await world.log.buckets()) == {kept.id}
         assert (await world.log.bounds(kept.id)).head == 1
-        assert (await world.log.append(unlogged.id, event())).seq == 1
         with pytest.raises(BucketGone):
             await world.log.append(stray, event())
-        assert await world.administration.reconcile() == Reconciled(created=0, dropped=0)
+        assert await world.administration.reconcile() == Reconciled(missing=0, dropped=0)
+
+
+@pytest.mark.gen_test
+async def test_damage_removes_nothing(open_world: OpenWorld) -> None:
+    """Where a bucket's log has another bucket's id by now, no log is dropped or made, however often the relay starts;
+    the bucket takes no events, and the others do."""
+    async with open_world() as world:
+        damaged = await world.administration.create_bucket("damaged")
+        other = await world.administration.create_bucket("other")
+        await world.log.drop(damaged.id)
+        stray = new_uuid()
+        await world.log.create(stray, new_epoch())
+        await world.log.append(stray, event())
+        for _ in range(2):
+            with capture_logs() as logs:
+                assert await world.administration.reconcile() == Reconciled(missing=1, dropped=0)
+            assert [(entry["event"], entry["bucket"]) for entry in logs] == [("bucket_without_log", "damaged")]
+        assert (await world.log.bounds(stray)).head == 1
+        assert (await world.log.append(other.id, event())).seq == 1
+        with pytest.raises(BucketGone):
+            await world.log.append(damaged.id, event())
 
 
 @pytest.mark.gen_test
@@ -44,6 +64,61 @@ async def test_each_bucket_is_trimmed_by_its_own_rule(open_world: OpenWorld) -> 
         assert ((await world.log.bounds(few.id)).first, (await world.log.bounds(all_.id)).first) == (4, 1)
         await world.administration.set_bucket("all", retention={"max_events": 1})
         assert await world.administration.trim_all() == 4
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_has_expired_is_deleted(open_world: OpenWorld) -> None:
+    """At its time, with everything in it, and told; its name is free then, and its tokens stay as after a deletion."""
+    async with open_world(retention_grace=0.0) as world:
+        administration = world.administration
+        trial = await administration.create_bucket("trial", expires_at=world.now + 100)
+        kept = await administration.create_bucket("kept", expires_at=world.now + 100)
+        for output in ("a", "b"):
+            await administration.create_output("trial", name=output)
+        await administration.set_bucket("kept", expires_at=None)
+        token, _ = await administration.create_token(buckets=["trial"])
+        await world.log.append(trial.id, event())
+        world.now += 99
+        await administration.trim_all()
+        assert {bucket.name for bucket in administration.list_buckets()} == {"trial", "kept"}
+        world.now += 1
+        with capture_logs() as said:
+            await administration.trim_all()
+        assert [(each["event"], each["bucket"]) for each in said] == [("bucket_expired", "trial")]
+        assert [bucket.id for bucket in administration.list_buckets()] == [kept.id]
+        with pytest.raises(BucketGone):
+            await world.log.bounds(trial.id)
+        assert administration.find_token(token.key).buckets == {trial.id}
+        await administration.create_bucket("trial")
+
+
+@pytest.mark.gen_test
+async def test_none_expires_while_the_clock_is_in_doubt(open_world: OpenWorld) -> None:
+    """Within the grace after a start a bucket stays, whatever its time is."""
+    async with open_world(retention_grace=600.0) as world:
+        await world.administration.create_bucket("trial", expires_at=world.now + 1)
+        world.now += 1000
+        await world.administration.trim_all()
+        assert world.administration.find_bucket("trial").name == "trial"
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_kept_at_the_last_moment_stays(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What somebody changes between the look at it and its removal is not removed."""
+    async with open_world(retention_grace=0.0) as world:
+        await world.administration.create_bucket("trial", expires_at=world.now + 1)
+        world.now += 1
+        delete = world.registry.delete
+
+        async def late(kind: str, key: str, expect: int | None = None) -> None:
+            await world.administration.set_bucket("trial", expires_at=None)
+            await delete(kind, key, expect)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world.registry, "delete", late)
+        await world.administration.trim_all()
+        assert world.administration.find_bucket("trial").expires_at is None
 
 
 @pytest.mark.gen_test
@@ -113,3 +188,104 @@ async def test_housekeeping_goes_on(open_world: OpenWorld) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await world.log.bounds(bucket.id)).first == 4
+
+
+WAITING = {"max_age": None, "max_events": 1, "max_bytes": None, "wait_for_consumers": True}
+
+
+async def consumer(world: World, bucket: Bucket, floor: int, kind: Kind = "client", name: str = "worker") -> Ledgers:
+    ledgers = world.administration.ledgers
+    assert ledgers is not None
+    await ledgers.store.create(Key(bucket.id, kind, name), floor, Terms(), 1.0)
+    return ledgers
+
+
+async def first(world: World, bucket: Bucket) -> int:
+    await world.administration.trim_all()
+    return (await world.log.bounds(bucket.id)).first
+
+
+@pytest.mark.gen_test
+async def test_retention_waits_for_consumers(open_world: OpenWorld) -> None:
+    """What one of them is not done with stays where the bucket is told to wait, and nowhere else."""
+    async with open_world() as world:
+        waiting = await world.administration.create_bucket("waiting", retention=WAITING)
+        hasty = await world.administration.create_bucket("hasty", retention={"max_events": 1})
+        for bucket in (waiting, hasty):
+            for _ in range(9):
+                await world.log.append(bucket.id, event())
+            await consumer(world, bucket, 3)
+            ledgers = await consumer(world, bucket, 5, "output", "1")
+            await consumer(world, bucket, 0, "events", "0")
+        assert (await first(world, waiting), await first(world, hasty)) == (4, 9)
+        async with ledgers.using(Key(waiting.id, "client", "worker")) as ledger:
+            taken = ledger.progress.take(9, 9, 0.0)
+            for one in taken[1:]:
+                ledger.progress.done(one)
+            ledger.progress.fail(taken[0], 1e12, 0.0)
+        await ledgers.store.saved()
+        assert await first(world, waiting) == 4
+        async with ledgers.using(ledger.key) as ledger:
+            (again,) = ledger.progress.take(9, 9, 1e12)
+            ledger.progress.done(again)
+        await ledgers.store.saved()
+        assert await first(world, waiting) == 6
+        await ledgers.delete(Key(waiting.id, "output", "1"))
+        assert await first(world, waiting) == 9
+
+
+@pytest.mark.gen_test
+async def test_waiting_has_an_end(open_world: OpenWorld) -> None:
+    """Over the hard limit events leave all the same, and who uses a consumer then learns of it."""
+    async with open_world() as world:
+        size = event(b"x" * 100).size
+        keep = {**WAITING, "hard_max_bytes": 4 * size}
+        bucket = await world.administration.create_bucket("orders", retention=keep)
+        for _ in range(10):
+            await world.log.append(bucket.id, event(b"x" * 100))
+        ledgers = await consumer(world, bucket, 2)
+        async with ledgers.using(Key(bucket.id, "client", "worker")) as ledger:
+            told: list[int] = []
+            ledger.watch(lambda: told.append(1))
+            with capture_logs() as logs:
+                assert await first(world, bucket) == 7
+            assert [each["event"] for each in logs] == ["consumers_overtaken", "consumer_gap"]
+            assert (logs[0]["events"], logs[1]["first"], logs[1]["last"]) == (4, 3, 6)
+            assert told == [1]
+            assert ledger.progress.floor == 6
+        await world.administration.set_bucket("orders", retention={"hard_max_bytes": None})
+        assert await first(world, bucket) == 7
+
+
+@pytest.mark.gen_test
+async def test_retention_waits_for_a_durable_token_that_has_not_come(open_world: OpenWorld) -> None:
+    """One that was there before the bucket begins at its first event, so that event stays until it was read; a later
+    one begins at the head."""
+    async with open_world() as world:
+        token, _ = await world.administration.create_token(durable=True)
+        bucket = await world.administration.create_bucket("orders", retention=WAITING)
+        for _ in range(5):
+            await world.log.append(bucket.id, event())
+        assert await first(world, bucket) == 1
+        ledgers = world.administration.ledgers
+        assert ledgers is not None
+        async with ledgers.using(Key(bucket.id, "token", token.key)) as ledger:
+            ledger.progress.advance(3)
+        await ledgers.store.saved()
+        assert await first(world, bucket) == 4
+        await world.administration.create_token(durable=True)
+        assert await first(world, bucket) == 4
+
+
+@pytest.mark.gen_test
+async def test_a_deleted_bucket_takes_its_consumers_along(open_world: OpenWorld) -> None:
+    """Whoever uses one is told that it is gone."""
+    async with open_world() as world:
+        bucket = await world.administration.create_bucket("orders")
+        ledgers = await consumer(world, bucket, 0)
+        ledger = await ledgers.open(Key(bucket.id, "client", "worker"))
+        told: list[bool] = []
+        ledger.watch(lambda: told.append(ledger.gone))
+        await world.administration.delete_bucket("orders")
+        assert told == [True]
+        assert await ledgers.store.list() == []

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 
 from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.wire.destination import parse
 from relay_tornado.wire.rest import bucket_document, output_document
 from tests.admin.world import OpenWorld
 
@@ -51,6 +53,9 @@ async def test_every_field_arrives(open_world: OpenWorld) -> None:
         "function_id": "f-1",
         "throttle": {"enabled": True, "mode": "rate", "rate": 5, "interval": "second", "deadline": 10**9, "burst": 3},
         "durability": {"enabled": True, "schedule": "custom", "custom_delays": [10**9, 5 * 10**9], "deadline": 0},
+        "strict_order": True,
+        "secret": "whsec_AAAA",
+        "paused": True,
         "color": {"r": [1, None, "x"]},
         "weight": 1.5,
     }
@@ -88,6 +93,11 @@ async def test_every_field_arrives(open_world: OpenWorld) -> None:
         ({"internal": False, "destination": "ftp://example.org"}, "destination"),
         ({"internal": False, "destination": "http://:80"}, "destination"),
         ({"internal": False, "destination": "http://[::1"}, "destination"),
+        ({"internal": False, "destination": "http://ex ample/"}, "destination"),
+        ({"internal": False, "destination": "http://user:pa ss@example.org/"}, "destination"),
+        ({"internal": False, "destination": "http://example.org:0/"}, "destination"),
+        ({"internal": False, "destination": "http://a..example.org/"}, "destination"),
+        ({"internal": False, "destination": f"http://{'a' * 64}.example.org/"}, "destination"),
         ({"destination": "x" * 2049}, "destination"),
         ({"destination": "a\nb"}, "destination"),
         ({"headers": {"Connection": "close"}}, "headers"),
@@ -100,8 +110,21 @@ async def test_every_field_arrives(open_world: OpenWorld) -> None:
         ({"throttle": []}, "throttle"),
         ({"throttle": {"mode": "slow"}}, "throttle.mode"),
         ({"throttle": {"rate": -1}}, "throttle.rate"),
+        ({"throttle": {"enabled": True}}, "throttle.mode"),
+        ({"throttle": {"enabled": True, "mode": "", "rate": 5}}, "throttle.mode"),
+        ({"throttle": {"enabled": True, "mode": "rate"}}, "throttle.rate"),
+        ({"throttle": {"enabled": True, "mode": "rate", "rate": 0}}, "throttle.rate"),
+        ({"throttle": {"enabled": True, "mode": "rate", "rate": 1, "max_concurrent": 101}}, "throttle.max_concurrent"),
+        ({"throttle": {"enabled": True, "mode": "concurrency"}}, "throttle.max_concurrent"),
+        ({"throttle": {"enabled": True, "mode": "concurrency", "max_concurrent": 0}}, "throttle.max_concurrent"),
+        ({"throttle": {"enabled": True, "mode": "concurrency", "max_concurrent": 101}}, "throttle.max_concurrent"),
+        ({"durability": {"enabled": True, "schedule": "custom"}}, "durability.custom_delays"),
+        ({"durability": {"enabled": True, "schedule": "custom", "custom_delays": []}}, "durability.custom_delays"),
         ({"throttle": {"deadline": 1.5}}, "throttle.deadline"),
         ({"durability": {"schedule": "forever"}}, "durability.schedule"),
+        ({"secret": "whsec_?"}, "secret"),
+        ({"secret": "abc"}, "secret"),
+        ({"secret": "whsec_"}, "secret"),
         ({"durability": {"custom_delays": ["1s"]}}, "durability.custom_delays.0"),
         ({"durability": {"deadline": "1h"}}, "durability.deadline"),
         ({"colour": "\ud800"}, "colour"),
@@ -182,3 +205,58 @@ async def test_what_is_not_understood_of_a_bucket_is_echoed(open_world: OpenWorl
         changed = await world.administration.set_bucket("orders", **{**document, "tags": None})
         assert bucket_document(changed)["tags"] is None
         assert changed.inputs == bucket.inputs
+
+
+@pytest.mark.gen_test
+async def test_disabled_by_the_relay(open_world: OpenWorld) -> None:
+    """The reason is shown, can't be set, and goes when the output is enabled again."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        bucket, made = await world.administration.create_output(
+            "orders", destination="https://example.org/", internal=False, disabled_reason="mine"
+        )
+        assert made.disabled_reason == ""
+        await world.administration.disable_output(bucket, made, "410 Gone")
+        shown = output_document(bucket.id, world.administration.find_output(made.id)[1])
+        assert (shown["disabled"], shown["disabled_reason"]) == (True, "410 Gone")
+        await world.administration.set_output(made.id, **{**shown, "name": "renamed"})
+        assert world.administration.find_output(made.id)[1].disabled_reason == "410 Gone"
+        _, enabled = await world.administration.set_output(made.id, disabled=False)
+        assert (enabled.disabled, enabled.disabled_reason) == (False, "")
+
+
+@pytest.mark.gen_test
+async def test_what_was_taken_before_may_be_sent_back(open_memory: OpenWorld) -> None:
+    """An output that is stored with what is refused now is changed in other parts, with all of it sent along; and what
+    is not enabled may say nothing."""
+    old = {
+        "internal": False,
+        "destination": "http://ex ample/",
+        "throttle": {"enabled": True},
+        "durability": {"enabled": True, "schedule": "custom"},
+        "secret": "abc",
+    }
+    async with open_memory() as world:
+        await world.administration.create_bucket("orders")
+        bucket, made = await world.administration.create_output(
+            "orders",
+            throttle={"enabled": False, "mode": "", "rate": 0, "max_concurrent": 0},
+            durability={"enabled": False, "schedule": "custom"},
+        )
+        stored = dataclasses.replace(bucket, outputs=(dataclasses.replace(made, **old),))
+        await world.registry.put("bucket", bucket.id, stored)
+        document = output_document(bucket.id, stored.outputs[0])
+        _, changed = await world.administration.set_output(made.id, **{**document, "description": "new"})
+        assert (changed.description, changed.secret, changed.destination) == ("new", "abc", "http://ex ample/")
+
+
+def test_an_error_about_a_destination_quotes_no_login() -> None:
+    """Not even where the password makes it no URL."""
+    for url in (
+        "http://user:hid/den@example.org/",
+        "http://user:hid den@example.org/",
+        "http://user:hid[den@example.org/",
+    ):
+        with pytest.raises(Invalid) as refused:
+            parse(url)
+        assert "hid" not in str(refused.value), url

@@ -1,15 +1,19 @@
 """Tokens: their scope, their secret, and who gets in with them."""
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from relay_tornado.errors import Invalid, NotFound, Unauthorized
+from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.errors import Invalid, NoSpace, NotFound, Unauthorized
 from relay_tornado.ids import hash_secret, is_secret, new_secret
+from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.model import Gap
 from relay_tornado.registry.access import Access
 from relay_tornado.wire.rest import token_document
-from tests.admin.world import OpenWorld, World
+from tests.admin.world import OpenWorld, World, event
 
 
 def access_of(world: World) -> Access:
@@ -211,3 +215,131 @@ async def test_a_grace_has_its_bounds(open_memory: OpenWorld, grace: float) -> N
         with pytest.raises(Invalid):
             await world.administration.rotate_token(token.key, grace)
         assert access_of(world).by_secret(secret) == token
+
+
+async def positions(world: World, key: str) -> dict[str, int]:
+    """By bucket's name, where the consumers of a durable token are."""
+    assert world.consumers is not None
+    names = {bucket.id: bucket.name for bucket in world.administration.list_buckets()}
+    found = [each for each in await world.consumers.list() if each.key.kind == "token" and each.key.name == key]
+    assert all(each.terms.receipt for each in found)
+    return {names[each.key.bucket_id]: each.floor for each in found}
+
+
+@pytest.mark.gen_test
+async def test_a_durable_token_has_positions(open_world: OpenWorld) -> None:
+    """At the head of every bucket that it reads, from when it is durable or gets the bucket on; they leave with it."""
+    async with open_world() as world:
+        administration = world.administration
+        orders = await administration.create_bucket("orders")
+        await administration.create_bucket("billing")
+        await administration.create_bucket("brief", ephemeral=True)
+        await world.log.append(orders.id, event())
+        every, _ = await administration.create_token(durable=True)
+        assert token_document(every)["durable"] is True
+        assert await positions(world, every.key) == {"orders": 1, "billing": 0}
+        await administration.create_bucket("later")
+        await administration.create_bucket("fleeting", ephemeral=True)
+        assert await positions(world, every.key) == {"orders": 1, "billing": 0, "later": 0}
+
+        one, _ = await administration.create_token(buckets=["billing"])
+        assert await positions(world, one.key) == {}
+        await administration.set_token(one.key, durable=True)
+        assert await positions(world, one.key) == {"billing": 0}
+        await world.log.append(orders.id, event())
+        await administration.set_token(one.key, buckets=["orders", "billing"])
+        assert await positions(world, one.key) == {"orders": 2, "billing": 0}
+        await administration.set_token(one.key, buckets=["orders"], description="other")
+        assert await positions(world, one.key) == {"orders": 2}
+        await administration.rotate_token(one.key)
+        assert await positions(world, one.key) == {"orders": 2}
+        await administration.set_token(one.key, durable=False)
+        assert await positions(world, one.key) == {}
+        await administration.revoke_token(every.key)
+        assert await positions(world, every.key) == {}
+
+
+@pytest.mark.gen_test
+async def test_positions_of_no_token_leave_at_a_start(open_world: OpenWorld) -> None:
+    """What a crash left between a token's record and its positions; those of tokens that have some stay."""
+    async with open_world() as world:
+        bucket = await world.administration.create_bucket("orders")
+        durable, _ = await world.administration.create_token(durable=True)
+        plain, _ = await world.administration.create_token()
+        assert world.consumers is not None
+        for name in ("nobody", plain.key):
+            await world.consumers.create(Key(bucket.id, "token", name), 0, Terms(receipt=True), 0)
+        await world.consumers.create(Key(bucket.id, "client", "nobody"), 0, Terms(), 0)
+        await world.administration.reconcile()
+        left = {each.key[1:] for each in await world.consumers.list()}
+        assert left == {("token", durable.key), ("client", "nobody")}
+
+
+@pytest.mark.gen_test
+async def test_lacking_positions_are_made_at_a_start(open_world: OpenWorld) -> None:
+    """In a bucket that is younger than the token at its first event, in another one at the head; none for a token that
+    has expired."""
+    async with open_world() as world:
+        older = await world.administration.create_bucket("older")
+        world.now += 10
+        token, _ = await world.administration.create_token(durable=True)
+        gone, _ = await world.administration.create_token(durable=True, expires_at=int(world.now) + 5)
+        world.now += 10
+        younger = await world.administration.create_bucket("younger")
+        assert await positions(world, gone.key) == {"older": 0}
+        assert world.consumers is not None
+        for bucket in (older, younger):
+            await world.log.append(bucket.id, event())
+            await world.consumers.delete(Key(bucket.id, "token", token.key))
+        await world.administration.reconcile()
+        assert await positions(world, token.key) == {"older": 1, "younger": 0}
+        assert await positions(world, gone.key) == {"older": 0}
+
+
+@pytest.mark.gen_test
+async def test_what_a_durable_token_misses_is_told_from_the_first_event(open_world: OpenWorld) -> None:
+    """In a bucket that was made after it, before its client ever came: the lag, and the gap that retention left."""
+    async with open_world() as world:
+        token, _ = await world.administration.create_token(durable=True)
+        bucket = await world.administration.create_bucket("later", retention={"max_events": 2})
+        for _ in range(6):
+            await world.log.append(bucket.id, event())
+        ledgers = world.administration.ledgers
+        assert ledgers is not None
+        key = Key(bucket.id, "token", token.key)
+        ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
+        assert (standing.key, standing.pending) == (key, 6)
+        await world.administration.trim_all()
+        ledger = await ledgers.open(key)
+        assert ledger.gap == Gap("retention", 1, 4)
+        assert ledgers.counters.gaps["retention"] == 1
+        ledgers.close(ledger)
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_and_a_token_made_at_the_same_time(open_world: OpenWorld) -> None:
+    """Whichever record is put first, the token has its position."""
+    async with open_world() as world:
+        for number in range(10):
+            (token, _), _ = await asyncio.gather(
+                world.administration.create_token(durable=True),
+                world.administration.create_bucket(f"b-{number}"),
+            )
+            assert len(await positions(world, token.key)) == number + 1
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_without_its_positions_is_not_made(open_world: OpenWorld) -> None:
+    """Where they can't be stored, nobody finds the bucket, and its log is dropped."""
+    async with open_world() as world:
+        await world.administration.create_token(durable=True)
+        assert world.consumers is not None
+
+        async def fail(*arguments: object) -> None:
+            raise NoSpace("the disk is full")
+
+        world.consumers.create = fail  # type: ignore[method-assign, assignment]
+        with pytest.raises(NoSpace):
+            await world.administration.create_bucket("orders")
+        assert world.administration.list_buckets() == []
+        assert list(await world.log.buckets()) == []

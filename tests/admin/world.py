@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from relay_tornado.admin import Administration
+from relay_tornado.log.consumers import Consumers
 from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import NewEvent
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
@@ -26,9 +30,12 @@ class World:
     registry: Registry
     settings: Settings
     now: float = 1_800_000_000.0
+    consumers: Consumers | None = None
 
     def __post_init__(self) -> None:
         self.administration = Administration(self.log, self.registry, self.settings, clock=lambda: self.now)
+        if self.consumers is not None:
+            self.administration.ledgers = Ledgers(self.consumers, self.log)
 
 
 OpenWorld: TypeAlias = Callable[..., AbstractAsyncContextManager[World]]
@@ -38,7 +45,8 @@ OpenWorld: TypeAlias = Callable[..., AbstractAsyncContextManager[World]]
 async def memory_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
     """A world that lives in memory, with these settings."""
     log = MemoryEventLog()
-    yield World(log, MemoryRegistry(), replace(Settings(), data=folder, **settings))
+    chosen = replace(Settings(), data=folder, **settings)
+    yield World(log, MemoryRegistry(), chosen, consumers=MemoryConsumers(log))
     await log.close()
 
 
@@ -49,7 +57,9 @@ async def sqlite_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
     database = await Database.open(chosen)
     try:
         log = await SqliteEventLog.open(database, chosen)
-        yield World(log, await SqliteRegistry.open(database), chosen)
+        consumers = SqliteConsumers(database)
+        yield World(log, await SqliteRegistry.open(database), chosen, consumers=consumers)
+        await consumers.close()
         await log.close()
     finally:
         await database.close()

@@ -16,10 +16,12 @@ from tests.cli.server import serving
 WHOLE = """
 [buckets.orders]
 description = "What the shop sells"
-retention = { max_age = "7d", max_bytes = "1GiB", max_events = "none" }
+retention = { max_age = "7d", max_bytes = "1GiB", max_events = "none", wait_for_consumers = true, \
+hard_max_bytes = "2GiB" }
 dedupe = { header = "auto", window = "12h" }
 auth = { type = "basic", username = "shop", password = { file = "password" } }
 max_body = "1MiB"
+expires_at = 2100-01-01
 
 [buckets.orders.inputs.orders-github]
 name = "GitHub"
@@ -85,10 +87,17 @@ def test_made_once(relay: Runner, tmp_path: Path, name: str) -> None:
         assert (again.exit_code, again.stdout) == (0, ""), again.output
         assert "nothing to change" in again.stderr
         orders, billing = relay.json("bucket", "list", **variables)
-    assert orders["retention"] == {"max_age": 604800, "max_bytes": 1 << 30, "max_events": None}
+    assert orders["retention"] == {
+        "max_age": 604800,
+        "max_bytes": 1 << 30,
+        "max_events": None,
+        "wait_for_consumers": True,
+        "hard_max_bytes": 2 << 30,
+    }
     assert orders["dedupe"] == {"header": "auto", "window": 43200}
     assert orders["auth"]["password"] == "hidden-password"
     assert orders["max_body"] == 1 << 20
+    assert (orders["expires_at"], billing["expires_at"]) == (4_102_444_800, None)
     (made,), (output,) = orders["inputs"], orders["outputs"]
     assert (made["id"], made["status_code"], made["headers"]) == ("orders-github", 202, {"X-Served-By": ["relay"]})
     assert (made["custom_domain"], made["path_prefix"]) == ("hooks.example.org", "/shop")

@@ -1,5 +1,6 @@
 """`relay bucket`, `input`, `token` and `migrate` on a data directory that no relay serves."""
 
+import contextlib
 import json
 import re
 import sqlite3
@@ -47,11 +48,20 @@ def test_every_option_of_a_bucket(relay: Runner) -> None:
         *("bucket", "create", "orders", "--description", "d", "--retention-age", "7d", "--retention-events", "1000"),
         *("--retention-bytes", "1GiB", "--dedupe", "X-Id", "--dedupe-window", "90s", "--auth", "basic"),
         *("--username", "u", "--password", "p", "--large-webhooks", "--max-body", "5MiB"),
+        *("--wait-for-consumers", "--hard-max-bytes", "2GiB", "--expires", "2100-01-01"),
     )
-    assert made["retention"] == {"max_age": 604_800, "max_events": 1000, "max_bytes": 1 << 30}
+    assert made["retention"] == {
+        "max_age": 604_800,
+        "max_events": 1000,
+        "max_bytes": 1 << 30,
+        "wait_for_consumers": True,
+        "hard_max_bytes": 2 << 30,
+    }
     assert made["dedupe"] == {"header": "X-Id", "window": 90}
     assert made["auth"] == {"type": "basic", "username": "u", "password": "p", "token": ""}
     assert (made["description"], made["large_webhooks"], made["max_body"]) == ("d", True, 5 << 20)
+    assert made["expires_at"] == 4_102_444_800
+    assert "deleted at    2100-01-01" in relay("bucket", "show", "orders").stdout
     changed = relay.json(
         *("bucket", "set", "orders"),
         RELAY_BUCKET_NAME="sales",
@@ -59,6 +69,9 @@ def test_every_option_of_a_bucket(relay: Runner) -> None:
         RELAY_BUCKET_RETENTION_AGE="none",
         RELAY_BUCKET_RETENTION_EVENTS="none",
         RELAY_BUCKET_RETENTION_BYTES="5MB",
+        RELAY_BUCKET_WAIT_FOR_CONSUMERS="0",
+        RELAY_BUCKET_HARD_MAX_BYTES="none",
+        RELAY_BUCKET_EXPIRES="none",
         RELAY_BUCKET_DEDUPE="auto",
         RELAY_BUCKET_DEDUPE_WINDOW="1h",
         RELAY_BUCKET_AUTH="token",
@@ -66,10 +79,16 @@ def test_every_option_of_a_bucket(relay: Runner) -> None:
         RELAY_BUCKET_LARGE_WEBHOOKS="0",
         RELAY_BUCKET_MAX_BODY="none",
     )
-    assert changed["retention"] == {"max_age": None, "max_events": None, "max_bytes": 5_000_000}
+    assert changed["retention"] == {
+        "max_age": None,
+        "max_events": None,
+        "max_bytes": 5_000_000,
+        "wait_for_consumers": False,
+        "hard_max_bytes": None,
+    }
     assert changed["dedupe"] == {"header": "auto", "window": 3600}
     assert changed["auth"] == {"type": "token", "username": "", "password": "", "token": "none"}
-    assert (changed["name"], changed["description"]) == ("sales", "none")
+    assert (changed["name"], changed["description"], changed["expires_at"]) == ("sales", "none", None)
     assert (changed["large_webhooks"], changed["max_body"]) == (False, None)
     off = relay.json("bucket", "set", "sales", "--dedupe", "none", "--auth", "none", "--no-large-webhooks")
     assert (off["dedupe"], off["auth"]["type"], off["retention"]) == (None, "none", changed["retention"])
@@ -78,7 +97,8 @@ def test_every_option_of_a_bucket(relay: Runner) -> None:
 def test_retention_of_a_new_bucket_is_the_servers(relay: Runner) -> None:
     """The variables of `relay serve` count without a server, too."""
     made = relay.json("bucket", "create", "orders", RELAY_RETENTION_AGE="1d", RELAY_RETENTION_BYTES="none")
-    assert made["retention"] == {"max_age": 86_400, "max_events": None, "max_bytes": None}
+    keep = made["retention"]
+    assert (keep["max_age"], keep["max_events"], keep["max_bytes"]) == (86_400, None, None)
 
 
 @pytest.mark.parametrize("what", ["password", "token"])
@@ -308,6 +328,21 @@ def test_every_option_of_a_token(relay: Runner) -> None:
     assert f"{second['id']} (deleted)" in table
 
 
+def test_a_durable_token(relay: Runner) -> None:
+    """When it is made, later, and no more; the list says which are."""
+    made = relay.json("token", "create", "--durable")
+    relay.json("token", "create", RELAY_TOKEN_DURABLE="1")
+    plain = relay.json("token", "create")
+    assert [each["durable"] for each in relay.json("token", "list")] == [True, True, False]
+    assert "DURABLE" in relay("token", "list").stdout
+    assert relay.json("token", "set", plain["key"], "--durable")["durable"] is True
+    assert relay.json("token", "set", made["key"], "--no-durable")["durable"] is False
+    assert [each["durable"] for each in relay.json("token", "list")] == [False, True, True]
+    assert "keeps the position" in relay("token", "set", plain["key"], "--durable").stdout
+    assert relay("token", "set", plain["key"]).exit_code == 2, "one of the two has to be said"
+    assert relay("token", "set", "nobody", "--durable").exit_code == 1
+
+
 def test_when_a_token_expires(relay: Runner) -> None:
     """A time from now, a date, a date with time and zone, unix seconds or none."""
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(days=2)
@@ -335,6 +370,18 @@ def test_times_that_are_none(relay: Runner, text: str) -> None:
     assert result.stdout == ""
     assert "30d" in result.stderr or "year 10000" in result.stderr
     assert not relay.data.exists() or relay.json("token", "list") == []
+
+
+def test_the_last_use_of_a_token_is_listed(relay: Runner) -> None:
+    """Also where no relay runs: what one has written is shown, and "never" before that."""
+    made = relay.json("token", "create")
+    assert relay.json("token", "list")[0]["last_used_at"] is None
+    header, line = relay("token", "list").stdout.splitlines()[:2]
+    assert line[header.index("LAST USED") :].startswith("never")
+    with contextlib.closing(sqlite3.connect(relay.data / "relay.db", isolation_level=None)) as raw:
+        raw.execute("UPDATE token SET used_at = 1800000000 WHERE key = ?", (made["key"],))
+    line = relay("token", "list").stdout.splitlines()[1]
+    assert line[header.index("LAST USED") :].startswith("2027-01-15 08:00 UTC")
 
 
 def test_an_expired_token_is_listed_as_such(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

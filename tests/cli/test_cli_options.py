@@ -44,13 +44,20 @@ def test_defaults_are_the_settings_own() -> None:
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_has_a_flag_and_a_variable(field: Any) -> None:
     """Both set the same field, in its unit, and the flag wins."""
+    if isinstance(field.default, bool):
+        assert getattr(parsed(flag(field)), field.name) is True
+        assert getattr(parsed(**{variable(field): "1"}), field.name) is True
+        assert getattr(parsed(flag(field), **{variable(field): "0"}), field.name) is True
+        return
     samples = {"bytes": ("7MiB", 7 << 20), "seconds": ("2h", 7200.0), None: ("77", 77)}
     text, value = samples[field.metadata["unit"]]
     words = {
         "public_url": "https://a.example",
         "proxy_trust": "10.0.0.0/8, ::1",
+        "forward_allow": "10.0.0.0/8, fd00::/8",
         "log_format": "json",
         "log_level": "error",
+        "transport": "tornado",
         **dict.fromkeys(("host", "metrics_host"), "elsewhere"),
         **dict.fromkeys(("data", "backup_dir", "tls_cert", "tls_key"), Path("elsewhere")),
     }
@@ -73,7 +80,8 @@ def test_help_says_flag_variable_default_and_meaning(field: Any) -> None:
 
     text = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
     _, _, mine = text.partition(f" {flag(field)} ")
-    words = f"{field.metadata['help']} [env var: {variable(field)}; default: {format_default(field)}"
+    default = "" if isinstance(field.default, bool) else f"; default: {format_default(field)}"
+    words = f"{field.metadata['help']} [env var: {variable(field)}{default}"
     assert words in mine
     assert " --" not in mine[: mine.index(words)]
 

@@ -142,6 +142,26 @@ def test_an_output_by_all_its_options(relay: Runner, made: dict[str, Any]) -> No
 
 
 @pytest.mark.usefixtures("made")
+def test_a_public_output(relay: Runner) -> None:
+    """A secret is made and shown once, given, read from standard input or taken away; outputs pause and resume."""
+    made = relay(
+        *("output", "create", "orders", "--name", "w", "--public", "--destination", "https://example.org/"),
+        *("--secret", "generate", "--strict-order"),
+    ).stdout
+    found = relay.json("output", "show", "w", "--bucket", "orders")
+    assert found["strict_order"] is True
+    assert re.search(rf"^signed with +{re.escape(found['secret'])}$", made, re.MULTILINE)
+    assert found["secret"] not in relay("output", "show", "w", "--bucket", "orders").stdout
+    assert relay.json("output", "pause", "w", "--bucket", "orders")["paused"] is True
+    assert "public, paused" in relay("output", "list").stdout
+    assert relay.json("output", "resume", "orders")["paused"] is False
+    for given, secret in (("whsec_AAAA", "whsec_AAAA"), ("none", "")):
+        assert relay.json("output", "set", "orders", "--secret", given)["secret"] == secret
+    assert relay.json("output", "set", "orders", "--secret", "-", input="whsec_BBBB\n")["secret"] == "whsec_BBBB"
+    assert "secret: must be whsec_ and base64" in relay.refused("output", "set", "orders", "--secret", "?")
+
+
+@pytest.mark.usefixtures("made")
 def test_rules_of_an_output(relay: Runner, tmp_path: Path) -> None:
     """They are set from a file or standard input, shown, and removed; what is wrong is named."""
     relay.json("output", "create", "orders", "--name", "worker")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay_tornado.copies import Subjects
@@ -476,6 +476,7 @@ def _copies(outputs: tuple[Output, ...], event_kind: str, target: int | None, fo
     )
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 1 << 32), apart=st.sampled_from(["", "", "filter", "outputs", "max_body"]))
 def test_no_copy_is_missed_or_repeated_however_it_interleaves(seed: int, apart: str) -> None:
     """Events, changes of outputs and rules, renewed subscribes and pauses at random: each event comes with the copies

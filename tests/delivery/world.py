@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.outlet import OutletClosed
 from relay_tornado.ids import new_epoch
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.rules import compile_rules
@@ -71,6 +74,19 @@ def frames(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
+class _Write:
+    """A write, which is told so many turns of the loop late."""
+
+    def __init__(self, future: asyncio.Future[None], turns: int) -> None:
+        self._future = future
+        self._turns = turns
+
+    def __await__(self) -> Generator[Any, None, None]:
+        for _ in range(self._turns):
+            yield
+        yield from self._future
+
+
 class Reader:
     """An outlet: `messages` is what its client has read. While `paused`, writes wait and nothing is sent at once."""
 
@@ -79,6 +95,7 @@ class Reader:
         self.writes: list[int] = []
         self.at_once = 0
         self.ends: list[str] = []
+        self.pings: list[bytes] = []
         self.closed = False
         self.chance = chance
         self._pending: list[tuple[bytes, asyncio.Future[None]]] = []
@@ -104,12 +121,7 @@ class Reader:
         self._pending.append((data, future))
         if not self.paused:
             self.resume()
-        return self._read(future)
-
-    async def _read(self, future: asyncio.Future[None]) -> None:
-        for _ in range(self.chance.randrange(3) if self.chance else 0):
-            await asyncio.sleep(0)
-        await future
+        return _Write(future, self.chance.randrange(3) if self.chance else 0)
 
     def resume(self) -> None:
         self.paused = False
@@ -124,6 +136,10 @@ class Reader:
         for _, future in self._pending:
             future.set_exception(OutletClosed())
         self._pending.clear()
+
+    def ping(self, payload: bytes) -> None:
+        """Notes the ping behind what was given before it, read or not."""
+        self.pings.append(payload)
 
     def gap_refused(self) -> None:
         self.ends.append("gap_refused")
@@ -154,26 +170,31 @@ class Reader:
 class World:
     """A relay's delivery, with the buckets that a test makes."""
 
-    def __init__(self, seed: int | None = None, **settings: Any) -> None:
+    def __init__(self, seed: int | None = None, clock: Callable[[], float] = time.time, **settings: Any) -> None:
+        """`clock` is the consumers' clock of day."""
         self.log = Log()
         if seed is not None:
             self.log.chance = random.Random(seed)
         self.registry = MemoryRegistry()
         self.settings = Settings(**settings)
-        self.deliveries = Deliveries(self.log, self.registry, self.settings)
+        self.consumers = MemoryConsumers(self.log)
+        self.clock = clock
+        self.ledgers = Ledgers(self.consumers, self.log, clock)
+        self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
         self.token = TOKEN
+
+    def restart(self) -> None:
+        """The relay starts again on what was stored: the deliveries before are those of a process that is gone."""
+        for ledger in self.ledgers._live.values():
+            ledger.gone = True
+        self.ledgers = Ledgers(self.consumers, self.log, self.clock)
+        self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
 
     async def bucket(self, name: str = "orders", bucket_id: str | None = None, **fields: Any) -> Bucket:
         bucket_id = bucket_id or f"id-{name}"
         await self.log.create(bucket_id, new_epoch())
-        made = Bucket(
-            id=bucket_id,
-            name=name,
-            created_at=0,
-            updated_at=0,
-            inputs=(Input(f"in-{bucket_id}", "public", 0, 0),),
-            **fields,
-        )
+        fields = {"created_at": 0, "inputs": (Input(f"in-{bucket_id}", "public", 0, 0),)} | fields
+        made = Bucket(id=bucket_id, name=name, updated_at=0, **fields)
         await self.registry.put("bucket", bucket_id, made)
         return made
 
@@ -206,6 +227,7 @@ class World:
         replaces: Delivery | None = None,
         extended: bool = False,
         start: bool = True,
+        token: Token | None = None,
         **fields: Any,
     ) -> tuple[Reader, Delivery, list[dict[str, Any]]]:
         """Subscribes as a message with these buckets and fields does."""
@@ -216,10 +238,11 @@ class World:
         delivery, answers = await self.deliveries.subscribe(
             reader,
             request,
-            self.token,
+            token or self.token,
             extended=message.extended,
             filter=None if request.filter is None else compile_rules(request.filter, "filter"),
             replaces=replaces,
+            ping=reader.ping,
         )
         if start:
             delivery.start()

@@ -14,6 +14,7 @@ from relay_tornado.model import Token
 from relay_tornado.proxy import ProxyTrust
 from tests.deploy.fronts import FRONTS, behind
 from tests.handlers.edge import URL, edge
+from tests.handlers.raw import eventually
 from tests.handlers.sockets import Client
 
 
@@ -55,5 +56,38 @@ def test_the_relay_works_behind_it(kind: str, tmp_path: Path) -> None:
                 assert b"larger than" in refused.body
             ready = await front.fetch("/readyz")
             assert json.loads(ready.body) == {"status": "ready"}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+def test_a_stream_comes_through_as_it_is_written(kind: str, tmp_path: Path) -> None:
+    """Server-sent events: each comes at once, not when some buffer is full, and the end is an end."""
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(60),
+            edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1"))) as site,
+            behind(kind, site.port, tmp_path) as front,
+        ):
+            secret = new_secret()
+            token = Token(new_uuid(), hash_secret(secret), 0)
+            await site.registry.put("token", token.key, token)
+            heard = bytearray()
+            stream = asyncio.ensure_future(
+                front.fetch(
+                    "/v1/stream?bucket=orders",
+                    headers={"Authorization": f"Bearer {secret}", "Accept-Encoding": "gzip"},
+                    streaming_callback=heard.extend,
+                )
+            )
+            await eventually(lambda: b"event: caught_up\n" in heard)
+            for number in range(1, 4):
+                assert (await front.fetch(URL.decode(), method="POST", body=b"x")).code == 200
+                await eventually(lambda number=number: heard.count(b"event: webhook\n") == number)
+            await site.registry.delete("token", token.key)
+            assert (await stream).code == 200
+            assert heard.endswith(b"\n\n")
+            assert b'"code":"token_revoked"' in heard
 
     asyncio.run(run())

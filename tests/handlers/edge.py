@@ -16,7 +16,9 @@ from relay_tornado.handlers.site import Site
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
@@ -31,6 +33,9 @@ from relay_tornado.storage.witness import Loss
 INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
 BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))
 URL = b"/v1/webhooks/in-1"
+
+transport: str = Settings().transport
+"""The setting, where a test does not give it; the fixture of that name changes it."""
 
 
 @dataclass
@@ -74,6 +79,7 @@ async def edge(
 ) -> AsyncIterator[Edge]:
     """A site on the SQLite files in `folder`, or in memory where there is none (over `log`, where that is given)."""
     settings.setdefault("port", 0)
+    settings.setdefault("transport", transport)
     configuration = dataclasses.replace(Settings(), **settings)
     registry: Registry
     store: Any
@@ -96,7 +102,9 @@ async def edge(
         now = time.time()
         await log.create(BUCKET.id, new_epoch())
         await registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, created_at=now, updated_at=now))
-        site = Site(log, registry, store, configuration, results, counters=counters, entrance=entrance, instance="i-1")
+        ledgers = Ledgers(MemoryConsumers(log), log)
+        options: dict[str, Any] = {"counters": counters, "entrance": entrance, "instance": "i-1"}
+        site = Site(log, registry, store, configuration, results, ledgers, **options)
         stack.push_async_callback(site.stop)
         site.start()
         yield Edge(site, log, registry, store, counters)

@@ -18,7 +18,9 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.handlers.socket import Sockets, routes
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Input, NewEvent, Token
 from relay_tornado.registry.access import Access
@@ -88,7 +90,10 @@ class Live:
         self.log = MemoryEventLog()
         self.registry = MemoryRegistry()
         self.access = Access(self.registry)
-        self.sockets = Sockets(self.log, self.registry, self.access, self.settings, MemoryDeliveries(self.log))
+        self.ledgers = Ledgers(MemoryConsumers(self.log), self.log)
+        self.sockets = Sockets(
+            self.log, self.registry, self.access, self.settings, MemoryDeliveries(self.log), self.ledgers
+        )
         self.stack = AsyncExitStack()
         listening = bind_sockets(0, "127.0.0.1")
         self.port = listening[0].getsockname()[1]

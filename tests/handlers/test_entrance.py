@@ -22,6 +22,8 @@ from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import Client
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 CA = trustme.CA()
 
 

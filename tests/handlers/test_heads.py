@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPInputError, parse_request_start_line
 
-from relay_tornado.handlers.heads import essential, header_block, names_host
+from relay_tornado.handlers.heads import ends_lines, essential, header_block, names_host
 
 FRAMING = ("Content-Length", "Transfer-Encoding", "Connection", "Expect")
 
@@ -86,3 +86,12 @@ def test_the_block(line: bytes, block: bytes, end: bytes) -> None:
 def test_whom_a_request_is_for(head: bytes, named: bool) -> None:
     """HTTP/1.1 names one host; two could be read as either by a proxy in front and the relay behind it."""
     assert names_host(head) is named
+
+
+def test_bare_line_feeds() -> None:
+    """One bare line feed among the ends of lines is seen, wherever it stands."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nA: 1\r\n\r\n"
+    assert ends_lines(head)
+    for at in range(len(head)):
+        if head[at : at + 1] == b"\r":
+            assert not ends_lines(head[:at] + head[at + 1 :])

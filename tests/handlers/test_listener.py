@@ -20,6 +20,8 @@ from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, eventually, request
 from tests.handlers.test_ingest import HeldLog
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 
 @pytest.mark.gen_test
 async def test_the_number_of_connections() -> None:

@@ -23,7 +23,7 @@ from tests.handlers.edge import BUCKET, INPUT, URL, Edge, edge
 from tests.handlers.raw import Raw, eventually, request
 from tests.handlers.sockets import TIMEOUT, Client
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0, destination=f"http://to-{n}.example") for n in (1, 2))
 
 

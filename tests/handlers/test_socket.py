@@ -177,8 +177,8 @@ async def test_errors_go_to_who_asked_for_our_additions() -> None:
         error = await client.hear_status("error")
         assert error["code"] == "invalid"
         assert "since" in error["message"]
-        await client.say({"action": "subscribe", "since": "earliest", "consumer": "w"})
-        assert (await client.hear_status("error"))["code"] == "unsupported"
+        await client.say({"action": "subscribe", "since": "earliest", "consumer": "a/b"})
+        assert (await client.hear_status("error"))["code"] == "invalid"
         await client.say({"action": "dance"})
         assert (await client.hear_status("error"))["code"] == "unknown_action"
         await client.say({"action": "subscribe", "since": "earliest"})
@@ -643,3 +643,16 @@ async def test_a_close_code_that_must_not_be_sent() -> None:
             assert (frame[0], int.from_bytes(frame[2:4], "big")) == (0x88, answer)
             writer.close()
             await writer.wait_closed()
+
+
+def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> None:
+    """Also where it read a little after the ping was made, so that this one asks it nothing any more."""
+
+    async def run() -> None:
+        async with live(ping_interval=0.05, stuck_timeout=0.8) as server:
+            await server.bucket()
+            await server.append(200, body=b"x" * 100_000)
+            await server.subscribed("orders", since="earliest")
+            await server.until(lambda: server.sockets.count == 0)
+
+    asyncio.run(run())

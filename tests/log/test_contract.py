@@ -9,8 +9,9 @@ import pytest
 
 from relay_tornado.errors import BucketGone, CursorLost, Unavailable
 from relay_tornado.ids import new_epoch, parse_id
+from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import Placed, place_cursor
-from relay_tornado.model import Cursor, Gap, Retention
+from relay_tornado.model import Appended, Cursor, Gap, Retention
 from tests.log.worlds import MANY, World, event, fill, make, read_all
 
 log_test = pytest.mark.gen_test(timeout=60)
@@ -75,6 +76,28 @@ async def test_order_of_appends_is_the_order_of_seqs(world: World) -> None:
     places = await fill(world.log, 700)
     assert [place.seq for place in places] == list(range(1, 701))
     assert [int(e.body) for e in await read_all(world.log)] == list(range(1, 701))
+
+
+@log_test
+async def test_who_submits_is_told_once_and_later(world: World) -> None:
+    """Each is told its place or its error, none before `submit` returned, and whatever another one raises."""
+    await make(world.log)
+    told: list[list[Appended | BaseException]] = [[] for _ in range(5)]
+
+    def failing(outcome: Appended | BaseException) -> None:
+        raise RuntimeError("by intent")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    for number, each in enumerate(told):
+        world.log.submit("gone" if number == 4 else "b", event(), each.append)
+        world.log.submit("b", event(), failing)
+    assert not any(told)
+    last = await world.log.append("b", event())
+    await asyncio.sleep(0)
+    assert last.seq == 10
+    assert [[outcome.seq if isinstance(outcome, Appended) else type(outcome) for outcome in each] for each in told] == [
+        [1], [3], [5], [7], [BucketGone]
+    ]  # fmt: skip
 
 
 @log_test
@@ -570,3 +593,33 @@ async def test_a_closed_log_takes_nothing(world: World) -> None:
         await world.log.append("b", event())
     await world.reopen()
     assert len(await read_all(world.log)) == 400
+
+
+@log_test
+async def test_single_events_are_picked(world: World) -> None:
+    """In the order asked for, None for what is not there, and no more bytes than asked but for the first."""
+    await make(world.log)
+    for number in range(6):
+        await world.log.append("b", event(b"%d" % number * 100))
+    await world.log.trim("b", Retention(None, 5, None), None)
+    found = await world.log.pick("b", [6, 1, 3, 99, 2], 1 << 30)
+    assert [None if each is None else each.seq for each in found] == [6, None, 3, None, 2]
+    size = found[0].size if found[0] is not None else 0
+    assert [each and each.seq for each in await world.log.pick("b", [6, 5, 4], 2 * size)] == [6, 5]
+    assert [each and each.seq for each in await world.log.pick("b", [6, 5, 4], 1)] == [6]
+    assert list(await world.log.pick("b", [], 1)) == []
+    with pytest.raises(BucketGone):
+        await world.log.pick("nobody", [1], 1)
+
+
+@log_test
+async def test_how_much_a_log_holds(world: World) -> None:
+    """Its bytes, and when its oldest and newest event were received; nothing of one that is gone."""
+    await make(world.log)
+    assert dict(await world.log.extents(["b", "nobody"])) == {"b": Extent(0, None, None)}
+    for _ in range(3):
+        await world.log.append("b", event(b"body"))
+    await world.log.trim("b", Retention(None, 2, None), None)
+    events = await world.log.read("b", 1, 10, MANY)
+    extent = (await world.log.extents(["b"]))["b"]
+    assert extent == Extent(sum(each.size for each in events), events[0].received_at, events[-1].received_at)

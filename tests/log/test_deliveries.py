@@ -139,11 +139,11 @@ async def test_results_belong_to_events_that_are_there(world: World, deliveries:
     with pytest.raises(BucketGone):
         await deliveries.record("x", 1, 1, result())
     with pytest.raises(BucketGone):
-        await deliveries.claim("x", "events", 0, 0, [1], 1, 1.0)
+        await deliveries.claim("x", 0, 0, [1], 1, 1.0)
     assert await deliveries.of("b", 0, 9) == {}
     assert await deliveries.of("x", 0, 9) == {}
     assert await deliveries.first("x", 1, None) is None
-    assert await deliveries.floor("x", "events", 0) == 0
+    assert await deliveries.floor("x", 0) == 0
 
 
 @log_test
@@ -159,12 +159,12 @@ async def test_results_leave_with_their_events(world: World, deliveries: Deliver
     assert await deliveries.first("b", 1, None) is None
     with pytest.raises(NotFound):
         await deliveries.record("b", 4, 1, result())
-    await deliveries.claim("b", "events", 0, 0, [], 6, 1.0)
+    await deliveries.claim("b", 0, 0, [], 6, 1.0)
     await world.log.drop("b")
     await make(world.log)
     await fill(world.log, 6)
     assert await deliveries.of("b", 0, 9) == {}
-    assert await deliveries.floor("b", "events", 0) == 0
+    assert await deliveries.floor("b", 0) == 0
 
 
 @log_test
@@ -187,15 +187,14 @@ async def test_a_claim_marks_and_moves_at_once(world: World, deliveries: Deliver
     await fill(world.log, 5)
     await deliveries.record("b", 2, 1, result())
     await deliveries.record("b", 3, 1, result(0, status="stalled"))
-    assert await deliveries.claim("b", "events", 0, 0, [1, 2, 3], 4, 7.0) == [1, 3]
-    assert await deliveries.floor("b", "events", 0) == 4
-    assert await deliveries.claim("b", "events", 0, 0, [5], 5, 7.0) is None
-    assert await deliveries.floor("b", "events", 0) == 4
+    assert await deliveries.claim("b", 0, 0, [1, 2, 3], 4, 7.0) == [1, 3]
+    assert await deliveries.floor("b", 0) == 4
+    assert await deliveries.claim("b", 0, 0, [5], 5, 7.0) is None
+    assert await deliveries.floor("b", 0) == 4
     assert await deliveries.statuses("b", 1, 5, None) == {1: "sent", 2: "sent", 3: "sent"}
     assert (await deliveries.latest("b", [1], 0))[1] == Latest(0, sent(7.0))
-    assert await deliveries.claim("b", "events", 3, 0, [1, 5], 5, 7.0) == [1, 5]
-    assert await deliveries.floor("b", "events", 3) == 5
-    assert await deliveries.floor("b", "others", 3) == 0
+    assert await deliveries.claim("b", 3, 0, [1, 5], 5, 7.0) == [1, 5]
+    assert await deliveries.floor("b", 3) == 5
 
 
 @log_test
@@ -203,7 +202,7 @@ async def test_two_that_claim_never_share(world: World, deliveries: Deliveries) 
     """Of many claims from one position one succeeds."""
     await make(world.log)
     await fill(world.log, 5)
-    claims = await asyncio.gather(*(deliveries.claim("b", "events", 0, 0, [1], 1, 1.0) for _ in range(9)))
+    claims = await asyncio.gather(*(deliveries.claim("b", 0, 0, [1], 1, 1.0) for _ in range(9)))
     assert [each for each in claims if each is not None] == [[1]]
 
 
@@ -214,12 +213,12 @@ async def test_what_is_stored_outlives_the_process(disk: SqliteWorld) -> None:
     await fill(disk.log, 2)
     before = SqliteDeliveries(disk.database, disk.settings)
     await before.record("b", 1, 2, result())
-    await before.claim("b", "events", 0, 0, [2], 2, 1.0)
+    await before.claim("b", 0, 0, [2], 2, 1.0)
     await before.close()
     await disk.reopen()
     after = SqliteDeliveries(disk.database, disk.settings)
     assert await after.of("b", 1, 2) == {(1, 2): [result()], (2, 0): [sent(1.0)]}
-    assert await after.floor("b", "events", 0) == 2
+    assert await after.floor("b", 0) == 2
     await after.close()
 
 
@@ -273,7 +272,7 @@ async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: S
     await make(disk.log)
     await fill(disk.log, 600)
     await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 601)))
-    await stored.claim("b", "events", 1, 0, [], 5, 1.0)
+    await stored.claim("b", 1, 0, [], 5, 1.0)
     count = "SELECT (SELECT count(*) FROM delivery), (SELECT count(*) FROM consumer)"
     await disk.log.trim("b", Retention(None, 10, None), None)
     assert await disk.database.read(lambda raw: raw.execute(count).fetchone()) == (10, 1)

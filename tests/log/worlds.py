@@ -86,6 +86,10 @@ class SqliteWorld:
             raw.execute("DELETE FROM event WHERE log = ? AND seq > ?", (key, head))
             raw.execute("DELETE FROM dedupe WHERE log = ? AND seq > ?", (key, head))
             raw.execute("DELETE FROM delivery WHERE log = ? AND seq > ?", (key, head))
+            raw.execute("UPDATE consumer SET floor = min(floor, ?), done = '[]' WHERE log = ?", (head, key))
+            for table in ("parked", "dead_letter"):
+                consumers = "SELECT id FROM consumer WHERE log = ?"
+                raw.execute(f"DELETE FROM {table} WHERE consumer IN ({consumers}) AND seq > ?", (key, head))
             raw.execute(
                 "DELETE FROM epoch WHERE log = ? AND from_seq > ?"
                 " AND rowid <> (SELECT rowid FROM epoch WHERE log = ? ORDER BY from_seq, rowid LIMIT 1)",

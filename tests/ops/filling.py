@@ -12,8 +12,11 @@ from pathlib import Path
 import msgspec
 
 from relay_tornado.admin import Administration
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import Bucket, NewEvent
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.model import Bucket, Gap, NewEvent
+from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
@@ -50,6 +53,26 @@ def fill(data: Path, name: str, events: int, size: int = 100, **marks: object) -
             await database.close()
 
     return asyncio.run(run())
+
+
+def consume(data: Path, bucket: Bucket) -> None:
+    """A worker that is done with 1 to 4 and 6, tries 2 and 6 again, gave up 3, and has 6 out."""
+
+    async def run() -> None:
+        database = await Database.open(replace(Settings(), data=data))
+        try:
+            store = SqliteConsumers(database)
+            key = Key(bucket.id, "client", "worker")
+            await store.create(key, 0, Terms(), 1000.0)
+            parked = {2: Parked(1, 5000.0, 1000.0), 6: Parked(2, 5000.0, 1000.0)}
+            dead = {3: Dead(5, 2000.0, 1000.0, "max_deliver")}
+            store.save(key, lambda: Changes(4, ((6, 6),), False, parked, set(), dead, tried=((6, 6),)))
+            store.met(key, Gap("retention", 1, 1), 1500.0)
+            await store.close()
+        finally:
+            await database.close()
+
+    asyncio.run(run())
 
 
 def rows(path: Path, sql: str, *values: object) -> Sequence[tuple[object, ...]]:

@@ -17,7 +17,7 @@ from relay_tornado.storage import migrate
 from relay_tornado.storage.witness import Stamp, Witness
 from tests.cli.runner import Runner
 from tests.ops.filling import change as change_without_triggers
-from tests.ops.filling import fill, rows
+from tests.ops.filling import consume, fill, rows
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def found(cli: Runner, *arguments: object) -> Any:
 @pytest.fixture
 def file(cli: Runner) -> Path:
     """The file of a relay with 1,000 events in one bucket and 5 in another."""
-    fill(cli.data, "orders", 1000)
+    consume(cli.data, fill(cli.data, "orders", 1000))
     fill(cli.data, "billing", 5)
     cli.json("token", "create")
     return cli.data / "relay.db"
@@ -60,7 +60,7 @@ def test_a_sound_file(cli: Runner, file: Path) -> None:
     before = file.read_bytes()
     report = cli.json("check")
     assert (report["sound"], report["findings"]) == (True, [])
-    assert (report["events"], report["buckets"]) == (1005, 2)
+    assert (report["events"], report["buckets"], report["consumers"]) == (1005, 2, 1)
     assert report["bytes"] == rows(file, "SELECT sum(size) FROM event")[0][0]
     assert cli.json("check", "--full")["findings"] == []
     assert "sound" in cli("check").stdout
@@ -99,6 +99,22 @@ def test_a_hole_in_a_log(cli: Runner, file: Path) -> None:
         ("DELETE FROM input WHERE bucket = (SELECT id FROM bucket WHERE name = 'orders')", "record", "not claimed"),
         ("INSERT INTO input VALUES ('i', 'nowhere')", "foreign_key", "input"),
         ("DELETE FROM meta", "meta", "which database"),
+        ("UPDATE consumer SET floor = 2000", "consumer", "done with everything up to 2000"),
+        ("UPDATE consumer SET done = '[[5]]'", "consumer", "can't be understood"),
+        ("UPDATE consumer SET done = '[[7, 6]]'", "consumer", "does not go with its floor 4"),
+        ("UPDATE consumer SET done = '[[6, 6], [7, 7]]'", "consumer", "does not go with"),
+        ("UPDATE consumer SET done = '[[6, 1001]]'", "consumer", "the head 1000"),
+        ("UPDATE consumer SET done = '[[4, 6]]'", "consumer", "does not go with"),
+        ("UPDATE consumer SET gap = '{}'", "consumer", "its last gap"),
+        ("UPDATE consumer SET tried = '[[5]]'", "consumer", "what it is trying that can't be understood"),
+        ("UPDATE consumer SET tried = '[[8, 7]]'", "consumer", "is trying (8, 7), which does not go with"),
+        ("UPDATE consumer SET tried = '[[7, 1001]]'", "consumer", "the head 1000"),
+        ("UPDATE consumer SET tried = '[[2, 3]]'", "consumer", "is trying event 3, which it is done with"),
+        ("UPDATE parked SET seq = 1001 WHERE seq = 6", "consumer", "tries event 1001 again"),
+        ("UPDATE parked SET seq = 9 WHERE seq = 6", "consumer", "to get it anyway"),
+        ("UPDATE dead_letter SET seq = 1001", "consumer", "gave up event 1001"),
+        ("UPDATE consumer SET log = 99", "foreign_key", "consumer"),
+        ("DELETE FROM consumer", "foreign_key", "parked"),
     ],
 )
 def test_what_does_not_agree(cli: Runner, file: Path, statement: str, kind: str, words: str) -> None:
@@ -113,7 +129,7 @@ def test_what_does_not_agree(cli: Runner, file: Path, statement: str, kind: str,
         ("UPDATE log SET bytes = bytes + 1 WHERE id = 1", "bytes"),
         ("DELETE FROM bucket WHERE name = 'orders'", "log"),
         ("INSERT INTO event SELECT * FROM (SELECT 99 AS log, 1, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '', x'', NULL,"
-         " NULL, 0, NULL, '')", "stray"),
+         " NULL, 0, NULL, '', 0)", "stray"),
     ],
 )  # fmt: skip
 def test_what_only_wants_to_be_known(cli: Runner, file: Path, statement: str, kind: str) -> None:

@@ -14,7 +14,7 @@ from relay_tornado.ops import restore
 from relay_tornado.storage import witness
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
-from tests.ops.filling import change, fill, rows
+from tests.ops.filling import change, consume, fill, rows
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +27,7 @@ def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def file(cli: Runner, tmp_path: Path) -> Path:
     """A backup with 30 events and a token."""
-    fill(cli.data, "orders", 30)
+    consume(cli.data, fill(cli.data, "orders", 30))
     cli.json("token", "create", "--description", "worker")
     cli.json("backup", tmp_path / "b.db")
     return tmp_path / "b.db"
@@ -47,7 +47,7 @@ def test_a_restored_relay_is_another_database(cli: Runner, file: Path, tmp_path:
     assert now[0] == answer["id"] != old[0]
     assert now[1:] == old[1:]
     assert witness.peek(new.data / "relay.witness") == witness.Stamp(*now)
-    for table in ("event", "epoch", "log", "token", "bucket", "input", "consumer"):
+    for table in ("event", "epoch", "log", "token", "bucket", "input", "consumer", "parked", "dead_letter"):
         assert rows(new.data / "relay.db", f"SELECT * FROM {table}") == rows(file, f"SELECT * FROM {table}")
     assert [each["description"] for each in answer["tokens"]] == ["worker"]
     assert {path.name for path in new.data.iterdir()} == {"relay.db", "relay.lock", "relay.witness"}
@@ -68,12 +68,17 @@ def test_public_outputs_are_paused(cli: Runner, file: Path, tmp_path: Path) -> N
     outputs = (
         '[{"name": "out", "internal": false}, {"name": "in", "internal": true}, {"name": "off", "internal": false,'
     )
-    outputs += ' "disabled": true}]'
+    outputs += ' "disabled": true}, {"name": "held", "internal": false, "paused": true}]'
     change(file, f"UPDATE bucket SET document = json_set(document, '$.outputs', json('{outputs}'))")
     with closing(sqlite3.connect(file, isolation_level=None)) as raw:
         assert restore._make_own(raw) == (("orders", "out"),)
-        sql = "SELECT json_extract(value, '$.disabled') FROM bucket, json_each(bucket.document, '$.outputs')"
-        assert [disabled for (disabled,) in raw.execute(sql)] == [1, None, 1]
+        sql = "SELECT json_extract(value, '$.{}') FROM bucket, json_each(bucket.document, '$.outputs')"
+        assert [paused for (paused,) in raw.execute(sql.format("paused"))] == [1, None, None, 1]
+        assert [disabled for (disabled,) in raw.execute(sql.format("disabled"))] == [None, None, 1, None]
+        raw.execute("PRAGMA user_version = 2")
+        raw.execute("UPDATE bucket SET document = json_set(document, '$.outputs', json(?))", (outputs,))
+        assert restore._make_own(raw) == (("orders", "out"),)
+        assert [disabled for (disabled,) in raw.execute(sql.format("disabled"))] == [1, None, 1, None]
 
 
 def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from relay_tornado.ops.stats import stats
 from tests.acceptance.clients import Sender, Subscriber
 from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
-from tests.ops.filling import fill, rows
+from tests.ops.filling import consume, fill, rows
 
 
 def test_what_takes_the_space(cli: Runner) -> None:
@@ -32,6 +32,14 @@ def test_what_takes_the_space(cli: Runner) -> None:
     text = cli("stats").stdout
     assert re.search(r"^orders +300 ", text, re.MULTILINE)
     assert "days until the reserve is met" in text
+
+
+def test_how_far_consumers_are(cli: Runner) -> None:
+    """What each is not done with, tries again and gave up; where no relay runs, too."""
+    consume(cli.data, fill(cli.data, "orders", 20))
+    (worker,) = cli.json("stats")["consumers"]
+    assert worker == {"bucket": "orders", "kind": "client", "name": "worker", "behind": 17, "parked": 2, "dead": 1}
+    assert re.search(r"^worker +client +orders +17 events +2 +1", cli("stats").stdout, re.MULTILINE)
 
 
 def test_growth_is_of_the_last_day(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.ops.filling import change, fill, rows
 
 CONTENT = (
     "SELECT seq, size, crc, received_at, input_id, method, path, query, headers, remote_ip, body, resend_of, target,"
-    " force, verified, verdict FROM event WHERE log = (SELECT max(id) FROM log WHERE bucket = ?) ORDER BY seq"
+    " force, verified, verdict, edited FROM event WHERE log = (SELECT max(id) FROM log WHERE bucket = ?) ORDER BY seq"
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 
 from relay_tornado.storage import migrate
 from tests.acceptance.clients import Sender, Subscriber, read_log
@@ -27,6 +29,8 @@ from tests.ops.filling import rows
 ROOT = Path(__file__).parent.parent.parent
 FIRST = "fb83c07"
 """The commit of the first schema."""
+SECOND = "58b19e2"
+"""The last commit with the second schema."""
 BUCKET = "11111111-1111-4111-8111-111111111111"
 INPUT = "22222222-2222-4222-8222-222222222222"
 EPOCHS = ("aaaaaaaaaaaa", "bbbbbbbbbbbb")
@@ -116,6 +120,73 @@ def test_an_old_file_before_it_is_migrated(cli: Runner, tmp_path: Path) -> None:
     assert new.json("check")["findings"] == []
 
 
+def archived(commit: str, folder: Path) -> Path:
+    """The program as it was at a commit; skips where the history is not here."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("git or its history is missing: run this from a clone, with git installed")
+    archive = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, timeout=TIMEOUT)
+    if archive.returncode != 0:
+        pytest.skip(f"the commit {commit} is not here: fetch the whole history")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+async def drain(relay: Relay, token: tuple[str, str], query: str) -> list[str]:
+    """The bodies that a client that polls gets next."""
+    request = HTTPRequest(
+        f"{relay.url}/v1/events?bucket=orders&{query}", auth_username=token[0], auth_password=token[1]
+    )
+    answer = await AsyncHTTPClient().fetch(request)
+    return [each["body"] for each in json.loads(answer.body)["logs"]]
+
+
+def test_a_file_of_the_second_schema(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """Made by the release that wrote such files: those who poll go on where they were, whatever output they drain, and
+    what became of events is kept."""
+    program = archived(SECOND, tmp_path / "second")
+
+    class Second(Relay):
+        """The release of the second schema."""
+
+        def environment(self) -> dict[str, str]:
+            return super().environment() | {"PYTHONPATH": os.fspath(program), "PYTHONSAFEPATH": "1"}
+
+    async def before(relay: Relay) -> None:
+        async with Sender(relay, path) as sender:
+            for number in range(1, 6):
+                assert await sender.post(b"event %d" % number) == 200
+        assert await drain(relay, token, "limit=3") == ["event 1", "event 2", "event 3"]
+        assert await drain(relay, token, "limit=1&output=worker") == ["event 1"]
+
+    async def after(relay: Relay) -> None:
+        assert await drain(relay, token, "limit=9&output=worker") == [f"event {n}" for n in range(2, 6)]
+        assert await drain(relay, token, "limit=9") == []
+        async with Sender(relay, path) as sender:
+            assert await sender.post(b"event 6") == 200
+        assert await drain(relay, token, "limit=9") == ["event 6"]
+        assert await drain(relay, token, "limit=9") == []
+
+    old = Second(tmp_path / "data")
+    path, token = old.create_bucket("orders"), old.create_token()
+    old.command("output", "create", "orders", "--name", "worker")
+    with old:
+        asyncio.run(before(old))
+        assert old.stop() == 0
+    file = old.data / "relay.db"
+    assert rows(file, "PRAGMA user_version") == [(2,)]
+    floors = rows(file, "SELECT log, CAST(output AS TEXT), floor FROM consumer ORDER BY 2")
+    deliveries = rows(file, "SELECT * FROM delivery")
+    assert len(floors) == 2
+    new = new_relay()
+    new.start()
+    assert rows(file, "SELECT log, name, floor FROM consumer WHERE kind = 'events' ORDER BY 2") == floors
+    assert rows(file, "SELECT * FROM delivery") == deliveries
+    asyncio.run(after(new))
+    assert new.command("check")["findings"] == []
+    assert new.stop() == 0
+
+
 KILLED = """
 import os, signal, sqlite3, sys
 from relay_tornado.storage import migrate
@@ -156,19 +227,13 @@ def test_a_migration_that_is_killed_starts_again(new_relay: Callable[..., Relay]
 def test_an_older_relay_refuses_this_ones_file(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
     """The first release itself refuses a migrated file, names the version, and leaves it as it is; the copy that was
     made before the migration starts under it."""
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("git or its history is missing: run this from a clone, with git installed")
-    archive = subprocess.run(["git", "archive", FIRST], cwd=ROOT, capture_output=True, timeout=TIMEOUT)
-    if archive.returncode != 0:
-        pytest.skip(f"the commit {FIRST} is not here: fetch the whole history")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-        tar.extractall(tmp_path / "first", filter="data")
+    program = archived(FIRST, tmp_path / "first")
 
     class First(Relay):
         """The first release."""
 
         def environment(self) -> dict[str, str]:
-            return super().environment() | {"PYTHONPATH": os.fspath(tmp_path / "first"), "PYTHONSAFEPATH": "1"}
+            return super().environment() | {"PYTHONPATH": os.fspath(program), "PYTHONSAFEPATH": "1"}
 
     first_schema(tmp_path / "data")
     new = new_relay()

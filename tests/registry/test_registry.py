@@ -144,6 +144,21 @@ async def test_names_inputs_and_secrets_are_unique(world: World) -> None:
 
 
 @registry_test
+async def test_a_removal_at_a_revision(world: World) -> None:
+    """It is refused where the record was changed since, and leaves it; what is not there is no error."""
+    registry = world.registry
+    await registry.put("bucket", "b", bucket("b"))
+    await registry.put("bucket", "b", bucket("b", "renamed"))
+    with pytest.raises(Conflict):
+        await registry.delete("bucket", "b", 1)
+    await world.reopen()
+    assert world.registry.get("bucket", "b") == bucket("b", "renamed")
+    await world.registry.delete("bucket", "b", 2)
+    await world.registry.delete("bucket", "b", 2)
+    assert world.registry.list("bucket") == []
+
+
+@registry_test
 async def test_two_who_claim_one_name_at_once(world: World) -> None:
     """One gets it, the others a Conflict."""
     results = await asyncio.gather(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.errors import CloseCode, NotFound
-from relay_tornado.model import Token
+from relay_tornado.errors import CloseCode, Conflict, NotFound
+from relay_tornado.model import Cursor, Token
 from relay_tornado.session import (
     AUTH_PAUSE,
     Authenticate,
@@ -24,12 +24,14 @@ from relay_tornado.session import (
     Respond,
     Send,
     Session,
+    Settle,
     Subscribe,
     Unsubscribe,
     Wait,
 )
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
+from relay_tornado.wire.acks import Ack, Nak
 
 SETTINGS = Settings()
 TOKEN = Token(key="K", secret_hash="h", created_at=0)
@@ -162,8 +164,10 @@ def test_what_a_stock_client_errs_in_is_ignored(message: str | bytes) -> None:
         ('{"action":"dance"}', "unknown_action"),
         ('{"action":"subscribe","buckets":"foo"}', "invalid"),
         ('{"action":"subscribe","since":5}', "invalid"),
-        ('{"action":"subscribe","consumer":"w"}', "unsupported"),
-        ('{"action":"nak"}', "unsupported"),
+        ('{"action":"subscribe","consumer":""}', "invalid"),
+        ('{"action":"subscribe","ack":"receipt"}', "invalid"),
+        ('{"action":"nak"}', "invalid"),
+        ('{"action":"ack","id":"x"}', "invalid"),
     ],
 )
 def test_who_asked_for_our_additions_is_told_what_is_wrong(message: str, code: str) -> None:
@@ -440,3 +444,38 @@ def test_an_answer_before_auth_ends_the_connection() -> None:
     session = Session(SETTINGS, 0)
     effects = session.received('{"action":"respond","id":"k3v9x1q7m2ab-42"}')
     assert closing(effects) == CloseCode.UNAUTHORIZED
+
+
+def test_acks_are_handed_on() -> None:
+    """No answer where the event is found; where it is not, who asked for our additions is told."""
+    session = subscribed('{"action":"subscribe","consumer":"w"}')
+    (effect,) = session.received('{"action":"ack","id":"k3v9x1q7m2ab-42-2","all":true}')
+    assert effect == Settle(Ack(Cursor("k3v9x1q7m2ab", 42, 2), all=True))
+    assert session.settled(effect.request, found=True) == ()
+    (frame,) = sent(session.settled(effect.request, found=False))
+    assert frame["code"] == "not_found"
+    assert "k3v9x1q7m2ab-42-2" in frame["message"]
+    (effect,) = session.received('{"action":"nak","id":"k3v9x1q7m2ab-42","delay":3}')
+    assert effect == Settle(Nak(Cursor("k3v9x1q7m2ab", 42), 3.0))
+    (frame,) = sent(session.settled(effect.request, found=False))
+    assert frame["message"].startswith("nak: ")
+    session.ended()
+    assert session.settled(effect.request, found=False) == ()
+
+
+@pytest.mark.parametrize("action", ["ack", "nak"])
+def test_no_ack_before_auth(action: str) -> None:
+    """It ends the connection, as a subscribe does."""
+    session = Session(SETTINGS, 0)
+    assert closing(session.received(f'{{"action":"{action}","id":"k3v9x1q7m2ab-42"}}')) == CloseCode.UNAUTHORIZED
+
+
+def test_a_refused_subscribe_changes_nothing() -> None:
+    """The client is told, pings go on as they did."""
+    session = subscribed('{"action":"subscribe","extended":true}')
+    session.received('{"action":"subscribe","consumer":"w"}')
+    assert kinds(session.tick(session.due, nothing_moved)) == [Ping]
+    (frame,) = sent(session.subscribe_refused(Conflict("another kind")))
+    assert (frame["code"], frame["message"]) == ("conflict", "another kind")
+    assert session.state == "subscribed"
+    assert kinds(session.tick(session.due, nothing_moved)) == [Ping, Send]

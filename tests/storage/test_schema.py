@@ -25,7 +25,8 @@ def shape(raw: sqlite3.Connection) -> dict[str, object]:
     plain = []
     for kind, name, table, sql in rows:
         lines = [line.partition("--")[0] for line in (sql or "").splitlines()]
-        plain.append((kind, name, table, " ".join(" ".join(lines).split())))
+        text = " ".join(" ".join(lines).split())
+        plain.append((kind, name, table, text.replace(" ,", ",").replace(" )", ")")))
     return {"schema": plain, "version": migrate.version(raw)}
 
 
@@ -43,7 +44,7 @@ def raw() -> Iterator[sqlite3.Connection]:
 
 def insert(raw: sqlite3.Connection, seq: int, log: int = 1, verb: str = "INSERT") -> None:
     raw.execute(
-        f"{verb} INTO event VALUES (?, ?, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '::1', ?, NULL, NULL, 0, NULL, '')",
+        f"{verb} INTO event VALUES (?, ?, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '::1', ?, NULL, NULL, 0, NULL, '', 0)",
         (log, seq, b"%d" % seq),
     )
 
@@ -118,6 +119,45 @@ def test_one_live_log_a_bucket(raw: sqlite3.Connection) -> None:
     refused(raw, "INSERT INTO log (bucket) VALUES ('b')")
     raw.execute("UPDATE log SET dropped = 1, first = head + 1, bytes = 0")
     raw.execute("INSERT INTO log (bucket) VALUES ('b')")
+
+
+def a_consumer(raw: sqlite3.Connection) -> None:
+    raw.execute(
+        "INSERT INTO consumer (log, kind, name, floor, created_at, updated_at) VALUES (1, 'client', 'w', 5, 0, 0)"
+    )
+
+
+def test_a_consumer_is_done_with_what_there_is(raw: sqlite3.Connection) -> None:
+    """Its floor lies within its log, which it keeps, and there is one of a kind and name."""
+    a_consumer(raw)
+    insert_one = (
+        "INSERT INTO consumer (log, kind, name, floor, created_at, updated_at) VALUES ({}, '{}', '{}', {}, 0, 0)"
+    )
+    for log, kind, name, floor in ((1, "client", "x", 6), (2, "client", "x", 0)):
+        assert "no more than that holds" in refused(raw, insert_one.format(log, kind, name, floor))
+    assert "UNIQUE" in refused(raw, insert_one.format(1, "client", "w", 0))
+    assert "CHECK" in refused(raw, insert_one.format(1, "other", "w", 0))
+    for change in ("floor = 6", "log = 2", "id = 7"):
+        assert "keeps its log" in refused(raw, f"UPDATE consumer SET {change}")
+    assert "CHECK" in refused(raw, "UPDATE consumer SET done = 'x'")
+    assert "CHECK" in refused(raw, "UPDATE consumer SET gap = 'x'")
+    raw.execute("UPDATE consumer SET floor = 0")
+
+
+def test_what_a_consumer_has_to_do_with_is_an_event(raw: sqlite3.Connection) -> None:
+    """What it tries again, and what it gave up, is an event that its log holds; or one that retention took away."""
+    a_consumer(raw)
+    raw.execute("INSERT INTO parked VALUES (1, 5, 1, 0, 0)")
+    raw.execute("UPDATE log SET first = 3")
+    for consumer, seq in ((1, 2), (1, 6), (2, 4)):
+        assert "the log holds" in refused(raw, f"INSERT INTO parked VALUES ({consumer}, {seq}, 1, 0, 0)")
+        assert "the log holds" in refused(raw, f"INSERT INTO dead_letter VALUES ({consumer}, {seq}, 1, 0, 0, 'x')")
+    for seq, reason in ((2, "retention"), (4, "x")):
+        raw.execute("INSERT INTO dead_letter VALUES (1, ?, 1, 0, 0, ?)", (seq, reason))
+    raw.execute("PRAGMA foreign_keys = ON")
+    raw.execute("DELETE FROM consumer")
+    for table in ("parked", "dead_letter"):
+        assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
 def test_migrations_arrive_at_the_schema() -> None:

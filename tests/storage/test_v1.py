@@ -107,7 +107,7 @@ async def test_a_file_of_version_1_is_migrated(tmp_path: Path) -> None:
         await log.close()
     finally:
         await database.close()
-    with contextlib.closing(sqlite3.connect(settings.data / "relay.db.before-v2")) as raw:
+    with contextlib.closing(sqlite3.connect(settings.data / f"relay.db.before-v{migrate.latest()}")) as raw:
         assert migrate.version(raw) == 1
         assert raw.execute("SELECT count(*) FROM event").fetchone() == (3,)
 

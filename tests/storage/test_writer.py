@@ -223,21 +223,21 @@ async def test_jobs_and_events_take_turns(settings: Settings) -> None:
 
 @storage_test
 async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults) -> None:
-    """It is copied into the file on the way: at about 4000 pages when others wait, at about 1000 when none do."""
+    """It is copied into the file on the way: at about 1000 pages when others wait, at about 250 when none do."""
     database = await Database.open(settings, factory=faults.factory)
 
     def checkpoints() -> int:
         return sum("wal_checkpoint" in sql for sql in faults.statements)
 
-    busy = Endless(39)
+    busy = Endless(9)
     database.attach(busy)
     database.notify()
-    await until(lambda: len(busy.done) == 39)
+    await until(lambda: len(busy.done) == 9)
     assert checkpoints() == 0
     database.attach(Endless(5))
     database.notify()
     await until(lambda: checkpoints() == 1)
-    quiet = Endless(15)
+    quiet = Endless(2)
     quiet.waiting = lambda: 0  # type: ignore[method-assign]
     database.attach(quiet)
     database.notify()

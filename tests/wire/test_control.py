@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Since
+from relay_tornado.wire.acks import Ack, Nak
 from relay_tornado.wire.control import Auth, Incoming, Pong, Problem, Respond, Subscribe, Unsubscribe, parse
 
 
@@ -157,17 +158,42 @@ def test_what_is_wrong_is_named(fields: dict[str, Any], where: str, advice: str)
     assert advice in content.message
 
 
+def test_a_consumer() -> None:
+    """Its name, what moves it, and its terms; what is left out is as it is."""
+    assert subscribe(consumer="w").extended
+    assert subscribe(consumer="w").content == Subscribe(consumer="w")
+    assert Subscribe(consumer="w") == Subscribe(consumer="w", ack="explicit", max_in_flight=256)
+    given = subscribe(consumer="w", ack="explicit", max_in_flight=10_000, ack_wait=0.5 + 0.5, max_deliver=0)
+    assert given.content == Subscribe(consumer="w", max_in_flight=10_000, ack_wait=1.0, max_deliver=0)
+    assert subscribe(consumer="w", ack="receipt").content == Subscribe(consumer="w", ack="receipt")
+    nothing = dict.fromkeys(("consumer", "ack", "max_in_flight", "ack_wait", "max_deliver"))
+    assert subscribe(**nothing).content == Subscribe()
+    assert subscribe(consumer="n" * 100).content == Subscribe(consumer="n" * 100)
+
+
 @pytest.mark.parametrize(
-    "fields",
-    [{"consumer": "w"}, {"ack": "explicit"}, {"max_in_flight": 1}],
-    ids=str,
-)
-def test_what_is_not_built_yet_is_said(fields: dict[str, Any]) -> None:
-    """A field that this relay can't honour is refused by name, instead of being passed over."""
-    content = subscribe(**fields).content
-    assert isinstance(content, Problem)
-    assert content.code == "unsupported"
-    assert content.message.startswith(f"{next(iter(fields))}: this relay does not have it yet")
+    ("fields", "where"),
+    [
+        *(({"consumer": name}, "consumer: ") for name in
+          ("", " w", "w ", "a/b", "n" * 101, "a\nb", "a\u200bb", 7, ["w"])),
+        *(({"consumer": "w", "ack": ack}, "ack: ") for ack in ("Explicit", "", "all", 7, True)),
+        *(({"consumer": "w", "max_in_flight": n}, "max_in_flight: ") for n in (0, -1, 10_001, 1.5, "5", True)),
+        *(({"consumer": "w", "ack_wait": n}, "ack_wait: ") for n in (0, 0.9, 86_401, 10**400, "5", True, [])),
+        *(({"consumer": "w", "max_deliver": n}, "max_deliver: ") for n in (-1, 1_001, 1.5, "5", True)),
+        *(({field: value}, f"{field}: only a consumer") for field, value in
+          (("ack", "explicit"), ("ack", "receipt"), ("max_in_flight", 1), ("ack_wait", 5), ("max_deliver", 5))),
+        *(({"consumer": "w", "ack": "receipt", field: 5}, f"{field}: nobody acks") for field in
+          ("max_in_flight", "ack_wait", "max_deliver")),
+    ],
+    ids=lambda value: str(value)[:60],
+)  # fmt: skip
+def test_what_is_wrong_with_a_consumer_is_said(fields: dict[str, Any], where: str) -> None:
+    """Strictly, naming the field and what to write instead."""
+    incoming = subscribe(**fields)
+    assert incoming.extended
+    assert isinstance(incoming.content, Problem)
+    assert incoming.content.code == "invalid"
+    assert incoming.content.message.startswith(where)
 
 
 def test_filter_and_outputs() -> None:
@@ -228,13 +254,28 @@ def test_what_is_wrong_with_an_answer_is_named(fields: dict[str, Any], message: 
     assert content.message.startswith(message)
 
 
-@pytest.mark.parametrize("action", ["ack", "nak"])
-def test_actions_that_are_not_built_yet(action: str) -> None:
-    """The same for actions."""
-    content = parse(json.dumps({"action": action, "id": ID})).content
-    assert isinstance(content, Problem)
-    assert content.code == "unsupported"
-    assert repr(action) in content.message
+def test_ack_and_nak() -> None:
+    """By the id of an event or of a copy."""
+
+    def say(action: str, **fields: Any) -> Any:
+        incoming = parse(json.dumps({"action": action, **fields}))
+        assert incoming.extended
+        return incoming.content
+
+    at, copy = parse_id(ID), parse_id(f"{ID}-2")
+    assert say("ack", id=ID) == say("ack", id=ID, all=None) == say("ack", id=ID, all=False) == Ack(at)
+    assert say("ack", id=f"{ID}-2", all=True) == Ack(copy, all=True)
+    assert say("nak", id=ID) == say("nak", id=ID, delay=None) == say("nak", id=ID, delay=0) == Nak(at)
+    assert say("nak", id=f"{ID}-2", delay=86_400) == Nak(copy, 86_400.0)
+    for action, fields, where in (
+        *(("ack", {"id": ID, "all": value}, "all: ") for value in ("true", 1, [])),
+        *(("nak", {"id": ID, "delay": value}, "delay: ") for value in (-1, 86_401, "5", True, float("nan"), 10**400)),
+        *((action, {"id": value}, "id: ") for action in ("ack", "nak") for value in (None, 7, "", "x", "K3V-1", [ID])),
+    ):
+        problem = say(action, **fields)
+        assert isinstance(problem, Problem), (action, fields)
+        assert problem.code == "invalid"
+        assert problem.message.startswith(where)
 
 
 @pytest.mark.parametrize(

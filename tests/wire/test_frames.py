@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay_tornado.client.messages import read_event
 from relay_tornado.model import Bucket, Event, Gap, Output
 from relay_tornado.wire import frames
 
@@ -62,6 +63,35 @@ def test_copies_differ_from_the_event_in_what_is_their_outputs_alone() -> None:
     }  # fmt: skip
     assert second == plain | {"meta": second["meta"]}
     assert first["body_base64"] == "/w=="
+
+
+def test_what_was_no_utf8_is_told() -> None:
+    """`meta.latin1` lists it, so that the exact bytes can be had again; where there is nothing, it is not there."""
+    headers = b"Host: h\r\nx-l: caf\xe9\r\nX-U: caf\xc3\xa9\r\nX-M: caf\xc3\xa9\r\nX-M: caf\xe9\r\nTE: \xe9\r\n"
+    headers += b"X-F: a\r\n \xe9\r\nConnection: X-C\r\nX-C: \xe9\r\n"
+    made = event(path=b"/\xe9", query=b"q=\xe9\xff", headers=headers)
+    found = json.loads(frames.webhook(made, BUCKET, ""))
+    assert found["meta"]["latin1"] == ["path", "query", "X-L", "X-M:1", "X-F"]
+    assert (found["meta"]["path"], found["query"], found["headers"]["X-M"]) == ("/é", "q=éÿ", ["café", "café"])
+    for plain in (event(path=b"/\xc3\xa9", query=b"\xc3\xa9", headers=b"X-U: \xc3\xa9\r\n"), event(path=b"/a")):
+        assert b"latin1" not in frames.webhook(plain, BUCKET, "")
+    ours = [Output(f"o-{n}", n, "o", 0, 0, headers=given) for n, given in enumerate(({"x-l": ("é",)}, {}, {"X-L": ()}))]
+    copies = [frames.copy_to(each) for each in ours]
+    marks = [json.loads(each)["meta"]["latin1"] for each in frames.webhooks(made, BUCKET, "", copies, False)]
+    assert marks == [["path", "query", "X-M:1", "X-F"], found["meta"]["latin1"], ["path", "query", "X-M:1", "X-F"]]
+    one = event(headers=b"X-L: \xe9\r\n")
+    assert b"latin1" not in frames.webhooks(one, BUCKET, "", copies[:1], False)[0]
+
+
+@given(st.binary(max_size=20), st.binary(max_size=20), st.lists(st.binary(max_size=20), max_size=4))
+def test_exact_bytes_can_be_had_again(path: bytes, query: bytes, values: list[bytes]) -> None:
+    """The client gives the bytes that came, whatever they are."""
+    values = [value.translate(None, b"\r\n").strip(b" \t") for value in values]
+    made = event(path=path, query=query, headers=b"".join(b"x-many: %b\r\n" % value for value in values))
+    read = read_event(json.loads(frames.webhook(made, BUCKET, "")))
+    assert read is not None
+    assert (read.raw_path, read.raw_query) == (path, query)
+    assert list(read.raw_headers) == [(b"X-Many", value) for value in values]
 
 
 @pytest.mark.parametrize("verdict", [True, False])

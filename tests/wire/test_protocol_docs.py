@@ -8,8 +8,11 @@ from typing import Any, get_args
 import pytest
 
 from relay_tornado.errors import CloseCode, NoSpace, Overloaded, Unavailable, Unknown
+from relay_tornado.log.consumers import DELAY, Terms
 from relay_tornado.model import Bucket, Event, Gap, GapReason
+from relay_tornado.progress import WINDOW
 from relay_tornado.wire import control, frames
+from relay_tornado.wire.acks import MAX_DELAY
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 
@@ -49,11 +52,13 @@ EVENT = Event(
     b"Content-Type: application/json\r\nX-Repeated: one\r\nX-Repeated: two\r\n", b'{"n": 1}', "192.0.2.1",
 )  # fmt: skip
 ENTRY = {"bucket_id": "b", "bucket_name": "orders", "epoch": "e", "first": 1, "head": 60, "start": 43}
+CONSUMER = {"name": "w", "ack": "explicit", "floor": "e-42", "pending": 18, "ack_wait": 30.0, "max_deliver": 5}
 MADE = [
     frames.AUTHENTICATED,
     frames.PING,
     frames.subscribed(["orders"]),
     frames.subscribed(["orders"], [ENTRY | {"recovered": True, "gap": None}, {"bucket_name": "x", "error": "y"}]),
+    frames.subscribed(["orders"], [ENTRY | {"recovered": True, "gap": None, "consumer": CONSUMER}]),
     frames.unauthorized("words"),
     frames.unsubscribed(["orders"]),
     frames.responded("k3v9x1q7m2ab-60-2"),
@@ -62,6 +67,7 @@ MADE = [
     frames.caught_up("orders", "k3v9x1q7m2ab-60"),
     frames.gap("orders", Gap("retention", 12, 40)),
     frames.bucket_deleted("orders"),
+    frames.consumer_deleted("orders", "worker"),
     frames.webhook(EVENT, BUCKET, "Default public endpoint"),
 ]
 
@@ -72,6 +78,18 @@ def test_server_frames_are_shown_as_they_are() -> None:
     made = [shape(json.loads(payload)) for payload in MADE]
     assert [each for each in made if each not in shown] == []
     assert [each for each in shown if each not in made] == []
+
+
+def test_the_limits_of_consumers_are_told() -> None:
+    """As the code has them."""
+    for number in (control.MAX_CONSUMER, control.MAX_IN_FLIGHT, control.MAX_DELIVER, control.MAX_ACK_WAIT):
+        assert f"{number:,}" in TEXT
+    assert control.MAX_ACK_WAIT == MAX_DELAY
+    assert f"| {control.IN_FLIGHT} |" in TEXT
+    assert f"as it is; {Terms().ack_wait:.0f} for a new consumer" in TEXT
+    assert f"as it is; {Terms().max_deliver} for a new one" in TEXT
+    assert f"At most {WINDOW:,} seqs" in TEXT
+    assert f"within {DELAY * 1000:.0f} ms" in TEXT
 
 
 def test_every_close_code_is_documented() -> None:
@@ -85,7 +103,7 @@ def test_every_close_code_is_documented() -> None:
 
 def test_every_error_and_gap_is_documented() -> None:
     """Codes and reasons stand in their tables."""
-    for word in ("invalid", "unknown_action", "unsupported", "not_found", *get_args(GapReason)):
+    for word in ("invalid", "unknown_action", "not_found", "conflict", "ephemeral", *get_args(GapReason)):
         assert f"`{word}`" in TEXT
     for error in (Unavailable, Overloaded, NoSpace, Unknown):
         assert f"`{error.code}`" in TEXT

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from tornado.routing import URLSpec
 
-from relay_tornado.handlers.rest import about, buckets, logs, openapi, tokens
+from relay_tornado.handlers.rest import (
+    about,
+    bins,
+    body,
+    buckets,
+    consumers,
+    logs,
+    making,
+    openapi,
+    searches,
+    tokens,
+)
 from relay_tornado.handlers.rest.base import RestHandler, route
 from relay_tornado.handlers.rest.openapi import describe as describe
 from relay_tornado.handlers.rest.service import Rest as Rest
 
 HANDLERS: tuple[type[RestHandler], ...] = (
     *buckets.HANDLERS,
+    *bins.HANDLERS,
+    *consumers.HANDLERS,
     *logs.HANDLERS,
+    *body.HANDLERS,
+    *making.HANDLERS,
+    *searches.HANDLERS,
     *tokens.HANDLERS,
     *about.HANDLERS,
     openapi.DescriptionHandler,

@@ -77,7 +77,9 @@ def clients(handler: RestHandler) -> list[Document]:
                 "client_ip": client.client_ip,
                 "client_type": product[1] if product else client.user_agent[:100],
                 "client_version": product[2] if product else "",
+                "consumer": client.consumer,
                 "destination": "",
+                "positions": {names[key]: seq for key, seq in client.positions.items() if key in names},
                 "subscribed_at": int(client.subscribed_at or 0),
             }
         )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -19,6 +16,7 @@ from tornado.web import stream_request_body
 from relay_tornado.errors import Forbidden, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.credentials import challenges
 from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.handlers.rest.service import Rest
@@ -29,7 +27,6 @@ SMALL: Final = 64 * KIB
 """A refused request's body of up to so many bytes is read to its end, and the connection goes on."""
 
 _UNLIMITED: Final = 1 << 62
-_CHALLENGES: Final = ('Basic realm="relay", charset="UTF-8"', 'Bearer realm="relay"')
 _ADMINISTRATORS: Final = (
     "only an administrator's token (every bucket, and API access) may do this: use one, or ask whoever has one"
 )
@@ -45,6 +42,8 @@ class Operation:
     query: Schema | None = None
     body: Schema | None = None
     body_optional: bool = False
+    content: str = "application/json"
+    """The answer's type."""
     statuses: tuple[int, ...] = ()
     """Errors beside those of every endpoint (400, 401, 403) and of its path (404)."""
 
@@ -185,7 +184,7 @@ class RestHandler(JsonHandler):
         need = NEEDS[method, self.PATH]
         if need is Need.NOTHING:
             return
-        self.token = self._authenticate()
+        self.token = self.rest.callers.caller(self.request).token
         if need is not Need.ANSWER and not self.token.api_access:
             raise Forbidden("this token has no API access: it can only connect, and answer events")
         if need is Need.ADMINISTRATOR and not self.token.administrator:
@@ -195,18 +194,6 @@ class RestHandler(JsonHandler):
         elif need in (Need.EVENT, Need.ANSWER):
             self.bucket = (await self.rest.logs.locate(self.token, self.path_kwargs["log"])).bucket
 
-    def _authenticate(self) -> Token:
-        scheme, _, value = self.request.headers.get("Authorization", "").partition(" ")
-        value = value.strip()
-        if scheme.lower() == "bearer" and value:
-            return self.rest.access.by_secret(value)
-        if scheme.lower() == "basic":
-            with suppress(binascii.Error, ValueError):
-                key, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
-                if colon:
-                    return self.rest.access.authenticate(key, secret)
-        raise Unauthorized("say who you are: Authorization: Basic with key:secret, or Authorization: Bearer <secret>")
-
     def refuse_unless_administrator(self) -> None:
         """Raises Forbidden for a token that has only some buckets."""
         if not self.token.administrator:
@@ -215,7 +202,7 @@ class RestHandler(JsonHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, Unauthorized):
-            for challenge in _CHALLENGES:
+            for challenge in challenges(self.request):
                 self.add_header("WWW-Authenticate", challenge)
         super().write_error(status_code, **kwargs)
 

@@ -22,6 +22,7 @@ _PARAMETERS: Final = {
     "bucket": "A bucket's id or name.",
     "input": "An input's id.",
     "output": "An output's id.",
+    "consumer": "A consumer's name; `<kind>:<name>` where it is no client's (token, output).",
     "log": "An event's id, or one of its copies' (<epoch>-<seq> or <epoch>-<seq>-<n>).",
     "token": "A token's key.",
 }
@@ -34,6 +35,7 @@ _PROBLEMS: Final = {
     412: "A name is taken, or something is still in the way",
     413: "The body is too large",
     415: "The body is no JSON, and its Content-Type says so",
+    502: "Whoever the relay sent it to did not answer",
     503: "Not now; Retry-After says when",
 }
 _OPEN: Final = (
@@ -101,7 +103,7 @@ def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPl
     if details.body is not None or method in ("POST", "PUT"):
         statuses |= {400, 413, 415}
     answers: Document = {str(status): _answer(_PROBLEMS[status], Problem()) for status in sorted(statuses)}
-    answers[str(details.status)] = _answer("As asked", details.answer)
+    answers[str(details.status)] = _answer("As asked", details.answer, details.content)
     document: Document = {
         "summary": details.summary,
         "description": f"Needs {need.value}.",
@@ -118,11 +120,12 @@ def _operation(path: str, method: str, details: Operation, plugin: MarshmallowPl
     return document
 
 
-def _answer(about: str, schema: Schema | None) -> Document:
+def _answer(about: str, schema: Schema | None, content: str = "application/json") -> Document:
+    described: Any = {"type": "object"} if schema is None else _many(schema)
     return {
         "description": about,
         "headers": {"Request-Id": _REQUEST_ID},
-        "content": {"application/json": {"schema": {"type": "object"} if schema is None else _many(schema)}},
+        "content": {content: {"schema": described} if content == "application/json" else {}},
     }
 
 

@@ -9,6 +9,7 @@ import copy
 from typing import Any, Final
 
 from relay_tornado.admin.answers import BODILESS, HOP_BY_HOP
+from relay_tornado.admin.samples import SAMPLES
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.fields import MAX_COUNT, Document
 
@@ -67,13 +68,44 @@ _FILTER: Final[Document] = {
     "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
 }
 _RULES: Final[Document] = {**_FILTER, "type": ["object", "array", "null"], "maxItems": 0}
+_POSITION: Final[Document] = {
+    "description": "latest, earliest, an id (what comes after it), the last so many events, or a unix time.",
+    "type": ["string", "object"],
+    "anyOf": [
+        {"type": "string", "pattern": "^(latest|earliest|[a-z0-9]{12}-(0|[1-9][0-9]{0,18})(-[1-9][0-9]{0,9})?)$"},
+        {
+            "type": "object",
+            "properties": {"last": {"type": "integer", "minimum": 0}},
+            "required": ["last"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {"time": {"type": "number"}},
+            "required": ["time"],
+            "additionalProperties": False,
+        },
+    ],
+}
 _ROUNDED: Final[Document] = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
-    "BucketFields": {"name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}}},
+    "BucketFields": {
+        "name": {"pattern": _BUCKET_NAME, "minLength": 1, "maxLength": 100, "not": {"const": "*"}},
+        "expires_at": {"description": "A unix time in seconds that is to come; null is never."},
+    },
     "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
     "InputFields": _INPUT,
-    "OutputFields": {"headers": _headers(HOP_BY_HOP), "rules": _RULES, "destination": {"maxLength": 2048}},
+    "OutputFields": {
+        "headers": _headers(HOP_BY_HOP),
+        "rules": _RULES,
+        "destination": {"maxLength": 2048},
+        "secret": {
+            "pattern": "^(whsec_([A-Za-z0-9+/]{4})*[A-Za-z0-9+/]{2,4}=*)?$",
+            "maxLength": 1024,
+            "description": "What a public output's requests are signed with, by Standard Webhooks: whsec_ and base64.",
+        },
+    },
     "AnswerBody": {
         "status_code": {
             "type": ["integer", "string", "null"],
@@ -92,6 +124,13 @@ _PROPERTIES: Final[Document] = {
         "response_body": {"description": "Base64; what does not decode is taken as it is."},
     },
     "RangeBody": {"filter": _FILTER},
+    "SeekBody": {"to": _POSITION},
+    "SampleBody": {
+        "provider": {"enum": sorted({each.provider for each in SAMPLES})},
+        "event": {"enum": sorted({each.event for each in SAMPLES})},
+    },
+    "SendBody": {"url": {"pattern": "^https?://[a-z0-9]"}},
+    "ReplayBody": {"speed": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 1_000_000}},
 }
 _REQUIRED: Final[dict[str, list[str]]] = {
     "DedupeFields": ["header"],
@@ -111,6 +150,13 @@ def refine(document: Document, max_body: int) -> None:
         schemas[name]["required"] = required
     schemas["RulesBody"] = {**_FILTER, "type": "object"}
     schemas["AuthFields"]["oneOf"] = _AUTH
+    schemas["LettersBody"]["oneOf"] = [
+        {"required": ["ids"], "not": {"required": ["all"]}},
+        {"required": ["all"], "properties": {"all": {"const": True}}, "not": {"required": ["ids"]}},
+    ]
+    schemas["SampleBody"]["oneOf"] = [
+        {"properties": {"provider": {"const": each.provider}, "event": {"const": each.event}}} for each in SAMPLES
+    ]
     schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
     schemas["InputFields"]["not"] = {
         "required": ["body", "status_code"],

@@ -96,6 +96,10 @@ class OutputAnswer(Schema):
     function_id = _text()
     throttle = fields.Raw(required=True, allow_none=True)
     durability = fields.Raw(required=True, allow_none=True)
+    strict_order = _flag()
+    secret = _text("What requests are signed with; shown to an administrator's token only.")
+    paused = _flag()
+    disabled_reason = _text("Why the relay itself disabled it.")
     created_at = _time()
     updated_at = _time()
 
@@ -115,10 +119,32 @@ class BucketAnswer(Schema):
     auth = fields.Nested(AuthAnswer, required=True)
     inputs = fields.List(fields.Nested(InputAnswer), required=True)
     outputs = fields.List(fields.Nested(OutputAnswer), required=True)
-    retention = _object("Seconds, events and bytes; null is no limit.")
+    retention = _object(
+        "Seconds, events and bytes; null is no limit. Whether it waits for consumers, up to how many bytes."
+    )
     dedupe = _object("How repeats are recognised; null: not at all.", allow_none=True)
     rate_limit = _object("Events in an interval of seconds; null is no limit.", allow_none=True)
     max_body = _number("Bytes; null: the relay's setting.", allow_none=True)
+    expires_at = _number("Unix time in seconds at which it is deleted; null is never.", allow_none=True)
+
+
+class BinAnswer(Schema):
+    bucket = fields.Nested(BucketAnswer, required=True)
+    url = _text("Where to send webhooks.")
+    expires_at = _time()
+
+
+class DeliveryAnswer(Schema):
+    """What came of a try, or a client's answer. `output` is the number of the copy's output, 0 for the event itself."""
+
+    output = _number()
+    status = _text()
+    status_code = _number("0 where nobody answered.")
+    duration_ms = _number()
+    retries = _number("How many tries came before.")
+    at = fields.Float(required=True, metadata={"description": "Unix time in seconds."})
+    response_headers = _headers()
+    response_body = _text("Base64.")
 
 
 class LogAnswer(Schema):
@@ -149,8 +175,15 @@ class LogAnswer(Schema):
     verified = fields.Boolean(required=True, allow_none=True)
     verdict = _text("Why the signature check said so.")
     resend_of = fields.String(required=True, allow_none=True)
+    target = _number("The number of the one output that it goes to; null: it goes as any event.", allow_none=True)
+    edited = fields.Boolean(required=True, metadata={"description": "A copy that somebody changed."})
+    size = _number("Bytes of path, query, headers and body.")
     headers_base64 = _text("The header block as it came.")
     body_base64 = fields.String(metadata={"description": "The exact bytes, where they are not UTF-8."})
+    deliveries = fields.List(
+        fields.Nested(DeliveryAnswer),
+        metadata={"description": "All that came of it, oldest first; where one event is asked for."},
+    )
 
 
 class LogPage(Schema):
@@ -201,14 +234,101 @@ class ScopesAnswer(Schema):
     tunnels = fields.List(fields.String(), required=True)
 
 
+class LagAnswer(Schema):
+    events = _number("How many it is not done with.")
+    seconds = fields.Float(required=True, metadata={"description": "How long the oldest of them has waited."})
+
+
+class MetGaps(Schema):
+    """Events that left before the consumer had them."""
+
+    times = _number("How many gaps it met.")
+    last = _object("The last one: from, to, count, reason.")
+    at = _time()
+
+
+class ConsumerAnswer(Schema):
+    """Where a consumer is."""
+
+    bucket_id = _text()
+    bucket_name = _text()
+    kind = fields.String(required=True, validate=validate.OneOf(["client", "token", "output"]))
+    name = _text("A client's name for it, a token's key, or an output's number.")
+    ack = fields.String(required=True, validate=validate.OneOf(["explicit", "receipt", "forward"]))
+    floor = _text("The id up to which it is done with everything, but for what is parked.")
+    head = _text("The bucket's newest id.")
+    pending = _number("Events that it is not done with.")
+    out = _number("Of these, given to somebody and not acked.")
+    parked = _number("Of these, waiting for another try.")
+    dead = _number("Events that it gave up.")
+    connections = _number("Who works on it now.")
+    ack_wait = fields.Float(required=True, allow_none=True, metadata={"description": "Seconds."})
+    max_deliver = _number("Tries; 0 is without end.", allow_none=True)
+    lag = fields.Nested(LagAnswer, required=True)
+    gaps = fields.Nested(MetGaps, required=True, allow_none=True)
+    created_at = _time()
+    updated_at = _time()
+
+
+class SeekAnswer(Schema):
+    """From one position to another. `repeats`: events that it was done with and gets again; `skips`: events that it
+    was not done with and does not get."""
+
+    before = _text(data_key="from")
+    after = _text(data_key="to")
+    repeats = _number()
+    skips = _number()
+    preview = _flag()
+
+
+class ReplayAnswer(Schema):
+    """`next` is the seq to go on with, null where all is done; `full`: as many wait as may, so go on later."""
+
+    scheduled = _number()
+    next = _number(allow_none=True)
+    full = _flag()
+    anchor = fields.String(required=True, allow_none=True)
+
+
+class DeadLetterAnswer(Schema):
+    id = _text("The event's.")
+    seq = _number()
+    kind = _text()
+    consumer = _text("The consumer's name.")
+    attempts = _number()
+    since = fields.Float(required=True, metadata={"description": "When it was tried first."})
+    at = fields.Float(required=True, metadata={"description": "When it was given up."})
+    reason = _text()
+
+
+class DeadPage(Schema):
+    data = fields.List(fields.Nested(DeadLetterAnswer), required=True)
+    next_cursor = fields.String()
+
+
+class Rescheduled(Schema):
+    """`left`: dead letters for which there was no room."""
+
+    scheduled = _number()
+    left = _number()
+
+
+class Forgotten(Schema):
+    forgotten = _number()
+
+
 class TokenAnswer(Schema):
     id = _text("The key.")
     key = _text()
     description = _text()
     scopes = fields.Nested(ScopesAnswer, required=True)
     api_access = fields.String(required=True, validate=validate.OneOf(["enabled", "disabled"]))
+    durable = fields.Boolean(
+        required=True, metadata={"description": "Whether the relay keeps its position in every bucket that it reads."}
+    )
     created_at = _time()
     expires_at = _time(allow_none=True)
+    last_used_at = _time(allow_none=True)
 
 
 class NewTokenAnswer(TokenAnswer):
@@ -226,7 +346,9 @@ class ClientAnswer(Schema):
     client_ip = _text()
     client_type = _text()
     client_version = _text()
+    consumer = _text("The name of the consumer that keeps its position; empty where it named none.")
     destination = _text()
+    positions = _object("By bucket's name, the seq of the event up to which it was given everything.")
     subscribed_at = _time()
 
 
@@ -270,6 +392,16 @@ class DeleteQuery(Schema):
     force = QueryFlag(
         load_default=False, metadata={"description": "Also with inputs or outputs beyond the default input."}
     )
+
+
+class DeadQuery(Schema):
+    limit = _query_number("At most this many; 0 is the default, 100; over 1000 counts as 1000.", load_default=0)
+    cursor = _query("`next_cursor` of the page before.")
+
+
+class ForgetQuery(Schema):
+    ids = _query("Ids of events, with commas between.")
+    all = QueryFlag(load_default=False, metadata={"description": "All of them."})
 
 
 class LogQuery(Schema):

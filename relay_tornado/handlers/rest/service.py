@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.logs import Logs
+from relay_tornado.counters import ConsumerLevel
 from relay_tornado.delivery.responses import Responses
-from relay_tornado.errors import NotFound, Overloaded
+from relay_tornado.errors import Forbidden, Invalid, NotFound, Overloaded
+from relay_tornado.forwarding.forwarding import Forwarding
+from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.socket import Sockets
+from relay_tornado.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import MIB, Bucket, Token
-from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Registry
+from relay_tornado.series.series import Series
+from relay_tornado.wire.destination import MASK, masked, parse
 from relay_tornado.wire.rest import Document
 
 BODIES: Final = 64 * MIB
@@ -28,12 +36,22 @@ class Rest:
     administration: Administration
     logs: Logs
     responses: Responses
-    access: Access
+    callers: Callers
     registry: Registry
     log: EventLog
     sockets: Sockets
+    consumers: ConsumerAdministration
     description: Callable[[], Document]
     """Gives the API's own, for /openapi.json."""
+    ingest: Ingest
+    series: Series | None = None
+    """What was measured; where there is none, nothing was."""
+    lags: Callable[[], Sequence[ConsumerLevel]] = tuple
+    """How far consumers are behind, as it was read last."""
+    forwarding: Forwarding | None = None
+    """What sends events to URLs."""
+    clock: Callable[[], float] = time.time
+    """Gives unix seconds."""
     incoming: int = 0
     """Bytes of bodies that are held now."""
 
@@ -64,7 +82,9 @@ class Rest:
 def shown(token: Token, document: Any) -> Any:
     """A bucket's, input's or output's document, or a list of them, as the token may see it.
 
-    Secrets (a bucket's `auth`, an input's `verify`, the keys in rules) are there for an administrator's token only.
+    Secrets are there for an administrator's token only: a bucket's `auth`, an input's `verify`, an output's `secret`,
+    the keys in rules; of a public output the login and the query of its destination, and headers whose names say that
+    they are secret.
     """
     return document if token.administrator else _without_secrets(document)
 
@@ -73,11 +93,14 @@ def changes(token: Token, before: Any, given: dict[str, Any]) -> dict[str, Any]:
     """What a client wants changed: what it sent, less what it only read and sent back.
 
     A token to which the secrets were not shown sends them back empty, and must not clear them by that. `before` is
-    the whole document as it is now.
+    the whole document as it is now. Raises Invalid where what stands for a secret comes in the place of another one,
+    and Forbidden where a secret would go to somebody who may see it.
     """
     if token.administrator:
         return given
     seen = _without_secrets(before)
+    if before.get("internal") is False:
+        given = _with_masked(before, seen, given)
     wanted = {name: value for name, value in given.items() if name not in seen or value != seen[name]}
     for name, parts in _KEPT.items():
         if isinstance(wanted.get(name), dict):
@@ -85,6 +108,8 @@ def changes(token: Token, before: Any, given: dict[str, Any]) -> dict[str, Any]:
     return wanted
 
 
+_SECRET_HEADER: Final = re.compile("auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
+"""What the names of headers have in them whose values are nobody else's business."""
 _KEPT: Final = {"auth": ("password", "token"), "verify": ("secrets",)}
 _SECRETS: Final = {"auth": ("password", "token"), "match": ("secret",)}
 
@@ -98,6 +123,64 @@ def _without_secrets(value: Any) -> Any:
     for name, parts in _SECRETS.items():
         if isinstance(cleared.get(name), dict):
             cleared[name] = {**cleared[name], **{part: "" for part in parts if cleared[name].get(part)}}
+    if "destination" in cleared and cleared.get("secret"):
+        cleared["secret"] = ""
+    if cleared.get("internal") is False:
+        cleared["destination"] = masked(cleared["destination"])
+        cleared["headers"] = {
+            name: [MASK] * len(values) if _SECRET_HEADER.search(name) else values
+            for name, values in cleared["headers"].items()
+        }
     if isinstance(cleared.get("verify"), dict):
         cleared["verify"] = {**cleared["verify"], "secrets": []}
     return cleared
+
+
+def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dict[str, Any]:
+    """What a client wants changed of a public output, with what is stored in the place of what was masked."""
+    destination = given.get("destination", seen["destination"])
+    as_it_was = destination == seen["destination"]
+    if not as_it_was and MASK in str(destination):
+        raise Invalid(
+            f"destination: {MASK} stands for what you may not see: send the URL back as it was, or write all of it",
+            "destination",
+        )
+    headers, kept = _unmasked(before["headers"], given.get("headers", seen["headers"]))
+    if given.get("internal") is True and (kept or (as_it_was and destination != before["destination"])):
+        raise Forbidden(
+            "clients would be told the secrets in its destination or its headers, which you may not see: write them "
+            "anew together with internal"
+        )
+    if kept and not as_it_was and not _same_place(str(destination), before["destination"]):
+        raise Forbidden(
+            "another host would be sent the secrets in its headers, which you may not see: write the headers anew "
+            "together with the destination"
+        )
+    return {**given, "headers": headers} if "headers" in given else given
+
+
+def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:
+    """The headers with stored values for masked ones, and whether there are any. Raises Invalid."""
+    if not isinstance(headers, dict):
+        return headers, False
+    found, kept = {}, False
+    for name, values in headers.items():
+        found[name] = values
+        if MASK in values if isinstance(values, list) else values == MASK:
+            there = stored.get(name, [])
+            if not _SECRET_HEADER.search(name) or values not in ([MASK] * len(there), MASK) or not there:
+                raise Invalid(
+                    f"headers: {MASK} stands for what you may not see of {name[:80]}: send all its values back as they "
+                    "were, or write all of them",
+                    "headers",
+                )
+            found[name], kept = there, True
+    return found, kept
+
+
+def _same_place(one: str, other: str) -> bool:
+    try:
+        first, second = parse(one), parse(other)
+    except Invalid:
+        return False
+    return (first.scheme, first.host, first.port) == (second.scheme, second.host, second.port)

@@ -11,7 +11,8 @@ from relay_tornado.errors import Forbidden
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
-from relay_tornado.wire.rest import MAX_TIME, Document, Text, load, token_document
+from relay_tornado.wire.fields import Flag
+from relay_tornado.wire.rest import MAX_TIME, Document, Text, load
 
 
 class ScopesBody(Schema):
@@ -32,6 +33,7 @@ class TokenBody(Schema):
         validate=validate.OneOf(["", "enabled", "disabled"], error="must be enabled or disabled."),
         error_messages={"invalid": "must be enabled or disabled."},
     )
+    durable = Flag()
     expires_at = fields.Float(
         allow_none=True,
         validate=validate.Range(min=0, max=MAX_TIME, error="must be a unix time before the year 10000."),
@@ -51,7 +53,7 @@ class RotateBody(Schema):
 
 _BODY = TokenBody()
 _ROTATE = RotateBody()
-_ECHOED = frozenset({"id", "key", "created_at", "updated_at", "account_id", "secret"})
+_ECHOED = frozenset({"id", "key", "created_at", "updated_at", "last_used_at", "account_id", "secret"})
 """Fields of a token that clients send back and that nobody can set."""
 
 
@@ -62,7 +64,8 @@ class TokensHandler(RestHandler):
 
     @operation("All tokens, without their secrets", TokenAnswer(many=True))
     async def get(self) -> None:
-        self.answer([token_document(token) for token in self.rest.administration.list_tokens()])
+        administration = self.rest.administration
+        self.answer([administration.describe_token(token) for token in administration.list_tokens()])
 
     @operation("Make a token; its secret is shown this once", NewTokenAnswer(), status=201, body=_BODY)
     async def post(self) -> None:
@@ -71,7 +74,7 @@ class TokensHandler(RestHandler):
             options["expires_at"] = self.token.expires_at
         _check_end(self.token, options["expires_at"])
         token, secret = await self.rest.administration.create_token(**options)
-        self.answer({**token_document(token), "secret": secret}, 201)
+        self.answer({**self.rest.administration.describe_token(token), "secret": secret}, 201)
 
 
 class TokenHandler(RestHandler):
@@ -84,7 +87,8 @@ class TokenHandler(RestHandler):
         found = self.rest.administration.find_token(token)
         options = _options(self.document())
         _check_end(self.token, options.get("expires_at", found.expires_at))
-        self.answer(token_document(await self.rest.administration.set_token(found.key, **options)))
+        changed = await self.rest.administration.set_token(found.key, **options)
+        self.answer(self.rest.administration.describe_token(changed))
 
     @operation("Revoke a token: its connections are closed, and it opens no more", Deleted())
     async def delete(self, token: str) -> None:
@@ -105,7 +109,7 @@ class RotateHandler(RestHandler):
         _check_end(self.token, found.expires_at)
         grace = load(_ROTATE, self.optional_document())["grace"]
         rotated, secret = await self.rest.administration.rotate_token(found.key, grace)
-        self.answer({**token_document(rotated), "secret": secret})
+        self.answer({**self.rest.administration.describe_token(rotated), "secret": secret})
 
 
 def _check_end(asking: Token, end: float | None) -> None:
@@ -120,7 +124,7 @@ def _check_end(asking: Token, end: float | None) -> None:
 def _options(document: dict[str, Any]) -> Document:
     """What Administration takes, from the form of the API."""
     given = load(_BODY, {name: value for name, value in document.items() if name not in _ECHOED})
-    options: Document = {name: given[name] for name in ("description", "expires_at") if name in given}
+    options: Document = {name: given[name] for name in ("description", "durable", "expires_at") if name in given}
     if options.get("expires_at") == 0:
         options["expires_at"] = None  # some clients can't leave a number out
     if given.get("api_access"):

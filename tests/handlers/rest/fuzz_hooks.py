@@ -15,6 +15,8 @@ import schemathesis
 URL = os.environ["FUZZ_URL"]
 SECRET = os.environ["FUZZ_SECRET"]
 RULES = {"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}
+OF_PUBLIC = ("/position", "/seek", "/replay", "/dead", "/resend")
+"""What only an output has that the relay itself forwards to."""
 _count = 0
 
 
@@ -29,12 +31,21 @@ def call(method: str, path: str, body: Any = None) -> Any:
 
 
 def bucket() -> dict[str, str]:
-    """A fresh bucket with an input and an output."""
+    """A fresh bucket with an input, an output, and a public one, whose position is a consumer."""
     global _count
     _count += 1
     made = call("POST", "/v1/buckets", {"name": f"fuzz-{os.getpid()}-{_count}"})
-    output = call("POST", f"/v1/buckets/{made['id']}/outputs", {"name": "o"})
-    return {"bucket": made["id"], "input": made["inputs"][0]["id"], "output": output["id"]}
+    outputs = f"/v1/buckets/{made['id']}/outputs"
+    output = call("POST", outputs, {"name": "o"})
+    about = {"name": "p", "internal": False, "destination": "https://shop.example/", "paused": True}
+    public = call("POST", outputs, about)
+    return {
+        "bucket": made["id"],
+        "input": made["inputs"][0]["id"],
+        "output": output["id"],
+        "public": public["id"],
+        "consumer": f"output:{public['number']}",
+    }
 
 
 @functools.cache
@@ -62,16 +73,22 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         things = {**things, **bucket()}
     if changes and "token" in names:
         things = {**things, "token": token(things["bucket"])}
+    if "output" in names and case.path.endswith(OF_PUBLIC):
+        things = {**things, "output": things["public"]}
     for name in names:
         case.path_parameters[name] = things[name]
     if not positive:
         return
     query = dict(case.query or {})
+    if query.get("consumer"):
+        case.query["bucket"] = things["bucket"]
     if "bucket" in query:
         case.query["bucket"] = things["bucket"]
     for name in ("output", "cursor"):
         if query.get(name):
             case.query[name] = ""
+    if case.method.upper() == "DELETE" and case.path.endswith("/dead"):
+        case.query = {"all": "true"}
     if case.path.endswith("/rules") and isinstance(case.body, dict):
         case.body = RULES
     elif isinstance(case.body, dict):
@@ -89,6 +106,24 @@ def fit(body: dict[str, Any], things: dict[str, str]) -> None:
     for name in ("rules", "filter"):
         if body.get(name):
             body[name] = RULES
+    if isinstance(body.get("retention"), dict) and body["retention"].get("hard_max_bytes"):
+        body["retention"].update(wait_for_consumers=True, hard_max_bytes=2**53 - 1)
+    if isinstance(body.get("expires_at"), int | float):
+        body["expires_at"] = 4_102_444_800
+    if isinstance(body.get("to"), str):
+        body["to"] = "latest"
+    if body.get("anchor"):
+        body["anchor"] = ""
+    if isinstance(body.get("ids"), list):
+        body["ids"] = [things["log"]]
+    if isinstance(body.get("headers"), list):
+        body["headers"] = [["X-Kind", "order"]]
+    if body.get("edited_from"):
+        body["edited_from"] = things["log"]
+    if isinstance(body.get("url"), str):
+        body["url"] = URL  # which it refuses with 403
+    if isinstance(body.get("input"), str):
+        body["input"] = things["input"]
     if body.get("output"):
         body["output"] = things["output"]
     if body.get("cursor"):

@@ -18,6 +18,7 @@ INPUT = {
 OUTPUT = {
     *("id", "name", "description", "bucket_id", "destination", "internal", "disabled", "lock_path", "timeout"),
     *("retries", "tls_verification", "headers", "rules", "function_id", "throttle", "durability"),
+    *("strict_order", "secret", "paused", "disabled_reason"),
     *("created_at", "updated_at"),
 }
 
@@ -186,7 +187,9 @@ def test_connected_clients(tmp_path: Path) -> None:
                     "client_ip": "127.0.0.1",
                     "client_type": "relay-agent",
                     "client_version": "1.2.3",
+                    "consumer": "",
                     "destination": "",
+                    "positions": {"orders": 0},
                 }
             async with asyncio.timeout(10):
                 # Each look is a round trip, so the relay has its turn to see the closed socket.

@@ -15,10 +15,10 @@ from relay_tornado.handlers.rest.scopes import NEEDS
 from tests.handlers.rest.world import World, world
 
 TEXT = (Path(__file__).parents[3] / "docs" / "rest.md").read_text()
-BLOCK = re.compile(r"^```http\n(.*?)^```\n\n```(json)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(?:http\n(.*?)^```\n\n```(json)?\n(.*?)^```|websocket\n(.*?)^```)", re.MULTILINE | re.DOTALL)
 MADE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[a-z0-9]{12}-[0-9]+(-[0-9]+)?|sk-rly_\w+|[a-z0-9]{12}")
 """What the relay makes anew each time: ids, epochs, secrets."""
-VARYING = {"headers_base64", "version", "headers"}
+VARYING = {"headers_base64", "version", "headers", "url", "size", "instance", "now", "from", "indexed_up_to"}
 REST = "…"
 STARTUP = {"startup", "locked", "newer_schema", "not_writable"}
 """Codes that only a start has."""
@@ -31,6 +31,8 @@ class Example:
     request: str
     expected: str
     is_json: bool
+    messages: str
+    """What a client of the WebSocket says instead."""
 
 
 @dataclass
@@ -66,26 +68,31 @@ class Names:
 
 
 def examples() -> Iterator[Example]:
-    for request, kind, expected in BLOCK.findall(TEXT):
-        yield Example(request, expected, kind == "json")
+    for request, kind, expected, messages in BLOCK.findall(TEXT):
+        yield Example(request, expected, kind == "json", messages)
 
 
 async def run_example(here: World, example: Example, names: Names) -> None:
+    if example.messages:
+        await here.converse(names.translate(example.messages).splitlines())
+        return
     head, _, body = names.translate(example.request).partition("{")
     first, *lines = head.strip().split("\n")
     method, path = first.split(" ")
     headers = dict(line.split(": ", 1) for line in lines)
     data = ("{" + body.rstrip("\n")).encode() if body else None
     if not example.is_json:
+        if not path.startswith("/v1/webhooks/"):
+            headers["Authorization"] = f"Bearer {here.tokens['administrator'][1]}"
         response = await here.fetch(method, path, data, headers)
-        assert f"{response.code} {response.body.decode()}\n" == example.expected
+        assert f"{response.code} {response.body.decode().rstrip()}\n" == example.expected
         return
     answer = await here.call(method, path, data, **headers)
     assert answer.status == (201 if method == "POST" and MAKES.fullmatch(path) else 200), answer.document
     names.same(json.loads(example.expected), answer.document)
 
 
-MAKES = re.compile(r"/v1/(buckets|tokens|buckets/[^/]+/(inputs|outputs))")
+MAKES = re.compile(r"/v1/(buckets|tokens|bins|buckets/[^/]+/(inputs|outputs|events|samples))")
 
 
 def test_the_examples_give_what_the_page_says(tmp_path: Path) -> None:
@@ -102,7 +109,7 @@ def test_the_examples_give_what_the_page_says(tmp_path: Path) -> None:
                 count += 1
         return count
 
-    assert asyncio.run(run()) == TEXT.count("```http\n")
+    assert asyncio.run(run()) == TEXT.count("```http\n") + TEXT.count("```websocket\n")
 
 
 def test_every_endpoint_has_a_section() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
-from tests.handlers.rest.world import world
+from tests.handlers.rest.world import World, world
+from tests.handlers.streams import Source
 
 
 def test_make_change_and_revoke(tmp_path: Path) -> None:
@@ -44,6 +46,62 @@ def test_make_change_and_revoke(tmp_path: Path) -> None:
             assert (deleted.status, deleted.document) == (200, {"id": key, "status": "deleted"})
             assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
             assert (await here.call("DELETE", f"/v1/tokens/{key}")).status == 404
+
+    asyncio.run(run())
+
+
+def test_the_last_use_of_a_token(tmp_path: Path) -> None:
+    """REST, a socket, a stream and the page's session each count, a wrong secret and no use at all don't; it outlives a
+    restart."""
+
+    async def uses(here: World) -> dict[str, int | None]:
+        listed = (await here.call("GET", "/v1/tokens")).document
+        return {each["description"]: each["last_used_at"] for each in listed}
+
+    async def run() -> None:
+        began = int(time.time())
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            for name in ("rest", "socket", "stream", "page", "wrong", "idle"):
+                key = await here.token(name, description=name)
+            assert (await here.call("GET", "/v1/usage", token="rest")).status == 200
+            async with here.socket("socket", "orders"):
+                pass
+            async with Source(here.relay.port, here.tokens["stream"][1], "bucket=orders") as stream:
+                assert stream.status == 200
+            secret = json.dumps({"secret": here.tokens["page"][1]}).encode()
+            signed_in = await here.fetch("POST", "/ui/session", secret, {"Origin": here.url})
+            cookie = {"Cookie": signed_in.headers["Set-Cookie"].partition(";")[0]}
+            here.relay.administration.uses.forget(here.tokens["page"][0])
+            assert (await here.fetch("GET", "/v1/usage", None, cookie)).code == 200
+            here.tokens["wrong"] = (here.tokens["wrong"][0], "wrong")
+            assert (await here.call("GET", "/v1/usage", token="wrong")).status == 401
+            found = await uses(here)
+            assert [name for name, at in found.items() if at is None] == ["wrong", "idle"]
+            assert all(at is None or began <= at <= time.time() for at in found.values())
+            changed = await here.call("PUT", f"/v1/tokens/{key}", {"description": "idle", "last_used_at": began})
+            assert (changed.status, changed.document["last_used_at"]) == (200, None)
+        async with world(tmp_path) as here:
+            again = await uses(here)
+            assert {name: again[name] for name in found if name} == {name: at for name, at in found.items() if name}
+
+    asyncio.run(run())
+
+
+def test_a_durable_token(tmp_path: Path) -> None:
+    """Said when it is made, or changed, and shown; what is left out stays."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            made = await here.call("POST", "/v1/tokens", {"durable": True})
+            assert (made.status, made.document["durable"]) == (201, True)
+            path = f"/v1/tokens/{made.document['key']}"
+            assert (await here.call("PUT", path, {"description": "x"})).document["durable"] is True
+            assert (await here.call("PUT", path, {"durable": False})).document["durable"] is False
+            assert (await here.call("POST", "/v1/tokens", {})).document["durable"] is False
+            for wrong in (1, "true", None):
+                refused = await here.call("POST", "/v1/tokens", {"durable": wrong})
+                assert (refused.status, refused.document["field"]) == (400, "durable")
 
     asyncio.run(run())
 

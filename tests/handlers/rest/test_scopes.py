@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.counters import ConsumerLevel
 from relay_tornado.handlers.rest import HANDLERS
 from relay_tornado.handlers.rest.base import operations
 from relay_tornado.handlers.rest.scopes import NEEDS
@@ -17,12 +18,15 @@ KINDS = ("none", "wrong", "administrator", "all without API", "scoped with API",
 """`other` has API access to another bucket."""
 
 YES, NO, HIDDEN, UNKNOWN = "2xx", 403, 404, 401
+PUSH = {"provider": "github", "event": "push"}
+SCOPED = (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)
 
 # Method, path, body, and the outcome for each of KINDS.
 ROWS: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("GET", "/openapi.json", None, (YES, YES, YES, YES, YES, YES, YES)),
     ("GET", "/v1/buckets", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, YES)),
     ("POST", "/v1/buckets", {"name": "new"}, (UNKNOWN, UNKNOWN, YES, NO, NO, NO, NO)),
+    ("POST", "/v1/bins", None, (UNKNOWN, UNKNOWN, YES, NO, NO, NO, NO)),
     ("GET", "/v1/buckets/{bucket}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("PUT", "/v1/buckets/{bucket}", {"description": "d"}, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("DELETE", "/v1/buckets/{bucket}?force=true", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
@@ -34,13 +38,38 @@ ROWS: list[tuple[str, str, Any, tuple[Any, ...]]] = [
     ("DELETE", "/v1/buckets/{bucket}/outputs/{output}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("PUT", "/v1/buckets/{bucket}/outputs/{output}/rules", {}, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("DELETE", "/v1/buckets/{bucket}/outputs/{output}/rules", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("GET", "/v1/buckets/{bucket}/consumers", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("GET", "/v1/buckets/{bucket}/consumers/{consumer}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("DELETE", "/v1/buckets/{bucket}/consumers/{consumer}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/seek", {"to": "earliest"}, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/replay", {"first": 1}, SCOPED),
+    ("GET", "/v1/buckets/{bucket}/consumers/{consumer}/dead", None, SCOPED),
+    ("DELETE", "/v1/buckets/{bucket}/consumers/{consumer}/dead?all=true", None, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/consumers/{consumer}/dead/resend", {"all": True}, SCOPED),
+    ("GET", "/v1/buckets/{bucket}/dead", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("GET", "/v1/buckets/{bucket}/outputs/{public}/position", None, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/outputs/{public}/seek", {"to": "latest"}, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/outputs/{public}/replay", {"first": 1}, SCOPED),
+    ("GET", "/v1/buckets/{bucket}/outputs/{public}/dead", None, SCOPED),
+    ("DELETE", "/v1/buckets/{bucket}/outputs/{public}/dead?all=true", None, SCOPED),
+    ("POST", "/v1/buckets/{bucket}/outputs/{public}/dead/resend", {"all": True}, SCOPED),
     ("GET", "/v1/buckets/{bucket}/logs/{log}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("POST", "/v1/buckets/{bucket}/resend", {}, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("GET", "/v1/logs", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, YES)),
     ("GET", "/v1/logs?bucket={bucket}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("GET", "/v1/logs/{log}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("GET", "/v1/logs/{log}/body", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("PUT", "/v1/logs/{log}", {"status_code": 200}, (UNKNOWN, UNKNOWN, YES, YES, YES, YES, HIDDEN)),
     ("POST", "/v1/logs/{log}/action", {"action": "resend"}, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("POST", "/v1/logs/{log}/send", {"url": "http://127.0.0.1:1/"}, (UNKNOWN, UNKNOWN, NO, NO, NO, NO, HIDDEN)),
+    ("POST", "/v1/buckets/{bucket}/events", {}, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("POST", "/v1/buckets/{bucket}/samples", PUSH, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("GET", "/v1/samples", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, YES)),
+    ("GET", "/v1/search", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, YES)),
+    ("GET", "/v1/search?bucket={bucket}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
+    ("GET", "/v1/status", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, YES)),
+    ("GET", "/v1/series", None, (UNKNOWN, UNKNOWN, YES, NO, NO, NO, NO)),
+    ("GET", "/v1/series?bucket={bucket}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("GET", "/v1/events?bucket={bucket}", None, (UNKNOWN, UNKNOWN, YES, NO, YES, NO, HIDDEN)),
     ("GET", "/v1/tokens", None, (UNKNOWN, UNKNOWN, YES, NO, NO, NO, NO)),
     ("POST", "/v1/tokens", {}, (UNKNOWN, UNKNOWN, YES, NO, NO, NO, NO)),
@@ -57,21 +86,27 @@ async def populate(here: World, number: int) -> dict[str, str]:
     bucket = await here.bucket(f"orders-{number}")
     other = await here.bucket(f"other-{number}")
     _, output = await here.relay.administration.create_output(bucket.id, name="o")
+    _, public = await here.relay.administration.create_output(
+        bucket.id, name="p", internal=False, destination="https://shop.example/", paused=True
+    )
     log = await here.send(bucket)
+    await here.consumer(bucket, "worker")
     spare, _ = await here.relay.administration.create_token()
     here.tokens["wrong"] = (here.tokens["administrator"][0], "sk-rly_wrong")
     await here.token("all without API", api_access=False)
     await here.token("scoped with API", buckets=[bucket.name])
     await here.token("scoped without API", buckets=[bucket.name], api_access=False)
     await here.token("other", buckets=[other.name])
-    return {"bucket": bucket.id, "input": bucket.inputs[0].id, "output": output.id, "log": log, "token": spare.key}
+    return {"bucket": bucket.id, "input": bucket.inputs[0].id, "output": output.id, "log": log, "token": spare.key,
+            "public": public.id, "consumer": "worker"}  # fmt: skip
 
 
 def test_every_endpoint_has_a_row() -> None:
     """The table of needs, the handlers and the rows here name the same endpoints."""
     served = {(method, handler.PATH) for handler in HANDLERS for method in operations(handler)}
     assert served == set(NEEDS)
-    assert {(method, path.partition("?")[0]) for method, path, _, _ in ROWS} == set(NEEDS)
+    rows = {(method, path.partition("?")[0].replace("{public}", "{output}")) for method, path, _, _ in ROWS}
+    assert rows == set(NEEDS)
 
 
 def test_each_kind_of_token_may_do_what_the_table_says(tmp_path: Path) -> None:
@@ -107,13 +142,78 @@ def test_a_hidden_thing_answers_as_one_that_is_not_there(tmp_path: Path, method:
     async def run() -> None:
         async with world(tmp_path) as here:
             things = await populate(here, 0)
-            missing = {"bucket": "0" * 36, "input": "0" * 36, "output": "0" * 36, "log": "k3v9x1q7m2ab-1", "token": ""}
+            missing = {"bucket": "0" * 36, "input": "0" * 36, "output": "0" * 36, "log": "k3v9x1q7m2ab-1", "token": "",
+                       "public": "0" * 36, "consumer": "worker"}  # fmt: skip
             hidden = await here.call(method, path.format(**things), body, "other")
             absent = await here.call(method, path.format(**missing), body, "other")
             assert (hidden.status, absent.status) == (404, 404)
             for name in ("bucket", "log"):
                 hidden.document["message"] = hidden.document["message"].replace(things[name], missing[name])
             assert hidden.document == absent.document
+
+    asyncio.run(run())
+
+
+# Method and path of what a consumer has, and its body.
+OF_A_CONSUMER: list[tuple[str, str, Any]] = [
+    ("GET", "", None),
+    ("POST", "/seek", {"to": "earliest", "preview": True}),
+    ("GET", "/dead", None),
+    ("DELETE", "/dead?all=true", None),
+    ("POST", "/dead/resend", {"all": True}),
+    ("POST", "/replay", {"first": 1}),
+    ("DELETE", "", None),
+]
+
+
+def test_a_tokens_position_is_its_own(tmp_path: Path) -> None:
+    """A durable token's consumer is seen and moved by administrators and by that token; for others it is not there,
+    in no list and by no path. Clients' and outputs' are whoever's the bucket is."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            things = await populate(here, 0)
+            key = await here.token("durable", buckets=["orders-0"], durable=True)
+            consumers = f"/v1/buckets/{things['bucket']}/consumers"
+            theirs = {("client", "worker"), ("output", "2")}
+            for who, expected in (
+                ("administrator", theirs | {("token", key)}),
+                ("durable", theirs | {("token", key)}),
+                ("scoped with API", theirs),
+            ):
+                listed = (await here.call("GET", consumers, token=who)).document
+                assert {(each["kind"], each["name"]) for each in listed} == expected, who
+            for method, part, body in OF_A_CONSUMER:
+                hidden = await here.call(method, f"{consumers}/token:{key}{part}", body, "scoped with API")
+                absent = await here.call(method, f"{consumers}/token:nobody{part}", body, "scoped with API")
+                assert (hidden.status, absent.status) == (404, 404), (method, part, hidden.document)
+                hidden.document["message"] = hidden.document["message"].replace(key, "nobody")
+                assert hidden.document == absent.document
+                # Its position can be neither deleted nor given single events.
+                may = 412 if part == "/replay" or (method, part) == ("DELETE", "") else 200
+                for who in ("administrator", "durable"):
+                    answer = await here.call(method, f"{consumers}/token:{key}{part}", body, who)
+                    assert answer.status == may, (who, method, part, answer.document)
+            series = f"/v1/series?bucket={things['bucket']}&consumer=token:"
+            for name in (key, "nobody"):
+                assert (await here.call("GET", series + name, token="scoped with API")).status == 404
+            for who in ("administrator", "durable"):
+                assert (await here.call("GET", series + key, token=who)).status == 200
+            here.relay._site.rest.lags = lambda: [
+                ConsumerLevel("orders-0", f"token:{key}", 9, 90.0, 0), ConsumerLevel("orders-0", "worker", 1, 5.0, 0)
+            ]  # fmt: skip
+            for who, slowest in (
+                ("administrator", f"token:{key}"),
+                ("durable", f"token:{key}"),
+                ("scoped with API", "worker"),
+            ):
+                status = (await here.call("GET", "/v1/status", token=who)).document
+                assert [each["lag"]["consumer"] for each in status["buckets"] if each["name"] == "orders-0"] == [
+                    slowest
+                ]
+            for method, part, body in OF_A_CONSUMER[:-1]:
+                answer = await here.call(method, f"{consumers}/output:2{part}", body, "scoped with API")
+                assert answer.status == 200, (method, part, answer.document)
 
     asyncio.run(run())
 
@@ -175,6 +275,7 @@ def test_secrets_are_shown_to_administrators_only(tmp_path: Path) -> None:
                 (path, {"auth": {"type": "basic", "username": "u", "password": "hidden-password"}}),
                 (f"{path}/inputs/{things['input']}", {"verify": {"provider": "github", "secrets": ["hidden-secret"]}}),
                 (f"{path}/outputs/{things['output']}/rules", rules),
+                (f"{path}/outputs/{things['output']}", {"secret": "whsec_hidden0h"}),
             ):
                 assert (await here.call("PUT", where, body)).status == 200
             before = (await here.call("GET", path)).document
@@ -182,6 +283,7 @@ def test_secrets_are_shown_to_administrators_only(tmp_path: Path) -> None:
             assert seen["auth"] == {"type": "basic", "username": "u", "password": "", "token": ""}
             assert seen["inputs"][0]["verify"]["secrets"] == []
             assert seen["outputs"][0]["rules"]["match"]["secret"] == ""
+            assert (seen["outputs"][0]["secret"], before["outputs"][0]["secret"]) == ("", "whsec_hidden0h")
             for part, where in (
                 (seen, path),
                 (seen["inputs"][0], f"{path}/inputs/{things['input']}"),
@@ -202,7 +304,69 @@ def test_secrets_are_shown_to_administrators_only(tmp_path: Path) -> None:
             assert after["auth"] == before["auth"]
             assert after["inputs"][0]["verify"] == before["inputs"][0]["verify"]
             assert after["outputs"][0]["rules"] == before["outputs"][0]["rules"]
+            assert after["outputs"][0]["secret"] == before["outputs"][0]["secret"]
             assert after["description"] == "mine"
+
+    asyncio.run(run())
+
+
+def test_what_a_public_output_sends_is_masked(tmp_path: Path) -> None:
+    """The login and the query of its destination and headers that look secret: others read `***`, may send that back
+    without a change, and get at nothing by changing something else."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            things = await populate(here, 0)
+            bucket = f"/v1/buckets/{things['bucket']}"
+            path = f"{bucket}/outputs/{things['public']}"
+            url = "https://u:hidden-1@shop.example:8443/in?key=hidden-2&hidden-3"
+            headers = {"X-Kind": ["a"], "Authorization": ["Bearer hidden-4"], "x-api-key": ["hidden-5", "hidden-6"]}
+            before = (await here.call("PUT", path, {"destination": url, "headers": headers})).document
+            assert (before["destination"], before["headers"]) == (url, headers)
+            whole = (await here.call("GET", bucket, token="scoped with API")).document
+            listed = (await here.call("GET", "/v1/buckets", token="scoped with API")).document
+            assert "hidden" not in str((whole, listed))
+            seen = next(each for each in whole["outputs"] if each["id"] == things["public"])
+            assert seen["destination"] == "https://***@shop.example:8443/in?key=***&***"
+            assert seen["headers"] == {"X-Kind": ["a"], "Authorization": ["***"], "x-api-key": ["***", "***"]}
+
+            async def put(**fields: Any) -> Any:
+                answer = await here.call("PUT", path, fields, "scoped with API")
+                assert "hidden" not in str(answer.document)
+                return answer
+
+            async def stored() -> tuple[str, Any]:
+                document = (await here.call("GET", bucket)).document
+                found = next(each for each in document["outputs"] if each["id"] == things["public"])
+                return found["destination"], found["headers"]
+
+            assert (await put(**{**seen, "description": "mine"})).document["description"] == "mine"
+            assert await stored() == (url, headers)
+            assert (await put(headers={**seen["headers"], "X-Kind": ["b"]})).status == 200
+            headers["X-Kind"] = ["b"]
+            assert await stored() == (url, headers)
+            for fields, status in (
+                ({"destination": "https://***@evil.example/"}, 400),
+                ({"destination": "https://***@shop.example:8443/other"}, 400),
+                ({"headers": {"X-New": ["***"]}}, 400),
+                ({"headers": {"x-api-key": ["***"]}}, 400),
+                ({"headers": {"x-api-key": ["***", "mine"]}}, 400),
+                ({"headers": {"X-Kind": ["***"]}}, 400),
+                ({"internal": True}, 403),
+                ({"internal": True, "destination": "https://mine.example/"}, 403),
+                ({"internal": True, "headers": {}}, 403),
+                ({"internal": True, "headers": seen["headers"]}, 403),
+                ({"destination": "https://evil.example/"}, 403),
+                ({"destination": "https://evil.example/", "headers": seen["headers"]}, 403),
+                ({"destination": "http://shop.example:8443/"}, 403),
+            ):
+                answer = await put(**fields)
+                assert answer.status == status, (fields, answer.document)
+                assert await stored() == (url, headers)
+            assert (await put(destination="https://shop.example:8443/other")).status == 200
+            assert await stored() == ("https://shop.example:8443/other", headers)
+            assert (await put(destination="https://mine.example/", headers={"X-Kind": ["c"]})).status == 200
+            assert (await put(internal=True)).status == 200
 
     asyncio.run(run())
 

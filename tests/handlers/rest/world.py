@@ -6,7 +6,7 @@ import asyncio
 import base64
 import dataclasses
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from relay_tornado.settings import Settings
 
 @dataclass(frozen=True)
 class Answer:
-    """A response, its body read as JSON."""
+    """A response; a body that is JSON is read."""
 
     status: int
     document: Any
@@ -48,6 +48,32 @@ class World:
     async def bucket(self, name: str, **options: Any) -> Any:
         return await self.relay.administration.create_bucket(name, **options)
 
+    async def consumer(self, bucket: Any, name: str) -> None:
+        """Has a client make a consumer, from the first event on, and leave."""
+        key, secret = self.tokens["administrator"]
+        url = self.url.replace("http", "ws") + "/v1/socket"
+        async with asyncio.timeout(20), connect(url, proxy=None) as socket:
+            await socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
+            assert json.loads(await socket.recv())["status"] == "authenticated"
+            message = {"action": "subscribe", "buckets": [bucket.name], "consumer": name, "since": "earliest"}
+            await socket.send(json.dumps(message))
+            assert json.loads(await socket.recv())["status"] == "subscribed"
+
+    async def converse(self, messages: Sequence[str]) -> None:
+        """Has an administrator's client subscribe by the first message, read all there is, say the others and leave;
+        returns once the relay knows that it has."""
+        key, secret = self.tokens["administrator"]
+        url = self.url.replace("http", "ws") + "/v1/socket"
+        async with asyncio.timeout(20):
+            async with connect(url, proxy=None) as socket:
+                for message in (json.dumps({"action": "auth", "key": key, "secret": secret}), *messages):
+                    await socket.send(message)
+                    while message == messages[0] and json.loads(await socket.recv()).get("status") != "caught_up":
+                        pass
+            # Each look is a round trip, so the relay has its turn.
+            while (await self.call("GET", "/v1/connected-clients")).document["webhook_clients"]:
+                pass
+
     async def fetch(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> HTTPResponse:
         """One request with exactly these headers."""
         request = HTTPRequest(
@@ -71,7 +97,8 @@ class World:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         response = await self.fetch(method, path, data, headers)
-        document = json.loads(response.body) if response.body else None
+        is_json = response.headers.get("Content-Type", "") == "application/json"
+        document = json.loads(response.body) if response.body and is_json else response.body or None
         return Answer(response.code, document, response.headers)
 
     async def send(self, bucket: Any, body: bytes = b"hello", path: str = "", **headers: str) -> str:

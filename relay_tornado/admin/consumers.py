@@ -1,0 +1,375 @@
+"""Consumers as one administers them: where each is, moving it, its dead letters, and events once more.
+
+Every change goes through the ledgers, so that whoever delivers at that moment learns of it. Before a change is
+answered it is committed. Errors: NotFound, Invalid naming the field, Conflict, and the storage's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import isfinite, nan
+from typing import Final, get_args
+
+from relay_tornado.admin.standing import Seeked, Standing, consumer_document, dead_document
+from relay_tornado.admin.stored import honoured
+from relay_tornado.copies import active
+from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound
+from relay_tornado.ids import format_id, parse_id
+from relay_tornado.log.consumers import DeadLetter, Key, Kind, Stored
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger, Ledgers, progress_of
+from relay_tornado.log.lineage import epoch_at, position_id
+from relay_tornado.model import Bounds, Bucket, Cursor, Earliest, Last, Latest, Position, Since, Token
+from relay_tornado.progress import PARKED, Progress
+from relay_tornado.wire.fields import Document
+
+MOST: Final = 1_000
+"""Events of one replay, and dead letters of one page or one request."""
+
+_KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What a replay did: how many events it `scheduled`, which seq to go on with (`next`, None where the range is
+    done), whether it stopped because as many wait as may (`full`), and the `anchor` that keeps the pace."""
+
+    scheduled: int
+    next: int | None
+    full: bool
+    anchor: str | None
+
+
+def replayed_document(replayed: Replayed) -> Document:
+    """What is answered to a replay."""
+    return {
+        "scheduled": replayed.scheduled,
+        "next": replayed.next,
+        "full": replayed.full,
+        "anchor": replayed.anchor,
+    }
+
+
+class ConsumerAdministration:
+    """Buckets come resolved; a consumer is named as `key_of` says."""
+
+    def __init__(self, log: EventLog, ledgers: Ledgers) -> None:
+        self._log = log
+        self._ledgers = ledgers
+        self.connections: Callable[[Key], int] = lambda key: 0
+        """How many connections have a consumer now, as whoever holds them knows; the composition root puts it here."""
+
+    # which, and where it is
+
+    async def listing(self, bucket: Bucket, token: Token | None = None) -> list[Document]:
+        """The bucket's consumers, of every kind but the queues of those who poll; those that this token may see, where
+        one asks."""
+        bounds = await self._log.bounds(bucket.id)
+        found = []
+        for stored in await self._ledgers.store.list(bucket.id):
+            if stored.key.kind in _KINDS and (token is None or may_see(token, reference_of(stored.key))):
+                standing = await self._standing(stored.key, bounds)
+                if standing is not None:
+                    found.append(consumer_document(standing, bucket, bounds))
+        return found
+
+    async def show(self, bucket: Bucket, reference: str) -> Document:
+        """One consumer: its position, what it is not done with, and the gaps that it met."""
+        key = key_of(bucket, reference)
+        bounds = await self._log.bounds(bucket.id)
+        standing = await self._standing(key, bounds)
+        if standing is None:
+            raise missing(bucket, reference)
+        return consumer_document(standing, bucket, bounds)
+
+    async def standings(self, buckets: Sequence[Bucket]) -> list[tuple[Bucket, Standing]]:
+        """Where every consumer of these buckets is, in the order of the buckets."""
+        stored = await self._ledgers.store.list()
+        found = []
+        for bucket in buckets:
+            keys = [each.key for each in stored if each.key.bucket_id == bucket.id and each.key.kind in _KINDS]
+            # A bucket that is deleted meanwhile is left out.
+            with suppress(BucketGone):
+                bounds = await self._log.bounds(bucket.id) if keys else None
+                standings = [] if bounds is None else [await self._standing(key, bounds) for key in keys]
+                found += [(bucket, each) for each in standings if each is not None]
+        return found
+
+    async def delete(self, bucket: Bucket, reference: str) -> Key:
+        """Forgets a client's consumer: its position, its dead letters. Raises Conflict for a token's or an output's,
+        which are there as long as those are."""
+        key = key_of(bucket, reference)
+        if key.kind == "output":
+            raise Conflict("an output has its position as long as it is there: delete the output, or seek")
+        if key.kind == "token":
+            raise Conflict(
+                "a durable token has its position as long as it is durable: revoke it, make it not durable, or seek"
+            )
+        if not await self._ledgers.delete(key):
+            raise missing(bucket, reference)
+        return key
+
+    # moving it
+
+    async def seek(self, bucket: Bucket, reference: str, to: Position, *, preview: bool = False) -> Seeked:
+        """Moves a consumer to a position: it is given what lies behind that, and nothing else; `preview` only tells
+        what that would repeat and pass over."""
+        key = key_of(bucket, reference)
+        async with self._ledgers.using(key) as ledger:
+            bounds = await self._log.bounds(bucket.id)
+            floor = await self._floor(bucket, bounds, to, key)
+            progress = ledger.progress
+            before = min(progress.floor, bounds.head)
+            repeats = progress.done_above(floor)
+            skips = max(progress.pending(bounds.head) - (bounds.head - floor - repeats), 0)
+            if not preview:
+                progress.seek(floor)
+                await self._committed(ledger)
+        return Seeked(position_id(bounds, before), position_id(bounds, floor), repeats, skips, preview)
+
+    async def _floor(self, bucket: Bucket, bounds: Bounds, to: Position, key: Key) -> int:
+        """The seq of the last event before a position. Raises Invalid for an id that can't be honoured."""
+        lowest = bounds.first - 1
+        match to:
+            case Latest():
+                return bounds.head
+            case Earliest():
+                return lowest
+            case Last(count):
+                return max(bounds.head - count, lowest)
+            case Since(time):
+                return await self._log.seek(bucket.id, time)
+            case Cursor(output=output):
+                seq = honoured(bounds, format_id(to.epoch, to.seq), "to").seq
+                if output is None:
+                    had = True
+                elif key.kind == "output":
+                    had = output >= int(key.name)
+                else:
+                    had = not active(bucket, output)
+                # A position lies between events: one between two copies of an event repeats that event. Behind a copy
+                # that is the last one there may be lies the next event.
+                return max(seq if had or seq == 0 else seq - 1, lowest)
+
+    # events once more
+
+    async def replay(
+        self,
+        bucket: Bucket,
+        reference: str,
+        *,
+        first: int,
+        last: int | None = None,
+        speed: float | None = None,
+        anchor: str = "",
+    ) -> Replayed:
+        """Has the events `first` to `last` (None: the head) be given again, at most `MOST` of them; those that it is
+        still to be given anyway are not counted. The same with `next` as `first` goes on.
+
+        `speed` None: at once. Else in their original pace, so many times as fast, by `anchor` of the answer before.
+        Raises Conflict for one that is moved by receipts.
+        """
+        key = key_of(bucket, reference)
+        async with self._ledgers.using(key) as ledger:
+            if ledger.terms.receipt:
+                raise Conflict(
+                    f"the consumer {key.name!r} is moved by receipts, so it can't be given single events: seek to "
+                    "where it should begin again"
+                )
+            bounds = await self._log.bounds(bucket.id)
+            end = bounds.head if last is None else min(last, bounds.head)
+            begin = max(first, bounds.first)
+            upto = min(end, begin + MOST - 1)
+            now = self._ledgers.clock()
+            dues, kept = await self._dues(bucket, begin, upto, speed, anchor, now)
+            # No await from here on: nobody else takes the room.
+            room = max(PARKED - len(ledger.progress.parked) - ledger.progress.out, 0)
+            full = room < len(dues)
+            if full:
+                upto = list(dues)[room] - 1
+                dues = {seq: due for seq, due in dues.items() if seq <= upto}
+            scheduled = ledger.progress.schedule(dues, now)
+            await self._committed(ledger)
+        return Replayed(len(scheduled), upto + 1 if upto < end else None, full, kept)
+
+    async def _dues(
+        self, bucket: Bucket, first: int, last: int, speed: float | None, anchor: str, now: float
+    ) -> tuple[dict[int, float], str | None]:
+        """When each of these events is due, and the anchor: when the first one of all came, and when it is due."""
+        if speed is None:
+            return dict.fromkeys(range(first, last + 1), now), None
+        came, due = _anchor(anchor) if anchor else (None, now)
+        dues = {}
+        for outline in await self._log.outline(bucket.id, first, last) if first <= last else ():
+            came = outline.received_at if came is None else came
+            dues[outline.seq] = due + max(outline.received_at - came, 0.0) / speed
+        return dues, anchor or None if came is None else f"{came!r}@{due!r}"
+
+    # dead letters
+
+    async def dead(self, bucket: Bucket, reference: str | None, *, limit: int = 0, cursor: str = "") -> Document:
+        """Dead letters of a consumer, or (None) of all of the bucket's, oldest event first; at most `limit` (0: 100),
+        behind `cursor` (an event's id). There is more where `next_cursor` is."""
+        key = None if reference is None else key_of(bucket, reference)
+        if key is not None:
+            await self._there(bucket, key, reference or "")
+        bounds = await self._log.bounds(bucket.id)
+        after = honoured(bounds, cursor).seq if cursor else 0
+        most = min(limit or 100, MOST)
+        await self._ledgers.store.saved()
+        # Letters of several consumers may be of one event, and a page ends between events.
+        found = await self._ledgers.store.dead(bucket.id, key, after, most + 1)
+        page = _page(found, most)
+        document: Document = {"data": [dead_document(letter, bounds) for letter in page]}
+        if len(page) < len(found):
+            document["next_cursor"] = position_id(bounds, page[-1].seq)
+        return document
+
+    async def resend(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
+        """Has dead letters (None: all) be given again at once, as if they had never been tried. Those for which there
+        is no room are `left`."""
+        key = key_of(bucket, reference)
+        async with self._ledgers.using(key) as ledger:
+            await self._ledgers.store.saved()
+            scheduled: list[int] = []
+            left = 0
+            for seqs in await self._letters(bucket, key, ids):
+                now = self._ledgers.clock()
+                done = ledger.progress.schedule(dict.fromkeys(seqs, now), now)
+                scheduled += done
+                left += len(seqs) - len(done)
+            await self._committed(ledger)
+        return {"scheduled": len(scheduled), "left": left}
+
+    async def forget(self, bucket: Bucket, reference: str, ids: Sequence[str] | None) -> Document:
+        """Removes dead letters (None: all) without giving them again."""
+        key = key_of(bucket, reference)
+        await self._there(bucket, key, reference)
+        await self._ledgers.store.saved()
+        forgotten = 0
+        for seqs in await self._letters(bucket, key, ids):
+            forgotten += await self._ledgers.store.forget_dead(key, seqs)
+        return {"forgotten": forgotten}
+
+    async def _letters(self, bucket: Bucket, key: Key, ids: Sequence[str] | None) -> list[list[int]]:
+        """The seqs of the dead letters that are meant and there, in batches."""
+        bounds = await self._log.bounds(bucket.id)
+        wanted = None if ids is None else {_seq(bounds, each) for each in ids}
+        batches: list[list[int]] = []
+        after = 0
+        while found := await self._ledgers.store.dead(bucket.id, key, after, MOST):
+            batches.append([each.seq for each in found if wanted is None or each.seq in wanted])
+            after = found[-1].seq
+        return [batch for batch in batches if batch]
+
+    # what they share
+
+    async def _standing(self, key: Key, bounds: Bounds) -> Standing | None:
+        """Where a consumer is, None where there is none. Nothing of it is changed by looking."""
+        stored = await self._ledgers.store.get(key)
+        if stored is None:
+            return None
+        live = self._ledgers.find(key)
+        progress = _copy(stored, bounds) if live is None else live.progress
+        oldest = progress.oldest(bounds.head)
+        since: float | None = None
+        if oldest is not None:
+            oldest = max(oldest, bounds.first)
+            outlines = await self._log.outline(key.bucket_id, oldest, oldest)
+            since = outlines[0].received_at if outlines else None
+        return Standing(
+            stored=stored,
+            terms=stored.terms if live is None else live.terms,
+            floor=min(progress.floor, bounds.head),
+            pending=progress.pending(bounds.head),
+            out=progress.out,
+            parked=len(progress.parked),
+            connections=self.connections(key),
+            lag=0.0 if since is None else max(self._ledgers.clock() - since, 0.0),
+        )
+
+    async def _there(self, bucket: Bucket, key: Key, reference: str) -> None:
+        if await self._ledgers.store.get(key) is None:
+            raise missing(bucket, reference)
+
+    async def _committed(self, ledger: Ledger) -> None:
+        """What was changed is told to those who deliver, and is there after a restart."""
+        ledger.save()
+        ledger.tell()
+        await self._ledgers.store.saved()
+
+
+def key_of(bucket: Bucket, reference: str) -> Key:
+    """A consumer by its name, or by `<kind>:<name>` (client, token, output), which it has to be where it is no client's
+    or begins like that. An output is named by its number, its id or its name. Raises NotFound for one that is not
+    there."""
+    kind, colon, name = reference.partition(":")
+    if colon and kind == "client":
+        return Key(bucket.id, "client", name)
+    if colon and kind == "token":
+        return Key(bucket.id, "token", name)
+    if colon and kind == "output":
+        for each in bucket.outputs:
+            if name in (str(each.n), each.id, each.name):
+                return Key(bucket.id, "output", str(each.n))
+        raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
+    return Key(bucket.id, "client", reference)
+
+
+def reference_of(key: Key) -> str:
+    """What `key_of` takes for it: its name, or `<kind>:<name>`."""
+    bare = key.kind == "client" and key.name.partition(":")[0] not in _KINDS
+    return key.name if bare else f"{key.kind}:{key.name}"
+
+
+def may_see(token: Token, reference: str) -> bool:
+    """Whether a token that has the bucket may see and move what it names so: another token's consumer only an
+    administrator may, whether it is there or not."""
+    kind, colon, name = reference.partition(":")
+    return not colon or kind != "token" or token.administrator or name == token.key
+
+
+def missing(bucket: Bucket, reference: str) -> NotFound:
+    """What is raised for a consumer that is not there, or that the one who asks may not see."""
+    return NotFound(
+        f"the bucket {bucket.name!r} has no consumer {reference[:100]!r}: a client makes one when it subscribes with "
+        "it, an output when it becomes public"
+    )
+
+
+def _copy(stored: Stored, bounds: Bounds) -> Progress:
+    """What would be the case if somebody used it now."""
+    progress = progress_of(stored)
+    progress.trim(bounds.first, 0.0)
+    return progress
+
+
+def _anchor(text: str) -> tuple[float | None, float]:
+    came, _, due = text.partition("@")
+    try:
+        found = float(came), float(due)
+    except ValueError:
+        found = (nan, nan)
+    if not all(map(isfinite, found)):
+        raise Invalid("anchor: send the one of the answer before, or none", "anchor")
+    return found
+
+
+def _page(found: Sequence[DeadLetter], most: int) -> Sequence[DeadLetter]:
+    """At most so many of one more than that, all or none of those of one event."""
+    if len(found) <= most:
+        return found
+    return [letter for letter in found[:most] if letter.seq < found[most].seq] or found[:most]
+
+
+def _seq(bounds: Bounds, text: str) -> int:
+    """The seq of an event of this bucket. Raises Invalid."""
+    try:
+        cursor = parse_id(text)
+    except Invalid as error:
+        raise Invalid(f"ids: {error}", "ids") from None
+    if cursor.seq and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch:
+        return cursor.seq
+    raise Invalid(f"ids: {text[:80]} is no event of this bucket", "ids")

@@ -1,0 +1,377 @@
+"""Search: events of any number of buckets that fit, newest first, in pages that stay right while events arrive.
+
+Where there is a text, the index names candidates; each of them is looked at in the log, so that what is found is there
+and fits. What the index does not have yet is looked at as it stands, as far as one request may.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from relay_tornado.admin.stored import Found, Key, Stored, cursor_of, document_of, honoured
+from relay_tornado.errors import BucketGone, Invalid
+from relay_tornado.log.contract import Outline
+from relay_tornado.log.lineage import epoch_at, position_id
+from relay_tornado.model import MIB, Bounds, Bucket, Event, Token
+from relay_tornado.search.index import Covered, Index
+from relay_tornado.search.text import Query, parse_query, text_of
+from relay_tornado.wire import headers
+from relay_tornado.wire.fields import Document
+from relay_tornado.wire.logs import RECEIVED
+
+LIMIT: Final = 50
+MOST: Final = 500
+LOOKED_AT: Final = 5_000
+"""Events that one request looks at."""
+READ: Final = 64 * MIB
+"""Bytes of those."""
+
+_UNINDEXED: Final = 2_000
+"""Of the events that are not indexed yet, how many of the newest a search in a bucket looks at."""
+_CHUNKS: Final = (32, 256)
+_CHUNK: Final = 4 * MIB
+_SPLIT: Final = re.compile(r"\s*:\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPage:
+    """What was found, without bodies. `next_cursor` leads on, None where there is no more. `complete` is false where
+    some of the buckets' events were passed over, since they are not indexed (yet, or any more); `indexed_up_to` is
+    the newest id that can be looked up, where it is about one bucket."""
+
+    data: Sequence[Document]
+    next_cursor: str | None
+    complete: bool
+    indexed_up_to: str | None = None
+
+
+def found_document(page: SearchPage) -> Document:
+    """A page as JSON data."""
+    return {
+        "data": page.data,
+        "next_cursor": page.next_cursor,
+        "complete": page.complete,
+        "indexed_up_to": page.indexed_up_to,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for; what is "" or None does not restrict. `text`: see search/text.py. `path`: what the path has in
+    it. `header`: a name, or `name: value` with what the value has in it. `verified`: true, false or none (no check was
+    made). `delivery`: the newest status. `since`, `until`: unix seconds, received at or after the one, before the
+    other."""
+
+    text: str = ""
+    method: str = ""
+    path: str = ""
+    header: str = ""
+    verified: str = ""
+    delivery: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+class Searching:
+    """Makes pages. `index` is put there by the composition root, where there is one."""
+
+    def __init__(self, stored: Stored) -> None:
+        self._stored = stored
+        self.index: Index | None = None
+
+    async def page(self, token: Token, bucket: str, wanted: Wanted, limit: int, cursor: str) -> SearchPage:
+        """A page; `bucket` "" is every one, `limit` 0 is 50, at most 500. Raises Invalid, NotFound, Overloaded."""
+        limit = min(limit, MOST) if limit > 0 else LIMIT
+        wish = _Filter(wanted)
+        buckets = [self._stored.bucket(token, bucket)] if bucket else self._stored.buckets(token)
+        begin = await self._begin(buckets, cursor) if cursor else None
+        budget = _Budget()
+        runs = []
+        for each in buckets:
+            try:
+                bounds = await self._stored.log.bounds(each.id)
+            except BucketGone:
+                continue
+            covered = None if self.index is None else self.index.covered(each.id)
+            if bounds.head >= bounds.first:
+                runs.append(_Run(self._stored, self.index, each, bounds, covered, wish, begin, budget))
+        heap = [(-run.newest, run.bucket.id, run) for run in runs]
+        heapq.heapify(heap)
+        hits: list[_Hit] = []
+        stopped: Key | None = None
+        while heap and len(hits) < limit:
+            run = heap[0][2]
+            if run.waiting:
+                hits.append(run.waiting.pop(0))
+            elif budget.spent and run.begun:
+                stopped = run.reached
+                break
+            else:
+                await run.advance()
+            if run.over:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (-run.newest, run.bucket.id, run))
+        last = stopped or (hits[-1].key if hits and heap else None)
+        return SearchPage(
+            await self._render(hits),
+            None if last is None else self._id(runs, last),
+            not wish.query.terms or all(run.complete for run in runs),
+            _up_to(runs[0]) if len(runs) == 1 and bucket else None,
+        )
+
+    async def _begin(self, buckets: Sequence[Bucket], cursor: str) -> Key:
+        """The place behind which the page begins."""
+        parsed = cursor_of(cursor)
+        bucket_id = await self._stored.log.find(parsed.epoch)
+        bucket = next((each for each in buckets if each.id == bucket_id), None)
+        if bucket is None:
+            raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
+        honoured(await self._stored.log.bounds(bucket.id), cursor)
+        outlines = await self._stored.log.outline(bucket.id, parsed.seq, parsed.seq)
+        if outlines:
+            return Key(outlines[0].received_at, bucket.id, parsed.seq)
+        if len(buckets) == 1:
+            return Key(math.inf, bucket.id, parsed.seq)
+        raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
+
+    def _id(self, runs: Sequence[_Run], key: Key) -> str:
+        bounds = next(run.bounds for run in runs if run.bucket.id == key.bucket_id)
+        return position_id(bounds, key.seq)
+
+    async def _render(self, hits: Sequence[_Hit]) -> list[Document]:
+        seqs: dict[str, list[int]] = {}
+        for hit in hits:
+            seqs.setdefault(hit.key.bucket_id, []).append(hit.key.seq)
+        latest = {key: await self._stored.deliveries.latest(key, each, None) for key, each in seqs.items()}
+        data = []
+        for hit in hits:
+            document = document_of(hit.bucket, hit.found, None, latest[hit.key.bucket_id].get(hit.key.seq))
+            del document["body"]
+            data.append({**document, "size": hit.size})
+        return data
+
+
+class _Budget:
+    """What one request may look at."""
+
+    def __init__(self) -> None:
+        self.events = LOOKED_AT
+        self.bytes = READ
+
+    @property
+    def spent(self) -> bool:
+        return self.events <= 0 or self.bytes <= 0
+
+
+class _Filter:
+    """What is asked for, made ready."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.query: Query = parse_query(wanted.text)
+        self.match = self.query.match()
+        self.since, self.until = wanted.since, wanted.until
+        self.delivery = wanted.delivery
+        self.method = wanted.method.upper()
+        self._path = wanted.path.casefold()
+        self._verified = {"": "", "true": True, "false": False, "none": None}[wanted.verified]
+        self._any_verdict = wanted.verified == ""
+        parts = _SPLIT.split(wanted.header.strip(), maxsplit=1)
+        self._name, self._value = parts[0].casefold(), parts[1].casefold() if len(parts) > 1 else ""
+
+    def fits(self, event: Event) -> bool:
+        """Whether it has all of it, the delivery not counted."""
+        if self.method and event.method.upper() != self.method:
+            return False
+        if not self._any_verdict and event.verified is not self._verified:
+            return False
+        if self._path and self._path not in headers.decode(event.path).casefold():
+            return False
+        if self._name and not self._has_header(event):
+            return False
+        return not self.query.terms or self.query.matches(text_of(event))
+
+    @property
+    def needs_content(self) -> bool:
+        """Whether an event without its content can't fit."""
+        return bool(self.query.terms or self._path or self._name or not self._any_verdict)
+
+    def _has_header(self, event: Event) -> bool:
+        return any(
+            headers.decode(name).casefold() == self._name and self._value in headers.decode(value).casefold()
+            for name, value in headers.parse(event.headers)
+        )
+
+
+class _Hit(NamedTuple):
+    key: Key
+    bucket: Bucket
+    found: Found
+    size: int
+
+
+class _Run:
+    """The search in one bucket: where it is, and what it has found and nobody has taken yet."""
+
+    def __init__(
+        self,
+        stored: Stored,
+        index: Index | None,
+        bucket: Bucket,
+        bounds: Bounds,
+        covered: Covered | None,
+        wish: _Filter,
+        begin: Key | None,
+        budget: _Budget,
+    ) -> None:
+        self.bucket = bucket
+        self.bounds = bounds
+        self.covered = covered
+        self.waiting: list[_Hit] = []
+        self.reached = Key(math.inf, bucket.id, bounds.head + 1)
+        """Everything from here on was looked at."""
+        self.complete = True
+        self._stored = stored
+        self._index = index
+        self._filter = wish
+        self._begin = begin
+        self._budget = budget
+        self._placed = False
+        self._low, self._high = bounds.first, bounds.head
+        self._chunk = _CHUNKS[0]
+        self._unindexed = _UNINDEXED
+        up_to_date = covered is not None and covered.high >= bounds.head
+        self._upper = covered.newest if covered is not None and up_to_date else math.inf
+        if begin is not None:
+            self._upper = min(self._upper, begin.at)
+
+    @property
+    def newest(self) -> float:
+        """No event that is still to come from here was received after this time."""
+        return self.waiting[0].key.at if self.waiting else self._upper
+
+    @property
+    def begun(self) -> bool:
+        """Whether some of it was looked at."""
+        return self.reached.at < math.inf
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is to come from here."""
+        return self._placed and self._high < self._low and not self.waiting
+
+    async def advance(self) -> None:
+        """Looks at some more events."""
+        try:
+            if not self._placed:
+                await self._place()
+            elif self._high >= self._low:
+                await self._look()
+        except BucketGone:
+            self._high = self._low - 1
+
+    async def _place(self) -> None:
+        self._placed = True
+        log, since, until, begin = self._stored.log, self._filter.since, self._filter.until, self._begin
+        if since is not None:
+            self._low = max(self._low, await log.seek(self.bucket.id, since) + 1)
+        if until is not None:
+            self._high = min(self._high, await log.seek(self.bucket.id, until))
+        if begin is not None:
+            if begin.bucket_id == self.bucket.id:
+                high = begin.seq - 1
+            else:
+                at = math.nextafter(begin.at, math.inf) if self.bucket.id > begin.bucket_id else begin.at
+                high = await log.seek(self.bucket.id, at)
+            self._high = min(self._high, high)
+        if self._filter.match and self.covered is not None and self.covered.low > self._low:
+            self.complete = False
+
+    async def _look(self) -> None:
+        """Takes the next candidates, and keeps those that fit."""
+        size = self._chunk
+        self._chunk = min(self._chunk * 2, _CHUNKS[1])
+        covered = self.covered
+        if self._filter.match and covered is not None and self._index is not None:
+            if self._high <= covered.high:
+                await self._look_up(self._index, covered, size)
+                return
+            low = max(self._low, covered.high + 1, self._high - size + 1)
+            self._unindexed -= self._high - low + 1
+            if self._unindexed < 0:
+                # There is too much that is not indexed yet to look at all of it.
+                self.complete, self._high = False, covered.high
+                return
+            await self._look_at(low)
+        else:
+            await self._look_at(max(self._low, self._high - size + 1))
+
+    async def _look_up(self, index: Index, covered: Covered, size: int) -> None:
+        low = max(self._low, covered.low)
+        seqs: list[int] | None = []
+        if low <= self._high:
+            seqs = await index.find(self.bucket.id, self._filter.match, low, self._high, size)
+        if seqs is None:
+            # The index went away: the rest is looked at as it stands.
+            self.covered = None
+        elif await self._judge(seqs) and len(seqs) < size:
+            self._high = self._low - 1
+
+    async def _look_at(self, low: int) -> None:
+        """The events from `low` on, one by one."""
+        outlines = {each.seq: each for each in await self._stored.log.outline(self.bucket.id, low, self._high)}
+        method = self._filter.method
+        wanted = [seq for seq, each in outlines.items() if not method or each.method.upper() == method]
+        if await self._judge(sorted(wanted, reverse=True), outlines):
+            self._move(low, outlines[low].received_at if low in outlines else self._upper)
+
+    async def _judge(self, seqs: Sequence[int], outlines: Mapping[int, Outline] | None = None) -> bool:
+        """Looks at these events, newest first. False where there was no room for all of them."""
+        if not seqs:
+            return True
+        wish = self._filter
+        events = await self._stored.log.pick(self.bucket.id, seqs, _CHUNK)
+        self._budget.events -= len(events)
+        self._budget.bytes -= sum(event.size for event in events if event is not None)
+        hits = []
+        for seq, event in zip(seqs, events, strict=False):
+            outline = None if outlines is None else outlines[seq]
+            if event is not None and wish.fits(event):
+                # The body is not shown, and must not be kept for it.
+                found = Found(msgspec.structs.replace(event, body=b""), False, outline is not None and outline.stub)
+                hits.append(self._hit(event.received_at, found, event.size))
+            elif event is None and outline is not None and not wish.needs_content:
+                hits.append(self._hit(outline.received_at, self._without_content(outline), outline.size))
+        if wish.delivery and hits:
+            latest = await self._stored.deliveries.latest(self.bucket.id, [hit.key.seq for hit in hits], None)
+            status = {seq: each.result.status for seq, each in latest.items()}
+            hits = [hit for hit in hits if status.get(hit.key.seq, RECEIVED) == wish.delivery]
+        self.waiting += hits
+        last = next((event for event in reversed(events) if event is not None), None)
+        self._move(seqs[len(events) - 1], self._upper if last is None else last.received_at)
+        return len(events) == len(seqs)
+
+    def _move(self, seq: int, at: float) -> None:
+        """Everything from this seq on was looked at; it was received at about that time, or before."""
+        self._high = seq - 1
+        self._upper = min(self._upper, at)
+        self.reached = Key(self._upper, self.bucket.id, seq)
+
+    def _hit(self, at: float, found: Found, size: int) -> _Hit:
+        return _Hit(Key(at, self.bucket.id, found.event.seq), self.bucket, found, size)
+
+    def _without_content(self, outline: Outline) -> Found:
+        epoch = epoch_at(self.bounds.epochs, outline.seq)
+        event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
+        return Found(event, True, outline.stub)
+
+
+def _up_to(run: _Run) -> str | None:
+    return None if run.covered is None else position_id(run.bounds, run.covered.high)

@@ -1,0 +1,236 @@
+"""Who is signed in to the page: sessions, which outlive a restart, and the one-time codes that begin one.
+
+A session is what a browser's cookie names. It stands for a token, or for the relay's owner, who was given a code on the
+relay's own machine. It is good as long as the secret is that began it: with a token that is revoked, rotated or
+expired, and with a sign-out, it ends at once. So sessions are records, and not signed cookies: the file
+`sessions.json` in the data directory, in which of a cookie only its hash stands. It is no part of a backup, so that
+restoring one brings no session back; without it everybody is signed out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from relay_tornado.errors import Unauthorized
+from relay_tornado.ids import hash_secret
+from relay_tornado.model import DAY, Token
+from relay_tornado.registry.contract import Kind, Registry
+
+_log = structlog.get_logger(__name__)
+
+LIFE: Final = 7 * DAY
+"""Seconds after which one has to sign in again."""
+CODE_LIFE: Final = 600.0
+"""Seconds for which a one-time code is good."""
+MAX_SESSIONS: Final = 1_000
+MAX_SESSIONS_OF_TOKEN: Final = 100
+MAX_CODES: Final = 100
+"""Of codes, and of sessions, the oldest make room for new ones."""
+
+OWNER: Final = Token(key="", secret_hash="", created_at=0.0, description="the relay's owner")
+"""Who came by a code: whoever may run commands on the relay's machine, and so may see and do everything."""
+
+NAME: Final = "sessions.json"
+
+_NOT_SIGNED_IN: Final = "nobody is signed in here (any more): sign in again"
+_WRONG_CODE: Final = "this link was used already, or is too old: print another one with `relay ui`"
+
+
+class _Stored(msgspec.Struct):
+    """A session in the file."""
+
+    id: str
+    token: str
+    secret_hash: str
+    created_at: float
+    expires_at: float
+
+
+class Held(Protocol):
+    """What lives as long as its session: an open stream of events."""
+
+    def session_ended(self) -> None: ...
+
+
+class Session:
+    """`token` is its key, "" for the owner; `secret_hash` is of the secret that it was begun with."""
+
+    __slots__ = ("created_at", "expires_at", "held", "id", "secret_hash", "token")
+
+    def __init__(self, id: str, token: str, secret_hash: str, created_at: float, expires_at: float) -> None:
+        self.id = id
+        self.token = token
+        self.secret_hash = secret_hash
+        self.created_at = created_at
+        self.expires_at = expires_at
+        self.held: set[Held] = set()
+
+
+class Sessions:
+    """All sessions, and the codes that wait to be used."""
+
+    def __init__(self, registry: Registry, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
+        """Reads the sessions that there were. `path` None: in memory only. `clock` gives unix seconds."""
+        self._registry = registry
+        self._path = path
+        self._clock = clock
+        self._codes: dict[str, float] = {}
+        self._sessions: dict[str, Session] = {}
+        self._storing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._end_watch = registry.watch(self._changed)
+        self._load()
+
+    # codes
+
+    def new_code(self) -> str:
+        """A code that signs the owner in, once, within ten minutes. Only its hash is kept, and in memory alone."""
+        code = secrets.token_urlsafe(24)
+        self._codes[hash_secret(code)] = self._clock() + CODE_LIFE
+        while len(self._codes) > MAX_CODES:
+            del self._codes[next(iter(self._codes))]
+        return code
+
+    async def redeem(self, code: str) -> tuple[str, Session]:
+        """Begins the owner's session by a code; returns what the cookie holds, too. Raises Unauthorized."""
+        if self._codes.pop(hash_secret(code), 0.0) <= self._clock():
+            raise Unauthorized(_WRONG_CODE)
+        return await self._begin(OWNER, "")
+
+    # sessions
+
+    async def begin(self, token: Token, secret: str) -> tuple[str, Session]:
+        """Begins a session of this token, for whoever showed its secret; returns what the cookie holds, too."""
+        return await self._begin(token, hash_secret(secret))
+
+    def find(self, cookie: str) -> tuple[Session, Token]:
+        """The session that a cookie names, and its token as that is now. Raises Unauthorized."""
+        session = self._sessions.get(hash_secret(cookie))
+        token = None if session is None else self._token(session)
+        if session is None or token is None:
+            raise Unauthorized(_NOT_SIGNED_IN)
+        return session, token
+
+    def good(self, session: Session) -> bool:
+        """Whether it has not ended."""
+        return session.id in self._sessions and self._token(session) is not None
+
+    async def end(self, cookie: str) -> None:
+        """Signs out: the session is over for every page and stream. That there is none is no error."""
+        session = self._sessions.get(hash_secret(cookie))
+        if session is not None:
+            self._end(session)
+            await self._store()
+
+    async def end_all(self) -> int:
+        """Signs everybody out, and takes the codes back; returns how many sessions there were."""
+        self._codes.clear()
+        ended = list(self._sessions.values())
+        for session in ended:
+            self._end(session)
+        await self._store()
+        return len(ended)
+
+    async def close(self) -> None:
+        """Follows the registry no longer, and waits until the file is written. May be repeated."""
+        self._end_watch()
+        await asyncio.gather(*self._tasks)
+
+    async def _begin(self, token: Token, secret_hash: str) -> tuple[str, Session]:
+        now = self._clock()
+        ends = now + LIFE if token.expires_at is None else min(now + LIFE, token.expires_at)
+        cookie = secrets.token_urlsafe(32)
+        session = Session(hash_secret(cookie), token.key, secret_hash, now, ends)
+        for each in [one for one in self._sessions.values() if self._token(one) is None]:
+            self._end(each)
+        same = [each for each in self._sessions.values() if each.token == token.key]
+        if len(same) >= MAX_SESSIONS_OF_TOKEN:
+            self._end(same[0])
+        elif len(self._sessions) >= MAX_SESSIONS:
+            self._end(next(iter(self._sessions.values())))
+        self._sessions[session.id] = session
+        await self._store()
+        return cookie, session
+
+    def _token(self, session: Session) -> Token | None:
+        """Its token, None where the session is over."""
+        now = self._clock()
+        if now >= session.expires_at:
+            return None
+        if not session.token:
+            return OWNER
+        token: Token | None = self._registry.get("token", session.token)
+        if token is None or token.expired(now) or not token.api_access or not token.opens(session.secret_hash, now):
+            return None
+        return token
+
+    def _end(self, session: Session) -> None:
+        self._sessions.pop(session.id, None)
+        for each in list(session.held):
+            each.session_ended()
+
+    def _changed(self, kind: Kind, key: str) -> None:
+        if kind != "token":
+            return
+        over = [each for each in self._sessions.values() if each.token == key and self._token(each) is None]
+        for session in over:
+            self._end(session)
+        if over and self._path is not None:
+            task = asyncio.get_running_loop().create_task(self._store())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    # the file
+
+    def _load(self) -> None:
+        if self._path is None:
+            return
+        try:
+            found = msgspec.json.decode(self._path.read_bytes(), type=list[_Stored])
+        except FileNotFoundError:
+            return
+        except (OSError, msgspec.MsgspecError) as error:
+            _log.warning("sessions_lost", reason=str(error), consequence="everybody has to sign in again")
+            return
+        for each in found[-MAX_SESSIONS:]:
+            session = Session(each.id, each.token, each.secret_hash, each.created_at, each.expires_at)
+            if self._token(session) is not None:
+                self._sessions[session.id] = session
+
+    async def _store(self) -> None:
+        """Writes the file anew. Where that fails, sessions are right until the next start, and the log says so."""
+        if self._path is None:
+            return
+        async with self._storing:
+            stored = [
+                _Stored(each.id, each.token, each.secret_hash, each.created_at, each.expires_at)
+                for each in self._sessions.values()
+            ]
+            try:
+                await asyncio.to_thread(_write, self._path, msgspec.json.encode(stored))
+            except OSError as error:
+                _log.warning("sessions_not_stored", reason=str(error))
+
+
+def _write(path: Path, data: bytes) -> None:
+    made = path.with_suffix(".new")
+    descriptor = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+    made.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

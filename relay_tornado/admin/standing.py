@@ -1,0 +1,95 @@
+"""Where a consumer is, as a reading of it, and the JSON forms of that, of a seek and of a dead letter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from relay_tornado.log.consumers import DeadLetter, Key, Stored, Terms
+from relay_tornado.log.lineage import position_id
+from relay_tornado.model import Bounds, Bucket
+from relay_tornado.wire.fields import Document
+from relay_tornado.wire.frames import gap_fields
+from relay_tornado.wire.rest import whole
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A consumer at one moment. Counts are events: `pending` are those that it is not done with; of these `out` were
+    given to somebody and `parked` wait for another try. `lag` is how many seconds the oldest of them has waited."""
+
+    stored: Stored
+    terms: Terms
+    floor: int
+    pending: int
+    out: int
+    parked: int
+    connections: int
+    lag: float
+
+    @property
+    def key(self) -> Key:
+        return self.stored.key
+
+
+@dataclass(frozen=True, slots=True)
+class Seeked:
+    """A seek, done or looked at: from one position to another. `repeats`: events that it was done with and is given
+    again; `skips`: events that it was not done with and does not get."""
+
+    before: str
+    after: str
+    repeats: int
+    skips: int
+    preview: bool
+
+
+def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Document:
+    """A consumer of this bucket."""
+    stored, terms, key = standing.stored, standing.terms, standing.key
+    acked = key.kind == "client" and not terms.receipt
+    gaps = stored.gaps
+    return {
+        "bucket_id": bucket.id,
+        "bucket_name": bucket.name,
+        "kind": key.kind,
+        "name": key.name,
+        "ack": "forward" if key.kind == "output" else "explicit" if acked else "receipt",
+        "floor": position_id(bounds, standing.floor),
+        "head": position_id(bounds, bounds.head),
+        "pending": standing.pending,
+        "out": standing.out,
+        "parked": standing.parked,
+        "dead": stored.dead,
+        "connections": standing.connections,
+        "ack_wait": whole(terms.ack_wait) if acked else None,
+        "max_deliver": terms.max_deliver if acked else None,
+        "lag": {"events": standing.pending, "seconds": round(standing.lag, 3)},
+        "gaps": None if gaps is None else {"times": gaps.times, "last": gap_fields(gaps.last), "at": int(gaps.at)},
+        "created_at": int(stored.created_at),
+        "updated_at": int(stored.updated_at),
+    }
+
+
+def seeked_document(seeked: Seeked) -> Document:
+    """What is answered to a seek."""
+    return {
+        "from": seeked.before,
+        "to": seeked.after,
+        "repeats": seeked.repeats,
+        "skips": seeked.skips,
+        "preview": seeked.preview,
+    }
+
+
+def dead_document(letter: DeadLetter, bounds: Bounds) -> Document:
+    """An event that a consumer gave up."""
+    return {
+        "id": position_id(bounds, letter.seq),
+        "seq": letter.seq,
+        "kind": letter.key.kind,
+        "consumer": letter.key.name,
+        "attempts": letter.attempts,
+        "since": letter.since,
+        "at": letter.at,
+        "reason": letter.reason,
+    }

@@ -1,0 +1,62 @@
+"""The target's answers on their way back to the relay."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from relay_tornado.agent.backoff import Backoff
+from relay_tornado.agent.engine import Outcome
+from relay_tornado.agent.target import MOST_BODY, Answer
+from relay_tornado.client.errors import Rejected, RelayClientError
+from relay_tornado.client.event import Event
+
+PATIENCE: Final = 120.0
+"""Seconds that an answer waits for a relay that is away."""
+TRIES: Final = 5
+_BACKOFF: Final = Backoff(longest=5.0)
+_LATER: Final = frozenset({"unavailable", "overloaded", "no_space", "unknown"})
+
+Problem = Callable[[str], None]
+
+
+def answer_of(outcome: Outcome) -> tuple[int, Mapping[str, list[str]], bytes]:
+    """Status (0: nobody answered, or with none that can be passed on), headers and body."""
+    result = outcome.result
+    if not isinstance(result, Answer) or not 200 <= result.status <= 599:
+        return 0, {}, b""
+    return result.status, result.headers, result.body
+
+
+class Answers:
+    """What can't be stored is told to `problem`, and given up."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    async def give(self, event: Event, outcome: Outcome) -> None:
+        """Returns when the answer is stored, or given up."""
+        _tell_if_cut(event, outcome, self._problem)
+        status, headers, body = answer_of(outcome)
+        for tries in range(1, TRIES + 1):
+            try:
+                await event.respond(status, body, headers, timeout=PATIENCE)
+            except Rejected as error:
+                if error.code not in _LATER or tries == TRIES:
+                    self._problem(f"the answer to {event.id} was not stored: {error.message}")
+                    return
+            except TimeoutError:
+                self._problem(f"the answer to {event.id} was not stored: the relay was away for too long")
+                return
+            except (RelayClientError, OSError) as error:
+                self._problem(f"the answer to {event.id} was not stored: {error}")
+                return
+            else:
+                return
+            await asyncio.sleep(_BACKOFF.wait(tries))
+
+
+def _tell_if_cut(event: Event, outcome: Outcome, problem: Problem) -> None:
+    if isinstance(outcome.result, Answer) and not outcome.result.whole:
+        problem(f"the answer to {event.id} goes back without its body, which is over {MOST_BODY // 1024} KiB")

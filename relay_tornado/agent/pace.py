@@ -1,0 +1,58 @@
+"""At which pace stored events are sent again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from relay_tornado.agent.engine import first_of, next_of
+from relay_tornado.client.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """`factor` times as fast as the events came in, or `rate` events a second; neither: as fast as it goes."""
+
+    factor: float | None = None
+    rate: float | None = None
+
+    def gap(self, before: float | None, now: float | None) -> float:
+        """Seconds between two events that were received at these times (unix seconds)."""
+        if self.rate is not None:
+            return 1 / self.rate
+        if self.factor is None or before is None or now is None:
+            return 0.0
+        return max(0.0, now - before) / self.factor
+
+
+async def paced(
+    events: AsyncIterator[Event],
+    last: int,
+    caught_up: asyncio.Event,
+    pace: Pace,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncGenerator[Event, None]:
+    """The events up to this seq, in the pace of their own. It ends as well where `caught_up` says that all that was
+    stored has come. One that is late makes those behind it no faster."""
+    loop = asyncio.get_running_loop()
+    waiting = asyncio.ensure_future(caught_up.wait())
+    due: float | None = None
+    before: float | None = None
+    try:
+        while True:
+            event = await first_of(next_of(events), waiting)
+            if event is None or event.seq > last:
+                return
+            if due is not None:
+                due = max(due + pace.gap(before, event.received_at), loop.time())
+                if due > loop.time():
+                    await sleep(due - loop.time())
+            else:
+                due = loop.time()
+            before = event.received_at
+            yield event
+            if event.seq == last:
+                return
+    finally:
+        waiting.cancel()

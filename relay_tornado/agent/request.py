@@ -1,0 +1,172 @@
+"""What goes to the target for an event: its method, URL, headers and body, as they came."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from relay_tornado.client.event import EventData
+
+NOT_FORWARDED: Final = frozenset(
+    (
+        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection"),
+        *("te", "trailer", "transfer-encoding", "upgrade"),
+        *("content-length", "expect", "host"),
+    )
+)
+"""Header names (in lower case) that are about one hop: the target gets its own Host, the body's true length, and is not
+asked whether it wants a body that is here already."""
+
+NOT_OURS: Final = NOT_FORWARDED - {"host"}
+"""Those that no configuration can give either."""
+
+_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
+_FORBIDDEN_IN_TARGET = re.compile(rb"[\x00-\x20\x7f]")
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Unsendable(Exception):
+    """No HTTP request can be made of this event, however often one tries; the message says why."""
+
+
+class NoDestination(Unsendable):
+    """The event's output names nowhere to send it to; that can change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """An HTTP request: `method`, `target` (path and query) and `headers` go out as they stand, never normalised, to the
+    server of `origin` ("http://host:port"). `dropped` are names of the event's headers that no request can have."""
+
+    method: str
+    origin: str
+    target: bytes
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def path(self) -> str:
+        """The path, for people."""
+        return self.target.partition(b"?")[0].decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How requests are made of events.
+
+    `url` is the target, "" for the destination of each event's own output. What follows the input in the event's URL is
+    appended to the target's path, unless `lock_path`; an output's destination has it already where it should. The
+    event's query is appended to the target's own. `headers` come instead of the sender's of the same names; one with
+    the value "" is left out.
+    """
+
+    url: str = ""
+    lock_path: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The target for people, without credentials and query."""
+        if not self.url:
+            return "the destinations of its outputs"
+        return split_credentials(self.url)[0].partition("?")[0]
+
+    def request(self, event: EventData) -> Request:
+        """The request for an event. Raises Unsendable."""
+        if not _TOKEN.fullmatch(event.method.encode("utf-8", "replace")):
+            raise Unsendable(f"the method {event.method[:40]!r} is none that HTTP allows")
+        if self.url:
+            url, path = self.url, b"" if self.lock_path else event.raw_path
+        elif event.destination:
+            url, path = _apart(event)
+        else:
+            raise NoDestination("its output has no destination: name a URL, or give the output a destination")
+        base, credentials = split_credentials(url)
+        origin, target = _joined(base, path, event.raw_query)
+        headers, dropped = self._headers(event, credentials)
+        return Request(event.method, origin, target, headers, event.body, dropped)
+
+    def _headers(self, event: EventData, credentials: str) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[str, ...]]:
+        ours = {name.lower() for name, _ in self.headers}
+        given = [(name.encode(), value.encode()) for name, value in self.headers if value]
+        if credentials and "authorization" not in ours:
+            ours.add("authorization")
+            given.append((b"Authorization", credentials.encode()))
+        left_out = {name.encode() for name in NOT_FORWARDED | ours | _named_by_connection(event)}
+        fields: list[tuple[bytes, bytes]] = []
+        dropped: list[str] = []
+        for name, value in event.raw_headers:
+            if name.lower() in left_out:
+                continue
+            if is_header(name, value):
+                fields.append((name, value))
+            else:
+                dropped.append(name.decode(errors="replace"))
+        fields += given
+        if event.body or "content-length" in event.headers or event.method in _WITH_BODY:
+            fields.append((b"Content-Length", b"%d" % len(event.body)))
+        return tuple(fields), tuple(dropped)
+
+
+def is_header(name: bytes, value: bytes) -> bool:
+    """Whether a request can have this header."""
+    return _TOKEN.fullmatch(name) is not None and _FORBIDDEN_IN_VALUE.search(value) is None
+
+
+def split_credentials(url: str) -> tuple[str, str]:
+    """A URL without its user and password, and the value of an Authorization header that they make ("" for none).
+    Raises Unsendable where it is no URL of an HTTP server."""
+    scheme, mark, rest = url.partition("://")
+    end = next((at for at, each in enumerate(rest) if each in "/?#"), len(rest))
+    authority, tail = rest[:end], rest[end:]
+    user, at, place = authority.rpartition("@")
+    clean = f"{scheme}://{place}{tail}"
+    try:
+        parts = urlsplit(clean)
+        fine = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        fine = False
+    if not mark or not fine or _FORBIDDEN_IN_TARGET.search(clean.encode("utf-8", "replace")):
+        raise Unsendable(f"{clean[:200] if mark else url[:200]!r} is no URL like http://localhost:3000/hooks")
+    if not at:
+        return clean, ""
+    name, _, password = user.partition(":")
+    return clean, "Basic " + b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode("ascii")
+
+
+def _apart(event: EventData) -> tuple[str, bytes]:
+    """The URL that an output has of its own, and the event's path where it was appended to that."""
+    url, path = event.destination, event.path
+    at = url.find(path) if path else -1
+    while at >= 0:
+        own, tail = url[:at], url[at + len(path) :]
+        if not re.search("[?#]", own) and tail[:1] in ("", "?", "#"):
+            # One slash is taken off again where the path is appended.
+            return f"{own}/{tail}", event.raw_path
+        at = url.find(path, at + 1)
+    return url, b""
+
+
+def _joined(base: str, path: bytes, query: bytes) -> tuple[str, bytes]:
+    """The origin and the request target of a URL, with path and query appended to its own."""
+    address, mark, own = base.partition("#")[0].partition("?")
+    scheme, _, rest = address.partition("://")
+    place, slash, below = rest.partition("/")
+    target = (slash + below).encode()
+    if path:
+        # A path is not appended behind a slash that it brings itself.
+        target = target.removesuffix(b"/") + (path if path.startswith(b"/") else b"/" + path)
+    queries = b"&".join(each for each in (own.encode(), query) if each)
+    target = (target or b"/") + (b"?" + queries if queries or mark else b"")
+    if _FORBIDDEN_IN_TARGET.search(target):
+        raise Unsendable("its path or query holds what no request line can")
+    return f"{scheme}://{place}", target
+
+
+def _named_by_connection(event: EventData) -> set[str]:
+    return {name.strip().lower() for value in event.headers.get_all("connection") for name in value.split(",")}

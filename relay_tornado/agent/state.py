@@ -1,0 +1,56 @@
+"""Where an agent keeps how far it is, and that no two agents keep it in the same place."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class InUse(Exception):
+    """Another process holds the checkpoint."""
+
+
+def default_path(relay: str, bucket: str, target: str, environment: Mapping[str, str]) -> Path:
+    """The checkpoint of an agent by what it does: a file in systemd's `$STATE_DIRECTORY`, else in the user's own
+    directory for state, `$XDG_STATE_HOME/relay`. Raises RuntimeError where there is no such directory."""
+    ours = environment.get("STATE_DIRECTORY", "").partition(":")[0]
+    if ours:
+        directory = Path(ours)
+    elif environment.get("XDG_STATE_HOME"):
+        directory = Path(environment["XDG_STATE_HOME"]) / "relay"
+    else:
+        directory = Path.home() / ".local" / "state" / "relay"
+    digest = hashlib.sha256("\n".join((relay, bucket, target)).encode()).hexdigest()[:12]
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", bucket)[:60].strip("._") or "bucket"
+    return directory / f"forward-{readable}-{digest}.checkpoint"
+
+
+class Holder:
+    """Holds a checkpoint for this process until it is closed, by a lock on a file beside it."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        """Raises InUse, whose text is the other process's id, and OSError."""
+        # By whatever link it is named, the file is one.
+        checkpoint = Path(os.path.realpath(checkpoint))
+        path = checkpoint.with_name(checkpoint.name + ".lock")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(self._file, 0)
+            os.write(self._file, f"{os.getpid()}\n".encode())
+        except BlockingIOError:
+            other = os.read(self._file, 20).decode(errors="replace").strip()
+            os.close(self._file)
+            raise InUse(other or "?") from None
+        except OSError:
+            os.close(self._file)
+            raise
+
+    def close(self) -> None:
+        """Lets go of it."""
+        os.close(self._file)

@@ -1,0 +1,95 @@
+"""How a command that reads events reaches the relay's socket: at `--url` with a token's secret, or, for the relay of a
+data directory, with a token that the command makes for itself and revokes at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from relay_tornado.cli.client import Caller, Relay, open_relay, place_given
+from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.wire.fields import Document
+
+LIFE: Final = 86_400.0
+"""Seconds after which a token that could not be revoked ends by itself. A command that runs on puts that off."""
+
+ANY_KEY: Final = "whr"
+"""The key with which the secret alone decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The relay's base URL (http or https), and what to authenticate with. `data` is the directory of the relay that
+    made the token for this command, None where it was given. The secret is in no repr."""
+
+    url: str
+    key: str
+    secret: str
+    data: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Access({self.url!r})"
+
+
+@contextmanager
+def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | None = None) -> Iterator[Access]:
+    """What a command (`what`: "relay forward", for the token's description) connects with; `buckets` are all that its
+    own token may read (none named: every one); `key` goes with the secret for `--url`. Raises RelayError and
+    UsageError."""
+    place = place_given()
+    if place is not None:
+        yield Access(place.url, key or ANY_KEY, place.secret())
+        return
+    if key is not None:
+        raise click.UsageError("--key goes with --url and a secret: the relay on this machine needs neither")
+    with open_relay(data) as relay:
+        info = relay.call("relay.info")
+        if not info.get("address"):
+            raise Unavailable(f"no relay runs on {data}: start it with `relay serve`, or name one with --url")
+        made = _make(relay, what, buckets)
+    try:
+        yield Access(_near(info), made["key"], made["secret"], data)
+    finally:
+        with suppress(RelayError, OSError):
+            _call(data, "token.revoke", key=made["key"])
+
+
+async def extend(access: Access) -> None:
+    """Puts off the end of a token that a command made for itself, again and again, until it is cancelled."""
+    while access.data is not None:
+        await asyncio.sleep(LIFE / 8)
+        options = {"expires_at": time.time() + LIFE}
+        with suppress(RelayError, OSError):
+            await asyncio.to_thread(_call, access.data, "token.set", key=access.key, options=options)
+
+
+def _call(data: Path, command: str, **arguments: Any) -> None:
+    relay = Relay(data, create=False)
+    try:
+        relay.call(command, **arguments)
+    finally:
+        relay.close()
+
+
+def _make(relay: Caller, what: str, buckets: Sequence[str]) -> Document:
+    options: Document = {
+        "description": what,
+        "buckets": list(buckets) or None,
+        "api_access": True,
+        "expires_at": time.time() + LIFE,
+    }
+    made: Document = relay.call("token.create", options=options)
+    return made
+
+
+def _near(info: Document) -> str:
+    """The shortest way: the address itself, but for TLS, where the certificate is one for the public URL."""
+    address: str = info["address"]
+    return info["url"] or address if address.startswith("https:") else address

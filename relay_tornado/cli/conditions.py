@@ -1,0 +1,70 @@
+"""Which events to see, as people write it: `header:X-GitHub-Event=push`, `payload.action=opened`, or rules as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from relay_tornado.cli.options import Lines
+from relay_tornado.wire.fields import Document
+
+FORM: Final = "header:NAME=VALUE, query:NAME=VALUE, payload.PATH=VALUE, rules as JSON, or @FILE with such rules"
+
+_SHORT = re.compile(r"(header|query|payload)[:.]([^=~!]+)(!?[=~])(.*)|(body)(!?[=~])(.*)", re.DOTALL)
+
+
+class Condition(click.ParamType[Any]):
+    """A document of rules. In the short forms `=` is equal, `~` is found by a regular expression, `!` before it not."""
+
+    name = "condition"
+    envvar_list_splitter = "\n"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return Lines().split_envvar_value(rv)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = value.strip()
+        if text.startswith("@"):
+            try:
+                text = Path(text[1:]).read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is no text"
+                self.fail(f"{text[1:]} can't be read: {reason}", param, ctx)
+        elif not text.startswith("{"):
+            short = _short(text)
+            if short is None:
+                self.fail(f"{value!r} is not {FORM}", param, ctx)
+            return short
+        try:
+            rules = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"is no JSON: {error}", param, ctx)
+        if not isinstance(rules, dict):
+            self.fail("is no JSON object, as rules are", param, ctx)
+        return rules
+
+
+def joined(conditions: Sequence[Document]) -> Document | None:
+    """The rules that hold where all of these do; None for none."""
+    if len(conditions) < 2:
+        return next(iter(conditions), None)
+    return {"and": list(conditions)}
+
+
+def _short(text: str) -> Document | None:
+    match = _SHORT.fullmatch(text)
+    if match is None:
+        return None
+    source, name, operator, value = match[1], match[2], match[3], match[4]
+    if match[5]:
+        source, name, operator, value = "payload", "", match[6], match[7]
+    kind = "value" if operator.endswith("=") else "regex"
+    rule = {"match": {"type": kind, kind: value, "parameter": {"source": source, "name": name.strip()}}}
+    return {"not": rule} if operator.startswith("!") else rule

@@ -1,0 +1,233 @@
+"""`relay consumer …`: where consumers are, moving them, and what they gave up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from relay_tornado.cli.answering import ask
+from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.options import data_option, format_duration, json_option, options_of
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
+from relay_tornado.cli.positions import Place, PlaceType
+
+_option = options_of("CONSUMER")
+
+
+@click.group()
+def consumer() -> None:
+    """List, show, move and delete consumers, and handle what they gave up."""
+
+
+@consumer.command(name="list")
+@click.argument("bucket", required=False)
+@data_option
+@json_option
+def list_(bucket: str | None, data: Path, as_json: bool) -> None:
+    """List all consumers, or those of the bucket with the name or id BUCKET."""
+    with open_relay(data) as relay:
+        found = relay.call("consumer.list", bucket=bucket)
+    if as_json:
+        print_json(found)
+    elif not found:
+        note("there is no consumer: a client makes one when it subscribes with it")
+    else:
+        print_table(
+            ("BUCKET", "CONSUMER", "ACKS", "POSITION", "PENDING", "OLDEST", "OUT", "PARKED", "DEAD", "CONNECTIONS"),
+            (
+                (
+                    each["bucket_name"],
+                    reference(each),
+                    each["ack"],
+                    each["floor"],
+                    str(each["pending"]),
+                    _waited(each),
+                    str(each["out"]),
+                    str(each["parked"]),
+                    str(each["dead"]),
+                    str(each["connections"]),
+                )
+                for each in found
+            ),
+        )
+
+
+@consumer.command()
+@click.argument("bucket")
+@click.argument("consumer")
+@data_option
+@json_option
+def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
+    """Show where the consumer CONSUMER of the bucket BUCKET is.
+
+    CONSUMER is its name; `token:KEY` is a durable token's, `output:NAME` that of a public output.
+    """
+    with open_relay(data) as relay:
+        found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        ("consumer", reference(found)),
+        ("bucket", found["bucket_name"]),
+        ("acks", found["ack"]),
+        ("position", f"{found['floor']}, of {found['head']}"),
+        ("pending", f"{found['pending']} events" + (f", the oldest for {_waited(found)}" if found["pending"] else "")),
+        ("out", f"{found['out']} given and not acked"),
+        ("parked", f"{found['parked']} wait for another try"),
+        ("dead", f"{found['dead']} given up" + (", see `relay consumer dead`" if found["dead"] else "")),
+        ("connections", str(found["connections"])),
+    ]
+    if found["ack_wait"] is not None:
+        tries = found["max_deliver"] or "no end of"
+        rows.append(("terms", f"{tries} tries, {format_duration(found['ack_wait'])} for an ack"))
+    if found["gaps"] is not None:
+        last = found["gaps"]["last"]
+        which = "" if last["from"] is None else f" {last['from']} to {last['to']}"
+        rows.append(("missed", f"{found['gaps']['times']} gaps, the last one{which} ({last['reason']}), "
+                               f"{when(found['gaps']['at'])}"))  # fmt: skip
+    rows.append(("made", when(found["created_at"])))
+    print_fields(rows)
+
+
+@consumer.command()
+@click.argument("bucket")
+@click.argument("consumer")
+@_option("--to", type=PlaceType(), required=True, help="An id, a time like 2h (ago), last:100, earliest or latest.")
+@_option("--preview", is_flag=True, help="Only say what it would repeat and pass over.")
+@data_option
+@json_option
+def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
+    """Move the consumer CONSUMER of the bucket BUCKET: it is given what lies behind the new position."""
+    with open_relay(data) as relay:
+        done = relay.call("consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
+    if as_json:
+        print_json(done)
+        return
+    would = "Would move" if preview else "Moved"
+    click.echo(
+        f"{would} from {done['from']} to {done['to']}: {_events(done['repeats'])} again, "
+        f"{_events(done['skips'])} passed over"
+    )
+
+
+@consumer.command()
+@click.argument("bucket")
+@click.argument("consumer")
+@_option("--yes", is_flag=True, help="Do not ask first.")
+@data_option
+@json_option
+def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> None:
+    """Delete the consumer CONSUMER of the bucket BUCKET: its position and its dead letters. Events stay."""
+    with open_relay(data) as relay:
+        if not yes:
+            found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
+            lost = f"{found['pending']} events pending and {found['dead']} given up"
+            ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
+        gone = relay.call("consumer.delete", bucket=bucket, consumer=consumer)
+    if as_json:
+        print_json(gone)
+    else:
+        click.echo(f"Deleted {gone['id']}.")
+
+
+@consumer.command()
+@click.argument("bucket")
+@click.argument("consumer", required=False)
+@_option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most this many.")
+@_option("--cursor", help="Go on behind this id.")
+@data_option
+@json_option
+def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
+    """List what the consumer CONSUMER, or every one, of the bucket BUCKET gave up."""
+    with open_relay(data) as relay:
+        page = relay.call("consumer.dead", bucket=bucket, consumer=consumer, limit=limit, cursor=cursor or "")
+    if as_json:
+        print_json(page)
+        return
+    if not page["data"]:
+        note("nothing was given up")
+        return
+    print_table(
+        ("EVENT", "CONSUMER", "TRIES", "FIRST", "GIVEN UP", "REASON"),
+        (
+            (
+                each["id"],
+                reference({"kind": each["kind"], "name": each["consumer"]}),
+                str(each["attempts"]),
+                when(each["since"]),
+                when(each["at"]),
+                each["reason"],
+            )
+            for each in page["data"]
+        ),
+    )
+    if "next_cursor" in page:
+        note(f"there is more: go on with --cursor {page['next_cursor']}")
+
+
+_ALL = _option("--all", "everything", is_flag=True, help="All of them, instead of ids.")
+
+
+@consumer.command()
+@click.argument("bucket")
+@click.argument("consumer")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_ALL
+@data_option
+@json_option
+def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, data: Path, as_json: bool) -> None:
+    """Have the consumer CONSUMER of the bucket BUCKET be given again what it gave up: the events ID, or all."""
+    wanted = _wanted(ids, everything)
+    with open_relay(data) as relay:
+        done = relay.call("consumer.resend", bucket=bucket, consumer=consumer, ids=wanted)
+    if as_json:
+        print_json(done)
+        return
+    click.echo(f"{_events(done['scheduled'])} to be given again.")
+    if done["left"]:
+        note(f"{_events(done['left'])} stay dead letters: as many wait as may; try again when some are done")
+
+
+@consumer.command()
+@click.argument("bucket")
+@click.argument("consumer")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@_ALL
+@_option("--yes", is_flag=True, help="Do not ask first.")
+@data_option
+@json_option
+def forget(
+    bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, yes: bool, data: Path, as_json: bool
+) -> None:
+    """Forget what the consumer CONSUMER of the bucket BUCKET gave up: the events ID, or all. The events stay."""
+    wanted = _wanted(ids, everything)
+    ask(yes, f"Forget {'all dead letters' if wanted is None else f'{len(wanted)} dead letters'} of {consumer}?")
+    with open_relay(data) as relay:
+        done = relay.call("consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)
+    if as_json:
+        print_json(done)
+    else:
+        click.echo(f"Forgot {done['forgotten']} dead letters.")
+
+
+def reference(found: Document) -> str:
+    """How a consumer is named on the command line."""
+    plain = found["kind"] == "client" and not found["name"].startswith(("client:", "token:", "output:"))
+    return str(found["name"]) if plain else f"{found['kind']}:{found['name']}"
+
+
+def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:
+    if bool(ids) == everything:
+        raise click.UsageError("name events by their ids, or all of them with --all")
+    return None if everything else list(ids)
+
+
+def _waited(found: Document) -> str:
+    return format_duration(int(found["lag"]["seconds"])) if found["pending"] else ""
+
+
+def _events(count: int) -> str:
+    return f"{count} event{'' if count == 1 else 's'}"

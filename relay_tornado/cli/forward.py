@@ -1,0 +1,192 @@
+"""`relay forward`: the agent behind NAT. It gives a bucket's events to a local HTTP server, and the answers back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay_tornado.cli.access import Access, extend, open_access
+from relay_tornado.cli.client import open_relay, place_given
+from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
+from relay_tornado.errors import RelayError
+
+if TYPE_CHECKING:
+    from relay_tornado.agent.engine import Agent
+    from relay_tornado.agent.target import Target
+    from relay_tornado.cli.tally import Tally
+    from relay_tornado.client.subscription import Subscription as Events
+
+_option = options_of("FORWARD")
+
+
+@click.command()
+@click.argument("bucket")
+@click.argument("url", required=False, default="")
+@_option("--output", help="Only the copies for this internal output, by its name.")
+@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
+@sending_options(_option)
+@_option("--no-respond", is_flag=True, help="Do not send the target's answers back.")
+@_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps how far it is.")
+@_option("--since", type=PlaceType(), help="Where to begin while there is no checkpoint. Default: latest.")
+@_option("--stock", is_flag=True, help="Speak the original's protocol alone, to any Webhook Relay server.")
+@_option("--key", help="The token's key, where the server wants it beside the secret.")
+@data_option
+@json_option
+def forward(
+    bucket: str,
+    url: str,
+    output: str | None,
+    filters: tuple[Any, ...],
+    no_respond: bool,
+    checkpoint: Path | None,
+    since: Place | None,
+    stock: bool,
+    key: str | None,
+    data: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Give the events of BUCKET to the HTTP server at URL, as they came, and its answers back, until Ctrl-C.
+
+    Each event is tried until it is answered by anything but 408, 425, 429 or 5xx. How far it is stands in a checkpoint:
+    the next start goes on there. Without URL each event goes to the destination of its output.
+    """
+    sending = Sending(**options)
+    shape = shape_of(url, sending.headers, sending.lock_path)
+    if sending.lock_path and not url:
+        raise click.UsageError("--lock-path is about URL: without one, each output says itself what is appended")
+    for given, option in ((since, "--since"), (joined(filters), "--filter")):
+        if stock and given is not None:
+            raise click.UsageError(f"{option} is an addition of this relay, and --stock sends none: leave one out")
+
+    from relay_tornado.agent.answers import Answers
+    from relay_tornado.cli.screen import Screen
+    from relay_tornado.cli.tally import Tally
+    from relay_tornado.client.errors import RelayClientError
+
+    if not (url or stock):
+        _must_have_destination(data, bucket, output)
+    screen = Screen()
+    tally = Tally(screen, as_json, endless=sending.max_tries is None)
+    target = sending.target()
+    respond = None if no_respond else Answers(screen.note).give
+    with (
+        _checkpoint(checkpoint, data, bucket, url, output) as path,
+        open_access(data, "relay forward", [bucket], key) as access,
+    ):
+        # The original's protocol has no positions, so what is held would not come again.
+        agent = sending.agent(target, shape, tally, respond, output, hold=not stock)
+        subscription = Subscription(access, bucket, path, since, joined(filters), stock)
+        order = "in order" if sending.concurrency == 1 else f"{sending.concurrency} at once"
+        if since is not None and path.exists():
+            screen.note("--since does not count: the checkpoint is there")
+        screen.note(f"forwarding {bucket} to {shape.shown}, {order}; checkpoint: {path}")
+        try:
+            asyncio.run(_work(agent, target, subscription, tally))
+        except RelayClientError as error:
+            raise Failure(str(error)) from error
+        finally:
+            tally.close(agent.open)
+
+
+def _must_have_destination(data: Path, bucket: str, output: str | None) -> None:
+    """Raises UsageError where no output says where this bucket's events go. Where the relay can't be asked, or tells
+    this token nothing of its buckets, what comes will show it."""
+    try:
+        with open_relay(data) as relay:
+            found = relay.call("bucket.show", bucket=bucket)
+    except RelayError:
+        return
+    wanted = [each for each in found["outputs"] if output in (None, each["name"])]
+    if any(each["internal"] and each["destination"] for each in wanted):
+        return
+    which = "no internal output" if output is None else f"no internal output {output!r}"
+    raise click.UsageError(
+        f"{bucket} has {which} with a destination, so nothing says where its events go: name a URL, like "
+        f"`relay forward {bucket} http://localhost:3000`, or give it one with `relay output create {bucket} "
+        "--destination URL`"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What is subscribed to, with what."""
+
+    access: Access
+    bucket: str
+    checkpoint: Path
+    since: Place | None
+    filter: Any
+    stock: bool
+
+
+async def _work(agent: Agent, target: Target, subscription: Subscription, tally: Tally) -> None:
+    """Until a signal. An event that has nowhere to go is asked for again from its place, with what its output is by
+    then."""
+    extending = asyncio.create_task(extend(subscription.access))
+    held, tries = "", 0
+    try:
+        async with until_told(agent, lambda: tally.stopping(agent.open)), target:
+            while not agent.stopping:
+                async with _subscribed(subscription, tally) as events:
+                    await agent.run(events)
+                if agent.held is None:
+                    break
+                event, trouble = agent.held
+                held, tries = event.id, tries + 1 if event.id == held else 1
+                wait = agent.backoff.wait(tries)
+                tally.retrying(event, None, trouble, tries, wait)
+                await agent.pause(wait)
+    finally:
+        extending.cancel()
+
+
+def _subscribed(subscription: Subscription, tally: Tally) -> Events:
+    from relay_tornado.client import subscribe
+
+    return subscribe(
+        subscription.access.url,
+        subscription.access.key,
+        subscription.access.secret,
+        buckets=[subscription.bucket],
+        checkpoint=subscription.checkpoint,
+        since=None if subscription.since is None else subscription.since.since,
+        filter=subscription.filter,
+        extended=not subscription.stock,
+        auto_done=False,
+        on_gap=None if subscription.stock else tally.gap,
+        on_notice=tally.notice,
+    )
+
+
+@contextmanager
+def _checkpoint(given: Path | None, data: Path, bucket: str, url: str, output: str | None) -> Iterator[Path]:
+    """The checkpoint's path, held for this process. Raises Failure."""
+    from relay_tornado.agent.state import Holder, InUse, default_path
+
+    place = place_given()
+    relay = str(data.absolute()) if place is None else place.url
+    try:
+        path = given or default_path(relay, bucket, f"{url}\n{output or ''}", os.environ)
+        holder = Holder(path)
+    except InUse as error:
+        raise Failure(
+            f"process {error} forwards {bucket} so already: stop it, or keep two apart by --checkpoint"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise Failure(f"the checkpoint can't be kept: {error}: name a file with --checkpoint") from None
+    try:
+        yield path
+    finally:
+        holder.close()

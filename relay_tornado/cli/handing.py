@@ -1,0 +1,104 @@
+"""`relay listen --exec`: one event after the other to a shell command, the body on its standard input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from relay_tornado.client.event import EventData
+
+_SECRETS: Final = ("RELAY_SECRET", "RELAY_SECRET_FILE")
+_LONGEST: Final = 128 * 1024 - 64
+"""Bytes of one variable that the kernel takes, with its name."""
+_LONGEST_DELAY: Final = 60.0
+"""Seconds between two tries of one event; the first of these waits is one second, and each the double of the last."""
+_PATIENCE: Final = 5.0
+"""Seconds that a command has to end after SIGTERM."""
+
+
+def variables(event: EventData) -> dict[str, str]:
+    """What the command is told of the event: RELAY_EVENT_…, and RELAY_HEADER_<NAME> for each header."""
+    told = {
+        "RELAY_EVENT_ID": event.id,
+        "RELAY_EVENT_SEQ": str(event.seq),
+        "RELAY_EVENT_BUCKET": event.bucket,
+        "RELAY_EVENT_BUCKET_ID": event.bucket_id,
+        "RELAY_EVENT_INPUT": event.input_name,
+        "RELAY_EVENT_OUTPUT": event.output,
+        "RELAY_EVENT_DESTINATION": event.destination,
+        "RELAY_EVENT_METHOD": event.method,
+        "RELAY_EVENT_PATH": event.path,
+        "RELAY_EVENT_QUERY": event.query,
+        "RELAY_EVENT_RECEIVED_AT": "" if event.received_at is None else f"{event.received_at:.6f}",
+        "RELAY_EVENT_ATTEMPT": str(event.attempt),
+        "RELAY_EVENT_VERIFIED": "" if event.verified is None else str(event.verified).lower(),
+        "RELAY_EVENT_REMOTE_IP": event.remote_ip,
+        "RELAY_EVENT_HEADERS": json.dumps(event.headers.lists()),
+    }
+    for name in event.headers:
+        told["RELAY_HEADER_" + re.sub(r"[^A-Z0-9]", "_", name.upper())] = ", ".join(event.headers.get_all(name))
+    # What can't stand in a variable is left out of it.
+    return {name: value.replace("\0", "")[:_LONGEST] for name, value in told.items()}
+
+
+def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
+    """Runs it by `sh -c`, and returns its exit status; that of a signal is negative. Raises OSError."""
+    inherited = {name: value for name, value in environment.items() if name not in _SECRETS}
+    process = subprocess.Popen(  # noqa: S603  # the user's own command
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.PIPE,
+        env=inherited | variables(event),
+        bufsize=0,
+    )
+    try:
+        process.communicate(event.body)
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+    return process.returncode
+
+
+class Hand:
+    """Gives events to a command: each until its exit status is 0, or once where `keep_going`."""
+
+    def __init__(
+        self,
+        command: str,
+        keep_going: bool,
+        tell: Callable[[str], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._command = command
+        self._keep_going = keep_going
+        self._tell = tell
+        self._sleep = sleep
+
+    def __call__(self, event: EventData) -> None:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                status = run(self._command, event, os.environ)
+                said = f"exit status {status}" if status >= 0 else f"signal {-status}"
+            except OSError as error:
+                status, said = -1, f"it can't be run ({error.strerror})"
+            if status == 0:
+                return
+            if self._keep_going:
+                self._tell(f"{event.id}: {said}; going on")
+                return
+            # Not spread: the command is this machine's own, and nobody else comes with it.
+            delay = min(2.0 ** min(tries - 1, 32), _LONGEST_DELAY)
+            self._tell(f"{event.id}: {said}; again in {delay:.1f} s")
+            self._sleep(delay)

@@ -1,0 +1,219 @@
+"""`relay listen`: the events of buckets as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from relay_tornado.cli.access import Access, extend, open_access
+from relay_tornado.cli.client import place_given
+from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.options import Lines, Size, data_option, json_option, options_of
+from relay_tornado.cli.output import note
+from relay_tornado.cli.positions import Place, PlaceType
+
+if TYPE_CHECKING:
+    from relay_tornado.cli.showing import Show
+    from relay_tornado.client.event import EventData, Gap, Notice
+
+_option = options_of("LISTEN")
+
+
+@click.command()
+@click.argument("buckets", nargs=-1, metavar="[BUCKET]...")
+@_option("--since", type=PlaceType(), help="Where to begin: latest, earliest, an id, last:10, 10m (ago), a time.")
+@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
+@_option("--max-body", type=Size(), help="Leave out bodies that are larger.")
+@_option("--outputs/--no-outputs", default=True, help="Once for each output, or (--no-outputs) each event once.")
+@_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps how far it is.")
+@_option("--max", "most", type=click.IntRange(min=1), help="End after this many events.")
+@_option("--exec", "command", type=Lines(), help="Run this for each event, the body on its standard input.")
+@_option("--exec-keep-going", is_flag=True, help="Go on where the command of --exec fails, instead of trying again.")
+@_option("--bodies-only", is_flag=True, help="Print bodies alone, as they came.")
+@_option("--stock", is_flag=True, help="Speak the original's protocol alone, to any Webhook Relay server.")
+@_option("--key", help="The token's key, where the server wants it beside the secret.")
+@data_option
+@json_option
+def listen(
+    buckets: tuple[str, ...],
+    since: Place | None,
+    filters: tuple[Any, ...],
+    max_body: int | None,
+    outputs: bool,
+    checkpoint: Path | None,
+    most: int | None,
+    command: str | None,
+    exec_keep_going: bool,
+    bodies_only: bool,
+    stock: bool,
+    key: str | None,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """Print the events of the buckets BUCKET (none named: all) as they come, until Ctrl-C.
+
+    On a terminal they are laid out for people, elsewhere each is one line of JSON. It comes back by itself after the
+    relay was away, and misses nothing meanwhile.
+    """
+    if sum((bodies_only, as_json, command is not None)) > 1:
+        raise click.UsageError("--json, --bodies-only and --exec each say what becomes of an event: name one of them")
+    if exec_keep_going and command is None:
+        raise click.UsageError("--exec-keep-going is about --exec: name a command, or leave it out")
+    asked: dict[str, Any] = {
+        "since": None if since is None else since.since,
+        "filter": joined(filters),
+        "max_body": max_body,
+        "outputs": None if outputs else "none",
+    }
+    options = {name: value for name, value in asked.items() if value is not None}
+    if stock and options:
+        flag = "--no-outputs" if "outputs" in options else "--" + next(iter(options)).replace("_", "-")
+        raise click.UsageError(f"{flag} is an addition of this relay, and --stock sends none: leave one out")
+    if not stock:
+        options["on_gap"] = _tell_gap
+    deal = _deal(as_json, bodies_only, command, exec_keep_going)
+
+    from relay_tornado.client import sync
+    from relay_tornado.client.errors import RelayClientError
+
+    with (
+        _ended_by_sigterm(),
+        _held(checkpoint),
+        open_access(data, "relay listen", buckets, key) as access,
+        _extending(access),
+    ):
+        _warn(access)
+        try:
+            subscription = sync.subscribe(
+                access.url,
+                access.key,
+                access.secret,
+                buckets=buckets,
+                checkpoint=checkpoint,
+                on_notice=_Notices(quiet=not sys.stderr.isatty()),
+                extended=not stock,
+                **options,
+            )
+            with subscription as events:
+                for count, event in enumerate(events, 1):
+                    deal(event)
+                    if count == most:
+                        event.done()
+                        break
+        except RelayClientError as error:
+            raise Failure(str(error)) from error
+
+
+@contextmanager
+def _held(checkpoint: Path | None) -> Iterator[None]:
+    """The checkpoint is this process's alone. Raises Failure."""
+    if checkpoint is None:
+        yield
+        return
+    from relay_tornado.agent.state import Holder, InUse
+
+    try:
+        holder = Holder(checkpoint)
+    except InUse as error:
+        raise Failure(f"process {error} has the checkpoint {checkpoint}: stop it, or name another file") from None
+    except OSError as error:
+        raise Failure(f"the checkpoint can't be kept: {error}: name another file with --checkpoint") from None
+    try:
+        yield
+    finally:
+        holder.close()
+
+
+def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
+    """What becomes of each event."""
+    if command is not None:
+        from relay_tornado.cli.handing import Hand
+
+        return Hand(command, keep_going, note)
+    from relay_tornado.cli.showing import ForPeople, show_body, show_line
+
+    show: Show = show_line
+    if bodies_only:
+        show = show_body
+    elif sys.stdout.isatty() and not as_json:
+        show = ForPeople()
+    return show
+
+
+def _tell_gap(gap: Gap) -> None:
+    note(str(gap))
+
+
+class _Notices:
+    """Says on stderr what happens to the connection; with `quiet` only what is wrong, and that it is right again."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self._away = False
+
+    def __call__(self, notice: Notice) -> None:
+        if notice.kind == "disconnected":
+            self._away = True
+            note(f"{notice.message}; trying again in {notice.delay:.1f} s")
+        elif notice.kind == "connected":
+            if self._away or not self._quiet:
+                note("connected again" if self._away else "connected; waiting for events")
+            self._away = False
+        elif notice.kind != "caught_up":
+            note(notice.message)
+
+
+def _warn(access: Access) -> None:
+    from relay_tornado.client.address import parse_address
+
+    address = parse_address(access.url)
+    if place_given() is not None and not address.secure and not address.local:
+        note("the secret goes to the relay without TLS: use https where you can")
+
+
+@contextmanager
+def _extending(access: Access) -> Iterator[None]:
+    """Keeps a token of the command's own alive meanwhile."""
+    if access.data is None:
+        yield
+        return
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(extend(access))
+    thread = threading.Thread(target=_until_cancelled, args=(loop, task), name="token", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+
+
+def _until_cancelled(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    try:
+        loop.run_until_complete(asyncio.wait((task,)))
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the command in order, with exit code 0."""
+
+    def end(*_: object) -> NoReturn:
+        raise SystemExit(0)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

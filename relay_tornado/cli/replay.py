@@ -1,0 +1,245 @@
+"""`relay replay`: stored events of a range again, to a URL by this command itself, or to an output or a consumer."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import click
+from click.core import ParameterSource
+
+from relay_tornado.cli.access import open_access
+from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.progress import Progress, show_progress
+from relay_tornado.cli.span import Course, find_span
+from relay_tornado.cli.target import SENDING, Sending, sending_options, shape_of
+from relay_tornado.errors import RelayError
+from relay_tornado.ids import parse_id
+from relay_tornado.wire.fields import Document
+
+if TYPE_CHECKING:
+    from relay_tornado.agent.pace import Pace
+
+_PACE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(x|/s)?")
+
+_FULL: Final = 0.5
+"""Seconds of waiting where as many events wait as may: some are done with by then."""
+
+_option = options_of("REPLAY")
+
+
+class PaceType(click.ParamType[Any]):
+    """`full`, `original`, `2x` (twice as fast as the original), `10/s`."""
+
+    name = "pace"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from relay_tornado.agent.pace import Pace
+
+        if not isinstance(value, str):
+            return value
+        if value == "full":
+            return Pace()
+        if value == "original":
+            return Pace(factor=1.0)
+        match = _PACE.fullmatch(value.strip())
+        if match is None or float(match[1]) == 0:
+            self.fail(f"{value!r} is not full, original, a factor like 2x, or a rate like 10/s", param, ctx)
+        return Pace(factor=float(match[1])) if match[2] == "x" else Pace(rate=float(match[1]))
+
+
+@click.command()
+@click.argument("bucket")
+@_option("--from", "begin", type=PlaceType(), required=True, help="First event: an id, a time, last:100, earliest.")
+@_option(
+    "--to",
+    "end",
+    type=PlaceType(),
+    default="latest",
+    show_default=True,
+    help="Last event: likewise, or the time before which it came.",
+)
+@_option("--to-url", help="Send them to this HTTP server, from this machine.")
+@_option("--to-output", metavar="OUTPUT", help="Send them to this output of the bucket again, by its name or id.")
+@_option("--to-consumer", metavar="NAME", help="Deliver them to this consumer again.")
+@_option("--pace", type=PaceType(), default="full", show_default=True, help="original, 2x, 10/s, or full speed.")
+@_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
+@sending_options(_option, "To a URL: ")
+@data_option
+@json_option
+def replay(
+    bucket: str,
+    begin: Place,
+    end: Place,
+    to_url: str | None,
+    to_output: str | None,
+    to_consumer: str | None,
+    pace: Pace,
+    filters: tuple[Any, ...],
+    data: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Send stored events of BUCKET again: those from one place to another, to a URL, an output or a consumer.
+
+    A place is an id, a time (2h ago, 2026-12-31T12:00, unix seconds), last:100, seq:42, earliest or latest.
+    """
+    given = [each for each in (to_url, to_output, to_consumer) if each]
+    if len(given) != 1:
+        raise click.UsageError("say where the events go: one of --to-url, --to-output and --to-consumer")
+    course: Course | None = None
+    try:
+        if to_url:
+            from relay_tornado.cli.resending import send_to_url
+
+            shape_of(to_url, (), False)
+            with open_relay(data) as relay:
+                span = find_span(relay, bucket, begin, end)
+            course = Course(span, span.first)
+            with open_access(data, "relay replay", [span.bucket["id"]]) as access, show_progress(as_json) as progress:
+                send_to_url(access, course, to_url, pace, joined(filters), progress, Sending(**options))
+        else:
+            _none_of(SENDING)
+            with open_relay(data) as relay:
+                span = find_span(relay, bucket, begin, end)
+                course = Course(span, span.first)
+                order = _order(relay, course, to_output, to_consumer, pace, joined(filters))
+                with show_progress(as_json) as progress:
+                    _by_relay(order, course, pace, progress)
+    except KeyboardInterrupt:
+        if course is None:
+            raise
+        course.stopped = True
+    except RelayError:
+        if course is not None and course.passed:
+            note(_how_to_go_on(course))
+        raise
+    _tell(course, as_json)
+
+
+def _tell(course: Course, as_json: bool) -> None:
+    """What became of it; the exit code says whether all of it was done."""
+    if as_json:
+        print_json(course.document)
+    else:
+        words = [f"{course.sent} of {course.span.count} events {course.verb}"]
+        words += [
+            f"{getattr(course, name)} {name}" for name in ("refused", "failed", "missing") if getattr(course, name)
+        ]
+        click.echo(", ".join(words))
+    if course.stopped:
+        note(_how_to_go_on(course))
+        raise click.exceptions.Exit(130)
+    if course.failed:
+        raise click.exceptions.Exit(1)
+
+
+def _how_to_go_on(course: Course) -> str:
+    if course.next > course.span.last:
+        return "stopped, and all was sent"
+    return (
+        f"stopped after {course.passed} of {course.span.count}: the same command with "
+        f"--from seq:{course.next} --to seq:{course.span.last} goes on there"
+    )
+
+
+def _none_of(names: tuple[str, ...]) -> None:
+    """Raises UsageError where an option stands on the command line that does nothing."""
+    context = click.get_current_context()
+    for each in context.command.params:
+        if each.name in names and context.get_parameter_source(each.name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{each.opts[0]} belongs to --to-url: the relay itself sends to outputs and consumers"
+            )
+
+
+_Order: TypeAlias = Callable[[int, int], Iterator[int]]
+"""Has the relay send the events from one seq to another; yields, again and again, the first seq that is not done."""
+
+
+def _order(relay: Caller, course: Course, output: str | None, consumer: str | None, pace: Pace, rules: Any) -> _Order:
+    found: Document | None = None if output is None else _output(course.span.bucket, output)
+    if found is not None and found["internal"]:
+        if pace.factor is not None:
+            raise click.UsageError("an internal output has no pace of its own: --pace full, or a rate like 10/s")
+        return _resend(relay, course, found["id"], rules)
+    if rules is not None:
+        raise click.UsageError("--filter goes with --to-url, and with --to-output for an internal output")
+    if found is not None:
+        return _replay(relay, course, "output.replay", pace, output=found["id"])
+    return _replay(relay, course, "consumer.replay", pace, consumer=consumer)
+
+
+def _output(bucket: Document, reference: str) -> Document:
+    outputs: list[Document] = bucket["outputs"]
+    for each in outputs:
+        if reference in (each["id"], each["name"]):
+            return each
+    names = ", ".join(each["name"] or each["id"] for each in outputs) or "none"
+    raise Failure(f"there is no output {reference!r} in {bucket['name']}: it has {names}")
+
+
+def _resend(relay: Caller, course: Course, output: str, rules: Any) -> _Order:
+    """An internal output has no position that could be moved: it gets copies."""
+
+    def order(first: int, last: int) -> Iterator[int]:
+        wanted: Document = {"first": first, "last": last, "output": output}
+        if rules is not None:
+            wanted["filter"] = rules
+        while True:
+            answer = relay.call("logs.resend_range", bucket=course.span.bucket["id"], **wanted)
+            course.sent += len(answer["ids"])
+            course.missing += sum(gap["count"] or 0 for gap in answer.get("skipped", ()))
+            if "next_cursor" not in answer:
+                return
+            wanted["cursor"] = answer["next_cursor"]
+            yield parse_id(answer["next_cursor"].partition("..")[0]).seq + 1
+            if answer.get("problem"):
+                raise Failure(f"broken off: {answer['problem']}")
+
+    return order
+
+
+def _replay(relay: Caller, course: Course, command: str, pace: Pace, **to: Any) -> _Order:
+    """Whoever holds the position of a public output or of a consumer gives the events again, in the pace that is
+    asked for; where as many wait as may, the rest waits here."""
+    course.verb = "on their way again"
+
+    def order(first: int, last: int) -> Iterator[int]:
+        wanted: Document = {"bucket": course.span.bucket["id"], "last": last, "speed": pace.factor, **to}
+        at: int | None = first
+        while at is not None:
+            answer = relay.call(command, first=at, **wanted)
+            course.sent += answer["scheduled"]
+            wanted["anchor"] = answer["anchor"]
+            at = answer["next"]
+            if at is not None:
+                yield at
+                if answer["full"]:
+                    time.sleep(_FULL)
+
+    return order
+
+
+def _by_relay(order: _Order, course: Course, pace: Pace, progress: Progress) -> None:
+    """Gives the whole range in order, or so many events a second."""
+    span = course.span
+    at_once = span.count if pace.rate is None else max(1, round(pace.rate))
+    while course.next <= span.last:
+        begun = time.monotonic()
+        upto = min(span.last, course.next + at_once - 1)
+        for reached in order(course.next, upto):
+            course.next = reached
+            progress("sending", course.passed, span.count)
+        course.next = upto + 1
+        progress("sending", course.passed, span.count)
+        if pace.rate is not None and course.next <= span.last:
+            time.sleep(max(0.0, begun + at_once / pace.rate - time.monotonic()))

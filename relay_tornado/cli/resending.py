@@ -1,0 +1,141 @@
+"""A replay to a URL: this command reads the range over the socket, and sends it as `relay forward` would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+from relay_tornado.agent.engine import Agent, Outcome
+from relay_tornado.agent.pace import Pace, paced
+from relay_tornado.agent.request import Request
+from relay_tornado.agent.target import Answer, Target, Trouble
+from relay_tornado.cli.access import Access
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.output import note, printable
+from relay_tornado.cli.progress import Progress
+from relay_tornado.cli.span import Course
+from relay_tornado.cli.target import Sending, shape_of, until_told
+from relay_tornado.client import subscribe
+from relay_tornado.client.errors import RelayClientError
+from relay_tornado.client.event import Event, Gap, Notice
+
+
+def send_to_url(
+    access: Access,
+    course: Course,
+    url: str,
+    pace: Pace,
+    rules: Any,
+    progress: Progress,
+    sending: Sending,
+) -> None:
+    """Sends the course's range, and moves the course along; it is `stopped` where a signal ended it. Raises Failure."""
+    target = sending.target()
+    watch = _Watch(course, progress)
+    agent = sending.agent(target, shape_of(url, sending.headers, sending.lock_path), watch)
+    try:
+        asyncio.run(_send(agent, target, access, watch, pace, rules))
+    except RelayClientError as error:
+        raise Failure(str(error)) from error
+    finally:
+        course.next = watch.next()
+        course.stopped = agent.stopping
+
+
+class _Watch:
+    """Keeps the course while the agent works."""
+
+    def __init__(self, course: Course, progress: Progress) -> None:
+        self.course = course
+        self.caught_up = asyncio.Event()
+        self._progress = progress
+        self._open: dict[int, None] = {}
+        self._taken = course.span.first - 1
+        self._complete = False
+
+    def next(self) -> int:
+        """The first seq that is not done."""
+        if self._open:
+            return next(iter(self._open))
+        return (self.course.span.last if self._complete else self._taken) + 1
+
+    async def begun(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
+        """Marks what the agent takes."""
+        async for event in events:
+            self._open[event.seq] = None
+            self._taken = event.seq
+            yield event
+        self._complete = True
+
+    def retrying(self, event: Event, request: Request, result: Answer | Trouble, tries: int, wait: float) -> None:
+        words = f"{event.id}: {_reason(result)}, try {tries + 1} in {wait:.0f} s"
+        self._show(words)
+        if tries & (tries - 1) == 0:
+            note(words)
+
+    def ended(self, event: Event, outcome: Outcome) -> None:
+        del self._open[event.seq]
+        match outcome.verdict:
+            case "delivered":
+                self.course.sent += 1
+            case "refused":
+                self.course.refused += 1
+                note(f"{event.id}: the target answered {_reason(outcome.result)}")
+            case "failed":
+                self.course.failed += 1
+                note(f"{event.id} failed: {_reason(outcome.result)}")
+        self.course.next = self.next()
+        self._show("sending")
+
+    def gap(self, gap: Gap) -> None:
+        """Events of the range are not there any more."""
+        span = self.course.span
+        if gap.first is not None and gap.last is not None:
+            count = min(gap.last, span.last) - max(gap.first, span.first) + 1
+            if count > 0:
+                self.course.missing += count
+                note(f"{count} events of the range are not there any more ({gap.reason})")
+        else:
+            note(str(gap))
+
+    def notice(self, notice: Notice) -> None:
+        if notice.kind == "caught_up":
+            self.caught_up.set()
+        elif notice.kind == "disconnected":
+            note(f"{notice.message}: coming back by itself")
+        elif notice.kind in ("missing", "bucket_deleted"):
+            self.caught_up.set()
+            note(notice.message)
+
+    def _show(self, words: str) -> None:
+        self._progress(words, self.course.passed, self.course.span.count)
+
+
+def _reason(result: Answer | Trouble) -> str:
+    return str(result.status) if isinstance(result, Answer) else printable(result.words)
+
+
+async def _send(agent: Agent, target: Target, access: Access, watch: _Watch, pace: Pace, rules: Any) -> None:
+    span = watch.course.span
+    async with until_told(agent):
+        subscription = subscribe(
+            access.url,
+            access.key,
+            access.secret,
+            buckets=[span.bucket["id"]],
+            since=span.before,
+            filter=rules,
+            outputs="none",
+            on_gap=watch.gap,
+            on_notice=watch.notice,
+            auto_done=False,
+        )
+        async with (
+            target,
+            subscription,
+            aclosing(paced(subscription, span.last, watch.caught_up, pace)) as events,
+            aclosing(watch.begun(events)) as wanted,
+        ):
+            await agent.run(wanted)

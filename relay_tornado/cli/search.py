@@ -1,0 +1,66 @@
+"""`relay search`: events by what stands in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.logs import STATUSES, Past
+from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.output import note, print_json, print_table, when
+
+_option = options_of("SEARCH")
+
+
+@click.command()
+@click.argument("text", required=False, default="")
+@_option("--bucket", help="The bucket's name or id; without it: every bucket.")
+@_option("--method", help="Only events with this method.")
+@_option("--path", help="Only events with this in their path.")
+@_option("--header", help="Only events with this header: a name, or NAME: VALUE with what its value has in it.")
+@_option("--verified", type=click.Choice(("true", "false", "none")), help="The verdict on the signature.")
+@_option("--delivery", type=click.Choice(STATUSES), help="Only events whose newest delivery has this status.")
+@_option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
+@_option("--until", type=Past(), help="Received before this time.")
+@_option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most this many.")
+@_option("--cursor", help="Go on behind this id, towards older ones.")
+@data_option
+@json_option
+def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
+    """Find events that have TEXT in their path, query, headers' values or body, newest first.
+
+    TEXT is terms with blanks between, each of which has to be there; one with blanks in it stands between double
+    quotes. Case is ignored.
+    """
+    arguments = {name: value for name, value in params.items() if value is not None}
+    with open_relay(data) as relay:
+        page = relay.call("logs.search", text=text, **arguments)
+        names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
+    if as_json:
+        print_json(page)
+        return
+    if page["data"]:
+        print_table(
+            ("ID", "RECEIVED", "BUCKET", "METHOD", "PATH", "SIZE", "STATUS"),
+            (
+                (
+                    each["id"],
+                    when(each["created_at"]),
+                    names.get(each["bucket_id"], each["bucket_id"]),
+                    each["method"],
+                    each["extra_path"],
+                    str(each["size"]),
+                    each["status"],
+                )
+                for each in page["data"]
+            ),
+        )
+    else:
+        note("there is no such event" if page["next_cursor"] is None else "there is no such event so far")
+    if page["next_cursor"] is not None:
+        note(f"there is more: go on with --cursor {page['next_cursor']}")
+    if not page["complete"]:
+        note("some older events were not looked at: they are not in the index (yet)")

@@ -1,0 +1,121 @@
+"""How `relay listen` shows an event: for people on a terminal, as a line of JSON, or as its body alone."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from contextlib import suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+from relay_tornado.cli.output import Document, printable, size_words
+
+if TYPE_CHECKING:
+    from relay_tornado.client.event import EventData
+
+LINES: Final = 60
+"""Lines of a body that are shown on a terminal."""
+WIDTH: Final = 2_000
+"""Characters of such a line."""
+
+
+class Show(Protocol):
+    def __call__(self, event: EventData) -> None:
+        """Puts it on stdout, whole before it returns. Raises OSError."""
+
+
+def document(event: EventData) -> Document:
+    """An event as one line of JSON has it."""
+    shown: Document = {
+        "id": event.id,
+        "bucket": event.bucket,
+        "bucket_id": event.bucket_id,
+        "seq": event.seq,
+        "epoch": event.epoch,
+        "received_at": event.received_at,
+        "input": event.input_name,
+        "output": event.output,
+        "destination": event.destination,
+        "method": event.method,
+        "path": event.path,
+        "query": event.query,
+        "headers": event.headers.lists(),
+        "host": event.host,
+        "remote_ip": event.remote_ip,
+        "verified": event.verified,
+        "attempt": event.attempt,
+    }
+    if event.truncated:
+        return shown | {"truncated": True}
+    try:
+        return shown | {"body": event.body.decode()}
+    except UnicodeDecodeError:
+        return shown | {"body_base64": base64.b64encode(event.body).decode()}
+
+
+def show_line(event: EventData) -> None:
+    """One JSON object a line, in ASCII."""
+    sys.stdout.write(json.dumps(document(event), separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def show_body(event: EventData) -> None:
+    """The body's bytes as they came, and a line end."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(event.body + b"\n")
+    sys.stdout.buffer.flush()
+
+
+class ForPeople:
+    """A line that says what came, its headers, and its body, JSON indented. Nothing in it can steer the terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def __call__(self, event: EventData) -> None:
+        from rich.text import Text
+
+        # As Text, not as markup: what senders wrote is shown, not obeyed.
+        target = f"{event.path}{'?' if event.query else ''}{event.query}" or "/"
+        at = "" if event.received_at is None else datetime.fromtimestamp(event.received_at).strftime("%H:%M:%S")
+        head = Text.assemble(
+            (f"{at} ", "dim"),
+            (f"{printable(event.bucket)} ", "cyan"),
+            (f"{printable(event.method)} ", "bold green"),
+            (printable(target), "bold"),
+            (f"  {size_words(len(event.body))}", "dim"),
+            (f"  {printable(event.id)}", "dim"),
+        )
+        if event.output:
+            head.append(f"  for {printable(event.output)}", "dim")
+        if event.attempt > 1:
+            head.append(f"  try {event.attempt}", "yellow")
+        if event.verified is not None:
+            head.append(
+                "  verified" if event.verified else "  BAD SIGNATURE", "green" if event.verified else "bold red"
+            )
+        rows = [head]
+        rows += [Text(f"  {printable(name)}: {printable(value)}", "dim") for name, value in event.headers.pairs()]
+        rows += [Text(f"  {line}") for line in _body(event)]
+        self._console.print(*rows, sep="\n", end="\n\n")
+
+
+def _body(event: EventData) -> list[str]:
+    if event.truncated:
+        return ["(the body was left out: it is over --max-body)"]
+    if not event.body:
+        return []
+    try:
+        text = event.body.decode()
+    except UnicodeDecodeError:
+        return [f"({size_words(len(event.body))} that are no text)"]
+    with suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    lines = text.splitlines()
+    shown = [
+        printable(line[:WIDTH].replace("\t", "    ")) + ("…" if len(line) > WIDTH else "") for line in lines[:LINES]
+    ]
+    return shown + ([f"… {len(lines) - LINES} more lines"] if len(lines) > LINES else [])

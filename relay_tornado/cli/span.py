@@ -1,0 +1,99 @@
+"""A range of a bucket's stored events, by the places that people name, and how far a replay of it came."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from relay_tornado.cli.client import Caller
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.positions import Place
+from relay_tornado.ids import parse_id
+from relay_tornado.wire.fields import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """`first` to `last` by seq, both in it. `bucket` is the whole document of the bucket; `before` is the position
+    that the first one follows."""
+
+    bucket: Document
+    first: int
+    last: int
+    before: str
+
+    @property
+    def count(self) -> int:
+        """How many seqs there are, whether all of them are kept or not."""
+        return self.last - self.first + 1
+
+
+@dataclass(slots=True)
+class Course:
+    """How far a replay came. `next` is the first seq that is not done; `sent` counts what was given on."""
+
+    span: Span
+    next: int
+    sent: int = 0
+    refused: int = 0
+    failed: int = 0
+    missing: int = 0
+    stopped: bool = False
+    verb: str = "sent again"
+    """What was done with those that count as `sent`."""
+
+    @property
+    def passed(self) -> int:
+        """How many seqs of the range are behind."""
+        return self.next - self.span.first
+
+    @property
+    def document(self) -> Document:
+        rest = {"next": self.next} if self.stopped else {}
+        counts = {name: getattr(self, name) for name in ("sent", "refused", "failed", "missing")}
+        return {"bucket": self.span.bucket["name"], "first": self.span.first, "last": self.span.last, **counts, **rest}
+
+
+def find_span(relay: Caller, bucket: str, begin: Place, end: Place) -> Span:
+    """The range between two places, both in it; a time as its end is not. Raises Failure for an empty one, and what
+    the relay raises."""
+    found: Document = relay.call("bucket.show", bucket=bucket)
+    head = _newest(relay, found["id"])
+    if head is None:
+        raise Failure(f"no event is kept in {found['name']}")
+    newest, epoch = head
+    first = max(1, _seq(relay, found, begin, newest, opens=True))
+    last = min(newest, _seq(relay, found, end, newest, opens=False))
+    if first > last:
+        raise Failure(f"there is no event in this range: the newest in {found['name']} is {epoch}-{newest}")
+    return Span(found, first, last, f"{epoch}-{first - 1}")
+
+
+def _seq(relay: Caller, bucket: Document, place: Place, newest: int, *, opens: bool) -> int:
+    """The first seq (`opens`) or the last one of a range with this place as its end."""
+    match place.kind:
+        case "earliest":
+            return 1
+        case "latest":
+            return newest + 1 if opens else newest
+        case "last":
+            return newest - int(place.value) + 1
+        case "seq":
+            return int(place.value)
+        case "time":
+            before = _newest(relay, bucket["id"], until=place.value)
+            return (0 if before is None else before[0]) + (1 if opens else 0)
+        case "id":
+            event = relay.call("logs.show", id=place.value)
+            if event["bucket_id"] != bucket["id"]:
+                raise Failure(f"the event {place.value} is of another bucket than {bucket['name']}")
+            return parse_id(place.value).seq
+
+
+def _newest(relay: Caller, bucket_id: str, **restricted: Any) -> tuple[int, str] | None:
+    """Seq and epoch of the newest event, None where there is none."""
+    page = relay.call("logs.list", bucket=bucket_id, limit=1, **restricted)
+    if not page["data"]:
+        return None
+    cursor = parse_id(page["data"][0]["id"])
+    return cursor.seq, cursor.epoch

@@ -1,0 +1,167 @@
+"""What an agent does, as people and programs see it: a line for each event, a status, and totals at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+from relay_tornado.agent.engine import Outcome, Verdict
+from relay_tornado.agent.request import Request
+from relay_tornado.agent.target import Answer, Trouble
+from relay_tornado.cli.output import printable
+from relay_tornado.cli.screen import Screen
+from relay_tornado.client.event import Event, Gap, Notice
+
+_COLOURS: Final[Mapping[Verdict, str]] = {"delivered": "green", "refused": "yellow", "failed": "red"}
+_PATIENCE: Final = 8
+"""Tries after which it is said, once, how to pass over an event."""
+
+
+class Tally:
+    """Counts, and prints. With `as_json` each line is one JSON object; `endless` is whether tries have no end."""
+
+    def __init__(self, screen: Screen, as_json: bool, endless: bool) -> None:
+        self.counts: dict[Verdict, int] = {"delivered": 0, "refused": 0, "failed": 0}
+        self.missing = 0
+        """Events that gaps told of, as far as their number is known."""
+        self.connection = "connecting"
+        """How the connection to the relay is."""
+        self._screen = screen
+        self._as_json = as_json
+        self._endless = endless
+        self._hinted = False
+        self._dropped: set[str] = set()
+        self._working: dict[str, str] = {}
+        self._begun = time.monotonic()
+
+    def retrying(
+        self, event: Event, request: Request | None, result: Answer | Trouble, tries: int, wait: float
+    ) -> None:
+        """Tells the first, second, fourth, eighth … try: a target that is away for a day must not fill the screen."""
+        reason = _reason(result)
+        self._working[event.id] = f"{reason}, try {tries + 1} in {wait:.0f} s"
+        if tries & (tries - 1) == 0:
+            if self._as_json:
+                fields = {"what": "retrying", **_fields(event, request, result, tries), "wait": round(wait, 3)}
+                self._screen.line(json.dumps(fields))
+            else:
+                words = click.style(f"{reason}; try {tries + 1} in {wait:.1f} s", fg="yellow")
+                self._screen.line(f"{_clock()}  {_request(event, request)}  {words}")
+        if self._endless and request is not None and tries >= _PATIENCE and not self._hinted:
+            self._hinted = True
+            self._screen.note(
+                f"{event.id} was tried {tries} times, and is tried on: nothing is passed over. "
+                "With --max-tries N an event is given up after N tries"
+            )
+        self.show()
+
+    def ended(self, event: Event, outcome: Outcome) -> None:
+        self._working.pop(event.id, None)
+        self.counts[outcome.verdict] += 1
+        if self._as_json:
+            fields = _fields(event, outcome.request, outcome.result, outcome.tries)
+            fields["duration_ms"] = round(outcome.seconds * 1000, 1)
+            self._screen.line(json.dumps({"what": outcome.verdict, **fields}))
+        else:
+            words = click.style(_reason(outcome.result), fg=_COLOURS[outcome.verdict])
+            tries = f"  {outcome.tries} tries" if outcome.tries > 1 else ""
+            self._screen.line(
+                f"{_clock()}  {_request(event, outcome.request)}  {words}  {outcome.seconds * 1000:.0f} ms{tries}"
+            )
+        if outcome.request is not None:
+            for name in outcome.request.dropped:
+                if name not in self._dropped:
+                    self._dropped.add(name)
+                    self._screen.note(f"the header {printable(name[:80])!r} can't be sent, and is left out")
+        self.show()
+
+    def gap(self, gap: Gap) -> None:
+        """Events are missing."""
+        self.missing += gap.count or 0
+        if self._as_json:
+            fields: dict[str, Any] = {"what": "gap", "at": round(time.time(), 3), "bucket": gap.bucket}
+            fields |= {"from": gap.first, "to": gap.last, "count": gap.count, "reason": gap.reason}
+            self._screen.line(json.dumps(fields))
+        self._screen.note(str(gap))
+
+    def notice(self, notice: Notice) -> None:
+        """What the client says of its connection."""
+        if notice.kind == "connected":
+            # Also what was not said before: that it is there at last, or there again.
+            self._say("connected", "connected to the relay")
+        elif notice.kind == "disconnected":
+            self._say("the relay is away", f"{notice.message}: coming back by itself")
+        elif notice.kind == "missing":
+            self._screen.note(f"there is no bucket {notice.bucket!r} (or the token may not read it): waiting for it")
+        elif notice.kind == "bucket_deleted":
+            self._screen.note(f"the bucket {notice.bucket!r} was deleted, or left the token's scope")
+        elif notice.kind == "problem":
+            self._screen.note(notice.message)
+
+    def stopping(self, unfinished: int) -> None:
+        """It was told to stop."""
+        if unfinished:
+            self._screen.note("stopping when what runs has come to its end; Ctrl-C again stops at once")
+
+    def _say(self, connection: str, words: str) -> None:
+        if self.connection != connection:
+            self.connection = connection
+            self._screen.note(words)
+        self.show()
+
+    def show(self) -> None:
+        """Renews the status."""
+        if not self._screen.live:
+            return
+        parts = [self.connection, *(f"{number} {name}" for name, number in self.counts.items() if number)]
+        if self._working:
+            parts.append(next(iter(self._working.values())))
+        self._screen.status("  ".join(parts))
+
+    def close(self, unfinished: int) -> None:
+        """Prints the totals; `unfinished` events were begun and are left for the next start."""
+        self._screen.status("")
+        seconds = time.monotonic() - self._begun
+        if self._as_json:
+            counts: dict[str, Any] = dict(self.counts.items())
+            counts |= {"unfinished": unfinished, "missing": self.missing, "seconds": round(seconds, 1)}
+            self._screen.line(json.dumps({"what": "totals", **counts}))
+            return
+        words = ", ".join(f"{number} {name}" for name, number in self.counts.items())
+        if unfinished:
+            words += f", {unfinished} not finished"
+        if self.missing:
+            words += f", {self.missing} missing"
+        self._screen.note(f"{words} in {seconds:.0f} s")
+
+
+def _fields(event: Event, request: Request | None, result: Answer | Trouble, tries: int) -> dict[str, Any]:
+    return {
+        "at": round(time.time(), 3),
+        "id": event.id,
+        "bucket": event.bucket,
+        "output": event.output,
+        "method": event.method,
+        "path": event.path if request is None else request.path,
+        "status": result.status if isinstance(result, Answer) else None,
+        "error": None if isinstance(result, Answer) else result.words,
+        "tries": tries,
+    }
+
+
+def _reason(result: Answer | Trouble) -> str:
+    return str(result.status) if isinstance(result, Answer) else printable(result.words)
+
+
+def _request(event: Event, request: Request | None) -> str:
+    # Without the query, which may hold what nobody should read over one's shoulder.
+    return printable(f"{event.method:<6} {event.path or '/' if request is None else request.path}")
+
+
+def _clock() -> str:
+    return datetime.now().astimezone().strftime("%H:%M:%S")

@@ -1,0 +1,183 @@
+"""What commands have in common that send events to an HTTP server from this machine: its URL, how, and until when."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from relay_tornado.cli.options import Duration, Lines
+
+if TYPE_CHECKING:
+    from relay_tornado.agent.engine import Agent, Respond, Witness
+    from relay_tornado.agent.request import Shape
+    from relay_tornado.agent.target import Target
+
+_STOP: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Header(click.ParamType[Any]):
+    """A header as "Name: value"; its variable holds one a line."""
+
+    name = "name: value"
+    envvar_list_splitter = "\n"
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return Lines().split_envvar_value(rv)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return '"NAME: VALUE"'
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from relay_tornado.agent.request import NOT_OURS, is_header
+
+        if not isinstance(value, str):
+            return value
+        name, colon, text = value.partition(":")
+        name, text = name.strip(), text.strip()
+        if not colon or not is_header(name.encode(), text.encode()):
+            self.fail(f'{value!r} is no header: write it like "X-Api-Key: value"', param, ctx)
+        if name.lower() in NOT_OURS:
+            self.fail(f"{name} belongs to the connection, and can't be set", param, ctx)
+        return name, text
+
+
+def shape_of(url: str, headers: Sequence[tuple[str, str]], lock_path: bool) -> Shape:
+    """How requests to this target are made. Raises UsageError for a URL that is none."""
+    from relay_tornado.agent.request import Shape, Unsendable, split_credentials
+
+    try:
+        if url:
+            split_credentials(url)
+    except Unsendable as error:
+        raise click.UsageError(f"URL: {error}") from None
+    return Shape(url, lock_path, tuple(headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """How it is sent, as `sending_options` are given; times in seconds, `max_tries` None is without end."""
+
+    headers: Sequence[tuple[str, str]]
+    lock_path: bool
+    timeout: float
+    max_tries: int | None
+    max_delay: float
+    concurrency: int
+    insecure: bool
+
+    def target(self) -> Target:
+        """Who sends the requests."""
+        from relay_tornado.agent.target import Target
+
+        return Target(self.timeout, verify=not self.insecure)
+
+    def agent(
+        self,
+        target: Target,
+        shape: Shape,
+        witness: Witness,
+        respond: Respond | None = None,
+        output: str | None = None,
+        *,
+        hold: bool = False,
+    ) -> Agent:
+        """Who takes events to the target."""
+        from relay_tornado.agent.backoff import Backoff
+        from relay_tornado.agent.engine import Agent
+
+        return Agent(
+            target,
+            shape,
+            witness,
+            concurrency=self.concurrency,
+            max_tries=self.max_tries,
+            backoff=Backoff(longest=self.max_delay),
+            respond=respond,
+            output=output,
+            hold=hold,
+        )
+
+
+SENDING: Final = tuple(each.name for each in dataclasses.fields(Sending))
+"""The names of the parameters that `sending_options` give a command."""
+
+
+def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "") -> Callable[[Any], Any]:
+    """Gives a command the options of `Sending`; `when` says in their help where they count only then."""
+
+    def about(text: str) -> str:
+        return when + (text[0].lower() + text[1:] if when else text)
+
+    number: Any = {"metavar": "NUMBER"}
+    options = (
+        option(
+            "--header",
+            "headers",
+            type=Header(),
+            multiple=True,
+            help=about("Send this one instead of the sender's; repeats."),
+        ),
+        option("--lock-path", is_flag=True, help=about("Do not append what follows the input in the webhook's URL.")),
+        option(
+            "--timeout", type=Duration(), default="30s", show_default=True, help=about("How long one try may take.")
+        ),
+        option(
+            "--max-tries",
+            type=click.IntRange(min=1),
+            help=about("Give an event up after so many. Default: never."),
+            **number,
+        ),
+        option(
+            "--max-delay", type=Duration(), default="30s", show_default=True, help=about("Longest wait between tries.")
+        ),
+        option(
+            "--concurrency",
+            type=click.IntRange(1, 1000),
+            default=1,
+            show_default=True,
+            help=about("Events at once; 1 keeps their order."),
+            **number,
+        ),
+        option("--insecure", is_flag=True, help=about("Take any TLS certificate.")),
+    )
+
+    def add(command: Any) -> Any:
+        for each in reversed(options):
+            command = each(command)
+        return command
+
+    return add
+
+
+@asynccontextmanager
+async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
+    """For as long as events are sent: the first signal calls `stopping` and lets what runs come to its end, the second
+    one ends the block at once."""
+    this = asyncio.current_task()
+    assert this is not None
+    loop = asyncio.get_running_loop()
+
+    def told() -> None:
+        if agent.stopping:
+            this.cancel()
+        else:
+            stopping()
+            agent.stop()
+
+    for number in _STOP:
+        loop.add_signal_handler(number, told)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not agent.stopping:
+            raise
+    finally:
+        for number in _STOP:
+            loop.remove_signal_handler(number)

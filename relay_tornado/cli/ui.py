@@ -1,0 +1,50 @@
+"""`relay ui`: a link that signs whoever may run commands here in to the relay's page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.options import data_option, json_option, options_of, url_option
+from relay_tornado.cli.output import note, print_json
+
+_option = options_of("UI")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # looked for, not listened on
+
+
+@click.command()
+@_option("--sign-out-all", is_flag=True, help="Sign everybody out of the page instead, and print no link.")
+@data_option
+@url_option
+@json_option
+def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) -> None:
+    """Print a link to the relay's page that signs you in as an administrator: once, and within ten minutes.
+
+    The relay has to run. A session lasts for seven days.
+    """
+    with open_relay(data) as relay:
+        if sign_out_all:
+            ended = relay.call("ui.end")
+            if as_json:
+                print_json(ended)
+            else:
+                click.echo(f"Signed out: {ended['ended']}.")
+            return
+        made = relay.call("ui.code")
+        url = link(known_url(relay, public_url) or "", made["code"])
+    if as_json:
+        print_json({"url": url, "expires_in": made["expires_in"]})
+    else:
+        click.echo(url)
+        note("it works once, and for ten minutes: it makes whoever opens it an administrator")
+
+
+def link(base: str, code: str) -> str:
+    """The page's URL with a code in its fragment, which browsers send to nobody."""
+    parts = urlsplit(base)
+    if parts.hostname in _EVERYWHERE:
+        base = parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
+    return f"{base.rstrip('/')}/ui/#code={code}"

@@ -1,0 +1,102 @@
+"""Acks to a consumer. The relay takes one only on the connection that the event came on, so what is acknowledged later
+is remembered, and said when the event comes again: then the application does not get it twice. No I/O here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from relay_tornado.client.messages import Document, encode
+
+SURE: Final = 10.0
+"""Seconds before a cut in which an ack may not have reached the relay any more."""
+MEMORY: Final = 600.0
+"""Seconds for which a late ack is kept for its event."""
+REMEMBERED: Final = 10_000
+"""Events of earlier connections that may still be acknowledged."""
+
+
+class Acks:
+    """Of one subscription, over all its connections."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._open: dict[str, None] = {}
+        """What came on this connection and is not acknowledged, in its order."""
+        self._before: dict[str, None] = {}
+        """The same of earlier connections."""
+        self._sent: dict[str, float] = {}
+        """When what was acknowledged on this connection was so."""
+        self._late: dict[str, float] = {}
+        """What was acknowledged and the relay may not know, and since when."""
+        self._again: list[str] = []
+
+    def came(self, id: str) -> bool:
+        """An event came; whether it is acknowledged already, and not for the application."""
+        now = self._clock()
+        if self._late.pop(id, now - MEMORY) > now - MEMORY:
+            self._again.append(_message("ack", id))
+            self._note(id, now)
+            return True
+        self._before.pop(id, None)
+        self._open.pop(id, None)
+        self._open[id] = None
+        return False
+
+    def late(self) -> list[str]:
+        """Messages that are to be sent now."""
+        again, self._again = self._again, []
+        return again
+
+    def ack(self, id: str, everything: bool) -> str | None:
+        """The message that acknowledges it, None where that has to wait for the event to come again."""
+        now = self._clock()
+        mine = id in self._open
+        if mine and not everything:
+            del self._open[id]
+            self._note(id, now)
+            return _message("ack", id)
+        order = self._open if mine else self._before
+        if everything and id in order:
+            for each in tuple(order):
+                del order[each]
+                if mine:
+                    self._note(each, now)
+                else:
+                    self._late[each] = now
+                if each == id:
+                    break
+        elif id in self._before:
+            del self._before[id]
+            self._late[id] = now
+        return _message("ack", id, all=True) if mine else None
+
+    def nak(self, id: str, delay: float | None) -> str | None:
+        """The message that gives it back, None where the relay has taken it back already."""
+        if id not in self._open:
+            self._before.pop(id, None)
+            return None
+        del self._open[id]
+        return _message("nak", id) if delay is None else _message("nak", id, delay=delay)
+
+    def cut(self) -> None:
+        """The connection ended."""
+        now = self._clock()
+        self._late = {each: at for each, at in self._late.items() if at > now - MEMORY}
+        self._late |= {each: now for each, at in self._sent.items() if at > now - SURE}
+        self._before |= self._open
+        while len(self._before) > REMEMBERED:
+            del self._before[next(iter(self._before))]
+        self._sent, self._open, self._again = {}, {}, []
+
+    def _note(self, id: str, now: float) -> None:
+        self._sent[id] = now
+        while self._sent and self._sent[oldest := next(iter(self._sent))] < now - SURE:
+            del self._sent[oldest]
+
+
+def _message(action: str, id: str, **more: object) -> str:
+    document: Document = {"action": action, "id": id, **more}
+    return encode(document)

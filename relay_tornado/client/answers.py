@@ -1,0 +1,152 @@
+"""Answers to events, on a connection of their own: what the relay says of them does not wait behind unread events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from relay_tornado.client import messages
+from relay_tornado.client.address import Address
+from relay_tornado.client.errors import Rejected, RelayClientError
+from relay_tornado.client.link import Cut, Link, TooBig, dial
+from relay_tornado.client.messages import Document
+from relay_tornado.client.options import Options
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    text: str
+    stored: asyncio.Future[None]
+    sent: bool = False
+
+
+class Answers:
+    """Sends what an application answers until the relay has stored it, over as many connections as that takes.
+
+    The relay answers a connection's messages in their order, so each word is about the oldest that was sent.
+    """
+
+    def __init__(self, address: Address, options: Options) -> None:
+        self._address = address
+        self._options = options
+        self._waiting: list[_Waiting] = []
+        self._more = asyncio.Event()
+        self._stale = False
+        self._task: asyncio.Task[None] | None = None
+        self._over: RelayClientError | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    async def send(self, id: str, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float) -> None:
+        """Returns once the relay has stored it. Raises Rejected, TimeoutError, and what ended the subscription."""
+        if self._over is not None:
+            raise self._over
+        text = messages.encode(messages.respond(id, status, body, headers))
+        waiting = _Waiting(text, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        self._more.set()
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="relay client answers")
+        try:
+            async with asyncio.timeout(timeout):
+                await waiting.stored
+        except TimeoutError:
+            # Perhaps the connection is dead, and nobody told: the next one gets another.
+            self._stale = True
+            self._more.set()
+            raise
+        finally:
+            # What was sent keeps its place in the order until it is answered.
+            if not waiting.sent and waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def end(self, error: RelayClientError) -> None:
+        """Everything fails with this, now and later."""
+        if self._over is None:
+            self._over = error
+        if self._task is not None:
+            self._task.cancel()
+        while self._waiting:
+            self._settle(error)
+
+    async def close(self) -> None:
+        """Returns once the connection is closed; `end` came before."""
+        if self._task is not None:
+            await asyncio.wait((self._task,))
+
+    async def _run(self) -> None:
+        failures = 0
+        while True:
+            await self._more.wait()
+            try:
+                link = await dial(self._address, self._options, known=True)
+                try:
+                    await link.authenticate()
+                    failures = 0
+                    await self._serve(link)
+                finally:
+                    self._waiting = [each for each in self._waiting if not each.stored.done()]
+                    for each in self._waiting:
+                        each.sent = False
+                    await link.close()
+            except TooBig:
+                self._settle(Rejected("too_large", "the answer is too big for the relay"))
+            except Cut:
+                failures += 1
+                await asyncio.sleep(self._options.backoff.delay(failures))
+            except RelayClientError as error:
+                while self._waiting:
+                    self._settle(error)
+                return
+
+    async def _serve(self, link: Link) -> None:
+        """Until the connection ends. Raises Cut and Refused."""
+        self._stale = False
+        reading = asyncio.create_task(self._read(link))
+        try:
+            while not self._stale:
+                self._more.clear()
+                for each in tuple(self._waiting):
+                    if not each.sent:
+                        each.sent = True
+                        await link.send(each.text)
+                more = asyncio.ensure_future(self._more.wait())
+                try:
+                    await asyncio.wait((reading, more), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    more.cancel()
+                if reading.done():
+                    reading.result()
+            raise Cut("an answer was not stored in time")
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            if self._waiting:
+                self._more.set()
+
+    async def _read(self, link: Link) -> None:
+        while True:
+            document, _ = await link.receive(None)
+            match document.get("status"):
+                case "responded":
+                    self._settle(None)
+                case "error":
+                    self._settle(_rejected(document))
+
+    def _settle(self, error: RelayClientError | None) -> None:
+        """The oldest is stored, or it failed."""
+        if not self._waiting:
+            return
+        waiting = self._waiting.pop(0)
+        if waiting.stored.done():
+            return
+        if error is None:
+            waiting.stored.set_result(None)
+        else:
+            waiting.stored.set_exception(error)
+
+
+def _rejected(document: Document) -> Rejected:
+    return Rejected(str(document.get("code")), str(document.get("message")))

@@ -1,0 +1,291 @@
+"""What runs behind a subscription: it connects, reads ahead into the intake, and connects again until refused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from relay_tornado.client import messages
+from relay_tornado.client.acks import Acks
+from relay_tornado.client.address import Address
+from relay_tornado.client.answers import Answers
+from relay_tornado.client.checkpoint import Checkpoint, Saver, load
+from relay_tornado.client.errors import GapRefused, Refused, RelayClientError
+from relay_tornado.client.event import EventData, Gap, Notice
+from relay_tornado.client.intake import Intake
+from relay_tornado.client.link import Cut, Link, dial
+from relay_tornado.client.messages import Document
+from relay_tornado.client.options import Options
+from relay_tornado.client.positions import Passed, Positions, Recent, Tracker, Untracked
+from relay_tornado.client.rest import put_answer
+
+log = logging.getLogger("relay_tornado.client")
+
+LIFE: Final = 15.0
+"""Seconds between two signs of life, which go out also while the application is busy and nothing is read."""
+SMALL: Final = 128
+"""What an item that is no event counts, in bytes."""
+LARGE: Final = 700_000
+"""Bytes of a body that goes over REST: the relay takes messages up to 1 MiB, and base64 makes a third more of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Nothing comes any more, for this reason; None where the application closed the subscription."""
+
+    error: RelayClientError | None
+
+
+Item: TypeAlias = EventData | Passed | Gap | Notice | Ended
+
+
+class Core:
+    """One subscription's state. It holds no reference to what the application has, so that this can be dropped."""
+
+    def __init__(self, address: Address, options: Options, checkpoint: Checkpoint | None) -> None:
+        self.options = options
+        self.intake: Intake[Item] = Intake(options.buffer)
+        self.tracker: Tracker
+        if options.explicit:
+            self.tracker = Untracked(options.since)
+        elif options.consumer is not None or not options.extended:
+            self.tracker = Recent(options.since)
+        else:
+            self.tracker = Positions(options.since)
+        self._address = address
+        self._checkpoint = checkpoint
+        self._saver = None if checkpoint is None else Saver(checkpoint, self.tracker.text, options.checkpoint_every)
+        self._answers = Answers(address, options)
+        self._acks = Acks()
+        self._link: Link | None = None
+        self._over: RelayClientError | None = None
+        self._gaps: list[Gap] = []
+        self._told: set[str] = set()
+
+    # the loop
+
+    async def run(self) -> None:
+        """Until it is cancelled, or refused; what ends it is the last item of the intake."""
+        try:
+            if self._checkpoint is not None:
+                text = await load(self._checkpoint)
+                if text is not None:
+                    self.tracker.load(text)
+            await self._stay()
+        except RelayClientError as error:
+            self._end(error)
+        except Exception as error:
+            log.exception("the client failed")
+            self._end(RelayClientError(f"the client failed: {error!r}"))
+
+    def _end(self, error: RelayClientError) -> None:
+        self._over = error
+        self._answers.end(error)
+        self.intake.put(Ended(error), SMALL)
+
+    async def _stay(self) -> None:
+        loop = asyncio.get_running_loop()
+        failures, known = 0, False
+        while True:
+            since: float | None = None
+            try:
+                link = await dial(self._address, self.options, known)
+                try:
+                    await link.authenticate()
+                    await link.subscribe(self.tracker.since())
+                    since, known = loop.time(), True
+                    await self._serve(link)
+                finally:
+                    self._link = None
+                    self.tracker.cut()
+                    self._acks.cut()
+                    if self.options.explicit:
+                        # The relay gives them to somebody again; perhaps to us.
+                        self.intake.drop(lambda item: isinstance(item, EventData))
+                    await link.close()
+            except Cut as cut:
+                good = since is not None and loop.time() - since >= self.options.backoff.good
+                failures = 1 if good else failures + 1
+                delay = self.options.backoff.delay(failures)
+                self._tell(Notice("disconnected", str(cut), delay=delay))
+                await asyncio.sleep(delay)
+
+    async def _serve(self, link: Link) -> None:
+        """Reads until the connection ends. Raises Cut and Refused."""
+        self._gaps = []
+        self._subscribed(link)
+        self._link = link
+        breathing = asyncio.create_task(self._breathe(link))
+        try:
+            while True:
+                await self.intake.room()
+                document, size = await link.receive(self.options.idle_timeout)
+                self._received(document, size)
+                for text in self._acks.late():
+                    await link.send(text)
+        except Refused as refused:
+            if refused.code == 4509:
+                raise GapRefused(refused.code, refused.reason, self._gaps) from None
+            raise
+        finally:
+            breathing.cancel()
+
+    async def _breathe(self, link: Link) -> None:
+        try:
+            while True:
+                await asyncio.sleep(LIFE)
+                await link.send(messages.PONG)
+        except Cut:
+            pass
+
+    # what comes in
+
+    def _subscribed(self, link: Link) -> None:
+        entries = link.answer.get("buckets") or ()
+        self._tell(Notice("connected", str(link.answer.get("message", ""))))
+        self.tracker.began(link.server_time)
+        for entry in entries if isinstance(entries, list) else ():
+            name = str(entry.get("bucket_name"))
+            if "error" in entry:
+                if name not in self._told:
+                    self._told.add(name)
+                    self._tell(Notice("missing", f"there is no bucket {name!r} yet, for this token", name))
+                continue
+            self._told.discard(name)
+            if entry.get("gap"):
+                self._gap(name, entry["gap"])
+                if self.options.on_gap == "fail":
+                    continue  # the position stays before it, so that the next run is told, too
+            passed = self.tracker.subscribed(entry)
+            if passed is not None:
+                self.intake.put(passed, SMALL)
+
+    def _received(self, document: Document, size: int) -> None:
+        if document.get("type") == "webhook":
+            event = messages.read_event(document)
+            if event is None or (self.options.explicit and self._acks.came(event.id)):
+                return
+            got = self.tracker.received(event)
+            if got is True:
+                self.intake.put(event, size)
+            elif isinstance(got, Passed):
+                self.intake.put(got, SMALL)
+            return
+        name = str(document.get("bucket_name"))
+        match document.get("status"):
+            case "ping":
+                for each, at in (document.get("positions") or {}).items():
+                    self._passed(each, str(at))
+            case "caught_up":
+                self._passed(name, str(document.get("id")))
+                self.intake.put(Notice("caught_up", f"caught up with {name}", name), SMALL)
+            case "gap":
+                self._gap(name, document.get("gap") or {})
+            case "bucket_deleted":
+                self.tracker.deleted(name)
+                self._moved()
+                self.intake.put(Notice("bucket_deleted", f"the bucket {name!r} is gone, for this token", name), SMALL)
+            case "error":
+                message = f"{document.get('message')} ({document.get('code')})"
+                log.warning("the relay says: %s", message)
+                self._tell(Notice("problem", message))
+            case "unauthorized":
+                raise Refused(4001, str(document.get("message", "unauthorized")))
+
+    def _passed(self, name: str, id: str) -> None:
+        passed = self.tracker.passed(name, id)
+        if passed is not None:
+            self.intake.put(passed, SMALL)
+
+    def _gap(self, name: str, document: Mapping[str, Any]) -> None:
+        gap = messages.read_gap(name, dict(document))
+        self._gaps.append(gap)
+        if self.options.on_gap != "fail":
+            self.intake.put(gap, SMALL)
+
+    def _tell(self, notice: Notice) -> None:
+        """At once: it is about the connection, not about what the application has yet to take."""
+        if notice.kind == "disconnected":
+            log.info("%s; next try in %.1f s", notice.message, notice.delay)
+        if self.options.on_notice is not None:
+            try:
+                self.options.on_notice(notice)
+            except Exception:
+                log.exception("on_notice failed")
+
+    # what the application does
+
+    def given(self, event: EventData) -> None:
+        """The application gets it now."""
+        self.tracker.given(event)
+
+    def reached(self, passed: Passed) -> None:
+        """The application got everything before it."""
+        self.tracker.reached(passed)
+        self._moved()
+
+    def settle(self, event: EventData) -> None:
+        """The application is done with it."""
+        if self.tracker.done(event):
+            self._moved()
+
+    def _moved(self) -> None:
+        if self._saver is not None:
+            self._saver.moved()
+
+    async def saved(self) -> None:
+        """Returns once the checkpoint is what it should be, or will be soon. Raises CheckpointError."""
+        if self._saver is not None:
+            await self._saver.flush()
+
+    async def close(self) -> None:
+        """The application wants nothing more. Saves what is to be saved. Raises CheckpointError."""
+        if self._over is None:
+            self._over = RelayClientError("the subscription is closed")
+            self._answers.end(self._over)
+        await self._answers.close()
+        self.intake.drop(lambda item: True)
+        self.intake.put(Ended(None), SMALL)
+        if self._saver is not None:
+            await self._saver.close()
+
+    async def respond(
+        self, event: EventData, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float
+    ) -> None:
+        if self._over is not None:
+            raise self._over
+        if self.options.extended and len(body) < LARGE:
+            await self._answers.send(event.id, status, body, headers, timeout)
+        else:
+            await put_answer(self._address, self.options, event.id, status, body, dict(headers), timeout)
+
+    async def ack(self, event: EventData, everything: bool) -> None:
+        self._must_be_explicit()
+        await self._transmit(self._acks.ack(event.id, everything))
+
+    async def nak(self, event: EventData, delay: float | None) -> None:
+        self._must_be_explicit()
+        await self._transmit(self._acks.nak(event.id, delay))
+
+    async def done(self, event: EventData) -> None:
+        if self.options.explicit:
+            await self.ack(event, False)
+            return
+        self.settle(event)
+        await self.saved()
+
+    def _must_be_explicit(self) -> None:
+        if not self.options.explicit:
+            raise RelayClientError('only a consumer with ack="explicit" takes acks: name one in subscribe')
+        if self._over is not None:
+            raise self._over
+
+    async def _transmit(self, text: str | None) -> None:
+        if text is not None and self._link is not None:
+            # What a cut swallows is known to the acks.
+            with suppress(Cut):
+                await self._link.send(text)

@@ -1,0 +1,164 @@
+"""One connection: dialled, authenticated and subscribed; then messages in and out until it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+
+import relay_tornado
+from relay_tornado.client import messages
+from relay_tornado.client.address import Address
+from relay_tornado.client.errors import NotExtended, Refused, Rejected, RelayClientError, Unreachable
+from relay_tornado.client.messages import Document
+from relay_tornado.client.options import Options
+
+USER_AGENT: Final = f"relay-tornado-client/{relay_tornado.__version__}"
+CLOSING: Final = 0.5
+"""Seconds that the closing handshake may take."""
+_PASSING: Final = frozenset({408, 425, 429})
+"""HTTP statuses below 500 that pass by themselves."""
+_LATER: Final = frozenset({"unavailable", "overloaded", "unknown", "no_space"})
+"""Errors of a subscribe that pass by themselves."""
+
+
+class Cut(Exception):
+    """There is no connection (any more), and a new one may be tried. The message is for people."""
+
+
+class _Connect(connect):
+    """Follows no redirect: the secret goes to nobody else."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        return exc
+
+
+class Link:
+    """A connection that is subscribed."""
+
+    def __init__(self, socket: ClientConnection, options: Options) -> None:
+        self._socket = socket
+        self._options = options
+        self.answer: Document = {}
+        """The answer to subscribe."""
+        date = socket.response.headers.get("Date") if socket.response is not None else None
+        try:
+            self.server_time = time.time() if date is None else parsedate_to_datetime(date).timestamp()
+        except ValueError:
+            self.server_time = time.time()
+        """The server's clock when the connection was made, in unix seconds."""
+
+    async def authenticate(self) -> None:
+        """Raises Cut and Refused."""
+        await self._ask(messages.encode(messages.auth(self._options.key, self._options.secret)), "authenticated")
+
+    async def subscribe(self, since: Any) -> None:
+        """From these positions (None: where the relay begins by itself). Raises Cut, Refused, Rejected, NotExtended."""
+        self.answer = await self._ask(self._options.subscribe(since), "subscribed")
+        if self._options.extended and not isinstance(self.answer.get("buckets"), list):
+            raise NotExtended
+
+    async def _ask(self, text: str, status: str) -> Document:
+        try:
+            async with asyncio.timeout(self._options.open_timeout):
+                await self.send(text)
+                return await self._expect(status)
+        except TimeoutError:
+            raise Cut("the relay does not answer") from None
+
+    async def _expect(self, status: str) -> Document:
+        while True:
+            document, _ = await self.receive(None)
+            said = document.get("status") if document.get("type") == "status" else None
+            if said == status:
+                return document
+            if said == "unauthorized":
+                raise Refused(4001, str(document.get("message", "unauthorized")))
+            if said == "error":
+                code, message = str(document.get("code")), str(document.get("message"))
+                raise Cut(message) if code in _LATER else Rejected(code, message)
+
+    async def receive(self, timeout: float | None) -> tuple[Document, int]:
+        """The next message and its size in bytes; it must come within `timeout` seconds. Raises Cut and Refused."""
+        try:
+            async with asyncio.timeout(timeout):
+                text = await self._socket.recv(decode=False)
+        except TimeoutError:
+            raise Cut(f"nothing came for {timeout:g} s") from None
+        except ConnectionClosed as closed:
+            raise self._closed(closed) from None
+        return messages.decode(text), len(text)
+
+    async def send(self, text: str) -> None:
+        """Raises Cut."""
+        try:
+            await self._socket.send(text)
+        except ConnectionClosed as closed:
+            error = self._closed(closed)
+            raise error if isinstance(error, Cut) else Cut(str(error)) from None
+
+    def _closed(self, closed: ConnectionClosed) -> Exception:
+        if closed.rcvd is None:
+            if closed.sent is not None and closed.sent.code == 1009:
+                limit = self._options.max_message
+                return RelayClientError(
+                    f"an event is over {limit} bytes as a message: raise max_message, or leave bodies out with max_body"
+                )
+            return Cut("the connection was cut")
+        code, reason = closed.rcvd.code, closed.rcvd.reason
+        if code == 4001 or 4500 <= code <= 4999:
+            return Refused(code, reason)
+        return TooBig(reason) if code == 1009 else Cut(f"the relay closed the connection: {reason or code}")
+
+    async def close(self) -> None:
+        """Says goodbye, briefly: what is unread would hold it up."""
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self._socket.close()
+        except (TimeoutError, WebSocketException, OSError):
+            pass
+        finally:
+            self._socket.transport.abort()
+
+
+class TooBig(Cut):
+    """The relay closed the connection over a message that was too big for it."""
+
+
+async def dial(address: Address, options: Options, known: bool) -> Link:
+    """A connection that is not authenticated yet. `known`: there was one before, so that whatever fails may pass.
+
+    Raises Cut and Unreachable.
+    """
+    arguments: dict[str, Any] = {"ssl": options.ssl} if options.ssl is not None and address.secure else {}
+    try:
+        socket = await _Connect(
+            address.socket,
+            compression=None,
+            user_agent_header=USER_AGENT,
+            proxy=options.proxy,
+            open_timeout=options.open_timeout,
+            # Pings are ours: an application that is slow to take events must not look like a dead relay.
+            ping_interval=None,
+            close_timeout=CLOSING,
+            max_size=options.max_message,
+            max_queue=(4, 1),
+            **arguments,
+        )
+    except InvalidStatus as error:
+        status = error.response.status_code
+        message = f"{address.socket} answers {status}: is that the relay's URL?"
+        final = 300 <= status < 500 and status not in _PASSING and not known
+        raise (Unreachable if final else Cut)(message) from None
+    except ssl.SSLCertVerificationError as error:
+        message = f"the certificate of {address.socket} is not trusted: {error.verify_message}"
+        raise (Cut if known else Unreachable)(message) from None
+    except (OSError, EOFError, InvalidHandshake) as error:
+        reason = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
+        raise Cut(f"{address.socket} can't be reached: {reason}") from None
+    return Link(socket, options)

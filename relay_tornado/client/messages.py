@@ -1,0 +1,133 @@
+"""What goes over the socket: documents out, and events and gaps read from documents that came in (docs/protocol.md)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from relay_tornado.client.event import EventData, Gap, Headers
+
+Document: TypeAlias = dict[str, Any]
+
+_ID = re.compile(r"([a-z0-9]{12})-(0|[1-9][0-9]{0,18})(?:-([1-9][0-9]{0,9}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position as an id names it; `output` is infinite where it is after all copies of the event."""
+
+    epoch: str
+    seq: int
+    output: float
+
+
+def parse_place(id: str) -> Place | None:
+    """The place that an event's id names; None where it has not the form of this relay's ids."""
+    match = _ID.fullmatch(id)
+    if match is None:
+        return None
+    return Place(match[1], int(match[2]), float("inf") if match[3] is None else float(match[3]))
+
+
+def encode(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, separators=(",", ":"))
+
+
+def decode(text: str | bytes) -> Document:
+    """The object that a message holds; {} where it holds none, which is passed over."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def auth(key: str, secret: str) -> Document:
+    return {"action": "auth", "key": key, "secret": secret}
+
+
+PONG = encode({"action": "pong"})
+"""A sign of life."""
+
+
+def respond(id: str, status: int, body: bytes, headers: Mapping[str, list[str]]) -> Document:
+    document: Document = {"action": "respond", "id": id, "status": status, "headers": dict(headers)}
+    if body:
+        document["body_base64"] = base64.b64encode(body).decode()
+    return document
+
+
+def put_log(id: str, status: int, body: bytes, headers: Mapping[str, list[str]]) -> Document:
+    """The same for `PUT /v1/logs/{id}`, as stock clients send it."""
+    return {
+        "id": id,
+        "status": "sent" if status else "failed",
+        "status_code": status,
+        "response_headers": dict(headers) if status else None,
+        "response_body": base64.b64encode(body).decode(),
+        "retries": 0,
+    }
+
+
+def read_event(document: Document) -> EventData | None:
+    """A webhook frame as an event; None where it has no id, and so can't be told from another."""
+    meta = document.get("meta")
+    if not isinstance(meta, dict) or not isinstance(meta.get("id"), str) or not meta["id"]:
+        return None
+    place = parse_place(meta["id"])
+    encoded = document.get("body_base64")
+    if isinstance(encoded, str):
+        body = base64.b64decode(encoded)
+    else:
+        # A lone surrogate can't be UTF-8; the original service may send one where the body was none.
+        body = _text(document, "body").encode("utf-8", "surrogatepass")
+    received = meta.get("received_at")
+    attempt = meta.get("attempt")
+    verified = meta.get("verified")
+    return EventData(
+        id=meta["id"],
+        seq=place.seq if place else 0,
+        epoch=place.epoch if place else "",
+        bucket=_text(meta, "bucket_name"),
+        # Some services only have the misspelt one.
+        bucket_id=_text(meta, "bucket_id") or _text(meta, "bucked_id"),
+        input_id=_text(meta, "input_id"),
+        input_name=_text(meta, "input_name"),
+        output=_text(meta, "output_name"),
+        destination=_text(meta, "output_destination"),
+        method=_text(document, "method") or "POST",
+        path=_text(meta, "path"),
+        query=_text(document, "query"),
+        headers=Headers(_lists(document.get("headers"))),
+        body=body,
+        truncated=document.get("truncated") is True,
+        received_at=float(received) if isinstance(received, int | float) else None,
+        attempt=attempt if isinstance(attempt, int) else 1,
+        verified=verified if isinstance(verified, bool) else None,
+        host=_text(meta, "host"),
+        remote_ip=_text(meta, "remote_ip"),
+        meta=meta,
+    )
+
+
+def read_gap(bucket: str, gap: Document) -> Gap:
+    return Gap(bucket, gap.get("from"), gap.get("to"), gap.get("count"), _text(gap, "reason"))
+
+
+def _text(document: Mapping[str, Any], name: str) -> str:
+    value = document.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _lists(headers: Any) -> dict[str, list[str]]:
+    if not isinstance(headers, dict):
+        return {}
+    return {
+        name: [str(each) for each in value] if isinstance(value, list) else [str(value)]
+        for name, value in headers.items()
+        if value is not None
+    }

@@ -1,0 +1,316 @@
+"""How far a subscriber is in each bucket: what it received, and up to where its application is done.
+
+Three ways to keep track, one interface (`Tracker`): `Positions` for a subscriber that resumes by itself, `Recent` where
+only ids tell a repeat (the stock protocol, consumers by receipt), `Untracked` where what comes again is meant.
+No I/O here: a checkpoint's text goes in and comes out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from relay_tornado.client.errors import CheckpointError
+from relay_tornado.client.event import EventData
+from relay_tornado.client.messages import Document, Place, parse_place
+
+REMEMBERED: Final = 4_096
+"""Ids by which `Recent` knows a repeat."""
+KEPT: Final = 1_000
+"""Ids that a checkpoint's text holds at most: in `Positions` for each bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """The position of a bucket moved to `id`, with no event for the application there."""
+
+    bucket_id: str
+    id: str
+
+
+class Tracker(Protocol):
+    """Goes along with a subscriber."""
+
+    def since(self) -> Any:
+        """The `since` to subscribe with, None for none."""
+
+    def began(self, now: float) -> None:
+        """The subscribe is answered; `now` is the server's time, in unix seconds."""
+
+    def subscribed(self, entry: Document) -> Passed | None:
+        """One bucket's entry of that answer."""
+
+    def received(self, event: EventData) -> bool | Passed:
+        """Whether the application gets it; `Passed` where it is known to be done with it."""
+
+    def passed(self, name: str, id: str) -> Passed | None:
+        """The server says that this bucket's position is `id`."""
+
+    def deleted(self, name: str) -> None: ...
+
+    def cut(self) -> None:
+        """The connection ended."""
+
+    def given(self, event: EventData) -> None:
+        """The application gets the event now."""
+
+    def reached(self, passed: Passed) -> None:
+        """The application got everything before this position."""
+
+    def done(self, event: EventData) -> bool:
+        """The application is done with it; whether `text` changed."""
+
+    def text(self) -> str:
+        """What a checkpoint keeps."""
+
+    def load(self, text: str) -> None:
+        """Goes on from what `text` gave. Raises CheckpointError."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A position that is to be passed in its turn: an event that is done with or not, or no event."""
+
+    id: str
+    done: bool
+    event: bool
+
+
+@dataclass(slots=True)
+class _Bucket:
+    name: str
+    received: str
+    settled: str
+    """Up to here the application is done."""
+    pending: deque[_Entry] = field(default_factory=deque)
+    """What the application was given since, in its order."""
+    open: dict[str, _Entry] = field(default_factory=dict)
+    """Those among them that it is not done with, by id."""
+    ahead: set[str] = field(default_factory=set)
+    """What an earlier run was done with beyond its `settled`; it is not given again."""
+
+
+class Positions:
+    """For a subscriber that resumes from positions of its own, the checkpoint's among them."""
+
+    def __init__(self, since: Any) -> None:
+        """`since` is the position that the application asked for, as on the wire; None for the default."""
+        self._asked = since
+        self._buckets: dict[str, _Bucket] = {}
+        self._ids: dict[str, str] = {}
+        self._begun: float | None = None
+
+    def since(self) -> Any:
+        if self._begun is None:
+            return self._asked
+        positions: Document = dict(self._asked) if _is_map(self._asked) else {"*": self._asked}
+        rest = positions.pop("*", None)
+        positions |= {bucket_id: bucket.received for bucket_id, bucket in self._buckets.items()}
+        # Whatever was there at the first subscribe has its position. A bucket that came since must be met from its
+        # first event, and one that came into reach from the moment that this began.
+        stands = rest == "earliest" or (isinstance(rest, dict) and "time" in rest)
+        positions["*"] = rest if stands else {"time": self._begun}
+        return positions
+
+    def began(self, now: float) -> None:
+        if self._begun is None:
+            self._begun = now
+
+    def subscribed(self, entry: Document) -> Passed | None:
+        bucket_id, name = str(entry.get("bucket_id")), str(entry.get("bucket_name"))
+        self._ids[name] = bucket_id
+        bucket = self._buckets.get(bucket_id)
+        if bucket is not None:
+            bucket.name = name
+            if entry.get("gap") is None:
+                return None
+        at = f"{entry.get('epoch')}-{int(entry.get('start', 1)) - 1}"
+        asked = self._position(bucket_id, name)
+        place = parse_place(asked) if isinstance(asked, str) else None
+        if place is not None and place.output != float("inf") and entry.get("start") == place.seq:
+            at = str(asked)  # delivery begins within that event, behind one of its copies
+        if bucket is None:
+            self._buckets[bucket_id] = _Bucket(name, at, at)
+        else:
+            bucket.received = at
+        return Passed(bucket_id, at)
+
+    def received(self, event: EventData) -> bool | Passed:
+        self._ids[event.bucket] = event.bucket_id
+        bucket = self._buckets.get(event.bucket_id)
+        if bucket is None:
+            # It joined later, and so from its first event.
+            before = f"{event.epoch}-{max(event.seq - 1, 0)}"
+            bucket = self._buckets[event.bucket_id] = _Bucket(event.bucket, before, before)
+        elif not _follows(parse_place(event.id), parse_place(bucket.received)):
+            return False
+        bucket.name = event.bucket
+        bucket.received = event.id
+        if event.id in bucket.ahead:
+            bucket.ahead.discard(event.id)
+            return Passed(event.bucket_id, event.id)
+        return True
+
+    def passed(self, name: str, id: str) -> Passed | None:
+        bucket_id = self._ids.get(name, "")
+        bucket = self._buckets.get(bucket_id)
+        if bucket is None:
+            return None
+        bucket.received = id
+        return Passed(bucket_id, id)
+
+    def deleted(self, name: str) -> None:
+        self._buckets.pop(self._ids.pop(name, ""), None)
+
+    def cut(self) -> None:
+        """What was received stays in hand, so it is not asked for again."""
+
+    def given(self, event: EventData) -> None:
+        bucket = self._buckets.get(event.bucket_id)
+        if bucket is not None:
+            entry = bucket.open[event.id] = _Entry(event.id, done=False, event=True)
+            bucket.pending.append(entry)
+
+    def reached(self, passed: Passed) -> None:
+        bucket = self._buckets.get(passed.bucket_id)
+        if bucket is None:
+            return
+        if bucket.pending and not bucket.pending[-1].event:
+            bucket.pending.pop()
+        bucket.pending.append(_Entry(passed.id, done=True, event=False))
+        _settle(bucket)
+
+    def done(self, event: EventData) -> bool:
+        bucket = self._buckets.get(event.bucket_id)
+        entry = None if bucket is None else bucket.open.pop(event.id, None)
+        if bucket is None or entry is None:
+            return False
+        entry.done = True
+        _settle(bucket)
+        return True
+
+    def text(self) -> str:
+        buckets = {}
+        for bucket_id, bucket in self._buckets.items():
+            done = sorted(bucket.ahead) + [each.id for each in bucket.pending if each.done and each.event]
+            buckets[bucket_id] = {"name": bucket.name, "id": bucket.settled} | ({"done": done[:KEPT]} if done else {})
+        return json.dumps({"version": 1, "begun": self._begun, "buckets": buckets}, indent=1) + "\n"
+
+    def load(self, text: str) -> None:
+        document = _read(text, "buckets")
+        try:
+            self._begun = float(document["begun"])
+            for bucket_id, each in document["buckets"].items():
+                name, at = str(each["name"]), str(each["id"])
+                self._buckets[bucket_id] = _Bucket(name, at, at, ahead=set(map(str, each.get("done", ()))))
+                self._ids[name] = bucket_id
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise CheckpointError(_DAMAGED) from None
+
+    def _position(self, bucket_id: str, name: str) -> Any:
+        if not _is_map(self._asked):
+            return self._asked
+        return next((self._asked[key] for key in (bucket_id, name, "*") if key in self._asked), None)
+
+
+class Recent:
+    """Where only ids tell a repeat: what an earlier connection brought, or an earlier run was done with, is left out.
+
+    What one connection brings twice is meant.
+    """
+
+    def __init__(self, since: Any = None) -> None:
+        self._since = since
+        self._connection = 1
+        self._seen: dict[str, int] = {}
+        self._done: deque[str] = deque(maxlen=KEPT)
+
+    def since(self) -> Any:
+        return self._since
+
+    def began(self, now: float) -> None:
+        """Ids need no time."""
+
+    def subscribed(self, entry: Document) -> Passed | None:
+        return None
+
+    def received(self, event: EventData) -> bool | Passed:
+        if self._seen.get(event.id, self._connection) != self._connection:
+            return False
+        self._seen[event.id] = self._connection
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        return True
+
+    def passed(self, name: str, id: str) -> Passed | None:
+        return None
+
+    def deleted(self, name: str) -> None:
+        """A deleted bucket's ids come no more."""
+
+    def cut(self) -> None:
+        self._connection += 1
+
+    def given(self, event: EventData) -> None:
+        """It counts when it is received."""
+
+    def reached(self, passed: Passed) -> None:
+        """There are no positions."""
+
+    def done(self, event: EventData) -> bool:
+        if event.id in self._done:
+            return False
+        self._done.append(event.id)
+        return True
+
+    def text(self) -> str:
+        return json.dumps({"version": 1, "recent": list(self._done)}) + "\n"
+
+    def load(self, text: str) -> None:
+        self._done.extend(map(str, _read(text, "recent")["recent"]))
+        self._seen = dict.fromkeys(self._done, 0)
+
+
+class Untracked(Recent):
+    """For a consumer of explicit acks: what comes again was not acknowledged, and is meant."""
+
+    def received(self, event: EventData) -> bool | Passed:
+        return True
+
+
+_DAMAGED: Final = "the checkpoint is not what a subscriber of this kind wrote: name another, or delete it to begin anew"
+
+
+def _read(text: str, part: str) -> Document:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        raise CheckpointError(_DAMAGED) from None
+    if not isinstance(document, dict) or document.get("version") != 1 or part not in document:
+        raise CheckpointError(_DAMAGED)
+    return document
+
+
+def _is_map(since: Any) -> bool:
+    """Whether `since` is from bucket to position, as the protocol tells it from a position."""
+    if not isinstance(since, Mapping):
+        return False
+    if len(since) == 1:
+        [(key, value)] = since.items()
+        return not (key in ("last", "time") and isinstance(value, int | float))
+    return True
+
+
+def _follows(event: Place | None, at: Place | None) -> bool:
+    """Whether the event comes after this place. Where their epochs differ the relay's word counts, which sent it."""
+    if event is None or at is None or event.epoch != at.epoch:
+        return True
+    return (event.seq, event.output) > (at.seq, at.output)
+
+
+def _settle(bucket: _Bucket) -> None:
+    while bucket.pending and bucket.pending[0].done:
+        bucket.settled = bucket.pending.popleft().id

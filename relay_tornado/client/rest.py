@@ -1,0 +1,64 @@
+"""The one request that a client makes over HTTP: the answer to an event, for relays without `respond`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import ssl
+import urllib.error
+import urllib.request
+from typing import Any
+
+from relay_tornado.client import messages
+from relay_tornado.client.address import Address
+from relay_tornado.client.errors import Rejected
+from relay_tornado.client.link import USER_AGENT
+from relay_tornado.client.options import Options
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+async def put_answer(
+    address: Address, options: Options, id: str, status: int, body: bytes, headers: dict[str, list[str]], timeout: float
+) -> None:
+    """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError."""
+    document = json.dumps(messages.put_log(id, status, body, headers)).encode()
+    await asyncio.to_thread(_put, address, options, id, document, timeout)
+
+
+def _put(address: Address, options: Options, id: str, document: bytes, timeout: float) -> None:
+    credentials = base64.b64encode(f"{options.key}:{options.secret}".encode()).decode()
+    request = urllib.request.Request(  # noqa: S310  # made of an address that was checked
+        address.log(id),
+        document,
+        {"Authorization": f"Basic {credentials}", "Content-Type": "application/json", "User-Agent": USER_AGENT},
+        method="PUT",
+    )
+    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+    if options.proxy is not True:
+        proxies = {} if options.proxy is None else {"http": options.proxy, "https": options.proxy}
+        handlers.append(urllib.request.ProxyHandler(proxies))
+    if address.secure:
+        handlers.append(urllib.request.HTTPSHandler(context=options.ssl or ssl.create_default_context()))
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
+            response.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            raise _rejected(error) from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, OSError):
+            raise error.reason from None
+        raise OSError(str(error.reason)) from None
+
+
+def _rejected(error: urllib.error.HTTPError) -> Rejected:
+    try:
+        document = json.loads(error.read())
+        return Rejected(str(document.get("code", error.code)), str(document["message"]))
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        return Rejected(str(error.code), f"PUT of the answer: {error.code} {error.reason}")

@@ -1,0 +1,225 @@
+"""`subscribe`: the events of a relay's buckets as an asynchronous iterator that comes back by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import ssl as tls
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any, Literal, Self, assert_never
+
+from relay_tornado.client.address import Address, parse_address
+from relay_tornado.client.backoff import Backoff
+from relay_tornado.client.checkpoint import Checkpoint, FileCheckpoint
+from relay_tornado.client.core import Core, Ended, log
+from relay_tornado.client.event import Event, EventData, Gap, Notice
+from relay_tornado.client.options import MIB, OnGap, OnNotice, Options, Since, names
+from relay_tornado.client.positions import Passed
+
+ANY_KEY = "whr"
+"""The key with which the secret alone decides."""
+
+
+def subscribe(
+    url: str,
+    key: str | None = None,
+    secret: str = "",
+    *,
+    buckets: str | Iterable[str] | None = None,
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    since: Since = None,
+    consumer: str | None = None,
+    ack: Literal["explicit", "receipt"] | None = None,
+    max_in_flight: int | None = None,
+    ack_wait: float | None = None,
+    max_deliver: int | None = None,
+    filter: Mapping[str, Any] | None = None,
+    max_body: int | None = None,
+    outputs: Literal["all", "none"] = "all",
+    on_gap: OnGap = None,
+    on_notice: OnNotice = None,
+    auto_done: bool = True,
+    checkpoint_every: float = 0.0,
+    extended: bool = True,
+    ssl: tls.SSLContext | None = None,
+    proxy: str | Literal[True] | None = True,
+    backoff: Backoff | None = None,
+    buffer: int = 8 * MIB,
+    max_message: int = 64 * MIB,
+    open_timeout: float = 20.0,
+    idle_timeout: float = 70.0,
+) -> Subscription:
+    """The events of buckets, as they come, and from where this subscriber stopped.
+
+    What to read:
+    - `url`: the relay's, like https://relay.example.org, or its socket's, like wss://relay.example.org/v1/socket.
+    - `key`, `secret`: a token's. Without a key the secret alone decides.
+    - `buckets`: names or ids, or one name; none is every bucket that the token may read.
+    - `since`: where to begin the first time: "latest" (the default), "earliest", an id, {"last": 10}, {"time": unix
+      seconds}, or an object from bucket to one of these. A checkpoint that is there already wins for its buckets.
+    - `filter`: rules that events have to pass; `max_body`: bytes, a larger body is left out (`event.truncated`);
+      `outputs`: "none" for each event once, whatever the outputs are. All as in docs/protocol.md.
+    - `extended`: False for a service that speaks the stock protocol only. Nothing can be resumed there.
+
+    Keeping the place, one of:
+    - `checkpoint`: a file's path, or a `Checkpoint`. It moves past an event when the loop asks for the next one, or by
+      `event.done()`; with `auto_done=False` by `event.done()` alone, in whatever order. It is saved before the next
+      event is given, or, with `checkpoint_every` (seconds), at most that often: after a crash that much may come again.
+    - `consumer`: a name under which the relay keeps the place. `ack` is "explicit" (the default: `event.ack()`, several
+      clients share the work) or "receipt". `max_in_flight` (events), `ack_wait` (seconds) and `max_deliver` (tries) are
+      as there.
+
+    What one is told:
+    - `on_gap`: called with each `Gap`, in its place among the events (a coroutine is awaited), or "fail": GapRefused is
+      raised there. Without it a gap is a warning in the log "relay_tornado.client".
+    - `on_notice`: called with each `Notice` about the connection.
+
+    How:
+    - `ssl`: a context instead of the default one; `proxy`: True for the environment's, None for none, or a URL.
+    - `backoff`: the waits between connections; `idle_timeout`: seconds without a message after which a connection
+      counts as dead; `open_timeout`: seconds for each step of making one.
+    - `buffer`: bytes that are read ahead of the application, and one message; `max_message`: the largest, in bytes.
+
+    Raises ValueError where an argument is wrong, or two contradict each other. Nothing is connected until the first
+    event is asked for, or `async with` is entered. Iterating raises Refused, Rejected, Unreachable, NotExtended and
+    CheckpointError.
+    """
+    place = FileCheckpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+    options = Options(
+        key=key or ANY_KEY,
+        secret=secret,
+        buckets=names(buckets),
+        since=since,
+        consumer=consumer,
+        ack=ack,
+        max_in_flight=max_in_flight,
+        ack_wait=ack_wait,
+        max_deliver=max_deliver,
+        filter=filter,
+        max_body=max_body,
+        outputs=outputs,
+        on_gap=on_gap,
+        on_notice=on_notice,
+        auto_done=auto_done,
+        checkpoint_every=checkpoint_every,
+        extended=extended,
+        ssl=ssl,
+        proxy=proxy,
+        backoff=backoff or Backoff(),
+        buffer=buffer,
+        max_message=max_message,
+        open_timeout=open_timeout,
+        idle_timeout=idle_timeout,
+    )
+    options.check(place is not None)
+    return Subscription(parse_address(url), options, place)
+
+
+class Subscription:
+    """An asynchronous iterator of events; `subscribe` makes it. One task iterates at a time.
+
+    `async with` closes it at its end. Where it is dropped without that, its connection ends with it.
+    """
+
+    def __init__(self, address: Address, options: Options, checkpoint: Checkpoint | None) -> None:
+        self._make = (address, options, checkpoint)
+        self._options = options
+        self._core: Core | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._given: Event | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event, once there is one. Cancelling it loses nothing."""
+        if self._closed:
+            raise StopAsyncIteration
+        core = self._start()
+        given, self._given = self._given, None
+        if given is not None and self._options.auto_done and not self._options.explicit:
+            core.settle(given)
+        await core.saved()
+        while True:
+            if not len(core.intake):
+                # What was passed over meanwhile, before a wait that may be long.
+                await core.saved()
+            item = await core.intake.first()
+            match item:
+                case EventData():
+                    # Where this began, too: whoever crashes over the first event must meet it again.
+                    await core.saved()
+                    core.intake.take()
+                    event = self._given = _event(item, core)
+                    core.given(event)
+                    return event
+                case Passed():
+                    core.intake.take()
+                    core.reached(item)
+                case Gap():
+                    await self._tell(item)
+                    core.intake.take()
+                case Notice():
+                    self._notify(item)
+                    core.intake.take()
+                case Ended(None):
+                    raise StopAsyncIteration
+                case Ended(error):
+                    assert error is not None
+                    raise error
+                case _:
+                    assert_never(item)
+
+    async def aclose(self) -> None:
+        """Ends it; what it was not asked for stays with the relay. Raises CheckpointError where it can't be saved."""
+        self._closed = True
+        if self._core is None:
+            return
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait((task,))
+        await self._core.close()
+
+    def __del__(self) -> None:
+        task = self._task
+        if task is None or task.done():
+            return
+        loop = task.get_loop()
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    def _start(self) -> Core:
+        if self._core is None:
+            self._core = Core(*self._make)
+            self._task = asyncio.create_task(self._core.run(), name="relay client")
+        return self._core
+
+    async def _tell(self, gap: Gap) -> None:
+        if not callable(self._options.on_gap):
+            log.warning("%s", gap)
+            return
+        answer = self._options.on_gap(gap)
+        if inspect.isawaitable(answer):
+            await answer
+
+    def _notify(self, notice: Notice) -> None:
+        if self._options.on_notice is not None:
+            self._options.on_notice(notice)
+
+
+def _event(data: EventData, core: Core) -> Event:
+    fields = {name: getattr(data, name) for name in EventData.__dataclass_fields__}
+    return Event(**fields, _handle=core)

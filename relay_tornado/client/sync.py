@@ -1,0 +1,178 @@
+"""The client without asyncio: `subscribe` is a context manager and an iterator, with a loop in a thread of its own.
+
+with subscribe(url, key, secret, buckets=["orders"], checkpoint="orders.checkpoint") as events:
+    for event in events:
+        handle(event.json())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import threading
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+from relay_tornado.client import subscription
+from relay_tornado.client.errors import RelayClientError
+from relay_tornado.client.event import AnswerHeaders, EventData
+from relay_tornado.client.event import Event as AsyncEvent
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(EventData):
+    """An event with what can be done about it; the methods are those of the asynchronous `Event`, and block."""
+
+    _event: AsyncEvent = field(repr=False, compare=False)
+    _loop: _Loop = field(repr=False, compare=False)
+
+    def respond(
+        self, status: int = 200, body: bytes | str = b"", headers: AnswerHeaders | None = None, *, timeout: float = 30.0
+    ) -> None:
+        """Says what the application answers. Raises Rejected and TimeoutError."""
+        self._loop.run(self._event.respond(status, body, headers, timeout=timeout))
+
+    def ack(self, *, everything: bool = False) -> None:
+        """Acknowledges it to the consumer."""
+        self._loop.run(self._event.ack(everything=everything))
+
+    def nak(self, delay: float | None = None) -> None:
+        """Gives it back to the consumer."""
+        self._loop.run(self._event.nak(delay))
+
+    def done(self) -> None:
+        """The application is done with it. Raises CheckpointError."""
+        self._loop.run(self._event.done())
+
+
+class Subscription:
+    """An iterator of events. Use it with `with`, or call `close`: a thread and a connection belong to it."""
+
+    def __init__(self, inner: subscription.Subscription) -> None:
+        self._inner = inner
+        self._loop: _Loop | None = None
+        self._asked: concurrent.futures.Future[AsyncEvent | None] | None = None
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        """The next event, once there is one. An interrupt (Ctrl-C) loses nothing."""
+        event = self.next()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def next(self, timeout: float | None = None) -> Event | None:
+        """The next event; None once the subscription is closed. Raises TimeoutError after `timeout` seconds."""
+        if self._closed:
+            return None
+        loop = self._start()
+        if self._asked is None:
+            self._asked = loop.submit(_next(self._inner))
+        # What a time-out or an interrupt leaves unanswered is the next call's.
+        event = self._asked.result(timeout)
+        self._asked = None
+        if event is None:
+            return None
+        fields = {name: getattr(event, name) for name in EventData.__dataclass_fields__}
+        return Event(**fields, _event=event, _loop=loop)
+
+    def close(self) -> None:
+        """Ends it; may be called from another thread, too. Raises CheckpointError."""
+        self._closed = True
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        try:
+            loop.run(self._inner.aclose())
+        finally:
+            loop.close()
+
+    def _start(self) -> _Loop:
+        if self._loop is None:
+            self._loop = _Loop()
+            self._loop.run(self._inner.__aenter__())
+        return self._loop
+
+
+async def _next(inner: subscription.Subscription) -> AsyncEvent | None:
+    try:
+        return await anext(inner)
+    except StopAsyncIteration:
+        return None
+
+
+class _Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        # A program that forgets to close must be able to end.
+        self._thread = threading.Thread(target=self._serve, name="relay client", daemon=True)
+        self._thread.start()
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Begins it there. Raises RelayClientError once the loop is closed."""
+        if not self._thread.is_alive():
+            coroutine.close()
+            raise RelayClientError("the subscription is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Runs it there and returns what it returns. What interrupts the wait cancels it."""
+        future = self.submit(coroutine)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            # Whoever waits in another thread gets an answer.
+            self._loop.run_until_complete(self._drain())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
+
+    async def _drain(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(tasks, timeout=1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _blocking(function: Callable[P, subscription.Subscription]) -> Callable[P, Subscription]:
+    @functools.wraps(function)
+    def blocking(*arguments: P.args, **options: P.kwargs) -> Subscription:
+        return Subscription(function(*arguments, **options))
+
+    return blocking
+
+
+subscribe = _blocking(subscription.subscribe)
+"""As `relay_tornado.client.subscribe`, with the same arguments. What it calls back runs in the loop's thread."""

@@ -1,0 +1,515 @@
+"""Consumers with explicit acks: each event goes to one of the connections that share one, until it is acked.
+
+Invariants:
+- What is out belongs to exactly one connection of the group, from the beginning of its write until it is acked, its
+  `ack_wait` is over, it is refused (nak), or the connection leaves. Then it is done, dead, or goes to another.
+- Nothing is skipped: what is taken from the progress and not written is given back before anybody else may take.
+- First deliveries come to a connection in order of seq. For that taking, reading and the beginning of the write happen
+  under the group's lock; only the end of the write, which is the backpressure, is awaited outside of it.
+- A connection has at most `max_in_flight` events out, over all its buckets. One that can't write takes nothing, and so
+  keeps nothing from the others.
+- What is out is kept as numbers, not as events: redelivery reads the log again.
+- A try counts from the beginning of its write on: it is stored then, so that it does across a crash, too.
+- An event without a copy for whoever takes it is done. One with several is done when each that was given is acked.
+- After `seek` whatever was given before counts for nothing.
+- A change that makes something due, or gives somebody room, wakes a connection that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Final, NamedTuple, NoReturn, Protocol
+
+from relay_tornado.counters import Counters
+from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
+from relay_tornado.delivery.flight import SLICE, Flight
+from relay_tornado.delivery.in_flight import InFlight, Item
+from relay_tornado.delivery.selection import Copies
+from relay_tornado.delivery.turns import Turns
+from relay_tornado.errors import BucketGone, CursorLost
+from relay_tornado.log.consumers import Key
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.model import BucketId, Event, Gap
+from relay_tornado.progress import MAX_DELIVER, Taken
+
+DAMAGED: Final = "damaged"
+"""Why an event is dead that the log can't read."""
+
+_LOOK: Final = 1.0
+"""Seconds until those who wait are woken again where what there is was not taken: whoever was woken may be slow."""
+_SOONEST: Final = 0.001
+"""Seconds: two clocks never agree exactly, and a timer that comes too soon would come again at once."""
+_LONGEST: Final = 30.0
+"""Seconds that no timer goes beyond: the clock of day may be set meanwhile."""
+
+
+class _Given(NamedTuple):
+    taken: Taken
+    epoch: str
+    copies: Copies
+
+
+class Receiver(Protocol):
+    """A delivery, as a group sees it."""
+
+    busy: bool
+    """Its task is at work, or it has not begun, or it has ended."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is written."""
+
+    def mark(self, bucket_id: BucketId) -> None:
+        """The bucket may have something to read."""
+
+    def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
+        """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
+
+    def write(self, data: Sequence[bytes]) -> Awaitable[None]:
+        """Begins to write frames; awaiting it is the backpressure. Raises OutletClosed."""
+
+    def missed(self, bucket_id: BucketId, gap: Gap) -> None:
+        """The consumer met a gap."""
+
+    def released(self, bucket_id: BucketId) -> None:
+        """The consumer was deleted."""
+
+    def leave(self, bucket_id: BucketId) -> None:
+        """The bucket was deleted."""
+
+
+class Member:
+    """One connection's part in one group. `place` is told how far the group is. `slow`: it let an event's `ack_wait`
+    pass, and gets what others have no room for until it answers."""
+
+    __slots__ = ("group", "in_flight", "place", "receiver", "slow")
+
+    def __init__(self, group: Group, receiver: Receiver, in_flight: InFlight, place: Place) -> None:
+        self.group = group
+        self.receiver = receiver
+        self.in_flight = in_flight
+        self.place = place
+        self.slow = False
+
+    async def page(self) -> bool:
+        """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken."""
+        group = self.group
+        async with group.lock:
+            if self.receiver.over or not self.place.open:
+                return True
+            taken = group.take(self)
+            if not taken:
+                return False
+            more, written = await group.give(self, taken)
+        if written is not None:
+            await written
+        if group.others_wait():
+            # A write that the kernel takes at once gives nobody else a turn.
+            await asyncio.sleep(0)
+        return more
+
+    def caught_up(self) -> bool:
+        """Whether everything was handed out, where `page` found nothing."""
+        return self.in_flight.credit > 0 and self.group.exhausted
+
+
+class Group:
+    """The connections that share one consumer of one bucket."""
+
+    busy = True
+    """What the dispatcher's pass makes is nothing for it: it is marked."""
+    apart = True
+    max_body = None
+
+    def __init__(self, groups: Groups, ledger: Ledger, epoch: str) -> None:
+        """`epoch` is that of the ledger's floor."""
+        self.ledger = ledger
+        self.lock = asyncio.Lock()
+        self._groups = groups
+        self._members: dict[Member, None] = {}
+        self._waiting: dict[Member, None] = {}
+        """Those that have room and found nothing, first come first served."""
+        self._out: dict[int, Item] = {}
+        """By seq, in the order in which they were given."""
+        self._generation = ledger.progress.generation
+        self._gap = ledger.gap
+        self._place = Place(self, ledger.key.bucket_id, ledger.progress.floor, epoch)
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._unwatch = ledger.watch(self._changed)
+        groups.dispatcher.add(self._place)
+
+    @property
+    def outlet(self) -> NoReturn:
+        raise AssertionError("a group has no outlet: its members have")
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything that the log has was handed out once."""
+        return self.ledger.progress.reached >= self._head()
+
+    def others_wait(self) -> bool:
+        """Whether somebody who has room waits."""
+        return bool(self._waiting) and bool(self._able())
+
+    @property
+    def connections(self) -> int:
+        return len(self._members)
+
+    def mark(self, bucket_id: BucketId) -> None:
+        """There may be something new in the bucket."""
+        self._wake()
+
+    # who takes part
+
+    def join(self, receiver: Receiver, in_flight: InFlight, place: Place) -> Member:
+        """Makes a member, which is woken when there is something for it."""
+        member = Member(self, receiver, in_flight, place)
+        self._members[member] = None
+        self._show(member)
+        self.wait(member)
+        return member
+
+    def leave(self, member: Member, heir: Member | None = None) -> None:
+        """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
+        repeated."""
+        if member not in self._members:
+            return
+        del self._members[member]
+        self._waiting.pop(member, None)
+        member.in_flight.forget(member)
+        if heir is not None:
+            heir.in_flight.adopt(member, heir)
+        else:
+            now = self._groups.ledgers.clock()
+            for item in member.in_flight.of(member):
+                self._failed(item, now, now)
+        if not self._members:
+            self._close()
+        else:
+            self._wake()
+
+    def _close(self) -> None:
+        self._unwatch()
+        self._place.open = False
+        self._groups.dispatcher.remove(self._place)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._groups.forget(self)
+
+    # what comes back
+
+    def done(self, item: Item) -> None:
+        """It is acked."""
+        full = self.ledger.progress.full()
+        self.ledger.progress.done(item.taken)
+        self.ledger.save()
+        item.member.slow = False
+        self._drop(item)
+        if full:
+            self._wake()
+
+    def refuse(self, item: Item, delay: float) -> None:
+        """It is to be tried again after so many seconds."""
+        item.member.slow = False
+        now = self._groups.ledgers.clock()
+        self._failed(item, now + delay, now)
+        self._wake()
+
+    def _failed(self, item: Item, due: float, now: float) -> None:
+        progress, most = self.ledger.progress, self.ledger.terms.max_deliver
+        if most and item.taken.attempt >= most:
+            progress.bury(item.taken, now, MAX_DELIVER)
+        else:
+            progress.fail(item.taken, due, now)
+        self.ledger.save()
+        self._drop(item)
+        # Somebody else comes first.
+        if item.member in self._waiting:
+            del self._waiting[item.member]
+            self._waiting[item.member] = None
+
+    def _drop(self, item: Item) -> None:
+        if self._out.get(item.taken.seq) is item:
+            del self._out[item.taken.seq]
+        item.member.in_flight.drop(item)
+
+    # what goes out
+
+    def wait(self, member: Member) -> None:
+        """This one has room, and waits for something to take."""
+        if member in self._members and member not in self._waiting:
+            self._waiting[member] = None
+            self._wake()
+
+    def take(self, member: Member) -> list[Taken]:
+        """The member's share of what there is now. Where that is nothing, it waits, for events or for room."""
+        self._waiting.pop(member, None)
+        credit = member.in_flight.credit
+        if credit <= 0:
+            member.in_flight.run_short(member)
+            return []
+        able = self._able()
+        if member.slow and any(not each.receiver.busy for each in able):
+            self._waiting[member] = None
+            return []
+        share = -(-self._ready() // (len(able) + 1))
+        now = self._groups.ledgers.clock()
+        taken = self.ledger.progress.take(self._head(), min(credit, PAGE, max(share, 1)), now)
+        if not taken:
+            self._waiting[member] = None
+            self._show(member)
+            self._arm()
+        elif able:
+            self._wake()
+        return taken
+
+    async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
+        """Reads what was taken and begins to write it, under the lock. What can't be written now is given back, so
+        that nobody else has had a later one by then. Returns whether there may be more, and the write."""
+        progress = self.ledger.progress
+        chunk = self._groups.flight.chunk()
+        dealt = 0
+        try:
+            events = await self._read(taken, chunk)
+            behind = self._head() - taken[0].seq
+            dealt, more, written = await self._groups.turns.run(lambda: self._deal(member, taken, events), behind)
+            return more, written
+        except BucketGone:
+            member.receiver.leave(self.ledger.key.bucket_id)
+            return True, None
+        finally:
+            for one in taken[dealt:]:
+                progress.release(one)
+            self.ledger.save()
+            self._show(member)
+            self._arm()
+
+    def _deal(
+        self, member: Member, taken: Sequence[Taken], events: Sequence[Event | None]
+    ) -> tuple[int, bool, Awaitable[None] | None]:
+        """How many of these were dealt with, whether there may be more, and the write that was begun. Raises
+        BucketGone."""
+        if member.receiver.over or not member.place.open or taken[0].generation != self.ledger.progress.generation:
+            return 0, True, None
+        given, dealt = self._select(member, taken, events, self._groups.flight.chunk())
+        if not dealt:
+            # Nothing comes of the log now: the timer looks again.
+            self._waiting[member] = None
+            return 0, False, None
+        return dealt, True, self._write(member, given) if given else None
+
+    def _select(
+        self, member: Member, taken: Sequence[Taken], events: Sequence[Event | None], chunk: int
+    ) -> tuple[list[_Given], int]:
+        """What is to be written of these, within the chunk's size but at least one, and how many were dealt with."""
+        progress, place = self.ledger.progress, member.place
+        end = time.perf_counter() + SLICE
+        given: list[_Given] = []
+        dealt = 0
+        for one, event in zip(taken, events, strict=False):
+            if event is None:
+                progress.bury(one, self._groups.ledgers.clock(), DAMAGED)
+            else:
+                copies = member.receiver.copies(place, event, one.attempt)
+                if copies is None:
+                    progress.done(one)
+                else:
+                    chunk -= len(copies.frames)
+                    if chunk < 0 and given:
+                        break
+                    given.append(_Given(one, event.epoch, copies))
+                if one.attempt == 1:
+                    self._place.seq, self._place.epoch = event.seq, event.epoch
+            dealt += 1
+            if time.perf_counter() > end:
+                break
+        return given, dealt
+
+    def _write(self, member: Member, given: Sequence[_Given]) -> Awaitable[None]:
+        now = self._loop.time()
+        for one, epoch, copies in given:
+            numbers = set(copies.numbers) or None
+            self.ledger.progress.begin(one)
+            self._out[one.seq] = member.in_flight.give(member, one, epoch, numbers, now)
+        self._arm()
+        frames = [each.copies.frames for each in given]
+        counters = self._groups.counters
+        counters.deliveries += len(frames)
+        counters.delivered_bytes += sum(map(len, frames))
+        counters.redeliveries += sum(each.taken.attempt > 1 for each in given)
+        return member.receiver.write(frames)
+
+    async def _read(self, taken: Sequence[Taken], size: int) -> list[Event | None]:
+        """The events of the first of these, as many as fit in the size but at least one; None for one that the log
+        can't give any more. Raises BucketGone, Unavailable."""
+        log, bucket_id = self._groups.log, self.ledger.key.bucket_id
+        events: list[Event | None] = []
+        while len(events) < len(taken) and size > 0:
+            at = len(events)
+            first, count = taken[at].seq, 1
+            while at + count < len(taken) and taken[at + count].seq == first + count:
+                count += 1
+            try:
+                found = log.peek(bucket_id, first - 1, count, size)
+                if found is None:
+                    found = await log.read(bucket_id, first - 1, count, size)
+            except CursorLost as lost:
+                gone = await self._lost(first, lost)
+                events += [None] * max(sum(one.seq < gone for one in taken[at : at + count]), 1)
+                continue
+            if not found:
+                break
+            events += found
+            size -= sum(event.size for event in found)
+        return events
+
+    async def _lost(self, first: int, lost: CursorLost) -> int:
+        """The event `first` is not there any more. Returns the next one that is. Raises BucketGone, Unavailable."""
+        bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
+        if bounds.first > first:
+            self.ledger.trim(bounds.first)
+        else:
+            # What retention removed lies below the log's first event; within the log it is damage.
+            self.ledger.met(Gap("reset", first, lost.first - 1), self._groups.ledgers.clock())
+        self._changed()
+        return max(bounds.first, lost.first)
+
+    async def look(self) -> None:
+        """Finds out which epoch the group has reached, where no event told it."""
+        place, progress = self._place, self.ledger.progress
+        if place.seq < progress.reached or not place.epoch:
+            bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
+            place.seq = min(progress.reached, bounds.head)
+            place.epoch = epoch_at(bounds.epochs, place.seq)
+        for member in self._members:
+            self._show(member)
+
+    def _show(self, member: Member) -> None:
+        """A member's position is that of the group: what others were given it passes over."""
+        member.place.seq, member.place.epoch = self._place.seq, self._place.epoch
+
+    def _head(self) -> int:
+        return self._groups.dispatcher.head(self.ledger.key.bucket_id)
+
+    def _ready(self) -> int:
+        """How many events there are to take now, or some more."""
+        progress = self.ledger.progress
+        fresh = 0 if progress.full() else max(self._head() - progress.reached, 0)
+        due = progress.due()
+        return fresh + (len(progress.parked) if due is not None and due <= self._groups.ledgers.clock() else 0)
+
+    def _able(self) -> list[Member]:
+        """Who waits, has room, and answers."""
+        return [member for member in self._waiting if not member.slow and member.in_flight.credit > 0]
+
+    # what happens by itself
+
+    def _wake(self) -> None:
+        """Marks as many of those who wait as there are events, those first that can take at once."""
+        if not self._waiting:
+            return
+        if ready := self._ready():
+            able = self._able() or [member for member in self._waiting if member.in_flight.credit > 0]
+            idle = [member for member in able if not member.receiver.busy]
+            for member in idle[:ready] if len(idle) >= ready else able:
+                member.receiver.mark(self.ledger.key.bucket_id)
+        self._arm()
+
+    def _arm(self) -> None:
+        """Sets the timer to what comes first: an `ack_wait` that is over, a parked event that is due, a look at whether
+        what there is was taken."""
+        now = self._loop.time()
+        when = now + _LONGEST
+        for item in self._out.values():
+            when = min(when, item.since + self.ledger.terms.ack_wait)
+            break
+        if self._waiting and self._ready():
+            when = min(when, now + _LOOK)
+        elif self._waiting and (due := self.ledger.progress.due()) is not None:
+            when = min(when, now + due - self._groups.ledgers.clock())
+        if self._timer is not None:
+            if self._timer.when() <= max(when, now + _SOONEST):
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(max(when, now + _SOONEST), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        end = self._loop.time() - self.ledger.terms.ack_wait
+        now = self._groups.ledgers.clock()
+        while self._out:
+            item = next(iter(self._out.values()))
+            if item.since > end:
+                break
+            item.member.slow = True
+            self._failed(item, now, now)
+        self._wake()
+        if self._out or self._waiting:
+            self._arm()
+
+    def _changed(self) -> None:
+        """Somebody told of a seek, of events that are to come again, of a gap, or that the consumer was deleted."""
+        ledger = self.ledger
+        bucket_id = ledger.key.bucket_id
+        if ledger.gone:
+            for member in list(self._members):
+                member.receiver.released(bucket_id)
+            return
+        if ledger.gap is not self._gap:
+            self._gap = ledger.gap
+            if ledger.gap is not None:
+                for member in list(self._members):
+                    member.receiver.missed(bucket_id, ledger.gap)
+        if ledger.progress.generation != self._generation:
+            self._generation = ledger.progress.generation
+            now = self._groups.ledgers.clock()
+            for item in list(self._out.values()):
+                ledger.progress.fail(item.taken, now, now)
+                self._drop(item)
+            ledger.save()
+            self._place.seq, self._place.epoch = ledger.progress.reached, ""
+        self._wake()
+
+
+class Groups:
+    """The groups of a relay: one for each consumer with explicit acks that somebody is connected to."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        ledgers: Ledgers,
+        dispatcher: Dispatcher,
+        flight: Flight,
+        turns: Turns,
+        counters: Counters,
+    ) -> None:
+        self.log = log
+        self.ledgers = ledgers
+        self.dispatcher = dispatcher
+        self.flight = flight
+        self.turns = turns
+        self.counters = counters
+        self._groups: dict[Key, Group] = {}
+
+    def join(self, ledger: Ledger, receiver: Receiver, in_flight: InFlight, place: Place) -> Member:
+        """Makes a connection a member of the ledger's group; `place` is at the ledger's floor."""
+        group = self._groups.get(ledger.key)
+        if group is None or group.ledger is not ledger:
+            group = self._groups[ledger.key] = Group(self, ledger, place.epoch)
+        return group.join(receiver, in_flight, place)
+
+    def forget(self, group: Group) -> None:
+        """The group has no members any more."""
+        if self._groups.get(group.ledger.key) is group:
+            del self._groups[group.ledger.key]
+
+    def connections(self, key: Key) -> int:
+        """How many connections share this consumer now."""
+        group = self._groups.get(key)
+        return 0 if group is None else group.connections

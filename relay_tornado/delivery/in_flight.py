@@ -1,0 +1,138 @@
+"""What one connection was given of consumers with explicit acks, and has not answered for."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import takewhile
+from typing import TYPE_CHECKING, Final
+
+from relay_tornado.model import Cursor
+from relay_tornado.progress import Taken
+
+if TYPE_CHECKING:
+    from relay_tornado.delivery.group import Member
+
+_ENOUGH: Final = 64
+"""Room for so many events is worth a write of its own at once, as is a quarter of what a connection may have;"""
+_PATIENCE: Final = 0.002
+"""less waits so many seconds for more acks, which come one by one and would else cost a write each."""
+
+
+class Item:
+    """An event that is out. `copies` are the numbers of the copies that are not acked yet, None where there are none;
+    `since` is loop time, `order` its place among what its connection was given."""
+
+    __slots__ = ("copies", "epoch", "member", "order", "since", "taken")
+
+    def __init__(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float, order: int):
+        self.member = member
+        self.taken = taken
+        self.epoch = epoch
+        self.copies = copies
+        self.since = since
+        self.order = order
+
+
+class InFlight:
+    """What one connection was given and has not answered for, over all its buckets, in the order given."""
+
+    __slots__ = ("_enough", "_given", "_items", "_limit", "_short", "_timer")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._enough = min(limit // 4, _ENOUGH)
+        self._timer: asyncio.TimerHandle | None = None
+        self._items: dict[tuple[str, int], Item] = {}
+        self._short: dict[Member, None] = {}
+        self._given = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def credit(self) -> int:
+        """How many more it may be given."""
+        return self._limit - len(self._items)
+
+    def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
+        self._given += 1
+        item = self._items[epoch, taken.seq] = Item(member, taken, epoch, copies, since, self._given)
+        return item
+
+    def ack(self, id: Cursor, *, all: bool) -> bool:
+        """It is done with an event, or a copy; with `all` also with everything that it was given before that. False
+        where it has no such event: nothing changes."""
+        item = self._find(id)
+        if item is None:
+            return False
+        if all:
+            for before in list(takewhile(lambda each: each is not item, self._items.values())):
+                before.member.group.done(before)
+        if id.output is not None and item.copies is not None:
+            if all:
+                item.copies = {n for n in item.copies if n > id.output}
+            else:
+                item.copies.discard(id.output)
+            if item.copies:
+                return True
+        item.member.group.done(item)
+        return True
+
+    def nak(self, id: Cursor, delay: float) -> bool:
+        """An event is to be tried again after `delay` seconds. False as in `ack`."""
+        item = self._find(id)
+        if item is None:
+            return False
+        item.member.group.refuse(item, delay)
+        return True
+
+    def drop(self, item: Item) -> None:
+        """It has this one no longer, so there is room for another."""
+        if self._items.get((item.epoch, item.taken.seq)) is item:
+            del self._items[item.epoch, item.taken.seq]
+        if not self._short:
+            return
+        if self.credit >= self._enough:
+            self._fill()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._fill)
+
+    def _fill(self) -> None:
+        """Those that waited for room go on."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        short, self._short = self._short, {}
+        for member in short:
+            member.receiver.mark(member.place.bucket_id)
+
+    def of(self, member: Member) -> list[Item]:
+        """What it has of one group."""
+        return [item for item in self._items.values() if item.member is member]
+
+    def run_short(self, member: Member) -> None:
+        """This one waits until there is room."""
+        self._short[member] = None
+
+    def forget(self, member: Member) -> None:
+        """This one has left."""
+        self._short.pop(member, None)
+        if not self._short and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def adopt(self, old: Member, new: Member) -> None:
+        """Takes over what the connection had as another member before."""
+        before = old.in_flight
+        for item in before.of(old):
+            del before._items[item.epoch, item.taken.seq]
+            item.member = new
+            self._items[item.epoch, item.taken.seq] = item
+        self._items = dict(sorted(self._items.items(), key=lambda each: each[1].order))
+        self._given = max(self._given, before._given)
+
+    def _find(self, id: Cursor) -> Item | None:
+        item = self._items.get((id.epoch, id.seq))
+        if item is None or id.output is None:
+            return item
+        return item if item.copies is not None and id.output in item.copies else None

@@ -1,0 +1,188 @@
+"""Which consumer keeps a subscriber's position: named by the request, or its durable token's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from relay_tornado.delivery.subscription import Placement, Reached, place_all
+from relay_tornado.errors import BucketGone, Conflict, NotFound
+from relay_tornado.log import consumers
+from relay_tornado.log.consumers import Key, Kind, Terms, too_many
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.log.lineage import position_id
+from relay_tornado.model import Bucket, BucketId, Earliest, Position, Token
+from relay_tornado.wire import control
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """What consumer a subscriber has in each of its buckets. `ack_wait` and `max_deliver` None: as they are."""
+
+    kind: Kind
+    name: str
+    receipt: bool
+    ack_wait: float | None = None
+    max_deliver: int | None = None
+    since: float = 0.0
+    """Of a token: when it was made. A bucket that is younger is read from its first event."""
+
+    def key(self, bucket_id: BucketId) -> Key:
+        return Key(bucket_id, self.kind, self.name)
+
+    def terms(self, before: Terms | None = None) -> Terms:
+        """The consumer's terms from now on, with what they were."""
+        before = before or Terms(receipt=self.receipt)
+        return Terms(
+            before.ack_wait if self.ack_wait is None else self.ack_wait,
+            before.max_deliver if self.max_deliver is None else self.max_deliver,
+            before.receipt,
+        )
+
+
+def keeper_of(request: control.Subscribe, token: Token, *, receipts: bool) -> Keeper | None:
+    """The consumer that keeps the positions of this subscription; without `receipts` a token's does not."""
+    if request.consumer is not None:
+        return Keeper("client", request.consumer, request.ack == "receipt", request.ack_wait, request.max_deliver)
+    if token.durable and receipts:
+        return Keeper("token", token.key, receipt=True, since=token.created_at)
+    return None
+
+
+def ephemeral(bucket: Bucket) -> dict[str, Any]:
+    """The entry of a bucket that can't have the consumer that was named."""
+    return {
+        "bucket_id": bucket.id,
+        "bucket_name": bucket.name,
+        "error": "ephemeral",
+        "message": "an ephemeral bucket keeps no consumers: subscribe to it without one",
+    }
+
+
+async def check(ledgers: Ledgers, keeper: Keeper, buckets: Iterable[Bucket]) -> None:
+    """Raises Conflict where one of these buckets has a consumer of this name that is moved in the other way, or lacks
+    it and may have no more."""
+    if keeper.kind == "client":
+        for bucket in buckets:
+            key = keeper.key(bucket.id)
+            known = ledgers.find(key) or await ledgers.store.get(key)
+            if known is not None:
+                _same(keeper, known.terms, bucket)
+            elif not bucket.ephemeral:
+                there = await ledgers.store.list(bucket.id)
+                if sum(each.key.kind == "client" for each in there) >= consumers.MOST:
+                    raise too_many(bucket.name)
+
+
+def _same(keeper: Keeper, terms: Terms, bucket: Bucket) -> None:
+    if terms.receipt != keeper.receipt:
+        there, asked = ("receipt", "explicit") if terms.receipt else ("explicit", "receipt")
+        raise Conflict(
+            f"consumer: {keeper.name!r} of the bucket {bucket.name!r} is moved by {there} acks, not by {asked} ones:"
+            f' subscribe with "ack": "{there}", or use another name'
+        )
+
+
+async def place_kept(
+    log: EventLog,
+    ledgers: Ledgers,
+    keeper: Keeper | None,
+    buckets: Sequence[Bucket],
+    request: control.Subscribe,
+    kept: Mapping[BucketId, Reached],
+    going_on: Mapping[BucketId, Ledger],
+    *,
+    later: bool = False,
+) -> list[Placement]:
+    """As `place_all`, with each bucket's consumer, opened: its position is the one that counts, and it is made where
+    it is not there. `going_on` are the ledgers of receipts that `kept` belongs to.
+
+    Whoever gets the placements closes their ledgers. Raises Conflict, Unavailable, NoSpace, Unknown.
+    """
+    if keeper is None:
+        return await place_all(log, buckets, request, kept, later=later)
+    opened: dict[BucketId, Ledger] = {}
+    try:
+        fresh: set[BucketId] = set()
+        for bucket in buckets:
+            if not bucket.ephemeral:
+                if ledgers.find(keeper.key(bucket.id)) is None:
+                    fresh.add(bucket.id)
+                ledger = await _open(ledgers, keeper, bucket)
+                if ledger is not None:
+                    opened[bucket.id] = ledger
+        floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in opened.items()}
+        for bucket_id, ledger in going_on.items():
+            if opened.get(bucket_id) is ledger and bucket_id in kept:
+                floors[bucket_id] = max(floors[bucket_id], kept[bucket_id])
+        younger = [bucket.id for bucket in buckets if keeper.kind == "token" and bucket.created_at >= keeper.since]
+        first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())
+        placements = []
+        for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
+            bucket = placement.bucket
+            if not bucket.ephemeral:
+                placement = await _kept(ledgers, keeper, placement, opened, fresh)
+            placements.append(placement)
+    except BaseException:
+        for ledger in opened.values():
+            ledgers.close(ledger)
+        raise
+    gone = opened.keys() - {placement.bucket.id for placement in placements}
+    for bucket_id in gone:
+        ledgers.close(opened[bucket_id])
+    return placements
+
+
+async def _open(ledgers: Ledgers, keeper: Keeper, bucket: Bucket) -> Ledger | None:
+    """The bucket's consumer on the keeper's terms, None where there is none."""
+    key = keeper.key(bucket.id)
+    try:
+        ledger = await ledgers.open(key)
+    except NotFound:
+        return None
+    try:
+        _same(keeper, ledger.terms, bucket)
+        terms = keeper.terms(ledger.terms)
+        if terms != ledger.terms:
+            ledgers.close(await ledgers.open(key, ledger.progress.floor, terms))
+    except BaseException:
+        ledgers.close(ledger)
+        raise
+    return ledger
+
+
+async def _kept(
+    ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: dict[BucketId, Ledger], fresh: set[BucketId]
+) -> Placement:
+    """A placement with its consumer, which is made where there is none."""
+    bucket_id = placement.bucket.id
+    ledger = opened.get(bucket_id)
+    if ledger is not None:
+        gap = placement.gap
+        if gap is None and bucket_id in fresh:
+            gap = ledger.gap
+        return replace(placement, ledger=ledger, gap=gap)
+    try:
+        ledger = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
+    except BucketGone:
+        return placement
+    opened[bucket_id] = ledger
+    _same(keeper, ledger.terms, placement.bucket)
+    return replace(placement, ledger=ledger, reached=Reached(ledger.progress.floor))
+
+
+def consumer_fields(keeper: Keeper, placement: Placement) -> dict[str, Any]:
+    """What the bucket's entry in the answer to subscribe says of its consumer."""
+    ledger, bounds = placement.ledger, placement.bounds
+    assert ledger is not None
+    progress, terms = ledger.progress, ledger.terms
+    return {
+        "name": keeper.name,
+        "ack": "receipt" if terms.receipt else "explicit",
+        "floor": position_id(bounds, min(progress.floor, bounds.head)),
+        "pending": progress.pending(bounds.head),
+        "ack_wait": None if terms.receipt else terms.ack_wait,
+        "max_deliver": None if terms.receipt else terms.max_deliver,
+    }

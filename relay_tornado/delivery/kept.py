@@ -1,0 +1,126 @@
+"""One subscription's part in the consumers that keep its positions, by bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from relay_tornado.delivery.dispatch import Place
+from relay_tornado.delivery.group import Groups, Member, Receiver
+from relay_tornado.delivery.in_flight import InFlight
+from relay_tornado.delivery.keeping import Keeper
+from relay_tornado.delivery.receipts import Held, Receipt, Receipts
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.model import BucketId
+from relay_tornado.wire.acks import Ack, Nak
+
+
+class Kept:
+    """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither.
+
+    `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else.
+    """
+
+    __slots__ = (
+        "_groups",
+        "_in_flight",
+        "_ledgers",
+        "_receipt",
+        "_receipts",
+        "_strayed",
+        "astray",
+        "held",
+        "keeper",
+        "members",
+    )
+
+    def __init__(
+        self,
+        ledgers: Ledgers,
+        groups: Groups,
+        receipts: Receipts,
+        keeper: Keeper,
+        max_in_flight: int,
+        ping: Callable[[bytes], None],
+        strayed: Callable[[], None],
+    ) -> None:
+        """`ping` writes a protocol ping; `strayed` is called when something is astray."""
+        self.keeper = keeper
+        self.members: dict[BucketId, Member] = {}
+        self.held: dict[BucketId, Held] = {}
+        self.astray: dict[BucketId, None] = {}
+        self._ledgers = ledgers
+        self._groups = groups
+        self._receipts = receipts
+        self._strayed = strayed
+        self._in_flight = InFlight(max_in_flight)
+        self._receipt = Receipt(ping)
+
+    def enter(self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None) -> bool:
+        """Takes part in a consumer, which was opened for it and stands where the place does. What the connection has
+        from this consumer as `before` goes over. Whether the place is served by a group."""
+        bucket_id = place.bucket_id
+        if ledger.terms.receipt:
+            self.held[bucket_id] = self._receipts.add(self._receipt, ledger, place, partial(self._astray, bucket_id))
+            return False
+        member = self.members[bucket_id] = self._groups.join(ledger, receiver, self._in_flight, place)
+        old = None if before is None else before.members.get(bucket_id)
+        if before is not None and old is not None and old.group is member.group:
+            del before.members[bucket_id]
+            member.group.leave(old, member)
+            self._ledgers.close(ledger)
+        return True
+
+    def leave(self, bucket_id: BucketId) -> None:
+        """Takes part no longer: what it had out goes to others at once. May be repeated."""
+        self.astray.pop(bucket_id, None)
+        member = self.members.pop(bucket_id, None)
+        if member is not None:
+            member.group.leave(member)
+            self._ledgers.close(member.group.ledger)
+        held = self.held.pop(bucket_id, None)
+        if held is not None:
+            self._receipts.remove(held)
+            self._ledgers.close(held.ledger)
+
+    def close(self) -> None:
+        """Leaves everything. May be repeated."""
+        for bucket_id in [*self.members, *self.held]:
+            self.leave(bucket_id)
+
+    async def follow(self, bucket_id: BucketId, log: EventLog) -> bool:
+        """Goes where somebody else has moved a consumer that is astray. False where they deleted it: it is left.
+
+        Raises BucketGone, Unavailable.
+        """
+        self.astray.pop(bucket_id, None)
+        held = self.held.get(bucket_id)
+        if held is not None and held.ledger.gone:
+            self.leave(bucket_id)
+            return False
+        if held is not None and held.moved_away():
+            bounds = await log.bounds(bucket_id)
+            if held.place.open:
+                held.place.seq = min(held.ledger.progress.floor, bounds.head)
+                held.place.output = 0
+                held.place.epoch = epoch_at(bounds.epochs, held.place.seq)
+                self._receipts.begin(held)
+        return True
+
+    def settle(self, request: Ack | Nak) -> bool:
+        """Carries out what the client says of an event. False where it has no such event."""
+        if isinstance(request, Ack):
+            return self._in_flight.ack(request.id, all=request.all)
+        return self._in_flight.nak(request.id, request.delay)
+
+    def ponged(self, payload: bytes) -> None:
+        """A pong came from the client."""
+        self._receipt.ponged(payload)
+
+    def _astray(self, bucket_id: BucketId) -> None:
+        held = self.held.get(bucket_id)
+        if held is not None and (held.ledger.gone or held.moved_away()):
+            self.astray[bucket_id] = None
+            self._strayed()

@@ -1,0 +1,176 @@
+"""Consumers that are moved by receipt: the pong to a ping that went out behind events says that they were read.
+
+Invariants:
+- A ping goes out behind everything that its positions name; the position of a ping is stored when the pong of the next
+  one has come back. So an application that answers a ping before it has dealt with what came before it has one
+  interval more, and an event that the client's library never read is sent again.
+- A ping's payload is random, so that a pong that nobody asked for moves nothing.
+- The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek counts for nothing.
+- A position counts by whole events: all copies are out.
+- A connection has few pings unanswered, and each names only what moved since the one before it. One clock serves all
+  connections, and looks at those alone whose bucket has something new, or that are not done yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from relay_tornado.delivery.dispatch import Place
+from relay_tornado.log.ledgers import Ledger
+from relay_tornado.model import BucketId
+
+INTERVAL: Final = 1.0
+"""Seconds between two pings of one connection."""
+
+_UNANSWERED: Final = 4
+"""Most pings of one connection that have no pong yet."""
+
+_Moved = list[tuple["Held", int, int]]
+"""How far a position was, and in which generation of its consumer."""
+
+
+class Held:
+    """One connection's position in one bucket, and the consumer that it moves."""
+
+    __slots__ = ("generation", "ledger", "pinged", "place", "receipt", "unwatch")
+
+    def __init__(self, receipt: Receipt, ledger: Ledger, place: Place, unwatch: Callable[[], object]) -> None:
+        self.receipt = receipt
+        self.ledger = ledger
+        self.place = place
+        self.unwatch = unwatch
+        self.generation = ledger.progress.generation
+        """That of the consumer's position at which delivery began."""
+        self.pinged = place.seq
+        """How far the last ping was behind."""
+
+    def moved_away(self) -> bool:
+        """Whether somebody has moved the consumer to another position."""
+        return self.ledger.progress.generation != self.generation
+
+    def begin(self) -> None:
+        """The place has a position of the consumer as it is now."""
+        self.generation = self.ledger.progress.generation
+        self.pinged = self.place.seq
+
+    def settled(self, head: int) -> bool:
+        """Whether there is nothing to come, and everything that came is known to have been read."""
+        floor = self.ledger.progress.floor
+        return self.ledger.gone or (self.place.seq >= head and floor >= self.place.seq)
+
+    def read(self, seq: int, generation: int) -> None:
+        """The client has read everything up to there, as things were in that generation."""
+        ledger = self.ledger
+        if generation == ledger.progress.generation and not ledger.gone and ledger.progress.advance(seq):
+            ledger.save()
+
+
+class Receipt:
+    """One connection's pings, oldest first: the payload, and how far each position was that had moved."""
+
+    __slots__ = ("_answered", "_ping", "_pings")
+
+    def __init__(self, ping: Callable[[bytes], None]) -> None:
+        """`ping` writes a protocol ping with this payload behind everything that was written."""
+        self._ping = ping
+        self._pings: deque[tuple[bytes, _Moved]] = deque()
+        self._answered = False
+        """Whether the oldest was."""
+
+    def tick(self, those: list[Held]) -> None:
+        """Sends a ping where one of these positions has moved since the last one, or the last one needs one behind
+        it."""
+        if len(self._pings) - self._answered >= _UNANSWERED:
+            return
+        moved = [
+            (held, held.place.seq, held.generation)
+            for held in those
+            if held.place.seq > held.pinged and not held.moved_away()
+        ]
+        if not moved and not (self._pings and self._pings[-1][1]):
+            return
+        for held, seq, _ in moved:
+            held.pinged = seq
+        payload = os.urandom(8)
+        self._pings.append((payload, moved))
+        self._ping(payload)
+
+    def ponged(self, payload: bytes) -> None:
+        """A pong came; one to a ping of somebody else's is none of ours."""
+        index = next((index for index, ping in enumerate(self._pings) if ping[0] == payload), None)
+        if index is None:
+            return
+        # A client may answer only the last of several pings (RFC 6455, section 5.5.3).
+        for _ in range(index):
+            for held, seq, generation in self._pings.popleft()[1]:
+                held.read(seq, generation)
+        self._answered = True
+        if not self._pings[0][1]:
+            self._pings.popleft()
+            self._answered = False
+
+
+class Receipts:
+    """All connections that have receipts, and their clock."""
+
+    def __init__(self, head: Callable[[BucketId], int]) -> None:
+        """`head` gives a bucket's newest published seq."""
+        self._head = head
+        self._held: dict[BucketId, dict[Held, None]] = {}
+        self._heads: dict[BucketId, int] = {}
+        self._active: dict[Held, None] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, receipt: Receipt, ledger: Ledger, place: Place, moved: Callable[[], None]) -> Held:
+        """From now on the connection's receipts move the consumer; `place` is at a position of its own. `moved` is
+        called when somebody else has moved or deleted it."""
+        held = Held(receipt, ledger, place, ledger.watch(moved))
+        self._held.setdefault(place.bucket_id, {})[held] = None
+        self._active[held] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
+        return held
+
+    def remove(self, held: Held) -> None:
+        """May be repeated."""
+        held.unwatch()
+        self._active.pop(held, None)
+        bucket_id = held.place.bucket_id
+        those = self._held.get(bucket_id)
+        if those is not None:
+            those.pop(held, None)
+            if not those:
+                del self._held[bucket_id]
+                self._heads.pop(bucket_id, None)
+        if not self._held and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def begin(self, held: Held) -> None:
+        """The place is at another position of the consumer."""
+        held.begin()
+        self._active[held] = None
+
+    def connections(self, ledger: Ledger) -> int:
+        """How many connections move this consumer now."""
+        return sum(held.ledger is ledger for held in self._held.get(ledger.key.bucket_id, ()))
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
+        for bucket_id, held_there in self._held.items():
+            head = self._head(bucket_id)
+            if self._heads.get(bucket_id) != head:
+                self._heads[bucket_id] = head
+                self._active.update(held_there)
+        by_receipt: dict[Receipt, list[Held]] = {}
+        for held in self._active:
+            by_receipt.setdefault(held.receipt, []).append(held)
+        for receipt, those in by_receipt.items():
+            receipt.tick(those)
+        self._active = {
+            held: None for held in self._active if not held.settled(self._heads.get(held.place.bucket_id, 0))
+        }

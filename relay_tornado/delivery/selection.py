@@ -1,0 +1,84 @@
+"""What one subscriber gets of events, as frames: those that pass its filter, as its subscribe asked for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from relay_tornado.delivery.dispatch import Place
+from relay_tornado.delivery.flight import SLICE
+from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.model import BucketId, Event
+from relay_tornado.rules import Rules
+from relay_tornado.wire import control
+
+
+class Copies(NamedTuple):
+    """What somebody gets of an event: its joined frames, and the numbers of the outputs whose copies they are, none
+    where it is the event itself."""
+
+    frames: bytes
+    numbers: Sequence[int]
+
+
+class Selection:
+    """`apart`: it is not what others get. Its methods raise BucketGone."""
+
+    __slots__ = ("_cache", "_itself", "_max_body", "_rules", "apart")
+
+    def __init__(self, cache: FrameCache, request: control.Subscribe, filter: Rules | None) -> None:
+        self._cache = cache
+        self._rules = filter
+        self._max_body = request.max_body
+        self._itself = request.outputs == "none"
+        self.apart = filter is not None or self._itself
+
+    def frames(
+        self, place: Place, events: Sequence[Event], at: int, chunk: int, *, keep: bool
+    ) -> tuple[list[bytes], int]:
+        """The frames of the events from `at` on, within the chunk's size but at least one, and the index behind the
+        last of these events; some may have no frame. `keep`: somebody else may want them."""
+        cache, bucket_id, rules = self._cache, place.bucket_id, self._rules
+        end = time.perf_counter() + SLICE if rules is not None or cache.slow(bucket_id) else None
+        own = self.apart or self._max_body is not None or place.output > 0
+        data: list[bytes] = []
+        for index in range(at, len(events)):
+            event = events[index]
+            if rules is None or cache.passes(event, rules):
+                frame = self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
+                if frame:
+                    chunk -= len(frame)
+                    if chunk < 0 and data:
+                        return data, index
+                    data.append(frame)
+            if end is not None and time.perf_counter() > end:
+                return data, index + 1
+        return data, len(events)
+
+    def copies(self, place: Place, event: Event, attempt: int, *, keep: bool) -> Copies | None:
+        """What it gets of an event that a consumer gives out for the `attempt`th time, None where that is nothing."""
+        cache, bucket_id, rules = self._cache, place.bucket_id, self._rules
+        if rules is not None and not cache.passes(event, rules):
+            return None
+        if attempt > 1:
+            truncate = self._over(event)
+            data = cache.again(bucket_id, event, attempt, itself=self._itself, truncate=truncate)
+        else:
+            data = self._frame(place, event, keep)
+        return Copies(data, self._numbers(bucket_id, event)) if data else None
+
+    def _numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
+        return () if self._itself else self._cache.numbers(bucket_id, event)
+
+    def _frame(self, place: Place, event: Event, keep: bool) -> bytes:
+        cache, bucket_id = self._cache, place.bucket_id
+        after = place.output if event.seq == place.seq + 1 else 0
+        if self._over(event):
+            return cache.truncated(bucket_id, event, itself=self._itself, after=after)
+        if self._itself:
+            return cache.event(bucket_id, event, keep=keep)
+        return cache.rest(bucket_id, event, after) if after else cache.frame(bucket_id, event, keep=keep)
+
+    def _over(self, event: Event) -> bool:
+        return self._max_body is not None and len(event.body) > self._max_body

@@ -1,0 +1,135 @@
+"""How much of the loop's time goes to delivery that reads the log, so that senders and live subscribers keep theirs.
+
+Invariants:
+- In one turn of the loop such work takes at most `SLICE` seconds and the section that was begun, however many want
+  their turn; first come, first served.
+- While events wait to be stored, one section a turn of those that are far behind is worked on, and then none for `REST`
+  times as long as it took. So a full replay takes a tenth of the time from the senders, and what nobody else wants.
+- Those that are near the head never wait for that, and never keep it from those that are far behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+SLICE: Final = 0.001
+"""Seconds a turn. A webhook is answered some three turns after it came, so this is what a storm costs a sender."""
+
+REST: Final = 9.0
+"""How many times longer than at work those far behind are at rest, while events wait to be stored."""
+
+READ: Final = 0.002
+"""Seconds that another thread takes to read a page of a log, mostly with the interpreter's lock in its hands."""
+
+FAR: Final = 1024
+"""Events behind the head from which on a subscriber does not count as live."""
+
+_LONGEST: Final = 0.05
+"""Most seconds of a rest: the machine may have been away in the middle of a section."""
+
+_LOOK: Final = 0.001
+"""Seconds until a rest is looked at again: it ends early when nothing waits to be stored any more."""
+
+_EVENT: Final = 0.0002
+_AFTERGLOW: Final = 0.02
+"""Senders that were just answered send again: for so many seconds for each event that was stored, and at most for so
+many in all, they count as if it waited still. So the more comes in, the less often a full replay has the loop alone."""
+
+_Queue: TypeAlias = "deque[tuple[asyncio.Future[Any], Callable[[], Any]]]"
+
+
+class Turns:
+    """Sections of work, each a function that does not wait."""
+
+    def __init__(
+        self, waiting: Callable[[], int], stored: Callable[[], int], clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        """`waiting` tells how many bytes of events wait to be stored, `stored` how many events ever were."""
+        self._waiting = waiting
+        self._stored = stored
+        self._clock = clock
+        self._known = stored()
+        self._near: _Queue = deque()
+        self._far: _Queue = deque()
+        self._spent = 0.0
+        self._charged = 0.0
+        self._rested = 0.0
+        """When those far behind may go on."""
+        self._glow = 0.0
+        self._handle: asyncio.Handle | None = None
+
+    async def run(self, section: Callable[[], T], behind: int) -> T:
+        """Runs the section in its turn, for who is so many events behind. Raises what it raises."""
+        if not self._near and not self._far and self._spent < SLICE and not self._pressed(began := self._clock()):
+            try:
+                return section()
+            finally:
+                self._spent += self._clock() - began
+                if self._handle is None:
+                    self._handle = asyncio.get_running_loop().call_soon(self._turn)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        (self._far if behind > FAR else self._near).append((future, section))
+        if self._handle is None:
+            self._handle = loop.call_soon(self._turn)
+        elif behind <= FAR and isinstance(self._handle, asyncio.TimerHandle):
+            self._handle.cancel()
+            self._handle = loop.call_soon(self._turn)
+        return await future
+
+    def charge(self, seconds: float) -> None:
+        """Within a section: what follows from it takes so long elsewhere."""
+        self._charged += seconds
+
+    def _pressed(self, now: float) -> bool:
+        """Whether senders want the loop."""
+        stored = self._stored()
+        if stored != self._known:
+            self._glow = min(max(self._glow, now) + (stored - self._known) * _EVENT, now + _AFTERGLOW)
+            self._known = stored
+        return now < self._glow or self._waiting() > 0
+
+    def _turn(self) -> None:
+        self._handle = None
+        began = now = self._clock()
+        worked = bool(self._near)
+        pressed = self._pressed(now)
+        end = began + SLICE
+        if self._far and not (pressed and now < self._rested):
+            worked = True
+            self._charged = 0.0
+            _next(self._far)
+            now = self._clock()
+            self._rested = now + min((now - began + self._charged) * REST, _LONGEST)
+        while self._near and now < end:
+            _next(self._near)
+            now = self._clock()
+        while self._far and now < end and not pressed:
+            _next(self._far)
+            now = self._clock()
+        self._spent = now - began if worked else 0.0
+        loop = asyncio.get_running_loop()
+        if self._near or (self._far and not pressed):
+            self._handle = loop.call_soon(self._turn)
+        elif self._far:
+            self._handle = loop.call_later(min(max(self._rested - now, 0.0), _LOOK), self._turn)
+        elif worked:
+            # The next turn of the loop has time of its own.
+            self._handle = loop.call_soon(self._turn)
+
+
+def _next(queue: _Queue) -> None:
+    """Works on the next section, and passes over what nobody waits for any more."""
+    future, section = queue.popleft()
+    if future.done():
+        return
+    try:
+        future.set_result(section())
+    except Exception as error:
+        future.set_exception(error)

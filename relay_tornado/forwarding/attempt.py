@@ -1,0 +1,114 @@
+"""One try to send an event to an output's destination, and what came of it; and before it, whether there can be one.
+
+What can't be made a request of is no try: nothing is dialled, and that says nothing of the destination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+import structlog
+
+from relay_tornado.errors import Invalid
+from relay_tornado.forwarding.guard import Refused
+from relay_tornado.forwarding.request import encode
+from relay_tornado.forwarding.schedule import retry_after
+from relay_tornado.forwarding.shared import Shared
+from relay_tornado.forwarding.transport import Answer, Unanswered
+from relay_tornado.model import Bucket, Event, Output
+from relay_tornado.wire.destination import Destination, parse
+from relay_tornado.wire.headers import decode
+
+TIMEOUT: Final = 10.0
+"""Seconds for an answer, where the output says 0."""
+
+_CUT: Final = "X-Relay-Truncated"
+"""A header of an answer whose body is not whole."""
+
+_log = structlog.get_logger(__name__)
+
+Outcome: TypeAlias = Literal["sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid"]
+"""What came of a try: 2xx, another answer, or why there was none. `invalid`: there was no try."""
+
+
+class Request(NamedTuple):
+    """What is sent: made for this moment and this destination."""
+
+    head: bytes
+    body: bytes
+    destination: Destination
+    method: str
+
+
+class Try(NamedTuple):
+    """What came of one. `status`: 0 where nobody answered; then `body` says why. `retry_after`: in seconds."""
+
+    outcome: Outcome
+    status: int
+    headers: Mapping[str, Sequence[str]]
+    body: bytes
+    seconds: float
+    retry_after: float | None
+
+
+def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Request:
+    """Raises Invalid where the event can't be sent as it and the output are, and counts that."""
+    try:
+        destination = parse(output.destination)
+        if shared.own(destination):
+            raise Invalid("it is this relay's own public URL: it would send events to itself without end")
+        return Request(*encode(event, output, destination, shared.clock()), destination, event.method)
+    except Invalid:
+        shared.counters.forward_attempts["invalid"] += 1
+        raise
+    except Exception:
+        # Whatever this event did to the relay, it must not do it again and again.
+        shared.counters.forward_attempts["invalid"] += 1
+        _log.exception("event_not_encoded", output=output.id, bucket=bucket.name)
+        raise Invalid("the relay failed on it, see its log") from None
+
+
+async def attempt(shared: Shared, output: Output, request: Request) -> Try:
+    """Sends an event once, and counts it. Never raises but when it is cancelled."""
+    started = shared.monotonic()
+    outcome: Outcome
+    try:
+        answer = await shared.transport.send(
+            request.head,
+            request.body,
+            request.destination,
+            method=request.method,
+            verify=output.tls_verification,
+            timeout=output.timeout or TIMEOUT,
+        )
+    except Unanswered as error:
+        outcome, words = error.kind, str(error)
+    except Refused as error:
+        outcome, words = "refused", str(error)
+    except Exception:
+        _log.exception("try_failed", output=output.id)
+        outcome, words = "broken", "the relay failed on it, see its log"
+    else:
+        return _answered(shared, answer, shared.monotonic() - started)
+    seconds = shared.monotonic() - started
+    _count(shared, outcome, seconds)
+    return Try(outcome, 0, {}, f"No answer: {words}.".encode(), seconds, None)
+
+
+def _answered(shared: Shared, answer: Answer, seconds: float) -> Try:
+    outcome: Outcome = "sent" if 200 <= answer.status < 300 else "rejected"
+    _count(shared, outcome, seconds)
+    headers: dict[str, list[str]] = {}
+    for name, value in answer.headers:
+        headers.setdefault(decode(name), []).append(decode(value))
+    if answer.cut:
+        headers[_CUT] = [f"after {len(answer.body)} bytes"]
+    asked = next((decode(value) for name, value in answer.headers if name.lower() == b"retry-after"), None)
+    wait = retry_after(asked, shared.clock()) if outcome == "rejected" else None
+    return Try(outcome, answer.status, headers, answer.body, seconds, wait)
+
+
+def _count(shared: Shared, outcome: Outcome, seconds: float) -> None:
+    shared.counters.forward_attempts[outcome] += 1
+    shared.counters.forward_seconds.add(seconds)

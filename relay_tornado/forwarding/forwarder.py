@@ -1,0 +1,498 @@
+"""One public output: takes events off the log by its ledger, tries them, and says of each what came of it.
+
+Invariants:
+- What the ledger hands out ends in exactly one of done, fail, bury or release. Done is said only of an event that has
+  no copy for this output, is not in the log any more, or was answered with 2xx; and only after that answer was
+  received. So whatever happens between a request and what is stored of it, the event is tried again: a repeat, never a
+  loss.
+- The number of an attempt that the ledger gives is the number of the try: nothing uses one up but a request that was
+  begun. What can't be made a request of (`Unsent`) is given up at once, and is no try: neither the circuit nor the
+  throttle counts it, so no sender can stop the events of others by what it sends. While the circuit is open, the
+  throttle is used up or the output is paused, nothing is taken.
+- An output that sends one event after the other has one request out at most. An event that was tried in vain keeps
+  later ones waiting (`_held`) while its quick tries last; with `strict_order` until it is done or given up.
+- An output that is caught up, or waits, has no task; a timer wakes it. It has `at_once` tasks at most that try, and
+  `_RECORDS` that store what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import structlog
+
+from relay_tornado.copies import Goes
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
+from relay_tornado.forwarding.attempt import Request, Try, attempt, prepare
+from relay_tornado.forwarding.circuit import Circuit
+from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
+from relay_tornado.forwarding.shared import Shared
+from relay_tornado.forwarding.throttle import Throttle
+from relay_tornado.log.deliveries import Result
+from relay_tornado.log.ledgers import Ledger
+from relay_tornado.model import KIB, Bucket, Event, Output
+from relay_tornado.progress import Taken
+from relay_tornado.wire.destination import parse
+
+GONE: Final = "410 Gone"
+
+_RECORDS: Final = 32
+_TURNS: Final = 100
+"""Events that are passed over before the loop is given back."""
+_LOOK: Final = 60.0
+"""The longest timer, in seconds: the clock of day may be set meanwhile."""
+_FAULT: Final = 1.0
+"""Seconds until it is tried again where an event could not be read, or the relay failed on it."""
+_EXCERPT: Final = 4 * KIB
+"""Bytes that are kept of the answers to second and later tries in vain."""
+
+_REASON: Final = 200
+"""Characters of a dead letter's reason."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Forwarder:
+    """One output. `change` tells of what was changed, `poke` of new events; both are quick."""
+
+    def __init__(
+        self, shared: Shared, bucket: Bucket, output: Output, ledger: Ledger, gone: Callable[[], None]
+    ) -> None:
+        """`gone` is called where somebody deleted the ledger."""
+        self._shared = shared
+        self.bucket = bucket
+        self.output = output
+        self.ledger = ledger
+        self._circuit = Circuit(shared.spread)
+        self._throttle = Throttle(output.throttle)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._trying = 0
+        self._held: set[int] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._poked = self._ended = self._gone = False
+        self._on_gone = gone
+        self._unwatch = ledger.watch(self._told)
+        self._take_over(bucket, output)
+
+    # what others see
+
+    @property
+    def active(self) -> bool:
+        """Whether it sends what comes."""
+        return not (self.output.disabled or self.output.paused or self._gone or self._ended)
+
+    @property
+    def circuit_open(self) -> bool:
+        return self._circuit.opened
+
+    @property
+    def parked(self) -> int:
+        """Events on its retry schedule."""
+        return len(self.ledger.progress.parked)
+
+    @property
+    def trying(self) -> int:
+        """Requests that are out."""
+        return self._trying
+
+    @property
+    def full(self) -> bool:
+        """Whether its queue is as long as it may be."""
+        depth = self._throttle.depth
+        if depth is None or not self.active:
+            return False
+        head = self._shared.head(self.bucket.id)
+        return head - self.ledger.progress.floor >= depth and self.ledger.progress.pending(head) >= depth
+
+    @property
+    def bounded(self) -> bool:
+        """Whether its queue can be full."""
+        return self._throttle.depth is not None
+
+    def reaches(self, event: Event) -> bool:
+        """Whether the event is sent there about now."""
+        return self.active and not self._circuit.opened and self._goes.there(event, self._shared.subjects.of)
+
+    # what happens to it
+
+    def change(self, bucket: Bucket, output: Output) -> None:
+        """The bucket or the output was changed."""
+        before = self.output
+        self._take_over(bucket, output)
+        if before != output:
+            # Whoever changed it expects it to be tried.
+            self._circuit = Circuit(self._shared.spread)
+            self._gone = False
+        self.poke()
+
+    def poke(self) -> None:
+        """There may be something to do."""
+        if not self._poked and not self._ended:
+            self._poked = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def end(self) -> None:
+        """Takes nothing more; what is out goes on to its end."""
+        self._ended = True
+        self._unwatch()
+        self._shared.slots.leave(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def ended(self) -> None:
+        """Waits, after `end`, for what is out."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def cut_off(self) -> None:
+        """Ends what is out, as if it had not been sent."""
+        for task in self._tasks:
+            task.cancel()
+        await self.ended()
+
+    def _take_over(self, bucket: Bucket, output: Output) -> None:
+        self.bucket, self.output = bucket, output
+        self._goes = Goes(bucket, output)
+        self._schedule: Schedule = schedule_of(output)
+        if not self._throttle.same(output.throttle):
+            self._throttle = Throttle(output.throttle)
+        self._hold_again()
+
+    def _told(self) -> None:
+        """Somebody else changed the ledger."""
+        if self.ledger.gone:
+            self._on_gone()
+            return
+        self._hold_again()
+        self.poke()
+
+    def _hold_again(self) -> None:
+        self._held = {seq for seq, one in self.ledger.progress.parked.items() if self._holds(one.attempts)}
+
+    @property
+    def _at_once(self) -> int:
+        return 1 if self.output.strict_order else self._throttle.at_once
+
+    def _holds(self, attempts: int) -> bool:
+        """Whether an event keeps later ones waiting after so many tries in vain."""
+        if self.output.strict_order:
+            return attempts > 0
+        return self._at_once == 1 and 0 < attempts < self._schedule.quick
+
+    # taking
+
+    def _pump(self) -> None:
+        self._poked = False
+        for _ in range(_TURNS):
+            if not self.active or self.ledger.gone:
+                return
+            if self._trying >= self._at_once or len(self._tasks) >= self._at_once + _RECORDS:
+                return  # whoever ends pokes
+            now = self._shared.monotonic()
+            wait = max(self._circuit.wait(now), self._throttle.wait(now))
+            if wait:
+                if wait < math.inf:
+                    self._wake_in(wait)
+                return
+            if not self._take():
+                return
+        self.poke()
+
+    def _take(self) -> bool:
+        """Whether there was something."""
+        progress, bucket_id = self.ledger.progress, self.bucket.id
+        # What is held back is everything that was not tried yet; what is due again may go.
+        head = 0 if self._held else self._shared.head(bucket_id)
+        now = self._shared.clock()
+        taken = next(iter(progress.take(head, 1, now)), None)
+        if taken is None:
+            due = progress.due()
+            if due is not None:
+                self._wake_in(due - now)
+            return False
+        event = self._peek(taken)
+        if event is not None and not self._goes.there(event, self._shared.subjects.of):
+            self._settle(taken)
+            return True
+        if self._trying and not self._shared.slots.take(self, self.poke):
+            progress.release(taken)
+            return False
+        extra = self._trying > 0
+        self._trying += 1
+        self._circuit.begin()
+        self._throttle.take()
+        task = asyncio.get_running_loop().create_task(self._work(taken, event, _Lane(self, extra)))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return True
+
+    def _wake_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        # A timer may fire a little early; what is not due then would wait for another one.
+        delay = min(max(seconds, 0.0) + 0.001, _LOOK)
+        self._timer = asyncio.get_running_loop().call_later(delay, self.poke)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("forwarding_failed", output=self.output.id, exc_info=task.exception())
+        self.poke()
+
+    def _peek(self, taken: Taken) -> Event | None:
+        try:
+            events = self._shared.log.peek(self.bucket.id, taken.seq - 1, 1, 1)
+        except (CursorLost, BucketGone):
+            return None  # `_load` meets it, too
+        return events[0] if events else None
+
+    # trying
+
+    async def _work(self, taken: Taken, event: Event | None, lane: _Lane) -> None:
+        """From an event that was taken to what is stored of it."""
+        tried: Try | None = None
+        try:
+            event = await self._admit(taken, event)
+            if event is None:
+                return
+            received_at, size = event.received_at, event.size
+            try:
+                ready = self._ready(event, taken)
+                event = None  # it may be large, and storing takes time
+                if isinstance(ready, Request):
+                    lane.begin()
+                    self.ledger.progress.begin(taken)
+                    self.ledger.save()
+                    tried = await attempt(self._shared, self.output, ready)
+            finally:
+                self._shared.memory.give_back(self, size)
+            if isinstance(ready, Unsent):
+                lane.cancel()
+                await self._give_up(taken, ready, lane)
+            elif tried is not None:
+                del ready  # as large as the event
+                await self._judge(taken, received_at, tried, lane)
+        except BaseException as error:
+            # Nothing is known of it: it goes out again.
+            self.ledger.progress.release(taken)
+            self.ledger.save()
+            if not isinstance(error, asyncio.CancelledError):
+                lane.circuit.hold(self._shared.monotonic() + _FAULT)
+            raise
+        finally:
+            if tried is None:
+                lane.cancel()
+            lane.leave()
+
+    async def _admit(self, taken: Taken, event: Event | None) -> Event | None:
+        """The event, for which its size is taken of the memory of all; None where there is nothing to send."""
+        while True:
+            if not self.active:
+                self.ledger.progress.release(taken)
+                return None
+            if event is None:
+                event = await self._load(taken)
+            if event is None:
+                return None
+            if not self._goes.there(event, self._shared.subjects.of):
+                self._settle(taken)
+                return None
+            if self._shared.memory.take(self, event.size):
+                return event
+            event = None
+            await self._shared.memory.room()
+
+    async def _load(self, taken: Taken) -> Event | None:
+        try:
+            events = await self._shared.log.read(self.bucket.id, taken.seq - 1, 1, 1)
+        except CursorLost as lost:
+            self.ledger.trim(lost.first)
+            self._hold_again()
+            return None
+        except BucketGone:
+            self._gone = True
+            self.ledger.progress.release(taken)
+            return None
+        except RelayError as error:
+            _log.warning("event_not_read", output=self.output.id, reason=str(error))
+            events = ()
+        if not events:
+            self.ledger.progress.release(taken)
+            self._circuit.hold(self._shared.monotonic() + _FAULT)
+            return None
+        return events[0]
+
+    # what came of it
+
+    async def _judge(self, taken: Taken, received_at: float, tried: Try, lane: _Lane) -> None:
+        if tried.outcome == "sent":
+            if self._circuit.succeeded():
+                _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
+            if not self.output.strict_order:
+                lane.leave()  # the next one need not wait until this one is stored
+            await self._record(taken, tried, "sent")
+            self._settle(taken)
+            return
+        self._failed(tried)
+        if tried.status == 410:
+            self._gone = True
+            await self._record(taken, tried, "failed")
+            self._bury(taken, GONE)
+            await self._disable()
+            return
+        due = self._due(taken, received_at, tried)
+        if isinstance(due, str):
+            await self._record(taken, tried, "failed")
+            self._bury(taken, due)
+            return
+        await self._record(taken, tried, "stalled")
+        if self.ledger.progress.fail(taken, due, self._shared.clock()) and self._holds(taken.attempt):
+            self._held.add(taken.seq)
+        else:
+            self._held.discard(taken.seq)
+        self.ledger.save()
+
+    def _failed(self, tried: Try) -> None:
+        now = self._shared.monotonic()
+        if tried.retry_after and tried.status in (429, 503):
+            # It speaks of itself, not of this event.
+            self._circuit.hold(now + tried.retry_after)
+        if self._circuit.failed(now):
+            _log.warning(
+                "circuit_opened",
+                output=self.output.id,
+                bucket=self.bucket.name,
+                destination=_shown(self.output),
+                last=tried.status or tried.outcome,
+            )
+
+    def _due(self, taken: Taken, received_at: float, tried: Try) -> float | str:
+        schedule = self._schedule
+        since = self._since(taken)
+        start = begun(received_at, since, schedule.deadline)
+        now = self._shared.clock()
+        due = schedule.due(taken.attempt, start, now, self._shared.spread(), tried.retry_after)
+        return f"{due}: {tried.status or tried.outcome}" if isinstance(due, str) else due
+
+    def _expired(self, event: Event, taken: Taken) -> bool:
+        """Whether the throttle's deadline is over."""
+        deadline = self._throttle.deadline
+        if deadline is None:
+            return False
+        return self._shared.clock() > begun(event.received_at, self._since(taken), deadline) + deadline
+
+    def _since(self, taken: Taken) -> float | None:
+        one = self.ledger.progress.parked.get(taken.seq)
+        return None if one is None else one.since
+
+    def _ready(self, event: Event, taken: Taken) -> Request | Unsent:
+        if self._expired(event, taken):
+            return Unsent("deadline", "the throttle's deadline was over before its turn came")
+        try:
+            return prepare(self._shared, self.bucket, self.output, event)
+        except Invalid as error:
+            return Unsent(f"invalid: {error}"[:_REASON], str(error))
+
+    async def _give_up(self, taken: Taken, unsent: Unsent, lane: _Lane) -> None:
+        if not self.output.strict_order:
+            lane.leave()
+        await self._record(taken, Try("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None), "failed")
+        self._bury(taken, unsent.reason, tried=False)
+
+    async def _record(self, taken: Taken, tried: Try, status: str) -> None:
+        body = tried.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else tried.body
+        code = tried.status if 200 <= tried.status <= 599 else 0
+        milliseconds = round(tried.seconds * 1000)
+        result = Result(status, code, tried.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
+        try:
+            await self._shared.answers.answered(self.bucket.id, taken.seq, self.output.n, result)
+        except (NotFound, BucketGone):
+            pass  # it left meanwhile
+        except RelayError as error:
+            # It was tried, whether that can be stored or not.
+            _log.warning("result_not_stored", output=self.output.id, reason=str(error))
+        except Exception:
+            _log.exception("result_not_stored", output=self.output.id)
+
+    def _settle(self, taken: Taken) -> None:
+        self.ledger.progress.done(taken)
+        self._held.discard(taken.seq)
+        self.ledger.save()
+
+    def _bury(self, taken: Taken, reason: str, *, tried: bool = True) -> None:
+        self.ledger.progress.bury(taken, self._shared.clock(), reason, tried=tried)
+        self._held.discard(taken.seq)
+        self._shared.counters.forward_given_up += 1
+        self.ledger.save()
+
+    async def _disable(self) -> None:
+        _log.warning(
+            "output_disabled",
+            output=self.output.id,
+            bucket=self.bucket.name,
+            destination=_shown(self.output),
+            reason=GONE,
+            hint="`relay output set --enabled` sends again, from where it stopped",
+        )
+        try:
+            await self._shared.disable(self.bucket, self.output, GONE)
+        except RelayError as error:
+            # It sends nothing more in this process; the next one is told 410 again.
+            _log.warning("output_not_disabled", output=self.output.id, reason=str(error))
+
+
+class Unsent(NamedTuple):
+    """Why an event is given up without a try: as its dead letter's reason, and in a sentence."""
+
+    reason: str
+    words: str
+
+
+class _Lane:
+    """The place that a try takes among those of its output, at the circuit and the throttle as they were when it was
+    taken; left once. Then `begin` or `cancel`."""
+
+    __slots__ = ("_extra", "_forwarder", "_left", "_open", "_throttle", "circuit")
+
+    def __init__(self, forwarder: Forwarder, extra: bool) -> None:
+        self._forwarder = forwarder
+        self._extra = extra
+        self._left = False
+        self._open = True
+        self._throttle = forwarder._throttle
+        self.circuit = forwarder._circuit
+
+    def begin(self) -> None:
+        """The request goes out."""
+        self._throttle.begin(self._forwarder._shared.monotonic())
+        self._open = False
+        if self._throttle.rated:
+            self._forwarder.poke()  # who waits knows from here how long
+
+    def cancel(self) -> None:
+        """Nothing goes out; or it was cut off."""
+        self.circuit.cancelled()
+        if self._open:
+            self._open = False
+            self._throttle.give_back()
+
+    def leave(self) -> None:
+        if self._left:
+            return
+        self._left = True
+        self._forwarder._trying -= 1
+        if self._extra:
+            self._forwarder._shared.slots.give_back()
+        self._forwarder.poke()
+
+
+def _shown(output: Output) -> str:
+    """A destination for the log: without what may be secret in it."""
+    try:
+        destination = parse(output.destination)
+    except Invalid:
+        return ""
+    return f"{destination.scheme}://{destination.authority}"

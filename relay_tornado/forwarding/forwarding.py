@@ -1,0 +1,308 @@
+"""All public outputs of a relay: a forwarder for each, made, changed and ended as buckets and outputs are.
+
+An output's position is a consumer of kind `output`, named by its number. It is made when the output becomes public, at
+the log's head; it stays while the output is disabled or paused, and leaves when the output is internal or deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
+
+import structlog
+
+from relay_tornado.copies import Subjects
+from relay_tornado.counters import Counters
+from relay_tornado.errors import BucketGone, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
+from relay_tornado.forwarding.bounds import Memory, Slots
+from relay_tornado.forwarding.forwarder import Forwarder
+from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused, parse_ranges
+from relay_tornado.forwarding.request import encode
+from relay_tornado.forwarding.shared import Answers, Shared
+from relay_tornado.forwarding.transport import Answer, Transport, Unanswered
+from relay_tornado.log.consumers import Key
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.model import Bucket, BucketId, Event, Output
+from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.settings import Settings
+from relay_tornado.wire.destination import Destination
+from relay_tornado.wire.destination import parse as parse_destination
+
+_AGAIN: Final = 1.0
+"""Seconds until a position that could not be opened is tried again."""
+_ONCE: Final = 10
+"""Events that are on their way to URLs, at once."""
+_PATIENCE: Final = 5.0
+"""Seconds for which a start waits until all positions are open."""
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+Disable: TypeAlias = Callable[[Bucket, Output, str], Awaitable[None]]
+
+_log = structlog.get_logger(__name__)
+
+
+def _spread() -> float:
+    return random.uniform(0.8, 1.2)  # noqa: S311 - nothing secret
+
+
+def key_of(bucket_id: BucketId, number: int) -> Key:
+    """An output's consumer."""
+    return Key(bucket_id, "output", str(number))
+
+
+class Forwarding:
+    """`await start()` sends what waits; `await stop()` ends it."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        registry: Registry,
+        ledgers: Ledgers,
+        answers: Answers,
+        settings: Settings,
+        disable: Disable,
+        *,
+        counters: Counters | None = None,
+        own: Callable[[], Collection[tuple[str, int]]] = tuple,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        spread: Callable[[], float] = _spread,
+    ) -> None:
+        """`answers` keeps what came of tries, `disable` disables an output for a reason. `own` gives the addresses and
+        ports that the relay listens on. `clock` gives unix seconds, `monotonic` seconds that never go back, `spread` a
+        number from 0.8 to 1.2 that delays are multiplied by. Raises Invalid where `forward_allow` can't be read."""
+        self._log = log
+        self._registry = registry
+        self._ledgers = ledgers
+        self._public = _place(settings.public_url)
+        self._forwarders: dict[BucketId, dict[int, Forwarder]] = {}
+        self._leaving: dict[Forwarder, asyncio.Task[None]] = {}
+        self._dirty: dict[tuple[BucketId, int], int] = {}
+        self._worker: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._once = 0
+        self._end_watches: list[Callable[[], None]] = []
+        self._watch = log.watch(None, self._wake)
+        self._transport = Transport(GuardedResolver(Guard(parse_ranges(settings.forward_allow or ""), own)))
+        self._shared = Shared(
+            log,
+            answers,
+            self._transport,
+            Memory(settings.forward_buffer),
+            Slots(settings.forward_requests),
+            Subjects(),
+            Counters() if counters is None else counters,
+            self._watch.head,
+            self._leads_back,
+            disable,
+            clock,
+            monotonic,
+            spread,
+        )
+
+    # one request, for somebody who asked for it
+
+    async def send(self, event: Event, url: str) -> tuple[Answer, float]:
+        """Sends an event to a URL, as a public output with that destination would, once and at once; returns the answer
+        and the seconds that it took. Nothing is stored. Raises Invalid, Forbidden, Overloaded, and NotSent where nobody
+        answered."""
+        try:
+            destination = parse_destination(url)
+        except Invalid as error:
+            raise Invalid(str(error).replace("destination:", "url:", 1), "url") from None
+        if self._once >= _ONCE:
+            raise Overloaded("too many events are being sent to URLs: send this one again in a moment")
+        if self._leads_back(destination):
+            raise Forbidden("the URL is this relay's own: name another one")
+        output = Output("", 0, "", 0.0, 0.0, destination=url)
+        self._once += 1
+        began = self._shared.monotonic()
+        try:
+            head, body = encode(event, output, destination, self._shared.clock())
+            answer = await self._transport.send(
+                head, body, destination, method=event.method, verify=True, timeout=output.timeout
+            )
+        except Refused as refused:
+            raise Forbidden(f"the URL is not called: {refused}") from None
+        except Unanswered as unanswered:
+            raise NotSent(f"the event was not answered: {unanswered}") from None
+        finally:
+            self._once -= 1
+        return answer, self._shared.monotonic() - began
+
+    # what others see
+
+    def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
+        """Whether this event is sent to that output about now (None: to any)."""
+        return any(
+            each.reaches(event)
+            for number, each in self._forwarders.get(bucket_id, {}).items()
+            if output in (None, number)
+        )
+
+    def full(self, bucket_id: BucketId) -> bool:
+        """Whether so many events of the bucket wait for one of its outputs that it takes no more."""
+        forwarders = self._forwarders.get(bucket_id)
+        return forwarders is not None and any(each.bounded and each.full for each in forwarders.values())
+
+    @property
+    def trying(self) -> int:
+        """Requests that are out."""
+        return sum(each.trying for each in self._all())
+
+    @property
+    def circuits_open(self) -> int:
+        """Outputs whose destination is left alone for a while."""
+        return sum(each.circuit_open for each in self._all())
+
+    @property
+    def parked(self) -> int:
+        """Events on retry schedules."""
+        return sum(each.parked for each in self._all())
+
+    # beginning and end
+
+    async def start(self) -> None:
+        """Opens the positions of all public outputs, and removes those of outputs that are not public (any more).
+
+        Raises Unavailable.
+        """
+        public = {
+            key_of(bucket.id, output.n): (bucket, output)
+            for bucket in self._registry.list("bucket")
+            for output in bucket.outputs
+            if not output.internal
+        }
+        for stored in await self._ledgers.store.list():
+            if stored.key.kind == "output" and stored.key not in public:
+                await self._ledgers.delete(stored.key)
+        self._end_watches.append(self._registry.watch(self._changed))
+        for bucket, output in public.values():
+            self._look_at(bucket.id, output.n)
+        if self._worker is not None:
+            await asyncio.wait([self._worker], timeout=_PATIENCE)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Begins no request; what is out has `grace` seconds, and is tried again after the next start otherwise."""
+        self._stopped = True
+        self._watch.close()
+        for end in self._end_watches:
+            end()
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.wait([self._worker])
+        for bucket_id, forwarders in list(self._forwarders.items()):
+            for number in list(forwarders):
+                self._end(bucket_id, number)
+        waiting = set(self._leaving.values())
+        if waiting:
+            await asyncio.wait(waiting, timeout=grace)
+            for each in list(self._leaving):
+                await each.cut_off()
+            await asyncio.wait(waiting)
+        await self._transport.close()
+
+    # changes
+
+    def _wake(self, bucket_id: BucketId) -> None:
+        for each in self._forwarders.get(bucket_id, {}).values():
+            each.poke()
+
+    def _changed(self, kind: Kind, key: str) -> None:
+        if kind != "bucket":
+            return
+        bucket: Bucket | None = self._registry.get("bucket", key)
+        public = {} if bucket is None else {each.n: each for each in bucket.outputs if not each.internal}
+        known = self._forwarders.get(key, {})
+        for number, output in public.items():
+            if bucket is not None and number in known:
+                known[number].change(bucket, output)
+        for number in known.keys() ^ public.keys():
+            # What is published from here on is what the output gets.
+            self._look_at(key, number)
+
+    def _look_at(self, bucket_id: BucketId, number: int) -> None:
+        self._dirty.setdefault((bucket_id, number), self._watch.head(bucket_id))
+        if self._worker is None and not self._stopped:
+            self._worker = asyncio.get_running_loop().create_task(self._work(), name="relay-outputs")
+
+    async def _work(self) -> None:
+        """Brings positions and forwarders in line with the registry, one output after the other."""
+        try:
+            while self._dirty:
+                (bucket_id, number), head = next(iter(self._dirty.items()))
+                del self._dirty[bucket_id, number]
+                try:
+                    await self._settle(bucket_id, number, head)
+                except (NotFound, BucketGone):
+                    continue
+                except RelayError as error:
+                    _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+                    self._dirty.setdefault((bucket_id, number), head)
+                    await asyncio.sleep(_AGAIN)
+        finally:
+            self._worker = None
+
+    async def _settle(self, bucket_id: BucketId, number: int, head: int) -> None:
+        known = self._forwarders.get(bucket_id, {}).get(number)
+        bucket: Bucket | None = self._registry.get("bucket", bucket_id)
+        output = None
+        if bucket is not None:
+            output = next((each for each in bucket.outputs if each.n == number and not each.internal), None)
+        if known is not None and (output is None or known.ledger.gone):
+            self._end(bucket_id, number)
+            known = None
+        if bucket is None or output is None:
+            await self._ledgers.delete(key_of(bucket_id, number))
+        elif known is None:
+            await self._open(bucket, output, head)
+
+    async def _open(self, bucket: Bucket, output: Output, head: int) -> None:
+        ledger = await self._ledgers.open(key_of(bucket.id, output.n), head)
+        forwarder = Forwarder(self._shared, bucket, output, ledger, lambda: self._look_at(bucket.id, output.n))
+        self._forwarders.setdefault(bucket.id, {})[output.n] = forwarder
+        # It may have been changed, or have gone, since.
+        self._changed("bucket", bucket.id)
+        forwarder.poke()
+
+    def _end(self, bucket_id: BucketId, number: int) -> None:
+        """What is out goes on to its end, without a new one being begun."""
+        forwarder = self._forwarders[bucket_id].pop(number)
+        if not self._forwarders[bucket_id]:
+            del self._forwarders[bucket_id]
+        forwarder.end()
+        self._leaving[forwarder] = asyncio.get_running_loop().create_task(self._let_go(forwarder))
+
+    async def _let_go(self, forwarder: Forwarder) -> None:
+        await forwarder.ended()
+        self._ledgers.close(forwarder.ledger)
+        del self._leaving[forwarder]
+
+    def _all(self) -> Iterator[Forwarder]:
+        for forwarders in self._forwarders.values():
+            yield from forwarders.values()
+
+    def _leads_back(self, destination: Destination) -> bool:
+        if self._public is None:
+            return False
+        host, port, path = self._public
+        same = destination.host.rstrip(".") == host and destination.port == port
+        return same and destination.path.startswith(path + b"/v1/")
+
+
+def _place(url: str | None) -> tuple[str, int, bytes] | None:
+    """Host, port and path of the relay's public URL."""
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:
+        return None
+    return (parts.hostname or "").rstrip("."), port, parts.path.rstrip("/").encode()

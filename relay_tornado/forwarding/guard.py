@@ -1,0 +1,166 @@
+"""Which addresses the relay calls for an output: the public ones, those that the operator allows, and never its own.
+
+An address is judged when a name has been resolved, in whatever form it was written (decimal, octal, a name that stands
+for several), and exactly what was judged is dialled: between the two no name is looked up again. One address that must
+not be called refuses the name that stands for it, whatever else stands behind that name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Final, TypeAlias
+
+from tornado.netutil import Resolver
+
+from relay_tornado.errors import Invalid
+
+Address: TypeAlias = IPv4Address | IPv6Address
+Network: TypeAlias = IPv4Network | IPv6Network
+Socket: TypeAlias = tuple[int, Any]
+"""An address family and a socket address of it."""
+
+_LOOKUPS: Final = 32
+"""Names that are looked up at once."""
+
+_NEVER: Final = tuple(
+    ip_network(each)
+    for each in (
+        # Beyond what `is_global` says, which differs between versions of Python, and of what tunnels to IPv4.
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24"),
+        *("203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        *("::/96", "64:ff9b::/96", "64:ff9b:1::/48", "100::/64", "2001::/23", "2001:db8::/32", "2002::/16"),
+        *("3fff::/20", "5f00::/16", "fc00::/7", "fe80::/10", "fec0::/10", "ff00::/8"),
+    )
+)
+
+_UNICAST: Final = IPv6Network("2000::/3")
+"""All of IPv6 that is given out as public."""
+
+
+class Refused(Exception):
+    """The relay does not call this destination. The message says why, and what would allow it."""
+
+
+def parse_ranges(text: str) -> tuple[Network, ...]:
+    """Of "10.0.0.0/8, fd00::/8": addresses and ranges, with commas or blanks between. Raises Invalid."""
+    ranges: list[Network] = []
+    for part in text.replace(",", " ").split():
+        try:
+            ranges.append(ip_network(part))
+        except ValueError:
+            raise Invalid(f"{part!r} is no range of addresses like 10.0.0.0/8, or has bits set behind it") from None
+    return tuple(ranges)
+
+
+class Guard:
+    """Judges addresses. `allowed` are ranges that may be called although they are not public."""
+
+    def __init__(self, allowed: Iterable[Network] = (), own: Callable[[], Collection[tuple[str, int]]] = tuple) -> None:
+        """`own` gives the addresses (any local one: "") and ports that this relay listens on now."""
+        self._allowed = tuple(allowed)
+        self._own = own
+
+    def judge(self, host: str, port: int) -> None:
+        """An address as a resolver gives it, in numbers. Raises Refused."""
+        try:
+            address = _unwrapped(ip_address(host))
+        except ValueError:
+            raise Refused(f"{host!r} is no address") from None
+        if address.is_unspecified or address.is_multicast:
+            raise Refused(f"{address} is no single host's address")
+        if self._listens(address, port):
+            raise Refused(f"{address} port {port} is this relay itself: it would send events to itself without end")
+        if any(_within(address, each) for each in self._allowed):
+            return
+        outside = address.version == 6 and address not in _UNICAST
+        if outside or not address.is_global or any(_within(address, each) for each in _NEVER):
+            raise Refused(f"{address} is not a public address: --forward-allow names the ranges that may be called")
+
+    def _listens(self, address: Address, port: int) -> bool:
+        for host, its_port in self._own():
+            if its_port != port:
+                continue
+            if host:
+                try:
+                    own = _unwrapped(ip_address(host))
+                except ValueError:
+                    own = None
+                if own is not None and not own.is_unspecified:
+                    if own == address:
+                        return True
+                    continue
+            if _is_local(address):
+                return True
+        return False
+
+
+class GuardedResolver(Resolver):
+    """A resolver that gives only addresses that may be called; `resolve` raises Refused, and OSError."""
+
+    def initialize(self, guard: Guard) -> None:
+        self._guard = guard
+        self._executor = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="relay-names")
+        self._pending: dict[tuple[str, int], asyncio.Future[list[Socket]]] = {}
+
+    async def resolve(self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[Socket]:
+        """Every address that the host stands for, each judged."""
+        found = await self._find(host, port)
+        for _, address in found:
+            self._guard.judge(str(address[0]), port)
+        return [each for each in found if family in (socket.AF_UNSPEC, each[0])]
+
+    async def _find(self, host: str, port: int) -> list[Socket]:
+        try:
+            return _lookup(host, port, socket.AI_NUMERICHOST)
+        except socket.gaierror:
+            pass
+        # One lookup of a name at a time: a name whose servers are slow holds one thread, not all.
+        pending = self._pending.get((host, port))
+        if pending is None:
+            loop = asyncio.get_running_loop()
+            pending = asyncio.ensure_future(loop.run_in_executor(self._executor, _lookup, host, port, 0))
+            self._pending[host, port] = pending
+            pending.add_done_callback(lambda done: self._done(host, port, done))
+        return await asyncio.shield(pending)
+
+    def _done(self, host: str, port: int, done: asyncio.Future[list[Socket]]) -> None:
+        del self._pending[host, port]
+        if not done.cancelled():
+            done.exception()
+
+    def close(self) -> None:
+        """Looks up nothing more."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _lookup(host: str, port: int, flags: int) -> list[Socket]:
+    found = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, flags)
+    return [(family, address) for family, _, _, _, address in found]
+
+
+def _unwrapped(address: Address) -> Address:
+    """The IPv4 address in an IPv4-mapped one; no zone."""
+    if isinstance(address, IPv6Address):
+        return address.ipv4_mapped or IPv6Address(int(address))
+    return address
+
+
+def _within(address: Address, network: Network) -> bool:
+    return address.version == network.version and address in network
+
+
+def _is_local(address: Address) -> bool:
+    """Whether this machine has it: only then can a socket be bound to it."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EINVAL, errno.EAFNOSUPPORT)
+    return True

@@ -1,0 +1,63 @@
+"""The bytes of a request to a destination: method, path, query, headers and body of the event as they came.
+
+Left out are the headers of the sender's own connection (those that its Connection header names, too), Host, Expect and
+Content-Length; the output's headers stand for the sender's of the same name. Nothing else is added, but the signature
+where the output has a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from relay_tornado.errors import Invalid
+from relay_tornado.forwarding import signing
+from relay_tornado.ids import format_id
+from relay_tornado.model import Event, Output
+from relay_tornado.wire import destination as destinations
+from relay_tornado.wire.destination import Destination
+from relay_tornado.wire.headers import parse
+
+_OWN: Final = frozenset(
+    (
+        *(b"host", b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings", b"content-length", b"expect"),
+    )
+)
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_NOT_IN_VALUE: Final = re.compile(rb"[\x00\r\n]")
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "DELETE"})
+"""Methods whose requests say nothing of a body where they have none."""
+
+
+def encode(event: Event, output: Output, destination: Destination, now: float) -> tuple[bytes, bytes]:
+    """Head and body of one request at `now` (unix seconds). Raises Invalid where it can't be made."""
+    if not _TOKEN.fullmatch(method := event.method.encode("latin-1", "replace")) or event.method == "CONNECT":
+        raise Invalid(f"the method {event.method[:40]!r} can't be sent")
+    target = destinations.target(destination, event.path, event.query, lock_path=output.lock_path)
+    own: list[tuple[bytes, bytes]] = []
+    for header, values in output.headers.items():
+        own += [(header.encode(), value.encode()) for value in values]
+    if output.secret:
+        copy_id = format_id(event.epoch, event.seq, output.n)
+        own += signing.signature(output.secret, copy_id, event.body, now)
+    names = {name.lower() for name, _ in own}
+    if destination.login and b"authorization" not in names:
+        own.append((b"Authorization", destination.login.encode()))
+        names.add(b"authorization")
+    host = next((value for name, value in own if name.lower() == b"host"), destination.authority.encode())
+    sent = parse(event.headers)
+    dropped = _OWN | names
+    for each, value in sent:
+        if each.lower() == b"connection":
+            dropped |= {named.strip().lower() for named in value.split(b",")}
+    lines = [b"%b %b HTTP/1.1" % (method, target), b"Host: " + host]
+    lines += [b"%b: %b" % (each, value) for each, value in sent if each.lower() not in dropped and _fits(each, value)]
+    lines += [b"%b: %b" % (each, value) for each, value in own if each.lower() not in _OWN and _fits(each, value)]
+    if event.body or event.method not in _BODILESS:
+        lines.append(b"Content-Length: %d" % len(event.body))
+    return b"\r\n".join((*lines, b"", b"")), event.body
+
+
+def _fits(name: bytes, value: bytes) -> bool:
+    return _TOKEN.fullmatch(name) is not None and _NOT_IN_VALUE.search(value) is None

@@ -1,0 +1,110 @@
+"""When a try in vain is repeated: the output's `retries`, or its `durability`, with `Retry-After` in mind.
+
+The first three tries come quickly one after the other, and keep an ordered output's later events waiting. What comes
+behind them goes by the retry schedule: `retries` more at growing distances, or where `durability` is enabled, by one of
+its schedules until its deadline, which counts from when the event came in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from relay_tornado.model import DAY, Output
+
+QUICK: Final = 3
+"""Tries that come one right after the other."""
+LONGEST_RETRY_AFTER: Final = 3600.0
+"""Seconds up to which a destination's Retry-After is obeyed."""
+
+_PAUSES: Final = (1.0, 3.0)
+_FIRST, _FACTOR, _LONGEST = 10.0, 2.0, 900.0
+_NANO: Final = 1e-9
+_MINUTE, _HOUR = 60.0, 3600.0
+
+SCHEDULES: Final[Mapping[str, tuple[Sequence[float], float]]] = {
+    "seconds": ((5.0, 10.0, 20.0, 30.0, 45.0, 60.0, 90.0, 120.0), 25 * _MINUTE),
+    "medium": ((30.0, _MINUTE, 2 * _MINUTE, 5 * _MINUTE, 10 * _MINUTE, 20 * _MINUTE, 30 * _MINUTE, _HOUR), 16 * _HOUR),
+    "long": ((_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR), 30 * DAY),
+}
+"""By name: seconds between tries, the last one again and again, and the deadline in seconds where none is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`delays` follow on the quick tries; the last one is repeated where `again`. `deadline`: seconds; None: none."""
+
+    quick: int
+    delays: Sequence[float]
+    again: bool
+    deadline: float | None
+
+    def due(self, tries: int, begun: float, now: float, spread: float, retry_after: float | None) -> float | str:
+        """When the next try is due after so many in vain (at least 1), or in a word why there is none.
+
+        Times in unix seconds. `begun` is when the event came in, `spread` a number from 0.8 to 1.2 that delays are
+        multiplied by, so that many do not come back at once. `retry_after` is what the destination asked for.
+        """
+        if tries < self.quick:
+            delay = _PAUSES[min(tries, len(_PAUSES)) - 1]
+        else:
+            index = tries - self.quick
+            if index >= len(self.delays) and not (self.again and self.delays):
+                return "retries"
+            delay = self.delays[min(index, len(self.delays) - 1)]
+        due = now + max(delay * spread, retry_after or 0.0)
+        if self.deadline is not None and due > begun + self.deadline:
+            return "deadline"
+        return due
+
+
+def schedule_of(output: Output) -> Schedule:
+    """What the output's `retries` and `durability` say."""
+    quick = 1 if output.retries < 0 else QUICK
+    durability = output.durability if isinstance(output.durability, Mapping) else {}
+    if not durability.get("enabled"):
+        return Schedule(quick, [_backoff(index) for index in range(max(output.retries, 0))], False, None)
+    deadline = _seconds(durability.get("deadline"))
+    name = durability.get("schedule") or "seconds"
+    if name == "custom":
+        delays = [_seconds(each) or 0.0 for each in durability.get("custom_delays") or ()]
+        return Schedule(quick, delays, deadline is not None, deadline)
+    named, usual = SCHEDULES.get(name, SCHEDULES["seconds"])
+    return Schedule(quick, named, True, usual if deadline is None else deadline)
+
+
+def begun(received_at: float, since: float | None, deadline: float | None) -> float:
+    """From when an event's deadline counts: from when it came in; but where it was first tried (`since`) only after
+    that deadline, as one that is sent again is, from then."""
+    if since is None or deadline is None or since <= received_at + deadline:
+        return received_at
+    return since
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """The seconds of a Retry-After header, which may be a date, at most `LONGEST_RETRY_AFTER`; None where it says
+    nothing. `now` is in unix seconds."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,12}", value):
+        return min(float(value), LONGEST_RETRY_AFTER)
+    try:
+        seconds = parsedate_to_datetime(value).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _backoff(index: int) -> float:
+    return min(_FIRST * _FACTOR ** min(index, 30), _LONGEST)
+
+
+def _seconds(nanoseconds: Any) -> float | None:
+    """None for 0, and for what is no number."""
+    if isinstance(nanoseconds, bool) or not isinstance(nanoseconds, int | float) or nanoseconds <= 0:
+        return None
+    return float(nanoseconds) * _NANO

@@ -1,0 +1,48 @@
+"""What all outputs of a relay have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from relay_tornado.copies import Subjects
+from relay_tornado.counters import Counters
+from relay_tornado.forwarding.bounds import Memory, Slots
+from relay_tornado.forwarding.transport import Transport
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.deliveries import Result
+from relay_tornado.model import Bucket, BucketId, Output
+from relay_tornado.wire.destination import Destination
+
+
+class Answers(Protocol):
+    """Where results are kept, and senders wait for an answer."""
+
+    async def answered(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
+        """Keeps a result of a copy, then answers the senders that wait for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all outputs of a relay have in common."""
+
+    log: EventLog
+    answers: Answers
+    transport: Transport
+    memory: Memory
+    slots: Slots
+    subjects: Subjects
+    counters: Counters
+    head: Callable[[BucketId], int]
+    """The newest published seq."""
+    own: Callable[[Destination], bool]
+    """Whether a destination leads back into this relay."""
+    disable: Callable[[Bucket, Output, str], Awaitable[None]]
+    """Disables an output for a reason."""
+    clock: Callable[[], float] = time.time
+    """Unix seconds."""
+    monotonic: Callable[[], float] = time.monotonic
+    spread: Callable[[], float] = lambda: 1.0
+    """A number from 0.8 to 1.2."""

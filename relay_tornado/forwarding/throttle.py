@@ -1,0 +1,111 @@
+"""How fast an output is fed: its `throttle`, or one event after the other.
+
+`rate`: at most so many tries in an interval, wherever it begins, one after the other (or `max_concurrent` at once,
+where that is given).
+`concurrency`: `max_concurrent` at once. `max_queue_depth`: events that may wait for it before senders get a 429.
+`deadline`, in nanoseconds from when an event came in: past it the event is not tried any more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Final
+
+from relay_tornado.wire.rest import MOST_AT_ONCE as MOST_AT_ONCE
+
+_INTERVALS: Final = {"": 1.0, "second": 1.0, "minute": 60.0, "hour": 3600.0}
+_NANO: Final = 1e-9
+_PARTS: Final = 1_000
+"""Parts of an interval: tries that begin within one are kept as one entry."""
+
+
+class Throttle:
+    """Times are seconds of a clock that never goes back. Whoever tries calls `take` first, and then one of `begin` and
+    `give_back`."""
+
+    __slots__ = ("_document", "_window", "at_once", "deadline", "depth")
+
+    def __init__(self, document: Any) -> None:
+        """`document` is an output's `throttle`."""
+        self._document = document
+        found = document if isinstance(document, Mapping) and document.get("enabled") else {}
+        rated = found.get("mode") != "concurrency"
+        self.at_once = min(max(int(found.get("max_concurrent") or 1), 1), MOST_AT_ONCE)
+        self.depth: int | None = int(found.get("max_queue_depth") or 0) or None
+        deadline = float(found.get("deadline") or 0)
+        self.deadline: float | None = deadline * _NANO or None
+        """Seconds."""
+        rate = int(found.get("rate") or 0) if rated else 0
+        self._window: _Window | None = None
+        if rate:
+            self._window = _Window(rate, _INTERVALS.get(found.get("interval") or "", 1.0))
+
+    @property
+    def rated(self) -> bool:
+        return self._window is not None
+
+    def same(self, document: Any) -> bool:
+        """Whether it is this document's."""
+        return bool(self._document == document)
+
+    def wait(self, now: float) -> float:
+        """In how many seconds one may be taken, as far as the rate is concerned; infinity while that depends on those
+        that are taken and have not begun."""
+        return 0.0 if self._window is None else self._window.wait(now)
+
+    def take(self) -> None:
+        """A try will begin, right after `wait` said 0."""
+        if self._window is not None:
+            self._window.taken += 1
+
+    def begin(self, now: float) -> None:
+        """It begins: from here it counts, for an interval."""
+        if self._window is not None:
+            self._window.begin(now)
+
+    def give_back(self) -> None:
+        """It does not begin after all."""
+        if self._window is not None:
+            self._window.taken -= 1
+
+
+class _Window:
+    """When the last tries began: at most `most` in any `seconds`. `taken`: those that are going to begin."""
+
+    __slots__ = ("_begun", "_entries", "_most", "_seconds", "taken")
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._entries: deque[_Entry] = deque()
+        self._begun = 0
+        self.taken = 0
+
+    def wait(self, now: float) -> float:
+        entries = self._entries
+        while entries and entries[0].last + self._seconds <= now:
+            self._begun -= entries.popleft().count
+        if self._begun + self.taken < self._most:
+            return 0.0
+        return entries[0].last + self._seconds - now if entries else math.inf
+
+    def begin(self, now: float) -> None:
+        self.taken -= 1
+        self._begun += 1
+        if self._entries and now - self._entries[-1].first < self._seconds / _PARTS:
+            self._entries[-1].last = now
+            self._entries[-1].count += 1
+        else:
+            self._entries.append(_Entry(now))
+
+
+class _Entry:
+    """Tries that began from `first` to `last`: all of them count until the last one is out of the window."""
+
+    __slots__ = ("count", "first", "last")
+
+    def __init__(self, now: float) -> None:
+        self.first = self.last = now
+        self.count = 1

@@ -1,0 +1,344 @@
+"""HTTP/1.1 to destinations: the bytes of a request out, an answer of at most `MOST_BODY` bytes in.
+
+The head is written as it was made, so that methods, targets and headers arrive as they came; h11 reads the answer.
+Redirects are answers like any other. A connection is used again for the same destination while it is warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
+
+import h11
+
+from relay_tornado.forwarding.guard import GuardedResolver
+from relay_tornado.model import KIB
+from relay_tornado.wire.destination import Destination
+
+MOST_BODY: Final = 64 * KIB
+"""Bytes of an answer's body that are read; the rest is cut off."""
+
+_MOST_HEAD: Final = 32 * KIB
+_JOINED: Final = 16 * KIB
+_IDLE: Final = 15.0
+"""Seconds for which a connection is kept for the next request; most servers keep it longer."""
+_IDLE_EACH: Final = 4
+_IDLE_ALL: Final = 256
+
+Kind: TypeAlias = Literal["timeout", "unreachable", "broken"]
+_Key: TypeAlias = tuple[str, str, int, bool]
+
+
+class Answer(NamedTuple):
+    """What a destination answered. `cut`: its body was longer, or did not end in time."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    cut: bool
+
+
+class Unanswered(Exception):
+    """There was no answer, for the reason in the message. It may have been received all the same."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class _Stale(Exception):
+    """A connection that was used before was closed by the other side, without a byte of an answer."""
+
+
+class Transport:
+    """Sends requests; however many at once is for the caller to bound. `close` cuts off what is on its way."""
+
+    def __init__(self, resolver: GuardedResolver) -> None:
+        self._resolver = resolver
+        self._idle: dict[_Key, list[_Connection]] = {}
+        self._live: set[_Connection] = set()
+        self._contexts: dict[bool, ssl.SSLContext] = {}
+
+    async def send(
+        self,
+        head: bytes,
+        body: bytes,
+        destination: Destination,
+        *,
+        method: str,
+        verify: bool,
+        timeout: float,
+    ) -> Answer:
+        """`head` ends with the empty line. `timeout` is for all of it, in seconds. Raises Unanswered, and Refused where
+        the destination may not be called."""
+        key = (destination.scheme, destination.host, destination.port, verify)
+        connection: _Connection | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    connection = self._warm(key)
+                    if connection is None:
+                        connection = await self._dial(destination, verify, timeout)
+                    try:
+                        answer = await connection.ask(head, body, method)
+                    except _Stale:
+                        continue
+                    self._keep(key, connection)
+                    return answer
+        except TimeoutError:
+            begun = None if connection is None else connection.begun()
+            if begun is not None:
+                return begun
+            waited = "connect" if connection is None else "answer"
+            raise Unanswered("timeout", f"it did not {waited} within {timeout:g} seconds") from None
+        except OSError as error:
+            raise Unanswered("unreachable", f"it can't be reached: {_words(error)}") from None
+        finally:
+            if connection is not None and not connection.warm:
+                connection.abort()
+
+    async def _dial(self, destination: Destination, verify: bool, timeout: float) -> _Connection:
+        """Of several addresses each has its share of the time, so that one that is silent hides none behind it."""
+        found = await self._resolver.resolve(destination.host, destination.port)
+        if not found:
+            raise OSError(f"{destination.host} has no address")
+        loop = asyncio.get_running_loop()
+        problem: OSError | None = None
+        for family, address in found:
+            made = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                made.setblocking(False)
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                async with asyncio.timeout(timeout / len(found)):
+                    await loop.sock_connect(made, address)
+                context = self._context(verify) if destination.tls else None
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(self._live),
+                    sock=made,
+                    ssl=context,
+                    server_hostname=destination.server_name if context is not None else None,
+                )
+            except OSError as error:
+                made.close()
+                problem = error
+            except BaseException:
+                made.close()
+                raise
+            else:
+                return connection
+        assert problem is not None
+        raise problem
+
+    def _context(self, verify: bool) -> ssl.SSLContext:
+        context = self._contexts.get(verify)
+        if context is None:
+            context = ssl.create_default_context()
+            if not verify:
+                context.check_hostname = False
+                context.verify_mode = ssl.CERT_NONE
+            context.set_alpn_protocols(["http/1.1"])
+            self._contexts[verify] = context
+        return context
+
+    def _warm(self, key: _Key) -> _Connection | None:
+        while waiting := self._idle.get(key):
+            connection = waiting[-1]
+            self._forget(key, connection)
+            if connection.wake():
+                return connection
+        return None
+
+    def _keep(self, key: _Key, connection: _Connection) -> None:
+        if not connection.reusable():
+            return
+        waiting = self._idle.setdefault(key, [])
+        if len(waiting) < _IDLE_EACH and sum(map(len, self._idle.values())) < _IDLE_ALL:
+            waiting.append(connection)
+            connection.rest(_IDLE, lambda: self._forget(key, connection))
+
+    def _forget(self, key: _Key, connection: _Connection) -> None:
+        waiting = self._idle.get(key, [])
+        if connection in waiting:
+            waiting.remove(connection)
+            if not waiting:
+                del self._idle[key]
+
+    async def close(self) -> None:
+        """Closes every connection; requests on their way end with Unanswered."""
+        self._idle.clear()
+        for connection in list(self._live):
+            connection.abort()
+        closing = [connection.closed for connection in self._live]
+        if closing:
+            await asyncio.wait(closing)
+        self._resolver.close()
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, with one request at a time on it. `warm`: it waits for its next one."""
+
+    def __init__(self, live: set[_Connection]) -> None:
+        self.warm = False
+        self._live = live
+        self._transport: asyncio.Transport | None = None
+        self._parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MOST_HEAD)
+        self._answer: asyncio.Future[Answer] | None = None
+        self._response: h11.Response | None = None
+        self._body = bytearray()
+        self._used = self._heard = self._whole = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._lost: Callable[[], None] | None = None
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # for the transport above
+
+    async def ask(self, head: bytes, body: bytes, method: str) -> Answer:
+        """Raises Unanswered, and _Stale."""
+        transport = self._transport
+        assert transport is not None
+        stale, self._used = self._used, True
+        self._response, self._heard, self._whole = None, False, False
+        self._body.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        # The parser has to know the method; what it would send is not used.
+        self._parser.send(h11.Request(method=method, target="/", headers=[("Host", "-")]))
+        self._parser.send(h11.EndOfMessage())
+        if len(body) <= _JOINED:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        try:
+            return await self._answer
+        except Unanswered:
+            if stale and not self._heard:
+                raise _Stale from None
+            raise
+        finally:
+            self._answer = None
+
+    def begun(self) -> Answer | None:
+        """What has come of an answer whose end has not."""
+        return None if self._response is None else self._made(cut=True)
+
+    def reusable(self) -> bool:
+        """Whether the next request can go out on it."""
+        closed = self._transport is None or self._transport.is_closing()
+        if closed or not self._whole or self._parser.our_state is not h11.DONE:
+            return False
+        if self._parser.their_state is not h11.DONE or self._parser.trailing_data != (b"", False):
+            return False
+        self._parser.start_next_cycle()
+        return True
+
+    def rest(self, seconds: float, lost: Callable[[], None]) -> None:
+        """Waits for `wake`, at most so long; `lost` is called where it is of no use any more."""
+        self.warm = True
+        self._lost = lost
+        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+
+    def wake(self) -> bool:
+        """Whether it can be used."""
+        self._end_rest()
+        return self._transport is not None and not self._transport.is_closing()
+
+    def abort(self) -> None:
+        """Closes it at once."""
+        self._end_rest()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end_rest(self) -> None:
+        self.warm = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        lost, self._lost = self._lost, None
+        if lost is not None:
+            lost()
+
+    # from the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not checked: uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
+        self._live.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None:
+            self.abort()  # nobody asked
+            return
+        self._heard = True
+        self._read(data)
+
+    def eof_received(self) -> bool:
+        self._read(b"")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._live.discard(self)
+        if self._answer is not None:
+            if self._response is not None:
+                self._finish(self._made(cut=True))
+            else:
+                why = "closed the connection" if error is None else f"broke the connection off: {_words(error)}"
+                self._fail(f"it {why} before it answered")
+        self._transport = None
+        self._end_rest()
+        self.closed.set_result(None)
+
+    def _read(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        try:
+            self._parser.receive_data(data)
+            while True:
+                event = self._parser.next_event()
+                if event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+                    return
+                if isinstance(event, h11.Response):
+                    self._response = event
+                elif isinstance(event, h11.Data):
+                    self._body += event.data
+                    if len(self._body) > MOST_BODY:
+                        del self._body[MOST_BODY:]
+                        self._finish(self._made(cut=True))
+                        return
+                elif isinstance(event, h11.EndOfMessage):
+                    self._whole = True
+                    self._finish(self._made(cut=False))
+                    return
+        except h11.RemoteProtocolError as error:
+            if self._response is not None:
+                self._finish(self._made(cut=True))
+            elif self._heard:
+                self._fail(f"its answer is no HTTP: {error}")
+            else:
+                self._fail("it closed the connection before it answered")
+
+    def _made(self, *, cut: bool) -> Answer:
+        response = self._response
+        assert response is not None
+        return Answer(response.status_code, list(response.headers.raw_items()), bytes(self._body), cut)
+
+    def _finish(self, answer: Answer) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+    def _fail(self, why: str) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(Unanswered("broken", why))
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not good: {error.verify_message}"
+    if isinstance(error, socket.gaierror):
+        return f"its name is not known ({error.strerror})"
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__

@@ -1,0 +1,98 @@
+"""The page's files as they are sent: in memory, compressed once, and under URLs that name their version.
+
+The page is asked for by an address that names no version, and names its files under one that does: the hash of them
+all. A file's imports are relative, so that they stay under it. What is behind such a URL never changes, and is not
+asked for twice; everything else is asked for again, and mostly answered with 304.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import relay_tornado
+
+ROOT: Final = Path(relay_tornado.__file__).parent / "ui" / "static"
+PREFIX: Final = "/ui/static/"
+INDEX: Final = "index.html"
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at whether the files have changed, as they do while one works on them."""
+_WORTH: Final = 600
+"""Bytes from which on compressing is worth it."""
+
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
+}
+
+
+@dataclass(slots=True)
+class Asset:
+    """One file. `tag` is its hash."""
+
+    type: str
+    body: bytes
+    tag: str = field(init=False)
+    _compressed: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.tag = hashlib.sha256(self.body).hexdigest()[:16]
+
+    def compressed(self) -> bytes | None:
+        """Its gzip, None where that is not worth it."""
+        if self._compressed is None:
+            packed = gzip.compress(self.body, 9, mtime=0) if len(self.body) >= _WORTH else self.body
+            self._compressed = packed if len(packed) < len(self.body) else b""
+        return self._compressed or None
+
+
+class Assets:
+    """All files below a directory, by their paths in it."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+        self._looked = -_LOOK
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._files: dict[str, Asset] = {}
+        self._version = ""
+
+    @property
+    def version(self) -> str:
+        """Names what all files hold now."""
+        self._look()
+        return self._version
+
+    def find(self, name: str) -> Asset | None:
+        """The file, None where there is none of this name; the index names the others under the version."""
+        self._look()
+        return self._files.get(name)
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK:
+            return
+        self._looked = now
+        seen = {}
+        for path in sorted(self._root.rglob("*")):
+            if path.suffix in _TYPES and path.is_file():
+                status = path.stat()
+                seen[path.relative_to(self._root).as_posix()] = (status.st_mtime_ns, status.st_size)
+        if seen == self._seen:
+            return
+        self._seen = seen
+        self._files = {name: Asset(_TYPES[Path(name).suffix], (self._root / name).read_bytes()) for name in seen}
+        parts = "".join(f"{name} {asset.tag}\n" for name, asset in self._files.items())
+        self._version = hashlib.sha256(parts.encode()).hexdigest()[:12]
+        index = self._files.get(INDEX)
+        if index is not None:
+            versioned = f"{PREFIX}v-{self._version}/".encode()
+            self._files[INDEX] = Asset(index.type, index.body.replace(PREFIX.encode(), versioned))

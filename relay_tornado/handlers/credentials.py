@@ -1,0 +1,138 @@
+"""Who asks: by what an Authorization header says, or by the session that a cookie names.
+
+A cookie comes along whoever's page makes the browser ask, so what it vouches for has to come from the relay's own page:
+the browser's Sec-Fetch-Site and Origin say so, and whatever may change something needs the Origin.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from tornado.http1connection import HTTP1Connection
+from tornado.httputil import HTTPServerRequest
+
+from relay_tornado.admin.sessions import Session, Sessions
+from relay_tornado.errors import Forbidden, Unauthorized
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.ids import hash_secret
+from relay_tornado.model import Token
+from relay_tornado.registry.access import API_KEY, Access
+
+COOKIE: Final = "relay_session"
+SECURE_COOKIE: Final = f"__Host-{COOKIE}"
+"""Over TLS: no other host, and nobody on the way, can give a browser a cookie of this name."""
+
+_SAFE: Final = frozenset({"GET", "HEAD"})
+_WHO: Final = "say who you are: Authorization: Basic with key:secret, or Authorization: Bearer <secret>"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a token, the hash of the secret that it was shown by, and the session where it was one."""
+
+    token: Token
+    secret_hash: str
+    session: Session | None = None
+
+
+class Callers:
+    """Tells who asks. Without `sessions` no cookie counts."""
+
+    def __init__(self, access: Access, sessions: Sessions | None = None, public_url: str | None = None) -> None:
+        self.access = access
+        self.sessions = sessions
+        self._public = _origin(public_url)
+
+    def caller(self, request: HTTPServerRequest) -> Caller:
+        """Who makes this request. Raises Unauthorized, and Forbidden for a cookie that another site's page sends."""
+        header = request.headers.get("Authorization", "")
+        sent = None if header or self.sessions is None else cookie(request)
+        if sent is None or self.sessions is None:
+            key, secret = credentials(header)
+            return Caller(self.access.authenticate(key, secret), hash_secret(secret))
+        self.refuse_foreign_page(request)
+        if request.method not in _SAFE:
+            self.refuse_without_origin(request)
+        session, token = self.sessions.find(sent)
+        if session.token:
+            self.access.used(token)
+        return Caller(token, session.secret_hash, session)
+
+    def refuse_foreign_page(self, request: HTTPServerRequest) -> None:
+        """Raises Forbidden where the browser says that another site's page asks."""
+        site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+        foreign = site is not None and site not in ("same-origin", "none")
+        if foreign or (origin is not None and not self._own(origin, request)):
+            raise Forbidden("a page of another site can't read this: serve the page from the relay's own host")
+
+    def refuse_without_origin(self, request: HTTPServerRequest) -> None:
+        """Raises Forbidden where nothing says that the relay's own page asks for a change."""
+        origin = request.headers.get("Origin")
+        if origin is None or not self._own(origin, request):
+            raise Forbidden(
+                "with the page's cookie a change needs an Origin header that is this relay's own: in a script, send a"
+                " token in the header Authorization instead"
+            )
+
+    def _own(self, origin: str, request: HTTPServerRequest) -> bool:
+        host = _host(request).lower()
+        # A proxy in front may speak TLS without a word that counts of it; nobody else makes an https page of this host.
+        schemes = ("https",) if request.protocol == "https" else ("http", "https")
+        return origin.lower() in {self._public, *(f"{scheme}://{host}" for scheme in schemes if host)}
+
+
+def cookie(request: HTTPServerRequest) -> str | None:
+    """What the session's cookie holds, None where there is none. Over TLS only the one that is for TLS counts."""
+    names = (SECURE_COOKIE,) if request.protocol == "https" else (SECURE_COOKIE, COOKIE)
+    found = {name: morsel.value for name, morsel in request.cookies.items()}
+    return next((found[name] for name in names if name in found), None)
+
+
+def is_secure(request: HTTPServerRequest) -> bool:
+    """Whether the browser speaks TLS, be it to a proxy; an Origin that was found to be the relay's own tells."""
+    return request.protocol == "https" or request.headers.get("Origin", "").lower().startswith("https://")
+
+
+def credentials(header: str) -> tuple[str, str]:
+    """The key and the secret in a header's value: Basic with both, or Bearer with the secret alone. Raises
+    Unauthorized where it is neither."""
+    scheme, _, value = header.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer" and value:
+        return API_KEY, value
+    if scheme.lower() == "basic":
+        with suppress(binascii.Error, ValueError):
+            key, colon, secret = base64.b64decode(value, validate=True).decode().partition(":")
+            if colon:
+                return key, secret
+    raise Unauthorized(_WHO)
+
+
+def challenges(request: HTTPServerRequest) -> Iterable[str]:
+    """What a 401 asks for. Not Basic where a page asks: the browser would ask its user for a password."""
+    headers = request.headers
+    page = headers.get("User-Agent", "").startswith("Mozilla/") and "text/html" not in headers.get("Accept", "")
+    return ('Bearer realm="relay"',) if page else ('Basic realm="relay", charset="UTF-8"', 'Bearer realm="relay"')
+
+
+def _host(request: HTTPServerRequest) -> str:
+    connection = request.connection
+    assert isinstance(connection, HTTP1Connection)
+    stream = connection.stream
+    forwarded = stream.forwarded_host if isinstance(stream, Connection) else None
+    return forwarded or request.headers.get("Host", "")
+
+
+def _origin(url: str | None) -> str:
+    """A URL's scheme, host and port, as browsers write an origin; "" for None."""
+    if url is None:
+        return ""
+    parts = urlsplit(url.lower())
+    port = {"http": ":80", "https": ":443"}.get(parts.scheme, "")
+    return f"{parts.scheme}://{parts.netloc.removesuffix(port)}"

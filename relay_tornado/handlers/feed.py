@@ -1,0 +1,343 @@
+"""One stream of server-sent events, as the outlet of its delivery: frames in, events out, and what ends it.
+
+Delivery gives it the frames that WebSockets get, encoded once for all: only their first bytes are taken off, and the
+JSON behind them is an event's data. So nothing is encoded twice, and nothing changes for WebSockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from tornado.iostream import StreamClosedError
+
+from relay_tornado.admin.sessions import Session
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.liveness import Liveness, acknowledged
+from relay_tornado.delivery.outlet import OutletClosed
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.conversation import Written, buffered
+from relay_tornado.ids import format_id, parse_id
+from relay_tornado.model import BucketId, Cursor, Gap, Token
+from relay_tornado.wire import control, frames, sse, websocket
+
+if TYPE_CHECKING:
+    from relay_tornado.handlers.socket import Sockets
+
+HEARTBEAT: Final = 15.0
+"""Seconds between two signs of life, or `ping_interval` where that is less."""
+
+_RETRY: Final = (1_000, 3_000)
+"""Milliseconds after which a client comes back: not all of them at once after a restart."""
+
+_LAST_WORDS: Final = 5.0
+"""Seconds that the end of a stream has to arrive."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Feed:
+    """Counted from its beginning; nothing is sent before `open`."""
+
+    __slots__ = (
+        "_chunked",
+        "_delivery",
+        "_ended",
+        "_heartbeat",
+        "_heartbeats",
+        "_ids",
+        "_liveness",
+        "_loop",
+        "_next",
+        "_opened",
+        "_secret_hash",
+        "_session",
+        "_single",
+        "_sockets",
+        "_stream",
+        "_timer",
+        "_token",
+        "_told",
+        "address",
+        "client_ip",
+        "key",
+        "subscribed_at",
+        "user_agent",
+    )
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        token: Token,
+        secret_hash: str,
+        *,
+        client_ip: str,
+        user_agent: str,
+        single: bool,
+        session: Session | None = None,
+    ) -> None:
+        """`secret_hash` is of the secret that the client showed, perhaps as it began its `session`. `single`: the
+        stream is of one bucket that was named, so that its ids are those of events."""
+        self.address = sockets.counted(client_ip)
+        self.client_ip = client_ip
+        self.user_agent = user_agent
+        self.key = token.key
+        self.subscribed_at: float | None = None
+        self._sockets = sockets
+        self._token = token
+        # The secret before a rotation ends with its grace; the current one is followed through rotations to come.
+        self._secret_hash = secret_hash
+        self._session = session
+        if session is not None:
+            session.held.add(self)
+        self._single = single
+        self._opened = int(time.time())
+        self._stream: Connection | None = None
+        self._chunked = True
+        self._delivery: Delivery | None = None
+        self._ids: dict[BucketId, str] = {}
+        self._told: str | None = None
+        self._ended = False
+        self._heartbeat: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._heartbeats = min(HEARTBEAT, sockets.settings.ping_interval)
+        self._liveness = Liveness(sockets.settings.stuck_timeout, self._loop.time())
+        self._next = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        sockets.enter(self)
+        sockets.identify(self, token)
+
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    @property
+    def consumer(self) -> str:
+        """None: nobody acks on a stream."""
+        return ""
+
+    @property
+    def buckets(self) -> frozenset[BucketId]:
+        """What it is a stream of now."""
+        return frozenset(() if self._delivery is None else self._delivery.positions())
+
+    @property
+    def positions(self) -> Mapping[BucketId, int]:
+        """By bucket, the seq of the last event written or passed over."""
+        return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
+
+    # its life
+
+    def open(
+        self,
+        stream: Connection,
+        delivery: Delivery,
+        request: control.Subscribe,
+        answers: Sequence[Mapping[str, Any]],
+        *,
+        chunked: bool,
+    ) -> None:
+        """The head of the answer is out: tells what was subscribed to, and begins to deliver. `answers` has one entry a
+        bucket, as docs/protocol.md says; `chunked` is how the body is framed."""
+        self._stream = stream
+        self._chunked = chunked
+        self._delivery = delivery
+        stream.set_close_callback(self._closed)
+        if stream.closed():
+            self._closed()
+            return
+        self.subscribed_at = time.time()
+        for entry in answers:
+            # Where some copies of an event were had, delivery itself has no id for it.
+            since = request.position(entry.get("bucket_id", ""), entry["bucket_name"])
+            if isinstance(since, Cursor) and "bucket_id" in entry:
+                self._ids[entry["bucket_id"]] = format_id(since.epoch, since.seq, since.output)
+        self._refresh()
+        first = [self._event("subscribed", frames.subscribed(request.buckets, answers), _retry())]
+        for entry in answers:
+            if entry.get("gap"):
+                gap = entry["gap"]
+                told = Gap(gap["reason"], gap["from"], gap["to"])
+                first.append(self._event("gap", frames.gap(entry["bucket_name"], told)))
+        self._buffer(self._framed(b"".join(first)))
+        now = self._loop.time()
+        self._next = now + self._heartbeats
+        self._timer = self._loop.call_at(self._due(), self._tick)
+        delivery.rescope(self._token)
+        delivery.start()
+
+    def leave(self) -> None:
+        """It ends before it was opened."""
+        self._forget()
+
+    def close(self, code: int, reason: str) -> None:
+        self._end("going_away", reason)
+
+    def token_changed(self, token: Token | None) -> None:
+        """The registry has another record of the token, or none any more."""
+        if self._ended:
+            return
+        if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
+            self._end("token_revoked", "the token was revoked: use another one")
+            return
+        self._token = token
+        if self._delivery is not None:
+            self._delivery.rescope(token)
+
+    def token_expired(self) -> None:
+        self._end("token_expired", "the token has expired: use another one")
+
+    def session_ended(self) -> None:
+        self._end("signed_out", "nobody is signed in here any more: sign in again")
+
+    # the outlet of delivery
+
+    def send_now(self, data: bytes) -> bool:
+        stream = self._stream
+        if self._ended or stream is None or stream.writing():
+            return False
+        return self._buffer(self._framed(self._events(data))) is not None
+
+    def write(self, data: bytes) -> Awaitable[None]:
+        if self._ended or self._stream is None:
+            raise OutletClosed
+        try:
+            return Written(self._stream.write(self._framed(self._events(data))))
+        except StreamClosedError:
+            raise OutletClosed from None
+
+    def gap_refused(self) -> None:
+        self._end("gap_refused", "events are missing, and on_gap is fail: begin from another position")
+
+    def unavailable(self, reason: str) -> None:
+        self._end("unavailable", reason)
+
+    # what goes out
+
+    def _events(self, data: bytes) -> bytes:
+        parts = []
+        for payload in websocket.payloads(data):
+            told = frames.told(payload)
+            if told.id:
+                self._ids[told.bucket_id] = told.id
+            else:
+                # Nothing is on its way while delivery tells something, so its positions are exact.
+                self._refresh()
+            parts.append(self._event(told.kind, payload))
+        return b"".join(parts)
+
+    def _event(self, kind: str, payload: bytes, retry: int | None = None) -> bytes:
+        self._told = self._id()
+        return sse.event(kind, payload, self._told, retry)
+
+    def _id(self) -> str | None:
+        """The position of the whole stream, None where there is none: the one bucket is gone."""
+        if self._single:
+            return next(iter(self._ids.values()), None)
+        return sse.several(self._ids.values(), self._opened)
+
+    def _refresh(self) -> None:
+        """Takes over where delivery is in each bucket, and forgets those that are gone."""
+        if self._delivery is not None:
+            there = self._delivery.positions()
+            self._ids = {key: each for key, each in self._ids.items() if key in there}
+            self._ids.update(self._delivery.reached())
+
+    def _framed(self, body: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(body), body) if self._chunked else body
+
+    def _buffer(self, data: bytes) -> asyncio.Future[None] | None:
+        """Writes without waiting; None where the stream is closed."""
+        assert self._stream is not None
+        return buffered(self._stream, data, self._sockets.deliveries.flight)
+
+    # time
+
+    def _due(self) -> float:
+        return min(self._next, self._liveness.due)
+
+    def _tick(self) -> None:
+        stream = self._stream
+        assert stream is not None
+        now = self._loop.time()
+        if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged(stream, now)):
+            seconds = f"{self._sockets.settings.stuck_timeout:g} s"
+            self._end("too_slow", f"too slow: no sign of life for {seconds}; reconnect to go on")
+            # It reads nothing, so there is no use in waiting for it.
+            stream.close()
+            return
+        if self._session is not None and time.time() >= self._session.expires_at:
+            self.session_ended()
+            return
+        if now >= self._next:
+            self._next = now + self._heartbeats
+            if self._heartbeat is None or self._heartbeat.done():
+                self._heartbeat = self._buffer(self._framed(self._beat()))
+            # One that has not left yet is asked again, for the client may have read a little meanwhile.
+            self._liveness.asked(now)
+        self._timer = self._loop.call_at(self._due(), self._tick)
+
+    def _beat(self) -> bytes:
+        """A sign of life: a comment, or a ping where events were passed over since an id was told."""
+        delivery = self._delivery
+        assert delivery is not None
+        moved = frames.ping(delivery.moved())
+        if not delivery.busy:
+            self._refresh()
+        else:
+            # What is on its way may be further than what has been written.
+            for key, reached in delivery.reached().items():
+                before = self._ids.get(key)
+                if before is None or parse_id(before).seq < parse_id(reached).seq:
+                    self._ids[key] = reached
+        return sse.comment(moved) if self._id() in (None, self._told) else self._event("ping", moved)
+
+    def _acknowledged(self, stream: Connection, now: float) -> int | None:
+        if stream.closed():
+            return None
+        bytes_acknowledged = acknowledged(stream.socket)
+        if bytes_acknowledged is None and not stream.writing():
+            # Nobody can tell what the client's side has; the kernel at least takes what is written.
+            self._liveness.heard(now)
+        return bytes_acknowledged
+
+    # the end
+
+    def _end(self, code: str, reason: str) -> None:
+        """The last event, and the end of the body. May be repeated."""
+        if self._ended:
+            return
+        self._ended = True
+        _log.info("stream_closed", code=code, reason=reason, address=self.client_ip)
+        self._quiet()
+        stream = self._stream
+        if stream is None or stream.closed():
+            return
+        last = self._framed(sse.event("error", frames.error(code, reason)))
+        if self._buffer(last + (b"0\r\n\r\n" if self._chunked else b"")) is not None:
+            self._loop.call_later(_LAST_WORDS, stream.close)
+            stream.when_written(stream.close)
+
+    def _closed(self) -> None:
+        self._quiet()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._ended = True
+        if self._session is not None:
+            self._session.held.discard(self)
+        self._sockets.forget(self)
+
+    def _quiet(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._delivery is not None:
+            self._sockets.deliveries.end(self._delivery)
+
+
+def _retry() -> int:
+    return random.randint(*_RETRY)  # noqa: S311  # no secret

@@ -1,0 +1,212 @@
+"""/buckets/{bucket}/consumers, and the same of a public output: positions, seeks, replays, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Final
+
+from marshmallow import Schema, fields, validate
+
+from relay_tornado.admin.consumers import MOST, ConsumerAdministration, may_see, missing, replayed_document
+from relay_tornado.admin.outputs import find_output
+from relay_tornado.admin.standing import seeked_document
+from relay_tornado.errors import Invalid
+from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.handlers.rest.schemas import (
+    ConsumerAnswer,
+    DeadPage,
+    DeadQuery,
+    Deleted,
+    ForgetQuery,
+    Forgotten,
+    ReplayAnswer,
+    Rescheduled,
+    SeekAnswer,
+)
+from relay_tornado.wire.control import read_position
+from relay_tornado.wire.fields import Flag, Text, Whole, load
+
+_FASTEST: Final = 1_000_000
+
+
+class _Speed(fields.Float):
+    """How many times as fast as they came."""
+
+    def __init__(self) -> None:
+        message = f"must be a number above 0 and at most {_FASTEST}, or null for at once."
+        limits = validate.Range(min=0, min_inclusive=False, max=_FASTEST, error=message)
+        super().__init__(
+            allow_none=True, validate=limits, error_messages={"invalid": message, "special": message},
+            metadata={"description": "How many times as fast as they came; null is at once."},
+        )  # fmt: skip
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
+        if isinstance(value, str | bool):
+            raise self.make_error("invalid")
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class SeekBody(Schema):
+    """Where to: a position as a subscribe's `since` has it. With `preview` nothing is changed."""
+
+    to = fields.Raw(required=True, metadata={"description": "latest, earliest, an id, {last: N} or {time: seconds}."})
+    preview = Flag()
+
+
+class ReplayBody(Schema):
+    """Which events, by seq; without `last` up to the newest. `anchor`: the one of the answer before, which keeps the
+    pace."""
+
+    first = Whole(1, required=True)
+    last = Whole(1, allow_none=True)
+    speed = _Speed()
+    anchor = Text(200, allow_none=True)
+
+
+class LettersBody(Schema):
+    """Dead letters by the ids of their events, or with `all` every one."""
+
+    ids = fields.List(
+        fields.String(error_messages={"invalid": "must be a string."}),
+        validate=validate.Length(min=1, max=MOST, error=f"must have 1 to {MOST} ids."),
+        error_messages={"invalid": "must be a list of ids."},
+    )
+    all = Flag()
+
+
+_SEEK, _REPLAY, _LETTERS = SeekBody(), ReplayBody(), LettersBody()
+_DEAD, _FORGET = DeadQuery(), ForgetQuery()
+
+
+class ConsumersHandler(RestHandler):
+    """The consumers of a bucket."""
+
+    PATH = "/v1/buckets/{bucket}/consumers"
+
+    @operation("The bucket's consumers, and where each is", ConsumerAnswer(many=True))
+    async def get(self, bucket: str) -> None:
+        self.answer(await self.rest.consumers.listing(self.bucket, self.token))
+
+
+class BucketDeadHandler(RestHandler):
+    """What every consumer of a bucket gave up."""
+
+    PATH = "/v1/buckets/{bucket}/dead"
+
+    @operation("The dead letters of all consumers of the bucket, oldest event first", DeadPage(), query=_DEAD)
+    async def get(self, bucket: str) -> None:
+        self.answer(await self.rest.consumers.dead(self.bucket, None, **self.query(_DEAD)))
+
+
+class _OneConsumer(RestHandler):
+    """A consumer, by its own path or by that of its output."""
+
+    PART: ClassVar[str]
+
+    @property
+    def consumers(self) -> ConsumerAdministration:
+        return self.rest.consumers
+
+    @property
+    def reference(self) -> str:
+        """The name that the administration knows it by. Raises NotFound where this token may not see it."""
+        named = str(self.path_kwargs[self.PART])
+        if self.PART == "output":
+            return f"output:{find_output(self.bucket, named).n}"
+        if not may_see(self.token, named):
+            raise missing(self.bucket, named)
+        return named
+
+
+class _Shown(_OneConsumer):
+    """Where it is."""
+
+    @operation("Where a consumer is, and what it is not done with", ConsumerAnswer())
+    async def get(self, **path: str) -> None:
+        self.answer(await self.consumers.show(self.bucket, self.reference))
+
+
+class _Seek(_OneConsumer):
+    """Its position, moved."""
+
+    @operation(
+        "Move a consumer to a position, or only see what that would do", SeekAnswer(), body=_SEEK, statuses=(412,)
+    )
+    async def post(self, **path: str) -> None:
+        given = load(_SEEK, self.document())
+        to = read_position(given["to"], "to")
+        preview = given.get("preview", False)
+        self.answer(seeked_document(await self.consumers.seek(self.bucket, self.reference, to, preview=preview)))
+
+
+class _Replay(_OneConsumer):
+    """Events once more."""
+
+    @operation("Have a range of events be given again", ReplayAnswer(), body=_REPLAY, statuses=(412,))
+    async def post(self, **path: str) -> None:
+        given = load(_REPLAY, self.document())
+        given["anchor"] = given.get("anchor") or ""
+        self.answer(replayed_document(await self.consumers.replay(self.bucket, self.reference, **given)))
+
+
+class _Dead(_OneConsumer):
+    """What it gave up."""
+
+    @operation("A consumer's dead letters, oldest event first", DeadPage(), query=_DEAD)
+    async def get(self, **path: str) -> None:
+        self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query(_DEAD)))
+
+    @operation("Forget dead letters: those of these events, or all", Forgotten(), query=_FORGET)
+    async def delete(self, **path: str) -> None:
+        given = self.query(_FORGET)
+        ids = [each for each in given["ids"].split(",") if each]
+        if bool(ids) == given["all"]:
+            raise Invalid("ids: name events by their ids, or say all=true", "ids")
+        self.answer(await self.consumers.forget(self.bucket, self.reference, ids or None))
+
+
+class _Resend(_OneConsumer):
+    """What it gave up, once more."""
+
+    @operation("Have dead letters be given again: those of these events, or all", Rescheduled(), body=_LETTERS)
+    async def post(self, **path: str) -> None:
+        given = load(_LETTERS, self.document())
+        if len(given) != 1 or given.get("all") is False:
+            raise Invalid("ids: name events by their ids, or say all: true", "ids")
+        self.answer(await self.consumers.resend(self.bucket, self.reference, given.get("ids")))
+
+
+class ConsumerHandler(_Shown):
+    """One consumer."""
+
+    PATH = "/v1/buckets/{bucket}/consumers/{consumer}"
+    PART = "consumer"
+
+    @operation("Forget a client's consumer: its position and its dead letters", Deleted(), statuses=(412,))
+    async def delete(self, **path: str) -> None:
+        gone = await self.consumers.delete(self.bucket, self.reference)
+        self.answer({"id": gone.name, "status": "deleted"})
+
+
+def _at(kind: type[_OneConsumer], part: str, ending: str) -> type[_OneConsumer]:
+    """The handler of a consumer's path that ends so; `part` is what the path names it by."""
+    path = f"/v1/buckets/{{bucket}}/{part}s/{{{part}}}{ending}"
+    name = f"{part.title()}{kind.__name__.removeprefix('_')}Handler"
+    return type(name, (kind,), {"__doc__": kind.__doc__, "PATH": path, "PART": part})
+
+
+_ENDINGS: Final[Sequence[tuple[type[_OneConsumer], str]]] = (
+    (_Seek, "/seek"),
+    (_Replay, "/replay"),
+    (_Dead, "/dead"),
+    (_Resend, "/dead/resend"),
+)
+
+HANDLERS: Final[Sequence[type[RestHandler]]] = (
+    ConsumersHandler,
+    ConsumerHandler,
+    *(_at(kind, "consumer", ending) for kind, ending in _ENDINGS),
+    BucketDeadHandler,
+    _at(_Shown, "output", "/position"),
+    *(_at(kind, "output", ending) for kind, ending in _ENDINGS),
+)

@@ -1,0 +1,246 @@
+"""Events that somebody makes: by hand, edited from another one, or a provider's sample; and one sent to a URL."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any, Final
+
+from marshmallow import Schema, ValidationError, fields
+
+from relay_tornado.admin import samples
+from relay_tornado.admin.stored import output_of
+from relay_tornado.errors import Conflict, Invalid
+from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.ids import format_id, new_uuid
+from relay_tornado.model import MIB, Bucket, Input
+from relay_tornado.wire.fields import Text, load
+from relay_tornado.wire.headers import canonical, decode
+
+MAX_MADE: Final = 16 * MIB
+"""Bytes of an event that is made, as JSON, its body in base64."""
+
+_METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}")
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_PATH: Final = re.compile(r"""(/[!"$->@-~]*)?""")
+_QUERY: Final = re.compile(r"""[!"$-~]*""")
+_BASE64: Final = re.compile("([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_OWN: Final = frozenset({"Content-Length", "Transfer-Encoding", "Connection", "Host"})
+"""Headers that say how a request was sent, which this one was not."""
+
+
+def _matching(pattern: re.Pattern[str], message: str, default: str) -> fields.String:
+    def check(value: str) -> None:
+        if not pattern.fullmatch(value):
+            raise ValidationError(message)
+
+    about: dict[str, Any] = {"pattern": f"^{pattern.pattern}$"}
+    said: dict[str, Any] = {"invalid": "must be a string."}
+    return fields.String(load_default=default, validate=check, error_messages=said, metadata=about)
+
+
+class _Body(fields.Field[bytes]):
+    """Bytes in base64."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bytes:
+        if not isinstance(value, str) or not _BASE64.fullmatch(value):
+            raise ValidationError("must be base64.")
+        return base64.b64decode(value)
+
+
+class _Headers(fields.Field[list[tuple[str, str]]]):
+    """Pairs of a name and a value, in their order."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> list[tuple[str, str]]:
+        if not isinstance(value, list) or len(value) > 200:
+            raise ValidationError("must be a list of at most 200 pairs [name, value].")
+        made = []
+        for each in value:
+            if not isinstance(each, list) or len(each) != 2 or not all(isinstance(part, str) for part in each):
+                raise ValidationError("must be a list of pairs [name, value].")
+            name, text = each
+            if not _NAME.fullmatch(name):
+                raise ValidationError(f"{name[:80]!r} is no name of a header.")
+            if not _VALUE.fullmatch(text) or not _is_text(text):
+                raise ValidationError(f"the value of {name} has a line break or another control character in it.")
+            made.append((name, text))
+        return made
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_PAIR: Final[dict[str, Any]] = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}}
+
+
+class MadeBody(Schema):
+    """An event. `input` is an input's id or name, by default the bucket's first. `headers` are pairs [name, value];
+    Content-Length is made. `edited_from` is the id of the event that this one was made from. With `output` (id or name)
+    it goes there alone."""
+
+    input = Text(1_000, load_default="", allow_none=True)
+    method = _matching(_METHOD, "must be a method like POST.", "POST")
+    path = _matching(_PATH, "must be empty, or begin with a slash; escape what can't stand in a URL.", "")
+    query = _matching(_QUERY, "must be what follows the ? in a URL; escape what can't stand there.", "")
+    headers = _Headers(load_default=list, metadata={"type": "array", "maxItems": 200, "items": _PAIR})
+    body_base64 = _Body(load_default=b"", metadata={"type": "string", "pattern": f"^{_BASE64.pattern}$"})
+    edited_from = Text(100, load_default="", allow_none=True)
+    output = Text(1_000, load_default="", allow_none=True)
+
+
+class SampleBody(Schema):
+    """Which sample, and the input that it comes in by (id or name; by default one that checks this provider's
+    signatures, or the first)."""
+
+    provider = Text(100, required=True)
+    event = Text(100, required=True)
+    input = Text(1_000, load_default="", allow_none=True)
+
+
+class SendBody(Schema):
+    url = Text(2_048, required=True)
+
+
+class MadeAnswer(Schema):
+    id = fields.String(required=True)
+
+
+class SampleMade(MadeAnswer):
+    signed = fields.Boolean(required=True, metadata={"description": "Whether it was signed with the input's secret."})
+
+
+class SampleAnswer(Schema):
+    provider = fields.String(required=True)
+    event = fields.String(required=True)
+    title = fields.String(required=True)
+
+
+class SentAnswer(Schema):
+    """What a URL answered. `response_body` is base64, of 64 KiB at most."""
+
+    status_code = fields.Integer(required=True)
+    duration_ms = fields.Integer(required=True)
+    response_headers = fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.String()))
+    response_body = fields.String(required=True)
+
+
+_MADE, _SAMPLE, _SEND = MadeBody(), SampleBody(), SendBody()
+
+
+class MadeHandler(RestHandler):
+    """Events that somebody makes."""
+
+    PATH = "/v1/buckets/{bucket}/events"
+    MAX_BODY = MAX_MADE
+
+    @operation("Store an event that was made by hand, or edited from another one", MadeAnswer(), status=201, body=_MADE)
+    async def post(self, bucket: str) -> None:
+        given = load(_MADE, self.document())
+        body: bytes = given["body_base64"]
+        original, target = None, None
+        if given["edited_from"]:
+            located = await self.rest.logs.locate(self.token, given["edited_from"])
+            if located.bucket.id != self.bucket.id:
+                raise Invalid("edited_from: is an event of another bucket", "edited_from")
+            original = given["edited_from"]
+        if given["output"]:
+            target = output_of(self.bucket, given["output"]).n
+        appended = await self.rest.ingest.make(
+            _input(self.bucket, given["input"] or "").id,
+            given["method"],
+            given["path"].encode(),
+            given["query"].encode(),
+            block(given["headers"], body),
+            body,
+            self.request.remote_ip or "",
+            resend_of=original,
+            target=target,
+            edited=original is not None,
+        )
+        self.answer({"id": format_id(appended.epoch, appended.seq)}, 201)
+
+
+class SamplesHandler(RestHandler):
+    """What samples there are."""
+
+    PATH = "/v1/samples"
+
+    @operation("The events of providers that can be made as samples", SampleAnswer(many=True))
+    async def get(self) -> None:
+        self.answer([{"provider": each.provider, "event": each.event, "title": each.title} for each in samples.SAMPLES])
+
+
+class SampleHandler(RestHandler):
+    """Samples, made."""
+
+    PATH = "/v1/buckets/{bucket}/samples"
+
+    @operation("Store a provider's sample, signed where the input has a secret", SampleMade(), status=201, body=_SAMPLE)
+    async def post(self, bucket: str) -> None:
+        given = load(_SAMPLE, self.document())
+        sample = samples.find(given["provider"], given["event"])
+        into = _input(self.bucket, given["input"] or "", sample.provider)
+        secret = ""
+        # GitLab's signature is the secret itself, which only an administrator's token may read.
+        shown = sample.provider != "gitlab" or self.token.administrator
+        if into.verify is not None and into.verify.provider == sample.provider and shown:
+            secret = into.verify.secrets[0]
+        made = samples.make(sample, secret, self.rest.clock(), new_uuid())
+        appended = await self.rest.ingest.make(
+            into.id, "POST", b"", b"", block(made.headers, made.body), made.body, self.request.remote_ip or ""
+        )
+        self.answer({"id": format_id(appended.epoch, appended.seq), "signed": bool(secret)}, 201)
+
+
+class SendHandler(RestHandler):
+    """One event, to a URL."""
+
+    PATH = "/v1/logs/{log}/send"
+
+    @operation("Send an event to a URL, once and now", SentAnswer(), body=_SEND, statuses=(412, 502))
+    async def post(self, log: str) -> None:
+        url = load(_SEND, self.document())["url"]
+        found = await self.rest.logs.event(self.token, log)
+        if self.rest.forwarding is None:
+            raise Conflict("this relay sends nothing to URLs")
+        answer, seconds = await self.rest.forwarding.send(found, url)
+        named: dict[str, list[str]] = {}
+        for name, value in answer.headers:
+            named.setdefault(canonical(decode(name)), []).append(decode(value))
+        self.answer(
+            {
+                "status_code": answer.status,
+                "duration_ms": round(seconds * 1000),
+                "response_headers": named,
+                "response_body": base64.b64encode(answer.body).decode(),
+            }
+        )
+
+
+def block(headers: list[tuple[str, str]], body: bytes) -> bytes:
+    """A header block as it is stored, with the body's length."""
+    lines = [(name, value) for name, value in headers if canonical(name) not in _OWN]
+    lines.append(("Content-Length", str(len(body))))
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in lines)
+
+
+def _input(bucket: Bucket, reference: str, provider: str = "") -> Input:
+    """The bucket's input with this id or name; "" is one that checks the provider's signatures, or the first. Raises
+    Invalid."""
+    for each in bucket.inputs:
+        if reference in (each.id, each.name):
+            return each
+    if reference or not bucket.inputs:
+        what = f"no input {reference[:100]!r}" if reference else "no input: make one first"
+        raise Invalid(f"input: the bucket {bucket.name!r} has {what}", "input")
+    checking = (each for each in bucket.inputs if each.verify is not None and each.verify.provider == provider)
+    return next(checking, bucket.inputs[0])
+
+
+HANDLERS = (MadeHandler, SamplesHandler, SampleHandler, SendHandler)

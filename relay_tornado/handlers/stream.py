@@ -1,0 +1,265 @@
+"""/v1/stream: events as server-sent events, for browsers, curl and whoever has no WebSocket."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from tornado.routing import URLSpec
+
+from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unauthorized, Unavailable
+from relay_tornado.handlers.base import JsonHandler
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.credentials import Caller, Callers
+from relay_tornado.handlers.feed import Feed
+from relay_tornado.handlers.socket import Sockets
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import Bucket, Cursor, Earliest, Position, Token
+from relay_tornado.registry.access import Access
+from relay_tornado.registry.contract import Registry
+from relay_tornado.rules import Rules, compile_rules
+from relay_tornado.wire import control, sse
+
+MAX_BUCKETS: Final = 100
+"""Most buckets of one stream: each of its ids has a position in every one, and comes back in a request's head."""
+
+PARAMETERS: Final = ("bucket", "since", "filter", "max_body", "outputs", "on_gap")
+_SECRETS: Final = frozenset(
+    {"secret", "key", "token", "access_token", "api_key", "apikey", "password", "auth", "authorization", "bearer"}
+)
+
+_LIKE_A_SECRET: Final = re.compile(r"sk-rly_", re.IGNORECASE)
+_BETWEEN: Final = re.compile(r"""[\s",:{}\[\]]+""")
+"""What stands between values in one parameter: commas, and the signs of JSON."""
+_POSITIONS: Final = (
+    'write latest, earliest, an event id, {"last": 10} or {"time": 1700000000}, '
+    "or an object from bucket to one of these"
+)
+
+
+class StreamHandler(JsonHandler):
+    """Judges a request, and hands the connection over to a `Feed`. What is refused is a JSON answer."""
+
+    SUPPORTED_METHODS = ("GET",)  # type: ignore[assignment]
+
+    def initialize(self, sockets: Sockets, log: EventLog, registry: Registry, callers: Callers) -> None:
+        self._sockets = sockets
+        self._callers = callers
+        self._events = log
+        self._registry = registry
+
+    async def get(self) -> None:
+        """Answers with the stream, once it is known where it begins."""
+        # A browser may send along a password that it remembers, too.
+        self._callers.refuse_foreign_page(self.request)
+        arguments = _arguments(self.request.query_arguments, self._callers.access)
+        caller = self._callers.caller(self.request)
+        token = caller.token
+        request, rules = _subscription(arguments)
+        buckets = self._wanted(request, token)
+        request = await self._resumed(request, buckets)
+        feed = self._feed(caller, single=len(request.buckets) == 1)
+        try:
+            delivery, answers = await self._sockets.deliveries.subscribe(
+                feed, request, token, extended=True, filter=rules
+            )
+        except BaseException:
+            feed.leave()
+            raise
+        request, answers = _by_place(request, answers)
+        refusal = self._refusal(feed, request, answers)
+        if refusal is None:
+            try:
+                await self._begin()
+            except BaseException:
+                self._sockets.deliveries.end(delivery)
+                feed.leave()
+                raise
+            stream = self.detach()
+            assert isinstance(stream, Connection)
+            feed.open(stream, delivery, request, answers, chunked=self.request.version == "HTTP/1.1")
+            return
+        self._sockets.deliveries.end(delivery)
+        feed.leave()
+        if isinstance(refusal, RelayError):
+            raise refusal
+        self.answer(refusal, 410)
+
+    # who asks
+
+    def _feed(self, caller: Caller, *, single: bool) -> Feed:
+        sender = self.request.remote_ip or ""
+        refusal = self._sockets.refusal(self._sockets.counted(sender))
+        if refusal is not None:
+            raise Overloaded(refusal[1])
+        return Feed(
+            self._sockets,
+            caller.token,
+            caller.secret_hash,
+            session=caller.session,
+            client_ip=sender,
+            user_agent=self.request.headers.get("User-Agent", "")[:1000],
+            single=single,
+        )
+
+    # what is asked for
+
+    def _wanted(self, request: control.Subscribe, token: Token) -> Sequence[Bucket]:
+        """The buckets that are there now. Raises NotFound where none of those that were named is."""
+        names = frozenset(request.buckets)
+        found = [
+            bucket
+            for bucket in self._registry.list("bucket")
+            if token.reads(bucket.id) and (not names or not names.isdisjoint((bucket.id, bucket.name)))
+        ]
+        if names and not found:
+            which = ", ".join(f"bucket {place}" for place, _ in enumerate(request.buckets, 1))
+            raise NotFound(f"{which}: there is none of this name or id that this token reads")
+        if len(found) > MAX_BUCKETS:
+            raise Invalid(
+                f"bucket: a stream has at most {MAX_BUCKETS} buckets, and this would have {len(found)}: name some, or "
+                "use the WebSocket",
+                "bucket",
+            )
+        return found
+
+    async def _resumed(self, request: control.Subscribe, buckets: Sequence[Bucket]) -> control.Subscribe:
+        """The request as a client that comes back means it: what it had counts, not where it once began."""
+        last = self.request.headers.get("Last-Event-ID", "")
+        if not last:
+            return request
+        reached = sse.reached(last)
+        if reached.opened is None:
+            return dataclasses.replace(request, since=reached.cursors[0])
+        positions: dict[str, Position] = {}
+        lost: Cursor | None = None
+        for cursor in reached.cursors:
+            bucket_id = await self._events.find(cursor.epoch)
+            if bucket_id is None:
+                lost = cursor
+            else:
+                positions[bucket_id] = cursor
+        for bucket in buckets:
+            if bucket.id not in positions:
+                position = _unnamed(bucket, request, reached.opened, lost)
+                if position is not None:
+                    positions[bucket.id] = position
+        return dataclasses.replace(request, since=positions)
+
+    def _refusal(
+        self, feed: Feed, request: control.Subscribe, answers: Sequence[Mapping[str, Any]]
+    ) -> RelayError | dict[str, Any] | None:
+        """Why the stream does not begin after all: an error, or the body of the answer that names the gaps."""
+        if feed.ended:
+            return Unavailable("the relay is going away, or the token has changed: come back")
+        if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
+            message = "events are missing, and on_gap is fail: begin from another position"
+            return {"code": "cursor_lost", "message": message, "buckets": answers}
+        return None
+
+    async def _begin(self) -> None:
+        """Sends the head of the answer."""
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store, no-transform")
+        # nginx would keep what it has until its buffer is full.
+        self.set_header("X-Accel-Buffering", "no")
+        self.set_header("Connection", "close")
+        await self.flush()
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if isinstance(kwargs.get("exc_info", (None, None))[1], Unauthorized):
+            # No Basic: a browser would ask its user.
+            self.set_header("WWW-Authenticate", 'Bearer realm="relay"')
+        super().write_error(status_code, **kwargs)
+
+
+def _unnamed(bucket: Bucket, request: control.Subscribe, opened: int, lost: Cursor | None) -> Position | None:
+    """Where a client that comes back begins in a bucket of which it does not say what it had: one that is newer than
+    its stream from the first event on, any other one as if it came for the first time."""
+    if bucket.created_at >= opened:
+        return Earliest()
+    # An id of a log that is not there may have been about this one.
+    return request.position(bucket.id, bucket.name) if lost is None else lost
+
+
+def _by_place(
+    request: control.Subscribe, answers: Sequence[dict[str, Any]]
+) -> tuple[control.Subscribe, list[dict[str, Any]]]:
+    """The same as it may be told: a name of no bucket may be anything, and is told by its place ("bucket 2")."""
+    unknown = {entry["bucket_name"] for entry in answers if entry.get("error") == "not_found"}
+    places = {name: f"bucket {place}" for place, name in enumerate(request.buckets, 1) if name in unknown}
+    told = tuple(places.get(name, name) for name in request.buckets)
+    entries = [
+        {**entry, "bucket_name": places[entry["bucket_name"]]} if entry.get("error") == "not_found" else entry
+        for entry in answers
+    ]
+    return dataclasses.replace(request, buckets=told), entries
+
+
+def _holds_secret(text: str, access: Access) -> bool:
+    """Whether a token's secret, or what looks like one, stands in a part of the query."""
+    return _LIKE_A_SECRET.search(text) is not None or any(access.knows(each) for each in {text, *_BETWEEN.split(text)})
+
+
+def _arguments(query: Mapping[str, Sequence[bytes]], access: Access) -> dict[str, list[str]]:
+    """The query's parameters. Raises Invalid, which repeats nothing of it that may be secret."""
+    parts = (text for name, values in query.items() for text in (name, *(each.decode("latin-1") for each in values)))
+    if not _SECRETS.isdisjoint(name.lower() for name in query) or any(_holds_secret(each, access) for each in parts):
+        raise Invalid(
+            "a secret does not belong in a URL, where logs and histories keep it: send it in the header Authorization "
+            "(Bearer <secret>), and rotate this one, for it may have been written down already"
+        )
+    arguments = {}
+    for place, (name, values) in enumerate(query.items(), 1):
+        if name not in PARAMETERS:
+            raise Invalid(f"parameter {place}: there is no such parameter: there are {', '.join(PARAMETERS)}")
+        if name != "bucket" and len(values) > 1:
+            raise Invalid(f"{name}: write it once", name)
+        try:
+            arguments[name] = [value.decode() for value in values]
+        except UnicodeDecodeError:
+            raise Invalid(f"{name}: is not UTF-8", name) from None
+    return arguments
+
+
+def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subscribe, Rules | None]:
+    """What they ask for, judged as the WebSocket's subscribe is. Raises Invalid."""
+    document: dict[str, Any] = {name: values[0] for name, values in arguments.items() if name != "bucket"}
+    names = [name for value in arguments.get("bucket", ()) for name in value.split(",")]
+    document["buckets"] = [name for name in names if name]
+    if len(document["buckets"]) > MAX_BUCKETS:
+        raise Invalid(f"bucket: a stream has at most {MAX_BUCKETS} buckets: name fewer, or use the WebSocket", "bucket")
+    if document.get("since", "").startswith("{"):
+        document["since"] = _json("since", document["since"])
+    if "filter" in document:
+        document["filter"] = _json("filter", document["filter"])
+    if document.get("max_body", "").isdecimal():
+        document["max_body"] = int(document["max_body"][:18])
+    for name in ("outputs", "on_gap"):
+        # Their defaults may be written out.
+        if document.get(name) == {"outputs": "all", "on_gap": "resume"}[name]:
+            del document[name]
+    content = control.parse(json.dumps({"action": "subscribe", **document})).content
+    if isinstance(content, control.Problem):
+        if content.message.startswith("since") and not content.message.startswith(("since.last:", "since.time:")):
+            # The words of the WebSocket repeat what was sent.
+            raise Invalid(f"since: there is no such position: {_POSITIONS}", "since")
+        raise Invalid(content.message, content.message.partition(":")[0].partition(".")[0])
+    assert isinstance(content, control.Subscribe)
+    rules = None if content.filter is None else compile_rules(content.filter, "filter")
+    return content, None if rules is None or rules.every else rules
+
+
+def _json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise Invalid(f"{name}: is no JSON: write it as on the WebSocket, percent-encoded", name) from None
+
+
+def routes(sockets: Sockets, log: EventLog, registry: Registry, callers: Callers) -> list[URLSpec]:
+    parts = {"sockets": sockets, "log": log, "registry": registry, "callers": callers}
+    return [URLSpec(r"/v1/stream", StreamHandler, parts)]

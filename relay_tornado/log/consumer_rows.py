@@ -1,0 +1,231 @@
+"""The SQL of consumers: their rows, what they try again, what they gave up, and how that leaves with the events."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from relay_tornado.errors import BucketGone
+from relay_tornado.log import consumers
+from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many
+from relay_tornado.model import BucketId, Gap
+from relay_tornado.progress import RETENTION, Changes, Parked
+from relay_tornado.ranges import Ranges
+
+STEP = 256
+"""Rows that leave in one transaction."""
+
+_FIND = (
+    "SELECT consumer.id, log.first, log.head FROM log JOIN consumer ON consumer.log = log.id"
+    " WHERE log.bucket = ? AND log.dropped = 0 AND kind = ? AND name = ?"
+)
+_STORED = (
+    "SELECT log.bucket, kind, name, ack_wait, max_deliver, receipt, floor, done, (SELECT count(*) FROM dead_letter"
+    " WHERE consumer = consumer.id AND (seq >= log.first OR reason = 'retention')), created_at, updated_at, gaps, gap,"
+    " tried, log.first, consumer.id FROM log JOIN consumer ON consumer.log = log.id WHERE log.dropped = 0"
+)
+_MAKE = (
+    "INSERT INTO consumer (log, kind, name, floor, receipt, ack_wait, max_deliver, created_at, updated_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (log, kind, name) DO UPDATE"
+    " SET receipt = excluded.receipt, ack_wait = excluded.ack_wait, max_deliver = excluded.max_deliver"
+)
+_DEAD = (
+    "SELECT log.bucket, kind, name, seq, attempts, since, at, reason FROM log JOIN consumer ON consumer.log = log.id"
+    " JOIN dead_letter ON dead_letter.consumer = consumer.id WHERE log.bucket = ? AND log.dropped = 0 AND seq > ?"
+    " AND (seq >= log.first OR reason = 'retention')"
+)
+_FLOOR = (
+    "SELECT min(min(floor + 1, coalesce((SELECT min(seq) FROM parked WHERE consumer = consumer.id), floor + 1)))"
+    " FROM log JOIN consumer ON consumer.log = log.id WHERE log.bucket = ? AND log.dropped = 0 AND kind <> 'events'"
+)
+_OLD = """
+SELECT 1 FROM log JOIN consumer ON consumer.log = log.id
+WHERE log.id = :log AND (
+    EXISTS (SELECT 1 FROM parked WHERE consumer = consumer.id AND seq < log.first)
+    OR EXISTS (SELECT 1 FROM dead_letter WHERE consumer = consumer.id AND seq < log.first AND reason <> 'retention')
+    OR (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id AND seq < log.first) > :missed
+) LIMIT 1
+"""
+_OLD_PARKED = """
+SELECT consumer.id, seq, attempts, since FROM consumer JOIN parked ON parked.consumer = consumer.id
+WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log) LIMIT :step
+"""
+_OLD_DEAD = """
+DELETE FROM dead_letter WHERE (consumer, seq) IN (
+    SELECT consumer.id, seq FROM consumer JOIN dead_letter ON dead_letter.consumer = consumer.id
+    WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log) AND reason <> 'retention' LIMIT :step
+)
+"""
+_SURPLUS = """
+DELETE FROM dead_letter WHERE (consumer, seq) IN (
+    SELECT consumer, seq FROM (
+        SELECT consumer, seq, row_number() OVER (PARTITION BY consumer ORDER BY seq DESC) AS place
+        FROM dead_letter JOIN consumer ON consumer.id = dead_letter.consumer
+        WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log)
+    ) WHERE place > :missed LIMIT :step
+)
+"""
+
+
+def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float) -> Stored:
+    """Inserts a consumer, or gives one that is there its terms. Raises BucketGone, Conflict."""
+    log = raw.execute("SELECT id, head FROM log WHERE bucket = ? AND dropped = 0", (key.bucket_id,)).fetchone()
+    if log is None:
+        raise BucketGone(key.bucket_id)
+    if key.kind == "client" and raw.execute(_FIND, key).fetchone() is None:
+        (clients,) = raw.execute("SELECT count(*) FROM consumer WHERE log = ? AND kind = 'client'", log[:1]).fetchone()
+        if clients >= consumers.MOST:
+            raise too_many(key.bucket_id)
+    values = (int(terms.receipt), float(terms.ack_wait), terms.max_deliver, at, at)
+    raw.execute(_MAKE, (log[0], key.kind, key.name, min(floor, log[1]), *values))
+    made = get(raw, key)
+    assert made is not None
+    return made
+
+
+def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
+    """A consumer with what is parked."""
+    row = raw.execute(f"{_STORED} AND log.bucket = ? AND kind = ? AND name = ?", key).fetchone()
+    if row is None:
+        return None
+    parked = raw.execute("SELECT seq, attempts, due, since FROM parked WHERE consumer = ?", (row[-1],)).fetchall()
+    return _stored(row)._replace(parked={seq: Parked(*rest) for seq, *rest in parked})
+
+
+def listed(raw: sqlite3.Connection, bucket_id: BucketId | None) -> list[Stored]:
+    """All consumers of a bucket, or of all, without what is parked."""
+    condition, values = ("", ()) if bucket_id is None else (" AND log.bucket = ?", (bucket_id,))
+    return [_stored(row) for row in raw.execute(f"{_STORED}{condition} ORDER BY 1, 2, 3", values).fetchall()]
+
+
+def write(
+    raw: sqlite3.Connection, key: Key, changes: Changes | None, gaps: Sequence[tuple[Gap, float]], at: float
+) -> None:
+    """Stores what changed, as far as the consumer and the events are (still) there."""
+    row = raw.execute(_FIND, key).fetchone()
+    if row is None:
+        return
+    consumer, first, head = row
+    if changes is not None:
+        _change(raw, consumer, first, head, changes, at)
+    if gaps:
+        gap, when = gaps[-1]
+        document = json.dumps({"reason": gap.reason, "from": gap.from_seq, "to": gap.to_seq, "at": when})
+        raw.execute("UPDATE consumer SET gaps = gaps + ?, gap = ? WHERE id = ?", (len(gaps), document, consumer))
+
+
+def _change(raw: sqlite3.Connection, consumer: int, first: int, head: int, changes: Changes, at: float) -> None:
+    raw.execute(
+        "UPDATE consumer SET floor = ?, done = ?, tried = ?, updated_at = ? WHERE id = ?",
+        (min(changes.floor, head), _ranges(changes.done, head), _ranges(changes.tried, head), at, consumer),
+    )
+    if changes.cleared:
+        raw.execute("DELETE FROM parked WHERE consumer = ?", (consumer,))
+    if changes.unparked:
+        _delete(raw, "parked", consumer, changes.unparked)
+    if changes.revived:
+        _delete(raw, "dead_letter", consumer, changes.revived)
+    parked = [(consumer, seq, *one) for seq, one in changes.parked.items() if first <= seq <= head]
+    if parked:
+        raw.executemany("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?)", parked)
+    dead = [
+        (consumer, seq, one.attempts, one.since, one.at, one.reason)
+        for seq, one in changes.dead.items()
+        if seq <= head and (seq >= first or one.reason == RETENTION)
+    ]
+    if dead:
+        raw.executemany("INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?)", dead)
+
+
+def _ranges(ranges: Sequence[tuple[int, int]], head: int) -> str:
+    return json.dumps([(a, min(b, head)) for a, b in ranges if a <= head], separators=(",", ":")) if ranges else "[]"
+
+
+def _delete(raw: sqlite3.Connection, table: str, consumer: int, seqs: set[int]) -> int:
+    sql = f"DELETE FROM {table} WHERE consumer = ? AND seq = ?"  # noqa: S608 - one of two names
+    return raw.executemany(sql, [(consumer, seq) for seq in seqs]).rowcount
+
+
+def delete(raw: sqlite3.Connection, key: Key) -> bool:
+    """Removes a consumer with all that goes with it. False where there is none."""
+    row = raw.execute(_FIND, key).fetchone()
+    return row is not None and raw.execute("DELETE FROM consumer WHERE id = ?", (row[0],)).rowcount > 0
+
+
+def dead(raw: sqlite3.Connection, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> list[DeadLetter]:
+    """Dead letters in order of seq."""
+    condition, values = ("", ()) if key is None else (" AND kind = ? AND name = ?", (key.kind, key.name))
+    rows = raw.execute(f"{_DEAD}{condition} ORDER BY seq, kind, name LIMIT ?", (bucket_id, after, *values, limit))
+    return [DeadLetter(Key(*row[:3]), *row[3:]) for row in rows.fetchall()]
+
+
+def forget_dead(raw: sqlite3.Connection, key: Key, seqs: set[int]) -> int:
+    """Removes dead letters; returns how many."""
+    row = raw.execute(_FIND, key).fetchone()
+    return 0 if row is None else _delete(raw, "dead_letter", row[0], seqs)
+
+
+def floor(raw: sqlite3.Connection, bucket_id: BucketId) -> int | None:
+    """The oldest seq that some consumer is not done with; None where there is no consumer."""
+    found: int | None = raw.execute(_FLOOR, (bucket_id,)).fetchone()[0]
+    return found
+
+
+def heads(raw: sqlite3.Connection) -> Sequence[tuple[BucketId, int]]:
+    """Every bucket with its log's head."""
+    return raw.execute("SELECT bucket, head FROM log WHERE dropped = 0").fetchall()
+
+
+# what leaves with the events
+
+
+def has_old(raw: sqlite3.Connection, log: int) -> bool:
+    """Whether there is something about events that have left, which has to follow them."""
+    return raw.execute(_OLD, {"log": log, "missed": MISSED}).fetchone() is not None
+
+
+def forget_old(raw: sqlite3.Connection, log: int, now: float) -> bool:
+    """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all."""
+    values = {"log": log, "step": STEP, "missed": MISSED}
+    for consumer, seq, attempts, since in raw.execute(_OLD_PARKED, values).fetchall():
+        raw.execute("DELETE FROM parked WHERE consumer = ? AND seq = ?", (consumer, seq))
+        raw.execute(
+            "INSERT OR REPLACE INTO dead_letter VALUES (?, ?, ?, ?, ?, ?)",
+            (consumer, seq, attempts, since, now, RETENTION),
+        )
+    raw.execute(_OLD_DEAD, values)
+    raw.execute(_SURPLUS, values)
+    return not has_old(raw, log)
+
+
+def forget_dropped(raw: sqlite3.Connection, log: int) -> bool:
+    """Removes up to 256 rows of each table of a dropped log's consumers. Returns whether that is all."""
+    left = 0
+    for table in ("parked", "dead_letter"):
+        left += raw.execute(
+            f"DELETE FROM {table} WHERE (consumer, seq) IN (SELECT consumer, seq FROM {table} WHERE consumer IN"  # noqa: S608
+            " (SELECT id FROM consumer WHERE log = ?) LIMIT ?)",
+            (log, STEP),
+        ).rowcount
+    if left == 0:
+        left = raw.execute(
+            "DELETE FROM consumer WHERE id IN (SELECT id FROM consumer WHERE log = ? LIMIT ?)", (log, STEP)
+        ).rowcount
+    return left == 0
+
+
+def _stored(row: Sequence[Any]) -> Stored:
+    bucket_id, kind, name, wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, _ = row
+    held = Ranges(json.loads(out))
+    held.cut_below(first)
+    met = None
+    if gap is not None:
+        told = json.loads(gap)
+        met = Gaps(times, Gap(told["reason"], told["from"], told["to"]), told["at"])
+    return Stored(
+        Key(bucket_id, kind, name), Terms(wait, most, bool(receipt)), floor,
+        tuple((first, last) for first, last in json.loads(done)), {}, letters, created, updated, met,
+        tuple(held),
+    )  # fmt: skip

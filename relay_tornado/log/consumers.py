@@ -1,0 +1,142 @@
+"""Where consumers stand: the contract of the store. One suite of tests runs over every implementation.
+
+A consumer is a bucket with a kind and a name: `client` (a client's, with explicit acks or by receipt), `token` (a
+durable token's, by receipt; the name is its key), `output` (the forwarder's of a public output; the name is its number)
+or `events` (the queue of those who poll; the name is an output's number, 0 for none).
+
+What changes is asked for when something is committed anyway: `save` says that there is something, without waiting, and
+it rides along with the next commit of events, or goes in one of its own within `DELAY` seconds where none comes: it
+costs no transaction. A restart sees what was committed, so a crash repeats at most the last moment of it and loses
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from relay_tornado.errors import Conflict
+from relay_tornado.model import BucketId, Gap
+from relay_tornado.progress import Changes, Parked
+
+DELAY: Final = 0.05
+"""Seconds that a change waits for a commit of events to ride along with."""
+
+MOST: Final = 1_000
+"""Consumers of kind `client` that a bucket may have: whoever may subscribe may make one."""
+
+MISSED: Final = 1_000
+"""Dead letters that are kept of a consumer's events that retention took away, the newest ones; the others leave with
+their events."""
+
+Kind: TypeAlias = Literal["client", "token", "output", "events"]
+
+
+class Key(NamedTuple):
+    """Which consumer."""
+
+    bucket_id: BucketId
+    kind: Kind
+    name: str
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What a consumer's deliveries are judged by: seconds until one that is not acked goes out again, and the most
+    tries before it is given up. `receipt`: its position is moved by receipts, nobody acks."""
+
+    ack_wait: float = 30.0
+    max_deliver: int = 5
+    receipt: bool = False
+
+
+def too_many(bucket: str) -> Conflict:
+    """What is raised where a bucket (its name or id) has as many consumers of clients as it may have."""
+    return Conflict(
+        f"consumer: the bucket {bucket!r} has {MOST:,} consumers, and may have no more: use one of them, or delete "
+        "those that nobody needs (`relay consumer list`, `relay consumer delete`)"
+    )
+
+
+class Gaps(NamedTuple):
+    """The gaps that a consumer met: how many, the last one, and when (unix seconds)."""
+
+    times: int
+    last: Gap
+    at: float
+
+
+class Stored(NamedTuple):
+    """A consumer as it is stored: see `progress` for `floor`, `done`, `parked` and `tried`. Times in unix seconds."""
+
+    key: Key
+    terms: Terms
+    floor: int
+    done: Sequence[tuple[int, int]]
+    parked: Mapping[int, Parked]
+    dead: int
+    """How many dead letters it has."""
+    created_at: float
+    updated_at: float
+    gaps: Gaps | None = None
+    """None where it met none."""
+    tried: Sequence[tuple[int, int]] = ()
+    """What was being tried, of what the log holds."""
+
+
+class DeadLetter(NamedTuple):
+    """An event that a consumer gave up. `since` is when it was tried first, `at` when it was given up."""
+
+    key: Key
+    seq: int
+    attempts: int
+    since: float
+    at: float
+    reason: str
+
+
+class Consumers(Protocol):
+    """Errors: BucketGone, Unavailable, NoSpace, Unknown. Consumers leave with their bucket. With its events leave their
+    dead letters, and what is parked becomes a dead letter whose reason is `progress.RETENTION`; of these some stay."""
+
+    async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
+        """Makes a consumer that begins behind `floor`, committed on return. One that is there stays as it is, but for
+        its terms, and is returned. `at` is unix seconds. Raises Conflict where the bucket has `MOST` of clients."""
+
+    async def get(self, key: Key) -> Stored | None:
+        """A consumer with all that was saved so far, None where there is none."""
+
+    async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
+        """All consumers of a bucket, or of all of them, as they were at the last commit, without what is parked."""
+
+    def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
+        """Has a consumer's changes be committed soon: `changes` is called once, before the next commit or before this
+        returns, and gives all that changed until then (None: nothing). Of a consumer that is not there (any more)
+        nothing is kept. After a commit that failed it is tried again until it is there. Never raises."""
+
+    def met(self, key: Key, gap: Gap, at: float) -> None:
+        """Counts a gap that a consumer met at `at` (unix seconds), as `save` does."""
+
+    async def saved(self) -> None:
+        """Waits until everything that `save` was given before is committed. Raises what keeps it from that."""
+
+    async def delete(self, key: Key) -> bool:
+        """Forgets a consumer, its parked events and its dead letters. False where there is none."""
+
+    async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
+        """Dead letters of one consumer, or (None) of the bucket's, with seqs above `after`, in order of seq."""
+
+    async def forget_dead(self, key: Key, seqs: Sequence[int]) -> int:
+        """Removes dead letters, and returns how many there were."""
+
+    async def floor(self, bucket_id: BucketId) -> int | None:
+        """The oldest seq that some consumer (kind `events` aside) is not known, by what is committed, to be done with:
+        its floor + 1, or a parked one below. None where the bucket has no consumer. What retention waits for."""
+
+    def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
+        """Calls `lost` with every bucket and its log's head whenever what was committed may have gone, and before
+        anything else is."""
+
+    async def close(self) -> None:
+        """Commits what was saved."""

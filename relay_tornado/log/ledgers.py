@@ -1,0 +1,216 @@
+"""The consumers that somebody works with now: one `Ledger` each, shared by all who deliver to it and who administer it.
+
+So there is one truth about a consumer in memory, and a seek, a replay or a deletion reaches those who deliver at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from weakref import WeakValueDictionary
+
+import structlog
+
+from relay_tornado.counters import Counters
+from relay_tornado.errors import NotFound
+from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import BucketId, Gap
+from relay_tornado.progress import Changes, Missed, Progress
+
+_log = structlog.get_logger(__name__)
+
+
+def progress_of(stored: Stored) -> Progress:
+    """How far a consumer is that nobody has in use: nothing of it is out any more."""
+    progress = Progress(stored.floor, stored.done, stored.parked)
+    # A forwarder has its output's schedule, and gives up by that.
+    most = stored.terms.max_deliver if stored.key.kind == "client" else 0
+    progress.interrupted(stored.tried, stored.updated_at, most)
+    return progress
+
+
+class Ledger:
+    """A consumer in use. After a change of `progress`, whoever made it calls `save`; where others may have to do with
+    it (a seek, what was scheduled, a deletion), `tell` too."""
+
+    def __init__(self, ledgers: Ledgers, stored: Stored) -> None:
+        self.key = stored.key
+        self.terms = stored.terms
+        self.progress = progress_of(stored)
+        self.gone = False
+        """It was deleted, or its bucket was: nothing is kept any more."""
+        self.gap: Gap | None = None
+        """The last gap that it met since it was opened."""
+        self._ledgers = ledgers
+        self._saving = False
+        self._watchers: dict[Callable[[], None], None] = {}
+
+    def save(self) -> None:
+        """Has what changed be committed soon; cheap, however often it is called."""
+        if not self._saving and not self.gone:
+            self._saving = True
+            self._ledgers.store.save(self.key, self._changes)
+
+    def _changes(self) -> Changes | None:
+        self._saving = False
+        return None if self.gone else self.progress.changes()
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Calls `changed` whenever somebody tells; returns what ends that. It must be quick and must not raise."""
+        self._watchers[changed] = None
+        return lambda: self._watchers.pop(changed, None)
+
+    def tell(self) -> None:
+        """Something changed that others have to look at."""
+        for changed in list(self._watchers):
+            changed()
+
+    def trim(self, first: int) -> Missed:
+        """The log holds nothing below `first` any more. What was not done with is a gap: it is logged and counted, and
+        the consumer shows it."""
+        now = self._ledgers.clock()
+        missed = self.progress.trim(first, now)
+        self.save()
+        if missed:
+            self.met(_gap(missed), now)
+        return missed
+
+    def met(self, gap: Gap, now: float) -> None:
+        """The consumer met a gap: it is logged and counted, and the consumer shows it."""
+        self.gap = gap
+        self._ledgers.counters.gaps[gap.reason] += 1
+        _log.warning(
+            "consumer_gap",
+            bucket_id=self.key.bucket_id,
+            kind=self.key.kind,
+            consumer=self.key.name,
+            reason=gap.reason,
+            first=gap.from_seq,
+            last=gap.to_seq,
+        )
+        if not self.gone:
+            self._ledgers.store.met(self.key, gap, now)
+
+
+class Ledgers:
+    """Opens consumers, each once. An opened one is let go with `close`, as often as it was opened."""
+
+    def __init__(
+        self,
+        store: Consumers,
+        log: EventLog | None = None,
+        clock: Callable[[], float] = time.time,
+        counters: Counters | None = None,
+    ) -> None:
+        """`log` says which events there are; without one, whoever opens a ledger tells it (`Ledger.trim`). `clock`
+        gives unix seconds. Gaps are counted by `counters`."""
+        self.store = store
+        self.clock = clock
+        self.counters = Counters() if counters is None else counters
+        self._log = log
+        self._live: dict[Key, Ledger] = {}
+        self._users: dict[Key, int] = {}
+        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+        store.watch_losses(self.lost)
+
+    def find(self, key: Key) -> Ledger | None:
+        """The ledger, where somebody uses it now."""
+        return self._live.get(key)
+
+    def trimmed(self, bucket_id: BucketId, first: int) -> None:
+        """The bucket's log holds nothing below `first` any more: those in use learn of it."""
+        for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
+            if ledger.trim(first):
+                ledger.tell()
+
+    def lost(self, bucket_id: BucketId, head: int) -> None:
+        """The bucket's log ends at `head` again, because the file lost what came after it."""
+        for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
+            if ledger.progress.lose(head):
+                ledger.save()
+                ledger.tell()
+
+    async def open(self, key: Key, floor: int | None = None, terms: Terms | None = None) -> Ledger:
+        """A consumer; one that is not there is made, behind `floor` and on these terms (None: NotFound).
+
+        Terms that are given count for one that is there, too. Raises NotFound, BucketGone, and what the store raises.
+        """
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            ledger = self._live.get(key)
+            if ledger is not None:
+                self._users[key] += 1
+                if terms is not None and terms != ledger.terms:
+                    try:
+                        ledger.terms = (await self.store.create(key, 0, terms, self.clock())).terms
+                    except BaseException:
+                        self.close(ledger)
+                        raise
+                return ledger
+            stored = await self.store.get(key)
+            if stored is None and floor is None:
+                raise NotFound(f"there is no consumer {key.name!r} of this bucket (any more)")
+            if stored is None or (terms is not None and terms != stored.terms):
+                stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
+            first = 1 if self._log is None else (await self._log.bounds(key.bucket_id)).first
+            ledger = self._live[key] = Ledger(self, stored)
+            self._users[key] = 1
+            ledger.trim(first)
+            return ledger
+
+    def close(self, ledger: Ledger) -> None:
+        """Whoever opened it uses it no longer. What it changed was saved before."""
+        if self._live.get(ledger.key) is ledger:
+            self._users[ledger.key] -= 1
+            if not self._users[ledger.key]:
+                self._drop(ledger.key)
+
+    @asynccontextmanager
+    async def using(self, key: Key) -> AsyncIterator[Ledger]:
+        """A consumer that is there, for a moment. Raises NotFound."""
+        ledger = await self.open(key)
+        try:
+            yield ledger
+            ledger.save()
+        finally:
+            self.close(ledger)
+
+    async def delete(self, key: Key) -> bool:
+        """Forgets a consumer, and tells those who use it. False where there is none."""
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            ledger = self._live.get(key)
+            if ledger is not None:
+                ledger.gone = True
+                self._drop(key)
+            deleted = await self.store.delete(key)
+        if ledger is not None:
+            ledger.tell()
+        return deleted
+
+    async def recover(self) -> None:
+        """At a start: what was being tried when the process before ended is tried again, or dead, also where nobody
+        comes for it."""
+        for stored in await self.store.list():
+            if stored.tried:
+                with suppress(NotFound):
+                    async with self.using(stored.key):
+                        pass
+
+    def forget(self, bucket_id: BucketId) -> None:
+        """The bucket is gone, and its consumers with it."""
+        for key, ledger in list(self._live.items()):
+            if key.bucket_id == bucket_id:
+                ledger.gone = True
+                self._drop(key)
+                ledger.tell()
+
+    def _drop(self, key: Key) -> None:
+        del self._live[key]
+        self._users.pop(key, None)
+
+
+def _gap(missed: Missed) -> Gap:
+    ends = [*missed.started, *(seq for ends in missed.fresh for seq in ends)]
+    return Gap("retention", min(ends), max(ends))

@@ -1,0 +1,238 @@
+"""Where consumers stand, on SQLite: `log.consumers.Consumers` over one database.
+
+What is saved gathers in memory by consumer, and rides along with the next transaction (`storage.riders`). It says what
+the state is, not how it came there, so writing it once more after a commit of doubtful end changes nothing; and nothing
+else is kept in memory, so nothing has to be read again where the file is opened anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import TypeVar
+
+import structlog
+
+from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.log import consumer_rows
+from relay_tornado.log.consumers import DeadLetter, Key, Stored, Terms
+from relay_tornado.model import BucketId, Gap
+from relay_tornado.progress import Changes
+from relay_tornado.storage.database import Database
+
+T = TypeVar("T")
+
+_TOGETHER = 256
+"""Consumers whose changes go into one transaction."""
+
+_ROUNDS = 5
+
+_log = structlog.get_logger(__name__)
+
+
+class _Save:
+    """What is to be stored of one consumer: what will be asked for, and what was already."""
+
+    __slots__ = ("changes", "gaps", "sources", "waiting")
+
+    def __init__(self) -> None:
+        self.sources: list[Callable[[], Changes | None]] = []
+        self.changes: Changes | None = None
+        self.gaps: list[tuple[Gap, float]] = []
+        self.waiting: list[asyncio.Future[None]] = []
+
+    def collect(self) -> bool:
+        """Asks for the changes. Returns whether there is anything."""
+        sources, self.sources = self.sources, []
+        for source in sources:
+            try:
+                self._add(source())
+            except Exception:
+                _log.exception("consumer_not_asked")
+        return self.changes is not None or bool(self.gaps)
+
+    def follow(self, later: _Save) -> None:
+        """Takes in what came after this."""
+        self._add(later.changes)
+        self.sources += later.sources
+        self.gaps += later.gaps
+        self.waiting += later.waiting
+
+    def end(self) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(None)
+
+    def _add(self, changes: Changes | None) -> None:
+        if self.changes is None:
+            self.changes = changes
+        elif changes is not None:
+            self.changes.add(changes)
+
+
+class SqliteConsumers:
+    """See the contract."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives unix seconds."""
+        self._database = database
+        self._clock = clock
+        self._pending: dict[Key, _Save] = {}
+        self._flying: dict[Key, _Save] = {}
+        self._alone: set[Key] = set()
+        """Consumers one of whose changes could not be stored: they are tried one by one."""
+        self._at = 0.0
+
+    def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
+        """See the contract."""
+
+        def tell(heads: Sequence[tuple[BucketId, int]]) -> None:
+            for bucket_id, head in heads:
+                lost(bucket_id, head)
+
+        self._database.keep(consumer_rows.heads, tell)
+
+    # saving
+
+    def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
+        """See the contract."""
+        self._to_save(key).sources.append(changes)
+
+    def met(self, key: Key, gap: Gap, at: float) -> None:
+        """See the contract."""
+        self._to_save(key).gaps.append((gap, at))
+
+    def _to_save(self, key: Key) -> _Save:
+        found = self._pending.get(key)
+        if found is None:
+            found = self._pending[key] = _Save()
+            self._database.ride(self)
+        return found
+
+    async def saved(self) -> None:
+        """See the contract."""
+        saves = [*self._pending.values(), *self._flying.values()]
+        if not saves:
+            return
+        futures = []
+        for save in saves:
+            save.waiting.append(asyncio.get_running_loop().create_future())
+            futures.append(save.waiting[-1])
+        for _ in range(_ROUNDS + 2 * len(saves)):
+            await self._database.write(lambda raw: None)
+            if all(future.done() for future in futures):
+                return
+        raise Unavailable("where consumers stand can't be stored now; it is tried again")
+
+    # as a rider
+
+    def board(self) -> bool:
+        """See `storage.riders`."""
+        some = self._alone & self._pending.keys()
+        keys = list(islice(some, 1)) if some else list(islice(self._pending, _TOGETHER))
+        self._at = self._clock()
+        for key in keys:
+            save = self._pending.pop(key)
+            if save.collect():
+                self._flying[key] = save
+            else:
+                save.end()
+        if self._pending and not self._flying:
+            self._database.ride(self)
+        return bool(self._flying)
+
+    def write(self, raw: sqlite3.Connection) -> None:
+        """See `storage.riders`."""
+        for key, save in self._flying.items():
+            consumer_rows.write(raw, key, save.changes, save.gaps, self._at)
+
+    def landed(self) -> None:
+        """See `storage.riders`."""
+        flying, self._flying = self._flying, {}
+        for key, save in flying.items():
+            self._alone.discard(key)
+            save.end()
+        self._go_on()
+
+    def bumped(self) -> None:
+        """See `storage.riders`."""
+        flying, self._flying = self._flying, {}
+        for key, save in flying.items():
+            later = self._pending.get(key)
+            if later is not None:
+                save.follow(later)
+            self._pending[key] = save
+        self._go_on()
+
+    def refused(self, error: Exception) -> None:
+        """See `storage.riders`."""
+        if len(self._flying) > 1:
+            self._alone.update(self._flying)
+            self.bumped()
+            return
+        for key, save in self._flying.items():
+            _log.error(
+                "consumer_not_saved", bucket_id=key.bucket_id, kind=key.kind, consumer=key.name, error=repr(error)
+            )
+            self._alone.discard(key)
+            save.end()
+        self._flying = {}
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._pending:
+            self._database.ride(self)
+
+    # the rest
+
+    async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
+        """See the contract."""
+        return await self._database.write(lambda raw: consumer_rows.make(raw, key, floor, terms, at))
+
+    async def get(self, key: Key) -> Stored | None:
+        """See the contract."""
+        await self.saved()
+        return await self._read(lambda raw: consumer_rows.get(raw, key))
+
+    async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
+        """See the contract."""
+        return await self._read(lambda raw: consumer_rows.listed(raw, bucket_id))
+
+    async def delete(self, key: Key) -> bool:
+        """See the contract."""
+        return await self._database.write(lambda raw: consumer_rows.delete(raw, key), lambda deleted: self._forget(key))
+
+    def _forget(self, key: Key) -> None:
+        save = self._pending.pop(key, None)
+        if save is not None:
+            save.end()
+
+    async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
+        """See the contract."""
+        await self.saved()
+        return await self._read(lambda raw: consumer_rows.dead(raw, bucket_id, key, after, limit))
+
+    async def forget_dead(self, key: Key, seqs: Sequence[int]) -> int:
+        """See the contract."""
+        await self.saved()
+        return await self._database.write(lambda raw: consumer_rows.forget_dead(raw, key, set(seqs)))
+
+    async def floor(self, bucket_id: BucketId) -> int | None:
+        """See the contract."""
+        return await self._read(lambda raw: consumer_rows.floor(raw, bucket_id))
+
+    async def close(self) -> None:
+        """See the contract."""
+        try:
+            await self.saved()
+        except RelayError as error:
+            _log.error("consumers_not_saved", error=str(error), consequence="their last events are delivered again")
+
+    async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return await self._database.read(job)
+        except sqlite3.Error as error:
+            raise Unavailable(f"where consumers stand can't be read ({error})") from error

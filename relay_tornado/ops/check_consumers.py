@@ -1,0 +1,107 @@
+"""Looks whether what a file says of consumers agrees: with itself, and with the log that it is about."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+
+from relay_tornado.model import BucketId
+from relay_tornado.progress import WINDOW
+from relay_tornado.ranges import Ranges
+from relay_tornado.storage import migrate
+
+Tell = Callable[[str, str, BucketId], None]
+"""Is told of damage: what it is, what to do about it, and in which bucket."""
+
+_SINCE = 3
+"""The first version whose consumers have a kind."""
+
+_SEEK = (
+    "put it where its client wants to go on, by `relay consumer seek`, or delete it; it may miss events, or get some "
+    "once more"
+)
+
+
+def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
+    """Looks at every consumer, in a transaction each, as the file may be written to; returns how many there are."""
+    if migrate.version(raw) < _SINCE:
+        return 0
+    found = raw.execute(
+        "SELECT consumer.id FROM consumer JOIN log ON log.id = consumer.log WHERE log.dropped = 0 ORDER BY 1"
+    ).fetchall()
+    for (consumer,) in found:
+        with _snapshot(raw):
+            row = raw.execute(
+                "SELECT bucket, first, head, kind, name, floor, done, tried, gap FROM consumer"
+                " JOIN log ON log.id = consumer.log WHERE consumer.id = ? AND dropped = 0",
+                (consumer,),
+            ).fetchone()
+            if row is not None:
+                bucket_id, first, head, kind, name, floor, done, tried, gap = row
+                for problem in _problems(raw, consumer, first, head, floor, done, tried, gap):
+                    tell(f"the {kind} {name!r} {problem}", _SEEK, bucket_id)
+    return len(found)
+
+
+@contextlib.contextmanager
+def _snapshot(raw: sqlite3.Connection) -> Iterator[None]:
+    raw.execute("BEGIN")
+    try:
+        yield
+    finally:
+        raw.execute("ROLLBACK")
+
+
+def _problems(
+    raw: sqlite3.Connection, consumer: int, first: int, head: int, floor: int, done: str, tried: str, gap: str | None
+) -> Iterator[str]:
+    if floor > head:
+        yield f"is said to be done with everything up to {floor}, and its log ends at {head}"
+    settled = Ranges()
+    try:
+        ranges = [(int(begin), int(end)) for begin, end in json.loads(done)]
+    except (ValueError, TypeError):
+        yield "has a record of what it is done with that can't be understood"
+    else:
+        settled = Ranges(ranges)
+        if list(settled) != ranges or any(not floor < begin <= end <= head for begin, end in ranges):
+            yield f"is done with {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
+    if gap is not None:
+        try:
+            told = json.loads(gap)
+            _ = float(told["at"]), str(told["reason"]), told["from"], told["to"]
+        except (ValueError, TypeError, KeyError):
+            yield "has a record of its last gap that can't be understood"
+    parked = [seq for (seq,) in raw.execute("SELECT seq FROM parked WHERE consumer = ? ORDER BY 1", (consumer,))]
+    strange = [seq for seq in parked if seq > head or seq < 1]
+    if strange:
+        yield f"tries event {strange[0]} again, which its log does not hold"
+    loose = [seq for seq in parked if floor < seq <= head and seq not in settled]
+    if loose:
+        yield f"tries event {loose[0]} again and is to get it anyway"
+    try:
+        ranges = [(int(begin), int(end)) for begin, end in json.loads(tried)]
+    except (ValueError, TypeError):
+        yield "has a record of what it is trying that can't be understood"
+    else:
+        out = Ranges(ranges)
+        # Where an event has left, what it was to a consumer follows a moment later.
+        out.cut_below(first)
+        held = set(parked)
+        if list(Ranges(ranges)) != ranges or any(end > head for _, end in ranges) or len(out) > WINDOW + len(held):
+            yield f"is trying {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
+        elif done_with := [
+            seq
+            for begin, end in out
+            for seq in range(begin, end + 1)
+            if seq not in held and (seq <= floor or seq in settled)
+        ]:
+            yield f"is trying event {done_with[0]}, which it is done with"
+    row = raw.execute(
+        "SELECT seq FROM dead_letter WHERE consumer = ? AND NOT seq BETWEEN 1 AND ? ORDER BY 1 LIMIT 1",
+        (consumer, head),
+    ).fetchone()
+    if row is not None:
+        yield f"gave up event {row[0]}, which its log never held"

@@ -1,0 +1,63 @@
+"""When each token was last used, kept in relay.db beside its record.
+
+Nobody is told of it, as of a change to a record, and nobody waits for it: once a minute, and at the end, whatever was
+noted since is written in one transaction. A process that is killed takes the last minute along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+
+from relay_tornado.errors import RelayError
+from relay_tornado.registry.uses import GRANULARITY, Uses
+from relay_tornado.storage.database import Database
+
+
+def _load(raw: sqlite3.Connection) -> list[tuple[str, int]]:
+    return raw.execute("SELECT key, used_at FROM token WHERE used_at IS NOT NULL").fetchall()
+
+
+class SqliteUses(Uses):
+    """Made by `open`. `connected` gives the keys of the tokens that hold a connection: they are used all the while."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
+        self.connected: Callable[[], Iterable[str]] = tuple
+        self._database = database
+        self._clock = clock
+
+    @classmethod
+    async def open(cls, database: Database) -> SqliteUses:
+        """Reads what was written before."""
+        uses = cls(database)
+        uses._last.update(await database.read(_load))
+        return uses
+
+    async def run(self) -> None:
+        """Writes once a minute, until it is cancelled."""
+        while True:
+            await asyncio.sleep(GRANULARITY)
+            await self.write()
+
+    async def write(self) -> None:
+        """Writes what was noted since the last time. What can't be written now is tried again the next time."""
+        now = self._clock()
+        for key in self.connected():
+            self.note(key, now)
+        written = dict(self._unwritten)
+        if not written:
+            return
+
+        def job(raw: sqlite3.Connection) -> None:
+            raw.executemany("UPDATE token SET used_at = ? WHERE key = ?", [(at, key) for key, at in written.items()])
+
+        try:
+            await self._database.write(job)
+        except RelayError:
+            return  # whoever can't write says so; this is no news beside it
+        for key, at in written.items():
+            if self._unwritten.get(key) == at:
+                del self._unwritten[key]

@@ -1,0 +1,388 @@
+"""The index of events' texts: it follows the log, newest first and then back, in the background and never in its way.
+
+It begins at a bucket's head: what comes is indexed within seconds, and what was there before from the newest to the
+oldest, until all is in it or it is as large as it may be; then its oldest part leaves. Where its file is missing or of
+no use it is made anew, and a relay that can't have one goes on without.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
+
+import structlog
+
+from relay_tornado.errors import BucketGone, Overloaded, RelayError
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.lineage import epoch_at, place_cursor
+from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
+from relay_tornado.search import file, pages
+from relay_tornado.search.file import Place, State, Stretch
+from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.start import secure
+
+SEGMENTS: Final = 32
+"""About how many segments a full index has."""
+LEAST: Final = 64 * MIB
+"""The smallest bound, in bytes: many times what one step adds."""
+
+_ROOM: Final = 64 * MIB
+"""Bytes that have to be free on the disk, beyond the relay's own reserve."""
+_SETTLE: Final = 0.5
+"""Seconds that new events wait for others."""
+_TIDY: Final = 30.0
+"""Seconds between two looks at what has left, and at the file itself."""
+_AGAIN: Final = 30.0
+"""Seconds until another try, after an error."""
+_WORTH: Final = 64
+"""Events of a step, below which the next one waits for more."""
+_FULL: Final = 0.8
+"""The part of its bound up to which older events are taken in."""
+_RESTS: Final = (0.25, 20.0)
+"""How long the index rests after a step, in times that the step took: where the relay is quiet, and at most."""
+_EASY: Final = 150.0
+"""Events a second that come in for each further multiple: up to some 700 a second the index keeps up on a free core."""
+_SEARCHES: Final = 16
+"""Look-ups that may wait for one another."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+class _Found(NamedTuple):
+    """A stretch that is to be indexed, and where the index is in its bucket then."""
+
+    bucket_id: BucketId
+    place: Place
+    stretch: Stretch
+
+
+class Covered(NamedTuple):
+    """The seqs of a bucket that can be looked up, and when the newest of them was received."""
+
+    low: int
+    high: int
+    newest: float
+
+
+class Index:
+    """`run` keeps it; `find` looks something up, `covered` says in what."""
+
+    def __init__(
+        self,
+        folder: Path,
+        log: EventLog,
+        buckets: Callable[[], Sequence[Bucket]],
+        bound: int,
+        *,
+        room: Callable[[], int] = lambda: 1 << 62,
+        events: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`bound` is how many bytes it may have, `room` how many the disk may lose, `events` how many were ever
+        appended."""
+        self.path = folder / file.NAME
+        self._log = log
+        self._buckets = buckets
+        self._bound = max(bound, LEAST)
+        self._room = room
+        self._events = events
+        self._state = State()
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+        self._inode = (0, 0)
+        self._searches = 0
+        self._dirty: dict[BucketId, None] = {}
+        self._behind: dict[BucketId, None] = {}
+        self._woken = asyncio.Event()
+        self._tidied = 0.0
+        self._used = 0
+        self._rate = (0.0, 0)
+        self._whole = False
+
+    # looking up
+
+    def covered(self, bucket_id: BucketId) -> Covered | None:
+        """What can be looked up of a bucket; None is nothing."""
+        place = self._state.places.get(bucket_id)
+        if place is None or self._reader is None or place.high < place.low:
+            return None
+        parts = self._state.parts.get(place.key, ())
+        return Covered(place.low, place.high, max((part.newest for part in parts), default=0.0))
+
+    async def find(self, bucket_id: BucketId, match: str, first: int, last: int, limit: int) -> list[int] | None:
+        """The newest seqs of a bucket, from `first` to `last`, whose text may fit the expression; newest first.
+
+        None where nothing can be looked up (any more). Raises Overloaded.
+        """
+        place, reader = self._state.places.get(bucket_id), self._reader
+        if place is None or reader is None:
+            return None
+        if self._searches >= _SEARCHES:
+            raise Overloaded("too many searches at once: send this one again")
+        parts = tuple(self._state.parts.get(place.key, ()))
+        self._searches += 1
+        try:
+            return await reader.run(lambda raw: file.find(raw, parts, place.key, match, first, last, limit))
+        except (sqlite3.Error, ValueError):
+            return None  # a segment left, or the file did
+        finally:
+            self._searches -= 1
+
+    # following
+
+    async def run(self) -> None:
+        """Follows the log until it is cancelled. Nothing that happens here reaches anybody else."""
+        watch = self._log.watch(None, self._wake)
+        try:
+            while True:
+                try:
+                    await self._open()
+                    await self._follow()
+                except sqlite3.DatabaseError as error:
+                    await self._close()
+                    if _is_useless(error):
+                        _log.warning("search_index_made_anew", reason=str(error))
+                        self._remove()
+                    else:
+                        _log.warning("search_index_waits", reason=str(error))
+                        await asyncio.sleep(_AGAIN)
+                except (RelayError, OSError) as error:
+                    _log.warning("search_index_waits", reason=str(error))
+                    await asyncio.sleep(_AGAIN)
+                except Exception:
+                    _log.exception("search_index_failed")
+                    await self._close()
+                    await asyncio.sleep(_AGAIN)
+        finally:
+            watch.close()
+            await self._close()
+
+    def _wake(self, bucket_id: BucketId) -> None:
+        self._dirty[bucket_id] = None
+        self._woken.set()
+
+    async def _follow(self) -> None:
+        for bucket in self._buckets():
+            self._dirty[bucket.id] = None
+            self._behind[bucket.id] = None
+        self._tidied = 0.0
+        while True:
+            if time.monotonic() - self._tidied > _TIDY:
+                await self._tidy()
+            if self._missing():
+                raise sqlite3.DatabaseError("its file was taken away")
+            began = time.monotonic()
+            done = await self._step() if self._room() > _ROOM else 0
+            if done >= _WORTH:
+                await asyncio.sleep((time.monotonic() - began) * self._rest())
+                continue
+            if not done and self._room() > _ROOM and not self._whole:
+                self._whole = True
+                _log.info("search_index_ready", bytes=self._used)
+            self._woken.clear()
+            if not done and (not self._dirty or self._room() <= _ROOM):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_TIDY):
+                        await self._woken.wait()
+            await asyncio.sleep(_SETTLE)
+
+    def _rest(self) -> float:
+        (at, before), now, events = self._rate, time.monotonic(), self._events()
+        if now - at > 1:
+            self._rate = (now, events)
+        quiet, most = _RESTS
+        return min(quiet + (events - before) / max(now - at, 0.5) / _EASY, most)
+
+    async def _step(self) -> int:
+        """Indexes some of what is new, or else of what is old; returns how many events that were."""
+        found: list[_Found] = []
+        while self._dirty and _size(found) < pages.EVENTS:
+            bucket_id = next(iter(self._dirty))
+            del self._dirty[bucket_id]
+            try:
+                found += await self._upwards(bucket_id)
+            except BucketGone:
+                self._behind.pop(bucket_id, None)
+        backwards = not found and self._used < self._bound * _FULL
+        while backwards and self._behind and _size(found) < pages.EVENTS:
+            bucket_id = next(iter(self._behind))
+            del self._behind[bucket_id]
+            with suppress(BucketGone):
+                found += await self._downwards(bucket_id)
+        if found:
+            await self._add(found, backwards)
+        return _size(found)
+
+    async def _upwards(self, bucket_id: BucketId) -> list[_Found]:
+        """What came behind the newest event that is indexed, or the first of that."""
+        bounds = await self._log.bounds(bucket_id)
+        place = await self._placed(bucket_id, bounds)
+        if place.high >= min(bounds.head, file.MOST_SEQ):
+            return []
+        found = await pages.above(self._log, bucket_id, max(place.high, bounds.first - 1), bounds.head)
+        if found.last < bounds.head:
+            self._dirty.setdefault(bucket_id)
+        low = place.low if place.high >= place.low else found.first
+        return [_Found(bucket_id, place._replace(epoch=found.epoch or place.epoch, low=low, high=found.last), found)]
+
+    async def _downwards(self, bucket_id: BucketId) -> list[_Found]:
+        """What stands before the oldest event that is indexed, or the last of that."""
+        bounds = await self._log.bounds(bucket_id)
+        place = await self._placed(bucket_id, bounds)
+        if place.low <= bounds.first or bounds.head < bounds.first:
+            return []
+        found = await pages.below(self._log, bucket_id, min(place.low, bounds.head + 1), bounds.first)
+        if found.first > bounds.first:
+            self._behind[bucket_id] = None
+        return [_Found(bucket_id, place._replace(low=found.first), found)]
+
+    async def _placed(self, bucket_id: BucketId, bounds: Bounds) -> Place:
+        """Where the index is in a bucket. What was lost from the log is taken back; where the log is another one, the
+        index begins anew."""
+        place = self._state.places.get(bucket_id)
+        if place is not None:
+            placed = place_cursor(bounds, Cursor(place.epoch, place.high))
+            if placed.gap is None or placed.gap.reason == "retention":
+                return place
+            _log.info("search_index_taken_back", bucket_id=bucket_id, seq=place.high, to=placed.after)
+            if placed.gap.from_seq is not None and placed.after >= place.low:
+                key, end, low = place.key, placed.after, place.low
+                epoch = epoch_at(bounds.epochs, end)
+
+                def take_back(raw: sqlite3.Connection) -> None:
+                    file.cut(raw, key, low, end)
+                    file.move(raw, bucket_id, epoch, low, end)
+
+                await self._write(take_back)
+                return self._state.places[bucket_id]
+        head = bounds.head
+        epoch = epoch_at(bounds.epochs, head)
+        key = await self._transact(partial(file.begin_bucket, bucket=bucket_id, epoch=epoch, low=head + 1, high=head))
+        if place is not None:
+            self._state.parts.pop(place.key, None)
+        self._behind[bucket_id] = None
+        self._state.places[bucket_id] = place = Place(key, epoch, head + 1, head)
+        return place
+
+    async def _add(self, found: Sequence[_Found], backwards: bool) -> None:
+        most = self._bound // SEGMENTS
+        room = [key for key, (size, back) in self._state.segments.items() if back is backwards and size < most]
+
+        def job(raw: sqlite3.Connection) -> tuple[int, int]:
+            segment = max(room) if room else file.begin_segment(raw, backwards)
+            for each in sorted(found, key=lambda each: each.place.key):
+                file.insert(raw, segment, each.place.key, each.stretch.rows, each.stretch.first, each.stretch.last)
+                file.move(raw, each.bucket_id, each.place.epoch, each.place.low, each.place.high)
+            return segment, file.used(raw)
+
+        segment, self._used = await self._transact(job)
+        size = sum(len(row.text) for each in found for row in each.stretch.rows)
+        self._state.segments[segment] = (self._state.segments.get(segment, (0, backwards))[0] + size, backwards)
+        for each in found:
+            self._state.places[each.bucket_id] = each.place
+            self._state.add(each.place.key, segment, each.stretch)
+        while self._used > self._bound:
+            self._used = await self._write(_shrink)
+
+    async def _tidy(self) -> None:
+        """Lets go of what the log has let go of, and of a bucket that is gone."""
+        self._tidied = time.monotonic()
+        live = {bucket.id for bucket in self._buckets()}
+        for bucket_id, place in list(self._state.places.items()):
+            try:
+                bounds = await self._log.bounds(bucket_id) if bucket_id in live else None
+            except BucketGone:
+                bounds = None
+            if bounds is None:
+                await self._write(partial(file.forget_bucket, bucket=bucket_id))
+            elif any(part.last < bounds.first for part in self._state.parts.get(place.key, ())):
+                await self._write(partial(file.cut, key=place.key, first=bounds.first, last=file.MOST_SEQ))
+        for segment in await self._connection().run(file.empty_segments):
+            await self._write(partial(file.drop_segment, segment=segment))
+        await self._connection().run(lambda raw: file.give_back(raw, self._bound // 4))
+        self._used = await self._connection().run(file.used)
+
+    # the file
+
+    async def _write(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs it in a transaction, and takes over what the file says then."""
+        result, self._state = await self._transact(lambda raw: (job(raw), file.load(raw)))
+        return result
+
+    async def _transact(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        def run(raw: sqlite3.Connection) -> T:
+            raw.execute("BEGIN IMMEDIATE")
+            try:
+                result = job(raw)
+                raw.execute("COMMIT")
+            except BaseException:
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+                raise
+            return result
+
+        return await self._connection().run(run)
+
+    def _connection(self) -> Connection:
+        assert self._writer is not None, "it was opened"
+        return self._writer
+
+    async def _open(self) -> None:
+        if self._writer is not None:
+            return
+        secure(self.path)
+        self._writer = await Connection.writer(self.path)
+        self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
+        self._used = await self._writer.run(file.used)
+        self._reader = await Connection.reader(self.path)
+        found = self.path.stat()
+        self._inode = (found.st_dev, found.st_ino)
+
+    def _missing(self) -> bool:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return True
+        return self._inode != (found.st_dev, found.st_ino)
+
+    def _remove(self) -> None:
+        for end in ("", "-wal", "-shm"):
+            self.path.with_name(file.NAME + end).unlink(missing_ok=True)
+
+    async def _close(self) -> None:
+        self._whole = False
+        self._state = State()
+        for connection in (self._reader, self._writer):
+            if connection is not None:
+                try:
+                    await connection.close()
+                except sqlite3.Error as error:
+                    _log.warning("search_index_not_closed", reason=str(error))
+        self._reader = self._writer = None
+
+
+def _size(found: Sequence[_Found]) -> int:
+    return sum(each.stretch.last - each.stretch.first + 1 for each in found)
+
+
+def _shrink(raw: sqlite3.Connection) -> int:
+    segment = file.oldest_segment(raw)
+    if segment is None:
+        return 0
+    file.drop_segment(raw, segment)
+    return file.used(raw)
+
+
+def _is_useless(error: sqlite3.DatabaseError) -> bool:
+    """Whether another file would help: this one is damaged, no database, of another version, or gone."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return (
+        code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code == sqlite3.SQLITE_ERROR
+    )

@@ -1,0 +1,56 @@
+"""Stretches of a log for the index: the texts of their events, but for ephemeral ones, a few at once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from relay_tornado.errors import CursorLost
+from relay_tornado.log.contract import EventLog
+from relay_tornado.model import MIB, BucketId
+from relay_tornado.search.file import Row, Stretch
+from relay_tornado.search.text import text_of
+
+EVENTS: Final = 256
+BYTES: Final = 2 * MIB
+"""Of events that are held at once; one may have more."""
+
+
+async def above(log: EventLog, bucket_id: BucketId, after: int, head: int) -> Stretch:
+    """The events behind `after`, up to `head`. Raises BucketGone and Unavailable."""
+    outlines = await log.outline(bucket_id, after + 1, min(after + EVENTS, head))
+    last, size = min(after + EVENTS, head), 0
+    for outline in outlines:
+        size += outline.size
+        if size > BYTES and outline.seq > after + 1:
+            last = outline.seq - 1
+            break
+    return await _read(log, bucket_id, after + 1, last, {each.seq for each in outlines if each.stub})
+
+
+async def below(log: EventLog, bucket_id: BucketId, before: int, first: int) -> Stretch:
+    """The events before `before`, down to `first`. Raises BucketGone and Unavailable."""
+    start, size = max(before - EVENTS, first), 0
+    outlines = await log.outline(bucket_id, start, before - 1)
+    for outline in reversed(outlines):
+        size += outline.size
+        if size > BYTES and outline.seq < before - 1:
+            start = outline.seq + 1
+            break
+    return await _read(log, bucket_id, start, before - 1, {each.seq for each in outlines if each.stub})
+
+
+async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, stubs: set[int]) -> Stretch:
+    rows: list[Row] = []
+    epoch, after = "", first - 1
+    while after < last:
+        try:
+            events = await log.read(bucket_id, after, last - after, BYTES)
+        except CursorLost as lost:
+            after = lost.first - 1
+            continue
+        if not events:
+            break
+        # What an ephemeral bucket is sent is nowhere but in memory.
+        rows += [Row(event.seq, event.received_at, text_of(event)) for event in events if event.seq not in stubs]
+        epoch, after = events[-1].epoch, events[-1].seq
+    return Stretch(first, last, rows, epoch)

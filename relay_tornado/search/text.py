@@ -1,0 +1,94 @@
+"""What is searched of an event, and what a query means: each of its terms stands somewhere in that text.
+
+Case is ignored (Unicode's case folding, on both sides). A term is found wherever it stands, in the middle of a word,
+too. JSON writes some characters as escapes, so a term that has such characters is looked for in that form as well.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from relay_tornado.errors import Invalid
+from relay_tornado.model import MIB, Event
+from relay_tornado.wire import headers
+
+SEARCHED: Final = 1 * MIB
+"""Characters of an event's text that are searched; what follows is not."""
+
+MOST_QUERY: Final = 500
+"""Characters of a query."""
+
+_GRAM: Final = 3
+_MOST_TERMS: Final = 16
+"""Terms that the index is asked for."""
+_MOST_GRAMS: Final = 12
+"""Parts of one term that the index is asked for: more would only cost time, for what is found is looked at anyway."""
+
+
+def text_of(event: Event) -> str:
+    """Path, query, values of headers and body, in folded case, each on a line of its own. A body that is not UTF-8 is
+    no text."""
+    parts = [headers.decode(event.path), headers.decode(event.query)]
+    parts += [headers.decode(value) for _, value in headers.parse(event.headers)]
+    with suppress(UnicodeDecodeError):
+        parts.append(event.body.decode())
+    return _folded("\n".join(parts)[:SEARCHED])
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Terms that all have to be there; each is a set of forms, one of which is enough."""
+
+    terms: tuple[tuple[str, ...], ...]
+
+    def matches(self, text: str) -> bool:
+        """Whether a text, as `text_of` gives it, has them all."""
+        return all(any(form in text for form in forms) for forms in self.terms)
+
+    def match(self) -> str:
+        """The same for FTS5, where some terms can be looked up in it: an expression that every matching text fits, and
+        some others; "" where none can."""
+        wanted: list[str] = []
+        for forms in self.terms:
+            grams = [_grams(form) for form in forms]
+            if all(grams) and len(wanted) < _MOST_TERMS:
+                wanted.append(" OR ".join("(" + " AND ".join(each) + ")" for each in grams))
+        return " AND ".join(f"({each})" for each in wanted)
+
+
+def parse_query(text: str) -> Query:
+    """A query as people write it: terms with blanks between, a term with blanks in it between double quotes. Nothing
+    else has a meaning. Raises Invalid."""
+    if len(text) > MOST_QUERY:
+        raise Invalid(f"q: is longer than {MOST_QUERY} characters", "q")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Invalid("q: holds what is no text", "q") from None
+    terms = []
+    for index, part in enumerate(text.split('"')):
+        terms += [part] if index % 2 and part.strip() else part.split()
+    return Query(tuple(dict.fromkeys(_forms(_folded(term)) for term in terms)))
+
+
+def _folded(text: str) -> str:
+    """Without case; and with something else in place of NUL, where FTS5 would end a text."""
+    return text.replace("\0", "\ufffd").casefold()
+
+
+def _forms(term: str) -> tuple[str, ...]:
+    escaped = (json.dumps(each)[1:-1].casefold() for each in (term, term.upper()))
+    return tuple(dict.fromkeys((term, *escaped))) if not term.isascii() else (term,)
+
+
+def _grams(form: str) -> list[str]:
+    """Some of the term's threes of characters, quoted for FTS5, spread over all of it."""
+    grams = [form[start : start + _GRAM] for start in range(len(form) - _GRAM + 1)]
+    grams = list(dict.fromkeys(grams))
+    if len(grams) > _MOST_GRAMS:
+        step = (len(grams) - 1) / (_MOST_GRAMS - 1)
+        grams = [grams[round(number * step)] for number in range(_MOST_GRAMS)]
+    return ['"' + gram.replace('"', '""') + '"' for gram in grams]

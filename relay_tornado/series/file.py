@@ -1,0 +1,150 @@
+"""series.db: points in time of named series, in two resolutions.
+
+Every 10 seconds a point of each series is written, which stays a day; each 5 minutes become one point, which stays a
+month. A series that says how many (`SPARSE`) has no point where it was none: where the clock `CLOCK` has one, the
+relay was there to see it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from relay_tornado.model import DAY
+
+NAME: Final = "series.db"
+VERSION: Final = 1
+
+FINE: Final = 10
+COARSE: Final = 300
+"""Seconds between two points."""
+KEPT: Final = {FINE: DAY, COARSE: 31 * DAY}
+"""For how many seconds they stay."""
+MOST_POINTS: Final = 4_000_000
+"""Of both resolutions together; over it the oldest leave earlier. About 20 bytes each."""
+
+CLOCK: Final = "events"
+"""The series that always has a point."""
+
+_SUMS: Final = ("errors:", "bucket:")
+_GREATEST: Final = ("commit_p99", "lag", "lag:")
+SPARSE: Final = ("errors:", "bucket:", "lag:")
+
+_SCHEMA: Final = """
+CREATE TABLE series (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE point (
+    step INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    series INTEGER NOT NULL,
+    value REAL NOT NULL,
+    PRIMARY KEY (step, at, series)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+def prepare(raw: sqlite3.Connection) -> None:
+    """Makes the tables where there are none. Raises sqlite3.DatabaseError where the file is of no use."""
+    raw.execute("PRAGMA synchronous = NORMAL")
+    raw.execute("PRAGMA wal_autocheckpoint = 1000")
+    version = raw.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, VERSION):
+        raise sqlite3.DatabaseError(f"{NAME} is of version {version}")
+    if not version:
+        raw.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+
+
+def write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
+    """Adds the points of a time (a multiple of `FINE`), sums up the 5 minutes before where they are over, and lets go
+    of what is too old."""
+    raw.execute("BEGIN IMMEDIATE")
+    try:
+        _insert(raw, FINE, at, values)
+        for slot in _to_sum_up(raw, at):
+            _insert(raw, COARSE, slot, _summed(raw, slot))
+        if at % COARSE == 0:
+            for step, kept in KEPT.items():
+                raw.execute("DELETE FROM point WHERE step = ? AND at < ?", (step, at - kept))
+            _bound(raw)
+            raw.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
+        raw.execute("COMMIT")
+    except BaseException:
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+        raise
+
+
+def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, float]) -> None:
+    raw.executemany("INSERT OR IGNORE INTO series (name) VALUES (?)", [(name,) for name in values])
+    raw.executemany(
+        "INSERT OR REPLACE INTO point SELECT ?, ?, id, ? FROM series WHERE name = ?",
+        [(step, at, value, name) for name, value in values.items()],
+    )
+
+
+def _to_sum_up(raw: sqlite3.Connection, now: int) -> Sequence[int]:
+    """The 5 minutes that are over and not summed up yet, by their beginnings."""
+    newest = raw.execute("SELECT max(at) FROM point WHERE step = ?", (COARSE,)).fetchone()[0]
+    oldest = raw.execute("SELECT min(at) FROM point WHERE step = ?", (FINE,)).fetchone()[0]
+    first = (oldest if newest is None else newest + COARSE) // COARSE * COARSE
+    rows = raw.execute(
+        "SELECT DISTINCT at / ?1 * ?1 FROM point WHERE step = ?2 AND at >= ?3 AND at < ?4",
+        (COARSE, FINE, first, now // COARSE * COARSE),
+    )
+    return [row[0] for row in rows]
+
+
+def _summed(raw: sqlite3.Connection, slot: int) -> Mapping[str, float]:
+    rows = raw.execute(
+        "SELECT name, avg(value), max(value), sum(value) FROM point JOIN series ON series.id = point.series"
+        " WHERE step = ? AND at >= ? AND at < ? GROUP BY name",
+        (FINE, slot, slot + COARSE),
+    )
+    return {name: _chosen(name, mean, greatest, total) for name, mean, greatest, total in rows}
+
+
+def _chosen(name: str, mean: float, greatest: float, total: float) -> float:
+    """What stands for several points of a series: how often in all, the worst, or the mean."""
+    if name.startswith(_SUMS):
+        return total
+    return greatest if name.startswith(_GREATEST) else mean
+
+
+def _bound(raw: sqlite3.Connection) -> None:
+    surplus = raw.execute("SELECT count(*) FROM point").fetchone()[0] - MOST_POINTS
+    if surplus > 0:
+        for step in (FINE, COARSE):
+            end = raw.execute(
+                "SELECT at FROM point WHERE step = ? ORDER BY at LIMIT 1 OFFSET ?", (step, surplus // 2)
+            ).fetchone()
+            if end is not None:
+                raw.execute("DELETE FROM point WHERE step = ? AND at <= ?", (step, end[0]))
+
+
+def read(
+    raw: sqlite3.Connection, first: int, last: int, step: int, names: Sequence[str], prefixes: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """The points of series, by name or the beginning of it, in slots of `step` seconds from `first` up to `last`
+    (both multiples of it; `last` is not in it). None is where the relay did not measure."""
+    source = COARSE if step >= COARSE else FINE
+    wanted = [name for (name,) in raw.execute("SELECT name FROM series ORDER BY name")]
+    wanted = [name for name in wanted if name in names or name.startswith(tuple(prefixes))]
+    slots = (last - first) // step
+    found: dict[str, list[float | None]] = {name: [None] * slots for name in (*names, *wanted)}
+    seen: list[float | None] = [None] * slots
+    marks = ", ".join("?" * (len(wanted) + 1))
+    rows = raw.execute(
+        f"SELECT name, (at - ?) / ?, avg(value), max(value), sum(value) FROM point"  # noqa: S608 - question marks only
+        f" JOIN series ON series.id = point.series WHERE step = ? AND at >= ? AND at < ? AND name IN ({marks})"
+        " GROUP BY name, 2",
+        (first, step, source, first, last, CLOCK, *wanted),
+    )
+    for name, slot, mean, greatest, total in rows:
+        if name == CLOCK:
+            seen[slot] = 0.0
+        if name in found:
+            found[name][slot] = _chosen(name, mean, greatest, total)
+    for name, values in found.items():
+        if name.startswith(SPARSE):
+            found[name] = [zero if value is None else value for value, zero in zip(values, seen, strict=True)]
+    return found

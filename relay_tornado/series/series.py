@@ -1,0 +1,241 @@
+"""The series: measured every 10 seconds, written to their file, and read. Where the file fails there are none."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, TypeVar
+
+import structlog
+
+from relay_tornado.counters import ConsumerLevel, Counters
+from relay_tornado.model import BucketId
+from relay_tornado.series import file
+from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.start import secure
+
+Span: TypeAlias = Literal["hour", "day", "month"]
+
+SPANS: Final[Mapping[Span, tuple[int, int]]] = {"hour": (3_600, 10), "day": (86_400, 60), "month": (2_592_000, 1_800)}
+"""Seconds that each has, and seconds between its points."""
+
+MINUTES: Final = 60
+"""For how many minutes back it is known of every bucket how many events it got in each."""
+BUCKETS: Final = 500
+CONSUMERS: Final = 200
+"""How many have series of their own: of buckets those with the most events at that moment, of consumers those that are
+furthest behind."""
+
+_PLAIN: Final = ("events", "commit_p50", "commit_p99", "subscribers", "lag", "disk_free")
+_AGAIN: Final = 60.0
+"""Seconds until a file that failed is tried again."""
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What is the case when it is measured. `heads` are the newest seqs of all buckets; `consumers` say who lags, and
+    name buckets by their ids."""
+
+    subscribers: int = 0
+    lag: int = 0
+    disk_free: int | None = None
+    heads: Mapping[BucketId, int] = field(default_factory=dict)
+    consumers: Sequence[ConsumerLevel] = ()
+
+
+class Series:
+    """`run` measures; `read` and `rates` tell."""
+
+    def __init__(
+        self, folder: Path, counters: Counters, levels: Callable[[], Levels], clock: Callable[[], float] = time.time
+    ) -> None:
+        """`levels` must be quick. `clock` gives unix seconds."""
+        self.path = folder / file.NAME
+        self._counters = counters
+        self._levels = levels
+        self._clock = clock
+        self._connection: Connection | None = None
+        self._opening = asyncio.Lock()
+        self._retry = 0.0
+        self._before = _Counted(counters)
+        self._heads: dict[BucketId, int] = {}
+        self._minutes: dict[BucketId, deque[int]] = {}
+        self._minute = 0
+        self._at = clock()
+
+    async def run(self) -> None:
+        """Measures every 10 seconds, until it is cancelled. Nothing that fails here reaches anybody else."""
+        try:
+            await self.open()
+            while True:
+                now = self._clock()
+                await asyncio.sleep(file.FINE - now % file.FINE)
+                try:
+                    await self.measure()
+                except Exception:
+                    _log.exception("series_failed")
+        finally:
+            await self.close()
+
+    async def open(self) -> None:
+        """Opens the file, and takes up the minutes before; a failure is logged."""
+        self._heads = dict(self._levels().heads)
+        now = int(self._clock())
+        self._minute = now // 60
+        points = await self._do(
+            lambda raw: file.read(raw, (now // 60 - MINUTES + 1) * 60, (now // 60 + 1) * 60, 60, (), ("bucket:",))
+        )
+        for name, values in (points or {}).items():
+            counts = [round(value or 0) for value in values]
+            self._minutes[name.removeprefix("bucket:")] = deque(counts, MINUTES)
+
+    async def measure(self) -> None:
+        """Takes the measure of now, and writes it."""
+        levels, counted, now = self._levels(), _Counted(self._counters), self._clock()
+        before, self._before = self._before, counted
+        seconds, self._at = max(now - self._at, 1.0), now
+        values: dict[str, float] = {
+            "events": (counted.events - before.events) / seconds,
+            "subscribers": levels.subscribers,
+            "lag": max((levels.lag, *(each.events for each in levels.consumers))),
+        }
+        if levels.disk_free is not None:
+            values["disk_free"] = levels.disk_free
+        commits = [after - was for after, was in zip(counted.commits, before.commits, strict=True)]
+        if any(commits):
+            bounds = self._counters.commit_seconds.bounds
+            values["commit_p50"], values["commit_p99"] = (_quantile(bounds, commits, part) for part in (0.5, 0.99))
+        for reason, count in counted.rejections.items():
+            if count > before.rejections.get(reason, 0):
+                values[f"errors:{reason}"] = count - before.rejections.get(reason, 0)
+        values |= {f"bucket:{key}": count for key, count in self._arrived(levels.heads, int(now) // 60).items()}
+        behind = sorted((each for each in levels.consumers if each.events), key=lambda each: -each.events)
+        values |= {f"lag:{each.bucket}/{each.consumer}": each.events for each in behind[:CONSUMERS]}
+        await self._do(lambda raw: file.write(raw, int(now) // file.FINE * file.FINE, values))
+
+    def _arrived(self, heads: Mapping[BucketId, int], minute: int) -> Mapping[BucketId, int]:
+        """How many events came to each bucket since it was asked last."""
+        for _ in range(min(minute - self._minute, MINUTES)):
+            for counts in self._minutes.values():
+                counts.append(0)
+        self._minute = max(minute, self._minute)
+        came = {key: head - self._heads.get(key, 0) for key, head in heads.items()}
+        self._heads = dict(heads)
+        self._minutes = {key: counts for key, counts in self._minutes.items() if key in heads}
+        came = {key: count for key, count in came.items() if count > 0}
+        for key, count in came.items():
+            counts = self._minutes.setdefault(key, deque([0] * MINUTES, MINUTES))
+            counts[-1] += count
+        most = sorted(came, key=lambda key: -came[key])[:BUCKETS]
+        return {key: came[key] for key in most}
+
+    # telling
+
+    def rate(self, bucket_id: BucketId, head: int) -> list[int]:
+        """The events of a bucket, whose newest seq is `head`, in each of the last 60 minutes, oldest first, with
+        the one that is not over."""
+        counts = list(self._minutes.get(bucket_id, ())) or [0] * MINUTES
+        passed = min(max(int(self._clock()) // 60 - self._minute, 0), MINUTES)
+        counts = [*counts, *[0] * passed][-MINUTES:]
+        counts[-1] += max(head - self._heads.get(bucket_id, 0), 0)
+        return counts
+
+    async def whole(self, span: Span) -> tuple[int, int, Mapping[str, Sequence[float | None]]]:
+        """The relay's own series: where they begin (unix seconds), seconds between points, and points by name."""
+        first, step, found = await self._span(span, _PLAIN, ("errors:",))
+        return first, step, found
+
+    async def bucket(self, span: Span, bucket_id: BucketId) -> tuple[int, int, Sequence[float | None]]:
+        """The same of a bucket's events: how many a second."""
+        first, step, found = await self._span(span, (f"bucket:{bucket_id}",), ())
+        return first, step, [None if each is None else each / step for each in found[f"bucket:{bucket_id}"]]
+
+    async def consumer(self, span: Span, bucket_id: BucketId, consumer: str) -> tuple[int, int, Sequence[float | None]]:
+        """The same of how many events a consumer is behind."""
+        name = f"lag:{bucket_id}/{consumer}"
+        first, step, found = await self._span(span, (name,), ())
+        return first, step, found[name]
+
+    async def _span(
+        self, span: Span, names: Sequence[str], prefixes: Sequence[str]
+    ) -> tuple[int, int, dict[str, list[float | None]]]:
+        seconds, step = SPANS[span]
+        last = (int(self._clock()) // step + 1) * step
+        first = last - seconds
+        found = await self._do(lambda raw: file.read(raw, first, last, step, names, prefixes))
+        return first, step, found or {name: [None] * (seconds // step) for name in names}
+
+    # the file
+
+    async def _do(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
+        """Runs it; None where the file fails."""
+        try:
+            async with self._opening:
+                connection = await self._opened()
+            return None if connection is None else await connection.run(job)
+        except (sqlite3.Error, OSError) as error:
+            _log.warning("series_not_kept", reason=str(error), hint="the file may be deleted: it is made anew")
+            await self.close()
+            if type(error) is sqlite3.DatabaseError:
+                self._remove()
+            self._retry = time.monotonic() + _AGAIN
+            return None
+
+    async def _opened(self) -> Connection | None:
+        if self._connection is not None and not self.path.exists():
+            await self.close()
+        if self._connection is None and time.monotonic() >= self._retry:
+            secure(self.path)
+            connection = await Connection.writer(self.path)
+            try:
+                await connection.run(file.prepare)
+            except BaseException:
+                await connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _remove(self) -> None:
+        """It is no database, damaged or of another version: another one is made at the next try."""
+        for end in ("", "-wal", "-shm"):
+            self.path.with_name(file.NAME + end).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Lets go of the file. May be repeated."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.close()
+            except sqlite3.Error as error:
+                _log.warning("series_not_closed", reason=str(error))
+
+
+class _Counted:
+    """What was counted up to a moment."""
+
+    def __init__(self, counters: Counters) -> None:
+        self.events = counters.events
+        self.commits = list(counters.commit_seconds.counts)
+        self.rejections = dict(counters.rejections)
+
+
+def _quantile(bounds: Sequence[float], counts: Sequence[int], part: float) -> float:
+    """The value below which this part of all lies, as far as the bounds tell; within two of them it is even."""
+    sums = list(accumulate(counts))
+    wanted = sums[-1] * part
+    index = next(index for index, each in enumerate(sums) if each >= wanted)
+    if index == len(bounds):
+        return float(bounds[-1])
+    low = bounds[index - 1] if index else 0.0
+    before = sums[index - 1] if index else 0
+    return low + (bounds[index] - low) * (wanted - before) / max(counts[index], 1)

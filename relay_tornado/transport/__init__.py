@@ -1,0 +1,1 @@
+"""The relay's own way of reading webhooks from plain connections."""

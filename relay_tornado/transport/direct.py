@@ -1,0 +1,400 @@
+"""Connections that carry webhooks straight from the socket to `Ingest`, and its answers back.
+
+A connection begins here. At the first request that `transport.heads` does not read, or that is for no input, the socket
+and what was read of it go to Tornado, and stay there; so a client may do both on one connection. What is said about a
+connection's times and its end holds there as well.
+
+Of one connection at most one request is worked on. What comes behind it is read once, up to `READ_SIZE` bytes; then
+the socket is not read until the answer has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+import time
+from contextlib import suppress
+from typing import Final, Protocol
+
+import structlog
+
+from relay_tornado.ingest import PREFIX, Head, Ingest, Upload
+from relay_tornado.proxy import ProxyTrust
+from relay_tornado.settings import Settings
+from relay_tornado.transport.heads import has_end, read_head
+from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line
+
+READ_SIZE: Final = 32 << 10
+
+SMALL: Final = 64 << 10
+"""After a refusal, a body of up to so many bytes is read to its end and the connection goes on; else it closes."""
+
+DISCARD_TIME: Final = 10.0
+NEVER: Final = float("inf")
+
+_LATE: Final = LATE.encode(CLOSE)
+
+
+_log = structlog.get_logger(__name__)
+
+
+class Owner(Protocol):
+    """Who holds the connections."""
+
+    def forget(self, connection: DirectConnection) -> None:
+        """The connection's descriptor is closed."""
+
+    def hand_over(self, connection: DirectConnection, data: bytes) -> None:
+        """The connection reads no more: its socket, from which this data came, is the owner's now."""
+
+
+class Direct:
+    """What all connections share. Everything runs in the event loop in which it is made."""
+
+    def __init__(self, ingest: Ingest, settings: Settings, trust: ProxyTrust, owner: Owner) -> None:
+        self.ingest = ingest
+        self.trust = trust
+        self.owner = owner
+        self.loop = asyncio.get_running_loop()
+        self.buffer = memoryview(bytearray(READ_SIZE))
+        """Where everything is read into: it holds nothing from one callback to the next."""
+        self.max_header = settings.max_header
+        self.idle_timeout = settings.idle_timeout
+        self.head_timeout = settings.head_timeout
+        self.body_timeout = settings.body_timeout
+        self.discard_limit = 2 * settings.large_max_body
+        self._answer: Answer | None = None
+        self._date = self._encoded = b""
+
+    def encoded(self, answer: Answer) -> bytes:
+        """The answer as it goes out on a connection that goes on. Most answers are the one before once more."""
+        date = date_line()
+        if answer is not self._answer or date is not self._date:
+            self._answer, self._date, self._encoded = answer, date, answer.encode(date)
+        return self._encoded
+
+
+class _State(enum.Enum):
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    """The rest of a body is to come: to be fed, or after a refusal to be dropped."""
+    ANSWER = enum.auto()
+    """The request is whole; its answer is to come, or to leave."""
+    GONE = enum.auto()
+
+
+_HEAD, _BODY, _ANSWER, _GONE = _State
+
+
+class DirectConnection:
+    """One accepted socket. `protocol` and `remote_ip` are those of the request that was read last.
+
+    `deadline` is the time (monotonic) at which the sweep lets it `expire`. `busy` is whether a request is worked on,
+    `last` whether none is to be read after it.
+    """
+
+    __slots__ = (
+        "_discard_limit",
+        "_draining",
+        "_ends",
+        "_fd",
+        "_is_head",
+        "_left",
+        "_out",
+        "_proxy",
+        "_reading",
+        "_refused",
+        "_rest",
+        "_running",
+        "_scanned",
+        "_shared",
+        "_state",
+        "_upload",
+        "deadline",
+        "last",
+        "protocol",
+        "remote_ip",
+        "socket",
+    )
+
+    def __init__(self, shared: Direct, connection: socket.socket, remote_ip: str) -> None:
+        connection.setblocking(False)
+        with suppress(OSError):  # it may be reset already
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = connection
+        self.remote_ip = remote_ip
+        self.protocol = "http"
+        self.last = False
+        self.deadline = time.monotonic() + shared.idle_timeout
+        self._shared = shared
+        self._fd = connection.fileno()
+        self._proxy = remote_ip if shared.trust.trusts(remote_ip) else ""
+        self._state = _HEAD
+        self._rest = b""
+        self._scanned = 0
+        self._running = False
+        self._upload: Upload | None = None
+        self._refused = False
+        self._left = 0
+        self._discard_limit = 0
+        self._is_head = False
+        self._ends = False
+        self._out: memoryview | None = None
+        self._draining = False
+        self._reading = True
+        shared.loop.add_reader(self._fd, self._readable)
+
+    @property
+    def busy(self) -> bool:
+        return self._state is not _HEAD
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end of the socket."""
+        return self._proxy or self.remote_ip
+
+    def writing(self) -> bool:
+        """Whether part of an answer waits until the client reads."""
+        return self._out is not None
+
+    def close(self) -> None:
+        """Closes at once: what was fed is let go of, who waits for an answer waits no more. May be repeated."""
+        if self._state is _GONE:
+            return
+        waiting = self._state is _ANSWER
+        self._let_go()
+        self.socket.close()
+        self._shared.owner.forget(self)
+        upload, self._upload = self._upload, None
+        if upload is not None:
+            if waiting:
+                upload.leave()
+            else:
+                upload.abandon()
+
+    def expire(self) -> None:
+        """Closes a connection that is past its deadline; a sender whose body is late is told so."""
+        if self._state is _BODY and self._upload is not None:
+            self._shared.ingest.counters.rejected("timeout")
+            if self._out is None:
+                with suppress(OSError):
+                    self.socket.send(_LATE)
+        self.close()
+
+    def _let_go(self) -> None:
+        loop = self._shared.loop
+        if self._reading:
+            loop.remove_reader(self._fd)
+        if self._out is not None:
+            loop.remove_writer(self._fd)
+        self._state = _GONE
+        self._rest = b""
+        self._out = None
+
+    # in
+
+    def _readable(self) -> None:
+        buffer = self._shared.buffer
+        try:
+            size = self.socket.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            size = 0
+        if not size:
+            self.close()
+            return
+        data = bytes(buffer[:size])
+        self._rest = self._rest + data if self._rest else data
+        if self._state is _ANSWER:
+            self._reading = False
+            self._shared.loop.remove_reader(self._fd)
+        else:
+            self._run()
+
+    def _run(self) -> None:
+        """Works on what was read, a request after another, until one has to wait."""
+        if self._running:
+            return  # an answer that came at once: the loop below goes on with it
+        self._running = True
+        try:
+            while self._rest:
+                if self._state is _HEAD:
+                    if not self._begin():
+                        break
+                elif self._state is _BODY:
+                    data, self._rest = self._rest, b""
+                    self._body(data)
+                else:
+                    break
+        except Exception:
+            _log.exception("request_failed")
+            self.close()
+        finally:
+            self._running = False
+        if not self._reading and self._state in (_HEAD, _BODY):
+            self._reading = True
+            self._shared.loop.add_reader(self._fd, self._readable)
+
+    def _begin(self) -> bool:
+        """Begins with the next request. Returns whether its head was there."""
+        data, shared = self._rest, self._shared
+        ingest = shared.ingest
+        head = None if self._scanned and not has_end(data, self._scanned) else read_head(data)
+        if head is None:
+            if len(data) > shared.max_header or has_end(data, self._scanned):
+                self._hand_over(data)
+            elif not self._scanned:
+                self._scanned = max(len(data) - 3, 1)
+                self.deadline = min(self.deadline, time.monotonic() + shared.head_timeout)
+            else:
+                self._scanned = len(data) - 3
+            return False
+        method, target, block, size, host, length, keeps = head
+        self._scanned = 0
+        name = ""
+        if self._proxy:
+            origin = shared.trust.origin(self._proxy, data[:size])
+            self.remote_ip = origin.address
+            self.protocol = origin.scheme or "http"
+            name = origin.host or ""
+        name = name or host.decode("latin-1")
+        if size > shared.max_header or (not target.startswith(PREFIX) and ingest.locate(target, name) is None):
+            self._hand_over(data)
+            return False
+        self._is_head = method == "HEAD"
+        self._ends = not keeps
+        body = data[size : size + length]
+        self._rest = data[size + length :]
+        outcome = ingest.begin(Head(method, target, block, length, self.remote_ip, name))
+        self._left = length
+        self._refused = False
+        if isinstance(outcome, Upload):
+            self._upload = outcome
+        else:
+            self._refuse(outcome, goes_on=length <= SMALL)
+        if self._state is not _GONE:
+            self._body(body)
+        return True
+
+    def _hand_over(self, data: bytes) -> None:
+        self._let_go()
+        self._shared.owner.hand_over(self, data)
+
+    def _body(self, data: bytes) -> None:
+        """Takes the next bytes of the body, perhaps none, and what comes behind it."""
+        left = self._left
+        if len(data) > left:
+            self._rest = data[left:]
+            data = data[:left]
+        if data:
+            self._left -= len(data)
+            if self._upload is not None:
+                refusal = self._upload.feed(data)
+                if refusal is not None:
+                    self._upload = None
+                    self._refuse(refusal, goes_on=False)
+            else:
+                self._discard_limit -= len(data)
+                if self._discard_limit < 0:
+                    self.close()
+            if self._state is _GONE:
+                return
+        if self._left:
+            if self._state is _HEAD:
+                self._state = _BODY
+                if not self._refused:
+                    self.deadline = time.monotonic() + self._shared.body_timeout
+            return
+        self._whole()
+
+    def _whole(self) -> None:
+        """The request is read to its end."""
+        upload = self._upload
+        self._state = _ANSWER
+        if upload is None:
+            if self._out is None:
+                self._next()
+            return
+        self.deadline = NEVER
+        if not upload.waits:
+            self._upload = None
+        upload.finish(self._answered)
+
+    # out
+
+    def _answered(self, answer: Answer) -> None:
+        if self._state is _GONE:
+            return
+        self._upload = None
+        self._send(answer)
+        if self._out is None and self._state is not _GONE:
+            self._next()
+
+    def _refuse(self, answer: Answer, *, goes_on: bool) -> None:
+        """Answers a request whose body may still be coming: what comes is read and dropped, within bounds, so that the
+        sender reads the answer instead of a reset."""
+        shared = self._shared
+        self._refused = True
+        self._discard_limit = shared.discard_limit
+        now = time.monotonic()
+        if goes_on:
+            self.deadline = now + shared.body_timeout
+        else:
+            self._ends = True
+            self._draining = True
+            self.deadline = now + DISCARD_TIME
+        self._send(answer)
+
+    def _send(self, answer: Answer) -> None:
+        if self._ends or self.last:
+            data = answer.encode(date_line() + CLOSE, head=self._is_head)
+        else:
+            data = answer.encode(date_line(), head=True) if self._is_head else self._shared.encoded(answer)
+        try:
+            sent = self.socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):
+            self._out = memoryview(data)[sent:]
+            self.deadline = min(self.deadline, time.monotonic() + self._shared.idle_timeout)
+            self._shared.loop.add_writer(self._fd, self._writable)
+        elif self._draining:
+            self._end_sending()
+
+    def _writable(self) -> None:
+        assert self._out is not None
+        try:
+            self._out = self._out[self.socket.send(self._out) :]
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self.close()
+            return
+        if self._out:
+            return
+        self._out = None
+        self._shared.loop.remove_writer(self._fd)
+        if self._draining:
+            self._end_sending()
+        if self._state is _ANSWER:
+            self._next()
+
+    def _end_sending(self) -> None:
+        """Nothing is sent any more; the sender sees that while what it still sends is dropped."""
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def _next(self) -> None:
+        """The request is read and its answer has left."""
+        if self._ends or self.last:
+            self.close()
+            return
+        self._state = _HEAD
+        self.deadline = time.monotonic() + self._shared.idle_timeout
+        if self._rest or not self._reading:
+            self._run()

@@ -1,0 +1,60 @@
+"""Messages by which a client says what came of an event of a consumer: `ack` and `nak`.
+
+There is one for every event, so they are read by hand: a schema would cost several times the reading of the JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from relay_tornado.errors import Invalid
+from relay_tornado.ids import parse_id
+from relay_tornado.model import Cursor
+
+MAX_DELAY: Final = 86_400
+"""Longest delay of a `nak`, in seconds: a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """The event or copy with this id is done with; `all`: and everything that this connection was given before it."""
+
+    id: Cursor
+    all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Nak:
+    """The event with this id, or of this copy, was tried in vain; it is to come again after `delay` seconds."""
+
+    id: Cursor
+    delay: float = 0.0
+
+
+def read_ack(document: dict[str, Any]) -> Ack:
+    """Raises Invalid, which says the field and what to write instead."""
+    every = document.get("all")
+    if every is not None and not isinstance(every, bool):
+        raise Invalid("all: write true or false")
+    return Ack(_id(document), bool(every))
+
+
+def read_nak(document: dict[str, Any]) -> Nak:
+    """Raises Invalid, which says the field and what to write instead."""
+    delay = document.get("delay")
+    if delay is None:
+        return Nak(_id(document))
+    if not isinstance(delay, int | float) or isinstance(delay, bool) or not 0 <= delay <= MAX_DELAY:
+        raise Invalid(f"delay: write a number of seconds from 0 to {MAX_DELAY}")
+    return Nak(_id(document), float(delay))
+
+
+def _id(document: dict[str, Any]) -> Cursor:
+    text = document.get("id")
+    if not isinstance(text, str):
+        raise Invalid("id: write the meta.id of the event, in quotes")
+    try:
+        return parse_id(text)
+    except Invalid as error:
+        raise Invalid(f"id: {error}") from None

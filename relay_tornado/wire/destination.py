@@ -1,0 +1,146 @@
+"""Where an event goes: an output's URL, with what followed the input's URL appended, as the bytes of a request line.
+
+`masked` is the URL for those who may not see its login and what its query says.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
+
+from relay_tornado.errors import Invalid
+
+MASK: Final = "***"
+"""What stands for a part that somebody may not see."""
+
+_HOST: Final = re.compile(r"[0-9A-Za-z._:%~-]+")
+_LABEL: Final = 63
+"""Characters between two dots of a name, at most (RFC 1035, 2.3.4)."""
+_NAME: Final = 253
+_NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
+_NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An output's URL in its parts. `host` is what is looked up, `authority` the Host header, `login` the value of an
+    Authorization header (or ""), `path` begins with a slash."""
+
+    scheme: str
+    host: str
+    port: int
+    authority: str
+    login: str
+    path: bytes
+    query: bytes
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def server_name(self) -> str:
+        """What its certificate has to be for."""
+        return self.host.rstrip(".").partition("%")[0]
+
+
+def parse(url: str) -> Destination:
+    """Raises Invalid where it is no http or https URL that can be called."""
+    try:
+        parts = urlsplit(url.strip())
+        port = parts.port
+        host = parts.hostname or ""
+    except ValueError:
+        # Python's words quote what may be a password.
+        raise Invalid("destination: is no URL: look at its host and its port", "destination") from None
+    if parts.scheme not in _PORTS or not host or port == 0:
+        raise Invalid("destination: must be an http or https URL", "destination")
+    if _NOT_IN_PLACE.search(parts.netloc):
+        raise Invalid("destination: has a blank in its host or its login: write it there as %20", "destination")
+    if not host.isascii():
+        try:
+            host = host.encode("idna").decode()
+        except UnicodeError:
+            raise Invalid(f"destination: {host!r} is no host name", "destination") from None
+    if not _HOST.fullmatch(host) or not (":" in host or _is_name(host)):
+        raise Invalid(f"destination: {host!r} is no host name", "destination")
+    login = ""
+    if parts.username is not None:
+        user, password = unquote(parts.username), unquote(parts.password or "")
+        login = "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+    shown = f"[{host.partition('%')[0]}]" if ":" in host else host
+    default = _PORTS[parts.scheme]
+    return Destination(
+        parts.scheme,
+        host,
+        default if port is None else port,
+        shown if port in (None, default) else f"{shown}:{port}",
+        login,
+        _safe(parts.path.encode()) or b"/",
+        _safe(parts.query.encode()),
+    )
+
+
+def masked(url: str) -> str:
+    """The URL with `MASK` for its login and the values of its query; itself where it has none."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return MASK
+    place = parts.netloc
+    if "@" in place:
+        place = f"{MASK}@{place.rpartition('@')[2]}"
+    query = "&".join(_masked_value(each) for each in parts.query.split("&")) if parts.query else ""
+    return (
+        url if (place, query) == (parts.netloc, parts.query) else urlunsplit(parts._replace(netloc=place, query=query))
+    )
+
+
+def _masked_value(pair: str) -> str:
+    name, equals, _ = pair.partition("=")
+    return f"{name}={MASK}" if equals else MASK
+
+
+def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bool) -> bytes:
+    """The request target for an event with this raw path and query. With `lock_path` the path is left out.
+
+    Raises Invalid where the path would leave the destination's own by way of "..".
+    """
+    base = destination.path
+    if path and not lock_path:
+        if climbs(path):
+            raise Invalid("the event's path climbs out of the destination's by '..'")
+        base = base.rstrip(b"/") + (path if path.startswith(b"/") else b"/" + path)
+    queries = b"&".join(each for each in (destination.query, query) if each)
+    return _safe(base) + (b"?" + _safe(queries) if queries else b"")
+
+
+def climbs(path: bytes) -> bool:
+    """Whether some server would take the path for one outside of where it begins, once or twice decoded."""
+    for _ in range(3):
+        depth = 0
+        for part in re.split(rb"[/\\]", path.partition(b"?")[0])[1:]:
+            # What follows a semicolon is a parameter to some servers.
+            part = part.partition(b";")[0]
+            depth += -1 if part == b".." else 1 if part not in (b"", b".") else 0
+            if depth < 0:
+                return True
+        decoded = unquote_to_bytes(path)
+        if decoded == path:
+            break
+        path = decoded
+    return False
+
+
+def _is_name(host: str) -> bool:
+    """Whether it can be looked up, as far as its length and its dots say."""
+    return len(host) <= _NAME and all(0 < len(label) <= _LABEL for label in host.removesuffix(".").split("."))
+
+
+def _safe(part: bytes) -> bytes:
+    """The same with what would break a request line written as an escape; all else is as it came."""
+    return _NOT_IN_TARGET.sub(lambda found: b"%%%02X" % found[0][0], part)

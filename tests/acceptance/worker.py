@@ -1,0 +1,23 @@
+"""A worker on a consumer: acks each event once it is dealt with, and prints its body then. Arguments: the socket's URL,
+key, secret, and the fields of its subscribe message as JSON."""
+
+import json
+import sys
+import time
+
+from websockets.sync.client import connect
+
+url, key, secret, fields = sys.argv[1:]
+with connect(url, proxy=None, open_timeout=30, ping_interval=None) as socket:
+    socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
+    socket.recv()
+    socket.send(json.dumps({"action": "subscribe", **json.loads(fields)}))
+    for message in socket:
+        frame = json.loads(message)
+        if frame["type"] == "webhook":
+            time.sleep(0.002)
+            socket.send(json.dumps({"action": "ack", "id": frame["meta"]["id"]}))
+            sys.stdout.write(f"{frame['body']}\n")
+        else:
+            sys.stdout.write(f"status {frame['status']}\n")
+        sys.stdout.flush()

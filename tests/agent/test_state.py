@@ -1,0 +1,51 @@
+"""Where a checkpoint is kept, and by whom."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.agent.state import Holder, InUse, default_path
+
+
+def test_the_path_says_what_it_is_for(tmp_path: Path) -> None:
+    """One for each relay, bucket and target, in the directory for state, with the bucket's name to be found by."""
+    environment = {"XDG_STATE_HOME": str(tmp_path)}
+    path = default_path("https://relay", "orders", "http://localhost", environment)
+    assert path == default_path("https://relay", "orders", "http://localhost", environment)
+    assert path.parent == tmp_path / "relay"
+    assert path.name.startswith("forward-orders-")
+    others = [("https://other", "orders", "http://localhost"), ("https://relay", "orders", "http://localhost/x")]
+    assert path not in [default_path(*each, environment) for each in others]
+
+
+def test_where_it_is() -> None:
+    """A service's own directory comes first, then XDG's, then the usual one."""
+    service = {"STATE_DIRECTORY": "/var/lib/agent:/var/lib/other", "XDG_STATE_HOME": "/x"}
+    assert default_path("r", "b", "t", service).parent == Path("/var/lib/agent")
+    assert default_path("r", "b", "t", {}).parent == Path.home() / ".local" / "state" / "relay"
+
+
+@pytest.mark.parametrize("bucket", ["../../etc", "a/b", ".", "..", "ö" * 99, "x" * 100, "a b\n"])
+def test_any_bucket_has_a_file_name(bucket: str) -> None:
+    """Its name leads nowhere else."""
+    path = default_path("r", bucket, "t", {"XDG_STATE_HOME": "/state"})
+    assert path.parent == Path("/state/relay")
+    assert path.name.isascii()
+    assert len(path.name) < 120
+
+
+def test_one_holder(tmp_path: Path) -> None:
+    """The second one is told who the first is; a dead one holds nothing."""
+    place = tmp_path / "new" / "orders.checkpoint"
+    holder = Holder(place)
+    with pytest.raises(InUse, match=f"^{os.getpid()}$"):
+        Holder(place)
+    holder.close()
+    code = "import os, sys, pathlib, relay_tornado.agent.state as s; s.Holder(pathlib.Path(sys.argv[1])); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, str(place)], timeout=60).returncode == 9
+    Holder(place).close()

@@ -1,0 +1,211 @@
+"""One try of one request, against servers that do as they please."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trustme
+
+from relay_tornado.agent.request import Request
+from relay_tornado.agent.target import MOST_BODY, Answer, Target, Trouble
+
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def serving(serve: Serve, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A server; yields its URL."""
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
+    scheme = "http" if context is None else "https"
+    try:
+        yield f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}/"
+    finally:
+        server.close()
+
+
+def answering(*answers: bytes) -> Serve:
+    """Each connection gets these answers, one a request, and is closed then."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for answer in answers:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+
+    return serve
+
+
+async def ask(serve: Serve, times: int = 1, timeout: float = 20.0) -> list[Answer | Trouble]:
+    async with serving(serve) as url, Target(timeout) as target:
+        return [await target.send(Request("POST", url, b"/", ((b"Content-Length", b"1"),), b"x")) for _ in range(times)]
+
+
+def test_an_answer() -> None:
+    """Status, headers with repeats and text in any encoding, and the body as it came, compressed or not."""
+    head = b"HTTP/1.1 418 Tea\r\nX-A: 1\r\nSet-Cookie: a=b\r\nx-a: 2\r\nX-Text: caf\xe9\r\nX-Utf: caf\xc3\xa9\r\n"
+    [answer] = asyncio.run(ask(answering(head + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x00")))
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body, answer.whole, answer.transient, answer.good) == (
+        418,
+        b"\x1f\x8b\x00",
+        True,
+        False,
+        False,
+    )
+    assert answer.headers["X-Text"] == answer.headers["X-Utf"] == ["café"]
+    assert [name.lower() for name, values in answer.headers.items() for _ in values].count("x-a") == 2
+    assert answer.headers["Content-Encoding"] == ["gzip"]
+    assert "Content-Length" not in answer.headers
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\x00", bytes(300_000)], ids=len)
+@pytest.mark.parametrize("method", ["post", "GET", "get", "CONNECT", "M-SEARCH", "head"])
+def test_a_request_byte_for_byte(method: str, body: bytes) -> None:
+    """Method, target and headers leave as they stand, with the server's Host first and nothing else added."""
+    seen: list[bytes] = []
+    length = b"%d" % len(body)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            seen.append(await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(len(body)))
+            writer.write(GOOD)
+            await writer.drain()
+
+    async def run() -> str:
+        fields = ((b"x-l", b"caf\xe9"), (b"X-L", b"\xc3\xa9 \t."), (b"Content-Length", length))
+        async with serving(serve) as url, Target(20.0) as target:
+            request = Request(method, url.removesuffix("/"), b"/\xe9//../%zz?a?b=\xff#&c=[]", fields, body)
+            for _ in range(2):
+                answer = await target.send(request)
+                assert isinstance(answer, Answer)
+                assert (answer.status, answer.body) == (200, b"ok")
+            return url
+
+    url = asyncio.run(run())
+    head = method.encode() + b" /\xe9//../%zz?a?b=\xff#&c=[] HTTP/1.1\r\nHost: " + url.split("/")[2].encode()
+    head += b"\r\nx-l: caf\xe9\r\nX-L: \xc3\xa9 \t.\r\nContent-Length: " + length + b"\r\n\r\n"
+    assert seen == [head + body] * 2
+
+
+def test_an_answer_to_head_has_no_body() -> None:
+    """Its length is that of another answer; the connection goes on."""
+
+    async def run() -> list[Answer | Trouble]:
+        good = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+        async with serving(answering(good, good)) as url, Target(20.0) as target:
+            request = Request("HEAD", url, b"/", ((b"Host", b"a.example"),), b"")
+            return [await target.send(request) for _ in range(2)]
+
+    answers = asyncio.run(run())
+    assert [isinstance(each, Answer) and (each.status, each.body) for each in answers] == [(200, b"")] * 2
+
+
+def test_a_redirect_is_an_answer() -> None:
+    """It is not followed."""
+    [answer] = asyncio.run(
+        ask(answering(b"HTTP/1.1 307 Away\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"))
+    )
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.headers["Location"]) == (307, ["http://192.0.2.1/"])
+
+
+def test_a_kept_connection_that_was_closed() -> None:
+    """The request goes out again at once, on a new one."""
+    answers = asyncio.run(ask(answering(GOOD, b""), times=4))
+    assert [isinstance(each, Answer) and each.status for each in answers] == [200] * 4
+
+
+def test_a_body_that_is_too_big() -> None:
+    """It is left out; the status counts."""
+    [answer] = asyncio.run(
+        ask(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n" + bytes(MOST_BODY + 1)))
+    )
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body, answer.whole) == (200, b"", False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"", "without an answer"),
+        (b"nonsense\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", "broke off"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ""),
+    ],
+)
+def test_no_answer(answer: bytes, words: str) -> None:
+    """What comes is no whole answer, and may be one next time."""
+    [trouble] = asyncio.run(ask(answering(answer)))
+    assert isinstance(trouble, Trouble)
+    assert trouble.transient
+    assert words in trouble.words
+
+
+def test_no_answer_in_time() -> None:
+    """Neither head nor body may take longer."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        await reader.read()
+
+    [trouble] = asyncio.run(ask(silent, timeout=0.1))
+    assert trouble == Trouble("no whole answer within 0.1 s")
+
+
+def test_nobody_there() -> None:
+    """A refused connection and an unknown name are told in words, without addresses."""
+
+    async def run() -> list[Answer | Trouble]:
+        async with serving(answering()) as url:
+            pass
+        async with Target(20.0) as target:
+            return [await target.send(Request("GET", each, b"/", (), b"")) for each in (url, "http://nowhere.invalid/")]
+
+    refused, unknown = asyncio.run(run())
+    assert refused == Trouble("connection refused")
+    assert isinstance(unknown, Trouble)
+    assert unknown.transient
+
+
+def test_retry_after() -> None:
+    """It is read from the answer."""
+    [answer] = asyncio.run(ask(answering(b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n")))
+    assert isinstance(answer, Answer)
+    assert (answer.transient, answer.retry_after) == (True, 7.0)
+
+
+def test_certificates(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are verified, against SSL_CERT_FILE too, unless one asks for the contrary."""
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    bundle = tmp_path_factory.mktemp("tls") / "ca.pem"
+    authority.cert_pem.write_to_path(os.fspath(bundle))
+
+    async def run(verify: bool) -> Answer | Trouble:
+        async with serving(answering(GOOD), context) as url, Target(20.0, verify) as target:
+            return await target.send(Request("GET", url, b"/", (), b""))
+
+    refused = asyncio.run(run(verify=True))
+    assert isinstance(refused, Trouble)
+    assert "certificate" in refused.words
+    assert isinstance(asyncio.run(run(verify=False)), Answer)
+    monkeypatch.setenv("SSL_CERT_FILE", os.fspath(bundle))
+    assert isinstance(asyncio.run(run(verify=True)), Answer)

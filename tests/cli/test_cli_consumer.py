@@ -1,0 +1,118 @@
+"""`relay consumer`: the same through a running relay, over REST, and with none running."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+from tests.cli.runner import Runner
+from tests.cli.server import Server, serving
+
+
+def work(server: Server, acks: int) -> None:
+    """A client with the consumer `billing` gets all three events, acks the first ones, and leaves: each may be tried
+    once, so that the others are given up."""
+    url = server.url.replace("http", "ws") + "/v1/socket"
+    with connect(url, proxy=None, open_timeout=20) as socket:
+        socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
+        socket.recv(20)
+        message = {"action": "subscribe", "buckets": ["orders"], "consumer": "billing", "since": "earliest",
+                   "max_deliver": 1}  # fmt: skip
+        socket.send(json.dumps(message))
+        ids: list[str] = []
+        while len(ids) < 3:
+            heard = json.loads(socket.recv(20))
+            if heard["type"] == "webhook":
+                ids.append(heard["meta"]["id"])
+        for each in ids[:acks]:
+            socket.send(json.dumps({"action": "ack", "id": each}))
+
+    async def gone() -> None:
+        async with asyncio.timeout(20):
+            while server.relay.administration.clients():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    server.ask(gone())
+
+
+@pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
+def test_show_move_and_handle_what_was_given_up(relay: Runner, way: str) -> None:
+    """All commands, in words and as JSON."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"body %d" % n)
+        work(server, 1)
+        if way != "data directory":
+            variables = {"RELAY_URL": server.url, "RELAY_SECRET": server.secret} if way == "REST" else {}
+            check(relay, **variables)
+            return
+    check(relay)
+
+
+def check(relay: Runner, **variables: str) -> None:
+    assert "billing" in relay("consumer", "list", **variables).stdout
+    (found,) = relay.json("consumer", "list", "orders", **variables)
+    assert relay.json("consumer", "list", **variables) == [found]
+    assert relay.json("consumer", "show", "orders", "billing", **variables) == found
+    assert (found["dead"], found["pending"], found["max_deliver"]) == (2, 0, 1)
+    shown = relay("consumer", "show", "orders", "billing", **variables).stdout
+    assert "dead         2 given up, see `relay consumer dead`\n" in shown
+    assert "terms        1 tries, 30s for an ack\n" in shown
+    letters = relay.json("consumer", "dead", "orders", "--limit", "1", **variables)
+    rest = relay.json("consumer", "dead", "orders", "billing", "--cursor", letters["next_cursor"], **variables)
+    (second,), (third,) = letters["data"], rest["data"]
+    assert (second["seq"], third["seq"], third["reason"]) == (2, 3, "max_deliver")
+    table = relay("consumer", "dead", "orders", "--limit", "1", **variables)
+    assert second["id"] in table.stdout
+    assert "go on with --cursor" in table.stderr
+    assert "by their ids" in relay.misused("consumer", "resend", "orders", "billing", **variables)
+    assert "by their ids" in relay.misused("consumer", "resend", "orders", "billing", "x", "--all", **variables)
+    again = relay("consumer", "resend", "orders", "billing", second["id"], **variables)
+    assert again.stdout == "1 event to be given again.\n"
+    assert "say --yes" in relay.misused("consumer", "forget", "orders", "billing", "--all", **variables)
+    assert relay("consumer", "forget", "orders", "billing", third["id"], "--yes", **variables).stdout == (
+        "Forgot 1 dead letters.\n"
+    )
+    assert relay("consumer", "dead", "orders", **variables).stderr == "relay: nothing was given up\n"
+    epoch = second["id"].partition("-")[0]
+    looked = relay("consumer", "seek", "orders", "billing", "--to", "last:2", "--preview", **variables).stdout
+    assert looked == f"Would move from {epoch}-3 to {epoch}-1: 1 event again, 0 events passed over\n"
+    moved = relay.json("consumer", "seek", "orders", "billing", "--to", f"{epoch}-0", **variables)
+    assert moved == {"from": f"{epoch}-3", "to": f"{epoch}-0", "repeats": 2, "skips": 0, "preview": False}
+    assert relay.json("consumer", "show", "orders", "billing", **variables)["pending"] == 3
+    assert relay.json("consumer", "seek", "orders", "billing", "--to", "1h", **variables)["repeats"] == 0
+    assert "a seq alone" in relay.refused("consumer", "seek", "orders", "billing", "--to", "seq:1", **variables)
+    for unknown in ("other", "token:x", "output:x"):
+        assert "orders" in relay.refused("consumer", "show", "orders", unknown, **variables)
+    assert "say --yes" in relay.misused("consumer", "delete", "orders", "billing", **variables)
+    assert relay("consumer", "delete", "orders", "billing", "--yes", **variables).stdout == "Deleted billing.\n"
+    assert relay.json("consumer", "list", **variables) == []
+
+
+def test_stats_and_list_say_who_has_what(relay: Runner) -> None:
+    """A client with a consumer is shown with it."""
+    relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        url = server.url.replace("http", "ws") + "/v1/socket"
+        with connect(url, proxy=None, open_timeout=20) as socket:
+            socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
+            socket.recv(20)
+            socket.send(json.dumps({"action": "subscribe", "buckets": ["orders"], "consumer": "billing"}))
+            socket.recv(20)
+            (client,) = relay.json("stats")["clients"]
+            assert client["consumer"] == "billing"
+            assert "billing" in relay("stats").stdout
+            (found,) = server.get("/v1/connected-clients")["webhook_clients"]
+            assert found["consumer"] == "billing"
+            assert relay.json("consumer", "show", "orders", "billing")["connections"] == 1
+
+
+def test_the_ways_are_documented() -> None:
+    """Which commands work with a relay on another machine."""
+    text = (Path(__file__).parent.parent.parent / "docs" / "commands.md").read_text()
+    assert "`consumer`" in text.partition("## relay serve")[0]

@@ -1,0 +1,92 @@
+"""`relay forward`: what it refuses, and what it prints."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.cli.screen import Screen
+from tests.cli.runner import Runner
+
+URL = "http://localhost:3000"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Missing argument 'BUCKET'"),
+        (("orders", "localhost:3000"), "no URL like http://localhost:3000/hooks"),
+        (("orders", "http://"), "no URL like"),
+        (("orders", URL, "--header", "X-Key"), 'write it like "X-Api-Key: value"'),
+        (("orders", URL, "--header", "X Key: a"), 'write it like "X-Api-Key: value"'),
+        (("orders", URL, "--header", "Content-Length: 1"), "belongs to the connection"),
+        (("orders", URL, "--since", "yesterdy"), "last:100"),
+        (("orders", URL, "--concurrency", "0"), "--concurrency"),
+        (("orders", URL, "--timeout", "soon"), "30s"),
+        (("orders", URL, "--filter", "{"), "is no JSON"),
+        (("orders", "--lock-path"), "--lock-path is about URL"),
+        (("orders", URL, "--stock", "--since", "earliest"), "--stock sends none"),
+        (("orders", URL, "--stock", "--filter", "header:X=Y"), "--stock sends none"),
+    ],
+)
+def test_wrong_command_lines(relay: Runner, tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
+    """Each says what to write instead, before anything is done."""
+    said = relay.misused("forward", *arguments, XDG_STATE_HOME=str(tmp_path / "state"))
+    assert words in " ".join(said.split())
+    assert not (tmp_path / "state").exists()
+
+
+def test_no_relay_runs(relay: Runner, tmp_path: Path) -> None:
+    """On a data directory without a running relay it says so."""
+    relay.json("bucket", "create", "orders")
+    words = relay.refused("forward", "orders", URL, XDG_STATE_HOME=str(tmp_path / "state"))
+    assert "relay serve" in words
+
+
+def test_a_key_needs_a_secret(relay: Runner, tmp_path: Path) -> None:
+    """--key is for a relay at --url."""
+    said = relay.misused("forward", "orders", URL, "--key", "k", XDG_STATE_HOME=str(tmp_path / "state"))
+    assert "--key goes with --url" in said
+
+
+def test_other_commands_start_without_an_http_client() -> None:
+    """What sends requests is imported when something is to be sent."""
+    code = (
+        "import sys, importlib; from relay_tornado.cli.entry import Commands\n"
+        "for module, _ in Commands.places.values(): importlib.import_module(module.partition(':')[0])\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "click" in run.stdout.split()
+    assert not {"aiohttp", "yarl", "websockets"} & set(run.stdout.split())
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_lines_stand_above_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal each line takes the status away and puts it back; it is cut to the width."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("COLUMNS", "20")
+    screen = Screen()
+    screen.status("connected")
+    screen.line("one")
+    screen.status("x" * 99)
+    screen.status("")
+    assert terminal.getvalue() == "connected\r\x1b[Kone\nconnected\r\x1b[K" + "x" * 19 + "\r\x1b[K"
+
+
+def test_no_status_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pipe gets lines alone."""
+    screen = Screen()
+    assert not screen.live
+    screen.status("connected")
+    screen.line("one")
+    assert capsys.readouterr().out == "one\n"

@@ -1,0 +1,414 @@
+"""`relay listen` against a real relay: on a pipe and on a terminal, its filters, its command, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from relay_tornado.cli.conditions import Condition, joined
+from relay_tornado.cli.handing import Hand
+from relay_tornado.client.messages import read_event
+from tests.acceptance.relay import wait_for
+from tests.client.world import TIMEOUT, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path / "data") as world:
+        yield world
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A relay for the tests that do it no harm."""
+    with World(tmp_path_factory.mktemp("shared") / "data") as world:
+        yield world
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "relay_tornado", *map(str, arguments)]
+
+
+def listen(world: World, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs it until it ends by itself."""
+    return subprocess.run(
+        command("listen", *arguments), env=world.relay.environment() | variables, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=TIMEOUT,
+    )  # fmt: skip
+
+
+def lines(run: subprocess.CompletedProcess[str]) -> list[Any]:
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@contextmanager
+def listening(world: World, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """It runs meanwhile; what still runs at the end is killed."""
+    process = subprocess.Popen(
+        command("listen", *arguments), env=world.relay.environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def clients(world: World) -> int:
+    return len(world.relay.command("stats")["clients"])
+
+
+# on a pipe
+
+
+def test_lines_of_json(shared: World) -> None:
+    """Elsewhere than on a terminal each event is one line of JSON, bytes that are no text in base64."""
+    bucket = shared.bucket()
+    shared.send('{"n": "é"}', b"\xff\x00", bucket=bucket, path="/p?q=1", X_Kind="a")
+    run = listen(shared, bucket, "--since", "earliest", "--max", 2)
+    first, second = lines(run)
+    assert run.stderr == ""
+    assert (first["bucket"], first["method"], first["path"], first["query"]) == (bucket, "POST", "/p", "q=1")
+    assert (first["headers"]["X-Kind"], first["body"], first["seq"]) == (["a"], '{"n": "é"}', 1)
+    assert first["id"] == f"{first['epoch']}-1"
+    assert (second["body_base64"], "body" in second) == ("/wA=", False)
+    assert run.stdout.isascii()
+
+
+def test_where_it_begins(shared: World) -> None:
+    """`--since` takes an id, a number from the end, and a time ago; a seq alone it explains."""
+    bucket = shared.bucket()
+    shared.send(*"1234", bucket=bucket)
+    whole = lines(listen(shared, bucket, "--since", "10m ago", "--max", 4))
+    assert [each["body"] for each in whole] == ["1", "2", "3", "4"]
+    for since, body in (("last:1", "4"), (whole[1]["id"], "3"), ("1600000000", "1"), ("2020-01-01", "1")):
+        assert lines(listen(shared, bucket, "--since", since, "--max", 1))[0]["body"] == body
+    assert lines(listen(shared, bucket, "--max", 1, RELAY_LISTEN_SINCE="last:1"))[0]["body"] == "4"
+    assert listen(shared, bucket, "--since", "seq:3").returncode == 1
+    assert listen(shared, bucket, "--since", "whenever").returncode == 2
+
+
+def test_filters_and_bodies(shared: World) -> None:
+    """Conditions are joined; --bodies-only prints what came; --max-body leaves out what is larger."""
+    bucket = shared.bucket()
+    shared.send('{"action": "closed"}', bucket=bucket, X_Kind="push")
+    shared.send('{"action": "opened", "number": 1}', bucket=bucket, X_Kind="other")
+    shared.send('{"action": "opened", "number": 2}', bucket=bucket, X_Kind="push")
+    found = listen(
+        shared, bucket, "--since", "earliest", "--max", 1, "--bodies-only",
+        "--filter", "header:x-kind=push", "--filter", "payload.action~^open",
+    )  # fmt: skip
+    assert (found.stdout, found.returncode) == ('{"action": "opened", "number": 2}\n', 0)
+    short = lines(listen(shared, bucket, "--since", "earliest", "--max", 2, "--max-body", 25))
+    assert ("body" in short[0], short[1].get("truncated"), "body" in short[1]) == (True, True, False)
+    wrong = listen(shared, bucket, "--filter", '{"match": {"type": "nothing"}}')
+    assert wrong.returncode == 1
+    assert "filter.match" in wrong.stderr
+
+
+def test_several_buckets_and_none(shared: World) -> None:
+    """Named ones, or all; a name that is not there is an error on this machine."""
+    first, second = shared.bucket(), shared.bucket()
+    shared.send("1", bucket=first)
+    shared.send("2", bucket=second)
+    assert {each["bucket"] for each in lines(listen(shared, first, second, "--since", "last:1", "--max", 2))} == {
+        first,
+        second,
+    }
+    missing = listen(shared, "nowhere")
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert "nowhere" in missing.stderr
+
+
+def test_a_relay_on_another_machine(shared: World, tmp_path: Path) -> None:
+    """`--url` and the secret, by flag or variable; a wrong secret is an error, and no data directory is needed."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    elsewhere = {"RELAY_DATA": str(tmp_path / "none"), "RELAY_URL": shared.relay.url, "RELAY_SECRET": shared.secret}
+    for key in ((), ("--key", shared.key)):
+        assert lines(listen(shared, bucket, "--since", "earliest", "--max", 1, *key, **elsewhere))[0]["body"] == "1"
+    wrong = listen(shared, bucket, **elsewhere | {"RELAY_SECRET": "wrong"})
+    assert wrong.returncode == 1
+    assert "(4001)" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    nobody = listen(shared, bucket, RELAY_DATA=str(tmp_path / "none"))
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert "no relay" in nobody.stderr
+
+
+def test_a_token_of_its_own_leaves_with_it(shared: World) -> None:
+    """On this machine it needs no token, and leaves none behind; the stock protocol does as well."""
+    bucket = shared.bucket()
+    before = shared.relay.command("token", "list")
+    with listening(shared, bucket, "--stock") as process:
+        wait_for(lambda: clients(shared) == 1, "it to listen")
+        assert len(shared.relay.command("token", "list")) == len(before) + 1
+        shared.send("stock", bucket=bucket)
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["body"] == "stock"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=TIMEOUT) == ("", "relay: stopped\n")
+        assert process.returncode == 130
+    assert shared.relay.command("token", "list") == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--json", "--bodies-only"),
+        ("--exec", "true", "--json"),
+        ("--exec-keep-going",),
+        ("--stock", "--since", "earliest"),
+        ("--stock", "--no-outputs"),
+        ("--filter", "nonsense"),
+        ("--filter", "{"),
+        ("--filter", "@/nowhere"),
+        ("--max", "0"),
+    ],
+    ids=" ".join,
+)
+def test_what_makes_no_sense(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """A command line that is wrong is an exit code of 2, before anything is connected."""
+    world = World(tmp_path / "data")
+    run = listen(world, *arguments)
+    assert (run.returncode, run.stdout) == (2, ""), run.stderr
+
+
+def test_it_ends_in_order(shared: World, tmp_path: Path) -> None:
+    """SIGTERM is exit code 0, Ctrl-C 130; a reader that leaves ends it quietly."""
+    bucket = shared.bucket()
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        with listening(shared, bucket) as process:
+            wait_for(lambda: clients(shared) == 1, "it to listen")
+            process.send_signal(number)
+            assert process.wait(TIMEOUT) == code
+        wait_for(lambda: clients(shared) == 0, "it to be gone")
+    shared.send(*(str(number) for number in range(50)), bucket=bucket)
+    said = subprocess.run(
+        f"{shlex.join(command('listen', bucket, '--since', 'earliest'))} | head -n 1", shell=True, capture_output=True,
+        env=shared.relay.environment(), text=True, timeout=TIMEOUT,
+    )  # fmt: skip
+    assert json.loads(said.stdout)["body"] == "0"
+    assert "Traceback" not in said.stderr
+
+
+def test_it_comes_back(world: World, tmp_path: Path) -> None:
+    """Over kills of the relay and of itself nothing is missed; only what was in hand at its own kill may come again."""
+    place, sent = tmp_path / "place", 0
+    got: list[int] = []
+
+    def send(number: int) -> None:
+        nonlocal sent
+        world.send(*(str(each) for each in range(sent, sent + number)))
+        sent += number
+
+    def read(process: subprocess.Popen[str], repeat: bool) -> None:
+        assert process.stdout is not None
+        while len(got) < sent:
+            body = int(json.loads(process.stdout.readline())["body"])
+            if not (repeat and body == got[-1]):
+                assert body == len(got)
+                got.append(body)
+            repeat = False
+
+    for turn in range(3):
+        send(2)
+        with listening(world, "orders", "--since", "earliest", "--checkpoint", place) as process:
+            read(process, repeat=turn > 0)
+            world.relay.kill()
+            world.relay.start()
+            send(3)
+            read(process, repeat=False)
+            process.kill()
+            stderr = process.communicate()[1]
+        assert "trying again in" in stderr
+        assert "connected again" in stderr
+
+
+# --exec
+
+
+def test_a_command_for_each_event(shared: World) -> None:
+    """The body is on its standard input, the event in its environment; the secret is not."""
+    bucket = shared.bucket()
+    shared.send("the body", bucket=bucket, path="/a?b=c", X_Some_Thing="v$(false)")
+    script = 'cat; echo; env | grep -E "^RELAY_(EVENT|HEADER|SECRET)" | sort'
+    run = listen(
+        shared, bucket, "--since", "earliest", "--max", 1, "--exec", script,
+        RELAY_URL=shared.relay.url, RELAY_SECRET=shared.secret,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    body, *rest = run.stdout.splitlines()
+    assert body == "the body"
+    told = dict(line.split("=", 1) for line in rest)
+    assert told["RELAY_EVENT_BUCKET"] == bucket
+    assert (told["RELAY_EVENT_METHOD"], told["RELAY_EVENT_PATH"], told["RELAY_EVENT_QUERY"]) == ("POST", "/a", "b=c")
+    assert told["RELAY_EVENT_ID"].endswith("-1")
+    assert told["RELAY_HEADER_X_SOME_THING"] == "v$(false)"
+    assert json.loads(told["RELAY_EVENT_HEADERS"])["X-Some-Thing"] == ["v$(false)"]
+    assert "RELAY_SECRET" not in told
+
+
+def test_a_command_that_fails_is_tried_again(shared: World, tmp_path: Path) -> None:
+    """No event is passed over; the failure is said; with --exec-keep-going it goes on."""
+    bucket = shared.bucket()
+    shared.send("1", "2", bucket=bucket)
+    script = f"cat >> {tmp_path}/seen; test -e {tmp_path}/once || {{ touch {tmp_path}/once; exit 3; }}"
+    run = listen(shared, bucket, "--since", "earliest", "--max", 2, "--exec", script)
+    assert run.returncode == 0
+    assert (tmp_path / "seen").read_text() == "112"
+    assert "exit status 3; again in" in run.stderr
+    going = listen(shared, bucket, "--since", "earliest", "--max", 2, "--exec-keep-going", "--exec", "cat; exit 1")
+    assert (going.stdout, going.returncode) == ("12", 0)
+    assert going.stderr.count("exit status 1; going on") == 2
+
+
+def test_how_long_a_command_that_fails_is_waited_for() -> None:
+    """A second, then two, up to a minute: exactly."""
+    waits: list[float] = []
+    event = read_event({"type": "webhook", "meta": {"id": "k3v9x1q7m2ab-1"}})
+    assert event is not None
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 8:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        Hand("exit 1", False, lambda _: None, sleep)(event)
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_one_command_a_checkpoint(shared: World, tmp_path: Path) -> None:
+    """A second one, be it `relay forward` or by another name of the file, says who has it and ends."""
+    bucket, place, link = shared.bucket(), tmp_path / "place", tmp_path / "link"
+    link.symlink_to(place)
+    with listening(shared, bucket, "--checkpoint", place) as first:
+        wait_for(lambda: clients(shared) == 1, "it to listen")
+        for arguments in (("listen", bucket), ("forward", bucket, "http://127.0.0.1:1")):
+            second = subprocess.run(
+                command(*arguments, "--checkpoint", link), env=shared.relay.environment(), stdin=subprocess.DEVNULL,
+                capture_output=True, text=True, timeout=TIMEOUT,
+            )  # fmt: skip
+            assert second.returncode == 1
+            assert f"process {first.pid} " in second.stderr
+    wait_for(lambda: clients(shared) == 0, "it to be gone")
+    shared.send("1", bucket=bucket)
+    assert listen(shared, bucket, "--checkpoint", place, "--since", "earliest", "--max", 1).returncode == 0
+
+
+def test_a_command_in_hand_comes_again(shared: World, tmp_path: Path) -> None:
+    """A kill while a command runs: the checkpoint has not moved past its event."""
+    bucket = shared.bucket()
+    shared.send("1", "2", bucket=bucket)
+    place, script = tmp_path / "place", f"cat >> {tmp_path}/seen; test $RELAY_EVENT_SEQ = 1 || exec sleep 60"
+    with listening(shared, bucket, "--since", "earliest", "--checkpoint", place, "--exec", script) as process:
+        wait_for(lambda: (tmp_path / "seen").exists() and "2" in (tmp_path / "seen").read_text(), "the second event")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(TIMEOUT) == 0
+    run = listen(shared, bucket, "--checkpoint", place, "--max", 1, "--bodies-only")
+    assert run.stdout == "2\n"
+
+
+# on a terminal
+
+
+def on_terminal(world: World, *arguments: object) -> tuple[str, int]:
+    """What a person sees of it, and its exit code."""
+    master, slave = pty.openpty()
+    environment = world.relay.environment() | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+    with subprocess.Popen(
+        command("listen", *arguments), env=environment, stdin=slave, stdout=slave, stderr=slave
+    ) as process:
+        os.close(slave)
+        seen = b""
+        deadline = time.monotonic() + TIMEOUT
+        while time.monotonic() < deadline and select.select([master], [], [], TIMEOUT)[0]:
+            try:
+                data = os.read(master, 65536)
+            except OSError:
+                break
+            if not data:
+                break
+            seen += data
+        os.close(master)
+        return seen.decode(), process.wait(TIMEOUT)
+
+
+def test_for_people(shared: World) -> None:
+    """A terminal gets a line with what came, headers, and JSON indented; senders can't steer it."""
+    bucket = shared.bucket()
+    shared.send('{"n": {"m": 1}}', bucket=bucket, path="/p?q=1", X_Kind="[bold]a[/bold]")
+    shared.send("\x1b[2Jevil\x07\nsecond", b"\xff\xfe", "", "x\n" * 100, bucket=bucket, path="/%1b")
+    seen, code = on_terminal(shared, bucket, "--since", "earliest", "--max", 5)
+    assert code == 0
+    assert "connected; waiting for events" in seen
+    assert "POST" in seen
+    assert "/p?q=1" in seen
+    assert "X-Kind: [bold]a[/bold]" in seen
+    assert '  {\r\n    "n": {\r\n      "m": 1\r\n' in seen
+    assert "\\x1b[2Jevil\\x07" in seen
+    assert "\x1b[2J" not in seen
+    assert "(2 bytes that are no text)" in seen
+    assert "… 40 more lines" in seen
+
+
+def test_json_on_a_terminal(shared: World) -> None:
+    """With --json a terminal gets lines of JSON, too."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    seen, code = on_terminal(shared, bucket, "--since", "earliest", "--max", 1, "--json")
+    assert code == 0
+    assert json.loads(seen.splitlines()[-1])["body"] == "1"
+
+
+# conditions
+
+
+def parameter(source: str, name: str) -> dict[str, str]:
+    return {"source": source, "name": name}
+
+
+@pytest.mark.parametrize(
+    ("text", "rules"),
+    [
+        ("header:X-A=b=c", {"match": {"type": "value", "value": "b=c", "parameter": parameter("header", "X-A")}}),
+        ("query:q~^a$", {"match": {"type": "regex", "regex": "^a$", "parameter": parameter("query", "q")}}),
+        ("payload.a.0.b=", {"match": {"type": "value", "value": "", "parameter": parameter("payload", "a.0.b")}}),
+        ("body~x", {"match": {"type": "regex", "regex": "x", "parameter": parameter("payload", "")}}),
+        ("header:A!=b", {"not": {"match": {"type": "value", "value": "b", "parameter": parameter("header", "A")}}}),
+        ("body!~x", {"not": {"match": {"type": "regex", "regex": "x", "parameter": parameter("payload", "")}}}),
+        (' {"and": []}', {"and": []}),
+    ],
+)
+def test_conditions(text: str, rules: dict[str, Any], tmp_path: Path) -> None:
+    """The short forms become rules; JSON, also from a file, is taken as it is."""
+    assert Condition().convert(text, None, None) == rules
+    (tmp_path / "rules").write_text(json.dumps(rules))
+    assert Condition().convert(f"@{tmp_path}/rules", None, None) == rules
+
+
+def test_several_conditions() -> None:
+    """All of them have to hold; none is no filter."""
+    assert joined(()) is None
+    assert joined(({"a": 1},)) == {"a": 1}
+    assert joined(({"a": 1}, {"b": 2})) == {"and": [{"a": 1}, {"b": 2}]}
+    for wrong in ("x", "header=a", "cookie:a=b", "[]", '{"a"', "payload.a"):
+        with pytest.raises(click.BadParameter):
+            Condition().convert(wrong, None, None)

@@ -1,0 +1,166 @@
+"""Consumers and durable tokens from the client's side, against a real relay."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay_tornado.client import Event, Rejected, Subscription, subscribe
+from tests.client.world import SOON, Cable, World, bodies, run, take, until
+
+
+def test_explicit_acks(shared: World) -> None:
+    """What is acknowledged does not come again; what is given back comes again, with its attempt; the rest, too."""
+    bucket = shared.bucket()
+    shared.send(*"12345", bucket=bucket)
+
+    async def main() -> None:
+        async with shared.subscribe(bucket, since="earliest", consumer="worker") as events:
+            got = await take(events, 5)
+            assert bodies(got) == list("12345")
+            await got[0].ack()
+            await got[2].ack()
+            await got[1].nak()
+            again = await anext(events)
+            assert (again.text, again.attempt) == ("2", 2)
+            await again.done()
+        async with shared.subscribe(bucket, consumer="worker") as events:
+            left = await take(events, 2)
+            assert bodies(left) == ["4", "5"]
+            assert all(event.attempt == 2 for event in left)
+            await left[1].ack(everything=True)
+            shared.send("6", bucket=bucket)
+            assert (await anext(events)).text == "6"
+
+    run(main())
+
+
+def test_two_share_the_work(shared: World) -> None:
+    """Every event is handled by one of two clients; when one goes away, its events go to the other."""
+    bucket = shared.bucket()
+    handled: list[str] = []
+
+    async def work(events: Subscription, gone: asyncio.Event | None = None) -> None:
+        async for event in events:
+            if gone is not None and len(handled) > 20:
+                gone.set()
+                await asyncio.Event().wait()
+            await asyncio.sleep(0.001)
+            handled.append(event.text)
+            await event.ack()
+
+    async def main() -> None:
+        gone = asyncio.Event()
+        options = {"consumer": "shared", "max_in_flight": 4, "since": "earliest"}
+        async with shared.subscribe(bucket, **options) as first, shared.subscribe(bucket, **options) as second:
+            tasks = [asyncio.create_task(work(first, gone)), asyncio.create_task(work(second))]
+            await asyncio.to_thread(shared.send, *map(str, range(60)), bucket=bucket)
+            await gone.wait()
+            await first.aclose()
+            await until(lambda: len(handled) >= 60, "the rest")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert sorted(handled, key=int) == [str(number) for number in range(60)]
+
+    run(main())
+
+
+def test_acks_over_cuts_and_kills(world: World) -> None:
+    """Across cuts of the connection and kills of the relay every event is handled, hardly one twice, none missed."""
+    handled: list[str] = []
+
+    async def main() -> None:
+        async with (
+            Cable(world.relay.port) as cable,
+            subscribe(
+                cable.url, world.key, world.secret, buckets="orders", since="earliest", consumer="c", backoff=SOON
+            ) as events,
+        ):
+            sending = asyncio.create_task(asyncio.to_thread(world.send, *map(str, range(40))))
+            async for event in events:
+                if len(handled) % 7 == 3:
+                    cable.cut()
+                if len(handled) == 20:
+                    await sending
+                    await asyncio.to_thread(world.relay.restart)
+                handled.append(event.text)
+                await event.ack()
+                if len(set(handled)) == 40:
+                    break
+        assert sorted(set(handled), key=int) == [str(number) for number in range(40)]
+        # What was acknowledged over a cut came again, and was kept from the application.
+        assert len(handled) <= 42
+
+    run(main())
+
+
+def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: World) -> None:
+    """The application was done with it: the relay is told when it sends the event again."""
+    bucket = shared.bucket()
+    shared.send("1", "2", bucket=bucket)
+
+    async def main() -> None:
+        async with (
+            Cable(shared.relay.port) as cable,
+            subscribe(
+                cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", consumer="c", backoff=SOON
+            ) as events,
+        ):
+            first = await anext(events)
+            core = events._core
+            assert core is not None
+            cable.cut()
+            await until(lambda: core._link is None, "the cut")
+            await first.ack()
+            second = await anext(events)
+            assert (second.text, second.attempt) == ("2", 2)
+            await second.ack()
+            shared.send("3", bucket=bucket)
+            assert (await anext(events)).text == "3"
+        async with shared.subscribe(bucket, consumer="c") as events:
+            assert (await anext(events)).text == "3"
+
+    run(main())
+
+
+def test_by_receipt(world: World) -> None:
+    """The relay keeps the place by what was read; over its kills nothing is missed, and in one run nothing repeated."""
+
+    async def main() -> None:
+        got: list[Event] = []
+        async with world.subscribe(since="earliest", consumer="reader", ack="receipt") as events:
+            for turn in range(3):
+                world.send(*(str(turn * 10 + number) for number in range(10)))
+                got += await take(events, 10)
+                await asyncio.to_thread(world.relay.restart)
+            assert bodies(got) == [str(number) for number in range(30)]
+        with pytest.raises(Rejected) as rejected:
+            async with world.subscribe(consumer="rea/der", ack="receipt") as events:
+                await anext(events)
+        assert rejected.value.code == "invalid"
+
+    run(main())
+
+
+def test_a_durable_token_with_the_stock_protocol(world: World) -> None:
+    """A client that can resume nothing by itself misses nothing, and gets nothing twice in one run."""
+    key, secret = world.relay.create_token("--durable")
+
+    async def main() -> None:
+        async with subscribe(world.relay.url, key, secret, buckets="orders", extended=False, backoff=SOON) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            core = events._core
+            while core is None or core._link is None:
+                await asyncio.sleep(0.005)
+                core = events._core
+            world.send("0")
+            got = [await waiting]
+            for turn in range(3):
+                await asyncio.to_thread(world.relay.restart)
+                world.send(*(str(turn * 5 + number) for number in range(1, 6)))
+                got += await take(events, 5)
+            assert bodies(got) == [str(number) for number in range(16)]
+
+    run(main())

@@ -1,0 +1,259 @@
+"""How far a subscriber is: in memory, in a checkpoint's text, across any order of events, cuts and restarts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay_tornado.client.errors import CheckpointError
+from relay_tornado.client.event import EventData, Headers
+from relay_tornado.client.messages import parse_place
+from relay_tornado.client.positions import KEPT, REMEMBERED, Passed, Positions, Recent, Tracker, Untracked
+
+EPOCH = "abcdefghijkl"
+LATER = "bcdefghijklm"
+
+
+def event(seq: int, output: int | None = None, bucket: str = "b", epoch: str = EPOCH) -> EventData:
+    place = f"{epoch}-{seq}" if output is None else f"{epoch}-{seq}-{output}"
+    return EventData(
+        id=place, seq=seq, epoch=epoch, bucket=f"name of {bucket}", bucket_id=bucket, input_id="i", input_name="",
+        output="", destination="", method="POST", path="", query="", headers=Headers({}), body=b"",
+    )  # fmt: skip
+
+
+def entry(start: int, bucket: str = "b", epoch: str = EPOCH, gap: Any = None) -> dict[str, Any]:
+    return {"bucket_id": bucket, "bucket_name": f"name of {bucket}", "epoch": epoch, "start": start, "gap": gap}
+
+
+def begun(since: Any = None, start: int = 1) -> Positions:
+    positions = Positions(since)
+    positions.began(1000.0)
+    passed = positions.subscribed(entry(start))
+    assert passed is not None
+    positions.reached(passed)
+    return positions
+
+
+def kept(positions: Tracker) -> Any:
+    return json.loads(positions.text())["buckets"]["b"]
+
+
+def test_since_goes_on_where_it_was() -> None:
+    """The first subscribe asks for what was wanted, later ones for each bucket's last id; new buckets come whole."""
+    for asked, rest in (
+        (None, {"time": 1000.0}),
+        ("latest", {"time": 1000.0}),
+        ({"last": 3}, {"time": 1000.0}),
+        (f"{EPOCH}-7", {"time": 1000.0}),
+        ("earliest", "earliest"),
+        ({"time": 5}, {"time": 5}),
+    ):
+        positions = Positions(asked)
+        assert positions.since() == asked
+        positions.began(1000.0)
+        positions.subscribed(entry(8))
+        assert positions.since() == {"b": f"{EPOCH}-7", "*": rest}
+    named = begun({"name of c": "earliest", "*": {"last": 2}})
+    assert named.since() == {"b": f"{EPOCH}-0", "name of c": "earliest", "*": {"time": 1000.0}}
+
+
+def test_a_position_between_two_copies_is_kept() -> None:
+    """Delivery that begins within an event, behind one of its copies, does not go back to its first copy."""
+    positions = begun(f"{EPOCH}-7-2", start=7)
+    assert positions.since()["b"] == f"{EPOCH}-7-2"
+    assert positions.received(event(7, 2)) is False
+    assert positions.received(event(7, 3)) is True
+    assert begun(f"{EPOCH}-7", start=8).since()["b"] == f"{EPOCH}-7"
+
+
+def test_repeats_are_passed_over() -> None:
+    """Within an epoch nothing at or below the position is given again; another epoch is the relay's word."""
+    positions = begun()
+    assert positions.received(event(1, 1)) is True
+    assert positions.received(event(1, 2)) is True
+    assert positions.received(event(1, 1)) is False
+    positions.passed("name of b", f"{EPOCH}-1")
+    assert positions.received(event(1, 3)) is False
+    assert positions.received(event(2)) is True
+    assert positions.received(event(2, 1)) is False
+    assert positions.received(event(1, epoch=LATER)) is True
+
+
+def test_a_gap_moves_the_position_past_it() -> None:
+    """After a gap the subscriber is where delivery goes on, also when no event came since."""
+    positions = begun()
+    positions.received(event(1))
+    assert positions.subscribed(entry(2)) is None
+    passed = positions.subscribed(entry(40, epoch=LATER, gap={"reason": "reset"}))
+    assert passed == Passed("b", f"{LATER}-39")
+    positions.given(event(1))
+    positions.reached(passed)
+    assert kept(positions)["id"] == f"{EPOCH}-0"
+    assert positions.done(event(1)) is True
+    assert kept(positions)["id"] == f"{LATER}-39"
+
+
+def test_deleted_buckets_are_forgotten() -> None:
+    """Nothing of them is asked for or kept; words about unknown buckets change nothing."""
+    positions = begun()
+    positions.deleted("name of b")
+    positions.deleted("never heard of")
+    assert positions.passed("name of b", f"{EPOCH}-5") is None
+    positions.reached(Passed("b", f"{EPOCH}-5"))
+    positions.given(event(1))
+    assert positions.done(event(1)) is False
+    assert json.loads(positions.text())["buckets"] == {}
+
+
+def test_a_bucket_that_joins_later() -> None:
+    """Its first event gives it a position."""
+    positions = begun()
+    assert positions.received(event(1, bucket="c")) is True
+    assert positions.since()["c"] == f"{EPOCH}-1"
+    assert json.loads(positions.text())["buckets"]["c"]["id"] == f"{EPOCH}-0"
+
+
+def test_what_is_no_checkpoint_is_refused() -> None:
+    """A text of another kind, or a damaged one, raises with words."""
+    recent = Recent()
+    for text in ("", "{", "[]", "{}", '{"version": 2, "buckets": {}}', recent.text()):
+        with pytest.raises(CheckpointError, match="delete it"):
+            Positions(None).load(text)
+    for text in ('{"version": 1, "buckets": 3, "begun": 1}', '{"version": 1, "begun": "x", "buckets": {}}'):
+        with pytest.raises(CheckpointError):
+            Positions(None).load(text)
+    with pytest.raises(CheckpointError):
+        recent.load(begun().text())
+
+
+def test_a_checkpoint_stays_small() -> None:
+    """Of what is done beyond an event that is not, so many ids are kept; the first ones, which come first again."""
+    positions = begun()
+    for seq in range(1, 3 * KEPT):
+        positions.received(event(seq))
+        positions.given(event(seq))
+        assert seq == 1 or positions.done(event(seq))
+    assert kept(positions)["done"][0] == f"{EPOCH}-2"
+    assert len(kept(positions)["done"]) == KEPT
+
+
+def test_recent_ids() -> None:
+    """Only what an earlier connection brought, or an earlier run was done with, is left out; memory is bounded."""
+    recent = Recent({"last": 1})
+    assert recent.since() == {"last": 1}
+    assert recent.received(event(1))
+    assert recent.received(event(1))
+    recent.cut()
+    assert not recent.received(event(1))
+    assert recent.received(event(2))
+    assert recent.done(event(2))
+    assert not recent.done(event(2))
+    again = Recent()
+    again.load(recent.text())
+    assert not again.received(event(2))
+    assert again.received(event(1))
+    for seq in range(3, 3 * REMEMBERED):
+        again.received(event(seq))
+    assert len(again._seen) == REMEMBERED
+    untracked = Untracked()
+    untracked.received(event(1))
+    untracked.cut()
+    assert untracked.received(event(1))
+
+
+OUTPUTS = 2
+LOG = [event(seq, output) for seq in range(1, 9) for output in range(1, OUTPUTS + 1)]
+STEPS = st.lists(st.sampled_from(("receive", "take", "done", "cut", "crash", "ping", "nothing")), max_size=80)
+
+
+@given(STEPS, st.data())
+def test_nothing_twice_on_one_checkpoint_and_nothing_missed(steps: list[str], data: st.DataObject) -> None:
+    """Whatever happens: what a saved text says to be done is never given again, and everything is given in the end.
+
+    A log of events with two copies each, a server that begins exactly behind the position that it is asked for, an
+    application that takes events and is done with them in any order, cuts, and crashes that lose all but the text.
+    """
+    positions = Positions("earliest")
+    text, at, connected = None, 0, False
+    queue: list[EventData | Passed] = []
+    hand: list[EventData] = []
+    done_in_text: set[str] = set()
+    done: set[str] = set()
+
+    def connect() -> None:
+        nonlocal at, connected
+        since = positions.since()
+        after = since["b"] if isinstance(since, dict) and "b" in since else f"{EPOCH}-0"
+        place = parse_place(after)
+        assert place is not None
+        at = sum(1 for each in LOG if (each.seq, int(each.id.rpartition("-")[2])) <= (place.seq, place.output))
+        positions.began(1.0)
+        start = LOG[at].seq if at < len(LOG) else LOG[-1].seq + 1
+        passed = positions.subscribed(entry(start))
+        if passed is not None:
+            queue.append(passed)
+        connected = True
+
+    def receive() -> None:
+        nonlocal at
+        if at < len(LOG):
+            got = positions.received(LOG[at])
+            at += 1
+            if got is True:
+                queue.append(LOG[at - 1])
+            elif got is not False:
+                queue.append(got)
+
+    def take() -> None:
+        item = queue.pop(0)
+        if isinstance(item, Passed):
+            positions.reached(item)
+            return
+        assert item.id not in done_in_text
+        positions.given(item)
+        hand.append(item)
+
+    for step in steps:
+        if not connected:
+            connect()
+        if step == "receive":
+            receive()
+        elif step == "take" and queue:
+            take()
+        elif step == "done" and hand:
+            finished = hand.pop(data.draw(st.integers(0, len(hand) - 1)))
+            positions.done(finished)
+            done.add(finished.id)
+            text = positions.text()
+            done_in_text = set(done)
+        elif step == "ping" and at and at % OUTPUTS == 0:
+            passed = positions.passed("name of b", f"{EPOCH}-{LOG[at - 1].seq}")
+            assert passed is not None
+            queue.append(passed)
+        elif step == "cut":
+            positions.cut()
+            connected = False
+        elif step == "crash":
+            positions = Positions("earliest")
+            if text is not None:
+                positions.load(text)
+            done = set(done_in_text)
+            queue, hand, connected = [], [], False
+    if not connected:
+        connect()
+    while at < len(LOG):
+        receive()
+    while queue:
+        take()
+    while hand:
+        finished = hand.pop()
+        positions.done(finished)
+        done.add(finished.id)
+    assert done == {each.id for each in LOG}
+    assert kept(positions)["id"] in (LOG[-1].id, f"{EPOCH}-{LOG[-1].seq}")
+    assert "done" not in kept(positions)

@@ -1,0 +1,103 @@
+"""The synchronous client against a real relay."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.client import Refused, RelayClientError
+from relay_tornado.client.sync import Subscription, subscribe
+from tests.client.world import SOON, TIMEOUT, World
+
+
+def at(world: World, bucket: str, **options: object) -> Subscription:
+    return subscribe(world.relay.url, world.key, world.secret, buckets=bucket, backoff=SOON, **options)
+
+
+def test_a_plain_loop(shared: World, tmp_path: Path) -> None:
+    """`with` and `for`; answers and the checkpoint as in the asynchronous client; no thread stays."""
+    bucket = shared.bucket()
+    shared.send("1", "2", "3", bucket=bucket)
+    before = threading.active_count()
+    got = []
+    for expected in (["1", "2"], ["2", "3"]):
+        with at(shared, bucket, since="earliest", checkpoint=tmp_path / "place") as events:
+            got = [next(events), next(events)]
+            assert [event.text for event in got] == expected
+            got[-1].respond(202, "fine")
+    assert threading.active_count() == before
+    assert shared.relay.command("logs", "show", got[-1].id)["status_code"] == 202
+    with at(shared, bucket, checkpoint=tmp_path / "place", auto_done=False) as events:
+        next(events).done()
+    with at(shared, bucket, checkpoint=tmp_path / "place") as events, pytest.raises(TimeoutError):
+        events.next(timeout=0.3)
+
+
+def test_errors_come_out(shared: World) -> None:
+    """What the asynchronous client raises, this one does; wrong arguments at once."""
+    with subscribe(shared.relay.url, shared.key, "wrong") as events, pytest.raises(Refused):
+        next(events)
+    with pytest.raises(ValueError, match="URL"):
+        subscribe("nonsense")
+    with pytest.raises(TypeError):
+        subscribe("http://localhost", nonsense=1)
+
+
+def test_a_timeout_loses_nothing(shared: World) -> None:
+    """What comes while nobody waits is the next call's."""
+    bucket = shared.bucket()
+    with at(shared, bucket, since="earliest") as events:
+        for number in range(5):
+            with pytest.raises(TimeoutError):
+                events.next(timeout=0.001)
+            shared.send(str(number), bucket=bucket)
+            event = events.next(timeout=TIMEOUT)
+            assert event is not None
+            assert event.text == str(number)
+
+
+def test_it_can_be_closed_from_another_thread(shared: World) -> None:
+    """A loop that waits ends then; the events' methods say that it is closed."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    events = at(shared, bucket, since="earliest")
+    event = next(events)
+    closing = threading.Timer(0.1, events.close)
+    closing.start()
+    assert list(events) == []
+    closing.join()
+    events.close()
+    assert list(events) == []
+    with pytest.raises(RelayClientError, match="closed"):
+        event.respond()
+
+
+INTERRUPTED = """
+import sys
+from relay_tornado.client.sync import subscribe
+with subscribe(*sys.argv[1:4], buckets=sys.argv[4], since="earliest", checkpoint=sys.argv[5]) as events:
+    try:
+        for event in events:
+            print(event.text, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_an_interrupt_ends_the_wait(shared: World, tmp_path: Path) -> None:
+    """Ctrl-C comes out of the loop at once, and the process ends in order."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    arguments = (shared.relay.url, shared.key, shared.secret, bucket, tmp_path / "place")
+    command = [sys.executable, "-W", "error", "-c", INTERRUPTED, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "1\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT)
+    assert (out, err, process.returncode) == ("interrupted\n", "", 0)

@@ -1,0 +1,396 @@
+"""relay_tornado/delivery/receipts.py: positions that are moved by the pongs of the client's library."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.model import Output, Retention
+from relay_tornado.wire import control
+from tests.delivery.virtual import START, day, run
+from tests.delivery.world import TOKEN, Reader, World, quiet, until
+
+DURABLE = replace(TOKEN, durable=True, created_at=START)
+KEY = Key("id-orders", "token", DURABLE.key)
+
+
+class Client:
+    """A stock client with a durable token: it reads, and its library answers pings when the test says so."""
+
+    def __init__(self, world: World, reader: Reader, delivery: Delivery, answers: list[dict[str, Any]]) -> None:
+        self.world = world
+        self.reader = reader
+        self.delivery = delivery
+        self.answers = answers
+        self.answered = 0
+
+    def pong(self, number: int = -1) -> None:
+        """Answers a ping; the last one where none is named."""
+        self.delivery.ponged(self.reader.pings[number])
+
+    async def answer(self, seconds: float) -> None:
+        """Lets time pass, and answers every ping as it comes."""
+        for _ in range(int(seconds * 10)):
+            await asyncio.sleep(0.1)
+            for payload in self.reader.pings[self.answered :]:
+                self.delivery.ponged(payload)
+            self.answered = len(self.reader.pings)
+
+    def leave(self) -> None:
+        self.reader.close()
+        self.world.deliveries.end(self.delivery)
+
+
+async def client(world: World, *buckets: str, **fields: Any) -> Client:
+    fields = {"token": DURABLE} | fields
+    return Client(world, *await world.subscribe(*buckets, **fields))
+
+
+async def with_row(world: World, floor: int = 0, key: Key = KEY) -> None:
+    """The row that was made when the token was made durable."""
+    await world.consumers.create(key, floor, Terms(receipt=True), day())
+
+
+async def floor(world: World, key: Key = KEY) -> int:
+    stored = await world.consumers.get(key)
+    assert stored is not None
+    return stored.floor
+
+
+def test_a_position_counts_when_the_next_ping_is_answered() -> None:
+    """One interval after its own ping: the pong of ping k + 1 stores the position of ping k."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        await world.append(3)
+        await asyncio.sleep(1.1)
+        assert one.reader.seqs() == [1, 2, 3]
+        assert len(one.reader.pings) == 1
+        assert len(one.reader.pings[0]) == 8
+        one.pong()
+        assert await floor(world) == 0
+        await world.append(2)
+        await asyncio.sleep(1)
+        assert len(one.reader.pings) == 2
+        one.pong()
+        assert await floor(world) == 3
+        await asyncio.sleep(1)
+        assert len(one.reader.pings) == 3, "once more after the last event"
+        one.pong()
+        assert await floor(world) == 5
+        await asyncio.sleep(60)
+        assert len(one.reader.pings) == 3, "and no more"
+        assert len(set(one.reader.pings)) == 3
+        assert one.reader.statuses() == [], "a stock client gets stock messages"
+
+    run(test)
+
+
+def test_without_pongs_nothing_counts() -> None:
+    """An event that the library never read is sent again; few pings wait for their pong."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        for _ in range(20):
+            await world.append(1)
+            await asyncio.sleep(1)
+        assert len(one.reader.seqs()) == 20
+        assert len(one.reader.pings) == 4
+        one.delivery.ponged(b"")
+        one.delivery.ponged(b"12345678")
+        assert await floor(world) == 0
+        one.pong(0)
+        assert await floor(world) == 0, "the pong of its own ping, with later ones under way"
+        one.leave()
+        again = await client(world, "orders")
+        await until(lambda: len(again.reader.seqs()) == 20)
+        # A library may answer the last of several pings only.
+        await world.append(1)
+        await asyncio.sleep(3)
+        again.pong()
+        assert await floor(world) == 21
+
+    run(test)
+
+
+def test_pings_while_events_flow() -> None:
+    """At most one a second, however many events."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        for _ in range(100):
+            await world.append(5)
+            await one.answer(0.1)
+        assert len(one.reader.pings) in (9, 10, 11)
+        assert await floor(world) >= 350
+        await one.answer(3)
+        assert await floor(world) == 500
+
+    run(test)
+
+
+def test_the_furthest_receipt_wins() -> None:
+    """Receipt consumers never share: each connection gets everything, and a slow one moves nothing back."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        fast, slow = await client(world, "orders"), await client(world, "orders")
+        assert world.deliveries.connections(KEY) == 2
+        await world.append(4)
+        await asyncio.sleep(2.5)
+        assert fast.reader.seqs() == slow.reader.seqs() == [1, 2, 3, 4]
+        fast.pong()
+        assert await floor(world) == 4
+        await world.append(2)
+        await asyncio.sleep(2.5)
+        fast.pong()
+        assert await floor(world) == 6
+        slow.pong(1)
+        assert await floor(world) == 6
+        third = await client(world, "orders")
+        await world.append(1)
+        await quiet()
+        assert third.reader.seqs() == [7]
+
+    run(test)
+
+
+def test_a_bucket_made_later_is_read_from_its_first_event() -> None:
+    """Also where the client comes long after; one that was there before the token begins at the head."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket("old")
+        await world.append(3, "id-old")
+        await world.bucket("young", created_at=START + 1)
+        await world.append(3, "id-young")
+        one = await client(world)
+        await quiet()
+        assert one.reader.seqs("old") == []
+        assert one.reader.seqs("young") == [1, 2, 3]
+        await world.bucket("new", created_at=START + 2)
+        await world.append(2, "id-new")
+        await quiet()
+        assert one.reader.seqs("new") == [1, 2]
+        await one.answer(3)
+        assert await floor(world, KEY._replace(bucket_id="id-new")) == 2
+        assert await floor(world, KEY._replace(bucket_id="id-young")) == 3
+
+    run(test)
+
+
+def test_whole_events_count() -> None:
+    """A page that is being written is not counted, and both copies are out before a position is."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket(outputs=tuple(Output(f"o{n}", n, f"o{n}", 0, 0, internal=True) for n in (1, 2)))
+        await with_row(world)
+        one = await client(world, "orders")
+        await quiet()
+        await world.append(1)
+        await asyncio.sleep(2.5)
+        one.pong()
+        assert await floor(world) == 1
+        one.reader.paused = True
+        await world.append(1)
+        await asyncio.sleep(2.5)
+        assert len(one.reader.pings) == 2, "what the client has not taken has no ping"
+        one.reader.resume()
+        await one.answer(3)
+        assert one.reader.ids() == ["1-1", "1-2", "2-1", "2-2"]
+        assert await floor(world) == 2
+
+    run(test)
+
+
+def test_what_is_passed_over_counts() -> None:
+    """Events that go nowhere move the position, too."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket(stream=False)
+        await with_row(world)
+        one = await client(world, "orders")
+        await world.append(3)
+        await one.answer(3)
+        assert one.reader.messages == []
+        assert await floor(world) == 3
+
+    run(test)
+
+
+def test_a_seek_reaches_who_is_connected() -> None:
+    """It gets everything from there; pongs to pings of before count for nothing."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        await world.append(5)
+        await one.answer(3)
+        assert await floor(world) == 5
+        await world.append(2)
+        await asyncio.sleep(2.5)
+        async with world.ledgers.using(KEY) as ledger:
+            ledger.progress.seek(2)
+            ledger.tell()
+        await quiet()
+        assert one.reader.seqs() == [1, 2, 3, 4, 5, 6, 7, 3, 4, 5, 6, 7]
+        one.pong()
+        assert await floor(world) == 2
+        one.answered = len(one.reader.pings)
+        await one.answer(3)
+        assert await floor(world) == 7
+
+    run(test)
+
+
+def test_a_named_receipt_consumer() -> None:
+    """Without a durable token: the answer tells of it, `since` counts where it is made, deletion is told."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await world.append(3)
+        key = Key("id-orders", "client", "w")
+        fields: dict[str, Any] = {"consumer": "w", "ack": "receipt", "token": TOKEN}
+        one = await client(world, "orders", since={"last": 2}, **fields)
+        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+        assert one.answers[0]["consumer"] == {
+            "name": "w", "ack": "receipt", "floor": f"{epoch}-1", "pending": 2, "ack_wait": None, "max_deliver": None,
+        }  # fmt: skip
+        await one.answer(3)
+        assert await floor(world, key) == 3
+        one.leave()
+        again = await client(world, "orders", since="earliest", **fields)
+        assert again.answers[0]["start"] == 4
+        await world.ledgers.delete(key)
+        await world.append(1)
+        await again.answer(3)
+        assert again.reader.seqs() == [4]
+        assert "consumer_deleted" in [each["status"] for each in again.reader.statuses()]
+        assert await world.consumers.get(key) is None
+
+    run(test)
+
+
+def test_a_second_subscribe_repeats_nothing() -> None:
+    """What was sent on this connection is not sent on it again, though no receipt has come."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        await world.append(3)
+        await quiet()
+        again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+        await world.append(1)
+        await quiet()
+        assert again.reader.seqs() == [1, 2, 3, 4]
+        await again.answer(3)
+        assert await floor(world) == 4
+        assert world.deliveries.connections(KEY) == 1
+
+    run(test)
+
+
+def test_a_gap_under_a_stock_client() -> None:
+    """Retention overtakes it while it is away: logged and counted once, kept with the consumer, delivery goes on."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        await world.append(9)
+        await world.log.trim("id-orders", Retention(max_events=4), None)
+        one = await client(world, "orders")
+        await until(lambda: one.reader.seqs() == [6, 7, 8, 9])
+        stored = await world.consumers.get(KEY)
+        assert stored is not None
+        assert stored.gaps is not None
+        assert (stored.gaps.times, stored.gaps.last.from_seq, stored.gaps.last.to_seq) == (1, 1, 5)
+        assert one.reader.statuses() == []
+
+    run(test)
+
+
+def test_no_ephemeral_bucket_has_one() -> None:
+    """It is read as ever."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket("brief", ephemeral=True, created_at=START + 1)
+        one = await client(world)
+        await world.append(1, "id-brief")
+        await one.answer(2)
+        assert one.reader.seqs("brief") == [1]
+        assert one.reader.pings == []
+
+    run(test)
+
+
+def test_who_has_no_receipts_costs_nothing() -> None:
+    """No clock runs; and where the last one left, it stops."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await world.subscribe("orders")
+        assert world.deliveries._receipts._timer is None
+        await with_row(world)
+        some = [await client(world, "orders") for _ in range(50)]
+        assert world.deliveries._receipts._timer is not None
+        await world.append(1)
+        for each in some:
+            await each.answer(0.1)
+        await asyncio.sleep(2)
+        for each in some:
+            await each.answer(0.1)
+        await asyncio.sleep(2)
+        assert not world.deliveries._receipts._active, "nobody is looked at while nothing comes"
+        for each in some:
+            each.leave()
+        assert world.deliveries._receipts._timer is None
+        assert not world.deliveries._receipts._held
+        assert world.ledgers.find(KEY) is None
+
+    run(test)
+
+
+@pytest.mark.parametrize("pinging", [True, False])
+def test_where_there_are_no_pings_a_durable_token_has_no_position(pinging: bool) -> None:
+    """A reader of server-sent events keeps its position by itself."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        await world.append(2)
+        reader = Reader()
+        delivery, _ = await world.deliveries.subscribe(
+            reader, control.Subscribe(("orders",)), DURABLE, extended=False, ping=reader.ping if pinging else None
+        )
+        delivery.start()
+        await quiet()
+        assert reader.seqs() == ([1, 2] if pinging else [])
+
+    run(test)

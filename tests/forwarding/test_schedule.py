@@ -1,0 +1,190 @@
+"""When tries are repeated, how fast an output is fed, and when a destination is left alone: pure, by numbers."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from random import Random
+from typing import Any
+
+import pytest
+
+from relay_tornado.forwarding.circuit import FAILURES, FIRST, LONGEST, Circuit
+from relay_tornado.forwarding.schedule import begun, retry_after, schedule_of
+from relay_tornado.forwarding.signing import signature
+from relay_tornado.forwarding.throttle import MOST_AT_ONCE, Throttle
+from relay_tornado.ids import new_signing_secret
+from relay_tornado.model import DAY
+from tests.forwarding.world import public
+
+SECOND = 10**9
+
+
+def times(spread: float = 1.0, **fields: Any) -> tuple[list[float], str]:
+    """When an event that always fails is tried, in seconds from when it came in, and why it is given up."""
+    schedule = schedule_of(public("http://h", **fields))
+    now, found = 0.0, [0.0]
+    while True:
+        due = schedule.due(len(found), 0.0, now, spread, None)
+        if isinstance(due, str):
+            return found, due
+        now = due
+        found.append(due)
+
+
+def test_retries() -> None:
+    """Three quick tries, and `retries` more at growing distances; -1 is one try alone."""
+    assert times() == ([0, 1, 4], "retries")
+    assert times(retries=3) == ([0, 1, 4, 14, 34, 74], "retries")
+    assert times(retries=-1) == ([0], "retries")
+    many, _ = times(retries=1000)
+    assert len(many) == 1003
+    assert max(b - a for a, b in itertools.pairwise(many)) == 900
+
+
+@pytest.mark.parametrize(("name", "deadline"), [("seconds", 25 * 60), ("medium", 16 * 3600), ("long", 30 * DAY)])
+def test_named_schedules(name: str, deadline: float) -> None:
+    """They go on until about 25 minutes, 16 hours, 30 days; a deadline that is given counts instead."""
+    found, why = times(durability={"enabled": True, "schedule": name, "deadline": 0})
+    assert why == "deadline"
+    assert deadline * 0.8 < found[-1] <= deadline
+    assert sorted(found) == found
+    assert len(found) < 120
+    found, _ = times(durability={"enabled": True, "schedule": name, "deadline": 600 * SECOND})
+    assert 200 < found[-1] <= 600
+    assert times(durability={"enabled": False, "schedule": name}) == times()
+
+
+def test_custom_schedule() -> None:
+    """Its delays once each; with a deadline the last one again and again until then."""
+    custom = {"enabled": True, "schedule": "custom", "custom_delays": [5 * SECOND, 60 * SECOND]}
+    assert times(durability=custom) == ([0, 1, 4, 9, 69], "retries")
+    assert times(durability=custom | {"deadline": 200 * SECOND}) == ([0, 1, 4, 9, 69, 129, 189], "deadline")
+    assert times(durability={"enabled": True, "schedule": "custom", "custom_delays": None}) == ([0, 1, 4], "retries")
+
+
+def test_spread() -> None:
+    """Delays are spread, so that what failed together does not come back together."""
+    assert times(0.8)[0] == [0, 0.8, pytest.approx(3.2)]
+    assert times(1.2)[0] == [0, 1.2, pytest.approx(4.8)]
+
+
+def test_deadlines_count_from_when_it_came_in() -> None:
+    """But for what was first tried only after its deadline: sent again, or kept by a pause."""
+    assert begun(100.0, None, 50.0) == 100.0
+    assert begun(100.0, 120.0, 50.0) == 100.0
+    assert begun(100.0, 500.0, 50.0) == 500.0
+    assert begun(100.0, 500.0, None) == 100.0
+
+
+def test_retry_after() -> None:
+    """Seconds or a date, an hour at most; what is neither is nothing."""
+    assert retry_after("120", 0.0) == 120
+    assert retry_after(" 0 ", 0.0) == 0
+    assert retry_after("999999", 0.0) == 3600
+    assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 40.0) == 60
+    assert retry_after("Thu, 01 Jan 1970 00:01:40 GMT", 400.0) == 0
+    assert retry_after("Fri, 01 Jan 2100 00:00:00 GMT", 0.0) == 3600
+    for nothing in (None, "", "soon", "-5", "1.5", "٣", "Thu, 99 Jan 1970 00:01:40 GMT"):
+        assert retry_after(nothing, 0.0) is None
+    schedule = schedule_of(public("http://h"))
+    assert schedule.due(1, 0.0, 0.0, 1.0, 30.0) == 30
+    assert schedule.due(1, 0.0, 0.0, 1.0, 0.1) == 1
+
+
+def test_throttle() -> None:
+    """Rates by interval; concurrency; what is not enabled is one after the other without a limit."""
+    for document in (None, {}, {"enabled": False, "rate": 1}, {"enabled": True}):
+        throttle = Throttle(document)
+        assert (throttle.at_once, throttle.depth, throttle.deadline, throttle.wait(0.0)) == (1, None, None, 0.0)
+    throttle = Throttle({"enabled": True, "mode": "rate", "rate": 30, "interval": "minute"})
+    for second in range(30):
+        assert throttle.wait(second) == 0
+        throttle.take()
+        throttle.begin(second)
+    assert throttle.wait(30.0) == pytest.approx(30.0)
+    assert throttle.wait(60.0) == 0
+    throttle.take()
+    assert throttle.wait(60.0) == pytest.approx(1.0)
+    throttle.give_back()
+    assert throttle.wait(60.0) == 0, "what never began counts for nothing"
+    throttle = Throttle({"enabled": True, "mode": "concurrency", "max_concurrent": 10**6, "rate": 1})
+    assert throttle.at_once == MOST_AT_ONCE
+    throttle.take()
+    assert throttle.wait(0.0) == 0, "the rate belongs to the other mode"
+
+
+@pytest.mark.parametrize("rate", [1, 3, 50, 5_000])
+def test_no_interval_has_more_tries_than_its_rate(rate: int) -> None:
+    """Whenever tries are wanted, and however long they take to begin: no second has more; and few are kept for it."""
+    random = Random(rate)
+    throttle = Throttle({"enabled": True, "mode": "rate", "rate": rate, "max_concurrent": 3})
+    now, taken, begun = 0.0, 0, deque[float]()
+    for _ in range(20_000):
+        if taken < 3 and throttle.wait(now) == 0:
+            throttle.take()
+            taken += 1
+        if taken and random.random() < 0.6:
+            taken -= 1
+            if random.random() < 0.3:
+                throttle.give_back()
+            else:
+                throttle.begin(now)
+                begun.append(now)
+                while begun[0] <= now - 1.0:
+                    begun.popleft()
+                assert len(begun) <= rate
+        now += random.expovariate(2 * rate)
+        if random.random() < 0.001:
+            now += 2.0
+    assert throttle._window is not None
+    assert len(throttle._window._entries) <= 1_001
+
+
+def test_circuit() -> None:
+    """It opens after failures one after the other, lets one try through, doubles its time, and closes by a success."""
+    circuit = Circuit()
+    for number in range(FAILURES):
+        assert circuit.wait(0.0) == 0
+        circuit.begin()
+        assert circuit.failed(0.0) == (number == FAILURES - 1)
+    expected = FIRST
+    now = 0.0
+    for _ in range(8):
+        assert circuit.wait(now) == pytest.approx(expected)
+        now += expected
+        assert circuit.wait(now) == 0
+        circuit.begin()
+        assert circuit.wait(now) == math.inf
+        circuit.cancelled()
+        assert circuit.wait(now) == 0, "no try came of it"
+        circuit.begin()
+        assert not circuit.failed(now)
+        expected = min(expected * 2, LONGEST)
+    circuit.begin()
+    assert circuit.succeeded()
+    assert circuit.wait(now) == 0
+    for _ in range(FAILURES - 1):
+        assert not circuit.failed(now)
+    circuit.succeeded()
+    assert not circuit.failed(now), "only failures one after the other count"
+
+
+def test_signature_vector() -> None:
+    """The vector of Standard Webhooks' own reference; a new secret can sign."""
+    made = dict(
+        signature(
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
+            b'{"test": 2432232314}',
+            1614265330.9,
+        )
+    )
+    assert made == {
+        b"webhook-id": b"msg_p5jXN8AQM9LWM0D4loKWxJek",
+        b"webhook-timestamp": b"1614265330",
+        b"webhook-signature": b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+    assert new_signing_secret() != new_signing_secret()
+    assert signature(new_signing_secret(), "id", b"", 0.0)

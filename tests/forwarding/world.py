@@ -1,0 +1,161 @@
+"""Forwarding over a log, a registry and consumers in memory, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from relay_tornado.counters import Counters
+from relay_tornado.delivery.responses import Responses
+from relay_tornado.forwarding.forwarder import Forwarder
+from relay_tornado.forwarding.forwarding import Forwarding, key_of
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.consumers import DeadLetter
+from relay_tornado.log.deliveries import Result
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
+from relay_tornado.model import Bucket, Event, Input, NewEvent, Output
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.settings import Settings
+
+B = "b-1"
+PLENTY = 1 << 20
+INPUT = Input("in-1", "public", 0, 0)
+
+
+async def eventually(condition: Callable[[], Any], what: str = "it") -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
+
+
+def public(url: str, n: int = 1, **fields: Any) -> Output:
+    return Output(f"out-{n}", n, f"output {n}", 0, 0, destination=url, internal=False, **fields)
+
+
+class Nobody:
+    def reaches(self, bucket_id: str, event: Event, output: int | None) -> bool:
+        return False
+
+
+class World:
+    """`now` is the wall clock and the monotonic one; `turn` moves it and lets everybody look."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("forward_allow", "127.0.0.0/8 ::1/128")
+        self.settings = replace(Settings(), **settings)
+        self.now = 1_000_000.0
+        self.log = MemoryEventLog(lambda: self.now)
+        self.registry = MemoryRegistry()
+        self.consumers = MemoryConsumers(self.log)
+        self.ledgers = Ledgers(self.consumers, self.log, lambda: self.now)
+        self.results = MemoryDeliveries(self.log)
+        self.responses = Responses(self.results, self.log, self.registry, Nobody())
+        self.counters = Counters()
+        self.disabled: list[str] = []
+        self.own: Collection[tuple[str, int]] = ()
+        self.forwarding = self._make()
+
+    def _make(self) -> Forwarding:
+        return Forwarding(
+            self.log,
+            self.registry,
+            self.ledgers,
+            self.responses,
+            self.settings,
+            self._disable,
+            counters=self.counters,
+            own=lambda: self.own,
+            clock=lambda: self.now,
+            monotonic=lambda: self.now,
+            spread=lambda: 1.0,
+        )
+
+    async def _disable(self, bucket: Bucket, output: Output, reason: str) -> None:
+        self.disabled.append(reason)
+        now = self.bucket
+        outputs = tuple(
+            replace(each, disabled=True, disabled_reason=reason) if each.n == output.n else each for each in now.outputs
+        )
+        await self.change(*outputs)
+
+    async def open(self, *outputs: Output, bucket_id: str = B, **fields: Any) -> None:
+        """A bucket with these outputs, and forwarding begun."""
+        await self.add(*outputs, bucket_id=bucket_id, **fields)
+        await self.forwarding.start()
+
+    async def add(self, *outputs: Output, bucket_id: str = B, **fields: Any) -> None:
+        await self.log.create(bucket_id, new_epoch())
+        bucket = Bucket(
+            bucket_id, f"name-{bucket_id}", 0, 0, inputs=(replace(INPUT, id=f"in-{bucket_id}"),), outputs=outputs,
+            next_output=99, **fields,
+        )  # fmt: skip
+        await self.registry.put("bucket", bucket_id, bucket)
+
+    @property
+    def bucket(self) -> Bucket:
+        found = self.registry.get("bucket", B)
+        assert found is not None
+        return found
+
+    async def change(self, *outputs: Output) -> None:
+        await self.registry.put("bucket", B, replace(self.bucket, outputs=outputs))
+
+    async def append(self, *bodies: bytes, bucket_id: str = B, **fields: Any) -> None:
+        for body in bodies:
+            event = {"method": "POST", "path": b"", "query": b"", "headers": b"", "remote_ip": "1.2.3.4", **fields}
+            await self.log.append(bucket_id, NewEvent(input_id="in-1", body=body, **event))
+
+    def forwarder(self, n: int = 1, bucket_id: str = B) -> Forwarder:
+        return self.forwarding._forwarders[bucket_id][n]
+
+    async def turn(self, seconds: float) -> None:
+        """Time passes, and whoever waits for it looks."""
+        self.now += seconds
+        for each in list(self.forwarding._all()):
+            each.poke()
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def idle(self, n: int = 1) -> None:
+        """Waits until an output has nothing out, and what came of it is stored."""
+        await asyncio.sleep(0)
+        await eventually(lambda: not self.forwarder(n)._tasks and not self.forwarder(n)._poked)
+
+    async def stored(self, seq: int, n: int = 1) -> Sequence[Result]:
+        return (await self.results.of(B, seq, seq)).get((seq, n), [])
+
+    async def dead(self, n: int = 1) -> list[DeadLetter]:
+        return list(await self.consumers.dead(B, key_of(B, n), 0, 1000))
+
+    async def restart(self) -> None:
+        """As after kill -9: only what was stored is there."""
+        await self.forwarding.stop()
+        self.ledgers = Ledgers(self.consumers, self.log, lambda: self.now)
+        self.log.reopen()
+        self.forwarding = self._make()
+        await self.forwarding.start()
+
+
+@asynccontextmanager
+async def world(*outputs: Output, **settings: Any) -> AsyncIterator[World]:
+    made = World(**settings)
+    try:
+        await made.open(*outputs)
+        yield made
+    finally:
+        await made.forwarding.stop()
+        made.responses.close()
+
+
+def run(test: Callable[[], Any]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(60):
+            await test()
+
+    asyncio.run(bounded())

@@ -1,0 +1,256 @@
+"""Searching over REST: what is found, in which order, page by page; and how the buckets do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+
+from relay_tornado.admin import searching
+from relay_tornado.search import index
+from tests.handlers.rest.world import World, world
+
+
+def run(folder: Path, scenario: Callable[[World], Awaitable[None]], **settings: Any) -> None:
+    async def within() -> None:
+        async with asyncio.timeout(60), world(folder, **settings) as here:
+            await scenario(here)
+
+    asyncio.run(within())
+
+
+async def find(here: World, token: str = "administrator", **query: Any) -> Any:
+    answer = await here.call("GET", "/v1/search?" + urlencode(query), token=token)
+    assert answer.status == 200, answer.document
+    return answer.document
+
+
+async def seqs(here: World, **query: Any) -> list[int]:
+    return [each["seq"] for each in (await find(here, **query))["data"]]
+
+
+@pytest.fixture(params=["indexed", "unindexed", "none"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What is found is the same with the index, before it has anything, and without one."""
+    monkeypatch.setattr(index, "_SETTLE", 3600.0 if request.param == "unindexed" else 0.01)
+    return str(request.param)
+
+
+async def ready(here: World, bucket: Any, way: str) -> None:
+    while way == "indexed":
+        page = await find(here, bucket=bucket.id, q="xxx")
+        status = (await here.call("GET", "/v1/status")).document["buckets"]
+        if page["indexed_up_to"] == next(each["position"] for each in status if each["id"] == bucket.id):
+            return
+        await asyncio.sleep(0.01)
+
+
+def options(way: str) -> dict[str, Any]:
+    return {"search_index": None} if way == "none" else {}
+
+
+def test_filters(tmp_path: Path, way: str) -> None:
+    """By text, method, path, header, verdict, delivery and time, and by all of them at once."""
+
+    async def scenario(here: World) -> None:
+        bucket = await here.bucket("orders")
+        await here.call(
+            "PUT",
+            f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}",
+            {"verify": {"provider": "gitlab", "secrets": ["hush"], "on_failure": "mark"}},
+        )
+        first = await here.send(bucket, b'{"id": "evt_A1", "kind": "paid"}', "/shop", **{"X-Kind": "Paid"})
+        await here.send(bucket, b'{"id": "evt_A2", "kind": "refund"}', "/shop/9?x=needle", **{"X-Gitlab-Token": "hush"})
+        await here.send(bucket, b"\xff\xfe binary", "/other")
+        assert (await here.call("PUT", f"/v1/logs/{first}", {"status_code": 200})).status == 200
+        await ready(here, bucket, way)
+        for expected, query in (
+            ([3, 2, 1], {}),
+            ([2, 1], {"q": "EVT_a"}),
+            ([1], {"q": "evt_a paid"}),
+            ([2], {"q": "needle"}),
+            ([2, 1], {"q": '"id": "'}),
+            ([], {"q": "binary"}),
+            ([3, 2, 1], {"method": "post"}),
+            ([], {"method": "PUT"}),
+            ([2, 1], {"path": "shop"}),
+            ([1], {"header": "x-kind"}),
+            ([1], {"header": "X-Kind: PAI"}),
+            ([], {"header": "X-Kind: order"}),
+            ([2], {"verified": "true"}),
+            ([3, 1], {"verified": "false"}),
+            ([], {"verified": "none"}),
+            ([1], {"delivery": "sent"}),
+            ([3, 2], {"delivery": "received"}),
+            ([3, 2, 1], {"from": 1}),
+            ([], {"to": 1}),
+            ([1], {"q": "ev", "path": "/shop", "header": "X-Kind", "verified": "false", "delivery": "sent"}),
+        ):
+            assert await seqs(here, bucket="orders", **query) == expected, query
+        one = (await find(here, q="evt_A1"))["data"][0]
+        assert (one["id"], one["status"], "body" in one, one["size"] > 30) == (first, "sent", False, True)
+        assert one["headers"]["X-Kind"] == ["Paid"]
+
+    run(tmp_path, scenario, **options(way))
+
+
+def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
+    """Newest first over all buckets, every event once, whatever arrives meanwhile; a cursor of nothing is refused."""
+
+    async def scenario(here: World) -> None:
+        buckets = [await here.bucket(f"b{number}") for number in range(3)]
+        sent = [await here.send(buckets[number % 3], b"needle %d" % number) for number in range(20)]
+        for bucket in buckets:
+            await ready(here, bucket, way)
+        for query in ({"q": "needle"}, {"q": "ne"}, {}):
+            found: list[str] = []
+            cursor = ""
+            while cursor is not None:
+                page = await find(here, **query, limit=7, cursor=cursor)
+                found += [each["id"] for each in page["data"]]
+                assert page["complete"]
+                cursor = page["next_cursor"]
+                if len(found) == 7:
+                    await here.send(buckets[0], b"needle that came later")
+            assert found[-20:] == sent[::-1], query
+            assert len(set(found)) == len(found)
+            assert len(found) - 20 in (0, 1, 2)
+        for cursor in ("x", "k3v9x1q7m2ab-1"):
+            answer = await here.call("GET", f"/v1/search?cursor={cursor}")
+            assert (answer.status, answer.document["field"]) == (400, "cursor")
+
+    run(tmp_path, scenario, **options(way))
+
+
+def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the page ends, perhaps empty, and the cursor goes on: nothing is passed over."""
+    monkeypatch.setattr(searching, "LOOKED_AT", 8)
+    monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
+
+    async def scenario(here: World) -> None:
+        bucket, other = await here.bucket("orders"), await here.bucket("other")
+        await here.send(bucket, b"first needle")
+        for number in range(30):
+            await here.send(other if number % 3 else bucket, b"hay %d" % number)
+        await ready(here, bucket, way)
+        await ready(here, other, way)
+        for query in ({"q": "first ne"}, {"q": "st"}, {"header": "Host", "q": "needle"}):
+            found, pages, cursor = [], 0, ""
+            while cursor is not None:
+                page = await find(here, **query, cursor=cursor)
+                found += [each["seq"] for each in page["data"]]
+                pages, cursor = pages + 1, page["next_cursor"]
+                assert pages < 20
+            assert found == [1], query
+            if query == {"q": "st"}:
+                assert pages > 2
+
+    run(tmp_path, scenario, **options(way))
+
+
+def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what came since, the newest are looked at; where there is too much of it the page is not complete."""
+    monkeypatch.setattr(searching, "_UNINDEXED", 5)
+    monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
+    monkeypatch.setattr(index, "_SETTLE", 0.01)
+
+    async def scenario(here: World) -> None:
+        bucket = await here.bucket("orders")
+        await here.send(bucket, b"needle")
+        await ready(here, bucket, "indexed")
+        monkeypatch.setattr(index, "_SETTLE", 3600.0)
+        for _ in range(4):
+            await here.send(bucket, b"needle")
+        await asyncio.sleep(0.05)
+        few = await find(here, bucket="orders", q="needle")
+        for _ in range(8):
+            await here.send(bucket, b"hay")
+        many = await find(here, bucket="orders", q="needle")
+        assert [each["seq"] for each in few["data"]] == [5, 4, 3, 2, 1]
+        assert few["complete"]
+        assert many["data"][-1]["seq"] == 1
+        assert not many["complete"] or len(many["data"]) == 5
+
+    run(tmp_path, scenario)
+
+
+def test_a_token_finds_what_is_its_own(tmp_path: Path) -> None:
+    """Nothing of other buckets is in a page, its cursors or its status."""
+
+    async def scenario(here: World) -> None:
+        mine, other = await here.bucket("mine"), await here.bucket("other")
+        await here.token("scoped", buckets=["mine"])
+        one, hidden = await here.send(mine, b"needle"), await here.send(other, b"needle")
+        page = await find(here, token="scoped", q="needle")
+        assert [each["id"] for each in page["data"]] == [one]
+        answer = await here.call("GET", f"/v1/search?cursor={hidden}", token="scoped")
+        assert (answer.status, answer.document["field"]) == (400, "cursor")
+        status = (await here.call("GET", "/v1/status", token="scoped")).document
+        assert [each["name"] for each in status["buckets"]] == ["mine"]
+
+    run(tmp_path, scenario)
+
+
+def test_status(tmp_path: Path) -> None:
+    """What a bucket holds, who listens, who lags, and what came in the last hour."""
+
+    async def scenario(here: World) -> None:
+        bucket = await here.bucket("orders", description="shop")
+        await here.bucket("empty")
+        for _ in range(3):
+            await here.send(bucket, b"x")
+        async with here.socket("administrator", "orders"):
+            answer = (await here.call("GET", "/v1/status")).document
+        orders, empty = answer["buckets"]
+        assert (orders["first"], orders["head"], orders["events"], orders["subscribers"]) == (1, 3, 3, 1)
+        assert (orders["description"], orders["ephemeral"], orders["lag"]) == ("shop", False, None)
+        assert orders["bytes"] > 0
+        assert orders["oldest_at"] <= orders["newest_at"] <= answer["now"]
+        assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
+        assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
+
+    run(tmp_path, scenario)
+
+
+def test_series(tmp_path: Path) -> None:
+    """The relay's, a bucket's and a consumer's; what needs a bucket says so."""
+
+    async def scenario(here: World) -> None:
+        await here.bucket("orders")
+        for span, step in (("hour", 10), ("day", 60), ("month", 1800)):
+            answer = (await here.call("GET", f"/v1/series?span={span}")).document
+            assert (answer["step"], set(answer["series"]) >= {"events", "commit_p99", "disk_free"}) == (step, True)
+            assert answer["from"] % step == 0
+        assert list((await here.call("GET", "/v1/series?bucket=orders")).document["series"]) == ["events"]
+        answer = await here.call("GET", "/v1/series?bucket=orders&consumer=worker")
+        assert list(answer.document["series"]) == ["lag"]
+        assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
+        assert (await here.call("GET", "/v1/series?span=year")).status == 400
+
+    run(tmp_path, scenario)
+
+
+def test_deliveries(tmp_path: Path) -> None:
+    """A log has all that came of the event, and a copy's log what came of that."""
+
+    async def scenario(here: World) -> None:
+        bucket = await here.bucket("orders")
+        await here.relay.administration.create_output(bucket.id, name="one")
+        await here.relay.administration.create_output(bucket.id, name="two")
+        log = await here.send(bucket, b"x")
+        for copy, code in ((1, 500), (2, 200), (1, 201)):
+            body = {"status_code": code, "response_body": "aGk=", "response_headers": {"X-A": "b"}, "duration_ms": 7}
+            assert (await here.call("PUT", f"/v1/logs/{log}-{copy}", body)).status == 200
+        every = (await here.call("GET", f"/v1/logs/{log}")).document["deliveries"]
+        assert [(each["output"], each["status_code"]) for each in every] == [(1, 500), (2, 200), (1, 201)]
+        assert every[0]["response_body"] == "aGk="
+        assert every[0]["response_headers"] == {"X-A": ["b"]}
+        of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
+        assert json.dumps([each["status_code"] for each in of_one]) == "[500, 201]"
+
+    run(tmp_path, scenario)

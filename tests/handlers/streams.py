@@ -1,0 +1,160 @@
+"""A client of server-sent events that reads bytes, and keeps to the letter of the specification."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tests.handlers.raw import TIMEOUT
+
+
+@dataclass(frozen=True)
+class Message:
+    """An event as EventSource dispatches it: `id` is the last one that was set, by this event or an earlier one."""
+
+    kind: str
+    data: str
+    id: str
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.data)
+
+
+@dataclass
+class Parser:
+    """Section 9.2.6 of the HTML standard, over whole lines."""
+
+    id: str = ""
+    retry: int | None = None
+    comments: list[str] = field(default_factory=list)
+    _kind: str = ""
+    _data: list[str] = field(default_factory=list)
+    _id: str = ""
+
+    def line(self, line: str) -> Message | None:
+        if line == "":
+            self.id = self._id
+            data, kind = self._data, self._kind
+            self._data, self._kind = [], ""
+            return Message(kind or "message", "\n".join(data), self.id) if data else None
+        if line.startswith(":"):
+            self.comments.append(line[1:].removeprefix(" "))
+            return None
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "event":
+            self._kind = value
+        elif name == "data":
+            self._data.append(value)
+        elif name == "id":
+            self._id = value
+        elif name == "retry":
+            self.retry = int(value)
+        return None
+
+
+class Source:
+    """One connection; `last` is what it sends as Last-Event-ID."""
+
+    def __init__(
+        self, port: int, secret: str, query: str = "", *, last: str = "", version: str = "1.1", **headers: str
+    ) -> None:
+        self.port = port
+        head = {"Host": f"127.0.0.1:{port}", "Authorization": f"Bearer {secret}", "Accept": "text/event-stream"}
+        if last:
+            head["Last-Event-ID"] = last
+        head |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items() if value)
+        self.request = f"GET /v1/stream{query and '?' + query} HTTP/{version}\r\n{lines}\r\n".encode()
+        self.parser = Parser(id=last, _id=last)
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self._buffer = b""
+
+    @property
+    def id(self) -> str:
+        """What a reconnect sends."""
+        return self.parser.id
+
+    async def __aenter__(self) -> Self:
+        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 16)
+        self.writer.write(self.request)
+        async with asyncio.timeout(TIMEOUT):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        self.status = int(head[0].split(" ")[1])
+        self.headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+        if self.status != 200:
+            async with asyncio.timeout(TIMEOUT):
+                self.body = await self.reader.readexactly(int(self.headers["content-length"]))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+    @property
+    def error(self) -> Any:
+        return json.loads(self.body)
+
+    async def _more(self) -> bool:
+        """Reads a chunk of the body. False at its end."""
+        if "transfer-encoding" not in self.headers:
+            data = await self.reader.read(1 << 16)
+        else:
+            size = int(await self.reader.readuntil(b"\r\n"), 16)
+            data = (await self.reader.readexactly(size + 2))[:-2]
+        self._buffer += data
+        return bool(data)
+
+    async def next(self) -> Message | None:
+        """The next event, None where the stream has ended."""
+        async with asyncio.timeout(TIMEOUT):
+            while True:
+                while b"\n" in self._buffer:
+                    line, _, self._buffer = self._buffer.partition(b"\n")
+                    message = self.parser.line(line.decode())
+                    if message is not None:
+                        return message
+                if not await self._more():
+                    return None
+
+    async def hear(self, kind: str) -> Message:
+        """The next event, which must be of this kind."""
+        message = await self.next()
+        assert message is not None, "the stream has ended"
+        assert message.kind == kind, message
+        return message
+
+    async def seqs(self, count: int) -> list[int]:
+        """The seqs of the next webhooks, and nothing else between them."""
+        return [(await self.hear("webhook")).document["meta"]["seq"] for _ in range(count)]
+
+    async def until(self, kind: str) -> Message:
+        """The next event of this kind; others before it are passed over."""
+        while True:
+            message = await self.next()
+            assert message is not None, "the stream has ended"
+            if message.kind == kind:
+                return message
+
+    async def comment(self) -> str:
+        """A comment that is still to come."""
+        before = len(self.parser.comments)
+        async with asyncio.timeout(TIMEOUT):
+            while len(self.parser.comments) == before:
+                assert await self._more(), "the stream has ended"
+                while b"\n" in self._buffer:
+                    line, _, self._buffer = self._buffer.partition(b"\n")
+                    assert self.parser.line(line.decode()) is None
+        return self.parser.comments[before]
+
+
+def basic(key: str, secret: str) -> str:
+    return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()

@@ -1,0 +1,128 @@
+"""Consumers over a real socket: acks by message, receipts by the pongs of the client's library."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay_tornado.delivery import receipts
+from relay_tornado.log import consumers
+from relay_tornado.log.consumers import Key, Terms
+from tests.handlers.sockets import Client, Live, live
+
+
+async def floor(server: Live, key: Key) -> int:
+    stored = await server.ledgers.store.get(key)
+    return -1 if stored is None else stored.floor
+
+
+async def reaches(server: Live, key: Key, seq: int) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            if await floor(server, key) == seq:
+                return
+            await asyncio.sleep(0.005)
+
+
+async def ids(client: Client, count: int) -> list[str]:
+    """The ids of the next events."""
+    found: list[str] = []
+    while len(found) < count:
+        message = await client.hear()
+        if message["type"] == "webhook":
+            found.append(message["meta"]["id"])
+    return found
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_acks() -> None:
+    """They move the consumer, and have no answer; one about nothing has an error. The next connection goes on there."""
+    async with live() as server:
+        await server.bucket()
+        key = Key("id-orders", "client", "w")
+        client = await server.subscribed("orders", consumer="w")
+        await server.append(4)
+        await client.hear_status("caught_up")
+        came = await ids(client, 4)
+        await client.say({"action": "ack", "id": came[1], "all": True})
+        await reaches(server, key, 2)
+        await client.say({"action": "ack", "id": came[0]})
+        error = await client.hear_status("error")
+        assert error["code"] == "not_found"
+        await client.say({"action": "nak", "id": came[2]})
+        again = await client.hear()
+        assert (again["meta"]["id"], again["meta"]["attempt"]) == (came[2], 2)
+        client.abort()
+        await server.until(lambda: server.sockets.deliveries.connections(key) == 0)
+        other = await server.subscribed("orders", consumer="w")
+        assert await ids(other, 2) == [came[2], came[3]]
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_conflict() -> None:
+    """An error frame; the subscription that was there goes on."""
+    async with live() as server:
+        await server.bucket()
+        client = await server.subscribed("orders", consumer="w")
+        await client.hear_status("caught_up")
+        await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "ack": "receipt"})
+        assert (await client.hear_status("error"))["code"] == "conflict"
+        await server.append(1)
+        assert len(await ids(client, 1)) == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound of a bucket an error frame says what to do; what is there is there for whoever names it, and the
+    subscription that was there goes on."""
+    monkeypatch.setattr(consumers, "MOST", 1)
+    async with live() as server:
+        await server.bucket()
+        client = await server.subscribed("orders", consumer="w")
+        await client.hear_status("caught_up")
+        await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "x"})
+        error = await client.hear_status("error")
+        assert (error["code"], "'orders' has 1 consumers" in error["message"]) == ("conflict", True)
+        await server.append(1)
+        assert len(await ids(client, 1)) == 1
+        again = await server.subscribed("orders", consumer="w")
+        await again.hear_status("caught_up")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that reads answers the pings by itself; one that does not moves nothing."""
+    monkeypatch.setattr(receipts, "INTERVAL", 0.05)
+    async with live(ping_interval=0.1) as server:
+        await server.bucket()
+        token = await server.token()
+        record: Any = server.registry.get("token", token[0])
+        await server.registry.put("token", token[0], replace(record, durable=True))
+        key = Key("id-orders", "token", token[0])
+        await server.ledgers.store.create(key, 0, Terms(receipt=True), 0.0)
+        client = await server.authenticated(token)
+        await client.say({"action": "subscribe", "buckets": ["orders"]})
+        await client.hear_status("subscribed")
+        await server.append(3)
+        assert await client.hear_events(3) == [1, 2, 3]
+        await reaches(server, key, 3)
+        deaf = await server.authenticated(token)
+        await deaf.say({"action": "subscribe", "buckets": ["orders"]})
+        await deaf.hear_status("subscribed")
+        client.abort()
+        deaf.socket.transport.pause_reading()
+        await server.until(lambda: server.sockets.deliveries.connections(key) == 1)
+        await server.append(2)
+        (held,) = server.sockets.deliveries._receipts._held["id-orders"]
+        await server.until(lambda: held.pinged == 5)
+        await server.until(lambda: len(held.receipt._pings) > 1)
+        assert await floor(server, key) == 3
+        deaf.abort()
+        third = await server.authenticated(token)
+        await third.say({"action": "subscribe", "buckets": ["orders"]})
+        await third.hear_status("subscribed")
+        assert await third.hear_events(2) == [4, 5]
+        await reaches(server, key, 5)

@@ -1,0 +1,367 @@
+"""The page's own HTTP: files and their headers, signing in and out, and what a cookie may do."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import re
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tornado.httpclient import HTTPResponse
+
+from relay_tornado.admin.commands import run_command
+from relay_tornado.handlers.assets import ROOT
+from relay_tornado.handlers.ui import FAILURES
+from tests.handlers.rest.world import World, world
+
+GUARDS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(coroutine)
+
+
+async def get(here: World, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
+    return await here.fetch(method, path, None, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+async def enter(here: World, credentials: Mapping[str, Any], **headers: str) -> HTTPResponse:
+    """Signs in as the page does."""
+    sent = {"Origin": here.url, "Content-Type": "application/json", **headers}
+    return await here.fetch("POST", "/ui/session", json.dumps(credentials).encode(), sent)
+
+
+async def cookie_of(here: World, token: str = "administrator") -> str:
+    """Signs in, and returns the Cookie header."""
+    answer = await enter(here, {"secret": here.tokens[token][1]})
+    assert answer.code == 200, answer.body
+    return answer.headers["Set-Cookie"].partition(";")[0]
+
+
+@pytest.mark.parametrize("transport", ["direct", "tornado"])
+def test_the_page_is_behind_every_path(tmp_path: Path, transport: str) -> None:
+    """/ and /ui lead there; what is no file is the page, a file that is not there a 404, and all of it is guarded."""
+
+    async def steps() -> None:
+        async with world(tmp_path, transport=transport) as here:
+            for path in ("/", "/ui"):
+                answer = await get(here, path)
+                assert (answer.code, answer.headers["Location"]) == (302, "/ui/")
+            for path in ("/ui/", "/ui/buckets/a%2Fb/events?x=1", "/ui/index.html", "/ui/../ui/x"):
+                answer = await get(here, path)
+                assert answer.code == 200
+                assert answer.body.startswith(b"<!doctype html>")
+                assert answer.headers["Cache-Control"] == "no-cache"
+                assert {name: answer.headers[name] for name in GUARDS} == GUARDS
+            for path in ("", "nothing.js", "../__init__.py", "%2e%2e/%2e%2e/__init__.py", "vendor", "/etc/passwd"):
+                answer = await get(here, "/ui/static/" + path)
+                assert answer.code == 404
+                assert answer.headers["Content-Security-Policy"] == GUARDS["Content-Security-Policy"]
+            assert (await get(here, "/ui/", "POST", Content_Length="0")).code == 405
+            head = await get(here, "/ui/", "HEAD")
+            assert (head.code, head.body) == (200, b"")
+
+    run(steps())
+
+
+def test_files_are_sent_once(tmp_path: Path) -> None:
+    """Compressed where the browser takes it; under a URL with the version for good, under any other with a tag."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            index = (await get(here, "/ui/")).body.decode()
+            found = re.search(r'src="(/ui/static/v-[0-9a-f]{12}/app\.js)"', index)
+            assert found is not None
+            source = (ROOT / "app.js").read_bytes()
+            for path, lasting in (
+                (found[1], True),
+                ("/ui/static/app.js", False),
+                ("/ui/static/v-000000000000/app.js", False),
+            ):
+                answer = await get(here, path, Accept_Encoding="br, gzip;q=0.8")
+                assert gzip.decompress(answer.body) == source
+                assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+                assert answer.headers["Vary"] == "Accept-Encoding"
+                kept = "public, max-age=31536000, immutable" if lasting else "no-cache"
+                assert answer.headers["Cache-Control"] == kept
+                again = await get(here, path, Accept_Encoding="gzip", If_None_Match=answer.headers["ETag"])
+                assert (again.code, again.body, again.headers["Cache-Control"]) == (304, b"", kept)
+            for accepted in ("", "identity", "gzip;q=0", "br"):
+                answer = await get(here, "/ui/static/app.js", Accept_Encoding=accepted)
+                assert answer.body == source
+                assert "Content-Encoding" not in answer.headers
+                assert answer.headers["ETag"] != again.headers["ETag"]
+
+    run(steps())
+
+
+def test_signing_in_by_a_secret(tmp_path: Path) -> None:
+    """It says who that is, and gives a cookie that scripts can't read; what does not fit is told."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("hidden")
+            await here.bucket("mine")
+            await here.token("some", buckets=["mine"], description="Ann's")
+            await here.token("deaf", buckets=["mine"], api_access=False)
+            answer = await enter(here, {"secret": here.tokens["some"][1]})
+            document = json.loads(answer.body)
+            assert document == {
+                "key": here.tokens["some"][0],
+                "description": "Ann's",
+                "administrator": False,
+                "api_access": True,
+                "buckets": ["mine"],
+                "expires_at": document["expires_at"],
+                "version": document["version"],
+                "public_url": here.url,
+                "demo": False,
+            }
+            value, *attributes = answer.headers["Set-Cookie"].split("; ")
+            assert attributes == ["HttpOnly", "Max-Age=604800", "Path=/", "SameSite=Strict"]
+            cookie = {"Cookie": value}
+            assert json.loads((await here.fetch("GET", "/ui/session", None, cookie)).body) == document
+            seen = json.loads((await here.fetch("GET", "/v1/buckets", None, cookie)).body)
+            assert [each["name"] for each in seen] == ["mine"]
+            assert (await here.fetch("GET", "/v1/tokens", None, cookie)).code == 403
+            assert (await here.fetch("GET", "/v1/buckets/hidden", None, cookie)).code == 404
+            for credentials, status, words in (
+                ({"secret": here.tokens["deaf"][1]}, 403, "no API access"),
+                ({"secret": "sk-rly_wrong"}, 401, "wrong, revoked or expired"),
+                ({"code": "wrong"}, 401, "`relay ui`"),
+                ({}, 400, "secret"),
+                ({"secret": 1}, 400, "secret"),
+                ({"secret": "a", "code": "b"}, 400, "secret"),
+            ):
+                answer = await enter(here, credentials)
+                assert answer.code == status, credentials
+                assert words in json.loads(answer.body)["message"]
+                assert "Set-Cookie" not in answer.headers
+                assert "WWW-Authenticate" not in answer.headers
+            assert (await get(here, "/ui/session")).code == 401
+
+    run(steps())
+
+
+def test_signing_in_by_a_code(tmp_path: Path) -> None:
+    """Once, as an administrator without a token; signing in again in the same browser ends the session before."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            code = (await run_command(here.relay.administration, "ui.code", {}))["code"]
+            answer = await enter(here, {"code": code})
+            document = json.loads(answer.body)
+            assert (document["key"], document["administrator"], document["buckets"]) == ("", True, None)
+            cookie = answer.headers["Set-Cookie"].partition(";")[0]
+            assert (await enter(here, {"code": code})).code == 401
+            made = await here.fetch(
+                "POST", "/v1/tokens", b'{"description": "by the owner"}', {"Cookie": cookie, "Origin": here.url}
+            )
+            assert made.code == 201
+            await enter(here, {"secret": here.tokens["administrator"][1]}, Cookie=cookie)
+            assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": cookie})).code == 401
+
+    run(steps())
+
+
+def test_guessing_is_slow(tmp_path: Path) -> None:
+    """After 20 failures an address waits, whatever it shows then; what is right counts for nothing before that."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            right = {"secret": here.tokens["administrator"][1]}
+            for _ in range(FAILURES.events):
+                assert (await enter(here, {"code": "wrong"})).code == 401
+            assert (await enter(here, right)).code == 429
+            answer = await enter(here, {"secret": "wrong"})
+            assert answer.code == 429
+            assert 1 <= int(answer.headers["Retry-After"]) <= 3
+            assert json.loads(answer.body)["code"] == "too_many"
+
+    run(steps())
+
+
+ORIGINS = [
+    # Origin, Sec-Fetch-Site, the status of GET, and that of a change
+    ("{own}", "same-origin", 200, 201),
+    ("{own}", None, 200, 201),
+    ("https://relay.example.org", "same-origin", 200, 201),
+    ("{own}.evil.example", None, 403, 403),
+    ("https://evil.example", None, 403, 403),
+    ("http://relay.example.org", None, 403, 403),
+    ("null", None, 403, 403),
+    ("", None, 403, 403),
+    (None, None, 200, 403),
+    (None, "none", 200, 403),
+    (None, "same-origin", 200, 403),
+    (None, "cross-site", 403, 403),
+    (None, "same-site", 403, 403),
+    ("{own}", "cross-site", 403, 403),
+]
+
+
+def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> None:
+    """Whatever may change something needs an Origin that is the relay's; a secret in the header needs none."""
+
+    async def steps() -> None:
+        async with world(tmp_path, public_url="https://Relay.example.org:443/") as here:
+            cookie = await cookie_of(here)
+            secret = here.tokens["administrator"][1]
+            for number, (origin, site, reading, changing) in enumerate(ORIGINS):
+                headers = {"Cookie": cookie}
+                if origin is not None:
+                    headers["Origin"] = origin.format(own=here.url)
+                if site is not None:
+                    headers["Sec-Fetch-Site"] = site
+                body = json.dumps({"name": f"b-{number}"}).encode()
+                answers = [await here.fetch("GET", path, None, headers) for path in ("/v1/buckets", "/ui/session")]
+                answers.append(await here.fetch("POST", "/v1/buckets", body, headers))
+                assert [each.code for each in answers] == [reading, reading, changing], (origin, site)
+                if changing == 403:
+                    for method in ("PUT", "DELETE"):
+                        answer = await here.fetch(method, "/v1/buckets/b-0", b"{}", headers)
+                        assert answer.code == 403
+                    assert (await here.fetch("DELETE", "/ui/session", None, headers)).code == 403
+                    entry = await here.fetch("POST", "/ui/session", json.dumps({"secret": secret}).encode(), headers)
+                    assert entry.code == 403
+                with_header = {**headers, "Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
+                assert (await here.fetch("GET", "/v1/buckets", None, with_header)).code == 200
+            assert (await here.fetch("GET", "/ui/session", None, {"Cookie": cookie})).code == 200
+
+    run(steps())
+
+
+def test_over_tls_the_cookie_is_for_tls(tmp_path: Path) -> None:
+    """Where a proxy speaks TLS the cookie says so, and one without that name does not count behind a trusted one."""
+
+    async def steps() -> None:
+        async with world(tmp_path, proxy_trust="127.0.0.1", public_url="https://relay.example.org") as here:
+            forwarded = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "relay.example.org"}
+            entry = {"secret": here.tokens["administrator"][1]}
+            answer = await enter(here, entry, Origin="https://relay.example.org", **forwarded)
+            value, *attributes = answer.headers["Set-Cookie"].split("; ")
+            assert value.startswith("__Host-relay_session=")
+            assert {"Secure", "Path=/", "HttpOnly", "SameSite=Strict"} < set(attributes)
+            assert (await enter(here, entry, Origin="http://relay.example.org", **forwarded)).code == 403
+            plain = value.removeprefix("__Host-")
+            for cookie, status in ((value, 200), (plain, 401), (f"{plain}; {value}", 200)):
+                assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": cookie, **forwarded})).code == status
+
+    run(steps())
+
+
+def test_no_page_makes_the_browser_ask_for_a_password(tmp_path: Path) -> None:
+    """A 401 challenges scripts and who types a URL, but not what a page fetches."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            mozilla = "Mozilla/5.0 (X11) Chrome/150"
+            for headers, basic in (
+                ({"User-Agent": mozilla, "Accept": "*/*"}, False),
+                ({"User-Agent": mozilla, "Accept": "text/html,*/*"}, True),
+                ({"User-Agent": "curl/8"}, True),
+            ):
+                answer = await here.fetch("GET", "/v1/buckets", None, headers)
+                assert answer.code == 401
+                challenges = answer.headers.get_list("WWW-Authenticate")
+                assert any(each.startswith("Basic") for each in challenges) == basic
+
+    run(steps())
+
+
+@pytest.mark.parametrize("end", ["sign-out", "revoked", "everybody"])
+def test_a_stream_ends_with_its_session(tmp_path: Path, end: str) -> None:
+    """A page that follows a bucket gets its last word at once, and comes back to a 401."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            await here.token("some", buckets=["orders"])
+            cookie = await cookie_of(here, "some")
+            reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
+            head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
+            writer.write(head.encode())
+            async with asyncio.timeout(20):
+                await reader.readuntil(b"event: subscribed")
+                if end == "sign-out":
+                    await here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
+                elif end == "revoked":
+                    await here.relay.administration.revoke_token(here.tokens["some"][0])
+                else:
+                    assert await run_command(here.relay.administration, "ui.end", {}) == {"ended": 1}
+                rest = await reader.read()
+            assert b"event: error" in rest
+            assert b'"code":"signed_out"' in rest
+            writer.close()
+            await writer.wait_closed()
+            for path in ("/v1/stream?bucket=orders", "/v1/buckets", "/ui/session"):
+                assert (await here.fetch("GET", path, None, {"Cookie": cookie})).code == 401
+
+    run(steps())
+
+
+def test_a_restart_signs_nobody_out(tmp_path: Path) -> None:
+    """The cookie stays good over a restart, and one that was signed out stays bad."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            good, gone = await cookie_of(here), await cookie_of(here)
+            signed_out = await here.fetch("DELETE", "/ui/session", None, {"Cookie": gone, "Origin": here.url})
+            assert signed_out.code == 200
+            assert 'relay_session=""' in signed_out.headers["Set-Cookie"]
+        async with world(tmp_path) as here:
+            assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": good})).code == 200
+            assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": gone})).code == 401
+
+    run(steps())
+
+
+def test_a_body_is_saved_as_it_came(tmp_path: Path) -> None:
+    """The exact bytes, of a type that no browser shows, whatever the sender called it."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            body = b"<script>\x00\xff</script>"
+            log = await here.send(bucket, body, **{"Content-Type": "text/html"})
+            cookie = await cookie_of(here)
+            answer = await here.fetch("GET", f"/v1/logs/{log}/body", None, {"Cookie": cookie})
+            assert answer.body == body
+            assert answer.headers["Content-Type"] == "application/octet-stream"
+            assert answer.headers["Content-Disposition"] == f'attachment; filename="{log}.bin"'
+            assert answer.headers["Content-Security-Policy"] == "sandbox"
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            ephemeral = await here.bucket("passing", ephemeral=True)
+            log = await here.send(ephemeral, b"gone")
+            assert (await here.call("GET", f"/v1/logs/{log}/body")).status in (200, 404)
+
+    run(steps())
+
+
+def test_request_bins(tmp_path: Path) -> None:
+    """One request makes a bucket for a day with its URL; twenty at a time, and one that is kept is none any more."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            made = [await here.call("POST", "/v1/bins") for _ in range(20)]
+            assert {each.status for each in made} == {201}
+            first = made[0].document
+            assert first["url"] == f"{here.url}/v1/webhooks/{first['bucket']['inputs'][0]['id']}"
+            assert first["expires_at"] == first["bucket"]["expires_at"]
+            assert 86_390 <= first["expires_at"] - first["bucket"]["created_at"] <= 86_410
+            assert (await here.call("POST", "/v1/bins")).status == 412
+            kept = await here.call("PUT", f"/v1/buckets/{first['bucket']['id']}", {"expires_at": None})
+            assert kept.document["expires_at"] is None
+            assert (await here.call("POST", "/v1/bins")).status == 201
+
+    run(steps())

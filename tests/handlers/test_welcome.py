@@ -1,0 +1,75 @@
+"""relay_tornado/handlers/listener.py: thousands that come back at once leave the loop to senders."""
+
+import asyncio
+import socket
+from typing import cast
+from unittest.mock import Mock
+
+import pytest
+from tornado.web import Application
+
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.listener import WELCOME, Listener
+from relay_tornado.settings import Settings
+from relay_tornado.transport.direct import DirectConnection
+
+pytestmark = pytest.mark.gen_test
+
+
+def _handed_over(connection: socket.socket) -> DirectConnection:
+    """What the listener needs of one."""
+    return cast("DirectConnection", Mock(socket=connection, peer="192.0.2.1"))
+
+
+async def test_a_turn_of_the_loop_begins_with_a_few() -> None:
+    """Tornado gets at most `WELCOME` connections a turn, in their order, and none that was closed meanwhile."""
+    listener = Listener(Application(), Settings())
+    served: list[Connection] = []
+    listener._serve = served.append  # type: ignore[method-assign, assignment]
+    pairs = [socket.socketpair() for _ in range(3 * WELCOME)]
+    try:
+        for ours, _ in pairs:
+            listener.hand_over(_handed_over(ours), b"GET / HTTP/1.1\r\n")
+        arrived = list(listener._arriving)
+        arrived[3].close()
+        turns = 0
+        while len(served) < len(pairs) - 1:
+            before = len(served)
+            await asyncio.sleep(0)
+            turns += 1
+            assert len(served) - before <= WELCOME
+            assert turns < 100
+        assert served == arrived[:3] + arrived[4:]
+        assert listener.connections == set(served)
+    finally:
+        listener.close()
+        for pair in pairs:
+            for each in pair:
+                each.close()
+    assert not listener.connections
+
+
+async def test_one_that_fails_holds_nobody_up() -> None:
+    """What goes wrong with one connection says nothing of those that wait behind it."""
+    listener = Listener(Application(), Settings())
+    served: list[Connection] = []
+
+    def serve(stream: Connection) -> None:
+        served.append(stream)
+        if len(served) == 1:
+            raise LookupError("on purpose")
+
+    listener._serve = serve  # type: ignore[method-assign]
+    pairs = [socket.socketpair() for _ in range(2 * WELCOME)]
+    try:
+        for ours, _ in pairs:
+            listener.hand_over(_handed_over(ours), b"GET / HTTP/1.1\r\n")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(served) == len(pairs)
+        assert served[0].closed()
+    finally:
+        listener.close()
+        for pair in pairs:
+            for each in pair:
+                each.close()

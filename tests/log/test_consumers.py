@@ -1,0 +1,529 @@
+"""What the store of consumers promises (log/consumers.py), over each engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import BucketGone, Conflict, NotFound
+from relay_tornado.log import consumer_rows
+from relay_tornado.log import consumers as contract
+from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Terms
+from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.log.memory_consumers import MemoryConsumers
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.model import Gap, Retention
+from relay_tornado.progress import MAX_DELIVER, RETENTION, Changes, Dead, Parked
+from tests.log.worlds import SqliteWorld, World, fill, make
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+KEY = Key("b", "client", "worker")
+OTHER = Key("b", "output", "1")
+TERMS = Terms(12.5, 3, False)
+
+
+def made(world: World) -> Consumers:
+    return SqliteConsumers(world.database) if isinstance(world, SqliteWorld) else MemoryConsumers(world.log)
+
+
+@pytest.fixture
+def consumers(world: World, io_loop: IOLoop) -> Iterator[Consumers]:
+    """The store beside the log of `world`."""
+    store = made(world)
+    yield store
+    io_loop.run_sync(store.close)
+
+
+@pytest.fixture
+def ledgers(world: World, consumers: Consumers) -> Ledgers:
+    return Ledgers(consumers, world.log, clock=lambda: 100.0)
+
+
+async def keep_last(world: World, count: int) -> None:
+    await world.log.trim("b", Retention(None, count, None), None)
+
+
+async def save(store: Consumers, changes: Changes, key: Key = KEY) -> None:
+    store.save(key, lambda: changes)
+    await store.saved()
+
+
+async def letters(store: Consumers, key: Key | None = KEY) -> list[tuple[int, str]]:
+    return [(letter.seq, letter.reason) for letter in await store.dead("b", key, 0, 10_000)]
+
+
+@log_test
+async def test_a_consumer_begins_where_it_is_made(world: World, consumers: Consumers) -> None:
+    """It has its floor, its terms and its times, and nothing else yet."""
+    await make(world.log)
+    await fill(world.log, 5)
+    assert await consumers.get(KEY) is None
+    stored = await consumers.create(KEY, 3, TERMS, 9.5)
+    assert (stored.key, stored.floor, stored.terms, stored.created_at, stored.updated_at) == (KEY, 3, TERMS, 9.5, 9.5)
+    assert (tuple(stored.done), dict(stored.parked), stored.dead, stored.gaps) == ((), {}, 0, None)
+    assert await consumers.get(KEY) == stored
+
+
+@log_test
+async def test_one_that_is_there_gets_its_terms_only(world: World, consumers: Consumers) -> None:
+    """Made again, it stays where it is, and the last terms count."""
+    await make(world.log)
+    await fill(world.log, 5)
+    await consumers.create(KEY, 3, TERMS, 9.5)
+    again = await consumers.create(KEY, 5, Terms(1.0, 0, True), 11.0)
+    assert (again.floor, again.terms, again.created_at) == (3, Terms(1.0, 0, True), 9.5)
+    assert await consumers.get(KEY) == again
+
+
+@log_test
+async def test_a_consumer_needs_a_bucket(world: World, consumers: Consumers) -> None:
+    """Of a bucket that is not there nothing is made and nothing is found."""
+    with pytest.raises(BucketGone):
+        await consumers.create(KEY, 0, TERMS, 1.0)
+    assert await consumers.get(KEY) is None
+    assert await consumers.list("b") == []
+    assert await consumers.dead("b", None, 0, 9) == []
+    assert await consumers.floor("b") is None
+    assert not await consumers.delete(KEY)
+
+
+@log_test
+async def test_what_is_saved_comes_out(world: World, consumers: Consumers) -> None:
+    """Floor, ranges, what is parked and what is dead, and their changes since."""
+    await make(world.log)
+    await fill(world.log, 20)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    parked = {2: Parked(1, 5.0, 1.0), 9: Parked(2, 6.0, 2.0)}
+    dead = {3: Dead(5, 7.0, 1.0, "max_deliver")}
+    await save(consumers, Changes(3, ((5, 6), (9, 9)), False, parked, set(), dead))
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert (stored.floor, tuple(stored.done), dict(stored.parked), stored.dead) == (3, ((5, 6), (9, 9)), parked, 1)
+    assert stored.updated_at > 1.0
+    assert await consumers.dead("b", KEY, 0, 9) == [DeadLetter(KEY, 3, 5, 1.0, 7.0, "max_deliver")]
+    await save(consumers, Changes(6, (), False, {3: Parked(0, 1.0, 1.0)}, {2}, {}, {3}))
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert (stored.floor, tuple(stored.done), stored.dead) == (6, (), 0)
+    assert dict(stored.parked) == {3: Parked(0, 1.0, 1.0), 9: Parked(2, 6.0, 2.0)}
+    await save(consumers, Changes(0, (), True))
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert (stored.floor, dict(stored.parked)) == (0, {})
+
+
+@log_test
+async def test_what_is_being_tried_is_kept(world: World, consumers: Consumers) -> None:
+    """As far as there are events, and the whole of it each time."""
+    await make(world.log)
+    await fill(world.log, 9)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    await save(consumers, Changes(1, tried=((2, 4), (6, 6))))
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert tuple(stored.tried) == ((2, 4), (6, 6))
+    assert [tuple(each.tried) for each in await consumers.list("b")] == [((2, 4), (6, 6))]
+    await keep_last(world, 6)
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert tuple(stored.tried) == ((4, 4), (6, 6))
+    await save(consumers, Changes(1))
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert tuple(stored.tried) == ()
+
+
+@log_test
+async def test_a_try_counts_across_a_crash(world: World, consumers: Consumers) -> None:
+    """A process that ends with no word, however often: no event is given more often than it may be."""
+    await make(world.log)
+    await fill(world.log, 2)
+    attempts = []
+    for _ in range(4):
+        crashed = Ledgers(consumers, world.log)
+        ledger = await crashed.open(KEY, 0, Terms(30.0, 2))
+        for one in ledger.progress.take(2, 9, 1.0):
+            ledger.progress.begin(one)
+            attempts.append((one.seq, one.attempt))
+        ledger.save()
+        await consumers.saved()
+    assert attempts == [(1, 1), (2, 1), (1, 2), (2, 2)]
+    assert await letters(consumers) == [(1, MAX_DELIVER), (2, MAX_DELIVER)]
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert (stored.floor, dict(stored.parked), tuple(stored.tried)) == (2, {}, ())
+
+
+@log_test
+async def test_a_start_takes_up_what_was_being_tried(world: World, consumers: Consumers) -> None:
+    """Also where nobody comes for it: what was tried as often as it may be is told as dead, the rest is parked."""
+    await make(world.log)
+    await fill(world.log, 2)
+    for key, most in ((KEY, 1), (KEY._replace(name="other"), 2)):
+        ledger = await Ledgers(consumers, world.log).open(key, 0, Terms(30.0, most))
+        (one,) = ledger.progress.take(2, 1, 1.0)
+        ledger.progress.begin(one)
+        ledger.save()
+    await consumers.saved()
+    await Ledgers(consumers, world.log).recover()
+    assert await letters(consumers, None) == [(1, MAX_DELIVER)]
+    stored = await consumers.get(KEY._replace(name="other"))
+    assert stored is not None
+    assert (list(stored.parked), tuple(stored.tried)) == ([1], ())
+
+
+@log_test
+async def test_a_forwarder_is_the_judge_of_its_tries(world: World, consumers: Consumers) -> None:
+    """What an output tried when the process ended is counted, and not given up by a client's terms."""
+    await make(world.log)
+    await fill(world.log, 1)
+    for attempt in range(1, 8):
+        ledger = await Ledgers(consumers, world.log).open(OTHER, 0, Terms())
+        (one,) = ledger.progress.take(1, 9, 1.0)
+        assert one.attempt == attempt
+        ledger.progress.begin(one)
+        ledger.save()
+        await consumers.saved()
+
+
+@log_test
+async def test_clients_make_only_so_many(world: World, consumers: Consumers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound of a bucket there is a conflict that says what to do; what is there stays, and others' do not
+    count."""
+    monkeypatch.setattr(contract, "MOST", 2)
+    await make(world.log)
+    await make(world.log, "c")
+    for key in (KEY, OTHER, Key("b", "token", "t"), Key("b", "client", "second"), Key("b", "output", "2")):
+        await consumers.create(key, 0, TERMS, 1.0)
+    with pytest.raises(Conflict, match=r"has 2 consumers.*relay consumer delete"):
+        await consumers.create(Key("b", "client", "third"), 0, TERMS, 1.0)
+    assert (await consumers.create(KEY, 0, Terms(1.0, 1), 1.0)).terms == Terms(1.0, 1)
+    await consumers.create(Key("b", "token", "u"), 0, TERMS, 1.0)
+    await consumers.create(Key("c", "client", "third"), 0, TERMS, 1.0)
+    assert await consumers.delete(KEY)
+    await consumers.create(Key("b", "client", "third"), 0, TERMS, 1.0)
+
+
+@log_test
+async def test_saves_add_up(world: World, consumers: Consumers) -> None:
+    """What is saved many times before a commit is as if each had been committed."""
+    await make(world.log)
+    await fill(world.log, 9)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    consumers.save(KEY, lambda: Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}))
+    consumers.save(KEY, lambda: None)
+    consumers.save(KEY, lambda: Changes(2, (), False, {}, {1}, {1: Dead(2, 2.0, 1.0, "x")}))
+    consumers.save(KEY, lambda: Changes(4, (), False, {4: Parked(1, 1.0, 1.0)}))
+    await consumers.saved()
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert (stored.floor, set(stored.parked), stored.dead) == (4, {4}, 1)
+
+
+@log_test
+async def test_all_are_listed(world: World, consumers: Consumers) -> None:
+    """By bucket or altogether, without what is parked."""
+    for bucket_id in ("b", "c"):
+        await make(world.log, bucket_id)
+        await fill(world.log, 3, bucket_id)
+    for key in (OTHER, KEY, Key("c", "token", "t")):
+        await consumers.create(key, 1, TERMS, 1.0)
+    await save(consumers, Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}))
+    assert [(each.key, dict(each.parked)) for each in await consumers.list("b")] == [(KEY, {}), (OTHER, {})]
+    assert len(await consumers.list()) == 3
+
+
+@log_test
+async def test_what_is_deleted_is_gone(world: World, consumers: Consumers) -> None:
+    """With what it parked and gave up; what is saved for it then is kept by nobody, also where it is made anew."""
+    await make(world.log)
+    await fill(world.log, 5)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    await save(consumers, Changes(2, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
+    consumers.save(KEY, lambda: Changes(4, ()))
+    assert await consumers.delete(KEY)
+    assert not await consumers.delete(KEY)
+    consumers.save(KEY, lambda: Changes(4, ()))
+    await consumers.saved()
+    assert await consumers.get(KEY) is None
+    again = await consumers.create(KEY, 0, TERMS, 2.0)
+    assert (again.floor, dict(again.parked), again.dead) == (0, {}, 0)
+    await consumers.saved()
+    assert (await consumers.get(KEY)) == again
+
+
+@log_test
+async def test_dead_letters_are_told_in_pages(world: World, consumers: Consumers) -> None:
+    """In order of seq, of one consumer or of the bucket's; and forgotten one by one."""
+    await make(world.log)
+    await fill(world.log, 9)
+    for key, seqs in ((KEY, (1, 4, 6)), (OTHER, (2, 4))):
+        await consumers.create(key, 0, TERMS, 1.0)
+        await save(consumers, Changes(0, (), dead={seq: Dead(1, 1.0, 1.0, "x") for seq in seqs}), key)
+    assert [each.seq for each in await consumers.dead("b", KEY, 0, 2)] == [1, 4]
+    assert [each.seq for each in await consumers.dead("b", KEY, 4, 2)] == [6]
+    assert [(each.key, each.seq) for each in await consumers.dead("b", None, 1, 3)] == [
+        (OTHER, 2),
+        (KEY, 4),
+        (OTHER, 4),
+    ]
+    assert await consumers.forget_dead(KEY, [1, 4, 5]) == 2
+    assert await consumers.forget_dead(KEY, [1]) == 0
+    assert await consumers.forget_dead(Key("b", "client", "nobody"), [6]) == 0
+    assert [each.seq for each in await consumers.dead("b", None, 0, 9)] == [2, 4, 6]
+
+
+@log_test
+async def test_what_retention_waits_for(world: World, consumers: Consumers) -> None:
+    """The oldest seq that a consumer is not done with, parked ones too; the queue of those who poll does not count."""
+    await make(world.log)
+    await fill(world.log, 20)
+    await consumers.create(Key("b", "events", "0"), 0, TERMS, 1.0)
+    assert await consumers.floor("b") is None
+    await consumers.create(KEY, 7, TERMS, 1.0)
+    await consumers.create(OTHER, 9, TERMS, 1.0)
+    assert await consumers.floor("b") == 8
+    await save(consumers, Changes(9, ((11, 11),), False, {5: Parked(1, 1.0, 1.0), 11: Parked(1, 1.0, 1.0)}))
+    assert await consumers.floor("b") == 5
+    await save(consumers, Changes(12, (), False, {}, {5, 11}))
+    assert await consumers.floor("b") == 10
+
+
+@log_test
+async def test_what_belongs_to_events_leaves_with_them(world: World, consumers: Consumers) -> None:
+    """Dead letters go, and what is parked becomes a dead letter that says why; what is kept stays as it is."""
+    await make(world.log)
+    await fill(world.log, 10)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    parked = {2: Parked(3, 5.0, 1.5), 8: Parked(1, 5.0, 1.0)}
+    dead = {3: Dead(5, 7.0, 1.0, "x"), 9: Dead(5, 7.0, 1.0, "x")}
+    await save(consumers, Changes(9, (), False, parked, set(), dead))
+    await keep_last(world, 5)
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert (stored.floor, set(stored.parked), stored.dead) == (9, {8}, 2)
+    assert await letters(consumers) == [(2, RETENTION), (9, "x")]
+    (letter, _) = await consumers.dead("b", KEY, 0, 9)
+    assert (letter.attempts, letter.since) == (3, 1.5)
+    assert await consumers.forget_dead(KEY, [2]) == 1
+
+
+@log_test
+async def test_late_changes_about_events_that_left(world: World, consumers: Consumers) -> None:
+    """What is saved about an event that has left is kept only where it says that retention took it."""
+    await make(world.log)
+    await fill(world.log, 10)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    await keep_last(world, 5)
+    late = {2: Dead(1, 1.0, 1.0, "x"), 3: Dead(1, 1.0, 1.0, RETENTION), 7: Dead(1, 1.0, 1.0, "x")}
+    await save(consumers, Changes(6, (), False, {1: Parked(1, 1.0, 1.0), 6: Parked(1, 1.0, 1.0)}, set(), late))
+    await keep_last(world, 5)
+    assert [letter for letter in await letters(consumers) if letter[0] != 1] == [(3, RETENTION), (7, "x")]
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert set(stored.parked) == {6}
+
+
+@log_test
+async def test_what_retention_took_is_bounded(
+    world: World, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the dead letters about events that left the newest stay."""
+    for module in (contract, consumer_rows, __import__("relay_tornado.log.memory_consumers", fromlist=["x"])):
+        monkeypatch.setattr(module, "MISSED", 3)
+    monkeypatch.setattr(consumer_rows, "STEP", 4)
+    await make(world.log)
+    await fill(world.log, 30)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    await save(consumers, Changes(30, (), False, {seq: Parked(1, 1.0, 1.0) for seq in range(1, 26)}))
+    await keep_last(world, 10)
+    assert [seq for seq, _ in await letters(consumers)] == [18, 19, 20]
+    await keep_last(world, 8)
+    assert [seq for seq, _ in await letters(consumers)] == [20, 21, 22]
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert sorted(stored.parked) == [23, 24, 25]
+
+
+@log_test
+async def test_consumers_leave_with_their_bucket(world: World, consumers: Consumers) -> None:
+    """A bucket that is dropped takes them along at once; one made anew under its id has none."""
+    await make(world.log)
+    await fill(world.log, 5)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    await save(consumers, Changes(3, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
+    await world.log.drop("b")
+    assert await consumers.get(KEY) is None
+    assert await consumers.list() == []
+    assert await consumers.dead("b", None, 0, 9) == []
+    await make(world.log)
+    assert await consumers.get(KEY) is None
+    consumers.save(KEY, lambda: Changes(0, ()))
+    await consumers.saved()
+    assert await consumers.floor("b") is None
+
+
+@log_test
+async def test_gaps_are_counted(world: World, consumers: Consumers) -> None:
+    """How many a consumer met, which was the last, and when."""
+    await make(world.log)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    consumers.met(KEY, Gap("retention", 1, 3), 5.0)
+    await consumers.saved()
+    consumers.met(KEY, Gap("retention", 4, 4), 6.0)
+    consumers.met(KEY, Gap("reset"), 7.0)
+    await consumers.saved()
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert stored.gaps == Gaps(3, Gap("reset"), 7.0)
+
+
+# ledgers
+
+
+@log_test
+async def test_a_ledger_is_shared(world: World, ledgers: Ledgers) -> None:
+    """Whoever opens a consumer has the same ledger, with the same state, until the last one lets go of it."""
+    await make(world.log)
+    await fill(world.log, 5)
+    one, two = await asyncio.gather(ledgers.open(KEY, 2, TERMS), ledgers.open(KEY, 0))
+    assert one is two
+    assert one is ledgers.find(KEY)
+    taken = one.progress.take(5, 1, 0.0)
+    assert two.progress.done(taken[0])
+    two.save()
+    ledgers.close(one)
+    assert ledgers.find(KEY) is two
+    ledgers.close(two)
+    assert ledgers.find(KEY) is None
+    again = await ledgers.open(KEY)
+    assert again is not one
+    assert again.progress.floor == 3
+    ledgers.close(again)
+
+
+@log_test
+async def test_a_consumer_that_is_not_there(world: World, ledgers: Ledgers) -> None:
+    """Without a floor to begin at none is made."""
+    await make(world.log)
+    with pytest.raises(NotFound):
+        await ledgers.open(KEY)
+    with pytest.raises(NotFound):
+        async with ledgers.using(KEY):
+            pass
+    assert ledgers.find(KEY) is None
+
+
+@log_test
+async def test_the_last_terms_count(world: World, ledgers: Ledgers) -> None:
+    """Whoever opens it with terms changes them for all, and for later."""
+    await make(world.log)
+    one = await ledgers.open(KEY, 0, TERMS)
+    two = await ledgers.open(KEY, 0, Terms(1.0, 1))
+    assert one.terms == Terms(1.0, 1)
+    for each in (one, two):
+        ledgers.close(each)
+    async with ledgers.using(KEY) as ledger:
+        assert ledger.terms == Terms(1.0, 1)
+
+
+@log_test
+async def test_a_deletion_reaches_those_who_use_it(world: World, ledgers: Ledgers) -> None:
+    """They are told, and what they save afterwards is kept by nobody, also not by one that is made anew."""
+    await make(world.log)
+    await fill(world.log, 5)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    told: list[bool] = []
+    end = ledger.watch(lambda: told.append(ledger.gone))
+    (taken,) = ledger.progress.take(5, 1, 0.0)
+    ledger.progress.done(taken)
+    ledger.save()
+    assert await ledgers.delete(KEY)
+    assert told == [True]
+    ledger.save()
+    anew = await ledgers.open(KEY, 0, TERMS)
+    assert anew is not ledger
+    ledgers.close(ledger)
+    assert ledgers.find(KEY) is anew
+    ledgers.close(anew)
+    await ledgers.store.saved()
+    stored = await ledgers.store.get(KEY)
+    assert stored is not None
+    assert stored.floor == 0
+    end()
+    end()
+    assert not await ledgers.delete(Key("b", "client", "nobody"))
+
+
+@log_test
+async def test_a_bucket_takes_its_ledgers_along(world: World, ledgers: Ledgers) -> None:
+    """Those who use one are told."""
+    await make(world.log)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    told: list[bool] = []
+    ledger.watch(lambda: told.append(ledger.gone))
+    ledgers.forget("c")
+    assert told == []
+    ledgers.forget("b")
+    assert told == [True]
+    assert ledgers.find(KEY) is None
+
+
+async def missing(ledgers: Ledgers, ledger: Ledger) -> tuple[list[tuple[int, str]], Gap | None]:
+    await ledgers.store.saved()
+    stored = await ledgers.store.get(KEY)
+    assert stored is not None
+    gaps = stored.gaps
+    assert ledger.gap == (None if gaps is None else gaps.last)
+    assert ledgers.counters.gaps["retention"] == (0 if gaps is None else gaps.times)
+    return await letters(ledgers.store), ledger.gap
+
+
+@log_test
+async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers: Ledgers) -> None:
+    """What was out or parked is dead, what was never taken is skipped; log, counter and row tell of the gap."""
+    await make(world.log)
+    await fill(world.log, 10)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    assert await missing(ledgers, ledger) == ([], None)
+    one, two, three = ledger.progress.take(10, 3, 0.0)
+    ledger.progress.fail(one, 500.0, 0.0)
+    ledger.progress.done(two)
+    ledger.save()
+    await keep_last(world, 4)
+    told: list[int] = []
+    ledger.watch(lambda: told.append(1))
+    with capture_logs() as logs:
+        ledgers.trimmed("b", (await world.log.bounds("b")).first)
+        ledgers.trimmed("b", (await world.log.bounds("b")).first)
+    assert [(each["event"], each["first"], each["last"]) for each in logs] == [("consumer_gap", 1, 6)]
+    assert told == [1]
+    assert await missing(ledgers, ledger) == ([(1, RETENTION), (3, RETENTION)], Gap("retention", 1, 6))
+    assert [each.seq for each in ledger.progress.take(10, 9, 999.0)] == [7, 8, 9, 10]
+    assert ledger.progress.done(three)
+    ledger.save()
+    assert await letters(ledgers.store) == [(1, RETENTION)]
+    ledgers.close(ledger)
+
+
+@log_test
+async def test_a_consumer_that_comes_back_too_late_is_told(world: World, ledgers: Ledgers) -> None:
+    """What left while nobody used it is a gap when it is opened."""
+    await make(world.log)
+    await fill(world.log, 10)
+    async with ledgers.using((await ledgers.open(KEY, 3, TERMS)).key) as ledger:
+        (taken,) = ledger.progress.take(10, 1, 0.0)
+        ledger.progress.fail(taken, 5.0, 0.0)
+    ledgers.close(ledger)
+    await keep_last(world, 2)
+    with capture_logs() as logs:
+        ledger = await ledgers.open(KEY)
+    assert [each["event"] for each in logs if each["event"].startswith("consumer")] == ["consumer_gap"]
+    assert await missing(ledgers, ledger) == ([(4, RETENTION)], Gap("retention", 5, 8))
+    assert ledger.progress.floor == 8
+    ledgers.close(ledger)

@@ -1,0 +1,401 @@
+"""Consumers on SQLite: they ride along with commits, and survive errors of the disk and kill -9."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.model import Retention
+from relay_tornado.progress import Changes, Dead, Parked
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from tests.log.worlds import SqliteWorld, event, fill, make
+from tests.storage.faults import Faults, always, once
+from tests.storage.waiting import until
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+KEY = Key("b", "client", "worker")
+TERMS = Terms()
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWorld]:
+    async def open_it() -> SqliteWorld:
+        settings = replace(Settings(), data=tmp_path / "data")
+        database = await Database.open(settings, factory=faults.factory)
+        return SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
+
+    made = io_loop.run_sync(open_it)
+    yield made
+    faults.heal()
+    io_loop.run_sync(made.close)
+
+
+def floors(path: Path) -> dict[str, int]:
+    raw = sqlite3.connect(path)
+    try:
+        return dict(raw.execute("SELECT name, floor FROM consumer").fetchall())
+    finally:
+        raw.close()
+
+
+async def begin(world: SqliteWorld, *names: str) -> SqliteConsumers:
+    """A store with consumers of these names, of a log with 20 events."""
+    await make(world.log)
+    await fill(world.log, 20)
+    store = SqliteConsumers(world.database)
+    for name in names:
+        await store.create(KEY._replace(name=name), 0, TERMS, 1.0)
+    return store
+
+
+@log_test
+async def test_a_save_costs_no_commit(disk: SqliteWorld) -> None:
+    """It is in the commit of the next events; where none come it gets one, for all that wait together."""
+    store = await begin(disk, "a", "b", "c")
+    before = disk.database.commits
+    for name in "abc":
+        store.save(KEY._replace(name=name), lambda: Changes(7))
+    await disk.log.append("b", event())
+    assert disk.database.commits == before + 1
+    assert floors(disk.database.path) == {"a": 7, "b": 7, "c": 7}
+    for name in "abc":
+        store.save(KEY._replace(name=name), lambda: Changes(8))
+    await until(lambda: disk.database.commits > before + 1)
+    assert floors(disk.database.path) == {"a": 8, "b": 8, "c": 8}
+    assert disk.database.commits == before + 2
+
+
+@log_test
+async def test_changes_are_asked_for_at_the_commit(disk: SqliteWorld) -> None:
+    """However much changes until then, it is asked once, and gets all of it."""
+    store = await begin(disk, "worker")
+    ledgers = Ledgers(store, disk.log)
+    ledger = await ledgers.open(KEY)
+    asked = []
+    original = ledger.progress.changes
+
+    def changes() -> Changes | None:
+        asked.append(1)
+        return original()
+
+    ledger.progress.changes = changes  # type: ignore[method-assign]
+    for taken in ledger.progress.take(20, 20, 0.0):
+        ledger.progress.done(taken)
+        ledger.save()
+    await store.saved()
+    assert floors(disk.database.path) == {"worker": 20}
+    assert len(asked) == 1
+    ledgers.close(ledger)
+
+
+@log_test
+async def test_many_consumers_take_turns(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than go into one transaction go into several, none is forgotten."""
+    monkeypatch.setattr("relay_tornado.log.sqlite_consumers._TOGETHER", 3)
+    names = [str(number) for number in range(10)]
+    store = await begin(disk, *names)
+    for name in names:
+        store.save(KEY._replace(name=name), lambda: Changes(9))
+    await store.saved()
+    assert floors(disk.database.path) == dict.fromkeys(names, 9)
+
+
+@log_test
+async def test_one_that_can_not_be_stored_harms_nobody(disk: SqliteWorld) -> None:
+    """Neither events nor other consumers: it is told in the log, and the next change of it is stored."""
+    store = await begin(disk, "a", "bad", "c")
+    impossible = Changes(5, (), False, {3: Parked(1 << 70, 1.0, 1.0)})
+    with capture_logs() as logs:
+        for name in ("a", "bad", "c"):
+            store.save(KEY._replace(name=name), lambda name=name: impossible if name == "bad" else Changes(5))
+        assert (await disk.log.append("b", event())).seq == 21
+        await store.saved()
+    assert [(each["event"], each["consumer"]) for each in logs] == [("consumer_not_saved", "bad")]
+    assert floors(disk.database.path) == {"a": 5, "bad": 0, "c": 5}
+    store.save(KEY._replace(name="bad"), lambda: Changes(6))
+    await store.saved()
+    assert floors(disk.database.path)["bad"] == 6
+
+
+@log_test
+async def test_a_source_that_fails_harms_nobody(disk: SqliteWorld) -> None:
+    """What can't say its changes is logged, and the rest is stored."""
+    store = await begin(disk, "a", "c")
+
+    def fail() -> Changes:
+        raise RuntimeError("broken")
+
+    with capture_logs() as logs:
+        store.save(KEY._replace(name="a"), fail)
+        store.save(KEY._replace(name="c"), lambda: Changes(5))
+        await store.saved()
+    assert [each["event"] for each in logs] == ["consumer_not_asked"]
+    assert floors(disk.database.path) == {"a": 0, "c": 5}
+
+
+@pytest.mark.parametrize(
+    ("match", "code"),
+    [
+        ("UPDATE consumer", sqlite3.SQLITE_IOERR),
+        ("UPDATE meta", sqlite3.SQLITE_IOERR),
+        ("UPDATE meta", sqlite3.SQLITE_FULL),
+        ("COMMIT", sqlite3.SQLITE_IOERR),
+    ],
+)
+@log_test
+async def test_an_error_of_the_disk_loses_nothing(faulty: SqliteWorld, faults: Faults, match: str, code: int) -> None:
+    """What was saved, before and while it fails, is there once the file can be written again."""
+    store = await begin(faulty, "worker")
+    parked = {3: Parked(1, 5.0, 1.0), 4: Parked(1, 5.0, 1.0)}
+    store.save(KEY, lambda: Changes(5, (), False, dict(parked), set(), {2: Dead(1, 1.0, 1.0, "x")}))
+    faults.before = once(match, code)
+    try:
+        await faulty.log.append("b", event())
+    except RelayError:
+        store.save(KEY, lambda: Changes(6, (), False, {5: Parked(1, 5.0, 1.0)}, {3}))
+    await until(faulty.database.healthy)
+    await store.saved()
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert stored.dead == 1
+    if stored.floor == 6:
+        assert set(stored.parked) == {4, 5}
+    else:
+        assert (stored.floor, dict(stored.parked), match) == (5, parked, "UPDATE consumer")
+
+
+@log_test
+async def test_what_is_saved_while_a_commit_fails_adds_up(disk: SqliteWorld) -> None:
+    """What was on its way and what came meanwhile are stored together, in their order."""
+    store = await begin(disk, "worker")
+    store.save(KEY, lambda: Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
+    assert store.board()
+    store.save(KEY, lambda: Changes(3, (), False, {3: Parked(1, 1.0, 1.0)}, {1}))
+    store.bumped()
+    await store.saved()
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert (stored.floor, set(stored.parked), stored.dead) == (3, {3}, 1)
+
+
+@log_test
+async def test_what_keeps_it_from_being_saved_is_told(faulty: SqliteWorld, faults: Faults) -> None:
+    """Whoever waits gets the error; later it is stored all the same."""
+    store = await begin(faulty, "worker")
+    faults.before = always("UPDATE consumer", sqlite3.SQLITE_IOERR)
+    store.save(KEY, lambda: Changes(5))
+    with pytest.raises(Unavailable, match="consumers"):
+        await store.saved()
+    assert (await faulty.log.append("b", event())).seq == 21
+    faults.heal()
+    await store.saved()
+    assert floors(faulty.database.path) == {"worker": 5}
+
+
+@log_test
+async def test_a_close_that_can_not_save_says_so(faulty: SqliteWorld, faults: Faults) -> None:
+    """It ends all the same."""
+    store = await begin(faulty, "worker")
+    faults.before = always("UPDATE consumer", sqlite3.SQLITE_IOERR)
+    store.save(KEY, lambda: Changes(5))
+    with capture_logs() as logs:
+        await store.close()
+    assert "consumers_not_saved" in [each["event"] for each in logs]
+
+
+@log_test
+async def test_those_in_use_learn_that_events_were_lost(faulty: SqliteWorld, faults: Faults) -> None:
+    """Where the log's end is lost while it runs, what comes in its place is delivered."""
+    store = await begin(faulty, "worker")
+    ledgers = Ledgers(store, faulty.log)
+    ledger = await ledgers.open(KEY)
+    told: list[int] = []
+    ledger.watch(lambda: told.append(1))
+    for taken in ledger.progress.take(20, 20, 0.0):
+        ledger.progress.done(taken)
+    ledgers.lost("c", 0)
+    ledgers.lost("b", 20)
+    assert told == []
+    raw = sqlite3.connect(faulty.database.path)
+    with raw:
+        triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            raw.execute(f"DROP TRIGGER {name}")
+        raw.execute("DELETE FROM event WHERE seq > 15")
+        raw.execute("UPDATE log SET head = 15")
+        for _, sql in triggers:
+            raw.execute(sql)
+    raw.close()
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(RelayError):
+        await faulty.log.append("b", event())
+    await until(lambda: told)
+    assert told == [1]
+    assert ledger.progress.floor == 15
+    assert (await faulty.log.append("b", event())).seq == 16
+    assert [one.seq for one in ledger.progress.take(16, 9, 0.0)] == [16]
+    await store.saved()
+    assert floors(faulty.database.path) == {"worker": 15}
+    ledgers.close(ledger)
+
+
+@log_test
+async def test_a_dropped_log_takes_its_rows_along(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consumers, what they parked and what they gave up leave the file in steps, and nobody else's do."""
+    monkeypatch.setattr("relay_tornado.log.consumer_rows.STEP", 3)
+    await make(disk.log, "c")
+    await fill(disk.log, 5, "c")
+    names = [str(number) for number in range(5)]
+    store = await begin(disk, *names)
+    other = Key("c", "client", "other")
+    await store.create(other, 0, TERMS, 1.0)
+    parked = {seq: Parked(1, 1.0, 1.0) for seq in (1, 2, 3)}
+    dead = {seq: Dead(1, 1.0, 1.0, "x") for seq in (4, 5)}
+    for key in (other, *(KEY._replace(name=name) for name in names)):
+        store.save(key, lambda: Changes(3, (), False, dict(parked), set(), dict(dead)))
+    await store.saved()
+    await disk.log.drop("b")
+
+    def left() -> list[int]:
+        raw = sqlite3.connect(disk.database.path)
+        try:
+            tables = ("consumer", "parked", "dead_letter", "log")
+            return [raw.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
+        finally:
+            raw.close()
+
+    await until(lambda: left() == [1, 3, 2, 1])
+    stored = await store.get(other)
+    assert stored is not None
+    assert set(stored.parked) == {1, 2, 3}
+
+
+@log_test
+async def test_a_trim_goes_in_steps(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much belongs to the events that left, appends go between."""
+    monkeypatch.setattr("relay_tornado.log.consumer_rows.STEP", 3)
+    store = await begin(disk, "worker")
+    store.save(KEY, lambda: Changes(20, (), False, {seq: Parked(1, 1.0, 1.0) for seq in range(1, 21)}))
+    await store.saved()
+    before = disk.database.commits
+    await disk.log.trim("b", Retention(None, 4, None), None)
+    assert disk.database.commits >= before + 6
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert (sorted(stored.parked), stored.dead) == ([17, 18, 19, 20], 16)
+
+
+WORKER = """
+import asyncio, sys
+from dataclasses import replace
+from pathlib import Path
+from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from tests.log.worlds import event
+
+def say(*words):
+    print(*words, flush=True)
+
+async def main():
+    settings = replace(Settings(), data=Path(sys.argv[1]))
+    database = await Database.open(settings)
+    log = await SqliteEventLog.open(database, settings)
+    await log.create("b", "aaaaaaaaaaaa")
+    store = SqliteConsumers(database)
+    ledgers = Ledgers(store, log)
+    ledger = await ledgers.open(Key("b", "client", "worker"), 0, Terms())
+    say("floor", ledger.progress.floor)
+
+    async def send():
+        while True:
+            await asyncio.gather(*(log.append("b", event()) for _ in range(20)))
+
+    async def work():
+        while True:
+            head = (await log.bounds("b")).head
+            taken = ledger.progress.take(head, 50, 0.0)
+            for one in reversed(taken):
+                say("done", one.seq)
+                ledger.progress.done(one)
+                ledger.save()
+            await asyncio.sleep(0)
+            if taken and taken[-1].seq % 3 == 0:
+                await store.saved()
+                say("saved", ledger.progress.floor)
+
+    await asyncio.gather(send(), work())
+
+asyncio.run(main())
+"""
+
+
+def test_what_was_saved_survives_a_kill(tmp_path: Path) -> None:
+    """After kill -9 a consumer stands where it was when it was last told to be saved, or further, and never further
+    than what it was done with."""
+    done: set[int] = set()
+    saved = floor = 0
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path / "data")], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        try:
+            killed = False
+            for line in process.stdout:
+                if not line.endswith("\n"):
+                    break
+                what, number = line.split()
+                if what == "floor":
+                    floor = int(number)
+                    assert floor >= saved, "what was saved is gone"
+                    assert done.issuperset(range(1, floor + 1)), "it is ahead of what was done"
+                elif what == "done":
+                    done.add(int(number))
+                else:
+                    saved = int(number)
+                    if saved > floor + 200 and not killed:
+                        killed = True
+                        process.send_signal(signal.SIGKILL)
+            assert process.wait(30) == -signal.SIGKILL
+        finally:
+            process.kill()
+            process.wait(30)
+            process.stdout.close()
+    assert saved > 800
+
+    async def look() -> int:
+        database = await Database.open(replace(Settings(), data=tmp_path / "data"))
+        try:
+            stored = await SqliteConsumers(database).get(KEY)
+            assert stored is not None
+            return stored.floor
+        finally:
+            await database.close()
+
+    assert saved <= asyncio.run(look()) <= max(done)

@@ -1,0 +1,234 @@
+"""What rides along with other transactions: it is in them or waits for the next, and never spoils one."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import Conflict, NoSpace, Unavailable, Unknown
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from tests.storage.faults import Faults, always, once
+from tests.storage.waiting import until
+
+storage_test = pytest.mark.gen_test(timeout=60)
+
+RIDES = "INSERT INTO bucket VALUES ('rider"
+
+
+class Passenger:
+    """Writes a row under a name; remembers what it was told, and asks again where it was bumped."""
+
+    def __init__(self, database: Database, name: str = "rider") -> None:
+        self.database = database
+        self.name = name
+        self.told: list[str] = []
+        self.has_something = True
+        self.sql = f"INSERT INTO bucket VALUES ('{name}', '{name}', 1, '{{}}')"
+
+    def board(self) -> bool:
+        return self.has_something
+
+    def write(self, raw: sqlite3.Connection) -> None:
+        raw.execute(self.sql)
+
+    def landed(self) -> None:
+        self.told.append("landed")
+
+    def bumped(self) -> None:
+        self.told.append("bumped")
+        self.database.ride(self)
+
+    def refused(self, error: Exception) -> None:
+        self.told.append(type(error).__name__)
+
+
+def put(name: str) -> Callable[[sqlite3.Connection], None]:
+    return lambda raw: raw.execute("INSERT INTO bucket VALUES (?, ?, 1, '{}')", (name, name)) and None
+
+
+def names(raw: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in raw.execute("SELECT name FROM bucket ORDER BY rowid")]
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def database(settings: Settings, faults: Faults, io_loop: IOLoop) -> Iterator[Database]:
+    async def open_it() -> Database:
+        return await Database.open(settings, factory=faults.factory)
+
+    made = io_loop.run_sync(open_it)
+    yield made
+    faults.heal()
+    io_loop.run_sync(made.close)
+
+
+@storage_test
+async def test_it_rides_along(database: Database) -> None:
+    """What waits is written with the next transaction, before what that is for, and costs none of its own."""
+    rider = Passenger(database)
+    before = database.commits
+    database.ride(rider)
+    database.ride(rider)
+    await database.write(put("work"))
+    assert await database.read(names) == ["rider", "work"]
+    assert rider.told == ["landed"]
+    assert database.commits == before + 1
+
+
+@storage_test
+async def test_it_goes_alone_where_nothing_comes(database: Database) -> None:
+    """Where there is no other transaction it gets one."""
+    rider = Passenger(database)
+    database.ride(rider)
+    await until(lambda: rider.told)
+    assert rider.told == ["landed"]
+    assert await database.read(names) == ["rider"]
+
+
+@storage_test
+async def test_who_has_nothing_writes_nothing(database: Database, faults: Faults) -> None:
+    """Where nobody rides, or has anything after all, a transaction is what it was without riders."""
+    rider = Passenger(database)
+    rider.has_something = False
+    await database.write(put("a"))
+    plain, faults.statements = list(faults.statements[-4:]), []
+    database.ride(rider)
+    await database.write(put("b"))
+    assert [sql[:12] for sql in faults.statements] == [sql[:12] for sql in plain]
+    assert rider.told == []
+
+
+@storage_test
+async def test_one_that_fails_alone_fails_alone(database: Database) -> None:
+    """What a rider did wrong is undone and told to it; the transaction and other riders are committed."""
+    bad, good = Passenger(database, "rider1"), Passenger(database, "rider2")
+    bad.sql = "INSERT INTO input VALUES ('x', NULL)"
+    for rider in (bad, good):
+        database.ride(rider)
+    await database.write(put("work"))
+    assert (bad.told, good.told) == (["IntegrityError"], ["landed"])
+    assert await database.read(names) == ["rider2", "work"]
+
+
+@storage_test
+async def test_what_it_did_before_it_failed_is_undone(database: Database) -> None:
+    """A rider is all or nothing."""
+    rider = Passenger(database)
+
+    def half(raw: sqlite3.Connection) -> None:
+        raw.execute(rider.sql)
+        raise OverflowError("a number")
+
+    rider.write = half  # type: ignore[method-assign]
+    database.ride(rider)
+    await database.write(put("work"))
+    assert rider.told == ["OverflowError"]
+    assert await database.read(names) == ["work"]
+
+
+@storage_test
+async def test_it_waits_for_the_next_where_the_work_fails(database: Database) -> None:
+    """A job that raises takes its riders out with it; they are in the next transaction."""
+
+    def fail(raw: sqlite3.Connection) -> None:
+        raise Conflict("no")
+
+    rider = Passenger(database)
+    database.ride(rider)
+    with pytest.raises(Conflict):
+        await database.write(fail)
+    await database.write(put("work"))
+    assert rider.told == ["bumped", "landed"]
+    assert await database.read(names) == ["rider", "work"]
+
+
+@storage_test
+async def test_an_error_of_the_disk_in_its_own_writing_bumps_it(database: Database, faults: Faults) -> None:
+    """Where the machine is to blame it is tried again, and the work that it rode with is committed."""
+    rider = Passenger(database)
+    faults.before = once(RIDES, sqlite3.SQLITE_IOERR)
+    database.ride(rider)
+    await database.write(put("work"))
+    await until(lambda: len(rider.told) == 2)
+    assert rider.told == ["bumped", "landed"]
+    assert await database.read(names) == ["work", "rider"]
+
+
+@storage_test
+async def test_damage_where_it_writes_keeps_nobody_from_writing(database: Database, faults: Faults) -> None:
+    """A damaged page of a rider's table is told to the rider, and events go on being committed."""
+    rider = Passenger(database)
+    faults.before = always(RIDES, sqlite3.SQLITE_CORRUPT)
+    database.ride(rider)
+    await database.write(put("work"))
+    assert rider.told == ["OperationalError"]
+    assert await database.read(names) == ["work"]
+
+
+@pytest.mark.parametrize(
+    ("match", "code", "error"),
+    [
+        ("UPDATE meta", sqlite3.SQLITE_FULL, NoSpace),
+        ("UPDATE meta", sqlite3.SQLITE_IOERR, Unavailable),
+        ("COMMIT", sqlite3.SQLITE_IOERR, Unknown),
+    ],
+)
+@storage_test
+async def test_it_survives_the_file_being_opened_anew(
+    database: Database, faults: Faults, match: str, code: int, error: type[Exception]
+) -> None:
+    """After a commit that failed it is tried until it is there."""
+    rider = Passenger(database)
+    faults.before = once(match, code)
+    database.ride(rider)
+    with pytest.raises(error):
+        await database.write(put("lost"))
+    await until(lambda: rider.told[-1:] == ["landed"])
+    assert await database.read(names) == ["rider"]
+
+
+@storage_test
+async def test_it_comes_once_the_file_can_be_written_again(
+    database: Database, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nothing can be written it waits, and needs nobody who writes to be carried along afterwards."""
+    monkeypatch.setattr("relay_tornado.storage.riders._AGAIN", 0.05)
+    rider = Passenger(database)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unknown):
+        await database.write(put("lost"))
+    await until(lambda: not database.healthy())
+    refused = []
+    submit = database._writer.submit
+
+    def counting(work: Any) -> None:
+        refused.append(work)
+        submit(work)
+
+    monkeypatch.setattr(database._writer, "submit", counting)
+    database.ride(rider)
+    await until(lambda: len(refused) == 2)
+    assert rider.told == []
+    faults.heal()
+    await until(lambda: rider.told)
+    assert rider.told[-1] == "landed"
+
+
+@storage_test
+async def test_the_end_leaves_no_timer(settings: Settings) -> None:
+    """A rider that asks after the end is not carried, and nothing waits for it."""
+    database = await Database.open(settings)
+    await database.close()
+    rider: Any = Passenger(database)
+    database.ride(rider)
+    assert database._writer.riders._timer is None

@@ -1,0 +1,414 @@
+"""Webhooks read by the relay itself: what it reads, what it hands over to Tornado, and what it is held to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+
+import pytest
+import structlog
+import websockets
+
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.ingest import Head, Ingest, Upload
+from relay_tornado.proxy import ProxyTrust
+from relay_tornado.transport import direct
+from relay_tornado.transport.direct import DirectConnection
+from relay_tornado.wire.answers import Answer
+from tests.handlers.edge import BUCKET, DIRECT, URL, Edge, Entrance, edge
+from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.test_ingest import HeldLog
+
+HEALTH = request(b"/healthz", method=b"GET")
+
+
+@pytest.fixture(params=["direct", "tornado"])
+def transport(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def kind(site: Edge) -> type:
+    """What has the only connection."""
+    [connection] = site.site.listener.connections
+    return type(connection)
+
+
+@pytest.mark.gen_test
+async def test_webhooks_are_read_directly() -> None:
+    """A connection that carries webhooks alone never meets Tornado, refusals included."""
+    async with edge() as site, Raw(site.port) as raw:
+        for sent, status in ((request(URL, b"x"), 200), (request(URL + b"x", b"y"), 404), (request(URL), 200)):
+            assert (await raw.ask(sent)).status == status
+            assert kind(site) is DirectConnection
+        assert (await raw.ask(HEALTH)).status == 200
+        assert kind(site) is Connection
+
+
+@pytest.mark.gen_test
+async def test_a_head_in_two_pieces() -> None:
+    """A head is seen to be whole wherever it was cut, within its end as well; so is one that goes to Tornado."""
+    heads = [request(URL), request(URL + b"/a", version=b"HTTP/1.0", headers=b"Connection: keep-alive\r\n")]
+    async with edge() as site:
+        for head in heads:
+            for cut in (1, 4, *range(len(head) - 5, len(head))):
+                async with Raw(site.port) as raw:
+                    raw.send(head[:cut])
+                    await eventually(
+                        lambda cut=cut: [len(each._rest) for each in site.site.listener.connections] == [cut]
+                    )
+                    assert (await raw.ask(head[cut:])).status == 200
+                await eventually(lambda: not site.site.listener.connections)
+        assert len(await site.events()) == 14
+
+
+@pytest.mark.gen_test
+async def test_the_setting() -> None:
+    """With `tornado` nothing is read directly."""
+    async with edge(transport="tornado") as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"x"))).status == 200
+        assert kind(site) is Connection
+
+
+@pytest.mark.gen_test
+async def test_a_connection_that_does_both() -> None:
+    """A client may post webhooks and ask for other things on one connection, in any order, and without waiting."""
+    mixed = [
+        request(URL, b"one"),
+        HEALTH,
+        request(URL, b"two"),
+        request(b"/none", method=b"GET"),
+        request(URL, b"three", b"Transfer-Encoding: chunked\r\n").replace(b"Content-Length: 5\r\n", b"")[:-5]
+        + b"5\r\nthree\r\n0\r\n\r\n",
+        HEALTH,
+        request(URL, b"four"),
+    ]
+    statuses = [200, 200, 200, 404, 200, 200, 200]
+    bodies = [b"one", b"two", b"three", b"four"]
+    async with edge() as site:
+        async with Raw(site.port) as raw:
+            assert [(await raw.ask(each)).status for each in mixed] == statuses
+        async with Raw(site.port) as raw:
+            raw.send(b"".join(mixed))
+            assert [(await raw.reply()).status for _ in mixed] == statuses
+        async with Raw(site.port) as raw:
+            for byte in b"".join(mixed):
+                raw.send(bytes([byte]))
+                await asyncio.sleep(0)
+            assert [(await raw.reply()).status for _ in mixed] == statuses
+        assert [event.body for event in await site.events()] == bodies * 3
+
+
+@pytest.mark.gen_test
+async def test_what_was_read_ahead_goes_along() -> None:
+    """A body of which much was read before its head was handed over arrives whole, and what comes behind it, too."""
+    body = bytes(range(256)) * 200
+    async with edge() as site, Raw(site.port) as raw:
+        for _ in range(3):
+            raw.send(request(URL, b"x") + request(URL, body, version=b"HTTP/1.1").replace(b"POST", b"\r\nPOST"))
+            assert [(await raw.reply()).status for _ in range(2)] == [200, 200]
+        assert [event.body for event in await site.events()] == [b"x", body] * 3
+
+
+@pytest.mark.gen_test
+async def test_a_socket_after_a_webhook() -> None:
+    """A WebSocket opens on a connection on which webhooks were posted."""
+    upgrade = (
+        b"GET /v1/socket HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    async with edge() as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"x"))).status == 200
+        raw.send(upgrade)
+        assert b" 101 " in await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), 20)
+        assert kind(site) is Connection
+        async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as client:
+            await client.send(json.dumps({"action": "auth", "key": "k", "secret": "s"}))
+            assert "unauthorized" in str(await asyncio.wait_for(client.recv(), 20))
+
+
+ASKED: dict[str, bytes] = {
+    "stored": request(URL, b"x"),
+    "a GET": request(URL, method=b"GET"),
+    "a HEAD": request(URL, method=b"HEAD"),
+    "no such input": request(URL + b"x", b"y"),
+    "too large": request(URL, headers=b"").replace(b"Length: 0", b"Length: 9999999"),
+    "closed by the sender": request(URL, b"x", b"Connection: close\r\n"),
+    "kept by the sender": request(URL, b"x", b"Connection: keep-alive\r\n"),
+    "HTTP/1.0": request(URL, b"x", version=b"HTTP/1.0"),
+    "a length twice": request(URL, b"x", b"Content-Length: 1\r\n"),
+    "two lengths": request(URL, b"x", b"Content-Length: 2\r\n"),
+    "a length and chunks": request(URL, b"0\r\n\r\n", b"Transfer-Encoding: chunked\r\n"),
+    "two kinds of chunks": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n" % URL,
+    "chunks by another name": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n" % URL,
+    "chunks behind a blank": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n" % URL,
+    "a chunk with an extension": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"1;%b\r\na\r\n0\r\n\r\n" % (URL, b"a" * 9000),
+    "a chunk that is too long": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"fffffffffffffffff\r\na\r\n0\r\n\r\n" % URL,
+    "a signed chunk": b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+1\r\na\r\n0\r\n\r\n" % URL,
+    "bare line feeds": b"POST %b HTTP/1.1\nHost: x\nContent-Length: 0\n\n" % URL,
+    "a bare carriage return": request(URL, b"x", b"A: b\rContent-Length: 5\r\n"),
+    "a folded length": request(URL, b"x", b"A: b\r\n Content-Length: 5\r\n"),
+    "a NUL": request(URL, b"x", b"A: \x00\r\n"),
+    "two hosts": request(URL, b"x", b"Host: other\r\n"),
+    "no host": b"POST %b HTTP/1.1\r\nContent-Length: 0\r\n\r\n" % URL,
+    "absolute form": request(b"http://other" + URL, b"x"),
+    "another version": request(URL, b"x", version=b"HTTP/1.2"),
+    "a version that is none": request(URL, b"x", version=b"HTTP/9"),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a huge head": request(URL, b"x", b"A: " + b"a" * 40_000 + b"\r\n"),
+    "a huge line": b"POST /%b HTTP/1.1\r\n" % (b"a" * 40_000),
+    "unasked for": request(b"/v1/nothing", b"x"),
+}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+async def test_both_answer_alike(asked: bytes) -> None:
+    """Byte for byte but the Date, both transports say the same, close or go on alike, and store the same."""
+    said = []
+    for each in ("direct", "tornado"):
+        async with edge(transport=each) as site, Raw(site.port) as raw:
+            raw.send(asked + HEALTH)
+            with_date = [await asyncio.wait_for(raw.reader.read(1), 20)]
+            raw.writer.write_eof()
+            with_date.append(await raw.closed(reset=True))
+            text = re.sub(rb"(?m)^(Date|Etag|Server|Request-Id): .*\r\n", b"", b"".join(with_date))
+            text = re.sub(rb'("(uptime|started|version)[^,}]*)', b"", text)
+            stored = [(one.method, one.path, one.query, one.headers, one.body) for one in await site.events()]
+            said.append((text.partition(b"HTTP/1.1 200 OK\r\nServer")[0].split(b"\r\n\r\n")[0], stored))
+    assert said[0] == said[1]
+
+
+SMUGGLED = b"GET %b/smuggled HTTP/1.1\r\nHost: x\r\n\r\n" % URL
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 0\r\nContent-Length: %d\r\n",
+        b"Content-Length: %d\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: %d\r\n",
+        b"Content-Length: %d\r\nTransfer-Encoding : chunked\r\n",
+        b"Content-Length: %d\r\nTransfer-Encoding:\x0bchunked\r\n",
+        b"Content-Length: %d\r\nX: x\nTransfer-Encoding: chunked\r\n\r\n0\r\n",
+        b"Content-Length: %d\r\n Transfer-Encoding: chunked\r\n",
+        b"Content-Length: 0, %d\r\n",
+        b"Content-Length: 0\x00%d\r\n",
+        b"Content-Length: 0\n%d: \r\n",
+        b"Content-Length : %d\r\n",
+        b"Content_Length: 1\r\nContent-Length: 0\x85%d\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: cow\r\nA: %d\r\n",
+        b"Transfer-Encoding: \tchunked, identity\r\nA: %d\r\n",
+        b"Transfer-Encoding: chunked\x00\r\nA: %d\r\n",
+    ],
+)
+async def test_nothing_is_smuggled(transport: str, framing: bytes) -> None:
+    """Of a request whose end can be seen in two places nothing is stored, nor of what hides in it; the connection
+    closes."""
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\n%b\r\n%b" % (URL, framing % len(SMUGGLED), SMUGGLED))
+        assert (await raw.reply()).status == 400
+        assert await raw.closed(reset=True) == b""
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
+async def test_a_head_has_its_time(transport: str) -> None:
+    """A head that trickles in is cut off at its time, however often a byte comes; who says nothing may wait."""
+    async with edge(transport=transport, head_timeout=0.2) as site, Raw(site.port) as silent, Raw(site.port) as slow:
+        silent.send(request(URL, b"x"))
+        assert (await silent.reply()).status == 200
+        slow.send(b"POST / HTTP/1.1\r\n")
+        while not slow.reader.at_eof():
+            slow.send(b"X: y\r\n")
+            with_byte = asyncio.create_task(slow.reader.read(1))
+            await asyncio.wait((with_byte,), timeout=0.02)
+            if with_byte.done():
+                break
+            with_byte.cancel()
+            await asyncio.wait((with_byte,))
+        await eventually(lambda: len(site.site.listener.connections) == 1)
+        assert (await silent.ask(request(URL, b"y"))).status == 200
+
+
+@pytest.mark.gen_test
+async def test_slow_senders_disturb_nobody(transport: str) -> None:
+    """Many slow heads and slow bodies are all cut off at their times, and webhooks go on meanwhile."""
+    async with (
+        edge(transport=transport, head_timeout=0.5, body_timeout=0.5) as site,
+        AsyncExitStack() as stack,
+        Raw(site.port) as good,
+    ):
+        for number in range(100):
+            raw = await stack.enter_async_context(Raw(site.port))
+            raw.send(request(URL, b"body")[: -2 if number % 2 else -10])
+        sent = 0
+        async with asyncio.timeout(20):
+            while len(site.site.listener.connections) > 1 or not sent:
+                assert (await good.ask(request(URL, b"good"))).status == 200
+                sent += 1
+        assert site.site.ingest.buffered == 0
+        assert {event.body for event in await site.events()} == {b"good"}
+        assert site.counters.rejections["timeout"] == 50
+
+
+@pytest.mark.gen_test
+async def test_what_waits_is_bounded() -> None:
+    """While a webhook waits for its commit, what is read of a sender that goes on is bounded, and so is what it may
+    send; all of it is answered in the end."""
+    log, sent = HeldLog(), 0
+    one = request(URL, b"x" * 10_000)
+    async with edge(log=log) as site:
+        with socket.create_connection(("127.0.0.1", site.port)) as client:
+            client.setblocking(False)
+            for _ in range(2000):
+                with suppress(BlockingIOError):
+                    sent += client.send((one * 2)[sent % len(one) :][: len(one)])
+                await asyncio.sleep(0)
+            [connection] = site.site.listener.connections
+            assert isinstance(connection, DirectConnection)
+            assert len(connection._rest) <= 2 * direct.READ_SIZE
+            assert not connection._reading
+            loop, answers = asyncio.get_running_loop(), b""
+            async with asyncio.timeout(20):
+                while answers.count(b"HTTP/1.1 200") < sent // len(one):
+                    await eventually(lambda: log.held)
+                    log.release()
+                    answers += await loop.sock_recv(client, 65536)
+        await eventually(lambda: not site.site.listener.connections)
+
+
+@pytest.mark.gen_test
+async def test_many_refusals_at_once() -> None:
+    """Any number of requests that are answered at once, sent without waiting, end in no recursion."""
+    count = 3000
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(request(URL + b"x", method=b"GET") * count)
+        for _ in range(count):
+            assert (await raw.reply()).status == 404
+        assert kind(site) is DirectConnection
+
+
+@pytest.mark.gen_test
+async def test_a_stop_finishes_what_is_going_on() -> None:
+    """A body that is on its way when the end comes is taken, and its answer says that the connection closes."""
+    async with edge() as site, Raw(site.port) as raw, Raw(site.port) as partial:
+        raw.send(request(URL, b"body")[:-1])
+        partial.send(b"POST ")
+        await eventually(lambda: site.site.ingest.buffered)
+        stopping = asyncio.create_task(site.site.stop())
+        assert await partial.closed() == b""
+        raw.send(b"y")
+        assert (await raw.reply()).header("Connection") == "close"
+        assert await raw.closed() == b""
+        await asyncio.wait_for(stopping, 20)
+
+
+@pytest.mark.gen_test
+async def test_a_handed_over_connection_keeps_its_peer() -> None:
+    """Behind a proxy a request's sender is named by its own head, whichever transport reads it."""
+    async with edge(entrance=Entrance(trust=ProxyTrust.parse("127.0.0.1"))) as site, Raw(site.port) as proxy:
+        for number, extra in ((1, b""), (2, b"Expect: 100-continue\r\n"), (3, b"")):
+            proxy.send(request(URL, b"x", b"X-Forwarded-For: 192.0.2.%d\r\n" % number + extra))
+            if extra:
+                assert b"100" in await asyncio.wait_for(proxy.reader.readuntil(b"\r\n\r\n"), 20)
+            assert (await proxy.reply()).status == 200
+        assert (await proxy.ask(request(URL, b"x"))).status == 200
+        assert kind(site) is Connection
+        assert [event.remote_ip for event in await site.events()] == [
+            "192.0.2.1", "192.0.2.2", "192.0.2.3", "127.0.0.1"
+        ]  # fmt: skip
+
+
+@pytest.mark.gen_test
+async def test_an_input_with_its_own_domain() -> None:
+    """It is read directly, too, by its host and path; other hosts are Tornado's."""
+    async with edge() as site:
+        await site.change(input={"custom_domain": "hooks.example.com", "path_prefix": "/shop"})
+        async with Raw(site.port) as raw:
+            asked = request(b"/shop/a?b", b"x").replace(b"relay.test", b"Hooks.Example.com:8080")
+            assert (await raw.ask(asked)).status == 200
+            assert kind(site) is DirectConnection
+            assert (await raw.ask(request(b"/shop/a", b"x"))).status == 404
+            assert kind(site) is Connection
+        [event] = await site.events()
+        assert (event.path, event.query) == (b"/shop/a", b"b")
+
+
+def uvloops() -> asyncio.AbstractEventLoop:
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops])
+def test_on_either_loop(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """Webhooks, large answers to slow readers, hand-over, idle connections and the end are the same on uvloop."""
+
+    async def check() -> None:
+        async with edge(body_timeout=0.2) as site, Raw(site.port) as raw, Raw(site.port) as idle:
+            await site.change(input={"body": "x" * 8_000_000})
+            raw.send(request(URL, b"one") * 2)
+            await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+            for _ in range(2):
+                assert len((await raw.reply()).body) == 8_000_000
+            await site.change(input={"body": ""})
+            for asked in (request(URL, b"x" * 500_000), HEALTH, request(URL, b"two")):
+                assert (await raw.ask(asked)).status == 200
+            assert len(await site.events()) == 4
+            async with Raw(site.port) as late:
+                late.send(request(URL, b"late")[:-1])
+                assert (await late.reply()).status == 408
+                assert await late.closed() == b""
+            assert (await idle.ask(request(URL, b"three"))).status == 200
+            await site.site.stop()
+            assert await idle.closed() == b""
+            assert await raw.closed() == b""
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(check())
+
+
+@pytest.mark.gen_test
+async def test_a_failure_ends_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no one thought of closes the connection on which it happened, is logged, and lets the others be."""
+    begin = Ingest.begin
+
+    def failing(self: Ingest, head: Head) -> Upload | Answer:
+        assert head.method != "FAIL", "on purpose"
+        return begin(self, head)
+
+    monkeypatch.setattr(Ingest, "begin", failing)
+    async with edge() as site, Raw(site.port) as raw, Raw(site.port) as other:
+        assert (await raw.ask(request(URL, b"x"))).status == 200
+        with structlog.testing.capture_logs() as lines:
+            raw.send(request(URL, b"y", method=b"FAIL") + request(URL, b"z"))
+            assert await raw.closed(reset=True) == b""
+        assert [line["event"] for line in lines] == ["request_failed"]
+        assert (await other.ask(request(URL, b"x"))).status == 200
+        assert [event.body for event in await site.events()] == [b"x", b"x"]
+
+
+@pytest.mark.gen_test
+async def test_a_reset() -> None:
+    """A sender that cuts its connection leaves nothing behind, at whatever point it does."""
+    sent = request(URL, b"x" * 300_000)
+    async with edge() as site:
+        for size in (0, 10, 200, 100_000, len(sent)):
+            async with Raw(site.port) as raw:
+                raw.send(sent[:size])
+                await eventually(lambda: len(site.site.listener.connections) == 1)
+                raw.writer.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0"
+                )
+            await eventually(lambda: not site.site.listener.connections)
+            assert site.site.ingest.buffered == 0
+        assert {event.body for event in await site.log.read(BUCKET.id, 0, 10, 1 << 30)} <= {b"x" * 300_000}
+        assert DIRECT.certificate is None
