@@ -1,21 +1,27 @@
 """The load: senders and subscribers on raw sockets and one epoll loop, many times faster than what they load.
 
-Requests are built once, answers are compared and frames are counted, and nothing is parsed.
+Requests are built once, answers are compared and frames are counted, and hardly anything is parsed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 TIMEOUT = 60.0
-OK = b"HTTP/1.1 200 "
+OK = b"HTTP/1.1 20"
 END = b"\r\n\r\n"
+LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *([0-9]+)\r\n")
+UPGRADE = (
+    "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 WEBHOOK = b'"type":"webhook"'
 CHUNK = 1 << 18
 
@@ -52,6 +58,14 @@ class Loop:
             self.step(0.1)
 
 
+def post(port: int, path: str, body: bytes) -> bytes:
+    """A webhook as a request."""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench\r\nAccept: */*\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
 class Senders:
     """Keep-alive connections that post one prebuilt webhook again and again, each with one request in flight."""
 
@@ -62,10 +76,7 @@ class Senders:
         self.latencies: list[float] = []
         self._sent_at: dict[int, float] = {}
         self._partial: dict[int, bytes] = {}
-        self._request = (
-            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUser-Agent: bench\r\nAccept: */*\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        ).encode() + body
+        self._request = post(port, path, body)
         self._sockets = [socket.create_connection(("127.0.0.1", port), TIMEOUT) for _ in range(connections)]
         for client in self._sockets:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -97,34 +108,48 @@ class Senders:
 
     def _answer(self, fd: int) -> None:
         data = os.read(fd, CHUNK)
-        if not (data.startswith(OK) and data.endswith(END)):
-            data = self._partial.pop(fd, b"") + data
-            if not OK.startswith(data[: len(OK)]) or not data:
-                raise RuntimeError(f"not a 200 without a body: {data[:300]!r}")
-            if not data.endswith(END):
-                self._partial[fd] = data
-                return
+        if not data:
+            raise RuntimeError("the server closed a sender's connection")
+        if fd in self._partial:
+            data = self._partial.pop(fd) + data
+        if not self._complete(data):
+            self._partial[fd] = data
+            return
         self.answered += 1
         self.latencies.append(time.perf_counter() - self._sent_at[fd])
         self._next(fd)
 
+    def _complete(self, data: bytes) -> bool:
+        """Whether this is a whole answer, and not the beginning of one. Raises RuntimeError where it is a refusal."""
+        if data[: len(OK)] != OK[: len(data)]:
+            raise RuntimeError(f"no 2xx: {data[:300]!r}")
+        head = data.find(END)
+        if head < 0:
+            return False
+        length = LENGTH.search(data, 0, head + 2)
+        return len(data) == head + len(END) + (int(length[1]) if length else 0)
 
-class Subscribers:
-    """WebSockets that subscribe to everything and count the webhooks that they get."""
 
-    def __init__(self, loop: Loop, port: int, token: tuple[str, str], count: int, subscribe: dict[str, Any]) -> None:
+class Readers:
+    """Connections that read what comes and count the events in it, by a mark that each has once.
+
+    `handshake`: what is sent on each, and what has to come back before the next is.
+    """
+
+    def __init__(
+        self, loop: Loop, port: int, count: int, handshake: Sequence[tuple[bytes, bytes]], mark: bytes = WEBHOOK
+    ) -> None:
         self.received = 0
         self.bytes = 0
+        self.arrived: Callable[[], None] = _nothing
+        """Called whenever something came."""
+        self.started = 0.0
+        self._mark = mark
         self._tails: dict[int, bytes] = {}
         self.sockets = [socket.create_connection(("127.0.0.1", port), TIMEOUT) for _ in range(count)]
-        upgrade = (
-            f"GET /v1/socket HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        ).encode()
-        self._all(upgrade, END)
-        self._all(frame({"action": "auth", "key": token[0], "secret": token[1]}), b'"authenticated"')
-        self.started = time.perf_counter()
-        self._all(frame({"action": "subscribe", **subscribe}), b'"subscribed"')
+        for message, answer in handshake:
+            self.started = time.perf_counter()
+            self._all(message, answer)
         for client in self.sockets:
             loop.add(client.fileno(), self._read)
 
@@ -156,9 +181,30 @@ class Subscribers:
     def _count(self, fd: int, data: bytes) -> None:
         self.bytes += len(data)
         data = self._tails.get(fd, b"") + data
-        self.received += data.count(WEBHOOK)
+        self.received += data.count(self._mark)
         # What follows the last mark whole, at most as much as a mark that is cut: nothing is counted twice.
-        self._tails[fd] = data[-len(WEBHOOK) + 1 :]
+        self._tails[fd] = data[-len(self._mark) + 1 :]
+        self.arrived()
+
+
+class Subscribers(Readers):
+    """WebSockets that subscribe to a relay's buckets and count the webhooks that they get."""
+
+    def __init__(self, loop: Loop, port: int, token: tuple[str, str], count: int, subscribe: dict[str, Any]) -> None:
+        super().__init__(
+            loop,
+            port,
+            count,
+            [
+                (UPGRADE.format(path="/v1/socket", port=port).encode(), END),
+                (frame({"action": "auth", "key": token[0], "secret": token[1]}), b'"authenticated"'),
+                (frame({"action": "subscribe", **subscribe}), b'"subscribed"'),
+            ],
+        )
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""
 
 
 def frame(message: dict[str, Any]) -> bytes:

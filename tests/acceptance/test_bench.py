@@ -4,21 +4,77 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bench import peers
+from tests.needs import needs
+
 ROOT = Path(__file__).parent.parent.parent
+
+
+def measure(part: str, figures: Path) -> tuple[dict[str, Any], str]:
+    """Runs a part in small; what it wrote, and what it printed."""
+    command = [sys.executable, "-m", "bench", part, "--quick", "--json", str(figures)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert run.returncode == 0, run.stderr
+    return json.loads(figures.read_text()), run.stdout
 
 
 @pytest.mark.heavy
 def test_the_quick_pass(tmp_path: Path) -> None:
     """`python -m bench all --quick` measures everything once, prints its tables and writes its figures."""
-    figures = tmp_path / "figures.json"
-    command = [sys.executable, "-m", "bench", "all", "--quick", "--json", str(figures)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert run.returncode == 0, run.stderr
-    found = json.loads(figures.read_text())
+    found, printed = measure("all", tmp_path / "figures.json")
     assert set(found) == {"machine", "ingest", "delivery", "replay"}
     for part in ("ingest", "delivery", "replay"):
         assert all(isinstance(value, str) or value == value for row in found[part] for value in row.values())
-        assert all(column in run.stdout for column in found[part][0])
+        assert all(column in printed for column in found[part][0])
+
+
+@pytest.mark.heavy
+def test_what_acks_cost() -> None:
+    """`python -m bench.acks --quick` measures appends alone and beside acks."""
+    command = [sys.executable, "-m", "bench.acks", "--quick"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    for way in ("alone", "acks in memory", "acks saved"):
+        assert way in run.stdout
+
+
+@pytest.mark.heavy
+def test_the_page(tmp_path: Path) -> None:
+    """`python -m bench.ui --quick` measures the first load, an event's way to the screen, memory, and open pages."""
+    needs("chromium", "apt-get install chromium")
+    command = [sys.executable, "-m", "bench.ui", "--quick", "--json", str(tmp_path / "figures.json")]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=115)
+    assert run.returncode == 0, run.stderr
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert [row["page"] for row in found["First load"]] == ["buckets", "events of a bucket"]
+    (screen,) = found["From a POST to the screen"]
+    assert screen["events"] == 3
+    (beside,) = found["Senders beside open pages"]
+    assert beside["open pages"] == 2
+    assert "A page's memory at 50 events/s" in found
+
+
+def test_the_quick_pass_beside_peers(tmp_path: Path) -> None:
+    """`python -m bench compare --quick` measures the relay and each peer; what was measured can be drawn."""
+    for package in peers.missing():
+        needs(package, f"apt-get install {' '.join(peers.missing())}")
+    found, printed = measure("compare", tmp_path / "figures.json")
+    rows = found["ingest beside peers"]
+    assert rows[0]["server"] == "relay"
+    assert len(rows) == 6
+    assert all(row["events/s"] > 0 for row in rows)
+    assert all(row["server"] in printed for row in rows)
+
+
+@pytest.mark.heavy
+def test_the_quick_pass_as_it_grows(tmp_path: Path) -> None:
+    """`python -m bench growth --quick` measures more buckets, connections and events, and a storm of reconnects."""
+    for package in peers.missing():
+        needs(package, f"apt-get install {' '.join(peers.missing())}")
+    found, _ = measure("growth", tmp_path / "figures.json")
+    storm = found["storm"][0]
+    assert storm["caught up"] == storm["clients"]
