@@ -1,0 +1,68 @@
+// The relay's public interface (docs/rest.md), with the session's cookie. Nothing here has a way of its own.
+import { signal } from "./lib.js";
+
+/** Who is signed in: undefined until it is known, null for nobody, else what GET /ui/session answered. */
+export const session = signal(undefined);
+
+export class ApiError extends Error {
+  constructor(status, document) {
+    super(document?.message ?? `The relay answered ${status}.`);
+    this.status = status;
+    this.code = document?.code ?? "";
+    this.field = document?.field ?? "";
+  }
+}
+
+/** Asks the relay and returns its JSON. `path` begins with /; `query` drops what is empty. Throws ApiError, or ApiError(0) where it can't be reached. */
+export async function ask(method, path, { query, body, signal: abort } = {}) {
+  const kept = Object.entries(query ?? {}).filter(([, value]) => value != null && value !== "");
+  const search = kept.length ? `?${new URLSearchParams(kept)}` : "";
+  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+  let response;
+  try {
+    response = await fetch(path + search, {
+      method, headers, signal: abort, credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, { message: "The relay can't be reached. The page goes on by itself when it is back." });
+  }
+  const text = await response.text();
+  let document = null;
+  try {
+    document = text ? JSON.parse(text) : null;
+  } catch {
+    document = { message: `The relay answered ${response.status} with something that is no JSON.` };
+  }
+  if (response.ok) return document;
+  if (response.status === 401 && session.value) session.value = null;
+  throw new ApiError(response.status, document);
+}
+
+export const get = (path, query, abort) => ask("GET", path, { query, signal: abort });
+export const post = (path, body = {}) => ask("POST", path, { body });
+export const put = (path, body) => ask("PUT", path, { body });
+export const remove = (path, query) => ask("DELETE", path, { query });
+
+/** A path under /v1: v1("buckets", name) is /v1/buckets/NAME, each part encoded. */
+export const v1 = (...parts) => `/v1/${parts.map(encodeURIComponent).join("/")}`;
+
+/** Asks who is signed in. */
+export async function who() {
+  try {
+    session.value = await get("/ui/session");
+  } catch (error) {
+    if (error.status === 401 || error.status === 404) session.value = null;
+    else throw error;
+  }
+}
+
+/** Signs in with a token's secret or with a one-time code. */
+export async function signIn(credentials) {
+  session.value = await post("/ui/session", credentials);
+}
+
+export async function signOut() {
+  await remove("/ui/session");
+  session.value = null;
+}

@@ -1,0 +1,107 @@
+// The page's frame: who is signed in, the rail, and the part that the address names.
+import { html, render, signal, useEffect, useState } from "./lib.js";
+import { session, signOut, who } from "./api.js";
+import { Toasts, tell } from "./parts/basic.js";
+import { link, match, place } from "./router.js";
+import { SignIn, withCode } from "./pages/signin.js";
+
+/** Each page is loaded when it is gone to: its pattern, its module, and the rail's entry that it belongs to. */
+const PAGES = [
+  ["/", () => import("./pages/buckets.js"), "buckets"],
+  ["/buckets/:bucket", () => import("./pages/bucket.js"), "buckets"],
+  ["/buckets/:bucket/:tab", () => import("./pages/bucket.js"), "buckets"],
+  ["/events/:id", () => import("./pages/event.js"), "buckets"],
+  ["/compare/:left/:right", () => import("./pages/compare.js"), "buckets"],
+  ["/overview", () => import("./pages/overview.js"), "overview"],
+  ["/clients", () => import("./pages/clients.js"), "clients"],
+  ["/tokens", () => import("./pages/tokens.js"), "tokens"],
+  ["/bin", () => import("./pages/bin.js"), "bin"],
+  ["/bin/:bucket", () => import("./pages/bin.js"), "bin"],
+];
+
+const RAIL = [
+  ["buckets", "/", "Buckets"],
+  ["overview", "/overview", "Overview"],
+  ["clients", "/clients", "Clients"],
+  ["tokens", "/tokens", "Tokens"],
+  ["bin", "/bin", "Try it"],
+];
+
+function found(path) {
+  for (const [pattern, load, entry] of PAGES) {
+    const parts = match(pattern, path);
+    if (parts) return { pattern, load, entry, parts };
+  }
+  return null;
+}
+
+function Page() {
+  const { path, query } = place.value;
+  const page = found(path);
+  const [loaded, setLoaded] = useState({});
+  useEffect(() => {
+    if (!page || loaded[page.pattern]) return;
+    page.load().then(
+      (module) => setLoaded((before) => ({ ...before, [page.pattern]: module.default })),
+      () => tell("A part of the page could not be loaded. Reload the page.", "bad"),
+    );
+  }, [page?.pattern]);
+  useEffect(() => {
+    const named = RAIL.find(([, at]) => at === page?.pattern);
+    if (named) document.title = `${named[2]} · Relay`;
+  }, [page?.pattern]);
+  if (!page) return html`<h1>There is nothing here</h1><p><a href=${link("/")}>Go to the buckets</a></p>`;
+  const Part = loaded[page.pattern];
+  return Part ? html`<${Part} ...${page.parts} query=${query} />` : html`<p class="starting">Loading…</p>`;
+}
+
+const NARROW = matchMedia("(max-width: 799px)");
+const narrow = signal(NARROW.matches);
+NARROW.addEventListener("change", () => {
+  narrow.value = NARROW.matches;
+});
+
+/** Who is signed in, and what can be done about it: below the rail, in a narrow window below the page. */
+function Foot() {
+  const theme = () => {
+    const root = document.documentElement;
+    const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+    root.dataset.theme = dark ? "light" : "dark";
+    localStorage.setItem("theme", root.dataset.theme);
+  };
+  return html`<div class="foot"><span class="cut" title=${session.value.key}>${session.value.description || session.value.key}</span>
+    <span class="row"><button type="button" class="button tiny" onClick=${theme}>Light / dark</button>
+    <button type="button" class="button tiny" onClick=${() => signOut().catch((error) => tell(error.message, "bad"))}>Sign out</button></span></div>`;
+}
+
+function Rail({ entry }) {
+  return html`<header class="rail">
+    <a class="brand" href=${link("/")}><img src="/ui/static/icon.svg" alt="" />Relay</a>
+    <nav aria-label="Parts"><ul>${RAIL.filter(([name]) => name !== "tokens" || session.value.administrator).map(
+      ([name, path, text]) => html`<li key=${name}><a href=${link(path)} aria-current=${name === entry ? "page" : undefined}>${text}</a></li>`,
+    )}</ul></nav>
+    ${!narrow.value && html`<${Foot} />`}
+  </header>`;
+}
+
+function App() {
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    const start = () => withCode().then(who).catch((problem) => {
+      setError(problem);
+      setTimeout(start, 2000);
+    });
+    start();
+  }, []);
+  if (session.value === undefined) return html`<p class="starting">${error ? error.message : "Loading…"}</p>`;
+  if (session.value === null) return html`<main><${SignIn} /></main><${Toasts} />`;
+  return html`<a class="skip" href="#main">Skip to the content</a>
+    <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page} /></main>
+      ${narrow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${Toasts} />`;
+}
+
+const theme = localStorage.getItem("theme");
+if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+const root = document.getElementById("app");
+root.replaceChildren();
+render(html`<${App} />`, root);

@@ -1,0 +1,33 @@
+// Fields of queries and forms, in their order; a name may come more than once.
+import { encode, latin1, readable } from "./bytes.js";
+import { mediaType, parseBlock, valueOf } from "./headers.js";
+
+/** [[name, value]…] of a query or of an application/x-www-form-urlencoded body. */
+export const fields = (text) => (text ? [...new URLSearchParams(text)] : []);
+
+/** The parts of a multipart/form-data body: [{name, file, type, bytes}], null where it is none with this boundary. */
+export function multipart(bytes, boundary) {
+  if (!boundary) return null;
+  const mark = latin1(encode(`--${boundary}`));
+  const text = `\r\n${latin1(bytes)}`;
+  const pieces = text.split(`\r\n${mark}`);
+  if (pieces.length < 3 || !pieces.at(-1).startsWith("--")) return null;
+  const parts = [];
+  for (const piece of pieces.slice(1, -1)) {
+    const begin = piece.indexOf("\r\n");
+    const end = piece.indexOf("\r\n\r\n", begin);
+    if (begin < 0 || end < 0) return null;
+    const headers = parseBlock(Uint8Array.from(piece.slice(begin + 2, end + 2), (each) => each.charCodeAt(0)));
+    const { parameters } = mediaType(valueOf(headers, "Content-Disposition"));
+    parts.push({
+      name: parameters.get("name") ?? "",
+      file: parameters.get("filename") ?? null,
+      type: valueOf(headers, "Content-Type"),
+      bytes: Uint8Array.from(piece.slice(end + 4), (each) => each.charCodeAt(0)),
+    });
+  }
+  return parts;
+}
+
+/** A part's value as a text, cut after `most` bytes. */
+export const valueText = (part, most = 4096) => readable(part.bytes.subarray(0, most)) + (part.bytes.length > most ? "…" : "");

@@ -1,0 +1,40 @@
+// What a text holds that eyes would not see, or that would change how they see the rest: controls, and marks of direction.
+
+/** C0 and C1 controls, soft hyphen, zero-width and bidirectional characters, separators of lines, tags, halves of a pair. */
+const HIDDEN = new RegExp([
+  "[\\0-\\x1f\\x7f-\\x9f\\xad\\u061c\\u115f\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\u3164]",
+  "[\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]",
+  "[\\ud800-\\udbff](?![\\udc00-\\udfff])", "(?<![\\ud800-\\udbff])[\\udc00-\\udfff]",
+].join("|"), "u");
+const ALL = new RegExp(HIDDEN.source, "gu");
+
+const NAMES = new Map([
+  [0x00, "NUL"], [0x07, "BEL"], [0x08, "BS"], [0x09, "TAB"], [0x0a, "LF"], [0x0d, "CR"], [0x1b, "ESC"], [0x7f, "DEL"], [0xad, "SHY"],
+  [0x200b, "ZWSP"], [0x200e, "LRM"], [0x200f, "RLM"], [0x202a, "LRE"], [0x202b, "RLE"], [0x202c, "PDF"], [0x202d, "LRO"], [0x202e, "RLO"],
+  [0x2066, "LRI"], [0x2067, "RLI"], [0x2068, "FSI"], [0x2069, "PDI"], [0xfeff, "BOM"],
+]);
+
+export const hasHidden = (text) => HIDDEN.test(text);
+
+/** The short name of a hidden character: RLO, or U+2028. */
+export function nameOf(character) {
+  const code = character.codePointAt(0);
+  return NAMES.get(code) ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
+}
+
+/** A text cut into [text, hidden] pairs: `hidden` is the character behind the text, "" at the end. With `lines`, line ends and tabs stay in it. */
+export function cut(text, lines = false) {
+  const parts = [];
+  let from = 0;
+  for (const found of text.matchAll(ALL)) {
+    const character = found[0];
+    if (lines && (character === "\n" || character === "\t" || (character === "\r" && text[found.index + 1] === "\n"))) continue;
+    parts.push([text.slice(from, found.index), character]);
+    from = found.index + character.length;
+  }
+  parts.push([text.slice(from), ""]);
+  return parts;
+}
+
+/** The same as one text, for places that hold no elements (titles, labels). */
+export const shown = (text) => (hasHidden(text) ? cut(text).map(([before, hidden]) => before + (hidden && `[${nameOf(hidden)}]`)).join("") : text);

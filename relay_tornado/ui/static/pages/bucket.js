@@ -1,0 +1,88 @@
+// One bucket: how it stands, and the tabs with what it holds and how it is set.
+import { html, useEffect, useRef, useState } from "../lib.js";
+import { get, v1 } from "../api.js";
+import { Badge, Empty, Problem, Time, bytes, number, tell, useLoaded } from "../parts/basic.js";
+import { unsaved } from "../parts/form.js";
+import { bucketLink } from "../parts/names.js";
+import { Hour } from "../parts/spark.js";
+import { link } from "../router.js";
+import { Lag } from "./buckets.js";
+
+/** Each tab is loaded when it is gone to: its name in the address, its text, its component, and the forms that are in it. */
+const TABS = [
+  ["events", "Events", () => import("./events.js").then((module) => module.Events ?? module.default)],
+  ["connect", "Connect", () => import("./connect.js").then((module) => module.default)],
+  ["inputs", "Inputs", () => import("./inputs.js").then((module) => module.default)],
+  ["outputs", "Outputs", () => import("./outputs.js").then((module) => module.default)],
+  ["consumers", "Consumers", () => import("../parts/consumers.js").then((module) => module.Consumers)],
+  ["settings", "Settings", () => import("./settings.js").then((module) => module.default)],
+];
+
+/** The parts that were loaded, by the tab's name. */
+const loaded = {};
+
+function Tab({ tab, ...rest }) {
+  const [, turn] = useState(0);
+  const [name, , load] = tab;
+  useEffect(() => {
+    if (loaded[name]) return;
+    load().then(
+      (part) => {
+        loaded[name] = part;
+        turn((before) => before + 1);
+      },
+      () => tell("A part of the page could not be loaded. Reload the page.", "bad"),
+    );
+  }, [name]);
+  const Part = loaded[name];
+  return Part ? html`<${Part} ...${rest} />` : html`<p class="starting">Loading…</p>`;
+}
+
+/** How the bucket stands, in one line. */
+function Standing({ standing, outputs }) {
+  if (!standing) return null;
+  const { rate, events, first, head, bytes: size, newest_at: newest, subscribers, lag } = standing;
+  return html`<dl class="standing">
+    <div><dt>Last hour</dt><dd><${Hour} rate=${rate} /></dd></div>
+    <div><dt>Kept</dt><dd title=${events ? `events ${number(first)} to ${number(head)}` : ""}>${number(events)} · ${bytes(size)}</dd></div>
+    <div><dt>Newest</dt><dd>${head ? `${number(head)}, ` : ""}<${Time} at=${newest} /></dd></div>
+    <div><dt>Subscribers</dt><dd>${number(subscribers)}</dd></div>
+    ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} outputs=${outputs} /></dd></div>`}
+  </dl>`;
+}
+
+export default function BucketPage({ bucket: reference, tab: wanted = "events", query }) {
+  const [found, error, again] = useLoaded((abort) => get(v1("buckets", reference), {}, abort), { every: 20, on: [reference] });
+  const [status] = useLoaded((abort) => get("/v1/status", {}, abort), { every: 5 });
+  const bucket = found && [found.id, found.name].includes(reference) ? found : null;
+  const tab = TABS.find(([name]) => name === wanted);
+  const tabs = useRef(null);
+  useEffect(() => {
+    tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+  }, [wanted, Boolean(bucket)]);
+  useEffect(() => {
+    document.title = bucket ? `${bucket.name} · Relay` : "Relay";
+    return () => {
+      document.title = "Relay";
+    };
+  }, [bucket?.name]);
+  if (!bucket && error?.status === 404) {
+    return html`<${Empty} title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
+      <a href=${link("/")}>All buckets</a></p><//>`;
+  }
+  if (!bucket) return error ? html`<${Problem} error=${error} retry=${again} />` : html`<p class="starting">Loading…</p>`;
+  const count = { inputs: bucket.inputs.length, outputs: bucket.outputs.length };
+  return html`<div class="head"><div class="grow"><p class="small"><a href=${link("/")}>Buckets</a></p><h1>${bucket.name}</h1>
+        ${bucket.description && html`<p class="soft lines">${bucket.description}</p>`}</div>
+      <span class="row">${bucket.ephemeral && html`<${Badge}>ephemeral<//>`}${!bucket.stream && html`<${Badge} kind="warn">stream off<//>`}
+        ${bucket.expires_at && html`<a href=${bucketLink(bucket, "settings")}><${Badge} kind="warn">deleted <${Time} at=${bucket.expires_at} /><//>
+          </a>`}</span></div>
+    <${Problem} error=${error} retry=${again} />
+    <${Standing} standing=${status?.buckets.find(({ id }) => id === bucket.id)} outputs=${bucket.outputs} />
+    <nav class="tabs" ref=${tabs} aria-label=${`Parts of ${bucket.name}`}>${TABS.map(([name, text]) => html`<a key=${name}
+        href=${bucketLink(bucket, name)} aria-current=${name === wanted ? "page" : undefined}>${text}
+      ${count[name] > 1 && html` <span class="soft">${number(count[name])}</span>`}${unsaved(`${bucket.id}/${name}`) && html`<span class="unsaved"
+          title="Not saved"> <span aria-hidden="true">•</span><span class="hidden"> (not saved)</span></span>`}</a>`)}</nav>
+    ${tab ? html`<${Tab} key=${`${bucket.id}/${wanted}`} tab=${tab} bucket=${bucket} query=${query} changed=${again} />` : html`<${Empty}
+        title="There is nothing here"><p><a href=${bucketLink(bucket)}>The bucket's events</a></p><//>`}`;
+}

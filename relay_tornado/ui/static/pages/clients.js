@@ -1,0 +1,97 @@
+// Who reads: the clients that are connected, and the consumers whose positions the relay keeps, of all buckets.
+import { html, useState } from "../lib.js";
+import { get, session, v1 } from "../api.js";
+import { Badge, Empty, Problem, Time, number, useLoaded } from "../parts/basic.js";
+import { ConsumerTable, EVERY } from "../parts/consumers.js";
+import { bucketLink } from "../parts/names.js";
+
+/** Of more buckets than these, one is to be chosen: each is a request. */
+const MOST = 40;
+const AT_ONCE = 6;
+
+/** What `load` returns for each, in order, a few at once; null where a bucket has gone meanwhile. */
+async function each(items, load) {
+  const results = new Array(items.length).fill(null);
+  let next = 0;
+  const work = async () => {
+    while (next < items.length) {
+      const at = next;
+      next += 1;
+      try {
+        results[at] = await load(items[at]);
+      } catch (error) {
+        if (error.status !== 404) throw error;
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(AT_ONCE, items.length) }, work));
+  return results;
+}
+
+async function everything(chosen, abort) {
+  const [status, clients, buckets, tokens] = await Promise.all([
+    get(v1("status"), {}, abort), get(v1("connected-clients"), {}, abort), get(v1("buckets"), {}, abort),
+    session.value.administrator ? get(v1("tokens"), {}, abort) : [],
+  ]);
+  const lasting = buckets.filter(({ ephemeral }) => !ephemeral);
+  const asked = chosen ? lasting.filter(({ name }) => name === chosen) : lasting.length > MOST ? [] : lasting;
+  const consumers = (await each(asked, ({ id }) => get(v1("buckets", id, "consumers"), {}, abort))).flat().filter(Boolean);
+  const byLag = (a, b) => b.lag.events - a.lag.events || a.bucket_name.localeCompare(b.bucket_name) || a.name.localeCompare(b.name);
+  return { status, buckets, tokens, clients: clients.webhook_clients, consumers: consumers.sort(byLag), tooMany: !chosen && lasting.length > MOST };
+}
+
+function Standing({ client, heads }) {
+  const names = Object.keys(client.positions).sort();
+  if (!names.length) return html`<span class="soft">–</span>`;
+  const shown = names.slice(0, 5);
+  return html`<div class="positions">${shown.map((name) => {
+    const behind = Math.max(0, (heads.get(name) ?? 0) - client.positions[name]);
+    return html`<div key=${name} class="row"><a href=${bucketLink({ id: name, name })}>${name}</a> <span class="mono">${
+      number(client.positions[name])}</span>
+      ${behind ? html`<${Badge} kind="warn">${number(behind)} behind<//>` : html`<${Badge} kind="good">up to date<//>`}</div>`;
+  })}${names.length > shown.length && html`<span class="soft small">and ${number(names.length - shown.length)} more</span>`}</div>`;
+}
+
+function Clients({ clients, heads, tokens }) {
+  if (!clients.length) {
+    return html`<${Empty} title="Nobody is connected">
+      <p>Clients show up here while they are subscribed, over the WebSocket or as a stream of server-sent events.</p><//>`;
+  }
+  const described = new Map(tokens.map(({ key, description }) => [key, description]));
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Connected clients"><table class="consumers">
+    <thead><tr><th scope="col">Client</th><th scope="col">Address</th><th scope="col">Token</th><th scope="col">Consumer</th><th
+      scope="col">Since</th>
+      <th scope="col">Given up to, by bucket</th></tr></thead>
+    <tbody>${clients.map((client, index) => html`<tr key=${index}>
+      <td>${client.client_type || html`<span class="soft">unnamed</span>`} <span class="soft">${client.client_version}</span></td>
+      <td class="mono">${client.client_ip}</td>
+      <td>${described.get(client.access_token_key) || html`<span class="mono">${client.access_token_key.slice(0, 8) || "–"}</span>`}</td>
+      <td>${client.consumer ? html`<b>${client.consumer}</b>` : html`<span class="soft">keeps its own position</span>`}</td>
+      <td><${Time} at=${client.subscribed_at} /></td>
+      <td><${Standing} client=${client} heads=${heads} /></td></tr>`)}</tbody>
+  </table></div>`;
+}
+
+export default function ClientsPage() {
+  const [chosen, setChosen] = useState("");
+  const [data, error, again] = useLoaded((abort) => everything(chosen, abort), { every: EVERY, on: [chosen] });
+  if (!data) return html`<h1>Clients</h1><${Problem} error=${error} retry=${again} />${!error && html`<p class="starting">Loading…</p>`}`;
+  const heads = new Map(data.status.buckets.map(({ name, head }) => [name, Number(String(head).split("-").at(-1))]));
+  const clients = chosen ? data.clients.filter(({ buckets }) => buckets.includes(chosen)) : data.clients;
+  return html`<div class="head"><h1>Clients</h1>
+      <label class="row"><span class="soft">Bucket</span><select value=${chosen} onChange=${(event) => setChosen(event.target.value)}>
+        <option value="">all</option>${data.buckets.map(({ id, name }) => html`<option key=${id} value=${name}>${name}</option>`)}</select></label>
+          </div>
+    <${Problem} error=${error} retry=${again} />
+    <section class="stack"><h2>Connected now <span class="soft">${number(clients.length)}</span></h2>
+      <${Clients} clients=${clients} heads=${heads} tokens=${data.tokens} /></section>
+    <section class="stack"><h2>Consumers <span class="soft">${data.tooMany ? "" : number(data.consumers.length)}</span></h2>
+      <p class="soft">Positions that the relay keeps: who comes back goes on where it was, and the slowest stands first.</p>
+      ${data.tooMany && html`<p class="note">There are ${number(data.buckets.length)} buckets. Choose one to see its consumers.</p>`}
+      ${!data.tooMany && !data.consumers.length && html`<${Empty} title="No consumers">
+        <p>The relay keeps a position for clients that subscribe with <code>"consumer": "NAME"</code>, for durable tokens,
+          and for public outputs.</p><//>`}
+      ${data.consumers.length > 0 && html`<${ConsumerTable} consumers=${data.consumers} buckets=${data.buckets} tokens=${data.tokens} bucketToo
+        again=${again} />`}
+    </section>`;
+}

@@ -1,0 +1,147 @@
+// Two events side by side: what differs between their request lines, headers, fields and bodies.
+import { html, useMemo, useState } from "../lib.js";
+import { get, v1 } from "../api.js";
+import { bodyOf, hexDump, utf8 } from "../event/bytes.js";
+import { diffJson, diffLines, diffPairs } from "../event/diff.js";
+import { fields } from "../event/forms.js";
+import { headersOf, mediaType, valueOf } from "../event/headers.js";
+import { JsonError, parseJson, printJson } from "../event/json.js";
+import { Badge, Problem, Time, bytes, number, useLoaded } from "../parts/basic.js";
+import { Plain } from "../parts/plain.js";
+import { link } from "../router.js";
+
+const AROUND = 3;
+const MAX_TEXT = 1_000_000;
+
+const pairsOf = (log) => headersOf(log).map(({ name, value }) => [name, value]);
+
+function Cell({ values }) {
+  return html`<td class="value">${values.length ? values.map((value, index) => html`<div key=${index}><${Plain} text=${value} lines />
+    </div>`) : html`<span class="soft">–</span>`}</td>`;
+}
+
+/** Names and values side by side; what is the same is shown on demand. */
+function Pairs({ title, left, right, fold }) {
+  const [all, setAll] = useState(false);
+  const rows = useMemo(() => diffPairs(left, right, fold), [left, right]);
+  const same = rows.filter((row) => row.same).length;
+  if (!rows.length) return null;
+  const shown = all ? rows : rows.filter((row) => !row.same);
+  return html`<section class="stack"><div class="head"><h2>${title}</h2>${same > 0 && html`<button type="button" class="button tiny"
+    aria-pressed=${all ? "true" : "false"} onClick=${() => setAll(!all)}>
+      ${all ? "Only what differs" : `Also what is the same (${number(same)})`}</button>`}</div>
+    ${shown.length ? html`<div class="scroll" tabindex="0" role="region" aria-label=${title}><table class="compare"><thead><tr><th
+      scope="col">Name</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
+      ${shown.map((row, index) => html`<tr key=${index}
+        class=${row.same ? "" : row.left.length && row.right.length ? "changed" : row.left.length ? "only-left" : "only-right"}><th
+          scope="row" class="value name"><${Plain} text=${row.name} /></th><${Cell} values=${row.left} /><${Cell} values=${row.right} />
+            </tr>`)}</tbody></table></div>`
+      : html`<p class="soft">The same.</p>`}</section>`;
+}
+
+const shortly = (node) => (node ? [printJson(node).slice(0, 2000)] : []);
+
+function JsonChanges({ changes }) {
+  if (!changes.length) return html`<p class="soft">The same values, perhaps written in another way.</p>`;
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Differences of the bodies"><table class="compare"><thead><tr><th
+    scope="col">Place</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
+    ${changes.map((change, index) => html`<tr key=${index}
+      class=${change.left && change.right ? "changed" : change.left ? "only-left" : "only-right"}><th scope="row" class="value name">
+        <${Plain} text=${change.path} /></th><${Cell} values=${shortly(change.left)} /><${Cell} values=${shortly(change.right)} /></tr>`)}
+          </tbody></table></div>`;
+}
+
+/** Lines with a few that are the same around each difference. */
+function Lines({ left, right }) {
+  const lines = useMemo(() => {
+    const found = diffLines(left.slice(0, MAX_TEXT), right.slice(0, MAX_TEXT));
+    const near = new Uint8Array(found.length);
+    found.forEach((line, index) => {
+      if (line.kind !== "same") near.fill(1, Math.max(0, index - AROUND), index + AROUND + 1);
+    });
+    const kept = [];
+    let skipped = 0;
+    found.forEach((line, index) => {
+      if (!near[index]) skipped += 1;
+      else {
+        if (skipped) kept.push({ kind: "skip", text: `${number(skipped)} lines that are the same` });
+        skipped = 0;
+        kept.push(line);
+      }
+    });
+    if (skipped) kept.push({ kind: "skip", text: `${number(skipped)} lines that are the same` });
+    return kept;
+  }, [left, right]);
+  const marks = { left: "−", right: "+", same: " ", skip: "⋯" };
+  const said = { left: "only left: ", right: "only right: ", same: "", skip: "" };
+  return html`<div class="diff mono" tabindex="0" role="region" aria-label="Lines of both bodies">
+    ${lines.slice(0, 5000).map((line, index) => html`<div key=${index} class=${`line ${line.kind}`}><span class="sign" aria-hidden="true">
+      ${marks[line.kind]}</span><span class="hidden">${said[line.kind]}</span><${Plain} text=${line.text} lines /></div>`)}
+    ${lines.length > 5000 && html`<div class="line skip">${number(lines.length - 5000)} more lines</div>`}</div>`;
+}
+
+const node = (text) => {
+  if (text === null || text.length > 4 * MAX_TEXT || !/^\s*[[{]/.test(text)) return null;
+  try {
+    return parseJson(text);
+  } catch (error) {
+    if (error instanceof JsonError) return null;
+    throw error;
+  }
+};
+
+function Bodies({ left, right }) {
+  const [byLines, setByLines] = useState(false);
+  const both = useMemo(() => {
+    const made = [left, right].map((log) => ({ bytes: bodyOf(log), type: mediaType(valueOf(headersOf(log), "Content-Type")).type }));
+    for (const each of made) {
+      each.text = utf8(each.bytes);
+      each.node = node(each.text);
+    }
+    const [a, b] = made;
+    const equal = a.bytes.length === b.bytes.length && a.bytes.every((byte, index) => byte === b.bytes[index]);
+    const form = (each) => (each.type === "application/x-www-form-urlencoded" && each.text !== null ? fields(each.text) : null);
+    const changes = !equal && a.node && b.node ? diffJson(a.node, b.node) : null;
+    return { a, b, equal, changes, forms: form(a) && form(b) ? [form(a), form(b)] : null };
+  }, [left, right]);
+  const { a, b, equal, changes, forms } = both;
+  if (equal) return html`<section class="stack"><h2>Body</h2><p class="soft">
+    ${a.bytes.length ? `The same ${bytes(a.bytes.length)}.` : "Neither has one."}</p></section>`;
+  if (forms && !byLines) return html`<${Pairs} title="Form fields" left=${forms[0]} right=${forms[1]} />`;
+  const text = (each) => each.text ?? hexDump(each.bytes, 16_384);
+  const pretty = (each) => (each.node ? printJson(each.node) : text(each));
+  return html`<section class="stack"><div class="head"><h2>Body</h2>${changes && html`<button type="button" class="button tiny"
+    aria-pressed=${byLines ? "true" : "false"} onClick=${() => setByLines(!byLines)}>${byLines ? "By values" : "By lines"}</button>`}</div>
+    ${changes && !byLines ? html`<${JsonChanges} changes=${changes} />` : html`<${Lines} left=${changes ? pretty(a) : text(a)}
+      right=${changes ? pretty(b) : text(b)} />`}</section>`;
+}
+
+function Side({ log, name }) {
+  return html`<div class="card stack"><div class="row"><${Badge} kind=${name === "Left" ? "bad" : "good"}>${name}<//><a
+    href=${link("/events", log.id)}>${log.id}</a></div>
+    <div class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <span class="mono"><${Plain}
+      text=${(log.extra_path || "/") + (log.raw_query && `?${log.raw_query}`)} /></span></div>
+    <div class="soft small"><${Time} at=${log.received_at} exact /> from <span class="mono">${log.ip_address}</span></div></div>`;
+}
+
+const verdict = (log) => (log.verified == null ? "not checked" : log.verified ? "verified" : `failed: ${log.verdict ?? ""}`);
+
+export default function Compare({ left, right }) {
+  const load = (signal) => Promise.all([left, right].map((id) => get(v1("logs", id), undefined, signal)));
+  const [logs, error, again] = useLoaded(load, { on: [left, right] });
+  const parts = useMemo(() => logs?.map((log) => ({
+    request: [["Method", log.method], ["Path", log.extra_path || "/"], ["Sender", log.ip_address], ["Signature", verdict(log)]],
+    query: fields(log.raw_query), headers: pairsOf(log),
+  })), [logs]);
+  if (error && !logs) return html`<h1>Compare</h1><${Problem}
+    error=${error.status === 404 ? new Error("One of these events is not there (any more).") : error} retry=${again} />`;
+  if (!logs) return html`<p class="starting">Loading…</p>`;
+  const [a, b] = parts;
+  return html`<div class="stack comparison"><div class="head"><h1>Compare</h1><a class="button" href=${link("/compare", right, left)}>Swap</a></div>
+    <div class="sides"><${Side} log=${logs[0]} name="Left" /><${Side} log=${logs[1]} name="Right" /></div>
+    <${Pairs} title="Request" left=${a.request} right=${b.request} />
+    <${Pairs} title="Query" left=${a.query} right=${b.query} />
+    <${Pairs} title="Headers" left=${a.headers} right=${b.headers} fold=${(name) => name.toLowerCase()} />
+    <${Bodies} left=${logs[0]} right=${logs[1]} />
+  </div>`;
+}

@@ -1,0 +1,193 @@
+// One event: what came, from whom, what the relay made of it, and what became of it.
+import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
+import { get, session, v1 } from "../api.js";
+import { bodyOf } from "../event/bytes.js";
+import { curl } from "../event/curl.js";
+import { fields } from "../event/forms.js";
+import { headersOf } from "../event/headers.js";
+import { shown } from "../event/plain.js";
+import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded } from "../parts/basic.js";
+import { Body, Fields } from "../parts/body.js";
+import { Deliveries, HeaderTable } from "../parts/deliveries.js";
+import { EditEvent } from "../parts/edit.js";
+import { Plain } from "../parts/plain.js";
+import { SendAgain } from "../parts/send.js";
+import { go, link } from "../router.js";
+
+const GONE = new Error("This event is not there (any more): it has left by the bucket's retention, or it never was.");
+const REFRESH = 4;
+const SMALL = 262_144;
+
+/** The address of an input's event, as a sender would use it. */
+function addressOf(log) {
+  const relay = session.value?.public_url || window.location.origin;
+  return `${relay}/v1/webhooks/${encodeURIComponent(log.input_id)}${log.extra_path}${log.raw_query && `?${log.raw_query}`}`;
+}
+
+/** What is known of the check of its signature. */
+function Verdict({ log }) {
+  if (log.verified === null || log.verified === undefined) return html`<span class="soft">not checked: the input checks none</span>`;
+  return html`<${Badge} kind=${log.verified ? "good" : "bad"}>${log.verified ? "verified" : "failed"}<//>${log.verdict && html` <${Plain}
+    text=${log.verdict} />`}`;
+}
+
+function Facts({ log, input, size, headerSize }) {
+  const exact = new Date(log.received_at * 1000);
+  return html`<dl class="facts">
+    <dt>Received</dt><dd><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span
+      class="soft">(<${Time} at=${log.received_at} />)</span></dd>
+    <dt>Sender</dt><dd class="mono"><${Plain} text=${log.ip_address || "–"} /></dd>
+    <dt>Input</dt><dd><${Plain} text=${input?.name ?? log.input_id} /></dd>
+    <dt>Size</dt><dd>${bytes(size)} of body, ${bytes(headerSize)} of headers</dd>
+    <dt>Signature</dt><dd><${Verdict} log=${log} /></dd>
+    <dt>Id</dt><dd class="row"><code>${log.id}</code><${Copy} text=${log.id} label="the id" /></dd>
+    ${log.resend_of && html`<dt>${log.edited ? "Edited from" : "Sent again from"}</dt><dd><a href=${link("/events", log.resend_of)}>
+      ${log.resend_of}</a></dd>`}
+    ${log.target && html`<dt>Goes to</dt><dd>one output alone</dd>`}
+  </dl>`;
+}
+
+/** Asks with which event to compare. */
+function CompareWith({ id, chosen, onOlder, onClose }) {
+  const [other, setOther] = useState("");
+  const [wrong, setWrong] = useState("");
+  const compare = (with_) => go(link("/compare", with_, id));
+  const before = async () => {
+    const found = await onOlder();
+    if (found) compare(found);
+    else tell("There is no older event.");
+  };
+  const submit = async (event) => {
+    event.preventDefault();
+    const wanted = other.trim();
+    try {
+      await get(v1("logs", wanted));
+      compare(wanted);
+    } catch (error) {
+      setWrong(error.status === 404 ? "There is no such event: paste the id of one." : error.message);
+    }
+  };
+  return html`<${Dialog} title="Compare this event" onClose=${onClose}><form onSubmit=${submit}>
+    ${onOlder && html`<div><${Button}
+      onPress=${before}>With the one before it<//></div>`}
+    ${chosen.length > 0 && html`<div class="row">${chosen.slice(0, 5).map((each) => html`<${Button} key=${each}
+      onPress=${() => compare(each)}>With ${each}<//>`)}</div>`}
+    <${Field} label="With the event" placeholder="k3v9x1q7m2ab-42" autocomplete="off" spellcheck=${false} value=${other} wrong=${wrong}
+      onInput=${(event) => setOther(event.target.value)} />
+    <div class="row"><span class="grow"></span><${Button} onPress=${onClose}>Cancel<//><${Button} kind="first" type="submit"
+      disabled=${!other.trim()}>Compare<//></div>
+  </form><//>`;
+}
+
+/** The id of the event before one in its bucket. */
+async function olderThan(bucket, id) {
+  const page = await get("/v1/search", { bucket, cursor: eventId(id), limit: 1 });
+  return page.data[0]?.id ?? null;
+}
+
+/** The id of the event after one. */
+async function newerThan(bucket, id) {
+  const page = await get("/v1/events", { bucket, cursor: eventId(id), limit: 1 });
+  return page.logs[0]?.id ?? null;
+}
+
+const eventId = (id) => id.split("-").slice(0, 2).join("-");
+
+/** An event, by its id. `onNewer` and `onOlder` go to its neighbours, `onClose` closes it where it is part of a page, onLog(log) tells what
+ *  was loaded; `chosen` are ids to compare with. */
+export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen = [] }) {
+  const settled = useRef(false);
+  const [log, error, again] = useLoaded((signal) => get(v1("logs", id), undefined, signal), { on: [id] });
+  const [dialog, setDialog] = useState("");
+  const top = useRef(null);
+  const bodyBytes = useMemo(() => (log ? bodyOf(log) : null), [log?.id]);
+  const headers = useMemo(() => (log ? headersOf(log) : []), [log?.id]);
+  settled.current = !log || log.id !== id || (log.size ?? bodyBytes.length) > SMALL || document.hidden;
+  useEffect(() => {
+    const timer = setInterval(() => settled.current || again(), REFRESH * 1000);
+    return () => clearInterval(timer);
+  }, [id]);
+  useEffect(() => {
+    if (log) onLog?.(log);
+  }, [log]);
+  useEffect(() => {
+    setDialog("");
+    top.current?.closest(".event-pane")?.scrollTo(0, 0);
+  }, [id]);
+  useEffect(() => {
+    const key = (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select, dialog, [role=listbox]")) return;
+      if (event.key === "j" && onOlder) onOlder();
+      else if (event.key === "k" && onNewer) onNewer();
+    };
+    document.addEventListener("keydown", key);
+    return () => document.removeEventListener("keydown", key);
+  }, [onOlder, onNewer]);
+
+  const tools = html`<div class="row" ref=${top}>
+    <button type="button" class="button tiny" aria-keyshortcuts="k" onClick=${onNewer}>↑ Newer</button>
+    <button type="button" class="button tiny" aria-keyshortcuts="j" onClick=${onOlder}>↓ Older</button>
+    <span class="grow"></span>${onClose && html`<a class="button plain" href=${link("/events", id)}>Open as a page</a><button type="button"
+      class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
+  if (error && log?.id !== id) return html`<div class="stack">${tools}<${Problem}
+    error=${error.status === 404 ? GONE : error} retry=${again} /></div>`;
+  if (!log) return html`<div class="stack">${tools}<p class="starting">Loading…</p></div>`;
+  const input = bucket?.inputs.find((each) => each.id === log.input_id);
+  const query = fields(log.raw_query);
+  const headerSize = headers.reduce((sum, { name, raw, value }) => sum + name.length + (raw ?? value).length + 4, 0);
+  const command = () => curl({ method: log.method, url: addressOf(log), headers, body: bodyBytes });
+  const permalink = new URL(link("/events", log.id), window.location.href).href;
+  const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
+  return html`<article class="event stack" aria-busy=${log.id !== id ? "true" : "false"}>
+    ${tools}
+    <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <span class="mono"><${Plain}
+      text=${(log.extra_path || "/") + (log.raw_query && `?${log.raw_query}`)} /></span>${log.edited && html` <${Badge}
+        kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>
+    <div class="row">
+      <${Button} kind="first" disabled=${!bucket} onPress=${() => setDialog("send")}>Send again<//><${Button} disabled=${!bucket}
+        onPress=${() => setDialog("edit")}>Edit and send<//>
+      <${Button} onPress=${() => setDialog("compare")}>Compare<//>
+      <span class="row"><${Copy} text=${command} label="as curl">Copy as curl<//><${Copy} text=${permalink} label="link">Copy link<//>
+      <a class="button tiny" href=${v1("logs", log.id, "body")} download>Download body</a></span></div>
+    <${Facts} log=${log} input=${input} size=${bodyBytes.length} headerSize=${headerSize} />
+    <section class="stack"><${Part}>Deliveries<//><${Deliveries} log=${log} bucket=${bucket} /></section>
+    ${query.length > 0 && html`<section class="stack"><${Part}>Query<//><${Fields} pairs=${query} label="Query" /></section>`}
+    <section class="stack"><${Part}>Body<//><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers} /></section>
+    <section class="stack"><${Part}>Headers <span class="soft small">${headers.length}, in their order</span><//><${HeaderTable}
+      headers=${headers} label="Headers" /></section>
+    ${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} onClose=${() => setDialog("")} />`}
+    ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} log=${log} onClose=${() => setDialog("")} />`}
+    ${dialog === "compare" && html`<${CompareWith} id=${log.id} chosen=${chosen} onOlder=${() => olderThan(log.bucket_id, log.id)}
+      onClose=${() => setDialog("")} />`}
+  </article>`;
+}
+
+/** The page of one event. */
+export default function EventPage({ id }) {
+  const [bucket, setBucket] = useState(null);
+  const [log, setLog] = useState(null);
+  useEffect(() => {
+    if (log && log.bucket_id !== bucket?.id) get(v1("buckets", log.bucket_id)).then(setBucket, (error) => tell(error.message, "bad"));
+  }, [log?.bucket_id]);
+  useEffect(() => {
+    if (log) document.title = `${shown(`${log.method} ${log.extra_path || "/"}`).slice(0, 80)} · Relay`;
+    return () => {
+      document.title = "Relay";
+    };
+  }, [log?.id]);
+  const to = async (find, none) => {
+    try {
+      const next = log && (await find(log.bucket_id, id));
+      if (next) go(link("/events", next), { replace: true });
+      else tell(none);
+    } catch (error) {
+      tell(error.message, "bad");
+    }
+  };
+  return html`<div class="stack">
+    <nav aria-label="Where this is" class="soft">${bucket ? html`<a href=${link("/buckets", bucket.name)}>${bucket.name}
+      </a>` : "Bucket"} / event</nav>
+    <div class="card"><${EventView} id=${id} bucket=${bucket} onLog=${setLog} onNewer=${() => to(newerThan, "This is the newest event.")}
+      onOlder=${() => to(olderThan, "This is the oldest event that is kept.")} /></div>
+  </div>`;
+}

@@ -1,0 +1,221 @@
+// The events of a bucket: a live list, newest first, and beside it the event that one looks at.
+import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
+import { MOST, Live } from "../event/live.js";
+import { filterOf } from "../event/record.js";
+import { Badge, Empty, Problem, bytes, number } from "../parts/basic.js";
+import { Filters } from "../parts/filters.js";
+import { List } from "../parts/list.js";
+import { Plain } from "../parts/plain.js";
+import { DELIVERY } from "../parts/deliveries.js";
+import { EditEvent } from "../parts/edit.js";
+import { SendAgain } from "../parts/send.js";
+import { SendSample } from "../parts/sample.js";
+import { go, link } from "../router.js";
+import { EventView } from "./event.js";
+
+const WIDE = matchMedia("(min-width: 1100px)");
+const DAY = new Intl.DateTimeFormat("sv-SE", { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" });
+const CLOCK = new Intl.DateTimeFormat("sv-SE", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const REFRESH = 4000;
+
+const STATES = {
+  connecting: ["", "Connecting"], live: ["good", "Live"], away: ["warn", "Reconnecting"], resting: ["", "Resting"], gone: ["bad", "Bucket deleted"],
+  past: ["", "Past"],
+};
+
+function Clock({ at }) {
+  const date = new Date(at * 1000);
+  const today = date.toDateString() === new Date().toDateString();
+  return html`<time dateTime=${date.toISOString()}>${(today ? CLOCK : DAY).format(date)}</time>`;
+}
+
+const GAPS = new Map([
+  ["retention", "they left by the bucket's retention"], ["ephemeral", "their content left the memory"], ["reset", "the log has lost them"],
+  ["future", "the position was ahead of the log"],
+]);
+
+const sentence = ({ from, to, count, reason }) => {
+  const several = `Events ${number(from)} to ${number(to)} are missing here`;
+  const which = from == null ? "Events are missing here" : count === 1 ? `Event ${number(from)} is missing here` : several;
+  return `${which}: ${GAPS.get(reason) ?? reason}`;
+};
+
+function Row({ row, chosen, inputs }) {
+  if (row.gap) return html`<span class="gap-row">${sentence(row.gap)}</span>`;
+  const [kind, word] = DELIVERY[row.status] ?? ["", row.status];
+  return html`<span class="tick" aria-hidden="true">${chosen ? "✓" : ""}</span>
+    <span class="method cut"><${Plain} text=${row.method} /></span>
+    <span class="cut path mono"><${Plain} text=${(row.path || "/") + (row.query && `?${row.query}`)} /></span>
+    <span class="cut soft row-more">${inputs.get(row.input)}</span>
+    <span class="cut soft row-more mono"><${Plain} text=${row.type} /></span>
+    <span class="cut soft row-more mono">${row.sender}</span>
+    <span class="num soft size">${bytes(row.size)}</span>
+    <span class="marks">${row.edited ? html`<${Badge}
+      kind="accent">edited<//>` : row.resent && html`<${Badge}>again<//>`}${row.verified !== null && html`<${Badge}
+        kind=${row.verified ? "good" : "bad"}>${row.verified ? "verified" : "unverified"}<//>`}
+      ${word && row.status !== "received" && html`<${Badge} kind=${kind}>${word}${row.code ? ` ${row.code}` : ""}<//>`}</span>
+    <span class="num soft when"><${Clock} at=${row.at} /></span>`;
+}
+
+function useWide() {
+  const [wide, setWide] = useState(WIDE.matches);
+  useEffect(() => {
+    const change = () => setWide(WIDE.matches);
+    WIDE.addEventListener("change", change);
+    return () => WIDE.removeEventListener("change", change);
+  }, []);
+  return wide;
+}
+
+/** The height that is left of the window below an element's top. */
+function useRest(element, on) {
+  useEffect(() => {
+    const fit = () => {
+      if (!element.current) return;
+      const bar = window.innerWidth < 800 ? 72 : 64;
+      const top = element.current.getBoundingClientRect().top + window.scrollY;
+      element.current.style.height = `${Math.max(320, window.innerHeight - top - bar)}px`;
+    };
+    fit();
+    const watch = new ResizeObserver(fit);
+    watch.observe(document.body);
+    window.addEventListener("resize", fit);
+    return () => {
+      watch.disconnect();
+      window.removeEventListener("resize", fit);
+    };
+  }, on);
+}
+
+/** The tab. `bucket` is the bucket's document, `query` the address's: the filter, and with `event` the event that is looked at. */
+export default function Events({ bucket, query }) {
+  const wide = useWide();
+  const filter = filterOf(query);
+  const about = JSON.stringify(filter);
+  const live = useMemo(() => new Live(bucket.id, filter), [bucket.id, about]);
+  const [chosen, setChosen] = useState(new Set());
+  const [active, setActive] = useState(query.get("event"));
+  const [dialog, setDialog] = useState(null);
+  const panes = useRef(null);
+  const sight = useRef([0, 0]);
+  const open = query.get("event");
+  const named = JSON.stringify(bucket.inputs.length > 1 ? bucket.inputs.map((each) => [each.id, each.name]) : []);
+  const inputs = useMemo(() => new Map(JSON.parse(named)), [named]);
+
+  useEffect(() => {
+    live.start();
+    const timer = setInterval(() => document.hidden || live.refresh(...sight.current), REFRESH);
+    return () => {
+      clearInterval(timer);
+      live.end();
+    };
+  }, [live]);
+  useRest(panes, [wide]);
+
+  useEffect(() => {
+    // Over the list, the event is all that there is.
+    if (open && !wide) panes.current.querySelector(".event-pane").focus();
+  }, [open, wide]);
+
+  const to = (next, options) => go(window.location.pathname + (Object.keys(next).length ? `?${new URLSearchParams(next)}` : ""), options);
+  const show = (id) => to(id ? { ...filter, event: id } : filter, { replace: wide || Boolean(open) });
+  const showing = useRef(0);
+  const look = (id, { quiet = false } = {}) => {
+    setActive(id);
+    // In the wide page the event beside the list follows, once the keys rest.
+    clearTimeout(showing.current);
+    if (wide && open && !quiet && !String(id).startsWith("gap-")) showing.current = setTimeout(show, 150, id);
+  };
+  const close = () => {
+    show(null);
+    panes.current.querySelector("[role=listbox]").focus();
+  };
+  const step = (by) => {
+    const at = live.indexOf(open);
+    for (let index = at + by; at >= 0 && index >= 0 && index < live.length; index += by) {
+      if (live.row(index).gap) continue;
+      setActive(live.row(index).id);
+      show(live.row(index).id);
+      return;
+    }
+  };
+  const opened = (id, event) => {
+    if (event.ctrlKey || event.metaKey || event.button === 1) window.open(link("/events", id), "_blank", "noopener");
+    else show(id);
+  };
+  const pause = () => (live.paused.value ? live.resume() : live.pause());
+  useEffect(() => {
+    const key = (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select, dialog")) return;
+      if (event.key === "p") pause();
+      else if (event.key === "Escape" && open) close();
+    };
+    document.addEventListener("keydown", key);
+    return () => document.removeEventListener("keydown", key);
+  });
+
+  const version = live.version.value;
+  const [kind, word] = STATES[live.state.value];
+  const paused = live.paused.value;
+  const waiting = live.waiting.value;
+  const ids = [...chosen];
+  const two = ids.length === 2 && [...ids].sort((a, b) => live.indexOf(b) - live.indexOf(a));
+  const pastEvent = live.filled && !live.length && live.whole.value;
+  return html`<div class="events stack">
+    <div class="head"><div class="row" role="status"><${Badge} kind=${paused ? "warn" : kind}>${paused ? "Paused" : word}<//>
+      ${paused ? html`<span class="soft">${number(waiting)} waiting</span>` : html`<span class="soft small">
+        ${number(live.length)}${live.whole.value ? "" : "+"} listed</span>`}</div>
+      <div class="row">${live.state.value !== "past" && html`<button type="button" class="button" aria-keyshortcuts="p"
+        aria-pressed=${paused ? "true" : "false"} onClick=${pause}>${paused ? "Resume" : "Pause"}</button>`}
+        <button type="button" class="button" onClick=${() => setDialog("edit")}>New event</button>
+        <button type="button" class="button" onClick=${() => setDialog("sample")}>Send a test event</button>
+        <button type="button" class="button" onClick=${() => setDialog("range")}>Send a range again</button></div></div>
+    <${Filters} filter=${filter} onFilter=${(next) => to(open && wide ? { ...next, event: open } : next, { replace: true })} />
+    ${live.building.value && html`<p class="note warn">The index of the search is still being built: older events may be missing here.</p>`}
+    <${Problem} error=${live.error.value} retry=${() => live.fill()} />
+    ${ids.length > 0 && html`<div class="note row" role="status"><span class="grow">${number(ids.length)} selected</span>
+      ${two && html`<a class="button tiny" href=${link("/compare", two[0], two[1])}>Compare</a>`}
+      <button type="button" class="button tiny" onClick=${() => setDialog("chosen")}>Send again</button>
+      <button type="button" class="button tiny" onClick=${() => setChosen(new Set())}>Clear</button></div>`}
+    <div class=${`panes${open ? " with-event" : ""}`} ref=${panes}>
+      <div class="pane" inert=${Boolean(open) && !wide}><${List} label="Events, newest first" length=${live.length}
+        row=${(index) => live.row(index)} version=${version} active=${active} chosen=${chosen}
+        draw=${(row, isChosen) => html`<${Row} row=${row} chosen=${isChosen} inputs=${inputs} />`} drawnFor=${inputs} onActive=${look}
+        onChosen=${setChosen} onOpen=${opened}
+        onAway=${(away) => { live.away = away; }} onEnd=${() => live.older()} onSight=${(from, end) => { sight.current = [from, end]; }}>
+        ${pastEvent && html`<${Nothing} filtered=${Object.keys(filter).length > 0} />`}
+        <${Bottom} live=${live} />
+      <//></div>
+      ${open && html`<section class="pane event-pane" aria-label="Event" tabindex="-1"><${EventView} id=${open} bucket=${bucket}
+        onNewer=${() => step(-1)} onOlder=${() => step(1)} onClose=${close} chosen=${ids.filter((id) => id !== open)} /></section>`}
+    </div>
+    <p class="soft small keys">Keys: <kbd>↑</kbd> <kbd>↓</kbd> or <kbd>k</kbd> <kbd>j</kbd> move, <kbd>Enter</kbd> opens,${" "}
+      <kbd>Space</kbd> selects, with <kbd>Shift</kbd> a range, <kbd>/</kbd> searches, <kbd>p</kbd> pauses.</p>
+    ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} onClose=${() => setDialog(null)} />`}
+    ${dialog === "sample" && html`<${SendSample} bucket=${bucket} onClose=${() => setDialog(null)} />`}
+    ${dialog === "range" && html`<${SendAgain} bucket=${bucket} range=${span(live)} onClose=${() => setDialog(null)} />`}
+    ${dialog === "chosen" && html`<${SendAgain} bucket=${bucket} events=${ids.map((id) => live.row(live.indexOf(id)) ?? { id })}
+      onClose=${() => setDialog(null)} />`}
+  </div>`;
+}
+
+/** The seqs that the list has, as the range that is offered first. */
+function span(live) {
+  const seqs = live.rows.between(0, live.length).filter((row) => !row.gap).map((row) => row.seq);
+  return seqs.length ? { first: seqs[0], last: seqs.at(-1) } : { first: 1, last: 1 };
+}
+
+function Nothing({ filtered }) {
+  if (filtered) return html`<${Empty} title="No event fits">
+    <p>Nothing that this bucket keeps is what you look for. New events that fit appear here.</p><//>`;
+  return html`<${Empty} title="No event yet"><p>Events appear here as they come in. Send a test event, or see how to connect a sender.</p><//>`;
+}
+
+function Bottom({ live }) {
+  if (live.loading.value) return html`<p class="bottom soft">Loading…</p>`;
+  if (live.full.value) return html`<p class="bottom soft">The list holds ${number(MOST)} events and no more. Set a time to see older ones.</p>`;
+  if (live.tired.value) return html`<p class="bottom soft">Nothing more so far. <button type="button" class="button tiny"
+    onClick=${() => live.older(true)}>Look further back</button></p>`;
+  return live.whole.value && live.length ? html`<p
+    class="bottom soft">This is the oldest event${Object.keys(live.filter).length ? " that fits" : " that is kept"}.</p>` : null;
+}

@@ -1,0 +1,38 @@
+// Signing in: a token's secret is pasted, or the one-time code of a link (in the address's fragment, so no log holds it).
+import { html, useState } from "../lib.js";
+import { session, signIn } from "../api.js";
+import { Button, Field, tell } from "../parts/basic.js";
+
+/** Uses the code that the address has behind its #, once, and takes it out of the address. */
+export async function withCode() {
+  const code = new URLSearchParams(window.location.hash.slice(1)).get("code");
+  if (!code) return;
+  window.history.replaceState(null, "", window.location.pathname + window.location.search);
+  try {
+    await signIn({ code });
+  } catch (error) {
+    if (error.status === 0) throw error;
+    tell(error.message, "bad");
+  }
+}
+
+export function SignIn() {
+  const [secret, setSecret] = useState("");
+  const [wrong, setWrong] = useState("");
+  const submit = async (event) => {
+    event.preventDefault();
+    try {
+      await signIn({ secret: secret.trim() });
+    } catch (error) {
+      setWrong(error.message);
+    }
+  };
+  if (session.value) return null;
+  return html`<form class="card stack signin" onSubmit=${submit}>
+    <h1>Sign in to this relay</h1>
+    <${Field} label="A token's secret" type="password" autocomplete="current-password" required value=${secret} wrong=${wrong}
+      hint="It is kept nowhere in the browser: a session cookie takes its place." onInput=${(event) => setSecret(event.target.value)} />
+    <div><${Button} type="submit" kind="first">Sign in<//></div>
+    <p class="soft small">On the relay's machine, <code>relay ui</code> prints a link that signs you in. <code>relay token create</code> makes a token.</p>
+  </form>`;
+}

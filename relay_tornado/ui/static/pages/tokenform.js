@@ -1,0 +1,109 @@
+// The dialogs about one token: what it may do, a new secret, and the secret itself, once.
+import { html, useState } from "../lib.js";
+import { post, put, session, v1 } from "../api.js";
+import { Button, Copy, Dialog, Field } from "../parts/basic.js";
+import { Amount, Check, Choice, Moment, TIMES } from "../parts/fields.js";
+import { FormFoot, useForm } from "../parts/form.js";
+
+const MANY = 8;
+
+/** What a token's draft is called. */
+export const tokenKey = (token) => `token/${token?.key ?? "new"}`;
+
+/** A list of buckets to choose from, by id. */
+function Buckets({ buckets, value, onValue, wrong }) {
+  const [text, setText] = useState("");
+  const gone = value.filter((id) => !buckets.some((bucket) => bucket.id === id)).length;
+  const sorted = buckets.toSorted((left, right) => left.name.localeCompare(right.name, undefined, { numeric: true }));
+  const shown = sorted.filter(({ name }) => name.toLowerCase().includes(text.trim().toLowerCase()));
+  const put = (id, on) => onValue(on ? [...value, id] : value.filter((each) => each !== id));
+  return html`<div class="field" role="group" aria-label="Buckets">
+    ${buckets.length > MANY && html`<input type="search" aria-label="Find a bucket" placeholder=${`Find one of ${buckets.length}`} value=${text}
+        onInput=${(event) => setText(event.target.value)} />`}
+    <div class="picker" tabindex="0">${shown.map(({ id, name }) => html`<label key=${id}><input type="checkbox"
+        aria-invalid=${wrong ? "true" : undefined} checked=${value.includes(id)} onChange=${(event) => put(id, event.target.checked)} />
+      <span>${name}</span></label>`)}
+      ${shown.length === 0 && html`<p class="soft">${buckets.length ? "None has that in its name." : "There is no bucket yet."}</p>`}</div>
+    <span class="hint">${value.length} chosen${gone ? `, ${gone} of them deleted` : ""}. A bucket that is made later is not in it.</span>
+    ${wrong && html`<span class="wrong">${wrong}</span>`}</div>`;
+}
+
+/** What follows from what is chosen. */
+function says(all, api) {
+  if (api && all) return "An administrator's: it may do everything, and sees secrets.";
+  if (api) return "It reads and changes these buckets, their inputs and outputs, connects, and signs in here.";
+  return `It connects and reads ${all ? "every bucket, those made later too" : "these buckets"}, and answers events. It can't sign in here.`;
+}
+
+/** `token` is null for a new one, `wanted` then the name of a bucket to begin with; `onSaved` gets the document, of a new one with its secret. */
+export function TokenDialog({ token, buckets, wanted, onSaved, onClose }) {
+  const [first] = useState(() => buckets.filter(({ name }) => name === wanted).map(({ id }) => id));
+  const ids = token ? token.scopes.buckets : first;
+  const form = useForm(tokenKey(token), {
+    description: token?.description ?? "", all: Boolean(token) && ids.length === 0, "scopes.buckets": ids,
+    api_access: token?.api_access === "enabled", durable: token?.durable ?? false, expires_at: token?.expires_at ?? null,
+  });
+  const { all, description, durable } = form.values;
+  const chosen = form.values["scopes.buckets"];
+  const save = () => {
+    const { patch, values } = form;
+    const changes = { description, durable };
+    if (!token || "all" in patch || "scopes.buckets" in patch) changes.scopes = { buckets: all ? [] : chosen };
+    changes.api_access = values.api_access ? "enabled" : "disabled";
+    if (!token || "expires_at" in patch) changes.expires_at = values.expires_at;
+    return token ? put(v1("tokens", token.key), changes) : post("/v1/tokens", changes);
+  };
+  const own = token?.key === session.value.key && (!all || !form.values.api_access);
+  return html`<${Dialog} title=${token ? `Token ${token.description || token.key}` : "New token"} onClose=${onClose}>
+    <form ref=${form.element} onSubmit=${form.submit(save, onSaved)}>
+      <${Field} label="Description" autocomplete="off" placeholder="who uses it, and where" hint="So that one knows later which to revoke."
+          ...${form.bind("description")} />
+      <${Choice} label="Buckets" value=${all} onValue=${(value) => form.set("all", value)}
+          options=${[[false, "Some"], [true, "Every bucket", "those made later, too"]]} />
+      ${!all && html`<${Buckets} buckets=${buckets} ...${form.part("scopes.buckets")} />`}
+      <${Check} label="API access" hint="Signs in to this page, and uses REST." ...${form.check("api_access")} />
+      <p class="note small" role="status">${!all && chosen.length === 0 ? "Choose at least one bucket." : says(all, form.values.api_access)}</p>
+      ${own && html`<p class="note warn small">You are signed in with this token: you lose what you take from it.</p>`}
+      <${Check} label="Durable"
+          hint="The relay keeps its position in every bucket that it reads, so that a client that knows no positions misses nothing."
+          ...${form.check("durable")} />
+      <${Moment} label="Expires" ...${form.part("expires_at")} />
+      <${FormFoot} form=${form} action=${token ? "Save" : "Make the token"} always=${!token} disabled=${!all && chosen.length === 0}
+          onCancel=${onClose} />
+    </form>
+  <//>`;
+}
+
+const GRACES = [[0, "At once"], [3600, "In an hour"], [86400, "In a day"], [-1, "In another time"]];
+
+export function RotateDialog({ token, onRotated, onClose }) {
+  const form = useForm(`${tokenKey(token)}/rotate`, { choice: 3600, grace: 3600 });
+  const { choice, grace } = form.values;
+  const rotate = () => post(v1("tokens", token.key, "rotate"), { grace: choice < 0 ? grace ?? 0 : choice });
+  return html`<${Dialog} title=${`New secret for ${token.description || token.key}`} onClose=${onClose}>
+    <form ref=${form.element} onSubmit=${form.submit(rotate, onRotated)}>
+      <p>The token stays what it is and gets a new secret, shown once. Until the old one ends, both open.</p>
+      <${Choice} label="The old secret ends" value=${choice} onValue=${(value) => form.set("choice", value)} options=${GRACES}
+          wrong=${choice < 0 ? "" : form.wrong("grace")} />
+      ${choice < 0 && html`<${Amount} label="After" units=${TIMES} usual=${2} required ...${form.part("grace")} />`}
+      ${choice === 0 && html`<p class="note warn small">Who is connected with it is cut off.</p>`}
+      ${token.key === session.value.key && html`<p
+          class="note warn small">You are signed in with this token: once the old secret ends, sign in with the new one.</p>`}
+      <${FormFoot} form=${form} action="Make a new secret" always onCancel=${onClose} />
+    </form>
+  <//>`;
+}
+
+/** A token's secret, which nobody can show again. It is closed by its button only. */
+export function ShownOnce({ token, onClose }) {
+  const [asked, setAsked] = useState(false);
+  return html`<${Dialog} title="The secret, this once" onClose=${() => setAsked(true)}>
+    <p>This is the secret of <b>${token.description || token.key}</b>. The relay keeps a hash of it only: copy it now.</p>
+    <dl class="addresses"><dt>Secret</dt><dd class="address"><code class="grow">${token.secret}</code>
+      <${Copy} text=${token.secret} label="secret">Copy<//></dd>
+      <dt>Key</dt><dd class="address"><code class="grow">${token.key}</code><${Copy} text=${token.key} label="key" /></dd></dl>
+    <p class="note warn" role="alert">${asked ? "Once this is closed, nobody can show it again. Is it copied?"
+      : "Whoever has it may do what the token may. It goes into a password store or a file that only its user reads."}</p>
+    <div class="row"><span class="grow"></span><${Button} kind="first" onPress=${onClose}>I have it<//></div>
+  <//>`;
+}

@@ -1,0 +1,197 @@
+// Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
+import { html, signal, useEffect, useRef, useState } from "../lib.js";
+
+// numbers and times
+
+const NUMBER = new Intl.NumberFormat("en");
+const WHEN = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
+
+export const number = (value) => (value == null ? "–" : NUMBER.format(value));
+
+/** 1.2 MiB for 1258291. */
+export function bytes(value) {
+  if (value == null) return "–";
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let unit = 0;
+  while (value >= 1024 && unit < units.length - 1) {
+    value /= 1024;
+    unit += 1;
+  }
+  return `${unit && value < 10 ? value.toFixed(1) : Math.round(value)} ${units[unit]}`;
+}
+
+/** 350 ms, 12 s, 5 min, 3 h, 2 d for seconds. */
+export function duration(seconds) {
+  if (seconds == null) return "–";
+  if (seconds < 1) return `${Math.round(seconds * 1000)} ms`;
+  for (const [name, size] of [["d", 86400], ["h", 3600], ["min", 60]]) if (seconds >= size) return `${Math.round(seconds / size)} ${name}`;
+  return `${Math.round(seconds)} s`;
+}
+
+const now = signal(Date.now());
+setInterval(() => {
+  if (!document.hidden) now.value = Date.now();
+}, 5000);
+
+/** A moment in unix seconds, as how long ago it is, or (exact) as date and time. */
+export function Time({ at, exact = false }) {
+  if (!at) return html`<span class="soft">never</span>`;
+  const date = new Date(at * 1000);
+  const past = now.value / 1000 - at;
+  const text = exact ? WHEN.format(date) : past < 5 && past > -5 ? "now" : past >= 0 ? `${duration(past)} ago` : `in ${duration(-past)}`;
+  return html`<time dateTime=${date.toISOString()} title=${WHEN.format(date)}>${text}</time>`;
+}
+
+// what is said to the person
+
+export const toasts = signal([]);
+let told = 0;
+
+/** Says something for a few seconds; kind "bad" stays longer. */
+export function tell(text, kind = "") {
+  const id = (told += 1);
+  toasts.value = [...toasts.value.slice(-3), { id, text, kind }];
+  setTimeout(() => {
+    toasts.value = toasts.value.filter((toast) => toast.id !== id);
+  }, kind === "bad" ? 10000 : 4000);
+}
+
+export function Toasts() {
+  return html`<div class="toasts" role="status" aria-live="polite">
+    ${toasts.value.map((toast) => html`<p class=${`toast ${toast.kind}`} key=${toast.id}>${toast.text}</p>`)}
+  </div>`;
+}
+
+export function Problem({ error, retry }) {
+  if (!error) return null;
+  return html`<div class="note bad row" role="alert"><span class="grow">${error.message}</span>
+    ${retry && html`<button type="button" class="button tiny" onClick=${retry}>Try again</button>`}</div>`;
+}
+
+export function Empty({ title, children }) {
+  return html`<div class="empty card"><h2>${title}</h2>${children}</div>`;
+}
+
+export const Badge = ({ kind = "", children }) => html`<span class=${`badge ${kind}`}>${children}</span>`;
+
+// what can be pressed
+
+/** A button whose press may take a while: it can't be pressed twice, and what goes wrong is told. */
+export function Button({ onPress, children, kind = "", type = "button", disabled = false, ...rest }) {
+  const [busy, setBusy] = useState(false);
+  const press = async (event) => {
+    if (!onPress) return;
+    setBusy(true);
+    try {
+      await onPress(event);
+    } catch (error) {
+      tell(error.message, "bad");
+    } finally {
+      setBusy(false);
+    }
+  };
+  return html`<button type=${type} class=${`button ${kind}`} disabled=${disabled || busy} aria-busy=${busy} onClick=${press} ...${rest}>${children}</button>`;
+}
+
+/** Copies a text, or what a function makes then; `label` says what it is, for those who can't see. */
+export function Copy({ text, label, children }) {
+  const copy = async () => {
+    const copied = typeof text === "function" ? text() : text;
+    try {
+      await navigator.clipboard.writeText(copied);
+    } catch {
+      const area = document.createElement("textarea");
+      area.value = copied;
+      document.body.append(area);
+      area.select();
+      document.execCommand("copy");
+      area.remove();
+    }
+    tell(`${label} copied`);
+  };
+  return html`<button type="button" class="button tiny" aria-label=${`Copy ${label}`} onClick=${copy}>${children ?? "Copy"}</button>`;
+}
+
+let fields = 0;
+
+/** A labelled input. `wrong` is what is wrong with it; other attributes go to the input (or `as`: select, textarea). */
+export function Field({ label, hint, wrong, as = "input", children, ...rest }) {
+  const id = useRef(`field-${(fields += 1)}`).current;
+  const about = [hint && `${id}-hint`, wrong && `${id}-wrong`].filter(Boolean).join(" ");
+  return html`<div class="field">
+    <label for=${id}>${label}</label>
+    <${as} id=${id} aria-describedby=${about || undefined} aria-invalid=${wrong ? "true" : undefined} ...${rest}>${children}<//>
+    ${hint && html`<span class="hint" id=${`${id}-hint`}>${hint}</span>`}
+    ${wrong && html`<span class="wrong" id=${`${id}-wrong`}>${wrong}</span>`}
+  </div>`;
+}
+
+/** A modal dialog, open while it is mounted; Escape and the backdrop ask for `onClose`, which may leave it open. */
+export function Dialog({ title, onClose, wide = false, children }) {
+  const dialog = useRef(null);
+  useEffect(() => {
+    const before = document.activeElement;
+    dialog.current.showModal();
+    return () => before?.focus?.();
+  }, []);
+  const outside = (event) => {
+    const { left, right, top, bottom } = dialog.current.getBoundingClientRect();
+    const { target, clientX: x, clientY: y } = event;
+    if (target === dialog.current && (x < left || x > right || y < top || y > bottom)) onClose();
+  };
+  const escape = (event) => {
+    event.preventDefault();
+    onClose();
+  };
+  // A browser may close it all the same, at a second Escape: then it opens again where it is still mounted.
+  const closed = () => {
+    onClose();
+    setTimeout(() => dialog.current?.isConnected && !dialog.current.open && dialog.current.showModal());
+  };
+  return html`<dialog ref=${dialog} class=${wide ? "wide" : ""} aria-label=${title} onCancel=${escape} onClose=${closed} onMouseDown=${outside}>
+    <div class="stack"><div class="head"><h2>${title}</h2>
+      <button type="button" class="button plain" aria-label="Close" onClick=${onClose}>✕</button></div>${children}</div>
+  </dialog>`;
+}
+
+/** Asks before something that can't be taken back; with `typed` that text has to be typed first. */
+export function Confirm({ title, children, action, typed, onConfirm, onClose }) {
+  const [text, setText] = useState("");
+  const submit = async () => {
+    await onConfirm();
+    onClose();
+  };
+  return html`<${Dialog} title=${title} onClose=${onClose}>
+    <div>${children}</div>
+    ${typed && html`<${Field} label=${`Type ${typed} to go on`} value=${text} autocomplete="off" onInput=${(event) => setText(event.target.value)} />`}
+    <div class="row"><span class="grow"></span>
+      <${Button} onPress=${onClose}>Cancel<//>
+      <${Button} kind="danger" disabled=${Boolean(typed) && text !== typed} onPress=${submit}>${action}<//></div>
+  <//>`;
+}
+
+/** Loads something and again every `every` seconds while the page is looked at: [value, error, again]. */
+export function useLoaded(load, { every = 0, on = [] } = {}) {
+  const [state, setState] = useState({ value: undefined, error: null });
+  const [turn, setTurn] = useState(0);
+  useEffect(() => {
+    let timer = 0;
+    const abort = new AbortController();
+    const run = async () => {
+      try {
+        const value = await load(abort.signal);
+        if (!abort.signal.aborted) setState({ value, error: null });
+      } catch (error) {
+        if (!abort.signal.aborted) setState((before) => ({ ...before, error }));
+      }
+      if (every && !abort.signal.aborted) timer = setTimeout(next, every * 1000);
+    };
+    const next = () => (document.hidden ? (timer = setTimeout(next, 1000)) : run());
+    run();
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+    };
+  }, [turn, ...on]);
+  return [state.value, state.error, () => setTurn((before) => before + 1)];
+}

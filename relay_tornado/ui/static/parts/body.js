@@ -1,0 +1,130 @@
+// A body in the forms in which one wants to see it: tree, pretty, fields, picture, raw, hex. It is text here, whatever it calls itself.
+import { html, useEffect, useMemo, useState } from "../lib.js";
+import { hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
+import { fields, multipart, valueText } from "../event/forms.js";
+import { mediaType, valueOf } from "../event/headers.js";
+import { JsonError, parseJson, printJson } from "../event/json.js";
+import { prettyXml } from "../event/xml.js";
+import { bytes as size } from "./basic.js";
+import { Plain } from "./plain.js";
+import { Tree } from "./tree.js";
+
+const PART = 100_000;
+/** Larger texts are not parsed without being asked for. */
+const MAX_PARSED = 4_000_000;
+
+/** A text in parts, with a button for more. */
+function Text({ text, label }) {
+  const [most, setMost] = useState(PART);
+  return html`<pre class="code" tabindex="0" aria-label=${label}><${Plain} text=${text.slice(0, most)} lines /></pre>
+    ${text.length > most && html`<button type="button" class="button tiny"
+      onClick=${() => setMost(most * 5)}>Show more of it (${size(text.length - most)} left)</button>`}`;
+}
+
+function Hex({ bytes }) {
+  const [most, setMost] = useState(4096);
+  return html`<pre class="code hex" tabindex="0" aria-label="Body in hex">${hexDump(bytes, most)}</pre>
+    ${bytes.length > most && html`<button type="button" class="button tiny"
+      onClick=${() => setMost(most * 8)}>Show more of it (${size(bytes.length - most)} left)</button>`}`;
+}
+
+/** A table of names and values, for queries and forms. */
+export function Fields({ pairs, label }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table><thead><tr><th scope="col">Name</th><th
+    scope="col">Value</th></tr></thead>
+    <tbody>${pairs.map(([name, value], index) => html`<tr key=${index}><td class="value name"><${Plain} text=${name} /></td><td
+      class="value"><${Plain} text=${value} lines /></td></tr>`)}</tbody></table></div>`;
+}
+
+function Parts({ parts }) {
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Form fields"><table><thead><tr><th scope="col">Name</th><th
+    scope="col">Value</th><th scope="col">File</th><th scope="col">Type</th><th scope="col" class="num">Size</th></tr></thead>
+    <tbody>${parts.map((part, index) => html`<tr key=${index}><td class="value name"><${Plain} text=${part.name} /></td>
+      <td class="value">${utf8(part.bytes) === null ? html`<span class="soft">not text</span>` : html`<${Plain} text=${valueText(part)}
+        lines />`}</td>
+      <td class="value">${part.file !== null && html`<${Plain} text=${part.file} />`}</td><td class="value"><${Plain} text=${part.type} />
+        </td><td class="num">${size(part.bytes.length)}</td></tr>`)}</tbody></table></div>`;
+}
+
+function Picture({ type, bytes }) {
+  const [url, setUrl] = useState("");
+  const [broken, setBroken] = useState(false);
+  useEffect(() => {
+    const made = URL.createObjectURL(new Blob([bytes], { type }));
+    setUrl(made);
+    setBroken(false);
+    return () => URL.revokeObjectURL(made);
+  }, [type, bytes]);
+  if (broken) return html`<p class="note warn">The picture can't be shown: it is damaged, or this browser does not know its form.</p>`;
+  return html`<figure class="picture">${url && html`<img src=${url} alt="The body as a picture" onError=${() => setBroken(true)} />`}</figure>`;
+}
+
+/** Where a JSON body is none: what is wrong, in which line and column, and the place itself. */
+function Wrong({ error }) {
+  return html`<div class="note warn stack"><span>Not JSON: ${error.message}. Line ${error.line}, column ${error.column}.</span>
+    <pre class="pointed mono"><${Plain} text=${error.excerpt.slice(0, error.pointer)} /><mark><${Plain}
+      text=${error.excerpt.slice(error.pointer, error.pointer + 1) || "⏎"} /></mark><${Plain}
+        text=${error.excerpt.slice(error.pointer + 1)} /></pre></div>`;
+}
+
+/** What can be said about a body: its text, its JSON or why it is none, and which views there are, the best one first. */
+function looked(bytes, headers, all) {
+  const { type, parameters } = mediaType(valueOf(headers, "Content-Type"));
+  const text = utf8(bytes);
+  const found = { text, views: [], error: null };
+  const picture = pictureType(type, bytes);
+  if (picture) {
+    found.picture = picture;
+    found.views.push("Picture");
+  }
+  if (type === "multipart/form-data") {
+    found.parts = multipart(bytes, parameters.get("boundary"));
+    if (found.parts) found.views.push("Fields");
+  }
+  if (text !== null) {
+    const called = /[/+]json$/.test(type) || type === "text/json";
+    const seems = /^\s*[[{]/.test(text);
+    found.large = (called || seems) && text.length > MAX_PARSED && !all;
+    if ((called || seems) && !found.large) {
+      try {
+        found.node = parseJson(text);
+        found.views.push("Tree", "Pretty");
+      } catch (error) {
+        if (!(error instanceof JsonError)) throw error;
+        if (called) found.error = error;
+      }
+    }
+    if (type === "application/x-www-form-urlencoded" && text) found.views.push("Fields");
+    const xml = !found.node && text.length <= MAX_PARSED && (/[/+]xml$/.test(type) || /^\s*<\?xml/.test(text)) ? prettyXml(text) : null;
+    if (xml) {
+      found.xml = xml;
+      found.views.push("Pretty");
+    }
+  }
+  found.views.push(...(text !== null && text !== "" ? ["Raw", "Hex"] : ["Hex", "Raw"]));
+  return found;
+}
+
+/** A body: its bytes, and the headers of headersOf that came with it. */
+export function Body({ bytes, headers, label = "Body" }) {
+  const [view, setView] = useState("");
+  const [all, setAll] = useState(false);
+  const found = useMemo(() => looked(bytes, headers, all), [bytes, headers, all]);
+  const pretty = useMemo(() => found.xml ?? (found.node && view === "Pretty" ? printJson(found.node) : ""), [found, view]);
+  if (!bytes.length) return html`<p class="soft">No body</p>`;
+  const now = found.views.includes(view) ? view : found.views[0];
+  return html`<div class="stack body">
+    <div class="tabs" role="group" aria-label=${`${label} shown as`}>${found.views.map((each) => html`<button type="button" key=${each}
+      aria-pressed=${each === now ? "true" : "false"} class=${each === now ? "on" : ""} onClick=${() => setView(each)}>${each}</button>`)}</div>
+    ${found.error && html`<${Wrong} error=${found.error} />`}
+    ${found.large && html`<p class="note row"><span class="grow">This is much JSON for a tree.</span><button type="button"
+      class="button tiny" onClick=${() => setAll(true)}>Show it all the same</button></p>`}
+    ${now === "Picture" && html`<${Picture} type=${found.picture} bytes=${bytes} />`}
+    ${now === "Tree" && html`<${Tree} node=${found.node} />`}
+    ${now === "Pretty" && html`<${Text} text=${pretty} label=${`${label}, pretty`} />`}
+    ${now === "Fields" && (found.parts ? html`<${Parts} parts=${found.parts} />` : html`<${Fields} pairs=${fields(found.text)}
+      label="Form fields" />`)}
+    ${now === "Raw" && html`<${Text} text=${found.text ?? readable(bytes)} label=${`${label}, raw`} />`}
+    ${now === "Hex" && html`<${Hex} bytes=${bytes} />`}
+  </div>`;
+}

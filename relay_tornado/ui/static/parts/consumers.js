@@ -1,0 +1,117 @@
+// The consumers of a bucket: where each stands, how far behind it is, and what can be done with it.
+import { html, useState } from "../lib.js";
+import { get, remove, v1 } from "../api.js";
+import { Badge, Button, Confirm, Empty, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
+import { DeadLetters } from "./dead.js";
+import { bucketLink } from "./names.js";
+import { COUNT, Plot } from "./plot.js";
+import { Seek, consumerPath, reference } from "./seek.js";
+
+export const EVERY = 5;
+
+const KINDS = { client: "client", token: "token", output: "output" };
+const ACKS = { explicit: "acked one by one", receipt: "moved by receipts", forward: "the relay sends" };
+
+/** What a person calls a consumer: an output and a token by their own names, where they are known. */
+export function consumerName({ kind, name }, bucket, tokens) {
+  if (kind === "output") return bucket?.outputs?.find(({ number: n }) => String(n) === name)?.name || `output ${name}`;
+  if (kind === "token") return tokens?.find(({ key }) => key === name)?.description || name;
+  return name;
+}
+
+/** The lag of one consumer over the last hour, or day. */
+function Lag({ consumer, title }) {
+  const [span, setSpan] = useState("hour");
+  const [data, error, again] = useLoaded(
+    (abort) => get(v1("series"), { span, bucket: consumer.bucket_id, consumer: reference(consumer) }, abort),
+    { every: 10, on: [span] },
+  );
+  if (error) return html`<${Problem} error=${error} retry=${again} />`;
+  if (!data) return html`<p class="soft">Loading…</p>`;
+  // What is not behind is not measured.
+  const values = (data.series.lag ?? []).map((value, at) => value ?? (data.from + (at + 1) * data.step > consumer.created_at ? 0 : null));
+  return html`<div class="stack"><div class="row choices" role="group" aria-label="Time that is shown">${["hour", "day"].map((name) =>
+      html`<button type="button" key=${name} class="button tiny" aria-pressed=${span === name} onClick=${() => setSpan(name)}>Last ${name}
+        </button>`)}</div>
+    <${Plot} title=${`Lag of ${title}, in events`} unit=${COUNT} from=${data.from} step=${data.step} fold="highest" level=${3}
+      series=${[{ label: "events", values }]} /></div>`;
+}
+
+function Where({ consumer }) {
+  const { pending, out, parked } = consumer;
+  const parts = [out && `${number(out)} out`, parked && `${number(parked)} to be tried again`].filter(Boolean);
+  return html`<span class="mono">${consumer.floor}</span>${pending > 0 && parts.length > 0 && html`<div class="soft small">${parts.join(", ")}</div>`}
+    ${consumer.gaps && html`<div class="small"><${Badge} kind="warn">missed events<//> <span class="soft">${
+      number(consumer.gaps.times)} times, <${Time} at=${consumer.gaps.at} /></span></div>`}`;
+}
+
+function Consumer({ consumer, title, open, bucketToo, act }) {
+  const behind = consumer.lag.events;
+  return html`<tr>
+    <td><div><b>${title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
+      <div class="soft small">${ACKS[consumer.ack] ?? consumer.ack}${consumer.max_deliver ? `, tries: ${number(consumer.max_deliver)} at most` : ""}
+        </div></td>
+    ${bucketToo && html`<td><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
+      </td>`}
+    <td>${consumer.connections ? html`<${Badge} kind="good">${number(consumer.connections)} connected<//>` : html`<${Badge}>away<//>`}</td>
+    <td><${Where} consumer=${consumer} /></td>
+    <td class="num">${behind ? html`<b>${number(behind)}</b>` : html`<span class="soft">0</span>`}</td>
+    <td class="num">${behind ? duration(consumer.lag.seconds) : html`<span class="soft">–</span>`}</td>
+    <td class="num">${consumer.dead ? html`<button type="button" class="button tiny danger" aria-label=${`Dead letters of ${title}: ${consumer.dead}`}
+      onClick=${() => act("dead")}>${number(consumer.dead)}</button>` : html`<span class="soft">0</span>`}</td>
+    <td><div class="row">
+      <button type="button" class="button tiny" aria-expanded=${open} aria-label=${`Lag of ${title} over time`}
+        onClick=${() => act("lag")}>Lag</button>
+      <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
+      ${consumer.kind === "client" && html`<button type="button" class="button tiny danger" aria-label=${`Delete ${title}`}
+        onClick=${() => act("delete")}>Delete…</button>`}</div></td>
+  </tr>`;
+}
+
+const keyOf = ({ bucket_id, kind, name }) => `${bucket_id} ${kind} ${name}`;
+
+/** A table of consumers as REST has them. `buckets` and `tokens` are for their names; `again` loads anew what was changed. */
+export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = false, again }) {
+  const [open, setOpen] = useState("");
+  const [action, setAction] = useState(null);
+  const titled = (consumer) => consumerName(consumer, buckets.find(({ id }) => id === consumer.bucket_id), tokens);
+  const looked = consumers.find((each) => keyOf(each) === open);
+  const act = (consumer) => (what) => {
+    if (what === "lag") setOpen(open === keyOf(consumer) ? "" : keyOf(consumer));
+    else setAction({ what, consumer });
+  };
+  const close = () => setAction(null);
+  const title = action && titled(action.consumer);
+  const drop = async () => {
+    await remove(consumerPath(action.consumer));
+    tell(`${title} deleted`);
+    again();
+  };
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Consumers"><table class="consumers">
+      <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
+        <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
+          scope="col">Actions</th></tr></thead>
+      <tbody>${consumers.map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} title=${titled(consumer)} open=${
+        open === keyOf(consumer)} bucketToo=${bucketToo} act=${act(consumer)} />`)}</tbody>
+    </table></div>
+    ${looked && html`<${Lag} key=${open} consumer=${looked} title=${titled(looked)} />`}
+    ${action?.what === "seek" && html`<${Seek} consumer=${action.consumer} title=${title} onMoved=${again} onClose=${close} />`}
+    ${action?.what === "dead" && html`<${DeadLetters} consumer=${action.consumer} title=${title} onChanged=${again} onClose=${close} />`}
+    ${action?.what === "delete" && html`<${Confirm} title=${`Delete the consumer ${title}?`} action="Delete" typed=${action.consumer.name}
+      onConfirm=${drop} onClose=${close}>
+      Its position and its ${
+        number(action.consumer.dead)} dead letters are forgotten. A client that subscribes with this name again begins anew.<//>`}`;
+}
+
+/** The consumers of one bucket: its document as REST has it, or its name. They are looked at again every few seconds. */
+export function Consumers({ bucket }) {
+  const id = bucket.id ?? bucket;
+  const [consumers, error, again] = useLoaded((abort) => get(v1("buckets", id, "consumers"), {}, abort), { every: EVERY, on: [id] });
+  const [loaded] = useLoaded(async (abort) => (bucket.id ? bucket : get(v1("buckets", id), {}, abort)), { on: [bucket] });
+  return html`<${Problem} error=${error} retry=${again} />
+    ${!consumers && !error && html`<p class="starting">Loading…</p>`}
+    ${consumers?.length === 0 && html`<${Empty} title="No consumers">
+      <p>The relay keeps no position in this bucket. It does for clients that subscribe with <code>"consumer": "NAME"</code>,
+        for durable tokens, and for public outputs.</p><//>`}
+    ${consumers?.length > 0 && html`<${ConsumerTable} consumers=${consumers} buckets=${loaded ? [loaded] : []} again=${again} />`}`;
+}

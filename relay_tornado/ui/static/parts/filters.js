@@ -1,0 +1,86 @@
+// Which events of a bucket are listed: a search in bodies, and what the events have to be. It all stands in the page's address.
+import { html, useEffect, useRef, useState } from "../lib.js";
+import { FILTERS } from "../event/record.js";
+import { Field } from "./basic.js";
+
+const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
+const VERDICTS = [["true", "verified"], ["false", "failed the check"], ["none", "not checked"]];
+const STATUSES = ["received", "sent", "failed", "stalled", "rejected"];
+
+const two = (value) => String(value).padStart(2, "0");
+
+/** Unix seconds as the value of a datetime-local input, and back. */
+function local(seconds) {
+  if (!seconds) return "";
+  const date = new Date(Number(seconds) * 1000);
+  const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
+  return `${day}T${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+}
+const seconds = (value) => (value ? String(Math.floor(new Date(value).getTime() / 1000)) : "");
+
+/** An input that says what was typed once typing has paused, or at Enter. */
+function Typed({ value, onValue, ...rest }) {
+  const [text, setText] = useState(value);
+  const timer = useRef(0);
+  useEffect(() => setText(value), [value]);
+  useEffect(() => () => clearTimeout(timer.current), []);
+  const now = (next) => {
+    clearTimeout(timer.current);
+    if (next !== value) onValue(next);
+  };
+  const input = (event) => {
+    const next = event.target.value;
+    setText(next);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(now, 400, next.trim());
+  };
+  return html`<${Field} ...${rest} value=${text} onInput=${input} onKeyDown=${(event) => event.key === "Enter" && now(text.trim())}
+    onBlur=${() => now(text.trim())} autocomplete="off" spellcheck=${false} />`;
+}
+
+/** The form. `filter` is what filterOf gives; onFilter gets the next one. */
+export function Filters({ filter, onFilter }) {
+  const others = FILTERS.filter((name) => name !== "q" && filter[name]);
+  const [open, setOpen] = useState(others.length > 0);
+  const search = useRef(null);
+  const set = (name, value) => {
+    const { [name]: _, ...rest } = filter;
+    onFilter(value ? { ...rest, [name]: value } : rest);
+  };
+  const choice = (name, label, options) => html`<${Field} as="select" label=${label} value=${filter[name] ?? ""}
+    onChange=${(event) => set(name, event.target.value)}>
+    <option value="">any</option>${options.map((each) => {
+      const [value, text] = [each].flat().length > 1 ? each : [each, each];
+      return html`<option value=${value} key=${value}>${text}</option>`;
+    })}${filter[name] && !options.some((each) => [each].flat()[0] === filter[name]) && html`<option value=${filter[name]}>${filter[name]}
+      </option>`}<//>`;
+  useEffect(() => {
+    const key = (event) => {
+      if (event.key !== "/" || event.ctrlKey || event.metaKey || event.target.closest?.("input, textarea, select, dialog")) return;
+      event.preventDefault();
+      search.current.querySelector("input").focus();
+    };
+    document.addEventListener("keydown", key);
+    return () => document.removeEventListener("keydown", key);
+  }, []);
+  return html`<search class="filters">
+    <div class="row" ref=${search}>
+      <div class="grow sr-label"><${Typed} label="Search in bodies" type="search" placeholder="Search in bodies" value=${filter.q ?? ""}
+        onValue=${(value) => set("q", value)} /></div>
+      <button type="button" class="button" aria-expanded=${open ? "true" : "false"}
+        onClick=${() => setOpen(!open)}>Filter${others.length ? ` (${others.length})` : ""}</button>
+      ${(others.length > 0 || filter.q) && html`<button type="button" class="button plain" onClick=${() => onFilter({})}>Show all</button>`}
+    </div>
+    ${open && html`<div class="filter-fields">
+      ${choice("method", "Method", METHODS)}
+      <${Typed} label="Path has" placeholder="/push" value=${filter.path ?? ""} onValue=${(value) => set("path", value)} />
+      <${Typed} label="Header" placeholder="X-Kind: order" value=${filter.header ?? ""} onValue=${(value) => set("header", value)} />
+      ${choice("verified", "Signature", VERDICTS)}
+      ${choice("delivery", "Delivery", STATUSES)}
+      <${Field} label="From" type="datetime-local" step="1" value=${local(filter.from)}
+        onChange=${(event) => set("from", seconds(event.target.value))} />
+      <${Field} label="Before" type="datetime-local" step="1" value=${local(filter.to)}
+        onChange=${(event) => set("to", seconds(event.target.value))} />
+    </div>`}
+  </search>`;
+}

@@ -1,0 +1,93 @@
+// Moving a consumer: where to, and before it is done what it will repeat or skip.
+import { html, useEffect, useRef, useState } from "../lib.js";
+import { post, v1 } from "../api.js";
+import { Button, Dialog, Problem, number, tell } from "./basic.js";
+
+const PAUSE = 250;
+
+/** What REST calls a consumer in its bucket. */
+export const reference = ({ kind, name }) => (kind === "client" && !/^(client|token|output):/.test(name) ? name : `${kind}:${name}`);
+
+/** The place of a consumer in REST. */
+export const consumerPath = (consumer, ...rest) => v1("buckets", consumer.bucket_id, "consumers", reference(consumer), ...rest);
+
+/** A datetime-local's value, in the browser's time zone. */
+function local(seconds) {
+  const date = new Date(seconds * 1000 - new Date().getTimezoneOffset() * 60000);
+  return date.toISOString().slice(0, 19);
+}
+
+const CHOICES = [
+  ["latest", "The newest event: it gets only what comes from now on"],
+  ["earliest", "The oldest event that is kept"],
+  ["last", "So many events before the newest:"],
+  ["time", "What came in since:"],
+  ["id", "Behind the event:"],
+];
+
+/** `to` of a seek, or null while what was entered is no position. */
+function position(choice, { last, time, id }) {
+  if (choice === "last") return Number.isInteger(Number(last)) && Number(last) >= 1 ? { last: Number(last) } : null;
+  if (choice === "time") return time && !Number.isNaN(Date.parse(time)) ? { time: Math.floor(Date.parse(time) / 1000) } : null;
+  if (choice === "id") return id.trim() || null;
+  return choice;
+}
+
+function Preview({ seeked }) {
+  const parts = [];
+  if (seeked.repeats) parts.push(html`<b>repeats ${number(seeked.repeats)}</b> events that it was done with`);
+  if (seeked.skips) parts.push(html`<b>skips ${number(seeked.skips)}</b> events that it has not done`);
+  const what = parts.length === 2 ? [parts[0], ", and ", parts[1]] : parts;
+  return html`<span>From <code>${seeked.from}</code> to <code>${seeked.to}</code>: it ${
+    parts.length ? what : "repeats nothing, and skips nothing"}.</span>`;
+}
+
+/** Asks where to move a consumer. `onMoved` is called once it is done. */
+export function Seek({ consumer, title, onMoved, onClose }) {
+  const [choice, setChoice] = useState("latest");
+  const [given, setGiven] = useState({ last: "100", time: local(Date.now() / 1000 - 3600), id: "" });
+  const [seen, setSeen] = useState({});
+  const asked = useRef(0);
+  const to = position(choice, given);
+  const key = JSON.stringify(to);
+  useEffect(() => {
+    const turn = (asked.current += 1);
+    if (to === null) return undefined;
+    const timer = setTimeout(() => {
+      post(consumerPath(consumer, "seek"), { to, preview: true }).then(
+        (seeked) => turn === asked.current && setSeen({ key, seeked }),
+        (error) => turn === asked.current && setSeen({ key, error }),
+      );
+    }, PAUSE);
+    return () => clearTimeout(timer);
+  }, [key]);
+  const move = async () => {
+    const seeked = await post(consumerPath(consumer, "seek"), { to });
+    tell(`Moved to ${seeked.to}: ${number(seeked.repeats)} repeated, ${number(seeked.skips)} skipped`);
+    onMoved();
+    onClose();
+  };
+  const current = seen.key === key ? seen : {};
+  const enter = (name) => (event) => {
+    setChoice(name);
+    setGiven((before) => ({ ...before, [name]: event.target.value }));
+  };
+  const fields = {
+    last: html`<input type="number" min="1" max="1000000000" aria-label="How many events" value=${given.last} onInput=${enter("last")} />`,
+    time: html`<input type="datetime-local" step="1" aria-label="Since when" value=${given.time} onInput=${enter("time")} />`,
+    id: html`<input class="mono" spellcheck=${false} aria-label="The event's id" placeholder=${consumer.head} value=${given.id} onInput=${
+      enter("id")} />`,
+  };
+  return html`<${Dialog} title=${`Move ${title}`} onClose=${onClose}>
+    <p class="soft">It goes on behind the place that you choose; who is connected with it goes on there at once.</p>
+    <fieldset class="seek-choices"><legend class="label">Go on behind</legend>${CHOICES.map(([name, text]) => html`<div class="row" key=${name}>
+      <label><input type="radio" name="to" checked=${choice === name} onChange=${() => setChoice(name)} />${text}</label>${fields[name]}</div>`)}
+        </fieldset>
+    <div class=${`note ${current.seeked?.skips ? "warn" : ""}`} role="status">
+      ${to === null ? "Enter where to." : current.seeked ? html`<${Preview} seeked=${
+        current.seeked} />` : current.error ? "It can't go there." : "Looking at what this would do…"}</div>
+    <${Problem} error=${current.error} />
+    <div class="row"><span class="grow"></span><${Button} onPress=${onClose}>Cancel<//>
+      <${Button} kind=${current.seeked?.skips ? "danger" : "first"} disabled=${!current.seeked} onPress=${move}>Move<//></div>
+  <//>`;
+}

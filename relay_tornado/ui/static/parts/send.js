@@ -1,0 +1,103 @@
+// Sending again: one event, a selection or a range; to subscribers, an output, a consumer or a URL.
+import { html, useEffect, useRef, useState } from "../lib.js";
+import { get, v1 } from "../api.js";
+import { consumerName, sendAgain, seqOf } from "../event/sending.js";
+import { Badge, Button, Dialog, Field, Problem, duration, number, useLoaded } from "./basic.js";
+import { Answer } from "./deliveries.js";
+
+function Choice({ kind, now, onKind, title, children }) {
+  return html`<div class="choice"><label class="row"><input type="radio" name="target" value=${kind} checked=${kind === now}
+    onChange=${() => onKind(kind)} /><span>${title}</span></label>
+    ${kind === now && children && html`<div class="stack choice-more">${children}</div>`}</div>`;
+}
+
+/** How far it is, and what came of it. */
+function Progress({ state, running, problem, onStop }) {
+  const failed = state.failed.length ? `, ${number(state.failed.length)} not` : "";
+  const share = state.total ? state.done / state.total : 1;
+  return html`<div class="stack">
+    <progress max="1" value=${share} aria-label="Sent so far"></progress>
+    <div class="row"><span class="grow" role="status">
+      ${number(state.done)} of ${number(state.total)} done, ${number(state.sent)} sent${failed}${running ? "" : problem ? ". Stopped." : "."}</span>
+      ${running && html`<button type="button" class="button danger" onClick=${onStop}>Stop</button>`}</div>
+    ${problem && problem !== "stopped" && html`<${Problem} error=${problem} />`}
+    ${state.failed.length > 0 && html`<ul class="note warn small failures">
+      ${state.failed.slice(0, 50).map(({ id, message }, index) => html`<li key=${index}><code>${id}</code> ${message}</li>`)}
+      ${state.failed.length > 50 && html`<li>and ${number(state.failed.length - 50)} more</li>`}</ul>`}
+    ${!running && state.total === 1 && state.answer && html`<div class="stack"><p class="row"><span>Answer</span><${Badge}
+      kind=${state.answer.status_code < 400 ? "good" : "bad"}>${state.answer.status_code}<//><span class="soft small">
+        ${duration(state.answer.duration_ms / 1000)}</span></p>
+      <${Answer} headers=${state.answer.response_headers} body=${state.answer.response_body} /></div>`}
+  </div>`;
+}
+
+/** The dialog. `events` are [{id}…], in any order, or `range` is {first, last} to begin with. */
+export function SendAgain({ bucket, events, range, onClose }) {
+  const [kind, setKind] = useState("subscribers");
+  const [output, setOutput] = useState(bucket.outputs[0]?.id ?? "");
+  const [force, setForce] = useState(false);
+  const [consumer, setConsumer] = useState("");
+  const [url, setUrl] = useState("");
+  const [span, setSpan] = useState(range);
+  const [run, setRun] = useState(null);
+  const abort = useRef(null);
+  const [consumers, problem] = useLoaded(async (signal) => {
+    const all = await get(v1("buckets", bucket.id, "consumers"), undefined, signal);
+    return all.filter((each) => each.ack !== "receipt");
+  });
+  const chosen = consumer || (consumers?.length ? consumerName(consumers[0]) : "");
+  useEffect(() => () => abort.current?.abort(), []);
+
+  const send = async (event) => {
+    event.preventDefault();
+    const controller = new AbortController();
+    abort.current = controller;
+    const target = { kind, output, force, consumer: chosen, url };
+    const ids = events && [...events].sort((a, b) => seqOf(a.id) - seqOf(b.id)).map((each) => each.id);
+    let state = { done: 0, total: ids?.length ?? span.last - span.first + 1, sent: 0, failed: [], answer: null };
+    setRun({ state, running: true, problem: null });
+    let end = null;
+    let shown = 0;
+    try {
+      for await (state of sendAgain({ bucket, events: ids, range: ids ? null : span, target, abort: controller.signal })) {
+        if (controller.signal.aborted) break;
+        if (performance.now() - shown < 100) continue;
+        shown = performance.now();
+        setRun({ state: { ...state }, running: true, problem: null });
+      }
+    } catch (error) {
+      end = error.name === "AbortError" ? "stopped" : error;
+    }
+    setRun({ state: { ...state }, running: false, problem: end ?? (controller.signal.aborted ? "stopped" : null) });
+  };
+  const title = events ? (events.length === 1 ? "Send this event again" : `Send ${number(events.length)} events again`) : "Send a range again";
+  const wrong = span && span.last < span.first ? "The last one comes before the first." : "";
+  const missing = Boolean(wrong) || (kind === "output" && !output) || (kind === "consumer" && !chosen) || (kind === "url" && !url);
+  const edge = (name, label) => html`<${Field} label=${label} type="number" min="1" step="1" required value=${span[name]}
+    wrong=${name === "last" ? wrong : ""} hint=${name === "first" ? "An event's number is the end of its id." : ""}
+    onInput=${(event) => setSpan({ ...span, [name]: Number(event.target.value) })} />`;
+  return html`<${Dialog} title=${title} onClose=${onClose}><form onSubmit=${send}>
+    ${span && html`<div class="row two">${edge("first", "From number")}${edge("last", "To number")}</div>`}
+    <fieldset class="stack" disabled=${run?.running}><legend class="label">To</legend>
+      <${Choice} kind="subscribers" now=${kind} onKind=${setKind} title="Subscribers and outputs, as for a new event" />
+      ${bucket.outputs.length > 0 && html`<${Choice} kind="output" now=${kind} onKind=${setKind} title="One output">
+        <${Field} as="select" label="Output" value=${output} onChange=${(event) => setOutput(event.target.value)}>
+          ${bucket.outputs.map((each) => html`<option value=${each.id} key=${each.id}>${each.name}</option>`)}<//>
+        <label class="row"><input type="checkbox" checked=${force}
+          onChange=${(event) => setForce(event.target.checked)} />Whatever its rules say</label><//>`}
+      <${Choice} kind="consumer" now=${kind} onKind=${setKind} title="One consumer, which gets the same events again">
+        ${problem ? html`<${Problem} error=${problem} />` : consumers && !consumers.length ? html`<p
+          class="soft">No consumer of this bucket acks, so none can be given events again.</p>`
+          : html`<${Field} as="select" label="Consumer" value=${chosen} onChange=${(event) => setConsumer(event.target.value)}>
+            ${(consumers ?? []).map((each) => html`<option value=${consumerName(each)} key=${consumerName(each)}>
+              ${each.kind === "client" ? each.name : consumerName(each)}</option>`)}<//>`}<//>
+      <${Choice} kind="url" now=${kind} onKind=${setKind} title="A URL">
+        <${Field} label="URL" type="url" required placeholder="https://staging.example.org/hook" value=${url}
+          onInput=${(event) => setUrl(event.target.value.trim())} hint="The relay sends it, once, and keeps nothing of the answer." /><//>
+    </fieldset>
+    ${run && html`<${Progress} ...${run} onStop=${() => abort.current.abort()} />`}
+    <div class="row"><span class="grow"></span>${run && !run.running ? html`<${Button} onPress=${onClose}>Close<//>` : html`<${Button}
+      onPress=${onClose}>Cancel<//>`}
+      <${Button} kind="first" type="submit" disabled=${missing || run?.running}>${run ? "Send once more" : "Send"}<//></div>
+  </form><//>`;
+}

@@ -1,0 +1,89 @@
+"""A Chromium for the tests of the page: its flags, and a watch over everything that a page says and asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+
+from tests.acceptance.relay import Relay
+
+CHROMIUM = "/usr/bin/chromium"
+TIMEOUT = 15_000.0
+"""Milliseconds that an action or an expectation of a page may take on a busy machine."""
+
+_FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
+    *("--disable-component-update", "--disable-sync"),
+)
+_NOT_SIGNED_IN = re.compile(r"Failed to load resource: the server responded with a status of 401 .*/ui/session$")
+"""What Chromium says when the page finds out that nobody is signed in."""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A running browser, with no page yet. While it runs, asyncio.run does not work in this thread."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(_FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@dataclass
+class Watch:
+    """What pages did that they must not: errors, what the console says (but details for developers), requests that
+    leave the relay. `expected` are regular expressions for what a test brings about on purpose; a message of the
+    console is `TEXT URL` there."""
+
+    url: str
+    expected: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def over(self, page: Page) -> None:
+        """Watches a page, and those that it opens."""
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("console", self._said)
+        page.on("request", self._asked)
+        page.on("crash", lambda _: self.problems.append("the page crashed"))
+
+    def _said(self, message: ConsoleMessage) -> None:
+        text = f"{message.text} {message.location['url']}".strip()
+        if message.type not in ("debug", "verbose") and not _NOT_SIGNED_IN.search(text):
+            self.problems.append(f"{message.type}: {text}")
+
+    def _asked(self, request: Request) -> None:
+        if not request.url.startswith((self.url + "/", "blob:", "data:")):
+            self.problems.append(f"asked for {request.url}")
+
+    def check(self) -> None:
+        """Fails where there is a problem that was not expected."""
+        left = [each for each in self.problems if not any(re.search(pattern, each) for pattern in self.expected)]
+        assert not left, "\n".join(left)
+
+
+@contextmanager
+def watched(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, Watch]]:
+    """A page in a context of its own (as a private window), watched until its end; `options` are those of
+    `Browser.new_context`."""
+    context: BrowserContext = browser.new_context(base_url=url, reduced_motion="reduce", **options)
+    context.set_default_timeout(TIMEOUT)
+    watch = Watch(url)
+    context.on("page", watch.over)
+    try:
+        yield context.new_page(), watch
+        watch.check()
+    finally:
+        context.close()
+
+
+def sign_in(page: Page, relay: Relay, secret: str) -> Response | None:
+    """Gives the page's context a session of this token, and opens the page."""
+    answer = page.request.post("/ui/session", data={"secret": secret}, headers={"Origin": relay.url})
+    assert answer.status == 200, answer.text()
+    return page.goto("/ui/")

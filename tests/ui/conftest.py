@@ -1,0 +1,69 @@
+"""A real relay and a real Chromium a module, and for each test a page of its own that must not complain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.acceptance.relay import Relay
+from tests.needs import needs
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+    from tests.ui.browser import Watch
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relay]:
+    """A running relay; make buckets and tokens with its methods, by names that no other test of the module uses."""
+    with Relay(tmp_path_factory.mktemp("ui") / "data") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def administrator(relay: Relay) -> str:
+    """The secret of an administrator's token."""
+    return relay.create_token()[1]
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    needs("chromium", "apt-get install chromium")
+    pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    from tests.ui.browser import chromium
+
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def watched_page(chromium: Browser, relay: Relay) -> Iterator[tuple[Page, Watch]]:
+    from tests.ui.browser import watched
+
+    with watched(chromium, relay.url) as pair:
+        yield pair
+
+
+@pytest.fixture
+def page(watched_page: tuple[Page, Watch]) -> Page:
+    """A page in a private window of its own, nobody signed in, nothing opened. At the end the test fails where the
+    page had an error, said something on the console, or asked another host for something."""
+    return watched_page[0]
+
+
+@pytest.fixture
+def watch(watched_page: tuple[Page, Watch]) -> Watch:
+    """The watch over `page`: `watch.expected.append(pattern)` for what a test brings about."""
+    return watched_page[1]
+
+
+@pytest.fixture
+def signed_in(page: Page, relay: Relay, administrator: str) -> Page:
+    """The page at /ui/, an administrator signed in."""
+    from tests.ui.browser import sign_in
+
+    sign_in(page, relay, administrator)
+    return page

@@ -1,0 +1,402 @@
+"""Buckets in the page: the list, making one, its tabs, its settings and its end, in a browser against a real relay."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.ui.browser import Watch, sign_in, watched
+
+
+def ask(page: Page, method: str, path: str, body: Any = None) -> Any:
+    """Asks the relay with the page's session."""
+    origin = {"Origin": page.url.split("/ui")[0]}
+    answer = page.request.fetch(path, method=method, data=body, headers=origin)
+    assert answer.ok, answer.text()
+    return answer.json()
+
+
+def make(page: Page, name: str, **options: Any) -> Any:
+    return ask(page, "POST", "/v1/buckets", {"name": name, **options})
+
+
+def row(page: Page, name: str) -> Locator:
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=name, exact=True))
+
+
+def card(page: Page, name: str) -> Locator:
+    return page.get_by_role("listitem").filter(has=page.get_by_role("heading", name=name, exact=True))
+
+
+def said(page: Page, text: str) -> None:
+    expect(page.locator(".toast").filter(has_text=text).first).to_be_visible()
+
+
+def no_sideways_scroll(page: Page) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_make_one_and_find_it_in_the_list(signed_in: Page) -> None:
+    """A name makes a bucket, whose URL is shown at once; the list counts what comes in."""
+    page = signed_in
+    page.get_by_role("button", name=re.compile("New bucket|Make a bucket")).click()
+    page.get_by_label("Name", exact=True).fill("made here")
+    page.get_by_label("Description").fill("From the page")
+    page.get_by_text("More options").click()
+    page.get_by_label("Number of events").fill("500")
+    page.get_by_role("button", name="Make the bucket").click()
+    expect(page).to_have_url(re.compile(r"/ui/buckets/made%20here/connect$"))
+    url = page.locator(".address code").first.inner_text()
+    for _ in range(3):
+        assert page.request.post(url, data="{}").status == 200
+    bucket = ask(page, "GET", "/v1/buckets/made here")
+    assert (bucket["retention"]["max_events"], bucket["retention"]["max_age"]) == (500, 2592000)
+    page.get_by_role("link", name="Buckets", exact=True).first.click()
+    found = row(page, "made here")
+    expect(found).to_contain_text("From the page")
+    expect(found.get_by_role("img", name="3 events in the last hour")).to_be_visible()
+
+
+def test_what_is_wrong_stands_at_its_field(signed_in: Page, watch: Watch) -> None:
+    """A name that is taken and a header that is none are told where they were entered, and nothing is lost by it."""
+    watch.expected.append("status of 4(00|12)")
+    page = signed_in
+    make(page, "taken")
+    page.goto("/ui/")
+    page.get_by_role("button", name="New bucket").click()
+    name = page.get_by_label("Name", exact=True)
+    name.fill("taken")
+    page.get_by_role("button", name="Make the bucket").click()
+    expect(name).to_have_attribute("aria-invalid", "true")
+    expect(name).to_be_focused()
+    expect(page.get_by_text("There is a bucket 'taken' already")).to_be_visible()
+    name.fill("not taken")
+    page.get_by_text("More options").click()
+    header = page.get_by_label("Header with the delivery's id")
+    header.fill("no header")
+    page.get_by_text("More options").click()
+    page.get_by_role("button", name="Make the bucket").click()
+    expect(header).to_be_focused()
+    expect(page.get_by_text("'no header' is no header name")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.get_by_role("button", name="New bucket").click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("not taken")
+    expect(page.get_by_text("These changes were not saved before.")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="New bucket").click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("")
+    page.get_by_role("button", name="Cancel").click()
+
+
+def test_snippets_work_as_they_are(signed_in: Page, relay: Relay, administrator: str, tmp_path: Path) -> None:
+    """What is copied from the page sends an event, and reads it, with the secret put in."""
+    page = signed_in
+    make(page, "it's a bucket", auth={"type": "basic", "username": "shop", "password": "a 'good' one"})
+    page.goto("/ui/buckets/it's a bucket/connect")
+    command = page.get_by_label("curl command", exact=True).inner_text()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+    environment = kept | {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def run(text: str, program: list[str]) -> str:
+        done = subprocess.run(
+            [*program, text.replace("YOUR_SECRET", administrator)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    run(command.replace("curl ", "curl --fail -sS ", 1), ["sh", "-c"])
+    page.get_by_role("tab", name="Python").click()
+    code = page.get_by_label("Python code", exact=True).inner_text()
+    assert '{"hello": "relay"}' in run(re.sub(r"(print\(.*\))", r"\1; return", code), [sys.executable, "-c"])
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="relay listen")).to_be_focused()
+    listen = page.get_by_label("relay listen code", exact=True).inner_text()
+    assert '"hello' in run(f"{listen} --max 1 --bodies-only", ["sh", "-c"])
+    page.get_by_role("tab", name="curl").click()
+    streamed = page.get_by_label("curl code", exact=True).inner_text()
+    stream = streamed.replace("curl ", "curl -sS --fail ", 1).replace("\\\n", " ")
+    assert "event: webhook" in run(f"{stream} | sed -n '/^event: webhook/{{p;q}}'", ["sh", "-c"])
+
+
+def test_inputs(signed_in: Page, watch: Watch) -> None:
+    """An input is made with its answer and its provider's secrets, changed and deleted."""
+    watch.expected.append("status of 400")
+    page = signed_in
+    make(page, "inputs")
+    page.goto("/ui/buckets/inputs/inputs")
+    page.get_by_role("button", name="New input").click()
+    page.get_by_label("Name", exact=True).fill("GitHub")
+    page.get_by_label("Status").fill("202")
+    page.get_by_label("Body", exact=True).fill("thanks")
+    page.get_by_role("button", name="Add a header").click()
+    page.get_by_label("Name 1").fill("X-Served-By")
+    page.get_by_label("Value 1").fill("relay")
+    page.get_by_label("Whose signatures are checked").select_option("standard-webhooks")
+    page.get_by_label("Secret", exact=True).fill("whsec_!")
+    page.get_by_role("radio", name="is stored, and marked").check()
+    page.get_by_role("button", name="Make the input").click()
+    expect(page.get_by_label("Secret", exact=True)).to_have_attribute("aria-invalid", "true")
+    page.get_by_role("button", name="Make one").click()
+    page.get_by_text("A place of its own").click()
+    page.get_by_label("Id in the URL").fill("github-of-the-page")
+    page.get_by_role("button", name="Make the input").click()
+    expect(card(page, "GitHub")).to_contain_text("standard-webhooks: marked")
+    answer = page.request.post("/v1/webhooks/github-of-the-page", data="{}")
+    assert (answer.status, answer.text(), answer.headers["x-served-by"]) == (202, "thanks", "relay")
+
+    page.get_by_role("button", name="Edit GitHub").click()
+    expect(page.get_by_label("Value 1")).to_have_value("relay")
+    page.get_by_label("Description").fill("The organisation's")
+    page.get_by_label("The answer comes from").select_option("anyOutput")
+    page.get_by_role("button", name="Save").click()
+    expect(card(page, "GitHub")).to_contain_text("It answers what a client answers.")
+    (_, changed) = ask(page, "GET", "/v1/buckets/inputs")["inputs"]
+    assert changed["verify"]["on_failure"] == "mark"
+    assert changed["headers"] == {"X-Served-By": ["relay"]}
+
+    page.get_by_role("button", name="Delete GitHub").click()
+    page.get_by_role("button", name="Delete the input").click()
+    expect(card(page, "GitHub")).to_have_count(0)
+
+
+def test_outputs_and_their_rules(signed_in: Page, watch: Watch) -> None:
+    """Conditions become rules, a wrong one is told at its line, JSON says the same and more; public ones pause."""
+    watch.expected.append("status of 400")
+    page = signed_in
+    make(page, "outputs")
+    page.goto("/ui/buckets/outputs/outputs")
+    page.get_by_role("button", name="New output").click()
+    page.get_by_label("Name", exact=True).fill("local")
+    page.get_by_role("textbox", name="Destination").fill("http://localhost:3000/hook")
+    for number, (source, name, test, value) in enumerate(
+        [("header", "X-Kind", "not-value", "refund"), ("payload", "sku", "regex", "(")], 1
+    ):
+        page.get_by_role("button", name="Add a condition").click()
+        page.get_by_label(f"Condition {number}: part of the event").select_option(source)
+        page.get_by_label(f"Condition {number}: name").fill(name)
+        page.get_by_label(f"Condition {number}: test").select_option(test)
+        page.get_by_label(f"Condition {number}: value").fill(value)
+    page.get_by_label("How many of the conditions").select_option("or")
+    page.get_by_role("button", name="Make the output").click()
+    wrong = page.get_by_label("Condition 2: value")
+    expect(wrong).to_be_focused()
+    expect(page.get_by_label("Condition 1: value")).not_to_have_attribute("aria-invalid", "true")
+    wrong.fill("^A-")
+    page.get_by_role("button", name="Make the output").click()
+    expect(card(page, "local")).to_contain_text("header X-Kind is not refund or body sku matches the pattern ^A-")
+    (output,) = ask(page, "GET", "/v1/buckets/outputs")["outputs"]
+    kind = {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "refund"}
+    sku = {"type": "regex", "parameter": {"source": "payload", "name": "sku"}, "regex": "^A-"}
+    assert output["rules"] == {"or": [{"not": {"match": kind}}, {"match": sku}]}
+
+    page.get_by_role("button", name="Edit local").click()
+    page.get_by_role("button", name="As JSON").click()
+    document = page.get_by_label("Rules as JSON")
+    document.fill('{"and": [')
+    expect(page.get_by_text("This is no JSON")).to_be_visible()
+    document.fill('{"not": [{"and": [{"match": {"type": "ip-whitelist", "ip-range": "192.0.2.0/24"}}]}]}')
+    expect(page.get_by_role("button", name="As conditions")).to_be_disabled()
+    page.get_by_role("button", name="Save").click()
+    expect(card(page, "local")).to_contain_text("by rules")
+
+    page.get_by_role("button", name="New output").click()
+    page.get_by_label("Name", exact=True).fill("shop")
+    page.get_by_role("radio", name="This relay public").check()
+    page.get_by_role("textbox", name="Destination").fill("https://shop.example.org/hook")
+    page.get_by_label("Then", exact=True).select_option("custom")
+    page.get_by_label("Waits between tries").fill("10s, 1m")
+    page.get_by_role("radio", name="Several at once").check()
+    page.get_by_label("At once", exact=True).fill("4")
+    page.get_by_role("button", name="Make one").click()
+    page.get_by_label("Paused").check()
+    page.get_by_role("button", name="Make the output").click()
+    shop = card(page, "shop")
+    expect(shop).to_contain_text("Up to date")
+    expect(shop).to_contain_text("tries again at times of its own, 4 at once")
+    (_, made) = ask(page, "GET", "/v1/buckets/outputs")["outputs"]
+    assert made["durability"] == {
+        "enabled": True, "schedule": "custom", "deadline": 0, "custom_delays": [10_000_000_000, 60_000_000_000]
+    }  # fmt: skip
+    assert made["throttle"]["max_concurrent"] == 4
+    assert made["secret"].startswith("whsec_")
+    page.get_by_role("button", name="Resume shop").click()
+    expect(page.get_by_role("button", name="Pause shop")).to_be_visible()
+    page.get_by_role("button", name="Pause shop").click()
+    expect(page.get_by_role("button", name="Resume shop")).to_be_visible()
+    page.get_by_role("button", name="Delete shop").click()
+    page.get_by_role("button", name="Delete the output").click()
+    expect(card(page, "shop")).to_have_count(0)
+
+
+def test_settings_and_what_is_not_saved(signed_in: Page) -> None:
+    """Changes outlive another tab until they are saved; a bucket that would expire is kept with one button."""
+    page = signed_in
+    make(page, "settings", expires_at=int(time.time()) + 80_000)
+    page.goto("/ui/buckets/settings/settings")
+    page.get_by_label("Age", exact=True).fill("2")
+    page.get_by_label("Wait for consumers").check()
+    page.get_by_role("link", name="Inputs").click()
+    expect(page.get_by_role("link", name=re.compile("Settings.*not saved"))).to_be_visible()
+    page.get_by_role("link", name="Settings").click()
+    expect(page.get_by_label("Age", exact=True)).to_have_value("2")
+    page.get_by_label("Wait up to this size", exact=True).fill("20")
+    page.get_by_role("button", name="Keep it").click()
+    expect(page.get_by_text("This bucket is deleted")).to_have_count(0)
+    page.get_by_role("button", name="Save").click()
+    said(page, "Settings saved")
+    bucket = ask(page, "GET", "/v1/buckets/settings")
+    assert bucket["expires_at"] is None
+    assert bucket["retention"] == {
+        "max_age": 2 * 86400,
+        "max_events": None,
+        "max_bytes": 10 << 30,
+        "wait_for_consumers": True,
+        "hard_max_bytes": 20 << 30,
+    }
+    page.get_by_label("Name", exact=True).fill("renamed")
+    page.get_by_role("button", name="Save").click()
+    expect(page).to_have_url(re.compile("/ui/buckets/renamed/settings$"))
+    expect(page.get_by_role("heading", name="renamed", level=1)).to_be_visible()
+
+
+def test_a_session_that_ends_loses_no_changes(signed_in: Page, watch: Watch, administrator: str) -> None:
+    """What was not saved is there again once the same token has signed in again."""
+    watch.expected.append("status of 401")
+    page = signed_in
+    make(page, "patient")
+    page.goto("/ui/buckets/patient/settings")
+    page.get_by_label("Description").fill("half a sentence")
+    ask(page, "DELETE", "/ui/session")
+    expect(page.get_by_role("heading", name="Sign in to this relay")).to_be_visible(timeout=TIMEOUT * 1000)
+    page.get_by_label("A token's secret").fill(administrator)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_label("Description")).to_have_value("half a sentence")
+    page.get_by_role("button", name="Discard").click()
+    expect(page.get_by_label("Description")).to_have_value("")
+
+
+def test_deleting_wants_the_name(signed_in: Page) -> None:
+    """A bucket goes with everything in it once its name was typed, not before."""
+    page = signed_in
+    bucket = make(page, "doomed")
+    page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
+    page.goto("/ui/buckets/doomed/settings")
+    page.get_by_role("button", name="Delete the bucket…").click()
+    expect(page.get_by_text("1 event, 1 input and 0 outputs are deleted")).to_be_visible()
+    button = page.get_by_role("button", name="Delete the bucket", exact=True)
+    page.get_by_label("Type doomed to go on").fill("doome")
+    expect(button).to_be_disabled()
+    page.get_by_label("Type doomed to go on").fill("doomed")
+    button.click()
+    expect(page).to_have_url(re.compile("/ui/?$"))
+    expect(row(page, "doomed")).to_have_count(0)
+
+
+def test_a_token_with_some_buckets(chromium: Browser, relay: Relay) -> None:
+    """It sees its buckets, changes them without seeing their secrets, and is not offered what it may not do."""
+    relay.create_bucket("mine", "--auth", "token", "--token", "shown-to-nobody")
+    relay.create_bucket("not mine")
+    _, secret = relay.create_token("--bucket", "mine")
+    with watched(chromium, relay.url) as (page, watch):
+        sign_in(page, relay, secret)
+        expect(row(page, "mine")).to_be_visible()
+        expect(row(page, "not mine")).to_have_count(0)
+        expect(page.get_by_role("button", name="New bucket")).to_have_count(0)
+        row(page, "mine").get_by_role("link").click()
+        page.get_by_role("link", name="Connect").click()
+        expect(page.get_by_label("curl command", exact=True)).to_contain_text("Bearer YOUR_PASSWORD")
+        page.get_by_role("link", name="Inputs").click()
+        page.get_by_role("button", name="New input").click()
+        expect(page.get_by_text("A place of its own")).to_have_count(0)
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("link", name="Settings").click()
+        expect(page.get_by_label("Name", exact=True)).to_be_disabled()
+        page.get_by_label("Description").fill("Changed by its reader")
+        page.get_by_role("button", name="Save").click()
+        said(page, "Settings saved")
+        watch.expected.append("status of 40[34]")
+        refusal = {"code": "forbidden", "message": "this token may not do this"}
+        page.route("**/v1/buckets/*/inputs", lambda route: route.fulfill(status=403, json=refusal))
+        page.get_by_role("link", name="Inputs").click()
+        page.get_by_role("button", name="New input").click()
+        page.get_by_role("button", name="Make the input").click()
+        expect(page.get_by_role("alert").filter(has_text="this token may not do this")).to_be_visible()
+        page.get_by_role("button", name="Cancel").click()
+        page.goto("/ui/buckets/not mine")
+        expect(page.get_by_text("There is no bucket not mine")).to_be_visible()
+    assert relay.command("bucket", "show", "mine")["auth"]["token"] == "shown-to-nobody"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1440, "light"), (3840, "dark")])
+def test_two_hundred_buckets(chromium: Browser, relay: Relay, administrator: str, width: int, scheme: Any) -> None:
+    """Many buckets and long names fit any width; they are found and sorted."""
+    names = [f"bucket {number}" for number in range(199)] + ["a" * 100]
+    status = {
+        "buckets": [
+            {
+                "id": f"id-{number}", "name": name, "description": "Lorem ipsum " * (number % 30), "ephemeral": False,
+                "expires_at": None, "first": 1, "head": 9 * number, "events": 9 * number, "bytes": number << 12,
+                "oldest_at": None, "newest_at": 1.8e9 if number else None, "subscribers": number % 3,
+                "lag": {"consumer": "b" * 100, "events": number, "seconds": 90} if number % 2 else None,
+                "rate": [number] * 60,
+            }
+            for number, name in enumerate(names)
+        ]
+    }  # fmt: skip
+    view = {"width": width, "height": 900}
+    with watched(chromium, relay.url, viewport=view, color_scheme=scheme) as (page, _):
+        page.route("**/v1/status", lambda route: route.fulfill(json=status))
+        sign_in(page, relay, administrator)
+        expect(page.get_by_role("row")).to_have_count(201)
+        no_sideways_scroll(page)
+        page.get_by_role("button", name="Last hour").click()
+        expect(page.get_by_role("row").nth(1)).to_contain_text("aaaaaaaa")
+        page.get_by_label("Find a bucket").fill("bucket 19")
+        expect(page.get_by_role("row")).to_have_count(10 + 1)
+        page.get_by_label("Find a bucket").fill("nothing has this")
+        expect(page.get_by_text("None of 200")).to_be_visible()
+
+
+def test_every_tab_fits_a_phone(chromium: Browser, relay: Relay, administrator: str) -> None:
+    """No tab of a bucket, and no dialog, makes a page of 390 px scroll sideways; the name .. has its page."""
+    with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):
+        sign_in(page, relay, administrator)
+        bucket = make(page, "..", description="x" * 300)
+        destination = "https://example.org/" + "long/" * 60
+        output = {"name": "o" * 100, "internal": False, "destination": destination, "paused": True}
+        ask(page, "POST", f"/v1/buckets/{bucket['id']}/outputs", output)
+        page.goto("/ui/")
+        row(page, "..").get_by_role("link").click()
+        dialogs = {
+            "Connect": "",
+            "Inputs": "New input",
+            "Outputs": f"Edit {'o' * 100}",
+            "Settings": "Delete the bucket…",
+        }
+        for tab, dialog in dialogs.items():
+            page.get_by_role("link", name=tab).click()
+            expect(page.get_by_role("link", name=tab)).to_have_attribute("aria-current", "page")
+            expect(page.locator("main .starting")).to_have_count(0)
+            no_sideways_scroll(page)
+            if dialog:
+                page.get_by_role("button", name=dialog).click()
+                box = page.get_by_role("dialog").bounding_box()
+                assert box is not None
+                assert 0 <= box["x"] <= 390 - box["width"]
+                page.get_by_role("button", name="Cancel").click()

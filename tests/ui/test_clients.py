@@ -1,0 +1,117 @@
+"""Clients and consumers: who is connected, where each stands, moving one, and what one gave up."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.acceptance.relay import Relay
+from tests.ui.browser import sign_in
+from tests.ui.demo import Demo
+
+
+@pytest.fixture(scope="module")
+def demo(relay: Relay) -> Iterator[Demo]:
+    with Demo(relay) as demo:
+        demo.send(24)
+        demo.readers()
+        yield demo
+
+
+@pytest.fixture
+def clients(page: Page, relay: Relay, demo: Demo) -> Page:
+    sign_in(page, relay, demo.administrator[1])
+    page.goto("/ui/clients")
+    return page
+
+
+def test_who_is_connected(clients: Page, demo: Demo) -> None:
+    """Each client has its name and version, its token, and how far it is in each of its buckets."""
+    table = clients.get_by_role("region", name="Connected clients")
+    billing = table.get_by_role("row").filter(has_text="billing 2.1")
+    expect(billing).to_contain_text("order worker")
+    expect(billing).to_contain_text(re.compile("orders 25|orders 24"))
+    dashboard = table.get_by_role("row").filter(has_text="dashboard 1.0")
+    expect(dashboard).to_contain_text("keeps its own position")
+    expect(dashboard.get_by_text("up to date")).to_have_count(2)
+
+
+def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
+    """What a seek repeats or skips stands there before, and is what happens; all of it by keyboard."""
+    row = clients.get_by_role("region", name="Consumers").get_by_role("row").filter(has_text="billing")
+    row.get_by_role("button", name="Move billing").focus()
+    clients.keyboard.press("Enter")
+    dialog = clients.get_by_role("dialog", name="Move billing")
+    said = dialog.get_by_role("status")
+    expect(said).to_contain_text("skips 19 events that it has not done")
+    dialog.get_by_role("radio").first.focus()
+    clients.keyboard.press("ArrowDown")
+    expect(said).to_contain_text("repeats 5 events that it was done with")
+    clients.keyboard.press("ArrowDown")
+    clients.keyboard.press("Tab")
+    clients.keyboard.press("Control+A")
+    clients.keyboard.type("10")
+    expect(said).to_contain_text("skips 9 events")
+    before = demo.rest("GET", "/v1/buckets/orders/consumers/billing")
+    assert before["pending"] == 19
+    dialog.get_by_role("button", name="Move", exact=True).focus()
+    clients.keyboard.press("Enter")
+    expect(dialog).to_have_count(0)
+    expect(clients.get_by_role("button", name="Move billing")).to_be_focused()
+    assert demo.rest("GET", "/v1/buckets/orders/consumers/billing")["pending"] == 10
+    expect(row.get_by_role("cell").nth(4)).to_have_text("10")
+
+
+def test_an_unknown_place_is_refused(clients: Page, watch: object) -> None:
+    """An id that names no event is told in the dialog, and nothing can be pressed."""
+    watch.expected.append("status of 400")  # type: ignore[attr-defined]
+    clients.get_by_role("button", name="Move billing").click()
+    dialog = clients.get_by_role("dialog")
+    dialog.get_by_label("The event's id").fill("aaaaaaaaaaaa-1")
+    expect(dialog.get_by_role("alert")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Move", exact=True)).to_be_disabled()
+    clients.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+def test_dead_letters(clients: Page, demo: Demo) -> None:
+    """They stand with their reasons; one is sent again, one forgotten, and the rest at once, after a question."""
+    letters = demo.rest("GET", "/v1/buckets/orders/consumers/mailer/dead")["data"]
+    clients.get_by_role("button", name=f"Dead letters of mailer: {len(letters)}").click()
+    dialog = clients.get_by_role("dialog", name="Dead letters of mailer")
+    rows = dialog.get_by_role("row").filter(has_text="max_deliver")
+    expect(rows).to_have_count(len(letters))
+    dialog.get_by_role("button", name=f"Send again {letters[0]['id']}", exact=True).click()
+    expect(rows).to_have_count(len(letters) - 1)
+    dialog.get_by_role("checkbox", name=f"Choose {letters[1]['id']}", exact=True).check()
+    dialog.get_by_role("button", name="Forget 1 chosen").click()
+    clients.get_by_role("dialog", name="Forget 1 dead letters?").get_by_role("button", name="Forget").click()
+    expect(rows).to_have_count(len(letters) - 2)
+    dialog.get_by_role("button", name="Forget all").click()
+    clients.get_by_role("dialog", name="Forget all dead letters?").get_by_role("button", name="Forget").click()
+    expect(dialog.get_by_text("There are none.")).to_be_visible()
+    mailer = demo.rest("GET", "/v1/buckets/orders/consumers/mailer")
+    assert (mailer["dead"], mailer["parked"]) == (0, 1)
+
+
+def test_lag_over_time_and_deletion(clients: Page, demo: Demo) -> None:
+    """A consumer's lag is a plot; it is deleted once its name was typed."""
+    clients.get_by_role("button", name="Lag of mailer over time").click()
+    expect(clients.get_by_role("img", name=re.compile("^Lag of mailer, in events, now: events [0-9]+"))).to_be_visible()
+    clients.get_by_role("button", name="Delete mailer").click()
+    dialog = clients.get_by_role("dialog", name="Delete the consumer mailer?")
+    expect(dialog.get_by_role("button", name="Delete")).to_be_disabled()
+    dialog.get_by_label("Type mailer to go on").fill("mailer")
+    dialog.get_by_role("button", name="Delete").click()
+    expect(clients.get_by_role("button", name="Delete mailer")).to_have_count(0)
+    assert "mailer" not in [each["name"] for each in demo.rest("GET", "/v1/buckets/orders/consumers")]
+
+
+def test_in_the_bucket(clients: Page) -> None:
+    """A bucket's tab has the same table, with an output under its own name."""
+    clients.goto("/ui/buckets/orders/consumers")
+    table = clients.get_by_role("region", name="Consumers")
+    expect(table.get_by_role("row").filter(has_text="warehouse")).to_contain_text("the relay sends")

@@ -1,0 +1,555 @@
+"""The events of a bucket in the page: live, searched, looked at, compared, sent again. A real relay and Chromium."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+from websockets.sync.client import connect
+
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.ui.browser import Watch, sign_in
+
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAYAAACNMs+9AAAAFUlEQVR42mNk+M9Qz0AEYBxVSF+FABJADveWkH6oAAAAAElFTkSuQmCC"
+)
+
+
+class Sender:
+    """Sends events to a bucket of its own, on one connection."""
+
+    def __init__(self, relay: Relay, secret: str, name: str) -> None:
+        self.relay = relay
+        self.name = name
+        self._secret = secret
+        self._connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)
+        self.path = f"/v1/webhooks/{self.rest('POST', '/v1/buckets', {'name': name})['inputs'][0]['id']}"
+
+    def send(self, path: str = "", body: bytes = b"", method: str = "POST", **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._connection.request(method, self.path + path, body, named)
+        answer = self._connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+
+    def rest(self, method: str, path: str, body: object = None) -> Any:
+        headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
+        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        assert answer.status < 300, content
+        return json.loads(content)
+
+    def events(self) -> list[Any]:
+        """What the bucket keeps, oldest first."""
+        found: list[Any] = self.rest("GET", f"/v1/logs?bucket={self.name}&limit=500")["data"]
+        return found[::-1]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+@pytest.fixture
+def sender(relay: Relay, administrator: str, request: pytest.FixtureRequest) -> Iterator[Sender]:
+    made = Sender(relay, administrator, re.sub(r"\W+", "-", request.node.name)[5:60].strip("-").lower())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def events(page: Page, relay: Relay, administrator: str, sender: Sender) -> Page:
+    """The page at the bucket's events, live."""
+    page.set_viewport_size({"width": 1400, "height": 900})
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/buckets/{sender.name}")
+    live(page)
+    return page
+
+
+def live(page: Page) -> None:
+    expect(page.get_by_role("status").get_by_text("Live", exact=True)).to_be_visible()
+
+
+def rows(page: Page) -> Locator:
+    return page.get_by_role("listbox").get_by_role("option")
+
+
+def paths(page: Page) -> list[str]:
+    return [text.strip() for text in page.locator(".list-row .path").all_inner_texts()]
+
+
+def test_new_events_come_on_top_at_once(events: Page, sender: Sender) -> None:
+    """An empty bucket says so; each event appears above the one before, with what it is."""
+    expect(events.get_by_text("No event yet")).to_be_visible()
+    sender.send("/one?a=1", b"{}", Content_Type="application/json")
+    expect(rows(events)).to_have_count(1)
+    sender.send("/two", b"abc", method="PUT")
+    expect(rows(events)).to_have_count(2)
+    expect(rows(events).first).to_contain_text(re.compile(r"PUT/two.*3 B"))
+    expect(rows(events).last).to_contain_text("/one?a=1")
+
+
+def test_only_rows_in_sight_are_in_the_document(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
+    """Of 700 events a few dozen rows are drawn; End and Home go to the oldest and the newest."""
+    for index in range(700):
+        sender.send(f"/{index}")
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/buckets/{sender.name}")
+    expect(rows(page).first).to_contain_text("/699")
+    assert rows(page).count() < 80
+    box = page.get_by_role("listbox")
+    box.focus()
+    # Older pages come as one gets near them.
+    for _ in range(10):
+        page.keyboard.press("End")
+        if page.get_by_text("This is the oldest event that is kept.").count():
+            break
+        page.wait_for_timeout(150)
+    page.keyboard.press("End")
+    expect(page.locator(".list-row.active .path")).to_have_text("/0")
+    assert rows(page).count() < 80
+    expect(rows(page).last).to_have_attribute("aria-setsize", "700")
+    page.keyboard.press("Home")
+    expect(page.locator(".list-row.active")).to_contain_text("/699")
+
+
+def test_by_keyboard_alone(events: Page, sender: Sender) -> None:
+    """Arrows, j and k move, Space selects, Shift stretches, Enter opens, j and k go on in the event, Escape closes."""
+    for index in range(6):
+        sender.send(f"/{index}", b"x")
+    expect(rows(events)).to_have_count(6)
+    active = events.locator(".list-row.active")
+    events.get_by_role("listbox").focus()
+    expect(active).to_contain_text("/5")
+    events.keyboard.press("ArrowDown")
+    events.keyboard.press("j")
+    expect(active).to_contain_text("/3")
+    events.keyboard.press("k")
+    expect(active).to_contain_text("/4")
+    assert events.get_by_role("listbox").get_attribute("aria-activedescendant") == active.get_attribute("id")
+    events.keyboard.press("Space")
+    events.keyboard.press("Shift+ArrowDown")
+    events.keyboard.press("Shift+ArrowDown")
+    expect(events.locator("[role=option][aria-selected=true]")).to_have_count(3)
+    expect(events.get_by_text("3 selected")).to_be_visible()
+    events.keyboard.press("Enter")
+    heading = events.get_by_role("article").get_by_role("heading", level=2)
+    expect(heading).to_have_text(re.compile(r"POST\s+/2"))
+    events.keyboard.press("k")
+    expect(heading).to_have_text(re.compile(r"POST\s+/3"))
+    events.get_by_role("button", name="Older").click()
+    expect(heading).to_have_text(re.compile(r"POST\s+/2"))
+    events.keyboard.press("Escape")
+    expect(events.get_by_role("article")).to_have_count(0)
+    events.keyboard.press("/")
+    expect(events.get_by_label("Search in bodies")).to_be_focused()
+
+
+def test_paused_it_counts_what_waits(events: Page, sender: Sender) -> None:
+    """While it is paused nothing moves and what comes is counted; Resume shows all of it."""
+    sender.send("/before")
+    expect(rows(events)).to_have_count(1)
+    events.get_by_role("button", name="Pause").click()
+    for index in range(5):
+        sender.send(f"/{index}")
+    expect(events.get_by_text("5 waiting")).to_be_visible()
+    expect(rows(events)).to_have_count(1)
+    events.get_by_role("button", name="Resume").click()
+    expect(rows(events)).to_have_count(6)
+    assert paths(events) == ["/4", "/3", "/2", "/1", "/0", "/before"]
+
+
+def test_two_hundred_a_second(events: Page, sender: Sender) -> None:
+    """A burst of 1,000 events is all there, in order, none twice; the page goes on answering."""
+    for index in range(1000):
+        sender.send(f"/{index}", b'{"n": 1}')
+    expect(rows(events).first).to_contain_text("/999")
+    expect(events.get_by_text("1,000+ listed").or_(events.get_by_text("1,000 listed"))).to_be_visible()
+    drawn = paths(events)
+    assert drawn == [f"/{999 - index}" for index in range(len(drawn))]
+
+
+def test_a_restart_of_the_relay_loses_nothing(page: Page, watch: Watch, tmp_path: Path, sender: Sender) -> None:
+    """Events sent before, while the page was cut off, and after: each is there once, in order."""
+    watch.expected += ["ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE", "Failed to load resource", "asked for"]
+    with Relay(tmp_path / "data") as own:
+        _, secret = own.create_token()
+        ours = Sender(own, secret, "restarted")
+        page.goto(f"{own.url}/ui/")
+        assert page.request.post(f"{own.url}/ui/session", data={"secret": secret}, headers={"Origin": own.url}).ok
+        page.goto(f"{own.url}/ui/buckets/restarted")
+        live(page)
+        ours.send("/before")
+        expect(rows(page)).to_have_count(1)
+        own.kill()
+        expect(page.get_by_text("Reconnecting")).to_be_visible()
+        own.start()
+        ours.close()
+        for index in range(150):
+            ours.send(f"/{index}")
+        live(page)
+        expect(page.get_by_text("151 listed")).to_be_visible()
+        expect(rows(page).first).to_contain_text("/149")
+        drawn = paths(page)
+        assert drawn == [f"/{149 - index}" for index in range(len(drawn))]
+        ours.close()
+        page.goto("about:blank")
+
+
+def test_refused_for_good_it_comes_back_all_the_same(
+    page: Page, watch: Watch, relay: Relay, administrator: str, sender: Sender
+) -> None:
+    """A browser gives up an EventSource at a 503; the page opens another one, from where it was."""
+    watch.expected += ["503", "Failed to load resource"]
+    sign_in(page, relay, administrator)
+    refused: list[str] = []
+
+    def refuse(route: Any) -> None:
+        if len(refused) < 2:
+            refused.append(route.request.url)
+            route.fulfill(status=503, json={"code": "overloaded", "message": "not now"})
+        else:
+            route.continue_()
+
+    page.route("**/v1/stream?**", refuse)
+    page.goto(f"/ui/buckets/{sender.name}")
+    expect(page.get_by_text("Reconnecting")).to_be_visible()
+    sender.send("/meanwhile")
+    live(page)
+    expect(rows(page)).to_have_count(1)
+    sender.send("/later")
+    expect(rows(page)).to_have_count(2)
+    assert len(refused) == 2
+
+
+def test_filters_and_search(events: Page, sender: Sender) -> None:
+    """Filters stand in the address, hold for what is kept and for what comes; a search reads bodies."""
+    sender.send("/orders/1", b'{"sku": "needle-7"}', X_Kind="order")
+    sender.send("/push", b"hay", method="PUT", X_Kind="push")
+    expect(rows(events)).to_have_count(2)
+    events.get_by_role("button", name="Filter").click()
+    events.get_by_label("Header").fill("x-kind: ORD")
+    expect(rows(events)).to_have_count(1)
+    expect(events).to_have_url(re.compile(r"header=x-kind"))
+    live(events)
+    sender.send("/orders/2", b'{"sku": "needle-8"}', X_Kind="order")
+    sender.send("/push", b"hay", X_Kind="push")
+    expect(rows(events)).to_have_count(2)
+    events.get_by_label("Method").select_option("PUT")
+    expect(events.get_by_text("No event fits")).to_be_visible()
+    events.get_by_role("button", name="Show all").click()
+    expect(rows(events)).to_have_count(4)
+    events.get_by_label("Search in bodies").fill("Needle")
+    expect(rows(events)).to_have_count(2)
+    sender.send("/orders/3", b'{"sku": "needle-9"}')
+    expect(rows(events)).to_have_count(3)
+    expect(rows(events).first).to_contain_text("/orders/3")
+    events.reload()
+    expect(rows(events)).to_have_count(3)
+    expect(events.get_by_label("Search in bodies")).to_have_value("Needle")
+
+
+def test_one_event(events: Page, sender: Sender) -> None:
+    """What came is there: query, headers in order, the body as a tree, raw and hex, and the id as a link."""
+    body = '{"big": 12345678901234567890, "__proto__": {"x": "<b>"}, "turn": "a\u202eb"}'
+    sender.send("/o?q=1&q=%3Cb%3E", body.encode(), Content_Type="application/json", X_Turn="gr\u00fc\u00dfe")
+    rows(events).first.click()
+    article = events.get_by_role("article")
+    query = article.get_by_role("region", name="Query")
+    expect(query.get_by_role("row")).to_have_text(["NameValue", "q1", "q<b>"])
+    expect(article.locator(".json-tree")).to_contain_text("12345678901234567890")
+    expect(article.locator(".json-tree")).to_contain_text("__proto__")
+    expect(article.locator(".hidden-mark")).to_have_text(["RLO"])
+    names = article.get_by_role("region", name="Headers").get_by_role("rowheader").all_inner_texts()
+    assert names == ["Host", "Accept-Encoding", "Content-Length", "Content-Type", "X-Turn"]
+    article.get_by_role("button", name="Raw").click()
+    expect(article.get_by_label("Body, raw")).to_contain_text('"big": 12345678901234567890')
+    article.get_by_role("button", name="Hex").click()
+    expect(article.get_by_label("Body in hex")).to_contain_text("00000000  7b 22 62 69 67 22 3a 20  31 32")
+    with events.expect_download() as download:
+        article.get_by_role("link", name="Download body").click()
+    assert Path(download.value.path()).read_bytes() == body.encode()
+    article_id = sender.events()[0]["id"]
+    events.goto(f"/ui/events/{article_id}")
+    expect(events.get_by_role("heading", level=1)).to_contain_text("/o?q=1&q=%3Cb%3E")
+
+
+def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Sender) -> None:
+    """An event's page goes to the one before and the one after; an id of nothing is told."""
+    watch.expected.append("404")
+    for index in range(3):
+        sender.send(f"/{index}")
+    middle = sender.events()[1]["id"]
+    events.goto(f"/ui/events/{middle}")
+    heading = events.get_by_role("heading", level=1)
+    expect(heading).to_contain_text("/1")
+    events.get_by_role("link", name=sender.name).wait_for()
+    events.keyboard.press("j")
+    expect(heading).to_contain_text("/0")
+    events.keyboard.press("k")
+    expect(heading).to_contain_text("/1")
+    events.get_by_role("button", name="Newer").click()
+    expect(heading).to_contain_text("/2")
+    events.goto("/ui/events/aaaaaaaaaaaa-1")
+    expect(events.get_by_role("alert")).to_contain_text("not there")
+
+
+def test_bodies_of_other_kinds(events: Page, sender: Sender) -> None:
+    """A picture is one where type and bytes agree; forms are tables, XML is indented, a JSON error is pointed at."""
+    article = events.get_by_role("article")
+    picture = article.get_by_role("img")
+    form = article.get_by_role("region", name="Form fields").get_by_role("row")
+
+    def show(kind: str, body: bytes) -> None:
+        sender.send(f"/{kind}", body, Content_Type=kind)
+        expect(rows(events).first).to_contain_text(f"/{kind}")
+        rows(events).first.click()
+        expect(article.get_by_role("heading", level=2)).to_contain_text(kind)
+
+    show("image/png", PNG)
+    expect(picture).to_have_js_property("naturalWidth", 10)
+    show("image/jpeg", b"<svg onload='x'/>")
+    expect(picture).to_have_count(0)
+    show("application/x-www-form-urlencoded", b"a=1&a=%C3%BC")
+    expect(form).to_have_text(["NameValue", "a1", "aü"])
+    show("text/xml", b"<a><b>1</b></a>")
+    expect(article.get_by_label("Body, pretty")).to_have_text("<a>\n  <b>1</b>\n</a>")
+    show("application/json", b'{"a": [1,,2]}')
+    expect(article.get_by_text("Line 1, column 10")).to_be_visible()
+    show("text/plain", b"x" * 150_000)
+    expect(article.get_by_label("Body, raw")).to_have_text("x" * 100_000)
+    article.get_by_role("button", name="Show more").click()
+    expect(article.get_by_label("Body, raw")).to_have_text("x" * 150_000)
+    show("application/hal+json", b"\x00\xff")
+    expect(article.get_by_label("Body in hex")).to_contain_text("00 ff")
+
+
+def test_copied_as_curl_it_comes_again(events: Page, sender: Sender) -> None:
+    """The command that is copied, run by a shell, makes the same event."""
+    events.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    sender.send("/a?b=[1]", b"it's \x00 \xff", Content_Type="application/x", X_Kind="$(id)")
+    rows(events).first.click()
+    events.get_by_role("button", name="Copy as curl").click()
+    command = events.evaluate("navigator.clipboard.readText()")
+    assert subprocess.run(["sh"], input=command.encode(), capture_output=True, timeout=TIMEOUT).returncode == 0
+    first, second = sender.events()
+    for name in ("method", "extra_path", "raw_query", "body_base64", "headers"):
+        assert first[name] == second[name], name
+
+
+def test_deliveries_and_answers(events: Page, sender: Sender) -> None:
+    """What a client answered is there: status, time taken, headers and body; the list learns the state."""
+    sender.send("/x", b"x")
+    expect(rows(events)).to_have_count(1)
+    (event,) = sender.events()
+    answer = {
+        "status_code": 502,
+        "status": "failed",
+        "duration_ms": 1234,
+        "retries": 2,
+        "response_headers": {"X-Why": ["<b>"]},
+    }
+    sender.rest(
+        "PUT", f"/v1/logs/{event['id']}", {**answer, "response_body": base64.b64encode(b"bad <i>gateway").decode()}
+    )
+    expect(rows(events).first).to_contain_text("failed 502")
+    rows(events).first.click()
+    delivery = events.locator(".delivery")
+    expect(delivery).to_contain_text(re.compile(r"failed 502.*1 s, 2 retries"))
+    delivery.locator("summary").click()
+    expect(delivery).to_contain_text("bad <i>gateway")
+    expect(delivery.get_by_role("row", name="X-Why")).to_contain_text("<b>")
+
+
+def test_comparing(events: Page, sender: Sender) -> None:
+    """Two that are selected are put side by side: headers and JSON by what they are, text by lines."""
+    sender.send("/a", b'{"n": 1, "same": [1, 2]}', Content_Type="application/json", X_One="1")
+    sender.send("/a", b'{"same": [1, 2], "n": 2}', Content_Type="application/json", X_Two="2")
+    expect(rows(events)).to_have_count(2)
+    for index in range(2):
+        rows(events).nth(index).locator(".tick").click()
+    events.get_by_role("link", name="Compare").click()
+    bodies = events.get_by_role("region", name="Differences of the bodies")
+    expect(bodies.get_by_role("row")).to_have_text(["PlaceLeftRight", "n12"])
+    heads = events.get_by_role("region", name="Headers")
+    expect(heads.get_by_role("row")).to_have_text(["NameLeftRight", "X-One1–", "X-Two–2"])
+    events.get_by_role("button", name="By lines").click()
+    expect(events.locator(".diff .left")).to_contain_text(['"n": 1'])
+    events.get_by_role("link", name="Swap").click()
+    expect(heads.get_by_role("row")).to_have_text(["NameLeftRight", "X-Two2–", "X-One–1"])
+
+
+def test_sending_again(events: Page, sender: Sender) -> None:
+    """One event, a selection, a range: each comes again as a new event, and the bar says how far it is."""
+    for index in range(4):
+        sender.send(f"/{index}", b"x")
+    expect(rows(events)).to_have_count(4)
+    dialog = events.get_by_role("dialog")
+    for index in (1, 3):
+        rows(events).nth(index).locator(".tick").click()
+    events.get_by_role("button", name="Send again").click()
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(dialog).to_contain_text("2 of 2 done, 2 sent.")
+    dialog.get_by_role("button", name="Close", exact=True).last.click()
+    expect(rows(events)).to_have_count(6)
+    assert [each["extra_path"] for each in sender.events()[4:]] == ["/0", "/2"]
+    expect(rows(events).first).to_contain_text("again")
+    events.get_by_role("button", name="Send a range again").click()
+    dialog.get_by_label("From number").fill("2")
+    dialog.get_by_label("To number").fill("4")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(dialog).to_contain_text("3 of 3 done, 3 sent.")
+    assert [each["extra_path"] for each in sender.events()[6:]] == ["/1", "/2", "/3"]
+
+
+def test_sending_can_be_stopped(events: Page, sender: Sender) -> None:
+    """Stop ends it where it is; nothing is sent after that."""
+    for index in range(3):
+        sender.send(f"/{index}")
+    expect(rows(events)).to_have_count(3)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+        if len(held) == 1:
+            route.continue_()
+
+    events.route("**/action", hold)
+    events.get_by_role("listbox").focus()
+    events.keyboard.press("Control+a")
+    events.get_by_role("button", name="Send again").click()
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(dialog).to_contain_text("1 of 3 done, 1 sent")
+    dialog.get_by_role("button", name="Stop").click()
+    expect(dialog).to_contain_text("Stopped.")
+    assert [each["extra_path"] for each in sender.events()] == ["/0", "/1", "/2", "/0"]
+    assert len(held) == 2
+
+
+def test_to_a_url_an_output_and_a_consumer(events: Page, watch: Watch, sender: Sender, relay: Relay) -> None:
+    """A URL that may not be called is told; an output gets the event alone; a consumer gets the same one again."""
+    watch.expected.append("status of 4")
+    sender.send("/x", b"x")
+    output = {"name": "shop", "internal": True, "destination": "http://127.0.0.1:1/"}
+    (event,) = sender.events()
+    key, secret = relay.create_token()
+    with connect(relay.ws_url, open_timeout=TIMEOUT) as socket:
+        subscribe = {"action": "subscribe", "buckets": [sender.name], "consumer": "billing", "since": "earliest"}
+        for message in ({"action": "auth", "key": key, "secret": secret}, subscribe):
+            socket.send(json.dumps(message))
+
+        def given() -> str:
+            while (frame := json.loads(socket.recv(TIMEOUT)))["type"] != "webhook":
+                pass
+            socket.send(json.dumps({"action": "ack", "id": frame["meta"]["id"]}))
+            return str(frame["meta"]["id"])
+
+        assert given() == event["id"]
+        sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", output)
+        events.goto(f"/ui/events/{event['id']}")
+        events.get_by_role("button", name="Send again").click()
+        dialog = events.get_by_role("dialog")
+        dialog.get_by_label("A URL").check()
+        dialog.get_by_label("URL", exact=True).fill("http://127.0.0.1:1/x")
+        dialog.get_by_role("button", name="Send", exact=True).click()
+        expect(dialog.get_by_role("alert")).to_contain_text("is not a public address")
+        dialog.get_by_label("One output").check()
+        dialog.get_by_role("button", name="Send once more").click()
+        expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
+        assert sender.events()[1]["target"] == 1
+        assert given().startswith(sender.events()[1]["id"])
+        dialog.get_by_label("One consumer").check()
+        expect(dialog.get_by_label("Consumer", exact=True)).to_have_value("client:billing")
+        dialog.get_by_role("button", name="Send once more").click()
+        expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
+        assert given().startswith(event["id"])
+
+
+def test_edit_and_send(events: Page, sender: Sender) -> None:
+    """What was edited is what is sent, the rest to the byte as it was, and it says from which event it was made."""
+    sender.send("/o?a=1", b'{"a": 1}\r\n', Content_Type="application/json", X_Kind="order")
+    rows(events).first.click()
+    events.get_by_role("button", name="Edit and send").click()
+    dialog = events.get_by_role("dialog")
+    expect(dialog.get_by_label("Headers")).to_have_value(re.compile("X-Kind: order"))
+    dialog.get_by_label("Method").select_option("PATCH")
+    dialog.get_by_label("Path behind the input").fill("/p")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(rows(events).first).to_contain_text("/p?a=1")
+    expect(rows(events).first).to_contain_text("edited")
+    first, second = sender.events()
+    assert (second["method"], second["body"], second["edited"], second["resend_of"]) == (
+        "PATCH",
+        '{"a": 1}\r\n',
+        True,
+        first["id"],
+    )
+    assert second["headers"]["X-Kind"] == ["order"]
+
+
+def test_a_sample(events: Page, sender: Sender) -> None:
+    """A test event of a provider comes in, signed where the input has a secret."""
+    path = sender.path.rpartition("/")[2]
+    verify = {"provider": "github", "secrets": ["it is a secret"], "on_failure": "mark"}
+    sender.rest("PUT", f"/v1/buckets/{sender.name}/inputs/{path}", {"name": "GitHub", "verify": verify})
+    events.reload()
+    events.get_by_role("button", name="Send a test event").click()
+    dialog = events.get_by_role("dialog")
+    expect(dialog.get_by_label("Sample")).not_to_have_value("")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(rows(events)).to_have_count(1)
+    expect(rows(events).first).to_contain_text("verified")
+
+
+def test_a_gap_is_a_row(events: Page, sender: Sender) -> None:
+    """Events that left before they were read are told in the list, where they would be."""
+    gap = {
+        "type": "status",
+        "status": "gap",
+        "bucket_name": "b",
+        "gap": {"from": 12, "to": 40, "count": 29, "reason": "retention"},
+    }
+    events.route(
+        "**/v1/stream?**",
+        lambda route: route.fulfill(
+            headers={"Content-Type": "text/event-stream"},
+            body=f"retry: 60000\nevent: gap\nid: {sender.name}\ndata: {json.dumps(gap)}\n\n",
+        ),
+    )
+    events.reload()
+    expect(events.get_by_text("Events 12 to 40 are missing here: they left by the bucket's retention")).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_no_part_scrolls_sideways(
+    page: Page, relay: Relay, administrator: str, sender: Sender, width: int, scheme: Any
+) -> None:
+    """However long paths, names and values are, the page stays within its width."""
+    long = "x" * 3000
+    sender.send(
+        f"/{long}?{long}={long}", json.dumps({long: long}).encode(), Content_Type="application/json", X_Long=long
+    )
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 844})
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/buckets/{sender.name}")
+    wide = "document.documentElement.scrollWidth"
+    expect(rows(page)).to_have_count(1)
+    assert page.evaluate(wide) <= width
+    rows(page).first.click()
+    expect(page.get_by_role("article")).to_be_visible()
+    assert page.evaluate(wide) <= width
+    event = sender.events()[0]["id"]
+    for path in (f"/ui/events/{event}", f"/ui/compare/{event}/{event}"):
+        page.goto(path)
+        page.get_by_role("heading", level=1).wait_for()
+        assert page.evaluate(wide) <= width

@@ -1,0 +1,276 @@
+"""The page's modules that know no document: shells' quoting, headers, JSON, differences, forms. In Chromium."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from tests.acceptance.relay import TIMEOUT
+
+
+class _Echo(http.server.BaseHTTPRequestHandler):
+    """Keeps what it gets, and answers nothing."""
+
+    protocol_version = "HTTP/1.1"
+
+    def handle_one_request(self) -> None:
+        self.raw_requestline = self.rfile.readline(65537)
+        if not self.raw_requestline:
+            self.close_connection = True
+            return
+        lines = []
+        while (line := self.rfile.readline(65537)) not in (b"\r\n", b""):
+            lines.append(line.rstrip(b"\r\n"))
+        length = next((int(each.split(b":")[1]) for each in lines if each.lower().startswith(b"content-length:")), 0)
+        got: list[Any] = self.server.got  # type: ignore[attr-defined]
+        got.append((self.raw_requestline.rstrip(), lines, self.rfile.read(length)))
+        self.wfile.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Any]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server.daemon_threads = True
+    server.got = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join(TIMEOUT)
+    server.server_close()
+
+
+@pytest.fixture
+def module(page: Page) -> Any:
+    """Runs the body of an async function over the exports of a module: module("curl", "return m.quote(x)", x)."""
+    page.goto("/ui/")
+
+    def run(name: str, body: str, argument: object = None) -> Any:
+        return page.evaluate(
+            f"async (x) => {{ const m = await import('/ui/static/event/{name}.js'); {body} }}", argument
+        )
+
+    return run
+
+
+CURL = """
+  const bytes = Uint8Array.from(atob(x.body), (each) => each.charCodeAt(0));
+  const { parseBlock } = await import('/ui/static/event/headers.js');
+  const block = Uint8Array.from(atob(x.headers), (each) => each.charCodeAt(0));
+  return m.curl({ method: x.method, url: x.url, headers: parseBlock(block), body: bytes });
+"""
+
+REQUESTS = {
+    "json": ("POST", "/a?b=1&c=%20", b"Content-Type: a/json\r\nX-Two: 1\r\nX-Two: 2\r\n", b'{"a": "it\'s"}\n\n'),
+    "a query that globs, and dots": ("PUT", "/a/../b/[1-3]/{x}?q=[a]", b"X-A: b\r\n", b"@/etc/hostname"),
+    "a shell's delight": ("POST", "/", b"X-Shell: $(id) `id` \"'\\ !! %s %n ;&|\r\n", b"'; id; echo '$(id)`id`\\"),
+    "no body": ("GET", "/x", b"User-Agent: Shop/1\r\nAccept: */*\r\n", b""),
+    "nothing but a method": ("DELETE", "/x", b"", b""),
+    "an empty body": ("POST", "/x", b"Content-Length: 0\r\nX-Empty:\r\n", b""),
+    "bytes": ("POST", "/x", b"Content-Type: application/octet-stream\r\n", bytes(range(256)) * 3),
+    "controls": ("POST", "/x", b"X-Tab: a\tb\r\n", b"a\x1b[31mred\rb\r\n"),
+    "headers in UTF-8": ("POST", "/x", b"X-Utf: gr\xc3\xbc\xc3\x9fe\r\nX-Turn: \xe2\x80\xaex\r\n", b"x"),
+    "headers in Latin-1": ("POST", "/x", b"X-Latin: gr\xfc\xdfe %s \\x '\r\n", b"x"),
+    "a large text": ("POST", "/x", b"Content-Type: text/plain\r\n", b"0123456789abcdef" * 80_000),
+    "an argument's looks": ("-X", "/x", b"X-Dash: -d @x\r\n", b"--data -d @-"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_curl_sends_the_same_bytes(module: Any, echo: Any, name: str) -> None:
+    """A shell that runs the command sends the method, path, headers and body that the event had."""
+    method, path, headers, body = REQUESTS[name]
+    url = f"http://127.0.0.1:{echo.server_port}{path}"
+    argument = {"method": method, "url": url} | {
+        key: base64.b64encode(value).decode() for key, value in (("headers", headers), ("body", body))
+    }
+    command = module("curl", CURL, argument)
+    assert not any(ord(each) < 32 and each not in "\n\t" for each in command)
+    run = subprocess.run(["sh"], input=command.encode(), capture_output=True, timeout=TIMEOUT)
+    assert run.returncode == 0, (command[:2000], run.stderr)
+    line, got, received = echo.got.pop()
+    assert line == f"{method} {path} HTTP/1.1".encode()
+    assert received == body
+    own = (b"host:", b"content-length:")
+    wanted = [each for each in headers.split(b"\r\n") if each and not each.lower().startswith(own)]
+    assert sorted(each for each in got if not each.lower().startswith(own)) == sorted(wanted)
+
+
+def test_headers_keep_their_order_and_bytes(module: Any) -> None:
+    """A raw block comes out in order, UTF-8 where it is that, else Latin-1; names are no keys."""
+    block = base64.b64encode(
+        b"B: 1\r\na: gr\xc3\xbc\r\nB: \xfc\r\n__proto__: x\r\nFold: a\r\n  b\r\nempty:\r\n"
+    ).decode()
+    found = module(
+        "headers", "return m.headersOf({ headers_base64: x }).map((each) => [each.name, each.value]);", block
+    )
+    assert found == [["B", "1"], ["a", "grü"], ["B", "ü"], ["__proto__", "x"], ["Fold", "a b"], ["empty", ""]]
+    media = module(
+        "headers",
+        "const f = m.mediaType(x); return [f.type, [...f.parameters]];",
+        'Multipart/Form-Data; boundary="a;b\\"c"; x=1',
+    )
+    assert media == ["multipart/form-data", [["boundary", 'a;b"c'], ["x", "1"]]]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "column"),
+    [
+        ('{"a": 1,}', 1, 9),
+        ('{\n  "a": [1,\n  2,,\n3]}', 3, 5),
+        ("{'a': 1}", 1, 2),
+        ('{"a": "x', 1, 7),
+        ('{"a": tru}', 1, 7),
+        ('["\\x"]', 1, 3),
+        ("[01]", 1, 3),
+        ("[1] x", 1, 5),
+        ('{"a" 1}', 1, 6),
+        ("[" * 600, 1, 501),
+        ("", 1, 1),
+    ],
+)
+def test_a_json_error_has_its_place(module: Any, text: str, line: int, column: int) -> None:
+    """What is no JSON is told with the line and the column where it stops to be some."""
+    code = "try { m.parseJson(x); } catch (error) { return [error.constructor.name, error.line, error.column]; }"
+    assert module("json", code, text) == ["JsonError", line, column]
+
+
+def test_json_is_what_was_written(module: Any) -> None:
+    """Numbers keep their digits, names may come twice, __proto__ is a name; whatever JSON.parse takes is taken."""
+    numbers = '"n": 12345678901234567890.10, "n": -0'
+    text = '{"__proto__": {"x": 1}, ' + numbers + ', "s": "\\u202e\\n", "e": {}, "l": [[], true, null]}'
+    assert module("json", "return m.printJson(m.parseJson(x));", text) == (
+        '{\n  "__proto__": {\n    "x": 1\n  },\n  "n": 12345678901234567890.10,\n  "n": -0,\n  "s": "\\u202e\\n",\n'
+        '  "e": {},\n  "l": [\n    [],\n    true,\n    null\n  ]\n}'
+    )
+    same = """const bad = []; for (const t of x) { let a = true, b = true; try { JSON.parse(t); } catch { a = false; }
+      try { m.parseJson(t); } catch { b = false; } if (a !== b) bad.push(t); } return bad;"""
+    texts = [
+        "1",
+        "-",
+        "-1e5",
+        "1.",
+        ".5",
+        "+1",
+        "1e",
+        '"a"',
+        '"\t"',
+        "nul",
+        "null ",
+        " [ ] ",
+        "[1 2]",
+        "{,}",
+        "{}}",
+        '{"a":}',
+        "[,1]",
+        "\u00a01",
+    ]
+    assert module("json", same, texts) == []
+
+
+def test_differences_of_json(module: Any) -> None:
+    """Values are compared by place; an item that was put in between is one difference, the order of names none."""
+    left = '{"a": 1, "b": {"x": [1, 2, 3]}, "c": "s", "__proto__": 1}'
+    right = '{"b": {"x": [1, 9, 2, 3]}, "a": 1.0, "d e": null, "__proto__": 2, "c": "s"}'
+    code = """const j = await import('/ui/static/event/json.js');
+      const found = m.diffJson(j.parseJson(x[0]), j.parseJson(x[1]));
+      return found.map((each) => [each.path, each.left?.raw ?? null, each.right?.raw ?? null]);"""
+    assert module("diff", code, [left, right]) == [
+        ["a", "1", "1.0"],
+        ["b.x[1]", None, "9"],
+        ["__proto__", "1", "2"],
+        ['["d e"]', None, "null"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("", ""), ("a\nb\nc", "a\nc"), ("a\nb\na\nb", "b\na\nb\nb\nc"), ("x\ny", "p\nq"), ("a", "b\na\nc")],
+)
+def test_differences_of_lines(module: Any, left: str, right: str) -> None:
+    """The left and the right come out of the differences again, with no more lines touched than there must be."""
+    lines = module("diff", "return m.diffLines(x[0], x[1]);", [left, right])
+    assert "\n".join(each["text"] for each in lines if each["kind"] != "right") == left
+    assert "\n".join(each["text"] for each in lines if each["kind"] != "left") == right
+    assert (left, right) != ("a\nb\nc", "a\nc") or [each["kind"] for each in lines] == ["same", "left", "same"]
+
+
+def test_hidden_characters_have_names(module: Any) -> None:
+    """Controls and marks of direction are cut out by name; letters of any script and emoji are not."""
+    assert module("plain", "return m.shown(x);", "a\u202eb\x00c\u200bd") == "a[RLO]b[NUL]c[ZWSP]d"
+    assert module("plain", "return m.hasHidden(x);", "grüße שלום 漢字 👩‍👩‍👧 نص") is False
+
+
+def test_forms_and_xml(module: Any) -> None:
+    """Fields come in order, twice where they do; parts of multipart have their bytes; XML is indented or left alone."""
+    assert module("forms", "return m.fields(x);", "a=1&b=%C3%BC+x&a=2&__proto__=%zz&c") == [
+        ["a", "1"], ["b", "ü x"], ["a", "2"], ["__proto__", "%zz"], ["c", ""],
+    ]  # fmt: skip
+    body = (
+        b'--XX\r\nContent-Disposition: form-data; name="a"\r\n\r\none\r\n'
+        b'--XX\r\nContent-Disposition: form-data; name="f"; filename="x.bin"\r\n'
+        b"Content-Type: application/octet-stream\r\n\r\n\x00\r\n--XX--\r\n"
+    )
+    code = """const bytes = Uint8Array.from(atob(x), (each) => each.charCodeAt(0));
+      return m.multipart(bytes, 'XX').map((part) => [part.name, part.file, part.type, [...part.bytes]]);"""
+    assert module("forms", code, base64.b64encode(body).decode()) == [
+        ["a", None, "", list(b"one")],
+        ["f", "x.bin", "application/octet-stream", [0]],
+    ]
+    assert module("xml", "return m.prettyXml(x);", "<a b='>'><c>t</c><d/></a>") == "<a b='>'>\n  <c>t</c>\n  <d/>\n</a>"
+    assert module("xml", "return m.prettyXml(x);", "<?xml version='1.0'?><a b='1'><c>t</c><d/><!-- x --></a>") == (
+        "<?xml version='1.0'?>\n<a b='1'>\n  <c>t</c>\n  <d/>\n  <!-- x -->\n</a>"
+    )
+    assert module("xml", "return m.prettyXml(x);", "<a><b></a>") is None
+
+
+FOLLOW = """async () => {
+  const opened = [];
+  window.EventSource = class extends EventTarget {
+    static CLOSED = 2;
+    constructor(url) {
+      super();
+      opened.push(this);
+      this.url = url;
+    }
+    close() {}
+  };
+  const { follow } = await import('/ui/static/stream.js');
+  const seen = [];
+  const statuses = [];
+  const told = { webhook: (frame) => seen.push(frame.n), status: (text) => statuses.push(text) };
+  const end = follow('orders', { since: 'latest' }, told);
+  const say = (kind, data, lastEventId) =>
+    opened.at(-1).dispatchEvent(new MessageEvent(kind, { data: JSON.stringify(data), lastEventId }));
+  const refused = async () => {
+    const count = opened.length;
+    opened.at(-1).readyState = 2;
+    opened.at(-1).dispatchEvent(new Event('error'));
+    while (opened.length === count) await new Promise((resolve) => setTimeout(resolve, 20));
+  };
+  say('subscribed', { buckets: [] }, 'e-7');
+  await refused();
+  say('webhook', { n: 8 }, 'e-8');
+  await refused();
+  say('ping', { positions: {} }, 'e-9');
+  await refused();
+  end();
+  return [seen, opened.map(({ url }) => new URLSearchParams(url.split('?')[1]).get('since')), statuses];
+}"""
+
+
+def test_a_stream_goes_on_where_it_was(page: Page) -> None:
+    """Whatever ended it, it is opened again behind the last id that came: of an event, or of what was passed over."""
+    page.route("**/v1/buckets/orders", lambda route: route.fulfill(json={}))
+    page.goto("/ui/")
+    seen, since, statuses = page.evaluate(FOLLOW)
+    assert seen == [8]
+    assert since == ["latest", "e-7", "e-8", "e-9"]
+    assert statuses == ["connecting", "live", "away", "away", "away"]

@@ -1,0 +1,101 @@
+"""The overview: numbers of now, plots of what the relay measured, the same as tables."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Page, Route, expect
+
+from tests.acceptance.relay import Relay, wait_for
+from tests.ui.browser import sign_in
+from tests.ui.demo import Demo
+
+STEP = 10
+POINTS = 360
+START = 1_795_600_000
+EMPTY: list[float | None] = [None] * (POINTS - 3)
+
+
+def measured(route: Route) -> None:
+    """Series as the relay has them, with two errors, a pause, and numbers that one can calculate."""
+    series = {
+        "events": [*EMPTY, 20, None, 40.5],
+        "commit_p50": [*EMPTY, 0.001, None, 0.0021],
+        "commit_p99": [*EMPTY, 0.004, None, 0.0123],
+        "subscribers": [*EMPTY, 1, None, 3],
+        "lag": [*EMPTY, 0, None, 1500],
+        "disk_free": [*EMPTY, 3 * 2**30, None, 2.5 * 2**30],
+        "errors:too_large": [*EMPTY, 2, None, None],
+        "errors:overloaded": [*EMPTY, None, None, 5],
+    }
+    route.fulfill(json={"from": START, "step": STEP, "series": series})
+
+
+def test_numbers_and_plots(signed_in: Page) -> None:
+    """Each tile shows the last value, each plot says it, and its table has every value, the newest first."""
+    page = signed_in
+    page.route("**/v1/series?*", measured)
+    page.get_by_role("link", name="Overview").click()
+    tiles = page.locator(".tile")
+    expect(tiles.first).to_contain_text("40.5/s")
+    expect(tiles.filter(has_text="Commit latency")).to_contain_text("2.1 ms")
+    expect(tiles.filter(has_text="Commit latency")).to_contain_text("p99 12.3 ms")
+    expect(tiles.filter(has_text="Subscribers")).to_contain_text("3")
+    expect(tiles.filter(has_text="Disk left")).to_contain_text("2.5 GiB")
+    expect(tiles.filter(has_text="Errors, last hour")).to_contain_text("7")
+    expect(tiles.filter(has_text="Errors, last hour")).to_contain_text("most: overloaded")
+    plot = page.get_by_role("img", name="Commit latency, now: p50 2.1 ms, p99 12.3 ms")
+    expect(plot.locator("canvas")).to_be_visible()
+    page.get_by_role("button", name="Errors in 10 s: show as table").click()
+    table = page.get_by_role("region", name="Errors in 10 s: values")
+    expect(table.get_by_role("columnheader")).to_have_text(["From", "overloaded", "too large"])
+    expect(table.get_by_role("row").nth(1)).to_have_text(re.compile("5\\s*2$"))
+    page.get_by_role("button", name="Errors in 10 s: show as plot").click()
+    expect(page.get_by_role("img", name="Errors in 10 s, now: overloaded 5, too large 0")).to_be_visible()
+
+
+def test_the_span_is_in_the_address(signed_in: Page) -> None:
+    """Hour, day and month are asked for, and a link or a reload keeps which."""
+    page = signed_in
+    page.goto("/ui/overview")
+    with page.expect_request(lambda request: "/v1/series?span=day" in request.url):
+        page.get_by_role("button", name="Day").click()
+    expect(page).to_have_url(re.compile("span=day$"))
+    page.reload()
+    expect(page.get_by_role("button", name="Day")).to_have_attribute("aria-pressed", "true")
+
+
+def test_plots_follow_the_theme(signed_in: Page) -> None:
+    """A plot is drawn anew where light turns to dark, in the page or in the system."""
+    page = signed_in
+    page.route("**/v1/series?*", measured)
+    page.goto("/ui/overview")
+    canvas = page.get_by_role("img", name=re.compile("^Events per second")).locator("canvas")
+    expect(canvas).to_be_visible()
+    pixels = "(canvas) => canvas.toDataURL()"
+    drawn = {canvas.evaluate(pixels)}
+    page.emulate_media(color_scheme="dark")
+    wait_for(lambda: canvas.evaluate(pixels) not in drawn, "another picture")
+    drawn.add(canvas.evaluate(pixels))
+    page.get_by_role("button", name="Light / dark").click()
+    wait_for(lambda: canvas.evaluate(pixels) not in drawn or canvas.evaluate(pixels) != max(drawn), "another picture")
+
+
+def test_a_token_of_some_buckets(page: Page, relay: Relay) -> None:
+    """It sees its own buckets' events by the minute, and asks for nothing that it may not see."""
+    with Demo(relay) as demo:
+        demo.send(3)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        sign_in(page, relay, demo.worker[1])
+        page.goto("/ui/overview")
+        expect(page.get_by_role("img", name=re.compile("^Events per minute, now: events [0-9]+"))).to_be_visible()
+        expect(page.locator(".tile").filter(has_text="Subscribers")).to_contain_text("2 buckets")
+        assert not [url for url in asked if "/v1/series" in url]
+
+
+def test_real_series(signed_in: Page, relay: Relay) -> None:
+    """What the relay measures arrives: after its first 10 seconds there is a plot of the disk."""
+    page = signed_in
+    page.goto("/ui/overview")
+    expect(page.get_by_role("img", name=re.compile("^Disk left, now: free [0-9.]+ .iB"))).to_be_visible(timeout=25_000)

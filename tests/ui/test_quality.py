@@ -1,0 +1,166 @@
+"""Every page: nothing that axe-core objects to in light and dark, no wider than the window, all of it by keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.acceptance.relay import Relay
+from tests.ui import quality
+from tests.ui.browser import sign_in, watched
+from tests.ui.demo import Demo
+
+if TYPE_CHECKING:
+    from tests.ui.browser import Watch
+
+WIDTHS = {390: 844, 768: 1024, 1440: 900, 3840: 2160}
+"""Heights by widths: a phone, a tablet, a laptop, 4K."""
+FIRST_LOAD = 200_000
+"""Bytes over the wire, heads included, until the page is there."""
+
+
+def dialog(button: str, page: str) -> tuple[str, Callable[[Page], None]]:
+    """A page with the dialog that a button opens."""
+    return page, lambda shown: shown.get_by_role("button", name=button).first.click()
+
+
+PAGES: dict[str, str] = {
+    "buckets": "",
+    "overview": "overview",
+    "clients": "clients",
+    "tokens": "tokens",
+    "try-it": "bin",
+    "bin": "bin/{bin}",
+    **{tab: f"buckets/orders/{tab}" for tab in ("events", "connect", "inputs", "outputs", "consumers", "settings")},
+    "event-beside-the-list": "buckets/github/events?event={left}",
+    "event": "events/{left}",
+    "compare": "compare/{left}/{right}",
+    "nothing": "nowhere",
+}
+DIALOGS: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "new-bucket": dialog("New bucket", ""),
+    "new-token": dialog("New token", "tokens"),
+    "seek": dialog("Move billing", "clients"),
+    "dead-letters": dialog("Dead letters of mailer", "clients"),
+    "delete-consumer": dialog("Delete mailer", "clients"),
+    "lag": dialog("Lag of billing over time", "clients"),
+    "values": dialog("Events per second: show as table", "overview"),
+    "send-a-test-event": dialog("Send a test event", "buckets/github/events"),
+    "new-event": dialog("New event", "buckets/github/events"),
+    "send-a-range-again": dialog("Send a range again", "buckets/github/events"),
+    "send-again": dialog("Send again", "events/{left}"),
+    "edit-and-send": dialog("Edit and send", "events/{left}"),
+}
+PLACES = {name: (path, None) for name, path in PAGES.items()} | DIALOGS
+
+
+@dataclass(frozen=True)
+class World:
+    """A relay with something in it, and what the paths of pages name."""
+
+    demo: Demo
+    names: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def world(relay: Relay) -> Iterator[World]:
+    with Demo(relay) as demo:
+        demo.send(12)
+        demo.readers()
+        left, right = (each["id"] for each in demo.rest("GET", "/v1/logs?bucket=github&limit=2")["data"])
+        made = demo.rest("POST", "/v1/bins")
+        yield World(demo, {"left": left, "right": right, "bin": made["bucket"]["name"]})
+
+
+@pytest.fixture
+def opened(chromium: Browser, relay: Relay, world: World) -> Iterator[tuple[Page, Watch]]:
+    """A page that an administrator is signed in to, at nothing yet."""
+    with watched(chromium, relay.url, color_scheme="light") as (page, watch):
+        quality.prepare(page)
+        sign_in(page, relay, world.demo.administrator[1])
+        yield page, watch
+
+
+def go(page: Page, world: World, place: str) -> None:
+    """Opens one of PLACES."""
+    path, act = PLACES[place]
+    page.goto("/ui/" + path.format(**world.names))
+    quality.settled(page)
+    if act:
+        act(page)
+        page.wait_for_timeout(300)  # what a dialog loads
+        quality.settled(page)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
+    """axe-core finds nothing in light and dark; nothing is wider than the window; Tab reaches whatever can be used, and
+    one sees where it is; Escape closes a dialog and gives the focus back; the console stays empty."""
+    page, _ = opened
+    axe = quality.needs_axe()
+    page.set_viewport_size({"width": 1440, "height": 900})
+    go(page, world, place)
+    found = [f"light: {each}" for each in quality.violations(page, axe)]
+    page.emulate_media(color_scheme="dark")
+    found += [f"dark: {each}" for each in quality.violations(page, axe, only_colours=True)]
+    found += quality.out_of_reach(page)
+    for width, height in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": height})
+        found += [f"{width} px: {each}" for each in quality.sideways(page)]
+    page.set_viewport_size({"width": 390, "height": 844})
+    found += [f"390 px: {each}" for each in quality.violations(page, axe)]
+    if page.locator("dialog[open]").count():
+        page.keyboard.press("Escape")
+        expect(page.locator("dialog[open]")).to_have_count(0)
+        if page.evaluate("() => document.activeElement === document.body"):
+            found.append("the focus is lost when the dialog is closed")
+    assert not found, "\n".join(dict.fromkeys(found))
+
+
+def test_signing_in_is_a_page_too(chromium: Browser, relay: Relay) -> None:
+    """The same of the page of whoever is not signed in."""
+    with watched(chromium, relay.url, color_scheme="dark", viewport={"width": 390, "height": 844}) as (page, _):
+        quality.prepare(page)
+        page.goto("/ui/")
+        expect(page.get_by_role("heading", name="Sign in to this relay")).to_be_visible()
+        found = quality.violations(page, quality.needs_axe()) + quality.sideways(page) + quality.out_of_reach(page)
+        assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", ["", "overview", "buckets/orders/events"])
+def test_the_first_load_is_small(chromium: Browser, relay: Relay, world: World, path: str) -> None:
+    """What a browser gets for a page the first time is compressed, and under 200 KB with all its heads."""
+    with watched(chromium, relay.url) as (page, _):
+        page.request.post("/ui/session", data={"secret": world.demo.administrator[1]}, headers={"Origin": relay.url})
+        page.goto(f"/ui/{path}")
+        quality.settled(page)
+        page.wait_for_timeout(1000)  # what is loaded a little later counts, too
+        sizes: dict[str, int] = page.evaluate(
+            "() => Object.fromEntries(performance.getEntries().map((each) => [each.name, each.transferSize ?? 0]))"
+        )
+        assert 10_000 < sum(sizes.values()) < FIRST_LOAD, sizes
+
+
+def test_memory_is_flat(opened: tuple[Page, Watch], world: World) -> None:
+    """While events come in, the page lets go of every row that has left: after 600 it holds no more than after 200."""
+    page, _ = opened
+    page.goto("/ui/buckets/payments/events")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    client = page.context.new_cdp_session(page)
+    client.send("Performance.enable")
+
+    def nodes_after(count: int) -> float:
+        for number in range(count):
+            world.demo.payment(number)
+            if number % 5 == 0:
+                page.evaluate("() => new Promise((resolve) => requestAnimationFrame(resolve))")
+        client.send("HeapProfiler.collectGarbage")
+        metrics = client.send("Performance.getMetrics")["metrics"]
+        return float(next(each["value"] for each in metrics if each["name"] == "Nodes"))
+
+    before = nodes_after(200)
+    assert nodes_after(400) < before + 500

@@ -1,0 +1,122 @@
+"""Tokens in the page: made, changed, given a new secret and revoked, by administrators only."""
+
+from __future__ import annotations
+
+import re
+import time
+from http.client import HTTPConnection
+from typing import Any
+
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.ui.browser import sign_in, watched
+
+
+def opens(relay: Relay, secret: str) -> int:
+    """The status that REST answers this secret with."""
+    connection = HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)
+    try:
+        connection.request("GET", "/v1/buckets", headers={"Authorization": f"Bearer {secret}"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def row(page: Page, description: str) -> Locator:
+    return page.get_by_role("row").filter(has_text=description)
+
+
+def tokens(page: Page) -> Any:
+    return {token["description"]: token for token in page.request.get("/v1/tokens").json()}
+
+
+def shown_secret(page: Page) -> str:
+    secret = page.get_by_role("dialog").locator("code").first
+    expect(secret).to_contain_text("sk-rly_")
+    return secret.inner_text()
+
+
+def test_made_rotated_revoked(signed_in: Page, relay: Relay) -> None:
+    """A token's secret is shown once and opens what was chosen; a new one ends it, and revoking ends that."""
+    page = signed_in
+    relay.create_bucket("for tokens")
+    page.goto("/ui/tokens")
+    page.get_by_role("button", name="New token").click()
+    page.get_by_label("Description").fill("worker")
+    make = page.get_by_role("button", name="Make the token")
+    expect(make).to_be_disabled()
+    page.get_by_label("for tokens").check()
+    page.get_by_label("API access").check()
+    page.get_by_label("Durable").check()
+    page.get_by_label("Expires", exact=True).select_option("in a day")
+    make.click()
+    first = shown_secret(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("nobody can show it again")).to_be_visible()
+    assert shown_secret(page) == first
+    page.get_by_role("button", name="I have it").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(row(page, "worker")).to_contain_text("manage these")
+    expect(row(page, "worker").get_by_role("link", name="for tokens")).to_be_visible()
+    assert first not in page.content()
+    made = tokens(page)["worker"]
+    assert made["durable"]
+    assert 86_000 < made["expires_at"] - time.time() <= 86_400
+    assert opens(relay, first) == 200
+
+    page.get_by_role("button", name="Rotate worker").click()
+    page.get_by_role("radio", name="At once").check()
+    page.get_by_role("button", name="Make a new secret").click()
+    second = shown_secret(page)
+    page.get_by_role("button", name="I have it").click()
+    assert (opens(relay, first), opens(relay, second)) == (401, 200)
+
+    page.get_by_role("button", name="Revoke worker").click()
+    page.get_by_role("button", name="Revoke", exact=True).click()
+    expect(row(page, "worker")).to_have_count(0)
+    assert opens(relay, second) == 401
+
+
+def test_changed(signed_in: Page, relay: Relay) -> None:
+    """What a token may is changed later; what is not touched stays."""
+    page = signed_in
+    relay.create_bucket("one")
+    relay.create_bucket("two")
+    relay.create_token("--description", "listener", "--bucket", "one", "--api-access", "disabled")
+    page.goto("/ui/tokens")
+    page.get_by_role("button", name="Edit listener").click()
+    page.get_by_label("two").check()
+    page.get_by_role("button", name="Save").click()
+    expect(row(page, "listener")).to_contain_text(re.compile("one, two|two, one"))
+    changed = tokens(page)["listener"]
+    assert len(changed["scopes"]["buckets"]) == 2
+    page.get_by_role("button", name="Edit listener").click()
+    page.get_by_role("radio", name="Every bucket").check()
+    page.get_by_label("API access").check()
+    expect(page.get_by_text("An administrator's")).to_be_visible()
+    page.get_by_role("button", name="Save").click()
+    expect(row(page, "listener")).to_contain_text("administrator")
+
+
+def test_for_administrators_only(chromium: Browser, relay: Relay) -> None:
+    """A token with some buckets is offered no tokens, and told why where it goes there all the same."""
+    relay.create_bucket("some")
+    _, secret = relay.create_token("--bucket", "some")
+    with watched(chromium, relay.url) as (page, _):
+        sign_in(page, relay, secret)
+        expect(page.get_by_role("link", name="some")).to_be_visible()
+        expect(page.get_by_role("link", name="Tokens")).to_have_count(0)
+        page.goto("/ui/tokens")
+        expect(page.get_by_text("Tokens are made by administrators")).to_be_visible()
+
+
+def test_from_a_buckets_page(signed_in: Page, relay: Relay) -> None:
+    """The link beside a snippet leads to a new token that has that bucket chosen."""
+    page = signed_in
+    relay.create_bucket("linked")
+    page.goto("/ui/buckets/linked/connect")
+    page.get_by_role("link", name="Make a token for this bucket").click()
+    expect(page.get_by_label("linked")).to_be_checked()
+    expect(page.get_by_role("button", name="Make the token")).to_be_enabled()
