@@ -6,6 +6,7 @@ peer is needed but its program: `./scripts/bench` installs them.
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -346,6 +347,21 @@ class NchanRedis(Nchan):
         port = ["--bind", "127.0.0.1", "--port", str(self._redis)]
         self.spawn("redis-server", *port, *flags, port=self._redis)
         super().start()
+        self._wait_for_redis()
+
+    def _wait_for_redis(self) -> None:
+        """nginx listens before it has found Redis, and answers 503 until then."""
+        deadline = time.monotonic() + TIMEOUT
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
+            connection.request("POST", "/pub", BODY)
+            status = connection.getresponse().status
+            connection.close()
+            if status < 300:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"nchan answers {status}: it does not find Redis")
+            time.sleep(0.1)
 
     def _storage(self) -> str:
         return f"upstream redis {{ nchan_redis_server redis://127.0.0.1:{self._redis}; }}"

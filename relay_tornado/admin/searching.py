@@ -291,8 +291,6 @@ class _Run:
                 at = math.nextafter(begin.at, math.inf) if self.bucket.id > begin.bucket_id else begin.at
                 high = await log.seek(self.bucket.id, at)
             self._high = min(self._high, high)
-        if self._filter.match and self.covered is not None and self.covered.low > self._low:
-            self.complete = False
 
     async def _look(self) -> None:
         """Takes the next candidates, and keeps those that fit."""
@@ -300,14 +298,15 @@ class _Run:
         self._chunk = min(self._chunk * 2, _CHUNKS[1])
         covered = self.covered
         if self._filter.match and covered is not None and self._index is not None:
-            if self._high <= covered.high:
+            if covered.low <= self._high <= covered.high:
                 await self._look_up(self._index, covered, size)
                 return
-            low = max(self._low, covered.high + 1, self._high - size + 1)
+            above = self._high > covered.high
+            low = max(self._low, covered.high + 1 if above else 0, self._high - size + 1)
             self._unindexed -= self._high - low + 1
             if self._unindexed < 0:
-                # There is too much that is not indexed yet to look at all of it.
-                self.complete, self._high = False, covered.high
+                # There is too much that is not indexed yet, or not any more, to look at all of it.
+                self.complete, self._high = False, covered.high if above else self._low - 1
                 return
             await self._look_at(low)
         else:
@@ -315,14 +314,12 @@ class _Run:
 
     async def _look_up(self, index: Index, covered: Covered, size: int) -> None:
         low = max(self._low, covered.low)
-        seqs: list[int] | None = []
-        if low <= self._high:
-            seqs = await index.find(self.bucket.id, self._filter.match, low, self._high, size)
+        seqs = await index.find(self.bucket.id, self._filter.match, low, self._high, size)
         if seqs is None:
             # The index went away: the rest is looked at as it stands.
             self.covered = None
         elif await self._judge(seqs) and len(seqs) < size:
-            self._high = self._low - 1
+            self._high = low - 1
 
     async def _look_at(self, low: int) -> None:
         """The events from `low` on, one by one."""

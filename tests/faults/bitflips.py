@@ -30,7 +30,7 @@ from relay_tornado.storage.witness import Loss
 from tests.faults.outcome import Outcome
 
 FILE_EVENTS = 1_000
-WAL_EVENTS = 60
+WAL_EVENTS = 20
 """Few enough that no checkpoint has copied them into the file."""
 FILES = ("relay.db", "relay.db-wal", "relay.witness")
 PAGE = 1 << 20
