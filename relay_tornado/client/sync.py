@@ -12,6 +12,7 @@ import concurrent.futures
 import functools
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -85,7 +86,14 @@ class Subscription:
             return None
         loop = self._start()
         if self._asked is None:
-            self._asked = loop.submit(_next(self._inner))
+            coroutine = _next(self._inner)
+            try:
+                self._asked = loop.submit(coroutine)
+            except BaseException:
+                # An interrupt may come before it has begun.
+                with suppress(RuntimeError, ValueError):
+                    coroutine.close()
+                raise
         # What a time-out or an interrupt leaves unanswered is the next call's.
         event = self._asked.result(timeout)
         self._asked = None
@@ -158,6 +166,7 @@ class _Loop:
             self._loop.close()
 
     async def _drain(self) -> None:
+        await asyncio.sleep(0)  # what was handed over just before has begun then
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         if tasks:
             await asyncio.wait(tasks, timeout=1)

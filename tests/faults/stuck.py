@@ -43,6 +43,7 @@ SMALL = Size(
     most=40 * MIB,
     cut=True,
     settings={
+        "search_index": "none",  # it has a bound of its own
         "tail": "4MiB",
         "page_cache": "4MiB",
         "replay_buffer": "16MiB",
