@@ -44,8 +44,8 @@ function request()
 end
 """
 _RATE = re.compile(r"Requests/sec: *([0-9.]+)")
-_SHARE = re.compile(r"^ *(50|99)% +([0-9.]+)(us|ms|s)$", re.MULTILINE)
-_UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+_SHARE = re.compile(r"^ *(50|99)% +([0-9.]+)(us|ms|s|m)$", re.MULTILINE)
+_UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 
 class Blast(NamedTuple):
@@ -69,7 +69,17 @@ def wrk(loop: Loop, port: int, paths: Sequence[str], connections: int, seconds: 
         places.write("".join(f"{path}\n" for path in paths))
         places.flush()
         # It takes whole seconds only, and so is ended by hand.
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{int(seconds) + 30}s", "--latency", "--timeout", "30s", "-s", script.name]
+        command = [
+            "wrk",
+            "-t1",
+            f"-c{connections}",
+            f"-d{int(seconds) + 30}s",
+            "--latency",
+            "--timeout",
+            "30s",
+            "-s",
+            script.name,
+        ]
         process = subprocess.Popen(
             [*command, f"http://127.0.0.1:{port}"],
             env={**os.environ, "BENCH_BODY": BODY.decode(), "BENCH_PATHS": places.name},
