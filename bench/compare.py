@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import report
-from bench.load import Loop, Readers, Senders
+from bench.load import Loop, paced
 from bench.peers import Contender, Nats, Nchan, NchanRedis, Nothing, Ntfy, Ours
 from bench.servers import folder
 
@@ -57,29 +57,14 @@ def crowd(contender: Contender, count: int, seconds: float) -> dict[str, float]:
         senders.post(200)
         loop.until(lambda: senders.answered == senders.sent, "the warm-up")
         with contender.subscribers(loop, 20) as few:
-            _paced(contender, loop, senders, few, 20, 50, 0.2)
+            paced(contender.cpu, loop, senders, few, 20, 50, 0.2)
         memory = contender.memory()
         with contender.subscribers(loop, count) as many:
-            _paced(contender, loop, senders, many, count, 50, 0.2)
+            paced(contender.cpu, loop, senders, many, count, 50, 0.2)
             found["memory"] = (contender.memory() - memory) / count / 1024
             for pace in PACES:
-                found[f"cpu {pace}"] = _paced(contender, loop, senders, many, count, pace, seconds)
+                found[f"cpu {pace}"] = paced(contender.cpu, loop, senders, many, count, pace, seconds)
     return found
-
-
-def _paced(
-    contender: Contender, loop: Loop, senders: Senders, readers: Readers, count: int, pace: int, seconds: float
-) -> float:
-    cpu, expected, start = contender.cpu(), readers.received, time.perf_counter()
-    events = int(pace * seconds)
-    for number in range(events):
-        due = start + number / pace
-        while (left := due - time.perf_counter()) > 0:
-            loop.step(left)
-        senders.post(1)
-        expected += count
-    loop.until(lambda: readers.received >= expected, "all deliveries")
-    return (contender.cpu() - cpu) / (events * count) * 1e6
 
 
 def replay(contender: Contender, count: int) -> dict[str, float]:

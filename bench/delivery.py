@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import report
 from bench.ingest import BODY
-from bench.load import Loop, Senders, Subscribers
+from bench.load import Loop, Senders, Subscribers, paced
 from bench.servers import PinnedRelay, Plain, folder
 
 RATES = (20, 70)
@@ -40,29 +40,15 @@ class Side:
             loop.until(lambda: senders.answered == senders.sent, "the warm-up")
             # What the first few cost once, imports and caches, is not a connection's.
             with Subscribers(loop, port, self.token, WARM, {"buckets": ["bench"]}) as first:
-                self._paced(loop, senders, first, WARM, 50, 0.2)
+                paced(self.server.cpu, loop, senders, first, WARM, 50, 0.2)
             memory = self.server.memory()
             with Subscribers(loop, port, self.token, count, {"buckets": ["bench"]}) as subscribers:
-                self._paced(loop, senders, subscribers, count, 50, 0.2)
+                paced(self.server.cpu, loop, senders, subscribers, count, 50, 0.2)
                 found["memory"] = (self.server.memory() - memory) / count / 1024
                 for rate in RATES:
-                    found[f"cpu {rate}"] = self._paced(loop, senders, subscribers, count, rate, seconds)
+                    found[f"cpu {rate}"] = paced(self.server.cpu, loop, senders, subscribers, count, rate, seconds)
                 found["rate"] = self._full_speed(loop, senders, subscribers, count, events)
         return found
-
-    def _paced(
-        self, loop: Loop, senders: Senders, subscribers: Subscribers, count: int, rate: int, seconds: float
-    ) -> float:
-        """Sends `rate` events a second; microseconds of the server's processor time for each delivery."""
-        cpu, expected, start = self.server.cpu(), subscribers.received, time.perf_counter()
-        for number in range(int(rate * seconds)):
-            due = start + number / rate
-            while (left := due - time.perf_counter()) > 0:
-                loop.step(left)
-            senders.post(1)
-            expected += count
-        loop.until(lambda: subscribers.received >= expected, "all deliveries")
-        return (self.server.cpu() - cpu) / (int(rate * seconds) * count) * 1e6
 
     def _full_speed(self, loop: Loop, senders: Senders, subscribers: Subscribers, count: int, events: int) -> float:
         """Sends as fast as answers come; events a second until everybody has the last one."""

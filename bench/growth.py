@@ -13,8 +13,9 @@ from typing import Any
 
 from bench import report
 from bench.compare import CONNECTIONS
+from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, WEBHOOK, Loop, Readers, Senders, Subscribers, frame
-from bench.peers import BODY, wrk
+from bench.peers import wrk
 from bench.servers import PinnedRelay, folder
 from relay_tornado.app import open_administration
 from relay_tornado.settings import Settings

@@ -212,3 +212,19 @@ def frame(message: dict[str, Any]) -> bytes:
     data = json.dumps(message).encode()
     head = bytes([0x81, 0x80 | len(data)]) if len(data) < 126 else bytes([0x81, 0xFE]) + len(data).to_bytes(2)
     return head + bytes(4) + data
+
+
+def paced(
+    cpu: Callable[[], float], loop: Loop, senders: Senders, readers: Readers, count: int, pace: int, seconds: float
+) -> float:
+    """Posts `pace` events a second, each of which `count` readers get: microseconds of the server's processor time for
+    each delivery. `cpu` gives the seconds of it so far."""
+    events = int(pace * seconds)
+    spent, expected, start = cpu(), readers.received + events * count, time.perf_counter()
+    for number in range(events):
+        due = start + number / pace
+        while (left := due - time.perf_counter()) > 0:
+            loop.step(left)
+        senders.post(1)
+    loop.until(lambda: readers.received >= expected, "all deliveries")
+    return (cpu() - spent) / (events * count) * 1e6

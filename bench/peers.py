@@ -21,12 +21,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, Loop, Readers, Senders, Subscribers
 from bench.report import percentile
-from bench.servers import LOAD_CORE, SERVER_CORE, TICKS, PinnedRelay, Plain
+from bench.servers import LOAD_CORE, SERVER_CORE, PinnedRelay, Plain, processor_time
 
-BODY = b'{"bench": "' + b"x" * 1011 + b'"}'
-"""1 KiB."""
 _NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
@@ -265,11 +264,7 @@ class _Program(Contender):
         return found
 
     def cpu(self) -> float:
-        ticks = 0
-        for pid in self._pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / TICKS
+        return sum(map(processor_time, self._pids()))
 
     def memory(self) -> int:
         total = 0

@@ -16,6 +16,12 @@ _CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, LOAD_CORE = _CORES[0], _CORES[-1]
 
 
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process took so far, in user space and in the kernel."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
 class _Pinned(Server):
     def spawn(self) -> None:
         os.sched_setaffinity(0, {SERVER_CORE})  # for the child to inherit, from its first thread on
@@ -26,8 +32,7 @@ class _Pinned(Server):
 
     def cpu(self) -> float:
         """Seconds of processor time that the server took so far, in user space and in the kernel."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return processor_time(self.pid)
 
 
 class PinnedRelay(_Pinned, Relay):

@@ -15,7 +15,10 @@ from relay_tornado.model import Cursor
 _EPOCH_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _ID = re.compile(r"([a-z0-9]{12})-(0|[1-9][0-9]{0,18})(?:-([1-9][0-9]{0,9}))?")
-_SECRET = re.compile(r"sk-rly_([0-9A-Za-z]{43})([0-9A-Za-z]{6})")
+SECRET_PREFIX = "sk-rly_"  # noqa: S105 - of every secret, and none itself
+"""What every token's secret begins with, so that it is known where it must not stand."""
+
+_SECRET = re.compile(SECRET_PREFIX + r"([0-9A-Za-z]{43})([0-9A-Za-z]{6})")
 
 
 def new_epoch() -> str:
@@ -54,7 +57,7 @@ def _base62(number: int, width: int) -> str:
 def new_secret() -> str:
     """A token's secret: `sk-rly_`, 43 random base62 characters (256 bits), and their CRC32 as 6 more."""
     random = "".join(secrets.choice(_BASE62) for _ in range(43))
-    return f"sk-rly_{random}{_base62(zlib.crc32(random.encode()), 6)}"
+    return f"{SECRET_PREFIX}{random}{_base62(zlib.crc32(random.encode()), 6)}"
 
 
 def new_signing_secret() -> str:

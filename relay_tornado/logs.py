@@ -10,10 +10,11 @@ from typing import IO, Any
 
 import structlog
 
+from relay_tornado.ids import SECRET_PREFIX
 from relay_tornado.settings import Settings
 
 _SECRETS = (
-    (re.compile(r"sk-rly_[0-9A-Za-z]*"), "sk-rly_[redacted]"),
+    (re.compile(SECRET_PREFIX + "[0-9A-Za-z]*"), SECRET_PREFIX + "[redacted]"),
     (re.compile(r"(/v1/webhooks/)[^\s\"'?<>\\]+(?:\?[^\s\"'<>\\]*)?"), r"\1[redacted]"),
     (
         re.compile(

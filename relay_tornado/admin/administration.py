@@ -253,10 +253,6 @@ class Administration:
             lambda found: with_disabled_output(found, output.id, reason, self._clock()),
         )
 
-    async def set_rules(self, reference: str, rules: Any, bucket: str | None = None, /) -> tuple[Bucket, Output]:
-        """Gives an output, named as for `set_output`, other rules. Raises Invalid naming the node that does not fit."""
-        return await self.set_output(reference, bucket, rules=rules)
-
     async def delete_rules(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
         """Takes an output's rules away, so that it gets every event."""
         return await self.set_output(reference, bucket, rules=None)

@@ -8,15 +8,12 @@ from collections.abc import Mapping, Sequence
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Input
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
+from relay_tornado.wire.fields import is_text
+from relay_tornado.wire.headers import HOP_BY_HOP
 from relay_tornado.wire.rest import MAX_BODY_TEXT
 
-HOP_BY_HOP = frozenset(
-    (
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "content-length"),
-    )
-)
-"""Header names (in lower case) that are the connection's."""
+OF_CONNECTION = HOP_BY_HOP | {"connection", "content-length"}
+"""Header names (in lower case) that no output may have."""
 BODILESS = frozenset({204, 304})
 """Status codes whose answers have no body."""
 MAX_HEADERS = 100
@@ -43,7 +40,7 @@ def check_headers(
         if name.lower() in refused:
             raise Invalid(f"headers: {name} can't be set by {owner}: leave it out", "headers")
         for value in values:
-            if _FORBIDDEN.search(value) or not _encodable(value):
+            if _FORBIDDEN.search(value) or not is_text(value):
                 raise Invalid(
                     f"headers: the value of {name} holds a line end or another control character: leave it out",
                     "headers",
@@ -68,11 +65,3 @@ def check_answer(value: Input) -> Input:
             f"body: an answer with status {value.status_code} has none: clear the body, or use another status", "body"
         )
     return value
-
-
-def _encodable(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

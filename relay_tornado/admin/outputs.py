@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay_tornado.admin.answers import HOP_BY_HOP, check_headers
+from relay_tornado.admin.answers import OF_CONNECTION, check_headers
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output, to_document
@@ -84,7 +84,7 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
     if "name" in given and not given["name"].strip():
         raise Invalid("name: is empty: give the output a name", "name")
     if "headers" in given:
-        given["headers"] = check_headers(given["headers"] or {}, HOP_BY_HOP, "an output")
+        given["headers"] = check_headers(given["headers"] or {}, OF_CONNECTION, "an output")
     if "rules" in given:
         compile_rules(given["rules"])
     if given.get("secret") and given["secret"] != before.secret:

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
-from relay_tornado.ids import format_id, parse_id
+from relay_tornado.ids import parse_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries, Latest
 from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
@@ -155,10 +155,6 @@ def output_of(bucket: Bucket, reference: str) -> Output:
         f"output: the bucket {bucket.name!r} has no output {reference[:100]!r}: name one by its id or its name",
         "output",
     )
-
-
-def id_of(event: Event, copy: int | None) -> str:
-    return format_id(event.epoch, event.seq, copy)
 
 
 def document_of(bucket: Bucket, found: Found, copy: int | None, latest: Latest | None) -> Document:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.options import data_option, date_time, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
 from relay_tornado.errors import Invalid
 from relay_tornado.settings import parse_duration
@@ -34,10 +34,9 @@ class Past(click.ParamType[Any]):
         except Invalid:
             pass
         try:
-            moment = datetime.fromisoformat(text)
+            return max(0.0, date_time(text))
         except ValueError:
             self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000", param, ctx)
-        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 _option = options_of("LOGS")

@@ -85,6 +85,12 @@ class Duration(_Quantity):
     read = staticmethod(parse_duration)
 
 
+def date_time(text: str) -> float:
+    """Unix seconds of an ISO date, perhaps with a time; UTC where it names no zone. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
 class Moment(click.ParamType[Any]):
     """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
 
@@ -103,11 +109,10 @@ class Moment(click.ParamType[Any]):
         except Invalid:
             pass
         try:
-            moment = datetime.fromisoformat(text)
+            moment = date_time(text)
         except ValueError:
             self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000", param, ctx)
-        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return self._checked(zoned.timestamp(), value, param, ctx)
+        return self._checked(moment, value, param, ctx)
 
     def _checked(self, moment: float, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if moment <= time.time():

@@ -16,12 +16,12 @@ from relay_tornado.ids import format_id
 from relay_tornado.model import Event, Output
 from relay_tornado.wire import destination as destinations
 from relay_tornado.wire.destination import Destination
-from relay_tornado.wire.headers import parse
+from relay_tornado.wire.headers import HOP_BY_HOP, parse
 
 _OWN: Final = frozenset(
     (
-        *(b"host", b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
-        *(b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings", b"content-length", b"expect"),
+        *(name.encode() for name in HOP_BY_HOP),
+        *(b"host", b"connection", b"http2-settings", b"content-length", b"expect"),
     )
 )
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")

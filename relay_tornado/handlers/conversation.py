@@ -16,8 +16,9 @@ from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import OutletClosed
 from relay_tornado.errors import Conflict, RelayError, Unauthorized
+from relay_tornado.handlers.subscribed import Subscribed
 from relay_tornado.log.deliveries import Result
-from relay_tornado.model import KIB, BucketId, Token
+from relay_tornado.model import KIB, Token
 from relay_tornado.wire import websocket
 
 if TYPE_CHECKING:
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 
-class Conversation:
+class Conversation(Subscribed):
     """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
 
     __slots__ = (
-        "_delivery",
         "_direct",
         "_handler",
         "_liveness",
@@ -69,16 +69,6 @@ class Conversation:
         self._ping: asyncio.Future[None] | None = None
         self._open = True
         self._timer = self._loop.call_at(self._due(), self._tick)
-
-    @property
-    def buckets(self) -> frozenset[BucketId]:
-        """What it is subscribed to now."""
-        return frozenset(() if self._delivery is None else self._delivery.positions())
-
-    @property
-    def positions(self) -> Mapping[BucketId, int]:
-        """By bucket, the seq of the last event written or passed over."""
-        return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
 
     @property
     def consumer(self) -> str:

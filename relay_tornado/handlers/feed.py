@@ -21,6 +21,7 @@ from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import OutletClosed
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Written, buffered
+from relay_tornado.handlers.subscribed import Subscribed
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.model import BucketId, Cursor, Gap, Token
 from relay_tornado.wire import control, frames, sse, websocket
@@ -40,12 +41,11 @@ _LAST_WORDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Feed:
+class Feed(Subscribed):
     """Counted from its beginning; nothing is sent before `open`."""
 
     __slots__ = (
         "_chunked",
-        "_delivery",
         "_ended",
         "_heartbeat",
         "_heartbeats",
@@ -119,16 +119,6 @@ class Feed:
     def consumer(self) -> str:
         """None: nobody acks on a stream."""
         return ""
-
-    @property
-    def buckets(self) -> frozenset[BucketId]:
-        """What it is a stream of now."""
-        return frozenset(() if self._delivery is None else self._delivery.positions())
-
-    @property
-    def positions(self) -> Mapping[BucketId, int]:
-        """By bucket, the seq of the last event written or passed over."""
-        return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
 
     # its life
 

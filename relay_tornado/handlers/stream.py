@@ -16,6 +16,7 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.credentials import Caller, Callers
 from relay_tornado.handlers.feed import Feed
 from relay_tornado.handlers.socket import Sockets
+from relay_tornado.ids import SECRET_PREFIX
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import Bucket, Cursor, Earliest, Position, Token
 from relay_tornado.registry.access import Access
@@ -31,7 +32,7 @@ _SECRETS: Final = frozenset(
     {"secret", "key", "token", "access_token", "api_key", "apikey", "password", "auth", "authorization", "bearer"}
 )
 
-_LIKE_A_SECRET: Final = re.compile(r"sk-rly_", re.IGNORECASE)
+_LIKE_A_SECRET: Final = re.compile(SECRET_PREFIX, re.IGNORECASE)
 _BETWEEN: Final = re.compile(r"""[\s",:{}\[\]]+""")
 """What stands between values in one parameter: commas, and the signs of JSON."""
 _POSITIONS: Final = (

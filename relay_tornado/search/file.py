@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from relay_tornado.storage import beside
+
 NAME: Final = "search.db"
 VERSION: Final = 1
 """Of another one the file is made anew."""
@@ -109,14 +111,8 @@ class State:
 
 def prepare(raw: sqlite3.Connection, path: Path) -> State:
     """Makes the tables where there are none. Raises sqlite3.DatabaseError where the file is of no use."""
-    raw.execute("PRAGMA synchronous = NORMAL")
-    raw.execute("PRAGMA wal_autocheckpoint = 1000")
     raw.execute("PRAGMA cache_size = -8192")
-    version = raw.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, VERSION):
-        raise sqlite3.DatabaseError(f"{path.name} is of version {version}")
-    if not version:
-        raw.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    beside.prepare(raw, path.name, VERSION, _SCHEMA)
     return load(raw)
 
 

@@ -24,6 +24,7 @@ from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
+from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.start import secure
 
@@ -149,7 +150,7 @@ class Index:
                     await self._close()
                     if _is_useless(error):
                         _log.warning("search_index_made_anew", reason=str(error))
-                        self._remove()
+                        beside.remove(self.path)
                     else:
                         _log.warning("search_index_waits", reason=str(error))
                         await asyncio.sleep(_AGAIN)
@@ -317,18 +318,7 @@ class Index:
         return result
 
     async def _transact(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        def run(raw: sqlite3.Connection) -> T:
-            raw.execute("BEGIN IMMEDIATE")
-            try:
-                result = job(raw)
-                raw.execute("COMMIT")
-            except BaseException:
-                if raw.in_transaction:
-                    raw.execute("ROLLBACK")
-                raise
-            return result
-
-        return await self._connection().run(run)
+        return await self._connection().run(lambda raw: beside.transact(raw, job))
 
     def _connection(self) -> Connection:
         assert self._writer is not None, "it was opened"
@@ -351,10 +341,6 @@ class Index:
         except OSError:
             return True
         return self._inode != (found.st_dev, found.st_ino)
-
-    def _remove(self) -> None:
-        for end in ("", "-wal", "-shm"):
-            self.path.with_name(file.NAME + end).unlink(missing_ok=True)
 
     async def _close(self) -> None:
         self._whole = False

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from relay_tornado.model import DAY
+from relay_tornado.storage import beside
 
 NAME: Final = "series.db"
 VERSION: Final = 1
@@ -45,33 +46,24 @@ CREATE TABLE point (
 
 def prepare(raw: sqlite3.Connection) -> None:
     """Makes the tables where there are none. Raises sqlite3.DatabaseError where the file is of no use."""
-    raw.execute("PRAGMA synchronous = NORMAL")
-    raw.execute("PRAGMA wal_autocheckpoint = 1000")
-    version = raw.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, VERSION):
-        raise sqlite3.DatabaseError(f"{NAME} is of version {version}")
-    if not version:
-        raw.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    beside.prepare(raw, NAME, VERSION, _SCHEMA)
 
 
 def write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
     """Adds the points of a time (a multiple of `FINE`), sums up the 5 minutes before where they are over, and lets go
     of what is too old."""
-    raw.execute("BEGIN IMMEDIATE")
-    try:
-        _insert(raw, FINE, at, values)
-        for slot in _to_sum_up(raw, at):
-            _insert(raw, COARSE, slot, _summed(raw, slot))
-        if at % COARSE == 0:
-            for step, kept in KEPT.items():
-                raw.execute("DELETE FROM point WHERE step = ? AND at < ?", (step, at - kept))
-            _bound(raw)
-            raw.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
-        raw.execute("COMMIT")
-    except BaseException:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        raise
+    beside.transact(raw, lambda raw: _write(raw, at, values))
+
+
+def _write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
+    _insert(raw, FINE, at, values)
+    for slot in _to_sum_up(raw, at):
+        _insert(raw, COARSE, slot, _summed(raw, slot))
+    if at % COARSE == 0:
+        for step, kept in KEPT.items():
+            raw.execute("DELETE FROM point WHERE step = ? AND at < ?", (step, at - kept))
+        _bound(raw)
+        raw.execute("DELETE FROM series WHERE id NOT IN (SELECT series FROM point)")
 
 
 def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, float]) -> None:

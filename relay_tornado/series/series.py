@@ -17,6 +17,7 @@ import structlog
 from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.model import BucketId
 from relay_tornado.series import file
+from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.start import secure
 
@@ -187,7 +188,7 @@ class Series:
             _log.warning("series_not_kept", reason=str(error), hint="the file may be deleted: it is made anew")
             await self.close()
             if type(error) is sqlite3.DatabaseError:
-                self._remove()
+                beside.remove(self.path)  # another one is made at the next try
             self._retry = time.monotonic() + _AGAIN
             return None
 
@@ -204,11 +205,6 @@ class Series:
                 raise
             self._connection = connection
         return self._connection
-
-    def _remove(self) -> None:
-        """It is no database, damaged or of another version: another one is made at the next try."""
-        for end in ("", "-wal", "-shm"):
-            self.path.with_name(file.NAME + end).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Lets go of the file. May be repeated."""

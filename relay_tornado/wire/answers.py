@@ -10,6 +10,7 @@ from http.client import responses
 
 from relay_tornado.errors import RelayError
 from relay_tornado.model import Input
+from relay_tornado.wire.headers import HOP_BY_HOP
 
 PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 CLOSE = b"Connection: close\r\n"
@@ -19,8 +20,8 @@ _FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "no
 
 NOT_CONFIGURABLE = frozenset(
     (
-        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"),
-        *("content-length", "date", "proxy-authenticate", "proxy-authorization", "set-cookie"),
+        *HOP_BY_HOP,
+        *("connection", "content-length", "date", "set-cookie"),
         *(name.lower() for name, _ in _FENCE),
     )
 )

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from relay_tornado.model import Bucket, Event, Gap, Output
-from relay_tornado.wire.headers import canonical, decode, is_shown, latin1, read_as_latin1
+from relay_tornado.wire.headers import canonical, decode, is_shown, is_utf8, latin1
 from relay_tornado.wire.shapes import render
 
 _encode = msgspec.json.Encoder().encode
@@ -139,7 +139,7 @@ def _webhook(event: Event, bucket: Bucket, input_name: str, truncate: bool, atte
 
 def _latin1(event: Event) -> list[str]:
     """The parts that are no UTF-8, so that a frame shows them as Latin-1."""
-    parts = [name for name, raw in (("path", event.path), ("query", event.query)) if read_as_latin1(raw)]
+    parts = [name for name, raw in (("path", event.path), ("query", event.query)) if not is_utf8(raw)]
     return parts if event.headers.isascii() else parts + latin1(event.headers)
 
 

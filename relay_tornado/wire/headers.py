@@ -12,18 +12,14 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
-_HOP_BY_HOP = frozenset(
-    {
-        "Keep-Alive",
-        "Proxy-Authenticate",
-        "Proxy-Authorization",
-        "Proxy-Connection",
-        "Te",
-        "Trailer",
-        "Transfer-Encoding",
-        "Upgrade",
-    }
+HOP_BY_HOP: Final = frozenset(
+    (
+        *("keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade"),
+    )
 )
+"""Header names (in lower case) that are the connection's, beside those that its Connection header names."""
+_HOP_BY_HOP = frozenset(name.title() for name in HOP_BY_HOP)
 _OWS: Final = " \t\r"
 """What surrounds a value: optional white space (RFC 9110, section 5.6.3), and the CR before the line end."""
 
@@ -65,13 +61,13 @@ def decode(raw: bytes) -> str:
         return raw.decode("latin-1")
 
 
-def read_as_latin1(raw: bytes) -> bool:
-    """Whether `decode` had to read it as Latin-1: so its text, encoded as Latin-1, is what came."""
+def is_utf8(raw: bytes) -> bool:
+    """Whether bytes are UTF-8. What `decode` read and is not is what its text is, encoded as Latin-1."""
     try:
         raw.decode()
     except UnicodeDecodeError:
-        return True
-    return False
+        return False
+    return True
 
 
 def latin1(block: bytes) -> list[str]:
@@ -79,7 +75,7 @@ def latin1(block: bytes) -> list[str]:
     its values are, else as `<name>:<index>`."""
     marks: dict[str, list[bool]] = {}
     for name, value in parse(block):
-        marks.setdefault(canonical(decode(name)), []).append(read_as_latin1(value))
+        marks.setdefault(canonical(decode(name)), []).append(not is_utf8(value))
     shown = for_frame(block)[0]
     told: list[str] = []
     for spelling, each in marks.items():

@@ -12,7 +12,7 @@ from typing import Protocol
 from relay_tornado.ids import format_id
 from relay_tornado.model import Bucket, Event
 from relay_tornado.wire.fields import Document
-from relay_tornado.wire.headers import decode, for_frame
+from relay_tornado.wire.headers import decode, for_frame, is_utf8
 
 RECEIVED = "received"
 """The status of what nobody has tried to deliver, or answered."""
@@ -80,7 +80,7 @@ def log_document(
         "size": event.size,
         "headers_base64": b64encode(event.headers).decode(),
     }
-    if not _is_utf8(event.body):
+    if not is_utf8(event.body):
         document["body_base64"] = b64encode(event.body).decode()
     return document
 
@@ -97,11 +97,3 @@ def delivery_document(output: int, outcome: Outcome) -> Document:
         "response_headers": {name: list(each) for name, each in outcome.headers.items()},
         "response_body": b64encode(outcome.body).decode(),
     }
-
-
-def _is_utf8(body: bytes) -> bool:
-    try:
-        body.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -152,10 +152,10 @@ async def test_rules_are_set_and_removed(open_world: OpenWorld) -> None:
     async with open_world() as world:
         await world.administration.create_bucket("orders")
         await world.administration.create_output("orders", name="worker")
-        _, changed = await world.administration.set_rules("worker", RULES, "orders")
+        _, changed = await world.administration.set_output("worker", "orders", rules=RULES)
         assert changed.rules == RULES
         with pytest.raises(Invalid, match=r"^rules\.or\[1\]"):
-            await world.administration.set_rules("worker", {"or": [RULES, {"match": {"type": "x"}}]}, "orders")
+            await world.administration.set_output("worker", "orders", rules={"or": [RULES, {"match": {"type": "x"}}]})
         _, changed = await world.administration.delete_rules("orders")
         assert changed.rules is None
 

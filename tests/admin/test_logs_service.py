@@ -466,7 +466,7 @@ async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pyte
         bucket = await world.bucket(outputs=2)
         rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
         first, second = (each.id for each in world.administration.find_bucket(bucket).outputs)
-        await world.administration.set_rules(first, rules)
+        await world.administration.set_output(first, rules=rules)
         sent = await world.send(bucket, b"yes 1", b"no 2", b"no 3")
         sent += await world.send(bucket, b"yes 4", target=2)
         sent += await world.send(bucket, b"no 5", target=1, force=True)
@@ -583,7 +583,7 @@ async def test_the_queue_of_an_output(open_logs: OpenLogs) -> None:
         bucket = await world.bucket(outputs=2)
         rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
         first, second = (each.id for each in world.administration.find_bucket(bucket).outputs)
-        await world.administration.set_rules(first, rules)
+        await world.administration.set_output(first, rules=rules)
         sent = await world.send(bucket, b"yes 1", b"no 2")
         copies = [
             *await world.send(bucket, b"yes 3", target=2),

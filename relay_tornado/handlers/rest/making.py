@@ -14,7 +14,7 @@ from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
 from relay_tornado.model import MIB, Bucket, Input
-from relay_tornado.wire.fields import Text, load
+from relay_tornado.wire.fields import Text, is_text, load
 from relay_tornado.wire.headers import canonical, decode
 
 MAX_MADE: Final = 16 * MIB
@@ -62,18 +62,10 @@ class _Headers(fields.Field[list[tuple[str, str]]]):
             name, text = each
             if not _NAME.fullmatch(name):
                 raise ValidationError(f"{name[:80]!r} is no name of a header.")
-            if not _VALUE.fullmatch(text) or not _is_text(text):
+            if not _VALUE.fullmatch(text) or not is_text(text):
                 raise ValidationError(f"the value of {name} has a line break or another control character in it.")
             made.append((name, text))
         return made
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 _PAIR: Final[dict[str, Any]] = {"type": "array", "minItems": 2, "maxItems": 2, "items": {"type": "string"}}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Final
 
-from relay_tornado.admin.answers import BODILESS, HOP_BY_HOP
+from relay_tornado.admin.answers import BODILESS, OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.fields import MAX_COUNT, Document
@@ -97,7 +97,7 @@ _PROPERTIES: Final[Document] = {
     "DedupeFields": {"header": {"pattern": f"^{_HEADER_NAME}$", "minLength": 1}},
     "InputFields": _INPUT,
     "OutputFields": {
-        "headers": _headers(HOP_BY_HOP),
+        "headers": _headers(OF_CONNECTION),
         "rules": _RULES,
         "destination": {"maxLength": 2048},
         "secret": {
