@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -144,15 +145,14 @@ class Relay:
                 engine.administration.sessions = sessions = Sessions(engine.registry, settings.data / SESSIONS)
                 stack.push_async_callback(sessions.close)
             upkeep = Upkeep(engine.database)
-            stack.push_async_callback(_end, asyncio.create_task(upkeep.run()))
+            _keep_running(stack, upkeep.run(), "relay-upkeep")
             if certificate is not None:
-                stack.push_async_callback(_end, asyncio.create_task(certificate.watch()))
-            stack.push_async_callback(_end, asyncio.create_task(engine.uses.run(), name="relay-uses"))
-            housekeeping = asyncio.create_task(engine.administration.run_housekeeping())
-            stack.push_async_callback(_end, housekeeping)
+                _keep_running(stack, certificate.watch(), "relay-certificate")
+            _keep_running(stack, engine.uses.run(), "relay-uses")
+            _keep_running(stack, engine.administration.run_housekeeping(), "relay-housekeeping")
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
             if backups is not None:
-                stack.push_async_callback(_end, asyncio.create_task(backups.run()))
+                _keep_running(stack, backups.run(), "relay-backups")
             gauges = Gauges(
                 settings, engine.database, engine.log, engine.registry, upkeep.forecast, certificate, backups
             )
@@ -180,17 +180,15 @@ class Relay:
                     events=lambda: counters.events,
                 )
                 site.rest.logs.searching.index = index
-                assert engine.administration.logs is not None, "the engine gave it its logs"
-                engine.administration.logs.searching.index = index
-                stack.push_async_callback(_end, asyncio.create_task(index.run(), name="relay-search"))
+                _keep_running(stack, index.run(), "relay-search")
             gauges.site = site
             gauges.consumers = consumers = ConsumerLevels(site.rest.consumers, engine.registry)
-            stack.push_async_callback(_end, asyncio.create_task(consumers.run()))
+            _keep_running(stack, consumers.run(), "relay-levels")
             site.rest.lags = lambda: consumers.latest
             measured = Measured(gauges, consumers, engine.log, engine.registry)
             site.rest.series = series = Series(settings.data, counters, measured)
             stack.callback(measured.close)
-            stack.push_async_callback(_end, asyncio.create_task(series.run(), name="relay-series"))
+            _keep_running(stack, series.run(), "relay-series")
             engine.administration.clients = lambda: site.sockets.subscribed
             engine.uses.connected = lambda: site.sockets.keys
             forwarding = Forwarding(
@@ -253,7 +251,13 @@ async def _together(*ends: Callable[[], Awaitable[None]]) -> None:
     await asyncio.gather(*(end() for end in ends))
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+def _keep_running(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
+    """Runs it in a task, which is cancelled when the stack gets there."""
+    task = asyncio.create_task(work, name=name)
+
+    async def end() -> None:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    stack.push_async_callback(end)

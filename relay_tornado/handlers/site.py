@@ -52,8 +52,7 @@ class Site:
         instance: str = "",
     ) -> None:
         """`administration` is by default one of its own over these; where it has sessions, there is the page. `ledgers`
-        are the consumers.
-        `expose` gives what /metrics answers with, `instance` names the process."""
+        are the consumers. `expose` gives what /metrics answers with, `instance` names the process."""
         counters = Counters() if counters is None else counters
         administration = administration or Administration(log, registry, settings)
         access = Access(registry, counters=counters, uses=administration.uses)
@@ -69,7 +68,7 @@ class Site:
         self.rest = rest.Rest(
             administration=administration,
             consumers=consumers,
-            logs=Logs(log, results, registry),
+            logs=administration.logs or Logs(log, results, registry),
             responses=self.sockets.responses,
             callers=callers,
             registry=registry,
