@@ -1,5 +1,5 @@
 // Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
-import { html, signal, useEffect, useRef, useState } from "../lib.js";
+import { html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
 
 // numbers and times
 
@@ -76,11 +76,12 @@ export const Badge = ({ kind = "", children }) => html`<span class=${`badge ${ki
 
 // what can be pressed
 
-/** A button whose press may take a while: it can't be pressed twice, and what goes wrong is told. */
+/** A button whose press may take a while: it can't be pressed twice, but keeps the focus; what goes wrong is told. */
 export function Button({ onPress, children, kind = "", type = "button", disabled = false, ...rest }) {
   const [busy, setBusy] = useState(false);
   const press = async (event) => {
-    if (!onPress) return;
+    if (busy) event.preventDefault();
+    if (!onPress || busy) return;
     setBusy(true);
     try {
       await onPress(event);
@@ -90,7 +91,7 @@ export function Button({ onPress, children, kind = "", type = "button", disabled
       setBusy(false);
     }
   };
-  return html`<button type=${type} class=${`button ${kind}`} disabled=${disabled || busy} aria-busy=${busy} onClick=${press} ...${rest}>${children}</button>`;
+  return html`<button type=${type} class=${`button ${kind}`} disabled=${disabled} aria-disabled=${busy ? "true" : undefined} aria-busy=${busy} onClick=${press} ...${rest}>${children}</button>`;
 }
 
 /** Copies a text, or what a function makes then; `label` says what it is, for those who can't see. */
@@ -129,10 +130,14 @@ export function Field({ label, hint, wrong, as = "input", children, ...rest }) {
 /** A modal dialog, open while it is mounted; Escape and the backdrop ask for `onClose`, which may leave it open. */
 export function Dialog({ title, onClose, wide = false, children }) {
   const dialog = useRef(null);
-  useEffect(() => {
-    const before = document.activeElement;
-    dialog.current.showModal();
-    return () => before?.focus?.();
+  // Before anything else takes the focus; and while it is open, nothing outside can have it.
+  useLayoutEffect(() => {
+    const [before, element] = [document.activeElement, dialog.current];
+    element.showModal();
+    return () => {
+      element.close();
+      before?.focus?.();
+    };
   }, []);
   const outside = (event) => {
     const { left, right, top, bottom } = dialog.current.getBoundingClientRect();
@@ -145,6 +150,7 @@ export function Dialog({ title, onClose, wide = false, children }) {
   };
   // A browser may close it all the same, at a second Escape: then it opens again where it is still mounted.
   const closed = () => {
+    if (!dialog.current) return;
     onClose();
     setTimeout(() => dialog.current?.isConnected && !dialog.current.open && dialog.current.showModal());
   };
