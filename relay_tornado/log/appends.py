@@ -26,6 +26,11 @@ from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
 from relay_tornado.storage.work import Stale, again
 
+_QUICK_BYTES = 256 << 10
+_QUICK_LOGS = 16
+"""What a commit may hold to be quick: the pages that it changes are the last ones of the table, and of the index the
+last one for each log. Digests lie anywhere, and have to be looked for on the disk."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -50,25 +55,22 @@ class Appends:
         self._announce = announce
         self._queue: deque[Entry] = deque()
         self._alone: deque[Entry] = deque()
-        self._bytes = 0
+        self.held = 0
+        """Bytes of the events that wait for a commit."""
         self._loop = asyncio.get_running_loop()
         self._empty: asyncio.Future[None] | None = None
 
     def add(self, state: LogState, event: NewEvent, size: int, done: Done) -> Overloaded | None:
         """Queues an event of that size. Returns the error where its bytes no longer fit (one always does)."""
-        held = self._bytes + size + OVERHEAD
-        if held > self._most_bytes and self._bytes:
+        held = self.held + size + OVERHEAD
+        if held > self._most_bytes and self.held:
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
-        self._bytes = held
-        self._queue.append(Entry(state, event, size, done))
-        if len(self._queue) == 1:
+        self.held = held
+        queue = self._queue
+        if not queue:
             self._notify()
+        queue.append(Entry(state, event, size, done))
         return None
-
-    @property
-    def held(self) -> int:
-        """Bytes of the events that wait for a commit."""
-        return self._bytes
 
     def waiting(self) -> int:
         """How many events wait for their transaction."""
@@ -101,13 +103,13 @@ class Appends:
 
     async def empty(self) -> None:
         """Waits until every append was answered."""
-        while self._bytes > 0:
+        while self.held > 0:
             self._empty = asyncio.get_running_loop().create_future()
             await self._empty
 
     def _release(self, size: int) -> None:
-        self._bytes -= size
-        if not self._bytes and self._empty is not None and not self._empty.done():
+        self.held -= size
+        if not self.held and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
 
     def _fail(self, entry: Entry, error: RelayError) -> None:
@@ -152,6 +154,14 @@ class Batch:
         self._entries = entries
         self._plan: Plan | None = None
         self._began = 0.0
+
+    def quick(self) -> bool:
+        entries = self._entries
+        return (
+            sum([entry.size for entry in entries]) <= _QUICK_BYTES
+            and len({entry.state.key for entry in entries}) <= _QUICK_LOGS
+            and all(entry.event.dedupe is None for entry in entries)
+        )
 
     def run(self, raw: sqlite3.Connection) -> int:
         """Nothing in memory changes meanwhile: the logs' states are changed only between two transactions."""

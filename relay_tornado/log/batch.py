@@ -19,30 +19,29 @@ from relay_tornado.log.state import LogState
 from relay_tornado.model import Appended, Epoch, Event, NewEvent
 
 
-class Entry:
+class Entry(msgspec.Struct, gc=False):
     """One append on its way: `outcome` is set by `plan`, `done` is called when it is committed or has failed."""
 
-    __slots__ = ("done", "event", "outcome", "size", "state")
-
-    def __init__(self, state: LogState, event: NewEvent, size: int, done: Done) -> None:
-        self.state = state
-        self.event = event
-        self.size = size
-        self.done = done
-        self.outcome: Appended | None = None
+    state: LogState
+    event: NewEvent
+    size: int
+    done: Done
+    outcome: Appended | None = None
 
 
 class Growth:
     """What a batch adds to one log."""
 
-    __slots__ = ("at", "bytes", "epoch", "events", "fleeting", "head", "opened", "state")
+    __slots__ = ("at", "bytes", "epoch", "events", "fleeting", "head", "kept", "opened", "state")
 
     def __init__(self, state: LogState, now: float, new_epoch: Callable[[], str]) -> None:
         self.state = state
         self.head = state.head
         self.bytes = 0
+        self.kept = 0
+        """Of the bytes, those of `events`."""
         self.at = max(now, state.last_at)
-        self.events: list[tuple[Event, int]] = []
+        self.events: list[Event] = []
         self.fleeting: list[Event] = []
         """The ephemeral ones, of which only a stub is stored."""
         self.opened = None if state.open else Epoch(new_epoch(), state.head + 1)
@@ -111,7 +110,8 @@ def plan(
         if growth is None:
             growth = growths[key] = Growth(state, now, new_epoch)
         growth.head = seq = growth.head + 1
-        growth.bytes += entry.size
+        size = entry.size
+        growth.bytes += size
         entry.outcome = outcome = Appended(growth.epoch, seq)
         if event.dedupe is not None:
             here[key, event.dedupe] = outcome
@@ -127,10 +127,11 @@ def plan(
             path = query = headers = body = b""
             ip = ""
         else:
-            growth.events.append((stored, entry.size))
+            growth.events.append(stored)
+            growth.kept += size
         row = values if marks is None else made.marked
         row += (
-            key, seq, entry.size, rows.checksum(event, marks), growth.at, event.input_id, event.method,
+            key, seq, size, rows.checksum(event, marks), growth.at, event.input_id, event.method,
             path, query, headers, ip, body,
         )  # fmt: skip
         if marks is not None:

@@ -91,7 +91,7 @@ class MemoryEventLog:
             if growth.opened is not None:
                 log.epochs += (growth.opened,)
                 log.open = True
-            log.events += [stored for stored, _ in growth.events]
+            log.events += growth.events
             for fleeting in growth.fleeting:
                 log.events.append(
                     Event(

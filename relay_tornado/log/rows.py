@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -27,7 +28,6 @@ checked), whose marks come last."""
 
 
 Marks: TypeAlias = tuple[str | None, int | None, bool, bool | None, str, bool]
-_NO_MARKS: Marks = (None, None, False, None, "", False)
 
 
 def _many(sql: str, row: str) -> dict[int, str]:
@@ -45,7 +45,7 @@ _GROW = _many(
     "UPDATE log SET head = v.column2, bytes = bytes + v.column3, last_at = v.column4 FROM (VALUES {}) AS v"
     " WHERE log.id = v.column1",
     "(?, ?, ?, ?)",
-)
+) | {1: "UPDATE log SET head = ?2, bytes = bytes + ?3, last_at = ?4 WHERE id = ?1"}
 _EPOCH = _many("INSERT INTO epoch VALUES {}", "(?, ?, ?)")
 _DEDUPE = _many("INSERT OR REPLACE INTO dedupe VALUES {}", "(?, ?, ?, ?, ?)")
 _KNOWN = _many("SELECT log, hash, seq, at FROM dedupe WHERE (log, hash) IN (VALUES {})", "(?, ?)")
@@ -74,15 +74,31 @@ _BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN
 def checksum(event: NewEvent | Event, marks: Marks | None) -> int:
     """A CRC32 of what an event holds: `input_id method remote_ip` in UTF-8, path, query, headers, body, and its marks
     where it has any."""
-    start = crc32(f"{event.input_id} {event.method} {event.remote_ip}".encode())
-    content = crc32(event.body, crc32(event.headers, crc32(event.query, crc32(event.path, start))))
+    content = _origin(event.input_id, event.method, event.remote_ip)
+    if event.path:
+        content = crc32(event.path, content)
+    if event.query:
+        content = crc32(event.query, content)
+    content = crc32(event.body, crc32(event.headers, content))
     return content if marks is None else _with_marks(content, marks)
+
+
+@lru_cache(maxsize=4096)
+def _origin(input_id: str, method: str, remote_ip: str) -> int:
+    """The same few senders send to the same few inputs."""
+    return crc32(f"{input_id} {method} {remote_ip}".encode())
 
 
 def marks_of(event: NewEvent | Event) -> Marks | None:
     """What goes into the columns of the marks; None for an event that has none."""
-    marks = (event.resend_of, event.target, event.force, event.verified, event.verdict, event.edited)
-    return None if marks == _NO_MARKS else marks
+    if (
+        event.verified is None
+        and event.resend_of is None
+        and event.target is None
+        and not (event.force or event.edited or event.verdict)
+    ):
+        return None
+    return (event.resend_of, event.target, event.force, event.verified, event.verdict, event.edited)
 
 
 def marked(event: Event, marks: Marks) -> Event:

@@ -102,12 +102,12 @@ class SqliteEventLog:
         state = self._logs.get(bucket_id)
         if state is None:
             return BucketGone(bucket_id)
-        size = event.size
-        refusal = self._database.refusal(size, self._appends.held)
-        return self._appends.add(state, event, size, done) if refusal is None else again(refusal)
+        size = len(event.body) + len(event.headers) + len(event.path) + len(event.query)  # its `size`, without the call
+        appends = self._appends
+        refusal = self._database.refusal(size, appends.held)
+        return appends.add(state, event, size, done) if refusal is None else again(refusal)
 
     def _publish(self, made: Plan) -> None:
-        add = self._tail.add
         for growth in made.growths:
             state = growth.state
             if growth.opened is not None:
@@ -115,9 +115,8 @@ class SqliteEventLog:
                 self._epochs[growth.opened.epoch] = state.bucket_id
                 state.epochs += (growth.opened,)
                 state.open = True
-            recent = state.recent
-            for event, size in growth.events:
-                add(recent, event, size)
+            if growth.events:
+                self._tail.add(state.recent, growth.events, growth.kept)
             if growth.fleeting:
                 self._ephemeral.add(state.fleeting, growth.fleeting)
             state.head = growth.head

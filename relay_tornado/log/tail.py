@@ -45,31 +45,33 @@ class Recent:
 
 
 class Tail:
-    """The budget over all logs."""
+    """The budget over all logs. What was added at once leaves at once."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
         self._used = 0
-        self._order: deque[tuple[Recent, int, int]] = deque()
+        self._order: deque[tuple[Recent, int, int, int]] = deque()
 
     @property
     def used(self) -> int:
         """Bytes in use."""
         return self._used
 
-    def add(self, recent: Recent, event: Event, size: int) -> None:
-        """Adds the next event of a log, of `size` bytes."""
-        cost = size + OVERHEAD
-        recent.events[event.seq] = event
-        self._order.append((recent, event.seq, cost))
+    def add(self, recent: Recent, events: Sequence[Event], size: int) -> None:
+        """Adds the next events of a log, of `size` bytes together."""
+        cost = size + OVERHEAD * len(events)
+        first, last = events[0].seq, events[-1].seq
+        recent.events.update(zip([event.seq for event in events], events, strict=True))
+        self._order.append((recent, first, last, cost))
         self._used += cost
         while self._used > self._budget:
             self._evict()
 
     def _evict(self) -> None:
-        recent, seq, cost = self._order.popleft()
-        recent.events.pop(seq, None)
+        recent, first, last, cost = self._order.popleft()
         self._used -= cost
+        for seq in range(first, last + 1):
+            recent.events.pop(seq, None)
 
     def trim(self, recent: Recent, first: int) -> None:
         """Lets go of a log's events below `first`. Their share of the budget comes back when their turn comes."""

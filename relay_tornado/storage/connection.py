@@ -1,4 +1,4 @@
-"""One SQLite connection on a thread of its own: whole functions run there, with one change of thread each.
+"""One SQLite connection with a thread of its own: whole functions run there, with one change of thread each.
 
 The only module that knows aiosqlite, and the only place that uses something of it that is not public: its
 `Connection._execute`, which runs any function on the connection's thread (a test pins it). Statement by statement,
@@ -25,8 +25,15 @@ Factory: TypeAlias = Callable[..., sqlite3.Connection]
 JOURNAL_LIMIT = 64 << 20
 """Bytes that the WAL file keeps at most when it is used from its start again."""
 
+PATIENCE = 5000
+"""Milliseconds that a statement waits for a lock that somebody else holds."""
+
 _STATEMENTS = 256
-_PATIENCE = 2.0
+
+sqlite3.register_adapter(bytes, bytes)
+"""Otherwise sqlite3 looks at each value of bytes for a way to adapt it, in vain, which costs more than binding it."""
+
+_JOIN = 2.0
 
 
 class Connection:
@@ -78,7 +85,12 @@ class Connection:
 
         try:
             proxy = await aiosqlite.connect(
-                uri(path, mode), uri=True, isolation_level=None, cached_statements=_STATEMENTS, factory=make
+                uri(path, mode),
+                uri=True,
+                isolation_level=None,
+                cached_statements=_STATEMENTS,
+                factory=make,
+                check_same_thread=False,  # for `here`
             )
         except sqlite3.Error:
             for thread in threads:  # it is on its way out, and must be gone before the loop is
@@ -100,6 +112,11 @@ class Connection:
         execute: Any = self._proxy._execute
         return cast(T, await execute(function, self._raw))
 
+    def here(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """Calls the function with the raw connection at once, in the loop, for what takes less than a change of thread
+        and waits for nothing. Nothing may be running on the thread. Raises what the function raises."""
+        return function(self._raw)
+
     async def close(self) -> None:
         """Waits for what is running, closes and ends the thread. May be repeated. Raises sqlite3.Error."""
         if not self._closed:
@@ -114,7 +131,7 @@ class Connection:
         if not self._closed:
             self._closed = True
             self._proxy.stop()
-            self._thread.join(_PATIENCE)
+            self._thread.join(_JOIN)
 
 
 def uri(path: Path, mode: str) -> str:
@@ -124,7 +141,7 @@ def uri(path: Path, mode: str) -> str:
 
 def _prepare_writer(raw: sqlite3.Connection) -> None:
     # The order matters: auto_vacuum can be chosen only before the first table, and before WAL.
-    raw.execute("PRAGMA busy_timeout = 5000")
+    raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
     raw.execute("PRAGMA auto_vacuum = INCREMENTAL")
     mode = raw.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -139,5 +156,5 @@ def _prepare_writer(raw: sqlite3.Connection) -> None:
 
 
 def _prepare_reader(raw: sqlite3.Connection) -> None:
-    raw.execute("PRAGMA busy_timeout = 5000")
+    raw.execute(f"PRAGMA busy_timeout = {PATIENCE}")
     raw.execute("PRAGMA trusted_schema = OFF")

@@ -159,9 +159,9 @@ class Database:
     def refusal(self, coming: int = 0, waiting: int = 0) -> RelayError | None:
         """The error with which `coming` bytes of events have to be refused now, or None; `waiting` bytes were taken in
         before and are not written yet. Quick."""
-        error = self._writer.refusal
-        if error is not None:
-            return error
+        writer = self._writer
+        if writer.closed or writer.trouble is not None:
+            return writer.refusal
         if self._space.low(coming, waiting):
             return NoSpace(_NO_SPACE)
         return None
@@ -224,6 +224,9 @@ class _Job(Generic[T]):
         self._announce = announce
         self._result: Any = None
         self._changes = 0
+
+    def quick(self) -> bool:
+        return False
 
     def run(self, raw: sqlite3.Connection) -> int:
         before = raw.total_changes

@@ -26,8 +26,10 @@ class Space:
         self._wal = database.with_name(database.name + "-wal")
         self._reserve = reserve
         self._clock = clock
-        self._looked = float("-inf")
+        self._next_look = float("-inf")
         self._accepted = 0
+        self._enough_for = 0
+        """How many bytes may be taken in before the next look."""
         self._low = False
         self.free = 0
         """Bytes that the file system had left for the relay's user at the last look."""
@@ -49,8 +51,8 @@ class Space:
         """
         self._accepted += coming
         now = self._clock()
-        if now - self._looked >= _INTERVAL or (not self._low and self.room < _COPIES * self._accepted):
-            self._looked = now
+        if now >= self._next_look or (self._accepted > self._enough_for and not self._low):
+            self._next_look = now + _INTERVAL
             self._look(coming + waiting)
         return self._low
 
@@ -64,6 +66,7 @@ class Space:
         self.least = least = min(self._reserve, disk.f_blocks * disk.f_frsize // 8)
         self.wal = wal
         self._accepted = waiting
+        self._enough_for = self.room // _COPIES
         # Once low it stays so until there is clearly room again, or it would go to and fro with each event.
         low = self.room - _COPIES * waiting < (least // 8 if self._low else 0)
         if low != self._low:

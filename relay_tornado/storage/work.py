@@ -34,8 +34,11 @@ _ENVIRONMENT = {
 class Work(Protocol):
     """What one transaction does."""
 
+    def quick(self) -> bool:
+        """Whether `run` takes no time to speak of and changes little: then it is called in the loop."""
+
     def run(self, raw: sqlite3.Connection) -> int:
-        """On the thread, between BEGIN and COMMIT. Returns how many events it appended."""
+        """Between BEGIN and COMMIT, on the thread unless it is `quick`. Returns how many events it appended."""
 
     def pages(self) -> int:
         """About how many pages it changed."""

@@ -1,7 +1,9 @@
 """The one task that writes: it takes transactions in turn, runs each on the write connection's thread, and tells.
 
 Invariants:
-- One transaction at a time, each one function on the thread; whatever it raises, no BEGIN stays open.
+- One transaction at a time, each one function on the thread; whatever it raises, no BEGIN stays open. Of a quick one
+  only the COMMIT is there: two threads that run Python at once take the interpreter's lock from each other at every
+  row, and what a few rows change lies in the page cache. The loop waits for no lock of the file and for no sync.
 - Store, commit, then announce: `Work.committed` is called in the loop after COMMIT returned and the witness was
   written, and before the next transaction starts, so what it changes in memory is what that one builds on.
 - Every work is told exactly once, committed or failed, also at the end.
@@ -17,11 +19,12 @@ import contextlib
 import sqlite3
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
-from relay_tornado.storage.connection import Connection, Factory
+from relay_tornado.storage.connection import PATIENCE, Connection, Factory
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss
@@ -40,15 +43,26 @@ from relay_tornado.storage.work import (
 )
 
 CHECKPOINT_SOON = 250
+CHECKPOINT_LATER = 500
 CHECKPOINT_NOW = 1000
-"""Pages in the WAL at which it is copied into the file: when little waits, and in any case. Copying takes hardly more
+"""Pages in the WAL at which it is copied into the file: after a commit of many events, or where nothing came for a
+moment; after any commit; and in any case, since the first two are only for when little waits. Copying takes hardly more
 of the processor in small pieces than in large ones, and nothing is committed meanwhile, so the pieces make the tail."""
+
+_MANY = 8
+"""Pages that a commit of many events changes."""
+
+_MOMENT = 0.001
+"""Seconds in which what was committed is delivered."""
 
 _CHECKPOINT_LOW = 100
 """The same where space is low: a WAL that starts anew needs no room, and so a trim can free some."""
 
 _BUSY = 8
 """More events and jobs that wait are not kept waiting."""
+
+_ENOUGH = 128
+"""Events that wait are enough for a transaction: no more of them are gathered."""
 
 _RIDE = 8
 """About how many pages those who ride along change."""
@@ -62,12 +76,14 @@ _log = structlog.get_logger(__name__)
 
 
 class Writer:
-    """Owns the write connection. `trouble` is what keeps it from writing, None while nothing does."""
+    """Owns the write connection. `trouble` is what keeps it from writing, None while nothing does; `closed` is whether
+    it takes nothing more."""
 
     def __init__(
         self, path: Path, connection: Connection, witness: Witness, stamp: Stamp, space: Space, factory: Factory
     ) -> None:
         self.trouble: RelayError | None = None
+        self.closed = False
         self.loss: Loss | None = None
         self.stamp = stamp
         self.keepers: list[Keeper] = []
@@ -82,6 +98,7 @@ class Writer:
         self._jobs: deque[Work] = deque()
         self._job_next = True
         self._pages = 0
+        self._awaits_locks = True
         self._checkpoint_at = CHECKPOINT_SOON
         self._idle: asyncio.Future[None] | None = None
         self._shrinking: asyncio.Future[None] | None = None
@@ -99,7 +116,7 @@ class Writer:
     @property
     def refusal(self) -> RelayError | None:
         """The error with which everything is refused now, None while all is well."""
-        if self.trouble is None and self._closing.is_set():
+        if self.closed and self.trouble is None:
             return Unavailable(CLOSED)
         return self.trouble
 
@@ -120,9 +137,13 @@ class Writer:
 
     async def close(self) -> None:
         """Commits what is queued, copies the WAL into the file and lets go of it. May be repeated."""
-        self._closing.set()
+        self._close()
         self.notify()
         await asyncio.wait([self._task])
+
+    def _close(self) -> None:
+        self.closed = True
+        self._closing.set()
 
     async def _run(self) -> None:
         try:
@@ -130,18 +151,16 @@ class Writer:
                 if self._shrinking is not None:
                     await self._checkpoint("TRUNCATE")
                     self._shrunk()
+                await self._gather()
                 work = self._next()
                 if work is not None:
                     await self._perform(work)
-                    await self._checkpoint_if_due()
-                    # Once around the loop: who was answered sends the next, and it all goes into one transaction. Also,
-                    # the thread and the loop take the interpreter's lock from each other less often.
-                    await asyncio.sleep(0)
-                elif self._closing.is_set():
+                    if self._full(work.pages()):
+                        await self._checkpoint("PASSIVE")
+                elif self.closed:
                     break
                 else:
-                    self._idle = asyncio.get_running_loop().create_future()
-                    await self._idle
+                    await self._rest()
             await self._finish()
         except Exception:
             _log.exception("writer_failed")
@@ -149,11 +168,35 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 await self._connection.close()
         finally:
-            self._closing.set()
+            self._close()
             self.riders.close()
             self._shrunk()
             self._reject(Unavailable(CLOSED))
             self._connection.abandon()
+
+    async def _rest(self) -> None:
+        """Waits for something to do; where nothing comes for a moment, there may be time for a checkpoint."""
+        loop = asyncio.get_running_loop()
+        self._idle = loop.create_future()
+        if self._pages < self._checkpoint_at:
+            await self._idle
+            return
+        timer = loop.call_later(_MOMENT, self.notify)
+        await self._idle
+        timer.cancel()
+        if not self._waiting() and self._shrinking is None and not self.closed:
+            await self._checkpoint("PASSIVE")
+
+    async def _gather(self) -> None:
+        """Goes around the loop as long as more comes in each time: who was answered sends the next, and what a sync
+        costs is shared by all that is in it."""
+        before, now = 0, self._waiting()
+        while before < now < _ENOUGH:
+            await asyncio.sleep(0)
+            before, now = now, self._waiting()
+
+    def _waiting(self) -> int:
+        return len(self._jobs) + (self.source.waiting() if self.source is not None else 0)
 
     def _next(self) -> Work | None:
         if self._jobs and self._job_next:
@@ -168,7 +211,7 @@ class Writer:
     async def _perform(self, work: Work) -> None:
         ride = self.riders.board() if self.riders else None
         try:
-            result = await self._connection.run(lambda raw: self._transact(raw, work, ride))
+            result = await self._execute(work, ride)
             error = None if result.error is None else classify(result)
             if error is None:
                 self._pages += work.pages()
@@ -187,23 +230,57 @@ class Writer:
         if isinstance(error, RelayError) and (error is not result.error or result.stuck):
             await self._recover(error, result)
 
+    async def _execute(self, work: Work, ride: Ride | None) -> Result:
+        if ride is None and work.quick() and self._connection.here(self._begin_at_once):
+            filled = self._connection.here(lambda raw: self._fill(raw, work))
+            if isinstance(filled, Result):
+                return filled
+            return await self._connection.run(lambda raw: self._commit(raw, filled))
+        return await self._connection.run(lambda raw: self._transact(raw, work, ride))
+
+    def _begin_at_once(self, raw: sqlite3.Connection) -> bool:
+        """Begins a transaction, where nothing is wrong and nobody else, who would be waited for, writes to the file."""
+        try:
+            self._await_locks(raw, False)
+            raw.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _await_locks(self, raw: sqlite3.Connection, wait: bool) -> None:
+        """Whether what comes next waits for a lock that somebody else holds: on the thread it does."""
+        if self._awaits_locks != wait:
+            raw.execute(f"PRAGMA busy_timeout = {PATIENCE if wait else 0}")
+            self._awaits_locks = wait
+
     def _transact(self, raw: sqlite3.Connection, work: Work, ride: Ride | None = None) -> Result:
         """Runs on the thread. Never raises: what is raised there might not reach the loop as it is."""
-        committing = False
         try:
+            self._await_locks(raw, True)
             raw.execute("BEGIN IMMEDIATE")
             if ride is not None:
                 ride.write(raw)
+        except BaseException as error:
+            return _undo(raw, error, committing=False)
+        filled = self._fill(raw, work)
+        return filled if isinstance(filled, Result) else self._commit(raw, filled)
+
+    def _fill(self, raw: sqlite3.Connection, work: Work) -> Stamp | Result:
+        """Does the work, in the transaction that was begun. Returns what its commit makes true. Never raises."""
+        try:
             appended = work.run(raw)
             stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
             raw.execute("UPDATE meta SET commits = ?, appended = ?", (stamp.commits, stamp.appended))
-            committing = True
+        except BaseException as error:
+            return _undo(raw, error, committing=False)
+        return stamp
+
+    def _commit(self, raw: sqlite3.Connection, stamp: Stamp) -> Result:
+        """Runs on the thread: here the disk is waited for. Never raises."""
+        try:
             raw.execute("COMMIT")
         except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
-                if raw.in_transaction:
-                    raw.execute("ROLLBACK")
-            return Result(error, committing, raw.in_transaction)
+            return _undo(raw, error, committing=True)
         self.stamp = stamp
         try:
             self._witness.write(stamp)
@@ -226,7 +303,7 @@ class Writer:
                 _log.error("database_unavailable", error=str(failure))
             self.trouble = failure
             self._reject(failure)
-            if self._closing.is_set():
+            if self.closed:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
@@ -242,6 +319,7 @@ class Writer:
             await self._connection.close()
         try:
             self._connection = await Connection.writer(self._path, self._factory)
+            self._awaits_locks = True
             stamp, kept = await self._connection.run(
                 lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
             )
@@ -276,20 +354,21 @@ class Writer:
 
     # checkpoints and the end
 
-    async def _checkpoint_if_due(self) -> None:
-        if self._pages < (_CHECKPOINT_LOW if self._space.low() else self._checkpoint_at):
-            return
-        waiting = len(self._jobs) + (self.source.waiting() if self.source is not None else 0)
-        if waiting > _BUSY and self._pages < CHECKPOINT_NOW:
-            return
-        await self._checkpoint("PASSIVE")
+    def _full(self, committed: int) -> bool:
+        """Whether the WAL is to be copied right after a commit that changed so many pages."""
+        low = self._space.low()
+        if self._pages < (_CHECKPOINT_LOW if low else self._checkpoint_at):
+            return False
+        if self._pages >= CHECKPOINT_NOW:
+            return True
+        # After a few events alone comes rather a moment with nothing to do.
+        later = self._checkpoint_at + CHECKPOINT_LATER - CHECKPOINT_SOON
+        return self._waiting() <= _BUSY and (low or committed >= _MANY or self._pages >= later)
 
     async def _checkpoint(self, mode: str) -> None:
         """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later."""
         try:
-            _, pages, copied = await self._connection.run(
-                lambda raw: raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
-            )
+            _, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode))
         except (sqlite3.Error, ValueError) as error:
             _log.warning("checkpoint_failed", error=str(error))
             self._checkpoint_at = self._pages + CHECKPOINT_SOON
@@ -297,6 +376,10 @@ class Writer:
         self._pages = max(pages - copied, 0)
         # Each try sorts all that is left, so while a reader holds it back they become rare.
         self._checkpoint_at = self._pages + max(CHECKPOINT_SOON, self._pages // 2)
+
+    def _copy(self, raw: sqlite3.Connection, mode: str) -> Any:
+        self._await_locks(raw, True)
+        return raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
     def _shrunk(self) -> None:
         shrinking, self._shrinking = self._shrinking, None
@@ -309,8 +392,18 @@ class Writer:
             await self._connection.close()
 
 
+def _undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> Result:
+    with contextlib.suppress(sqlite3.Error):
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+    return Result(error, committing, raw.in_transaction)
+
+
 class _Probe:
     """A transaction that changes nothing but the count of commits."""
+
+    def quick(self) -> bool:
+        return False
 
     def run(self, raw: sqlite3.Connection) -> int:
         return 0

@@ -275,7 +275,7 @@ async def test_another_user_is_sent_away(open_memory: OpenWorld) -> None:
                 with capture_logs() as logs:
                     out, err = await asyncio.wait_for(process.communicate(), TIMEOUT)
                     # He may be gone before the server has looked at who he is.
-                    await eventually(lambda: let_in or bool(logs))
+                    await eventually(lambda let_in=let_in, logs=logs: let_in or logs)
                 assert [line["event"] for line in logs] == ([] if let_in else ["control_refused"])
                 assert (process.returncode, err) == (0, b"")
                 assert ("version" in out.decode()) == let_in

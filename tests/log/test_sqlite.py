@@ -17,10 +17,13 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, CursorLost, NoSpace, Overloaded, Unavailable, Unknown
 from relay_tornado.log import reclaim, rows
+from relay_tornado.log.appends import Batch
+from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
 from relay_tornado.log.pages import Block
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.state import LogState
 from relay_tornado.model import MIB, Bounds, Cursor, Event, Gap, NewEvent, Retention
 from relay_tornado.storage import database as databases
 from relay_tornado.storage import writer as writers
@@ -76,6 +79,43 @@ async def settled(world: SqliteWorld) -> None:
 
 
 # commits
+
+
+@log_test
+async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld) -> None:
+    """What comes in a turn of the loop or two after the answers goes into one transaction, however many senders."""
+    await make(disk.log)
+
+    async def sender(turns: int) -> None:
+        for _ in range(10):
+            await disk.log.append("b", event())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+    before = await commits(disk)
+    await asyncio.gather(*(sender(number % 3) for number in range(60)))
+    assert await commits(disk) - before <= 12
+    assert (await disk.log.bounds("b")).head == 600
+
+
+@log_test
+async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
+    """Those of a few logs and not many bytes, that look for no digest."""
+    await make(disk.log)
+    state = disk.log._logs["b"]
+    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(16)]
+
+    def quick(*added: tuple[LogState, NewEvent]) -> bool:
+        entries = [Entry(of, new, new.size, lambda outcome: None) for of, new in added]
+        return Batch(disk.log._appends, entries).quick()
+
+    small = event(b"x")
+    assert quick((state, small))
+    assert quick(*[(state, small)] * 256)
+    assert quick(*((other, small) for other in others))
+    assert not quick((state, small), *((other, small) for other in others))
+    assert not quick((state, event(b"x" * (257 << 10))))
+    assert not quick((state, small), (state, event(b"x", dedupe=b"digest")))
 
 
 @log_test
@@ -426,7 +466,8 @@ async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tm
     """It holds no more than its budget, and nothing of what was trimmed or dropped."""
     world = await SqliteWorld.open(tmp_path, page_cache=400_000, tail=100_000)
     await make(world.log)
-    await fill(world.log, 3000)
+    await fill(world.log, 2990)
+    await fill(world.log, 10)
     await read_all(world.log)
     pages, tail = world.log._pages, world.log._tail
     assert 0 < pages.used <= 400_000

@@ -248,7 +248,6 @@ async def test_those_in_use_learn_that_events_were_lost(faulty: SqliteWorld, fau
         for _, sql in triggers:
             raw.execute(sql)
     raw.close()
-    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
     with pytest.raises(RelayError):
         await faulty.log.append("b", event())
     await until(lambda: told)

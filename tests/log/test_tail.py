@@ -15,13 +15,13 @@ def test_the_oldest_leaves_first_whichever_log_it_is() -> None:
     tail = Tail(4 * (100 + OVERHEAD))
     a, b = Recent(), Recent()
     for recent, seq in ((a, 1), (b, 1), (a, 2), (b, 2)):
-        tail.add(recent, stored(seq), 100)
+        tail.add(recent, [stored(seq)], 100)
     assert tail.used == 4 * (100 + OVERHEAD)
-    tail.add(b, stored(3), 100)
+    tail.add(b, [stored(3)], 100)
     assert (list(a.events), list(b.events)) == ([2], [1, 2, 3])
-    tail.add(b, stored(4, 3 * 100 + 2 * OVERHEAD), 3 * 100 + 2 * OVERHEAD)
+    tail.add(b, [stored(4, 3 * 100 + 2 * OVERHEAD)], 3 * 100 + 2 * OVERHEAD)
     assert (list(a.events), list(b.events)) == ([], [3, 4])
-    tail.add(a, stored(3, 10_000), 10_000)
+    tail.add(a, [stored(3, 10_000)], 10_000)
     assert (list(a.events), list(b.events), tail.used) == ([], [], 0)
 
 
@@ -29,7 +29,7 @@ def test_a_page_of_the_tail() -> None:
     """It begins right after the position, or there is none; limits hold, but one event always comes."""
     tail, recent = Tail(1 << 20), Recent()
     for seq in range(11, 21):
-        tail.add(recent, stored(seq), 100)
+        tail.add(recent, [stored(seq)], 100)
 
     def seqs(after: int, limit: int, most: int) -> list[int] | None:
         page = recent.read(after, limit, most)
@@ -47,12 +47,12 @@ def test_what_was_trimmed_is_not_read() -> None:
     """A trim lets go of what lies below first at once, and the budget comes out right in the end."""
     tail, recent = Tail(10 * (100 + OVERHEAD)), Recent()
     for seq in range(1, 6):
-        tail.add(recent, stored(seq), 100)
+        tail.add(recent, [stored(seq)], 100)
     tail.trim(recent, 4)
     assert list(recent.events) == [4, 5]
     tail.trim(recent, 9)
     assert recent.read(3, 1, 1) is None
     for seq in range(6, 30):
-        tail.add(recent, stored(seq), 100)
+        tail.add(recent, [stored(seq)], 100)
     assert list(recent.events) == list(range(20, 30))
     assert tail.used == 10 * (100 + OVERHEAD)

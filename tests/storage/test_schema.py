@@ -42,9 +42,9 @@ def raw() -> Iterator[sqlite3.Connection]:
         yield made
 
 
-def insert(raw: sqlite3.Connection, seq: int, log: int = 1, verb: str = "INSERT") -> None:
+def insert(raw: sqlite3.Connection, seq: int, log: int = 1) -> None:
     raw.execute(
-        f"{verb} INTO event VALUES (?, ?, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '::1', ?, NULL, NULL, 0, NULL, '', 0)",
+        "INSERT INTO event VALUES (?, ?, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '::1', ?, NULL, NULL, 0, NULL, '', 0)",
         (log, seq, b"%d" % seq),
     )
 
@@ -70,15 +70,21 @@ def test_an_event_that_is_kept_is_never_deleted(raw: sqlite3.Connection) -> None
     assert "raise the first" in refused(raw, "DELETE FROM event WHERE seq = 3")
 
 
-@pytest.mark.parametrize("verb", ["INSERT", "INSERT OR REPLACE", "INSERT OR IGNORE", "REPLACE"])
-def test_an_event_is_never_replaced(raw: sqlite3.Connection, verb: str) -> None:
-    """An INSERT at or below the head aborts, whatever it says about conflicts; so does one without a log."""
-    for seq in (1, 5):
-        with pytest.raises(sqlite3.IntegrityError, match="seq above its head"):
-            insert(raw, seq, verb=verb)
-    with pytest.raises(sqlite3.IntegrityError, match="needs a log"):
-        insert(raw, 6, log=7, verb=verb)
-    insert(raw, 6, verb=verb)
+def test_a_log_has_no_hole(raw: sqlite3.Connection) -> None:
+    """A head moves only over events that are there, also where a log begins anywhere (after an import)."""
+    assert "no hole" in refused(raw, "UPDATE log SET head = 6")
+    insert(raw, 7)
+    assert "no hole" in refused(raw, "UPDATE log SET head = 7")
+    insert(raw, 6)
+    raw.execute("UPDATE log SET head = 7")
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        insert(raw, 7)
+    raw.execute("INSERT INTO log (bucket) VALUES ('c')")
+    for seq in (41, 42):
+        insert(raw, seq, log=2)
+    assert "no hole" in refused(raw, "UPDATE log SET first = 40, head = 42 WHERE id = 2")
+    assert "no hole" in refused(raw, "UPDATE log SET head = 42 WHERE id = 2")
+    raw.execute("UPDATE log SET first = 41, head = 42 WHERE id = 2")
 
 
 def test_a_log_never_goes_back(raw: sqlite3.Connection) -> None:

@@ -181,6 +181,123 @@ async def test_a_cancelled_caller_does_not_take_its_job_back(settings: Settings)
     await database.close()
 
 
+class Quick:
+    """A work that is quick: `thread` is where it ran, `ended` how it went."""
+
+    def __init__(self, job: Callable[[sqlite3.Connection], Any], quick: bool = True) -> None:
+        self.job = job
+        self.quick = lambda: quick
+        self.thread = 0
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        self.thread = threading.get_ident()
+        self.job(raw)
+        return 0
+
+    def pages(self) -> int:
+        return 1
+
+    def committed(self) -> None:
+        self.ended.set_result(None)
+
+    def failed(self, error: Exception) -> None:
+        self.ended.set_exception(error)
+
+
+class Passenger:
+    """A rider that writes a row."""
+
+    def board(self) -> bool:
+        return True
+
+    def write(self, raw: sqlite3.Connection) -> None:
+        put("rider")(raw)
+
+    def landed(self) -> None: ...
+
+    def bumped(self) -> None: ...
+
+    def refused(self, error: Exception) -> None:
+        raise error
+
+
+@storage_test
+async def test_a_quick_work_runs_in_the_loop(settings: Settings) -> None:
+    """Only its COMMIT goes to the thread; with riders, or where it is not quick, all of it does."""
+    database = await Database.open(settings)
+    here = threading.get_ident()
+    quick, slow, accompanied = Quick(put("a")), Quick(put("b"), quick=False), Quick(put("c"))
+    for work in (quick, slow):
+        database._writer.submit(work)
+        await work.ended
+    database.ride(Passenger())
+    database._writer.submit(accompanied)
+    await accompanied.ended
+    assert quick.thread == here
+    assert slow.thread != here
+    assert accompanied.thread == slow.thread
+    assert await database.read(names) == ["a", "b", "rider", "c"]
+    await database.close()
+
+
+@storage_test
+async def test_the_loop_waits_for_no_lock(settings: Settings, faults: Faults) -> None:
+    """Where somebody else writes to the file, a quick work waits for them on the thread."""
+    database = await Database.open(settings, factory=faults.factory)
+    patience: list[tuple[bool, str]] = []
+
+    def noted(sql: str) -> None:
+        if sql == "BEGIN IMMEDIATE":
+            last = next(each for each in reversed(faults.statements) if "busy_timeout" in each)
+            patience.append((threading.get_ident() == here, last))
+
+    here, faults.before = threading.get_ident(), noted
+    with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        work = Quick(put("a"))
+        database._writer.submit(work)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+        assert not work.ended.done()
+        other.execute("ROLLBACK")
+    await work.ended
+    assert work.thread not in (0, here)
+    after = Quick(put("b"))
+    database._writer.submit(after)
+    await after.ended
+    assert after.thread == here
+    at_once, waiting = "PRAGMA busy_timeout = 0", "PRAGMA busy_timeout = 5000"
+    assert patience == [(True, at_once), (False, waiting), (True, at_once)]
+    assert await database.read(names) == ["a", "b"]
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [("UPDATE meta", Unavailable), ("COMMIT", Unknown), ("INSERT INTO bucket", Unavailable)],
+)
+async def test_a_quick_work_that_fails(
+    settings: Settings, faults: Faults, statement: str, expected: type[Exception]
+) -> None:
+    """Wherever the disk fails, nothing of it stays, it is told once, and the next one is stored."""
+    database = await Database.open(settings, factory=faults.factory)
+    faults.before = once(statement, sqlite3.SQLITE_IOERR)
+    work = Quick(put("a"))
+    database._writer.submit(work)
+    with pytest.raises(expected):
+        await work.ended
+    await until(database.healthy)
+    await database.write(put("b"))
+    assert await database.read(names) == ["b"]
+    database._writer.submit(work := Quick(lambda raw: {}[put("c")(raw)]))  # type: ignore[index]
+    with pytest.raises(LookupError):
+        await work.ended
+    assert await database.read(names) == ["b"]
+    await database.close()
+
+
 class Endless:
     """A source that always has something, as under full load."""
 
@@ -196,6 +313,9 @@ class Endless:
         return 100
 
     def reject(self, error: RelayError) -> None: ...
+
+    def quick(self) -> bool:
+        return False
 
     def run(self, raw: sqlite3.Connection) -> int:
         return 1
@@ -223,7 +343,8 @@ async def test_jobs_and_events_take_turns(settings: Settings) -> None:
 
 @storage_test
 async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults) -> None:
-    """It is copied into the file on the way: at about 1000 pages when others wait, at about 250 when none do."""
+    """It is copied into the file on the way: at about 1000 pages when others wait, and at about 250 when none do,
+    after a large commit or when nothing comes for a moment; after small ones it waits to about 500."""
     database = await Database.open(settings, factory=faults.factory)
 
     def checkpoints() -> int:
@@ -234,14 +355,26 @@ async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults
     database.notify()
     await until(lambda: len(busy.done) == 9)
     assert checkpoints() == 0
-    database.attach(Endless(5))
+    database.attach(Endless(2))
     database.notify()
     await until(lambda: checkpoints() == 1)
-    quiet = Endless(2)
+    quiet = Endless(3)
     quiet.waiting = lambda: 0  # type: ignore[method-assign]
     database.attach(quiet)
     database.notify()
-    await until(lambda: checkpoints() == 2)
+    await until(lambda: checkpoints() == 2 and len(quiet.done) == 3)
+    first, second = (at for at, sql in enumerate(faults.statements) if "wal_checkpoint" in sql)
+    assert faults.statements[first:second].count("COMMIT") == 3
+    for events, copies in ((25, 3), (75, 4)):
+        small = Endless(events)
+        small.waiting = lambda: 0  # type: ignore[method-assign]
+        small.pages = lambda: 7  # type: ignore[method-assign]
+        database.attach(small)
+        database.notify()
+        await until(lambda copies=copies: checkpoints() == copies)
+        await asyncio.sleep(0.05)
+        assert len(small.done) == events
+        assert checkpoints() == copies
     await database.close()
     assert (settings.data / "relay.db").exists()
     assert not (settings.data / "relay.db-wal").exists()
