@@ -5,6 +5,12 @@ what can be decided there.
     refusal = upload.feed(chunk)           an Answer where the body is too much; then it is over
     upload.finish(answered)                calls answered(answer) once, when the event is committed
     upload.abandon()                       where the sender is gone
+
+And for one that is here whole, as most are, with less to do:
+
+    place = ingest.find(target, host)      None where it is for no input
+    refusal = ingest.take(place, …, done)  an Answer; else done(outcome) is called once, when the event is committed
+    answer = ingest.answer(place, outcome)
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ import structlog
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, Invalid, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
 from relay_tornado.limits import Limiter, retry_after
-from relay_tornado.log.contract import EventLog
+from relay_tornado.log.contract import Done, EventLog
 from relay_tornado.model import Appended, Bucket, BucketAuth, BucketId, Input, NewEvent, RateLimit, Verify
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
@@ -34,6 +40,10 @@ from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, stat
 PREFIX = b"/v1/webhooks/"
 DELIVERY_IDS = ("X-GitHub-Delivery", "webhook-id", "Idempotency-Key", "X-Shopify-Webhook-Id")
 """The headers that dedupe "auto" looks for, in this order; the first that is there decides."""
+
+_PLACES = 4096
+_LONGEST_PLACE = 256
+"""How many targets, of at most so many bytes, are kept with what they are for."""
 
 _ORIGIN = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _log = structlog.get_logger(__name__)
@@ -108,12 +118,15 @@ class _Door:
         "bucket",
         "challenge",
         "dedupe_headers",
+        "forwards",
         "input",
         "limiters",
         "max_body",
+        "plain",
         "reject",
         "too_large",
         "verify",
+        "waits",
         "window",
     )
 
@@ -139,6 +152,9 @@ class _Door:
             names = DELIVERY_IDS
         self.dedupe_headers = tuple((name.lower().encode(), header_pattern(name)) for name in names)
         self.window = 0.0 if bucket.dedupe is None else bucket.dedupe.window
+        self.waits = bool(input.response_from_output)
+        self.forwards = any(not output.internal for output in bucket.outputs)
+        self.plain = self.verify is None and not self.dedupe_headers and not bucket.ephemeral
 
     def digest(self, method: str, path: bytes, query: bytes, headers: bytes) -> hashlib._Hash | None:
         """What a repeat is recognised by, the body still to come; None where it is not."""
@@ -148,6 +164,24 @@ class _Door:
                 value = match[1].strip(_BLANKS)
                 return _framed(self.input.id.encode(), method.encode(), path, query, name, value)
         return None
+
+    def give_back(self) -> None:
+        """What was let in by its limits is not stored."""
+        for limiter in self.limiters:
+            limiter.give_back()
+
+
+class Place(NamedTuple):
+    """What a request is for: an input's door, and the path and the query behind it, as in `NewEvent`."""
+
+    door: _Door
+    path: bytes
+    query: bytes
+
+    @property
+    def waits(self) -> bool:
+        """Whether the sender waits for a client's answer once its webhook is stored."""
+        return self.door.waits
 
 
 def _checked(digest: bytes, verdict: Verdict | None) -> bytes:
@@ -211,6 +245,7 @@ class Ingest:
         self._settings = settings
         self._clock = clock
         self._doors: dict[str, _Door] = {}
+        self._places: dict[bytes, Place] = {}
         self._limiters: dict[tuple[str, str], Limiter] = {}
         self._revision = routes.revision
         self.full = error_answer(Overloaded())
@@ -220,26 +255,59 @@ class Ingest:
     def begin(self, head: Head) -> Upload | Answer:
         """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
         bodies on their way 503, too fast 429."""
-        parts = self.locate(head.target, head.host)
-        door = None if parts is None else self._door(parts[0])
-        if parts is None or door is None:
+        place = self.find(head.target, head.host)
+        if place is None:
             self.counters.rejected("not_found")
             return NO_SUCH_INPUT
-        headers = head.headers
+        headers = self._admit(place.door, head.headers, head.content_length or 0)
+        return headers if isinstance(headers, Answer) else Upload(self, place, head, headers)
+
+    def take(self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, done: Done) -> Answer | None:
+        """Takes a webhook that is here whole: its raw header block and its body. Returns the refusal, as `begin` and
+        what follows it would; else `done` is called once, later, with what `answer` makes the answer of. Not for a
+        place where senders wait (`waits`)."""
+        door, path, query = place
+        admitted = self._admit(door, headers, len(body))
+        if isinstance(admitted, Answer):
+            return admitted
+        if door.plain:
+            event = NewEvent(door.input.id, method, path, query, admitted, body, remote_ip)
+        else:
+            digest = door.digest(method, path, query, admitted)
+            if digest is not None:
+                digest.update(body)
+            judged = self.judge(place, method, admitted, body, remote_ip, digest)
+            if isinstance(judged, Answer):
+                door.give_back()
+                return judged
+            event = judged
+        self.log.submit(door.bucket.id, event, done)
+        return None
+
+    def answer(self, place: Place, outcome: Appended | BaseException) -> Answer:
+        """What a sender is told of the outcome of its webhook."""
+        if isinstance(outcome, Appended):
+            return place.door.answer
+        if isinstance(outcome, BucketGone) and self.has(place.door.bucket.id):
+            # A deleted bucket's record goes before its log: the file is damaged, and may be restored.
+            outcome = Unavailable("the bucket's log is missing")
+        return _failed(outcome, self.counters)
+
+    def _admit(self, door: _Door, headers: bytes, declared: int) -> bytes | Answer:
+        """The headers to store of a webhook whose body has so many bytes; or the refusal."""
         if door.auth is not None:
             given = _AUTHORIZATION.findall(headers)
             if len(given) != 1 or not door.auth(given[0].strip(_BLANKS)):
                 self.counters.rejected("unauthorized")
                 return door.challenge
             headers = _AUTHORIZATION.sub(b"", headers)
-        declared = head.content_length or 0
         if declared > door.max_body:
             self.counters.rejected("too_large")
             return door.too_large
         if self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
             return self.full
-        if self.queue_full is not None and self.queue_full(door.bucket.id):
+        if door.forwards and self.queue_full is not None and self.queue_full(door.bucket.id):
             self.counters.rejected("queue_full")
             return _QUEUE_FULL
         if door.limiters:
@@ -250,7 +318,27 @@ class Ingest:
                 return _too_fast(wait)
             for limiter in door.limiters:
                 limiter.take()
-        return Upload(self, door, head, headers, parts[1], parts[2])
+        return headers
+
+    def judge(
+        self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, digest: hashlib._Hash | None
+    ) -> NewEvent | Answer:
+        """The event, with the verdict on its signature; or the refusal, where that does not pass and has to."""
+        door = place.door
+        verified, why = None, ""
+        repeat = None if digest is None else digest.digest()
+        if door.verify is not None:
+            verdict = door.verify(headers, body, time.time())
+            verified, why = verdict.verified, verdict.reason
+            if not verified and door.reject:
+                self.counters.rejected("signature")
+                return text_answer(401, f"This webhook's signature does not pass: {why}. It was not stored.")
+            if repeat is not None:
+                repeat = _checked(repeat, verdict)
+        return NewEvent(
+            door.input.id, method, place.path, place.query, headers, body, remote_ip, repeat, door.window,
+            None, None, False, verified, why, door.bucket.ephemeral,
+        )  # fmt: skip
 
     def make(
         self,
@@ -298,6 +386,24 @@ class Ingest:
         )
         return self.log.append(door.bucket.id, event)
 
+    def find(self, target: bytes, host: str) -> Place | None:
+        """Where a request goes; None where it is for no input. `host` is the Host header."""
+        if self._revision != self._routes.revision:
+            self._renew()
+        return self._places.get(target) or self._look_up(target, host)
+
+    def _look_up(self, target: bytes, host: str) -> Place | None:
+        parts = self.locate(target, host)
+        door = None if parts is None else self._door(parts[0])
+        if parts is None or door is None:
+            return None
+        place = Place(door, parts[1], parts[2])
+        if target.startswith(PREFIX) and len(target) <= _LONGEST_PLACE:
+            if len(self._places) >= _PLACES:
+                self._places.clear()
+            self._places[target] = place
+        return place
+
     def locate(self, target: bytes, host: str) -> tuple[str, bytes, bytes] | None:
         """Input id, path and query that a request is for, by its ingest URL or by an input's own domain and path
         prefix; None where it is for no input. `host` is the Host header."""
@@ -314,9 +420,7 @@ class Ingest:
 
     def _door(self, input_id: str) -> _Door | None:
         if self._revision != self._routes.revision:
-            self._revision = self._routes.revision
-            self._doors.clear()
-            self._forget_limiters()
+            self._renew()
         door = self._doors.get(input_id)
         if door is None:
             route = self._routes.find(input_id)
@@ -330,6 +434,13 @@ class Ingest:
             door = _Door(bucket, found, self._settings, tuple(each for each in limiters if each is not None))
             self._doors[input_id] = door
         return door
+
+    def _renew(self) -> None:
+        """Forgets what was worked out of records that have changed."""
+        self._revision = self._routes.revision
+        self._doors.clear()
+        self._places.clear()
+        self._forget_limiters()
 
     def _limiter(self, key: tuple[str, str], limit: RateLimit | None) -> Limiter | None:
         """The limiter of an input or a bucket, as full as it was left."""
@@ -354,18 +465,34 @@ class Upload:
     """A webhook on its way in. Its bytes count against the ingest buffer as they arrive, until it is handed to the
     log, refused or abandoned."""
 
-    __slots__ = ("_body", "_digest", "_door", "_event", "_ingest", "_leave", "_left", "_size", "_spent")
+    __slots__ = (
+        "_body",
+        "_digest",
+        "_door",
+        "_headers",
+        "_ingest",
+        "_leave",
+        "_left",
+        "_method",
+        "_place",
+        "_remote_ip",
+        "_size",
+        "_spent",
+    )
 
-    def __init__(self, ingest: Ingest, door: _Door, head: Head, headers: bytes, path: bytes, query: bytes) -> None:
+    def __init__(self, ingest: Ingest, place: Place, head: Head, headers: bytes) -> None:
         self._ingest = ingest
-        self._door = door
-        self._event = (door.input.id, head.method, path, query, headers, head.remote_ip)
+        self._place = place
+        self._door = door = place.door
+        self._method = head.method
+        self._headers = headers
+        self._remote_ip = head.remote_ip
         self._body: bytes | bytearray = b""
         self._size = 0
         self._spent = bool(door.limiters)
         self._left = False
         self._leave: Callable[[], None] | None = None
-        self._digest = door.digest(head.method, path, query, headers)
+        self._digest = door.digest(head.method, place.path, place.query, headers)
 
     def feed(self, chunk: bytes) -> Answer | None:
         """Takes bytes of the body. Returns the refusal (413, 503) where they are too many; then the upload is over."""
@@ -394,48 +521,29 @@ class Upload:
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
         its signature is refused."""
-        input_id, method, path, query, headers, remote_ip = self._event
-        door, body = self._door, bytes(self._body)
-        digest = None if self._digest is None else self._digest.digest()
-        verified, why = None, ""
-        if door.verify is not None:
-            verdict = door.verify(headers, body, time.time())
-            verified, why = verdict.verified, verdict.reason
-            if not verified and door.reject:
-                self.abandon()
-                self._ingest.counters.rejected("signature")
-                answered(text_answer(401, f"This webhook's signature does not pass: {why}. It was not stored."))
-                return
-            if digest is not None:
-                digest = _checked(digest, verdict)
-        bucket = door.bucket
-        event = NewEvent(
-            input_id, method, path, query, headers, body, remote_ip, digest, door.window,
-            None, None, False, verified, why, bucket.ephemeral,
-        )  # fmt: skip
+        ingest, place, door = self._ingest, self._place, self._door
+        event = ingest.judge(place, self._method, self._headers, bytes(self._body), self._remote_ip, self._digest)
+        if isinstance(event, Answer):
+            self.abandon()
+            answered(event)
+            return
         self._spent = False
-        ingest = self._ingest
         ingest.buffered -= self._size
         self._size = 0
         self._body = b""
 
         def appended(outcome: Appended | BaseException) -> None:
-            if isinstance(outcome, BaseException):
-                if isinstance(outcome, BucketGone) and ingest.has(bucket.id):
-                    # A deleted bucket's record goes before its log: the file is damaged, and may be restored.
-                    outcome = Unavailable("the bucket's log is missing")
-                answered(_failed(outcome, ingest.counters))
-            elif not door.input.response_from_output:
-                answered(door.answer)
+            if not door.waits or isinstance(outcome, BaseException):
+                answered(ingest.answer(place, outcome))
             elif not self._left:
-                self._leave = ingest.answers.wait(bucket, door.input, outcome, answered)
+                self._leave = ingest.answers.wait(door.bucket, door.input, outcome, answered)
 
-        ingest.log.submit(bucket.id, event, appended)
+        ingest.log.submit(door.bucket.id, event, appended)
 
     @property
     def waits(self) -> bool:
         """Whether the sender waits for a client's answer once its webhook is stored."""
-        return bool(self._door.input.response_from_output)
+        return self._door.waits
 
     def leave(self) -> None:
         """The sender left after its webhook was whole: it waits for no client's answer. May be repeated."""
@@ -450,8 +558,7 @@ class Upload:
         self._body = b""
         if self._spent:
             self._spent = False
-            for limiter in self._door.limiters:
-                limiter.give_back()
+            self._door.give_back()
 
 
 def _failed(error: BaseException, counters: Counters) -> Answer:

@@ -14,7 +14,9 @@ from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Bucket, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.signatures import sign
 from relay_tornado.wire.answers import Answer
-from tests.test_ingest import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, run
+from tests.test_ingest import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, run, ways
+
+__all__ = ["ways"]
 
 
 def replace_input(**changes: Any) -> Bucket:

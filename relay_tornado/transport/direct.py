@@ -19,7 +19,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from relay_tornado.ingest import PREFIX, Head, Ingest, Upload
+from relay_tornado.ingest import PREFIX, Head, Ingest, Place, Upload
+from relay_tornado.model import Appended
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
 from relay_tornado.transport.heads import has_end, read_head
@@ -57,21 +58,22 @@ class Direct:
         self.trust = trust
         self.owner = owner
         self.loop = asyncio.get_running_loop()
-        self.buffer = memoryview(bytearray(READ_SIZE))
+        self.buffer = bytearray(READ_SIZE)
         """Where everything is read into: it holds nothing from one callback to the next."""
+        self.view = memoryview(self.buffer)
         self.max_header = settings.max_header
         self.idle_timeout = settings.idle_timeout
         self.head_timeout = settings.head_timeout
         self.body_timeout = settings.body_timeout
         self.discard_limit = 2 * settings.large_max_body
         self._answer: Answer | None = None
-        self._date = self._encoded = b""
+        self._until = 0
+        self._encoded = b""
 
     def encoded(self, answer: Answer) -> bytes:
         """The answer as it goes out on a connection that goes on. Most answers are the one before once more."""
-        date = date_line()
-        if answer is not self._answer or date is not self._date:
-            self._answer, self._date, self._encoded = answer, date, answer.encode(date)
+        if answer is not self._answer or time.time() >= self._until:
+            self._answer, self._until, self._encoded = answer, int(time.time()) + 1, answer.encode(date_line())
         return self._encoded
 
 
@@ -102,6 +104,7 @@ class DirectConnection:
         "_is_head",
         "_left",
         "_out",
+        "_place",
         "_proxy",
         "_reading",
         "_refused",
@@ -134,6 +137,7 @@ class DirectConnection:
         self._rest = b""
         self._scanned = 0
         self._running = False
+        self._place: Place | None = None
         self._upload: Upload | None = None
         self._refused = False
         self._left = 0
@@ -195,9 +199,9 @@ class DirectConnection:
     # in
 
     def _readable(self) -> None:
-        buffer = self._shared.buffer
+        shared = self._shared
         try:
-            size = self.socket.recv_into(buffer)
+            size = self.socket.recv_into(shared.buffer)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -205,13 +209,52 @@ class DirectConnection:
         if not size:
             self.close()
             return
-        data = bytes(buffer[:size])
+        if self._state is _HEAD and not self._rest:
+            try:
+                if self._take(size):
+                    return
+            except Exception:
+                self._failed()
+                return
+        data = bytes(shared.view[:size])
         self._rest = self._rest + data if self._rest else data
         if self._state is _ANSWER:
             self._reading = False
-            self._shared.loop.remove_reader(self._fd)
+            shared.loop.remove_reader(self._fd)
         else:
             self._run()
+
+    def _take(self, size: int) -> bool:
+        """Takes what was read if it is one webhook and nothing else, which most are; it is not copied first."""
+        shared = self._shared
+        buffer, ingest = shared.buffer, shared.ingest
+        head = read_head(buffer, size)
+        if head is None:
+            return False
+        method, target, block, start, host, length, keeps = head
+        if start + length != size or start > shared.max_header:
+            return False
+        if self._proxy:
+            host = self._through(bytes(shared.view[:start])) or host
+        place = ingest.find(target, host)
+        if place is None or place.waits:
+            return False
+        self._is_head = method == "HEAD"
+        self._ends = not keeps
+        self._place = place
+        self._state = _ANSWER
+        self.deadline = NEVER
+        refusal = ingest.take(place, method, block, bytes(shared.view[start:size]), self.remote_ip, self._stored)
+        if refusal is not None:
+            self._answered(refusal)
+        return True
+
+    def _through(self, head: bytes) -> str | None:
+        """Who sent a request that came through a proxy. Returns the host that it asked for, where the proxy says."""
+        origin = self._shared.trust.origin(self._proxy, head)
+        self.remote_ip = origin.address
+        self.protocol = origin.scheme or "http"
+        return origin.host
 
     def _run(self) -> None:
         """Works on what was read, a request after another, until one has to wait."""
@@ -229,19 +272,22 @@ class DirectConnection:
                 else:
                     break
         except Exception:
-            _log.exception("request_failed")
-            self.close()
+            self._failed()
         finally:
             self._running = False
         if not self._reading and self._state in (_HEAD, _BODY):
             self._reading = True
             self._shared.loop.add_reader(self._fd, self._readable)
 
+    def _failed(self) -> None:
+        _log.exception("request_failed")
+        self.close()
+
     def _begin(self) -> bool:
         """Begins with the next request. Returns whether its head was there."""
         data, shared = self._rest, self._shared
         ingest = shared.ingest
-        head = None if self._scanned and not has_end(data, self._scanned) else read_head(data)
+        head = None if self._scanned and not has_end(data, self._scanned) else read_head(data, len(data))
         if head is None:
             if len(data) > shared.max_header or has_end(data, self._scanned):
                 self._hand_over(data)
@@ -253,21 +299,17 @@ class DirectConnection:
             return False
         method, target, block, size, host, length, keeps = head
         self._scanned = 0
-        name = ""
         if self._proxy:
-            origin = shared.trust.origin(self._proxy, data[:size])
-            self.remote_ip = origin.address
-            self.protocol = origin.scheme or "http"
-            name = origin.host or ""
-        name = name or host.decode("latin-1")
-        if size > shared.max_header or (not target.startswith(PREFIX) and ingest.locate(target, name) is None):
+            host = self._through(data[:size]) or host
+        place = ingest.find(target, host)
+        if size > shared.max_header or (place is None and not target.startswith(PREFIX)):
             self._hand_over(data)
             return False
         self._is_head = method == "HEAD"
         self._ends = not keeps
         body = data[size : size + length]
         self._rest = data[size + length :]
-        outcome = ingest.begin(Head(method, target, block, length, self.remote_ip, name))
+        outcome = ingest.begin(Head(method, target, block, length, self.remote_ip, host))
         self._left = length
         self._refused = False
         if isinstance(outcome, Upload):
@@ -324,6 +366,14 @@ class DirectConnection:
 
     # out
 
+    def _stored(self, outcome: Appended | BaseException) -> None:
+        assert self._place is not None
+        answer = self._shared.ingest.answer(self._place, outcome)
+        if self._state is not _GONE:
+            self._send(answer)
+            if self._out is None and self._state is not _GONE:
+                self._next()
+
     def _answered(self, answer: Answer) -> None:
         if self._state is _GONE:
             return
@@ -348,10 +398,10 @@ class DirectConnection:
         self._send(answer)
 
     def _send(self, answer: Answer) -> None:
-        if self._ends or self.last:
-            data = answer.encode(date_line() + CLOSE, head=self._is_head)
+        if not (self._ends or self.last or self._is_head):
+            data = self._shared.encoded(answer)
         else:
-            data = answer.encode(date_line(), head=True) if self._is_head else self._shared.encoded(answer)
+            data = answer.encode(date_line() + (CLOSE if self._ends or self.last else b""), head=self._is_head)
         try:
             sent = self.socket.send(data)
         except (BlockingIOError, InterruptedError):

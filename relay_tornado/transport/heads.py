@@ -8,7 +8,8 @@ ways, and what is refused is refused in one place. Pure: bytes in, values out.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TypeAlias
 
 _HEAD = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/[\x21-\x7e\x80-\xff]*+) HTTP/1\.1\r\n"
@@ -18,57 +19,57 @@ _END = re.compile(rb"\r?\n\r?\n")
 """What Tornado takes for the end of a head."""
 
 _DECISIVE = re.compile(rb"\n(?:host|content-length|connection|transfer-encoding|expect):[^\r]*+")
-"""The lines, of a block in lower case, that say how long a request is and what becomes of its connection."""
+"""The lines, of a block in lower case, that say how long a request is and what becomes of its connection, each with the
+line end before it."""
 
 _BLANKS = b" \t"
 _LONGEST_LENGTH = 15
 """Digits of a Content-Length."""
 
+_LONGEST_KNOWN = 512
+"""Bytes of decisive lines that are kept with their meaning."""
 
-class Request(NamedTuple):
-    """A webhook's head, if it is one: `block` is its header lines as they came, `size` what the whole head took.
-    `keeps` is whether the connection goes on after it."""
-
-    method: str
-    target: bytes
-    block: bytes
-    size: int
-    host: bytes
-    length: int
-    keeps: bool
+Request: TypeAlias = tuple[str, bytes, bytes, int, str, int, bool]
+"""A webhook's head, if it is one: method, target, header lines as they came, bytes of the whole head, Host, bytes of
+the body, and whether the connection goes on after it."""
 
 
-def read_head(data: bytes) -> Request | None:
-    """The head that the data begins with; None where it is not whole, or not to be read here."""
-    match = _HEAD.match(data)
+def read_head(data: bytes | bytearray, size: int) -> Request | None:
+    """The head that the first `size` bytes of the data begin with; None where it is not whole, or not to be read
+    here."""
+    match = _HEAD.match(data, 0, size)
     if match is None:
         return None
     method, target, block = match.groups()
+    lines = b"".join(_DECISIVE.findall(b"\n" + block.lower()))
+    framing = _framing(lines) if len(lines) <= _LONGEST_KNOWN else _framing.__wrapped__(lines)
+    if framing is None:
+        return None
+    host, length, keeps = framing
+    return method.decode("ascii"), target, block, match.end(), host, length, keeps
+
+
+@lru_cache(maxsize=4096)
+def _framing(lines: bytes) -> tuple[str, int, bool] | None:
+    """Host, bytes of the body, and whether the connection goes on, by the decisive lines of a head; None where
+    they are not to be read here. The same senders send the same lines again and again."""
     host: bytes | None = None
     digits: bytes | None = None
     keeps: bool | None = None
-    for line in _DECISIVE.findall(b"\n" + block.lower()):
-        if line.startswith(b"\nhost:"):
-            if host is not None:
-                return None
-            host = line[6:].strip(_BLANKS)
-        elif line.startswith(b"\ncontent-length:"):
-            if digits is not None:
-                return None
-            digits = line[16:].strip(_BLANKS)
-            if not digits.isdigit() or len(digits) > _LONGEST_LENGTH:
-                return None
-        elif line.startswith(b"\nconnection:"):
-            word = line[12:].strip(_BLANKS)
-            if keeps is not None or word not in (b"keep-alive", b"close"):
-                return None
-            keeps = word == b"keep-alive"
+    for line in lines.split(b"\n")[1:]:
+        name, _, value = line.partition(b":")
+        value = value.strip(_BLANKS)
+        if name == b"host" and host is None:
+            host = value
+        elif name == b"content-length" and digits is None and value.isdigit() and len(value) <= _LONGEST_LENGTH:
+            digits = value
+        elif name == b"connection" and keeps is None and value in (b"keep-alive", b"close"):
+            keeps = value == b"keep-alive"
         else:
             return None
     if host is None:
         return None
-    length = 0 if digits is None else int(digits)
-    return Request(method.decode("ascii"), target, block, match.end(), host, length, keeps is not False)
+    return host.decode("latin-1"), 0 if digits is None else int(digits), keeps is not False
 
 
 def has_end(data: bytes, start: int) -> bool:

@@ -397,6 +397,39 @@ async def test_a_failure_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gen_test
+async def test_a_failure_of_a_whole_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where it came at once."""
+    monkeypatch.setattr(Ingest, "take", lambda *_: 1 // 0)
+    async with edge() as site, Raw(site.port) as raw:
+        with structlog.testing.capture_logs() as lines:
+            raw.send(request(URL, b"x"))
+            assert await raw.closed() == b""
+        assert [line["event"] for line in lines] == ["request_failed"]
+        assert not site.site.listener.connections
+        assert await site.events() == []
+
+
+@pytest.mark.gen_test
+async def test_however_a_webhook_is_cut() -> None:
+    """In one piece or in two, alone or with the next behind it: the same events in the same order."""
+    sent = [request(URL + b"/%d?q" % number, b"body %d" % number, b"X-A: b\r\n") for number in range(4)]
+    whole = b"".join(sent)
+    first = len(sent[0])
+    async with edge() as site:
+        cuts = (*range(1, first + 3), first + 40, len(whole) - 1, len(whole))
+        for cut in cuts:
+            async with Raw(site.port) as raw:
+                raw.send(whole[:cut])
+                await asyncio.sleep(0.002)
+                raw.send(whole[cut:])
+                assert [(await raw.reply()).status for _ in sent] == [200] * 4
+        events = await site.events()
+        assert [event.body for event in events] == [b"body %d" % number for number in range(4)] * len(cuts)
+        assert {(event.path, event.query) for event in events} == {(b"/%d" % number, b"q") for number in range(4)}
+        assert len({event.headers for event in events}) == 1
+
+
+@pytest.mark.gen_test
 async def test_a_reset() -> None:
     """A sender that cuts its connection leaves nothing behind, at whatever point it does."""
     sent = request(URL, b"x" * 300_000)

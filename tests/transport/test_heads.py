@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPInputError, RequestStartLine, parse_request_start_line
 
 from relay_tornado.handlers.heads import header_block, names_host
+from relay_tornado.transport import heads
 from relay_tornado.transport.heads import has_end, read_head
 
 LINE = b"POST /v1/webhooks/a?b HTTP/1.1\r\n"
@@ -65,29 +66,30 @@ def tornado(head: bytes) -> tuple[RequestStartLine, HTTPHeaders] | None:
 def test_nothing_is_read_otherwise(line: bytes, block: bytes, end: bytes, behind: bytes) -> None:
     """What is read here Tornado takes, and reads as the same method, target, host, framing and keep-alive."""
     data = line + block + end + behind
-    request = read_head(data)
-    if request is None:
+    found = read_head(data, len(data))
+    if found is None:
         return
-    head = data[: request.size]
+    method, target, lines, size, host, length, keeps = found
+    head = data[:size]
     assert has_end(head, 0)
     assert names_host(head)
     read = tornado(head)
     assert read is not None
     start, headers = read
-    assert (start.method, start.path.encode("latin-1"), start.version) == (request.method, request.target, "HTTP/1.1")
-    assert request.block == header_block(head)
-    assert headers["Host"].lower().encode("latin-1") == request.host
+    assert (start.method, start.path.encode("latin-1"), start.version) == (method, target, "HTTP/1.1")
+    assert lines == header_block(head)
+    assert headers["Host"].lower() == host
     assert "Transfer-Encoding" not in headers
     assert "Expect" not in headers
     assert headers.get_list("Content-Length") in ([], [headers.get("Content-Length", "")])
-    assert int(headers.get("Content-Length", "0")) == request.length
-    assert (headers.get("Connection", "").lower() != "close") is request.keeps
+    assert int(headers.get("Content-Length", "0")) == length
+    assert (headers.get("Connection", "").lower() != "close") is keeps
 
 
 def test_an_ordinary_webhook() -> None:
     """Every part of a head comes out, and how long it is."""
-    assert read_head(PLAIN + b"abc") == (
-        "POST", b"/v1/webhooks/a?b", b"Host: h\r\nUser-Agent: t\r\nContent-Length: 3\r\n", len(PLAIN), b"h", 3, True
+    assert read_head(PLAIN + b"abc", len(PLAIN) + 3) == (
+        "POST", b"/v1/webhooks/a?b", b"Host: h\r\nUser-Agent: t\r\nContent-Length: 3\r\n", len(PLAIN), "h", 3, True
     )  # fmt: skip
 
 
@@ -104,9 +106,10 @@ def test_an_ordinary_webhook() -> None:
 )
 def test_what_is_read(lines: bytes, length: int, keeps: bool) -> None:
     """Names count whole and in any case, values without the blanks around them."""
-    request = read_head(LINE + lines + b"\r\n")
-    assert request is not None
-    assert (request.block, request.length, request.keeps) == (lines, length, keeps)
+    data = LINE + lines + b"\r\n"
+    found = read_head(data, len(data))
+    assert found is not None
+    assert (found[2], found[5], found[6]) == (lines, length, keeps)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +157,7 @@ def test_what_is_read(lines: bytes, length: int, keeps: bool) -> None:
 )
 def test_what_is_not_read_here(head: bytes) -> None:
     """Whatever two parsers might read in two ways is left to Tornado."""
-    assert read_head(head) is None
+    assert read_head(head, len(head)) is None
 
 
 def test_the_end_of_a_head() -> None:
@@ -165,3 +168,18 @@ def test_the_end_of_a_head() -> None:
         for size in range(len(data)):
             assert not has_end(data[:size], 0)
             assert has_end(data, max(size - 3, 0))
+
+
+def test_what_is_remembered_of_heads_is_bounded() -> None:
+    """Neither by how many there are nor by how long they are do they fill the memory."""
+    for number in range(5000):
+        data = LINE + b"Host: h%d\r\n\r\n" % number
+        assert read_head(data, len(data)) is not None
+    before = heads._framing.cache_info()
+    assert before.currsize <= 4096
+    data = LINE + b"Host: " + b"h" * 10_000 + b"\r\n\r\n"
+    for _ in range(2):
+        found = read_head(data, len(data))
+        assert found is not None
+        assert found[4] == "h" * 10_000
+    assert heads._framing.cache_info() == before
