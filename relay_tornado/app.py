@@ -177,7 +177,7 @@ class Relay:
                     functools.partial(engine.registry.list, "bucket"),
                     settings.search_index,
                     room=lambda: engine.database.room,
-                    events=lambda: counters.events,
+                    events=lambda: counters.events + counters.deliveries // 4,
                 )
                 site.rest.logs.searching.index = index
                 _keep_running(stack, index.run(), "relay-search")

@@ -26,7 +26,6 @@ from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
-from relay_tornado.storage.start import secure
 
 SEGMENTS: Final = 32
 """About how many segments a full index has."""
@@ -87,7 +86,7 @@ class Index:
         events: Callable[[], int] = lambda: 0,
     ) -> None:
         """`bound` is how many bytes it may have, `room` how many the disk may lose, `events` how many were ever
-        appended."""
+        taken in; deliveries may be among them, by what they cost."""
         self.path = folder / file.NAME
         self._log = log
         self._buckets = buckets
@@ -327,8 +326,7 @@ class Index:
     async def _open(self) -> None:
         if self._writer is not None:
             return
-        secure(self.path)
-        self._writer = await Connection.writer(self.path)
+        self._writer = await beside.writer(self.path)
         self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
         self._used = await self._writer.run(file.used)
         self._reader = await Connection.reader(self.path)

@@ -19,7 +19,6 @@ from relay_tornado.model import BucketId
 from relay_tornado.series import file
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
-from relay_tornado.storage.start import secure
 
 Span: TypeAlias = Literal["hour", "day", "month"]
 
@@ -196,8 +195,7 @@ class Series:
         if self._connection is not None and not self.path.exists():
             await self.close()
         if self._connection is None and time.monotonic() >= self._retry:
-            secure(self.path)
-            connection = await Connection.writer(self.path)
+            connection = await beside.writer(self.path)
             try:
                 await connection.run(file.prepare)
             except BaseException:

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
+
+from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.start import secure
 
 T = TypeVar("T")
+
+_NICENESS: Final = 10
+"""Of the threads that write such files. Not more: one may be kept waiting with the interpreter's lock in its hands."""
+
+
+async def writer(path: Path) -> Connection:
+    """A connection for writing, whose thread gives way to all others. Raises sqlite3.Error."""
+    secure(path)
+    connection = await Connection.writer(path)
+    await connection.run(lambda raw: _give_way())
+    return connection
+
+
+def _give_way() -> None:
+    thread = threading.get_native_id()
+    # Elsewhere a thread has no niceness of its own.
+    if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
+        os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def prepare(raw: sqlite3.Connection, name: str, version: int, schema: str) -> None:
