@@ -43,7 +43,7 @@ function request()
 end
 """
 _RATE = re.compile(r"Requests/sec: *([0-9.]+)")
-_SHARE = re.compile(r"^ *(50|99)% +([0-9.]+)(us|ms|s|m)$", re.MULTILINE)
+_SHARE = re.compile(r"^ *(50|99)% +([0-9.]+)(us|ms|s|m) *$", re.MULTILINE)
 _UNITS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 
 
@@ -94,6 +94,8 @@ def wrk(loop: Loop, port: int, paths: Sequence[str], connections: int, seconds: 
     rate = _RATE.search(said)
     shares = {share: float(value) * _UNITS[unit] for share, value, unit in _SHARE.findall(said)}
     if rate is None or "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"wrk: {said}")
+    if len(shares) < 2:
         raise RuntimeError(f"wrk: {said}")
     return Blast(float(rate[1]), shares["50"], shares["99"])
 

@@ -1,0 +1,68 @@
+"""What is used of Tornado beyond its public part: each name here, and what it is thought to do."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import socket
+from collections import deque
+
+import pytest
+import websockets
+from tornado.iostream import IOStream
+from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
+
+from relay_tornado.handlers import socket as sockets
+from relay_tornado.handlers.connection import _Short
+from tests.handlers.edge import edge
+
+
+def test_who_reads_the_frames() -> None:
+    """`_receive_frame_loop` is the coroutine that reads a WebSocket's frames to its end, and what `accept_connection`
+    awaits last; `_abort` ends it."""
+    assert inspect.iscoroutinefunction(WebSocketProtocol13._receive_frame_loop)
+    accept = inspect.getsource(WebSocketProtocol13._accept_connection)
+    assert accept.rstrip().endswith("await self._receive_frame_loop()")
+    assert callable(WebSocketProtocol._abort)
+    assert issubclass(sockets._Protocol, WebSocketProtocol13)
+    assert _WebSocketParams().max_message_size > 0
+
+
+@pytest.mark.gen_test
+async def test_a_quiet_stream_lets_go_of_its_deques() -> None:
+    """`_write_futures` and `_write_buffer._buffers` are deques, empty while nothing is written, and a list that pops
+    from its left does as well: what is written in many pieces, some of them large, arrives in order, and each write is
+    told."""
+    ours, theirs = socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    stream, reader = IOStream(ours), IOStream(theirs)
+    assert isinstance(stream._write_futures, deque)
+    assert isinstance(stream._write_buffer._buffers, deque)
+    assert not stream._write_futures
+    assert not stream._write_buffer._buffers
+    stream._write_futures = _Short()  # type: ignore[assignment]
+    stream._write_buffer._buffers = _Short()  # type: ignore[assignment]
+    pieces = [bytes([number]) * size for number, size in enumerate([1, 100_000, 10, 5_000, 70_000, 1, 0, 3] * 5)]
+    writes = [asyncio.ensure_future(stream.write(piece)) for piece in pieces]
+    assert stream.writing()
+    assert stream._write_buffer._buffers
+    whole = b"".join(pieces)
+    assert await asyncio.wait_for(reader.read_bytes(len(whole)), 20) == whole
+    await asyncio.wait_for(asyncio.gather(*writes), 20)
+    assert not stream.writing()
+    assert not stream._write_futures
+    stream.close()
+    reader.close()
+
+
+@pytest.mark.gen_test
+async def test_a_socket_is_read_in_a_task_of_its_own() -> None:
+    """Once a WebSocket is open, the request that opened it has ended, and its stream has no deque any more."""
+    async with edge() as site, websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None):
+        [connection] = site.site.listener.connections
+        assert isinstance(connection, IOStream)
+        assert type(connection._write_futures) is _Short
+        assert type(connection._write_buffer._buffers) is _Short
+        [conversation] = site.site.sockets._live
+        protocol = conversation._handler.ws_connection  # type: ignore[attr-defined]
+        assert not protocol._receiving.done()
