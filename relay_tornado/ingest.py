@@ -41,6 +41,9 @@ PREFIX = b"/v1/webhooks/"
 DELIVERY_IDS = ("X-GitHub-Delivery", "webhook-id", "Idempotency-Key", "X-Shopify-Webhook-Id")
 """The headers that dedupe "auto" looks for, in this order; the first that is there decides."""
 
+MOST_METHOD = 40
+"""Characters of a method. It is no part of an event's size, so it must be small."""
+
 _PLACES = 4096
 _LONGEST_PLACE = 256
 """How many targets, of at most so many bytes, are kept with what they are for."""
@@ -252,13 +255,16 @@ class Ingest:
         self.queue_full: Callable[[BucketId], bool] | None = None
         """Whether too many events of a bucket wait for one of its outputs; the composition root puts it here."""
 
-    def begin(self, head: Head) -> Upload | Answer:
+    def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
         """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
-        bodies on their way 503, too fast 429."""
-        place = self.find(head.target, head.host)
+        bodies on their way 503, too fast 429. `place` is what the head is for, where that is known already."""
+        place = place or self.find(head.target, head.host)
         if place is None:
             self.counters.rejected("not_found")
             return NO_SUCH_INPUT
+        if len(head.method) > MOST_METHOD:
+            self.counters.rejected("invalid")
+            return _LONG_METHOD
         headers = self._admit(place.door, head.headers, head.content_length or 0)
         return headers if isinstance(headers, Answer) else Upload(self, place, head, headers)
 
@@ -579,6 +585,7 @@ def _too_fast(wait: float) -> Answer:
     )
 
 
+_LONG_METHOD = text_answer(400, f"The method of this request is longer than {MOST_METHOD} characters.")
 _QUEUE_FULL = text_answer(
     429,
     "As many webhooks as may be wait for this bucket's destination. This one was not stored: send it again later.",

@@ -26,10 +26,13 @@ from relay_tornado.model import NewEvent
 from relay_tornado.settings import Settings
 from relay_tornado.storage.work import Stale, again
 
+_QUICK_EVENTS = 256
 _QUICK_BYTES = 256 << 10
-_QUICK_LOGS = 16
-"""What a commit may hold to be quick: the pages that it changes are the last ones of the table, and of the index the
-last one for each log. Digests lie anywhere, and have to be looked for on the disk."""
+_QUICK_LOGS = 64
+_WARM = 60.0
+"""What a commit may hold to be quick: so much, of logs that were appended to within so many seconds. What it changes
+are the last pages of the table, and of the index the last one for each such log, which are in memory then. Digests lie
+anywhere, and have to be looked for on the disk."""
 
 _log = structlog.get_logger(__name__)
 
@@ -78,8 +81,11 @@ class Appends:
 
     def take(self) -> Batch | None:
         """The next transaction: in order, at most so many events and bytes, at least one event."""
-        if self._alone:
-            return Batch(self, [self._alone.popleft()])
+        while self._alone:
+            entry = self._alone.popleft()
+            if not entry.state.gone:
+                return Batch(self, [entry])
+            self._fail(entry, BucketGone(entry.state.bucket_id))
         entries: list[Entry] = []
         queue, room = self._queue, self._batch_bytes
         while queue and len(entries) < self._batch_events:
@@ -157,9 +163,13 @@ class Batch:
 
     def quick(self) -> bool:
         entries = self._entries
+        if len(entries) > _QUICK_EVENTS or sum([entry.size for entry in entries]) > _QUICK_BYTES:
+            return False
+        states = {entry.state for entry in entries}
+        since = time.time() - _WARM
         return (
-            sum([entry.size for entry in entries]) <= _QUICK_BYTES
-            and len({entry.state.key for entry in entries}) <= _QUICK_LOGS
+            len(states) <= _QUICK_LOGS
+            and all(state.last_at >= since for state in states)
             and all(entry.event.dedupe is None for entry in entries)
         )
 

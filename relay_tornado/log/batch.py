@@ -61,7 +61,7 @@ class Plan:
         self.count = 0
 
     def write(self, raw: sqlite3.Connection) -> None:
-        """On the writer's thread, inside its transaction."""
+        """Inside the writer's transaction."""
         if not self.count:
             return
         rows.insert(raw, self.values, self.marked)

@@ -43,9 +43,9 @@ _INSERT = _many(f"INSERT INTO event ({_PLAIN}) VALUES {{}}", _row(PLAIN))  # noq
 _INSERT_MARKED = _many(f"INSERT INTO event ({_PLAIN}, {_MARKS}) VALUES {{}}", _row(MARKED))  # noqa: S608
 _GROW = _many(
     "UPDATE log SET head = v.column2, bytes = bytes + v.column3, last_at = v.column4 FROM (VALUES {}) AS v"
-    " WHERE log.id = v.column1",
+    " WHERE log.id = v.column1 AND dropped = 0",
     "(?, ?, ?, ?)",
-) | {1: "UPDATE log SET head = ?2, bytes = bytes + ?3, last_at = ?4 WHERE id = ?1"}
+) | {1: "UPDATE log SET head = ?2, bytes = bytes + ?3, last_at = ?4 WHERE id = ?1 AND dropped = 0"}
 _EPOCH = _many("INSERT INTO epoch VALUES {}", "(?, ?, ?)")
 _DEDUPE = _many("INSERT OR REPLACE INTO dedupe VALUES {}", "(?, ?, ?, ?, ?)")
 _KNOWN = _many("SELECT log, hash, seq, at FROM dedupe WHERE (log, hash) IN (VALUES {})", "(?, ?)")
@@ -119,10 +119,13 @@ def _with_marks(crc: int, marks: Marks) -> int:
 
 
 def _in_chunks(raw: sqlite3.Connection, statements: dict[int, str], params: list[Any], columns: int) -> None:
+    """Raises sqlite3.IntegrityError where a row found nothing to change."""
     done, rows = 0, len(params) // columns
     while done < rows:
         chunk = min(1 << ((rows - done).bit_length() - 1), _MOST)
-        raw.execute(statements[chunk], params[done * columns : (done + chunk) * columns])
+        changed = raw.execute(statements[chunk], params[done * columns : (done + chunk) * columns]).rowcount
+        if changed < chunk:
+            raise sqlite3.IntegrityError("a log that events were appended to is not there any more")
         done += chunk
 
 
@@ -223,16 +226,16 @@ def select(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequ
     for row in found:
         seq, size, at, input_id, method, path, query, headers, body, ip, crc = row[:11]
         resend_of, target, force, verified, verdict, edited = row[11:]
-        content = crc32(body, crc32(headers, crc32(query, crc32(path, crc32(f"{input_id} {method} {ip}".encode())))))
         event: Event | None
+        marks: Marks | None
         if resend_of is None and target is None and verified is None and not force and not verdict and not edited:
+            marks = None
             event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip)
         else:
             checked = None if verified is None else bool(verified)
             marks = (resend_of, target, bool(force), checked, verdict, bool(edited))
-            content = _with_marks(content, marks)
             event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *marks)
-        if content != crc:
+        if checksum(event, marks) != crc:
             event = None
         elif not headers and not body and size > len(path) + len(query):
             stubs.add(seq)

@@ -60,12 +60,28 @@ class Tail:
     def add(self, recent: Recent, events: Sequence[Event], size: int) -> None:
         """Adds the next events of a log, of `size` bytes together."""
         cost = size + OVERHEAD * len(events)
+        if cost > self._budget:
+            # The newest of them, as many as fit; what was there before is behind a hole then.
+            while self._order:
+                self._evict()
+            events, cost = self._newest(events)
+            if not events:
+                return
         first, last = events[0].seq, events[-1].seq
         recent.events.update(zip([event.seq for event in events], events, strict=True))
         self._order.append((recent, first, last, cost))
         self._used += cost
         while self._used > self._budget:
             self._evict()
+
+    def _newest(self, events: Sequence[Event]) -> tuple[Sequence[Event], int]:
+        cost = 0
+        for index in range(len(events) - 1, -1, -1):
+            more = events[index].size + OVERHEAD
+            if cost + more > self._budget:
+                return events[index + 1 :], cost
+            cost += more
+        return events, cost
 
     def _evict(self) -> None:
         recent, first, last, cost = self._order.popleft()

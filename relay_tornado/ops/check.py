@@ -345,15 +345,20 @@ class _Logs:
         )
         count, least, most, head = self._raw.execute(sql, (row.key,)).fetchone()
         if count:
-            mend = f"UPDATE log SET head = {most} WHERE id = {row.key}"  # noqa: S608  # for a person, of numbers only
+            how = RESTORE
+            if count == most - head:  # otherwise they have a hole, over which no head moves
+                mend = f"UPDATE log SET head = {most} WHERE id = {row.key}"  # noqa: S608  # for a person, numbers only
+                how = (
+                    f"stop the relay, run `{mend}` on the file with SQLite's own shell, and check again; or restore "
+                    "the newest backup"
+                )
             self._tell(
                 "damage",
                 "head",
                 row,
                 f"its head is {head}, and {count} events lie above it, from {least} to {most}: nobody reads them, and "
                 "new events are refused",
-                f"stop the relay, run `{mend}` on the file with SQLite's own shell, and check again; or restore the "
-                "newest backup",
+                how,
             )
 
     def _tell_missing(self, row: Row, first: int, last: int) -> None:

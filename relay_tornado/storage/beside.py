@@ -7,6 +7,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,7 +24,11 @@ async def writer(path: Path) -> Connection:
     """A connection for writing, whose thread gives way to all others. Raises sqlite3.Error."""
     secure(path)
     connection = await Connection.writer(path)
-    await connection.run(lambda raw: _give_way())
+    try:
+        await connection.run(lambda raw: _give_way())
+    except BaseException:
+        await connection.close()
+        raise
     return connection
 
 
@@ -31,7 +36,8 @@ def _give_way() -> None:
     thread = threading.get_native_id()
     # Elsewhere a thread has no niceness of its own.
     if sys.platform == "linux" and os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
-        os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
+        with suppress(OSError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def prepare(raw: sqlite3.Connection, name: str, version: int, schema: str) -> None:

@@ -113,8 +113,8 @@ class Connection:
         return cast(T, await execute(function, self._raw))
 
     def here(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        """Calls the function with the raw connection at once, in the loop, for what takes less than a change of thread
-        and waits for nothing. Nothing may be running on the thread. Raises what the function raises."""
+        """Calls the function with the raw connection at once, in the loop: it must be quick, and wait for nothing, and
+        nothing may be running on the thread. Raises what the function raises."""
         return function(self._raw)
 
     async def close(self) -> None:

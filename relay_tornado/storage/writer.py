@@ -3,7 +3,7 @@
 Invariants:
 - One transaction at a time, each one function on the thread; whatever it raises, no BEGIN stays open. Of a quick one
   only the COMMIT is there: two threads that run Python at once take the interpreter's lock from each other at every
-  row, and what a few rows change lies in the page cache. The loop waits for no lock of the file and for no sync.
+  row, and what a few rows of busy logs change lies in memory. The loop waits for no lock of the file and for no sync.
 - Store, commit, then announce: `Work.committed` is called in the loop after COMMIT returned and the witness was
   written, and before the next transaction starts, so what it changes in memory is what that one builds on.
 - Every work is told exactly once, committed or failed, also at the end.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -49,20 +50,22 @@ CHECKPOINT_NOW = 1000
 moment; after any commit; and in any case, since the first two are only for when little waits. Copying takes hardly more
 of the processor in small pieces than in large ones, and nothing is committed meanwhile, so the pieces make the tail."""
 
-_MANY = 8
+_MANY = 16
 """Pages that a commit of many events changes."""
 
 _MOMENT = 0.001
 """Seconds in which what was committed is delivered."""
 
 _CHECKPOINT_LOW = 100
-"""The same where space is low: a WAL that starts anew needs no room, and so a trim can free some."""
+"""The same where space is low, beyond what a reader holds back: a WAL that starts anew needs no room, and so a trim can
+free some."""
 
 _BUSY = 8
 """More events and jobs that wait are not kept waiting."""
 
 _ENOUGH = 128
-"""Events that wait are enough for a transaction: no more of them are gathered."""
+_GATHER = 0.002
+"""So many events, or jobs, that wait are enough for a transaction, and so many seconds are: no more are gathered."""
 
 _RIDE = 8
 """About how many pages those who ride along change."""
@@ -98,6 +101,7 @@ class Writer:
         self._jobs: deque[Work] = deque()
         self._job_next = True
         self._pages = 0
+        self._held_back = 0
         self._awaits_locks = True
         self._checkpoint_at = CHECKPOINT_SOON
         self._idle: asyncio.Future[None] | None = None
@@ -176,6 +180,8 @@ class Writer:
 
     async def _rest(self) -> None:
         """Waits for something to do; where nothing comes for a moment, there may be time for a checkpoint."""
+        if self._called():
+            return
         loop = asyncio.get_running_loop()
         self._idle = loop.create_future()
         if self._pages < self._checkpoint_at:
@@ -184,14 +190,17 @@ class Writer:
         timer = loop.call_later(_MOMENT, self.notify)
         await self._idle
         timer.cancel()
-        if not self._waiting() and self._shrinking is None and not self.closed:
+        if not self._called():
             await self._checkpoint("PASSIVE")
+
+    def _called(self) -> bool:
+        return self._waiting() > 0 or self._shrinking is not None or self.closed
 
     async def _gather(self) -> None:
         """Goes around the loop as long as more comes in each time: who was answered sends the next, and what a sync
         costs is shared by all that is in it."""
-        before, now = 0, self._waiting()
-        while before < now < _ENOUGH:
+        before, now, end = 0, self._waiting(), time.perf_counter() + _GATHER
+        while before < now < _ENOUGH and time.perf_counter() < end:
             await asyncio.sleep(0)
             before, now = now, self._waiting()
 
@@ -357,7 +366,7 @@ class Writer:
     def _full(self, committed: int) -> bool:
         """Whether the WAL is to be copied right after a commit that changed so many pages."""
         low = self._space.low()
-        if self._pages < (_CHECKPOINT_LOW if low else self._checkpoint_at):
+        if self._pages < (self._held_back + _CHECKPOINT_LOW if low else self._checkpoint_at):
             return False
         if self._pages >= CHECKPOINT_NOW:
             return True
@@ -373,12 +382,13 @@ class Writer:
             _log.warning("checkpoint_failed", error=str(error))
             self._checkpoint_at = self._pages + CHECKPOINT_SOON
             return
-        self._pages = max(pages - copied, 0)
+        self._pages = self._held_back = max(pages - copied, 0)
         # Each try sorts all that is left, so while a reader holds it back they become rare.
         self._checkpoint_at = self._pages + max(CHECKPOINT_SOON, self._pages // 2)
 
     def _copy(self, raw: sqlite3.Connection, mode: str) -> Any:
-        self._await_locks(raw, True)
+        if mode != "PASSIVE":
+            self._await_locks(raw, True)
         return raw.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
     def _shrunk(self) -> None:

@@ -246,6 +246,7 @@ class DirectConnection:
         self.deadline = NEVER
         refusal = ingest.take(place, method, block, bytes(shared.view[start:size]), self.remote_ip, self._stored)
         if refusal is not None:
+            self._place = None
             self._answered(refusal)
         return True
 
@@ -309,7 +310,7 @@ class DirectConnection:
         self._ends = not keeps
         body = data[size : size + length]
         self._rest = data[size + length :]
-        outcome = ingest.begin(Head(method, target, block, length, self.remote_ip, host))
+        outcome = ingest.begin(Head(method, target, block, length, self.remote_ip, host), place)
         self._left = length
         self._refused = False
         if isinstance(outcome, Upload):
@@ -367,12 +368,9 @@ class DirectConnection:
     # out
 
     def _stored(self, outcome: Appended | BaseException) -> None:
-        assert self._place is not None
-        answer = self._shared.ingest.answer(self._place, outcome)
-        if self._state is not _GONE:
-            self._send(answer)
-            if self._out is None and self._state is not _GONE:
-                self._next()
+        place, self._place = self._place, None
+        assert place is not None
+        self._answered(self._shared.ingest.answer(place, outcome))
 
     def _answered(self, answer: Answer) -> None:
         if self._state is _GONE:

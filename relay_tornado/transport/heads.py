@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 _HEAD = re.compile(
-    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]++) (/[\x21-\x7e\x80-\xff]*+) HTTP/1\.1\r\n"
+    rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,40}+) (/[\x21-\x7e\x80-\xff]*+) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
 )
 _END = re.compile(rb"\r?\n\r?\n")
@@ -42,17 +42,16 @@ def read_head(data: bytes | bytearray, size: int) -> Request | None:
         return None
     method, target, block = match.groups()
     lines = b"".join(_DECISIVE.findall(b"\n" + block.lower()))
-    framing = _framing(lines) if len(lines) <= _LONGEST_KNOWN else _framing.__wrapped__(lines)
+    framing = _known(lines) if len(lines) <= _LONGEST_KNOWN else _framing(lines)
     if framing is None:
         return None
     host, length, keeps = framing
     return method.decode("ascii"), target, block, match.end(), host, length, keeps
 
 
-@lru_cache(maxsize=4096)
 def _framing(lines: bytes) -> tuple[str, int, bool] | None:
     """Host, bytes of the body, and whether the connection goes on, by the decisive lines of a head; None where
-    they are not to be read here. The same senders send the same lines again and again."""
+    they are not to be read here."""
     host: bytes | None = None
     digits: bytes | None = None
     keeps: bool | None = None
@@ -70,6 +69,10 @@ def _framing(lines: bytes) -> tuple[str, int, bool] | None:
     if host is None:
         return None
     return host.decode("latin-1"), 0 if digits is None else int(digits), keeps is not False
+
+
+_known = lru_cache(maxsize=4096)(_framing)
+"""The same senders send the same lines again and again."""
 
 
 def has_end(data: bytes, start: int) -> bool:

@@ -99,11 +99,52 @@ async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld) -> No
 
 
 @log_test
+async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, faults: Faults) -> None:
+    """Not either where its events are tried one by one, since one of them could not be stored."""
+    await make(faulty.log)
+    await make(faulty.log, "c")
+    appends = [
+        asyncio.ensure_future(faulty.log.append(of, event(b"%d" % n, method="\ud800" if n == 1 else "POST")))
+        for n, of in enumerate("bbcc")
+    ]
+    await asyncio.sleep(0)
+    drop = asyncio.ensure_future(faulty.log.drop("b"))
+    found = await asyncio.gather(*appends, return_exceptions=True)
+    await drop
+    stored = [one for one in found if not isinstance(one, BaseException)]
+    assert [one.seq for one in stored[-2:]] == [1, 2]
+    assert isinstance(found[1], Unavailable | BucketGone)
+    held = "SELECT count(*) FROM event JOIN log ON log.id = event.log WHERE dropped = 1 AND seq > head"
+    assert await faulty.database.read(lambda raw: raw.execute(held).fetchone()[0]) == 0
+    await until(lambda: not faulty.log._purges)
+
+
+@log_test
+async def test_a_head_that_is_not_there_does_not_move(disk: SqliteWorld) -> None:
+    """Events whose log left meanwhile are not committed."""
+    await make(disk.log)
+    await fill(disk.log, 2)
+    state = disk.log._logs["b"]
+    for params in ([state.key + 7, 9, 1, 1.0], [state.key, 2, 0, 1e12, state.key + 7, 9, 1, 1.0]):
+        with pytest.raises(sqlite3.IntegrityError, match="not there any more"):
+            await disk.database.write(lambda raw, params=params: rows.grow(raw, params))
+    state.key += 7
+    with pytest.raises(Unavailable):
+        await disk.log.append("b", event())
+    await settled(disk)
+    assert (await disk.log.append("b", event())).seq == 3
+
+
+@log_test
 async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
     """Those of a few logs and not many bytes, that look for no digest."""
     await make(disk.log)
     state = disk.log._logs["b"]
-    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(16)]
+    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(64)]
+    cold = LogState(2000, "cold", state.epochs, True)
+    cold.last_at = time.time() - 100
+    for warm in (state, *others):
+        warm.last_at = time.time() - 10
 
     def quick(*added: tuple[LogState, NewEvent]) -> bool:
         entries = [Entry(of, new, new.size, lambda outcome: None) for of, new in added]
@@ -112,6 +153,8 @@ async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
     small = event(b"x")
     assert quick((state, small))
     assert quick(*[(state, small)] * 256)
+    assert not quick(*[(state, small)] * 257)
+    assert not quick((state, small), (cold, small))
     assert quick(*((other, small) for other in others))
     assert not quick((state, small), *((other, small) for other in others))
     assert not quick((state, event(b"x" * (257 << 10))))

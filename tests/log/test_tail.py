@@ -56,3 +56,17 @@ def test_what_was_trimmed_is_not_read() -> None:
         tail.add(recent, [stored(seq)], 100)
     assert list(recent.events) == list(range(20, 30))
     assert tail.used == 10 * (100 + OVERHEAD)
+
+
+def test_of_a_batch_that_is_too_large_the_newest_stay() -> None:
+    """And nothing from before it, since there would be a hole between."""
+    tail, recent, other = Tail(10 * (100 + OVERHEAD)), Recent(), Recent()
+    tail.add(recent, [stored(seq, 100) for seq in (1, 2)], 200)
+    tail.add(other, [stored(7, 100)], 100)
+    tail.add(recent, [stored(seq, 100) for seq in range(3, 30)], 27 * 100)
+    assert list(recent.events) == list(range(20, 30))
+    assert not other.events
+    assert tail.used == 10 * (100 + OVERHEAD)
+    tail.add(recent, [stored(30, 100_000)], 100_000)
+    assert not recent.events
+    assert tail.used == 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,15 @@ async def test_its_thread_gives_way(tmp_path: Path) -> None:
     assert await other.run(niceness) == niceness() == before
     await connection.close()
     await other.close()
+
+
+@pytest.mark.gen_test
+async def test_who_stops_waiting_leaves_no_thread(tmp_path: Path) -> None:
+    """However soon; a thread that were left would keep the process from ending (see conftest.py)."""
+    for turns in range(30):
+        opening = asyncio.ensure_future(beside.writer(tmp_path / "x.db"))
+        for _ in range(turns):
+            await asyncio.sleep(0.0002)
+        opening.cancel()
+        with suppress(asyncio.CancelledError):
+            await (await opening).close()

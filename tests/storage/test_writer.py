@@ -298,6 +298,20 @@ async def test_a_quick_work_that_fails(
     await database.close()
 
 
+@storage_test
+async def test_shrinking_while_a_transaction_gathers(settings: Settings) -> None:
+    """It is not forgotten where nothing comes of what was gathered."""
+    database = await Database.open(settings)
+    source = Endless(0)
+    waits = [1, 2, 3, 0, 0]
+    source.waiting = lambda: waits.pop(0) if waits else 0  # type: ignore[method-assign]
+    database.attach(source)
+    database.notify()
+    await asyncio.sleep(0)
+    await asyncio.wait_for(database.shrink(), 10)
+    await database.close()
+
+
 class Endless:
     """A source that always has something, as under full load."""
 

@@ -397,6 +397,17 @@ async def test_a_failure_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.gen_test
+async def test_a_method_has_its_bounds(transport: str) -> None:
+    """It stands in no size, so that one as long as a head would go around every limit."""
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"x", method=b"A" * 40))).status == 200
+        reply = await raw.ask(request(URL, b"x", method=b"A" * 41))
+        assert (reply.status, b"longer than 40" in reply.body) == (400, True)
+        assert (await raw.ask(request(URL, b"y"))).status == 200
+        assert [event.body for event in await site.events()] == [b"x", b"y"]
+
+
+@pytest.mark.gen_test
 async def test_a_failure_of_a_whole_webhook(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where it came at once."""
     monkeypatch.setattr(Ingest, "take", lambda *_: 1 // 0)

@@ -175,11 +175,11 @@ def test_what_is_remembered_of_heads_is_bounded() -> None:
     for number in range(5000):
         data = LINE + b"Host: h%d\r\n\r\n" % number
         assert read_head(data, len(data)) is not None
-    before = heads._framing.cache_info()
+    before = heads._known.cache_info()
     assert before.currsize <= 4096
     data = LINE + b"Host: " + b"h" * 10_000 + b"\r\n\r\n"
     for _ in range(2):
         found = read_head(data, len(data))
         assert found is not None
         assert found[4] == "h" * 10_000
-    assert heads._framing.cache_info() == before
+    assert heads._known.cache_info() == before

@@ -1,6 +1,6 @@
 -- What holds for a log's events is looked at when its head moves, no more for each of them.
 
-DROP TRIGGER event_insert;
+DROP TRIGGER IF EXISTS event_insert;
 
 CREATE TRIGGER log_head BEFORE UPDATE OF head ON log
 WHEN NEW.head > OLD.head AND NEW.head - max(OLD.head, NEW.first - 1)
