@@ -140,7 +140,7 @@ async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
     """Those of a few logs and not many bytes, that look for no digest."""
     await make(disk.log)
     state = disk.log._logs["b"]
-    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(64)]
+    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(16)]
     cold = LogState(2000, "cold", state.epochs, True)
     cold.last_at = time.time() - 100
     for warm in (state, *others):
