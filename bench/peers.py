@@ -93,9 +93,7 @@ def wrk(loop: Loop, port: int, paths: Sequence[str], connections: int, seconds: 
         said = output.read()
     rate = _RATE.search(said)
     shares = {share: float(value) * _UNITS[unit] for share, value, unit in _SHARE.findall(said)}
-    if rate is None or "Non-2xx" in said or "Socket errors" in said:
-        raise RuntimeError(f"wrk: {said}")
-    if len(shares) < 2:
+    if rate is None or len(shares) < 2 or "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"wrk: {said}")
     return Blast(float(rate[1]), shares["50"], shares["99"])
 

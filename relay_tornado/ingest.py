@@ -474,14 +474,12 @@ class Upload:
     __slots__ = (
         "_body",
         "_digest",
-        "_door",
+        "_head",
         "_headers",
         "_ingest",
         "_leave",
         "_left",
-        "_method",
         "_place",
-        "_remote_ip",
         "_size",
         "_spent",
     )
@@ -489,25 +487,22 @@ class Upload:
     def __init__(self, ingest: Ingest, place: Place, head: Head, headers: bytes) -> None:
         self._ingest = ingest
         self._place = place
-        self._door = door = place.door
-        self._method = head.method
+        self._head = head
         self._headers = headers
-        self._remote_ip = head.remote_ip
         self._body: bytes | bytearray = b""
         self._size = 0
-        self._spent = bool(door.limiters)
+        self._spent = bool(place.door.limiters)
         self._left = False
         self._leave: Callable[[], None] | None = None
-        self._digest = door.digest(head.method, place.path, place.query, headers)
+        self._digest = place.door.digest(head.method, place.path, place.query, headers)
 
     def feed(self, chunk: bytes) -> Answer | None:
         """Takes bytes of the body. Returns the refusal (413, 503) where they are too many; then the upload is over."""
-        size = len(chunk)
-        if self._size + size > self._door.max_body:
+        size, ingest, door = len(chunk), self._ingest, self._place.door
+        if self._size + size > door.max_body:
             self.abandon()
-            self._ingest.counters.rejected("too_large")
-            return self._door.too_large
-        ingest = self._ingest
+            ingest.counters.rejected("too_large")
+            return door.too_large
         if ingest.buffered + size > ingest.capacity:
             self.abandon()
             ingest.counters.rejected("overloaded")
@@ -527,8 +522,9 @@ class Upload:
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
         its signature is refused."""
-        ingest, place, door = self._ingest, self._place, self._door
-        event = ingest.judge(place, self._method, self._headers, bytes(self._body), self._remote_ip, self._digest)
+        ingest, place, head = self._ingest, self._place, self._head
+        door = place.door
+        event = ingest.judge(place, head.method, self._headers, bytes(self._body), head.remote_ip, self._digest)
         if isinstance(event, Answer):
             self.abandon()
             answered(event)
@@ -549,7 +545,7 @@ class Upload:
     @property
     def waits(self) -> bool:
         """Whether the sender waits for a client's answer once its webhook is stored."""
-        return self._door.waits
+        return self._place.waits
 
     def leave(self) -> None:
         """The sender left after its webhook was whole: it waits for no client's answer. May be repeated."""
@@ -564,7 +560,7 @@ class Upload:
         self._body = b""
         if self._spent:
             self._spent = False
-            self._door.give_back()
+            self._place.door.give_back()
 
 
 def _failed(error: BaseException, counters: Counters) -> Answer:
