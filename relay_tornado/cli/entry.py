@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -87,6 +88,11 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None
+        except Exception as error:
+            sqlite3 = sys.modules.get("sqlite3")  # not imported here: most commands do without
+            if sqlite3 is None or not isinstance(error, sqlite3.Error):
+                raise
+            raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

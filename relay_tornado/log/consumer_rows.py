@@ -218,14 +218,17 @@ def forget_dropped(raw: sqlite3.Connection, log: int) -> bool:
 
 def _stored(row: Sequence[Any]) -> Stored:
     bucket_id, kind, name, wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, _ = row
-    held = Ranges(json.loads(out))
-    held.cut_below(first)
-    met = None
-    if gap is not None:
-        told = json.loads(gap)
-        met = Gaps(times, Gap(told["reason"], told["from"], told["to"]), told["at"])
-    return Stored(
-        Key(bucket_id, kind, name), Terms(wait, most, bool(receipt)), floor,
-        tuple((first, last) for first, last in json.loads(done)), {}, letters, created, updated, met,
-        tuple(held),
-    )  # fmt: skip
+    try:
+        held = Ranges(json.loads(out))
+        held.cut_below(first)
+        met = None
+        if gap is not None:
+            told = json.loads(gap)
+            met = Gaps(times, Gap(told["reason"], told["from"], told["to"]), told["at"])
+        return Stored(
+            Key(bucket_id, kind, name), Terms(wait, most, bool(receipt)), floor,
+            tuple((first, last) for first, last in json.loads(done)), {}, letters, created, updated, met,
+            tuple(held),
+        )  # fmt: skip
+    except (LookupError, TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError(f"the consumer {name!r} can't be understood: {error!r}") from error

@@ -124,14 +124,15 @@ class Pages:
         first, head, epochs, log, asked = state.first, state.head, state.epochs, state.key, key[1]
 
         def job(raw: sqlite3.Connection) -> Block:
-            level = asked
+            place, found = seq, rows.Found([], [])
             for level in LEVELS[LEVELS.index(asked) :]:
                 start = max((seq - 1) // level * level + 1, first)
                 end = min((seq - 1) // level * level + level, head)
-                size = rows.total_bytes(raw, log, start, end) if level > 1 else 0
-                if size is not None and size <= BLOCK_BYTES:
-                    found = rows.select(raw, log, start, end, epochs)
-                    return Block(start, found.events, found.sizes, level, found.stubs)
+                if not place <= start <= end < place + len(found.events):
+                    place, found = start, rows.select(raw, log, start, end, epochs, BLOCK_BYTES)
+                if end < place + len(found.events):
+                    part = found.part(start - place, end - place)
+                    return Block(start, part.events, part.sizes, level, part.stubs)
             raise AssertionError("the last level holds one event")
 
         return await self._read(job)

@@ -138,7 +138,8 @@ def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) 
         row = raw.execute(
             "SELECT seq, received_at FROM event WHERE log = ? AND seq >= ? ORDER BY seq LIMIT 1", (log, middle)
         ).fetchone()
-        if row is None or row[1] >= time:
+        # One whose time is damaged counts as new: it is not for this that anything leaves.
+        if row is None or not isinstance(row[1], float) or row[1] >= time:
             high = middle
         else:
             low = row[0] + 1

@@ -39,6 +39,10 @@ def _row(values: int) -> str:
     return "(" + ", ".join("?" * values) + ")"
 
 
+def _of_event(columns: str) -> str:
+    return ", ".join(f"event.{name}" for name in columns.split(", "))
+
+
 _INSERT = _many(f"INSERT INTO event ({_PLAIN}) VALUES {{}}", _row(PLAIN))  # noqa: S608 - constants only, here and below
 _INSERT_MARKED = _many(f"INSERT INTO event ({_PLAIN}, {_MARKS}) VALUES {{}}", _row(MARKED))  # noqa: S608
 _GROW = _many(
@@ -52,23 +56,33 @@ _KNOWN = _many("SELECT log, hash, seq, at FROM dedupe WHERE (log, hash) IN (VALU
 
 # The CRC does not cover an event's place, and SQLite would take that from the index alone: an entry that leads to
 # another row would give out that row's content. So the row has to say the same as its entry; it costs 2 %.
-_CONTENT = "seq, size, received_at, input_id, method, path, query, headers, body, remote_ip, crc, " + _MARKS
-_SELECT = (
-    f"SELECT {', '.join('event.' + name for name in _CONTENT.split(', '))} FROM event AS place JOIN event"  # noqa: S608
+_PLACES = (
+    " FROM event AS place JOIN event"
     " ON event.rowid = place.rowid AND +event.log = place.log AND +event.seq = place.seq"
-    " WHERE place.log = ? AND place.seq BETWEEN ? AND ? ORDER BY place.seq"
+    " WHERE place.log = ? AND place.seq BETWEEN ? AND ?"
 )
+_CONTENT = "seq, size, received_at, input_id, method, path, query, headers, body, remote_ip, crc"
+# Python pays for each column of each row, and most events have no marks: they are one column here.
+_UNMARKED = (
+    "event.resend_of IS NULL AND event.target IS NULL AND event.force = 0 AND event.verified IS NULL"
+    " AND event.verdict = '' AND event.edited = 0"
+)
+_SELECT = (
+    f"SELECT {_of_event(_CONTENT)}, CASE WHEN {_UNMARKED} THEN NULL ELSE json_array({_of_event(_MARKS)}) END"
+    f"{_PLACES} ORDER BY place.seq"
+)
+_read_marks = msgspec.json.Decoder(tuple[str | None, int | None, int, int | None, str, int]).decode
 # The lengths of the parts come from the row's head, so bodies are not read here.
-_STUB = "size > length(path) + length(query) + length(headers) + length(body)"
+_STUB = "{0}size > length({0}path) + length({0}query) + length({0}headers) + length({0}body)"
 _OUTLINE = (
-    f"SELECT seq, received_at, input_id, method, size, {_STUB} FROM event"  # noqa: S608
-    " WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY seq"
+    f"SELECT {_of_event('seq, received_at, input_id, method, size')}, {_STUB.format('event.')}{_PLACES}"
+    " AND typeof(event.received_at) = 'real' AND typeof(event.size) = 'integer' AND typeof(event.input_id) = 'text'"
+    " AND typeof(event.method) = 'text' ORDER BY place.seq"
 )
 _AFTER_STUBS = (
-    f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({_STUB})"  # noqa: S608
+    f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({_STUB.format('')})"  # noqa: S608
     " ORDER BY seq LIMIT 1"
 )
-_BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 
 
 def checksum(event: NewEvent | Event, marks: Marks | None) -> int:
@@ -162,16 +176,6 @@ def known(raw: sqlite3.Connection, digests: Sequence[tuple[int, bytes]]) -> dict
     return found
 
 
-def total_bytes(raw: sqlite3.Connection, log: int, start: int, end: int) -> int | None:
-    """The sizes of the events start to end, summed; None where a damaged page keeps that from being known."""
-    try:
-        return int(raw.execute(_BYTES, (log, start, end)).fetchone()[0])
-    except sqlite3.DatabaseError as error:
-        if not is_damage(error):
-            raise
-        return None
-
-
 def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Outline]:
     """What is known of the events start to end without their content; damaged ones are left out."""
     try:
@@ -184,9 +188,9 @@ def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Out
 
 
 def received_at(raw: sqlite3.Connection, log: int, seq: int) -> float | None:
-    """When an event was received; None where it is not there."""
+    """When an event was received; None where it is not there, or damaged."""
     row = raw.execute("SELECT received_at FROM event WHERE log = ? AND seq = ?", (log, seq)).fetchone()
-    return None if row is None else float(row[0])
+    return row[0] if row is not None and isinstance(row[0], float) else None
 
 
 def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
@@ -196,59 +200,87 @@ def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether a page of the file is malformed: what lies on others can still be read."""
-    return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT
+    """Whether what was read is malformed, a page of the file or a value in it: what lies elsewhere can still be
+    read."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    # Python's module gives no code where it can't decode a text; json_array takes no blob where there should be none.
+    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 
 class Found(NamedTuple):
-    """The events of a range of seqs, each with its size: None and 0 for one whose content is not there.
+    """The events of a range of seqs, from its beginning on, each with its size.
 
-    `stubs` are the seqs of ephemeral events among those; what else is None is missing, or has not its CRC any more.
+    `stubs` are the seqs of ephemeral events, whose content is not there: None in their places. What else is None, and
+    has no size, is missing, or has not its CRC any more.
     """
 
     events: list[Event | None]
     sizes: list[int]
     stubs: frozenset[int] = frozenset()
 
+    def part(self, start: int, end: int) -> Found:
+        """Those at the indexes start to end."""
+        if start == 0 and end == len(self.events) - 1:
+            return self
+        return Found(self.events[start : end + 1], self.sizes[start : end + 1], self.stubs)
 
-def select(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch]) -> Found:
-    """The events start to end."""
+
+def select(raw: sqlite3.Connection, log: int, start: int, end: int, epochs: Sequence[Epoch], max_bytes: int) -> Found:
+    """The events start to end, or as many of them as have at most so many bytes; at least one."""
     try:
-        found = raw.execute(_SELECT, (log, start, end)).fetchall()
+        return _found(raw.execute(_SELECT, (log, start, end)), start, end, epochs, max_bytes)
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
-        found = list(_one_by_one(raw, log, start, end))
-    epoch, last = epoch_at(epochs, start), epoch_at(epochs, end)
+    return _found(_one_by_one(raw, log, start, end), start, end, epochs, max_bytes)
+
+
+def _found(rows: Iterable[Any], start: int, end: int, epochs: Sequence[Epoch], room: int) -> Found:
     events: list[Event | None] = []
     sizes: list[int] = []
     stubs: set[int] = set()
-    for row in found:
-        seq, size, at, input_id, method, path, query, headers, body, ip, crc = row[:11]
-        resend_of, target, force, verified, verdict, edited = row[11:]
+    epoch = epoch_at(epochs, start)
+    next_seq = start
+    for seq, size, at, input_id, method, path, query, headers, body, ip, crc, marked in rows:
+        if seq < next_seq:
+            continue  # a damaged index leads here twice
         event: Event | None
-        marks: Marks | None
-        if resend_of is None and target is None and verified is None and not force and not verdict and not edited:
-            marks = None
-            event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip)
-        else:
-            checked = None if verified is None else bool(verified)
-            marks = (resend_of, target, bool(force), checked, verdict, bool(edited))
-            event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *marks)
-        if checksum(event, marks) != crc:
-            event = None
-        elif not headers and not body and size > len(path) + len(query):
-            stubs.add(seq)
-            event = None
+        try:
+            room -= size
+            if room < 0 and events:
+                end = next_seq - 1
+                break
+            marks = None if marked is None else _marks(marked)
+            # A damaged head of a row may make a blob a text, and pass the CRC where that is empty.
+            path, query = path or b"", query or b""
+            if marks is None:
+                event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip)
+            else:
+                event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *marks)
+            if checksum(event, marks) != crc or at.__class__ is not float:
+                event, size = None, 0
+            elif not headers and not body and size > len(path) + len(query):
+                event = None
+                stubs.add(seq)
+        except (TypeError, msgspec.DecodeError):
+            event, size = None, 0
+        if seq > next_seq:
+            events += [None] * (seq - next_seq)
+            sizes += [0] * (seq - next_seq)
         events.append(event)
         sizes.append(size)
-    if len(found) != end - start + 1 or None in events:
-        by_seq = {event.seq: event for event in events if event is not None}
-        events = [by_seq.get(seq) for seq in range(start, end + 1)]
-        sizes = [0 if event is None else event.size for event in events]
-    if epoch != last:
+        next_seq = seq + 1
+    events += [None] * (end + 1 - next_seq)
+    sizes += [0] * (end + 1 - next_seq)
+    if epoch != epoch_at(epochs, end):
         events = [event and msgspec.structs.replace(event, epoch=epoch_at(epochs, event.seq)) for event in events]
     return Found(events, sizes, frozenset(stubs))
+
+
+def _marks(text: str) -> Marks:
+    """Raises msgspec.DecodeError where the row is damaged."""
+    resend_of, target, force, verified, verdict, edited = _read_marks(text)
+    return (resend_of, target, bool(force), None if verified is None else bool(verified), verdict, bool(edited))
 
 
 def _one_by_one(

@@ -226,7 +226,7 @@ class SqliteEventLog:
             for seq in seqs:
                 event = known.get(seq)
                 if event is None and first <= seq <= head:
-                    event = rows.select(raw, key, seq, seq, epochs).events[0]
+                    event = rows.select(raw, key, seq, seq, epochs, max_bytes).events[0]
                 room -= 0 if event is None else event.size
                 if room < 0 and found:
                     break

@@ -150,10 +150,10 @@ def _reason(error: StartupError) -> str:
 
 
 def _within(report: Report, what: str, look: Callable[[], None]) -> None:
-    """A damaged page ends one look, not all of them."""
+    """A damaged page, or a value of another type than its column's, ends one look, not all of them."""
     try:
         look()
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, TypeError, ValueError) as error:
         report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
 
 

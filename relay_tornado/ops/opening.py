@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from functools import partial
 from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import malformed, uri
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import read_owner
 
@@ -64,12 +65,17 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepared(address: str) -> sqlite3.Connection:
     raw = sqlite3.connect(address, uri=True, isolation_level=None)
+    # What is damaged in a text is found by who reads it; the error of Python's module would quote all of it.
+    raw.text_factory = partial(str, encoding="utf-8", errors="replace")
     try:
         raw.execute("PRAGMA busy_timeout = 5000")
         raw.execute("PRAGMA trusted_schema = OFF")
         raw.execute("PRAGMA cell_size_check = ON")
         raw.execute("PRAGMA temp_store = MEMORY")
         raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    except UnicodeDecodeError as error:
+        raw.close()
+        raise malformed("malformed database schema") from error  # SQLite's own message quotes it
     except BaseException:
         raw.close()
         raise

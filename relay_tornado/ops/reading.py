@@ -14,7 +14,7 @@ STEP_BYTES = 4 * MIB
 
 
 class Step(NamedTuple):
-    """The events `start` to `end` with their bytes in all, as far as that can be known."""
+    """The events `start` to `end`, and the bytes of those that are not damaged."""
 
     start: int
     end: int
@@ -26,10 +26,7 @@ def read(raw: sqlite3.Connection, log: int, first: int, head: int, epochs: Seque
     """The events `first` to `head` of a log, one after another. Raises sqlite3.Error."""
     start = first
     while start <= head:
-        end = min(start + STEP_EVENTS - 1, head)
-        size = rows.total_bytes(raw, log, start, end)
-        while end > start and (size is None or size > STEP_BYTES):
-            end = start + (end - start) // 4
-            size = rows.total_bytes(raw, log, start, end)
-        yield Step(start, end, size or 0, rows.select(raw, log, start, end, epochs))
+        found = rows.select(raw, log, start, min(start + STEP_EVENTS - 1, head), epochs, STEP_BYTES)
+        end = start + len(found.events) - 1
+        yield Step(start, end, sum(found.sizes), found)
         start = end + 1

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relay_tornado.errors import StartupError
+from relay_tornado.log import rows
 from relay_tornado.log.loading import Row, load
 from relay_tornado.log.reclaim import seek
 from relay_tornado.model import DAY
@@ -86,9 +88,9 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
         pages: int = raw.execute("PRAGMA main.page_count").fetchone()[0]
         free: int = raw.execute("PRAGMA main.freelist_count").fetchone()[0]
         records = raw.execute("SELECT id, name, document FROM bucket ORDER BY rowid").fetchall()
-        rows = {row.bucket_id: row for row in load(raw).live}
+        logs = {row.bucket_id: row for row in load(raw).live}
         buckets = tuple(
-            _bucket(raw, rows.get(bucket_id), bucket_id, name, json.loads(document), now)
+            _bucket(raw, logs.get(bucket_id), bucket_id, name, _document(name, document), now)
             for bucket_id, name, document in records
         )
         consumers = tuple(_consumers(raw)) if migrate.version(raw) >= _CONSUMERS else ()
@@ -129,6 +131,14 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         yield ConsumerStats(bucket, kind, name, behind, parked, dead)
 
 
+def _document(name: str, text: str) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise StartupError(f"the bucket {name!r} can't be understood ({error}): `relay check` says more") from error
+    return document
+
+
 def _bucket(
     raw: sqlite3.Connection, row: Row | None, bucket_id: str, name: str, document: dict[str, Any], now: float
 ) -> BucketStats:
@@ -136,11 +146,10 @@ def _bucket(
     if row is None or row.first > row.head:
         last = 0 if row is None else row.head
         return BucketStats(bucket_id, name, 0, 0, last + 1, last, None, None, retention, 0, 0)
-    oldest = raw.execute("SELECT received_at FROM event WHERE log = ? AND seq >= ? LIMIT 1", (row.key, row.first))
-    found = oldest.fetchone()
+    oldest = rows.received_at(raw, row.key, row.first)
     events = row.head - row.first + 1
     recent = row.head - max(seek(raw, row.key, row.first, row.head, now - DAY), row.first - 1)
-    begun = found[0] if found is not None else row.last_at
+    begun = row.last_at if oldest is None else oldest
     span = min(max(now - begun, HOUR), DAY)
     a_day = round(recent * row.bytes / events * DAY / span)
     return BucketStats(

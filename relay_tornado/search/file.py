@@ -9,7 +9,7 @@ log afterwards, so a row too many does no harm.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +21,8 @@ VERSION: Final = 1
 
 _SHIFT: Final = 40
 MOST_SEQ: Final = (1 << _SHIFT) - 1
-_AT_ONCE: Final = 32
+_AT_ONCE: Final = 8
+"""Rows a statement: some 2 ms of work."""
 _VACUUM: Final = 4096
 """Pages that are given back to the disk in one step."""
 
@@ -147,18 +148,20 @@ def begin_segment(raw: sqlite3.Connection, backwards: bool) -> int:
     return segment
 
 
-def insert(raw: sqlite3.Connection, segment: int, key: int, rows: Sequence[Row], first: int, last: int) -> None:
-    """Adds rows of a bucket, ascending, which cover the seqs `first` to `last`."""
+def insert(raw: sqlite3.Connection, segment: int, key: int, stretch: Stretch, rest: Callable[[], None]) -> None:
+    """Adds a stretch of a bucket, whose rows ascend; `rest` is called in between."""
+    rows = stretch.rows
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
         values = [value for row in some for value in (key << _SHIFT | row.seq, row.text)]
         places = ", ".join(["(?, ?)"] * len(some))
         raw.execute(f"INSERT INTO s{segment} (rowid, text) VALUES {places}", values)  # noqa: S608 - numbers only, as below
+        rest()
     newest = max((row.at for row in rows), default=0.0)
     raw.execute(
         "INSERT INTO part VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET"
         " first = min(first, ?3), last = max(last, ?4), newest = max(newest, ?5)",
-        (segment, key, first, last, newest),
+        (segment, key, stretch.first, stretch.last, newest),
     )
     size = sum(len(row.text) for row in rows)
     raw.execute("UPDATE segment SET bytes = bytes + ? WHERE id = ?", (size, segment))

@@ -24,6 +24,7 @@ from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
+from relay_tornado.search.rests import Rests
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
 
@@ -44,10 +45,6 @@ _WORTH: Final = 64
 """Events of a step, below which the next one waits for more."""
 _FULL: Final = 0.8
 """The part of its bound up to which older events are taken in."""
-_RESTS: Final = (0.25, 20.0)
-"""How long the index rests after a step, in times that the step took: where the relay is quiet, and at most."""
-_EASY: Final = 150.0
-"""Events a second that come in for each further multiple: up to some 700 a second the index keeps up on a free core."""
 _SEARCHES: Final = 16
 """Look-ups that may wait for one another."""
 
@@ -92,7 +89,6 @@ class Index:
         self._buckets = buckets
         self._bound = max(bound, LEAST)
         self._room = room
-        self._events = events
         self._state = State()
         self._writer: Connection | None = None
         self._reader: Connection | None = None
@@ -103,7 +99,7 @@ class Index:
         self._woken = asyncio.Event()
         self._tidied = 0.0
         self._used = 0
-        self._rate = (0.0, 0)
+        self._rests = Rests(events)
         self._whole = False
 
     # looking up
@@ -162,6 +158,7 @@ class Index:
                     await asyncio.sleep(_AGAIN)
         finally:
             watch.close()
+            self._rests.end()
             await self._close()
 
     def _wake(self, bucket_id: BucketId) -> None:
@@ -178,10 +175,8 @@ class Index:
                 await self._tidy()
             if self._missing():
                 raise sqlite3.DatabaseError("its file was taken away")
-            began = time.monotonic()
             done = await self._step() if self._room() > _ROOM else 0
             if done >= _WORTH:
-                await asyncio.sleep((time.monotonic() - began) * self._rest())
                 continue
             if not done and self._room() > _ROOM and not self._whole:
                 self._whole = True
@@ -192,13 +187,6 @@ class Index:
                     async with asyncio.timeout(_TIDY):
                         await self._woken.wait()
             await asyncio.sleep(_SETTLE)
-
-    def _rest(self) -> float:
-        (at, before), now, events = self._rate, time.monotonic(), self._events()
-        if now - at > 1:
-            self._rate = (now, events)
-        quiet, most = _RESTS
-        return min(quiet + (events - before) / max(now - at, 0.5) / _EASY, most)
 
     async def _step(self) -> int:
         """Indexes some of what is new, or else of what is old; returns how many events that were."""
@@ -276,9 +264,10 @@ class Index:
         room = [key for key, (size, back) in self._state.segments.items() if back is backwards and size < most]
 
         def job(raw: sqlite3.Connection) -> tuple[int, int]:
+            self._rests.begin()
             segment = max(room) if room else file.begin_segment(raw, backwards)
             for each in sorted(found, key=lambda each: each.place.key):
-                file.insert(raw, segment, each.place.key, each.stretch.rows, each.stretch.first, each.stretch.last)
+                file.insert(raw, segment, each.place.key, each.stretch, self._rests.rest)
                 file.move(raw, each.bucket_id, each.place.epoch, each.place.low, each.place.high)
             return segment, file.used(raw)
 

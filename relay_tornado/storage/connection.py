@@ -110,7 +110,13 @@ class Connection:
         A cancelled caller leaves early, the function still runs to its end.
         """
         execute: Any = self._proxy._execute
-        return cast(T, await execute(function, self._raw))
+        try:
+            return cast(T, await execute(function, self._raw))
+        except sqlite3.OperationalError as error:
+            if hasattr(error, "sqlite_errorcode"):
+                raise
+            # Python's module could not decode a text, and quotes all of it: it may hold a secret.
+            raise malformed("a text in it is malformed") from None
 
     def here(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Calls the function with the raw connection at once, in the loop: it must be quick, and wait for nothing, and
@@ -132,6 +138,13 @@ class Connection:
             self._closed = True
             self._proxy.stop()
             self._thread.join(_JOIN)
+
+
+def malformed(message: str) -> sqlite3.DatabaseError:
+    """An error as SQLite's own, for what only Python finds malformed."""
+    error = sqlite3.DatabaseError(message)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 def uri(path: Path, mode: str) -> str:

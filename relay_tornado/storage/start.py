@@ -122,7 +122,7 @@ def secure(path: Path) -> None:
         migrate.sync(path.parent.absolute().parent)
 
 
-def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
+def refusal(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> StartupError:
     """What to tell a person of an error that kept the database from opening."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     number = error.errno if isinstance(error, OSError) else None
@@ -138,7 +138,8 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         )
     if code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    # SQLite quotes a damaged schema in its message, and Python can't decode that.
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, UnicodeDecodeError):
         return StartupError(
             f"{path} is damaged or no database ({error}): restore a copy of it, or move it away to start with an "
             "empty one."

@@ -31,15 +31,16 @@ _PLAIN_CONNECTION: Final = frozenset({b"close", b"keep-alive"})
 class _Shape:
     """The last block: its lines, and of each that is shown what its value is put between in JSON."""
 
-    __slots__ = ("ends", "heads", "host", "lines", "misses", "parts", "whole")
+    __slots__ = ("block", "ends", "heads", "host", "lines", "misses", "parts", "whole")
 
     def __init__(self) -> None:
+        self.block: bytes | None = None
         self.lines: list[bytes] = []
         self.ends = b""
         self.heads: list[tuple[bytes, bytes, int] | None] = []
         self.parts: list[bytes] = []
         self.whole = b"{}"
-        self.host = ""
+        self.host = _encode("")
         self.misses = 0
 
     def render(self, lines: list[bytes]) -> bytes | None:
@@ -56,7 +57,7 @@ class _Shape:
                 changed[head[2]] = head[1] + line[len(head[0]) :].strip() + b'"]'
         return self.whole if changed is None else b"{" + b",".join(changed) + b"}"
 
-    def learn(self, lines: list[bytes], whole: bytes, host: str) -> None:
+    def learn(self, block: bytes, lines: list[bytes], whole: bytes, host: bytes) -> None:
         """Takes over a plain block, unless more than its single lines counts in it."""
         heads: list[tuple[bytes, bytes, int] | None] = []
         parts: list[bytes] = []
@@ -77,30 +78,33 @@ class _Shape:
             else:
                 heads.append(None)
         if not lines[-1]:
-            self.lines, self.heads, self.parts, self.whole, self.host = lines, [*heads, None], parts, whole, host
+            self.block, self.whole, self.host = block, whole, host
+            self.lines, self.heads, self.parts = lines, [*heads, None], parts
 
 
 _shapes: dict[tuple[str, int], _Shape] = {}
 
 
-def render(input_id: str, block: bytes) -> tuple[bytes, str]:
-    """The headers of an event of this input as a JSON object, and the Host in it (or "")."""
-    lines = block.split(b"\r\n")
-    key = (input_id, len(lines))
+def render(input_id: str, block: bytes) -> tuple[bytes, bytes]:
+    """The headers of an event of this input as a JSON object, and the Host in it (or "") as a JSON string."""
+    key = (input_id, block.count(b"\r\n"))
     shape = _shapes.get(key)
     if shape is None:
         if len(_shapes) >= _SHAPES:
             _shapes.clear()
         shape = _shapes[key] = _Shape()
-        shape.ends = b"\r\n" * (len(lines) - 1)
+        shape.ends = b"\r\n" * key[1]
+    elif shape.block == block:
+        return shape.whole, shape.host
+    lines = block.split(b"\r\n")
     # What is no plain character is only the line ends.
     plain = block.translate(None, _PLAIN) == shape.ends
     if plain and shape.lines and (rendered := shape.render(lines)) is not None:
         return rendered, shape.host
-    shown, host = for_frame(block)
-    whole = _encode(shown)
+    shown, name = for_frame(block)
+    whole, host = _encode(shown), _encode(name)
     if plain:
         if shape.misses % _LEARN == 0 and len(block) <= _BLOCK:
-            shape.learn(lines, whole, host)
+            shape.learn(block, lines, whole, host)
         shape.misses += 1
     return whole, host

@@ -552,19 +552,21 @@ async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
         raw.execute("UPDATE event SET body = x'00' WHERE seq = 10")
         raw.execute("UPDATE event SET headers = x'00' WHERE seq = 11")
         raw.execute("UPDATE event SET method = 'PUT' WHERE seq = 12")
+        raw.execute("UPDATE event SET method = CAST(x'50cf5354' AS TEXT) WHERE seq = 13")
         raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 520")
         raw.execute("UPDATE event SET remote_ip = '' WHERE seq = 600")
     await disk.reopen()
     with capture_logs() as logs:
         for _ in range(2):
             assert [e.seq for e in await disk.log.read("b", 0, 256, MANY)] == list(range(1, 10))
-            for after, first in ((9, 13), (10, 13), (199, 521), (300, 521), (519, 521), (599, 601)):
+            for after, first in ((9, 14), (10, 14), (199, 521), (300, 521), (519, 521), (599, 601)):
                 with pytest.raises(CursorLost) as lost:
                     await disk.log.read("b", after, 256, MANY)
                 assert lost.value.first == first
-            assert [e.seq for e in await disk.log.read("b", 12, 256, MANY)] == list(range(13, 200))
+            assert [e.seq for e in await disk.log.read("b", 13, 256, MANY)] == list(range(14, 200))
+            assert [each.seq for each in await disk.log.outline("b", 12, 15)] == [12, 14, 15]
     told = [(entry["first"], entry["last"]) for entry in logs if entry["event"] == "events_damaged"]
-    assert told == [(10, 12), (200, 520), (600, 600)]
+    assert told == [(10, 13), (200, 520), (600, 600)]
     assert list(await disk.log.read("b", 600, 256, MANY)) == []
     assert (await disk.log.append("b", event(b"on"))).seq == 601
     assert await disk.log.trim("b", Retention(None, 50, None), None) == 551

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.errors import StartupError
 from relay_tornado.ops.check import Report, check
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
@@ -137,6 +139,28 @@ def test_what_only_wants_to_be_known(cli: Runner, file: Path, statement: str, ki
     change(file, statement)
     report = check(file, quiet)
     assert kind in {each.kind for each in report.findings if each.level == "warning"}
+
+
+def test_a_flipped_bit_anywhere(tmp_path: Path) -> None:
+    """A check always ends with a report, or says that the file can't be read; and quotes no record."""
+    consume(tmp_path, fill(tmp_path, "orders", 12))
+    sound = (tmp_path / "relay.db").read_bytes()
+    copy = tmp_path / "copy.db"
+    chance = random.Random(7)
+    damaged = 0
+    for at in chance.sample([at for at, byte in enumerate(sound) if byte], 250):
+        data = bytearray(sound)
+        data[at] ^= 1 << chance.randrange(8)
+        copy.write_bytes(data)
+        try:
+            report = check(copy, quiet, full=True)
+        except StartupError as error:
+            told = [str(error)]
+        else:
+            damaged += report.damaged
+            told = [finding.message for finding in report.findings]
+        assert not [each for each in told if '"created_at":' in each]
+    assert damaged > 100
 
 
 def test_a_damaged_page(cli: Runner, file: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from relay_tornado.ops.stats import stats
 from tests.acceptance.clients import Sender, Subscriber
@@ -40,6 +44,38 @@ def test_how_far_consumers_are(cli: Runner) -> None:
     (worker,) = cli.json("stats")["consumers"]
     assert worker == {"bucket": "orders", "kind": "client", "name": "worker", "behind": 17, "parked": 2, "dead": 1}
     assert re.search(r"^worker +client +orders +17 events +2 +1", cli("stats").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("UPDATE event SET received_at = CAST(NULL AS REAL)", None),
+        ("UPDATE bucket SET document = replace(document, '{', '[')", "the bucket 'orders' can't be understood"),
+        ("UPDATE consumer SET kind = CAST(x'ff' AS TEXT)", None),
+        ("DROP TABLE consumer", "can't be read (no such table: "),
+    ],
+)
+def test_a_damaged_file(cli: Runner, damage: str, told: str | None) -> None:
+    """What can be told is told; else there is one line that says what to do."""
+    consume(cli.data, fill(cli.data, "orders", 20))
+    damage_file(cli.data / "relay.db", damage)
+    result = cli("stats")
+    assert result.exit_code == (0 if told is None else 1), result.output
+    if told is not None:
+        assert told in result.stderr
+        assert "relay check" in result.stderr
+
+
+def damage_file(path: Path, sql: str) -> None:
+    """Changes it as only a fault of the disk can."""
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '')")
+        raw.execute("DELETE FROM sqlite_schema WHERE type = 'trigger'")
+        raw.execute("PRAGMA writable_schema = RESET")
+        raw.execute("PRAGMA ignore_check_constraints = ON")
+        raw.execute(sql)
+        raw.commit()
 
 
 def test_growth_is_of_the_last_day(tmp_path: Path) -> None:

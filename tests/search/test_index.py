@@ -15,7 +15,7 @@ import pytest
 
 from relay_tornado.admin.buckets import new_bucket
 from relay_tornado.model import Bucket, Retention
-from relay_tornado.search import file, index, pages
+from relay_tornado.search import file, index, pages, rests
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query, text_of
 from relay_tornado.settings import Settings
@@ -29,7 +29,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits for more to come."""
     monkeypatch.setattr(index, "_SETTLE", 0.005)
     monkeypatch.setattr(index, "_AGAIN", 0.01)
-    monkeypatch.setattr(index, "_RESTS", (0.0, 0.0))
+    monkeypatch.setattr(rests, "_RESTS", (0.0, 0.0))
 
 
 def bucket(name: str = "b") -> Bucket:

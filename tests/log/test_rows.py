@@ -1,0 +1,103 @@
+"""relay_tornado/log/rows.py: rows as they come out, whole or damaged."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from relay_tornado.log import rows
+from relay_tornado.log.contract import Outline
+from relay_tornado.model import Epoch, Event
+
+SCHEMA = Path(__file__).parents[2] / "schema.sql"
+EPOCHS = [Epoch("first", 1), Epoch("second", 4)]
+MANY = 1 << 30
+
+
+def stored(seq: int) -> Event:
+    """One with all marks, some with a verdict, some with path and query, one that fills more than a page."""
+    body = b"b" * (6000 if seq == 5 else 40 + seq)
+    path = b"/path" if seq % 2 else b""
+    epoch = "first" if seq < 4 else "second"
+    made = Event(seq, epoch, seq + 0.5, "input", "POST", path, path[1:], b"Host: relay\r\n", body, "192.0.2.1")
+    if seq == 3:
+        return rows.marked(made, ("first-1", 2, True, False, "no signature", True))
+    return msgspec.structs.replace(made, verified=True) if seq > 5 else made
+
+
+EVENTS = [stored(seq) for seq in range(1, 9)]
+
+
+@pytest.fixture(scope="module")
+def database() -> bytes:
+    """A file with a log of eight events."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.executescript(SCHEMA.read_text())
+        raw.execute("INSERT INTO log (bucket) VALUES ('b')")
+        for event in EVENTS:
+            marks = rows.marks_of(event)
+            values = [1, event.seq, event.size, rows.checksum(event, marks), event.received_at, event.input_id]
+            values += [event.method, event.path, event.query, event.headers, event.remote_ip, event.body]
+            rows.insert(raw, values if marks is None else [], [] if marks is None else [*values, *marks])
+        raw.execute("UPDATE log SET head = 8")
+        return raw.serialize()
+
+
+def select(database: bytes | bytearray, start: int = 1, end: int = 8, most: int = MANY) -> rows.Found:
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        raw.deserialize(bytes(database))
+        return rows.select(raw, 1, start, end, EPOCHS, most)
+
+
+def test_what_was_stored_comes_out(database: bytes) -> None:
+    """With its marks, and each in its epoch."""
+    assert select(database).events == EVENTS
+    assert select(database).sizes == [event.size for event in EVENTS]
+    assert select(database, 7, 10).events == [*EVENTS[6:], None, None]
+
+
+def test_as_many_as_fit(database: bytes) -> None:
+    """Whole ones, at least one, and nothing beyond."""
+    sizes = [event.size for event in EVENTS]
+    assert select(database, most=sum(sizes[:4])).events == EVENTS[:4]
+    assert select(database, most=sum(sizes[:4]) - 1).events == EVENTS[:3]
+    assert select(database, start=5, most=0).events == [EVENTS[4]]
+    assert select(database, start=5, end=6, most=sizes[4]).events == [EVENTS[4]]
+
+
+@pytest.mark.parametrize("table", ["event", "sqlite_autoindex_event_1"])
+def test_a_flipped_bit(database: bytes, table: str) -> None:
+    """Wherever it is in a page of rows or of their index: each event comes out as it was stored, or not at all, and
+    nothing else happens. No CRC covers when it was received."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        raw.deserialize(database)
+        (page,) = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
+    lost = 0
+    inside = b"b" * 9  # of a body, where all bytes are alike
+    used = [at for at in range((page - 1) * 4096, page * 4096) if database[at] and database[at - 4 : at + 5] != inside]
+    for at in used:
+        for bit in range(8):
+            data = bytearray(database)
+            data[at] ^= 1 << bit
+            found = select(data)
+            assert len(found.events) == 8
+            for event, told in zip(EVENTS, found.events, strict=True):
+                if told is None:
+                    lost += 1
+                else:
+                    assert told.epoch == event.epoch
+                    assert isinstance(told.received_at, float)
+                    assert told == msgspec.structs.replace(event, received_at=told.received_at)
+            for each in outline(data):
+                assert [type(value) for value in each] == [int, float, str, str, int, bool]
+    assert lost > len(used) / 2
+
+
+def outline(database: bytes | bytearray) -> list[Outline]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        raw.deserialize(bytes(database))
+        return rows.outline(raw, 1, 1, 8)
