@@ -25,6 +25,8 @@ IDLE = (10, 1_000, 10_000)
 REPLAYING = 20
 STORM = 5_000
 BEHIND = 1_000
+_SETTLE = 2.0
+"""Seconds between the last of the clients and the first of the senders: what a crowd costs that comes is the storm."""
 STORM_PACE = 200
 
 
@@ -53,6 +55,8 @@ def connections(data: Path, count: int, seconds: float) -> dict[str, float]:
         before = relay.memory()
         with Subscribers(loop, relay.port, token, count, {"buckets": ["quiet"]}):
             each = (relay.memory() - before) / count / 1024
+            settled = time.perf_counter() + _SETTLE
+            loop.until(lambda: time.perf_counter() >= settled, "a moment")
             found = wrk(loop, relay.port, [path], CONNECTIONS, seconds)
         return {"rate": found.rate, "p99": found.p99, "each": each}
 

@@ -21,6 +21,7 @@ from relay_tornado.app import Relay
 from relay_tornado.cli.options import settings_from, settings_options
 from relay_tornado.cli.program import program
 from relay_tornado.cli.ui import link
+from relay_tornado.garbage import restrain
 from relay_tornado.logs import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
@@ -68,6 +69,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         loop.add_signal_handler(number, told_to_stop.set)
     relay = Relay(settings, inherited)
     await _start(relay, notifier)
+    restrain()
     loop.add_signal_handler(signal.SIGHUP, relay.reload)
     alive = asyncio.create_task(notifier.keep_alive())
     try:

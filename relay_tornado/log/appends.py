@@ -28,7 +28,7 @@ from relay_tornado.storage.work import Stale, again
 
 _QUICK_EVENTS = 256
 _QUICK_BYTES = 256 << 10
-_QUICK_LOGS = 16
+_QUICK_LOGS = 64
 _WARM = 60.0
 """What a commit may hold to be quick: so much, of logs that were appended to within so many seconds. What it changes
 are the last pages of the table, and of the index the last one for each such log, which are in memory then. Digests lie

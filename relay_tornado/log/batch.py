@@ -77,7 +77,7 @@ class Plan:
 
     def pages(self) -> int:
         """About how many pages it changes."""
-        return 6 + 3 * len(self.growths) + sum(growth.bytes for growth in self.growths) // 3500 + self.count // 16
+        return 6 + 2 * len(self.growths) + sum(growth.bytes for growth in self.growths) // 3500 + self.count // 16
 
 
 def digests(entries: Sequence[Entry]) -> list[tuple[int, bytes]]:

@@ -43,8 +43,9 @@ def _of_event(columns: str) -> str:
     return ", ".join(f"event.{name}" for name in columns.split(", "))
 
 
-_INSERT = _many(f"INSERT INTO event ({_PLAIN}) VALUES {{}}", _row(PLAIN))  # noqa: S608 - constants only, here and below
-_INSERT_MARKED = _many(f"INSERT INTO event ({_PLAIN}, {_MARKS}) VALUES {{}}", _row(MARKED))  # noqa: S608
+# OR FAIL: the transaction is rolled back in any case, so no statement has to keep what its pages were before it.
+_INSERT = _many(f"INSERT OR FAIL INTO event ({_PLAIN}) VALUES {{}}", _row(PLAIN))  # noqa: S608 - constants only, here and below
+_INSERT_MARKED = _many(f"INSERT OR FAIL INTO event ({_PLAIN}, {_MARKS}) VALUES {{}}", _row(MARKED))  # noqa: S608
 _GROW = _many(
     "UPDATE log SET head = v.column2, bytes = bytes + v.column3, last_at = v.column4 FROM (VALUES {}) AS v"
     " WHERE log.id = v.column1 AND dropped = 0",

@@ -108,6 +108,8 @@ def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
     else:
         migrate.migrate(raw, path, migrate.steps())
         raw.execute("UPDATE meta SET version = ? WHERE version <> ?", (__version__, __version__))
+    # From here on a statement changes little, and a file of what its pages were before it costs more than the memory.
+    raw.execute("PRAGMA temp_store = MEMORY")
     return read_stamp(raw)
 
 

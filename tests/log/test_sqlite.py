@@ -140,7 +140,7 @@ async def test_which_commits_are_quick(disk: SqliteWorld) -> None:
     """Those of a few logs and not many bytes, that look for no digest."""
     await make(disk.log)
     state = disk.log._logs["b"]
-    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(16)]
+    others = [LogState(1000 + key, f"o{key}", state.epochs, True) for key in range(64)]
     cold = LogState(2000, "cold", state.epochs, True)
     cold.last_at = time.time() - 100
     for warm in (state, *others):
@@ -306,7 +306,7 @@ async def test_a_failed_commit_stores_nothing_and_gives_the_seqs_out_again(fault
     await fill(faulty.log, 3)
     calls: list[str] = []
     watch = faulty.log.watch(None, calls.append)
-    faults.before = once("INSERT INTO event", sqlite3.SQLITE_IOERR)
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
     results = await asyncio.gather(*(faulty.log.append("b", event()) for _ in range(5)), return_exceptions=True)
     assert {type(result) for result in results} == {Unavailable}
     assert calls == []
@@ -368,7 +368,7 @@ async def test_published_events_that_are_gone(faulty: SqliteWorld, faults: Fault
     with behind(faulty) as raw:
         raw.execute("DELETE FROM event WHERE seq > 3")
         raw.execute("UPDATE log SET head = 3")
-    faults.before = once("INSERT INTO event", sqlite3.SQLITE_IOERR)
+    faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
     with capture_logs() as logs:
         with pytest.raises(Unavailable):
             await faulty.log.append("b", event())
