@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench import report
-from bench.compare import CONNECTIONS
+from bench import replay, report
+from bench.compare import CONNECTIONS, REPLAY
 from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, WEBHOOK, Loop, Readers, Senders, Subscribers, frame
 from bench.peers import wrk
@@ -252,11 +252,28 @@ def _connections(data: Path, sizes: tuple[int, ...], rounds: int, seconds: float
 def _log(data: Path, sizes: tuple[int, ...], rounds: int, seconds: float) -> list[dict[str, Any]]:
     rows = []
     for size in sizes:
-        relay, path, _, _ = _filled(data, size)
+        relay, path, token, _ = _filled(data, size)
+        count = min(size, REPLAY)
         with relay:
-            found = report.repeat(rounds, [partial(log, relay, path, seconds)])[0]
-        rows.append({"events before": size, "events/s": found["rate"], "p99 ms": found["p99"], "MiB": found["memory"]})
-    report.table(f"Ingest at {CONNECTIONS} connections, behind a log", rows)
+            found, at_start, at_end = report.repeat(
+                rounds,
+                [
+                    partial(log, relay, path, seconds),
+                    partial(replay.measure, relay, token, "earliest", count),
+                    partial(replay.measure, relay, token, {"last": count}, count),
+                ],
+            )
+        rows.append(
+            {
+                "events before": size,
+                "events/s": found["rate"],
+                "p99 ms": found["p99"],
+                "MiB": found["memory"],
+                "replayed from the start, events/s": at_start["rate"],
+                "from the end, events/s": at_end["rate"],
+            }
+        )
+    report.table(f"Ingest at {CONNECTIONS} connections, behind a log, and replays of it to one client", rows)
     return rows
 
 

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
 import structlog
 
 from relay_tornado.counters import Counters
@@ -169,7 +170,7 @@ class _Door:
         return None
 
     def give_back(self) -> None:
-        """What was let in by its limits is not stored."""
+        """What was let in by its limits is not stored, as far as its sender is told."""
         for limiter in self.limiters:
             limiter.give_back()
 
@@ -294,6 +295,7 @@ class Ingest:
         """What a sender is told of the outcome of its webhook."""
         if isinstance(outcome, Appended):
             return place.door.answer
+        place.door.give_back()
         if isinstance(outcome, BucketGone) and self.has(place.door.bucket.id):
             # A deleted bucket's record goes before its log: the file is damaged, and may be restored.
             outcome = Unavailable("the bucket's log is missing")
@@ -331,20 +333,11 @@ class Ingest:
     ) -> NewEvent | Answer:
         """The event, with the verdict on its signature; or the refusal, where that does not pass and has to."""
         door = place.door
-        verified, why = None, ""
-        repeat = None if digest is None else digest.digest()
-        if door.verify is not None:
-            verdict = door.verify(headers, body, time.time())
-            verified, why = verdict.verified, verdict.reason
-            if not verified and door.reject:
-                self.counters.rejected("signature")
-                return text_answer(401, f"This webhook's signature does not pass: {why}. It was not stored.")
-            if repeat is not None:
-                repeat = _checked(repeat, verdict)
-        return NewEvent(
-            door.input.id, method, place.path, place.query, headers, body, remote_ip, repeat, door.window,
-            None, None, False, verified, why, door.bucket.ephemeral,
-        )  # fmt: skip
+        verdict = None if door.verify is None else door.verify(headers, body, time.time())
+        if verdict is not None and not verdict.verified and door.reject:
+            self.counters.rejected("signature")
+            return text_answer(401, f"This webhook's signature does not pass: {verdict.reason}. It was not stored.")
+        return _event(place, method, headers, body, remote_ip, digest, verdict)
 
     def make(
         self,
@@ -369,27 +362,11 @@ class Ingest:
         if len(body) > door.max_body:
             raise TooLarge(f"the body is larger than the {door.max_body} bytes that this bucket takes")
         verdict = None if door.verify is None else door.verify(headers, body, time.time())
-        digest = None
-        if resend_of is None and (begun := door.digest(method, path, query, headers)) is not None:
-            begun.update(body)
-            digest = _checked(begun.digest(), verdict)
-        event = NewEvent(
-            input_id,
-            method,
-            path,
-            query,
-            headers,
-            body,
-            remote_ip,
-            digest,
-            door.window,
-            resend_of,
-            target,
-            verified=None if verdict is None else verdict.verified,
-            verdict="" if verdict is None else verdict.reason,
-            ephemeral=door.bucket.ephemeral,
-            edited=edited,
-        )
+        digest = door.digest(method, path, query, headers) if resend_of is None else None
+        if digest is not None:
+            digest.update(body)
+        event = _event(Place(door, path, query), method, headers, body, remote_ip, digest, verdict)
+        event = msgspec.structs.replace(event, resend_of=resend_of, target=target, edited=edited)
         return self.log.append(door.bucket.id, event)
 
     def find(self, target: bytes, host: str) -> Place | None:
@@ -561,6 +538,24 @@ class Upload:
         if self._spent:
             self._spent = False
             self._place.door.give_back()
+
+
+def _event(
+    place: Place,
+    method: str,
+    headers: bytes,
+    body: bytes,
+    remote_ip: str,
+    digest: hashlib._Hash | None,
+    verdict: Verdict | None,
+) -> NewEvent:
+    door = place.door
+    repeat = None if digest is None else _checked(digest.digest(), verdict)
+    verified, why = (None, "") if verdict is None else (verdict.verified, verdict.reason)
+    return NewEvent(
+        door.input.id, method, place.path, place.query, headers, body, remote_ip, repeat, door.window,
+        None, None, False, verified, why, door.bucket.ephemeral,
+    )  # fmt: skip
 
 
 def _failed(error: BaseException, counters: Counters) -> Answer:

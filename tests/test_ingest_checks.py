@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from relay_tornado.errors import NoSpace, Overloaded, Unavailable
 from relay_tornado.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Bucket, Dedupe, NewEvent, RateLimit, Verify
@@ -146,6 +147,19 @@ def test_refused_signatures_and_senders_that_leave_do_not_count() -> None:
             upload.abandon()
             upload.abandon()
         assert [(await bench.send(headers=signed(b""))).status for _ in range(2)] == [200, 429]
+
+    run(body)
+
+
+def test_what_the_log_refuses_does_not_count() -> None:
+    """Whoever is told to send it again may."""
+
+    async def body() -> None:
+        log = FailingLog()
+        bench = await Bench(replace_input(rate_limit=RateLimit(1, 60.0)), log).open()
+        for error in (Unavailable(), NoSpace("full"), Overloaded()):
+            log.error = error
+            assert (await bench.send()).status in (503, 507)
 
     run(body)
 

@@ -191,7 +191,7 @@ class Index:
     async def _step(self) -> int:
         """Indexes some of what is new, or else of what is old; returns how many events that were."""
         found: list[_Found] = []
-        while self._dirty and _size(found) < pages.EVENTS:
+        while self._dirty and not _full(found):
             bucket_id = next(iter(self._dirty))
             del self._dirty[bucket_id]
             try:
@@ -199,7 +199,7 @@ class Index:
             except BucketGone:
                 self._behind.pop(bucket_id, None)
         backwards = not found and self._used < self._bound * _FULL
-        while backwards and self._behind and _size(found) < pages.EVENTS:
+        while backwards and self._behind and not _full(found):
             bucket_id = next(iter(self._behind))
             del self._behind[bucket_id]
             with suppress(BucketGone):
@@ -272,7 +272,7 @@ class Index:
             return segment, file.used(raw)
 
         segment, self._used = await self._transact(job)
-        size = sum(len(row.text) for each in found for row in each.stretch.rows)
+        size = sum(map(_characters, found))
         self._state.segments[segment] = (self._state.segments.get(segment, (0, backwards))[0] + size, backwards)
         for each in found:
             self._state.places[each.bucket_id] = each.place
@@ -343,6 +343,15 @@ class Index:
 
 def _size(found: Sequence[_Found]) -> int:
     return sum(each.stretch.last - each.stretch.first + 1 for each in found)
+
+
+def _full(found: Sequence[_Found]) -> bool:
+    """Whether they are enough for a step: of one bucket `pages` sees to it."""
+    return _size(found) >= pages.EVENTS or sum(map(_characters, found)) >= pages.BYTES
+
+
+def _characters(found: _Found) -> int:
+    return sum(len(row.text) for row in found.stretch.rows)
 
 
 def _shrink(raw: sqlite3.Connection) -> int:

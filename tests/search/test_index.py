@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -407,3 +407,35 @@ def test_large_events_are_read_few_at_once(tmp_path: Path, monkeypatch: pytest.M
             await world.close()
 
     asyncio.run(run())
+
+
+def test_large_events_of_many_buckets_are_not_held_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step ends with the bucket in which it came to the bytes that may be held."""
+    monkeypatch.setattr(pages, "BYTES", 3_000)
+    steps: list[int] = []
+    names = [f"b{n}" for n in range(8)]
+
+    class Watched(Index):
+        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
+            steps.append(sum(len(row.text) for each in found for row in each.stretch.rows))
+            await super()._add(found, backwards)
+
+    async def run() -> None:
+        world = await SqliteWorld.open(tmp_path)
+        try:
+            for n, name in enumerate(names):
+                await world.log.create(name, f"aaaaaaaaaaa{n}")
+                await world.log.append(name, event(b"large " + b"x" * 2_000))
+            made = Watched(tmp_path, world.log, lambda: [bucket(name) for name in names], BOUND)
+            task = asyncio.create_task(made.run())
+            for name in names:
+                await caught_up(made, world, name)
+                assert await look(made, world, "large", name) == [1]
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        finally:
+            await world.close()
+
+    asyncio.run(run())
+    assert sum(steps) > 16_000
+    assert max(steps) < 6_000
