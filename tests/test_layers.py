@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handlers"}),
     frozenset({"client"}),
     frozenset({"agent"}),
-    frozenset({"app", "levels", "logs", "cli"}),
+    frozenset({"app", "garbage", "levels", "logs", "cli"}),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.state import excess_bytes, keep_from_count
 from relay_tornado.model import MIB, Retention
+from relay_tornado.storage.damage import is_damage
 
 STEP_EVENTS = 256
 STEP_BYTES = 8 * MIB
@@ -130,17 +131,26 @@ def forget_digests(raw: sqlite3.Connection, log: int, now: float) -> bool:
     return raw.execute(_OLD_DIGESTS, {"log": log, "now": now, "most": STEP_EVENTS}).rowcount < STEP_EVENTS
 
 
+_RECEIVED = (
+    "SELECT seq, CASE typeof(received_at) WHEN 'real' THEN received_at END FROM event"
+    " WHERE log = ? AND seq >= ? ORDER BY seq LIMIT 1"
+)
+
+
 def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) -> int:
     """The seq before the first event of `first` to `head` that was received at or after `time`, by halving."""
     low, high = first, head + 1
     while low < high:
         middle = (low + high) // 2
-        row = raw.execute(
-            "SELECT seq, received_at FROM event WHERE log = ? AND seq >= ? ORDER BY seq LIMIT 1", (log, middle)
-        ).fetchone()
+        try:
+            row = raw.execute(_RECEIVED, (log, middle)).fetchone()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            row = None
         # One whose time is damaged counts as new: it is not for this that anything leaves.
-        if row is None or not isinstance(row[1], float) or row[1] >= time:
+        if row is None or not isinstance(row[0], int) or row[1] is None or row[1] >= time:
             high = middle
         else:
-            low = row[0] + 1
+            low = max(row[0], middle) + 1
     return low - 1

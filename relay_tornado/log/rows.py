@@ -17,6 +17,7 @@ import msgspec
 from relay_tornado.log.contract import Outline
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import Epoch, Event, NewEvent
+from relay_tornado.storage.damage import is_damage
 
 _MOST = 64
 
@@ -83,6 +84,10 @@ _OUTLINE = (
 _AFTER_STUBS = (
     f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({_STUB.format('')})"  # noqa: S608
     " ORDER BY seq LIMIT 1"
+)
+
+_RECEIVED_AT = (
+    "SELECT received_at FROM event WHERE log = ? AND seq >= ? AND typeof(received_at) = 'real' ORDER BY seq LIMIT 1"
 )
 
 
@@ -189,23 +194,20 @@ def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Out
 
 
 def received_at(raw: sqlite3.Connection, log: int, seq: int) -> float | None:
-    """When an event was received; None where it is not there, or damaged."""
-    row = raw.execute("SELECT received_at FROM event WHERE log = ? AND seq = ?", (log, seq)).fetchone()
-    return row[0] if row is not None and isinstance(row[0], float) else None
+    """When the first event from `seq` on was received whose time is not damaged; None where that can't be known."""
+    try:
+        row = raw.execute(_RECEIVED_AT, (log, seq)).fetchone()
+    except sqlite3.DatabaseError as error:
+        if not is_damage(error):
+            raise
+        row = None
+    return None if row is None else float(row[0])
 
 
 def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
     """The next seq that is no stub; head + 1 where there is none."""
     row = raw.execute(_AFTER_STUBS, (log, seq, head)).fetchone()
     return head + 1 if row is None else int(row[0])
-
-
-def is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether what was read is malformed, a page of the file or a value in it: what lies elsewhere can still be
-    read."""
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    # Python's module gives no code where it can't decode a text; json_array takes no blob where there should be none.
-    return code is None or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
 
 class Found(NamedTuple):

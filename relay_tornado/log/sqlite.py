@@ -194,7 +194,12 @@ class SqliteEventLog:
         start = seq
         while seq <= state.head:
             if not block.start <= seq <= block.end:
+                # Another reader's read may turn out to hold less, and a trim may go by.
                 block = await self._page(state, seq)
+                if state.gone:
+                    raise BucketGone(state.bucket_id)
+                seq = max(seq, state.first)
+                continue
             if block.events[seq - block.start] is not None or seq in block.stubs:
                 break
             seq += 1

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from functools import partial
 from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate
-from relay_tornado.storage.connection import malformed, uri
+from relay_tornado.storage.connection import uri
+from relay_tornado.storage.damage import decode, malformed
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import read_owner
 
@@ -65,8 +65,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _prepared(address: str) -> sqlite3.Connection:
     raw = sqlite3.connect(address, uri=True, isolation_level=None)
-    # What is damaged in a text is found by who reads it; the error of Python's module would quote all of it.
-    raw.text_factory = partial(str, encoding="utf-8", errors="replace")
+    raw.text_factory = decode
     try:
         raw.execute("PRAGMA busy_timeout = 5000")
         raw.execute("PRAGMA trusted_schema = OFF")

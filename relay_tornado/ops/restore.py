@@ -27,6 +27,7 @@ from relay_tornado.search import file as search
 from relay_tornado.series import file as series
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.witness import Witness
@@ -85,6 +86,7 @@ def _restore(file: Path, directory: Path, progress: Progress) -> Restored:
         with contextlib.closing(open_file(file)) as raw:
             copying.by_pages(raw, part, descriptor, progress, disk.f_bavail * disk.f_frsize)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
+            raw.text_factory = decode
             paused = _make_own(raw)
             stamp = read_stamp(raw)
             tokens = _tokens(raw)

@@ -191,6 +191,7 @@ class Index:
     async def _step(self) -> int:
         """Indexes some of what is new, or else of what is old; returns how many events that were."""
         found: list[_Found] = []
+        self._rests.begin()
         while self._dirty and not _full(found):
             bucket_id = next(iter(self._dirty))
             del self._dirty[bucket_id]
@@ -205,6 +206,7 @@ class Index:
             with suppress(BucketGone):
                 found += await self._downwards(bucket_id)
         if found:
+            await asyncio.sleep(self._rests.due())
             await self._add(found, backwards)
         return _size(found)
 

@@ -21,7 +21,8 @@ _WINDOW: Final = 0.01
 
 
 class Rests:
-    """`begin` and `rest` are called on the thread that works, `end` anywhere: after it there is no rest any more."""
+    """In turn for what is done in the loop and for what is done on a thread: `begin` and `rest` are called where work
+    is done that waits for nothing else, `end` anywhere: after it there is no rest any more."""
 
     def __init__(self, events: Callable[[], int], clock: Callable[[], float] = time.monotonic) -> None:
         """`events` tells how many were ever taken in."""
@@ -37,12 +38,12 @@ class Rests:
         self._since = self._clock()
 
     def rest(self) -> None:
-        """Rests for the work since the last rest."""
+        """Rests for the work since it began, or since the last rest."""
         self._ended.wait(self.due())
         self._since = self._clock()
 
     def due(self) -> float:
-        """Seconds of rest for the work since the last one."""
+        """Seconds of rest for that work."""
         now, (at, before) = self._clock(), self._known
         if now - at >= _WINDOW:
             events = self._events()

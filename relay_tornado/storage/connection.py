@@ -17,6 +17,8 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
+from relay_tornado.storage.damage import MALFORMED_TEXT, malformed, quotes_a_text
+
 T = TypeVar("T")
 
 Factory: TypeAlias = Callable[..., sqlite3.Connection]
@@ -113,10 +115,9 @@ class Connection:
         try:
             return cast(T, await execute(function, self._raw))
         except sqlite3.OperationalError as error:
-            if hasattr(error, "sqlite_errorcode"):
+            if not quotes_a_text(error):
                 raise
-            # Python's module could not decode a text, and quotes all of it: it may hold a secret.
-            raise malformed("a text in it is malformed") from None
+            raise malformed(MALFORMED_TEXT) from None
 
     def here(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Calls the function with the raw connection at once, in the loop: it must be quick, and wait for nothing, and
@@ -140,16 +141,15 @@ class Connection:
             self._thread.join(_JOIN)
 
 
-def malformed(message: str) -> sqlite3.DatabaseError:
-    """An error as SQLite's own, for what only Python finds malformed."""
-    error = sqlite3.DatabaseError(message)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
-
-
 def uri(path: Path, mode: str) -> str:
     """How SQLite is told to open a file: `mode` is ro, rw or rwc."""
     return f"{path.absolute().as_uri()}?mode={mode}"
+
+
+def keep_statements_in_memory(raw: sqlite3.Connection) -> None:
+    """What its pages were before a statement, in case that has to be undone, is in no file: for a writer whose
+    statements change little."""
+    raw.execute("PRAGMA temp_store = MEMORY")
 
 
 def _prepare_writer(raw: sqlite3.Connection) -> None:

@@ -21,7 +21,7 @@ from relay_tornado import __version__
 from relay_tornado.errors import NotWritable, StartupError
 from relay_tornado.storage import migrate
 from relay_tornado.storage import witness as witnesses
-from relay_tornado.storage.connection import uri
+from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.witness import Loss, Stamp, Witness
 from relay_tornado.storage.work import read_stamp
 
@@ -108,8 +108,7 @@ def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
     else:
         migrate.migrate(raw, path, migrate.steps())
         raw.execute("UPDATE meta SET version = ? WHERE version <> ?", (__version__, __version__))
-    # From here on a statement changes little, and a file of what its pages were before it costs more than the memory.
-    raw.execute("PRAGMA temp_store = MEMORY")
+    keep_statements_in_memory(raw)
     return read_stamp(raw)
 
 

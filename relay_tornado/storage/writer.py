@@ -25,7 +25,8 @@ from typing import Any
 import structlog
 
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
-from relay_tornado.storage.connection import PATIENCE, Connection, Factory
+from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
+from relay_tornado.storage.damage import MALFORMED_TEXT, quotes_a_text
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss
@@ -329,6 +330,7 @@ class Writer:
         try:
             self._connection = await Connection.writer(self._path, self._factory)
             self._awaits_locks = True
+            await self._connection.run(keep_statements_in_memory)
             stamp, kept = await self._connection.run(
                 lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
             )
@@ -406,6 +408,8 @@ def _undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) ->
     with contextlib.suppress(sqlite3.Error):
         if raw.in_transaction:
             raw.execute("ROLLBACK")
+    if quotes_a_text(error):
+        error = sqlite3.OperationalError(MALFORMED_TEXT)
     return Result(error, committing, raw.in_transaction)
 
 

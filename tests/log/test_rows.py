@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from relay_tornado.log import rows
+from relay_tornado.log import reclaim, rows
 from relay_tornado.log.contract import Outline
 from relay_tornado.model import Epoch, Event
 
@@ -69,6 +69,30 @@ def test_as_many_as_fit(database: bytes) -> None:
     assert select(database, start=5, end=6, most=sizes[4]).events == [EVENTS[4]]
 
 
+def test_a_time_that_is_damaged(database: bytes) -> None:
+    """Nothing leaves by age because of it, and the next one counts as the oldest."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.deserialize(database)
+        raw.execute("DROP TRIGGER event_update")
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("UPDATE sqlite_schema SET sql = replace(sql, ' STRICT', '') WHERE name = 'event'")
+        raw.execute("PRAGMA writable_schema = RESET")
+        assert reclaim.seek(raw, 1, 1, 8, 7.0) == 6
+        raw.execute("UPDATE event SET received_at = CAST(x'ff' AS TEXT) WHERE seq IN (1, 5)")
+        assert reclaim.seek(raw, 1, 1, 8, 7.0) == 4
+        assert rows.received_at(raw, 1, 1) == 2.5
+
+
+def test_what_is_no_damage_comes_out(database: bytes) -> None:
+    """Nobody is told of a gap because of it."""
+    raw = sqlite3.connect(":memory:", isolation_level=None)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+    raw.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+
+
 @pytest.mark.parametrize("table", ["event", "sqlite_autoindex_event_1"])
 def test_a_flipped_bit(database: bytes, table: str) -> None:
     """Wherever it is in a page of rows or of their index: each event comes out as it was stored, or not at all, and
@@ -92,6 +116,10 @@ def test_a_flipped_bit(database: bytes, table: str) -> None:
                     assert told.epoch == event.epoch
                     assert isinstance(told.received_at, float)
                     assert told == msgspec.structs.replace(event, received_at=told.received_at)
+            with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+                raw.deserialize(bytes(data))
+                assert 0 <= reclaim.seek(raw, 1, 1, 8, 4.0) <= 8
+                assert isinstance(rows.received_at(raw, 1, 1), float | None)
             for each in outline(data):
                 assert [type(value) for value in each] == [int, float, str, str, int, bool]
     assert lost > len(used) / 2

@@ -574,6 +574,31 @@ async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
 
 
 @log_test
+async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
+    """One looks for its end beyond a block, while the other's read, which it shares, turns out to hold less."""
+    await make(disk.log)
+    await fill(disk.log, 512, size=9000)
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 262")
+    await disk.reopen()
+    beyond = disk.log._beyond_damage
+
+    async def meet(state: LogState, block: Block, seq: int) -> int:
+        other = asyncio.create_task(disk.log.read("b", 499, 256, MANY))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        found = await beyond(state, block, seq)
+        assert (await other)[0].seq == 500
+        return found
+
+    disk.log._beyond_damage = meet  # type: ignore[method-assign]
+    with pytest.raises(CursorLost) as lost:
+        await disk.log.read("b", 199, 256, MANY)
+    assert lost.value.first == 263
+
+
+@log_test
 async def test_an_entry_of_the_index_that_leads_to_another_event(disk: SqliteWorld) -> None:
     """The content of one event never comes out under the seq of another, though the CRC of it is right."""
     await make(disk.log)

@@ -163,6 +163,12 @@ def test_a_flipped_bit_anywhere(tmp_path: Path) -> None:
     assert damaged > 100
 
 
+def test_a_text_of_a_record_that_is_malformed(cli: Runner, file: Path) -> None:
+    """It would be JSON with a strange character in it, and the relay does not start with that."""
+    change(file, "UPDATE bucket SET document = CAST(replace(CAST(document AS BLOB), 'orders', x'ff') AS TEXT)")
+    assert [each["kind"] for each in found(cli)] == ["unreadable"]
+
+
 def test_a_damaged_page(cli: Runner, file: Path) -> None:
     """A page that is overwritten is found, and what lies on others is still looked at."""
     page = rows(file, "SELECT rootpage FROM sqlite_schema WHERE name = 'event'")[0][0]

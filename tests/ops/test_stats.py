@@ -51,7 +51,7 @@ def test_how_far_consumers_are(cli: Runner) -> None:
     [
         ("UPDATE event SET received_at = CAST(NULL AS REAL)", None),
         ("UPDATE bucket SET document = replace(document, '{', '[')", "the bucket 'orders' can't be understood"),
-        ("UPDATE consumer SET kind = CAST(x'ff' AS TEXT)", None),
+        ("UPDATE consumer SET kind = CAST(x'ff' AS TEXT)", "can't be read (a text in it is malformed)"),
         ("DROP TABLE consumer", "can't be read (no such table: "),
     ],
 )
@@ -64,6 +64,17 @@ def test_a_damaged_file(cli: Runner, damage: str, told: str | None) -> None:
     if told is not None:
         assert told in result.stderr
         assert "relay check" in result.stderr
+
+
+def test_growth_where_the_first_event_is_missing(tmp_path: Path) -> None:
+    """It is reckoned from the next one."""
+    fill(tmp_path / "data", "orders", 100)
+    path = tmp_path / "data" / "relay.db"
+    sound = stats(path, 0)
+    damage_file(path, "DELETE FROM event WHERE seq < 3")
+    found = stats(path, 0)
+    assert found.buckets[0].oldest_at is not None
+    assert found.buckets[0].a_day == sound.buckets[0].a_day
 
 
 def damage_file(path: Path, sql: str) -> None:

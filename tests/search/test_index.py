@@ -363,6 +363,27 @@ def test_ephemeral_events_are_not_in_it(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_the_index_rests_where_there_is_nothing_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read a log that has nothing but stubs takes time as well."""
+    rested: list[float] = []
+    monkeypatch.setattr(rests.Rests, "due", lambda self: rested.append(0.0) or 0.0)
+    monkeypatch.setattr(rests.Rests, "rest", lambda self: None)
+
+    async def run() -> None:
+        world = await SqliteWorld.open(tmp_path)
+        try:
+            await world.log.create("b", "aaaaaaaaaaaa")
+            for _ in range(3):
+                await world.log.append("b", event(b"flies by", ephemeral=True))
+            async with indexed(world, tmp_path, "b") as made:
+                await caught_up(made, world)
+        finally:
+            await world.close()
+
+    asyncio.run(run())
+    assert rested
+
+
 def test_a_full_disk_stops_the_index_alone(tmp_path: Path) -> None:
     """Where the disk has little room nothing is written; it goes on when there is some."""
     room = [0]

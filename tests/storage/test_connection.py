@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay_tornado.errors import StartupError
+from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.database import Database
 
 
 def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
@@ -26,5 +31,33 @@ def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
                 await connection.run(lambda raw: raw.execute("SELECT * FROM absent"))
         finally:
             await connection.close()
+
+    asyncio.run(run())
+
+
+class NoWal(sqlite3.Connection):
+    """A file on a file system that has no shared memory: SQLite leaves the mode as it was."""
+
+    def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        return super().execute("PRAGMA journal_mode" if sql == "PRAGMA journal_mode = WAL" else sql, *values)
+
+
+def test_a_file_system_without_wal(tmp_path: Path) -> None:
+    """It is that which is told, and no damage."""
+    with pytest.raises(StartupError, match="the file system does not support SQLite's WAL"):
+        asyncio.run(Database.open(replace(Settings(), data=tmp_path), factory=NoWal))
+
+
+def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
+    """It fails, and nothing else does."""
+
+    async def run() -> None:
+        database = await Database.open(replace(Settings(), data=tmp_path))
+        try:
+            with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
+                await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
+            assert database.refusal() is None
+        finally:
+            await database.close()
 
     asyncio.run(run())

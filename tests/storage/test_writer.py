@@ -470,6 +470,8 @@ async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults,
     there = ["a"] if done else []
     assert kept == [there, ["announced b"]]
     assert await database.read(names) == [*there, "b"]
+    # The connection is another one, set up as the first one was.
+    assert await database.write(lambda raw: raw.execute("PRAGMA temp_store").fetchone()) == (2,)
     await database.close()
     database = await Database.open(settings)
     assert database.loss is None

@@ -1,0 +1,39 @@
+"""What is malformed in a file: how SQLite and Python's module tell it, and how it is told further."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+MALFORMED_TEXT: Final = "a text in it is malformed"
+
+_UNDECODED = "Could not decode to UTF-8"
+_NO_JSON = "JSON cannot hold BLOB values"
+
+
+def malformed(message: str) -> sqlite3.DatabaseError:
+    """An error as SQLite's own, for what only Python finds malformed."""
+    error = sqlite3.DatabaseError(message)
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
+
+
+def is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether what was read is malformed, a page of the file or a value in it: what lies elsewhere can still be
+    read."""
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return code == sqlite3.SQLITE_CORRUPT or str(error).startswith((_UNDECODED, _NO_JSON))
+
+
+def quotes_a_text(error: BaseException) -> bool:
+    """Whether it is Python's own about a text that it can't decode: its message is all of that, which may be a record
+    with secrets."""
+    return isinstance(error, sqlite3.OperationalError) and str(error).startswith(_UNDECODED)
+
+
+def decode(text: bytes) -> str:
+    """For `text_factory`. Raises sqlite3.DatabaseError."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise malformed(MALFORMED_TEXT) from None
