@@ -148,9 +148,9 @@ def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) 
             if not is_damage(error):
                 raise
             row = None
-        # One whose time is damaged counts as new: it is not for this that anything leaves.
-        if row is None or not isinstance(row[0], int) or row[1] is None or row[1] >= time:
+        # One that is damaged counts as new: it is not for this that anything leaves.
+        if row is None or row[0] not in range(middle, head + 1) or row[1] is None or row[1] >= time:
             high = middle
         else:
-            low = max(row[0], middle) + 1
+            low = row[0] + 1
     return low - 1
