@@ -114,7 +114,8 @@ class Pages:
         level = self._levels.get((state.key, (seq - 1) // LEVELS[0]), LEVELS[0])
         key = (state.key, level, (seq - 1) // level)
         task = self._coming.get(key)
-        if task is None:
+        # One that is done and has not arrived yet would come out at once: who looks again would have the loop alone.
+        if task is None or task.done():
             task = asyncio.get_running_loop().create_task(self._fetch(key, state, seq))
             self._coming[key] = task
             task.add_done_callback(lambda done: self._arrived(key, state, done))
@@ -138,7 +139,8 @@ class Pages:
         return await self._read(job)
 
     def _arrived(self, key: _Key, state: LogState, task: asyncio.Task[Block]) -> None:
-        del self._coming[key]
+        if self._coming.get(key) is task:
+            del self._coming[key]
         if task.cancelled() or task.exception() is not None or state.gone:
             return
         block = task.result()
