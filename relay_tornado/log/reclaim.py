@@ -9,10 +9,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
-from relay_tornado.log import consumer_rows
+from relay_tornado.log import consumer_rows, rows
 from relay_tornado.log.state import excess_bytes, keep_from_count
 from relay_tornado.model import MIB, Retention
-from relay_tornado.storage.damage import is_damage
 
 STEP_EVENTS = 256
 STEP_BYTES = 8 * MIB
@@ -142,12 +141,7 @@ def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) 
     low, high = first, head + 1
     while low < high:
         middle = (low + high) // 2
-        try:
-            row = raw.execute(_RECEIVED, (log, middle)).fetchone()
-        except sqlite3.DatabaseError as error:
-            if not is_damage(error):
-                raise
-            row = None
+        row = rows.one(raw, _RECEIVED, log, middle)
         # One that is damaged counts as new: it is not for this that anything leaves.
         if row is None or row[0] not in range(middle, head + 1) or row[1] is None or row[1] >= time:
             high = middle

@@ -195,13 +195,19 @@ def outline(raw: sqlite3.Connection, log: int, start: int, end: int) -> list[Out
 
 def received_at(raw: sqlite3.Connection, log: int, seq: int) -> float | None:
     """When the first event from `seq` on was received whose time is not damaged; None where that can't be known."""
+    row = one(raw, _RECEIVED_AT, log, seq)
+    return None if row is None else float(row[0])
+
+
+def one(raw: sqlite3.Connection, sql: str, *values: Any) -> tuple[Any, ...] | None:
+    """The first row of a query; None where there is none, or what it looks at is damaged."""
     try:
-        row = raw.execute(_RECEIVED_AT, (log, seq)).fetchone()
+        row: tuple[Any, ...] | None = raw.execute(sql, values).fetchone()
     except sqlite3.DatabaseError as error:
         if not is_damage(error):
             raise
-        row = None
-    return None if row is None else float(row[0])
+        return None
+    return row
 
 
 def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
