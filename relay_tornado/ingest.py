@@ -169,6 +169,10 @@ class _Door:
                 return _framed(self.input.id.encode(), method.encode(), path, query, name, value)
         return None
 
+    def verdict(self, headers: bytes, body: bytes) -> Verdict | None:
+        """On a webhook's signature; None where none is checked."""
+        return None if self.verify is None else self.verify(headers, body, time.time())
+
     def give_back(self) -> None:
         """What was let in by its limits is not stored, as far as its sender is told."""
         for limiter in self.limiters:
@@ -333,7 +337,7 @@ class Ingest:
     ) -> NewEvent | Answer:
         """The event, with the verdict on its signature; or the refusal, where that does not pass and has to."""
         door = place.door
-        verdict = None if door.verify is None else door.verify(headers, body, time.time())
+        verdict = door.verdict(headers, body)
         if verdict is not None and not verdict.verified and door.reject:
             self.counters.rejected("signature")
             return text_answer(401, f"This webhook's signature does not pass: {verdict.reason}. It was not stored.")
@@ -361,7 +365,7 @@ class Ingest:
             raise NotFound(f"there is no input {input_id[:100]!r} (any more)")
         if len(body) > door.max_body:
             raise TooLarge(f"the body is larger than the {door.max_body} bytes that this bucket takes")
-        verdict = None if door.verify is None else door.verify(headers, body, time.time())
+        verdict = door.verdict(headers, body)
         digest = door.digest(method, path, query, headers) if resend_of is None else None
         if digest is not None:
             digest.update(body)

@@ -262,10 +262,7 @@ def _found(rows: Iterable[Any], start: int, end: int, epochs: Sequence[Epoch], r
             marks = None if marked is None else _marks(marked)
             # A damaged head of a row may make a blob a text, and pass the CRC where that is empty.
             path, query = path or b"", query or b""
-            if marks is None:
-                event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip)
-            else:
-                event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *marks)
+            event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *(marks or ()))
             if checksum(event, marks) != crc or at.__class__ is not float:
                 event, size = None, 0
             elif not headers and not body and size > len(path) + len(query):

@@ -13,7 +13,7 @@ from pathlib import Path
 from relay_tornado.errors import NotFound, StartupError
 from relay_tornado.storage import migrate
 from relay_tornado.storage.connection import uri
-from relay_tornado.storage.damage import decode, malformed
+from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import read_owner
 
@@ -71,10 +71,8 @@ def _prepared(address: str) -> sqlite3.Connection:
         raw.execute("PRAGMA trusted_schema = OFF")
         raw.execute("PRAGMA cell_size_check = ON")
         raw.execute("PRAGMA temp_store = MEMORY")
-        raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
-    except UnicodeDecodeError as error:
-        raw.close()
-        raise malformed("malformed database schema") from error  # SQLite's own message quotes it
+        with unquoted():
+            raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
     except BaseException:
         raw.close()
         raise

@@ -86,6 +86,10 @@ class Stretch(NamedTuple):
     rows: list[Row]
     epoch: str
 
+    @property
+    def characters(self) -> int:
+        return sum(len(row.text) for row in self.rows)
+
 
 class State:
     """All that is known of the file's content but the postings."""
@@ -163,8 +167,7 @@ def insert(raw: sqlite3.Connection, segment: int, key: int, stretch: Stretch, re
         " first = min(first, ?3), last = max(last, ?4), newest = max(newest, ?5)",
         (segment, key, stretch.first, stretch.last, newest),
     )
-    size = sum(len(row.text) for row in rows)
-    raw.execute("UPDATE segment SET bytes = bytes + ? WHERE id = ?", (size, segment))
+    raw.execute("UPDATE segment SET bytes = bytes + ? WHERE id = ?", (stretch.characters, segment))
 
 
 def forget_bucket(raw: sqlite3.Connection, bucket: str) -> None:

@@ -274,7 +274,7 @@ class Index:
             return segment, file.used(raw)
 
         segment, self._used = await self._transact(job)
-        size = sum(map(_characters, found))
+        size = _characters(found)
         self._state.segments[segment] = (self._state.segments.get(segment, (0, backwards))[0] + size, backwards)
         for each in found:
             self._state.places[each.bucket_id] = each.place
@@ -349,11 +349,11 @@ def _size(found: Sequence[_Found]) -> int:
 
 def _full(found: Sequence[_Found]) -> bool:
     """Whether they are enough for a step: of one bucket `pages` sees to it."""
-    return _size(found) >= pages.EVENTS or sum(map(_characters, found)) >= pages.BYTES
+    return _size(found) >= pages.EVENTS or _characters(found) >= pages.BYTES
 
 
-def _characters(found: _Found) -> int:
-    return sum(len(row.text) for row in found.stretch.rows)
+def _characters(found: Sequence[_Found]) -> int:
+    return sum(each.stretch.characters for each in found)
 
 
 def _shrink(raw: sqlite3.Connection) -> int:

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
-from relay_tornado.storage.damage import MALFORMED_TEXT, malformed, quotes_a_text
+from relay_tornado.storage.damage import unquoted
 
 T = TypeVar("T")
 
@@ -112,12 +112,8 @@ class Connection:
         A cancelled caller leaves early, the function still runs to its end.
         """
         execute: Any = self._proxy._execute
-        try:
+        with unquoted():
             return cast(T, await execute(function, self._raw))
-        except sqlite3.OperationalError as error:
-            if not quotes_a_text(error):
-                raise
-            raise malformed(MALFORMED_TEXT) from None
 
     def here(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Calls the function with the raw connection at once, in the loop: it must be quick, and wait for nothing, and

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 MALFORMED_TEXT: Final = "a text in it is malformed"
@@ -27,8 +29,20 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
 
 def quotes_a_text(error: BaseException) -> bool:
     """Whether it is Python's own about a text that it can't decode: its message is all of that, which may be a record
-    with secrets."""
-    return isinstance(error, sqlite3.OperationalError) and str(error).startswith(_UNDECODED)
+    with secrets. Where SQLite's message quotes such a text, of a schema, there is only the decoder's error."""
+    undecoded = isinstance(error, sqlite3.OperationalError) and str(error).startswith(_UNDECODED)
+    return undecoded or isinstance(error, UnicodeDecodeError)
+
+
+@contextmanager
+def unquoted() -> Iterator[None]:
+    """Raises sqlite3.DatabaseError for such an error."""
+    try:
+        yield
+    except (sqlite3.OperationalError, UnicodeDecodeError) as error:
+        if not quotes_a_text(error):
+            raise
+        raise malformed(MALFORMED_TEXT) from None
 
 
 def decode(text: bytes) -> str:

@@ -76,7 +76,7 @@ class Database:
             for _ in range(_READERS):
                 database._readers.append(await Connection.reader(path, factory))
                 database._reading.append(0)
-        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+        except (sqlite3.Error, OSError) as error:
             await opened.aclose()
             raise start.refusal(path, error) from error
         except BaseException:

@@ -22,6 +22,7 @@ from relay_tornado.errors import NotWritable, StartupError
 from relay_tornado.storage import migrate
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
+from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.witness import Loss, Stamp, Witness
 from relay_tornado.storage.work import read_stamp
 
@@ -77,7 +78,7 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool) 
 
 def _look(path: Path) -> Stamp | None:
     """How much was committed to the file; None where it is empty."""
-    with contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
+    with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
         if migrate.check(raw, path, migrate.latest()) == 0:
             return None
         return read_stamp(raw)
@@ -123,7 +124,7 @@ def secure(path: Path) -> None:
         migrate.sync(path.parent.absolute().parent)
 
 
-def refusal(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> StartupError:
+def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
     """What to tell a person of an error that kept the database from opening."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     number = error.errno if isinstance(error, OSError) else None
@@ -139,8 +140,7 @@ def refusal(path: Path, error: sqlite3.Error | OSError | UnicodeDecodeError) -> 
         )
     if code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
-    # SQLite quotes a damaged schema in its message, and Python can't decode that.
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(error, UnicodeDecodeError):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StartupError(
             f"{path} is damaged or no database ({error}): restore a copy of it, or move it away to start with an "
             "empty one."

@@ -56,43 +56,54 @@ def webhook(event: Event, bucket: Bucket, input_name: str, *, truncate: bool = F
 
     A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
     """
-    epoch, place = _place(event.epoch, bucket.id, bucket.name, event.input_id, input_name)
-    seq, path, query = event.seq, event.path, event.query
     headers, host = render(event.input_id, event.headers)
-    body, exact = (b"", b"") if truncate else _body(event.body)
+    path, query = event.path, event.query
     latin1 = () if event.headers.isascii() and query.isascii() and path.isascii() else _latin1(event)
     more = _more(event, latin1, attempt) if latin1 or attempt > 1 or event.verified is not None else b""
-    return (_TRUNCATED if truncate else _FRAME) % (
-        epoch, seq, b"", place, _EMPTY, _EMPTY, seq, epoch, _encode(event.received_at),
-        _encode(decode(path)) if path else _EMPTY, host, _encode(event.remote_ip), more, headers,
-        _encode(decode(query)) if query else _EMPTY, body, _encode(event.method), exact,
-    )  # fmt: skip
+    body = None if truncate else _body(event.body)
+    return _frame(event, bucket, input_name, b"", _EMPTY, _EMPTY, headers, host, more, body)
 
 
 def webhooks(
     event: Event, bucket: Bucket, input_name: str, copies: Sequence[Copy], truncate: bool, attempt: int = 1
 ) -> list[bytes]:
     """The frames of an event's copies, in their order; else as `webhook`."""
-    epoch, place = _place(event.epoch, bucket.id, bucket.name, event.input_id, input_name)
-    seq, path = event.seq, decode(event.path)
     headers, host = render(event.input_id, event.headers)
-    body, exact = (b"", b"") if truncate else _body(event.body)
-    latin1 = _latin1(event)
-    template = _TRUNCATED if truncate else _FRAME
+    path, latin1 = decode(event.path), _latin1(event)
+    body = None if truncate else _body(event.body)
     made = []
     for copy in copies:
+        destination = _extended(copy.destination, path) if copy.extend else copy.destination
+        shown = _overwritten(headers, copy.headers) if copy.headers else headers
         # Headers of the output are text.
-        marks = [each for each in latin1 if each.partition(":")[0] not in copy.headers]
-        made.append(
-            template % (
-                epoch, seq, b"-%d" % copy.n, place, _encode(copy.name),
-                _encode(_extended(copy.destination, path) if copy.extend else copy.destination),
-                seq, epoch, _encode(event.received_at), _encode(path), host, _encode(event.remote_ip),
-                _more(event, marks, attempt), _overwritten(headers, copy.headers) if copy.headers else headers,
-                _encode(decode(event.query)), body, _encode(event.method), exact,
-            )
-        )  # fmt: skip
+        more = _more(event, [each for each in latin1 if each.partition(":")[0] not in copy.headers], attempt)
+        ends = b"-%d" % copy.n, _encode(copy.name), _encode(destination)
+        made.append(_frame(event, bucket, input_name, *ends, shown, host, more, body))
     return made
+
+
+def _frame(
+    event: Event,
+    bucket: Bucket,
+    input_name: str,
+    copy: bytes,
+    output_name: bytes,
+    destination: bytes,
+    headers: bytes,
+    host: bytes,
+    more: bytes,
+    body: tuple[bytes, bytes] | None,
+) -> bytes:
+    """The frame of an event or of its copy: `copy` is what follows in its id, the values behind it are JSON; with no
+    `body` it says so."""
+    epoch, place = _place(event.epoch, bucket.id, bucket.name, event.input_id, input_name)
+    seq, path, query = event.seq, event.path, event.query
+    text, exact = body or (b"", b"")
+    return (_TRUNCATED if body is None else _FRAME) % (
+        epoch, seq, copy, place, output_name, destination, seq, epoch, _encode(event.received_at),
+        _encode(decode(path)) if path else _EMPTY, host, _encode(event.remote_ip), more, headers,
+        _encode(decode(query)) if query else _EMPTY, text, _encode(event.method), exact,
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import StartupError
+from relay_tornado.ops.opening import open_file
 from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Connection
-from relay_tornado.storage.database import Database
+from relay_tornado.storage.database import NAME, Database
 
 
 def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
@@ -46,6 +48,19 @@ def test_a_file_system_without_wal(tmp_path: Path) -> None:
     """It is that which is told, and no damage."""
     with pytest.raises(StartupError, match="the file system does not support SQLite's WAL"):
         asyncio.run(Database.open(replace(Settings(), data=tmp_path), factory=NoWal))
+
+
+def test_a_schema_that_is_malformed(tmp_path: Path) -> None:
+    """SQLite quotes it in its message, which Python can't decode then."""
+    with contextlib.closing(sqlite3.connect(tmp_path / NAME)) as raw:
+        raw.execute("CREATE TABLE a (b)")
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("UPDATE sqlite_schema SET sql = CAST(x'435245415445205441424c452022ff' AS TEXT)")
+        raw.commit()
+    with pytest.raises(StartupError, match=r"is damaged or no database \(a text in it is malformed\): restore"):
+        asyncio.run(Database.open(replace(Settings(), data=tmp_path)))
+    with pytest.raises(StartupError, match=r"can't be read \(a text in it is malformed\)"):
+        open_file(tmp_path / NAME)
 
 
 def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
