@@ -1,13 +1,107 @@
-"""relay_tornado/log/pages.py: reads that are shared."""
+"""relay_tornado/log/pages.py: blocks of older events, each read once for all who want it."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
 
 from relay_tornado.log.pages import Block, Pages
 from relay_tornado.log.state import LogState
-from relay_tornado.model import Epoch, Event
+from relay_tornado.model import MIB, Epoch, Event, Retention
+from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+
+@log_test
+async def test_a_storm_of_readers_reads_each_block_once(io_loop: IOLoop, tmp_path: Path) -> None:
+    """However many clients come back at once, each block is read from the file once."""
+    world = await SqliteWorld.open(tmp_path)
+    await make(world.log)
+    await fill(world.log, 2000)
+    await world.reopen()
+    reads = 0
+    read = world.database.read
+
+    async def counted(job: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(job)
+
+    world.log._pages._read = counted  # type: ignore[assignment]
+    found = await asyncio.gather(*(read_all(world.log, after=(13 * n) % 1999, page=64) for n in range(60)))
+    assert all(events[-1].seq == 2000 for events in found)
+    assert reads == 8
+    await world.close()
+
+
+@log_test
+async def test_blocks_of_large_events(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Memory for a page is bounded whatever the size of events: each block that is kept holds at most 1 MiB."""
+    world = await SqliteWorld.open(tmp_path)
+    await make(world.log)
+    for n in range(1, 301):
+        await world.log.append("b", event(b"%d" % n + b" " * (20_000 if n % 100 else 3 * MIB)))
+    await world.reopen()
+    for _ in range(2):
+        events = await read_all(world.log)
+        assert [int(e.body) for e in events] == list(range(1, 301))
+    blocks = world.log._pages._blocks.values()
+    assert {block.level for block in blocks} == {1, 4, 16}
+    assert all(sum(e.size for e in block.events if e) <= MIB for block in blocks)
+    assert world.log._pages.used == sum(block.cost for block in blocks) <= world.settings.page_cache
+    for after, limit, most in ((0, 256, MIB), (98, 256, MIB), (99, 256, MIB), (99, 1, 1)):
+        page = await world.log.read("b", after, limit, most)
+        assert page[0].seq == after + 1
+        assert len(page) == 1 or sum(e.size for e in page) <= most
+    await world.close()
+
+
+@log_test
+async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tmp_path: Path) -> None:
+    """It holds no more than its budget, and nothing of what was trimmed or dropped."""
+    world = await SqliteWorld.open(tmp_path, page_cache=400_000, tail=100_000)
+    await make(world.log)
+    await fill(world.log, 2990)
+    await fill(world.log, 10)
+    await read_all(world.log)
+    pages, tail = world.log._pages, world.log._tail
+    assert 0 < pages.used <= 400_000
+    assert 0 < tail.used <= 50_000
+    assert pages.used == sum(block.cost for block in pages._blocks.values())
+    await world.log.trim("b", Retention(None, 0, None), None)
+    assert pages.used == 0
+    assert not world.log._logs["b"].recent.events
+    await fill(world.log, 1000)
+    await read_all(world.log, after=3000)
+    assert pages.used > 0
+    await world.log.drop("b")
+    assert pages.used == 0
+    await world.close()
+
+
+@log_test
+async def test_the_tail_is_read_without_a_thread(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recent events come from memory: `peek` has them all, and no read goes to the file."""
+    await make(disk.log)
+    await fill(disk.log, 500)
+    monkeypatch.setattr(disk.log._pages, "_read", None)
+    assert len(await read_all(disk.log)) == 500
+    page = disk.log.peek("b", 100, 256, MANY)
+    assert page is not None
+    assert [e.seq for e in page] == list(range(101, 357))
+
+
+def test_a_block_is_read_no_further_than_the_head() -> None:
+    """Also where the block itself goes on."""
+    events = [Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"", "::1") for seq in range(257, 513)]
+    block = Block(257, [*events], [0] * 256, 256)
+    assert [e.seq for e in block.read(400, 402, 256, MANY)] == [401, 402]
+    assert [e.seq for e in block.good(509, 600, 256, MANY)] == [510, 511, 512]
 
 
 def block(end: int) -> Block:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import zlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from relay_tornado.log import reclaim, rows
 from relay_tornado.log.contract import Outline
-from relay_tornado.model import Epoch, Event
+from relay_tornado.model import Epoch, Event, NewEvent
 
 SCHEMA = Path(__file__).parents[2] / "schema.sql"
 EPOCHS = [Epoch("first", 1), Epoch("second", 4)]
@@ -91,6 +93,27 @@ def test_what_is_no_damage_comes_out(database: bytes) -> None:
     raw.close()
     with pytest.raises(sqlite3.ProgrammingError):
         rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+
+
+def test_a_row_is_checked_whole() -> None:
+    """The CRC covers every part of an event's content, and its marks; one without marks has the CRC that it had."""
+    parts: dict[str, Any] = {
+        "input_id": "i", "method": "m", "path": b"p", "query": b"q", "headers": b"h", "body": b"b", "remote_ip": "r"
+    }  # fmt: skip
+    plain = checksum(**parts)
+    assert plain == zlib.crc32(b"i m rpqhb")
+    for name, value in parts.items():
+        assert checksum(**{**parts, name: value * 2}) != plain
+    marks: dict[str, Any] = {"resend_of": "a", "target": 1, "force": True, "verified": True, "verdict": "v"}
+    marked = checksum(**parts, **marks)
+    others = {"resend_of": None, "target": 2, "force": False, "verified": None, "verdict": ""}
+    found = {checksum(**parts, **{**marks, name: other}) for name, other in others.items()}
+    assert len(found | {plain, marked, checksum(**parts, **{**marks, "verified": False})}) == 8
+
+
+def checksum(**parts: Any) -> int:
+    made = NewEvent(**parts)
+    return rows.checksum(made, rows.marks_of(made))
 
 
 @pytest.mark.parametrize("table", ["event", "sqlite_autoindex_event_1"])

@@ -1,4 +1,4 @@
-"""The event log on SQLite: batches, order of publication, failures, blocks, damage, and what a drop leaves to do."""
+"""The event log on SQLite: batches, order of publication, failures, and what a drop leaves to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, CursorLost, NoSpace, Overloaded, Unavailable, Unknown
-from relay_tornado.log import reclaim, rows
+from relay_tornado.log import rows
 from relay_tornado.log.appends import Batch
 from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
-from relay_tornado.log.pages import Block
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.state import LogState
-from relay_tornado.model import MIB, Bounds, Cursor, Event, Gap, NewEvent, Retention
+from relay_tornado.model import Bounds, Cursor, Gap, NewEvent, Retention
 from relay_tornado.storage import database as databases
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
-from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, always, once
 from tests.storage.waiting import until
 
@@ -58,18 +56,6 @@ def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWo
 
 async def commits(world: SqliteWorld) -> int:
     return int(await world.database.read(lambda raw: raw.execute("SELECT commits FROM meta").fetchone()[0]))
-
-
-@contextlib.contextmanager
-def behind(world: SqliteWorld) -> Iterator[sqlite3.Connection]:
-    """The file, changed behind the relay's back and against its triggers."""
-    with contextlib.closing(sqlite3.connect(world.database.path, isolation_level=None)) as raw:
-        triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            raw.execute(f"DROP TRIGGER {name}")
-        yield raw
-        for _, sql in triggers:
-            raw.execute(sql)
 
 
 async def settled(world: SqliteWorld) -> None:
@@ -457,192 +443,6 @@ async def test_low_space(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> 
     assert (await disk.log.append("b", event())).seq == 11
 
 
-# blocks
-
-
-@log_test
-async def test_a_storm_of_readers_reads_each_block_once(io_loop: IOLoop, tmp_path: Path) -> None:
-    """However many clients come back at once, each block is read from the file once."""
-    world = await SqliteWorld.open(tmp_path)
-    await make(world.log)
-    await fill(world.log, 2000)
-    await world.reopen()
-    reads = 0
-    read = world.database.read
-
-    async def counted(job: Any) -> Any:
-        nonlocal reads
-        reads += 1
-        return await read(job)
-
-    world.log._pages._read = counted  # type: ignore[assignment]
-    found = await asyncio.gather(*(read_all(world.log, after=(13 * n) % 1999, page=64) for n in range(60)))
-    assert all(events[-1].seq == 2000 for events in found)
-    assert reads == 8
-    await world.close()
-
-
-@log_test
-async def test_blocks_of_large_events(io_loop: IOLoop, tmp_path: Path) -> None:
-    """Memory for a page is bounded whatever the size of events: each block that is kept holds at most 1 MiB."""
-    world = await SqliteWorld.open(tmp_path)
-    await make(world.log)
-    for n in range(1, 301):
-        await world.log.append("b", event(b"%d" % n + b" " * (20_000 if n % 100 else 3 * MIB)))
-    await world.reopen()
-    for _ in range(2):
-        events = await read_all(world.log)
-        assert [int(e.body) for e in events] == list(range(1, 301))
-    blocks = world.log._pages._blocks.values()
-    assert {block.level for block in blocks} == {1, 4, 16}
-    assert all(sum(e.size for e in block.events if e) <= MIB for block in blocks)
-    assert world.log._pages.used == sum(block.cost for block in blocks) <= world.settings.page_cache
-    for after, limit, most in ((0, 256, MIB), (98, 256, MIB), (99, 256, MIB), (99, 1, 1)):
-        page = await world.log.read("b", after, limit, most)
-        assert page[0].seq == after + 1
-        assert len(page) == 1 or sum(e.size for e in page) <= most
-    await world.close()
-
-
-@log_test
-async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tmp_path: Path) -> None:
-    """It holds no more than its budget, and nothing of what was trimmed or dropped."""
-    world = await SqliteWorld.open(tmp_path, page_cache=400_000, tail=100_000)
-    await make(world.log)
-    await fill(world.log, 2990)
-    await fill(world.log, 10)
-    await read_all(world.log)
-    pages, tail = world.log._pages, world.log._tail
-    assert 0 < pages.used <= 400_000
-    assert 0 < tail.used <= 50_000
-    assert pages.used == sum(block.cost for block in pages._blocks.values())
-    await world.log.trim("b", Retention(None, 0, None), None)
-    assert pages.used == 0
-    assert not world.log._logs["b"].recent.events
-    await fill(world.log, 1000)
-    await read_all(world.log, after=3000)
-    assert pages.used > 0
-    await world.log.drop("b")
-    assert pages.used == 0
-    await world.close()
-
-
-@log_test
-async def test_the_tail_is_read_without_a_thread(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Recent events come from memory: `peek` has them all, and no read goes to the file."""
-    await make(disk.log)
-    await fill(disk.log, 500)
-    monkeypatch.setattr(disk.log._pages, "_read", None)
-    assert len(await read_all(disk.log)) == 500
-    page = disk.log.peek("b", 100, 256, MANY)
-    assert page is not None
-    assert [e.seq for e in page] == list(range(101, 357))
-
-
-# damage
-
-
-@log_test
-async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
-    """A changed byte, or rows that are missing, never come out as events: CursorLost names the next good one."""
-    await make(disk.log)
-    await fill(disk.log, 600)
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("UPDATE event SET body = x'00' WHERE seq = 10")
-        raw.execute("UPDATE event SET headers = x'00' WHERE seq = 11")
-        raw.execute("UPDATE event SET method = 'PUT' WHERE seq = 12")
-        raw.execute("UPDATE event SET method = CAST(x'50cf5354' AS TEXT) WHERE seq = 13")
-        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 520")
-        raw.execute("UPDATE event SET remote_ip = '' WHERE seq = 600")
-    await disk.reopen()
-    with capture_logs() as logs:
-        for _ in range(2):
-            assert [e.seq for e in await disk.log.read("b", 0, 256, MANY)] == list(range(1, 10))
-            for after, first in ((9, 14), (10, 14), (199, 521), (300, 521), (519, 521), (599, 601)):
-                with pytest.raises(CursorLost) as lost:
-                    await disk.log.read("b", after, 256, MANY)
-                assert lost.value.first == first
-            assert [e.seq for e in await disk.log.read("b", 13, 256, MANY)] == list(range(14, 200))
-            assert [each.seq for each in await disk.log.outline("b", 12, 15)] == [12, 14, 15]
-    told = [(entry["first"], entry["last"]) for entry in logs if entry["event"] == "events_damaged"]
-    assert told == [(10, 13), (200, 520), (600, 600)]
-    assert list(await disk.log.read("b", 600, 256, MANY)) == []
-    assert (await disk.log.append("b", event(b"on"))).seq == 601
-    assert await disk.log.trim("b", Retention(None, 50, None), None) == 551
-    assert [e.seq for e in await disk.log.read("b", 551, 256, MANY)] == list(range(552, 600))
-
-
-@log_test
-async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
-    """One looks for its end beyond a block, while the other's read, which it shares, turns out to hold less."""
-    await make(disk.log)
-    await fill(disk.log, 512, size=9000)
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 262")
-    await disk.reopen()
-    beyond = disk.log._beyond_damage
-
-    async def meet(state: LogState, block: Block, seq: int) -> int:
-        other = asyncio.create_task(disk.log.read("b", 499, 256, MANY))
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        found = await beyond(state, block, seq)
-        assert (await other)[0].seq == 500
-        return found
-
-    disk.log._beyond_damage = meet  # type: ignore[method-assign]
-    with pytest.raises(CursorLost) as lost:
-        await disk.log.read("b", 199, 256, MANY)
-    assert lost.value.first == 263
-
-
-@log_test
-async def test_an_entry_of_the_index_that_leads_to_another_event(disk: SqliteWorld) -> None:
-    """The content of one event never comes out under the seq of another, though the CRC of it is right."""
-    await make(disk.log)
-    await fill(disk.log, 600)
-    await disk.close()
-    data = disk.database.path.read_bytes()
-    # An entry as SQLite writes it: log 1 (which takes no byte), the seq and the rowid in two bytes each.
-    entry, other = (bytes((4, 9, 2, 2)) + (400).to_bytes(2) + rowid.to_bytes(2) for rowid in (400, 401))
-    assert data.count(entry) == 1
-    disk.database.path.write_bytes(data.replace(entry, other))
-    await disk.reopen()
-    with pytest.raises(CursorLost) as lost:
-        await disk.log.read("b", 399, 256, MANY)
-    assert lost.value.first == 401
-    assert [e.seq for e in await disk.log.read("b", 398, 256, MANY)] == [399]
-    assert [e.seq for e in await disk.log.read("b", 400, 2, MANY)] == [401, 402]
-
-
-@log_test
-async def test_a_damaged_page_of_the_file(disk: SqliteWorld) -> None:
-    """Where SQLite itself finds a page malformed, the events on other pages are read all the same."""
-    await make(disk.log)
-    await fill(disk.log, 100, size=2000)
-    await disk.close()
-    with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
-        leaf = max(page for (page,) in raw.execute("SELECT rootpage + 20 FROM sqlite_schema WHERE name = 'event'"))
-        assert b"input-1" in disk.database.path.read_bytes()[(leaf - 1) * 4096 : leaf * 4096]
-    with disk.database.path.open("r+b") as file:
-        file.seek((leaf - 1) * 4096)
-        file.write(b"\xff" * 4096)
-    await disk.reopen()
-    read: list[int] = []
-    after = 0
-    while after < 100:
-        try:
-            events = await disk.log.read("b", after, 256, MANY)
-        except CursorLost as lost:
-            after = lost.first - 1
-            continue
-        read += [e.seq for e in events]
-        after = read[-1]
-    assert 90 <= len(read) < 100
-
-
 # leaving
 
 
@@ -678,35 +478,6 @@ async def test_a_trim_gives_way_to_appends(disk: SqliteWorld) -> None:
         firsts.add((await disk.log.bounds("b")).first)
     assert len(firsts) > 3
     assert await trimming >= 5000
-
-
-@log_test
-async def test_a_reader_that_meets_a_trim_is_told_of_no_damage(io_loop: IOLoop, tmp_path: Path) -> None:
-    """Rows that a trim took, committed but not announced yet, are CursorLost with the new first, and nothing else."""
-    world = await SqliteWorld.open(tmp_path, tail=0, page_cache=0)
-    await make(world.log)
-    await fill(world.log, 100)
-    state = world.log._logs["b"]
-    keep = Retention(None, 40, None)
-    with capture_logs() as logs:
-        await world.database.write(lambda raw: reclaim.delete_oldest(raw, state.key, keep, 1, None))
-        assert state.first == 1
-        with pytest.raises(CursorLost) as lost:
-            await world.log.read("b", 10, 10, MANY)
-        assert lost.value.first == 61
-        await world.database.write(lambda raw: reclaim.drop(raw, state.key))
-        with pytest.raises(BucketGone):
-            await world.log.read("b", 10, 10, MANY)
-    assert logs == []
-    await world.close()
-
-
-def test_a_block_is_read_no_further_than_the_head() -> None:
-    """Also where the block itself goes on."""
-    events = [Event(seq, "e", 0.0, "i", "POST", b"", b"", b"", b"", "::1") for seq in range(257, 513)]
-    block = Block(257, [*events], [0] * 256, 256)
-    assert [e.seq for e in block.read(400, 402, 256, MANY)] == [401, 402]
-    assert [e.seq for e in block.good(509, 600, 256, MANY)] == [510, 511, 512]
 
 
 @log_test
@@ -758,27 +529,6 @@ async def test_seek_in_a_long_log(disk: SqliteWorld) -> None:
         after = await disk.log.read("b", position, 1, MANY)
         assert after[0].received_at >= moment
         assert position == 0 or (await disk.log.read("b", position - 1, 1, MANY))[0].received_at < moment
-
-
-def test_a_row_is_checked_whole() -> None:
-    """The CRC covers every part of an event's content, and its marks; one without marks has the CRC that it had."""
-    parts: dict[str, Any] = {
-        "input_id": "i", "method": "m", "path": b"p", "query": b"q", "headers": b"h", "body": b"b", "remote_ip": "r"
-    }  # fmt: skip
-    plain = checksum(**parts)
-    assert plain == zlib.crc32(b"i m rpqhb")
-    for name, value in parts.items():
-        assert checksum(**{**parts, name: value * 2}) != plain
-    marks: dict[str, Any] = {"resend_of": "a", "target": 1, "force": True, "verified": True, "verdict": "v"}
-    marked = checksum(**parts, **marks)
-    others = {"resend_of": None, "target": 2, "force": False, "verified": None, "verdict": ""}
-    found = {checksum(**parts, **{**marks, name: other}) for name, other in others.items()}
-    assert len(found | {plain, marked, checksum(**parts, **{**marks, "verified": False})}) == 8
-
-
-def checksum(**parts: Any) -> int:
-    made = NewEvent(**parts)
-    return rows.checksum(made, rows.marks_of(made))
 
 
 @log_test

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,10 +76,7 @@ class SqliteWorld:
     async def lose(self, bucket_id: str, count: int) -> None:
         """Leaves the file as an older state of it would be: the last events and what came with them never were."""
         await self.close()
-        with contextlib.closing(sqlite3.connect(self.database.path)) as raw, raw:
-            triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-            for name, _ in triggers:
-                raw.execute(f"DROP TRIGGER {name}")
+        with behind(self) as raw:
             key, first, head = raw.execute(
                 "SELECT id, first, head FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)
             ).fetchone()
@@ -100,12 +98,22 @@ class SqliteWorld:
                 " WHERE id = ?",
                 (head, key),
             )
-            for _, sql in triggers:
-                raw.execute(sql)
         await self.reopen()
 
 
 World = MemoryWorld | SqliteWorld
+
+
+@contextlib.contextmanager
+def behind(world: SqliteWorld) -> Iterator[sqlite3.Connection]:
+    """The file, changed behind the relay's back and against its triggers."""
+    with contextlib.closing(sqlite3.connect(world.database.path, isolation_level=None)) as raw:
+        triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            raw.execute(f"DROP TRIGGER {name}")
+        yield raw
+        for _, sql in triggers:
+            raw.execute(sql)
 
 
 async def make(log: EventLog, bucket_id: str = "b") -> str:

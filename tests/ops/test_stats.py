@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from relay_tornado.ops.stats import stats
 from tests.acceptance.clients import Sender, Subscriber
 from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
-from tests.ops.filling import consume, fill, rows
+from tests.ops.filling import change, consume, fill, rows
 
 
 def test_what_takes_the_space(cli: Runner) -> None:
@@ -46,6 +44,14 @@ def test_how_far_consumers_are(cli: Runner) -> None:
     assert re.search(r"^worker +client +orders +17 events +2 +1", cli("stats").stdout, re.MULTILINE)
 
 
+LOOSE = (
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '')",
+    "PRAGMA writable_schema = RESET",
+)
+"""Then a column takes anything, as damage does."""
+
+
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -58,7 +64,7 @@ def test_how_far_consumers_are(cli: Runner) -> None:
 def test_a_damaged_file(cli: Runner, damage: str, told: str | None) -> None:
     """What can be told is told; else there is one line that says what to do."""
     consume(cli.data, fill(cli.data, "orders", 20))
-    damage_file(cli.data / "relay.db", damage)
+    change(cli.data / "relay.db", *LOOSE, damage)
     result = cli("stats")
     assert result.exit_code == (0 if told is None else 1), result.output
     if told is not None:
@@ -71,22 +77,10 @@ def test_growth_where_the_first_event_is_missing(tmp_path: Path) -> None:
     fill(tmp_path / "data", "orders", 100)
     path = tmp_path / "data" / "relay.db"
     sound = stats(path, 0)
-    damage_file(path, "DELETE FROM event WHERE seq < 3")
+    change(path, "DELETE FROM event WHERE seq < 3")
     found = stats(path, 0)
     assert found.buckets[0].oldest_at is not None
     assert found.buckets[0].a_day == sound.buckets[0].a_day
-
-
-def damage_file(path: Path, sql: str) -> None:
-    """Changes it as only a fault of the disk can."""
-    with contextlib.closing(sqlite3.connect(path)) as raw:
-        raw.execute("PRAGMA writable_schema = ON")
-        raw.execute("UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '')")
-        raw.execute("DELETE FROM sqlite_schema WHERE type = 'trigger'")
-        raw.execute("PRAGMA writable_schema = RESET")
-        raw.execute("PRAGMA ignore_check_constraints = ON")
-        raw.execute(sql)
-        raw.commit()
 
 
 def test_growth_is_of_the_last_day(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""The event log on SQLite over a damaged file: what is good comes out, what is not is told, once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
+
+from relay_tornado.errors import BucketGone, CursorLost
+from relay_tornado.log import reclaim
+from relay_tornado.log.pages import Block
+from relay_tornado.log.state import LogState
+from relay_tornado.model import Retention
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make
+
+log_test = pytest.mark.gen_test(timeout=60)
+
+
+@log_test
+async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
+    """A changed byte, or rows that are missing, never come out as events: CursorLost names the next good one."""
+    await make(disk.log)
+    await fill(disk.log, 600)
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("UPDATE event SET body = x'00' WHERE seq = 10")
+        raw.execute("UPDATE event SET headers = x'00' WHERE seq = 11")
+        raw.execute("UPDATE event SET method = 'PUT' WHERE seq = 12")
+        raw.execute("UPDATE event SET method = CAST(x'50cf5354' AS TEXT) WHERE seq = 13")
+        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 520")
+        raw.execute("UPDATE event SET remote_ip = '' WHERE seq = 600")
+    await disk.reopen()
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert [e.seq for e in await disk.log.read("b", 0, 256, MANY)] == list(range(1, 10))
+            for after, first in ((9, 14), (10, 14), (199, 521), (300, 521), (519, 521), (599, 601)):
+                with pytest.raises(CursorLost) as lost:
+                    await disk.log.read("b", after, 256, MANY)
+                assert lost.value.first == first
+            assert [e.seq for e in await disk.log.read("b", 13, 256, MANY)] == list(range(14, 200))
+            assert [each.seq for each in await disk.log.outline("b", 12, 15)] == [12, 14, 15]
+    told = [(entry["first"], entry["last"]) for entry in logs if entry["event"] == "events_damaged"]
+    assert told == [(10, 13), (200, 520), (600, 600)]
+    assert list(await disk.log.read("b", 600, 256, MANY)) == []
+    assert (await disk.log.append("b", event(b"on"))).seq == 601
+    assert await disk.log.trim("b", Retention(None, 50, None), None) == 551
+    assert [e.seq for e in await disk.log.read("b", 551, 256, MANY)] == list(range(552, 600))
+
+
+@log_test
+async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
+    """One looks for its end beyond a block, while the other's read, which it shares, turns out to hold less."""
+    await make(disk.log)
+    await fill(disk.log, 512, size=9000)
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 262")
+    await disk.reopen()
+    beyond = disk.log._beyond_damage
+
+    async def meet(state: LogState, block: Block, seq: int) -> int:
+        other = asyncio.create_task(disk.log.read("b", 499, 256, MANY))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        found = await beyond(state, block, seq)
+        assert (await other)[0].seq == 500
+        return found
+
+    disk.log._beyond_damage = meet  # type: ignore[method-assign]
+    with pytest.raises(CursorLost) as lost:
+        await disk.log.read("b", 199, 256, MANY)
+    assert lost.value.first == 263
+
+
+@log_test
+async def test_an_entry_of_the_index_that_leads_to_another_event(disk: SqliteWorld) -> None:
+    """The content of one event never comes out under the seq of another, though the CRC of it is right."""
+    await make(disk.log)
+    await fill(disk.log, 600)
+    await disk.close()
+    data = disk.database.path.read_bytes()
+    # An entry as SQLite writes it: log 1 (which takes no byte), the seq and the rowid in two bytes each.
+    entry, other = (bytes((4, 9, 2, 2)) + (400).to_bytes(2) + rowid.to_bytes(2) for rowid in (400, 401))
+    assert data.count(entry) == 1
+    disk.database.path.write_bytes(data.replace(entry, other))
+    await disk.reopen()
+    with pytest.raises(CursorLost) as lost:
+        await disk.log.read("b", 399, 256, MANY)
+    assert lost.value.first == 401
+    assert [e.seq for e in await disk.log.read("b", 398, 256, MANY)] == [399]
+    assert [e.seq for e in await disk.log.read("b", 400, 2, MANY)] == [401, 402]
+
+
+@log_test
+async def test_a_damaged_page_of_the_file(disk: SqliteWorld) -> None:
+    """Where SQLite itself finds a page malformed, the events on other pages are read all the same."""
+    await make(disk.log)
+    await fill(disk.log, 100, size=2000)
+    await disk.close()
+    with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
+        leaf = max(page for (page,) in raw.execute("SELECT rootpage + 20 FROM sqlite_schema WHERE name = 'event'"))
+        assert b"input-1" in disk.database.path.read_bytes()[(leaf - 1) * 4096 : leaf * 4096]
+    with disk.database.path.open("r+b") as file:
+        file.seek((leaf - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    await disk.reopen()
+    read: list[int] = []
+    after = 0
+    while after < 100:
+        try:
+            events = await disk.log.read("b", after, 256, MANY)
+        except CursorLost as lost:
+            after = lost.first - 1
+            continue
+        read += [e.seq for e in events]
+        after = read[-1]
+    assert 90 <= len(read) < 100
+
+
+@log_test
+async def test_a_reader_that_meets_a_trim_is_told_of_no_damage(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Rows that a trim took, committed but not announced yet, are CursorLost with the new first, and nothing else."""
+    world = await SqliteWorld.open(tmp_path, tail=0, page_cache=0)
+    await make(world.log)
+    await fill(world.log, 100)
+    state = world.log._logs["b"]
+    keep = Retention(None, 40, None)
+    with capture_logs() as logs:
+        await world.database.write(lambda raw: reclaim.delete_oldest(raw, state.key, keep, 1, None))
+        assert state.first == 1
+        with pytest.raises(CursorLost) as lost:
+            await world.log.read("b", 10, 10, MANY)
+        assert lost.value.first == 61
+        await world.database.write(lambda raw: reclaim.drop(raw, state.key))
+        with pytest.raises(BucketGone):
+            await world.log.read("b", 10, 10, MANY)
+    assert logs == []
+    await world.close()
