@@ -1,0 +1,353 @@
+"""relay_tornado/delivery/group.py: what a connection learns and asks of its consumer, and how it comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from relay_tornado.errors import Conflict
+from relay_tornado.log.consumers import Key
+from relay_tornado.model import Output, Retention
+from tests.delivery.virtual import run
+from tests.delivery.workers import KEY, Worker, floor, outputs, worker, world_of
+from tests.delivery.world import TOKEN, quiet, until
+
+
+def test_the_answer_tells_of_the_consumer() -> None:
+    """Its name, its floor as an id, what it is not done with, and its terms: the last subscribe's count."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(3)
+        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+        one = await worker(world, ack_wait=7, max_deliver=9)
+        assert one.answers[0]["consumer"] == {
+            "name": "w", "ack": "explicit", "floor": f"{epoch}-0", "pending": 3, "ack_wait": 7.0, "max_deliver": 9,
+        }  # fmt: skip
+        two = await worker(world, max_deliver=2)
+        assert two.answers[0]["consumer"]["ack_wait"] == 7.0
+        assert two.answers[0]["consumer"]["max_deliver"] == 2
+        latest = await worker(world, consumer="x", since="latest")
+        assert latest.answers[0]["consumer"]["floor"] == f"{epoch}-3"
+        assert latest.answers[0]["consumer"]["pending"] == 0
+
+    run(test)
+
+
+def test_a_second_subscribe_keeps_what_is_out() -> None:
+    """On the same consumer: nothing goes out again, and what came before can still be acked, in its order."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(3)
+        one = await worker(world, max_in_flight=4)
+        await until(lambda: one.seqs == [1, 2, 3])
+        again = Worker(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w"))
+        await world.append(2)
+        await quiet()
+        assert again.tries() == [(seq, 1) for seq in range(1, 6)]
+        assert again.ack(3, all=True)
+        assert await floor(world) == 3
+        assert world.deliveries.connections(KEY) == 1
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("copy", "kinds", "expected"),
+    [(7, (), [3]), (2, (), [3]), (1, (True, True), [2, 3]), (2, (True, True), [3]), (1, (True, False), [3])],
+)
+def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...], expected: list[int]) -> None:
+    """Behind the last copy that there may be lies the next event, as for who reads without a consumer; between two
+    copies the event is given whole. `kinds`: whether each output is internal."""
+
+    async def test() -> None:
+        world = world_of()
+        made = [Output(f"o-{n}", n, f"o{n}", 0, 0, internal=internal) for n, internal in enumerate(kinds, 1)]
+        await world.bucket(outputs=tuple(made))
+        await world.append(3)
+        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+        one = await worker(world, since=f"{epoch}-2-{copy}")
+        await until(lambda: sorted(set(one.seqs)) == expected)
+        assert one.answers[0]["start"] == expected[0]
+        assert await floor(world) == expected[0] - 1
+
+    run(test)
+
+
+def test_what_is_not_for_the_subscriber_is_done() -> None:
+    """A filter, rules, or no output at all: such events are passed over, and the floor with them."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        for number in range(6):
+            await world.append(headers=b"N: %d\r\n" % (number % 2))
+        parameter = {"source": "header", "name": "N"}
+        one = await worker(world, filter={"match": {"type": "value", "value": "1", "parameter": parameter}})
+        await until(lambda: one.seqs == [2, 4, 6])
+        assert await floor(world) == 1
+        assert one.ack(6, all=True)
+        assert await floor(world) == 6
+        await world.change(outputs=(replace(outputs()[0], internal=False),))
+        await world.append(2)
+        await quiet()
+        assert await floor(world) == 8
+        assert one.delivery.moved()["orders"].endswith("-8")
+
+    run(test)
+
+
+def test_bodies_and_outputs_as_they_were_asked_for() -> None:
+    """`max_body` and `outputs: "none"`, at the first try and at later ones."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket(outputs=outputs())
+        await world.append(1, body=b"long" * 10)
+        one = await worker(world, max_body=10, outputs="none")
+        await until(lambda: one.reader.ids() == ["1"])
+        assert one.nak("1")
+        await quiet()
+        assert one.reader.ids() == ["1", "1"]
+        assert [each["truncated"] for each in one.events] == [True, True]
+        assert one.ack("1")
+        assert await floor(world) == 1
+
+    run(test)
+
+
+def test_a_seek_reaches_who_is_connected() -> None:
+    """Delivery goes on from there at once; acks of before count for nothing."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(5)
+        one = await worker(world)
+        await until(lambda: len(one.seqs) == 5)
+        one.ack(5, all=True)
+        await world.append(2)
+        await quiet()
+        async with world.ledgers.using(KEY) as ledger:
+            ledger.progress.seek(3)
+            ledger.tell()
+        await quiet()
+        assert one.seqs == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
+        assert await floor(world) == 3
+        one.ack(7, all=True)
+        assert await floor(world) == 7
+        async with world.ledgers.using(KEY) as ledger:
+            ledger.progress.seek(7)
+            ledger.tell()
+        await world.append()
+        await quiet()
+        assert one.seqs[-1] == 8
+        assert one.ack(8)
+        assert await floor(world) == 8
+
+    run(test)
+
+
+def test_a_deleted_consumer_ends() -> None:
+    """The client is told, nothing comes any more, also when its bucket changes; a new subscribe makes it anew."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(2)
+        one = await worker(world)
+        await until(lambda: len(one.seqs) == 2)
+        assert await world.ledgers.delete(KEY)
+        await quiet()
+        assert one.reader.statuses()[-1] == {
+            "type": "status", "status": "consumer_deleted", "bucket_name": "orders", "consumer": "w",
+        }  # fmt: skip
+        assert not one.ack(1)
+        await world.append(2)
+        await world.change(description="other")
+        await quiet()
+        assert len(one.seqs) == 2
+        assert await world.consumers.get(KEY) is None
+        again = await worker(world, since="latest")
+        assert again.answers[0]["start"] == 5
+        assert world.deliveries.connections(KEY) == 1
+
+    run(test)
+
+
+def test_kinds_do_not_mix() -> None:
+    """Explicit and receipt on one consumer: refused, before anything has changed."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        one = await worker(world)
+        with pytest.raises(Conflict, match="explicit"):
+            await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w", ack="receipt")
+        await world.append(1)
+        await quiet()
+        assert one.seqs == [1]
+        await world.subscribe("orders", consumer="r", ack="receipt")
+        with pytest.raises(Conflict, match="receipt"):
+            await world.subscribe("orders", consumer="r")
+
+    run(test)
+
+
+def test_ephemeral_buckets_have_none() -> None:
+    """Their entry says so, and nothing comes from them, now or when they are made later; the others go on."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.bucket("brief", ephemeral=True)
+        one = await worker(world, "orders", "brief", "later")
+        assert [each.get("error") for each in one.answers] == [None, "ephemeral", "not_found"]
+        await world.bucket("later", ephemeral=True)
+        await world.append(1)
+        await world.append(1, "id-brief")
+        await quiet()
+        assert [each["meta"]["bucket_name"] for each in one.events] == ["orders"]
+
+    run(test)
+
+
+def test_buckets_come_and_go() -> None:
+    """Those made later have a consumer from their first event on; one that is deleted ends, and its name is free."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket("a")
+        one = Worker(world, *await world.subscribe(consumer="w", since="latest"))
+        await world.bucket("b")
+        await world.append(2, "id-b")
+        await until(lambda: len(one.reader.seqs("b")) == 2)
+        assert (await world.consumers.get(Key("id-b", "client", "w"))) is not None
+        await world.delete("id-b")
+        await quiet()
+        assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
+        assert world.ledgers.find(Key("id-b", "client", "w")) is None
+        await world.append(1, "id-a")
+        await quiet()
+        assert one.reader.seqs("a") == [1]
+
+    run(test)
+
+
+def test_a_smaller_scope_ends_it() -> None:
+    """What was out of a bucket that leaves the token's scope goes to others."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(2)
+        one = await worker(world)
+        await until(lambda: len(one.seqs) == 2)
+        other = await worker(world)
+        one.delivery.rescope(replace(TOKEN, buckets=frozenset()))
+        await quiet()
+        assert other.tries() == [(1, 2), (2, 2)]
+        assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
+        assert not one.ack(1)
+
+    run(test)
+
+
+def test_caught_up_and_positions() -> None:
+    """Once everything was handed out to somebody; positions are those of the group."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(4)
+        one = await worker(world, max_in_flight=2)
+        await quiet()
+        assert one.seqs == [1, 2]
+        assert one.reader.statuses() == []
+        one.ack(2, all=True)
+        await quiet()
+        assert one.reader.statuses() == []
+        one.ack(3)
+        await quiet()
+        (status,) = one.reader.statuses()
+        assert status["status"] == "caught_up"
+        assert status["id"].endswith("-4")
+        assert one.delivery.moved()["orders"].endswith("-4")
+        assert world.deliveries.lag() == {"id-orders": 0}
+        empty = await worker(world, consumer="x", since="latest")
+        await until(empty.reader.statuses)
+        assert empty.reader.statuses()[0]["id"].endswith("-4")
+
+    run(test)
+
+
+def test_a_gap_is_told() -> None:
+    """What retention takes from under a consumer: in the answer, or while it is connected; delivery goes on behind."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(4)
+        one = await worker(world, max_in_flight=1)
+        await until(lambda: one.seqs == [1])
+        await world.append(6)
+        await world.log.trim("id-orders", Retention(max_events=3), None)
+        one.ack(1)
+        await quiet()
+        gaps = [each["gap"] for each in one.reader.statuses() if each["status"] == "gap"]
+        assert gaps == [{"from": 2, "to": 7, "count": 6, "reason": "retention"}]
+        assert one.seqs == [1, 8]
+        one.leave()
+        await world.append(5)
+        await world.log.trim("id-orders", Retention(max_events=3), None)
+        two = await worker(world)
+        gap = two.answers[0]["gap"]
+        assert (gap["from"], gap["to"], gap["reason"]) == (9, 12, "retention"), "8 was tried: it is a dead letter"
+        await until(lambda: two.seqs == [13, 14, 15])
+        three = await worker(world, on_gap="fail", max_in_flight=1)
+        two.leave()
+        await until(lambda: three.seqs == [13])
+        await world.append(5)
+        await world.log.trim("id-orders", Retention(max_events=3), None)
+        three.ack(13)
+        await until(lambda: three.reader.ends == ["gap_refused"])
+
+    run(test)
+
+
+def test_a_seek_while_events_are_read() -> None:
+    """What was taken before it is not given: everything comes once from the new position on, and can be acked."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(5)
+        gate = asyncio.Event()
+        read = world.log.read
+
+        async def late(*args: Any) -> Any:
+            await gate.wait()
+            return await read(*args)
+
+        world.log.read = late  # type: ignore[method-assign]
+        world.log.peek = lambda *args: None  # type: ignore[method-assign]
+        one = await worker(world)
+        await quiet()
+        async with world.ledgers.using(KEY) as ledger:
+            ledger.progress.seek(2)
+            ledger.tell()
+        await quiet()
+        world.log.read = read  # type: ignore[method-assign]
+        gate.set()
+        await quiet()
+        assert one.seqs == [3, 4, 5]
+        assert one.ack(5, all=True)
+        assert await floor(world) == 5
+
+    run(test)

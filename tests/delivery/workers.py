@@ -1,0 +1,88 @@
+"""Clients of a consumer, in a world whose clock is made up."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.log.consumers import Key
+from relay_tornado.model import Cursor, Output
+from relay_tornado.wire.acks import Ack, Nak
+from tests.delivery.virtual import day
+from tests.delivery.world import Reader, World
+
+KEY = Key("id-orders", "client", "w")
+
+
+class Worker:
+    """A client of a consumer with explicit acks."""
+
+    def __init__(self, world: World, reader: Reader, delivery: Delivery, answers: list[dict[str, Any]]) -> None:
+        self.world = world
+        self.reader = reader
+        self.delivery = delivery
+        self.answers = answers
+
+    @property
+    def seqs(self) -> list[int]:
+        return self.reader.seqs()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [message for message in self.reader.messages if message["type"] == "webhook"]
+
+    def tries(self) -> list[tuple[int, int]]:
+        """(seq, attempt) of everything that came."""
+        return [(each["meta"]["seq"], each["meta"].get("attempt", 1)) for each in self.events]
+
+    def ack(self, id: str | int, *, all: bool = False) -> bool:
+        return self.delivery.settle(Ack(self._cursor(id), all))
+
+    def nak(self, id: str | int, delay: float = 0.0) -> bool:
+        return self.delivery.settle(Nak(self._cursor(id), delay))
+
+    def _cursor(self, id: str | int) -> Cursor:
+        """From a seq, or from what stands behind the epoch of an id, as it came."""
+        seq, _, output = str(id).partition("-")
+        epoch = next((one["meta"]["epoch"] for one in self.events if one["meta"]["seq"] == int(seq)), "zzzzzzzzzzzz")
+        return Cursor(epoch, int(seq), int(output) if output else None)
+
+    def leave(self) -> None:
+        """The connection is cut."""
+        self.reader.close()
+        self.world.deliveries.end(self.delivery)
+
+
+def world_of(**options: Any) -> World:
+    return World(clock=day, **options)
+
+
+async def worker(world: World, *buckets: str, consumer: str = "w", **fields: Any) -> Worker:
+    fields = {"since": "earliest"} | fields
+    return Worker(world, *await world.subscribe(*(buckets or ("orders",)), consumer=consumer, **fields))
+
+
+async def floor(world: World, key: Key = KEY) -> int:
+    stored = await world.consumers.get(key)
+    assert stored is not None
+    return stored.floor
+
+
+async def parked(world: World, key: Key = KEY) -> list[int]:
+    """What is to be tried again."""
+    stored = await world.consumers.get(key)
+    assert stored is not None
+    return sorted(stored.parked)
+
+
+async def later(condition: Any) -> None:
+    """Lets time pass until the condition holds."""
+    while True:
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+
+
+def outputs() -> tuple[Output, ...]:
+    return tuple(Output(f"o{n}", n, f"out {n}", 0, 0, internal=True) for n in (1, 2))
