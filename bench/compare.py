@@ -129,13 +129,26 @@ def filled(contender: Contender, count: int) -> None:
 
 
 def _each(
-    contenders: Sequence[Contender], rounds: int, measure: Callable[[Contender], dict[str, float]]
+    contenders: Sequence[Contender],
+    rounds: int,
+    measure: Callable[[Contender], dict[str, float]],
+    *,
+    keep: bool = False,
 ) -> list[dict[str, float]]:
-    """Medians; the contenders take turns within each round, and only the one that is measured runs."""
+    """Medians; the contenders take turns within each round, and only the one that is measured runs.
+
+    Each begins with nothing stored, unless it shall `keep` that. The kernel keeps files that were written in memory,
+    and on a virtual machine each page that was not used for a while may cost 10 µs again: who has written a GB would
+    pay for the machine from then on.
+    """
 
     def alone(contender: Contender) -> dict[str, float]:
-        with contender:
-            return measure(contender)
+        try:
+            with contender:
+                return measure(contender)
+        finally:
+            if not keep:
+                contender.empty()
 
     return report.repeat(rounds, [partial(alone, contender) for contender in contenders])
 
@@ -227,7 +240,7 @@ def _replay(data: Path, rounds: int, count: int) -> list[dict[str, Any]]:
         return replay(contender, count)
 
     full: list[Contender] = []
-    found = _each(contenders, rounds, measure)
+    found = _each(contenders, rounds, measure, keep=True)
     rows = [
         {
             "server": contender.name,

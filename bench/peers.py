@@ -127,6 +127,9 @@ class Contender:
     def stop(self) -> None:
         raise NotImplementedError
 
+    def empty(self) -> None:
+        """Removes what it has stored; it is stopped."""
+
     def cpu(self) -> float:
         """Seconds of processor time so far, of all its processes."""
         raise NotImplementedError
@@ -176,6 +179,10 @@ class Ours(Contender):
 
     def stop(self) -> None:
         self.relay.stop()
+
+    def empty(self) -> None:
+        shutil.rmtree(self.relay.data)
+        self._path = ""
 
     def cpu(self) -> float:
         return self.relay.cpu()
@@ -252,6 +259,10 @@ class _Program(Contender):
             process.terminate()
             process.wait(TIMEOUT)
         self._processes.clear()
+
+    def empty(self) -> None:
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
 
     def _pids(self) -> list[int]:
         found = []

@@ -50,6 +50,13 @@ class Plain(_Pinned):
         return [sys.executable, "-m", "bench.plain", *(["--uvloop"] if self.uvloop else [])]
 
 
+def let_go(path: Path) -> None:
+    """Has the kernel keep nothing of a file in memory."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 @contextmanager
 def folder() -> Iterator[Path]:
     """A folder for the data, in TMPDIR; it is removed at the end."""

@@ -18,7 +18,7 @@ from relay_tornado.delivery.flight import Landing, Pace
 from relay_tornado.delivery.group import Member
 from relay_tornado.delivery.keeping import Keeper, place_kept
 from relay_tornado.delivery.kept import Kept
-from relay_tornado.delivery.outlet import Outlet, OutletClosed
+from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
 from relay_tornado.delivery.selection import Copies, Selection
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Placement, Reached, Subscription
@@ -236,7 +236,7 @@ class Delivery:
         keep = event.seq + PAGE > self._shared.dispatcher.head(place.bucket_id)
         return self._selection.copies(place, event, attempt, keep=keep)
 
-    def write(self, data: Sequence[bytes]) -> Awaitable[None]:
+    def write(self, data: Sequence[Frames]) -> Awaitable[None]:
         """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
         parts = [*self._notices, *data]
         self._notices.clear()
@@ -388,13 +388,13 @@ class Delivery:
             # out new.
             keep = len(shared.tasks) > 1 or place.seq + PAGE > shared.dispatcher.head(place.bucket_id)
             # Others have begun to write since these were read.
-            data, at = self._selection.frames(place, events, at, shared.flight.chunk(), keep=keep)
+            data, taken, at = self._selection.run(place, events, at, shared.flight.chunk(), keep=keep)
         except BucketGone:
             self.leave(place.bucket_id)
             return at, None
-        shared.counters.deliveries += len(data)
-        shared.counters.delivered_bytes += sum(map(len, data))
-        return at, self.write(data) if data else None
+        shared.counters.deliveries += taken
+        shared.counters.delivered_bytes += len(data)
+        return at, self.write((data,)) if data else None
 
     def _settled(self, place: Place) -> None:
         """The place is at the head: it is woken when there is more."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Protocol
+from typing import Protocol, TypeAlias
+
+Frames: TypeAlias = bytes | bytearray
+"""Whole WebSocket frames, one or several joined. Nobody changes them once they were given to an outlet."""
 
 
 class OutletClosed(Exception):
@@ -17,7 +20,7 @@ class Outlet(Protocol):
         """Gives the data to the kernel, or a part of it where the rest is buffered; False where an earlier rest is
         still buffered or the socket is closed, and nothing was taken."""
 
-    def write(self, data: bytes) -> Awaitable[None]:
+    def write(self, data: Frames) -> Awaitable[None]:
         """Writes, beginning at once; done when the kernel has taken everything. Raises OutletClosed, at once or
         when awaited; who does not await it has no warning."""
 

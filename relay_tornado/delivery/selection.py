@@ -22,6 +22,15 @@ class Copies(NamedTuple):
     numbers: Sequence[int]
 
 
+class Run(NamedTuple):
+    """Some events one after the other: the joined frames, of how many events they are (some may have none), and the
+    index behind the last of these events."""
+
+    frames: bytearray
+    events: int
+    end: int
+
+
 class Selection:
     """`apart`: it is not what others get. Its methods raise BucketGone."""
 
@@ -34,27 +43,26 @@ class Selection:
         self._itself = request.outputs == "none"
         self.apart = filter is not None or self._itself
 
-    def frames(
-        self, place: Place, events: Sequence[Event], at: int, chunk: int, *, keep: bool
-    ) -> tuple[list[bytes], int]:
-        """The frames of the events from `at` on, within the chunk's size but at least one, and the index behind the
-        last of these events; some may have no frame. `keep`: somebody else may want them."""
+    def run(self, place: Place, events: Sequence[Event], at: int, chunk: int, *, keep: bool) -> Run:
+        """The events from `at` on, within the chunk's size but at least one. `keep`: somebody else may want them."""
         cache, bucket_id, rules = self._cache, place.bucket_id, self._rules
         end = time.perf_counter() + SLICE if rules is not None or cache.slow(bucket_id) else None
         own = self.apart or self._max_body is not None or place.output > 0
-        data: list[bytes] = []
+        data = bytearray()
+        taken = 0
         for index in range(at, len(events)):
             event = events[index]
             if rules is None or cache.passes(event, rules):
-                frame = self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
-                if frame:
-                    chunk -= len(frame)
-                    if chunk < 0 and data:
-                        return data, index
-                    data.append(frame)
+                before = len(data)
+                data += self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
+                size = len(data)
+                if size > chunk and taken:
+                    del data[before:]
+                    return Run(data, taken, index)
+                taken += size > before
             if end is not None and time.perf_counter() > end:
-                return data, index + 1
-        return data, len(events)
+                return Run(data, taken, index + 1)
+        return Run(data, taken, len(events))
 
     def copies(self, place: Place, event: Event, attempt: int, *, keep: bool) -> Copies | None:
         """What it gets of an event that a consumer gives out for the `attempt`th time, None where that is nothing."""

@@ -14,7 +14,7 @@ from relay_tornado import session
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.liveness import Liveness, acknowledged
-from relay_tornado.delivery.outlet import OutletClosed
+from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, RelayError, Unauthorized
 from relay_tornado.handlers.subscribed import Subscribed
 from relay_tornado.log.deliveries import Result
@@ -135,11 +135,11 @@ class Conversation(Subscribed):
             self._buffer(memoryview(data)[sent:])
         return True
 
-    def write(self, data: bytes) -> Awaitable[None]:
+    def write(self, data: Frames) -> Awaitable[None]:
         if not self._open:
             raise OutletClosed
         try:
-            return Written(self._stream.write(data))
+            return Written(self._stream.write(memoryview(data)))
         except StreamClosedError:
             raise OutletClosed from None
 

@@ -18,7 +18,7 @@ from tornado.iostream import StreamClosedError
 from relay_tornado.admin.sessions import Session
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
-from relay_tornado.delivery.outlet import OutletClosed
+from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Written, buffered
 from relay_tornado.handlers.subscribed import Subscribed
@@ -192,7 +192,7 @@ class Feed(Subscribed):
             return False
         return self._buffer(self._framed(self._events(data))) is not None
 
-    def write(self, data: bytes) -> Awaitable[None]:
+    def write(self, data: Frames) -> Awaitable[None]:
         if self._ended or self._stream is None:
             raise OutletClosed
         try:
@@ -208,7 +208,7 @@ class Feed(Subscribed):
 
     # what goes out
 
-    def _events(self, data: bytes) -> bytes:
+    def _events(self, data: Frames) -> bytes:
         parts = []
         for payload in websocket.payloads(data):
             told = frames.told(payload)

@@ -34,7 +34,7 @@ def text(payload: bytes) -> bytes:
     return header(len(payload)) + payload
 
 
-def payloads(frames: bytes) -> Iterator[bytes]:
+def payloads(frames: bytes | bytearray) -> Iterator[bytes]:
     """The payloads of whole frames as `text` makes them, one behind the other."""
     at = 0
     while at < len(frames):
@@ -44,5 +44,5 @@ def payloads(frames: bytes) -> Iterator[bytes]:
             size = 2 if length == _TWO_BYTES else 8
             length = int.from_bytes(frames[at : at + size], "big")
             at += size
-        yield frames[at : at + length]
+        yield bytes(frames[at : at + length])
         at += length

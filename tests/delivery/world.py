@@ -12,7 +12,7 @@ from typing import Any
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
-from relay_tornado.delivery.outlet import OutletClosed
+from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
@@ -113,7 +113,7 @@ class Reader:
         self.messages += frames(data)
         return True
 
-    def write(self, data: bytes) -> Awaitable[None]:
+    def write(self, data: Frames) -> Awaitable[None]:
         if self.closed:
             raise OutletClosed
         self.writes.append(len(data))

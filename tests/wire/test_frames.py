@@ -45,6 +45,16 @@ def test_the_webhook_frame_is_exact() -> None:
     )
 
 
+def test_names_may_hold_anything() -> None:
+    """Percent signs and braces among it: frames are made from a form."""
+    name = '50% off: %d %(epoch)b {"a"} %%'
+    bucket = Bucket(id="b-%b", name=name, created_at=0.0, updated_at=0.0)
+    for truncate in (False, True):
+        meta = json.loads(frames.webhook(event(input_id="%s"), bucket, name, truncate=truncate))["meta"]
+        assert (meta["bucket_name"], meta["input_name"]) == (name, name)
+        assert (meta["bucket_id"], meta["input_id"]) == ("b-%b", "%s")
+
+
 def test_copies_differ_from_the_event_in_what_is_their_outputs_alone() -> None:
     """Id, output and headers; the rest is the event's, with the same bytes."""
     made = event(path=b"/extra", headers=b"a: 1\r\nb: 2\r\n", body=b"\xff")
