@@ -10,7 +10,7 @@ The form is the original's, which resembles the hook rules of github.com/adnanh/
 Types of a match, and what each needs:
 
 value, `value`                      the parameter is that text
-contains, `substring`               the parameter has that text in it
+contains, `substring`               the parameter has that text in it (substring is the same type)
 does-not-contain, `substring`       the opposite of contains
 regex, `regex`                      the RE2 pattern is found anywhere in the parameter
 payload-hash-sha1, `secret`         the parameter is the body's HMAC in hex, or one of several with commas between them,
@@ -19,9 +19,9 @@ ip-whitelist, `ip-range`            the sender's address is in one of the ranges
                                     there is no parameter
 
 A payload's name is a dotted path with indexes (`commits.0.author.name`), see `subject`; without a name it is the whole
-body. Case counts, but not in a header's name. Numbers, booleans and null in a payload have their JSON text (`1.50`,
-`true`), and objects theirs. A regex looks at the first 4,000,000 bytes of a value, divided by the instructions that the
-pattern compiles to (20 or so for a plain one), and at 1,024 at least.
+body. `body` is the same source. Case counts, but not in a header's name. Numbers, booleans and null in a payload have
+their JSON text (`1.50`, `true`), and objects theirs. A regex looks at the first 4,000,000 bytes of a value, divided by
+the instructions that the pattern compiles to (20 or so for a plain one), and at 1,024 at least.
 
 A parameter that the event does not have, or that does not decode, is matched by nothing; so does-not-contain holds: an
 event is delivered rather than lost. An empty document (null, {}, []) matches every event, as does one whose parts are
@@ -209,7 +209,7 @@ def _source(source: Any, name: str, path: str) -> _Parameter:
         return lambda subject: subject.header(field)
     if source == "query":
         return lambda subject: subject.query(name)
-    if source == "payload":
+    if source in ("payload", "body"):
         return lambda subject: subject.payload(name)
     raise _invalid(path, "write header, payload or query")
 
@@ -349,6 +349,7 @@ def _ip_whitelist(match: Mapping[str, Any], path: str) -> _Test:
 _TYPES: Final[Mapping[str, Callable[[Mapping[str, Any], str], _Test]]] = {
     "value": _value,
     "contains": _contains,
+    "substring": _contains,
     "does-not-contain": _does_not_contain,
     "regex": _regex,
     "payload-hash-sha1": functools.partial(_payload_hash, "sha1"),

@@ -264,7 +264,7 @@ P = {"source": "payload", "name": "a"}
         ({"match": {"type": "ip-whitelist"}}, "rules.match.ip-range: a match of type ip-whitelist needs it"),
         ({"match": {"type": "ip-whitelist", "ip-range": "10.0.0.0/33"}}, "rules.match.ip-range: write addresses"),
         ({"match": {"type": "ip-whitelist", "ip-range": " , "}}, "rules.match.ip-range: write addresses"),
-        (match("value", "body", value=""), "rules.match.parameter.source: write header, payload or query"),
+        (match("value", "cookie", value=""), "rules.match.parameter.source: write header, payload or query"),
         (match("value", "header", "", value=""), "rules.match.parameter.name: name the header parameter"),
         (match("value", "query", "", value=""), "rules.match.parameter.name: name the query parameter"),
         (match("value", name="x" * 2000, value=""), "rules.match.parameter.name: has 2000 bytes"),

@@ -136,13 +136,14 @@ class Administration:
     async def delete_bucket(self, reference: str, *, force: bool = False) -> Bucket:
         """Removes a bucket, its inputs, outputs and events; returns what it was. Its name is free at once.
 
-        Without `force`, Conflict where it has outputs, or more inputs than one.
+        Without `force`, Conflict where it has outputs, or inputs beside the one that it was made with.
         """
         bucket = self.find_bucket(reference)
-        if not force and (bucket.outputs or len(bucket.inputs) > 1):
+        first = next((each for each in bucket.inputs if each.created_at == bucket.created_at), None)
+        if not force and (bucket.outputs or any(each is not first for each in bucket.inputs)):
             raise Conflict(
                 f"the bucket {bucket.name!r} has {len(bucket.inputs)} inputs and {len(bucket.outputs)} outputs: delete "
-                "them first, or say force to delete everything"
+                "all but the input that it was made with, or say force to delete everything"
             )
         await self._remove_bucket(bucket)
         return bucket

@@ -27,24 +27,27 @@ _FIELDS = OutputFields()
 
 def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> tuple[Bucket, str]:
     """The bucket with one more output, whose number was never given before, and that one's id. Raises Invalid, and
-    Conflict where there are too many."""
+    Conflict where there are too many, or one of its name."""
     if len(bucket.outputs) >= MAX_OUTPUTS:
         raise Conflict(f"the bucket {bucket.name!r} has {MAX_OUTPUTS} outputs, which is all that one may have")
     number = bucket.next_output
     bare = Output(id=new_uuid(), n=number, name=f"Output {number}", created_at=now, updated_at=now)
     given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
     made = dataclasses.replace(_changed(bare, given), updated_at=now)
+    _check_free(bucket, made)
     outputs = (*bucket.outputs, made)
     return dataclasses.replace(bucket, outputs=outputs, next_output=number + 1, updated_at=now), made.id
 
 
 def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, Any], now: float) -> Bucket:
     """The bucket with these options (as `OutputFields` has them) on one of its outputs; the same bucket where they
-    change nothing. Raises Invalid and NotFound."""
+    change nothing. Raises Invalid, NotFound, and Conflict where another one has the name."""
     before = find_output(bucket, output_id)
     changed = _changed(before, options)
     if changed == before:
         return bucket
+    if changed.name != before.name:
+        _check_free(bucket, changed)
     changed = dataclasses.replace(changed, updated_at=now)
     outputs = tuple(changed if each is before else each for each in bucket.outputs)
     return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
@@ -102,6 +105,12 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
     if not changed.internal and (before.internal, before.destination) != (False, changed.destination):
         _check_destination(changed.destination)
     return changed
+
+
+def _check_free(bucket: Bucket, output: Output) -> None:
+    """Raises Conflict where another output of the bucket has this name: clients look outputs up by theirs."""
+    if any(each.name == output.name and each.id != output.id for each in bucket.outputs):
+        raise Conflict(f"name: the bucket {bucket.name!r} has an output {output.name!r} already: choose another name")
 
 
 def _check_destination(url: str) -> None:

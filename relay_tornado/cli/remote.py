@@ -136,9 +136,9 @@ def _rotate_token(remote: Remote, arguments: Document) -> Document:
     return {"key": made["key"], "secret": made["secret"]}
 
 
-def _create_part(part: str) -> Callable[[Remote, Document], Any]:
+def _create_part(part: str, **defaults: Any) -> Callable[[Remote, Document], Any]:
     def run(remote: Remote, arguments: Document) -> Any:
-        return remote.request("POST", "buckets", arguments["bucket"], part, body=arguments["options"])
+        return remote.request("POST", "buckets", arguments["bucket"], part, body=defaults | arguments["options"])
 
     return run
 
@@ -230,7 +230,8 @@ _COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
     "input.create": _create_part("inputs"),
     "input.set": _change_part("PUT", "inputs"),
     "input.delete": _change_part("DELETE", "inputs"),
-    "output.create": _create_part("outputs"),
+    # Left out, REST goes by the destination.
+    "output.create": _create_part("outputs", internal=True),
     "output.set": _change_part("PUT", "outputs"),
     "output.delete": _change_part("DELETE", "outputs"),
     "logs.list": _list_logs,

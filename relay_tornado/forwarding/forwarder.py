@@ -100,12 +100,12 @@ class Forwarder:
 
     @property
     def full(self) -> bool:
-        """Whether its queue is as long as it may be."""
+        """Whether as many events wait as may, beside those that are out."""
         depth = self._throttle.depth
         if depth is None or not self.active:
             return False
-        head = self._shared.head(self.bucket.id)
-        return head - self.ledger.progress.floor >= depth and self.ledger.progress.pending(head) >= depth
+        head, most = self._shared.head(self.bucket.id), depth + self._trying
+        return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
 
     @property
     def bounded(self) -> bool:

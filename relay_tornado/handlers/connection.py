@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from relay_tornado.handlers.heads import ends_lines, essential, names_host
+from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
@@ -156,7 +156,8 @@ class Connection(IOStream):
             self.remote_ip = origin.address
             self.protocol = origin.scheme or self._protocol
             self.forwarded_host = origin.host
-        return essential(head) if names_host(head) and ends_lines(head) else _NO_REQUEST
+        whole = names_host(head) and ends_lines(head) and frames_body(head)
+        return essential(head) if whole else _NO_REQUEST
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Reads what was read ahead before what the socket has. A head's time begins with the first of its bytes."""

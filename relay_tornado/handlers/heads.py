@@ -37,6 +37,12 @@ def names_host(head: bytes) -> bool:
     return hosts == 1 or (hosts == 0 and b" HTTP/1.1" not in head.lstrip(b"\r\n").partition(b"\n")[0])
 
 
+def frames_body(head: bytes) -> bool:
+    """Whether a head may say as it does how its body is framed: HTTP/1.0 knows no Transfer-Encoding, so one that has it
+    came by way of something that did not read it (RFC 9112, 6.1)."""
+    return b"\ntransfer-encoding:" not in head.lower() or b" HTTP/1.1" in head.lstrip(b"\r\n").partition(b"\n")[0]
+
+
 def essential(head: bytes) -> bytes:
     """A webhook's head with only the headers that say how long the request is and what becomes of its connection;
     any other head, and one that has anything unusual, unchanged."""

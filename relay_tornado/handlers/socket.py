@@ -111,8 +111,13 @@ class SocketHandler(JsonHandler, WebSocketHandler):
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Upgrades; what can't be upgraded is told why."""
-        headers = self.request.headers
-        if self.request.method != "GET" or not _upgrades(headers) or headers.get("Sec-WebSocket-Version") != "13":
+        headers, version = self.request.headers, self.request.version
+        if (
+            self.request.method != "GET"
+            or version != "HTTP/1.1"
+            or not _upgrades(headers)
+            or headers.get("Sec-WebSocket-Version") != "13"
+        ):
             self.set_header("Upgrade", "websocket")
             self.set_header("Connection", "Upgrade")
             self.set_header("Sec-WebSocket-Version", "13")

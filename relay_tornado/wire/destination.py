@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from dataclasses import dataclass
-from typing import Final
+from ipaddress import ip_address
+from typing import Any, Final
 from urllib.parse import unquote, unquote_to_bytes, urlsplit, urlunsplit
 
 from relay_tornado.errors import Invalid
@@ -22,6 +23,10 @@ _LABEL: Final = 63
 _NAME: Final = 253
 _NOT_IN_PLACE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 _NOT_IN_TARGET: Final = re.compile(rb"[\x00-\x20\x7f]")
+_NOT_PUBLIC: Final = frozenset(
+    ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
+)
+"""Last parts of names that are looked up within a network alone."""
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -83,6 +88,18 @@ def parse(url: str) -> Destination:
         _safe(parts.path.encode()) or b"/",
         _safe(parts.query.encode()),
     )
+
+
+def is_public(url: Any) -> bool:
+    """Whether this is an http or https URL whose host, by its name or address, is one of the internet."""
+    try:
+        host = parse(url).server_name.lower() if isinstance(url, str) else ""
+    except Invalid:
+        return False
+    try:
+        return ip_address(host).is_global
+    except ValueError:
+        return "." in host and host.rpartition(".")[2] not in _NOT_PUBLIC
 
 
 def masked(url: str) -> str:

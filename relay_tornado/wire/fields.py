@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
-from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, validate
+from marshmallow import INCLUDE, RAISE, Schema, ValidationError, fields, pre_load, validate
 
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
@@ -128,6 +128,26 @@ class Anything(fields.Field[Any]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         check_kept(value)
         return value
+
+
+class StockFields(Schema):
+    """A form that stock clients send. null in a field that can't be null counts as left out, as it does for programs in
+    Go, but in `OURS`: no stock client sends those, and who writes null there means something by it. `ECHOED` is what
+    clients send back and nobody can set."""
+
+    OURS: ClassVar[frozenset[str]] = frozenset()
+    ECHOED: ClassVar[frozenset[str]] = frozenset()
+
+    @pre_load
+    def _stock(self, data: Any, **_: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        return {
+            name: value for name, value in data.items() if name not in self.ECHOED and not self._left_out(name, value)
+        }
+
+    def _left_out(self, name: str, value: Any) -> bool:
+        return value is None and name in self.fields and name not in self.OURS and not self.fields[name].allow_none
 
 
 def check_kept(value: Any) -> None:

@@ -8,7 +8,9 @@ what fields mean together is judged by `relay_tornado.admin`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, fields, validate
@@ -27,7 +29,7 @@ from relay_tornado.model import (
     to_document,
 )
 from relay_tornado.wire.fields import MAX_COUNT as MAX_COUNT
-from relay_tornado.wire.fields import Anything, Flag, Form, HeaderValues, Seconds, Whole
+from relay_tornado.wire.fields import Anything, Flag, Form, HeaderValues, Seconds, StockFields, Whole
 from relay_tornado.wire.fields import Document as Document
 from relay_tornado.wire.fields import Text as Text
 from relay_tornado.wire.fields import load as load
@@ -36,6 +38,7 @@ MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""
 MAX_TIME = 253_402_300_799  # the last second of the year 9999
 MAX_TIMEOUT = 180
+"""Seconds; whole ones, since clients in Go can't read others."""
 MAX_RETRIES = 1_000
 MOST_AT_ONCE = 100
 """Events that are sent to an output's destination at once."""
@@ -103,7 +106,7 @@ def output_document(bucket_id: str, value: Output) -> Document:
         "internal": value.internal,
         "disabled": value.disabled,
         "lock_path": value.lock_path,
-        "timeout": whole(value.timeout),
+        "timeout": math.ceil(value.timeout),
         "retries": value.retries,
         "tls_verification": value.tls_verification,
         "headers": _headers_document(value.headers),
@@ -124,7 +127,8 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
     """A token for a listing: neither its secret, which nobody has any more, nor the secret's hash.
 
     `scopes.buckets` holds ids; an empty list is every bucket. `expires_at` is null where it does not expire,
-    `last_used_at` (unix seconds) where it never was used.
+    `last_used_at` (unix seconds) where it never was used. `updated_at`, `last_login` and `active` are what stock
+    clients read: nothing here keeps when a token was changed.
     """
     return {
         "id": token.key,
@@ -134,8 +138,11 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
         "api_access": "enabled" if token.api_access else "disabled",
         "durable": token.durable,
         "created_at": int(token.created_at),
+        "updated_at": int(token.created_at),
         "expires_at": None if token.expires_at is None else int(token.expires_at),
         "last_used_at": last_used_at,
+        "last_login": "" if last_used_at is None else datetime.fromtimestamp(last_used_at, UTC).isoformat(),
+        "active": True,
     }
 
 
@@ -195,23 +202,10 @@ class _StatusCode(Whole):
         return 200 if number == 0 else int(number)
 
 
-class _Timeout(fields.Float):
-    """Seconds, 0 to 180."""
-
-    def __init__(self) -> None:
-        message = f"must be a number of seconds from 0 to {MAX_TIMEOUT}."
-        limits = validate.Range(min=0, max=MAX_TIMEOUT, error=message)
-        super().__init__(validate=limits, error_messages={"invalid": message, "special": message})
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
-        if isinstance(value, str | bool):
-            raise self.make_error("invalid")
-        number: float = super()._deserialize(value, attr, data, **kwargs)
-        return number
-
-
-class AuthFields(Schema):
+class AuthFields(StockFields):
     """`auth` of a bucket."""
+
+    ECHOED = frozenset({"id", "created_at", "updated_at"})
 
     type = _choice("", "none", "basic", "token")
     username = Text(1_000)
@@ -255,8 +249,10 @@ READ_ONLY_OF_BUCKET = frozenset({"id", "account_id", "created_at", "updated_at",
 """What a client that sends back what it read sends along; inputs and outputs have endpoints of their own."""
 
 
-class BucketFields(Schema):
+class BucketFields(StockFields):
     """What can be set of a bucket. What is left out stays as it is, in the nested parts, too."""
+
+    OURS = frozenset({"retention"})
 
     name = Text(1_000)
     description = Text(4_000, lines=True)
@@ -282,7 +278,7 @@ class VerifyFields(Schema):
 READ_ONLY_OF_INPUT = frozenset({"bucket_id", "account_id", "created_at", "updated_at"})
 
 
-class InputFields(Schema):
+class InputFields(StockFields):
     """What can be set of an input; `id` of a new one only."""
 
     id = Text(1_000)
@@ -326,8 +322,10 @@ READ_ONLY_OF_OUTPUT = frozenset(
 )
 
 
-class OutputFields(Schema):
+class OutputFields(StockFields):
     """What can be set of an output."""
+
+    OURS = frozenset({"strict_order", "secret", "paused"})
 
     name = Text(100)
     description = Text(4_000, lines=True)
@@ -335,7 +333,7 @@ class OutputFields(Schema):
     internal = Flag()
     disabled = Flag()
     lock_path = Flag()
-    timeout = _Timeout()
+    timeout = Whole(0, MAX_TIMEOUT)
     retries = Whole(-1, MAX_RETRIES)
     tls_verification = Flag()
     headers = fields.Dict(keys=fields.String(), values=HeaderValues(), allow_none=True)

@@ -79,7 +79,7 @@ def test_from_sender_to_destination(tmp_path: Path) -> None:
 
 
 def test_a_full_queue_answers_429(tmp_path: Path) -> None:
-    """With max_queue_depth senders are told to come again while so many events wait."""
+    """With max_queue_depth senders are told to come again while so many events wait for the one that is out."""
 
     async def test() -> None:
         gate = asyncio.Event()
@@ -97,14 +97,14 @@ def test_a_full_queue_answers_429(tmp_path: Path) -> None:
             path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
             async with Raw(relay.port) as raw:
                 await target_ready(relay)
-                statuses = [(await raw.ask(request(path, b"%d" % number))).status for number in range(4)]
-                assert statuses == [200, 200, 429, 429]
+                statuses = [(await raw.ask(request(path, b"%d" % number))).status for number in range(5)]
+                assert statuses == [200, 200, 200, 429, 429]
                 gate.set()
-                await target.until(2)
+                await target.until(3)
                 async with asyncio.timeout(20):
                     while (await raw.ask(request(path, b"again"))).status != 200:  # noqa: ASYNC110
                         await asyncio.sleep(0.01)
-                await target.until(3)
+                await target.until(4)
 
     run(test)
 

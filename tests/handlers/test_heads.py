@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPInputError, parse_request_start_line
 
-from relay_tornado.handlers.heads import ends_lines, essential, header_block, names_host
+from relay_tornado.handlers.heads import ends_lines, essential, frames_body, header_block, names_host
 
 FRAMING = ("Content-Length", "Transfer-Encoding", "Connection", "Expect")
 
@@ -86,6 +86,20 @@ def test_the_block(line: bytes, block: bytes, end: bytes) -> None:
 def test_whom_a_request_is_for(head: bytes, named: bool) -> None:
     """HTTP/1.1 names one host; two could be read as either by a proxy in front and the relay behind it."""
     assert names_host(head) is named
+
+
+@pytest.mark.parametrize(
+    ("head", "framed"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", True),
+        (b"POST / HTTP/1.0\r\nContent-Length: 1\r\n\r\n", True),
+        (b"POST / HTTP/1.0\r\ntransfer-ENCODING: chunked\r\n\r\n", False),
+        (b"\r\nPOST /HTTP/1.1 HTTP/1.0\r\nA: b\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", False),
+    ],
+)
+def test_http_1_0_knows_no_chunks(head: bytes, framed: bool) -> None:
+    """One that has them came through something that did not read them."""
+    assert frames_body(head) is framed
 
 
 def test_bare_line_feeds() -> None:

@@ -595,6 +595,16 @@ async def test_plain_http_is_told_what_this_is() -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_http_1_0_can_not_upgrade() -> None:
+    """It is told so, and nothing fails."""
+    async with live() as server, Raw(server.port) as raw:
+        raw.send(HANDSHAKE.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert (await raw.reply()).status == 426
+        assert await raw.closed() == b""
+        assert server.sockets.count == 0
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_a_client_that_vanishes_leaves_nothing() -> None:
     """Its delivery, its place among its token's sockets and its timer go with it."""
     async with live() as server:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import msgspec
-from marshmallow import Schema
+from marshmallow import Schema, fields
 from tornado.http1connection import HTTP1Connection
 from tornado.routing import URLSpec
 from tornado.web import stream_request_body
@@ -162,7 +162,8 @@ class RestHandler(JsonHandler):
         for attribute, field in schema.fields.items():
             name = field.data_key or attribute
             values = self.request.query_arguments.get(name)
-            if values:
+            # Clients that can't leave a parameter out write nothing behind its name.
+            if values and (values[-1] or isinstance(field, fields.String)):
                 try:
                     given[name] = values[-1].decode()
                 except UnicodeDecodeError:

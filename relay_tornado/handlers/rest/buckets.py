@@ -12,6 +12,7 @@ from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import BucketAnswer, Deleted, DeleteQuery, InputAnswer, OutputAnswer
 from relay_tornado.handlers.rest.service import changes, shown
+from relay_tornado.wire.destination import is_public
 from relay_tornado.wire.rest import (
     BucketFields,
     Document,
@@ -118,7 +119,11 @@ class OutputsHandler(RestHandler):
 
     @operation("Make an output", OutputAnswer(), status=201, body=OutputFields(), statuses=(412,))
     async def post(self, bucket: str) -> None:
-        changed, made = await self.rest.administration.create_output(self.bucket.id, **self.document())
+        options = self.document()
+        if options.get("internal") is None:
+            # Stock clients leave out what is false, and mean a URL that the relay calls.
+            options["internal"] = not is_public(options.get("destination"))
+        changed, made = await self.rest.administration.create_output(self.bucket.id, **options)
         self.answer(shown(self.token, output_document(changed.id, made)), 201)
 
 

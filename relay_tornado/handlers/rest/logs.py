@@ -13,7 +13,7 @@ from typing import Any, Final
 from marshmallow import Schema, ValidationError, fields, validate
 
 from relay_tornado.admin.resending import Range, resent_document
-from relay_tornado.errors import NotFound
+from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import (
     STATUSES,
@@ -34,6 +34,9 @@ from relay_tornado.wire.rest import MAX_TIME
 MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
 
+_NUMBERED: Final = ("preparing", "sent", "failed", "stalled", "received", "rejected")
+"""Statuses by the numbers that they once had on the wire."""
+
 _DIGITS: Final = re.compile("[0-9]{1,9}")
 
 
@@ -46,6 +49,37 @@ class _Code(fields.Integer):
         if isinstance(value, bool) or not isinstance(value, int | float) or value % 1:
             raise ValidationError("must be a whole number: 200 to 599, or 0 where there was no answer.")
         return int(value) if 200 <= value <= 599 else 0
+
+
+class _Status(fields.String):
+    """A status; some clients send its number, or the one that theirs begin with, which says nothing."""
+
+    def __init__(self) -> None:
+        said = f"must be one of {', '.join(STATUSES)}."
+        super().__init__(
+            allow_none=True, validate=validate.OneOf(["", *STATUSES], error=said), error_messages={"invalid": said}
+        )
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_NUMBERED):
+            value = _NUMBERED[value]
+        return "" if value == "preparing" else super()._deserialize(value, attr, data, **kwargs)
+
+
+class _Bytes(fields.String):
+    """A body: base64, or as it is; or a list of the numbers of its bytes."""
+
+    def __init__(self) -> None:
+        said = "must be a string."
+        super().__init__(allow_none=True, error_messages={"invalid": said})
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        if isinstance(value, list):
+            try:
+                return base64.b64encode(bytes(value)).decode()
+            except (ValueError, TypeError):
+                raise ValidationError("must be a string, or a list of bytes.") from None
+        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class _Values(HeaderValues):
@@ -103,17 +137,14 @@ def _choice_of_policy() -> fields.String:
 
 class AnswerBody(Schema):
     """A client's answer to an event. `response_body` is base64; what does not decode is taken as it is. `status_code`
-    0, or one that is not 200 to 599, says that nobody answered."""
+    0, or one that is not 200 to 599, says that nobody answered. One of `status` and `status_code` has to be there; each
+    follows from the other."""
 
     id = fields.Raw(allow_none=True)
     bucket_id = fields.Raw(allow_none=True)
-    status = fields.String(
-        allow_none=True,
-        validate=validate.OneOf(["", *STATUSES], error=f"must be one of {', '.join(STATUSES)}."),
-        error_messages={"invalid": "must be a string."},
-    )
-    status_code = _Code(required=True, allow_none=True)
-    response_body = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
+    status = _Status()
+    status_code = _Code(allow_none=True)
+    response_body = _Bytes()
     response_headers = fields.Dict(keys=fields.String(), values=_Values(allow_none=True), allow_none=True)
     duration_ms = _Lenient(MAX_COUNT)
     retries = _Lenient(MAX_COUNT)
@@ -263,10 +294,14 @@ def _orders(given: Document) -> Document:
 
 
 def _result(given: Document) -> Result:
-    code = given["status_code"] or 0
+    """Raises Invalid where nothing says what became of the event."""
+    status = given.get("status") or ""
+    if "status_code" not in given and not status:
+        raise Invalid("status_code: is missing.", "status_code")
+    code = given.get("status_code", 200 if status == "sent" else 0) or 0
     headers = given.get("response_headers") or {}
     return Result(
-        status=given.get("status") or ("sent" if code else "failed"),
+        status=status or ("sent" if 200 <= code < 300 else "failed"),
         status_code=code,
         headers={name: values or [] for name, values in headers.items()},
         body=_body(given.get("response_body") or ""),

@@ -5,12 +5,23 @@ A bucket, an input and an output may hold more than is here: what a client sent 
 
 from __future__ import annotations
 
+import math
+import re
+from datetime import datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from relay_tornado.model import DAY
 from relay_tornado.wire.rest import MAX_COUNT, MAX_TIME
+
+MAX_AGE = int(36_500 * DAY)
+_DATE_AND_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
+_DURATION = re.compile(f"(?:{_PART.pattern})+")
 
 STATUSES = ("received", "sent", "failed", "stalled", "rejected")
 
@@ -88,7 +99,7 @@ class OutputAnswer(Schema):
     internal = _flag()
     disabled = _flag()
     lock_path = _flag()
-    timeout = fields.Float(required=True, metadata={"description": "Seconds."})
+    timeout = _number("Seconds.")
     retries = _number()
     tls_verification = _flag()
     headers = _headers()
@@ -327,8 +338,11 @@ class TokenAnswer(Schema):
         required=True, metadata={"description": "Whether the relay keeps its position in every bucket that it reads."}
     )
     created_at = _time()
+    updated_at = _time()
     expires_at = _time(allow_none=True)
     last_used_at = _time(allow_none=True)
+    last_login = _text("The same as a date and time; empty where it never was used.")
+    active = _flag()
 
 
 class NewTokenAnswer(TokenAnswer):
@@ -360,8 +374,8 @@ class ClientsAnswer(Schema):
 class QueryNumber(fields.Integer):
     """A whole number in a query, from `least` to `most`."""
 
-    def __init__(self, least: int = 0, most: int = MAX_COUNT, **kwargs: Any) -> None:
-        self._said = f"must be a whole number from {least} to {most}."
+    def __init__(self, least: int = 0, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
+        self._said = said or f"must be a whole number from {least} to {most}."
         super().__init__(validate=validate.Range(min=least, max=most, error=self._said), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
@@ -369,6 +383,38 @@ class QueryNumber(fields.Integer):
         if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
             raise ValidationError(self._said)
         return int(value)
+
+
+class QueryTime(QueryNumber):
+    """A unix time in a query; some clients write it as RFC 3339 has it (`2026-01-31T12:00:00Z`)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        said = f"must be a unix time from 0 to {MAX_TIME}, or one like 2026-01-31T12:00:00Z."
+        super().__init__(most=MAX_TIME, said=said, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        # A plus that was not escaped is a blank.
+        if not _DATE_AND_TIME.fullmatch(value := value.replace(" ", "+")):
+            return super()._deserialize(value, attr, data, **kwargs)
+        try:
+            return max(math.ceil(datetime.fromisoformat(value).timestamp()), 0)
+        except (ValueError, OverflowError):
+            raise ValidationError(self._said) from None
+
+
+class QueryAge(QueryNumber):
+    """Seconds in a query; some clients write them as Go does (`1h30m`)."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        said = f"must be a whole number of seconds from 0 to {MAX_AGE}, or like 24h, 1h30m or 90s."
+        super().__init__(most=MAX_AGE, said=said, **kwargs)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if not _DURATION.fullmatch(value):
+            return super()._deserialize(value, attr, data, **kwargs)
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
+        # 0 would be no limit.
+        return max(math.ceil(seconds), 1) if seconds else 0
 
 
 class QueryFlag(fields.Boolean):
@@ -414,8 +460,16 @@ class LogQuery(Schema):
     limit = _query_number("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
     offset = _query_number("How many are passed over.", most=10_000, load_default=0)
     cursor = _query("`next_cursor` of the page before.")
-    since = _query_number("Received at this unix time or later.", most=MAX_TIME, load_default=None, data_key="from")
-    until = _query_number("Received before this unix time.", most=MAX_TIME, load_default=None, data_key="to")
+    since = QueryTime(
+        load_default=None,
+        data_key="from",
+        metadata={"description": "Received at this time or later: in unix seconds, or as RFC 3339 has it."},
+    )
+    until = QueryTime(
+        load_default=None,
+        data_key="to",
+        metadata={"description": "Received before this time: in unix seconds, or as RFC 3339 has it."},
+    )
 
 
 class EventQuery(Schema):
@@ -426,8 +480,9 @@ class EventQuery(Schema):
     )
     output = _query("An output's id or name: its copies alone.")
     limit = _query_number("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
-    max_age = _query_number(
-        "Older events are passed over; seconds; 0 is no limit.", most=int(36_500 * DAY), load_default=None
+    max_age = QueryAge(
+        load_default=None,
+        metadata={"description": "Older events are passed over: seconds, or like 24h or 1h30m; 0 is no limit."},
     )
     cursor = fields.String(
         load_default=None,

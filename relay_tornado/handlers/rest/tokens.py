@@ -7,15 +7,15 @@ from typing import Any
 from marshmallow import Schema, fields, validate
 
 from relay_tornado.admin.tokens import MAX_GRACE
-from relay_tornado.errors import Forbidden
+from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
-from relay_tornado.wire.fields import Flag
+from relay_tornado.wire.fields import Flag, StockFields
 from relay_tornado.wire.rest import MAX_TIME, Document, Text, load
 
 
-class ScopesBody(Schema):
+class ScopesBody(StockFields):
     """`buckets` holds names or ids; an empty list is every bucket. `tunnels` is only kept and shown."""
 
     buckets = fields.List(Text(1_000), allow_none=True)
@@ -24,8 +24,10 @@ class ScopesBody(Schema):
     )
 
 
-class TokenBody(Schema):
+class TokenBody(StockFields):
     """What can be said of a token. A token that ends makes and changes none that outlasts it."""
+
+    OURS = frozenset({"durable"})
 
     description = Text(4_000, lines=True)
     scopes = fields.Nested(ScopesBody, allow_none=True)
@@ -53,7 +55,9 @@ class RotateBody(Schema):
 
 _BODY = TokenBody()
 _ROTATE = RotateBody()
-_ECHOED = frozenset({"id", "key", "created_at", "updated_at", "last_used_at", "account_id", "secret"})
+_ECHOED = frozenset(
+    {"id", "key", "created_at", "updated_at", "last_used_at", "last_login", "account_id", "active", "secret"}
+)
 """Fields of a token that clients send back and that nobody can set."""
 
 
@@ -122,7 +126,10 @@ def _check_end(asking: Token, end: float | None) -> None:
 
 
 def _options(document: dict[str, Any]) -> Document:
-    """What Administration takes, from the form of the API."""
+    """What Administration takes, from the form of the API. Raises Invalid."""
+    # Stock clients always send both, whatever they know of `active`.
+    if document.get("active") is False and "last_login" not in document:
+        raise Invalid("active: a token can't be switched off: delete it, or give it an expires_at", "active")
     given = load(_BODY, {name: value for name, value in document.items() if name not in _ECHOED})
     options: Document = {name: given[name] for name in ("description", "durable", "expires_at") if name in given}
     if options.get("expires_at") == 0:
