@@ -303,17 +303,18 @@ class ConsumerAdministration:
 
 def key_of(bucket: Bucket, reference: str) -> Key:
     """A consumer by its name, or by `<kind>:<name>` (client, token, output), which it has to be where it is no client's
-    or begins like that. An output is named by its number, its id or its name. Raises NotFound for one that is not
-    there."""
+    or begins like that. An output is named by its number, its id or its name: a name that looks like another output's
+    number or id is none. Raises NotFound for one that is not there."""
     kind, colon, name = reference.partition(":")
     if colon and kind == "client":
         return Key(bucket.id, "client", name)
     if colon and kind == "token":
         return Key(bucket.id, "token", name)
     if colon and kind == "output":
-        for each in bucket.outputs:
-            if name in (str(each.n), each.id, each.name):
-                return Key(bucket.id, "output", str(each.n))
+        for words_of in (lambda each: str(each.n), lambda each: each.id, lambda each: each.name):
+            for each in bucket.outputs:
+                if words_of(each) == name:
+                    return Key(bucket.id, "output", str(each.n))
         raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
     return Key(bucket.id, "client", reference)
 

@@ -185,12 +185,21 @@ class Delivery:
             self.join(bucket, new=False)
 
     def unsubscribe(self, request: control.Unsubscribe) -> None:
-        """No event of these buckets is written after this."""
-        self.subscription = self.subscription.without(request)
-        for bucket_id in [*self._places, *self._joining]:
-            bucket = self._shared.directory.get(bucket_id)
-            if bucket is None or not self.subscription.wants(bucket):
-                self._drop(bucket_id)
+        """No event of these buckets is written after this, whatever they come to be called. Each is named as it is now
+        or as it was when delivery began in it, or by its id."""
+        known = [*self._places, *self._joining]
+        ended = [bucket_id for bucket_id in known if not request.buckets or self._is_named(bucket_id, request.buckets)]
+        self.subscription = self.subscription.without(request, ended)
+        for bucket_id in ended:
+            self._drop(bucket_id)
+
+    def _is_named(self, bucket_id: BucketId, names: Sequence[str]) -> bool:
+        place = self._places.get(bucket_id)
+        return (
+            bucket_id in names
+            or self._shared.directory.name(bucket_id) in names
+            or (place is not None and place.name in names)
+        )
 
     def going_on(self) -> Mapping[BucketId, Ledger]:
         """The consumers whose positions, by receipt, are behind those of this delivery, by bucket."""
@@ -307,7 +316,11 @@ class Delivery:
     async def _page(self, place: Place, pace: Pace) -> None:
         """Reads and writes one page of one bucket, or takes the bucket out of the queue where there is none."""
         shared = self._shared
-        if place.seq >= shared.dispatcher.head(place.bucket_id):
+        lost, place.lost = place.lost, None
+        if lost is not None and place.seq > lost:
+            await self._overtaken(place, CursorLost(lost + 1))
+            return
+        if place.seq == shared.dispatcher.head(place.bucket_id):
             self._settled(place)
             return
         chunk = shared.flight.chunk()
@@ -322,9 +335,13 @@ class Delivery:
             self.leave(place.bucket_id)
             return
         at = 0
-        while at < len(events) and place.open and not self._ended:
+        while at < len(events) and self._goes_on(place):
             at = await self._part(place, events, at)
             await pace.keep()
+
+    def _goes_on(self, place: Place) -> bool:
+        """Whether what was read for the place may still be written."""
+        return place.open and not self._ended and place.lost is None
 
     def _behind(self, place: Place) -> int:
         """How many events a place is behind the head."""
@@ -381,7 +398,7 @@ class Delivery:
     def _begin(self, place: Place, events: Sequence[Event], at: int) -> tuple[int, Awaitable[None] | None]:
         """Begins to write, and returns the index behind the last of these events that this is about, and the write."""
         shared = self._shared
-        if not place.open or self._ended:
+        if not self._goes_on(place):
             return at, None
         try:
             # What others read at the same time is kept for them. One reader of old events alone would only drive
@@ -467,7 +484,8 @@ class Delivery:
     def _enter(self, placement: Placement, before: Kept | None = None) -> Place | None:
         """A place for what was placed; None where its consumer was deleted meanwhile."""
         bucket_id, ledger = placement.bucket.id, placement.ledger
-        place = Place(self, bucket_id, placement.reached.seq, placement.epoch, placement.reached.output)
+        reached, name = placement.reached, placement.bucket.name
+        place = Place(self, bucket_id, reached.seq, placement.epoch, reached.output, name)
         self._places[bucket_id] = place
         if ledger is not None and ledger.gone:
             self._let_go(placement)

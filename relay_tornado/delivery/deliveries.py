@@ -60,6 +60,7 @@ class Deliveries:
         )
         self._live: set[Delivery] = set()
         self._end_watch = registry.watch(self._changed)
+        ledgers.store.watch_losses(self._lost)
 
     async def subscribe(
         self,
@@ -177,6 +178,11 @@ class Deliveries:
             bucket = self._directory.find(name)
             wanted[name] = bucket if bucket is not None and token.reads(bucket.id) else None
         return wanted
+
+    def _lost(self, bucket_id: BucketId, head: int) -> None:
+        """The bucket's log may end at `head` again: no frame of what came after it is given out."""
+        self._cache.forget(bucket_id)
+        self._dispatcher.lost(bucket_id, head)
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind != "bucket":

@@ -51,14 +51,19 @@ class Place:
     """A subscriber's position in one bucket: every event up to `seq` was written or passed over, and its epoch is
     `epoch`; of the next event the copies for outputs up to number `output` were had before delivery began.
 
-    `open` until the bucket leaves the subscription.
+    `open` until the bucket leaves the subscription. `lost` is where the log ends again because the file lost what came
+    after it, until the subscriber has looked; None else. `name` is what the bucket was called when it was placed.
     """
 
-    __slots__ = ("began", "bucket_id", "epoch", "open", "output", "pinged", "seq", "subscriber")
+    __slots__ = ("began", "bucket_id", "epoch", "lost", "name", "open", "output", "pinged", "seq", "subscriber")
 
-    def __init__(self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str, output: int = 0) -> None:
+    def __init__(
+        self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str, output: int = 0, name: str = ""
+    ) -> None:
         self.subscriber = subscriber
         self.bucket_id = bucket_id
+        self.name = name
+        self.lost: int | None = None
         self.seq = seq
         self.epoch = epoch
         self.output = output
@@ -108,6 +113,14 @@ class Dispatcher:
             places.pop(place, None)
             if not places:
                 del self._places[place.bucket_id]
+
+    def lost(self, bucket_id: BucketId, head: int) -> None:
+        """The bucket's log may end at `head` again, because the file lost what came after it: other events will have
+        those seqs. Who had them, or is about to, is told a gap before it gets any."""
+        for place in self._places.get(bucket_id, ()):
+            if place.seq > head or place.subscriber.busy:
+                place.lost = head if place.lost is None else min(place.lost, head)
+                place.subscriber.mark(bucket_id)
 
     def lag(self) -> dict[BucketId, int]:
         """By bucket that somebody subscribes to: how many events lie between the head and the slowest subscriber."""

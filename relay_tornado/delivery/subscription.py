@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -72,7 +72,7 @@ class Subscription:
     names: frozenset[str] | None
     """The names and ids that are asked for; None is every bucket."""
     ended: frozenset[str] = frozenset()
-    """Names and ids that were unsubscribed."""
+    """Names that were unsubscribed, and the ids of the buckets that had them."""
     filter: Rules | None = None
 
     def wants(self, bucket: Bucket) -> bool:
@@ -82,10 +82,11 @@ class Subscription:
             return False
         return self.names is None or not self.names.isdisjoint(names)
 
-    def without(self, request: control.Unsubscribe) -> Subscription:
+    def without(self, request: control.Unsubscribe, ids: Iterable[BucketId] = ()) -> Subscription:
+        """Less what is unsubscribed; `ids` are the buckets that the request names."""
         if not request.buckets:
             return replace(self, names=frozenset())
-        return replace(self, ended=self.ended.union(request.buckets))
+        return replace(self, ended=self.ended.union(request.buckets, ids))
 
 
 class Reached(NamedTuple):

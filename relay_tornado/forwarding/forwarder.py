@@ -33,7 +33,7 @@ from relay_tornado.forwarding.shared import Shared
 from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.model import KIB, Bucket, Event, Output
+from relay_tornado.model import KIB, Bucket, Event, Gap, Output
 from relay_tornado.progress import Taken
 from relay_tornado.wire.destination import parse
 
@@ -71,6 +71,8 @@ class Forwarder:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trying = 0
         self._held: set[int] = set()
+        self._unreadable = range(0)
+        """The events of the last gap that was told and that retention did not make."""
         self._timer: asyncio.TimerHandle | None = None
         self._poked = self._ended = self._gone = False
         self._on_gone = gone
@@ -309,8 +311,7 @@ class Forwarder:
         try:
             events = await self._shared.log.read(self.bucket.id, taken.seq - 1, 1, 1)
         except CursorLost as lost:
-            self.ledger.trim(lost.first)
-            self._hold_again()
+            await self._pass_over(taken, lost)
             return None
         except BucketGone:
             self._gone = True
@@ -324,6 +325,25 @@ class Forwarder:
             self._circuit.hold(self._shared.monotonic() + _FAULT)
             return None
         return events[0]
+
+    async def _pass_over(self, taken: Taken, lost: CursorLost) -> None:
+        """The event is not there any more. What retention removed lies below the log's first event; within the log it
+        is damage, or content that was never stored, and says nothing of the events before it."""
+        try:
+            bounds = await self._shared.log.bounds(self.bucket.id)
+        except BucketGone:
+            self._gone = True
+            self.ledger.progress.release(taken)
+            return
+        if taken.seq < bounds.first:
+            self.ledger.trim(bounds.first)
+            self._hold_again()
+            return
+        if taken.seq not in self._unreadable:
+            self._unreadable = range(taken.seq, max(lost.first, taken.seq + 1))
+            reason = "reset" if lost.reason == "retention" else lost.reason
+            self.ledger.met(Gap(reason, taken.seq, self._unreadable.stop - 1), self._shared.clock())
+        self._settle(taken)
 
     # what came of it
 

@@ -225,8 +225,9 @@ class Feed(Subscribed):
         return sse.event(kind, payload, self._told, retry)
 
     def _id(self) -> str | None:
-        """The position of the whole stream, None where there is none: the one bucket is gone."""
-        if self._single:
+        """The position of the whole stream, None where there is none: the one bucket is gone. Another one may have come
+        to the name that was asked for, beside the one that had it."""
+        if self._single and len(self._ids) < 2:
             return next(iter(self._ids.values()), None)
         return sse.several(self._ids.values(), self._opened)
 

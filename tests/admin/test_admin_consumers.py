@@ -401,3 +401,13 @@ def test_names_are_read_as_they_are_written() -> None:
     assert key_of(BUCKET, "a:b") == Key("b-1", "client", "a:b")
     assert key_of(BUCKET, "events:0") == Key("b-1", "client", "events:0")
     assert key_of(BUCKET, "token:a:b") == Key("b-1", "token", "a:b")
+
+
+def test_an_outputs_number_comes_before_anothers_name() -> None:
+    """Whoever names an output by its id comes to it by its number."""
+    outputs = (Output("o-1", 1, "2", 0, 0), Output("o-2", 2, "o-1", 0, 0), Output("o-3", 3, "shop", 0, 0))
+    bucket = dataclasses.replace(BUCKET, outputs=outputs)
+    for words, number in (("1", "1"), ("2", "2"), ("o-1", "1"), ("o-2", "2"), ("shop", "3")):
+        assert key_of(bucket, f"output:{words}") == Key("b-1", "output", number)
+    with pytest.raises(NotFound):
+        key_of(bucket, "output:4")

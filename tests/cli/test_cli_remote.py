@@ -33,7 +33,9 @@ def scenario(relay: Runner, **variables: str) -> dict[str, Any]:
     seen["set"] = run("bucket", "set", "orders", "--retention-age", "7d", "--name", "shop")
     seen["input create"] = run("input", "create", "shop", "--name", "second", "--status", "202")
     seen["input set"] = run("input", "set", seen["input create"]["id"], "--body", "thanks")
-    seen["output create"] = run("output", "create", "shop", "--name", "worker", "--destination", "https://shop.example.org/hook")
+    seen["output create"] = run(
+        "output", "create", "shop", "--name", "worker", "--destination", "https://shop.example.org/hook"
+    )
     seen["output set"] = run("output", "set", seen["output create"]["id"], "--disabled")
     seen["output list"] = run("output", "list", "shop")
     seen["token create"] = run("token", "create", "--bucket", "shop", "--description", "w", "--api-access", "disabled")

@@ -608,6 +608,36 @@ def test_unsubscribe() -> None:
     run(test)
 
 
+def test_unsubscribe_and_names_that_change() -> None:
+    """One bucket ends, whatever it is called by then, and comes back by no new name; the others go on by theirs."""
+
+    async def test() -> None:
+        world = World()
+        for name in ("a", "b", "c"):
+            await world.bucket(name)
+        named, one, _ = await world.subscribe("a", "b", "c")
+        every, all_, _ = await world.subscribe(since="earliest")
+        await world.change("id-a", name="a2")
+        await world.change("id-c", name="c2")
+        for each in ("id-a", "id-b", "id-c"):
+            await world.append(1, each)
+        await until(lambda: all(each.seqs(name) == [1] for each in (named, every) for name in ("a2", "b", "c2")))
+        one.unsubscribe(control.Unsubscribe(("b", "c")))  # c by the name that it was asked for
+        all_.unsubscribe(control.Unsubscribe(("a2",)))
+        await world.change("id-b", name="b2")
+        await world.change("id-a", name="a3")
+        await world.append(1, "id-b")
+        await world.append(1, "id-c")
+        await world.append(1, "id-a")
+        await until(lambda: named.seqs("a3") == [2] and every.seqs("c2") == [1, 2])
+        await quiet()
+        assert len(named.messages) == 4
+        assert every.seqs("b2") == [2]
+        assert every.seqs("a3") == []
+
+    run(test)
+
+
 def test_large_bodies_are_cut_for_who_asks() -> None:
     """`max_body` is about the body's bytes; others get everything, replayed and live."""
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.errors import CursorLost
 from relay_tornado.forwarding.request import encode
-from relay_tornado.model import Appended, Event, Retention
+from relay_tornado.model import Appended, Event, Gap, Retention
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.answers import Answer
 from tests.forwarding.target import Got, Target, answer
@@ -716,6 +717,50 @@ def test_retention_overtakes() -> None:
             await w.idle()
             assert target.bodies == [b"3"]
             assert w.forwarder().ledger.progress.floor == 3
+
+    run(test)
+
+
+@pytest.mark.parametrize(("told", "reason"), [("retention", "reset"), ("ephemeral", "ephemeral")])
+def test_what_can_not_be_read_says_nothing_of_what_can(told: Any, reason: str) -> None:
+    """Damage, or content that was never stored, is one gap; an event before it that waits for its next try has it."""
+
+    async def test() -> None:
+        bad = True
+
+        def answers(got: Got) -> bytes:
+            return answer(503) if got.body == b"1" and bad else answer()
+
+        async with Target(answers) as target, world(public(target.url, retries=2)) as w:
+            await w.append(b"1")
+            for step in (1.1, 3.1):
+                await w.idle()
+                await w.turn(step)
+            await target.until(3)
+            await w.idle()
+            whole = w.log.peek
+
+            def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+                if 2 <= after + 1 <= 3:
+                    raise CursorLost(4, told)
+                return whole(bucket_id, after, limit, max_bytes)
+
+            w.log.peek = damaged  # type: ignore[method-assign]
+            await w.append(b"2", b"3", b"4")
+            await target.until(4)
+            await w.idle()
+            assert target.bodies[-1] == b"4"
+            assert w.forwarder().parked == 1
+            gap = w.forwarder().ledger.gap
+            assert gap == Gap(reason, 2, 3)  # type: ignore[arg-type]
+            bad = False
+            await w.turn(11.0)
+            await target.until(5)
+            await w.idle()
+            assert target.bodies[-1] == b"1"
+            assert await w.dead() == []
+            assert w.forwarder().ledger.progress.floor == 4
+            assert sum(w.ledgers.counters.gaps.values()) == 1
 
     run(test)
 

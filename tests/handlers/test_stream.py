@@ -295,6 +295,32 @@ def test_a_new_bucket_joins_from_its_first_event() -> None:
     asyncio.run(run())
 
 
+def test_ids_of_one_name_that_two_buckets_had() -> None:
+    """A bucket that takes the name of the one that was asked for joins it: from then on an id is about both."""
+
+    async def run() -> None:
+        async with here() as site:
+            async with site.source("bucket=orders") as source:
+                await source.hear("subscribed")
+                await site.append(1)
+                first = await source.until("webhook")
+                assert source.id == first.document["meta"]["id"]
+                named = dataclasses.replace(site.edge.registry.get("bucket", BUCKET.id), name="orders-old")
+                await site.edge.registry.put("bucket", BUCKET.id, named)
+                other = await site.bucket("orders")
+                await site.append(2, other.id)
+                metas = [(await source.until("webhook")).document["meta"] for _ in range(2)]
+                assert [meta["bucket_id"] for meta in metas] == [other.id] * 2
+                assert metas[-1]["id"] in source.id
+                last = source.id
+            await site.append(1, other.id)
+            async with site.source("bucket=orders", last=last) as source:
+                assert (await source.hear("subscribed")).document["buckets"][0]["gap"] is None
+                assert (await source.until("webhook")).document["meta"]["seq"] == 3
+
+    asyncio.run(run())
+
+
 def test_a_bucket_that_is_deleted_is_told_and_leaves_the_ids() -> None:
     """The others go on; and where it was the only one that was named, a client that comes back is told for good."""
 

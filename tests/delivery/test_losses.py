@@ -1,0 +1,151 @@
+"""What subscribers get where the file has lost events that were committed and delivered, while the relay runs."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.errors import RelayError
+from relay_tornado.ids import new_epoch
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.model import Bucket, Earliest, Input
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+from relay_tornado.wire import control
+from tests.delivery.world import TOKEN, Reader
+from tests.log.worlds import SqliteWorld, behind, event
+from tests.storage.faults import Faults
+
+
+class World:
+    """A relay's delivery over a file that fails as told."""
+
+    def __init__(self, file: SqliteWorld, faults: Faults) -> None:
+        self.file = file
+        self.log = file.log
+        self._faults = faults
+        self._registry = MemoryRegistry()
+        ledgers = Ledgers(SqliteConsumers(file.database), file.log)
+        self.deliveries = Deliveries(file.log, self._registry, file.settings, ledgers)
+
+    async def bucket(self) -> None:
+        await self.log.create("b", new_epoch())
+        made = Bucket("b", "orders", 0, 0, inputs=(Input("input-1", "in", 0, 0),))
+        await self._registry.put("bucket", "b", made)
+
+    async def append(self, *bodies: bytes) -> None:
+        for body in bodies:
+            await self.log.append("b", event(body))
+
+    async def subscribe(self, since: Any, reader: Reader | None = None) -> tuple[Reader, Delivery]:
+        reader = reader or Reader()
+        request = control.Subscribe(since=since)
+        delivery, _ = await self.deliveries.subscribe(reader, request, TOKEN, extended=True)
+        delivery.start()
+        return reader, delivery
+
+    async def lose(self, head: int) -> None:
+        """The log ends at `head` again, and the relay finds out as a write fails."""
+        with behind(self.file) as raw:
+            raw.execute("DELETE FROM event WHERE seq > ?", (head,))
+            raw.execute("UPDATE log SET head = ?", (head,))
+        self._faults.before = lambda sql: sqlite3.SQLITE_IOERR if sql.startswith("INSERT OR FAIL INTO event") else None
+        with pytest.raises(RelayError):
+            await self.append(b"refused")
+        self._faults.heal()
+        async with asyncio.timeout(20):
+            while not self.file.database.healthy() or (await self.log.bounds("b")).head != head:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def world(path: Path) -> AsyncIterator[World]:
+    faults = Faults()
+    database = await Database.open(Settings(data=path / "data"), factory=faults.factory)
+    settings = Settings(data=path / "data")
+    file = SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
+    made = World(file, faults)
+    try:
+        await made.bucket()
+        yield made
+    finally:
+        made.deliveries.close()
+        await file.close()
+
+
+def bodies(reader: Reader) -> list[str]:
+    return [message["body"] for message in reader.messages if message["type"] == "webhook"]
+
+
+def gaps(reader: Reader) -> list[dict[str, Any]]:
+    return [message["gap"] for message in reader.statuses() if message["status"] == "gap"]
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+OLD = [b"old %d" % number for number in range(1, 11)]
+RESET = [{"from": None, "to": None, "count": None, "reason": "reset"}]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Path, at_once: bool) -> None:
+    """New events have the seqs of the lost ones, and reach a subscriber that had those; also where they come before it
+    had a turn. One that had less goes on."""
+
+    async def test() -> None:
+        async with world(tmp_path) as here:
+            await here.append(*OLD[:5])
+            live, _ = await here.subscribe(Earliest())
+            await here.append(*OLD[5:])
+            await until(lambda: len(bodies(live)) == 10)
+            await here.lose(8)
+            if not at_once:
+                await until(lambda: gaps(live))
+            await here.append(b"new 1", b"new 2", b"new 3")
+            await until(lambda: bodies(live)[-1] == "new 3")
+            assert bodies(live)[10:] == ["new 1", "new 2", "new 3"]
+            assert gaps(live) == RESET
+            again, _ = await here.subscribe(Earliest())
+            await until(lambda: len(bodies(again)) == 11)
+            assert bodies(again) == [*(each.decode() for each in OLD[:8]), "new 1", "new 2", "new 3"]
+            assert gaps(again) == []
+
+    asyncio.run(test())
+
+
+def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path) -> None:
+    """What was read for it before the loss and is not written yet is not written any more."""
+
+    async def test() -> None:
+        async with world(tmp_path) as here:
+            large = [b"%d" % number + b"x" * 100_000 for number in range(1, 11)]
+            await here.append(*large)
+            reader = Reader()
+            reader.paused = True
+            reader, delivery = await here.subscribe(Earliest(), reader)
+            await until(lambda: delivery.busy and reader.writes)
+            await here.lose(1)
+            await here.append(b"new 2", b"new 3")
+            reader.resume()
+            await until(lambda: bodies(reader) and bodies(reader)[-1] == "new 3")
+            written = [body[:1] for body in bodies(reader)[:-2]]
+            assert written == ["1", "2"][: len(written)]
+            assert bodies(reader)[-2:] == ["new 2", "new 3"]
+            assert gaps(reader) == (RESET if len(written) > 1 else [])
+
+    asyncio.run(test())
