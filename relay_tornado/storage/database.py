@@ -174,7 +174,7 @@ class Database:
     def problem(self) -> str:
         """What keeps events from being committed, "" where nothing does."""
         error = self.refusal()
-        return "" if error is None else str(error)
+        return self._writer.misplaced if error is None else str(error)
 
     def owner(self, socket_path: Path | None) -> None:
         """Tells other processes, in relay.lock, where the control socket is."""

@@ -72,6 +72,10 @@ class Keeper:
     apply: Callable[[Any], None]
 
 
+class Misplaced(Exception):
+    """What was committed is in a file that is not where it was opened: after the next start nobody would find it."""
+
+
 class Stale(Exception):
     """What `run` built on, in memory, is not what the file holds: everybody has to read again."""
 
@@ -91,6 +95,8 @@ COMMITTED = Result()
 def classify(result: Result) -> Exception:
     """The error to tell of a transaction that failed: a RelayError where the file or the machine is to blame."""
     error = result.error
+    if isinstance(error, Misplaced):
+        return Unavailable(str(error))
     if isinstance(error, Stale):
         return Unavailable(f"the file is not what it was thought to be ({error}); nothing was stored")
     if isinstance(error, sqlite3.Error):

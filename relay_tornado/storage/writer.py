@@ -7,6 +7,7 @@ Invariants:
 - Store, commit, then announce: `Work.committed` is called in the loop after COMMIT returned and the witness was
   written, and before the next transaction starts, so what it changes in memory is what that one builds on.
 - Every work is told exactly once, committed or failed, also at the end.
+- Nothing counts as committed that is in a file which was taken away meanwhile.
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
   memory, before anything else is written. While that fails, all that comes is refused at once.
@@ -29,12 +30,14 @@ from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep
 from relay_tornado.storage.damage import MALFORMED_TEXT, quotes_a_text
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
+from relay_tornado.storage.whereabouts import Whereabouts
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss
 from relay_tornado.storage.work import (
     CLOSED,
     COMMITTED,
     FULL,
     Keeper,
+    Misplaced,
     Result,
     Source,
     Work,
@@ -94,6 +97,7 @@ class Writer:
         self.source: Source | None = None
         self.riders = Riders(lambda: self.submit(_Probe()))
         self._path = path
+        self._whereabouts = Whereabouts(path)
         self._connection = connection
         self._space = space
         self._witness = witness
@@ -124,6 +128,11 @@ class Writer:
         if self.closed and self.trouble is None:
             return Unavailable(CLOSED)
         return self.trouble
+
+    @property
+    def misplaced(self) -> str:
+        """What is to be said where the file is not where it was opened, "" where it is."""
+        return _misplaced(self._whereabouts.missing())
 
     def notify(self) -> None:
         """Says that the source has something."""
@@ -291,6 +300,9 @@ class Writer:
             raw.execute("COMMIT")
         except BaseException as error:
             return _undo(raw, error, committing=True)
+        missing = self._whereabouts.missing(committed=True)
+        if missing:
+            return Result(Misplaced(_misplaced(missing)), True)
         self.stamp = stamp
         try:
             self._witness.write(stamp)
@@ -325,10 +337,14 @@ class Writer:
 
     async def _reopen(self) -> RelayError | None:
         """Opens the file anew, has everybody read again, and commits something. Returns what went wrong."""
+        # While it is open, what was deleted can still be copied.
+        if self.misplaced:
+            return Unavailable(self.misplaced)
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
         try:
             self._connection = await Connection.writer(self._path, self._factory)
+            self._whereabouts.opened()
             self._awaits_locks = True
             await self._connection.run(keep_statements_in_memory)
             stamp, kept = await self._connection.run(
@@ -402,6 +418,15 @@ class Writer:
         await self._checkpoint("TRUNCATE")
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
+
+
+def _misplaced(name: str) -> str:
+    if not name:
+        return ""
+    return (
+        f"{name} was deleted, moved or replaced while the relay ran: put it back where it was; docs/operations.md says "
+        "how to save what is lost otherwise"
+    )
 
 
 def _undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> Result:

@@ -1,7 +1,11 @@
-"""Two relays on one directory. What crashes and shutdowns under load do is in tests/faults."""
+"""Two relays on one directory, and one that goes. What crashes and shutdowns under load do is in tests/faults."""
 
 import asyncio
+import contextlib
+import http.client
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 from tests.acceptance.clients import Sender, read_log
 from tests.acceptance.relay import Relay
@@ -26,3 +30,42 @@ def test_a_second_process_on_the_directory(relay: Relay, new_relay: Callable[...
     assert asyncio.run(send(b"after")) == 200
     assert [event.body for event in asyncio.run(read_log(relay, token, "orders"))] == [b"before", b"after"]
     assert relay.stop() == 0
+
+
+def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
+    """Nothing is told 200 that no start will find again; what there is can be copied out of the process."""
+    path = relay.create_bucket("orders")
+    token = relay.create_token()
+
+    async def send(body: bytes) -> int:
+        async with Sender(relay, path) as sender:
+            return await sender.post(body)
+
+    def readiness() -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    assert asyncio.run(send(b"before")) == 200
+    assert readiness()[0] == 200
+    shutil.rmtree(relay.data)
+    status, words = readiness()
+    assert (status, "relay.db was deleted, moved or replaced" in words) == (503, True)
+    assert asyncio.run(send(b"after")) == 503
+    held = {}
+    for fd in Path(f"/proc/{relay.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held[fd.readlink().name.removesuffix(" (deleted)")] = fd
+    relay.data.mkdir(0o700)
+    for name in ("relay.db", "relay.db-wal"):
+        shutil.copy(held[name], relay.data / f"{name}.saved")
+    assert relay.stop() == 0
+    for name in ("relay.db", "relay.db-wal"):
+        (relay.data / f"{name}.saved").rename(relay.data / name)
+    relay.start()
+    assert asyncio.run(send(b"again")) == 200
+    bodies = [event.body for event in asyncio.run(read_log(relay, token, "orders"))]
+    assert bodies[0] == b"before"
+    assert bodies[-1] == b"again"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiosqlite
@@ -369,9 +371,10 @@ async def test_the_wal_stays_small_under_load(settings: Settings, faults: Faults
     database.notify()
     await until(lambda: len(busy.done) == 9)
     assert checkpoints() == 0
-    database.attach(Endless(2))
+    more = Endless(2)
+    database.attach(more)
     database.notify()
-    await until(lambda: checkpoints() == 1)
+    await until(lambda: checkpoints() == 1 and len(more.done) == 2)
     quiet = Endless(3)
     quiet.waiting = lambda: 0  # type: ignore[method-assign]
     database.attach(quiet)
@@ -522,6 +525,64 @@ async def test_while_the_file_can_not_be_opened(
         assert await database.read(names) == ["before", "d"]
     events = [entry["event"] for entry in logs]
     assert events == ["commit_failed", "database_unavailable", "database_available"]
+    await database.close()
+
+
+def take_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def delete(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("elsewhere"))
+    shutil.rmtree(folder)
+
+
+def delete_the_wal(folder: Path) -> None:
+    (folder / "relay.db-wal").unlink()
+
+
+def replace_by_a_copy(folder: Path) -> None:
+    shutil.copy(folder / "relay.db", folder / "copy")
+    (folder / "copy").replace(folder / "relay.db")
+
+
+@storage_test
+@pytest.mark.parametrize("harm", [take_away, delete, delete_the_wal, replace_by_a_copy])
+async def test_a_file_that_is_taken_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    """Nothing that is written to it counts as committed: after the next start nobody would find it."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert database.problem == ""
+    harm(settings.data)
+    name = "relay.db-wal" if harm is delete_the_wal else "relay.db"
+    assert database.problem.startswith(f"{name} was deleted, moved or replaced")
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=f"^{name} was deleted, moved or replaced"):
+                await database.write(put("a"))
+            await until(lambda: not database.healthy())
+    assert [entry["event"] for entry in logs] == ["commit_failed", "database_unavailable"]
+    await database.close()
+
+
+@storage_test
+async def test_a_file_that_is_put_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where it was, with what was written meanwhile (which may be sent again)."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    take_away(settings.data)
+    with pytest.raises(Unavailable):
+        await database.write(put("meanwhile"))
+    await until(lambda: not database.healthy())
+    settings.data.with_name("elsewhere").rename(settings.data)
+    await until(database.healthy)
+    await database.write(put("after"))
+    assert await database.read(names) == ["before", "meanwhile", "after"]
+    assert database.loss is None
     await database.close()
 
 
