@@ -62,6 +62,8 @@ class Core:
         self._answers = Answers(address, options)
         self._acks = Acks()
         self._link: Link | None = None
+        self._connected = False
+        """Whether it was, at least once."""
         self._over: RelayClientError | None = None
         self._gaps: list[Gap] = []
         self._told: set[str] = set()
@@ -146,6 +148,7 @@ class Core:
 
     def _subscribed(self, link: Link) -> None:
         entries = link.answer.get("buckets") or ()
+        self._connected = True
         self._tell(Notice("connected", str(link.answer.get("message", ""))))
         self.tracker.began(link.server_time)
         for entry in entries if isinstance(entries, list) else ():
@@ -210,7 +213,11 @@ class Core:
     def _tell(self, notice: Notice) -> None:
         """At once: it is about the connection, not about what the application has yet to take."""
         if notice.kind == "disconnected":
-            log.info("%s; next try in %.1f s", notice.message, notice.delay)
+            # Who was never there may have the wrong address; afterwards connections come and go.
+            level = logging.INFO if self._connected or self.options.on_notice is not None else logging.WARNING
+            log.log(level, "%s; next try in %.1f s", notice.message, notice.delay)
+        elif notice.kind == "missing" and self.options.on_notice is None:
+            log.warning("%s", notice.message)
         if self.options.on_notice is not None:
             try:
                 self.options.on_notice(notice)

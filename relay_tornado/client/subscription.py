@@ -74,7 +74,8 @@ def subscribe(
     What one is told:
     - `on_gap`: called with each `Gap`, in its place among the events (a coroutine is awaited), or "fail": GapRefused is
       raised there. Without it a gap is a warning in the log "relay_tornado.client".
-    - `on_notice`: called with each `Notice` about the connection.
+    - `on_notice`: called with each `Notice` about the connection. Without it a bucket that is not there, and a relay
+      that could not be reached yet, are warnings in that log.
 
     How:
     - `ssl`: a context instead of the default one; `proxy`: True for the environment's, None for none, or a URL.

@@ -427,6 +427,31 @@ def test_notices_that_raise_break_nothing() -> None:
     run(main())
 
 
+def test_what_goes_wrong_at_the_beginning_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """For who listens to no notice: an address where nobody answers, and a bucket that is not there."""
+    ports: list[int] = []
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY, {"bucket_name": "ordrs", "error": "not_found"}])
+        await peer.send(webhook("abcdefghijkl-1"))
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            ports.append(int(url.rpartition(":")[2]))
+            await anext(events)
+            await asyncio.sleep(0.1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5), at(f"http://127.0.0.1:{ports[0]}") as events:
+                await anext(events)
+
+    with caplog.at_level(logging.WARNING, "relay_tornado.client"):
+        run(main())
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "there is no bucket 'ordrs' yet, for this token"
+    assert all("next try in" in each for each in said[1:])
+    assert len(said) > 1
+
+
 def test_waits_begin_anew_after_a_good_while() -> None:
     """A connection that held for `good` seconds resets the waits; one that did not makes them grow."""
     delays: list[float] = []
