@@ -97,6 +97,7 @@ class DirectConnection:
     """
 
     __slots__ = (
+        "_all_sent",
         "_discard_limit",
         "_draining",
         "_ends",
@@ -146,6 +147,7 @@ class DirectConnection:
         self._ends = False
         self._out: memoryview | None = None
         self._draining = False
+        self._all_sent = False
         self._reading = True
         shared.loop.add_reader(self._fd, self._readable)
 
@@ -205,9 +207,10 @@ class DirectConnection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
-            size = 0
-        if not size:
             self.close()
+            return
+        if not size:
+            self._end_reading()
             return
         if self._state is _HEAD and not self._rest:
             try:
@@ -223,6 +226,18 @@ class DirectConnection:
             shared.loop.remove_reader(self._fd)
         else:
             self._run()
+
+    def _end_reading(self) -> None:
+        """The sender sends nothing more. It may still read: one whose webhooks are whole gets its answers. One that
+        waits for a client's answer has left: nobody shall answer it in vain. Nor is a connection held for long that may
+        be one that was left."""
+        if self._state is not _ANSWER or self._upload is not None:
+            self.close()
+            return
+        self._all_sent = True
+        self.deadline = time.monotonic() + DISCARD_TIME
+        self._reading = False
+        self._shared.loop.remove_reader(self._fd)
 
     def _take(self, size: int) -> bool:
         """Takes what was read if it is one webhook and nothing else, which most are; it is not copied first."""
@@ -277,6 +292,9 @@ class DirectConnection:
         finally:
             self._running = False
         if not self._reading and self._state in (_HEAD, _BODY):
+            if self._all_sent:
+                self.close()
+                return
             self._reading = True
             self._shared.loop.add_reader(self._fd, self._readable)
 
@@ -439,7 +457,7 @@ class DirectConnection:
 
     def _next(self) -> None:
         """The request is read and its answer has left."""
-        if self._ends or self.last:
+        if self._ends or self.last or (self._all_sent and not self._rest):
             self.close()
             return
         self._state = _HEAD

@@ -456,3 +456,28 @@ async def test_a_reset() -> None:
             assert site.site.ingest.buffered == 0
         assert {event.body for event in await site.log.read(BUCKET.id, 0, 10, 1 << 30)} <= {b"x" * 300_000}
         assert DIRECT.certificate is None
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("sent", "answers"),
+    [
+        (request(URL, b"body 0"), 1),
+        (b"".join(request(URL, b"body %d" % number) for number in range(3)), 3),
+        (request(URL, b"x" * 300_000) + request(URL, b"y"), 2),
+        (request(URL, b"body 0") + request(URL, b"body 1")[:-1], 1),
+        (request(URL, b"body 0") + b"POST", 1),
+        (request(URL + b"x", b"body 0"), 1),
+    ],
+)
+async def test_a_sender_that_has_said_everything(sent: bytes, answers: int) -> None:
+    """It closes its half of the connection with the last request, as some programs do, and reads every answer."""
+    async with edge() as site, Raw(site.port) as raw:
+        raw.send(sent)
+        raw.writer.write_eof()
+        statuses = [(await raw.reply()).status for _ in range(answers)]
+        assert len(set(statuses)) == 1
+        assert await raw.closed() == b""
+        await eventually(lambda: not site.site.listener.connections)
+        assert site.site.ingest.buffered == 0
+        assert len(await site.events()) == (answers if statuses[0] == 200 else 0)
