@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
+import shlex
 import sqlite3
 import stat
 import statistics
@@ -17,7 +19,11 @@ from typing import Final
 
 from relay_tornado import __version__
 from relay_tornado.doctor.finding import Finding
+from relay_tornado.errors import StartupError
 from relay_tornado.model import KIB, MIB
+from relay_tornado.storage import start
+from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Owner
 
 LEAST_DESCRIPTORS: Final = 512
@@ -30,6 +36,9 @@ VERY_SLOW_SYNC: Final = 0.100
 """Seconds of the median sync: every commit waits for one."""
 
 LEAST_SQLITE: Final = (3, 38, 0)
+
+_OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?")
+"""The names of a relay's own files: nothing is said about others that lie in its directory."""
 
 _CLOCKS_APART: Final = 2.0
 _BEFORE_ANY_RELEASE: Final = 1_735_689_600.0
@@ -45,8 +54,21 @@ _REMOTE: Final = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "ceph", "glusterfs",
 
 
 def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
-    """Everything about the machine and the data directory. `reserve` is the setting, `owner` who runs there now."""
-    yield _running(data, owner)
+    """Everything about the machine and the data directory. `reserve` is the setting, `owner` who runs there now.
+
+    Of a directory that is no relay's only that is said: advice for a relay's would ruin another one.
+    """
+    if owner is None and not any(path.name.startswith("relay.") for path in _own(data)):
+        yield Finding(
+            "data",
+            "fail",
+            f"{data} is no relay's: there is no {NAME} in it",
+            "name the relay's directory with --data or RELAY_DATA; relay serve begins a new one",
+        )
+        return
+    found = database(data)
+    yield _running(data, owner, found.level != "fail")
+    yield found
     yield from rights(data)
     yield _file_system(data)
     yield space(data, reserve)
@@ -56,13 +78,15 @@ def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
     yield _sqlite()
 
 
-def _running(data: Path, owner: Owner | None) -> Finding:
+def _running(data: Path, owner: Owner | None, sound: bool) -> Finding:
     if owner is None:
         return Finding(
             "running",
             "warn",
             f"no relay runs on {data}",
-            "start it: relay serve, or systemctl start relay; or name its directory with --data",
+            "start it: relay serve, or systemctl start relay; or name its directory with --data"
+            if sound
+            else "see to the database first: it would not start",
         )
     if owner.version != __version__:
         return Finding(
@@ -74,45 +98,82 @@ def _running(data: Path, owner: Owner | None) -> Finding:
     return Finding("running", "ok", f"process {owner.pid}, relay {owner.version}")
 
 
+def database(data: Path) -> Finding:
+    """Whether relay.db is a relay's that this program can read. Only its beginning is looked at, as at a start."""
+    name, path = "database", data / NAME
+    remedy = "relay check says more; stop the relay, and relay restore the newest backup into a new directory"
+    if not path.exists():
+        return Finding(name, "fail", f"there is no {NAME} in {data}, which was a relay's", remedy)
+    try:
+        found = start.look(path)
+        stamp = witnesses.peek(data / witnesses.NAME)
+    except StartupError as error:
+        return Finding(name, "fail", str(error), "relay check says more")
+    except (sqlite3.Error, OSError, TypeError) as error:
+        return Finding(name, "fail", f"{path} can't be read ({error})", remedy)
+    if found is not None:
+        return Finding(name, "ok", f"{found.appended} events were ever stored in it")
+    if stamp is not None:
+        return Finding(name, "fail", f"{path} is empty, and {stamp.appended} events were stored in it", remedy)
+    return Finding(name, "warn", f"{path} is empty: no relay has written to it (yet)", "relay serve makes a new one")
+
+
 def rights(data: Path) -> Iterator[Finding]:
-    """Whether the directory and what is in it belong to one user, and are nobody else's to read."""
+    """Whether the directory and the relay's files in it belong to one user, and are nobody else's to read."""
     mode = data.stat()
     if mode.st_mode & 0o077:
         yield Finding(
             "directory",
             "warn",
             f"{data} has mode {stat.S_IMODE(mode.st_mode):04o}: others may look into it",
-            f"chmod 0700 {data}",
+            _closed(data),
         )
     else:
         yield Finding("directory", "ok", f"{data} belongs to uid {mode.st_uid} alone")
     foreign, open_to_others = [], []
-    for path in sorted(data.iterdir()):
+    for path in _own(data):
         with suppress(FileNotFoundError):
             found = path.lstat()
             if found.st_uid != mode.st_uid:
-                foreign.append(path.name)
+                foreign.append(path)
             if stat.S_ISREG(found.st_mode) and found.st_mode & 0o077:
-                open_to_others.append(path.name)
+                open_to_others.append(path)
     if foreign:
         yield Finding(
             "owner",
             "fail",
             f"{_some(foreign)} in {data} belong to another user than the directory: the relay can't write them",
-            f"chown -R --reference={data} {data}",
+            f"chown --reference={shlex.quote(str(data))} {_quoted(foreign)}",
         )
     if open_to_others:
         yield Finding(
             "modes",
             "warn",
             f"{_some(open_to_others)} in {data} can be read by others; events and secrets stand in them",
-            f"chmod 0600 {data}/*",
+            f"chmod 0600 {_quoted(open_to_others)}",
         )
     if not foreign and not open_to_others:
         yield Finding("files", "ok", "belong to the directory's owner, and are nobody else's to read")
 
 
-def _some(names: list[str]) -> str:
+def _own(data: Path) -> list[Path]:
+    """What of the directory is the relay's."""
+    return sorted(path for path in data.iterdir() if _OWN.fullmatch(path.name))
+
+
+def _closed(data: Path) -> str:
+    """How to close the directory to others, which only a relay's own may be."""
+    if all(_OWN.fullmatch(path.name) for path in data.iterdir()):
+        return f"chmod 0700 {shlex.quote(str(data))}"
+    return "files that are not the relay's lie in it: give the relay a directory of its own, with mode 0700"
+
+
+def _quoted(paths: list[Path]) -> str:
+    return " ".join(shlex.quote(str(path)) for path in paths)
+
+
+def _some(paths: list[Path]) -> str:
+    names = [path.name for path in paths]
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

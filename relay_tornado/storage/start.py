@@ -42,7 +42,7 @@ def examine(path: Path) -> tuple[Witness, Verdict]:
 
     Raises NewerSchema, StartupError, sqlite3.Error or OSError.
     """
-    found = _look(path)
+    found = look(path)
     missing = not path.with_name(witnesses.NAME).exists()
     witness = Witness.open(path.with_name(witnesses.NAME))
     try:
@@ -76,8 +76,11 @@ def _judge(path: Path, found: Stamp | None, stamp: Stamp | None, missing: bool) 
     return Verdict(holds=False, loss=loss)
 
 
-def _look(path: Path) -> Stamp | None:
-    """How much was committed to the file; None where it is empty."""
+def look(path: Path) -> Stamp | None:
+    """How much was committed to the file, which is not changed; None where it is empty.
+
+    Raises NewerSchema, StartupError or sqlite3.Error.
+    """
     with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
         if migrate.check(raw, path, migrate.latest()) == 0:
             return None

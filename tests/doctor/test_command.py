@@ -22,11 +22,26 @@ def test_a_relay_that_runs(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_a_relay(tmp_path: Path) -> None:
-    """The machine is looked at all the same; a directory that is not there is an error."""
-    (tmp_path / "data").mkdir(mode=0o700)
-    relay = Relay(tmp_path / "data")
-    said = {each["name"]: each["level"] for each in relay.command("doctor")}
-    assert said["running"] == "warn"
-    assert "url" not in said
+    """That is all that is said of it, and nothing about modes and owners; one that is not there is an error."""
+    (tmp_path / "data").mkdir(mode=0o755)
+    (tmp_path / "data" / "passwd").touch(mode=0o644)
+    run = Relay(tmp_path / "data").run("doctor", "--idle", "0")
+    assert run.returncode == 3
+    assert "no relay.db" in run.stdout
+    assert "--data" in run.stdout
+    assert "chmod" not in run.stdout
+    assert "chown" not in run.stdout
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["passwd"]
     run = Relay(tmp_path / "none").run("doctor")
     assert (run.returncode, "--data" in run.stderr) == (1, True)
+
+
+def test_a_database_that_is_none(tmp_path: Path) -> None:
+    """It fails with what to do, and nobody is told to start a relay on it."""
+    (tmp_path / "data").mkdir(mode=0o700)
+    (tmp_path / "data" / "relay.db").write_text("junk")
+    relay = Relay(tmp_path / "data")
+    run = relay.run("doctor", "--idle", "0")
+    assert run.returncode == 3
+    assert "\ndatabase: relay check" in run.stdout
+    assert "relay serve" not in run.stdout

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3
 import time
 from collections import namedtuple
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from relay_tornado.doctor.finding import Finding
 from relay_tornado.model import GIB, MIB
 from relay_tornado.storage.lock import Owner
 from tests.needs import needs_root
+from tests.ops.filling import change, fill
 
 Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks f_files f_favail")
 
@@ -39,7 +42,8 @@ def test_a_directory_in_order(data: Path) -> None:
     here = Owner(os.getpid(), __version__)
     said = found(machine.look(data, MIB, here))
     assert {name for name, each in said.items() if each.level == "fail"} == set()
-    assert {name for name, each in said.items() if each.level == "warn"} <= {"clock", "sync", "descriptors", "space"}
+    warned = {name for name, each in said.items() if each.level == "warn"}
+    assert warned <= {"clock", "sync", "descriptors", "space", "database"}
     assert all(each.remedy for each in said.values() if each.level != "ok")
     assert set(data.iterdir()) == files
 
@@ -52,12 +56,44 @@ def test_who_runs(data: Path) -> None:
 
 
 def test_others_could_read(data: Path) -> None:
-    """A directory or a file that others may open is named, with the command that mends it."""
+    """A directory or a file that others may open is named, with the command that mends it, and nobody else's files."""
     (data / "relay.db").chmod(0o644)
-    said = found(machine.rights(data))
-    assert ("relay.db" in said["modes"].says, said["modes"].remedy.startswith("chmod 0600")) == (True, True)
     data.chmod(0o755)
-    assert found(machine.rights(data))["directory"].level == "warn"
+    said = found(machine.rights(data))
+    assert "relay.db" in said["modes"].says
+    assert said["modes"].remedy == f"chmod 0600 {data}/relay.db"
+    assert (said["directory"].level, said["directory"].remedy) == ("warn", f"chmod 0700 {data}")
+    (data / "relay.conf").touch(mode=0o644)
+    said = found(machine.rights(data))
+    assert said["modes"].remedy == f"chmod 0600 {data}/relay.db"
+    assert "chmod" not in said["directory"].remedy
+
+
+def test_no_relays_directory(tmp_path: Path) -> None:
+    """One finding, which fails, whatever else lies there."""
+    (tmp_path / "relay.conf").touch()
+    tmp_path.chmod(0o755)
+    (only,) = machine.look(tmp_path, MIB, None)
+    assert (only.name, only.level) == ("data", "fail")
+    assert not list(tmp_path.glob(".doctor*"))
+
+
+def test_databases(data: Path) -> None:
+    """A relay's is told from an empty one, from none, from another program's, and from one that was lost."""
+    assert machine.database(data).level == "warn"
+    (data / "relay.db").write_bytes(b"junk")
+    assert (machine.database(data).level, "relay check" in machine.database(data).remedy) == ("fail", True)
+    (data / "relay.db").unlink()
+    assert machine.database(data).level == "fail"
+    fill(data, "orders", 3)
+    assert machine.database(data) == Finding("database", "ok", "3 events were ever stored in it")
+    change(data / "relay.db", "DELETE FROM meta")
+    assert machine.database(data).level == "fail"
+    (data / "relay.db").write_bytes(b"")
+    assert "3 events" in machine.database(data).says
+    with closing(sqlite3.connect(data / "relay.db")) as raw:
+        raw.execute("CREATE TABLE notes (text)")
+    assert "not a relay's" in machine.database(data).says
 
 
 def test_a_file_of_another_user(data: Path) -> None:
@@ -66,6 +102,7 @@ def test_a_file_of_another_user(data: Path) -> None:
     os.chown(data / "relay.witness", 12345, 12345)
     owner = found(machine.rights(data))["owner"]
     assert (owner.level, "relay.witness" in owner.says) == ("fail", True)
+    assert owner.remedy == f"chown --reference={data} {data}/relay.witness"
 
 
 @pytest.mark.parametrize(
