@@ -65,15 +65,22 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
 
 @click.command(name="restore")
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--damaged",
+    is_flag=True,
+    envvar="RELAY_RESTORE_DAMAGED",
+    show_envvar=True,
+    help="Restore FILE although damage is found in it, and say which.",
+)
 @data_option
 @json_option
-def restore(file: Path, data: Path, as_json: bool) -> None:
+def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
     """Make the backup FILE the data of a relay, in a directory that is empty or missing."""
     from relay_tornado.ops import restore as restoring
     from relay_tornado.ops.opening import locate
 
     with show_progress(as_json) as progress:
-        restored = restoring.restore(locate(file), data, progress)
+        restored = restoring.restore(locate(file), data, progress, damaged=damaged)
     report = restored.report
     if as_json:
         print_json(
@@ -82,12 +89,15 @@ def restore(file: Path, data: Path, as_json: bool) -> None:
                 "id": restored.database,
                 "buckets": report.buckets,
                 "events": report.events,
+                "findings": [dataclasses.asdict(finding) for finding in report.findings],
                 "tokens": [{"key": key, "description": text} for key, text in restored.tokens],
                 "paused": [{"bucket": bucket, "output": output} for bucket, output in restored.paused],
             }
         )
         return
-    click.echo(f"{restored.path}: {report.buckets} buckets, {report.events} events; it was checked")
+    words = "it is as damaged as its backup" if report.damaged else "it was checked"
+    click.echo(f"{restored.path}: {report.buckets} buckets, {report.events} events; {words}")
+    _print_findings(report)
     if restored.tokens:
         click.echo("These tokens are good again, also where one was revoked since: `relay token revoke` ends it.")
         for key, text in restored.tokens:

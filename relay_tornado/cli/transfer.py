@@ -164,6 +164,9 @@ class _Import:
         self._relay = relay
         self._name = bucket
         self._source = ""
+        self._header: Header | None = None
+        self._last = 0
+        """The seq that was read last, or that comes before those of the header."""
 
     def run(self, lines: BinaryIO, progress: Callable[[int], None]) -> None:
         """Reads all lines. Raises RelayError, whose message names the line where one is to blame."""
@@ -180,8 +183,7 @@ class _Import:
                 if isinstance(found, Header):
                     self._begin(found)
                     continue
-                if not self._source:
-                    raise Invalid("comes before the header that an export begins with")
+                self._check_order(found.seq)
             except Invalid as error:
                 self._send(batch, begin, number - 1)
                 raise Invalid(f"line {number} {error}") from None
@@ -196,11 +198,34 @@ class _Import:
         if not number:
             raise Invalid("there is no line: an export begins with a header")
         self._send(batch, begin, number)
+        self._check_end()
+
+    def _check_order(self, seq: int) -> None:
+        """Of lines that miss between others the relay tells. Raises Invalid."""
+        header = self._header
+        if header is None:
+            raise Invalid("comes before the header that an export begins with")
+        if self._last < header.first and seq != header.first:
+            raise Invalid(
+                f"is event {seq}, and the export begins with event {header.first}, as its header says: what comes "
+                "between is missing, export it again"
+            )
+        self._last = seq
+
+    def _check_end(self) -> None:
+        """Raises Invalid where the last header names events that did not come."""
+        header = self._header
+        if header is not None and self._last < header.head:
+            raise Invalid(
+                f"the events {self._last + 1} to {header.head}, which the header names, are missing at the end: export "
+                "the rest with --append, and import the file again"
+            )
 
     def _begin(self, header: Header) -> None:
         source = str(header.bucket.get("id"))
         if self._source and source != self._source:
             raise Invalid("is the header of another bucket's export: import each into a bucket of its own")
+        self._header, self._last = header, header.first - 1
         if self._source:
             return
         self._source = source

@@ -15,7 +15,7 @@ from pathlib import Path
 from relay_tornado.errors import Conflict, NotFound, RelayError, StartupError, Unavailable
 from relay_tornado.model import MIB
 from relay_tornado.ops import copying
-from relay_tornado.ops.check import Finding, Report, check
+from relay_tornado.ops.check import Report, check
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
@@ -114,17 +114,13 @@ def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room:
             report = check(part, progress)
             if not report.damaged:
                 return report
-    if _damage(report) <= _damage(check(source, progress)):
+    if set(report.damage) <= set(check(source, progress).damage):
         return report
     raise Damaged(
-        f"the copy is not sound, and was removed: {report.findings[0].message}. `relay check` says what the "
+        f"the copy is not sound, and was removed: {report.damage[0].message}. `relay check` says what the "
         "relay's own file is like.",
         report,
     )
-
-
-def _damage(report: Report) -> set[Finding]:
-    return {finding for finding in report.findings if finding.level == "damage"}
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:

@@ -73,8 +73,13 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
     @property
+    def damage(self) -> list[Finding]:
+        """The findings that are no mere warnings."""
+        return [finding for finding in self.findings if finding.level == "damage"]
+
+    @property
     def damaged(self) -> bool:
-        return any(finding.level == "damage" for finding in self.findings)
+        return bool(self.damage)
 
     def add(self, level: Level, kind: str, message: str, advice: str, bucket: str = "") -> None:
         """Takes a finding in, the first 100 of each kind."""
@@ -374,8 +379,8 @@ class _Logs:
             kind,
             row,
             f"{what} {verb} {how}",
-            "the relay tells clients of the gap and goes on behind it; where it matters, restore a backup into another "
-            "directory and `relay export` them from there",
+            "the relay tells clients of the gap and goes on behind it; where it matters, a backup of before has them: "
+            f"`relay export BUCKET FILE --after {first - 1} --data BACKUP`, as docs/backup.md says",
         )
 
     def _check_strays(self, live: list[Row], dropped: list[int]) -> None:

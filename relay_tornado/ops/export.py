@@ -6,7 +6,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from relay_tornado.errors import Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.log.loading import load
-from relay_tornado.model import Bounds, Cursor
+from relay_tornado.model import Bounds, Cursor, Epoch
 from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import Step, read
@@ -31,6 +31,14 @@ class Exported:
     last: int
 
 
+class _Damaged(Unavailable):
+    """Before the event `seq` the export ends."""
+
+    def __init__(self, message: str, seq: int) -> None:
+        super().__init__(message)
+        self.seq = seq
+
+
 def export(
     path: Path,
     bucket: str,
@@ -43,7 +51,8 @@ def export(
     """Writes the events of a bucket (a name or an id) after a seq or an event's id, up to the head of this moment.
 
     None: all that are kept. Raises NotFound, Invalid where `after` is no position here, Unavailable where an event is
-    damaged or left meanwhile (what was written until then is good), and StartupError.
+    damaged or left meanwhile (what was written until then is good), and StartupError. Before a damaged event stands a
+    header of nothing, which says that the lines before it are whole.
     """
     with contextlib.closing(open_file(path)) as raw:
         bucket_id, name, document = _find(raw, bucket)
@@ -54,21 +63,29 @@ def export(
         epochs = loaded.epochs.get(row.key, [])
         bounds = Bounds(row.first, row.head, tuple(epochs), open=False)
         start = row.first if after is None else _after(bounds, after) + 1
+        about = {
+            "id": bucket_id,
+            "name": name,
+            "description": document.get("description", ""),
+            "retention": document.get("retention", {}),
+        }
         if header:
-            about = {
-                "id": bucket_id,
-                "name": name,
-                "description": document.get("description", ""),
-                "retention": document.get("retention", {}),
-            }
-            lineage = [{"epoch": each.epoch, "from_seq": each.from_seq} for each in epochs]
-            write(header_line(Header(FORMAT, about, start, row.head, lineage, time.time(), relay_tornado.__version__)))
+            write(_header(about, start, row.head, epochs))
         total = row.head - start + 1
-        for step in read(raw, row.key, start, row.head, epochs):
-            for item in _items(raw, row.key, name, bounds, step):
-                write(item_line(item))
-            progress("exporting events", step.end - start + 1, total)
+        try:
+            for step in read(raw, row.key, start, row.head, epochs):
+                for item in _items(raw, row.key, name, bounds, step):
+                    write(item_line(item))
+                progress("exporting events", step.end - start + 1, total)
+        except _Damaged as damaged:
+            write(_header(about, damaged.seq, damaged.seq - 1, epochs))
+            raise
         return Exported(name, max(total, 0), row.head if total > 0 else 0)
+
+
+def _header(about: dict[str, Any], first: int, head: int, epochs: Sequence[Epoch]) -> bytes:
+    lineage = [{"epoch": each.epoch, "from_seq": each.from_seq} for each in epochs]
+    return header_line(Header(FORMAT, about, first, head, lineage, time.time(), relay_tornado.__version__))
 
 
 def _find(raw: sqlite3.Connection, reference: str) -> tuple[str, str, dict[str, Any]]:
@@ -113,7 +130,8 @@ def _not_there(raw: sqlite3.Connection, log: int, name: str, seq: int) -> Unavai
         return Unavailable(f"the bucket {name!r} was deleted meanwhile")
     if seq < row[0]:
         return Unavailable(f"retention removed the events up to {row[0] - 1} meanwhile: export again into a new file")
-    return Unavailable(
+    return _Damaged(
         f"event {seq} is missing or damaged: `relay check` says more. What follows it can be exported into another "
-        f"file with --after {seq}"
+        f"file with --after {seq}",
+        seq,
     )

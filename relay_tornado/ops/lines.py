@@ -2,7 +2,8 @@
 
 Bytes that are UTF-8 stand as text under their field's name, others in base64 under `<name>_base64`. `crc` is the
 event's checksum as the log has it. Of an ephemeral event only its place was stored: `{"stub": true, "size": …}`.
-Further headers may stand between events, so that the parts of an export can be put together with `cat`.
+Further headers may stand between events, so that the parts of an export can be put together with `cat`: the events
+behind each begin with its `first`, and the last one's reach its `head`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Header(msgspec.Struct, frozen=True):
     """`id`, `name`, `description` and `retention`."""
     first: int
     head: int
+    """Which events follow at least; none do where it is below `first`."""
     epochs: Sequence[Mapping[str, Any]]
     exported_at: float
     version: str

@@ -51,24 +51,26 @@ class Restored:
     paused: tuple[tuple[str, str], ...]
 
 
-def restore(file: Path, directory: Path, progress: Progress) -> Restored:
+def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = False) -> Restored:
     """Makes a data directory of a backup, which is checked before and after; the directory is empty or missing.
 
-    Raises Conflict where it is not, Locked where a relay runs on it, StartupError, NoSpace, and Damaged.
+    With `damaged` also of one that is not sound, as far as SQLite can read it: its damage comes along, and no other.
+    Raises Conflict where the directory is not empty, Locked where a relay runs on it, StartupError, NoSpace, and
+    Damaged.
     """
     _check_idle(directory)
     _check_empty(directory)
     before = check(file, progress)
-    if before.damaged:
+    if before.damaged and not damaged:
         raise Damaged(
-            f"{file} is not sound: {before.findings[0].message}. Restore another backup; `relay check {file}` says "
-            "all, and `relay export` gets what can be read.",
+            f"{file} is not sound: {before.damage[0].message}. Restore another backup, or this one as it is with "
+            f"--damaged; `relay check {file}` says all.",
             before,
         )
     held = Lock.acquire(directory)
     try:
         _check_empty(directory)
-        return _restore(file, directory, progress)
+        return _restore(file, directory, progress, before)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise NoSpace(f"there is no room in {directory}: free some space, or choose another disk") from error
@@ -77,7 +79,7 @@ def restore(file: Path, directory: Path, progress: Progress) -> Restored:
         held.release()
 
 
-def _restore(file: Path, directory: Path, progress: Progress) -> Restored:
+def _restore(file: Path, directory: Path, progress: Progress, before: Report) -> Restored:
     part = directory / _PART
     descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -91,8 +93,9 @@ def _restore(file: Path, directory: Path, progress: Progress) -> Restored:
             stamp = read_stamp(raw)
             tokens = _tokens(raw)
         after = check(part, progress)
-        if after.damaged:
-            raise Damaged(f"the restored file is not sound, and was removed: {after.findings[0].message}", after)
+        new = [finding for finding in after.damage if finding not in before.damage]
+        if new:
+            raise Damaged(f"the restored file is not sound, and was removed: {new[0].message}", after)
         os.fsync(descriptor)
         witness = Witness.open(directory / witnesses.NAME)
         try:
@@ -101,7 +104,7 @@ def _restore(file: Path, directory: Path, progress: Progress) -> Restored:
             witness.close()
         part.replace(directory / NAME)
         migrate.sync(directory)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # a damaged record has any form
         raise StartupError(f"{file} could not be restored ({error}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from relay_tornado.errors import CursorLost
+from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.ops import restore
+from relay_tornado.settings import Settings
 from relay_tornado.storage import witness
+from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
 from tests.ops.filling import change, consume, fill, rows
@@ -113,10 +119,54 @@ def test_a_damaged_backup_is_refused(cli: Runner, file: Path, tmp_path: Path) ->
     said = new.refused("restore", file)
     assert "event 5 is damaged" in said
     assert "another backup" in said
+    assert "--damaged" in said
     assert not new.data.exists()
     file.write_bytes(b"nothing that SQLite knows" * 400)
     assert "can't be read" in new.refused("restore", file)
     assert "there is no" in new.refused("restore", tmp_path / "missing.db")
+
+
+def test_a_damaged_backup_is_restored_all_the_same(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """With --damaged, which says what is damaged; that is a gap, and what lies around it is read."""
+    bucket = cli.json("bucket", "show", "orders")
+    change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 5")
+    backup = cli("backup", tmp_path / "damaged.db")
+    assert "event 5 is damaged" in backup.stdout
+    new = restored(cli, tmp_path)
+    assert "--damaged" in new.refused("restore", tmp_path / "damaged.db")
+    answer = new("restore", tmp_path / "damaged.db", "--damaged")
+    assert answer.exit_code == 0
+    assert "it is as damaged as its backup" in answer.stdout
+    assert "orders: event 5 is damaged" in answer.stdout
+    assert "event 5 is missing or damaged" in new.refused("export", "orders", tmp_path / "e")
+
+    async def read() -> None:
+        settings = replace(Settings(), data=new.data)
+        database = await Database.open(settings)
+        try:
+            log = await SqliteEventLog.open(database, settings)
+            assert [each.seq for each in await log.read(bucket["id"], 0, 256, 1 << 20)] == [1, 2, 3, 4]
+            with pytest.raises(CursorLost) as lost:
+                await log.read(bucket["id"], 4, 256, 1 << 20)
+            assert lost.value.first == 6
+            assert len(await log.read(bucket["id"], 5, 256, 1 << 20)) == 25
+            await log.close()
+        finally:
+            await database.close()
+
+    asyncio.run(read())
+    other = Runner(tmp_path / "other")
+    found = other.json("restore", tmp_path / "damaged.db", "--damaged")["findings"]
+    assert "event 5 is damaged" in [each["message"] for each in found if each["bucket"] == "orders"]
+    assert Runner(tmp_path / "third").json("restore", file, "--damaged")["findings"] == []
+
+
+def test_damage_that_no_restore_gets_over(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """A record that nobody understands might be that of an output: nothing is left, and no traceback."""
+    change(file, "UPDATE bucket SET document = '[3]'")
+    new = restored(cli, tmp_path)
+    assert "could not be restored" in new.refused("restore", file, "--damaged")
+    assert {path.name for path in new.data.iterdir()} == {"relay.lock"}
 
 
 def test_no_room_to_restore(cli: Runner, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,12 +210,63 @@ def test_ephemeral_events_keep_their_places(cli: Runner, tmp_path: Path) -> None
 
 
 def test_a_damaged_event_is_not_exported(cli: Runner, tmp_path: Path) -> None:
-    """The export ends before it, and says how to get what follows."""
+    """The export ends before it, and says how to get what follows; either is whole for an import."""
     fill(cli.data, "orders", 20)
     change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 7")
     said = cli.refused("export", "orders", tmp_path / "e")
     assert "--after 7" in said
     assert cli.json("export", "orders", tmp_path / "rest", "--after", "7")["events"] == 13
+    assert cli.json("import", "before", tmp_path / "e")["head"] == 6
+    assert cli.json("import", "behind", tmp_path / "rest")["imported"] == 13
+    assert "--after 7" in cli.refused("export", "orders", tmp_path / "e", "--append")
+    assert cli.json("import", "before", tmp_path / "e")["imported"] == 0
+
+
+def test_damaged_events_out_of_a_backup(cli: Runner, tmp_path: Path) -> None:
+    """The way that docs/backup.md tells, with what `relay check` says: a bucket of what a backup has from there on."""
+    fill(cli.data, "orders", 20)
+    cli.json("backup", tmp_path / "b.db")
+    change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 7")
+    checked = json.loads(cli("check", "--json").stdout)
+    advice = next(each["advice"] for each in checked["findings"] if each["kind"] == "content")
+    assert "relay export BUCKET FILE --after 6 --data BACKUP" in advice
+    answer = cli.json("export", "orders", tmp_path / "lost", "--after", "6", "--data", tmp_path / "b.db")
+    assert answer["events"] == 14
+    cli.json("import", "lost", tmp_path / "lost")
+    assert content(cli, "lost")[1:] == content(cli, "orders")[7:]
+    assert log(cli, "lost")[:2] == (7, 20)
+
+
+def test_lines_that_are_missing_at_an_end(cli: Runner, tmp_path: Path) -> None:
+    """What the header names and is not there is told, at the beginning and at the end; what is there is kept."""
+    fill(cli.data, "orders", 6)
+    cli.json("export", "orders", tmp_path / "e")
+    lines = (tmp_path / "e").read_bytes().splitlines(keepends=True)
+    (tmp_path / "late").write_bytes(b"".join(lines[:1] + lines[2:]))
+    assert "line 2 is event 2, and the export begins with event 1" in cli.refused("import", "late", tmp_path / "late")
+    assert log(cli, "late")[:2] == (1, 0)
+    (tmp_path / "early").write_bytes(b"".join(lines[:4]))
+    assert "the events 4 to 6" in cli.refused("import", "early", tmp_path / "early")
+    assert log(cli, "early")[:2] == (1, 3)
+    (tmp_path / "none").write_bytes(lines[0])
+    assert "the events 1 to 6" in cli.refused("import", "none", tmp_path / "none")
+    cli.json("export", "orders", tmp_path / "early", "--append")
+    assert cli.json("import", "early", tmp_path / "early")["imported"] == 3
+
+
+def test_exports_that_are_whole(cli: Runner, tmp_path: Path) -> None:
+    """One of no events yet, that goes on with those that came, and one of a log that does not begin with 1 any more."""
+    fill(cli.data, "orders", 0)
+    cli.json("export", "orders", tmp_path / "none")
+    assert cli.json("import", "copy", tmp_path / "none")["imported"] == 0
+    fill(cli.data, "orders", 5)
+    cli.json("export", "orders", tmp_path / "none", "--append")
+    fill(cli.data, "orders", 5)
+    cli.json("export", "orders", tmp_path / "none", "--append")
+    assert cli.json("import", "copy", tmp_path / "none")["imported"] == 10
+    change(cli.data / "relay.db", "DELETE FROM event WHERE seq < 4", "UPDATE log SET first = 4, bytes = 0 WHERE head")
+    cli.json("export", "orders", tmp_path / "left")
+    assert cli.json("import", "left", tmp_path / "left")["imported"] == 7
 
 
 def test_with_a_running_relay(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
