@@ -227,12 +227,27 @@ def settings_options(function: F) -> F:
 
 
 def settings_from(params: Mapping[str, Any]) -> Settings:
-    """The settings that a command with `settings_options` was given; its other parameters are passed over."""
+    """The settings that a command with `settings_options` was given; its other parameters are passed over.
+
+    Raises UsageError where two contradict each other.
+    """
     given: dict[str, Any] = {}
     for field in dataclasses.fields(Settings):
         value = params[field.name]
         given[field.name] = None if value is NONE else value
-    return Settings(**given)
+    settings = Settings(**given)
+    _check_buffer(settings)
+    return settings
+
+
+def _check_buffer(settings: Settings) -> None:
+    """A body that the ingest buffer can't hold would be told to come again, for ever. Raises UsageError."""
+    for name, size in (("--max-body", settings.max_body), ("--large-max-body", settings.large_max_body)):
+        if size > settings.ingest_buffer:
+            raise click.UsageError(
+                f"{name} {format_size(size)} is over --ingest-buffer {format_size(settings.ingest_buffer)}, what the "
+                f"relay holds of all bodies on their way in: raise --ingest-buffer, or lower {name}"
+            )
 
 
 def settings_from_environment(data: Path) -> Settings:

@@ -49,7 +49,7 @@ def test_every_setting_has_a_flag_and_a_variable(field: Any) -> None:
         assert getattr(parsed(**{variable(field): "1"}), field.name) is True
         assert getattr(parsed(flag(field), **{variable(field): "0"}), field.name) is True
         return
-    samples = {"bytes": ("7MiB", 7 << 20), "seconds": ("2h", 7200.0), None: ("77", 77)}
+    samples = {"bytes": ("20MiB", 20 << 20), "seconds": ("2h", 7200.0), None: ("77", 77)}
     text, value = samples[field.metadata["unit"]]
     words = {
         "public_url": "https://a.example",
@@ -127,6 +127,16 @@ def test_nonsense_is_refused(arguments: tuple[str, str]) -> None:
     with pytest.raises(click.UsageError) as caught:
         parsed(**{name: arguments[1]})
     assert arguments[0] in caught.value.format_message() or name in caught.value.format_message()
+
+
+@pytest.mark.parametrize("name", ["--max-body", "--large-max-body"])
+def test_a_body_that_the_buffer_can_not_hold(name: str) -> None:
+    """It would get a 503 each time, so such settings are refused, by flags and by variables; just as large is good."""
+    with pytest.raises(click.UsageError, match=f"{name} 20MiB is over --ingest-buffer 10MiB"):
+        parsed(name, "20MiB", "--ingest-buffer", "10MiB")
+    with pytest.raises(click.UsageError, match=f"{name} 200MiB is over --ingest-buffer 128MiB"):
+        parsed(**{"RELAY_" + name.removeprefix("--").replace("-", "_").upper(): "200MiB"})
+    assert parsed(name, "128MiB").ingest_buffer == 128 << 20
 
 
 def test_zero_where_it_means_something() -> None:
