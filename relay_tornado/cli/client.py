@@ -164,12 +164,19 @@ def _try_to_connect(data: Path, create: bool) -> Connection:
     check_rights(data)
     owner = read_owner(data)
     if owner is None:
-        if not create and not (data / DATABASE).exists():
+        new = not (data / DATABASE).exists()
+        if new and not create:
             raise NotFound(
                 f"there is no relay's data in {data}: name its directory with --data or RELAY_DATA, "
                 "or begin with `relay serve` or `relay bucket create`"
             )
-        return _Offline(data)
+        offline = _Offline(data)
+        if new:
+            note(
+                f"made a new data directory {data.absolute()}; where a relay has one already, name that with --data or "
+                "RELAY_DATA"
+            )
+        return offline
     who = f"process {owner.pid} (relay {owner.version})"
     if owner.socket is None:
         raise Locked(f"{data} is in use by {who}, which takes no commands (yet): try again, or stop it")

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner, Result
 
 from relay_tornado.cli import main
+
+_NEW = re.compile(r"(relay: made a new data directory [^\n]*\n)?")
 
 
 class Runner:
@@ -29,7 +32,7 @@ class Runner:
         """What it printed with --json; fails where it failed."""
         result = self(*arguments, "--json", input=input, **variables)
         assert result.exit_code == 0, result.output
-        assert result.stderr == ""
+        assert _NEW.fullmatch(result.stderr)
         return json.loads(result.stdout)
 
     def refused(self, *arguments: object, input: str | None = None, **variables: str) -> str:
