@@ -271,6 +271,7 @@ async def _info(administration: Administration, _: Document) -> Document:
         "url": administration.url,
         "address": administration.address,
         "instance": administration.instance,
+        "forward_allow": administration.settings.forward_allow,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from relay_tornado.cli.options import data_option, date_time, json_option, optio
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
 from relay_tornado.errors import Invalid
 from relay_tornado.settings import parse_duration
+
+_ANSWER = 500
+"""Characters of an answer that are shown."""
 
 STATUSES = ("received", "sent", "failed", "stalled", "rejected")
 
@@ -110,6 +114,8 @@ def show(id: str, data: Path, as_json: bool) -> None:
     rows.append(("request", f"{found['method']} {found['extra_path'] or '/'}{query}"))
     rows += [("header", f"{name}: {value}") for name, values in found["headers"].items() for value in values]
     rows.append(("status", f"{found['status']} {found['status_code'] or ''}".strip()))
+    if found["response_body"] and found["status"] != "sent":
+        rows.append(("answer", _beginning(b64decode(found["response_body"]))))
     if found.get("verified") is not None:
         rows.append(("signature", "good" if found["verified"] else f"bad: {found['verdict']}"))
     if found.get("resend_of"):
@@ -119,6 +125,12 @@ def show(id: str, data: Path, as_json: bool) -> None:
         click.echo("")
         for line in found["body"].splitlines():
             click.echo(printable(line))
+
+
+def _beginning(answer: bytes) -> str:
+    """Of an answer, or of what the relay says instead of one."""
+    text = answer.decode(errors="replace").strip()
+    return text if len(text) <= _ANSWER else text[:_ANSWER] + "…"
 
 
 @logs.command()

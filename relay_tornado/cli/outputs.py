@@ -10,10 +10,11 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.answering import delete_part, find_part, header_rows, headers_given, parts_of, read_text
-from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
 from relay_tornado.cli.secret import read_secret
+from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_signing_secret
 
 _option = options_of("OUTPUT")
@@ -94,6 +95,7 @@ def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
     options = _options(params)
     with open_relay(data) as relay:
         made = relay.call("output.create", bucket=bucket, options=options)
+        _tell_refusal(relay, made)
     _show(made, as_json, reveal=generated)
 
 
@@ -228,7 +230,31 @@ def _set(
 ) -> None:
     with open_relay(data) as relay:
         changed = relay.call("output.set", output=output, bucket=bucket, options=options)
+        if not options.keys().isdisjoint(("destination", "internal")):
+            _tell_refusal(relay, changed)
     _show(changed, as_json, reveal=reveal)
+
+
+def _tell_refusal(relay: Caller, output: Document) -> None:
+    """A note where the relay would refuse to call a public output's destination, as far as is seen without DNS."""
+    if output["internal"] or not output["destination"]:
+        return
+    from relay_tornado.forwarding.guard import Guard, Refused, literal, parse_ranges
+    from relay_tornado.wire.destination import parse
+
+    info = relay.call("relay.info")
+    try:
+        destination = parse(output["destination"])
+        guard = Guard(parse_ranges(info.get("forward_allow") or ""))
+    except Invalid:  # a start, or the first event, tells
+        return
+    try:
+        for address in literal(destination.host, destination.port):
+            guard.judge(address, destination.port)
+    except Refused as refused:
+        # A relay on another machine does not say what it allows.
+        unless = "" if "forward_allow" in info else ", unless it is set to"
+        note(f"the relay will not send to this destination{unless}: {refused}")
 
 
 def _read(file: Path) -> Any:

@@ -139,6 +139,17 @@ class GuardedResolver(Resolver):
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
+def literal(host: str, port: int) -> list[str]:
+    """The addresses that a host is, in whatever form, or is known to be without a look-up: those of `localhost`."""
+    name = host.rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return ["127.0.0.1"]
+    try:
+        return [str(address[0]) for _, address in _lookup(host, port, socket.AI_NUMERICHOST)]
+    except (OSError, UnicodeError):
+        return []
+
+
 def _lookup(host: str, port: int, flags: int) -> list[Socket]:
     found = socket.getaddrinfo(host, port, socket.AF_UNSPEC, socket.SOCK_STREAM, 0, flags)
     return [(family, address) for family, _, _, _, address in found]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.relay import wait_for
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 
@@ -47,6 +49,20 @@ def check(relay: Runner, output: str, **variables: str) -> None:
     table = relay("logs", "list", **variables)
     assert table.exit_code == 0
     assert all(each in table.stdout for each in (first, copy, *ids, "orders", "POST"))
+
+
+def test_why_a_delivery_failed(relay: Runner) -> None:
+    """The relay's own words stand beside the status, not in base64, and so does the beginning of a refusal's answer."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        public = ("output", "create", "orders", "--public", "--retries", "-1", "--destination", "http://127.0.0.1:9/")
+        assert "will not send" in relay(*public).stderr
+        remote = {"RELAY_URL": server.url, "RELAY_SECRET": server.secret}
+        assert "unless it is set to: 127.0.0.1 is not a public" in relay(*public, "--name", "two", **remote).stderr
+        server.send(made["inputs"][0]["id"], b"x")
+        log = wait_for(lambda: relay.json("logs", "list", "--status", "failed")["data"], "the delivery to fail")[0]
+        shown = relay("logs", "show", log["id"]).stdout
+    assert re.search(r"^answer +No answer: 127\.0\.0\.1 is not a public address: --forward-allow", shown, re.MULTILINE)
 
 
 def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:

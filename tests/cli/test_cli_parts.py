@@ -162,6 +162,27 @@ def test_a_public_output(relay: Runner) -> None:
 
 
 @pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost", "2130706433", "10.1.2.3", "[fd00::1]", "[::1]:80"])
+def test_a_destination_that_is_refused(relay: Runner, host: str) -> None:
+    """A public output to a private address is made, and a note says that the relay does not call that."""
+    public = ("output", "create", "orders", "--public", "--destination", f"http://{host}/hooks")
+    result = relay(*public, "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["internal"] is False
+    assert result.stderr.startswith("relay: the relay will not send to this destination: ")
+    assert "--forward-allow" in result.stderr
+    assert result.stderr.count("\n") == 1
+    (made,) = relay.json("output", "list")
+    for options in (("--internal",), ("--timeout", "5s")):
+        assert relay("output", "set", made["id"], *options).stderr == ""
+    assert "will not send" in relay("output", "set", made["id"], "--public").stderr
+    allowed = "127.0.0.0/8, 10.0.0.0/8, fd00::/8, ::1"
+    assert relay("output", "set", made["id"], "--public", RELAY_FORWARD_ALLOW=allowed).stderr == ""
+    for options in (("--destination", "https://example.org"), ("--destination", "https://203.1.2.3/")):
+        assert relay("output", "set", made["id"], *options).stderr == ""
+
+
+@pytest.mark.usefixtures("made")
 def test_rules_of_an_output(relay: Runner, tmp_path: Path) -> None:
     """They are set from a file or standard input, shown, and removed; what is wrong is named."""
     relay.json("output", "create", "orders", "--name", "worker")
