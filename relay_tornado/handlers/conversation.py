@@ -31,6 +31,7 @@ class Conversation(Subscribed):
     """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
 
     __slots__ = (
+        "_alarm",
         "_direct",
         "_handler",
         "_liveness",
@@ -40,7 +41,6 @@ class Conversation(Subscribed):
         "_session",
         "_sockets",
         "_stream",
-        "_timer",
         "address",
         "key",
         "subscribed_at",
@@ -68,7 +68,7 @@ class Conversation(Subscribed):
         self._delivery: Delivery | None = None
         self._ping: asyncio.Future[None] | None = None
         self._open = True
-        self._timer = self._loop.call_at(self._due(), self._tick)
+        self._alarm = sockets.alarms.set(self, self._due())
 
     @property
     def consumer(self) -> str:
@@ -263,7 +263,8 @@ class Conversation(Subscribed):
     def _due(self) -> float:
         return min(self._session.due, self._liveness.due)
 
-    def _tick(self) -> None:
+    def wake(self) -> None:
+        """It is time to look for what is due."""
         now = self._loop.time()
         if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
             self._act(self._session.stuck())
@@ -274,7 +275,7 @@ class Conversation(Subscribed):
                 # It may have read a little since the ping that is still to leave.
                 self._liveness.asked(now)
         if self._open:
-            self._timer = self._loop.call_at(self._due(), self._tick)
+            self._alarm = self._sockets.alarms.set(self, self._due())
 
     def _acknowledged(self) -> int | None:
         return None if self._stream.closed() else acknowledged(self._stream.socket)
@@ -292,7 +293,7 @@ class Conversation(Subscribed):
     def _shut(self) -> None:
         """No data goes out any more, and nothing is done by the clock."""
         self._open = False
-        self._timer.cancel()
+        self._sockets.alarms.cancel(self, self._alarm)
         if self._delivery is not None:
             self._sockets.deliveries.end(self._delivery)
 

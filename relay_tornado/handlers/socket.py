@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import ipaddress
 import time
 from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
@@ -20,6 +21,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
+from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Conversation
@@ -44,15 +46,8 @@ _EXPIRY: Final = 0.5
 
 _NO_HEADERS: Final = HTTPHeaders()
 _NO_UI: Final = ObjectDict()
-_HANDSHAKE_HEADERS: Final = (
-    "Server",
-    "Date",
-    "Upgrade",
-    "Connection",
-    "Content-Type",
-    "Request-Id",
-    "Sec-WebSocket-Accept",
-)
+_KEPT: Final = ("application", "ws_connection")
+"""What a handler of an open socket has of Tornado's for itself, beside its request."""
 
 
 class _Remembered(HTTPServerRequest):
@@ -88,20 +83,32 @@ class _Protocol(WebSocketProtocol13):
     async def _receive_frame_loop(self) -> None:
         """In a task of its own, so that everything that led from the request to here ends, and its memory is
         free."""
-        self._receiving = asyncio.get_running_loop().create_task(self._receive())
+        self._receiving = asyncio.get_running_loop().create_task(super()._receive_frame_loop())
+        self._receiving.add_done_callback(self._received)
 
-    async def _receive(self) -> None:
-        try:
-            await super()._receive_frame_loop()
-        except (asyncio.CancelledError, ValueError):
+    def _received(self, reading: asyncio.Task[None]) -> None:
+        error = None if reading.cancelled() else reading.exception()
+        if reading.cancelled() or isinstance(error, ValueError):
             # As Tornado does where it reads in the request's own task.
             self._abort()
+        elif error is not None:
+            _log.error("socket_failed", exc_info=error)
 
 
 class SocketHandler(JsonHandler, WebSocketHandler):
     """Translates between Tornado's WebSocket and the conversation on it."""
 
     __slots__ = ("_conversation", "_limit", "_sockets", "_stream")
+
+    # What Tornado set for the handshake is the same for all that are open, so it is here and not in each.
+    close_code = close_reason = None
+    _auto_finish = False
+    _finished = True
+    _headers = _NO_HEADERS
+    _headers_written = True
+    _on_close_called = False
+    _status_code = 101
+    ui = _NO_UI
 
     def initialize(self, sockets: Sockets) -> None:
         self._sockets = sockets
@@ -145,7 +152,8 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         protocol = super().get_websocket_protocol()
         if isinstance(protocol, WebSocketProtocol13):
-            return _Protocol(self, mask_outgoing=False, params=protocol.params)
+            params = self._sockets.parameters(protocol.params, self._limit)
+            return _Protocol(self, mask_outgoing=False, params=params)
         return protocol
 
     def detach(self) -> IOStream:
@@ -158,8 +166,8 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         self._limit = size
         if self._stream is not None:
             self._stream.max_buffer_size = max(self._stream.max_buffer_size, size)
-        if self.ws_connection is not None:
-            self.ws_connection.params.max_message_size = size  # type: ignore[attr-defined]
+        if isinstance(self.ws_connection, _Protocol):
+            self.ws_connection.params = self._sockets.parameters(self.ws_connection.params, size)
 
     def open(self, *args: str, **kwargs: str) -> None:
         assert self._stream is not None
@@ -171,10 +179,8 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         """Lets go of what only the handshake needed: without that a quiet socket costs a quarter less."""
         if isinstance(self._stream, Connection):
             self._stream.detached()
-        self.request = _Remembered(self.request)
-        self.ui = _NO_UI
-        for name in _HANDSHAKE_HEADERS:
-            self.clear_header(name)
+        kept = {name: self.__dict__[name] for name in _KEPT}
+        self.__dict__ = kept | {"request": _Remembered(self.request)}
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         return None if self._conversation is None else self._conversation.received(message)
@@ -245,6 +251,8 @@ class Sockets:
         Sockets of the proxies in `trust` themselves are not counted by address."""
         self._trust = ProxyTrust() if trust is None else trust
         self.access = access
+        self.alarms = Alarms()
+        self._parameters: dict[int, Any] = {}
         self.settings = settings
         self.deliveries = Deliveries(log, registry, settings, ledgers, counters)
         self.responses = Responses(results, log, registry, self.deliveries)
@@ -256,6 +264,15 @@ class Sockets:
         self._closing: tuple[int, str] | None = None
         self._emptied = asyncio.Event()
         self._end_watch = registry.watch(self._changed)
+
+    def parameters(self, made: Any, size: int) -> Any:
+        """Tornado's parameters of a protocol that reads messages of up to so many bytes: one object for all that read
+        as much, like the one that was made."""
+        found = self._parameters.get(size)
+        if found is None:
+            found = self._parameters[size] = copy.copy(made)
+            found.max_message_size = size
+        return found
 
     @property
     def count(self) -> int:

@@ -132,8 +132,8 @@ class Anything(fields.Field[Any]):
 
 class StockFields(Schema):
     """A form that stock clients send. null in a field that can't be null counts as left out, as it does for programs in
-    Go, but in `OURS`: no stock client sends those, and who writes null there means something by it. `ECHOED` is what
-    clients send back and nobody can set."""
+    Go, but in `OURS`: who writes null there means something by it. `ECHOED` is what clients send back and nobody can
+    set."""
 
     OURS: ClassVar[frozenset[str]] = frozenset()
     ECHOED: ClassVar[frozenset[str]] = frozenset()

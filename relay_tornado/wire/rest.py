@@ -203,8 +203,9 @@ class _StatusCode(Whole):
 
 
 class AuthFields(StockFields):
-    """`auth` of a bucket."""
+    """`auth` of a bucket. Its parts go together, so that null for one would not say what is meant."""
 
+    OURS = frozenset({"type", "username", "password", "token"})
     ECHOED = frozenset({"id", "created_at", "updated_at"})
 
     type = _choice("", "none", "basic", "token")

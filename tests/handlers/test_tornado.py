@@ -14,6 +14,7 @@ from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocket
 
 from relay_tornado.handlers import socket as sockets
 from relay_tornado.handlers.connection import _Short
+from relay_tornado.handlers.socket import SocketHandler
 from tests.handlers.edge import edge
 
 
@@ -66,3 +67,32 @@ async def test_a_socket_is_read_in_a_task_of_its_own() -> None:
         [conversation] = site.site.sockets._live
         protocol = conversation._handler.ws_connection  # type: ignore[attr-defined]
         assert not protocol._receiving.done()
+
+
+@pytest.mark.gen_test
+async def test_what_an_open_socket_needs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a handler lets go of after the handshake is, where Tornado still reads it, the same in the class; and its
+    protocol's parameters are those of all that read as much."""
+    before: dict[str, object] = {}
+    forget = SocketHandler._forget_handshake
+
+    def note(self: SocketHandler) -> None:
+        before.update(self.__dict__)
+        forget(self)
+
+    monkeypatch.setattr(SocketHandler, "_forget_handshake", note)
+    async with edge() as site:
+        url = f"ws://127.0.0.1:{site.port}/v1/socket"
+        async with websockets.connect(url, proxy=None), websockets.connect(url, proxy=None):
+            handlers = [conversation._handler for conversation in site.site.sockets._live]  # type: ignore[attr-defined]
+            for handler in handlers:
+                assert set(handler.__dict__) == {"application", "request", "ws_connection"}
+            first, second = (handler.ws_connection for handler in handlers)
+            assert first.params is second.params
+            handlers[0].allow(1 << 20)
+            assert (first.params.max_message_size, second.params.max_message_size) == (1 << 20, handlers[1]._limit)
+        for name in ("close_code", "close_reason", "_on_close_called", "_status_code", "_headers_written", "_finished"):
+            assert before[name] == getattr(SocketHandler, name), name
+        # The request's own coroutine looks at these behind the handshake: there is nothing to finish.
+        assert before["_auto_finish"] is True
+        assert SocketHandler._auto_finish is False

@@ -34,7 +34,7 @@ from relay_tornado.wire.rest import MAX_TIME
 MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
 
-_NUMBERED: Final = ("preparing", "sent", "failed", "stalled", "received", "rejected")
+NUMBERED: Final = ("preparing", "sent", "failed", "stalled", "received", "rejected")
 """Statuses by the numbers that they once had on the wire."""
 
 _DIGITS: Final = re.compile("[0-9]{1,9}")
@@ -61,8 +61,8 @@ class _Status(fields.String):
         )
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(_NUMBERED):
-            value = _NUMBERED[value]
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(NUMBERED):
+            value = NUMBERED[value]
         return "" if value == "preparing" else super()._deserialize(value, attr, data, **kwargs)
 
 
@@ -75,10 +75,9 @@ class _Bytes(fields.String):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, list):
-            try:
-                return base64.b64encode(bytes(value)).decode()
-            except (ValueError, TypeError):
-                raise ValidationError("must be a string, or a list of bytes.") from None
+            if not all(type(each) is int and 0 <= each < 256 for each in value):
+                raise ValidationError("must be a string, or a list of bytes.")
+            return base64.b64encode(bytes(value)).decode()
         return super()._deserialize(value, attr, data, **kwargs)
 
 

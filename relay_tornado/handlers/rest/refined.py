@@ -10,8 +10,11 @@ from typing import Any, Final
 
 from relay_tornado.admin.answers import BODILESS, OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
+from relay_tornado.handlers.rest.schemas import STATUSES
+from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
-from relay_tornado.wire.fields import MAX_COUNT, Document
+from relay_tornado.wire.fields import MAX_COUNT, Document, StockFields
+from relay_tornado.wire.rest import AuthFields, BucketFields, InputFields, OutputFields
 
 _UNPRINTABLE = r"\x00-\x1f/\x7f-\xa0\xad"
 _BUCKET_NAME: Final = rf"^[^ {_UNPRINTABLE}]([^{_UNPRINTABLE}]*[^ {_UNPRINTABLE}])?$"
@@ -87,6 +90,9 @@ _POSITION: Final[Document] = {
         },
     ],
 }
+_NUMBERS: Final = range(6)
+"""Of statuses; 0 says nothing."""
+
 _ROUNDED: Final[Document] = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
@@ -121,7 +127,16 @@ _PROPERTIES: Final[Document] = {
                 "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}],
             },
         },
-        "response_body": {"description": "Base64; what does not decode is taken as it is."},
+        "response_body": {
+            "type": ["string", "array", "null"],
+            "items": {"type": "integer", "minimum": 0, "maximum": 255},
+            "description": "Base64; what does not decode is taken as it is. Or a list of bytes.",
+        },
+        "status": {
+            "type": ["string", "integer", "null"],
+            "enum": ["", "preparing", *STATUSES, *_NUMBERS, None],
+            "description": "A text, or the number that it had: 1 is sent, 2 failed, 3 stalled, 4 received, 5 rejected.",
+        },
     },
     "RangeBody": {"filter": _FILTER},
     "SeekBody": {"to": _POSITION},
@@ -160,17 +175,29 @@ def refine(document: Document, max_body: int) -> None:
     schemas["BucketFields"]["properties"]["max_body"]["maximum"] = max_body
     schemas["InputFields"]["not"] = {
         "required": ["body", "status_code"],
-        "properties": {"body": {"minLength": 1}, "status_code": {"enum": sorted(BODILESS)}},
+        "properties": {"body": {"type": "string", "minLength": 1}, "status_code": {"enum": sorted(BODILESS)}},
     }
     schemas["OutputFields"]["anyOf"] = [
-        {"properties": {"internal": {"const": True}}},
-        {"properties": {"destination": {"pattern": "^https?://[a-z0-9]"}}, "required": ["destination"]},
+        {"properties": {"internal": {"enum": [True, None]}}},
+        {
+            "properties": {"destination": {"type": "string", "pattern": "^https?://[a-z0-9]"}},
+            "required": ["destination"],
+        },
     ]
+    schemas["AnswerBody"]["anyOf"] = [
+        {"required": ["status_code"]},
+        {"required": ["status"], "properties": {"status": {"enum": [*STATUSES, *_NUMBERS[1:]]}}},
+    ]
+    schemas["AuthFields"]["properties"] |= {name: {} for name in AuthFields.ECHOED}
+    for form in (BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
+        _allow_null(schemas[form.__name__]["properties"], form)
+    _allow_empty(document["paths"])
     for name in ("Bucket", "Input", "Output"):
         made = copy.deepcopy(schemas[f"{name}Fields"])
         schemas[f"New{name}"] = made
         if name == "Bucket":
             made["required"] = ["name"]
+            made["properties"]["name"] = made["properties"]["name"]["anyOf"][0]
         else:
             _add(schemas[f"{name}Fields"]["properties"], "name", _NAMED)
     _add(schemas["NewInput"]["properties"], "id", {"pattern": "^[A-Za-z0-9_-]{0,64}$", "maxLength": 64})
@@ -178,6 +205,24 @@ def refine(document: Document, max_body: int) -> None:
     for path, name in (("", "Bucket"), ("/{bucket}/inputs", "Input"), ("/{bucket}/outputs", "Output")):
         body = document["paths"][f"/v1/buckets{path}"]["post"]["requestBody"]
         body["content"]["application/json"]["schema"] = {"$ref": f"#/components/schemas/New{name}"}
+
+
+def _allow_null(properties: Document, form: type[StockFields]) -> None:
+    """Where null counts as left out."""
+    for name, facts in properties.items():
+        if name not in form.OURS and not any(
+            "null" in each.get("type", ()) for each in (facts, *facts.get("anyOf", ()))
+        ):
+            properties[name] = {"anyOf": [facts, {"type": "null"}]}
+
+
+def _allow_empty(paths: Document) -> None:
+    """A number, a time or a flag in a query that has nothing behind its name is not there."""
+    for item in paths.values():
+        for operation in item.values():
+            for parameter in operation["parameters"]:
+                if parameter["in"] == "query" and "string" not in parameter["schema"].get("type", ()):
+                    parameter["schema"] = {"anyOf": [parameter["schema"], {"const": ""}]}
 
 
 def _add(properties: Document, field: str, facts: Document) -> None:

@@ -81,8 +81,7 @@ def test_null_is_left_out(tmp_path: Path) -> None:
             bucket = await here.call("POST", "/v1/buckets", {"name": "orders", **nothing})
             assert (bucket.status, bucket.document["stream"]) == (201, True)
             await here.call("PUT", "/v1/buckets/orders", {"description": "kept"})
-            auth = {"type": None, "username": None}
-            changed = await here.call("PUT", "/v1/buckets/orders", {**nothing, "name": None, "auth": auth})
+            changed = await here.call("PUT", "/v1/buckets/orders", {**nothing, "name": None})
             assert (changed.status, changed.document["description"]) == (200, "kept")
             given = {"name": None, "body": None, "status_code": None, "custom_domain": None, "headers": None}
             assert (await here.call("POST", "/v1/buckets/orders/inputs", given)).status == 201
@@ -92,11 +91,12 @@ def test_null_is_left_out(tmp_path: Path) -> None:
             for path, body in (
                 ("/v1/buckets", {"name": None}),
                 ("/v1/buckets", {"name": "b", "retention": None}),
+                ("/v1/buckets", {"name": "b", "auth": {"type": None}}),
                 ("/v1/buckets/orders/outputs", {"secret": None}),
                 ("/v1/buckets/orders/outputs", {"paused": None}),
             ):
                 refused = await here.call("POST", path, body)
-                assert (refused.status, refused.document["field"]) == (400, list(body)[-1])
+                assert (refused.status, refused.document["field"].partition(".")[0]) == (400, list(body)[-1])
 
     asyncio.run(run())
 

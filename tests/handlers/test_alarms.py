@@ -1,0 +1,99 @@
+"""relay_tornado/handlers/alarms.py: each is woken once, when it is due, and one timer serves them all."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.handlers.alarms import Alarms
+from tests.delivery.virtual import run
+
+
+class Sleeper:
+    """Notes when it was woken."""
+
+    def __init__(self) -> None:
+        self.woken: list[float] = []
+
+    def wake(self) -> None:
+        self.woken.append(asyncio.get_running_loop().time())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_is_woken_when_it_is_due(seed: int) -> None:
+    """Not before, hardly later, and not where it was cancelled."""
+
+    async def test() -> None:
+        chance = random.Random(seed)
+        loop = asyncio.get_running_loop()
+        alarms = Alarms()
+        due: dict[Sleeper, float] = {}
+        cancelled = []
+        for _ in range(300):
+            sleeper = Sleeper()
+            at = loop.time() + chance.choice([0.0, 0.001, 0.5, 1.9, 3.0, 20.0, chance.uniform(0, 30)])
+            set_for = alarms.set(sleeper, at)
+            if chance.random() < 0.3:
+                await asyncio.sleep(chance.uniform(0, 0.2))
+            if chance.random() < 0.3 and not sleeper.woken:
+                alarms.cancel(sleeper, set_for)
+                alarms.cancel(sleeper, set_for)
+                cancelled.append(sleeper)
+            else:
+                due[sleeper] = at
+        await asyncio.sleep(40)
+        for sleeper, at in due.items():
+            assert len(sleeper.woken) == 1
+            assert -1e-6 <= sleeper.woken[0] - at <= 0.26
+        assert not any(sleeper.woken for sleeper in cancelled)
+        assert not alarms._sleepers
+        assert alarms._timer is None
+
+    run(test)
+
+
+def test_soon_is_soon() -> None:
+    """A time that is near is kept to a hundredth of a second."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        alarms, sleeper = Alarms(), Sleeper()
+        at = loop.time() + 0.123
+        alarms.set(sleeper, at)
+        await asyncio.sleep(1)
+        assert at <= sleeper.woken[0] + 1e-6
+        assert sleeper.woken[0] <= at + 0.011
+
+    run(test)
+
+
+def test_whoever_fails_keeps_nobody_asleep() -> None:
+    """And one that is woken may go to sleep again."""
+
+    class Failing(Sleeper):
+        def wake(self) -> None:
+            super().wake()
+            raise ZeroDivisionError
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        alarms = Alarms()
+
+        class Again(Sleeper):
+            def wake(self) -> None:
+                super().wake()
+                if len(self.woken) < 5:
+                    alarms.set(self, loop.time() + 1)
+
+        sleepers = [Failing(), Sleeper(), Failing(), Again()]
+        for sleeper in sleepers:
+            alarms.set(sleeper, loop.time() + 1)
+        with capture_logs() as logs:
+            await asyncio.sleep(10)
+        assert [len(sleeper.woken) for sleeper in sleepers] == [1, 1, 1, 5]
+        assert [entry["event"] for entry in logs] == ["alarm_failed"] * 2
+
+    run(test)
