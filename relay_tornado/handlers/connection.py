@@ -181,6 +181,10 @@ class Connection(IOStream):
         listen_on, self._listen_on = self._listen_on, False
         return listen_on
 
+    def writing(self) -> bool:
+        """Whether something waits for the kernel. Each delivery asks, and `IOStream` makes three calls of it."""
+        return self._write_buffer._size > 0
+
     def expect_body(self) -> None:
         """From now on a body comes in, and has its time for it."""
         self.receiving = True

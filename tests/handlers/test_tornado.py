@@ -46,11 +46,13 @@ async def test_a_quiet_stream_lets_go_of_its_deques() -> None:
     pieces = [bytes([number]) * size for number, size in enumerate([1, 100_000, 10, 5_000, 70_000, 1, 0, 3] * 5)]
     writes = [asyncio.ensure_future(stream.write(piece)) for piece in pieces]
     assert stream.writing()
+    assert stream._write_buffer._size == len(stream._write_buffer) > 0
     assert stream._write_buffer._buffers
     whole = b"".join(pieces)
     assert await asyncio.wait_for(reader.read_bytes(len(whole)), 20) == whole
     await asyncio.wait_for(asyncio.gather(*writes), 20)
     assert not stream.writing()
+    assert stream._write_buffer._size == 0
     assert not stream._write_futures
     stream.close()
     reader.close()
