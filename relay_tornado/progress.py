@@ -18,6 +18,8 @@ Invariants:
 - `seek` forgets all but the dead. What was taken before it is strange to the state behind it: it carries the generation
   in which it was taken, and is then neither done nor failed.
 - What was out when its log let it go is dead, unless it is done all the same.
+- Nothing parked waits longer than it was asked to because the clock of day was set back: whoever uses the state says
+  what time it is (`look`), and what is due at once is due at `AT_ONCE`, whatever the clock shows.
 """
 
 from __future__ import annotations
@@ -35,6 +37,11 @@ RETENTION: Final = "retention"
 """Why an event is dead that its log let go before it was done."""
 MAX_DELIVER: Final = "max_deliver"
 """Why an event is dead that was tried as often as it may be."""
+AT_ONCE: Final = 0.0
+"""When an event is due that need not wait."""
+
+_STEP: Final = 1.0
+"""Seconds that a clock may go back without having been set."""
 
 
 class Parked(NamedTuple):
@@ -110,10 +117,17 @@ class Progress:
     """One consumer's state. Times are unix seconds, and come from outside."""
 
     def __init__(
-        self, floor: int, done: Iterable[tuple[int, int]] = (), parked: Mapping[int, Parked] | None = None
+        self,
+        floor: int,
+        done: Iterable[tuple[int, int]] = (),
+        parked: Mapping[int, Parked] | None = None,
+        at: float = 0.0,
     ) -> None:
-        """As it was stored: everything up to `floor` is settled, and so are the ranges `done` above it."""
+        """As it was stored, which was at `at`: everything up to `floor` is settled, and so are the ranges `done` above
+        it."""
         self.floor = floor
+        self._latest = at
+        """The latest that the clock has shown since it was set back."""
         self.generation = 0
         self.parked: dict[int, Parked] = dict(parked or {})
         self._first = 1
@@ -151,7 +165,7 @@ class Progress:
         for seq in sorted([*again, *fresh]):
             before = again.get(seq)
             attempts = 1 if before is None else before.attempts + 1
-            self._park(seq, Parked(attempts, 0.0, at if before is None else before.since))
+            self._park(seq, Parked(attempts, AT_ONCE, at if before is None else before.since))
             if most and attempts >= most:
                 self._bury(seq, attempts, at, MAX_DELIVER)
 
@@ -184,6 +198,7 @@ class Progress:
     def take(self, head: int, limit: int, now: float) -> list[Taken]:
         """At most `limit` events that are to be handed out, of a log with this head: parked ones that are due, then
         fresh ones in order."""
+        self.look(now)
         taken: list[Taken] = []
         while self._due and self._due[0][0] <= now and len(taken) < limit:
             due, seq = heapq.heappop(self._due)
@@ -197,6 +212,19 @@ class Progress:
                 if self._next not in self._out:
                     taken.append(self._hand_out(self._next, 1))
         return taken
+
+    def look(self, now: float) -> None:
+        """The clock shows this. Where it was set back, what is parked is due as much sooner."""
+        back = self._latest - now
+        if back <= _STEP:
+            self._latest = max(self._latest, now)
+            return
+        self._latest = now
+        for seq, one in self.parked.items():
+            self.parked[seq] = self._changes.parked[seq] = one._replace(due=max(one.due - back, AT_ONCE))
+            self._changed = True
+        self._due = [(one.due, seq) for seq, one in self.parked.items()]
+        heapq.heapify(self._due)
 
     def due(self) -> float | None:
         """When the next parked event is due, None where none is parked (or all of them are out)."""
@@ -239,6 +267,7 @@ class Progress:
         """It was tried in vain, and is to be tried again when it is `due`. False as in `done`."""
         if not self._came_back(taken):
             return False
+        self.look(now)
         before = self.parked.get(taken.seq)
         self._park(taken.seq, Parked(taken.attempt, due, now if before is None else before.since))
         return True
@@ -267,6 +296,7 @@ class Progress:
     def schedule(self, dues: Mapping[int, float], now: float) -> list[int]:
         """Has events be given (again) when they are due, whatever became of them. Returns which: those that are out or
         to come anyway are not among them, nor those that its log does not hold or for which there is no room."""
+        self.look(now)
         scheduled = []
         for seq, due in dues.items():
             to_come = seq > self.floor and seq not in self._settled

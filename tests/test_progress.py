@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay_tornado import progress as module
-from relay_tornado.progress import MAX_DELIVER, RETENTION, Changes, Dead, Parked, Progress, Taken
+from relay_tornado.progress import AT_ONCE, MAX_DELIVER, RETENTION, Changes, Dead, Parked, Progress, Taken
 
 
 def seqs(taken: list[Taken]) -> list[int]:
@@ -50,6 +50,28 @@ def test_the_floor_waits_for_the_oldest() -> None:
     assert (changes.floor, changes.done) == (3, ())
     assert progress.pending(4) == 1
     assert progress.changes() is None
+
+
+def test_a_clock_that_is_set_back_keeps_nothing_waiting() -> None:
+    """What is parked waits as long as it was asked to, also where it was stored before; `AT_ONCE` is always due."""
+    progress = Progress(0, (), {1: Parked(1, 5_030.0, 4_990.0)}, at=5_000.0)
+    two, three, four = take(progress, 4, 3, now=5_010.0)
+    assert progress.fail(two, AT_ONCE, 5_010.0)
+    assert progress.fail(three, 5_011.0, 5_010.0)
+    assert seqs(take(progress, 4, now=5_009.5)) == [2], "clocks jitter"
+    stored(progress)
+    assert progress.fail(four, 1_060.0, 1_000.0), "the hour was set back in between"
+    assert {seq: one.due for seq, one in progress.parked.items()} == {1: 1_020.0, 2: 0.0, 3: 1_001.0, 4: 1_060.0}
+    assert stored(progress).parked == progress.parked
+    assert progress.due() == 1_001.0
+    assert seqs(take(progress, 4, now=1_001.0)) == [3]
+    assert seqs(take(progress, 4, now=1_020.0)) == [1]
+    restarted = Progress(0, (), {1: Parked(1, 5_030.0, 4_990.0)}, at=5_000.0)
+    assert take(restarted, 1, now=1_000.0) == []
+    assert seqs(take(restarted, 1, now=1_030.0)) == [1]
+    sooner = Progress(0, (), {1: Parked(1, 5_030.0, 4_990.0)}, at=5_000.0)
+    assert sooner.schedule({}, 1_000.0) == []
+    assert sooner.due() == 1_030.0
 
 
 def test_what_is_done_twice_is_done_once() -> None:

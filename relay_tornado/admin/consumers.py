@@ -22,7 +22,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
 from relay_tornado.model import Bounds, Bucket, Cursor, Earliest, Last, Latest, Position, Since, Token
-from relay_tornado.progress import PARKED, Progress
+from relay_tornado.progress import AT_ONCE, PARKED, Progress
 from relay_tornado.wire.fields import Document
 
 MOST: Final = 1_000
@@ -199,7 +199,7 @@ class ConsumerAdministration:
     ) -> tuple[dict[int, float], str | None]:
         """When each of these events is due, and the anchor: when the first one of all came, and when it is due."""
         if speed is None:
-            return dict.fromkeys(range(first, last + 1), now), None
+            return dict.fromkeys(range(first, last + 1), AT_ONCE), None
         came, due = _anchor(anchor) if anchor else (None, now)
         dues = {}
         for outline in await self._log.outline(bucket.id, first, last) if first <= last else ():
@@ -237,7 +237,7 @@ class ConsumerAdministration:
             left = 0
             for seqs in await self._letters(bucket, key, ids):
                 now = self._ledgers.clock()
-                done = ledger.progress.schedule(dict.fromkeys(seqs, now), now)
+                done = ledger.progress.schedule(dict.fromkeys(seqs, AT_ONCE), now)
                 scheduled += done
                 left += len(seqs) - len(done)
             await self._committed(ledger)

@@ -34,7 +34,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event, Gap
-from relay_tornado.progress import MAX_DELIVER, Taken
+from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Taken
 
 DAMAGED: Final = "damaged"
 """Why an event is dead that the log can't read."""
@@ -187,7 +187,7 @@ class Group:
         else:
             now = self._groups.ledgers.clock()
             for item in member.in_flight.of(member):
-                self._failed(item, now, now)
+                self._failed(item, AT_ONCE, now)
         if not self._members:
             self._close()
         else:
@@ -218,7 +218,7 @@ class Group:
         """It is to be tried again after so many seconds."""
         item.member.slow = False
         now = self._groups.ledgers.clock()
-        self._failed(item, now + delay, now)
+        self._failed(item, now + delay if delay else AT_ONCE, now)
         self._wake()
 
     def _failed(self, item: Item, due: float, now: float) -> None:
@@ -400,9 +400,11 @@ class Group:
     def _ready(self) -> int:
         """How many events there are to take now, or some more."""
         progress = self.ledger.progress
+        now = self._groups.ledgers.clock()
+        progress.look(now)
         fresh = 0 if progress.full() else max(self._head() - progress.reached, 0)
         due = progress.due()
-        return fresh + (len(progress.parked) if due is not None and due <= self._groups.ledgers.clock() else 0)
+        return fresh + (len(progress.parked) if due is not None and due <= now else 0)
 
     def _able(self) -> list[Member]:
         """Who waits, has room, and answers."""
@@ -448,7 +450,7 @@ class Group:
             if item.since > end:
                 break
             item.member.slow = True
-            self._failed(item, now, now)
+            self._failed(item, AT_ONCE, now)
         self._wake()
         if self._out or self._waiting:
             self._arm()
@@ -470,7 +472,7 @@ class Group:
             self._generation = ledger.progress.generation
             now = self._groups.ledgers.clock()
             for item in list(self._out.values()):
-                ledger.progress.fail(item.taken, now, now)
+                ledger.progress.fail(item.taken, AT_ONCE, now)
                 self._drop(item)
             ledger.save()
             self._place.seq, self._place.epoch = ledger.progress.reached, ""

@@ -25,7 +25,7 @@ _log = structlog.get_logger(__name__)
 
 def progress_of(stored: Stored) -> Progress:
     """How far a consumer is that nobody has in use: nothing of it is out any more."""
-    progress = Progress(stored.floor, stored.done, stored.parked)
+    progress = Progress(stored.floor, stored.done, stored.parked, stored.updated_at)
     # A forwarder has its output's schedule, and gives up by that.
     most = stored.terms.max_deliver if stored.key.kind == "client" else 0
     progress.interrupted(stored.tried, stored.updated_at, most)

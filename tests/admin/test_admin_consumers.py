@@ -18,7 +18,7 @@ from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.model import Bucket, Cursor, Earliest, Last, Latest, NewEvent, Output, Position, Retention, Since
-from relay_tornado.progress import PARKED
+from relay_tornado.progress import AT_ONCE, PARKED
 
 BUCKET = Bucket(
     "b-1", "orders", 0, 0, outputs=(Output("o-0", 2, "inside", 0, 0), Output("o-1", 3, "shop", 0, 0, internal=False))
@@ -335,6 +335,21 @@ def test_a_replay_gives_a_range_again() -> None:
         assert (some.scheduled, some.next) == (0, None)
         nothing = await world.consumers.replay(BUCKET, "w", first=MOST + 5_000)
         assert (nothing.scheduled, nothing.next) == (0, None)
+
+    run(claim)
+
+
+def test_what_is_given_again_at_once_waits_for_no_clock() -> None:
+    """Also where the clock of day is set back right behind it."""
+
+    async def claim(world: World) -> None:
+        await world.events(3)
+        ledger = await world.open()
+        world.done(ledger, 1, 2)
+        await world.bury(ledger, 3)
+        await world.consumers.replay(BUCKET, "w", first=1, last=2)
+        await world.consumers.resend(BUCKET, "w", None)
+        assert {one.due for one in ledger.progress.parked.values()} == {AT_ONCE}
 
     run(claim)
 

@@ -10,7 +10,7 @@ from relay_tornado.progress import MAX_DELIVER
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, run
 from tests.delivery.workers import KEY, floor, later, outputs, parked, worker, world_of
-from tests.delivery.world import quiet, until
+from tests.delivery.world import World, quiet, until
 
 
 def test_what_is_acked_never_comes_again() -> None:
@@ -107,6 +107,32 @@ def test_a_nak_comes_again_after_its_delay() -> None:
         await quiet()
         assert one.tries()[4:] == [(1, 2)]
         assert not one.nak(99)
+
+    run(test)
+
+
+def test_the_clock_of_day_is_set_back() -> None:
+    """What comes again at once does so, and what got a nak waits as long as that said."""
+
+    async def test() -> None:
+        back = [0.0]
+        world = World(clock=lambda: day() - back[0])
+        await world.bucket()
+        await world.append(3)
+        one = await worker(world, ack_wait=60)
+        await until(lambda: one.seqs == [1, 2, 3])
+        one.nak(1, delay=20)
+        one.leave()
+        two = await worker(world, max_in_flight=2)
+        back[0] = 3600
+        await until(lambda: two.tries() == [(2, 2), (3, 2)])
+        two.nak(2)
+        two.ack(3)
+        await until(lambda: two.tries() == [(2, 2), (3, 2), (2, 3)])
+        await asyncio.sleep(18)
+        assert two.tries()[3:] == []
+        await asyncio.sleep(33)
+        assert two.tries()[3:] == [(1, 2)], "at the timer's longest later"
 
     run(test)
 

@@ -177,7 +177,7 @@ class World:
             self.log.chance = random.Random(seed)
         self.registry = MemoryRegistry()
         self.settings = Settings(**settings)
-        self.consumers = MemoryConsumers(self.log)
+        self.consumers = MemoryConsumers(self.log, clock)
         self.clock = clock
         self.ledgers = Ledgers(self.consumers, self.log, clock)
         self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)

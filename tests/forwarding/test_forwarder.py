@@ -151,6 +151,25 @@ def test_the_retry_schedule_lets_later_ones_pass() -> None:
     run(test)
 
 
+def test_the_clock_of_day_is_set_back() -> None:
+    """A try that is due in a second is made in a second, so later events are kept waiting no longer."""
+
+    async def test() -> None:
+        statuses = [500, 200, 200]
+        async with Target(lambda got: answer(statuses.pop(0))) as target, world(public(target.url)) as w:
+            await w.append(b"one", b"two")
+            await target.until(1)
+            await w.idle()
+            w.back = 3600
+            await w.turn(0)
+            assert target.bodies == [b"one"]
+            await w.turn(1.1)
+            await target.until(3)
+            assert target.bodies == [b"one", b"one", b"two"]
+
+    run(test)
+
+
 def test_strict_order_waits() -> None:
     """With strict_order no later event is sent before one that failed is delivered or given up."""
 

@@ -44,22 +44,28 @@ class Nobody:
 
 
 class World:
-    """`now` is the wall clock and the monotonic one; `turn` moves it and lets everybody look."""
+    """`now` is the monotonic clock and, less the seconds that it was set `back`, the wall clock; `turn` moves it and
+    lets everybody look."""
 
     def __init__(self, **settings: Any) -> None:
         settings.setdefault("forward_allow", "127.0.0.0/8 ::1/128")
         self.settings = replace(Settings(), **settings)
         self.now = 1_000_000.0
+        self.back = 0.0
         self.log = MemoryEventLog(lambda: self.now)
         self.registry = MemoryRegistry()
-        self.consumers = MemoryConsumers(self.log)
-        self.ledgers = Ledgers(self.consumers, self.log, lambda: self.now)
+        self.consumers = MemoryConsumers(self.log, self.day)
+        self.ledgers = Ledgers(self.consumers, self.log, self.day)
         self.results = MemoryDeliveries(self.log)
         self.responses = Responses(self.results, self.log, self.registry, Nobody())
         self.counters = Counters()
         self.disabled: list[str] = []
         self.own: Collection[tuple[str, int]] = ()
         self.forwarding = self._make()
+
+    def day(self) -> float:
+        """The wall clock."""
+        return self.now - self.back
 
     def _make(self) -> Forwarding:
         return Forwarding(
@@ -71,7 +77,7 @@ class World:
             self._disable,
             counters=self.counters,
             own=lambda: self.own,
-            clock=lambda: self.now,
+            clock=self.day,
             monotonic=lambda: self.now,
             spread=lambda: 1.0,
         )
@@ -136,7 +142,7 @@ class World:
     async def restart(self) -> None:
         """As after kill -9: only what was stored is there."""
         await self.forwarding.stop()
-        self.ledgers = Ledgers(self.consumers, self.log, lambda: self.now)
+        self.ledgers = Ledgers(self.consumers, self.log, self.day)
         self.log.reopen()
         self.forwarding = self._make()
         await self.forwarding.start()
