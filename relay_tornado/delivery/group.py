@@ -313,6 +313,7 @@ class Group:
         given: list[_Given] = []
         dealt = 0
         for one, event in zip(taken, events, strict=False):
+            again = one.seq in progress.parked
             if event is None:
                 progress.bury(one, self._groups.ledgers.clock(), DAMAGED)
             else:
@@ -324,7 +325,7 @@ class Group:
                     if chunk < 0 and given:
                         break
                     given.append(_Given(one, event.epoch, copies))
-                if one.attempt == 1:
+                if not again:
                     self._place.seq, self._place.epoch = event.seq, event.epoch
             dealt += 1
             if time.perf_counter() > end:

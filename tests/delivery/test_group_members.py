@@ -11,7 +11,7 @@ import pytest
 from relay_tornado.errors import Conflict
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Output, Retention
-from tests.delivery.virtual import run
+from tests.delivery.virtual import day, run
 from tests.delivery.workers import KEY, Worker, floor, outputs, worker, world_of
 from tests.delivery.world import TOKEN, quiet, until
 
@@ -283,6 +283,27 @@ def test_caught_up_and_positions() -> None:
         empty = await worker(world, consumer="x", since="latest")
         await until(empty.reader.statuses)
         assert empty.reader.statuses()[0]["id"].endswith("-4")
+
+    run(test)
+
+
+def test_what_is_given_once_more_moves_no_position_back() -> None:
+    """Pings and lag tell how far the group has got, also when an old event is replayed."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(5)
+        one = await worker(world)
+        await until(lambda: len(one.seqs) == 5)
+        one.ack(5, all=True)
+        async with world.ledgers.using(KEY) as ledger:
+            assert ledger.progress.schedule({2: 0.0}, day()) == [2]
+            ledger.tell()
+        await until(lambda: one.tries()[5:] == [(2, 1)])
+        await quiet()
+        assert one.delivery.moved()["orders"].endswith("-5")
+        assert world.deliveries.lag() == {"id-orders": 0}
 
     run(test)
 
