@@ -5,7 +5,8 @@ Invariants:
   one has come back. So an application that answers a ping before it has dealt with what came before it has one
   interval more, and an event that the client's library never read is sent again.
 - A ping's payload is random, so that a pong that nobody asked for moves nothing.
-- The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek counts for nothing.
+- The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek counts for nothing,
+  nor does one that comes when the connection has left the consumer: nobody tells it then that there was a seek.
 - A position counts by whole events: all copies are out.
 - A connection has few pings unanswered, and each names only what moved since the one before it. One clock serves all
   connections, and looks at those alone whose bucket has something new, or that are not done yet.
@@ -36,7 +37,7 @@ _Moved = list[tuple["Held", int, int]]
 class Held:
     """One connection's position in one bucket, and the consumer that it moves."""
 
-    __slots__ = ("generation", "ledger", "pinged", "place", "receipt", "unwatch")
+    __slots__ = ("generation", "ledger", "left", "pinged", "place", "receipt", "unwatch")
 
     def __init__(self, receipt: Receipt, ledger: Ledger, place: Place, unwatch: Callable[[], object]) -> None:
         self.receipt = receipt
@@ -45,8 +46,9 @@ class Held:
         self.unwatch = unwatch
         self.generation = ledger.progress.generation
         """That of the consumer's position at which delivery began."""
-        self.pinged = place.seq
-        """How far the last ping was behind."""
+        self.pinged = ledger.progress.floor
+        """How far the last ping was behind: what a subscription before this one wrote here has no ping of this one."""
+        self.left = False
 
     def moved_away(self) -> bool:
         """Whether somebody has moved the consumer to another position."""
@@ -55,7 +57,7 @@ class Held:
     def begin(self) -> None:
         """The place has a position of the consumer as it is now."""
         self.generation = self.ledger.progress.generation
-        self.pinged = self.place.seq
+        self.pinged = self.ledger.progress.floor
 
     def settled(self, head: int) -> bool:
         """Whether there is nothing to come, and everything that came is known to have been read."""
@@ -65,7 +67,9 @@ class Held:
     def read(self, seq: int, generation: int) -> None:
         """The client has read everything up to there, as things were in that generation."""
         ledger = self.ledger
-        if generation == ledger.progress.generation and not ledger.gone and ledger.progress.advance(seq):
+        if self.left or ledger.gone or generation != ledger.progress.generation:
+            return
+        if ledger.progress.advance(seq):
             ledger.save()
 
 
@@ -137,6 +141,7 @@ class Receipts:
 
     def remove(self, held: Held) -> None:
         """May be repeated."""
+        held.left = True
         held.unwatch()
         self._active.pop(held, None)
         bucket_id = held.place.bucket_id

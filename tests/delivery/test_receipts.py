@@ -313,6 +313,48 @@ def test_a_second_subscribe_repeats_nothing() -> None:
     run(test)
 
 
+def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
+    """What the one before it wrote on this connection counts, though nothing comes any more."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        await world.append(3)
+        await quiet()
+        again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+        await again.answer(3)
+        assert again.reader.seqs() == [1, 2, 3]
+        assert await floor(world) == 3
+
+    run(test)
+
+
+def test_a_late_pong_undoes_no_seek() -> None:
+    """Of who has left the consumer it counts for nothing, whether others have it or nobody does."""
+
+    async def test(others: bool) -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        one = await client(world, "orders")
+        if others:
+            await client(world, "orders")
+        await world.append(5)
+        await asyncio.sleep(3)
+        assert len(one.reader.pings) == 2
+        one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+        async with world.ledgers.using(KEY) as ledger:
+            ledger.progress.seek(2)
+            ledger.tell()
+        one.pong()
+        assert await floor(world) == 2
+
+    run(lambda: test(True))
+    run(lambda: test(False))
+
+
 def test_a_gap_under_a_stock_client() -> None:
     """Retention overtakes it while it is away: logged and counted once, kept with the consumer, delivery goes on."""
 
