@@ -67,7 +67,8 @@ class Slots:
         self._waiting: dict[object, Callable[[], None]] = {}
 
     def take(self, owner: object, wake: Callable[[], None]) -> bool:
-        """Whether there is one; else `wake` is called when there may be one again."""
+        """Whether there is one; else `wake` is called when there may be one again, and what it has to do it does in the
+        next turn of the loop."""
         if self._free > 0:
             self._free -= 1
             self._waiting.pop(owner, None)
@@ -77,9 +78,14 @@ class Slots:
 
     def give_back(self) -> None:
         self._free += 1
-        for owner in self._waiting:
-            self._waiting.pop(owner)()
-            break
+        self._wake()
+
+    def _wake(self) -> None:
+        """Wakes those who wait one after the other, until one has taken what is free: others may have no use for it any
+        more."""
+        if self._free > 0 and self._waiting:
+            self._waiting.pop(next(iter(self._waiting)))()
+            asyncio.get_running_loop().call_soon(self._wake)
 
     def leave(self, owner: object) -> None:
         """It waits no longer."""
