@@ -23,7 +23,7 @@ from relay_tornado.delivery.selection import Copies, Selection
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Placement, Reached, Subscription
 from relay_tornado.delivery.turns import READ
-from relay_tornado.errors import BucketGone, CursorLost, RelayError
+from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
@@ -454,9 +454,13 @@ class Delivery:
             if keeper is not None and keeper.kind == "token" and not self.subscription.token.durable:
                 keeper = None
             if keeper is None or keeper.kind != "client" or not bucket.ephemeral:
-                placements = await place_kept(
-                    self._shared.log, self._shared.ledgers, keeper, (bucket,), request, {}, {}, later=True
-                )
+                try:
+                    placements = await place_kept(
+                        self._shared.log, self._shared.ledgers, keeper, (bucket,), request, {}, {}, later=True
+                    )
+                except Conflict as conflict:
+                    self._stay_out(bucket, conflict)
+                    return
         # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
         if not self._ended and self._joining.pop(bucket_id, None) is not None:
             for placement in placements:
@@ -466,6 +470,14 @@ class Delivery:
         else:
             for placement in placements:
                 self._let_go(placement)
+
+    def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
+        """The bucket can't have this consumer: delivery goes on in the others, and who wants to know is told."""
+        if not self._ended and self._joining.pop(bucket.id, None) is not None:
+            self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)))
+            _log.warning("bucket_not_joined", bucket_id=bucket.id, bucket=bucket.name, reason=str(conflict))
+            self._tell(frames.error(conflict.code, str(conflict)))
+            self._tell(frames.unsubscribed((bucket.name,)))
 
     async def _missing(self, place: Place, gap: Gap) -> None:
         name = self._shared.directory.name(place.bucket_id)

@@ -137,16 +137,19 @@ async def place_kept(
 
 async def _open(ledgers: Ledgers, keeper: Keeper, bucket: Bucket) -> Ledger | None:
     """The bucket's consumer on the keeper's terms, None where there is none."""
-    key = keeper.key(bucket.id)
     try:
-        ledger = await ledgers.open(key)
+        ledger = await ledgers.open(keeper.key(bucket.id))
     except NotFound:
         return None
+    return await _agreed(ledgers, keeper, bucket, ledger)
+
+
+async def _agreed(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledger) -> Ledger:
+    """A consumer that was opened, on the keeper's terms. It is closed where that raises: Conflict, where it is moved in
+    the other way, and what the store raises."""
     try:
         _same(keeper, ledger.terms, bucket)
-        terms = keeper.terms(ledger.terms)
-        if terms != ledger.terms:
-            ledgers.close(await ledgers.open(key, ledger.progress.floor, terms))
+        await ledgers.agree(ledger, keeper.terms(ledger.terms))
     except BaseException:
         ledgers.close(ledger)
         raise
@@ -168,8 +171,8 @@ async def _kept(
         ledger = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
     except BucketGone:
         return placement
-    opened[bucket_id] = ledger
-    _same(keeper, ledger.terms, placement.bucket)
+    # Somebody may have made it a moment ago, on terms of their own.
+    opened[bucket_id] = await _agreed(ledgers, keeper, placement.bucket, ledger)
     return replace(placement, ledger=ledger, reached=Reached(ledger.progress.floor))
 
 

@@ -134,31 +134,33 @@ class Ledgers:
                 ledger.tell()
 
     async def open(self, key: Key, floor: int | None = None, terms: Terms | None = None) -> Ledger:
-        """A consumer; one that is not there is made, behind `floor` and on these terms (None: NotFound).
+        """A consumer; one that is not there is made, behind `floor` and on these terms (None: NotFound). One that is
+        there keeps its own (`agree`).
 
-        Terms that are given count for one that is there, too. Raises NotFound, BucketGone, and what the store raises.
+        Raises NotFound, BucketGone, and what the store raises.
         """
         async with self._locks.setdefault(key, asyncio.Lock()):
             ledger = self._live.get(key)
             if ledger is not None:
                 self._users[key] += 1
-                if terms is not None and terms != ledger.terms:
-                    try:
-                        ledger.terms = (await self.store.create(key, 0, terms, self.clock())).terms
-                    except BaseException:
-                        self.close(ledger)
-                        raise
                 return ledger
             stored = await self.store.get(key)
             if stored is None and floor is None:
                 raise NotFound(f"there is no consumer {key.name!r} of this bucket (any more)")
-            if stored is None or (terms is not None and terms != stored.terms):
+            if stored is None:
                 stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
             first = 1 if self._log is None else (await self._log.bounds(key.bucket_id)).first
             ledger = self._live[key] = Ledger(self, stored)
             self._users[key] = 1
             ledger.trim(first)
             return ledger
+
+    async def agree(self, ledger: Ledger, terms: Terms) -> None:
+        """These are the consumer's terms from now on, for all who use it. Nothing changes where it is gone. Raises what
+        the store raises."""
+        async with self._locks.setdefault(ledger.key, asyncio.Lock()):
+            if not ledger.gone and terms != ledger.terms:
+                ledger.terms = (await self.store.create(ledger.key, 0, terms, self.clock())).terms
 
     def close(self, ledger: Ledger) -> None:
         """Whoever opened it uses it no longer. What it changed was saved before."""

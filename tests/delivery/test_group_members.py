@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import Conflict
-from relay_tornado.log.consumers import Key
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Output, Retention
 from tests.delivery.virtual import day, run
 from tests.delivery.workers import KEY, Worker, floor, outputs, worker, world_of
@@ -196,6 +196,49 @@ def test_kinds_do_not_mix() -> None:
         await world.subscribe("orders", consumer="r", ack="receipt")
         with pytest.raises(Conflict, match="receipt"):
             await world.subscribe("orders", consumer="r")
+
+    run(test)
+
+
+def test_the_first_kind_in_a_new_bucket_stays() -> None:
+    """Who asks the other one is refused: at once, or, where its bucket came later, in that bucket alone."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        found: list[Any] = await asyncio.gather(
+            worker(world), world.subscribe("orders", consumer="w", ack="receipt"), return_exceptions=True
+        )
+        assert [type(each) for each in found] == [Worker, Conflict]
+        one = await worker(world, "orders", "new", ack_wait=600, max_deliver=1)
+        # A receipt consumer in one bucket, and the same name in one that both come to meet in.
+        other = await worker(world, "elsewhere", "new", ack="receipt")
+        two = await worker(world, "orders", "new")
+        await world.bucket("new")
+        await world.append(2, "id-new")
+        await until(lambda: len(one.reader.seqs("new")) + len(two.reader.seqs("new")) == 2)
+        key = Key("id-new", "client", "w")
+        stored = await world.consumers.get(key)
+        assert stored is not None
+        assert stored.terms == Terms(600, 1), "who names no terms takes them as they are"
+        assert [each["status"] for each in other.reader.statuses()] == ["error", "unsubscribed"]
+        refusal, end = other.reader.statuses()
+        assert (refusal["code"], end["message"]) == ("conflict", "unsubscribed from buckets: new")
+        assert "'new' is moved by explicit acks" in refusal["message"]
+        assert other.reader.ends == []
+        await world.bucket("elsewhere")
+        await world.append(1, "id-elsewhere")
+        await world.change("id-new", description="other")
+        await until(lambda: other.reader.seqs("elsewhere") == [1])
+        assert other.reader.seqs("new") == []
+        assert len(other.reader.statuses()) == 2
+        assert world.deliveries.connections(key) == 2
+        await world.append(1, "id-new")
+        await asyncio.sleep(5)
+        assert await floor(world, key) == 0
+        one.leave()
+        two.leave()
+        assert world.ledgers.find(key) is None
 
     run(test)
 

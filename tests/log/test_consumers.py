@@ -421,15 +421,21 @@ async def test_a_consumer_that_is_not_there(world: World, ledgers: Ledgers) -> N
 
 @log_test
 async def test_the_last_terms_count(world: World, ledgers: Ledgers) -> None:
-    """Whoever opens it with terms changes them for all, and for later."""
+    """They change for all, and for later; whoever would make one that is there changes nothing of it."""
     await make(world.log)
     one = await ledgers.open(KEY, 0, TERMS)
-    two = await ledgers.open(KEY, 0, Terms(1.0, 1))
+    two = await ledgers.open(KEY, 3, Terms(5.0, 5, True))
+    assert two is one
+    assert one.terms == TERMS
+    await ledgers.agree(two, Terms(1.0, 1))
     assert one.terms == Terms(1.0, 1)
     for each in (one, two):
         ledgers.close(each)
-    async with ledgers.using(KEY) as ledger:
-        assert ledger.terms == Terms(1.0, 1)
+    ledger = await ledgers.open(KEY, 3, Terms(5.0, 5, True))
+    assert (ledger.terms, ledger.progress.floor) == (Terms(1.0, 1), 0)
+    await ledgers.delete(KEY)
+    await ledgers.agree(ledger, TERMS)
+    assert await ledgers.store.get(KEY) is None
 
 
 @log_test
