@@ -113,6 +113,8 @@ class Ledgers:
         self._log = log
         self._live: dict[Key, Ledger] = {}
         self._users: dict[Key, int] = {}
+        self._opening: dict[Key, list[int]] = {}
+        """Those that are being opened, with the heads that their log went back to meanwhile."""
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         store.watch_losses(self.lost)
 
@@ -128,6 +130,9 @@ class Ledgers:
 
     def lost(self, bucket_id: BucketId, head: int) -> None:
         """The bucket's log ends at `head` again, because the file lost what came after it."""
+        for key, heads in self._opening.items():
+            if key.bucket_id == bucket_id:
+                heads.append(head)
         for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
             if ledger.progress.lose(head):
                 ledger.save()
@@ -144,15 +149,21 @@ class Ledgers:
             if ledger is not None:
                 self._users[key] += 1
                 return ledger
-            stored = await self.store.get(key)
-            if stored is None and floor is None:
-                raise NotFound(f"there is no consumer {key.name!r} of this bucket (any more)")
-            if stored is None:
-                stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
-            first = 1 if self._log is None else (await self._log.bounds(key.bucket_id)).first
+            heads = self._opening[key] = []
+            try:
+                stored = await self.store.get(key)
+                if stored is None and floor is None:
+                    raise NotFound(f"there is no consumer {key.name!r} of this bucket (any more)")
+                if stored is None:
+                    stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
+                bounds = None if self._log is None else await self._log.bounds(key.bucket_id)
+            finally:
+                del self._opening[key]
             ledger = self._live[key] = Ledger(self, stored)
             self._users[key] = 1
-            ledger.trim(first)
+            for head in heads:
+                ledger.progress.lose(head)
+            ledger.trim(1 if bounds is None else bounds.first)
             return ledger
 
     async def agree(self, ledger: Ledger, terms: Terms) -> None:

@@ -12,7 +12,7 @@ from tornado.ioloop import IOLoop
 from relay_tornado.errors import BucketGone, Conflict, NotFound
 from relay_tornado.log import consumer_rows
 from relay_tornado.log import consumers as contract
-from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Terms
+from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
@@ -464,6 +464,29 @@ async def test_a_deletion_reaches_those_who_use_it(world: World, ledgers: Ledger
     end()
     end()
     assert not await ledgers.delete(Key("b", "client", "nobody"))
+
+
+@log_test
+async def test_a_loss_reaches_one_that_is_being_opened(
+    world: World, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read of it before that would pass over the events that get the lost ones' seqs."""
+    await make(world.log)
+    await fill(world.log, 5)
+    await ledgers.store.create(KEY, 5, TERMS, 1.0)
+    read = ledgers.store.get
+
+    async def get(key: Key) -> Stored | None:
+        stored = await read(key)
+        ledgers.lost("c", 0)
+        ledgers.lost("b", 3)
+        return stored
+
+    monkeypatch.setattr(ledgers.store, "get", get)
+    ledger = await ledgers.open(KEY)
+    assert ledger.progress.floor == 3
+    assert [one.seq for one in ledger.progress.take(5, 9, 0.0)] == [4, 5]
+    ledgers.close(ledger)
 
 
 @log_test
