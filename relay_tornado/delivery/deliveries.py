@@ -79,7 +79,7 @@ class Deliveries:
         has from consumers that both have. `ping` writes a protocol ping with a payload; without one a durable token
         has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
-        keeper = keeper_of(request, token, receipts=ping is not None)
+        keeper = keeper_of(request, token, self._directory, receipts=ping is not None)
         if keeper is not None:
             asked = self._wanted(request, token).values()
             await check(self._ledgers, keeper, [bucket for bucket in asked if bucket is not None])

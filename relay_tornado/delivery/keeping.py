@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from relay_tornado.delivery.subscription import Placement, Reached, place_all
+from relay_tornado.delivery.subscription import Directory, Placement, Reached, place_all
 from relay_tornado.errors import BucketGone, Conflict, NotFound
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import Key, Kind, Terms, too_many
@@ -28,6 +29,8 @@ class Keeper:
     max_deliver: int | None = None
     since: float = 0.0
     """Of a token: when it was made. A bucket that is younger is read from its first event."""
+    has: Callable[[BucketId], bool] = field(default=lambda _: True, compare=False)
+    """Whether it has a consumer in a bucket, as things are now."""
 
     def key(self, bucket_id: BucketId) -> Key:
         return Key(bucket_id, self.kind, self.name)
@@ -42,12 +45,13 @@ class Keeper:
         )
 
 
-def keeper_of(request: control.Subscribe, token: Token, *, receipts: bool) -> Keeper | None:
+def keeper_of(request: control.Subscribe, token: Token, directory: Directory, *, receipts: bool) -> Keeper | None:
     """The consumer that keeps the positions of this subscription; without `receipts` a token's does not."""
     if request.consumer is not None:
         return Keeper("client", request.consumer, request.ack == "receipt", request.ack_wait, request.max_deliver)
     if token.durable and receipts:
-        return Keeper("token", token.key, receipt=True, since=token.created_at)
+        has = partial(directory.durable, token.key)
+        return Keeper("token", token.key, receipt=True, since=token.created_at, has=has)
     return None
 
 
@@ -170,6 +174,10 @@ async def _kept(
     try:
         ledger = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
     except BucketGone:
+        return placement
+    if not keeper.has(bucket_id):
+        # The token was revoked meanwhile, and what it had here was removed before this was made.
+        await ledgers.delete(ledger.key)
         return placement
     # Somebody may have made it a moment ago, on terms of their own.
     opened[bucket_id] = await _agreed(ledgers, keeper, placement.bucket, ledger)

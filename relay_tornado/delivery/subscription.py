@@ -42,6 +42,11 @@ class Directory:
     def all(self) -> Sequence[Bucket]:
         return self._registry.list("bucket")
 
+    def durable(self, key: str, bucket_id: BucketId) -> bool:
+        """Whether the token with this key has a position of its own in the bucket."""
+        bucket, token = self.get(bucket_id), self._registry.get("token", key)
+        return bool(token and token.durable and token.reads(bucket_id) and bucket and not bucket.ephemeral)
+
     def name(self, bucket_id: BucketId) -> str:
         """The bucket's name, or the last one that it had."""
         return self._names.get(bucket_id, "")

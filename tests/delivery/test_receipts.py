@@ -10,6 +10,7 @@ import pytest
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
 from tests.delivery.virtual import START, day, run
@@ -48,6 +49,8 @@ class Client:
 
 async def client(world: World, *buckets: str, **fields: Any) -> Client:
     fields = {"token": DURABLE} | fields
+    if world.registry.get("token", DURABLE.key) is None:
+        await world.registry.put("token", DURABLE.key, DURABLE)
     return Client(world, *await world.subscribe(*buckets, **fields))
 
 
@@ -414,6 +417,31 @@ def test_who_has_no_receipts_costs_nothing() -> None:
         assert world.deliveries._receipts._timer is None
         assert not world.deliveries._receipts._held
         assert world.ledgers.find(KEY) is None
+
+    run(test)
+
+
+def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
+    """Also where its client subscribes at that moment: what it was about to make is not there afterwards."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await world.registry.put("token", DURABLE.key, DURABLE)
+        opened = world.ledgers.open
+
+        async def revoked(key: Key, *how: Any) -> Ledger:
+            if how:
+                await world.registry.delete("token", DURABLE.key)
+                await world.ledgers.delete(KEY)
+            return await opened(key, *how)
+
+        world.ledgers.open = revoked  # type: ignore[method-assign]
+        _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
+        assert "consumer" not in answer
+        assert await world.consumers.get(KEY) is None
+        assert world.ledgers.find(KEY) is None
+        world.deliveries.end(delivery)
 
     run(test)
 
