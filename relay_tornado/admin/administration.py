@@ -414,12 +414,18 @@ class Administration:
             if changed is bucket:
                 return bucket
             await self._begin_outputs(bucket, changed)
+            begun = await self._stay(bucket, changed)
             try:
                 await self._registry.put("bucket", bucket.id, changed, expect=revision)
-            except Conflict:
-                if self._registry.revision("bucket", bucket.id) == revision:
+            except Unknown:
+                raise  # the change may be there after all; `reconcile` sees which it is
+            except RelayError as error:
+                await self._fade(changed, bucket)
+                if not isinstance(error, Conflict) or self._registry.revision("bucket", bucket.id) == revision:
                     raise
                 continue
+            await self._fade(bucket, changed)
+            await self._complete(self._stay(bucket, changed, begun))
             return changed
         raise Conflict("the bucket is being changed by others all the time: try again")
 
@@ -433,6 +439,19 @@ class Administration:
             for output in begun:
                 key = Key(changed.id, "output", str(output.n))
                 await self.ledgers.store.create(key, head, Terms(), self._clock())
+
+    async def _stay(self, before: Bucket, changed: Bucket, but: Collection[str] = ()) -> Collection[str]:
+        """Durable tokens, but those with these keys, begin at the head of a bucket that is ephemeral no longer. Returns
+        the keys of all that there are."""
+        tokens: dict[str, Token] = {token.key: token for token in self._registry.list("token")}
+        if self.ledgers is not None:
+            those = [token for token in tokens.values() if token.key not in but]
+            await durable.stay(self.ledgers, self._log, before, changed, those, self._clock())
+        return tokens
+
+    async def _fade(self, before: Bucket, changed: Bucket) -> None:
+        if self.ledgers is not None:
+            await durable.fade(self.ledgers, before, changed, self._registry.list("token"))
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
         for _ in range(_ATTEMPTS):
@@ -450,8 +469,10 @@ class Administration:
         raise Conflict("the token is being changed by others all the time: try again")
 
     async def _begin_positions(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
-        """In all buckets but these. Returns which there are."""
-        buckets: dict[str, Bucket] = {bucket.id: bucket for bucket in self._registry.list("bucket")}
+        """In all buckets that may have some, but these. Returns which those are."""
+        buckets: dict[str, Bucket] = {
+            bucket.id: bucket for bucket in self._registry.list("bucket") if not bucket.ephemeral
+        }
         if token.durable and self.ledgers is not None:
             those = [bucket for bucket in buckets.values() if bucket.id not in but]
             await durable.begin(self.ledgers, self._log, those, before, token, self._clock())

@@ -1,7 +1,8 @@
 """The positions of durable tokens: a consumer by receipt in every bucket that such a token reads.
 
 They are made before the token's record is put, so that nothing that comes after it is missed, and removed after it; in
-a bucket that is made later, before that is put: there they begin at the first event.
+a bucket that is made later, before that is put: there they begin at the first event. A bucket that is ephemeral no
+longer has them, at its head, before its record says so, and one that becomes ephemeral loses them after it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,25 @@ async def follow(ledgers: Ledgers, bucket: Bucket, tokens: Iterable[Token], now:
     for token in tokens:
         if _has(token, bucket) and not token.expired(now):
             await ledgers.store.create(Key(bucket.id, "token", token.key), 0, Terms(receipt=True), now)
+
+
+async def stay(
+    ledgers: Ledgers, log: EventLog, before: Bucket, bucket: Bucket, tokens: Iterable[Token], now: float
+) -> None:
+    """Positions at the head of a bucket that is ephemeral no longer, but for tokens that have expired. Raises
+    Unavailable, NoSpace, Unknown."""
+    if before.ephemeral:
+        for token in tokens:
+            if not token.expired(now):
+                await begin(ledgers, log, [bucket], None, token, now)
+
+
+async def fade(ledgers: Ledgers, before: Bucket, bucket: Bucket, tokens: Iterable[Token]) -> None:
+    """Removes the positions in a bucket that is ephemeral from now on."""
+    if bucket.ephemeral:
+        for token in tokens:
+            if _has(token, before):
+                await _remove(ledgers, Key(bucket.id, "token", token.key))
 
 
 async def end(ledgers: Ledgers, buckets: Iterable[Bucket], before: Token, token: Token | None) -> None:

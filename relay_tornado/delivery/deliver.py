@@ -16,7 +16,7 @@ import structlog
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.flight import Landing, Pace
 from relay_tornado.delivery.group import Member
-from relay_tornado.delivery.keeping import Keeper, place_kept
+from relay_tornado.delivery.keeping import Keeper, open_kept, place_kept
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
 from relay_tornado.delivery.selection import Copies, Selection
@@ -42,6 +42,7 @@ class Delivery:
         "_ended",
         "_expected",
         "_joining",
+        "_lacking",
         "_notices",
         "_places",
         "_refusing",
@@ -84,6 +85,7 @@ class Delivery:
         # An empty set takes three times an empty dict, and there are thousands of these.
         self._expected: dict[BucketId, None] = {}
         self._joining: dict[BucketId, Position] = {}
+        self._lacking: dict[BucketId, None] = {}
         self._replaying: dict[BucketId, None] = {}
         self._notices: list[bytes] = []
         self.kept: Kept | None = None
@@ -169,6 +171,13 @@ class Delivery:
         request = self.subscription.request
         self._joining[bucket.id] = Earliest() if new else request.position(bucket.id, bucket.name) or Latest()
         self._go_on()
+
+    def keep(self, bucket_id: BucketId) -> None:
+        """The bucket's record has changed: a durable token may have a position in it from now on."""
+        kept = self.kept
+        if kept is not None and bucket_id in self._places and kept.lacks(bucket_id):
+            self._lacking[bucket_id] = None
+            self._go_on()
 
     def leave(self, bucket_id: BucketId) -> None:
         """The bucket was deleted, or left the token's scope: delivery ends within it, and who wants to know is told."""
@@ -294,6 +303,8 @@ class Delivery:
                 await self._refuse()
             elif self.kept is not None and self.kept.astray:
                 await self._follow(next(iter(self.kept.astray)))
+            elif self._lacking:
+                await self._keep(next(iter(self._lacking)))
             elif self._joining:
                 await self._enter_later(next(iter(self._joining)))
             elif self._dirty:
@@ -381,6 +392,19 @@ class Delivery:
         else:
             # Events go on coming: no position is kept any more.
             self._tell(frames.consumer_deleted(self._shared.directory.name(bucket_id), self.kept.keeper.name))
+
+    async def _keep(self, bucket_id: BucketId) -> None:
+        """From now on receipts move the durable token's consumer in a bucket that is read without one."""
+        assert self.kept is not None
+        del self._lacking[bucket_id]
+        ledger = await open_kept(self._shared.ledgers, self.kept.keeper, bucket_id)
+        if ledger is None:
+            return
+        place = self._places.get(bucket_id)
+        if place is not None and not self._ended and self.kept.lacks(bucket_id):
+            self.kept.enter(self, place, ledger, None)
+        else:
+            self._shared.ledgers.close(ledger)
 
     async def _part(self, place: Place, events: Sequence[Event], at: int) -> int:
         """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
@@ -518,6 +542,7 @@ class Delivery:
         self._joining.pop(bucket_id, None)
         self._dirty.pop(bucket_id, None)
         self._replaying.pop(bucket_id, None)
+        self._lacking.pop(bucket_id, None)
         place = self._places.pop(bucket_id, None)
         if place is None:
             return False

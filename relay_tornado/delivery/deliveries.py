@@ -195,6 +195,7 @@ class Deliveries:
                 delivery.leave(key)
             else:
                 delivery.join(bucket, new=new)
+                delivery.keep(key)
         if bucket is None:
             self._ledgers.forget(key)
             self._directory.forget(key)

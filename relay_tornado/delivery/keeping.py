@@ -141,11 +141,16 @@ async def place_kept(
 
 async def _open(ledgers: Ledgers, keeper: Keeper, bucket: Bucket) -> Ledger | None:
     """The bucket's consumer on the keeper's terms, None where there is none."""
+    ledger = await open_kept(ledgers, keeper, bucket.id)
+    return None if ledger is None else await _agreed(ledgers, keeper, bucket, ledger)
+
+
+async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId) -> Ledger | None:
+    """The keeper's consumer in a bucket, opened as it is; None where there is none."""
     try:
-        ledger = await ledgers.open(keeper.key(bucket.id))
+        return await ledgers.open(keeper.key(bucket_id))
     except NotFound:
         return None
-    return await _agreed(ledgers, keeper, bucket, ledger)
 
 
 async def _agreed(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledger) -> Ledger:

@@ -73,6 +73,10 @@ class Kept:
             self._ledgers.close(ledger)
         return True
 
+    def lacks(self, bucket_id: BucketId) -> bool:
+        """Whether its durable token has a consumer there, and it takes no part in that."""
+        return self.keeper.kind == "token" and bucket_id not in self.held and self.keeper.has(bucket_id)
+
     def leave(self, bucket_id: BucketId) -> None:
         """Takes part no longer: what it had out goes to others at once. May be repeated."""
         self.astray.pop(bucket_id, None)

@@ -10,8 +10,9 @@ from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.errors import Invalid, NoSpace, NotFound, Unauthorized
 from relay_tornado.ids import hash_secret, is_secret, new_secret
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.model import Gap
+from relay_tornado.model import Gap, Token
 from relay_tornado.registry.access import Access
+from relay_tornado.registry.contract import Kind
 from relay_tornado.wire.rest import token_document
 from tests.admin.world import OpenWorld, World, event
 
@@ -314,6 +315,77 @@ async def test_what_a_durable_token_misses_is_told_from_the_first_event(open_wor
         assert ledger.gap == Gap("retention", 1, 4)
         assert ledgers.counters.gaps["retention"] == 1
         ledgers.close(ledger)
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_may_be_ephemeral_for_a_while(open_world: OpenWorld) -> None:
+    """A durable token has no position in it then, and begins at its head of the moment when it is so no longer."""
+    async with open_world() as world:
+        administration = world.administration
+        token, _ = await administration.create_token(durable=True)
+        gone, _ = await administration.create_token(durable=True, expires_at=int(world.now) + 5)
+        bucket = await administration.create_bucket("orders", ephemeral=True)
+        world.now += 10
+        await world.log.append(bucket.id, event())
+        await administration.set_bucket("orders", ephemeral=False)
+        assert await positions(world, token.key) == {"orders": 1}
+        assert await positions(world, gone.key) == {}
+        await world.log.append(bucket.id, event())
+        await administration.set_bucket("orders", description="other")
+        assert await positions(world, token.key) == {"orders": 1}
+        await administration.set_bucket("orders", ephemeral=True)
+        assert await positions(world, token.key) == {}
+        await administration.set_bucket("orders", ephemeral=False)
+        assert await positions(world, token.key) == {"orders": 2}
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_can_not_be_changed_keeps_no_position(open_world: OpenWorld) -> None:
+    """What was made for it is removed again."""
+    async with open_world() as world:
+        token, _ = await world.administration.create_token(durable=True)
+        await world.administration.create_bucket("orders", ephemeral=True)
+        put = world.registry.put
+
+        async def fail(*arguments: object, **options: object) -> None:
+            assert await positions(world, token.key) == {"orders": 0}
+            raise NoSpace("the disk is full")
+
+        world.registry.put = fail  # type: ignore[method-assign, assignment]
+        with pytest.raises(NoSpace):
+            await world.administration.set_bucket("orders", ephemeral=False)
+        assert await positions(world, token.key) == {}
+        world.registry.put = put  # type: ignore[method-assign]
+
+
+@pytest.mark.gen_test
+async def test_a_token_that_is_made_while_a_bucket_ceases_to_be_ephemeral(open_world: OpenWorld) -> None:
+    """Whichever record is put first, the token has its position."""
+    async with open_world() as world:
+        administration = world.administration
+        await administration.create_bucket("orders", ephemeral=True)
+        put = world.registry.put
+
+        async def late(kind: Kind, *arguments: Any, **options: Any) -> Any:
+            if kind == "token":
+                await administration.set_bucket("orders", ephemeral=False)
+            return await put(kind, *arguments, **options)
+
+        world.registry.put = late  # type: ignore[method-assign, assignment]
+        token, _ = await administration.create_token(durable=True)
+        assert await positions(world, token.key) == {"orders": 0}
+        await administration.set_bucket("orders", ephemeral=True)
+
+        async def early(kind: Kind, *arguments: Any, **options: Any) -> Any:
+            if kind == "bucket":
+                world.registry.put = put  # type: ignore[method-assign]
+                tokens.append((await administration.create_token(durable=True))[0])
+            return await put(kind, *arguments, **options)
+
+        tokens: list[Token] = []
+        world.registry.put = early  # type: ignore[method-assign, assignment]
+        await administration.set_bucket("orders", ephemeral=False)
+        assert await positions(world, tokens[0].key) == {"orders": 0}
 
 
 @pytest.mark.gen_test

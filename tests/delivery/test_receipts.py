@@ -393,6 +393,40 @@ def test_no_ephemeral_bucket_has_one() -> None:
     run(test)
 
 
+def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
+    """On the connection that reads it, too: what comes from then on is read by receipt, until it is ephemeral again."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket(ephemeral=True)
+        one = await client(world, extended=True)
+        await world.append(2)
+        await one.answer(2)
+        await with_row(world, 2)
+        await world.change(ephemeral=False)
+        await world.append(1)
+        await one.answer(3)
+        assert one.reader.seqs() == [1, 2, 3]
+        assert await floor(world) == 3
+        assert world.deliveries.connections(KEY) == 1
+        await world.change(ephemeral=True)
+        await world.ledgers.delete(KEY)
+        await world.append(1)
+        await one.answer(2)
+        assert one.reader.seqs() == [1, 2, 3, 4]
+        assert [each["status"] for each in one.reader.statuses()] == ["caught_up", "consumer_deleted"]
+        await world.change(description="other")
+        await with_row(world, 4)
+        await world.change(ephemeral=False)
+        await world.append(1)
+        await one.answer(3)
+        assert await floor(world) == 5
+        one.leave()
+        assert world.ledgers.find(KEY) is None
+
+    run(test)
+
+
 def test_who_has_no_receipts_costs_nothing() -> None:
     """No clock runs; and where the last one left, it stops."""
 
