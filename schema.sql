@@ -123,7 +123,8 @@ CREATE INDEX delivery_event ON delivery (log, seq, output);
 -- Positions that the relay keeps: everything up to `floor` is settled, and so are the ranges `done` above it (JSON, a
 -- list of [from, to]); `tried` are those of what is being tried, so that a try counts across a crash. `kind` and `name`
 -- tell whose it is (log/consumers.py). By `receipt` or, where that is 0, by acks that are waited for `ack_wait` seconds
--- and `max_deliver` times (0: without end). `gaps` is how many gaps it met, `gap` the last of them (JSON).
+-- and `max_deliver` times (0: without end). `gaps` is how many gaps it met, `gap` the last of them, with the list of
+-- those that no client was told of (JSON).
 CREATE TABLE consumer (
     id INTEGER PRIMARY KEY,
     log INTEGER NOT NULL REFERENCES log (id) ON DELETE CASCADE,

@@ -105,12 +105,29 @@ class Deliver:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """The answer to the subscribe is out, and no event follows it."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndDelivery:
     """No event is sent after this one; the subscription's positions are forgotten."""
 
 
 Effect: TypeAlias = (
-    Send | Wait | Ping | Close | Log | Authenticate | Subscribe | Unsubscribe | Respond | Settle | Deliver | EndDelivery
+    Send
+    | Wait
+    | Ping
+    | Close
+    | Log
+    | Authenticate
+    | Subscribe
+    | Unsubscribe
+    | Respond
+    | Settle
+    | Deliver
+    | Answered
+    | EndDelivery
 )
 Effects: TypeAlias = Sequence[Effect]
 State: TypeAlias = Literal["unauthenticated", "authenticated", "subscribed", "closing"]
@@ -230,7 +247,7 @@ class Session:
         self._next_ping = now + self._settings.ping_interval
         answer = Send(frames.subscribed(request.buckets, answers if self.extended else None))
         if request.on_gap == "fail" and any(entry.get("gap") for entry in answers):
-            return (answer, *self.gap_refused())
+            return (answer, Answered(), *self.gap_refused())
         return (answer, Deliver())
 
     def subscribe_refused(self, error: RelayError) -> Effects:

@@ -117,17 +117,26 @@ class ConsumerAdministration:
         """Moves a consumer to a position: it is given what lies behind that, and nothing else; `preview` only tells
         what that would repeat and pass over."""
         key = key_of(bucket, reference)
+        if preview:
+            bounds = await self._log.bounds(bucket.id)
+            floor = await self._floor(bucket, bounds, to, key)
+            progress = await self._progress(bucket, key, reference, bounds)
+            return _seeked(progress, bounds, floor, preview)
         async with self._ledgers.using(key) as ledger:
             bounds = await self._log.bounds(bucket.id)
             floor = await self._floor(bucket, bounds, to, key)
-            progress = ledger.progress
-            before = min(progress.floor, bounds.head)
-            repeats = progress.done_above(floor)
-            skips = max(progress.pending(bounds.head) - (bounds.head - floor - repeats), 0)
-            if not preview:
-                progress.seek(floor)
-                await self._committed(ledger)
-        return Seeked(position_id(bounds, before), position_id(bounds, floor), repeats, skips, preview)
+            seeked = _seeked(ledger.progress, bounds, floor, preview)
+            ledger.progress.seek(floor)
+            await self._committed(ledger)
+        return seeked
+
+    async def _progress(self, bucket: Bucket, key: Key, reference: str, bounds: Bounds) -> Progress:
+        """How far a consumer is, to look at: nothing of it is changed by that."""
+        stored = await self._ledgers.store.get(key)
+        if stored is None:
+            raise missing(bucket, reference)
+        live = self._ledgers.find(key)
+        return _copy(stored, bounds) if live is None else live.progress
 
     async def _floor(self, bucket: Bucket, bounds: Bounds, to: Position, key: Key) -> int:
         """The seq of the last event before a position. Raises Invalid for an id that can't be honoured."""
@@ -338,6 +347,14 @@ def missing(bucket: Bucket, reference: str) -> NotFound:
         f"the bucket {bucket.name!r} has no consumer {reference[:100]!r}: a client makes one when it subscribes with "
         "it, an output when it becomes public"
     )
+
+
+def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Seeked:
+    """What a seek to this floor does."""
+    before = min(progress.floor, bounds.head)
+    repeats = progress.done_above(floor)
+    skips = max(progress.pending(bounds.head) - (bounds.head - floor - repeats), 0)
+    return Seeked(position_id(bounds, before), position_id(bounds, floor), repeats, skips, preview)
 
 
 def _copy(stored: Stored, bounds: Bounds) -> Progress:

@@ -120,8 +120,14 @@ class Delivery:
     def start(self) -> None:
         """The answer to subscribe is out: delivery begins."""
         if not self._ended:
+            self.answered()
             self._started = True
             self._go_on()
+
+    def answered(self) -> None:
+        """The answer to subscribe is out, and what it told of consumers is told once it is read."""
+        if self.kept is not None and not self._notices:
+            self.kept.ask()
 
     def mark(self, bucket_id: BucketId) -> None:
         """The bucket may have something to read."""
@@ -259,11 +265,14 @@ class Delivery:
         parts = [*self._notices, *data]
         self._notices.clear()
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
-        return Landing(self._shared.flight, self.outlet.write(whole), len(whole))
+        written = self.outlet.write(whole)
+        if self.kept is not None:
+            self.kept.ask()
+        return Landing(self._shared.flight, written, len(whole))
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The bucket's consumer met a gap; that is counted already."""
-        self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
+        self._tell_gap(bucket_id, gap)
         self._refusing = self._refusing or self.subscription.request.on_gap == "fail"
 
     def released(self, bucket_id: BucketId) -> None:
@@ -507,7 +516,7 @@ class Delivery:
         name = self._shared.directory.name(place.bucket_id)
         self._shared.counters.gaps[gap.reason] += 1
         _log.warning("subscriber_missed_events", bucket=name, reason=gap.reason, first=gap.from_seq, last=gap.to_seq)
-        self._tell(frames.gap(name, gap))
+        self._tell_gap(place.bucket_id, gap)
         if self.subscription.request.on_gap == "fail":
             await self._refuse()
 
@@ -529,6 +538,8 @@ class Delivery:
             return None
         if ledger is None or self.kept is None or not self.kept.enter(self, place, ledger, before):
             self._shared.dispatcher.add(place)
+        if self.kept is not None and self.extended:
+            self.kept.tell(bucket_id)
         self._dirty[bucket_id] = None
         return place
 
@@ -557,6 +568,11 @@ class Delivery:
         if self.extended:
             self._notices.append(websocket.text(payload))
             self._go_on()
+
+    def _tell_gap(self, bucket_id: BucketId, gap: Gap) -> None:
+        self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
+        if self.kept is not None and self.extended:
+            self.kept.tell(bucket_id)
 
     def _fail(self, reason: str, error: Exception) -> None:
         self.end()

@@ -115,7 +115,8 @@ class Deliveries:
         if replaces is not None:
             replaces.end()
         for placement in placements:
-            if placement.gap is not None:
+            if placement.gap is not None and placement.ledger is None:
+                # A consumer's gaps are counted when it meets them.
                 self._counters.gaps[placement.gap.reason] += 1
         found = {placement.bucket.id: placement for placement in placements}
         answers: dict[str, dict[str, Any]] = {}

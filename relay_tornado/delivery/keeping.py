@@ -10,7 +10,7 @@ from typing import Any
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, place_all
 from relay_tornado.errors import BucketGone, Conflict, NotFound
 from relay_tornado.log import consumers
-from relay_tornado.log.consumers import Key, Kind, Terms, too_many
+from relay_tornado.log.consumers import Key, Kind, Terms, span, too_many
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import position_id
@@ -109,11 +109,8 @@ async def place_kept(
         return await place_all(log, buckets, request, kept, later=later)
     opened: dict[BucketId, Ledger] = {}
     try:
-        fresh: set[BucketId] = set()
         for bucket in buckets:
             if not bucket.ephemeral:
-                if ledgers.find(keeper.key(bucket.id)) is None:
-                    fresh.add(bucket.id)
                 ledger = await _open(ledgers, keeper, bucket)
                 if ledger is not None:
                     opened[bucket.id] = ledger
@@ -127,7 +124,7 @@ async def place_kept(
         for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
             bucket = placement.bucket
             if not bucket.ephemeral:
-                placement = await _kept(ledgers, keeper, placement, opened, fresh)
+                placement = await _kept(ledgers, keeper, placement, opened)
             placements.append(placement)
     except BaseException:
         for ledger in opened.values():
@@ -136,7 +133,19 @@ async def place_kept(
     gone = opened.keys() - {placement.bucket.id for placement in placements}
     for bucket_id in gone:
         ledgers.close(opened[bucket_id])
-    return placements
+    # Nothing is awaited from here until they are taken: a gap that is met then is told to those who take part.
+    return [_telling(placement) for placement in placements]
+
+
+def _telling(placement: Placement) -> Placement:
+    """A placement whose gap is what no client was told of its consumer."""
+    ledger = placement.ledger
+    if ledger is None:
+        return placement
+    if placement.gap is not None:
+        # Nobody may have told it yet that its events have left.
+        ledger.trim(placement.bounds.first)
+    return replace(placement, gap=span(ledger.untold) if ledger.untold else None)
 
 
 async def _open(ledgers: Ledgers, keeper: Keeper, bucket: Bucket) -> Ledger | None:
@@ -165,17 +174,13 @@ async def _agreed(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledg
     return ledger
 
 
-async def _kept(
-    ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: dict[BucketId, Ledger], fresh: set[BucketId]
-) -> Placement:
-    """A placement with its consumer, which is made where there is none."""
+async def _kept(ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: dict[BucketId, Ledger]) -> Placement:
+    """A placement with its consumer, which is made where there is none; a gap before the position at which it is made
+    is one that it met."""
     bucket_id = placement.bucket.id
     ledger = opened.get(bucket_id)
     if ledger is not None:
-        gap = placement.gap
-        if gap is None and bucket_id in fresh:
-            gap = ledger.gap
-        return replace(placement, ledger=ledger, gap=gap)
+        return replace(placement, ledger=ledger)
     try:
         ledger = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
     except BucketGone:
@@ -186,6 +191,8 @@ async def _kept(
         return placement
     # Somebody may have made it a moment ago, on terms of their own.
     opened[bucket_id] = await _agreed(ledgers, keeper, placement.bucket, ledger)
+    if placement.gap is not None:
+        ledger.met(placement.gap, ledgers.clock())
     return replace(placement, ledger=ledger, reached=Reached(ledger.progress.floor))
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.delivery.group import Groups, Member, Receiver
@@ -13,23 +16,35 @@ from relay_tornado.delivery.receipts import Held, Receipt, Receipts
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import BucketId
+from relay_tornado.model import BucketId, Gap
 from relay_tornado.wire.acks import Ack, Nak
+
+_ASKED: Final = 4
+"""Pings behind gaps that are remembered while they have no pong; the newest is behind everything that was told."""
+
+_Told = tuple[Ledger, Sequence[Gap]]
+"""Which gaps of which consumer."""
 
 
 class Kept:
     """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither.
 
     `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else.
+
+    A client counts as told of a gap when it has answered a ping that went out behind what told it: then it has read
+    that. Before, the gap is told to whoever subscribes: one whose connection dies in between keeps it from nobody.
     """
 
     __slots__ = (
+        "_asked",
         "_groups",
         "_in_flight",
         "_ledgers",
+        "_ping",
         "_receipt",
         "_receipts",
         "_strayed",
+        "_telling",
         "astray",
         "held",
         "keeper",
@@ -57,6 +72,9 @@ class Kept:
         self._strayed = strayed
         self._in_flight = InFlight(max_in_flight)
         self._receipt = Receipt(ping)
+        self._ping = ping
+        self._telling: list[_Told] = []
+        self._asked: deque[tuple[bytes, list[_Told]]] = deque(maxlen=_ASKED)
 
     def enter(self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None) -> bool:
         """Takes part in a consumer, which was opened for it and stands where the place does. What the connection has
@@ -119,8 +137,27 @@ class Kept:
             return self._in_flight.ack(request.id, all=request.all)
         return self._in_flight.nak(request.id, request.delay)
 
+    def tell(self, bucket_id: BucketId) -> None:
+        """What is written next tells the client of every gap of the bucket's consumer that no client was told of."""
+        member, held = self.members.get(bucket_id), self.held.get(bucket_id)
+        ledger = member.group.ledger if member is not None else None if held is None else held.ledger
+        if ledger is not None and ledger.untold:
+            self._telling.append((ledger, ledger.untold))
+
+    def ask(self) -> None:
+        """That was written: a ping behind it finds out whether it is read."""
+        if self._telling:
+            payload = os.urandom(8)
+            self._asked.append((payload, self._telling))
+            self._telling = []
+            self._ping(payload)
+
     def ponged(self, payload: bytes) -> None:
         """A pong came from the client."""
+        index = next((index for index, asked in enumerate(self._asked) if asked[0] == payload), -1)
+        for _ in range(index + 1):
+            for ledger, gaps in self._asked.popleft()[1]:
+                self._ledgers.told(ledger, gaps)
         self._receipt.ponged(payload)
 
     def _astray(self, bucket_id: BucketId) -> None:

@@ -177,6 +177,9 @@ class Conversation(Subscribed):
                 case session.Deliver():
                     if self._delivery is not None:
                         self._delivery.start()
+                case session.Answered():
+                    if self._delivery is not None:
+                        self._delivery.answered()
                 case session.EndDelivery():
                     await self._end_delivery()
                 case _:

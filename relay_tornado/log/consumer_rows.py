@@ -9,7 +9,7 @@ from typing import Any
 
 from relay_tornado.errors import BucketGone
 from relay_tornado.log import consumers
-from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many
+from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
@@ -101,9 +101,10 @@ def listed(raw: sqlite3.Connection, bucket_id: BucketId | None) -> list[Stored]:
 
 
 def write(
-    raw: sqlite3.Connection, key: Key, changes: Changes | None, gaps: Sequence[tuple[Gap, float]], at: float
+    raw: sqlite3.Connection, key: Key, changes: Changes | None, gaps: Sequence[tuple[Gap, float | None]], at: float
 ) -> None:
-    """Stores what changed, as far as the consumer and the events are (still) there."""
+    """Stores what changed, as far as the consumer and the events are (still) there. `gaps` are those that it met, with
+    when, and (None) those that a client was told of."""
     row = raw.execute(_FIND, key).fetchone()
     if row is None:
         return
@@ -111,9 +112,31 @@ def write(
     if changes is not None:
         _change(raw, consumer, first, head, changes, at)
     if gaps:
-        gap, when = gaps[-1]
-        document = json.dumps({"reason": gap.reason, "from": gap.from_seq, "to": gap.to_seq, "at": when})
-        raw.execute("UPDATE consumer SET gaps = gaps + ?, gap = ? WHERE id = ?", (len(gaps), document, consumer))
+        _note(raw, consumer, key, gaps)
+
+
+def _note(raw: sqlite3.Connection, consumer: int, key: Key, gaps: Sequence[tuple[Gap, float | None]]) -> None:
+    (last,) = raw.execute("SELECT gap FROM consumer WHERE id = ?", (consumer,)).fetchone()
+    document = {} if last is None else json.loads(last)
+    untold = _untold(document)
+    for gap, at in gaps:
+        if at is not None:
+            document |= _gap_document(gap) | {"at": at}
+            untold = with_untold(key, untold, gap)
+        elif gap in untold:
+            untold = tuple(each for each in untold if each != gap)
+    if document:
+        document["untold"] = [_gap_document(gap) for gap in untold]
+        met = sum(at is not None for _, at in gaps)
+        raw.execute("UPDATE consumer SET gaps = gaps + ?, gap = ? WHERE id = ?", (met, json.dumps(document), consumer))
+
+
+def _gap_document(gap: Gap) -> dict[str, Any]:
+    return {"reason": gap.reason, "from": gap.from_seq, "to": gap.to_seq}
+
+
+def _untold(document: dict[str, Any]) -> tuple[Gap, ...]:
+    return tuple(Gap(each["reason"], each["from"], each["to"]) for each in document.get("untold", ()))
 
 
 def _change(raw: sqlite3.Connection, consumer: int, first: int, head: int, changes: Changes, at: float) -> None:
@@ -221,14 +244,15 @@ def _stored(row: Sequence[Any]) -> Stored:
     try:
         held = Ranges(json.loads(out))
         held.cut_below(first)
-        met = None
+        met, untold = None, _untold({})
         if gap is not None:
-            told = json.loads(gap)
-            met = Gaps(times, Gap(told["reason"], told["from"], told["to"]), told["at"])
+            last = json.loads(gap)
+            met = Gaps(times, Gap(last["reason"], last["from"], last["to"]), last["at"])
+            untold = _untold(last)
         return Stored(
             Key(bucket_id, kind, name), Terms(wait, most, bool(receipt)), floor,
             tuple((first, last) for first, last in json.loads(done)), {}, letters, created, updated, met,
-            tuple(held),
+            tuple(held), untold,
         )  # fmt: skip
     except (LookupError, TypeError, ValueError) as error:
         raise sqlite3.DatabaseError(f"the consumer {name!r} can't be understood: {error!r}") from error

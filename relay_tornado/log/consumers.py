@@ -31,6 +31,9 @@ MISSED: Final = 1_000
 """Dead letters that are kept of a consumer's events that retention took away, the newest ones; the others leave with
 their events."""
 
+UNTOLD: Final = 16
+"""Gaps of a consumer that no client was told of, each for itself; beyond that the newest ones are one."""
+
 Kind: TypeAlias = Literal["client", "token", "output", "events"]
 
 
@@ -67,6 +70,32 @@ class Gaps(NamedTuple):
     at: float
 
 
+def with_untold(key: Key, untold: Sequence[Gap], gap: Gap) -> tuple[Gap, ...]:
+    """What no client was told of, with a gap that the consumer has just met. Nobody tells an output or a queue."""
+    if key.kind not in ("client", "token"):
+        return ()
+    before = untold[-1] if untold else None
+    if before is not None and (before == gap or len(untold) == UNTOLD or _continues(before, gap)):
+        return (*untold[:-1], span((before, gap)))
+    return (*untold, gap)
+
+
+def _continues(before: Gap, gap: Gap) -> bool:
+    if before.reason != gap.reason or before.to_seq is None or gap.from_seq is None:
+        return False
+    return gap.from_seq == before.to_seq + 1
+
+
+def span(gaps: Sequence[Gap]) -> Gap:
+    """Several gaps as one, from the first event missing to the last."""
+    begins = [gap.from_seq for gap in gaps if gap.from_seq is not None]
+    ends = [gap.to_seq for gap in gaps if gap.to_seq is not None]
+    if len(begins) < len(gaps) or len(ends) < len(gaps):
+        # One that vouches for nothing leaves nothing to vouch for.
+        return Gap(gaps[-1].reason)
+    return Gap(gaps[-1].reason, min(begins), max(ends))
+
+
 class Stored(NamedTuple):
     """A consumer as it is stored: see `progress` for `floor`, `done`, `parked` and `tried`. Times in unix seconds."""
 
@@ -83,6 +112,8 @@ class Stored(NamedTuple):
     """None where it met none."""
     tried: Sequence[tuple[int, int]] = ()
     """What was being tried, of what the log holds."""
+    untold: Sequence[Gap] = ()
+    """Gaps that it met and no client was told of, in the order in which it met them."""
 
 
 class DeadLetter(NamedTuple):
@@ -116,7 +147,11 @@ class Consumers(Protocol):
         nothing is kept. After a commit that failed it is tried again until it is there. Never raises."""
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
-        """Counts a gap that a consumer met at `at` (unix seconds), as `save` does."""
+        """Counts a gap that a consumer met at `at` (unix seconds), as `save` does; a client's or a token's is untold
+        from then on."""
+
+    def told(self, key: Key, gaps: Sequence[Gap]) -> None:
+        """A client was told of these gaps, which is stored as `save` does."""
 
     async def saved(self) -> None:
         """Waits until everything that `save` was given before is committed. Raises what keeps it from that."""

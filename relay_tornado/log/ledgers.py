@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from weakref import WeakValueDictionary
 
@@ -15,7 +15,7 @@ import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import NotFound
-from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
+from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import Changes, Missed, Progress
@@ -44,6 +44,8 @@ class Ledger:
         """It was deleted, or its bucket was: nothing is kept any more."""
         self.gap: Gap | None = None
         """The last gap that it met since it was opened."""
+        self.untold: Sequence[Gap] = stored.untold
+        """The gaps that it met and no client was told of: whoever subscribes next is."""
         self._ledgers = ledgers
         self._saving = False
         self._watchers: dict[Callable[[], None], None] = {}
@@ -81,6 +83,7 @@ class Ledger:
     def met(self, gap: Gap, now: float) -> None:
         """The consumer met a gap: it is logged and counted, and the consumer shows it."""
         self.gap = gap
+        self.untold = with_untold(self.key, self.untold, gap)
         self._ledgers.counters.gaps[gap.reason] += 1
         _log.warning(
             "consumer_gap",
@@ -117,6 +120,15 @@ class Ledgers:
         """Those that are being opened, with the heads that their log went back to meanwhile."""
         self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
         store.watch_losses(self.lost)
+
+    def told(self, ledger: Ledger, gaps: Sequence[Gap]) -> None:
+        """A client was told of these gaps of a consumer, whether that is still in use or not."""
+        live = self._live.get(ledger.key)
+        if ledger.gone or (live is not None and not any(gap in live.untold for gap in gaps)):
+            return
+        if live is not None:
+            live.untold = tuple(gap for gap in live.untold if gap not in gaps)
+        self.store.told(ledger.key, gaps)
 
     def find(self, key: Key) -> Ledger | None:
         """The ledger, where somebody uses it now."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from relay_tornado.errors import BucketGone
 from relay_tornado.log import consumers
-from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many
+from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import RETENTION, Changes, Dead, Parked
@@ -28,6 +28,7 @@ class _Kept:
     parked: dict[int, Parked] = field(default_factory=dict)
     dead: dict[int, Dead] = field(default_factory=dict)
     gaps: Gaps | None = None
+    untold: Sequence[Gap] = ()
 
     def apply(self, changes: Changes) -> None:
         self.floor, self.done, self.tried = changes.floor, changes.done, changes.tried
@@ -101,6 +102,13 @@ class MemoryConsumers:
         kept = self._kept.get(key)
         if kept is not None:
             kept.gaps = Gaps(1 if kept.gaps is None else kept.gaps.times + 1, gap, at)
+            kept.untold = with_untold(key, kept.untold, gap)
+
+    def told(self, key: Key, gaps: Sequence[Gap]) -> None:
+        """See the contract."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            kept.untold = tuple(gap for gap in kept.untold if gap not in gaps)
 
     async def saved(self) -> None:
         """See the contract."""
@@ -163,5 +171,5 @@ class MemoryConsumers:
 def _stored(key: Key, kept: _Kept) -> Stored:
     return Stored(
         key, kept.terms, kept.floor, tuple(kept.done), dict(kept.parked), len(kept.dead), kept.created_at,
-        kept.updated_at, kept.gaps, tuple(kept.tried),
+        kept.updated_at, kept.gaps, tuple(kept.tried), kept.untold,
     )  # fmt: skip

@@ -41,7 +41,8 @@ class _Save:
     def __init__(self) -> None:
         self.sources: list[Callable[[], Changes | None]] = []
         self.changes: Changes | None = None
-        self.gaps: list[tuple[Gap, float]] = []
+        self.gaps: list[tuple[Gap, float | None]] = []
+        """In their order; with None, one that a client was told of."""
         self.waiting: list[asyncio.Future[None]] = []
 
     def collect(self) -> bool:
@@ -104,6 +105,10 @@ class SqliteConsumers:
     def met(self, key: Key, gap: Gap, at: float) -> None:
         """See the contract."""
         self._to_save(key).gaps.append((gap, at))
+
+    def told(self, key: Key, gaps: Sequence[Gap]) -> None:
+        """See the contract."""
+        self._to_save(key).gaps += [(gap, None) for gap in gaps]
 
     def _to_save(self, key: Key) -> _Save:
         found = self._pending.get(key)

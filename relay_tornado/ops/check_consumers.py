@@ -70,9 +70,12 @@ def _problems(
             yield f"is done with {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
     if gap is not None:
         try:
-            told = json.loads(gap)
-            _ = float(told["at"]), str(told["reason"]), told["from"], told["to"]
-        except (ValueError, TypeError, KeyError):
+            last = json.loads(gap)
+            _ = (
+                float(last["at"]),
+                [(str(one["reason"]), one["from"], one["to"]) for one in (last, *last.get("untold", ()))],
+            )
+        except (ValueError, TypeError, KeyError, AttributeError):
             yield "has a record of its last gap that can't be understood"
     parked = [seq for (seq,) in raw.execute("SELECT seq FROM parked WHERE consumer = ? ORDER BY 1", (consumer,))]
     strange = [seq for seq in parked if seq > head or seq < 1]

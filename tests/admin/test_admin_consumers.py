@@ -17,7 +17,19 @@ from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.model import Bucket, Cursor, Earliest, Last, Latest, NewEvent, Output, Position, Retention, Since
+from relay_tornado.model import (
+    Bucket,
+    Cursor,
+    Earliest,
+    Gap,
+    Last,
+    Latest,
+    NewEvent,
+    Output,
+    Position,
+    Retention,
+    Since,
+)
 from relay_tornado.progress import AT_ONCE, PARKED
 
 BUCKET = Bucket(
@@ -191,6 +203,28 @@ def test_a_seek_goes_to_any_position(to: Position, floor: int) -> None:
         stored = await world.store.get(ledger.key)
         assert stored is not None
         assert (stored.floor, list(stored.done)) == (floor, [])
+
+    run(claim)
+
+
+def test_a_look_at_a_seek_changes_nothing() -> None:
+    """Nor does it take from anybody what is missing."""
+
+    async def claim(world: World) -> None:
+        await world.events(10)
+        ledger = await world.open()
+        world.ledgers.close(ledger)
+        await world.log.trim(BUCKET.id, Retention(max_events=4), None)
+        before = await world.store.get(ledger.key)
+        looked = await world.consumers.seek(BUCKET, "w", Latest(), preview=True)
+        assert (looked.before, looked.after, looked.repeats, looked.skips) == (world.id(6), world.id(10), 0, 4)
+        assert await world.store.get(ledger.key) == before
+        assert world.ledgers.find(ledger.key) is None
+        assert world.ledgers.counters.gaps["retention"] == 0
+        with pytest.raises(NotFound):
+            await world.consumers.seek(BUCKET, "v", Latest(), preview=True)
+        await world.consumers.seek(BUCKET, "w", Latest())
+        assert (await world.open()).untold == (Gap("retention", 1, 6),)
 
     run(claim)
 

@@ -378,6 +378,30 @@ def test_a_gap_under_a_stock_client() -> None:
     run(test)
 
 
+def test_a_gap_is_for_who_asked_for_such() -> None:
+    """A stock client is told nothing, so the next one that wants to know is; a receipt alone is no word of it."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        await with_row(world)
+        await world.append(9)
+        await world.log.trim("id-orders", Retention(max_events=4), None)
+        stock = await client(world, "orders")
+        await stock.answer(3)
+        assert await floor(world) == 9
+        stock.leave()
+        for _ in range(2):
+            asks = await client(world, "orders", on_gap="fail")
+            assert (asks.answers[0]["gap"]["from"], asks.answers[0]["gap"]["to"]) == (1, 5)
+            asks.leave()
+        asks.pong()
+        again = await client(world, "orders", on_gap="fail")
+        assert again.answers[0]["gap"] is None
+
+    run(test)
+
+
 def test_no_ephemeral_bucket_has_one() -> None:
     """It is read as ever."""
 

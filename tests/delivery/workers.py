@@ -48,6 +48,11 @@ class Worker:
         epoch = next((one["meta"]["epoch"] for one in self.events if one["meta"]["seq"] == int(seq)), "zzzzzzzzzzzz")
         return Cursor(epoch, int(seq), int(output) if output else None)
 
+    def read(self) -> None:
+        """Its library has read everything, and answered the pings."""
+        for payload in self.reader.pings:
+            self.delivery.ponged(payload)
+
     def leave(self) -> None:
         """The connection is cut."""
         self.reader.close()

@@ -11,6 +11,7 @@ import pytest
 from relay_tornado.delivery import receipts
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.model import Retention
 from tests.handlers.sockets import Client, Live, live
 
 
@@ -90,6 +91,43 @@ async def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(await ids(client, 1)) == 1
         again = await server.subscribed("orders", consumer="w")
         await again.hear_status("caught_up")
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("on_gap", ["resume", "fail"])
+async def test_a_gap_is_told_once_it_was_read(on_gap: str) -> None:
+    """Every library that reads answers the ping behind it, also where the close frame follows; who is cut off before
+    has not read it."""
+    async with live() as server:
+        await server.bucket()
+        key = Key("id-orders", "client", "w")
+        await server.ledgers.store.create(key, 0, Terms(), 0.0)
+        await server.append(5)
+        await server.log.trim("id-orders", Retention(max_events=1), None)
+        cut = await server.authenticated()
+        cut.socket.transport.pause_reading()
+        await cut.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
+        await server.until(lambda: server.ledgers.counters.gaps["retention"] == 1)
+        cut.abort()
+        await server.until(lambda: server.ledgers.find(key) is None)
+        client = await server.authenticated()
+        await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
+        answer = await client.hear_status("subscribed")
+        assert (answer["buckets"][0]["gap"]["from"], answer["buckets"][0]["gap"]["to"]) == (1, 4)
+        if on_gap == "fail":
+            assert (await client.end())[0] == 4509
+        else:
+            assert (await client.hear())["meta"]["seq"] == 5
+        async with asyncio.timeout(20):
+            while True:
+                stored = await server.ledgers.store.get(key)
+                if stored is not None and not stored.untold:
+                    break
+                await asyncio.sleep(0.005)
+        again = await server.authenticated()
+        await again.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
+        answer = await again.hear_status("subscribed")
+        assert answer["buckets"][0]["gap"] is None
 
 
 @pytest.mark.gen_test(timeout=30)

@@ -383,6 +383,41 @@ async def test_gaps_are_counted(world: World, consumers: Consumers) -> None:
     assert stored.gaps == Gaps(3, Gap("reset"), 7.0)
 
 
+@log_test
+async def test_gaps_are_untold_until_they_are_told(world: World, consumers: Consumers) -> None:
+    """Each for itself, within bounds; those that go on are one. Outputs and queues have nobody to tell."""
+    await make(world.log)
+
+    async def untold(key: Key = KEY) -> list[tuple[int | None, int | None]]:
+        stored = await consumers.get(key)
+        assert stored is not None
+        return [(gap.from_seq, gap.to_seq) for gap in stored.untold]
+
+    for key in (KEY, OTHER):
+        await consumers.create(key, 0, TERMS, 1.0)
+        consumers.told(key, [Gap("retention", 1, 3)])
+        for begin, end in ((1, 3), (4, 6), (9, 9)):
+            consumers.met(key, Gap("retention", begin, end), 5.0)
+    assert await untold(OTHER) == []
+    assert await untold() == [(1, 6), (9, 9)]
+    consumers.told(KEY, [Gap("retention", 1, 6), Gap("retention", 1, 9)])
+    assert await untold() == [(9, 9)]
+    consumers.met(KEY, Gap("reset", 10, 10), 6.0)
+    consumers.met(KEY, Gap("reset", 10, 10), 7.0)
+    assert await untold() == [(9, 9), (10, 10)]
+    stored = await consumers.get(KEY)
+    assert stored is not None
+    assert stored.gaps == Gaps(5, Gap("reset", 10, 10), 7.0)
+    consumers.told(KEY, [Gap("retention", 9, 9), Gap("reset", 10, 10)])
+    assert await untold() == []
+    for begin in range(1, 100, 2):
+        consumers.met(KEY, Gap("retention", begin, begin), 8.0)
+    found = await untold()
+    assert (len(found), found[0], found[-1]) == (contract.UNTOLD, (1, 1), (31, 99))
+    consumers.met(KEY, Gap("future"), 9.0)
+    assert (await untold())[-1] == (None, None), "it vouches for nothing, nor does what it is one with"
+
+
 # ledgers
 
 

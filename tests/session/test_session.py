@@ -13,6 +13,7 @@ from relay_tornado.errors import CloseCode, Conflict, NotFound
 from relay_tornado.model import Cursor, Token
 from relay_tornado.session import (
     AUTH_PAUSE,
+    Answered,
     Authenticate,
     Close,
     Deliver,
@@ -211,7 +212,7 @@ def test_on_gap_fail_tells_and_then_closes() -> None:
     session = authenticated()
     session.received('{"action":"subscribe","on_gap":"fail"}')
     effects = session.subscribed(request, [{"bucket_name": "a", "gap": None}, {"bucket_name": "b", "gap": gap}], 0.0)
-    assert kinds(effects) == [Send, Close]
+    assert kinds(effects) == [Send, Answered, Close]
     assert closing(effects) == CloseCode.GAP_REFUSED
     session = authenticated()
     session.received('{"action":"subscribe","on_gap":"fail"}')
