@@ -7,7 +7,7 @@ the bucket and so starts the task, which ends when it is caught up again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -42,7 +42,6 @@ class Delivery:
         "_ended",
         "_expected",
         "_joining",
-        "_lacking",
         "_notices",
         "_places",
         "_refusing",
@@ -83,9 +82,8 @@ class Delivery:
         self._places: dict[BucketId, Place] = {}
         self._dirty: dict[BucketId, None] = {}
         # An empty set takes three times an empty dict, and there are thousands of these.
-        self._expected: dict[BucketId, None] = {}
+        self._expected: Collection[BucketId] = ()
         self._joining: dict[BucketId, Position] = {}
-        self._lacking: dict[BucketId, None] = {}
         self._replaying: dict[BucketId, None] = {}
         self._notices: list[bytes] = []
         self.kept: Kept | None = None
@@ -103,12 +101,12 @@ class Delivery:
 
     def expect(self, bucket_ids: Iterable[BucketId]) -> None:
         """These buckets are being placed, so they need not join."""
-        self._expected.update(dict.fromkeys(bucket_ids))
+        self._expected = dict.fromkeys((*self._expected, *bucket_ids))
 
     def take(self, placements: Iterable[Placement], replaces: Delivery | None = None) -> None:
         """Takes the positions that the answer to subscribe tells, and from the one that it replaces what the client
         still has to answer for."""
-        self._expected.clear()
+        self._expected = ()
         for placement in placements:
             bucket = placement.bucket
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
@@ -182,7 +180,7 @@ class Delivery:
         """The bucket's record has changed: a durable token may have a position in it from now on."""
         kept = self.kept
         if kept is not None and bucket_id in self._places and kept.lacks(bucket_id):
-            self._lacking[bucket_id] = None
+            kept.lacking[bucket_id] = None
             self._go_on()
 
     def leave(self, bucket_id: BucketId) -> None:
@@ -312,8 +310,8 @@ class Delivery:
                 await self._refuse()
             elif self.kept is not None and self.kept.astray:
                 await self._follow(next(iter(self.kept.astray)))
-            elif self._lacking:
-                await self._keep(next(iter(self._lacking)))
+            elif self.kept is not None and self.kept.lacking:
+                await self._keep(next(iter(self.kept.lacking)))
             elif self._joining:
                 await self._enter_later(next(iter(self._joining)))
             elif self._dirty:
@@ -405,7 +403,7 @@ class Delivery:
     async def _keep(self, bucket_id: BucketId) -> None:
         """From now on receipts move the durable token's consumer in a bucket that is read without one."""
         assert self.kept is not None
-        del self._lacking[bucket_id]
+        del self.kept.lacking[bucket_id]
         ledger = await open_kept(self._shared.ledgers, self.kept.keeper, bucket_id)
         if ledger is None:
             return
@@ -553,7 +551,6 @@ class Delivery:
         self._joining.pop(bucket_id, None)
         self._dirty.pop(bucket_id, None)
         self._replaying.pop(bucket_id, None)
-        self._lacking.pop(bucket_id, None)
         place = self._places.pop(bucket_id, None)
         if place is None:
             return False

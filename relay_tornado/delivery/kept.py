@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -29,7 +28,8 @@ _Told = tuple[Ledger, Sequence[Gap]]
 class Kept:
     """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither.
 
-    `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else.
+    `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else, `lacking` those that
+    it reads without the consumer that a durable token has there from now on.
 
     A client counts as told of a gap when it has answered a ping that went out behind what told it: then it has read
     that. Before, the gap is told to whoever subscribes: one whose connection dies in between keeps it from nobody.
@@ -48,6 +48,7 @@ class Kept:
         "astray",
         "held",
         "keeper",
+        "lacking",
         "members",
     )
 
@@ -66,6 +67,7 @@ class Kept:
         self.members: dict[BucketId, Member] = {}
         self.held: dict[BucketId, Held] = {}
         self.astray: dict[BucketId, None] = {}
+        self.lacking: dict[BucketId, None] = {}
         self._ledgers = ledgers
         self._groups = groups
         self._receipts = receipts
@@ -74,7 +76,7 @@ class Kept:
         self._receipt = Receipt(ping)
         self._ping = ping
         self._telling: list[_Told] = []
-        self._asked: deque[tuple[bytes, list[_Told]]] = deque(maxlen=_ASKED)
+        self._asked: list[tuple[bytes, list[_Told]]] = []
 
     def enter(self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None) -> bool:
         """Takes part in a consumer, which was opened for it and stands where the place does. What the connection has
@@ -98,6 +100,7 @@ class Kept:
     def leave(self, bucket_id: BucketId) -> None:
         """Takes part no longer: what it had out goes to others at once. May be repeated."""
         self.astray.pop(bucket_id, None)
+        self.lacking.pop(bucket_id, None)
         member = self.members.pop(bucket_id, None)
         if member is not None:
             member.group.leave(member)
@@ -148,16 +151,17 @@ class Kept:
         """That was written: a ping behind it finds out whether it is read."""
         if self._telling:
             payload = os.urandom(8)
-            self._asked.append((payload, self._telling))
+            self._asked = [*self._asked[-_ASKED + 1 :], (payload, self._telling)]
             self._telling = []
             self._ping(payload)
 
     def ponged(self, payload: bytes) -> None:
         """A pong came from the client."""
-        index = next((index for index, asked in enumerate(self._asked) if asked[0] == payload), -1)
-        for _ in range(index + 1):
-            for ledger, gaps in self._asked.popleft()[1]:
+        read = 1 + next((index for index, asked in enumerate(self._asked) if asked[0] == payload), -1)
+        for _, told in self._asked[:read]:
+            for ledger, gaps in told:
                 self._ledgers.told(ledger, gaps)
+        del self._asked[:read]
         self._receipt.ponged(payload)
 
     def _astray(self, bucket_id: BucketId) -> None:
