@@ -2,6 +2,7 @@
 
 RelayError                  internal          500
 ├── Invalid                 invalid           400   says which field and what to write instead
+│   └── NotClear            invalid           400   more than one thing is meant by a name; says their ids
 ├── Unauthorized            unauthorized      401   close 4001
 ├── Forbidden               forbidden         403
 ├── NotFound                not_found         404
@@ -24,6 +25,7 @@ RelayError                  internal          500
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from relay_tornado.model import GapReason
@@ -48,6 +50,26 @@ class Invalid(RelayError):
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
         self.field = field
+
+
+class NotClear(Invalid):
+    """A bucket's inputs or outputs (`kind`: "input" or "output") among which it was not said which is meant: those of
+    one name, or where no name was given all of them, of which there may be none."""
+
+    SHOWN: ClassVar[int] = 5
+    """Ids that the message tells; a bucket may have a thousand."""
+
+    def __init__(self, bucket: str, kind: str, ids: Sequence[str], name: str | None = None, field: str = "") -> None:
+        some = ", ".join(ids[: self.SHOWN]) + (", …" if len(ids) > self.SHOWN else "")
+        if name is not None:
+            words = f"has {len(ids)} {kind}s {name[:100]!r}: name the one you mean by its id ({some})"
+        elif ids:
+            words = f"has {len(ids)} {kind}s: name the one you mean by its id ({some}), or by its name with --bucket"
+        else:
+            words = f"has no {kind}: make one with `relay {kind} create`"
+        super().__init__(
+            f"{field}: the bucket {bucket!r} {words}" if field else f"the bucket {bucket!r} {words}", field
+        )
 
 
 class Unauthorized(RelayError):

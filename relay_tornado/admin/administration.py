@@ -26,7 +26,7 @@ from relay_tornado.admin.outputs import (
 )
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.admin.tokens import changed_token, new_token, rotated_token
-from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, RelayError, Unknown
+from relay_tornado.errors import BucketGone, Conflict, NotClear, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.contract import EventLog
@@ -284,17 +284,19 @@ class Administration:
                     return each, one
         missing = NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {kind}s' ids")
         if bucket is not None:
-            for one in parts(buckets[0]):
-                if one.name == reference:
-                    return buckets[0], one
-            raise missing
+            called = [one for one in parts(buckets[0]) if one.name == reference]
+            if not called:
+                raise missing
+            if len(called) > 1:
+                raise NotClear(buckets[0].name, kind, [one.id for one in called], reference)
+            return buckets[0], called[0]
         try:
             named = self.find_bucket(reference)
         except NotFound:
             raise missing from None
         found = parts(named)
         if len(found) != 1:
-            raise Invalid(f"the bucket {named.name!r} has {len(found)} {kind}s: name the one you mean by its id")
+            raise NotClear(named.name, kind, [one.id for one in found])
         return named, found[0]
 
     # tokens

@@ -13,6 +13,7 @@ from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import NONE
 from relay_tornado.cli.output import Document, print_json
+from relay_tornado.errors import NotClear, NotFound
 
 
 def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | None:
@@ -65,27 +66,54 @@ def ask(yes: bool, question: str) -> None:
         raise Failure("nothing was deleted")
 
 
-def find_part(buckets: Iterable[Document], part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
+def find_part(buckets: Sequence[Document], part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
     """The bucket and its input or output (`part`: "inputs" or "outputs") that a reference names, as the relay itself
-    finds it: by id, within `bucket` by name too, or as the only one of the bucket that it names. Raises Failure."""
-    searched = [each for each in buckets if bucket is None or bucket in (each["id"], each["name"])]
-    if not searched and bucket is not None:
-        raise Failure(f"there is no bucket {bucket!r}: `relay bucket list` shows which there are")
-    for match in (
-        lambda each, one: one["id"] == reference,
-        lambda each, one: bucket is not None and one["name"] == reference,
-        lambda each, one: bucket is None and reference in (each["id"], each["name"]) and len(each[part]) == 1,
-    ):
-        for each in searched:
-            for one in each[part]:
-                if match(each, one):
-                    return each, one
+    finds it: by id, within `bucket` by name too, or as the only one of the bucket that it names. Raises NotFound and
+    NotClear."""
     kind = part.removesuffix("s")
-    raise Failure(f"there is no {kind} {reference!r}: `relay {kind} list` shows which there are")
+    parts = parts_of(buckets, part, bucket)
+    found = [(each, one) for each, one in parts if one["id"] == reference]
+    if not found and bucket is not None:
+        found = [(each, one) for each, one in parts if one["name"] == reference]
+        if len(found) > 1:
+            raise NotClear(found[0][0]["name"], kind, [one["id"] for _, one in found], reference)
+    if not found and bucket is None:
+        for each in buckets:
+            if reference in (each["id"], each["name"]):
+                return each, _only(each, part)
+    if not found:
+        raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay {kind} list` shows which there are")
+    return found[0]
+
+
+def _only(bucket: Document, part: str) -> Document:
+    found: list[Document] = bucket[part]
+    if len(found) != 1:
+        raise NotClear(bucket["name"], part.removesuffix("s"), [one["id"] for one in found])
+    return found[0]
+
+
+def find_output(bucket: Document, reference: str) -> Document:
+    """The bucket's output with this id or name. Raises Failure, saying which there are, and NotClear."""
+    outputs: list[Document] = bucket["outputs"]
+    found = [each for each in outputs if each["id"] == reference]
+    found = found or [each for each in outputs if each["name"] == reference]
+    if not found:
+        raise no_output(bucket, reference)
+    if len(found) > 1:
+        raise NotClear(bucket["name"], "output", [each["id"] for each in found], reference)
+    return found[0]
+
+
+def no_output(bucket: Document, reference: str) -> Failure:
+    """The error where a bucket has no such output."""
+    names = ", ".join(each["name"] or each["id"] for each in bucket["outputs"]) or "none"
+    return Failure(f"there is no output {reference!r} in {bucket['name']}: it has {names}")
 
 
 def delete_part(data: Path, part: str, reference: str, bucket: str | None, *, yes: bool, as_json: bool) -> None:
-    """Deletes an input or an output (`part` as for `find_part`) after asking, and says so. Raises Failure."""
+    """Deletes an input or an output (`part` as for `find_part`) after asking, and says so. Raises Failure, NotFound and
+    NotClear."""
     kind = part.removesuffix("s")
     with open_relay(data) as relay:
         owner, found = find_part(relay.call("bucket.list"), part, reference, bucket)
@@ -99,8 +127,8 @@ def delete_part(data: Path, part: str, reference: str, bucket: str | None, *, ye
 
 
 def parts_of(buckets: Iterable[Document], part: str, bucket: str | None) -> list[tuple[Document, dict[str, Any]]]:
-    """Every input or output, of one bucket or of all, with its bucket. Raises Failure."""
+    """Every input or output, of one bucket or of all, with its bucket. Raises NotFound."""
     searched = [each for each in buckets if bucket is None or bucket in (each["id"], each["name"])]
     if not searched and bucket is not None:
-        raise Failure(f"there is no bucket {bucket!r}: `relay bucket list` shows which there are")
+        raise NotFound(f"there is no bucket {bucket!r}: `relay bucket list` shows which there are")
     return [(each, one) for each in searched for one in each[part]]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay_tornado.cli.access import Access, extend, open_access
+from relay_tornado.cli.answering import no_output
 from relay_tornado.cli.client import open_relay, place_given
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.entry import Failure
@@ -20,6 +21,7 @@ from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
 from relay_tornado.errors import RelayError
+from relay_tornado.wire.fields import Document
 
 if TYPE_CHECKING:
     from relay_tornado.agent.engine import Agent
@@ -75,8 +77,8 @@ def forward(
     from relay_tornado.cli.tally import Tally
     from relay_tornado.client.errors import RelayClientError
 
-    if not (url or stock):
-        _must_have_destination(data, bucket, output)
+    if not stock and (output is not None or not url):
+        _check_outputs(data, bucket, url, output)
     screen = Screen()
     tally = Tally(screen, as_json, endless=sending.max_tries is None)
     target = sending.target()
@@ -100,15 +102,27 @@ def forward(
             tally.close(agent.open)
 
 
-def _must_have_destination(data: Path, bucket: str, output: str | None) -> None:
-    """Raises UsageError where no output says where this bucket's events go. Where the relay can't be asked, or tells
-    this token nothing of its buckets, what comes will show it."""
+def _check_outputs(data: Path, bucket: str, url: str, output: str | None) -> None:
+    """Raises UsageError where without a URL no output says where this bucket's events go, and Failure where with one
+    there is no such internal output. Where the relay can't be asked, or tells this token nothing of its buckets, what
+    comes will show it."""
     try:
         with open_relay(data) as relay:
             found = relay.call("bucket.show", bucket=bucket)
     except RelayError:
         return
     wanted = [each for each in found["outputs"] if output in (None, each["name"])]
+    if not url:
+        _check_destinations(bucket, output, wanted)
+    elif output is not None and not wanted:
+        raise no_output(found, output)
+    elif not any(each["internal"] for each in wanted):
+        raise Failure(
+            f"the output {output!r} of {bucket} is public: the relay itself sends its events to where they go"
+        )
+
+
+def _check_destinations(bucket: str, output: str | None, wanted: list[Document]) -> None:
     if any(each["internal"] and each["destination"] for each in wanted):
         return
     which = "no internal output" if output is None else f"no internal output {output!r}"

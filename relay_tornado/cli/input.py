@@ -137,11 +137,12 @@ def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool)
         note("there is no input")
     else:
         print_table(
-            ("BUCKET", "NAME", "WEBHOOK URL", "ANSWERS", "VERIFY", "DESCRIPTION"),
+            ("BUCKET", "NAME", "ID", "WEBHOOK URL", "ANSWERS", "VERIFY", "DESCRIPTION"),
             (
                 (
                     each["name"],
                     one["name"],
+                    one["id"],
                     webhook_url(base, one["id"]),
                     _answers(one),
                     _verify_words(one),

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 import relay_tornado
+from relay_tornado.cli.answering import find_part
 from relay_tornado.cli.output import note
 from relay_tornado.errors import Invalid, NotFound, RelayError, Unavailable
 from relay_tornado.wire.fields import Document
@@ -98,22 +99,9 @@ class Remote:
         return found
 
     def holder(self, part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
-        """The bucket and its input or output (`part`: "inputs", "outputs") that a reference names; by id, by name
-        within a bucket, or as the only one of the bucket that the reference names. Raises NotFound and Invalid."""
+        """The bucket and its input or output (`part`: "inputs", "outputs") that a reference names, see `find_part`."""
         buckets = self.buckets() if bucket is None else [self.request("GET", "buckets", bucket)]
-        for each in buckets:
-            for one in each[part]:
-                if one["id"] == reference or (bucket is not None and one["name"] == reference):
-                    return each, one
-        kind = part.removesuffix("s")
-        named = [each for each in buckets if bucket is None and reference in (each["id"], each["name"])]
-        if not named:
-            raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {part}' ids")
-        if len(named[0][part]) != 1:
-            raise Invalid(
-                f"the bucket {named[0]['name']!r} has {len(named[0][part])} {part}: name the one you mean by its id"
-            )
-        return named[0], named[0][part][0]
+        return find_part(buckets, part, reference, bucket)
 
 
 def _token_body(options: Document) -> Document:

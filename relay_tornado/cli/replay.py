@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from relay_tornado.cli.access import open_access
+from relay_tornado.cli.answering import find_output
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.entry import Failure
@@ -166,7 +167,7 @@ _Order: TypeAlias = Callable[[int, int], Iterator[int]]
 
 
 def _order(relay: Caller, course: Course, output: str | None, consumer: str | None, pace: Pace, rules: Any) -> _Order:
-    found: Document | None = None if output is None else _output(course.span.bucket, output)
+    found: Document | None = None if output is None else find_output(course.span.bucket, output)
     if found is not None and found["internal"]:
         if pace.factor is not None:
             raise click.UsageError("an internal output has no pace of its own: --pace full, or a rate like 10/s")
@@ -176,15 +177,6 @@ def _order(relay: Caller, course: Course, output: str | None, consumer: str | No
     if found is not None:
         return _replay(relay, course, "output.replay", pace, output=found["id"])
     return _replay(relay, course, "consumer.replay", pace, consumer=consumer)
-
-
-def _output(bucket: Document, reference: str) -> Document:
-    outputs: list[Document] = bucket["outputs"]
-    for each in outputs:
-        if reference in (each["id"], each["name"]):
-            return each
-    names = ", ".join(each["name"] or each["id"] for each in outputs) or "none"
-    raise Failure(f"there is no output {reference!r} in {bucket['name']}: it has {names}")
 
 
 def _resend(relay: Caller, course: Course, output: str, rules: Any) -> _Order:

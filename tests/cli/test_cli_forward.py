@@ -11,6 +11,7 @@ import pytest
 
 from relay_tornado.cli.screen import Screen
 from tests.cli.runner import Runner
+from tests.cli.server import serving
 
 URL = "http://localhost:3000"
 
@@ -45,6 +46,21 @@ def test_no_relay_runs(relay: Runner, tmp_path: Path) -> None:
     relay.json("bucket", "create", "orders")
     words = relay.refused("forward", "orders", URL, XDG_STATE_HOME=str(tmp_path / "state"))
     assert "relay serve" in words
+
+
+def test_an_output_that_is_not_there(relay: Runner, tmp_path: Path) -> None:
+    """Whoever waits for the copies for an output that gets none is told at the start, here and at a URL."""
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    relay.json("bucket", "create", "orders")
+    relay.json("output", "create", "orders", "--name", "shop", "--public", "--destination", "https://shop.example.org/")
+    relay.json("output", "create", "orders", "--name", "worker")
+    with serving(relay.data) as server:
+        for place in ({}, {"RELAY_URL": server.url, "RELAY_SECRET": server.secret}):
+            said = relay.refused("forward", "orders", URL, "--output", "nope", **place, **state)
+            assert said == "there is no output 'nope' in orders: it has shop, worker"
+            said = relay.refused("forward", "orders", URL, "--output", "shop", **place, **state)
+            assert said.startswith("the output 'shop' of orders is public")
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_key_needs_a_secret(relay: Runner, tmp_path: Path) -> None:

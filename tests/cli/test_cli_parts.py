@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from tests.admin.test_admin_commands import INPUT, OUTPUT
 from tests.cli.runner import Runner
+from tests.cli.server import serving
 
 
 @pytest.fixture
@@ -66,11 +69,78 @@ def test_inputs_are_listed_and_found(relay: Runner, made: dict[str, Any]) -> Non
     second = relay.json("input", "create", "orders", "--name", "x", "--verify", "gitlab", "--verify-secret", "hidden-1")
     assert relay.json("input", "list", "orders") == [first, second]
     assert len(relay.json("input", "list")) == 3
-    assert "there is no input 'orders'" in relay.refused("input", "show", "orders")
+    assert "there is no input 'nothing'" in relay.refused("input", "show", "nothing")
     assert "no bucket 'nothing'" in relay.refused("input", "list", "nothing")
     shown = relay("input", "show", second["id"]).stdout
     assert re.search(r"^verifies +gitlab, reject$", shown, re.MULTILINE)
     assert "hidden-1" not in shown + relay("input", "list").stdout
+
+
+def test_a_bucket_with_several_names_none_of_them(relay: Runner, made: dict[str, Any], tmp_path: Path) -> None:
+    """Where it is not said which is meant, that is refused with the ids and the way to say it, here and at a URL."""
+    ids = [made["inputs"][0]["id"], relay.json("input", "create", "orders", "--name", "x")["id"]]
+    expected = (
+        f"the bucket 'orders' has 2 inputs: name the one you mean by its id ({', '.join(ids)}), "
+        "or by its name with --bucket"
+    )
+    empty = "the bucket 'orders' has no output: make one with `relay output create`"
+
+    def check(**variables: str) -> None:
+        assert relay.refused("input", "show", "orders", **variables) == expected
+        assert relay.refused("input", "set", "orders", "--status", 202, **variables) == expected
+        assert relay.refused("input", "delete", "orders", "--yes", **variables) == expected
+        assert relay.refused("output", "show", "orders", **variables) == empty
+        assert relay.refused("output", "set", "orders", "--disabled", **variables) == empty
+
+    check()
+    with serving(relay.data) as server:
+        check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+
+
+def namesakes(relay: Runner) -> list[str]:
+    """Two outputs `a` and two inputs `a` of the bucket `orders`, as an older file may hold them; the outputs' ids."""
+    for name in ("a", "b"):
+        relay.json("output", "create", "orders", "--name", name, "--destination", "http://localhost:9000/")
+        relay.json("input", "create", "orders", "--name", "a")
+    with contextlib.closing(sqlite3.connect(relay.data / "relay.db")) as raw, raw:
+        (text,) = raw.execute("SELECT document FROM bucket").fetchone()
+        document = json.loads(text)
+        document["outputs"][1]["name"] = "a"
+        raw.execute("UPDATE bucket SET document = ?, revision = revision + 1", (json.dumps(document),))
+    return [each["id"] for each in document["outputs"]]
+
+
+@pytest.mark.usefixtures("made")
+def test_a_name_that_several_have_names_none_of_them(relay: Runner) -> None:
+    """No command takes the first of them: each tells the ids, and takes one; here and at a URL."""
+    ids = namesakes(relay)
+    said = f"the bucket 'orders' has 2 outputs 'a': name the one you mean by its id ({', '.join(ids)})"
+
+    def check(**variables: str) -> None:
+        assert "has 2 inputs 'a'" in relay.refused(
+            "input", "set", "a", "--bucket", "orders", "--body", "x", **variables
+        )
+        assert "has 2 inputs 'a'" in relay.refused("input", "show", "a", "--bucket", "orders", **variables)
+        for command in (("show",), ("set", "--disabled"), ("delete", "--yes"), ("pause",), ("rules", "--none")):
+            assert relay.refused("output", *command, "a", "--bucket", "orders", **variables) == said
+        assert said in relay.refused("logs", "list", "--bucket", "orders", "--output", "a", **variables)
+        assert relay.json("output", "set", ids[1], "--bucket", "orders", "--description", "second", **variables)
+        outputs = relay.json("output", "list", "orders", **variables)
+        assert [each["description"] for each in outputs] == ["", "second"]
+        relay.json("output", "set", ids[1], "--description", "", **variables)
+
+    check()
+    with serving(relay.data) as server:
+        check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+        server.send(relay.json("input", "list", "orders")[0]["id"], b"x")
+        assert said in relay.refused("replay", "orders", "--from", "earliest", "--to-output", "a")
+
+
+@pytest.mark.usefixtures("made")
+def test_a_list_of_inputs_has_their_ids(relay: Runner) -> None:
+    """As `input set` wants them."""
+    header, line = relay("input", "list").stdout.splitlines()[:2]
+    assert line[header.index("ID ") :].startswith(relay.json("input", "list")[0]["id"] + "  ")
 
 
 def test_an_input_is_deleted(relay: Runner, made: dict[str, Any]) -> None:
