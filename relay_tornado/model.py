@@ -350,6 +350,11 @@ class Token:
         return self.expires_at is not None and self.expires_at <= now
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 event`, `2 events`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def to_document(value: Any) -> Any:
     """A record as plain JSON data, for storage: dataclasses become objects, tuples and sets become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

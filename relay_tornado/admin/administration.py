@@ -31,7 +31,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.model import Bucket, BucketId, Input, Output, Token
+from relay_tornado.model import Bucket, BucketId, Input, Output, Token, counted
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.uses import Uses
 from relay_tornado.settings import Settings
@@ -142,8 +142,9 @@ class Administration:
         first = next((each for each in bucket.inputs if each.created_at == bucket.created_at), None)
         if not force and (bucket.outputs or any(each is not first for each in bucket.inputs)):
             raise Conflict(
-                f"the bucket {bucket.name!r} has {len(bucket.inputs)} inputs and {len(bucket.outputs)} outputs: delete "
-                "all but the input that it was made with, or say force to delete everything"
+                f"the bucket {bucket.name!r} has {counted(len(bucket.inputs), 'input')} and "
+                f"{counted(len(bucket.outputs), 'output')}: delete all but the input that it was made with, or say "
+                "force to delete everything"
             )
         await self._remove_bucket(bucket)
         return bucket

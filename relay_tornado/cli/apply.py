@@ -14,6 +14,7 @@ from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json, printable
 from relay_tornado.cli.plan import Step, plan
 from relay_tornado.errors import NotFound, RelayError
+from relay_tornado.model import counted
 from relay_tornado.wire.fields import Document
 
 _option = options_of("APPLY")
@@ -60,8 +61,8 @@ def _ask(deletions: list[Step]) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("nobody is here to be asked whether to delete things: say --yes")
     buckets = sum(step.kind == "bucket" for step in deletions)
-    events = f", and every event in {buckets} buckets" if buckets else ""
-    if not click.confirm(f"Delete {len(deletions)} things{events}?", err=True):
+    events = f", and every event in {counted(buckets, 'bucket')}" if buckets else ""
+    if not click.confirm(f"Delete {counted(len(deletions), 'thing')}{events}?", err=True):
         raise Failure("nothing was changed")
 
 
@@ -98,7 +99,7 @@ class _Run:
                 if self._rehearsed:
                     so_far = " (nothing was changed)"
                 elif done:
-                    so_far = f" ({done} of {len(steps)} changes are made; apply the file again after mending it)"
+                    so_far = f" ({done} of {counted(len(steps), 'change')} made; apply the file again after mending it)"
                 where = f"{step.kind} {step.name}" + ("" if step.kind == "bucket" else f" of {step.bucket}")
                 raise Failure(f"{self._said}{where}: {error}{so_far}") from None
 

@@ -17,6 +17,7 @@ from relay_tornado.cli.options import data_option, json_option, settings_from_en
 from relay_tornado.cli.output import print_json, printable, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import RelayError
+from relay_tornado.model import counted
 
 if TYPE_CHECKING:
     from relay_tornado.ops.check import Report
@@ -57,9 +58,7 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
         summary = {"buckets": report.buckets, "events": report.events}
         print_json({"file": str(made.path), "bytes": made.bytes, "seconds": round(made.seconds, 3), **summary})
     else:
-        click.echo(
-            f"{made.path}: {size_words(made.bytes)}, {report.buckets} buckets, {report.events} events; it was checked"
-        )
+        click.echo(f"{made.path}: {size_words(made.bytes)}, {_held(report)}; it was checked")
         _print_findings(report)
 
 
@@ -96,7 +95,7 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
         )
         return
     words = "it is as damaged as its backup" if report.damaged else "it was checked"
-    click.echo(f"{restored.path}: {report.buckets} buckets, {report.events} events; {words}")
+    click.echo(f"{restored.path}: {_held(report)}; {words}")
     _print_findings(report)
     if restored.tokens:
         click.echo("These tokens are good again, also where one was revoked since: `relay token revoke` ends it.")
@@ -148,13 +147,14 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
         print_json(_document(report))
     else:
         words = "damage was found" if report.damaged else "sound"
-        click.echo(
-            f"{report.path}: {words}; {report.buckets} buckets, {report.events} events, {size_words(report.bytes)} in "
-            f"{report.seconds:.1f} s"
-        )
+        click.echo(f"{report.path}: {words}; {_held(report)}, {size_words(report.bytes)} in {report.seconds:.1f} s")
         _print_findings(report)
     if report.damaged:
         raise click.exceptions.Exit(DAMAGED)
+
+
+def _held(report: Report) -> str:
+    return f"{counted(report.buckets, 'bucket')}, {counted(report.events, 'event')}"
 
 
 def _space(data: Path) -> Any:

@@ -17,9 +17,9 @@ from relay_tornado.cli.options import (
     Duration,
     Moment,
     NoneOr,
+    Number,
     Size,
     data_option,
-    format_size,
     json_option,
     options_of,
     url_option,
@@ -28,6 +28,7 @@ from relay_tornado.cli.output import (
     Document,
     auth_words,
     dedupe_words,
+    exact_size,
     note,
     print_fields,
     print_json,
@@ -55,7 +56,7 @@ def _bucket_options(function: Any) -> Any:
             _option("--retention-age", type=NoneOr(Duration()), help="Events leave when they are this old."),
             _option(
                 "--retention-events",
-                type=NoneOr(click.IntRange(min=1)),
+                type=NoneOr(Number(min=1)),
                 help="Events leave, oldest first, over this number.",
             ),
             _option(
@@ -87,7 +88,7 @@ def _bucket_options(function: Any) -> Any:
                 type=Moment(),
                 help="When it is deleted, with every event in it: 1d from now, a date (UTC), unix seconds, or none.",
             ),
-            _option("--rate-limit", type=NoneOr(click.IntRange(min=1)), help="Events in an interval; over it 429."),
+            _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events in an interval; over it 429."),
             _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
             _option("--auth", type=_AUTH, help="What senders must bring: nothing, a user and password, or a token."),
             _option("--username", help="For --auth basic."),
@@ -136,7 +137,9 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
         settings = Settings()
         base = f"http://{settings.host}:{settings.port}"
         click.echo(f"Start the relay:          {program()} serve{where}")
-    click.echo(f"Send a webhook:           curl {webhook_url(base, made['inputs'][0]['id'])} -d hello")
+    click.echo(
+        f"Send a webhook:           curl {webhook_url(base, made['inputs'][0]['id'])} -d hello{_proof(made['auth'])}"
+    )
     click.echo(f"Give clients access:      {program()} token create{where}")
 
 
@@ -233,6 +236,13 @@ def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
         click.echo(f"Deleted the bucket {found['name']} ({found['id']}).")
 
 
+def _proof(auth: Document) -> str:
+    """What curl has to bring, without a secret: it asks for a password itself."""
+    if auth["type"] == "basic":
+        return f" -u {shlex.quote(auth['username'])}"
+    return ' -H "Authorization: Bearer TOKEN"' if auth["type"] == "token" else ""
+
+
 def _options(params: dict[str, Any]) -> Document:
     """The options that were given, in the form of the REST interface."""
     auth = {
@@ -278,7 +288,7 @@ def _print(found: Document, base: str | None) -> None:
         ("auth", auth_words(found["auth"])),
         *([("ephemeral", "yes, no content is stored")] if found["ephemeral"] else []),
         *([("at most", rate_words(found["rate_limit"]))] if found["rate_limit"] else []),
-        ("largest body", largest if size is None else format_size(size)),
+        ("largest body", largest if size is None else exact_size(size)),
         ("created", when(found["created_at"])),
         *([("deleted at", when(found["expires_at"]))] if found["expires_at"] else []),
     ]

@@ -9,9 +9,10 @@ import click
 
 from relay_tornado.cli.answering import ask
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.options import data_option, format_duration, json_option, options_of
+from relay_tornado.cli.options import Number, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.model import counted
 
 _option = options_of("CONSUMER")
 
@@ -74,19 +75,19 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
         ("bucket", found["bucket_name"]),
         ("acks", found["ack"]),
         ("position", f"{found['floor']}, of {found['head']}"),
-        ("pending", f"{found['pending']} events" + (f", the oldest for {_waited(found)}" if found["pending"] else "")),
+        ("pending", _events(found["pending"]) + (f", the oldest for {_waited(found)}" if found["pending"] else "")),
         ("out", f"{found['out']} given and not acked"),
         ("parked", f"{found['parked']} wait for another try"),
         ("dead", f"{found['dead']} given up" + (", see `relay consumer dead`" if found["dead"] else "")),
         ("connections", str(found["connections"])),
     ]
     if found["ack_wait"] is not None:
-        tries = found["max_deliver"] or "no end of"
-        rows.append(("terms", f"{tries} tries, {format_duration(found['ack_wait'])} for an ack"))
+        tries = counted(found["max_deliver"], "attempt") if found["max_deliver"] else "no end of attempts"
+        rows.append(("terms", f"{tries}, {format_duration(found['ack_wait'])} for an ack"))
     if found["gaps"] is not None:
         last = found["gaps"]["last"]
         which = "" if last["from"] is None else f" {last['from']} to {last['to']}"
-        rows.append(("missed", f"{found['gaps']['times']} gaps, the last one{which} ({last['reason']}), "
+        rows.append(("missed", f"{counted(found['gaps']['times'], 'gap')}, the last one{which} ({last['reason']}), "
                                f"{when(found['gaps']['at'])}"))  # fmt: skip
     rows.append(("made", when(found["created_at"])))
     print_fields(rows)
@@ -124,7 +125,7 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
     with open_relay(data) as relay:
         if not yes:
             found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
-            lost = f"{found['pending']} events pending and {found['dead']} given up"
+            lost = f"{_events(found['pending'])} pending and {found['dead']} given up"
             ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
         gone = relay.call("consumer.delete", bucket=bucket, consumer=consumer)
     if as_json:
@@ -136,7 +137,7 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
 @consumer.command()
 @click.argument("bucket")
 @click.argument("consumer", required=False)
-@_option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="At most this many.")
+@_option("--limit", type=Number(1, 1000), default=100, show_default=True, help="At most this many.")
 @_option("--cursor", help="Go on behind this id.")
 @data_option
 @json_option
@@ -204,13 +205,13 @@ def forget(
 ) -> None:
     """Forget what the consumer CONSUMER of the bucket BUCKET gave up: the events ID, or all. The events stay."""
     wanted = _wanted(ids, everything)
-    ask(yes, f"Forget {'all dead letters' if wanted is None else f'{len(wanted)} dead letters'} of {consumer}?")
+    ask(yes, f"Forget {'all dead letters' if wanted is None else counted(len(wanted), 'dead letter')} of {consumer}?")
     with open_relay(data) as relay:
         done = relay.call("consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)
     if as_json:
         print_json(done)
     else:
-        click.echo(f"Forgot {done['forgotten']} dead letters.")
+        click.echo(f"Forgot {counted(done['forgotten'], 'dead letter')}.")
 
 
 def reference(found: Document) -> str:
@@ -230,4 +231,4 @@ def _waited(found: Document) -> str:
 
 
 def _events(count: int) -> str:
-    return f"{count} event{'' if count == 1 else 's'}"
+    return counted(count, "event")

@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 import relay_tornado
+from relay_tornado.cli.flags import in_flags
 from relay_tornado.errors import RelayError
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
@@ -24,6 +25,10 @@ REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "list
 
 _COMMAND: Final = ("GET /v1/buckets lists", "`relay bucket list` shows")
 """What the relay's errors name to those who speak REST, and what it is here."""
+
+
+_BEHIND: Final = {"--data": " PATH", "--json": "", "--public-url": " URL"}
+"""Options of nearly every command, which none of them is before its command."""
 
 
 class Failure(click.ClickException):
@@ -76,11 +81,19 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, short) for name, (_, short) in self.places.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise _misplaced(error, ctx) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            raise _misplaced(error, error.ctx) from None
         except RelayError as error:
-            raise Failure(str(error).replace(*_COMMAND)) from error
+            raise Failure(in_flags(ctx.invoked_subcommand, str(error).replace(*_COMMAND))) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output left; click ends quietly then
@@ -93,6 +106,14 @@ class Commands(click.Group):
             if sqlite3 is None or not isinstance(error, sqlite3.Error):
                 raise
             raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
+
+
+def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> click.UsageError:
+    """The error where an option stands before the command that it belongs to."""
+    if context is None or not isinstance(context.command, click.Group) or error.option_name not in _BEHIND:
+        return error
+    example = f"relay bucket list {error.option_name}{_BEHIND[error.option_name]}"
+    return click.UsageError(f"{error.option_name} stands behind the command, as in `{example}`", context)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -17,9 +17,20 @@ from relay_tornado.cli.answering import (
     read_text,
 )
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import NONE, Duration, Lines, NoneOr, data_option, json_option, options_of, url_option
+from relay_tornado.cli.options import (
+    NONE,
+    Duration,
+    Lines,
+    NoneOr,
+    Number,
+    data_option,
+    json_option,
+    options_of,
+    url_option,
+)
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
 from relay_tornado.cli.secret import read_secret
+from relay_tornado.model import counted
 
 _option = options_of("INPUT")
 
@@ -30,7 +41,7 @@ def _input_options(function: Any) -> Any:
         (
             _option("--name", help="A name."),
             _option("--description", help="What it is for."),
-            _option("--status", "status_code", type=click.IntRange(200, 599), help="Status that senders get."),
+            _option("--status", "status_code", type=Number(200, 599), help="Status that senders get."),
             _option("--body", help="Body that senders get; empty for none."),
             _option(
                 "--body-file",
@@ -84,7 +95,7 @@ def _input_options(function: Any) -> Any:
             ),
             _option(
                 "--rate-limit",
-                type=NoneOr(click.IntRange(min=1)),
+                type=NoneOr(Number(min=1)),
                 help="Events that it takes in an interval; over it 429.",
             ),
             _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
@@ -257,7 +268,7 @@ def _show(document: Document, base: str | None, as_json: bool) -> None:
 def _answers(document: Document) -> str:
     if document["response_from_output"]:
         return f"what {document['response_from_output']} answers"
-    return f"{document['status_code']}, {len(document['body'].encode())} bytes"
+    return f"{document['status_code']}, {counted(len(document['body'].encode()), 'byte')}"
 
 
 def _verify_words(document: Document) -> str:

@@ -17,7 +17,7 @@ from relay_tornado.cli.access import Access, extend, open_access
 from relay_tornado.cli.client import place_given
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.entry import Failure
-from relay_tornado.cli.options import Lines, Size, data_option, json_option, options_of
+from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
 
@@ -35,7 +35,7 @@ _option = options_of("LISTEN")
 @_option("--max-body", type=Size(), help="Leave out bodies that are larger.")
 @_option("--outputs/--no-outputs", default=True, help="Once for each output, or (--no-outputs) each event once.")
 @_option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="File that keeps how far it is.")
-@_option("--max", "most", type=click.IntRange(min=1), help="End after this many events.")
+@_option("--max", "most", type=Number(min=1), help="End after this many events.")
 @_option("--exec", "command", type=Lines(), help="Run this for each event, the body on its standard input.")
 @_option("--exec-keep-going", is_flag=True, help="Go on where the command of --exec fails, instead of trying again.")
 @_option("--bodies-only", is_flag=True, help="Print bodies alone, as they came.")

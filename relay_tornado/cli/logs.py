@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.options import data_option, date_time, json_option, options_of
+from relay_tornado.cli.options import Number, data_option, date_time, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
 from relay_tornado.errors import Invalid
+from relay_tornado.model import counted
 from relay_tornado.settings import parse_duration
 
 _ANSWER = 500
@@ -63,7 +64,7 @@ def logs() -> None:
 @_option("--status", type=click.Choice(STATUSES), help="Only those with this status.")
 @_SINCE
 @_UNTIL
-@_option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most this many.")
+@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="At most this many.")
 @_option("--cursor", help="Go on behind this id, towards older ones.")
 @data_option
 @json_option
@@ -84,7 +85,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
         (
             (
                 each["id"],
-                when(each["created_at"]),
+                when(each["created_at"], seconds=True),
                 names.get(each["bucket_id"], each["bucket_id"]),
                 each["method"],
                 str(len(each["body"].encode(errors="replace"))),
@@ -109,7 +110,11 @@ def show(id: str, data: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    rows = [("event", found["id"]), ("received", when(found["created_at"])), ("from", found["ip_address"])]
+    rows = [
+        ("event", found["id"]),
+        ("received", when(found["created_at"], seconds=True)),
+        ("from", found["ip_address"]),
+    ]
     query = f"?{found['raw_query']}" if found["raw_query"] else ""
     rows.append(("request", f"{found['method']} {found['extra_path'] or '/'}{query}"))
     rows += [("header", f"{name}: {value}") for name, values in found["headers"].items() for value in values]
@@ -136,8 +141,8 @@ def _beginning(answer: bytes) -> str:
 @logs.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_option("--bucket", help="Instead of ids: a bucket's events, all or those of a range.")
-@_option("--first", type=click.IntRange(min=1), help="From this seq on.")
-@_option("--last", type=click.IntRange(min=1), help="Up to this seq.")
+@_option("--first", type=Number(min=1), help="From this seq on.")
+@_option("--last", type=Number(min=1), help="Up to this seq.")
 @_SINCE
 @_UNTIL
 @_option("--filter", help="Only events that match these rules (JSON), as an output's.")
@@ -184,7 +189,7 @@ def resend(
     if as_json:
         print_json({"status": "resent", "ids": made})
     elif made:
-        click.echo(f"Sent {len(made)} events again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
+        click.echo(f"Sent {counted(len(made), 'event')} again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
     else:
         note("there is no such event")
 

@@ -69,6 +69,23 @@ class _Quantity(click.ParamType[Any]):
         return quantity
 
 
+class Number(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a whole number{self._bounds()}", param, ctx)
+
+    def _bounds(self) -> str:
+        if self.max is None:
+            return "" if self.min is None else f" of at least {self.min}"
+        return f" from {self.min} to {self.max}"
+
+
 class Size(_Quantity):
     """Bytes: 1048576, 250KB, 3MiB."""
 
@@ -128,8 +145,7 @@ class NoneOr(click.ParamType[Any]):
         self.name = f"{inner.name}|none"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        inner = "NUMBER" if isinstance(self._inner, click.IntRange) else self._inner.name.upper()
-        return f"{inner}|none"
+        return f"{self._inner.name.upper()}|none"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if isinstance(value, str) and value.strip().lower() == NONE.value:
@@ -270,9 +286,9 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
     if field.metadata["unit"] == "seconds":
         return Duration(zero=zero)
     if field.name in ("port", "metrics_port"):
-        return click.IntRange(0, 65_535)
+        return Number(0, 65_535)
     if hint is int:
-        return click.IntRange(min=0 if zero else 1)
+        return Number(min=0 if zero else 1)
     if hint is Path:
         return click.Path(path_type=Path, readable=False)
     return {"public_url": Url(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.options import format_duration, format_size
+from relay_tornado.model import counted
 
 Document = dict[str, Any]
 
@@ -67,9 +68,16 @@ def size_words(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-def when(time: float | None) -> str:
-    """A unix time in words."""
-    return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def exact_size(size: int) -> str:
+    """`10GiB`, as it may be given back; where that is a number alone, it is bytes: `1500 bytes`."""
+    text = format_size(size)
+    return counted(size, "byte") if text.isdigit() else text
+
+
+def when(time: float | None, *, seconds: bool = False) -> str:
+    """A unix time in words, to the minute or to the second."""
+    form = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
+    return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime(form)
 
 
 def webhook_url(base: str | None, input_id: str) -> str:
@@ -88,12 +96,12 @@ def retention_words(keep: Document) -> str:
     if keep["max_age"] is not None:
         words.append(format_duration(keep["max_age"]))
     if keep["max_events"] is not None:
-        words.append(f"{keep['max_events']} events")
+        words.append(counted(keep["max_events"], "event"))
     if keep["max_bytes"] is not None:
-        words.append(format_size(keep["max_bytes"]))
+        words.append(exact_size(keep["max_bytes"]))
     if words and keep.get("wait_for_consumers"):
         hard = keep.get("hard_max_bytes")
-        words.append("waits for consumers" + ("" if hard is None else f" up to {format_size(hard)}"))
+        words.append("waits for consumers" + ("" if hard is None else f" up to {exact_size(hard)}"))
     return ", ".join(words) or "everything is kept"
 
 
@@ -103,7 +111,9 @@ def dedupe_words(dedupe: Document | None) -> str:
 
 def rate_words(limit: Document | None) -> str:
     """`100 events in 1s`."""
-    return "no limit" if limit is None else f"{limit['events']} events in {format_duration(limit['interval'])}"
+    return (
+        "no limit" if limit is None else f"{counted(limit['events'], 'event')} in {format_duration(limit['interval'])}"
+    )
 
 
 def auth_words(auth: Document) -> str:

@@ -11,7 +11,7 @@ import click
 
 from relay_tornado.cli.answering import delete_part, find_part, header_rows, headers_given, parts_of, read_text
 from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.options import Duration, Lines, data_option, format_duration, json_option, options_of
+from relay_tornado.cli.options import Duration, Lines, Number, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.errors import Invalid
@@ -43,7 +43,7 @@ def _output_options(function: Any) -> Any:
                 help="Whether what follows the input in the URL is not appended to the destination.",
             ),
             _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
-            _option("--retries", type=click.IntRange(-1, 1000), help="Tries on top of the first three; -1 for none."),
+            _option("--retries", type=Number(-1, 1000), help="Tries on top of the first three; -1 for none."),
             _option(
                 "--tls-verification/--no-tls-verification",
                 default=None,

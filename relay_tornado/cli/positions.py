@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import click
 
@@ -11,7 +11,7 @@ from relay_tornado.cli.logs import Past
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 
-FORM = "an id, 2h (ago), 2026-12-31T12:00, unix seconds, last:100, seq:42, earliest or latest"
+FORM: Final = "an id, 2h (ago), 2026-12-31T12:00, unix seconds, last:100, {}earliest or latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +23,19 @@ class Place:
 
     @property
     def since(self) -> Any:
-        """As a `since` of subscribe. Raises Invalid for a seq, which no epoch stands beside."""
-        if self.kind == "seq":
-            raise Invalid("a seq alone is no place to begin at here: write the id, <epoch>-<seq>")
+        """As a `since` of subscribe; a seq, which no epoch stands beside, is none."""
         if self.kind == "id":
             return self.value
         return {self.kind: self.value} if self.value is not None else self.kind
 
 
 class PlaceType(click.ParamType[Any]):
-    """What `Place` holds."""
+    """What `Place` holds; a seq only where `seqs`."""
 
     name = "position"
+
+    def __init__(self, *, seqs: bool = False) -> None:
+        self._seqs = seqs
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -44,6 +45,8 @@ class PlaceType(click.ParamType[Any]):
             return Place("earliest" if text == "earliest" else "latest")
         word, colon, number = text.partition(":")
         if colon and word in ("last", "seq") and number.isascii() and number.isdigit() and int(number) > 0:
+            if word == "seq" and not self._seqs:
+                self.fail("a seq alone is no place here: write the id, <epoch>-<seq>", param, ctx)
             return Place("last" if word == "last" else "seq", int(number))
         try:
             parse_id(text)
@@ -54,4 +57,4 @@ class PlaceType(click.ParamType[Any]):
         try:
             return Place("time", Past().convert(text, param, ctx))
         except click.UsageError:
-            self.fail(f"{value!r} is not {FORM}", param, ctx)
+            self.fail(f"{value!r} is not {FORM.format('seq:42, ' if self._seqs else '')}", param, ctx)

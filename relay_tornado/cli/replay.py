@@ -24,6 +24,7 @@ from relay_tornado.cli.span import Course, find_span
 from relay_tornado.cli.target import SENDING, Sending, sending_options, shape_of
 from relay_tornado.errors import RelayError
 from relay_tornado.ids import parse_id
+from relay_tornado.model import counted
 from relay_tornado.wire.fields import Document
 
 if TYPE_CHECKING:
@@ -59,11 +60,13 @@ class PaceType(click.ParamType[Any]):
 
 @click.command()
 @click.argument("bucket")
-@_option("--from", "begin", type=PlaceType(), required=True, help="First event: an id, a time, last:100, earliest.")
+@_option(
+    "--from", "begin", type=PlaceType(seqs=True), required=True, help="First event: an id, a time, last:100, earliest."
+)
 @_option(
     "--to",
     "end",
-    type=PlaceType(),
+    type=PlaceType(seqs=True),
     default="latest",
     show_default=True,
     help="Last event: likewise, or the time before which it came.",
@@ -131,7 +134,7 @@ def _tell(course: Course, as_json: bool) -> None:
     if as_json:
         print_json(course.document)
     else:
-        words = [f"{course.sent} of {course.span.count} events {course.verb}"]
+        words = [f"{course.sent} of {counted(course.span.count, 'event')} {course.verb}"]
         words += [
             f"{getattr(course, name)} {name}" for name in ("refused", "failed", "missing") if getattr(course, name)
         ]
@@ -203,7 +206,7 @@ def _resend(relay: Caller, course: Course, output: str, rules: Any) -> _Order:
 def _replay(relay: Caller, course: Course, command: str, pace: Pace, **to: Any) -> _Order:
     """Whoever holds the position of a public output or of a consumer gives the events again, in the pace that is
     asked for; where as many wait as may, the rest waits here."""
-    course.verb = "on their way again"
+    course.verb = "scheduled again"
 
     def order(first: int, last: int) -> Iterator[int]:
         wanted: Document = {"bucket": course.span.bucket["id"], "last": last, "speed": pace.factor, **to}

@@ -20,6 +20,7 @@ from relay_tornado.cli.target import Sending, shape_of, until_told
 from relay_tornado.client import subscribe
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, Gap, Notice
+from relay_tornado.model import counted
 
 
 def send_to_url(
@@ -96,7 +97,7 @@ class _Watch:
             count = min(gap.last, span.last) - max(gap.first, span.first) + 1
             if count > 0:
                 self.course.missing += count
-                note(f"{count} events of the range are not there any more ({gap.reason})")
+                note(f"not there any more: {counted(count, 'event')} of the range ({gap.reason})")
         else:
             note(str(gap))
 

@@ -9,7 +9,7 @@ import click
 
 from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.logs import STATUSES, Past
-from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.options import Number, data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json, print_table, when
 
 _option = options_of("SEARCH")
@@ -25,7 +25,7 @@ _option = options_of("SEARCH")
 @_option("--delivery", type=click.Choice(STATUSES), help="Only events whose newest delivery has this status.")
 @_option("--since", type=Past(), help="Received at this time or later: 2h ago, a date (UTC), unix seconds.")
 @_option("--until", type=Past(), help="Received before this time.")
-@_option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="At most this many.")
+@_option("--limit", type=Number(1, 500), default=50, show_default=True, help="At most this many.")
 @_option("--cursor", help="Go on behind this id, towards older ones.")
 @data_option
 @json_option
@@ -48,7 +48,7 @@ def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
             (
                 (
                     each["id"],
-                    when(each["created_at"]),
+                    when(each["created_at"], seconds=True),
                     names.get(each["bucket_id"], each["bucket_id"]),
                     each["method"],
                     each["extra_path"],

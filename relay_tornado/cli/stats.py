@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -20,7 +20,11 @@ from relay_tornado.cli.output import (
     size_words,
     when,
 )
+from relay_tornado.model import counted
 from relay_tornado.storage.lock import read_owner
+
+_LONG: Final = 365.0
+"""Days beyond which the growth of one day says nothing."""
 
 
 @click.command(name="stats")
@@ -52,20 +56,19 @@ def command(data: Path, as_json: bool) -> None:
                     f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
                     when(bucket.oldest_at),
                     when(bucket.newest_at),
-                    f"{bucket.events_last_day} events",
+                    counted(bucket.events_last_day, "event"),
                     retention_words(bucket.retention),
                 )
                 for bucket in found.buckets
             ),
         )
         click.echo("")
-    lasts = "it does not grow" if found.days_left is None else f"{found.days_left:.1f} days until the reserve is met"
     print_fields(
         (
             ("database", f"{size_words(found.database)}, {size_words(found.free_pages)} of it free for new events"),
             ("WAL", size_words(found.wal)),
             ("disk", f"{size_words(found.disk_free)} free, {size_words(found.reserve)} of it kept in reserve"),
-            ("growth", f"{size_words(found.growth_a_day)} a day, if nothing left; {lasts}"),
+            ("growth", f"{size_words(found.growth_a_day)} a day, if nothing left; {lasts(found.days_left)}"),
         )
     )
     if found.consumers:
@@ -73,7 +76,14 @@ def command(data: Path, as_json: bool) -> None:
         print_table(
             ("CONSUMER", "KIND", "BUCKET", "BEHIND", "TRIED AGAIN", "DEAD LETTERS"),
             (
-                (printable(one.name), one.kind, one.bucket, f"{one.behind} events", str(one.parked), str(one.dead))
+                (
+                    printable(one.name),
+                    one.kind,
+                    one.bucket,
+                    counted(one.behind, "event"),
+                    str(one.parked),
+                    str(one.dead),
+                )
                 for one in found.consumers
             ),
         )
@@ -87,8 +97,21 @@ def command(data: Path, as_json: bool) -> None:
     print_table(
         ("CLIENT", "TOKEN", "CONSUMER", "BUCKET", "BEHIND"),
         (
-            (client["client_ip"], client["token"], client["consumer"], names.get(bucket, bucket), f"{behind} events")
+            (
+                client["client_ip"],
+                client["token"],
+                client["consumer"],
+                names.get(bucket, bucket),
+                counted(behind, "event"),
+            )
             for client in clients
             for bucket, behind in sorted(client["behind"].items(), key=lambda each: -each[1])
         ),
     )
+
+
+def lasts(days: float | None) -> str:
+    """How long the disk lasts."""
+    if days is None:
+        return "it does not grow"
+    return f"{'over a year' if days > _LONG else f'{days:.1f} days'} until the reserve is met"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from relay_tornado.cli.options import Duration, Lines
+from relay_tornado.cli.options import Duration, Lines, Number
 
 if TYPE_CHECKING:
     from relay_tornado.agent.engine import Agent, Respond, Witness
@@ -130,7 +130,7 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
         ),
         option(
             "--max-tries",
-            type=click.IntRange(min=1),
+            type=Number(min=1),
             help=about("Give an event up after so many. Default: never."),
             **number,
         ),
@@ -139,7 +139,7 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
         ),
         option(
             "--concurrency",
-            type=click.IntRange(1, 1000),
+            type=Number(1, 1000),
             default=1,
             show_default=True,
             help=about("Events at once; 1 keeps their order."),

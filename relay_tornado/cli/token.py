@@ -136,13 +136,15 @@ def list_(data: Path, as_json: bool) -> None:
 @click.argument("key")
 @_option(
     "--durable/--no-durable",
-    required=True,
+    default=None,
     help="Keep its position from now on, or forget it.",
 )
 @data_option
 @json_option
-def set_(key: str, durable: bool, data: Path, as_json: bool) -> None:
+def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
     """Change the token with the key KEY."""
+    if durable is None:
+        raise click.UsageError("say which of the two: --durable keeps the token's position, --no-durable forgets it")
     with open_relay(data) as relay:
         changed = relay.call("token.set", key=key, options={"durable": durable})
     if as_json:

@@ -16,6 +16,7 @@ from relay_tornado.cli.options import data_option, json_option
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import Conflict, Invalid, RelayError
+from relay_tornado.model import counted
 
 if TYPE_CHECKING:
     from relay_tornado.ops.lines import Header
@@ -66,12 +67,14 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
             os.fsync(output.fileno())
     summary = {"bucket": done.bucket, "file": str(file), "events": done.events, "last": done.last}
     if file == STANDARD:
-        note(f"{done.events} events of {done.bucket} were exported")
+        note(f"exported {counted(done.events, 'event')} of {done.bucket}")
     elif as_json:
         print_json(summary)
     else:
         click.echo(
-            f"{file}: {done.events} events of {done.bucket}, up to {done.last}" if done.events else f"{file}: none"
+            f"{file}: {counted(done.events, 'event')} of {done.bucket}, up to {done.last}"
+            if done.events
+            else f"{file}: none"
         )
 
 
@@ -138,7 +141,7 @@ def import_(bucket: str, file: Path, data: Path, as_json: bool) -> None:
         print_json({"bucket": job.bucket_id, "created": job.created, "imported": job.imported, "head": job.head})
         return
     passed = f"; {job.read - job.imported} were there already" if job.read > job.imported else ""
-    click.echo(f"{bucket}: {job.imported} events were imported, up to {job.head}{passed}")
+    click.echo(f"{bucket}: imported {counted(job.imported, 'event')}, up to {job.head}{passed}")
     if job.created:
         click.echo("The bucket is new: its URL is another one, see `relay bucket show`.")
 

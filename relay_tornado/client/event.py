@@ -198,6 +198,8 @@ class Gap:
     """"retention", "reset", "future" or "ephemeral", see docs/protocol.md."""
 
     def __str__(self) -> str:
+        if self.count == 1:
+            return f"1 event ({self.first}) of {self.bucket} is missing ({self.reason})"
         what = "events" if self.count is None else f"{self.count} events ({self.first} to {self.last})"
         return f"{what} of {self.bucket} are missing ({self.reason})"
 

@@ -202,10 +202,10 @@ def test_to_a_public_output(relay: Relay, secret: str, target: Target) -> None:
         send(relay, path, number)
     wait_for(lambda: len(target.seen()) == 4, "the events")
     run = replay(relay, secret, "public", "--from", "seq:2", "--to", "seq:3", "--to-output", "out")
-    assert (run.returncode, run.stdout) == (0, "2 of 2 events on their way again\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, "2 of 2 events scheduled again\n"), run.stderr
     wait_for(lambda: len(target.seen()) == 6, "two of them again")
     run = relay.run("replay", "public", "--from", "seq:4", "--to-output", "out", "--pace", "original")
-    assert (run.returncode, run.stdout) == (0, "1 of 1 events on their way again\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, "1 of 1 event scheduled again\n"), run.stderr
     wait_for(lambda: len(target.seen()) == 7, "the last one again")
     assert target.numbers()[4:] == [2, 3, 4]
 
@@ -229,7 +229,7 @@ def test_to_a_consumer(relay: Relay, secret: str) -> None:
     asyncio.run(asyncio.wait_for(consume(first, 4), TIMEOUT))
     wait_for(lambda: relay.command("consumer", "show", "consumed", "c")["pending"] == 0, "the acks")
     run = replay(relay, secret, "consumed", "--from", "seq:2", "--to", "seq:3", "--to-consumer", "c")
-    assert (run.returncode, run.stdout) == (0, "2 of 2 events on their way again\n"), run.stderr
+    assert (run.returncode, run.stdout) == (0, "2 of 2 events scheduled again\n"), run.stderr
     again: list[int] = []
     asyncio.run(asyncio.wait_for(consume(again, 2), TIMEOUT))
     assert (first, again) == ([1, 2, 3, 4], [2, 3])

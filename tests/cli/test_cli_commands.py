@@ -152,9 +152,9 @@ def test_secrets_come_from_where_nobody_sees_them(relay: Runner, tmp_path: Path,
         (("create", "a/b"), 'holds a "/"'),
         (("create", ""), "is empty"),
         (("create", "orders"), "already"),
-        (("create", "new", "--auth", "basic"), "auth.username"),
-        (("create", "new", "--username", "u"), "auth.username"),
-        (("create", "new", "--dedupe-window", "1h"), "dedupe.header"),
+        (("create", "new", "--auth", "basic"), "--username: is missing; --auth basic needs it"),
+        (("create", "new", "--username", "u"), "--username: does nothing with --auth none: set --auth to basic"),
+        (("create", "new", "--dedupe-window", "1h"), "--dedupe: is missing"),
         (("set", "nothing", "--max-body", "1"), "there is no bucket 'nothing'"),
         (("show", "nothing"), "relay bucket list"),
         (("delete", "nothing", "--yes"), "there is no bucket 'nothing'"),
@@ -284,7 +284,7 @@ def test_every_option_of_an_input(relay: Runner, tmp_path: Path) -> None:
     cleared = relay.json("input", "set", "orders", "--body", "", "--no-headers", "--status", "204")
     assert (cleared["body"], cleared["headers"], cleared["status_code"]) == ("", {}, 204)
     shown = relay("input", "set", "orders", "--header", "X-A: b", RELAY_INPUT_BODY="x", RELAY_INPUT_STATUS="200").stdout
-    assert re.search(r"^answers +200, 1 bytes$", shown, re.MULTILINE)
+    assert re.search(r"^answers +200, 1 byte$", shown, re.MULTILINE)
     assert re.search(r"^header +X-A: b$", shown, re.MULTILINE)
     assert relay.json("input", "set", "orders", RELAY_INPUT_NO_HEADERS="1")["headers"] == {}
 

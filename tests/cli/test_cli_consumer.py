@@ -62,7 +62,7 @@ def check(relay: Runner, **variables: str) -> None:
     assert (found["dead"], found["pending"], found["max_deliver"]) == (2, 0, 1)
     shown = relay("consumer", "show", "orders", "billing", **variables).stdout
     assert "dead         2 given up, see `relay consumer dead`\n" in shown
-    assert "terms        1 tries, 30s for an ack\n" in shown
+    assert "terms        1 attempt, 30s for an ack\n" in shown
     letters = relay.json("consumer", "dead", "orders", "--limit", "1", **variables)
     rest = relay.json("consumer", "dead", "orders", "billing", "--cursor", letters["next_cursor"], **variables)
     (second,), (third,) = letters["data"], rest["data"]
@@ -76,7 +76,7 @@ def check(relay: Runner, **variables: str) -> None:
     assert again.stdout == "1 event to be given again.\n"
     assert "say --yes" in relay.misused("consumer", "forget", "orders", "billing", "--all", **variables)
     assert relay("consumer", "forget", "orders", "billing", third["id"], "--yes", **variables).stdout == (
-        "Forgot 1 dead letters.\n"
+        "Forgot 1 dead letter.\n"
     )
     assert relay("consumer", "dead", "orders", **variables).stderr == "relay: nothing was given up\n"
     epoch = second["id"].partition("-")[0]
@@ -86,7 +86,7 @@ def check(relay: Runner, **variables: str) -> None:
     assert moved == {"from": f"{epoch}-3", "to": f"{epoch}-0", "repeats": 2, "skips": 0, "preview": False}
     assert relay.json("consumer", "show", "orders", "billing", **variables)["pending"] == 3
     assert relay.json("consumer", "seek", "orders", "billing", "--to", "1h", **variables)["repeats"] == 0
-    assert "a seq alone" in relay.refused("consumer", "seek", "orders", "billing", "--to", "seq:1", **variables)
+    assert "a seq alone" in relay.misused("consumer", "seek", "orders", "billing", "--to", "seq:1", **variables)
     for unknown in ("other", "token:x", "output:x"):
         assert "orders" in relay.refused("consumer", "show", "orders", unknown, **variables)
     assert "say --yes" in relay.misused("consumer", "delete", "orders", "billing", **variables)

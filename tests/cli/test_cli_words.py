@@ -1,0 +1,166 @@
+"""What commands say: in the words of the command line, with the right number and unit, and what to write instead."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+import click
+import pytest
+from marshmallow import Schema, fields
+
+from relay_tornado.cli.bucket import bucket
+from relay_tornado.cli.consumer import consumer
+from relay_tornado.cli.flags import FLAGS, in_flags
+from relay_tornado.cli.input import inputs
+from relay_tornado.cli.logs import logs
+from relay_tornado.cli.output import counted, exact_size, retention_words
+from relay_tornado.cli.outputs import output
+from relay_tornado.cli.search import search
+from relay_tornado.cli.stats import lasts
+from relay_tornado.cli.token import token
+from relay_tornado.wire.rest import BucketFields, InputFields, OutputFields, TokenFields
+from tests.cli.runner import Runner
+from tests.cli.server import serving
+
+COMMANDS: dict[str, click.Command] = {
+    "bucket": bucket,
+    "input": inputs,
+    "output": output,
+    "logs": logs,
+    "search": search,
+    "token": token,
+    "consumer": consumer,
+}
+SCHEMAS: dict[str, Schema] = {
+    "bucket": BucketFields(),
+    "input": InputFields(),
+    "output": OutputFields(),
+    "token": TokenFields(),
+}
+
+
+def flags_of(command: click.Command) -> set[str]:
+    each = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    return {flag for one in each for option in one.params for flag in option.opts}
+
+
+def is_field(schema: Schema, path: str) -> bool:
+    field: Any = None
+    for name in path.split("."):
+        if name not in schema.fields:
+            return False
+        field = schema.fields[name]
+        schema = field.schema if isinstance(field, fields.Nested) else schema
+    return field is not None
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_flag_and_field_is_there(name: str) -> None:
+    """No error sends anybody to an option that its command does not have, or waits for a field that REST does not."""
+    assert set(FLAGS[name].values()) <= flags_of(COMMANDS[name])
+    if name in SCHEMAS:
+        unknown = [path for path in FLAGS[name] if path != "grace" and not is_field(SCHEMAS[name], path)]
+        assert unknown == []
+
+
+def test_fields_become_flags() -> None:
+    """But not what stands in quotes, a word that is one of English, or a setting of a longer name."""
+    said = in_flags("bucket", "auth.username: is missing; auth.type basic needs it")
+    assert said == "--username: is missing; --auth basic needs it"
+    assert in_flags("input", "verify.secrets[1]: is no base64") == "--verify-secret: is no base64"
+    said = in_flags("bucket", "retention.hard_max_bytes: is less than max_bytes (7), up to which events stay anyway")
+    assert said == "--hard-max-bytes: is less than --retention-bytes (7), up to which events stay anyway"
+    for kept in ("there is no bucket 'max_body'", "the body is empty: a description helps", "large_max_body is less"):
+        assert in_flags("bucket", kept) == in_flags("input", kept) == in_flags(None, kept) == kept
+
+
+def test_errors_name_flags(relay: Runner) -> None:
+    """Whichever way the relay is reached."""
+
+    def check(**variables: str) -> None:
+        said = relay.refused("bucket", "set", "orders", "--auth", "basic", **variables)
+        assert said == "--username: is missing; --auth basic needs it"
+        said = relay.refused("input", "set", "orders", "--verify", "github", **variables)
+        assert said.startswith("--verify-secret: there are 0;")
+        said = relay.refused("logs", "list", "--output", "x", **variables)
+        assert said == "--output: there is none with this id; by its name it is found with --bucket"
+
+    for name in ("orders", "billing"):
+        relay.json("bucket", "create", name)
+    check()
+    with serving(relay.data) as server:
+        check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("input", "set", "x", "--status", "abc"), "'abc' is not a whole number from 200 to 599"),
+        (("listen", "--max", "0"), "'0' is not a whole number of at least 1"),
+        (("token", "set", "KEY"), "--durable keeps the token's position, --no-durable forgets it"),
+        (("--data", "x", "bucket", "list"), "--data stands behind the command, as in `relay bucket list --data PATH`"),
+        (("bucket", "--json", "list"), "--json stands behind the command"),
+        (("--colour", "bucket", "list"), "No such option '--colour'"),
+    ],
+)
+def test_wrong_command_lines(relay: Runner, arguments: tuple[str, ...], words: str) -> None:
+    """Each says what to write instead."""
+    assert words in " ".join(relay.misused(*arguments).split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("listen", "orders", "--since"),
+        ("forward", "orders", "http://localhost:3000", "--since"),
+        ("consumer", "seek", "orders", "worker", "--to"),
+    ],
+)
+def test_a_position_that_is_not_taken_is_not_offered(relay: Runner, arguments: tuple[str, ...]) -> None:
+    """A seq alone is a position for `replay` only."""
+    said = " ".join(relay.misused(*arguments, "foo").split())
+    assert "'foo' is not an id," in said
+    assert "seq:" not in said
+    assert "a seq alone is no place here" in " ".join(relay.misused(*arguments, "seq:42").split())
+    assert "seq:42" in relay.misused("replay", "orders", "--to-url", "http://localhost:3000", "--from", "foo")
+
+
+def test_a_line_to_paste_brings_what_the_bucket_wants(relay: Runner) -> None:
+    """And no secret: curl asks for a password, and a token is put in by hand."""
+    made = relay("bucket", "create", "a", "--auth", "basic", "--username", "a b", "--password", "hidden-1").stdout
+    assert re.search(r" curl http://\S+ -d hello -u 'a b'$", made, re.MULTILINE)
+    other = relay("bucket", "create", "b", "--auth", "token", "--token", "hidden-2").stdout
+    (line,) = re.findall(r" (curl .+)$", other, re.MULTILINE)
+    assert shlex.split(line)[2:] == ["-d", "hello", "-H", "Authorization: Bearer TOKEN"]
+    assert "hidden" not in made + other
+    assert relay("bucket", "create", "c").stdout.count(" -d hello\n") == 1
+
+
+def test_numbers_and_units() -> None:
+    """One is one, and a size is told from a number."""
+    assert (counted(0, "event"), counted(1, "event"), counted(2, "event")) == ("0 events", "1 event", "2 events")
+    assert (exact_size(1), exact_size(1500), exact_size(10 << 30)) == ("1 byte", "1500 bytes", "10GiB")
+    keep = {"max_age": 604_800, "max_events": 1, "max_bytes": 5}
+    assert retention_words(keep) == "7d, 1 event, 5 bytes"
+
+
+def test_events_have_their_second(relay: Runner) -> None:
+    """In lists, alone, and where they are searched; and one event is one."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        server.send(made["inputs"][0]["id"], b"hello")
+        found = relay("search", "hello").stdout
+    (event,) = relay.json("logs", "list")["data"]
+    second = r" \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    for shown in (found, relay("logs", "list").stdout, relay("logs", "show", event["id"]).stdout):
+        assert re.search(second, shown)
+    assert relay("logs", "resend", event["id"]).stdout.startswith("Sent 1 event again: ")
+
+
+def test_how_long_the_disk_lasts() -> None:
+    """A number of days that nobody lives to see is none."""
+    assert lasts(None) == "it does not grow"
+    assert lasts(2.25) == "2.2 days until the reserve is met"
+    assert lasts(27_262.8) == "over a year until the reserve is met"
