@@ -7,6 +7,7 @@ and redirects are refused, so that the secret goes to nobody else.
 from __future__ import annotations
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -75,6 +76,10 @@ class Remote:
             with error:
                 self._refused(error)
         except urllib.error.URLError as error:
+            if isinstance(error.reason, ssl.SSLError) and not isinstance(error.reason, ssl.SSLCertVerificationError):
+                from relay_tornado.client.address import tls_trouble  # here: what is around it takes its time
+
+                raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
             reason = getattr(error.reason, "strerror", None) or error.reason
             raise Unavailable(f"{self.url} can't be reached: {reason}") from None
         except ValueError:

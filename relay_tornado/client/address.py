@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
+
+_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+"""What OpenSSL says of words in clear where it expects a handshake; which of them, depends on its version."""
 
 _SCHEMES = {"http": "ws", "ws": "ws", "https": "wss", "wss": "wss"}
 
@@ -27,6 +31,17 @@ class Address:
     def log(self, event_id: str) -> str:
         """Where the answer to this event goes."""
         return f"{self.rest}/logs/{quote(event_id, safe='')}"
+
+
+def tls_trouble(error: OSError, url: str) -> tuple[str, bool]:
+    """Why there is no TLS to be had at this URL, in words for people, and whether it is for sure that none is spoken
+    there: who only cuts the connection may be a proxy that restarts."""
+    plain = f"http://{urlsplit(url).netloc}"
+    if isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
+        return f"{url} does not speak HTTPS: try {plain}", True
+    if isinstance(error, ssl.SSLEOFError | ConnectionResetError):
+        return f"{url} cut the connection: if it does not speak HTTPS, try {plain}", False
+    return f"{url} can't be reached: {error}", False
 
 
 def parse_address(url: str) -> Address:

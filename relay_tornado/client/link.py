@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 import relay_tornado
 from relay_tornado.client import messages
-from relay_tornado.client.address import Address
+from relay_tornado.client.address import Address, tls_trouble
 from relay_tornado.client.errors import NotExtended, Refused, Rejected, RelayClientError, Unreachable
 from relay_tornado.client.messages import Document
 from relay_tornado.client.options import Options
@@ -159,6 +159,9 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         message = f"the certificate of {address.socket} is not trusted: {error.verify_message}"
         raise (Cut if known else Unreachable)(message) from None
     except (OSError, EOFError, InvalidHandshake) as error:
+        if address.secure and not known and isinstance(error, ssl.SSLError | ConnectionResetError):
+            message, plain = tls_trouble(error, address.socket)
+            raise (Unreachable if plain else Cut)(message) from None
         reason = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
         raise Cut(f"{address.socket} can't be reached: {reason}") from None
     return Link(socket, options)

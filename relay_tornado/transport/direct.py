@@ -24,7 +24,7 @@ from relay_tornado.model import Appended
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
 from relay_tornado.transport.heads import has_end, read_head
-from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line
+from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answer
 
 READ_SIZE: Final = 32 << 10
 
@@ -35,6 +35,11 @@ DISCARD_TIME: Final = 10.0
 NEVER: Final = float("inf")
 
 _LATE: Final = LATE.encode(CLOSE)
+_HELLO: Final = b"\x16\x03"
+"""What a TLS handshake begins with, and no request in HTTP."""
+_NOT_HTTPS: Final = text_answer(
+    400, "This port speaks no HTTPS: write http:// or ws:// in front of its address."
+).encode(CLOSE)
 
 
 _log = structlog.get_logger(__name__)
@@ -308,7 +313,12 @@ class DirectConnection:
         ingest = shared.ingest
         head = None if self._scanned and not has_end(data, self._scanned) else read_head(data, len(data))
         if head is None:
-            if len(data) > shared.max_header or has_end(data, self._scanned):
+            if data.startswith(_HELLO):
+                # At once: who waits for its part of a handshake would wait for as long as a head may take.
+                with suppress(OSError):
+                    self.socket.send(_NOT_HTTPS)
+                self.close()
+            elif len(data) > shared.max_header or has_end(data, self._scanned):
                 self._hand_over(data)
             elif not self._scanned:
                 self._scanned = max(len(data) - 3, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,18 @@ def test_errors(relay: Runner, tmp_path: Path) -> None:
         limited = {**at(server), "RELAY_SECRET": scoped["secret"]}
         assert [each["name"] for each in relay.json("bucket", "list", **limited)] == ["orders"]
         assert "administrator" in relay.refused("token", "list", **limited)
+
+
+def test_a_port_that_speaks_no_https(relay: Runner, tmp_path: Path) -> None:
+    """Whoever writes https:// for it is told so, and at once."""
+    with serving(tmp_path / "remote") as server:
+        url = server.url.replace("http:", "https:")
+        begun = time.monotonic()
+        said = relay.refused("--url", url, "--secret", "x", "bucket", "list")
+        assert said == f"{url} does not speak HTTPS: try {server.url}"
+        said = relay.refused("--url", url, "--secret", "x", "listen", "orders").splitlines()[-1]
+        assert said == f"{url.replace('https:', 'wss:')}/v1/socket does not speak HTTPS: try {server.url}"
+        assert time.monotonic() - begun < 5
 
 
 def test_which_relay_is_meant(relay: Runner, tmp_path: Path) -> None:

@@ -504,6 +504,27 @@ def test_tls(tmp_path: Path) -> None:
     run(main())
 
 
+def test_no_tls_where_it_is_expected() -> None:
+    """What answers in clear is no relay's wss, which is said at once; what cuts the connection may come back."""
+    answers = [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(answers.pop(0))
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        told: list[str] = []
+        async with server, at(f"https://127.0.0.1:{port}", on_notice=lambda each: told.append(each.message)) as events:
+            with pytest.raises(Unreachable, match=rf"does not speak HTTPS: try http://127\.0\.0\.1:{port}$"):
+                await anext(events)
+        assert [each for each in told if "cut the connection: if it does not speak HTTPS, try" in each]
+
+    run(main())
+
+
 def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes through the proxy that the environment names, and past it with `proxy=None`."""
     asked: list[bytes] = []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
@@ -46,6 +47,20 @@ async def test_webhooks_are_read_directly() -> None:
             assert kind(site) is DirectConnection
         assert (await raw.ask(HEALTH)).status == 200
         assert kind(site) is Connection
+
+
+@pytest.mark.gen_test
+async def test_who_speaks_tls_is_told() -> None:
+    """At once, and in clear, by which a TLS library sees that there is none."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    async with edge() as site, Raw(site.port) as raw:
+        reply = await raw.ask(outgoing.read())
+        assert reply.status == 400
+        assert b"This port speaks no HTTPS" in reply.body
+        assert await raw.closed() == b""
 
 
 @pytest.mark.gen_test
