@@ -33,7 +33,7 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.metrics import Metrics
-from relay_tornado.ops.schedule import Backups
+from relay_tornado.ops.schedule import Backups, check_directory
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.registry.sqlite_uses import SqliteUses
@@ -139,6 +139,8 @@ class Relay:
         async with AsyncExitStack() as stack:
             settings, counters = self.settings, Counters()
             self._certificate = certificate = _certificate(settings)
+            if settings.backup_dir is not None:
+                check_directory(settings.backup_dir)
             engine = await stack.enter_async_context(_open_engine(settings, counters))
             self._administration = engine.administration
             if not settings.no_ui:

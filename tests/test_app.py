@@ -145,9 +145,23 @@ async def test_half_of_a_certificate(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
+async def test_no_backups_in_a_file(tmp_path: Path) -> None:
+    """Where they can never be made, the relay does not start; a directory that is missing is made."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartupError, match=r"/file, which is a file: name a directory with --backup-dir"):
+        await started(tmp_path / "data", backup_dir=tmp_path / "file")
+    assert not (tmp_path / "data").exists()
+    relay = await started(tmp_path / "data", backup_dir=tmp_path / "new" / "backups")
+    await relay.stop()
+
+
+@pytest.mark.gen_test
 async def test_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
     """It keeps the relay from starting, and leaves nothing behind."""
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartupError, match="can't listen"):
-        await started(tmp_path, metrics_port=taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(StartupError, match=r"can't listen .* with --metrics-host and --metrics-port"):
+            await started(tmp_path, metrics_port=taken.getsockname()[1])
+        with pytest.raises(StartupError, match=r"can't listen .* with --host and --port"):
+            await started(tmp_path, port=taken.getsockname()[1])
     relay = await started(tmp_path, metrics_port=0)
     await relay.stop()

@@ -16,6 +16,7 @@ from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import data_option, json_option, settings_from_environment
 from relay_tornado.cli.output import print_json, printable, size_words
 from relay_tornado.cli.progress import show_progress
+from relay_tornado.cli.trouble import file_words
 from relay_tornado.errors import RelayError
 from relay_tornado.model import counted
 
@@ -138,6 +139,8 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
             space = None if file is not None else _space(data)
     except (RelayError, OSError, sqlite3.Error, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        if isinstance(error, OSError):
+            message = file_words(error)
         if as_json:
             print_json(_document(checking.Report(place)) | {"sound": None, "error": message})
         raise _NotLookedAt(message) from error

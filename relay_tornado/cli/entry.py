@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 import relay_tornado
 from relay_tornado.cli.flags import in_flags
+from relay_tornado.cli.trouble import file_words
 from relay_tornado.errors import RelayError
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
@@ -97,7 +98,7 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output left; click ends quietly then
-            raise Failure(str(error)) from error
+            raise Failure(file_words(error)) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None

@@ -20,6 +20,7 @@ from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
+from relay_tornado.cli.trouble import file_words
 from relay_tornado.errors import RelayError
 from relay_tornado.wire.fields import Document
 
@@ -198,7 +199,9 @@ def _checkpoint(given: Path | None, data: Path, bucket: str, url: str, output: s
         raise Failure(
             f"process {error} forwards {bucket} so already: stop it, or keep two apart by --checkpoint"
         ) from None
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
+        raise Failure(f"the checkpoint can't be kept: {file_words(error)}; or name another with --checkpoint") from None
+    except RuntimeError as error:
         raise Failure(f"the checkpoint can't be kept: {error}: name a file with --checkpoint") from None
     try:
         yield path

@@ -20,6 +20,7 @@ from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.trouble import file_words
 
 if TYPE_CHECKING:
     from relay_tornado.cli.showing import Show
@@ -126,7 +127,7 @@ def _held(checkpoint: Path | None) -> Iterator[None]:
     except InUse as error:
         raise Failure(f"process {error} has the checkpoint {checkpoint}: stop it, or name another file") from None
     except OSError as error:
-        raise Failure(f"the checkpoint can't be kept: {error}: name another file with --checkpoint") from None
+        raise Failure(f"the checkpoint can't be kept: {file_words(error)}; or name another with --checkpoint") from None
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.options import data_option, json_option
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
+from relay_tornado.cli.trouble import about
 from relay_tornado.errors import Conflict, Invalid, RelayError
 from relay_tornado.model import counted
 
@@ -82,14 +83,15 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
 def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], int | None]]:
     """Where to write, and the seq after which an export that is continued goes on."""
     if file == STANDARD:
-        yield sys.stdout.buffer, None
+        with about("standard output"):
+            yield sys.stdout.buffer, None
         return
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if append else os.O_EXCL)
     try:
         descriptor = os.open(file, flags, 0o600)
     except FileExistsError:
         raise Conflict(f"{file} is there already: name another file, or continue it with --append") from None
-    with os.fdopen(descriptor, "r+b") as output:
+    with about(file), os.fdopen(descriptor, "r+b") as output:
         yield output, _continued(file, output)
 
 

@@ -49,6 +49,8 @@ class Entrance:
     certificate: Certificate | None = None
     trust: ProxyTrust = ProxyTrust()
     inherited: Sequence[socket.socket] = ()
+    flags: str = "--host and --port"
+    """What names another address, for who can't have this one."""
 
 
 DIRECT = Entrance()
@@ -99,7 +101,7 @@ class Listener:
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
-        self._sockets = list(self._entrance.inherited) or _bind(*self._address)
+        self._sockets = list(self._entrance.inherited) or _bind(*self._address, self._entrance.flags)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
         self._sweeper.start()
@@ -229,7 +231,7 @@ class Listener:
         self.lingering.sweep(now)
 
 
-def _bind(host: str, port: int) -> list[socket.socket]:
+def _bind(host: str, port: int, flags: str) -> list[socket.socket]:
     """Listening sockets on every address of a host, all on one port. Raises StartupError."""
     sockets: list[socket.socket] = []
     try:
@@ -248,7 +250,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
         for listening in sockets:
             listening.close()
         raise StartupError(
-            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with --host and --port"
+            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with {flags}"
         ) from error
     return sockets
 

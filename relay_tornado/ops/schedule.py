@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from relay_tornado.errors import StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 
@@ -28,6 +29,15 @@ _NAME = re.compile(r"relay-([0-9]{8}T[0-9]{6})Z\.db")
 _FORM = "%Y%m%dT%H%M%S"
 
 _log = structlog.get_logger(__name__)
+
+
+def check_directory(directory: Path) -> None:
+    """Raises StartupError where there is something else than a directory. What may pass, like a disk that is not there
+    yet, is no reason not to start."""
+    if directory.exists() and not directory.is_dir():
+        raise StartupError(
+            f"no backups can be made in {directory}, which is a file: name a directory with --backup-dir"
+        )
 
 
 def name_at(at: float) -> str:

@@ -148,4 +148,7 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
             f"{path} is damaged or no database ({error}): restore a copy of it, or move it away to start with an "
             "empty one."
         )
-    return StartupError(f"{path} can't be opened ({error}). Check the disk, or choose another directory with --data.")
+    return StartupError(
+        f"{path} can't be opened ({error}). Check the disk and the space on it, or choose another "
+        "directory with --data."
+    )

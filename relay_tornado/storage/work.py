@@ -11,7 +11,7 @@ from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.storage.witness import Stamp
 
 CLOSED = "the relay is shutting down; send it again in a moment"
-FULL = "the disk is full; nothing was stored"
+FULL = "the disk of relay.db is full, so nothing was stored: free some space on it"
 
 _ENVIRONMENT = {
     sqlite3.SQLITE_PERM,

@@ -487,7 +487,7 @@ async def test_a_full_disk_is_told_as_such(settings: Settings, faults: Faults) -
     database = await Database.open(settings, factory=faults.factory)
     for statement in ("INSERT INTO bucket", "COMMIT"):
         faults.before = once(statement, sqlite3.SQLITE_FULL)
-        with pytest.raises(NoSpace):
+        with pytest.raises(NoSpace, match=r"disk of relay\.db is full, .*: free some space on it$"):
             await database.write(put("a"))
         await until(lambda: "PRAGMA wal_checkpoint(PASSIVE)" in faults.statements and faults.statements[-1] == "COMMIT")
         faults.statements.clear()

@@ -1,0 +1,46 @@
+"""What the system says of a file, as a line for people: which file, what is wrong with it, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+_RIGHTS: Final = "this user may not use it: run this as its owner or as root, or change its rights"
+_WORDS: Final[Mapping[int, str]] = {
+    errno.ENOENT: "there is no such file or directory: is the name right?",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.ENOSPC: "the disk is full: free some space, or name a file on another one",
+    errno.EDQUOT: "the quota is used up: free some space, or name a file on another disk",
+    errno.EFBIG: "the file is as large as it may be: raise the limit (ulimit -f), or name one on another file system",
+    errno.EEXIST: "it is there already: name another one",
+    errno.EISDIR: "it is a directory: name a file",
+    errno.ENOTDIR: "a part of the path is a file: name a directory there",
+    errno.EROFS: "the file system is read-only: mount it read-write, or name a file on another one",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.EIO: "the disk failed: look at it, and use another one",
+}
+
+
+def file_words(error: OSError) -> str:
+    """The line for an error."""
+    names = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, str | bytes)]
+    if not isinstance(error.errno, int):
+        return str(error)
+    words = _WORDS.get(error.errno, f"{os.strerror(error.errno).lower()}: look at the path and the disk")
+    return f"{' to '.join(names)}: {words}" if names else words
+
+
+@contextmanager
+def about(file: Path | str) -> Iterator[None]:
+    """Names the file in errors of what is read from it or written to it, which the system leaves out."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise

@@ -1,0 +1,82 @@
+"""What is wrong with a file, in words: which one, why, and what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.cli import transfer
+from relay_tornado.cli.trouble import about, file_words
+from tests.cli.runner import Runner
+
+
+@pytest.mark.parametrize("number", sorted(errno.errorcode))
+def test_no_number_is_shown(number: int) -> None:
+    """Whatever the system says has the file's name, words, and something to do."""
+    words = file_words(OSError(number, os.strerror(number), "/a/b"))
+    assert words.startswith("/a/b: ")
+    assert ": " in words.removeprefix("/a/b: ")
+    assert "[Errno" not in words
+
+
+def test_more_than_one_name_or_none() -> None:
+    """A renaming has two; an error without a number stays as it is."""
+    assert file_words(OSError(errno.EXDEV, "", "a", None, "b")).startswith("a to b: ")
+    assert file_words(OSError(errno.ENOSPC, "")).startswith("the disk is full: ")
+    assert file_words(OSError("something else")) == "something else"
+
+
+def test_a_name_that_the_system_leaves_out() -> None:
+    """What is read and written has the file's name then; one that is there stays."""
+    for given, shown in ((OSError(errno.EIO, ""), "mine"), (OSError(errno.EIO, "", "other"), "other")):
+        with pytest.raises(OSError, match=f"'{shown}'$"), about(Path("mine")):
+            raise given
+
+
+def test_files_that_are_not_there(relay: Runner, tmp_path: Path) -> None:
+    """Names that were mistyped, and a directory for a file."""
+    relay.json("bucket", "create", "orders")
+    missing = "there is no such file or directory: is the name right?"
+    assert relay.refused("import", "new", tmp_path / "nope") == f"{tmp_path}/nope: {missing}"
+    assert relay.refused("export", "orders", tmp_path / "nope" / "x") == f"{tmp_path}/nope/x: {missing}"
+    assert relay.refused("import", "new", tmp_path) == f"{tmp_path}: it is a directory: name a file"
+    said = relay.misused("forward", "orders", "http://localhost:3000", "--checkpoint", tmp_path)
+    assert "[Errno" not in said
+    (tmp_path / "file").write_text("")
+    said = relay.refused("forward", "orders", "http://localhost:3000", "--checkpoint", tmp_path / "file" / "x")
+    assert said.startswith(f"the checkpoint can't be kept: {tmp_path}/file")
+    assert "[Errno" not in said
+
+
+def test_an_export_to_a_full_disk(relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is named, and so is standard output."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    relay.json("bucket", "create", "orders")
+    words = "the disk is full: free some space, or name a file on another one"
+    command = [sys.executable, "-m", "relay_tornado", "export", "orders", "--data", str(relay.data)]
+    with Path("/dev/full").open("wb") as output:
+        run = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (run.returncode, run.stderr) == (1, f"relay: standard output: {words}\n")
+    monkeypatch.setattr(transfer.os, "fsync", full)
+    assert relay.refused("export", "orders", tmp_path / "out") == f"{tmp_path}/out: {words}"
+
+
+def test_a_check_of_what_can_not_be_read(relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not be looked at (4), and the line has words as well."""
+    (tmp_path / "b.db").write_text("")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "", str(tmp_path / "b.db"))
+
+    monkeypatch.setattr("relay_tornado.ops.check.check", refuse)
+    run = relay("check", tmp_path / "b.db")
+    assert run.exit_code == 4
+    assert run.stderr.startswith(f"relay: {tmp_path}/b.db: this user may not use it: run this as its owner")
