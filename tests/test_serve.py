@@ -26,14 +26,14 @@ RELAY = [sys.executable, "-W", "error", "-m", "relay_tornado"]
 class Served:
     """A running `relay serve`; `stdout` and `stderr` are read from files."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, **variables: str) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [*RELAY, "serve", "--port", "0", *flags],
                 cwd=folder,
-                env=environment,
+                env=environment | variables,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -64,8 +64,8 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *flags: str) -> Iterator[Served]:
-    running = Served(folder, *flags)
+def served(folder: Path, *flags: str, **variables: str) -> Iterator[Served]:
+    running = Served(folder, *flags, **variables)
     try:
         yield running
     finally:
@@ -215,6 +215,16 @@ def test_whole_urls(tmp_path: Path) -> None:
         assert relay.url().startswith("http://127.0.0.1:")
         assert relay.wait_for(r"\n  curl '(\S+)'")[1].startswith("https://relay.example/v1/webhooks/")
         assert "wss://relay.example/v1/socket" in relay.wait_for(r"-c .*")[0]
+
+
+def test_a_mistyped_variable(tmp_path: Path) -> None:
+    """It is logged once, without its value, with what was perhaps meant; the relay starts all the same."""
+    with served(tmp_path, RELAY_MAXBODY="secret-1", RELAY_LOG_FORMAT="json") as relay:
+        relay.url()
+        (line,) = [json.loads(each) for each in relay.stderr.splitlines() if "unknown_variables" in each]
+        assert (line["names"], line["perhaps_meant"]) == (["RELAY_MAXBODY"], {"RELAY_MAXBODY": "RELAY_MAX_BODY"})
+        assert line["level"] == "warning"
+        assert "secret-1" not in relay.stderr
 
 
 def test_a_start_that_fails(tmp_path: Path) -> None:

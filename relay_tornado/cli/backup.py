@@ -13,7 +13,7 @@ import click
 
 from relay_tornado.cli.client import check_rights
 from relay_tornado.cli.entry import Failure
-from relay_tornado.cli.options import data_option, json_option, settings_from_environment
+from relay_tornado.cli.options import Switch, data_option, json_option, settings_from_environment
 from relay_tornado.cli.output import print_json, printable, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.cli.trouble import file_words
@@ -36,7 +36,12 @@ class _NotLookedAt(Failure):
 @click.command(name="backup")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--force", is_flag=True, envvar="RELAY_BACKUP_FORCE", show_envvar=True, help="Replace FILE where it is there."
+    "--force",
+    is_flag=True,
+    type=Switch(),
+    envvar="RELAY_BACKUP_FORCE",
+    show_envvar=True,
+    help="Replace FILE where it is there.",
 )
 @data_option
 @json_option
@@ -115,6 +120,7 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
 @click.option(
     "--full",
     is_flag=True,
+    type=Switch(),
     envvar="RELAY_CHECK_FULL",
     show_envvar=True,
     help="Look whether indexes agree with their tables, too.",

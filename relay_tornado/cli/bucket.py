@@ -19,6 +19,7 @@ from relay_tornado.cli.options import (
     NoneOr,
     Number,
     Size,
+    Switch,
     data_option,
     json_option,
     options_of,
@@ -214,7 +215,14 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
 @bucket.command()
 @click.argument("bucket")
 @click.option(
-    "--yes", "--force", "yes", is_flag=True, envvar="RELAY_BUCKET_YES", show_envvar=True, help="Do not ask first."
+    "--yes",
+    "--force",
+    "yes",
+    is_flag=True,
+    type=Switch(),
+    envvar="RELAY_BUCKET_YES",
+    show_envvar=True,
+    help="Do not ask first.",
 )
 @data_option
 @json_option

@@ -139,15 +139,18 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
         return
     said = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if said and context.invoked_subcommand not in REMOTE:
-        raise click.UsageError(
-            f"{context.invoked_subcommand} works on the relay's own machine only; with --url: {', '.join(REMOTE)}"
-        )
+        raise click.UsageError(near_only(context.invoked_subcommand, "--url"))
     if context.invoked_subcommand in REMOTE:
         from relay_tornado.cli.client import Place
         from relay_tornado.cli.options import Url
 
         base = Url().convert(url, None, context).removesuffix("/v1")
         context.obj = Place(base, said, lambda: _secret(secret, secret_file))
+
+
+def near_only(command: str | None, source: str) -> str:
+    """What is said where a relay elsewhere was named (by `source`) to a command that knows only the one here."""
+    return f"{command} works on the relay's own machine only; with {source}: {', '.join(REMOTE)}"
 
 
 def _secret(secret: str | None, file: Path | None) -> str:

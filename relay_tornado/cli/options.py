@@ -18,7 +18,9 @@ from types import UnionType
 from typing import Any, Final, Literal, TypeVar
 
 import click
+from click.core import ParameterSource
 
+from relay_tornado.cli.entry import REMOTE, near_only
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
 from relay_tornado.proxy import ProxyTrust
@@ -43,6 +45,8 @@ def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
     def option(name: str, *names: str, **attributes: Any) -> Callable[[Any], Any]:
         first = name.split("/", maxsplit=1)[0].removeprefix("--")
         envvar = f"RELAY_{command}_" + first.replace("-", "_").upper()
+        if "/" in name or attributes.get("is_flag"):
+            attributes["type"] = Switch()
         return click.option(name, *names, envvar=envvar, show_envvar=True, **attributes)
 
     return option
@@ -84,6 +88,18 @@ class Number(click.IntRange):
         if self.max is None:
             return "" if self.min is None else f" of at least {self.min}"
         return f" from {self.min} to {self.max}"
+
+
+class Switch(click.types.BoolParamType):
+    """On or off, as the variable of a flag without a value has it."""
+
+    name = "switch"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bool:
+        switched = self.str_to_bool(value)
+        if switched is None:
+            self.fail(f"{value!r} is neither 1 nor 0", param, ctx)
+        return switched
 
 
 class Size(_Quantity):
@@ -223,11 +239,20 @@ def format_default(field: dataclasses.Field[Any]) -> str:
     return str(value)
 
 
+def _near(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Refuses RELAY_URL for a command that works on this machine's relay only, unless its directory is named."""
+    root = context.find_root()
+    given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+    if root.params.get("url") and root.invoked_subcommand not in REMOTE and not given:
+        raise click.UsageError(near_only(root.invoked_subcommand, "RELAY_URL") + "; unset it, or name --data", context)
+    return value
+
+
 def settings_options(function: F) -> F:
     """Gives a command one option and one variable for each field of `Settings`; `settings_from` reads them."""
     hints = typing.get_type_hints(Settings)
     for field in reversed(dataclasses.fields(Settings)):
-        shape: dict[str, Any] = {"is_flag": True, "default": field.default}
+        shape: dict[str, Any] = {"is_flag": True, "type": Switch(), "default": field.default}
         if hints[field.name] is not bool:
             shape = {"type": _type_of(field, hints[field.name]), "default": format_default(field), "show_default": True}
         option = click.option(
@@ -236,10 +261,16 @@ def settings_options(function: F) -> F:
             envvar=variable(field),
             show_envvar=True,
             help=field.metadata["help"],
+            callback=_near if field.name == "data" else None,
             **shape,
         )
         function = option(function)
     return function
+
+
+def settings_variables() -> frozenset[str]:
+    """The variables of the settings."""
+    return frozenset(variable(field) for field in dataclasses.fields(Settings))
 
 
 def settings_from(params: Mapping[str, Any]) -> Settings:
@@ -299,13 +330,20 @@ data_option = click.option(
     type=click.Path(path_type=Path, readable=False),
     default=Settings().data,
     show_default=True,
+    callback=_near,
     envvar="RELAY_DATA",
     show_envvar=True,
     help="The relay's data directory, by which a running relay is found, too.",
 )
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, envvar="RELAY_JSON", show_envvar=True, help="Print one JSON document."
+    "--json",
+    "as_json",
+    is_flag=True,
+    type=Switch(),
+    envvar="RELAY_JSON",
+    show_envvar=True,
+    help="Print one JSON document.",
 )
 
 url_option = click.option(

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import os
 import resource
 import shlex
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import click
+import structlog
 
 from relay_tornado.admin import Administration
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
-from relay_tornado.cli.options import settings_from, settings_options
+from relay_tornado.cli.options import Switch, settings_from, settings_options
 from relay_tornado.cli.program import program
 from relay_tornado.cli.ui import link
+from relay_tornado.cli.variables import unknown_variables
 from relay_tornado.garbage import restrain
 from relay_tornado.logs import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
 from relay_tornado.settings import Settings
+
+_log = structlog.get_logger(__name__)
 
 DEMO = "demo"
 
@@ -40,6 +45,7 @@ _EXTENSION = 60.0
 @click.option(
     "--demo",
     is_flag=True,
+    type=Switch(),
     envvar="RELAY_SERVE_DEMO",
     show_envvar=True,
     help="Make a bucket and a token, and print a curl and a client line to try them.",
@@ -52,6 +58,7 @@ def serve(demo: bool, **params: Any) -> None:
     """
     settings = settings_from(params)
     configure(settings)
+    _warn_of_variables(os.environ)
     _raise_descriptor_limit()
     # The database's threads give the interpreter's lock up at every row, and get it back from a loop that is busy only
     # after this interval: at the usual 5 ms reading old events would take many times as long.
@@ -113,6 +120,17 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _warn_of_variables(environment: Mapping[str, str]) -> None:
+    """A setting whose variable is mistyped has its default without a word otherwise. Another program's variable may
+    look like the relay's, so it is no more than a warning; no value is logged."""
+    from relay_tornado.cli.entry import main
+
+    unknown = unknown_variables(environment, main)
+    if unknown:
+        meant = {name: nearest for name, nearest in unknown.items() if nearest is not None}
+        _log.warning("unknown_variables", names=list(unknown), **({"perhaps_meant": meant} if meant else {}))
 
 
 def _raise_descriptor_limit() -> None:

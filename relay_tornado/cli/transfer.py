@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO
 import click
 
 from relay_tornado.cli.client import Caller, check_rights, open_relay
-from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.options import Switch, data_option, json_option
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.cli.trouble import about
@@ -43,6 +43,7 @@ _BUCKET_FIELDS = ("description", "retention")
 @click.option(
     "--append",
     is_flag=True,
+    type=Switch(),
     envvar="RELAY_EXPORT_APPEND",
     show_envvar=True,
     help="Go on where FILE ends, also where an export was broken off.",

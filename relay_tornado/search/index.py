@@ -87,6 +87,8 @@ class Index:
         self.path = folder / file.NAME
         self._log = log
         self._buckets = buckets
+        if bound < LEAST:
+            _log.warning("search_index_raised", asked=bound, bytes=LEAST, hint="this is the least; none is no index")
         self._bound = max(bound, LEAST)
         self._room = room
         self._state = State()

@@ -1,6 +1,7 @@
 """Options: how sizes, times and limits are written, and that every setting has its flag and variable."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from relay_tornado.cli import main
 from relay_tornado.cli.options import (
+    Switch,
     format_default,
     format_duration,
     format_size,
@@ -16,8 +19,10 @@ from relay_tornado.cli.options import (
     settings_from_environment,
     settings_options,
 )
+from relay_tornado.cli.variables import unknown_variables
 from relay_tornado.model import DAY
 from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
+from tests.cli.runner import Runner
 
 
 def parsed(*arguments: str, **variables: str) -> Settings:
@@ -161,6 +166,50 @@ def test_times_are_written_as_they_are_read(seconds: float) -> None:
 def test_a_public_url_has_no_closing_slash() -> None:
     """So that a path can be put behind it."""
     assert parsed("--public-url", "https://relay.example.org/hooks/").public_url == "https://relay.example.org/hooks"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "flag_name"),
+    [
+        (("serve",), "RELAY_NO_UI", "--no-ui"),
+        (("stats",), "RELAY_JSON", "--json"),
+        (("bucket", "set", "x"), "RELAY_BUCKET_EPHEMERAL", "--ephemeral"),
+        (("apply", "x"), "RELAY_APPLY_PRUNE", "--prune"),
+        (("export", "x"), "RELAY_EXPORT_APPEND", "--append"),
+    ],
+)
+def test_a_switch_is_on_or_off(relay: Runner, arguments: tuple[str, ...], name: str, flag_name: str) -> None:
+    """What its variable takes is said in two words."""
+    said = " ".join(relay.misused(*arguments, **{name: "maybe"}).split())
+    assert said.endswith(f"Invalid value for '{flag_name}' (env var: '{name}'): 'maybe' is neither 1 nor 0")
+
+
+def test_every_flag_without_a_value_is_a_switch() -> None:
+    """None has words of its own for what is neither on nor off."""
+
+    def options(command: click.Command) -> Iterator[click.Option]:
+        yield from (each for each in command.params if isinstance(each, click.Option))
+        if isinstance(command, click.Group):
+            for name in command.list_commands(click.Context(command)):
+                found = command.get_command(click.Context(command), name)
+                assert found is not None
+                yield from options(found)
+
+    plain = [each.opts for each in options(main) if each.is_flag and each.envvar and not isinstance(each.type, Switch)]
+    assert plain == []
+
+
+def test_variables_that_nobody_reads() -> None:
+    """They are named with what was perhaps meant; what a command has, or tells another program, is none of them."""
+    known = dict.fromkeys(("RELAY_PORT", "RELAY_URL", "RELAY_JSON", "RELAY_BUCKET_AUTH", "RELAY_SERVE_DEMO"), "")
+    assert unknown_variables(known, main) == {}
+    assert unknown_variables({"RELAY_EVENT_ID": "", "RELAY_HEADER_HOST": "", "MAXBODY": ""}, main) == {}
+    typed = {**known, "RELAY_MAXBODY": "1", "RELAY_RETENTON_AGE": "7d", "RELAY_STARSHIP": "x"}
+    assert unknown_variables(typed, main) == {
+        "RELAY_MAXBODY": "RELAY_MAX_BODY",
+        "RELAY_RETENTON_AGE": "RELAY_RETENTION_AGE",
+        "RELAY_STARSHIP": None,
+    }
 
 
 def test_the_environment_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -122,6 +122,12 @@ def test_which_relay_is_meant(relay: Runner, tmp_path: Path) -> None:
     assert "--data" in relay.misused(*wrong, "bucket", "list", "--data", data)
     assert "own machine" in relay.misused(*wrong, "migrate")
     assert relay("migrate", "--data", data, **url).exit_code == 0
+    for command in ("serve", "stats", "ui", "backup", "check", "migrate", "doctor"):
+        said = " ".join(relay.misused(command, *(["x"] if command == "backup" else []), **url).split())
+        assert f"{command} works on the relay's own machine only; with RELAY_URL: bucket," in said
+        assert said.endswith("unset it, or name --data")
+    assert "Usage" in relay("stats", "--help", **url).stdout
+    assert relay("stats", "--data", data, RELAY_URL="").exit_code == 0
     assert "secret" in relay.misused("--url", "http://127.0.0.1:1", "bucket", "list")
     assert "URL" in relay.misused("--url", "ftp://x", "--secret", "x", "bucket", "list")
 

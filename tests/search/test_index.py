@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay_tornado.admin.buckets import new_bucket
+from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Bucket, Retention
 from relay_tornado.search import file, index, pages, rests
 from relay_tornado.search.index import Index
@@ -52,6 +54,14 @@ async def indexed(world: World, folder: Path, *names: str, bound: int = BOUND, *
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:
+    """The least counts, and whoever asked for less can see that."""
+    with capture_logs() as said:
+        Index(tmp_path, MemoryEventLog(), list, 1 << 20)
+    (line,) = said
+    assert (line["event"], line["asked"], line["bytes"]) == ("search_index_raised", 1 << 20, 64 << 20)
 
 
 async def caught_up(made: Index, world: World, name: str = "b", low: int | None = None) -> None:
