@@ -99,12 +99,26 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
         _check_durability(given["durability"])
     if given.get("disabled") is False:
         given["disabled_reason"] = ""
-    changed = dataclasses.replace(before, **given)
+    changed = _pausable(before, dataclasses.replace(before, **given))
     if len(changed.destination) > MAX_DESTINATION:
         raise Invalid(f"destination: must have at most {MAX_DESTINATION} characters", "destination")
     if not changed.internal and (before.internal, before.destination) != (False, changed.destination):
         _check_destination(changed.destination)
     return changed
+
+
+def _pausable(before: Output, changed: Output) -> Output:
+    """Only the relay's own forwarding can be paused: what an internal output was before, or was read as, is forgotten.
+    Raises Invalid where one is to be paused that was not."""
+    if not (changed.internal and changed.paused):
+        return changed
+    if not before.paused:
+        raise Invalid(
+            "paused: an internal output can't be paused, since connected clients take its events: set disabled, or "
+            "make it public",
+            "paused",
+        )
+    return dataclasses.replace(changed, paused=False)
 
 
 def _check_free(bucket: Bucket, output: Output) -> None:

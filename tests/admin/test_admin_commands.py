@@ -76,7 +76,7 @@ async def test_every_command(open_world: OpenWorld) -> None:
         assert (output["number"], output["bucket_id"], output["timeout"]) == (1, made["id"], 30)
         output = await run(world, "output.set", output="out", bucket="orders", options={"disabled": True})
         assert output["disabled"] is True
-        with pytest.raises(Conflict, match="2 inputs and 1 outputs"):
+        with pytest.raises(Conflict, match="2 inputs and 1 output:"):
             await run(world, "bucket.delete", bucket="orders")
         answer = await run(world, "output.delete", output="orders")
         assert answer == {"id": output["id"], "status": "deleted"}

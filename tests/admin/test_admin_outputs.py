@@ -124,6 +124,7 @@ async def test_every_field_arrives(open_world: OpenWorld) -> None:
         ({"durability": {"schedule": "forever"}}, "durability.schedule"),
         ({"secret": "whsec_?"}, "secret"),
         ({"secret": "abc"}, "secret"),
+        ({"paused": True}, "paused"),
         ({"secret": "whsec_"}, "secret"),
         ({"durability": {"custom_delays": ["1s"]}}, "durability.custom_delays.0"),
         ({"durability": {"deadline": "1h"}}, "durability.deadline"),
@@ -223,6 +224,33 @@ async def test_disabled_by_the_relay(open_world: OpenWorld) -> None:
         assert world.administration.find_output(made.id)[1].disabled_reason == "410 Gone"
         _, enabled = await world.administration.set_output(made.id, disabled=False)
         assert (enabled.disabled, enabled.disabled_reason) == (False, "")
+
+
+@pytest.mark.gen_test
+async def test_only_what_the_relay_forwards_is_paused(open_memory: OpenWorld) -> None:
+    """A paused output that becomes internal is paused no more, and what was stored so before may be sent back."""
+    async with open_memory() as world:
+        await world.administration.create_bucket("orders")
+        url = "https://example.org/"
+        bucket, made = await world.administration.create_output("orders", internal=False, destination=url, paused=True)
+        assert made.paused
+        document = output_document(bucket.id, made)
+        for options in ({"internal": True}, {**document, "internal": True}):
+            _, changed = await world.administration.set_output(made.id, **options)
+            assert (changed.internal, changed.paused) == (True, False)
+            with pytest.raises(Invalid, match="paused: an internal output can't be paused"):
+                await world.administration.set_output(made.id, paused=True)
+            _, made = await world.administration.set_output(made.id, internal=False, paused=True)
+            assert (made.internal, made.paused) == (False, True)
+        bucket = world.administration.find_bucket("orders")
+        stored = dataclasses.replace(bucket, outputs=(dataclasses.replace(made, internal=True),))
+        await world.registry.put("bucket", bucket.id, stored)
+        document = output_document(bucket.id, stored.outputs[0])
+        assert document["paused"] is True
+        _, changed = await world.administration.set_output(made.id, **{**document, "description": "new"})
+        assert (changed.description, changed.paused) == ("new", False)
+        _, again = await world.administration.set_output(made.id, paused=False)
+        assert again == changed
 
 
 @pytest.mark.gen_test

@@ -253,6 +253,15 @@ def test_a_destination_that_is_refused(relay: Runner, host: str) -> None:
 
 
 @pytest.mark.usefixtures("made")
+def test_an_internal_output_is_not_paused(relay: Runner) -> None:
+    """It would go on: clients take its events. Resuming it changes nothing."""
+    relay.json("output", "create", "orders", "--name", "a")
+    said = relay.refused("output", "pause", "a", "--bucket", "orders")
+    assert said.startswith("paused: an internal output can't be paused")
+    assert relay.json("output", "resume", "a", "--bucket", "orders")["paused"] is False
+
+
+@pytest.mark.usefixtures("made")
 def test_rules_of_an_output(relay: Runner, tmp_path: Path) -> None:
     """They are set from a file or standard input, shown, and removed; what is wrong is named."""
     relay.json("output", "create", "orders", "--name", "worker")

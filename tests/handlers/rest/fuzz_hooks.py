@@ -108,6 +108,8 @@ def fit(body: dict[str, Any], things: dict[str, str]) -> None:
             body[name] = RULES
     if isinstance(body.get("retention"), dict) and body["retention"].get("hard_max_bytes"):
         body["retention"].update(wait_for_consumers=True, hard_max_bytes=2**53 - 1)
+    if body.get("paused") is True:
+        body["paused"] = False  # whether it may be depends on what it is by then
     if isinstance(body.get("expires_at"), int | float):
         body["expires_at"] = 4_102_444_800
     if isinstance(body.get("to"), str):

@@ -30,6 +30,7 @@ function outputValues(output) {
 function outputChanges({ patch, values }, before) {
   const changes = {};
   for (const name of PLAIN) if (name in patch) changes[name] = values[name];
+  if (values.internal) delete changes.paused;
   if (patch.headers) changes.headers = fromPairs(values.headers);
   if (typeof changes.rules?.text === "string") {
     const { document, wrong } = readRules(changes.rules.text);
