@@ -72,6 +72,7 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--damaged",
+    type=Switch(),
     is_flag=True,
     envvar="RELAY_RESTORE_DAMAGED",
     show_envvar=True,

@@ -261,7 +261,6 @@ def settings_options(function: F) -> F:
             envvar=variable(field),
             show_envvar=True,
             help=field.metadata["help"],
-            callback=_near if field.name == "data" else None,
             **shape,
         )
         function = option(function)
