@@ -18,7 +18,7 @@ LONGEST: Final = 300.0
 
 class Circuit:
     """Times are seconds of a clock that never goes back. Whoever tries calls `begin` first, and then one of
-    `succeeded`, `failed` and `cancelled`."""
+    `succeeded`, `failed` and `cancelled`, with what `begin` said: a try from before it opened finds nothing out."""
 
     __slots__ = ("_failures", "_held", "_open_for", "_probing", "_spread", "_until", "opened")
 
@@ -39,9 +39,10 @@ class Circuit:
             return held
         return math.inf if self._probing else max(self._until - now, held, 0.0)
 
-    def begin(self) -> None:
-        """A try begins, after `wait` said 0."""
+    def begin(self) -> bool:
+        """A try begins, after `wait` said 0. Whether it is the one that finds out."""
         self._probing = self.opened
+        return self.opened
 
     def succeeded(self) -> bool:
         """Whether that closed it."""
@@ -51,10 +52,10 @@ class Circuit:
         self.opened = self._probing = False
         return closed
 
-    def failed(self, now: float) -> bool:
+    def failed(self, now: float, probe: bool) -> bool:
         """Whether that opened it."""
         if self.opened:
-            if self._probing:
+            if probe:
                 self._probing = False
                 self._open(now)
             return False
@@ -64,9 +65,10 @@ class Circuit:
         self._open(now)
         return True
 
-    def cancelled(self) -> None:
+    def cancelled(self, probe: bool) -> None:
         """The try was none."""
-        self._probing = False
+        if probe:
+            self._probing = False
 
     def hold(self, until: float) -> None:
         """The destination asked for so much time (Retry-After)."""

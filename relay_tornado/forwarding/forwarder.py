@@ -224,9 +224,9 @@ class Forwarder:
             return False
         extra = self._trying > 0
         self._trying += 1
-        self._circuit.begin()
+        lane = _Lane(self, extra, self._circuit.begin())
         self._throttle.take()
-        task = asyncio.get_running_loop().create_task(self._work(taken, event, _Lane(self, extra)))
+        task = asyncio.get_running_loop().create_task(self._work(taken, event, lane))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return True
@@ -356,7 +356,7 @@ class Forwarder:
             await self._record(taken, tried, "sent")
             self._settle(taken)
             return
-        self._failed(tried)
+        self._failed(tried, lane.probe)
         if tried.status == 410:
             self._gone = True
             await self._record(taken, tried, "failed")
@@ -375,12 +375,12 @@ class Forwarder:
             self._held.discard(taken.seq)
         self.ledger.save()
 
-    def _failed(self, tried: Try) -> None:
+    def _failed(self, tried: Try, probe: bool) -> None:
         now = self._shared.monotonic()
         if tried.retry_after and tried.status in (429, 503):
             # It speaks of itself, not of this event.
             self._circuit.hold(now + tried.retry_after)
-        if self._circuit.failed(now):
+        if self._circuit.failed(now, probe):
             _log.warning(
                 "circuit_opened",
                 output=self.output.id,
@@ -475,15 +475,16 @@ class _Lane:
     """The place that a try takes among those of its output, at the circuit and the throttle as they were when it was
     taken; left once. Then `begin` or `cancel`."""
 
-    __slots__ = ("_extra", "_forwarder", "_left", "_open", "_throttle", "circuit")
+    __slots__ = ("_extra", "_forwarder", "_left", "_open", "_throttle", "circuit", "probe")
 
-    def __init__(self, forwarder: Forwarder, extra: bool) -> None:
+    def __init__(self, forwarder: Forwarder, extra: bool, probe: bool) -> None:
         self._forwarder = forwarder
         self._extra = extra
         self._left = False
         self._open = True
         self._throttle = forwarder._throttle
         self.circuit = forwarder._circuit
+        self.probe = probe
 
     def begin(self) -> None:
         """The request goes out."""
@@ -494,7 +495,7 @@ class _Lane:
 
     def cancel(self) -> None:
         """Nothing goes out; or it was cut off."""
-        self.circuit.cancelled()
+        self.circuit.cancelled(self.probe)
         if self._open:
             self._open = False
             self._throttle.give_back()

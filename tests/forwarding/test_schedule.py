@@ -147,8 +147,8 @@ def test_circuit() -> None:
     circuit = Circuit()
     for number in range(FAILURES):
         assert circuit.wait(0.0) == 0
-        circuit.begin()
-        assert circuit.failed(0.0) == (number == FAILURES - 1)
+        probe = circuit.begin()
+        assert circuit.failed(0.0, probe) == (number == FAILURES - 1)
     expected = FIRST
     now = 0.0
     for _ in range(8):
@@ -157,18 +157,18 @@ def test_circuit() -> None:
         assert circuit.wait(now) == 0
         circuit.begin()
         assert circuit.wait(now) == math.inf
-        circuit.cancelled()
+        circuit.cancelled(True)
         assert circuit.wait(now) == 0, "no try came of it"
         circuit.begin()
-        assert not circuit.failed(now)
+        assert not circuit.failed(now, True)
         expected = min(expected * 2, LONGEST)
     circuit.begin()
     assert circuit.succeeded()
     assert circuit.wait(now) == 0
     for _ in range(FAILURES - 1):
-        assert not circuit.failed(now)
+        assert not circuit.failed(now, True)
     circuit.succeeded()
-    assert not circuit.failed(now), "only failures one after the other count"
+    assert not circuit.failed(now, True), "only failures one after the other count"
 
 
 def test_signature_vector() -> None:
@@ -188,3 +188,19 @@ def test_signature_vector() -> None:
     }
     assert new_signing_secret() != new_signing_secret()
     assert signature(new_signing_secret(), "id", b"", 0.0)
+
+
+def test_tries_of_before_the_circuit_opened() -> None:
+    """They find nothing out: neither do they make room for a second try, nor do they make it longer."""
+    circuit = Circuit()
+    early = [circuit.begin() for _ in range(FAILURES + 2)]
+    for probe in early[:FAILURES]:
+        opened = circuit.failed(0.0, probe)
+    assert opened
+    probe = circuit.begin()
+    circuit.cancelled(early[FAILURES])
+    assert circuit.wait(FIRST) == math.inf
+    assert not circuit.failed(1.0, early[FAILURES + 1])
+    assert circuit.wait(FIRST) == math.inf
+    assert not circuit.failed(FIRST, probe)
+    assert circuit.wait(FIRST) == pytest.approx(2 * FIRST)
