@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Final, Protocol
 
 import structlog
 
 _GRAINS: Final = ((2.0, 0.01), (math.inf, 0.25))
 """How late one may be woken: times less than so many seconds ahead are rounded up to so many seconds."""
+
+_SLICE: Final = 0.001
+"""Seconds of a turn of the loop that those who are woken have: thousands that came at once sleep until one time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -57,12 +61,17 @@ class Alarms:
 
     def _look(self) -> None:
         self._timer = None
-        now = self._loop.time()
+        now, end = self._loop.time(), time.perf_counter() + _SLICE
         for at in sorted(at for at in self._sleepers if at <= now):
-            for sleeper in self._sleepers.pop(at, {}):
+            sleepers = self._sleepers[at]
+            while sleepers and time.perf_counter() < end:
+                sleeper, _ = sleepers.popitem()
                 try:
                     sleeper.wake()
                 except Exception:
                     _log.exception("alarm_failed")
-        if self._sleepers and self._timer is None:
+            if not sleepers:
+                self._sleepers.pop(at, None)
+        if self._sleepers:
+            # Whoever is left of those that are due has the next turn of the loop.
             self._look_at(min(self._sleepers))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.handlers import alarms as module
 from relay_tornado.handlers.alarms import Alarms
 from tests.delivery.virtual import run
 
@@ -66,6 +68,46 @@ def test_soon_is_soon() -> None:
         await asyncio.sleep(1)
         assert at <= sleeper.woken[0] + 1e-6
         assert sleeper.woken[0] <= at + 0.011
+
+    run(test)
+
+
+def test_many_at_once_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those who are due at one time are woken in several turns where that takes long, each once."""
+    monkeypatch.setattr(module, "_SLICE", 0.0005)
+
+    class Slow(Sleeper):
+        def wake(self) -> None:
+            super().wake()
+            end = time.perf_counter() + 0.0002
+            while time.perf_counter() < end:
+                pass
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        alarms = Alarms()
+        sleepers = [Slow() for _ in range(50)]
+        at = [alarms.set(sleeper, loop.time() + 5) for sleeper in sleepers]
+        assert len(set(at)) == 1
+        gone: list[Slow] = []
+        turns = 0
+
+        def turn() -> None:
+            nonlocal turns
+            turns += 1
+            asleep = [sleeper for sleeper in sleepers if not sleeper.woken]
+            if asleep and not gone:
+                gone.append(asleep[0])
+                sleepers.remove(asleep[0])
+                alarms.cancel(asleep[0], at[0])
+            if asleep:
+                loop.call_soon(turn)
+
+        loop.call_at(at[0], turn)
+        await asyncio.sleep(10)
+        assert turns > 5
+        assert not gone[0].woken
+        assert all(len(sleeper.woken) == 1 for sleeper in sleepers)
 
     run(test)
 
