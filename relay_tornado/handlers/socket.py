@@ -107,6 +107,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     _headers = _NO_HEADERS
     _headers_written = True
     _on_close_called = False
+    _prepared_future = None
     _status_code = 101
     ui = _NO_UI
 

@@ -93,8 +93,14 @@ async def test_what_an_open_socket_needs_no_more(monkeypatch: pytest.MonkeyPatch
             assert first.params is second.params
             handlers[0].allow(1 << 20)
             assert (first.params.max_message_size, second.params.max_message_size) == (1 << 20, handlers[1]._limit)
-        for name in ("close_code", "close_reason", "_on_close_called", "_status_code", "_headers_written", "_finished"):
+        alike = {"close_code", "close_reason", "_on_close_called", "_status_code", "_headers_written", "_finished"}
+        for name in alike | {"_prepared_future"}:
             assert before[name] == getattr(SocketHandler, name), name
+        # Of the rest only what leads to the method, and what makes an answer of HTTP, is read.
+        lead = {"path_args", "path_kwargs", "open_args", "open_kwargs", "_transforms", "_write_buffer", "_reason"}
+        barred = {"write", "redirect", "set_header", "set_cookie", "set_status", "flush", "finish"}
+        assert {name for name in before if not hasattr(SocketHandler, name)} <= lead | set(handler.__dict__)
+        assert {name for name, value in before.items() if name in barred and callable(value)} == barred
         # The request's own coroutine looks at these behind the handshake: there is nothing to finish.
         assert before["_auto_finish"] is True
         assert SocketHandler._auto_finish is False
