@@ -94,6 +94,9 @@ class Conversation(Subscribed):
 
     async def received(self, message: str | bytes) -> None:
         """A message from the client. Returns once it is answered."""
+        if self._delivery is None:
+            # What it takes to subscribe is ten times a webhook's time.
+            await self._sockets.crowd.turn()
         self.heard()
         effects = self._session.received(message)
         if self._delivery is not None:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
@@ -27,6 +27,8 @@ from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
 
 BACKLOG = 1024
+ACCEPT = 64
+"""Most connections that are accepted in one turn of the loop."""
 WELCOME = 8
 """Most connections that are handed to Tornado in one turn of the loop."""
 RESERVED_DESCRIPTORS = 128
@@ -57,6 +59,15 @@ DIRECT = Entrance()
 """Plain HTTP, no proxies, sockets of its own."""
 
 
+class _Arrival(NamedTuple):
+    """A connection that was handed over and is not served yet: thousands may be, and each takes its time to be made
+    into something that Tornado serves."""
+
+    socket: socket.socket
+    peer: str
+    data: bytes
+
+
 class Listener:
     """Listens on the settings' address, or on the entrance's sockets, from `start` until `stop`; `connections` holds
     what is open.
@@ -78,7 +89,7 @@ class Listener:
         self.trust = entrance.trust
         self._entrance = entrance
         self.connections: set[Connection | DirectConnection] = set()
-        self._arriving: deque[Connection] = deque()
+        self._arriving: deque[_Arrival] = deque()
         self.lingering = Lingering()
         self.limit = _limit(settings)
         self._delegate = delegate
@@ -118,10 +129,13 @@ class Listener:
             connection.last = True
             if not connection.busy:
                 connection.close()
+        while self._arriving:
+            self._arriving.popleft().socket.close()
+        self._closed.set()
 
     async def drained(self) -> None:
         """Returns once no connection is open."""
-        while self.connections:
+        while self.connections or self._arriving:
             self._closed.clear()
             await self._closed.wait()
 
@@ -141,9 +155,7 @@ class Listener:
     def hand_over(self, connection: DirectConnection, data: bytes) -> None:
         """Tornado serves this connection from now on; `data` is what was read from it."""
         self.connections.discard(connection)
-        stream = Connection(connection.socket, connection.peer, self._limits, self, data)
-        self.connections.add(stream)
-        self._arriving.append(stream)
+        self._arriving.append(_Arrival(connection.socket, connection.peer, data))
         if len(self._arriving) == 1:
             self._loop.add_callback(self._welcome)
 
@@ -153,10 +165,10 @@ class Listener:
         some = [self._arriving.popleft() for _ in range(min(WELCOME, len(self._arriving)))]
         if self._arriving:
             self._loop.add_callback(self._welcome)
-        for stream in some:
+        for arrival in some:
+            stream = Connection(arrival.socket, arrival.peer, self._limits, self, arrival.data)
             try:
-                if not stream.closed():
-                    self._serve(stream)
+                self._serve(stream)
             except Exception:
                 _log.exception("request_failed")
                 stream.close()
@@ -166,7 +178,7 @@ class Listener:
         HTTP1ServerConnection(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
-        for _ in range(BACKLOG):
+        for _ in range(ACCEPT):
             try:
                 connection, address = listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -176,7 +188,7 @@ class Listener:
             except OSError as error:
                 self._pause(listening, error)
                 return
-            if len(self.connections) + len(self.lingering) >= self.limit:
+            if len(self.connections) + len(self._arriving) + len(self.lingering) >= self.limit:
                 connection.close()
                 self._refuse()
                 continue

@@ -25,6 +25,7 @@ from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Conversation
+from relay_tornado.handlers.crowd import Crowd
 from relay_tornado.log import deliveries as results
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
@@ -39,6 +40,9 @@ _log = structlog.get_logger(__name__)
 _UNAUTHENTICATED: Final = 64 * KIB
 """What Tornado reads of one message before `auth`. The session refuses less than that, and with a close frame that
 arrives; beyond it Tornado cuts the connection."""
+
+_SUBSCRIBING: Final = 8
+"""Most messages a turn of the loop of those who have not subscribed yet."""
 
 _EXPIRY: Final = 0.5
 """Seconds between two looks at the clock of day for tokens that expire."""
@@ -253,6 +257,7 @@ class Sockets:
         self._trust = ProxyTrust() if trust is None else trust
         self.access = access
         self.alarms = Alarms()
+        self.crowd = Crowd(_SUBSCRIBING)
         self._parameters: dict[int, Any] = {}
         self.settings = settings
         self.deliveries = Deliveries(log, registry, settings, ledgers, counters)

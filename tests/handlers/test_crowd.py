@@ -1,0 +1,60 @@
+"""relay_tornado/handlers/crowd.py: a few a turn of the loop, in their order."""
+
+from __future__ import annotations
+
+import asyncio
+
+from relay_tornado.handlers.crowd import Crowd
+from tests.delivery.virtual import run
+
+
+def test_a_few_a_turn_in_their_order() -> None:
+    """However many come at once; who gives up keeps nobody waiting."""
+
+    async def test() -> None:
+        crowd = Crowd(4)
+        through: list[int] = []
+
+        async def one(number: int) -> None:
+            await crowd.turn()
+            through.append(number)
+
+        tasks = [asyncio.create_task(one(number)) for number in range(50)]
+        await asyncio.sleep(0)
+        assert through == [0, 1, 2, 3]
+        for number in (4, 10, 11):
+            tasks[number].cancel()
+        turns = 0
+        while not all(task.done() for task in tasks):
+            before = len(through)
+            await asyncio.sleep(0)
+            turns += 1
+            assert len(through) - before <= 4
+        assert through == [number for number in range(50) if number not in (4, 10, 11)]
+        assert turns >= 11
+        await asyncio.sleep(1)
+        assert not crowd._scheduled
+
+    run(test)
+
+
+def test_nobody_waits_where_few_come() -> None:
+    """Also again and again: each turn has as many."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        crowd = Crowd(4)
+        for _ in range(10):
+            for _ in range(4):
+                turn = crowd.turn()
+                try:
+                    turn.send(None)
+                except StopIteration:
+                    continue
+                raise AssertionError("it waited")
+            done = loop.create_future()
+            loop.call_soon(done.set_result, None)
+            await done
+            await asyncio.sleep(0)
+
+    run(test)
