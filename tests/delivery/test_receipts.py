@@ -295,17 +295,22 @@ def test_a_named_receipt_consumer() -> None:
     run(test)
 
 
+async def subscribed_twice(world: World) -> Client:
+    """The second subscribe of a connection on which the first wrote three events, none of them pinged."""
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    await world.append(3)
+    await quiet()
+    return Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+
+
 def test_a_second_subscribe_repeats_nothing() -> None:
     """What was sent on this connection is not sent on it again, though no receipt has come."""
 
     async def test() -> None:
         world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
-        await world.append(3)
-        await quiet()
-        again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+        again = await subscribed_twice(world)
         await world.append(1)
         await quiet()
         assert again.reader.seqs() == [1, 2, 3, 4]
@@ -321,12 +326,7 @@ def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
 
     async def test() -> None:
         world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
-        await world.append(3)
-        await quiet()
-        again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+        again = await subscribed_twice(world)
         await again.answer(3)
         assert again.reader.seqs() == [1, 2, 3]
         assert await floor(world) == 3

@@ -14,7 +14,7 @@ from relay_tornado.model import Appended, Event, Gap, Retention
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.answers import Answer
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import B, eventually, public, run, world
+from tests.forwarding.world import B, World, eventually, public, run, world
 
 
 def test_an_event_arrives_as_it_came() -> None:
@@ -118,6 +118,16 @@ def test_no_retries() -> None:
     run(test)
 
 
+async def quick_tries(w: World, target: Target) -> None:
+    """An event is turned away until it has only its retries left."""
+    await w.append(b"1")
+    for step in (1.1, 3.1):
+        await w.idle()
+        await w.turn(step)
+    await target.until(3)
+    await w.idle()
+
+
 def test_the_retry_schedule_lets_later_ones_pass() -> None:
     """Behind its quick tries an event goes by `retries`, and later ones pass it."""
 
@@ -128,12 +138,7 @@ def test_the_retry_schedule_lets_later_ones_pass() -> None:
             return answer(503) if got.body == b"1" and bad else answer()
 
         async with Target(answers) as target, world(public(target.url, retries=2)) as w:
-            await w.append(b"1")
-            for step in (1.1, 3.1):
-                await w.idle()
-                await w.turn(step)
-            await target.until(3)
-            await w.idle()
+            await quick_tries(w, target)
             await w.append(b"2")
             await target.until(4)
             await w.idle()
@@ -751,12 +756,7 @@ def test_what_can_not_be_read_says_nothing_of_what_can(told: Any, reason: str) -
             return answer(503) if got.body == b"1" and bad else answer()
 
         async with Target(answers) as target, world(public(target.url, retries=2)) as w:
-            await w.append(b"1")
-            for step in (1.1, 3.1):
-                await w.idle()
-                await w.turn(step)
-            await target.until(3)
-            await w.idle()
+            await quick_tries(w, target)
             whole = w.log.peek
 
             def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
