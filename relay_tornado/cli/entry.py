@@ -17,7 +17,7 @@ from click.core import ParameterSource
 
 import relay_tornado
 from relay_tornado.cli.flags import in_flags
-from relay_tornado.cli.trouble import file_words
+from relay_tornado.cli.trouble import STDOUT, drop_output, file_words
 from relay_tornado.errors import RelayError
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
@@ -98,6 +98,8 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output left; click ends quietly then
+            if drop_output() and error.filename is None:
+                error.filename = STDOUT
             raise Failure(file_words(error)) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)

@@ -15,7 +15,7 @@ from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.options import Switch, data_option, json_option
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
-from relay_tornado.cli.trouble import about
+from relay_tornado.cli.trouble import STDOUT, about
 from relay_tornado.errors import Conflict, Invalid, RelayError
 from relay_tornado.model import counted
 
@@ -84,7 +84,7 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
 def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], int | None]]:
     """Where to write, and the seq after which an export that is continued goes on."""
     if file == STANDARD:
-        with about("standard output"):
+        with about(STDOUT):
             yield sys.stdout.buffer, None
         return
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | (0 if append else os.O_EXCL)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+STDOUT: Final = "standard output"
 
 _RIGHTS: Final = "this user may not use it: run this as its owner or as root, or change its rights"
 _WORDS: Final[Mapping[int, str]] = {
@@ -33,6 +36,18 @@ def file_words(error: OSError) -> str:
         return str(error)
     words = _WORDS.get(error.errno, f"{os.strerror(error.errno).lower()}: look at the path and the disk")
     return f"{' to '.join(names)}: {words}" if names else words
+
+
+def drop_output() -> bool:
+    """Whether what was printed can't be written, which is dropped then: at its end Python would try once more, say so
+    in words of its own, and exit with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        return True
+    return False
 
 
 @contextmanager

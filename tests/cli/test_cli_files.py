@@ -61,10 +61,13 @@ def test_an_export_to_a_full_disk(relay: Runner, tmp_path: Path, monkeypatch: py
 
     relay.json("bucket", "create", "orders")
     words = "the disk is full: free some space, or name a file on another one"
-    command = [sys.executable, "-m", "relay_tornado", "export", "orders", "--data", str(relay.data)]
-    with Path("/dev/full").open("wb") as output:
-        run = subprocess.run(command, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
-    assert (run.returncode, run.stderr) == (1, f"relay: standard output: {words}\n")
+    # What is printed waits in a buffer, as it does for a user, whatever this was started with.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    for args in (["export", "orders"], ["bucket", "list"]):
+        command = [sys.executable, "-m", "relay_tornado", *args, "--data", str(relay.data)]
+        with Path("/dev/full").open("wb") as output:
+            run = subprocess.run(command, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert (run.returncode, run.stderr) == (1, f"relay: standard output: {words}\n")
     monkeypatch.setattr(transfer.os, "fsync", full)
     assert relay.refused("export", "orders", tmp_path / "out") == f"{tmp_path}/out: {words}"
 
