@@ -340,6 +340,10 @@ class Token:
         """Whether this bucket is in the token's scope."""
         return self.buckets is None or bucket_id in self.buckets
 
+    def keeps_position(self, bucket: Bucket) -> bool:
+        """Whether the relay keeps its position in this bucket."""
+        return self.durable and self.reads(bucket.id) and not bucket.ephemeral
+
     def opens(self, secret_hash: str, now: float) -> bool:
         """Whether the secret with this hash is the token's, or the one before it while that is good."""
         current = hmac.compare_digest(secret_hash, self.secret_hash)

@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 
 def _has(token: Token | None, bucket: Bucket) -> bool:
     """Whether the token has a position in this bucket."""
-    return token is not None and token.durable and token.reads(bucket.id) and not bucket.ephemeral
+    return token is not None and token.keeps_position(bucket)
 
 
 async def begin(

@@ -95,14 +95,10 @@ def _only(bucket: Document, part: str) -> Document:
 
 def find_output(bucket: Document, reference: str) -> Document:
     """The bucket's output with this id or name. Raises Failure, saying which there are, and NotClear."""
-    outputs: list[Document] = bucket["outputs"]
-    found = [each for each in outputs if each["id"] == reference]
-    found = found or [each for each in outputs if each["name"] == reference]
-    if not found:
-        raise no_output(bucket, reference)
-    if len(found) > 1:
-        raise NotClear(bucket["name"], "output", [each["id"] for each in found], reference)
-    return found[0]
+    try:
+        return find_part([bucket], "outputs", reference, bucket["id"])[1]
+    except NotFound:
+        raise no_output(bucket, reference) from None
 
 
 def no_output(bucket: Document, reference: str) -> Failure:

@@ -75,7 +75,10 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
         ("bucket", found["bucket_name"]),
         ("acks", found["ack"]),
         ("position", f"{found['floor']}, of {found['head']}"),
-        ("pending", _events(found["pending"]) + (f", the oldest for {_waited(found)}" if found["pending"] else "")),
+        (
+            "pending",
+            counted(found["pending"], "event") + (f", the oldest for {_waited(found)}" if found["pending"] else ""),
+        ),
         ("out", f"{found['out']} given and not acked"),
         ("parked", f"{found['parked']} wait for another try"),
         ("dead", f"{found['dead']} given up" + (", see `relay consumer dead`" if found["dead"] else "")),
@@ -109,8 +112,8 @@ def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_js
         return
     would = "Would move" if preview else "Moved"
     click.echo(
-        f"{would} from {done['from']} to {done['to']}: {_events(done['repeats'])} again, "
-        f"{_events(done['skips'])} passed over"
+        f"{would} from {done['from']} to {done['to']}: {counted(done['repeats'], 'event')} again, "
+        f"{counted(done['skips'], 'event')} passed over"
     )
 
 
@@ -125,7 +128,7 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
     with open_relay(data) as relay:
         if not yes:
             found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
-            lost = f"{_events(found['pending'])} pending and {found['dead']} given up"
+            lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
             ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
         gone = relay.call("consumer.delete", bucket=bucket, consumer=consumer)
     if as_json:
@@ -187,9 +190,9 @@ def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, d
     if as_json:
         print_json(done)
         return
-    click.echo(f"{_events(done['scheduled'])} to be given again.")
+    click.echo(f"{counted(done['scheduled'], 'event')} to be given again.")
     if done["left"]:
-        note(f"{_events(done['left'])} stay dead letters: as many wait as may; try again when some are done")
+        note(f"{counted(done['left'], 'event')} stay dead letters: as many wait as may; try again when some are done")
 
 
 @consumer.command()
@@ -228,7 +231,3 @@ def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:
 
 def _waited(found: Document) -> str:
     return format_duration(int(found["lag"]["seconds"])) if found["pending"] else ""
-
-
-def _events(count: int) -> str:
-    return counted(count, "event")

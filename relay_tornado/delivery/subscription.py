@@ -45,7 +45,7 @@ class Directory:
     def durable(self, key: str, bucket_id: BucketId) -> bool:
         """Whether the token with this key has a position of its own in the bucket."""
         bucket, token = self.get(bucket_id), self._registry.get("token", key)
-        return bool(token and token.durable and token.reads(bucket_id) and bucket and not bucket.ephemeral)
+        return token is not None and bucket is not None and token.keeps_position(bucket)
 
     def name(self, bucket_id: BucketId) -> str:
         """The bucket's name, or the last one that it had."""

@@ -34,13 +34,17 @@ def ends_lines(head: bytes) -> bool:
 def names_host(head: bytes) -> bool:
     """Whether a head says whom it is for as RFC 9112 (3.2) wants it: HTTP/1.1 with one Host line, and no more."""
     hosts = head.lower().count(b"\nhost:")
-    return hosts == 1 or (hosts == 0 and b" HTTP/1.1" not in head.lstrip(b"\r\n").partition(b"\n")[0])
+    return hosts == 1 or (hosts == 0 and not _is_http_1_1(head))
 
 
 def frames_body(head: bytes) -> bool:
     """Whether a head may say as it does how its body is framed: HTTP/1.0 knows no Transfer-Encoding, so one that has it
     came by way of something that did not read it (RFC 9112, 6.1)."""
-    return b"\ntransfer-encoding:" not in head.lower() or b" HTTP/1.1" in head.lstrip(b"\r\n").partition(b"\n")[0]
+    return b"\ntransfer-encoding:" not in head.lower() or _is_http_1_1(head)
+
+
+def _is_http_1_1(head: bytes) -> bool:
+    return b" HTTP/1.1" in head.lstrip(b"\r\n").partition(b"\n")[0]
 
 
 def essential(head: bytes) -> bytes:

@@ -244,7 +244,8 @@ def _stored(row: Sequence[Any]) -> Stored:
     try:
         held = Ranges(json.loads(out))
         held.cut_below(first)
-        met, untold = None, _untold({})
+        met: Gaps | None = None
+        untold: Sequence[Gap] = ()
         if gap is not None:
             last = json.loads(gap)
             met = Gaps(times, Gap(last["reason"], last["from"], last["to"]), last["at"])

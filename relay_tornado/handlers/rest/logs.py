@@ -16,6 +16,7 @@ from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import (
+    NUMBERED,
     STATUSES,
     Answered,
     EventPage,
@@ -33,9 +34,6 @@ from relay_tornado.wire.rest import MAX_TIME
 
 MAX_ANSWER: Final = 10 * MIB
 """Bytes of a client's answer as JSON, its body in base64."""
-
-NUMBERED: Final = ("preparing", "sent", "failed", "stalled", "received", "rejected")
-"""Statuses by the numbers that they once had on the wire."""
 
 _DIGITS: Final = re.compile("[0-9]{1,9}")
 
@@ -70,8 +68,7 @@ class _Bytes(fields.String):
     """A body: base64, or as it is; or a list of the numbers of its bytes."""
 
     def __init__(self) -> None:
-        said = "must be a string."
-        super().__init__(allow_none=True, error_messages={"invalid": said})
+        super().__init__(allow_none=True, error_messages={"invalid": "must be a string."})
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, list):

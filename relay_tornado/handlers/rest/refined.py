@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from relay_tornado.admin.answers import BODILESS, OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
-from relay_tornado.handlers.rest.schemas import STATUSES
+from relay_tornado.handlers.rest.schemas import NUMBERED, STATUSES
 from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
 from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.fields import MAX_COUNT, Document, StockFields
@@ -90,8 +90,8 @@ _POSITION: Final[Document] = {
         },
     ],
 }
-_NUMBERS: Final = range(6)
-"""Of statuses; 0 says nothing."""
+_NUMBERS: Final = range(len(NUMBERED))
+"""Of statuses."""
 
 _ROUNDED: Final[Document] = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]

@@ -24,6 +24,8 @@ _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
 _DURATION = re.compile(f"(?:{_PART.pattern})+")
 
 STATUSES = ("received", "sent", "failed", "stalled", "rejected")
+NUMBERED = ("preparing", "sent", "failed", "stalled", "received", "rejected")
+"""Statuses by the numbers that they once had on the wire; the first says nothing."""
 
 
 def _text(about: str = "", **details: Any) -> fields.String:
