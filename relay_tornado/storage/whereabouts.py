@@ -18,8 +18,8 @@ class Whereabouts:
         found = path.stat()
         self._known = {path: (found.st_dev, found.st_ino)}
 
-    def opened(self) -> None:
-        """The database was opened anew; there may be another WAL."""
+    def closed(self) -> None:
+        """The database is being opened anew: who closes it last deletes the WAL, and who opens it makes another."""
         self._known.pop(self._wal, None)
 
     def missing(self, *, committed: bool = False) -> str:

@@ -342,9 +342,9 @@ class Writer:
             return Unavailable(self.misplaced)
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
+        self._whereabouts.closed()
         try:
             self._connection = await Connection.writer(self._path, self._factory)
-            self._whereabouts.opened()
             self._awaits_locks = True
             await self._connection.run(keep_statements_in_memory)
             stamp, kept = await self._connection.run(

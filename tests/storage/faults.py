@@ -8,17 +8,20 @@ from typing import Any
 
 
 class Faults:
-    """What fails: `on` is asked for each statement and returns the error code to raise, before or after it ran."""
+    """What fails: `on` is asked for each statement and returns the error code to raise, before or after it ran.
+    `opening` is the error of each try to open the file, `refused` how many there were."""
 
     def __init__(self) -> None:
         self.before: Callable[[str], int | None] = lambda sql: None
         self.after: Callable[[str], int | None] = lambda sql: None
         self.opening: int | None = None
+        self.refused = 0
         self.statements: list[str] = []
 
     def factory(self, *args: Any, **options: Any) -> sqlite3.Connection:
         """What `Database.open` takes as its factory."""
         if self.opening is not None:
+            self.refused += 1
             raise error(self.opening)
         made = _Faulty(*args, **options)
         made.faults = self

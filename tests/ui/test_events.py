@@ -178,7 +178,9 @@ def test_two_hundred_a_second(events: Page, sender: Sender) -> None:
 
 
 def test_a_restart_of_the_relay_loses_nothing(page: Page, watch: Watch, tmp_path: Path, sender: Sender) -> None:
-    """Events sent before, while the page was cut off, and after: each is there once, in order."""
+    """Events sent before, while the page was cut off, and after: each is there once, in order, also in a page that is
+    slow to draw."""
+    page.add_init_script("window.requestAnimationFrame = (draw) => setTimeout(draw, 300);")
     watch.expected += ["ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE", "Failed to load resource", "asked for"]
     with Relay(tmp_path / "data") as own:
         _, secret = own.create_token()

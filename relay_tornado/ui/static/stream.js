@@ -5,8 +5,9 @@ import { get, v1 } from "./api.js";
 const MAX_WAIT = 30_000;
 const HIDDEN_FOR = 20_000;
 
-/** Follows a bucket from a position on. The callbacks: webhook(frame), gap(gap), subscribed(bucket entry), and status(text):
- *  "connecting", "live", "away" (it comes back by itself), "resting" (the page is hidden), "gone" (the bucket is). Returns what ends it. */
+/** Follows a bucket from a position on. The callbacks: webhook(frame), gap(gap), subscribed(bucket entry, whether all since the last event
+ *  comes on the stream), and status(text): "connecting", "live", "away" (it comes back by itself), "resting" (the page is hidden), "gone"
+ *  (the bucket is). Returns what ends it. */
 export function follow(bucket, { since = "latest", ...query }, { webhook, gap, subscribed, status }) {
   let source = null;
   let last = "";
@@ -35,10 +36,11 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
     const opened = new EventSource(`${v1("stream")}?${search}`);
     source = opened;
     opened.addEventListener("subscribed", (event) => {
+      const resumed = last !== "";
       const { buckets } = heard(event);
       tries = 0;
       status("live");
-      subscribed?.(buckets?.[0] ?? {});
+      subscribed?.(buckets?.[0] ?? {}, resumed);
     });
     opened.addEventListener("webhook", (event) => webhook(heard(event)));
     opened.addEventListener("gap", (event) => gap?.(heard(event).gap));

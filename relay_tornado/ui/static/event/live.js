@@ -38,6 +38,8 @@ export class Live {
     this.tired = signal(false);
     this.empty = 0;
     this.filled = false;
+    /** Whether there may be events that are on no stream. */
+    this.missed = false;
     /** Whether the index of search still builds. */
     this.building = signal(false);
     /** Set by the list while it shows other than the newest events. */
@@ -81,9 +83,10 @@ export class Live {
     this.unfollow = follow(this.bucket, { max_body: MAX_BODY, ...(rules && { filter: JSON.stringify(rules) }) }, {
       webhook: (frame) => this.took(frame),
       gap: (gap) => this.enter(fromGap(gap, Math.max(this.rows.newest?.at ?? 0, this.incoming.at(-1)?.at ?? 0))),
-      subscribed: (entry) => {
+      subscribed: (entry, resumed) => {
         // What came between the first page and the subscription is on no stream: look again where there may be such events.
-        if (!this.filled || needsSearch(this.filter) || (entry.head ?? 0) > (this.rows.newest?.seq ?? 0)) this.fill();
+        this.missed ||= !resumed && (entry.head ?? 0) > (this.rows.newest?.seq ?? 0);
+        if (!this.filled || needsSearch(this.filter) || this.missed) this.fill();
       },
       status: (text) => this.became(text),
     });
@@ -226,6 +229,7 @@ export class Live {
           this.whole.value = !next;
         }
         this.filled = true;
+        this.missed = false;
         this.error.value = null;
         this.loading.value = false;
         this.changed();
