@@ -1,6 +1,5 @@
 """relay_tornado/delivery with outputs: which copies of an event a subscriber gets, and how it goes on between them."""
 
-import asyncio
 import itertools
 import random
 import time
@@ -15,15 +14,7 @@ from relay_tornado.copies import Subjects
 from relay_tornado.model import Event, Output, Retention
 from relay_tornado.rules import Rules
 from relay_tornado.subject import Subject
-from tests.delivery.world import Reader, World, quiet, until
-
-
-def run(test: Any) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(bounded())
+from tests.delivery.world import Reader, World, quiet, run, until
 
 
 def output(n: int, **fields: Any) -> Output:

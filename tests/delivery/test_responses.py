@@ -13,17 +13,9 @@ from relay_tornado.log.deliveries import Result
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Appended, Bucket, Event, Input, Output, Retention
 from relay_tornado.wire.answers import Answer
-from tests.delivery.world import TOKEN, World, quiet
+from tests.delivery.world import TOKEN, World, quiet, run
 
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
-
-
-def run(test: Any) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(30):
-            await test()
-
-    asyncio.run(bounded())
 
 
 def result(status_code: int = 200, body: bytes = b"", **headers: str) -> Result:

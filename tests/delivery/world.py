@@ -26,6 +26,16 @@ from relay_tornado.wire import control
 TOKEN = Token(key="K", secret_hash="h", created_at=0)
 
 
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Runs a test on a loop of its own."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(30):
+            await test()
+
+    asyncio.run(bounded())
+
+
 class Log(MemoryEventLog):
     """The log in memory, which answers late where the test wants so."""
 

@@ -1,0 +1,154 @@
+"""relay_tornado/delivery: what a subscriber is told of events that are not there any more."""
+
+from typing import Any
+
+from relay_tornado.errors import CursorLost
+from relay_tornado.model import Retention
+from tests.delivery.world import Reader, World, quiet, run, until
+
+
+def test_a_future_cursor_is_told() -> None:
+    """Above the head of an epoch that may still grow: gap `future`, and on at first."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(2)
+        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+        _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-3")
+        assert answer["gap"]["reason"] == "future"
+        assert answer["start"] == 1
+
+    run(test)
+
+
+def test_a_cursor_below_retention_is_told() -> None:
+    """The gap is exact, and delivery goes on at first."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(10)
+        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+        await world.log.trim("id-orders", Retention(max_events=3), None)
+        reader, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-4")
+        assert answer["gap"] == {"from": 5, "to": 7, "count": 3, "reason": "retention"}
+        assert answer["start"] == 8
+        await until(lambda: reader.seqs() == [8, 9, 10])
+        _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-7")
+        assert answer["recovered"]
+
+    run(test)
+
+
+def test_retention_overtakes_a_slow_reader() -> None:
+    """It is told exactly what it missed, and goes on at the first event that is there."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(4, body=b"x" * 200_000)
+        reader = Reader()
+        reader.paused = True
+        await world.subscribe("orders", since="earliest", reader=reader)
+        await until(lambda: reader.waiting > 0)
+        await world.append(6, body=b"x" * 200_000)
+        await world.log.trim("id-orders", Retention(max_events=3), None)
+        reader.resume()
+        await until(lambda: reader.seqs()[-1:] == [10])
+        seqs = reader.seqs()
+        (gap,) = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
+        missed = list(range(gap["from"], gap["to"] + 1))
+        assert gap["reason"] == "retention"
+        assert gap["count"] == len(missed)
+        assert seqs + missed != sorted(seqs + missed)
+        assert sorted(seqs + missed) == list(range(1, 11))
+        at = [each["type"] for each in reader.messages].index("status")
+        assert reader.messages[at + 1]["meta"]["seq"] == gap["to"] + 1
+
+    run(test)
+
+
+def test_a_damaged_stretch_is_a_reset() -> None:
+    """Events within the log that can't be read are told as such, and passed over."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(9)
+        whole = world.log.peek
+
+        def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+            if 3 <= after + 1 <= 5:
+                raise CursorLost(6)
+            found = whole(bucket_id, after, limit, max_bytes)
+            return [event for event in found if not (after < 3 and event.seq >= 3)]
+
+        world.log.peek = damaged  # type: ignore[method-assign]
+        reader, delivery, _ = await world.subscribe("orders", since="earliest")
+        await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
+        gaps = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
+        assert gaps == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
+        await until(lambda: not delivery.busy)
+
+    run(test)
+
+
+def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
+    """It is told, and then nothing more is written."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(2, body=b"x" * 300_000)
+        reader = Reader()
+        reader.paused = True
+        await world.subscribe("orders", since="earliest", on_gap="fail", reader=reader)
+        await until(lambda: reader.waiting > 0)
+        await world.append(5)
+        await world.log.trim("id-orders", Retention(max_events=2), None)
+        reader.resume()
+        await until(lambda: reader.ends == ["gap_refused"])
+        assert reader.messages[-1]["status"] == "gap"
+        await world.append(1)
+        await quiet()
+        assert reader.messages[-1]["status"] == "gap"
+
+    run(test)
+
+
+def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
+    """The log tells; the client gets events only."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        reader = Reader()
+        await world.subscribe("orders", reader=reader)
+        reader.paused = True
+        await world.append(2, body=b"x" * 300_000)
+        await until(lambda: reader.waiting > 0)
+        await world.append(5)
+        await world.log.trim("id-orders", Retention(max_events=2), None)
+        reader.resume()
+        await until(lambda: reader.seqs()[-2:] == [6, 7])
+        assert reader.statuses() == []
+
+    run(test)
+
+
+def test_a_kept_position_may_be_overtaken_too() -> None:
+    """The second answer tells the gap."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        _, first, _ = await world.subscribe("orders")
+        await quiet()
+        first.end()
+        await world.append(5)
+        await world.log.trim("id-orders", Retention(max_events=2), None)
+        _, _, (answer,) = await world.subscribe("orders", replaces=first, extended=True)
+        assert answer["gap"] == {"from": 1, "to": 3, "count": 3, "reason": "retention"}
+
+    run(test)
