@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.admin.logs_world import OpenLogs, memory_logs, sqlite_logs
 from tests.admin.world import OpenWorld, memory_world, sqlite_world
 
 
@@ -18,3 +19,9 @@ def open_world(request: pytest.FixtureRequest, tmp_path: Path) -> OpenWorld:
 def open_memory(tmp_path: Path) -> OpenWorld:
     """The same over memory alone, for what does not reach the engine."""
     return partial(memory_world, tmp_path / "data")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def open_logs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenLogs:
+    """The same of a world of logs."""
+    return partial(memory_logs if request.param == "memory" else sqlite_logs, tmp_path / "data")

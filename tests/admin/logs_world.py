@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
+
+import pytest
 
 from relay_tornado.admin import Administration
+from relay_tornado.admin.listing import LogPage
 from relay_tornado.admin.logs import Logs
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries, Result
+from relay_tornado.log.ephemeral import Ephemeral
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -24,6 +28,9 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 
 ROOT = Token("root", "hash", 0.0)
+
+OpenLogs: TypeAlias = "Callable[[], AbstractAsyncContextManager[LogsWorld]]"
+logs_test = pytest.mark.gen_test(timeout=60)
 
 
 @dataclass
@@ -88,3 +95,13 @@ async def sqlite_logs(folder: Path) -> AsyncIterator[LogsWorld]:
         await log.close()
     finally:
         await database.close()
+
+
+def ids(page: LogPage) -> list[str]:
+    return [each["id"] for each in page.data]
+
+
+def forget(log: Any) -> None:
+    """All ephemeral content leaves, as it does when it is old."""
+    held: Ephemeral = log._ephemeral
+    held.close()

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import pytest
 
-from relay_tornado.admin import listing, polling, resending
-from relay_tornado.admin.listing import LogPage
+from relay_tornado.admin import listing
 from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Conflict, Invalid, NotFound
-from relay_tornado.log.ephemeral import Ephemeral
 from relay_tornado.model import Retention, Token
-from tests.admin.logs_world import ROOT, LogsWorld, memory_logs, sqlite_logs
-
-OpenLogs: TypeAlias = Callable[[], AbstractAsyncContextManager[LogsWorld]]
-logs_test = pytest.mark.gen_test(timeout=60)
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def open_logs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenLogs:
-    return partial(memory_logs if request.param == "memory" else sqlite_logs, tmp_path / "data")
-
-
-def ids(page: LogPage) -> list[str]:
-    return [each["id"] for each in page.data]
-
+from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
 
 LOG = [
     *("id", "account_id", "bucket_id", "input_id", "output_id", "method", "status", "status_code", "body", "headers"),
@@ -311,154 +291,6 @@ async def test_a_cursor_whose_event_has_left(open_logs: OpenLogs) -> None:
 
 
 @logs_test
-async def test_resend_appends_a_copy(open_logs: OpenLogs) -> None:
-    """The copy is a new event with the same content and verdict that names the first one, and perhaps one output."""
-    async with open_logs() as world:
-        bucket = await world.bucket(outputs=2)
-        (event_id,) = await world.send(bucket, b"x", verified=True, verdict="v", dedupe=b"d", dedupe_window=1e9)
-        (copy,) = (await world.logs.resend(ROOT, event_id)).ids
-        log = await world.logs.get(ROOT, copy)
-        assert (log["seq"], log["resend_of"], log["body"], log["verified"], log["verdict"]) == (
-            2,
-            event_id,
-            "x",
-            True,
-            "v",
-        )
-        for asked, options, target, force in (
-            (event_id, {"output": "out-2", "process_policy": "force"}, 2, True),
-            (f"{event_id}-1", {}, 1, False),
-            (f"{event_id}-1", {"output": "out-2"}, 2, False),
-            (event_id, {"process_policy": "skip"}, None, False),
-        ):
-            await world.logs.resend(ROOT, asked, **options)  # type: ignore[arg-type]
-            head = (await world.log.bounds(bucket)).head
-            (event,) = await world.log.read(bucket, head - 1, 1, 1 << 20)
-            assert (event.target, event.force, event.resend_of) == (target, force, event_id)
-        head = (await world.log.bounds(bucket)).head
-        for wrong, options, error in (
-            (event_id, {"output": "out-3"}, Invalid),
-            (event_id, {"process_policy": "never"}, Invalid),
-            (f"{event_id}-9", {}, Conflict),
-            (event_id + "0", {}, NotFound),
-        ):
-            with pytest.raises(error):
-                await world.logs.resend(ROOT, wrong, **options)  # type: ignore[arg-type]
-        assert (await world.log.bounds(bucket)).head == head
-
-
-@logs_test
-async def test_resend_of_a_range_keeps_the_order(open_logs: OpenLogs) -> None:
-    """By seq, by time and by filter; what is appended meanwhile is not sent again."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, *(b'{"n": %d}' % n for n in range(8)))
-        resent = await world.logs.resend_range(ROOT, "orders", Range(first=3, last=6))
-        assert resent.next_cursor is None
-        copies = [await world.logs.get(ROOT, each) for each in resent.ids]
-        assert [each["resend_of"] for each in copies] == sent[2:6]
-        assert [each["seq"] for each in copies] == [9, 10, 11, 12]
-        match = {"match": {"type": "regex", "regex": "[05]", "parameter": {"source": "payload", "name": "n"}}}
-        resent = await world.logs.resend_range(ROOT, "orders", Range(last=8, filter=match))
-        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == [sent[0], sent[5]]
-        at = (await world.logs.get(ROOT, sent[6]))["received_at"]
-        resent = await world.logs.resend_range(ROOT, "orders", Range(since=at, last=8))
-        assert (await world.logs.get(ROOT, resent.ids[-1]))["resend_of"] == sent[7]
-        assert (await world.logs.resend_range(ROOT, "orders", Range(cursor=resent.ids[-1]))).ids == []
-        with pytest.raises(Invalid, match=r"filter\.match\.type"):
-            await world.logs.resend_range(ROOT, "orders", Range(filter={"match": {"type": "?"}}))
-
-
-@logs_test
-async def test_resend_makes_so_many_copies_a_request(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the bound it stops with a cursor, from which the same request goes on to the end, each event once."""
-    monkeypatch.setattr(resending, "MOST", 7)
-    monkeypatch.setattr(resending, "_READ", 3)
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, *(b"%d" % n for n in range(20)))
-        found: list[str] = []
-        cursor = ""
-        while True:
-            resent = await world.logs.resend_range(ROOT, "orders", Range(last=20, cursor=cursor))
-            assert len(resent.ids) <= 7
-            found += resent.ids
-            if resent.next_cursor is None:
-                break
-            cursor = resent.next_cursor
-        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
-
-
-@logs_test
-async def test_a_resend_without_an_end_ends(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Following `next_cursor` alone sends what was there at the first request once, and never a copy of it."""
-    monkeypatch.setattr(resending, "MOST", 7)
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, *(b"%d" % n for n in range(20)))
-        found: list[str] = []
-        cursor = ""
-        rounds = 0
-        while rounds == 0 or (cursor and rounds < 10):
-            resent = await world.logs.resend_range(ROOT, "orders", Range(cursor=cursor))
-            found += resent.ids
-            await world.send(bucket, b"meanwhile")
-            cursor = resent.next_cursor or ""
-            rounds += 1
-        assert rounds == 3
-        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
-        at_once = await world.logs.resend_range(ROOT, "orders", Range(last=3))
-        assert (len(at_once.ids), at_once.next_cursor) == (3, None)
-
-
-@logs_test
-async def test_a_cursor_that_cannot_be_honoured_resends_nothing(open_logs: OpenLogs) -> None:
-    """An unknown epoch, another bucket's id and what is above the head are refused in words, for lists, too."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        (other,) = await world.send(await world.bucket("other"), b"x")
-        sent = await world.send(bucket, b"1", b"2")
-        epoch = sent[0].partition("-")[0]
-        for cursor in ("zzzzzzzzzzzz-1", other, f"{epoch}-99", f"{sent[0]}..{epoch}-99", f"{sent[0]}..", "x", ".."):
-            with pytest.raises(Invalid, match="cursor") as caught:
-                await world.logs.resend_range(ROOT, "orders", Range(cursor=cursor))
-            assert caught.value.field == "cursor"
-            with pytest.raises(Invalid, match="cursor") as caught:
-                await world.logs.list(ROOT, bucket="orders", cursor=cursor)
-            assert caught.value.field == "cursor"
-        assert (await world.log.bounds(bucket)).head == 2
-        with pytest.raises(Invalid, match=f"ends at {sent[1]}"):
-            await world.logs.list(ROOT, cursor=f"{epoch}-99")
-
-
-@logs_test
-async def test_a_resend_tells_what_it_passes_over(open_logs: OpenLogs) -> None:
-    """Events whose content was not kept, and those that left behind a place that was named, are in `skipped`."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        kept = await world.send(bucket, b"1")
-        await world.send(bucket, b"2", b"3", ephemeral=True)
-        kept += await world.send(bucket, b"4")
-        forget(world.log)
-        resent = await world.logs.resend_range(ROOT, "orders", Range())
-        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == kept
-        assert resending.resent_document(resent)["skipped"] == [{"from": 2, "to": 3, "count": 2, "reason": "ephemeral"}]
-        assert [(each.from_seq, each.to_seq) for each in resent.skipped] == [(2, 3)]
-        resent = await world.logs.resend_range(ROOT, "orders", Range(last=2))
-        assert [(each.from_seq, each.to_seq) for each in resent.skipped] == [(2, 2)]
-        await world.log.trim(bucket, Retention(None, 1, None), None)
-        first = (await world.log.bounds(bucket)).first
-        for wanted, gap in (
-            (Range(first=1), (1, first - 1)),
-            (Range(first=2, last=4), (2, 4)),
-            (Range(cursor=kept[0]), (2, first - 1)),
-        ):
-            (told,) = (await world.logs.resend_range(ROOT, "orders", wanted)).skipped
-            assert (told.reason, told.from_seq, told.to_seq) == ("retention", *gap)
-        assert (await world.logs.resend_range(ROOT, "orders", Range())).skipped == []
-
-
-@logs_test
 async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output's list, and a copy's id, know what goes there as it is now, and what has a delivery."""
     monkeypatch.setattr(listing, "_CHUNK_BYTES", 1)
@@ -517,102 +349,6 @@ async def test_a_list_of_copies_looks_at_so_many_bytes(open_logs: OpenLogs, monk
             rounds += 1
         assert rounds > 3
         assert found + ids(page) == [f"{each}-1" for each in sent[::-1]]
-
-
-@logs_test
-async def test_the_queue_drains_in_order(open_logs: OpenLogs) -> None:
-    """Without a cursor each event comes once, from the earliest on, and is `sent` then."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, b"1", b"2", b"3")
-        page = await world.logs.drain(ROOT, "orders")
-        assert ([each["id"] for each in page.logs], page.has_more, page.next_cursor) == (sent[:1], True, None)
-        assert page.logs[0]["status"] == "sent"
-        page = await world.logs.drain(ROOT, "orders", limit=100)
-        assert ([each["id"] for each in page.logs], page.has_more) == (sent[1:], False)
-        assert (await world.logs.drain(ROOT, "orders")).logs == []
-        assert {each["status"] for each in (await world.logs.list(ROOT)).data} == {"sent"}
-        more = await world.send(bucket, b"4")
-        assert [each["id"] for each in (await world.logs.drain(ROOT, bucket)).logs] == more
-
-
-@logs_test
-async def test_two_pollers_never_share_an_event(open_logs: OpenLogs) -> None:
-    """Many polls at once give out every event exactly once, also where each has a service of its own."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, *(b"%d" % n for n in range(30)))
-        second = LogsWorld(world.log, world.registry, world.deliveries, world.settings)
-        services = [world.logs, second.logs]
-        pages = await asyncio.gather(*(services[n % 2].drain(ROOT, "orders", limit=3) for n in range(10)))
-        assert sorted(each["id"] for page in pages for each in page.logs) == sorted(sent)
-
-
-@logs_test
-async def test_the_queue_passes_over_what_is_done_or_old(open_logs: OpenLogs) -> None:
-    """Sent, failed and too old events are skipped for good; a stalled one is given out."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
-        await world.answer(bucket, 1, 0, 200)
-        await world.answer(bucket, 2, 4, 0)
-        await world.answer(bucket, 3, 0, 0, status="stalled")
-        page = await world.logs.drain(ROOT, "orders")
-        assert [each["id"] for each in page.logs] == sent[2:3]
-        world.now = 1e11
-        page = await world.logs.drain(ROOT, "orders", max_age=60, limit=9)
-        assert (page.logs, page.has_more) == ([], False)
-        assert (await world.logs.drain(ROOT, "orders", limit=9)).logs == []
-
-
-@logs_test
-async def test_an_age_of_nothing_is_no_limit(open_logs: OpenLogs) -> None:
-    """`max_age` 0 is the default, as `limit` 0: it empties no queue, and no page."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, b"1", b"2")
-        world.now = 1e11
-        assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=0)).logs] == sent
-        assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9, max_age=0)).logs] == sent
-
-
-@logs_test
-async def test_the_queue_of_an_output(open_logs: OpenLogs) -> None:
-    """It has its own position and gets what goes there: by rules, by target, not while it is disabled."""
-    async with open_logs() as world:
-        bucket = await world.bucket(outputs=2)
-        rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
-        first, second = (each.id for each in world.administration.find_bucket(bucket).outputs)
-        await world.administration.set_output(first, rules=rules)
-        sent = await world.send(bucket, b"yes 1", b"no 2")
-        copies = [
-            *await world.send(bucket, b"yes 3", target=2),
-            *await world.send(bucket, b"no 4", target=1, force=True),
-        ]
-        found = {
-            output: [each["id"] for each in (await world.logs.drain(ROOT, bucket, output=output, limit=9)).logs]
-            for output in ("out-1", second, "")
-        }
-        assert found["out-1"] == [f"{sent[0]}-1", f"{copies[1]}-1"]
-        assert found[second] == [f"{sent[0]}-2", f"{sent[1]}-2", f"{copies[0]}-2"]
-        assert found[""] == []
-        await world.send(bucket, b"yes")
-        await world.administration.set_output(first, disabled=True)
-        assert (await world.logs.drain(ROOT, bucket, output=first)).logs == []
-        assert (await world.logs.page(ROOT, bucket, output=first, limit=9)).logs == []
-        await world.administration.set_output(first, disabled=False)
-        assert len((await world.logs.drain(ROOT, bucket, output=first)).logs) == 1
-
-
-@logs_test
-async def test_a_poll_is_bounded_in_bytes(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large events come in more answers, at least one each, in order."""
-    monkeypatch.setattr(polling, "PAGE_BYTES", 1000)
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, b"x" * 400, b"x" * 400, b"y" * 5000, b"z")
-        found = [[each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9)).logs] for _ in range(4)]
-        assert found == [sent[:2], sent[2:3], sent[3:], []]
 
 
 @logs_test
@@ -676,9 +412,3 @@ async def test_an_ephemeral_bucket_keeps_stubs(open_logs: OpenLogs) -> None:
         assert page.logs == []
         assert page.gap is not None
         assert (page.gap.reason, page.gap.from_seq, page.gap.to_seq) == ("ephemeral", 2, 2)
-
-
-def forget(log: Any) -> None:
-    """All ephemeral content leaves, as it does when it is old."""
-    held: Ephemeral = log._ephemeral
-    held.close()

@@ -22,6 +22,7 @@ from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Event, Input, NewEvent, Output
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
+from tests.forwarding.target import Target
 
 B = "b-1"
 PLENTY = 1 << 20
@@ -165,3 +166,13 @@ def run(test: Callable[[], Any]) -> None:
             await test()
 
     asyncio.run(bounded())
+
+
+async def quick_tries(w: World, target: Target) -> None:
+    """An event is turned away until it has only its retries left."""
+    await w.append(b"1")
+    for step in (1.1, 3.1):
+        await w.idle()
+        await w.turn(step)
+    await target.until(3)
+    await w.idle()

@@ -29,6 +29,11 @@ from relay_tornado.settings import Settings
 
 TIMEOUT = 20.0
 
+HANDSHAKE = (
+    b"GET /v1/socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
 
 class Client:
     """A client of the `websockets` package, speaking JSON."""
@@ -167,3 +172,9 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
         server.access.close()
         assert server.sockets.count == 0
         assert server.sockets.deliveries.flight.outstanding == 0
+
+
+def masked(message: dict[str, Any]) -> bytes:
+    """A text frame as a client sends it."""
+    payload = json.dumps(message).encode()
+    return bytes((0x81, 0xFE)) + len(payload).to_bytes(2, "big") + bytes(4) + payload

@@ -6,10 +6,16 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from tests.handlers.raw import TIMEOUT
+from relay_tornado.ids import hash_secret, new_epoch, new_secret
+from relay_tornado.model import Bucket, Input, NewEvent, Token
+from tests.handlers.edge import BUCKET, Edge, edge
+from tests.handlers.raw import TIMEOUT, eventually
 
 
 @dataclass(frozen=True)
@@ -158,3 +164,48 @@ class Source:
 
 def basic(key: str, secret: str) -> str:
     return "Basic " + base64.b64encode(f"{key}:{secret}".encode()).decode()
+
+
+class Here:
+    """A site, and what these tests do with it."""
+
+    def __init__(self, site: Edge) -> None:
+        self.edge = site
+        self.secret = ""
+
+    async def token(self, buckets: Iterable[str] | None = None, **fields: Any) -> str:
+        """The secret of a new one; its key is the secret's hash."""
+        secret = new_secret()
+        ids = None if buckets is None else frozenset(buckets)
+        key = hash_secret(secret)
+        await self.edge.registry.put("token", key, Token(key, key, time.time(), buckets=ids, **fields))
+        return secret
+
+    async def bucket(self, name: str, **fields: Any) -> Bucket:
+        await self.edge.log.create(f"id-{name}", new_epoch())
+        now = time.time()
+        bucket = Bucket(f"id-{name}", name, now, now, inputs=(Input(f"in-{name}", "i", now, now),), **fields)
+        await self.edge.registry.put("bucket", bucket.id, bucket)
+        return bucket
+
+    async def append(self, count: int = 1, bucket: str = BUCKET.id, body: bytes = b"{}", headers: bytes = b"") -> None:
+        for _ in range(count):
+            await self.edge.log.append(bucket, NewEvent("in-1", "POST", b"", b"", headers, body, "192.0.2.1"))
+
+    def source(self, query: str = "", last: str = "", secret: str = "", **headers: str) -> Source:
+        return Source(self.edge.port, secret or self.secret, query, last=last, **headers)
+
+
+@asynccontextmanager
+async def here(**settings: Any) -> AsyncIterator[Here]:
+    """A site whose bucket `orders` is there, with an administrator's token."""
+    async with edge(**settings) as site:
+        made = Here(site)
+        made.secret = await made.token()
+        yield made
+        await eventually(lambda: not site.site.sockets.count)
+        assert site.site.sockets.deliveries.flight.outstanding == 0
+
+
+def ids(messages: Iterable[Message]) -> list[str]:
+    return [each.document["meta"]["id"] for each in messages]

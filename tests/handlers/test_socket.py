@@ -1,12 +1,8 @@
 """/v1/socket over real sockets: the stock conversation frame by frame, and what ends a connection."""
 
 import asyncio
-import contextlib
 import json
 import os
-import socket
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,32 +10,18 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Retention, Token
-from tests.delivery.world import frames
 from tests.handlers.edge import BUCKET, edge
 from tests.handlers.raw import Raw, request
-from tests.handlers.sockets import TIMEOUT, Client, Live, live
+from tests.handlers.sockets import HANDSHAKE, Client, live
 
 WORDS = {
     "type": "status",
     "status": "authenticated",
     "message": "connected successfully, subscribe to buckets",
 }
-
-
-HANDSHAKE = (
-    b"GET /v1/socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
-    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
-def masked(message: dict[str, Any]) -> bytes:
-    """A text frame as a client sends it."""
-    payload = json.dumps(message).encode()
-    return bytes((0x81, 0xFE)) + len(payload).to_bytes(2, "big") + bytes(4) + payload
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -293,267 +275,6 @@ async def test_buckets_come_and_go_under_a_live_socket() -> None:
 
 
 @pytest.mark.gen_test(timeout=30)
-async def test_a_revoked_token_closes_its_sockets() -> None:
-    """4503 for all of them, and for nobody else."""
-    async with live() as server:
-        await server.bucket()
-        token, other = await server.token(), await server.token()
-        clients = [await server.subscribed(token=token), await server.authenticated(token)]
-        bystander = await server.subscribed(token=other)
-        await server.registry.delete("token", token[0])
-        assert [(await client.end())[0] for client in clients] == [4503, 4503]
-        await server.append(1)
-        assert (await bystander.hear())["type"] == "webhook"
-        assert server.sockets.count == 1
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_an_expired_token_closes_its_sockets() -> None:
-    """4504, when its time has come."""
-    async with live() as server:
-        client = await server.authenticated(await server.token(lasts=0.4))
-        assert (await client.end())[0] == 4504
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_an_expiry_may_be_moved() -> None:
-    """A longer or a shorter life that a token is given counts for its live sockets."""
-    async with live() as server:
-        await server.bucket()
-        longer, shorter = await server.token(lasts=0.4), await server.token()
-        kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
-        now = time.time()
-        for key, lasts in ((longer[0], 3600), (shorter[0], 0.4)):
-            record = server.registry.get("token", key)
-            assert record is not None
-            await server.registry.put("token", key, replace(record, expires_at=now + lasts))
-        assert (await ended.end())[0] == 4504
-        await server.append(1)
-        assert (await kept.hear())["type"] == "webhook"
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_there_are_only_so_many_sockets() -> None:
-    """One too many is accepted and closed with 4029, and comes in once another has left."""
-    async with live(max_sockets=2) as server:
-        token = await server.token()
-        clients = [await server.authenticated(token) for _ in range(2)]
-        code, reason = await (await server.client()).end()
-        assert code == 4029
-        assert "2" in reason
-        assert server.sockets.count == 2
-        clients[0].abort()
-        await server.until(lambda: server.sockets.count == 1)
-        await server.authenticated(token)
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_addresses_have_their_limit() -> None:
-    """IPv4 by address, IPv6 by its /64, also where IPv4 is mapped; loopback is not counted."""
-    async with live(max_sockets_per_address=1) as server:
-        token = await server.token()
-
-        async def refused(address: str) -> bool:
-            client = await server.client(additional_headers={"X-Real-Ip": address})
-            with contextlib.suppress(ConnectionClosed):
-                await client.say({"action": "auth", "key": token[0], "secret": token[1]})
-                await client.hear_status("authenticated")
-                return False
-            return (await client.end())[0] == 4029
-
-        assert not await refused("192.0.2.1")
-        assert await refused("192.0.2.1")
-        assert await refused("::ffff:192.0.2.1")
-        assert not await refused("192.0.2.2")
-        assert not await refused("2001:db8:0:1::1")
-        assert await refused("2001:db8:0:1:ffff::2")
-        assert not await refused("2001:db8:0:2::1")
-        for _ in range(3):
-            assert not await refused("127.0.0.1")
-            assert not await refused("::1")
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_messages_have_their_size() -> None:
-    """Over 8 KiB before auth: 1009. After it an answer of a megabyte is read, and a little more is not."""
-    async with live(max_message=1 << 20) as server:
-        client = await server.client()
-        await client.say("x" * 8193)
-        code, reason = await client.end()
-        assert code == 1009
-        assert "8192" in reason
-        client = await server.authenticated()
-        await client.say(json.dumps({"action": "pong"}).ljust(1 << 20))
-        await client.say({"action": "subscribe"})
-        await client.hear_status("subscribed")
-        await client.say("x" * ((1 << 20) + 1))
-        assert (await client.end())[0] == 1009
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_huge_messages_cost_no_memory() -> None:
-    """Before auth a message that says it is large is not even read."""
-    async with live() as server:
-        client = await server.client()
-        with contextlib.suppress(Exception):
-            await client.say("x" * (4 << 20))
-        await server.until(lambda: server.sockets.count == 0)
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_pings_come_in_both_forms() -> None:
-    """Protocol pings from the start, JSON pings after `subscribed`; protocol pings are answered."""
-    async with live(ping_interval=0.1) as server:
-        await server.bucket()
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(HANDSHAKE)
-        async with asyncio.timeout(TIMEOUT):
-            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
-            assert await reader.readexactly(2) == b"\x89\x00"
-            writer.write(b"\x89\x82\x00\x00\x00\x00hi")
-            while await reader.readexactly(2) == b"\x89\x00":
-                pass
-            assert await reader.readexactly(2) == b"hi"
-        writer.transport.abort()
-        client = await server.subscribed("orders")
-        for _ in range(2):
-            assert await client.hear() == {"type": "status", "status": "ping", "message": ""}
-        ours = await server.subscribed("orders", extended=True)
-        await ours.hear_status("caught_up")
-        await server.append(1)
-        epoch = (await server.log.bounds("id-orders")).epochs[0].epoch
-        assert (await ours.hear())["meta"]["seq"] == 1
-        assert (await ours.hear_status("ping"))["positions"] == {"orders": f"{epoch}-1"}
-        assert (await ours.hear_status("ping"))["positions"] == {}
-
-
-async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000) -> Client:
-    """A subscriber whose socket is no longer read, with more to come than the kernels' buffers take."""
-    await server.bucket()
-    client = await server.subscribed("orders")
-    client.socket.transport.pause_reading()
-    await server.append(events, body=b"x" * size)
-    return client
-
-
-@pytest.mark.gen_test(timeout=40)
-async def test_a_stuck_reader_is_closed() -> None:
-    """No sign of life for the time-out: 4008, which it finds when it reads again; what waits for it is bounded."""
-    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
-        client = await reads_nothing(server)
-        flight = server.sockets.deliveries.flight
-        await server.until(lambda: flight.outstanding > 0)
-        conversations = list(server.sockets._live)
-        await server.until(lambda: not conversations[0]._open)
-        # One chunk, and some pings: everything else stays in the log.
-        assert flight.outstanding < 1_000_000
-        assert conversations[0]._delivery.positions()["id-orders"].seq < 100
-        client.socket.transport.resume_reading()
-        code, reason = await client.end()
-        assert code == 4008
-        assert "too slow" in reason
-        await server.until(lambda: server.sockets.count == 0)
-
-
-@pytest.mark.gen_test(timeout=40)
-async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
-    """A close frame that can't be delivered does not keep the socket."""
-    async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
-        await reads_nothing(server)
-        await server.until(lambda: server.sockets.count == 0)
-
-
-@pytest.mark.gen_test(timeout=40)
-async def test_a_slow_reader_lives_and_gets_everything() -> None:
-    """It answers no ping in time, for megabytes lie before them, but its kernel acknowledges what it reads."""
-    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
-        await server.bucket()
-        await server.append(30, body=b"x" * 300_000)
-        client = await server.authenticated(max_queue=1)
-        transport = client.socket.transport
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
-        await client.say({"action": "subscribe", "since": "earliest"})
-        await client.hear_status("subscribed")
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        seqs: list[int] = []
-        while len(seqs) < 30:
-            transport.pause_reading()
-            await asyncio.sleep(0.1)
-            transport.resume_reading()
-            seqs += await client.hear_events(1)
-        assert seqs == list(range(1, 31))
-        assert loop.time() - begun > 2 * server.settings.stuck_timeout
-        assert server.sockets.count == 1
-
-
-@pytest.mark.gen_test(timeout=40)
-async def test_a_full_socket_loses_and_mixes_nothing() -> None:
-    """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
-    where the kernel has room again before the rest that is buffered has gone."""
-    async with live() as server:
-        await server.bucket()
-        key, secret = await server.token()
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.setblocking(False)
-            heard = bytearray()
-
-            def read() -> None:
-                with contextlib.suppress(BlockingIOError):
-                    while data := client.recv(1 << 20):
-                        heard.extend(data)
-
-            async def read_until(condition: Callable[[], bool]) -> None:
-                await server.until(lambda: read() or condition())
-
-            messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
-            client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
-            await read_until(lambda: b"subscribed to buckets" in heard)
-            (conversation,) = server.sockets._live
-            count = 0
-            for _ in range(3):
-                while not conversation._stream.writing():
-                    await server.append(1, body=b"%d" % count * 30_000)
-                    count += 1
-                    await asyncio.sleep(0)
-                # No turn of the loop lies between the reading and the pass that this append wakes.
-                read()
-                await server.append(1, body=b"%d" % count * 30_000)
-                count += 1
-                await read_until(lambda: not conversation._stream.writing())
-            await read_until(lambda: heard.count(b'"type":"webhook"') == count and heard.endswith(b'"method":"POST"}'))
-        events = frames(bytes(heard[heard.index(b"\r\n\r\n") + 4 :]))[2:]
-        assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
-
-
-@pytest.mark.gen_test(timeout=30)
-async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
-    """Where the socket itself can't be used, live events go by the stream, at once too."""
-    async with live() as server:
-        await server.bucket()
-        client = await server.subscribed("orders")
-        (conversation,) = server.sockets._live
-        conversation._direct = False
-        await server.append(3)
-        assert await client.hear_events(3) == [1, 2, 3]
-        assert not conversation._delivery.busy
-
-
-@pytest.mark.gen_test(timeout=40)
-async def test_a_client_that_is_silent_and_reads_lives() -> None:
-    """Pongs are not required where the kernel acknowledges the pings."""
-    async with live(ping_interval=0.1, stuck_timeout=0.4) as server:
-        await server.bucket()
-        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-        writer.write(HANDSHAKE)
-        async with asyncio.timeout(TIMEOUT):
-            await reader.readuntil(b"\r\n\r\n")
-            for _ in range(10):
-                assert await reader.readexactly(2) == b"\x89\x00"
-        writer.transport.abort()
-
-
-@pytest.mark.gen_test(timeout=30)
 async def test_a_shutdown_sends_1001() -> None:
     """Every socket gets it, and one that opens meanwhile too."""
     async with live() as server:
@@ -653,16 +374,3 @@ async def test_a_close_code_that_must_not_be_sent() -> None:
             assert (frame[0], int.from_bytes(frame[2:4], "big")) == (0x88, answer)
             writer.close()
             await writer.wait_closed()
-
-
-def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> None:
-    """Also where it read a little after the ping was made, so that this one asks it nothing any more."""
-
-    async def run() -> None:
-        async with live(ping_interval=0.05, stuck_timeout=0.8) as server:
-            await server.bucket()
-            await server.append(200, body=b"x" * 100_000)
-            await server.subscribed("orders", since="earliest")
-            await server.until(lambda: server.sockets.count == 0)
-
-    asyncio.run(run())

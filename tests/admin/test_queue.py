@@ -1,0 +1,106 @@
+"""Logs: what is given to those who poll."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay_tornado.admin import polling
+from tests.admin.logs_world import ROOT, LogsWorld, OpenLogs, logs_test
+
+
+@logs_test
+async def test_the_queue_drains_in_order(open_logs: OpenLogs) -> None:
+    """Without a cursor each event comes once, from the earliest on, and is `sent` then."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2", b"3")
+        page = await world.logs.drain(ROOT, "orders")
+        assert ([each["id"] for each in page.logs], page.has_more, page.next_cursor) == (sent[:1], True, None)
+        assert page.logs[0]["status"] == "sent"
+        page = await world.logs.drain(ROOT, "orders", limit=100)
+        assert ([each["id"] for each in page.logs], page.has_more) == (sent[1:], False)
+        assert (await world.logs.drain(ROOT, "orders")).logs == []
+        assert {each["status"] for each in (await world.logs.list(ROOT)).data} == {"sent"}
+        more = await world.send(bucket, b"4")
+        assert [each["id"] for each in (await world.logs.drain(ROOT, bucket)).logs] == more
+
+
+@logs_test
+async def test_two_pollers_never_share_an_event(open_logs: OpenLogs) -> None:
+    """Many polls at once give out every event exactly once, also where each has a service of its own."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(30)))
+        second = LogsWorld(world.log, world.registry, world.deliveries, world.settings)
+        services = [world.logs, second.logs]
+        pages = await asyncio.gather(*(services[n % 2].drain(ROOT, "orders", limit=3) for n in range(10)))
+        assert sorted(each["id"] for page in pages for each in page.logs) == sorted(sent)
+
+
+@logs_test
+async def test_the_queue_passes_over_what_is_done_or_old(open_logs: OpenLogs) -> None:
+    """Sent, failed and too old events are skipped for good; a stalled one is given out."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
+        await world.answer(bucket, 1, 0, 200)
+        await world.answer(bucket, 2, 4, 0)
+        await world.answer(bucket, 3, 0, 0, status="stalled")
+        page = await world.logs.drain(ROOT, "orders")
+        assert [each["id"] for each in page.logs] == sent[2:3]
+        world.now = 1e11
+        page = await world.logs.drain(ROOT, "orders", max_age=60, limit=9)
+        assert (page.logs, page.has_more) == ([], False)
+        assert (await world.logs.drain(ROOT, "orders", limit=9)).logs == []
+
+
+@logs_test
+async def test_an_age_of_nothing_is_no_limit(open_logs: OpenLogs) -> None:
+    """`max_age` 0 is the default, as `limit` 0: it empties no queue, and no page."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2")
+        world.now = 1e11
+        assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=0)).logs] == sent
+        assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9, max_age=0)).logs] == sent
+
+
+@logs_test
+async def test_the_queue_of_an_output(open_logs: OpenLogs) -> None:
+    """It has its own position and gets what goes there: by rules, by target, not while it is disabled."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
+        first, second = (each.id for each in world.administration.find_bucket(bucket).outputs)
+        await world.administration.set_output(first, rules=rules)
+        sent = await world.send(bucket, b"yes 1", b"no 2")
+        copies = [
+            *await world.send(bucket, b"yes 3", target=2),
+            *await world.send(bucket, b"no 4", target=1, force=True),
+        ]
+        found = {
+            output: [each["id"] for each in (await world.logs.drain(ROOT, bucket, output=output, limit=9)).logs]
+            for output in ("out-1", second, "")
+        }
+        assert found["out-1"] == [f"{sent[0]}-1", f"{copies[1]}-1"]
+        assert found[second] == [f"{sent[0]}-2", f"{sent[1]}-2", f"{copies[0]}-2"]
+        assert found[""] == []
+        await world.send(bucket, b"yes")
+        await world.administration.set_output(first, disabled=True)
+        assert (await world.logs.drain(ROOT, bucket, output=first)).logs == []
+        assert (await world.logs.page(ROOT, bucket, output=first, limit=9)).logs == []
+        await world.administration.set_output(first, disabled=False)
+        assert len((await world.logs.drain(ROOT, bucket, output=first)).logs) == 1
+
+
+@logs_test
+async def test_a_poll_is_bounded_in_bytes(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large events come in more answers, at least one each, in order."""
+    monkeypatch.setattr(polling, "PAGE_BYTES", 1000)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"x" * 400, b"x" * 400, b"y" * 5000, b"z")
+        found = [[each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9)).logs] for _ in range(4)]
+        assert found == [sent[:2], sent[2:3], sent[3:], []]

@@ -1,0 +1,159 @@
+"""Logs: what is sent again."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay_tornado.admin import resending
+from relay_tornado.admin.resending import Range
+from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.model import Retention
+from tests.admin.logs_world import ROOT, OpenLogs, forget, logs_test
+
+
+@logs_test
+async def test_resend_appends_a_copy(open_logs: OpenLogs) -> None:
+    """The copy is a new event with the same content and verdict that names the first one, and perhaps one output."""
+    async with open_logs() as world:
+        bucket = await world.bucket(outputs=2)
+        (event_id,) = await world.send(bucket, b"x", verified=True, verdict="v", dedupe=b"d", dedupe_window=1e9)
+        (copy,) = (await world.logs.resend(ROOT, event_id)).ids
+        log = await world.logs.get(ROOT, copy)
+        assert (log["seq"], log["resend_of"], log["body"], log["verified"], log["verdict"]) == (
+            2,
+            event_id,
+            "x",
+            True,
+            "v",
+        )
+        for asked, options, target, force in (
+            (event_id, {"output": "out-2", "process_policy": "force"}, 2, True),
+            (f"{event_id}-1", {}, 1, False),
+            (f"{event_id}-1", {"output": "out-2"}, 2, False),
+            (event_id, {"process_policy": "skip"}, None, False),
+        ):
+            await world.logs.resend(ROOT, asked, **options)  # type: ignore[arg-type]
+            head = (await world.log.bounds(bucket)).head
+            (event,) = await world.log.read(bucket, head - 1, 1, 1 << 20)
+            assert (event.target, event.force, event.resend_of) == (target, force, event_id)
+        head = (await world.log.bounds(bucket)).head
+        for wrong, options, error in (
+            (event_id, {"output": "out-3"}, Invalid),
+            (event_id, {"process_policy": "never"}, Invalid),
+            (f"{event_id}-9", {}, Conflict),
+            (event_id + "0", {}, NotFound),
+        ):
+            with pytest.raises(error):
+                await world.logs.resend(ROOT, wrong, **options)  # type: ignore[arg-type]
+        assert (await world.log.bounds(bucket)).head == head
+
+
+@logs_test
+async def test_resend_of_a_range_keeps_the_order(open_logs: OpenLogs) -> None:
+    """By seq, by time and by filter; what is appended meanwhile is not sent again."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b'{"n": %d}' % n for n in range(8)))
+        resent = await world.logs.resend_range(ROOT, "orders", Range(first=3, last=6))
+        assert resent.next_cursor is None
+        copies = [await world.logs.get(ROOT, each) for each in resent.ids]
+        assert [each["resend_of"] for each in copies] == sent[2:6]
+        assert [each["seq"] for each in copies] == [9, 10, 11, 12]
+        match = {"match": {"type": "regex", "regex": "[05]", "parameter": {"source": "payload", "name": "n"}}}
+        resent = await world.logs.resend_range(ROOT, "orders", Range(last=8, filter=match))
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == [sent[0], sent[5]]
+        at = (await world.logs.get(ROOT, sent[6]))["received_at"]
+        resent = await world.logs.resend_range(ROOT, "orders", Range(since=at, last=8))
+        assert (await world.logs.get(ROOT, resent.ids[-1]))["resend_of"] == sent[7]
+        assert (await world.logs.resend_range(ROOT, "orders", Range(cursor=resent.ids[-1]))).ids == []
+        with pytest.raises(Invalid, match=r"filter\.match\.type"):
+            await world.logs.resend_range(ROOT, "orders", Range(filter={"match": {"type": "?"}}))
+
+
+@logs_test
+async def test_resend_makes_so_many_copies_a_request(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the bound it stops with a cursor, from which the same request goes on to the end, each event once."""
+    monkeypatch.setattr(resending, "MOST", 7)
+    monkeypatch.setattr(resending, "_READ", 3)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(20)))
+        found: list[str] = []
+        cursor = ""
+        while True:
+            resent = await world.logs.resend_range(ROOT, "orders", Range(last=20, cursor=cursor))
+            assert len(resent.ids) <= 7
+            found += resent.ids
+            if resent.next_cursor is None:
+                break
+            cursor = resent.next_cursor
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
+
+
+@logs_test
+async def test_a_resend_without_an_end_ends(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Following `next_cursor` alone sends what was there at the first request once, and never a copy of it."""
+    monkeypatch.setattr(resending, "MOST", 7)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(20)))
+        found: list[str] = []
+        cursor = ""
+        rounds = 0
+        while rounds == 0 or (cursor and rounds < 10):
+            resent = await world.logs.resend_range(ROOT, "orders", Range(cursor=cursor))
+            found += resent.ids
+            await world.send(bucket, b"meanwhile")
+            cursor = resent.next_cursor or ""
+            rounds += 1
+        assert rounds == 3
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
+        at_once = await world.logs.resend_range(ROOT, "orders", Range(last=3))
+        assert (len(at_once.ids), at_once.next_cursor) == (3, None)
+
+
+@logs_test
+async def test_a_cursor_that_cannot_be_honoured_resends_nothing(open_logs: OpenLogs) -> None:
+    """An unknown epoch, another bucket's id and what is above the head are refused in words, for lists, too."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        (other,) = await world.send(await world.bucket("other"), b"x")
+        sent = await world.send(bucket, b"1", b"2")
+        epoch = sent[0].partition("-")[0]
+        for cursor in ("zzzzzzzzzzzz-1", other, f"{epoch}-99", f"{sent[0]}..{epoch}-99", f"{sent[0]}..", "x", ".."):
+            with pytest.raises(Invalid, match="cursor") as caught:
+                await world.logs.resend_range(ROOT, "orders", Range(cursor=cursor))
+            assert caught.value.field == "cursor"
+            with pytest.raises(Invalid, match="cursor") as caught:
+                await world.logs.list(ROOT, bucket="orders", cursor=cursor)
+            assert caught.value.field == "cursor"
+        assert (await world.log.bounds(bucket)).head == 2
+        with pytest.raises(Invalid, match=f"ends at {sent[1]}"):
+            await world.logs.list(ROOT, cursor=f"{epoch}-99")
+
+
+@logs_test
+async def test_a_resend_tells_what_it_passes_over(open_logs: OpenLogs) -> None:
+    """Events whose content was not kept, and those that left behind a place that was named, are in `skipped`."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        kept = await world.send(bucket, b"1")
+        await world.send(bucket, b"2", b"3", ephemeral=True)
+        kept += await world.send(bucket, b"4")
+        forget(world.log)
+        resent = await world.logs.resend_range(ROOT, "orders", Range())
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == kept
+        assert resending.resent_document(resent)["skipped"] == [{"from": 2, "to": 3, "count": 2, "reason": "ephemeral"}]
+        assert [(each.from_seq, each.to_seq) for each in resent.skipped] == [(2, 3)]
+        resent = await world.logs.resend_range(ROOT, "orders", Range(last=2))
+        assert [(each.from_seq, each.to_seq) for each in resent.skipped] == [(2, 2)]
+        await world.log.trim(bucket, Retention(None, 1, None), None)
+        first = (await world.log.bounds(bucket)).first
+        for wanted, gap in (
+            (Range(first=1), (1, first - 1)),
+            (Range(first=2, last=4), (2, 4)),
+            (Range(cursor=kept[0]), (2, first - 1)),
+        ):
+            (told,) = (await world.logs.resend_range(ROOT, "orders", wanted)).skipped
+            assert (told.reason, told.from_seq, told.to_seq) == ("retention", *gap)
+        assert (await world.logs.resend_range(ROOT, "orders", Range())).skipped == []

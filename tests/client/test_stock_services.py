@@ -1,0 +1,117 @@
+"""The client against services that speak the stock protocol alone."""
+
+from __future__ import annotations
+
+import base64
+import http
+import http.server
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from relay_tornado.client import (
+    NotExtended,
+    Rejected,
+    RelayClientError,
+)
+from tests.client.peer import Peer, at, service, webhook
+from tests.client.world import bodies, run, take
+
+
+def test_the_stock_protocol_alone(tmp_path: Path) -> None:
+    """With `extended=False` it sends stock messages only, leaves repeats out, and keeps them out over runs."""
+    heard: list[Any] = []
+
+    async def talk(peer: Peer) -> None:
+        heard.append(await peer.welcome())
+        await peer.send({"type": "status", "status": "ping", "message": ""})
+        for number in range(peer.number, peer.number + 3):
+            await peer.send(webhook(f"uuid-{number}", str(number)))
+        if peer.number == 1:
+            await peer.socket.close(1001)
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url:
+            for expected in (["1", "2", "3", "4"], ["5"]):
+                async with at(url, extended=False, checkpoint=tmp_path / "seen") as events:
+                    got = await take(events, len(expected))
+                    await got[-1].done()
+                assert bodies(got) == expected
+        assert heard == [{"action": "subscribe", "buckets": ["b"]}] * 3
+
+    run(main())
+
+
+def test_answers_over_rest() -> None:
+    """Without additions an answer is PUT to the log, as stock clients do it; what is refused is Rejected."""
+    got: list[Any] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            got.append((self.path, self.headers["Authorization"], json.loads(body)))
+            refused = "bad" in self.path
+            self.send_response(404 if refused else 307 if "elsewhere" in self.path else 200)
+            if "elsewhere" in self.path:
+                self.send_header("Location", "http://127.0.0.1:1/")
+            answer = b'{"message": "no such log", "code": "not_found"}' if refused else b"{}"
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.send(webhook("a/b"), webhook("bad"), webhook("elsewhere"))
+        await peer.stay()
+
+    async def main(rest: http.server.HTTPServer) -> None:
+        async with service(talk) as url, at(url, extended=False) as events:
+            core = events._start()
+            core._address = type(core._address)(core._address.socket, f"http://127.0.0.1:{rest.server_port}/v1")
+            good, bad, elsewhere = await take(events, 3)
+            await good.respond(201, b"\xff", {"X": "1"})
+            with pytest.raises(Rejected, match="no such log") as rejected:
+                await bad.respond()
+            assert rejected.value.code == "not_found"
+            with pytest.raises(Rejected, match="307"):
+                await elsewhere.respond()
+            with pytest.raises(RelayClientError, match="consumer"):
+                await good.ack()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as rest:
+        serving = threading.Thread(target=rest.serve_forever, args=(0.01,))
+        serving.start()
+        try:
+            run(main(rest))
+        finally:
+            rest.shutdown()
+            serving.join()
+    path, authorization, document = got[0]
+    assert path == "/v1/logs/a%2Fb"
+    assert base64.b64decode(authorization.removeprefix("Basic ")) == b"key:secret"
+    assert document == {
+        "id": "a/b", "status": "sent", "status_code": 201, "response_headers": {"X": ["1"]},
+        "response_body": base64.b64encode(b"\xff").decode(), "retries": 0,
+    }  # fmt: skip
+
+
+def test_a_service_without_additions_is_noticed() -> None:
+    """A client that counts on resuming does not go on in silence where that can't be."""
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome()
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            with pytest.raises(NotExtended, match="extended=False"):
+                await anext(events)
+
+    run(main())

@@ -1,0 +1,168 @@
+"""The client's way to a service: TLS, a proxy, nobody there, and where it began."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+
+from relay_tornado.client import (
+    Gap,
+    Notice,
+    Unreachable,
+)
+from tests.client.peer import ENTRY, Peer, at, service, webhook
+from tests.client.world import free_port, run, until
+
+
+def test_tls(tmp_path: Path) -> None:
+    """A certificate is verified; `ssl` names further authorities. One that is not trusted is said at once."""
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(server)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk, ssl=server) as url:
+            async with at(url, ssl=trusting) as events:
+                await anext(events)
+            async with at(url) as events:
+                with pytest.raises(Unreachable, match="not trusted"):
+                    await anext(events)
+
+    run(main())
+
+
+def test_no_tls_where_it_is_expected() -> None:
+    """What answers in clear is no relay's wss, which is said at once; what cuts the connection may come back."""
+    answers = [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.write(answers.pop(0))
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        told: list[str] = []
+        async with server, at(f"https://127.0.0.1:{port}", on_notice=lambda each: told.append(each.message)) as events:
+            with pytest.raises(Unreachable, match=rf"does not speak HTTPS: try http://127\.0\.0\.1:{port}$"):
+                await anext(events)
+        assert [each for each in told if "cut the connection: if it does not speak HTTPS, try" in each]
+
+    run(main())
+
+
+def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes through the proxy that the environment names, and past it with `proxy=None`."""
+    asked: list[bytes] = []
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.stay()
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n"))
+        writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async def main() -> None:
+        for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        async with service(talk) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+            monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            said: list[str] = []
+            async with at(url, on_notice=lambda notice: said.append(notice.message)) as events:
+                waiting = asyncio.ensure_future(anext(events))
+                await until(lambda: said, "the proxy's refusal")
+                waiting.cancel()
+            assert "can't be reached" in said[0]
+            async with at(url, proxy=None) as events:
+                await anext(events)
+
+    run(main())
+    assert asked[0].startswith(b"CONNECT localhost:")
+
+
+def test_nobody_there() -> None:
+    """A refused connection is said in the system's words, and tried again."""
+    notices: list[Notice] = []
+
+    async def main() -> None:
+        async with at(f"ws://127.0.0.1:{free_port()}", on_notice=notices.append) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await until(lambda: len(notices) >= 2, "two tries")
+            waiting.cancel()
+
+    run(main())
+    assert "can't be reached" in notices[0].message
+
+
+def test_a_gap_is_told_even_where_the_telling_was_cancelled() -> None:
+    """`on_gap` that was broken off runs again: the event behind the gap does not come before it was told."""
+    gap = {"from": 1, "to": 4, "count": 4, "reason": "retention"}
+    told: list[str] = []
+    blocked = asyncio.Event()
+
+    async def tell(gap: Gap) -> None:
+        told.append("begun")
+        if len(told) == 1:
+            blocked.set()
+            await asyncio.Event().wait()
+        told.append(str(gap))
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY | {"start": 5, "gap": gap}])
+        await peer.send(webhook("abcdefghijkl-5"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, on_gap=tell) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await blocked.wait()
+            waiting.cancel()
+            assert (await anext(events)).seq == 5
+        assert told == ["begun", "begun", "4 events (1 to 4) of b are missing (retention)"]
+
+    run(main())
+
+
+def test_where_it_began_is_saved_before_the_first_event() -> None:
+    """Whoever crashes over the first event after "latest" must meet it again."""
+    saved: list[str] = []
+
+    class Memory:
+        def load(self) -> str | None:
+            return None
+
+        def save(self, text: str) -> None:
+            saved.append(text)
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY | {"head": 6, "start": 7}])
+        await peer.send(webhook("abcdefghijkl-7"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, checkpoint=Memory()) as events:
+            core = events._core
+            assert core is not None
+            await until(lambda: len(core.intake) >= 2, "the position and the event")
+            await anext(events)
+            assert json.loads(saved[-1])["buckets"]["B"]["id"] == "abcdefghijkl-6"
+
+    run(main())

@@ -1,0 +1,119 @@
+"""/v1/socket: who may be connected, for how long, and how much they may send."""
+
+import contextlib
+import json
+import time
+from dataclasses import replace
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.handlers.sockets import live
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_revoked_token_closes_its_sockets() -> None:
+    """4503 for all of them, and for nobody else."""
+    async with live() as server:
+        await server.bucket()
+        token, other = await server.token(), await server.token()
+        clients = [await server.subscribed(token=token), await server.authenticated(token)]
+        bystander = await server.subscribed(token=other)
+        await server.registry.delete("token", token[0])
+        assert [(await client.end())[0] for client in clients] == [4503, 4503]
+        await server.append(1)
+        assert (await bystander.hear())["type"] == "webhook"
+        assert server.sockets.count == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_expired_token_closes_its_sockets() -> None:
+    """4504, when its time has come."""
+    async with live() as server:
+        client = await server.authenticated(await server.token(lasts=0.4))
+        assert (await client.end())[0] == 4504
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_an_expiry_may_be_moved() -> None:
+    """A longer or a shorter life that a token is given counts for its live sockets."""
+    async with live() as server:
+        await server.bucket()
+        longer, shorter = await server.token(lasts=0.4), await server.token()
+        kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
+        now = time.time()
+        for key, lasts in ((longer[0], 3600), (shorter[0], 0.4)):
+            record = server.registry.get("token", key)
+            assert record is not None
+            await server.registry.put("token", key, replace(record, expires_at=now + lasts))
+        assert (await ended.end())[0] == 4504
+        await server.append(1)
+        assert (await kept.hear())["type"] == "webhook"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_there_are_only_so_many_sockets() -> None:
+    """One too many is accepted and closed with 4029, and comes in once another has left."""
+    async with live(max_sockets=2) as server:
+        token = await server.token()
+        clients = [await server.authenticated(token) for _ in range(2)]
+        code, reason = await (await server.client()).end()
+        assert code == 4029
+        assert "2" in reason
+        assert server.sockets.count == 2
+        clients[0].abort()
+        await server.until(lambda: server.sockets.count == 1)
+        await server.authenticated(token)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_addresses_have_their_limit() -> None:
+    """IPv4 by address, IPv6 by its /64, also where IPv4 is mapped; loopback is not counted."""
+    async with live(max_sockets_per_address=1) as server:
+        token = await server.token()
+
+        async def refused(address: str) -> bool:
+            client = await server.client(additional_headers={"X-Real-Ip": address})
+            with contextlib.suppress(ConnectionClosed):
+                await client.say({"action": "auth", "key": token[0], "secret": token[1]})
+                await client.hear_status("authenticated")
+                return False
+            return (await client.end())[0] == 4029
+
+        assert not await refused("192.0.2.1")
+        assert await refused("192.0.2.1")
+        assert await refused("::ffff:192.0.2.1")
+        assert not await refused("192.0.2.2")
+        assert not await refused("2001:db8:0:1::1")
+        assert await refused("2001:db8:0:1:ffff::2")
+        assert not await refused("2001:db8:0:2::1")
+        for _ in range(3):
+            assert not await refused("127.0.0.1")
+            assert not await refused("::1")
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_messages_have_their_size() -> None:
+    """Over 8 KiB before auth: 1009. After it an answer of a megabyte is read, and a little more is not."""
+    async with live(max_message=1 << 20) as server:
+        client = await server.client()
+        await client.say("x" * 8193)
+        code, reason = await client.end()
+        assert code == 1009
+        assert "8192" in reason
+        client = await server.authenticated()
+        await client.say(json.dumps({"action": "pong"}).ljust(1 << 20))
+        await client.say({"action": "subscribe"})
+        await client.hear_status("subscribed")
+        await client.say("x" * ((1 << 20) + 1))
+        assert (await client.end())[0] == 1009
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_huge_messages_cost_no_memory() -> None:
+    """Before auth a message that says it is large is not even read."""
+    async with live() as server:
+        client = await server.client()
+        with contextlib.suppress(Exception):
+            await client.say("x" * (4 << 20))
+        await server.until(lambda: server.sockets.count == 0)

@@ -1,0 +1,177 @@
+"""/v1/socket: pings, and those who read slowly or not at all."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.delivery.world import frames
+from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_pings_come_in_both_forms() -> None:
+    """Protocol pings from the start, JSON pings after `subscribed`; protocol pings are answered."""
+    async with live(ping_interval=0.1) as server:
+        await server.bucket()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HANDSHAKE)
+        async with asyncio.timeout(TIMEOUT):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            assert await reader.readexactly(2) == b"\x89\x00"
+            writer.write(b"\x89\x82\x00\x00\x00\x00hi")
+            while await reader.readexactly(2) == b"\x89\x00":
+                pass
+            assert await reader.readexactly(2) == b"hi"
+        writer.transport.abort()
+        client = await server.subscribed("orders")
+        for _ in range(2):
+            assert await client.hear() == {"type": "status", "status": "ping", "message": ""}
+        ours = await server.subscribed("orders", extended=True)
+        await ours.hear_status("caught_up")
+        await server.append(1)
+        epoch = (await server.log.bounds("id-orders")).epochs[0].epoch
+        assert (await ours.hear())["meta"]["seq"] == 1
+        assert (await ours.hear_status("ping"))["positions"] == {"orders": f"{epoch}-1"}
+        assert (await ours.hear_status("ping"))["positions"] == {}
+
+
+async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000) -> Client:
+    """A subscriber whose socket is no longer read, with more to come than the kernels' buffers take."""
+    await server.bucket()
+    client = await server.subscribed("orders")
+    client.socket.transport.pause_reading()
+    await server.append(events, body=b"x" * size)
+    return client
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_stuck_reader_is_closed() -> None:
+    """No sign of life for the time-out: 4008, which it finds when it reads again; what waits for it is bounded."""
+    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
+        client = await reads_nothing(server)
+        flight = server.sockets.deliveries.flight
+        await server.until(lambda: flight.outstanding > 0)
+        conversations = list(server.sockets._live)
+        await server.until(lambda: not conversations[0]._open)
+        # One chunk, and some pings: everything else stays in the log.
+        assert flight.outstanding < 1_000_000
+        assert conversations[0]._delivery.positions()["id-orders"].seq < 100
+        client.socket.transport.resume_reading()
+        code, reason = await client.end()
+        assert code == 4008
+        assert "too slow" in reason
+        await server.until(lambda: server.sockets.count == 0)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
+    """A close frame that can't be delivered does not keep the socket."""
+    async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
+        await reads_nothing(server)
+        await server.until(lambda: server.sockets.count == 0)
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_slow_reader_lives_and_gets_everything() -> None:
+    """It answers no ping in time, for megabytes lie before them, but its kernel acknowledges what it reads."""
+    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
+        await server.bucket()
+        await server.append(30, body=b"x" * 300_000)
+        client = await server.authenticated(max_queue=1)
+        transport = client.socket.transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        await client.say({"action": "subscribe", "since": "earliest"})
+        await client.hear_status("subscribed")
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        seqs: list[int] = []
+        while len(seqs) < 30:
+            transport.pause_reading()
+            await asyncio.sleep(0.1)
+            transport.resume_reading()
+            seqs += await client.hear_events(1)
+        assert seqs == list(range(1, 31))
+        assert loop.time() - begun > 2 * server.settings.stuck_timeout
+        assert server.sockets.count == 1
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_full_socket_loses_and_mixes_nothing() -> None:
+    """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
+    where the kernel has room again before the rest that is buffered has gone."""
+    async with live() as server:
+        await server.bucket()
+        key, secret = await server.token()
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.setblocking(False)
+            heard = bytearray()
+
+            def read() -> None:
+                with contextlib.suppress(BlockingIOError):
+                    while data := client.recv(1 << 20):
+                        heard.extend(data)
+
+            async def read_until(condition: Callable[[], bool]) -> None:
+                await server.until(lambda: read() or condition())
+
+            messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
+            client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+            await read_until(lambda: b"subscribed to buckets" in heard)
+            (conversation,) = server.sockets._live
+            count = 0
+            for _ in range(3):
+                while not conversation._stream.writing():
+                    await server.append(1, body=b"%d" % count * 30_000)
+                    count += 1
+                    await asyncio.sleep(0)
+                # No turn of the loop lies between the reading and the pass that this append wakes.
+                read()
+                await server.append(1, body=b"%d" % count * 30_000)
+                count += 1
+                await read_until(lambda: not conversation._stream.writing())
+            await read_until(lambda: heard.count(b'"type":"webhook"') == count and heard.endswith(b'"method":"POST"}'))
+        events = frames(bytes(heard[heard.index(b"\r\n\r\n") + 4 :]))[2:]
+        assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
+    """Where the socket itself can't be used, live events go by the stream, at once too."""
+    async with live() as server:
+        await server.bucket()
+        client = await server.subscribed("orders")
+        (conversation,) = server.sockets._live
+        conversation._direct = False
+        await server.append(3)
+        assert await client.hear_events(3) == [1, 2, 3]
+        assert not conversation._delivery.busy
+
+
+@pytest.mark.gen_test(timeout=40)
+async def test_a_client_that_is_silent_and_reads_lives() -> None:
+    """Pongs are not required where the kernel acknowledges the pings."""
+    async with live(ping_interval=0.1, stuck_timeout=0.4) as server:
+        await server.bucket()
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(HANDSHAKE)
+        async with asyncio.timeout(TIMEOUT):
+            await reader.readuntil(b"\r\n\r\n")
+            for _ in range(10):
+                assert await reader.readexactly(2) == b"\x89\x00"
+        writer.transport.abort()
+
+
+def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> None:
+    """Also where it read a little after the ping was made, so that this one asks it nothing any more."""
+
+    async def run() -> None:
+        async with live(ping_interval=0.05, stuck_timeout=0.8) as server:
+            await server.bucket()
+            await server.append(200, body=b"x" * 100_000)
+            await server.subscribed("orders", since="earliest")
+            await server.until(lambda: server.sockets.count == 0)
+
+    asyncio.run(run())
