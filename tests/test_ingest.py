@@ -136,7 +136,7 @@ async def finish(upload: Upload) -> Answer:
 
 def run(body: Callable[[], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await body()
 
     asyncio.run(main())

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 RELAY = [sys.executable, "-W", "error", "-m", "relay_tornado"]
 
 

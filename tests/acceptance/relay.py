@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 """Seconds after which whatever a test waits for is taken as never to come."""
 
 _LISTENING = re.compile(r"listening on (https?://[^\s\"',]+)")

@@ -30,7 +30,7 @@ from relay_tornado.storage.database import Database
 ROOT = Token("root", "hash", 0.0)
 
 OpenLogs: TypeAlias = "Callable[[], AbstractAsyncContextManager[LogsWorld]]"
-logs_test = pytest.mark.gen_test(timeout=60)
+logs_test = pytest.mark.gen_test
 
 
 @dataclass

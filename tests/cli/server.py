@@ -16,7 +16,7 @@ from relay_tornado.app import Relay
 from relay_tornado.logs import configure
 from relay_tornado.settings import Settings
 
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 
 
 class Server:

@@ -25,7 +25,7 @@ from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
 from tests.needs import needs_root
 
-TIMEOUT = 30
+TIMEOUT = 90
 INFO = {"result": {"version": "0.1.0", "url": None}}
 
 

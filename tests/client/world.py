@@ -15,7 +15,7 @@ from tests.acceptance.relay import Relay
 
 T = TypeVar("T")
 
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 SOON = Backoff(first=0.02, longest=0.2)
 
 

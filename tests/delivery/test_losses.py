@@ -64,7 +64,7 @@ class World:
         with pytest.raises(RelayError):
             await self.append(b"refused")
         self._faults.heal()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not self.file.database.healthy() or (await self.log.bounds("b")).head != head:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -93,7 +93,7 @@ def gaps(reader: Reader) -> list[dict[str, Any]]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 

@@ -30,7 +30,7 @@ def run(test: Callable[[], Awaitable[None]]) -> None:
     """Runs a test on a loop of its own."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await test()
 
     asyncio.run(bounded())

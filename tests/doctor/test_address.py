@@ -24,7 +24,7 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 async def examined(place: Place, idle: float = 0, credentials: tuple[str, str] | None = None) -> dict[str, Finding]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         return {finding.name: finding async for finding in look(place, credentials, idle)}
 
 

@@ -89,7 +89,7 @@ async def _asks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> b
     """Whether the relay answers on this connection."""
     with contextlib.suppress(OSError, EOFError):
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: relay.test\r\n\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
     return False
 

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 
 class Reply(NamedTuple):

@@ -27,7 +27,7 @@ from relay_tornado.registry.access import Access
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 
 HANDSHAKE = (
     b"GET /v1/socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"

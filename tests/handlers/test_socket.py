@@ -24,7 +24,7 @@ WORDS = {
 }
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_the_stock_conversation_is_exact() -> None:
     """Frame by frame: authenticated, subscribed with the names as requested, webhooks; nothing else."""
     async with live() as server:
@@ -73,7 +73,7 @@ async def test_the_stock_conversation_is_exact() -> None:
         assert (await client.hear())["meta"]["seq"] == 2
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_tornados_client_is_served_alike() -> None:
     """Another implementation, with permessage-deflate on offer and messages sent without waiting for answers."""
     async with live() as server:
@@ -91,7 +91,7 @@ async def test_tornados_client_is_served_alike() -> None:
         await server.until(lambda: server.sockets.count == 0)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_any_origin_is_accepted() -> None:
     """A foreign page's too, and one that a browser calls cross-site."""
     async with live() as server:
@@ -100,7 +100,7 @@ async def test_any_origin_is_accepted() -> None:
             await server.authenticated(token, additional_headers=headers)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_wrong_credentials_get_unauthorized_and_4001() -> None:
     """The words do not say which half is wrong, and nobody else waits for it."""
     async with live() as server:
@@ -117,7 +117,7 @@ async def test_wrong_credentials_get_unauthorized_and_4001() -> None:
         await server.authenticated((key, secret))
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_subscribe_before_auth_gets_unauthorized_and_4001() -> None:
     """The words say what to do first."""
     async with live() as server:
@@ -127,7 +127,7 @@ async def test_subscribe_before_auth_gets_unauthorized_and_4001() -> None:
         assert (await client.end())[0] == 4001
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_who_does_not_authenticate_is_closed() -> None:
     """4008, with a reason that says so."""
     async with live(auth_timeout=0.2) as server:
@@ -137,7 +137,7 @@ async def test_who_does_not_authenticate_is_closed() -> None:
         assert "auth" in reason
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_stock_clients_err_in_disturbs_nothing() -> None:
     """Malformed JSON, unknown actions, wrong types and binary messages get no frame; the next message is answered."""
     async with live() as server:
@@ -149,7 +149,7 @@ async def test_what_stock_clients_err_in_disturbs_nothing() -> None:
         await client.hear_status("subscribed")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_errors_go_to_who_asked_for_our_additions() -> None:
     """With a code, and the connection stays open."""
     async with live() as server:
@@ -169,7 +169,7 @@ async def test_errors_go_to_who_asked_for_our_additions() -> None:
         await client.hear_status("caught_up")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_cursor_is_continued_over_a_reconnect() -> None:
     """With the last id that it saw a client gets everything that it missed, in order."""
     async with live() as server:
@@ -184,7 +184,7 @@ async def test_a_cursor_is_continued_over_a_reconnect() -> None:
         assert (await client.hear_status("caught_up"))["id"].endswith("-4")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_on_gap_fail_is_told_and_closed() -> None:
     """The answer names the gap, and 4509 follows."""
     async with live() as server:
@@ -199,7 +199,7 @@ async def test_on_gap_fail_is_told_and_closed() -> None:
         assert (await client.end())[0] == 4509
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_another_token_ends_the_subscription() -> None:
     """A second auth: with the same token nothing changes, with another one the client subscribes anew."""
     async with live() as server:
@@ -226,7 +226,7 @@ async def test_another_token_ends_the_subscription() -> None:
         assert (await client.end())[0] == 4503
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_second_subscribe_replaces_the_first() -> None:
     """Its answer comes between the events of the one and of the other, and no event is lost or repeated."""
     async with live() as server:
@@ -245,7 +245,7 @@ async def test_a_second_subscribe_replaces_the_first() -> None:
         assert [message["status"] for message in heard if "status" in message] == ["subscribed"]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_buckets_come_and_go_under_a_live_socket() -> None:
     """A bucket made later joins, one that is deleted ends, the token's scope is obeyed at once."""
     async with live() as server:
@@ -274,7 +274,7 @@ async def test_buckets_come_and_go_under_a_live_socket() -> None:
         assert (await client.hear_status("subscribed"))["buckets"][0]["start"] == 4
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_shutdown_sends_1001() -> None:
     """Every socket gets it, and one that opens meanwhile too."""
     async with live() as server:
@@ -292,7 +292,7 @@ async def test_a_shutdown_sends_1001() -> None:
         assert (await (await server.client()).end())[0] == 1001
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_plain_http_is_told_what_this_is() -> None:
     """426 with words for what does not upgrade, 400 for half a handshake, 405 with Allow for other methods."""
     async with live() as server:
@@ -315,7 +315,7 @@ async def test_plain_http_is_told_what_this_is() -> None:
         client.close()
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_http_1_0_can_not_upgrade() -> None:
     """It is told so, and nothing fails."""
     async with live() as server, Raw(server.port) as raw:
@@ -325,7 +325,7 @@ async def test_http_1_0_can_not_upgrade() -> None:
         assert server.sockets.count == 0
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_client_that_vanishes_leaves_nothing() -> None:
     """Its delivery, its place among its token's sockets and its timer go with it."""
     async with live() as server:
@@ -340,7 +340,7 @@ async def test_a_client_that_vanishes_leaves_nothing() -> None:
         assert server.sockets.deliveries._dispatcher._places == {}
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_through_the_relays_own_listener() -> None:
     """The same over the whole HTTP edge, whose read buffers are small: a webhook in, a frame out, a long message."""
     async with edge() as site:
@@ -360,7 +360,7 @@ async def test_through_the_relays_own_listener() -> None:
             assert event["meta"]["bucket_name"] == BUCKET.name
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_close_code_that_must_not_be_sent() -> None:
     """It is not sent back: the answer says that the protocol was broken. One that may be is echoed."""
     async with live() as server:

@@ -38,7 +38,7 @@ async def ids(client: Client, count: int) -> list[str]:
     return found
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_acks() -> None:
     """They move the consumer, and have no answer; one about nothing has an error. The next connection goes on there."""
     async with live() as server:
@@ -62,7 +62,7 @@ async def test_acks() -> None:
         assert await ids(other, 2) == [came[2], came[3]]
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_conflict() -> None:
     """An error frame; the subscription that was there goes on."""
     async with live() as server:
@@ -75,7 +75,7 @@ async def test_a_conflict() -> None:
         assert len(await ids(client, 1)) == 1
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a bucket an error frame says what to do; what is there is there for whoever names it, and the
     subscription that was there goes on."""
@@ -93,7 +93,7 @@ async def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
         await again.hear_status("caught_up")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 @pytest.mark.parametrize("on_gap", ["resume", "fail"])
 async def test_a_gap_is_told_once_it_was_read(on_gap: str) -> None:
     """Every library that reads answers the ping behind it, also where the close frame follows; who is cut off before
@@ -130,7 +130,7 @@ async def test_a_gap_is_told_once_it_was_read(on_gap: str) -> None:
         assert answer["buckets"][0]["gap"] is None
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that reads answers the pings by itself; one that does not moves nothing."""
     monkeypatch.setattr(receipts, "INTERVAL", 0.05)

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.handlers.sockets import live
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_a_revoked_token_closes_its_sockets() -> None:
     """4503 for all of them, and for nobody else."""
     async with live() as server:
@@ -26,7 +26,7 @@ async def test_a_revoked_token_closes_its_sockets() -> None:
         assert server.sockets.count == 1
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_expired_token_closes_its_sockets() -> None:
     """4504, when its time has come."""
     async with live() as server:
@@ -34,7 +34,7 @@ async def test_an_expired_token_closes_its_sockets() -> None:
         assert (await client.end())[0] == 4504
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_an_expiry_may_be_moved() -> None:
     """A longer or a shorter life that a token is given counts for its live sockets."""
     async with live() as server:
@@ -51,7 +51,7 @@ async def test_an_expiry_may_be_moved() -> None:
         assert (await kept.hear())["type"] == "webhook"
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_there_are_only_so_many_sockets() -> None:
     """One too many is accepted and closed with 4029, and comes in once another has left."""
     async with live(max_sockets=2) as server:
@@ -66,7 +66,7 @@ async def test_there_are_only_so_many_sockets() -> None:
         await server.authenticated(token)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_addresses_have_their_limit() -> None:
     """IPv4 by address, IPv6 by its /64, also where IPv4 is mapped; loopback is not counted."""
     async with live(max_sockets_per_address=1) as server:
@@ -92,7 +92,7 @@ async def test_addresses_have_their_limit() -> None:
             assert not await refused("::1")
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_messages_have_their_size() -> None:
     """Over 8 KiB before auth: 1009. After it an answer of a megabyte is read, and a little more is not."""
     async with live(max_message=1 << 20) as server:
@@ -109,7 +109,7 @@ async def test_messages_have_their_size() -> None:
         assert (await client.end())[0] == 1009
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_huge_messages_cost_no_memory() -> None:
     """Before auth a message that says it is large is not even read."""
     async with live() as server:

@@ -11,7 +11,7 @@ from tests.delivery.world import frames
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_pings_come_in_both_forms() -> None:
     """Protocol pings from the start, JSON pings after `subscribed`; protocol pings are answered."""
     async with live(ping_interval=0.1) as server:
@@ -47,7 +47,7 @@ async def reads_nothing(server: Live, *, events: int = 100, size: int = 300_000)
     return client
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_stuck_reader_is_closed() -> None:
     """No sign of life for the time-out: 4008, which it finds when it reads again; what waits for it is bounded."""
     async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
@@ -66,7 +66,7 @@ async def test_a_stuck_reader_is_closed() -> None:
         await server.until(lambda: server.sockets.count == 0)
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
     """A close frame that can't be delivered does not keep the socket."""
     async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
@@ -74,7 +74,7 @@ async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
         await server.until(lambda: server.sockets.count == 0)
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_slow_reader_lives_and_gets_everything() -> None:
     """It answers no ping in time, for megabytes lie before them, but its kernel acknowledges what it reads."""
     async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
@@ -98,7 +98,7 @@ async def test_a_slow_reader_lives_and_gets_everything() -> None:
         assert server.sockets.count == 1
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_full_socket_loses_and_mixes_nothing() -> None:
     """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
     where the kernel has room again before the rest that is buffered has gone."""
@@ -137,7 +137,7 @@ async def test_a_full_socket_loses_and_mixes_nothing() -> None:
         assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test
 async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
     """Where the socket itself can't be used, live events go by the stream, at once too."""
     async with live() as server:
@@ -150,7 +150,7 @@ async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
         assert not conversation._delivery.busy
 
 
-@pytest.mark.gen_test(timeout=40)
+@pytest.mark.gen_test
 async def test_a_client_that_is_silent_and_reads_lives() -> None:
     """Pongs are not required where the kernel acknowledges the pings."""
     async with live(ping_interval=0.1, stuck_timeout=0.4) as server:

@@ -291,7 +291,7 @@ def test_a_stream_ends_with_its_session(tmp_path: Path, end: str) -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
             head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
             writer.write(head.encode())
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await reader.readuntil(b"event: subscribed")
                 if end == "sign-out":
                     await here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})

@@ -20,7 +20,7 @@ from relay_tornado.model import Gap, Retention
 from relay_tornado.progress import MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from tests.log.worlds import SqliteWorld, World, fill, make
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 KEY = Key("b", "client", "worker")
 OTHER = Key("b", "output", "1")

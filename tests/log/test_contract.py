@@ -14,7 +14,7 @@ from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Appended, Cursor, Gap, Retention
 from tests.log.worlds import MANY, World, event, fill, make, read_all
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 ALL = Retention(None, None, None)
 

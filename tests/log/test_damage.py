@@ -18,7 +18,7 @@ from relay_tornado.log.state import LogState
 from relay_tornado.model import Retention
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 
 @log_test

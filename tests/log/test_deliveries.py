@@ -17,7 +17,7 @@ from relay_tornado.model import Retention
 from tests.log.worlds import SqliteWorld, World, event, fill, make
 from tests.storage.waiting import until
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 
 def result(status_code: int = 200, **changes: Any) -> Result:

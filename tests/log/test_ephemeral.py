@@ -13,7 +13,7 @@ from relay_tornado.model import MIB, Event, Retention
 from tests.log.worlds import MANY, SqliteWorld, World, event, make
 from tests.storage.waiting import until
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 
 def held(world: World) -> Ephemeral:

@@ -11,7 +11,7 @@ from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid
 from relay_tornado.model import Event
 from tests.log.worlds import MANY, World, event, fill, make, read_all
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 
 def exported(first: int, last: int, at: float = 1000.0) -> list[Event]:

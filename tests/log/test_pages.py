@@ -14,7 +14,7 @@ from relay_tornado.log.state import LogState
 from relay_tornado.model import MIB, Epoch, Event, Retention
 from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 
 @log_test

@@ -31,7 +31,7 @@ from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_
 from tests.storage.faults import Faults, always, once
 from tests.storage.waiting import until
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 
 @pytest.fixture

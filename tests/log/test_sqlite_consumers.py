@@ -28,7 +28,7 @@ from tests.log.worlds import SqliteWorld, event, fill, make
 from tests.storage.faults import Faults, always, once
 from tests.storage.waiting import until
 
-log_test = pytest.mark.gen_test(timeout=60)
+log_test = pytest.mark.gen_test
 
 KEY = Key("b", "client", "worker")
 TERMS = Terms()

@@ -22,7 +22,7 @@ from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
 from tests.storage.waiting import until
 
-registry_test = pytest.mark.gen_test(timeout=60)
+registry_test = pytest.mark.gen_test
 
 
 class World:

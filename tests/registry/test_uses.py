@@ -25,7 +25,7 @@ from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
 from tests.storage.waiting import until
 
-uses_test = pytest.mark.gen_test(timeout=60)
+uses_test = pytest.mark.gen_test
 
 NOW = 1_800_000_000
 

@@ -94,7 +94,7 @@ def test_a_look_does_not_take_the_lock(tmp_path: Path) -> None:
         waits.communicate("", timeout=10)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_database_is_opened_once(settings: Settings) -> None:
     """A second Database on the directory is refused, and nothing of it stays behind."""
     database = await Database.open(settings)
@@ -161,7 +161,7 @@ def test_what_must_not_be_written(open_to_all: Path, what: str) -> None:
     assert str(data) in result.stdout
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_refused_start_leaves_no_lock(tmp_path: Path) -> None:
     """After a start that failed the directory is free again."""
     (tmp_path / "relay.db").mkdir()

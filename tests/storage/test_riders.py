@@ -15,7 +15,7 @@ from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, always, once
 from tests.storage.waiting import until
 
-storage_test = pytest.mark.gen_test(timeout=60)
+storage_test = pytest.mark.gen_test
 
 RIDES = "INSERT INTO bucket VALUES ('rider"
 

@@ -16,7 +16,7 @@ from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.migrate import Step
 
-storage_test = pytest.mark.gen_test(timeout=60)
+storage_test = pytest.mark.gen_test
 
 
 def shape(raw: sqlite3.Connection) -> dict[str, object]:

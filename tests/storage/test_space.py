@@ -114,7 +114,7 @@ def small_disk() -> Iterator[Path]:
             subprocess.run(["umount", "-l", name], check=True)
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_full_disk(small_disk: Path) -> None:
     """For real: senders are told NoSpace, reads go on, what was acknowledged is there, and freeing space ends it."""
     settings = replace(Settings(), data=small_disk / "data", reserve=0, page_cache=0, tail=0)
@@ -149,7 +149,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
     await database.close()
 
 
-@pytest.mark.gen_test(timeout=60)
+@pytest.mark.gen_test
 async def test_a_small_disk_is_never_filled(small_disk: Path) -> None:
     """With the reserve in force appends stop while there is room to delete and to checkpoint."""
     settings = replace(Settings(), data=small_disk / "data")

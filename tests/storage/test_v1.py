@@ -20,7 +20,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 
-storage_test = pytest.mark.gen_test(timeout=60)
+storage_test = pytest.mark.gen_test
 
 EPOCH = "k3v9x1q7m2ab"
 BUCKET = (

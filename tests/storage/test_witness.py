@@ -18,7 +18,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss
 
-storage_test = pytest.mark.gen_test(timeout=60)
+storage_test = pytest.mark.gen_test
 
 A = "00000000-0000-4000-8000-00000000000a"
 

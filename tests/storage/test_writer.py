@@ -25,7 +25,7 @@ from relay_tornado.storage.witness import Loss
 from tests.storage.faults import Faults, always, once
 from tests.storage.waiting import until
 
-storage_test = pytest.mark.gen_test(timeout=60)
+storage_test = pytest.mark.gen_test
 
 WRITE = "INSERT INTO input VALUES"
 

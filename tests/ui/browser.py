@@ -8,13 +8,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 from tests.acceptance.relay import Relay
 
 CHROMIUM = "/usr/bin/chromium"
-TIMEOUT = 15_000.0
+TIMEOUT = 30_000.0
 """Milliseconds that an action or an expectation of a page may take on a busy machine."""
+
+expect.set_options(timeout=TIMEOUT)
 
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),

@@ -191,7 +191,7 @@ def test_connected_clients(tmp_path: Path) -> None:
                     "destination": "",
                     "positions": {"orders": 0},
                 }
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 # Each look is a round trip, so the relay has its turn to see the closed socket.
                 while (await here.call("GET", "/v1/connected-clients")).document["webhook_clients"]:
                     pass

@@ -52,7 +52,7 @@ class World:
         """Has a client make a consumer, from the first event on, and leave."""
         key, secret = self.tokens["administrator"]
         url = self.url.replace("http", "ws") + "/v1/socket"
-        async with asyncio.timeout(20), connect(url, proxy=None) as socket:
+        async with asyncio.timeout(60), connect(url, proxy=None) as socket:
             await socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
             assert json.loads(await socket.recv())["status"] == "authenticated"
             message = {"action": "subscribe", "buckets": [bucket.name], "consumer": name, "since": "earliest"}
@@ -64,7 +64,7 @@ class World:
         returns once the relay knows that it has."""
         key, secret = self.tokens["administrator"]
         url = self.url.replace("http", "ws") + "/v1/socket"
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async with connect(url, proxy=None) as socket:
                 for message in (json.dumps({"action": "auth", "key": key, "secret": secret}), *messages):
                     await socket.send(message)
@@ -113,7 +113,7 @@ class World:
         """A stock client that has subscribed."""
         key, secret = self.tokens[token]
         url = self.url.replace("http", "ws") + "/v1/socket"
-        async with asyncio.timeout(20), connect(url, additional_headers=headers, proxy=None) as socket:
+        async with asyncio.timeout(60), connect(url, additional_headers=headers, proxy=None) as socket:
             await socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
             assert json.loads(await socket.recv())["status"] == "authenticated"
             await socket.send(json.dumps({"action": "subscribe", "buckets": list(buckets)}))
