@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay_tornado.errors import BucketGone, Conflict, RelayError
+from relay_tornado.errors import BucketGone, Conflict, RelayError, Unavailable
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.retention import RetentionClock
@@ -20,13 +20,18 @@ from relay_tornado.settings import Settings
 
 _logger = structlog.get_logger(__name__)
 
+_KEPT = "it takes no events, and no log is removed"
+_DAMAGED = "the file is damaged: run `relay check`, and restore a backup"
+
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What a start found: buckets without their log, which is damage, and logs without a bucket, which were dropped."""
+    """What a start found: buckets without their log (`missing`) or their record (`hidden`), which is damage, and logs
+    of no bucket, which were dropped."""
 
     missing: int
     dropped: int
+    hidden: int = 0
 
 
 class Housekeeping:
@@ -55,8 +60,9 @@ class Housekeeping:
         """Drops each log without a bucket: deleting is two steps with no transaction around them, and this completes
         the second one. Nothing else may make or delete buckets meanwhile.
 
-        No step that was cut off leaves a bucket without its log. Where one is, the file is damaged, and the log of no
-        known bucket may be the one that is missing: then nothing is dropped, and nothing is made in its place.
+        No step that was cut off leaves a bucket without its log, or anything of a bucket but its log. Where there is
+        one, the file is damaged, and a log of no known bucket may be one that is needed: then nothing is dropped, and
+        nothing is made in its place.
         """
         logs = set(await self._log.buckets())
         buckets = {bucket.id: bucket for bucket in self._registry.list("bucket")}
@@ -66,11 +72,18 @@ class Housekeeping:
                 "bucket_without_log",
                 bucket_id=bucket_id,
                 bucket=buckets[bucket_id].name,
-                consequence="it takes no events, and no log is removed",
-                hint="the file is damaged: run `relay check`, and restore a backup",
+                consequence=_KEPT,
+                hint=_DAMAGED,
             )
-        if missing:
+        try:
+            hidden = strange & set(await self._registry.traces()) if strange else strange
+        except Unavailable as error:
+            _logger.error("logs_not_reconciled", reason=str(error), consequence="no log is removed", hint=_DAMAGED)
             return Reconciled(missing=len(missing), dropped=0)
+        for bucket_id in hidden:
+            _logger.error("bucket_without_record", bucket_id=bucket_id, consequence=_KEPT, hint=_DAMAGED)
+        if missing or hidden:
+            return Reconciled(missing=len(missing), dropped=0, hidden=len(hidden))
         for bucket_id in strange:
             _logger.info("log_without_bucket", bucket_id=bucket_id, consequence="it is removed")
             await self._log.drop(bucket_id)

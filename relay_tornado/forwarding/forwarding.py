@@ -180,7 +180,9 @@ class Forwarding:
             if not output.internal
         }
         for stored in await self._ledgers.store.list():
-            if stored.key.kind == "output" and stored.key not in public:
+            # Of a bucket whose record can't be found nothing is removed: consumers leave with their log.
+            there = self._registry.get("bucket", stored.key.bucket_id) is not None
+            if there and stored.key.kind == "output" and stored.key not in public:
                 await self._ledgers.delete(stored.key)
         self._end_watches.append(self._registry.watch(self._changed))
         for bucket, output in public.values():

@@ -282,7 +282,7 @@ class _Logs:
                     "log",
                     row,
                     "its bucket is not there",
-                    "nothing: the relay removes the log when it starts, unless a bucket has none",
+                    "nothing: the relay removes the log when it starts, unless it finds the file damaged",
                 )
             self._check_epochs(row, loaded.epochs.get(row.key, []))
             self._check_events(row, loaded.epochs.get(row.key, []))

@@ -6,7 +6,7 @@ one with each change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal, Protocol, TypeAlias
 
 Kind: TypeAlias = Literal["bucket", "token"]
@@ -27,6 +27,10 @@ class Registry(Protocol):
 
     def list(self, kind: Kind) -> Sequence[Any]:
         """Every record of a kind, oldest first."""
+
+    async def traces(self) -> Collection[str]:
+        """The ids of all buckets that anything stored names, also where the record itself can't be found: a deletion
+        leaves nothing of a bucket. Raises Unavailable."""
 
     def watch(self, changed: Changed) -> Callable[[], None]:
         """Calls `changed(kind, key)` after each committed change, deletions too. Returns what ends it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import structlog
@@ -135,6 +135,10 @@ def _release(index: dict[_T, str], name: _T, key: str) -> None:
 
 class MemoryRegistry(Records):
     """See `registry.contract.Registry`; nothing outlives the process."""
+
+    async def traces(self) -> Collection[str]:
+        """See the contract."""
+        return self._records["bucket"].keys()
 
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
         """See the contract."""

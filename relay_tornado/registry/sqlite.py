@@ -7,11 +7,12 @@ into memory right after the commit; so two changes at once meet there and not in
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import msgspec
 
-from relay_tornado.errors import StartupError
+from relay_tornado.errors import StartupError, Unavailable
 from relay_tornado.model import from_document, to_document
 from relay_tornado.registry.contract import Kind
 from relay_tornado.registry.memory import KINDS, Records
@@ -23,6 +24,9 @@ _LOAD: dict[Kind, str] = {
     "bucket": "SELECT id, revision, document FROM bucket ORDER BY rowid",
     "token": "SELECT key, revision, document FROM token ORDER BY rowid",
 }
+
+# A record has an entry in the index, and its inputs have rows: they are there where a damaged page hides it.
+_TRACES = "SELECT id FROM bucket INDEXED BY sqlite_autoindex_bucket_1 UNION SELECT bucket FROM input"
 
 
 def _load(raw: sqlite3.Connection) -> _Rows:
@@ -44,6 +48,13 @@ class SqliteRegistry(Records):
             registry.store(kind, key, _decode(kind, key, document), revision)
         database.keep(_load, registry._apply)
         return registry
+
+    async def traces(self) -> Collection[str]:
+        """See the contract."""
+        try:
+            return await self._database.read(lambda raw: {bucket_id for (bucket_id,) in raw.execute(_TRACES)})
+        except sqlite3.Error as error:
+            raise Unavailable(f"the records of buckets can't be read ({error})") from error
 
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
         """See the contract."""

@@ -1,6 +1,11 @@
 """What is done without being asked for: registry and log in line, and old events removed."""
 
 import asyncio
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,7 +16,7 @@ from relay_tornado.ids import new_epoch, new_uuid
 from relay_tornado.log.consumers import Key, Kind, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Retention
-from tests.admin.world import OpenWorld, World, event
+from tests.admin.world import OpenWorld, World, event, sqlite_world
 
 
 @pytest.mark.gen_test
@@ -49,6 +54,48 @@ async def test_damage_removes_nothing(open_world: OpenWorld) -> None:
         assert (await world.log.append(other.id, event())).seq == 1
         with pytest.raises(BucketGone):
             await world.log.append(damaged.id, event())
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("trace", ["input", "index"])
+async def test_a_record_that_damage_hides_costs_no_log(tmp_path: Path, trace: str) -> None:
+    """Where a bucket's inputs or the index still speak of it, no log is dropped, however often the relay starts."""
+    async with sqlite_world(tmp_path) as world:
+        bucket = await world.administration.create_bucket("orders")
+        await world.log.append(bucket.id, event())
+        await world.log.create(new_uuid(), new_epoch())
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
+        raw.execute("DELETE FROM bucket" if trace == "input" else "DELETE FROM input")
+        (root,) = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'bucket'").fetchone()
+        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    if trace == "index":
+        with (tmp_path / "relay.db").open("r+b") as file:
+            file.seek((root - 1) * 4096 + 3)
+            assert file.read(2) == b"\0\1"  # rows on the page
+            file.seek(-1, os.SEEK_CUR)
+            file.write(b"\0")
+    for _ in range(2):
+        async with sqlite_world(tmp_path) as world:
+            assert world.administration.list_buckets() == []
+            with capture_logs() as logs:
+                assert await world.administration.reconcile() == Reconciled(missing=0, dropped=0, hidden=1)
+            assert [(each["event"], each["bucket_id"]) for each in logs] == [("bucket_without_record", bucket.id)]
+            assert len(await world.log.buckets()) == 2
+            assert (await world.log.bounds(bucket.id)).head == 1
+
+
+@pytest.mark.gen_test
+async def test_nothing_is_dropped_where_the_records_can_not_be_read(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a log is needed is not known then; the start goes on, and the next one looks again."""
+    async with open_world() as world:
+        await world.log.create(new_uuid(), new_epoch())
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(world.registry, "traces", AsyncMock(side_effect=Unavailable("malformed")))
+            assert await world.administration.reconcile() == Reconciled(missing=0, dropped=0)
+        assert [each["event"] for each in logs] == ["logs_not_reconciled"]
+        assert await world.administration.reconcile() == Reconciled(missing=0, dropped=1)
 
 
 @pytest.mark.gen_test

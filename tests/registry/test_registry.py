@@ -272,6 +272,16 @@ async def test_input_ids_are_claimed_in_the_file(disk: World) -> None:
 
 
 @registry_test
+async def test_a_deletion_leaves_no_trace(world: World) -> None:
+    """Every bucket is named until it is deleted, and not any more then."""
+    for name in ("a", "b"):
+        await world.registry.put("bucket", name, bucket(name))
+    assert set(await world.registry.traces()) == {"a", "b"}
+    await world.registry.delete("bucket", "b")
+    assert set(await world.registry.traces()) == {"a"}
+
+
+@registry_test
 async def test_outputs_and_what_is_not_understood_come_back(world: World) -> None:
     """A bucket with everything that it can have reads as it was stored, also after a restart."""
     extra = {"note": {"a": [1, None, 2.5, "ü", True]}}
