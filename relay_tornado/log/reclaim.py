@@ -130,21 +130,40 @@ def forget_digests(raw: sqlite3.Connection, log: int, now: float) -> bool:
     return raw.execute(_OLD_DIGESTS, {"log": log, "now": now, "most": STEP_EVENTS}).rowcount < STEP_EVENTS
 
 
-_RECEIVED = (
+_TIMES = (
     "SELECT seq, CASE typeof(received_at) WHEN 'real' THEN received_at END FROM event"
-    " WHERE log = ? AND seq >= ? ORDER BY seq LIMIT 1"
+    " WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY seq"
 )
 
 
 def seek(raw: sqlite3.Connection, log: int, first: int, head: int, time: float) -> int:
-    """The seq before the first event of `first` to `head` that was received at or after `time`, by halving."""
+    """The seq before the first event of `first` to `head` that was received at or after `time`, by halving.
+
+    Times never go back, so an event counts as older only where two of three say so, itself and those beside it: a
+    damaged time would make everything before it look old.
+    """
+
+    def look(start: int, end: int, order: str = "") -> tuple[int, bool]:
+        """The first of some events (the last, by `order`), and whether it is older. One that can't be read, or whose
+        time can't, is not: it is not for this that anything leaves."""
+        row = rows.one(raw, f"{_TIMES} {order} LIMIT 1", log, start, end)
+        if row is None or row[0] not in range(start, end + 1):
+            return end if order else start, False
+        return row[0], row[1] is not None and row[1] < time
+
     low, high = first, head + 1
     while low < high:
         middle = (low + high) // 2
-        row = rows.one(raw, _RECEIVED, log, middle)
-        # One that is damaged counts as new: it is not for this that anything leaves.
-        if row is None or row[0] not in range(middle, head + 1) or row[1] is None or row[1] >= time:
+        seq, old = look(middle, head)
+        before = seq == first or look(first, seq - 1, "DESC")[1]
+        after = seq < head and look(seq + 1, head)[1]
+        if old + before + after < 2:
             high = middle
         else:
-            low = row[0] + 1
+            low = seq + 1
+    while low > first:
+        seq, old = look(first, low - 1, "DESC")
+        if old:
+            break
+        low = seq
     return low - 1

@@ -85,6 +85,20 @@ def test_a_time_that_is_damaged(database: bytes) -> None:
         assert rows.received_at(raw, 1, 1) == 2.5
 
 
+@pytest.mark.parametrize("damaged", range(1, 9))
+@pytest.mark.parametrize("wrong", [1e-300, 1e300])
+def test_one_time_that_is_out_of_order(database: bytes, damaged: int, wrong: float) -> None:
+    """Wherever it is, no other event counts as older than it is, and at most the two before it as younger."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.deserialize(database)
+        raw.execute("DROP TRIGGER event_update")
+        raw.execute("UPDATE event SET received_at = ? WHERE seq = ?", (wrong, damaged))
+        for older in range(9):
+            found = reclaim.seek(raw, 1, 1, 8, older + 1.0)
+            assert all(seq <= older or seq == damaged for seq in range(1, found + 1))
+            assert found >= (older - 2 if damaged in (older - 1, older) else older)
+
+
 def test_what_is_no_damage_comes_out(database: bytes) -> None:
     """Nobody is told of a gap because of it."""
     raw = sqlite3.connect(":memory:", isolation_level=None)
