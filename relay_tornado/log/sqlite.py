@@ -18,7 +18,7 @@ import structlog
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
-from relay_tornado.log import consumer_rows, reclaim, rows
+from relay_tornado.log import consumer_rows, reclaim, rows, weighing
 from relay_tornado.log.appends import Appends
 from relay_tornado.log.batch import Plan
 from relay_tornado.log.contract import Done, Extent, Outline
@@ -333,6 +333,8 @@ class SqliteEventLog:
         while not state.gone and (
             state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)
         ):
+            if excess_bytes(state.bytes, keep) and not state.weighed:
+                await self._weigh(state)
             step = await self._database.write(
                 lambda raw: reclaim.delete_oldest(raw, state.key, keep, oldest, floor),
                 lambda step: self._trimmed(state, step),
@@ -346,6 +348,18 @@ class SqliteEventLog:
         await self._forget_deliveries(state)
         await self._forget_consumed(state)
         return left
+
+    async def _weigh(self, state: LogState) -> None:
+        """Once in a process, before anything leaves by size."""
+        error = await weighing.error(state, self._read)
+
+        def corrected(_: object) -> None:
+            state.bytes += error
+
+        if error:
+            sql = "UPDATE log SET bytes = bytes + ? WHERE id = ?"
+            await self._database.write(lambda raw: raw.execute(sql, (error, state.key)), corrected)
+        state.weighed = True
 
     async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
         limit = age_limit(keep)
@@ -467,6 +481,7 @@ class SqliteEventLog:
                 state.fleeting = Fleeting()
                 self._pages.forget(state.key)
             changed = row.head != state.head
+            state.weighed = state.weighed and row.bytes == state.bytes
             state.epochs = epochs
             state.open = epochs[-1].epoch in self._opened
             self._epochs.update((epoch.epoch, row.bucket_id) for epoch in epochs)

@@ -16,7 +16,8 @@ from relay_tornado.model import Bounds, BucketId, Epoch, Retention
 class LogState:
     """One log. Changed only in the loop, after what changed it was committed.
 
-    `open` says whether this process opened the newest epoch. `gone` is set once the log is dropped.
+    `open` says whether this process opened the newest epoch. `gone` is set once the log is dropped. `weighed` says that
+    `bytes` was held against the events.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class LogState:
         "last_at",
         "open",
         "recent",
+        "weighed",
     )
 
     def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool) -> None:
@@ -43,6 +45,7 @@ class LogState:
         self.epochs = tuple(epochs)
         self.open = open
         self.gone = False
+        self.weighed = False
         self.recent = Recent()
         self.fleeting = Fleeting()
 

@@ -1,0 +1,67 @@
+"""What a log really holds, against the `bytes` of its row, by which retention by size goes.
+
+A flipped bit in that number would make all events leave. The sizes of events are not covered by their CRC either, so
+it is the lengths of what stands in a row that count; they are in its head, so bodies are not read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeAlias
+
+import structlog
+
+from relay_tornado.log import rows
+from relay_tornado.log.state import LogState
+
+STEP = 4096
+"""Events of one read."""
+
+Weight: TypeAlias = tuple[int, int] | None
+"""The bytes of some events, and how many of these are stubs, of which nothing but their size is known. None where they
+can't be read."""
+
+_STUB = "length(headers) + length(body) = 0 AND size > length(path) + length(query)"
+_WEIGHT = f"""
+SELECT coalesce(sum(iif({_STUB}, size, length(path) + length(query) + length(headers) + length(body))), 0),
+    coalesce(sum({_STUB}), 0)
+FROM event WHERE log = ? AND seq BETWEEN ? AND ?
+"""  # noqa: S608 - constants only
+
+_log = structlog.get_logger(__name__)
+
+
+async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], Weight]], Awaitable[Weight]]) -> int:
+    """By how many bytes the log holds more than it says, 0 where that can't be known. An error is logged.
+
+    Appends go on meanwhile. Raises what `read` raises.
+    """
+    while True:
+        key, first, head, said = state.key, state.first, state.head, state.bytes
+        held = stubs = 0
+        for start in range(first, head + 1, STEP):
+            weight = await read(partial(_weight, log=key, start=start, end=min(start + STEP - 1, head)))
+            if weight is None:
+                return 0
+            held, stubs = held + weight[0], stubs + weight[1]
+        if state.gone or (state.first == first and state.head >= head):
+            break
+    # A damaged size of a stub can't be told from a right one, and is not to make anything leave.
+    if state.gone or held == said or (held > said and stubs):
+        return 0
+    _log.error(
+        "log_bytes_wrong",
+        bucket=state.bucket_id,
+        said=said,
+        held=held,
+        consequence="retention by size goes by what it holds",
+        hint="the file is damaged: run `relay check`",
+    )
+    return held - said
+
+
+def _weight(raw: sqlite3.Connection, log: int, start: int, end: int) -> Weight:
+    row = rows.one(raw, _WEIGHT, log, start, end)
+    return row if row is None else (row[0], row[1])
