@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Housekeeping:
                 left += await self._trim(bucket, by_age)
             except BucketGone:
                 continue  # deleted since the list was read
-            except RelayError as error:
+            except (RelayError, sqlite3.Error) as error:
                 _logger.warning("trim_failed", bucket_id=bucket.id, reason=str(error))
         return left
 
@@ -115,7 +116,7 @@ class Housekeeping:
                 await self._remove(bucket, self._registry.revision("bucket", bucket.id))
             except Conflict:
                 continue  # somebody keeps it
-            except RelayError as error:
+            except (RelayError, sqlite3.Error) as error:
                 _logger.warning("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name, reason=str(error))
             else:
                 _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)

@@ -187,7 +187,8 @@ async def test_age_is_asked_of_the_clock(open_world: OpenWorld, grace: float, ex
 
 
 @pytest.mark.gen_test
-async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorld) -> None:
+@pytest.mark.parametrize("error", [Unavailable("the disk failed"), sqlite3.OperationalError("integer overflow")])
+async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorld, error: Exception) -> None:
     """A bucket whose log fails is passed over and logged, one that is just being deleted is passed over."""
     async with open_world() as world:
         for name in ("failing", "gone", "fine"):
@@ -200,13 +201,37 @@ async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorl
 
         async def failing_trim(bucket_id: str, keep: Retention, floor: int | None) -> int:
             if bucket_id == failing:
-                raise Unavailable("the disk failed")
+                raise error
             return await trim(bucket_id, keep, floor)
 
         world.log.trim = failing_trim  # type: ignore[method-assign]
         with capture_logs() as logs:
             assert await world.administration.trim_all() == 2
         assert [(line["event"], line["bucket_id"]) for line in logs] == [("trim_failed", failing)]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("error", [Unavailable("the disk failed"), sqlite3.DatabaseError("malformed")])
+async def test_one_bucket_keeps_no_other_from_expiring(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """One that can't be removed now is logged and passed over, and the pass goes on to what is to be trimmed."""
+    async with open_world(retention_grace=0.0) as world:
+        for name in ("failing", "fine"):
+            await world.administration.create_bucket(name, expires_at=world.now + 1)
+        failing, delete = world.administration.find_bucket("failing").id, world.registry.delete
+
+        async def failing_delete(kind: str, key: str, expect: int | None = None) -> None:
+            if key == failing:
+                raise error
+            await delete(kind, key, expect)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(world.registry, "delete", failing_delete)
+        world.now += 1
+        with capture_logs() as logs:
+            await world.administration.trim_all()
+        assert [line["event"] for line in logs] == ["expired_bucket_kept", "bucket_expired"]
+        assert [bucket.name for bucket in world.administration.list_buckets()] == ["failing"]
 
 
 @pytest.mark.gen_test
