@@ -123,6 +123,8 @@ class Housekeeping:
 
     async def _trim(self, bucket: Bucket, by_age: bool) -> int:
         keep = bucket.retention if by_age else dataclasses.replace(bucket.retention, max_age=None)
+        if by_age:
+            await self._log.forget_repeats(bucket.id)
         ledgers = self._ledgers()
         floor = None if ledgers is None or not keep.wait_for_consumers else await ledgers.store.floor(bucket.id)
         left = await self._log.trim(bucket.id, keep, floor)

@@ -123,5 +123,8 @@ class EventLog(Protocol):
         Returns how many events left. Appends and reads go on meanwhile. Raises BucketGone.
         """
 
+    async def forget_repeats(self, bucket_id: BucketId) -> None:
+        """Forgets what `append` knows repeats by, where its window is over by the wall clock. Raises BucketGone."""
+
     async def close(self) -> None:
         """Commits what is queued, then lets go of everything. Later appends fail with Unavailable."""

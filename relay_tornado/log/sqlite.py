@@ -344,7 +344,6 @@ class SqliteEventLog:
             left += step.events
             if step.done:
                 break
-        await self._forget_digests(state)
         await self._forget_deliveries(state)
         await self._forget_consumed(state)
         return left
@@ -375,8 +374,8 @@ class SqliteEventLog:
             self._tail.trim(state.recent, step.first)
             self._pages.trim(state.key, step.first)
 
-    async def _forget_digests(self, state: LogState) -> None:
-        now = clock.time()
+    async def forget_repeats(self, bucket_id: BucketId) -> None:
+        state, now = self._state(bucket_id), clock.time()
         if not await self._read(lambda raw: reclaim.has_old_digests(raw, state.key, now)):
             return
         while not await self._database.write(lambda raw: reclaim.forget_digests(raw, state.key, now)):

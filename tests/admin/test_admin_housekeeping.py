@@ -171,7 +171,8 @@ async def test_a_bucket_that_is_kept_at_the_last_moment_stays(
 @pytest.mark.gen_test
 @pytest.mark.parametrize(("grace", "expected"), [(600.0, Retention(None, 9, 10)), (0.0, Retention(5.0, 9, 10))])
 async def test_age_is_asked_of_the_clock(open_world: OpenWorld, grace: float, expected: Retention) -> None:
-    """Within the grace after a start no bucket's age counts, after it it does; the other limits always do."""
+    """Within the grace after a start no bucket's age counts, nor do windows of repeats end; after it they do. The other
+    limits always count."""
     async with open_world(retention_grace=grace) as world:
         keep = {"max_age": 5, "max_events": 9, "max_bytes": 10}
         bucket = await world.administration.create_bucket("orders", retention=keep)
@@ -182,8 +183,10 @@ async def test_age_is_asked_of_the_clock(open_world: OpenWorld, grace: float, ex
             return 0
 
         world.log.trim = note  # type: ignore[method-assign]
+        world.log.forget_repeats = forgotten = AsyncMock()  # type: ignore[method-assign]
         await world.administration.trim_all()
         assert asked == [(bucket.id, expected, None)]
+        assert [each.args for each in forgotten.await_args_list] == ([] if grace else [(bucket.id,)])
 
 
 @pytest.mark.gen_test

@@ -389,6 +389,20 @@ async def test_dedupe_is_by_bucket_and_window(world: World) -> None:
 
 
 @log_test
+async def test_a_repeat_is_known_until_its_window_is_over(world: World) -> None:
+    """Nothing that removes old events or what is known of repeats makes one new before."""
+    await make(world.log)
+    first = await world.log.append("b", event(dedupe=b"d", dedupe_window=100.0))
+    await world.log.append("b", event())
+    await world.log.trim("b", Retention(None, 1, None), None)
+    await world.log.forget_repeats("b")
+    again = await world.log.append("b", event(dedupe=b"d", dedupe_window=100.0))
+    assert again == Appended(first.epoch, first.seq, True)
+    with pytest.raises(BucketGone):
+        await world.log.forget_repeats("x")
+
+
+@log_test
 async def test_seek_finds_the_first_event_at_or_after_a_time(world: World) -> None:
     """The position before it, whatever time is asked for, and never below first - 1."""
     await make(world.log)
