@@ -24,7 +24,7 @@ from relay_tornado.log.batch import Plan
 from relay_tornado.log.contract import Done, Extent, Outline
 from relay_tornado.log.ephemeral import Ephemeral, Fleeting
 from relay_tornado.log.importing import Arrival
-from relay_tornado.log.loading import Loaded, load
+from relay_tornado.log.loading import Loaded, load, renew
 from relay_tornado.log.pages import Block, Pages
 from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
 from relay_tornado.log.tail import Recent, Tail
@@ -55,6 +55,7 @@ class SqliteEventLog:
         self._pages = Pages(settings.page_cache, database.read)
         self._appends = Appends(settings, database.notify, self._publish, self._announce, counters)
         self._purges: dict[int, asyncio.Task[None]] = {}
+        self._renewals: set[asyncio.Task[None]] = set()
         self._told: set[tuple[int, int]] = set()
         self._closed = False
 
@@ -425,6 +426,8 @@ class SqliteEventLog:
         if purges:
             await asyncio.wait(purges)
         await self._appends.empty()
+        if self._renewals:
+            await asyncio.wait(self._renewals)
         await self._pages.close()
         self._ephemeral.close()
 
@@ -464,6 +467,11 @@ class SqliteEventLog:
 
     def _apply(self, loaded: Loaded) -> None:
         """Takes over what the file says: at the start, and after it was opened anew on an error."""
+        renewed = renew(loaded)
+        if renewed:
+            task = self._loop.create_task(self._store_epochs(renewed), name="relay-epochs")
+            self._renewals.add(task)
+            task.add_done_callback(self._renewals.discard)
         known = {state.key: state for state in self._logs.values()}
         for row in loaded.live:
             epochs = tuple(loaded.epochs[row.key])
@@ -491,3 +499,9 @@ class SqliteEventLog:
             self._remove(state)
         for key in loaded.dropped:
             self._purge(key)
+
+    async def _store_epochs(self, epochs: list[str | int]) -> None:
+        try:
+            await self._database.write(lambda raw: rows.insert_epochs(raw, epochs))
+        except (RelayError, sqlite3.Error) as error:
+            _log.warning("epochs_not_stored", error=str(error), consequence="ids change once more at the next start")

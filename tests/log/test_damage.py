@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from relay_tornado.errors import BucketGone, CursorLost
+from relay_tornado.errors import BucketGone, CursorLost, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
+from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.pages import Block
+from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.state import LogState
-from relay_tornado.model import Retention
+from relay_tornado.model import Cursor, Gap, Retention
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make
+from tests.storage.faults import Faults, once
+from tests.storage.waiting import until
 
 log_test = pytest.mark.gen_test
 
@@ -198,6 +205,57 @@ async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
     with capture_logs() as logs:
         assert await disk.log.trim("b", Retention(None, None, 20 * SIZE), None) == 15
     assert (met, logs) == (True, [])
+
+
+@log_test
+@pytest.mark.parametrize("damage", ["DELETE FROM epoch WHERE log = 1", "UPDATE epoch SET log = 7 WHERE log = 1"])
+async def test_a_log_without_an_epoch(disk: SqliteWorld, damage: str) -> None:
+    """It is told, and gets a new one, which later starts know; positions from before are told a gap, and other logs go
+    on as they were."""
+    await make(disk.log)
+    kept = await make(disk.log, "c")
+    before = (await fill(disk.log, 3))[-1]
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute(damage)
+    with capture_logs() as logs:
+        await disk.reopen()
+    assert [(entry["event"], entry["bucket"]) for entry in logs] == [("log_without_epoch", "b")]
+    bounds = await disk.log.bounds("b")
+    (renewed,) = bounds.epochs
+    assert (bounds.head, bounds.open, renewed.from_seq) == (3, False, 1)
+    assert place_cursor(bounds, Cursor(before.epoch, 3)) == Placed(0, Gap("reset"))
+    assert place_cursor(bounds, Cursor(renewed.epoch, 2)) == Placed(2)
+    assert [each.epoch for each in (await disk.log.bounds("c")).epochs] == [kept]
+    await disk.reopen()
+    assert (await disk.log.bounds("b")).epochs == (renewed,)
+    assert (await disk.log.append("b", event())).seq == 4
+
+
+@log_test
+async def test_a_log_without_an_epoch_after_an_error(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Where the file is opened anew the other logs go on, and so does this one."""
+    faults = Faults()
+    settings = replace(Settings(), data=tmp_path / "data")
+    database = await Database.open(settings, factory=faults.factory)
+    world = SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
+    for bucket_id in ("b", "c"):
+        await make(world.log, bucket_id)
+        await fill(world.log, 1, bucket_id)
+    with behind(world) as raw:
+        raw.execute("DELETE FROM epoch WHERE log = 2")
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with capture_logs() as logs:
+        with pytest.raises(Unavailable):
+            await world.log.append("b", event())
+        await until(database.healthy)
+        assert (await world.log.append("b", event())).seq == 2
+    assert [entry["bucket"] for entry in logs if entry["event"] == "log_without_epoch"] == ["c"]
+    assert (await world.log.append("c", event())).seq == 2
+    held = (await world.log.bounds("c")).epochs
+    await world.reopen()
+    assert (await world.log.bounds("c")).epochs == held
+    await world.close()
 
 
 @log_test
