@@ -8,6 +8,7 @@ RelayError                  internal          500
 ├── NotFound                not_found         404
 │   └── BucketGone          bucket_gone       404   the log's word for a bucket that is not there (any more)
 ├── Conflict                conflict          412   a name is taken, or the record changed meanwhile
+│   └── Damaged             conflict          412   a record in the file can't be understood; says how to mend it
 ├── TooLarge                too_large         413
 ├── WrongType               unsupported_media_type  415   a body that is no JSON, and says so
 ├── CursorLost              cursor_lost       410   carries `first`: reading goes on there
@@ -99,6 +100,10 @@ class BucketGone(NotFound):
 class Conflict(RelayError):
     code = "conflict"
     status = 412
+
+
+class Damaged(Conflict):
+    pass
 
 
 class TooLarge(RelayError):

@@ -15,7 +15,7 @@ from typing import Final, get_args
 from relay_tornado.admin.standing import Seeked, Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import honoured
 from relay_tornado.copies import active
-from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound
+from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.log.consumers import DeadLetter, Key, Kind, Stored
 from relay_tornado.log.contract import EventLog
@@ -65,11 +65,11 @@ class ConsumerAdministration:
 
     async def listing(self, bucket: Bucket, token: Token | None = None) -> list[Document]:
         """The bucket's consumers, of every kind but the queues of those who poll; those that this token may see, where
-        one asks."""
+        one asks. Damaged ones are left out: the log names them."""
         bounds = await self._log.bounds(bucket.id)
         found = []
         for stored in await self._ledgers.store.list(bucket.id):
-            if stored.key.kind in _KINDS and (token is None or may_see(token, reference_of(stored.key))):
+            if _shown(stored) and (token is None or may_see(token, reference_of(stored.key))):
                 standing = await self._standing(stored.key, bounds)
                 if standing is not None:
                     found.append(consumer_document(standing, bucket, bounds))
@@ -86,10 +86,10 @@ class ConsumerAdministration:
 
     async def standings(self, buckets: Sequence[Bucket]) -> list[tuple[Bucket, Standing]]:
         """Where every consumer of these buckets is, in the order of the buckets."""
-        stored = await self._ledgers.store.list()
+        stored = [each for each in await self._ledgers.store.list() if _shown(each)]
         found = []
         for bucket in buckets:
-            keys = [each.key for each in stored if each.key.bucket_id == bucket.id and each.key.kind in _KINDS]
+            keys = [each.key for each in stored if each.key.bucket_id == bucket.id]
             # A bucket that is deleted meanwhile is left out.
             with suppress(BucketGone):
                 bounds = await self._log.bounds(bucket.id) if keys else None
@@ -115,17 +115,25 @@ class ConsumerAdministration:
 
     async def seek(self, bucket: Bucket, reference: str, to: Position, *, preview: bool = False) -> Seeked:
         """Moves a consumer to a position: it is given what lies behind that, and nothing else; `preview` only tells
-        what that would repeat and pass over."""
+        what that would repeat and pass over. One whose record is damaged begins anew there."""
         key = key_of(bucket, reference)
         if preview:
             bounds = await self._log.bounds(bucket.id)
             floor = await self._floor(bucket, bounds, to, key)
             progress = await self._progress(bucket, key, reference, bounds)
             return _seeked(progress, bounds, floor, preview)
+        try:
+            return await self._move(bucket, key, to)
+        except Damaged:
+            floor = await self._floor(bucket, await self._log.bounds(bucket.id), to, key)
+            await self._ledgers.renew(key, floor)
+        return await self._move(bucket, key, to)
+
+    async def _move(self, bucket: Bucket, key: Key, to: Position) -> Seeked:
         async with self._ledgers.using(key) as ledger:
             bounds = await self._log.bounds(bucket.id)
             floor = await self._floor(bucket, bounds, to, key)
-            seeked = _seeked(ledger.progress, bounds, floor, preview)
+            seeked = _seeked(ledger.progress, bounds, floor, False)
             ledger.progress.seek(floor)
             await self._committed(ledger)
         return seeked
@@ -326,6 +334,10 @@ def key_of(bucket: Bucket, reference: str) -> Key:
                     return Key(bucket.id, "output", str(each.n))
         raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
     return Key(bucket.id, "client", reference)
+
+
+def _shown(stored: Stored) -> bool:
+    return stored.key.kind in _KINDS and not stored.damaged
 
 
 def reference_of(key: Key) -> str:

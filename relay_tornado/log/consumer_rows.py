@@ -7,10 +7,12 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
-from relay_tornado.errors import BucketGone
+import msgspec
+
+from relay_tornado.errors import BucketGone, Damaged
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
-from relay_tornado.model import BucketId, Gap
+from relay_tornado.model import BucketId, Gap, GapReason
 from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
 
@@ -21,10 +23,13 @@ _FIND = (
     "SELECT consumer.id, log.first, log.head FROM log JOIN consumer ON consumer.log = log.id"
     " WHERE log.bucket = ? AND log.dropped = 0 AND kind = ? AND name = ?"
 )
+# Texts as bytes: one that is malformed is the damage of its own row, not of all.
 _STORED = (
-    "SELECT log.bucket, kind, name, ack_wait, max_deliver, receipt, floor, done, (SELECT count(*) FROM dead_letter"
-    " WHERE consumer = consumer.id AND (seq >= log.first OR reason = 'retention')), created_at, updated_at, gaps, gap,"
-    " tried, log.first, consumer.id FROM log JOIN consumer ON consumer.log = log.id WHERE log.dropped = 0"
+    "SELECT log.bucket, CAST(kind AS BLOB), CAST(name AS BLOB), ack_wait, max_deliver, receipt, floor,"
+    " CAST(done AS BLOB), (SELECT count(*) FROM dead_letter"
+    " WHERE consumer = consumer.id AND (seq >= log.first OR reason = 'retention')), created_at, updated_at, gaps,"
+    " CAST(gap AS BLOB), CAST(tried AS BLOB), log.first, consumer.id"
+    " FROM log JOIN consumer ON consumer.log = log.id WHERE log.dropped = 0"
 )
 _MAKE = (
     "INSERT INTO consumer (log, kind, name, floor, receipt, ack_wait, max_deliver, created_at, updated_at)"
@@ -70,7 +75,7 @@ DELETE FROM dead_letter WHERE (consumer, seq) IN (
 
 
 def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float) -> Stored:
-    """Inserts a consumer, or gives one that is there its terms. Raises BucketGone, Conflict."""
+    """Inserts a consumer, or gives one that is there its terms. Raises BucketGone, Conflict, Damaged."""
     log = raw.execute("SELECT id, head FROM log WHERE bucket = ? AND dropped = 0", (key.bucket_id,)).fetchone()
     if log is None:
         raise BucketGone(key.bucket_id)
@@ -86,7 +91,7 @@ def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float)
 
 
 def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
-    """A consumer with what is parked."""
+    """A consumer with what is parked. Raises Damaged."""
     row = raw.execute(f"{_STORED} AND log.bucket = ? AND kind = ? AND name = ?", key).fetchone()
     if row is None:
         return None
@@ -95,9 +100,27 @@ def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
 
 
 def listed(raw: sqlite3.Connection, bucket_id: BucketId | None) -> list[Stored]:
-    """All consumers of a bucket, or of all, without what is parked."""
+    """All consumers of a bucket, or of all, without what is parked; a damaged one has its key, and why."""
     condition, values = ("", ()) if bucket_id is None else (" AND log.bucket = ?", (bucket_id,))
-    return [_stored(row) for row in raw.execute(f"{_STORED}{condition} ORDER BY 1, 2, 3", values).fetchall()]
+    found = []
+    for row in raw.execute(f"{_STORED}{condition} ORDER BY 1, 2, 3", values).fetchall():
+        try:
+            found.append(_stored(row))
+        except Damaged as error:
+            found.append(Stored(_key(row), Terms(), 0, (), {}, 0, 0.0, 0.0, damaged=str(error)))
+    return found
+
+
+def renew(raw: sqlite3.Connection, key: Key, floor: int, at: float) -> None:
+    """Has a consumer begin anew behind `floor`, on its terms and with its dead letters."""
+    row = raw.execute(_FIND, key).fetchone()
+    if row is not None:
+        raw.execute("DELETE FROM parked WHERE consumer = ?", (row[0],))
+        raw.execute(
+            "UPDATE consumer SET floor = ?, done = '[]', tried = '[]', gaps = 0, gap = NULL, updated_at = ?"
+            " WHERE id = ?",
+            (min(floor, row[2]), at, row[0]),
+        )
 
 
 def write(
@@ -239,21 +262,42 @@ def forget_dropped(raw: sqlite3.Connection, log: int) -> bool:
     return left == 0
 
 
+class _Missed(msgspec.Struct, rename={"from_seq": "from", "to_seq": "to"}):
+    reason: GapReason
+    from_seq: int | None
+    to_seq: int | None
+
+    def gap(self) -> Gap:
+        return Gap(self.reason, self.from_seq, self.to_seq)
+
+
+class _Met(_Missed):
+    at: float
+    untold: list[_Missed] = []
+
+
+_read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
+_read_gap = msgspec.json.Decoder(_Met).decode
+
+
+def _key(row: Sequence[Any]) -> Key:
+    return Key(row[0], row[1].decode(errors="replace"), row[2].decode(errors="replace"))
+
+
 def _stored(row: Sequence[Any]) -> Stored:
-    bucket_id, kind, name, wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, _ = row
+    """Raises Damaged."""
+    _, kind, name, wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, _ = row
+    key = _key(row)
     try:
-        held = Ranges(json.loads(out))
+        if (key.kind.encode(), key.name.encode()) != (kind, name) or not isinstance(floor, int):
+            raise TypeError("its name or position has not the form of one")
+        held = Ranges(_read_ranges(out))
         held.cut_below(first)
-        met: Gaps | None = None
-        untold: Sequence[Gap] = ()
-        if gap is not None:
-            last = json.loads(gap)
-            met = Gaps(times, Gap(last["reason"], last["from"], last["to"]), last["at"])
-            untold = _untold(last)
+        last = None if gap is None else _read_gap(gap)
         return Stored(
-            Key(bucket_id, kind, name), Terms(wait, most, bool(receipt)), floor,
-            tuple((first, last) for first, last in json.loads(done)), {}, letters, created, updated, met,
-            tuple(held), untold,
+            key, Terms(wait, most, bool(receipt)), floor, tuple(_read_ranges(done)), {}, letters, created, updated,
+            None if last is None else Gaps(times, last.gap(), last.at), tuple(held),
+            () if last is None else tuple(each.gap() for each in last.untold),
         )  # fmt: skip
-    except (LookupError, TypeError, ValueError) as error:
-        raise sqlite3.DatabaseError(f"the consumer {name!r} can't be understood: {error!r}") from error
+    except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        raise consumers.damaged(key, str(error)) from error

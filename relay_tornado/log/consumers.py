@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
-from relay_tornado.errors import Conflict
+from relay_tornado.errors import Conflict, Damaged
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import Changes, Parked
 
@@ -59,6 +59,16 @@ def too_many(bucket: str) -> Conflict:
     return Conflict(
         f"consumer: the bucket {bucket!r} has {MOST:,} consumers, and may have no more: use one of them, or delete "
         "those that nobody needs (`relay consumer list`, `relay consumer delete`)"
+    )
+
+
+def damaged(key: Key, why: str) -> Damaged:
+    """What is raised for a consumer whose record can't be understood."""
+    name = key.name if key.kind == "client" else f"{key.kind}:{key.name}"
+    delete = ", or remove it by `relay consumer delete --yes`" if key.kind == "client" else ""
+    return Damaged(
+        f"consumer: the record of {name!r} of the bucket {key.bucket_id} is damaged ({why}): put it where it is to go "
+        f"on by `relay consumer seek`{delete}"
     )
 
 
@@ -114,6 +124,8 @@ class Stored(NamedTuple):
     """What was being tried, of what the log holds."""
     untold: Sequence[Gap] = ()
     """Gaps that it met and no client was told of, in the order in which it met them."""
+    damaged: str = ""
+    """Why nothing but the key counts: the record can't be understood."""
 
 
 class DeadLetter(NamedTuple):
@@ -128,8 +140,9 @@ class DeadLetter(NamedTuple):
 
 
 class Consumers(Protocol):
-    """Errors: BucketGone, Unavailable, NoSpace, Unknown. Consumers leave with their bucket. With its events leave their
-    dead letters, and what is parked becomes a dead letter whose reason is `progress.RETENTION`; of these some stay."""
+    """Errors: BucketGone, Unavailable, NoSpace, Unknown, and Damaged of `create` and `get`. Consumers leave with their
+    bucket. With its events leave their dead letters, and what is parked becomes a dead letter whose reason is
+    `progress.RETENTION`; of these some stay."""
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
         """Makes a consumer that begins behind `floor`, committed on return. One that is there stays as it is, but for
@@ -139,7 +152,8 @@ class Consumers(Protocol):
         """A consumer with all that was saved so far, None where there is none."""
 
     async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
-        """All consumers of a bucket, or of all of them, as they were at the last commit, without what is parked."""
+        """All consumers of a bucket, or of all of them, as they were at the last commit, without what is parked; a
+        damaged one says so. It is logged once."""
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
         """Has a consumer's changes be committed soon: `changes` is called once, before the next commit or before this
@@ -155,6 +169,10 @@ class Consumers(Protocol):
 
     async def saved(self) -> None:
         """Waits until everything that `save` was given before is committed. Raises what keeps it from that."""
+
+    async def renew(self, key: Key, floor: int, at: float) -> None:
+        """Has a damaged consumer begin anew behind `floor`, at `at` (unix seconds): its terms and dead letters stay.
+        Nothing happens where there is none."""
 
     async def delete(self, key: Key) -> bool:
         """Forgets a consumer, its parked events and its dead letters. False where there is none."""

@@ -202,6 +202,12 @@ class Ledgers:
         finally:
             self.close(ledger)
 
+    async def renew(self, key: Key, floor: int) -> None:
+        """Has a consumer whose record is damaged, so that nobody can open it, begin anew behind `floor`."""
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            if key not in self._live:
+                await self.store.renew(key, floor, self.clock())
+
     async def delete(self, key: Key) -> bool:
         """Forgets a consumer, and tells those who use it. False where there is none."""
         async with self._locks.setdefault(key, asyncio.Lock()):

@@ -113,6 +113,12 @@ class MemoryConsumers:
     async def saved(self) -> None:
         """See the contract."""
 
+    async def renew(self, key: Key, floor: int, at: float) -> None:
+        """See the contract."""
+        kept = self._kept.get(key)
+        if kept is not None:
+            self._kept[key] = _Kept(kept.terms, floor, kept.created_at, at, dead=kept.dead)
+
     async def delete(self, key: Key) -> bool:
         """See the contract."""
         return self._kept.pop(key, None) is not None

@@ -85,6 +85,8 @@ class SqliteConsumers:
         self._flying: dict[Key, _Save] = {}
         self._alone: set[Key] = set()
         """Consumers one of whose changes could not be stored: they are tried one by one."""
+        self._told: set[Key] = set()
+        """Damaged ones that were logged."""
         self._at = 0.0
 
     def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
@@ -204,7 +206,18 @@ class SqliteConsumers:
 
     async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
         """See the contract."""
-        return await self._read(lambda raw: consumer_rows.listed(raw, bucket_id))
+        found = await self._read(lambda raw: consumer_rows.listed(raw, bucket_id))
+        for each in found:
+            if each.damaged and each.key not in self._told:
+                self._told.add(each.key)
+                bucket, kind, name = each.key
+                _log.error("consumer_damaged", bucket_id=bucket, kind=kind, consumer=name, reason=each.damaged)
+        return found
+
+    async def renew(self, key: Key, floor: int, at: float) -> None:
+        """See the contract."""
+        self._told.discard(key)
+        await self._database.write(lambda raw: consumer_rows.renew(raw, key, floor, at))
 
     async def delete(self, key: Key) -> bool:
         """See the contract."""

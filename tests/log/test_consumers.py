@@ -239,6 +239,23 @@ async def test_all_are_listed(world: World, consumers: Consumers) -> None:
 
 
 @log_test
+async def test_one_that_is_renewed_begins_anew(world: World, consumers: Consumers) -> None:
+    """Behind the floor, not beyond the head: what it was done with, tried and met is forgotten, and its terms and dead
+    letters stay."""
+    await make(world.log)
+    await fill(world.log, 5)
+    await consumers.create(KEY, 0, TERMS, 1.0)
+    parked, dead = {1: Parked(1, 1.0, 1.0)}, {2: Dead(1, 1.0, 1.0, "x")}
+    await save(consumers, Changes(2, ((4, 4),), False, parked, set(), dead, tried=((5, 5),)))
+    consumers.met(KEY, Gap("retention", 1, 1), 1.0)
+    await consumers.saved()
+    await consumers.renew(KEY, 3, 9.0)
+    assert await consumers.get(KEY) == Stored(KEY, TERMS, 3, (), {}, 1, 1.0, 9.0)
+    await consumers.renew(OTHER, 3, 9.0)
+    assert await consumers.get(OTHER) is None
+
+
+@log_test
 async def test_what_is_deleted_is_gone(world: World, consumers: Consumers) -> None:
     """With what it parked and gave up; what is saved for it then is kept by nobody, also where it is made anew."""
     await make(world.log)

@@ -1,0 +1,135 @@
+"""Consumers whose record is damaged: the relay starts, nobody begins elsewhere unnoticed, and they can be mended."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.errors import Damaged
+from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.model import Bucket, Earliest, Gap, Last
+from relay_tornado.progress import Changes
+from tests.admin.world import World, event, sqlite_world
+
+DAMAGES = [
+    "done = '[[1]]'",
+    "done = '[[\"1\",2]]'",
+    "done = CAST(x'db5d' AS TEXT)",
+    "tried = '[[6,6['",
+    "gap = replace(gap, 'reason', 'reasom')",
+    "gap = replace(gap, 'retention', 'setention')",
+    "floor = 'x'",
+]
+
+
+async def filled(world: World) -> tuple[Bucket, str]:
+    """A bucket with ten events and two consumers, both done with six, and a durable token; its key."""
+    token, _ = await world.administration.create_token(durable=True)
+    bucket = await world.administration.create_bucket("orders")
+    for _ in range(10):
+        await world.log.append(bucket.id, event())
+    assert world.consumers is not None
+    for name in ("worker", "other"):
+        key = Key(bucket.id, "client", name)
+        await world.consumers.create(key, 0, Terms(7.5), 1.0)
+        world.consumers.save(key, lambda: Changes(5, ((6, 6),)))
+        world.consumers.met(key, Gap("retention", 1, 1), 1.0)
+    return bucket, token.key
+
+
+def damage(path: Path, name: str, what: str) -> None:
+    with closing(sqlite3.connect(path / "relay.db", isolation_level=None)) as raw:
+        raw.execute("PRAGMA ignore_check_constraints = ON")
+        raw.execute("DROP TRIGGER consumer_update")
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("UPDATE sqlite_schema SET sql = replace(sql, ' STRICT', '') WHERE name = 'consumer'")
+        raw.execute("PRAGMA writable_schema = RESET")
+        raw.execute(f"UPDATE consumer SET {what} WHERE name = ?", (name,))
+
+
+def parts(world: World) -> tuple[Ledgers, ConsumerAdministration]:
+    ledgers = world.administration.ledgers
+    assert ledgers is not None
+    return ledgers, ConsumerAdministration(world.log, ledgers)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("what", DAMAGES)
+async def test_a_start_goes_on_and_a_seek_mends(tmp_path: Path, what: str) -> None:
+    """The start names the consumer; whoever opens or makes it gets an error, others are as they were; a seek puts it
+    where it is to go on, on its terms."""
+    async with sqlite_world(tmp_path) as world:
+        bucket, _ = await filled(world)
+    damage(tmp_path, "worker", what)
+    async with sqlite_world(tmp_path) as world:
+        ledgers, administration = parts(world)
+        with capture_logs() as logs:
+            await world.administration.reconcile()
+            await ledgers.store.list()
+        assert [(each["event"], each["bucket_id"], each["consumer"]) for each in logs] == [
+            ("consumer_damaged", bucket.id, "worker")
+        ]
+        assert "relay consumer seek" in logs[0]["reason"]
+        key = Key(bucket.id, "client", "worker")
+        for floor in (None, 0):
+            with pytest.raises(Damaged, match="relay consumer seek"):
+                await ledgers.open(key, floor)
+        with pytest.raises(Damaged):
+            await ledgers.store.create(key, 0, Terms(), 1.0)
+        with pytest.raises(Damaged):
+            await administration.seek(bucket, "worker", Last(3), preview=True)
+        names = [each["name"] for each in await administration.listing(bucket) if each["kind"] == "client"]
+        assert names == ["other"]
+        assert {each.key.name for _, each in await administration.standings([bucket])} >= {"other"}
+        seeked = await administration.seek(bucket, "worker", Last(3))
+        assert seeked.after.endswith("-7")
+        async with ledgers.using(key) as ledger:
+            assert (ledger.progress.floor, ledger.terms) == (7, Terms(7.5))
+        assert (await administration.show(bucket, "worker"))["pending"] == 3
+        async with ledgers.using(key._replace(name="other")) as ledger:
+            assert ledger.progress.floor == 6
+    async with sqlite_world(tmp_path) as world:
+        with capture_logs() as logs:
+            await world.administration.reconcile()
+        assert logs == []
+
+
+@pytest.mark.gen_test
+async def test_a_damaged_one_can_be_deleted(tmp_path: Path) -> None:
+    """It is made anew then by whoever comes with its name."""
+    async with sqlite_world(tmp_path) as world:
+        bucket, _ = await filled(world)
+    damage(tmp_path, "worker", DAMAGES[0])
+    async with sqlite_world(tmp_path) as world:
+        ledgers, administration = parts(world)
+        await administration.delete(bucket, "worker")
+        assert (await ledgers.open(Key(bucket.id, "client", "worker"), 4)).progress.floor == 4
+
+
+@pytest.mark.gen_test
+async def test_a_damaged_position_of_a_token_stays_until_it_is_moved(tmp_path: Path) -> None:
+    """A start makes no other in its place, and removes it with its token."""
+    async with sqlite_world(tmp_path) as world:
+        bucket, token = await filled(world)
+    damage(tmp_path, token, DAMAGES[0])
+    key = Key(bucket.id, "token", token)
+    async with sqlite_world(tmp_path) as world:
+        ledgers, administration = parts(world)
+        with capture_logs() as logs:
+            await world.administration.reconcile()
+        assert [each["event"] for each in logs] == ["consumer_damaged"]
+        with pytest.raises(Damaged):
+            await ledgers.open(key)
+        await administration.seek(bucket, f"token:{token}", Earliest())
+        async with ledgers.using(key) as ledger:
+            assert (ledger.progress.floor, ledger.terms.receipt) == (0, True)
+    with closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
+        raw.execute("UPDATE consumer SET done = '[[1]]' WHERE kind = 'token'")
+        raw.execute("DELETE FROM token")
+    async with sqlite_world(tmp_path) as world:
+        await world.administration.reconcile()
+        assert key not in {each.key for each in await parts(world)[0].store.list()}
