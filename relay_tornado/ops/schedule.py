@@ -71,6 +71,8 @@ class Backups:
         self._settings = settings
         self._directory = directory.absolute()
         self._clock = clock
+        self._begun: float | None = None
+        """When the last one of this process was begun."""
 
     async def run(self) -> None:
         """Makes one when it is due, after a restart too: what counts is the newest that lies there."""
@@ -81,7 +83,9 @@ class Backups:
                 now = self._clock()
                 # A clock that was wrong once must not keep backups from being made.
                 self.newest = max((at for at, _ in backups(self._directory) if at <= now), default=None)
-                due = 0.0 if self.newest is None else self.newest + self._settings.backup_every
+                # Somebody may take each away as soon as it is made.
+                last = max((at for at in (self.newest, self._begun) if at is not None and at <= now), default=None)
+                due = 0.0 if last is None else last + self._settings.backup_every
                 if due > now:
                     await asyncio.sleep(min(due - now, RETRY[1]))
                     continue
@@ -101,10 +105,12 @@ class Backups:
         begun, started = self._clock(), time.monotonic()
         target = self._directory / name_at(begun)
         await _run(["backup", str(target), "--force", "--json"], self._settings)
-        self.newest = begun
+        self.newest = self._begun = begun
         self.seconds = round(time.monotonic() - started, 1)
         _log.info("backup_made", file=str(target), bytes=target.stat().st_size, seconds=self.seconds)
-        for _, path in backups(self._directory)[: -self._settings.backup_keep]:
+        # One of the future is neither counted nor removed: the clock that named it was wrong, or is now.
+        past = [path for at, path in backups(self._directory) if at <= begun and path != target]
+        for path in past[: max(len(past) + 1 - self._settings.backup_keep, 0)]:
             try:
                 path.unlink()
                 migrate.sync(self._directory)

@@ -112,3 +112,51 @@ def test_when_the_next_one_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         asyncio.run(Backups(settings, tmp_path / "b", clock).run())
     assert before < len(made) < before + 41
     assert made[before] - since <= settings.backup_every
+
+
+def test_names_of_the_future_are_neither_counted_nor_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the others the newest so many are kept; the next one is due as if they were not there."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    settings = replace(Settings(), data=tmp_path, backup_every=7200.0, backup_keep=2)
+    made: list[float] = []
+
+    async def run(arguments: list[str], _: Settings) -> None:
+        made.append(clock.now)
+        if len(made) == 4:
+            raise asyncio.CancelledError
+        Path(arguments[1]).write_bytes(b"a backup")
+
+    monkeypatch.setattr(schedule, "_run", run)
+    future = [tmp_path / name_at(clock.now + 400 * 86_400 + number) for number in range(3)]
+    past = [tmp_path / name_at(clock.now - 86_400 - number) for number in range(2)]
+    for path in (*future, *past):
+        path.write_bytes(b"an older one")
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(settings, tmp_path, clock).run())
+    assert made == [2_000_000_000.0 + 7200 * number for number in range(4)]
+    assert {path for _, path in backups(tmp_path)} == {*future, *(tmp_path / name_at(at) for at in made[1:3])}
+
+
+def test_a_backup_that_is_taken_away_is_not_made_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever moves each one elsewhere gets the next when it is due."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    settings = replace(Settings(), data=tmp_path, backup_every=7200.0)
+    made: list[float] = []
+
+    async def run(arguments: list[str], _: Settings) -> None:
+        made.append(clock.now)
+        if len(made) == 3:
+            raise asyncio.CancelledError
+        Path(arguments[1]).write_bytes(b"a backup")
+
+    monkeypatch.setattr(schedule, "_run", run)
+
+    async def sleep_and_move(seconds: float) -> None:
+        for _, path in backups(tmp_path):
+            path.unlink()
+        await clock.sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep_and_move)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(settings, tmp_path, clock).run())
+    assert made == [2_000_000_000.0, 2_000_007_200.0, 2_000_014_400.0]
