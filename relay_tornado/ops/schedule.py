@@ -49,14 +49,20 @@ def backups(directory: Path) -> Sequence[tuple[float, Path]]:
     """The backups that are there, with their times, oldest first; whatever has another name is not ours."""
     found = []
     for path in directory.iterdir():
-        match = _NAME.fullmatch(path.name)
-        if match is not None and path.is_file():
-            found.append((_time(match[1]), path))
+        at = _time(path.name)
+        if at is not None and path.is_file():
+            found.append((at, path))
     return sorted(found)
 
 
-def _time(text: str) -> float:
-    return calendar.timegm(time.strptime(text, _FORM))
+def _time(name: str) -> float | None:
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    try:
+        return calendar.timegm(time.strptime(match[1], _FORM))
+    except ValueError:  # a 13th month
+        return None
 
 
 class Backups:
@@ -90,9 +96,11 @@ class Backups:
                     await asyncio.sleep(min(due - now, RETRY[1]))
                     continue
                 await self._make()
-            except (OSError, _Failed) as error:
-                self.problem = str(error)
-                _log.error("backup_failed", directory=str(self._directory), reason=str(error), again_in=retry)
+            except Exception as error:
+                known = isinstance(error, OSError | _Failed)
+                self.problem = reason = str(error) if known else repr(error)
+                told = {"directory": str(self._directory), "reason": reason, "again_in": retry}
+                _log.error("backup_failed", **told, exc_info=not known)
                 await asyncio.sleep(retry)
                 retry = min(retry * 2, RETRY[1])
             else:

@@ -160,3 +160,31 @@ def test_a_backup_that_is_taken_away_is_not_made_again_at_once(tmp_path: Path, m
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(Backups(settings, tmp_path, clock).run())
     assert made == [2_000_000_000.0, 2_000_007_200.0, 2_000_014_400.0]
+
+
+def test_a_name_that_is_no_time_is_not_ours(tmp_path: Path) -> None:
+    """Whatever has the form of one and names no moment is passed over."""
+    for text in ("20261331T000000", "20260230T000000", "20260101T250000", "00000101T000000"):
+        (tmp_path / f"relay-{text}Z.db").write_bytes(b"")
+    (tmp_path / name_at(1_000_000_000)).write_bytes(b"")
+    assert backups(tmp_path) == [(1_000_000_000, tmp_path / name_at(1_000_000_000))]
+
+
+def test_nothing_ends_them_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is raised is logged with where it came from, is the problem, and is tried again."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    made = Backups(replace(Settings(), data=tmp_path), tmp_path, clock)
+    problems: list[str] = []
+
+    async def run(arguments: list[str], _: Settings) -> None:
+        problems.append(made.problem)
+        if len(problems) == 3:
+            raise asyncio.CancelledError
+        raise ValueError("nobody expected it")
+
+    monkeypatch.setattr(schedule, "_run", run)
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(made.run())
+    assert problems == ["", *["ValueError('nobody expected it')"] * 2]
+    assert clock.slept == [60.0, 120.0]
+    assert [(each["event"], each["exc_info"]) for each in logs] == [("backup_failed", True)] * 2
