@@ -85,18 +85,30 @@ def _written(part: Path, target: Path) -> Iterator[int]:
     except OSError as error:
         raise StartupError(f"{part} can't be made ({error.strerror}): choose another place for it.") from error
     try:
+        busy = Conflict(f"another backup is being made as {target}: let it finish, or name another file")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Conflict(f"another backup is being made as {target}: let it finish, or name another file") from None
+            raise busy from None
+        if not _is_at(descriptor, part):  # whoever held it until now has renamed or removed it
+            raise busy
         os.fchmod(descriptor, 0o600)
         try:
             yield descriptor
         finally:
-            for suffix in ("", "-journal", "-wal", "-shm"):
-                part.with_name(part.name + suffix).unlink(missing_ok=True)
+            if _is_at(descriptor, part):  # behind a rename another backup may have begun there
+                for suffix in ("", "-journal", "-wal", "-shm"):
+                    part.with_name(part.name + suffix).unlink(missing_ok=True)
     finally:
         os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that has this name now."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _copied(source: Path, part: Path, descriptor: int, progress: Progress, room: int) -> Report:

@@ -97,6 +97,41 @@ def test_two_backups_of_one_name(cli: Runner, tmp_path: Path) -> None:
     assert not part.exists()
 
 
+def test_a_backup_that_was_made_meanwhile_is_left_alone(
+    cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one opens the first one's file before that gets its name, and locks it after: it is refused."""
+    fill(cli.data, "orders", 3)
+    target, part, flock = tmp_path / "b.db", tmp_path / "b.db.part", fcntl.flock
+
+    def renamed_before(descriptor: int, how: int) -> None:
+        part.write_bytes(b"a whole backup")
+        part.replace(target)
+        flock(descriptor, how)
+
+    def replaced_before(descriptor: int, how: int) -> None:
+        renamed_before(descriptor, how)
+        part.write_bytes(b"of a third one")
+
+    for meanwhile in (renamed_before, replaced_before):
+        monkeypatch.setattr(fcntl, "flock", meanwhile)
+        assert "let it finish" in cli.refused("backup", target, "--force")
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert target.read_bytes() == b"a whole backup"
+    assert part.read_bytes() == b"of a third one"
+
+
+def test_the_next_backup_of_that_name_is_left_alone(
+    cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another one begins to write as soon as the file has its name is not removed."""
+    fill(cli.data, "orders", 3)
+    part = tmp_path / "b.db.part"
+    monkeypatch.setattr("relay_tornado.ops.backup.migrate.sync", lambda directory: part.write_bytes(b"the next one"))
+    cli.json("backup", tmp_path / "b.db")
+    assert part.read_bytes() == b"the next one"
+
+
 def test_room_is_looked_for_before(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the copy would take what the relay keeps in reserve nothing is written, and the bytes are told."""
     fill(cli.data, "orders", 100)
