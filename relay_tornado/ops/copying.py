@@ -18,7 +18,8 @@ import ctypes
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
@@ -40,6 +41,10 @@ REST = 6.0
 
 _BIG = ("event", "delivery")
 _COPYING = "copying"
+_STILL = (
+    "EXISTS (SELECT 1 FROM main.delivery AS now WHERE now.id = delivery.id AND now.log = delivery.log"
+    " AND now.seq = delivery.seq AND now.output = delivery.output AND now.at = delivery.at)"
+)
 
 
 def _find_sync_file_range() -> Callable[[int], None]:
@@ -96,10 +101,10 @@ def in_steps(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Pro
     pace = Pace(descriptor, size, progress)
     with _attached(raw, part):
         columns = _make_tables(raw)
-        last = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
+        ends = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
         raw.execute("BEGIN")
         try:
-            _make_up(raw, columns, last)
+            _make_up(raw, columns, ends)
             raw.execute("COMMIT")
         except BaseException:
             if raw.in_transaction:
@@ -152,28 +157,28 @@ def _in_copy(sql: str, kind: str) -> str:
     raise sqlite3.DatabaseError(f"the schema holds something unknown: {sql[:40]}")
 
 
-def _rows(raw: sqlite3.Connection, table: str, columns: str, pace: Pace) -> int:
-    """Copies rows in the order of their rowids until there are few left; returns the last one's."""
+def _rows(raw: sqlite3.Connection, table: str, columns: str, pace: Pace) -> Sequence[int]:
+    """Copies rows in the order of their rowids until there are few left; returns 0 and the last one's of each step."""
     insert = (
         f"INSERT INTO copy.{table} (rowid, {columns}) SELECT rowid, {columns} FROM main.{table}"  # noqa: S608
         " WHERE rowid > ? ORDER BY rowid LIMIT ?"
     )
-    last, limit = 0, 64
+    ends, limit = [0], 64
     while True:
-        copied = raw.execute(insert, (last, limit)).rowcount
+        copied = raw.execute(insert, (ends[-1], limit)).rowcount
         if copied > 0:
-            last = raw.execute(f"SELECT max(rowid) FROM copy.{table}").fetchone()[0]  # noqa: S608
+            ends.append(raw.execute(f"SELECT max(rowid) FROM copy.{table}").fetchone()[0])  # noqa: S608
         took = pace.step()
         if copied < limit:
-            return last
+            return ends
         limit = max(min(int(limit * STEP / max(took, 1e-6)), 2 * limit, 8192), 8)
 
 
-def _make_up(raw: sqlite3.Connection, columns: dict[str, str], last: dict[str, int]) -> None:
+def _make_up(raw: sqlite3.Connection, columns: Mapping[str, str], ends: Mapping[str, Sequence[int]]) -> None:
     """In one transaction: the newest rows of the big tables, without those that left, and all of the others."""
     for table, names in columns.items():
-        condition = f" WHERE rowid > {last[table]}" if table in last else ""
-        rowid = "rowid, " if table in last else ""
+        condition = f" WHERE rowid > {ends[table][-1]}" if table in ends else ""
+        rowid = "rowid, " if table in ends else ""
         raw.execute(
             f"INSERT INTO copy.{table} ({rowid}{names}) SELECT {rowid}{names} FROM main.{table}{condition}"  # noqa: S608
         )
@@ -184,7 +189,22 @@ def _make_up(raw: sqlite3.Connection, columns: dict[str, str], last: dict[str, i
         first = raw.execute("SELECT min(seq) FROM main.event WHERE log = ?", (log,)).fetchone()[0]
         raw.execute("DELETE FROM copy.event WHERE log = ? AND seq < coalesce(?, 9e18)", (log, first))
     if "delivery" in columns:
-        raw.execute("DELETE FROM copy.delivery WHERE id NOT IN (SELECT id FROM main.delivery)")
+        _make_up_deliveries(raw, columns["delivery"], ends["delivery"])
+
+
+def _make_up_deliveries(raw: sqlite3.Connection, columns: str, ends: Sequence[int]) -> None:
+    """An id is used again only where it and all above it have left. So where the last row of a step is still there, so
+    is every row of that step that did not leave; the others are compared."""
+    raw.execute("DELETE FROM copy.delivery WHERE id NOT IN (SELECT id FROM main.delivery)")
+    for step in pairwise(ends):
+        if raw.execute(f"SELECT 1 FROM copy.delivery WHERE id = ? AND {_STILL}", step[1:]).fetchone():  # noqa: S608
+            continue
+        raw.execute(f"DELETE FROM copy.delivery WHERE id > ? AND id <= ? AND NOT {_STILL}", step)  # noqa: S608
+        raw.execute(
+            f"INSERT OR IGNORE INTO copy.delivery ({columns}) SELECT {columns} FROM main.delivery"  # noqa: S608
+            " WHERE id > ? AND id <= ?",
+            step,
+        )
 
 
 def by_pages(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> None:

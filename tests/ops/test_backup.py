@@ -257,6 +257,44 @@ def test_steps_make_a_state_that_was(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(found.get(seq, body) == body for seq, body in copied.items())
 
 
+def test_deliveries_whose_ids_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the steps the newest leave, and others get their ids, also such as were free: the copy has what the file
+    has at the end, whichever steps that concerns."""
+    source, part = tmp_path / "data" / "relay.db", tmp_path / "part"
+    fill(tmp_path / "data", "orders", 5)
+    insert = (
+        "INSERT INTO delivery (id, log, seq, output, at, status, status_code, duration_ms, retries, headers, body)"
+        " VALUES (?, 1, ?, 0, ?, ?, 200, 1, 0, '{}', x'')"
+    )
+    step = copying.Pace.step
+    with closing(sqlite3.connect(source, isolation_level=None)) as raw:
+        for number in range(1, 200):
+            raw.execute(insert, (number, 1, number, "failed"))
+        raw.execute("DELETE FROM delivery WHERE id IN (20, 150)")
+        steps = 0
+
+        def meanwhile(pace: copying.Pace) -> float:
+            nonlocal steps
+            steps += 1
+            if rows(part, "SELECT count(*) FROM delivery") == [(197,)]:
+                raw.execute("DELETE FROM delivery WHERE id = 3 OR id >= 140")
+                for number in range(140, 260):
+                    raw.execute(insert, (None, 1 + number % 2, 1000 + number % 3, "sent"))
+            return step(pace)
+
+        monkeypatch.setattr(copying.Pace, "step", meanwhile)
+        descriptor = os.open(part, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            with closing(open_file(source)) as reader:
+                copying.in_steps(reader, part, descriptor, quiet, 1 << 40)
+        finally:
+            os.close(descriptor)
+    assert steps > 3
+    there = rows(part, "SELECT * FROM delivery ORDER BY id")
+    assert there == rows(source, "SELECT * FROM delivery ORDER BY id")
+    assert (len(there), sum(row[5] == "sent" for row in there)) == (257, 120)
+
+
 def test_no_relay_is_disturbed_or_needed(tmp_path: Path) -> None:
     """A backup neither takes the relay's lock nor writes into its directory."""
     fill(tmp_path / "data", "orders", 20)
