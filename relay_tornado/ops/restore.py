@@ -156,14 +156,15 @@ def _check_idle(directory: Path) -> None:
 
 
 def _check_empty(directory: Path) -> None:
-    """What an interrupted restore left, and a lock that nobody holds, are in nobody's way."""
+    """What an interrupted restore left, a lock that nobody holds, and a file system's own directory are in nobody's
+    way."""
     try:
         names = {path.name for path in directory.iterdir()}
     except FileNotFoundError:
         return
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
-    allowed = {lock.NAME, _PART, _PART + "-journal"}
+    allowed = {lock.NAME, _PART, _PART + "-journal", "lost+found"}
     # They follow the log, and find out by themselves that it is another one.
     allowed |= {name + end for name in _ASIDE for end in ("", "-wal", "-shm")}
     if NAME not in names:

@@ -112,6 +112,14 @@ def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> Non
     assert plain("restore", file).exit_code == 1
 
 
+def test_a_fresh_disk_is_empty(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """What mkfs.ext4 makes at a mount point is in nobody's way, and stays."""
+    new = restored(cli, tmp_path)
+    (new.data / "lost+found").mkdir(parents=True)
+    assert new.json("restore", file)["events"] == 30
+    assert (new.data / "lost+found").is_dir()
+
+
 def test_a_damaged_backup_is_refused(cli: Runner, file: Path, tmp_path: Path) -> None:
     """It is looked at before anything is made of it, and the data directory is not even made."""
     change(file, "UPDATE event SET body = x'00' WHERE seq = 5")
