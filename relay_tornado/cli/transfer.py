@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import click
 
@@ -59,11 +59,9 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         raise click.UsageError("--append finds out by itself where FILE ends: leave --after out, and name a FILE")
     check_rights(data)
     path = locate(data)
-    position: str | int | None = after
     with _output(file, append) as (output, continued), show_progress(as_json) as progress:
-        if continued is not None:
-            position = continued
-        done = write_export(path, bucket, position, output.write, progress, header=continued is None)
+        position, source = (after, None) if continued is None else (continued.after, continued.source)
+        done = write_export(path, bucket, position, output.write, progress, header=continued is None, source=source)
         output.flush()
         if file != STANDARD:
             os.fsync(output.fileno())
@@ -80,9 +78,16 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         )
 
 
+class _Continued(NamedTuple):
+    """An export that goes on in its file: after which event's id, and of which bucket (an id), where that is said."""
+
+    after: str
+    source: str | None
+
+
 @contextmanager
-def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], int | None]]:
-    """Where to write, and the seq after which an export that is continued goes on."""
+def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | None]]:
+    """Where to write, and where an export that is continued goes on."""
     if file == STANDARD:
         with about(STDOUT):
             yield sys.stdout.buffer, None
@@ -96,8 +101,9 @@ def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], int | None]]:
         yield output, _continued(file, output)
 
 
-def _continued(file: Path, output: BinaryIO) -> int | None:
-    """Cuts off what is no whole line at the end; the seq after which the file goes on, None where it is empty."""
+def _continued(file: Path, output: BinaryIO) -> _Continued | None:
+    """Cuts off what is no whole line at the end; how the file goes on, None where it is empty."""
+    from relay_tornado.ids import format_id
     from relay_tornado.ops.lines import Header, parse
 
     end = output.seek(0, os.SEEK_END)
@@ -107,12 +113,20 @@ def _continued(file: Path, output: BinaryIO) -> int | None:
         return None
     start = _line_end(output, end - 1)
     output.seek(start)
+    place = "last"
     try:
         last = parse(output.read(end - start))
+        place = "first"
+        output.seek(0)
+        first = parse(output.readline())
     except Invalid as error:
-        raise Conflict(f"the last line of {file} {error}: name another file") from None
+        raise Conflict(f"the {place} line of {file} {error}: name another file") from None
     output.seek(end)
-    return last.first - 1 if isinstance(last, Header) else last.seq
+    source = str(first.bucket.get("id")) if isinstance(first, Header) else None
+    if isinstance(last, Header):
+        newest = last.epochs[-1].get("epoch") if last.epochs else None
+        return _Continued(format_id(str(newest), last.first - 1), source)
+    return _Continued(format_id(last.epoch, last.seq), source)
 
 
 def _line_end(output: BinaryIO, end: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import relay_tornado
-from relay_tornado.errors import Invalid, NotFound, Unavailable
+from relay_tornado.errors import Conflict, Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.log.loading import load
@@ -42,20 +42,26 @@ class _Damaged(Unavailable):
 def export(
     path: Path,
     bucket: str,
-    after: str | int | None,
+    after: str | None,
     write: Callable[[bytes], Any],
     progress: Callable[[str, int, int], None],
     *,
     header: bool = True,
+    source: str | None = None,
 ) -> Exported:
     """Writes the events of a bucket (a name or an id) after a seq or an event's id, up to the head of this moment.
 
-    None: all that are kept. Raises NotFound, Invalid where `after` is no position here, Unavailable where an event is
-    damaged or left meanwhile (what was written until then is good), and StartupError. Before a damaged event stands a
-    header of nothing, which says that the lines before it are whole.
+    None: all that are kept. `source` is the id of the bucket whose export is gone on with, where that says it. Raises
+    NotFound, Conflict where that is another bucket, Invalid where `after` is no position here, Unavailable where an
+    event is damaged or left meanwhile (what was written until then is good), and StartupError. Before a damaged event
+    stands a header of nothing, which says that the lines before it are whole.
     """
     with contextlib.closing(open_file(path)) as raw:
         bucket_id, name, document = _find(raw, bucket)
+        if source not in (None, bucket_id):
+            raise Conflict(
+                f"the file holds events of another bucket, {source}, and {name!r} is {bucket_id}: name another file"
+            )
         loaded = load(raw)
         row = next((each for each in loaded.live if each.bucket_id == bucket_id), None)
         if row is None:
@@ -97,14 +103,14 @@ def _find(raw: sqlite3.Connection, reference: str) -> tuple[str, str, dict[str, 
     raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
 
 
-def _after(bounds: Bounds, after: str | int) -> int:
-    if isinstance(after, str) and not after.isdecimal():
+def _after(bounds: Bounds, after: str) -> int:
+    if not after.isdecimal():
         placed = place_cursor(bounds, parse_id(after))
         if placed.gap is None:
             return placed.after
         raise Invalid(
             f"the events after {after} are not all here (gap: {placed.gap.reason}): this bucket holds {bounds.first} "
-            f"to {bounds.head}; export them without --after",
+            f"to {bounds.head}; export these into a new file, without --after or --append",
             "after",
         )
     seq = int(after)

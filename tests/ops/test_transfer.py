@@ -151,6 +151,31 @@ def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
     assert file.read_bytes() == b"notes of mine\n"
 
 
+def test_an_export_is_continued_with_its_own_events_only(cli: Runner, tmp_path: Path) -> None:
+    """After a restore other events have the seqs of those that were lost: what the file holds of them is told, and
+    nothing is added. A file of another bucket is told, too; one that ends where the backup does goes on."""
+    fill(cli.data, "orders", 10)
+    cli.json("export", "orders", tmp_path / "backed")
+    cli.json("backup", tmp_path / "b.db")
+    fill(cli.data, "orders", 5)
+    cli.json("export", "orders", tmp_path / "all")
+    (tmp_path / "header").write_bytes((tmp_path / "all").read_bytes().splitlines(keepends=True)[0])
+    restored = Runner(tmp_path / "restored")
+    restored.json("restore", tmp_path / "b.db")
+    fill(restored.data, "orders", 8, size=200)
+    fill(restored.data, "billing", 30)
+    for name in ("all", "header"):
+        before = (tmp_path / name).read_bytes()
+        said = restored.refused("export", "orders", tmp_path / name, "--append")
+        assert "gap: reset" in said
+        assert "into a new file" in said
+        assert "another bucket" in restored.refused("export", "billing", tmp_path / name, "--append")
+        assert (tmp_path / name).read_bytes() == before
+    assert restored.json("export", "orders", tmp_path / "backed", "--append")["events"] == 8
+    assert cli.json("import", "copy", tmp_path / "backed")["imported"] == 18
+    assert content(cli, "copy") == content(restored, "orders")
+
+
 def test_parts_put_together(cli: Runner, tmp_path: Path) -> None:
     """Exports by seq and by id, on standard output, are one export when they are joined; one that begins later makes
     a log that begins there."""
