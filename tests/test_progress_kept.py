@@ -1,0 +1,103 @@
+"""How far a consumer is: what of it is stored, and what comes back after a restart or a loss."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from relay_tornado.progress import MAX_DELIVER, Changes, Dead, Parked, Progress, Taken
+from tests.test_progress import seqs, stored, take
+
+
+def test_what_is_lost_comes_anew() -> None:
+    """Where the log's end was lost, other events get those seqs, and are not taken for the lost ones."""
+    progress = Progress(0)
+    taken = take(progress, 6)
+    for one in (taken[0], taken[1], taken[4]):
+        progress.done(one)
+    progress.fail(taken[5], 1.0, 0.0)
+    progress.fail(taken[2], 1.0, 0.0)
+    assert progress.lose(4)
+    assert not progress.lose(4)
+    assert not progress.done(taken[3])
+    changes = stored(progress)
+    assert (changes.floor, changes.done) == (3, ())
+    assert set(changes.parked) == {3}
+    assert 6 in changes.unparked
+    assert seqs(take(progress, 7, now=2.0)) == [3, 4, 5, 6, 7]
+
+
+def test_a_restart_repeats_what_was_out_and_nothing_else() -> None:
+    """Built from what was stored, it gives what was out or fresh, and what is parked when it is due."""
+    progress = Progress(0)
+    taken = take(progress, 6)
+    progress.done(taken[1])
+    progress.fail(taken[2], 5.0, 0.0)
+    progress.bury(taken[4], 0.0, "x")
+    changes = stored(progress)
+    again = Progress(changes.floor, changes.done, changes.parked)
+    assert again.pending(8) == progress.pending(8) == 6
+    assert seqs(take(again, 8, now=1.0)) == [1, 4, 6, 7, 8]
+    assert take(again, 8, now=5.0) == [Taken(3, 2, 0)]
+
+
+def test_a_try_counts_across_a_crash() -> None:
+    """What was being tried when it was stored last was tried in vain: it comes at once, at its next try."""
+    progress = Progress(0)
+    taken = take(progress, 6)
+    progress.fail(taken[1], 5.0, 2.0)
+    (two,) = take(progress, 6, now=5.0)
+    for one in (taken[0], two, taken[3], taken[4]):
+        progress.begin(one)
+    assert stored(progress).tried == ((1, 2), (4, 5))
+    progress.done(taken[3])
+    progress.release(taken[4])
+    progress.begin(taken[3])
+    changes = stored(progress)
+    assert (changes.floor, changes.done, changes.tried) == (0, ((2, 2), (4, 4)), ((1, 2),))
+    again = Progress(changes.floor, changes.done, {2: Parked(1, 5.0, 2.0)})
+    again.interrupted(changes.tried, 7.0)
+    assert again.parked == {1: Parked(1, 0.0, 7.0), 2: Parked(2, 0.0, 2.0)}
+    assert again.pending(6) == 5
+    assert take(again, 6, now=0.0) == [Taken(1, 2, 0), Taken(2, 3, 0), *(Taken(seq, 1, 0) for seq in (3, 5, 6))]
+    changes = stored(again)
+    assert (changes.floor, changes.done, changes.tried) == (2, ((4, 4),), ())
+    assert set(changes.parked) == {1, 2}
+
+
+def test_the_last_try_counts_across_a_crash() -> None:
+    """One that was tried as often as it may be is dead, and comes no more."""
+    progress = Progress(0, ((2, 2),), {2: Parked(1, 5.0, 2.0)})
+    progress.interrupted(((1, 2),), 7.0, 2)
+    changes = stored(progress)
+    assert changes.dead == {2: Dead(2, 7.0, 2.0, MAX_DELIVER)}
+    assert (changes.floor, set(changes.parked), changes.unparked) == (2, {1}, {2})
+    assert take(progress, 2, now=9.0) == [Taken(1, 2, 0)]
+
+
+def test_what_is_settled_is_not_tried_again() -> None:
+    """Whatever a file says of it; and no more is looked at than may be out."""
+    progress = Progress(3, ((5, 5),), {})
+    progress.interrupted(((1, 5), (20_000, 10**15)), 7.0)
+    assert set(progress.parked) == {4}
+
+
+def test_changes_add_up() -> None:
+    """Changes that are put together say the same as one after the other."""
+    first = Changes(1, (), False, {1: Parked(1, 1.0, 0.0), 2: Parked(1, 1.0, 0.0)}, {3}, {4: Dead(1, 0, 0, "x")}, {5})
+    second = Changes(2, ((4, 4),), False, {3: Parked(1, 2.0, 0.0)}, {1}, {5: Dead(1, 0, 0, "x")}, {4})
+    whole = deepcopy(first)
+    whole.add(second)
+    assert (whole.floor, whole.done, whole.cleared) == (2, ((4, 4),), False)
+    assert set(whole.parked) == {2, 3}
+    assert whole.unparked == {1}
+    assert set(whole.dead) == {5}
+    assert whole.revived == {4}
+    whole.add(Changes(2, (), False, tried=((3, 3),)))
+    assert whole.tried == ((3, 3),)
+    whole.add(Changes(0, (), True, {7: Parked(0, 0.0, 0.0)}))
+    assert whole.tried == ()
+    assert set(whole.parked) == {7}
+    assert whole.cleared
+    assert whole.unparked == set()
+    assert set(whole.dead) == {5}
+    assert whole.revived == {4}
