@@ -18,6 +18,7 @@ Invariants:
 - `seek` forgets all but the dead. What was taken before it is strange to the state behind it: it carries the generation
   in which it was taken, and is then neither done nor failed.
 - What was out when its log let it go is dead, unless it is done all the same.
+- Of what its log lost nothing is left, whatever became of it: other events get those seqs, and are given (`lose`).
 - Nothing parked waits longer than it was asked to because the clock of day was set back: whoever uses the state says
   what time it is (`look`), and what is due at once is due at `AT_ONCE`, whatever the clock shows.
 """
@@ -73,7 +74,8 @@ class Dead(NamedTuple):
 @dataclass(slots=True)
 class Changes:
     """What to store since the last time. `done` are the ranges above the floor (from, to, both in it), `tried` those of
-    what is being tried: the whole of them. `cleared`: all that is parked goes before `parked` is put (a seek)."""
+    what is being tried: the whole of them. `cleared`: all that is parked goes before `parked` is put, which is then the
+    whole, too (a seek, a loss)."""
 
     floor: int = 0
     done: tuple[tuple[int, int], ...] = ()
@@ -354,10 +356,23 @@ class Progress:
 
     def lose(self, head: int) -> bool:
         """The log ends at `head` again: what came after it was lost, and other events will have its seqs. What is out
-        is strange to the state from now on, as after a `seek`. False where nothing was known of what is lost."""
-        if self._next <= head and all(seq <= head for seq in self.parked):
-            return False
+        is strange to the state from now on, as after a `seek`. False where nothing was known of what is lost.
+
+        What was stored since may be lost, too: all of it is stored anew, but for what is dead.
+        """
+        known = max([self._next, *(last for _, last in self._settled), *self.parked, *self._out]) > head
+        if known:
+            self._forget_above(head)
+        changes = self._changes
+        changes.cleared = self._changed = True
+        changes.parked = dict(self.parked)
+        changes.unparked.clear()
+        changes.revived |= self.parked.keys()
+        return known
+
+    def _forget_above(self, head: int) -> None:
         self.generation += 1
+        self._first = min(self._first, head + 1)
         self._next = min([self._next, head, *(seq - 1 for seq in self._out if seq not in self.parked)])
         for seq in [seq for seq in self._out if seq in self.parked]:
             heapq.heappush(self._due, (self.parked[seq].due, seq))
@@ -370,8 +385,6 @@ class Progress:
         self._changes.dead = {seq: one for seq, one in self._changes.dead.items() if seq <= head}
         self._settled.cut_above(head)
         self.floor = min(self.floor, head)
-        self._changed = True
-        return True
 
     # what is to be stored
 

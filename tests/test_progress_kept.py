@@ -21,9 +21,51 @@ def test_what_is_lost_comes_anew() -> None:
     assert not progress.done(taken[3])
     changes = stored(progress)
     assert (changes.floor, changes.done) == (3, ())
+    assert changes.cleared
     assert set(changes.parked) == {3}
-    assert 6 in changes.unparked
     assert seqs(take(progress, 7, now=2.0)) == [3, 4, 5, 6, 7]
+
+
+def test_what_is_lost_above_a_released_one_comes_anew() -> None:
+    """Also where the next one to be taken lies below it again: what is done there, and what is out."""
+    progress = Progress(0)
+    one, two, three = take(progress, 3)
+    progress.done(three)
+    progress.release(one)
+    progress.release(two)
+    assert progress.lose(2)
+    assert seqs(take(progress, 3)) == [1, 2, 3]
+    progress = Progress(0)
+    one, two = take(progress, 2)
+    progress.release(one)
+    assert progress.lose(1)
+    assert not progress.done(two), "it is an ack of the lost one"
+    assert seqs(take(progress, 2)) == [1, 2]
+
+
+def test_what_was_stored_and_lost_is_stored_anew() -> None:
+    """What is parked, and that it is not dead any more, also where no event was lost; what is out stays out then."""
+    progress = Progress(0)
+    one, two, three = take(progress, 3)
+    progress.fail(one, 50.0, 1.0)
+    progress.bury(two, 1.0, "x")
+    progress.schedule({2: 60.0}, 1.0)
+    stored(progress)
+    assert not progress.lose(3)
+    changes = stored(progress)
+    assert (changes.floor, changes.cleared, changes.parked) == (2, True, progress.parked)
+    assert set(progress.parked) == {1, 2}
+    assert changes.revived == {1, 2}
+    assert progress.done(three)
+
+
+def test_what_a_log_let_go_and_lost_may_be_had() -> None:
+    """Where it had let go of more than it holds again, new events are taken, and may be sought."""
+    progress = Progress(0)
+    progress.trim(9, 0.0)
+    assert progress.lose(4)
+    progress.seek(0)
+    assert seqs(take(progress, 6)) == [5, 6]
 
 
 def test_a_restart_repeats_what_was_out_and_nothing_else() -> None:

@@ -19,13 +19,22 @@ class Model:
 
     def __init__(self, start: int) -> None:
         self.start = start
-        self.state: dict[int, str] = {}
+        self.state: dict[int, str] = dict.fromkeys(range(1, start + 1), "done")
         self.parked: dict[int, Parked] = {}
         self.dead: set[int] = set()
         self.tried: set[int] = set()
 
     def of(self, *states: str) -> list[int]:
         return sorted(seq for seq, state in self.state.items() if state in states)
+
+    def up_to(self, head: int) -> Model:
+        """The same without what lies above `head`."""
+        model = Model(self.start)
+        model.state = {seq: state for seq, state in self.state.items() if seq <= head}
+        model.parked = {seq: one for seq, one in self.parked.items() if seq <= head}
+        model.dead = {seq for seq in self.dead if seq <= head}
+        model.tried = {seq for seq in self.tried if seq <= head}
+        return model
 
 
 class Machine(RuleBasedStateMachine):
@@ -43,6 +52,7 @@ class Machine(RuleBasedStateMachine):
         self.kept_tried: tuple[tuple[int, int], ...] = ()
         self.kept_dead: set[int] = set()
         self.kept_model = deepcopy(self.model)
+        self.kept_before = (self.kept, self.kept_tried, self.kept_dead, self.kept_model)
 
     @rule(count=st.integers(1, 5))
     def append(self, count: int) -> None:
@@ -210,6 +220,7 @@ class Machine(RuleBasedStateMachine):
     def save(self) -> None:
         changes = self.progress.changes()
         if changes is not None:
+            self.kept_before = (self.kept, self.kept_tried, self.kept_dead, self.kept_model)
             _, _, parked = self.kept
             parked = {} if changes.cleared else dict(parked)
             for seq in changes.unparked:
@@ -252,6 +263,36 @@ class Machine(RuleBasedStateMachine):
             model.state.setdefault(seq, "done" if seq <= self.kept[0] else "fresh")
         self.model = model
         self.gone(self.progress.trim(self.first, self.now))
+
+    @precondition(lambda self: self.first <= self.head)
+    @rule(data=st.data(), back=st.booleans())
+    def lose(self, data: st.DataObject, back: bool) -> None:
+        """The newest events are lost, or none, and perhaps (`back`) what was saved last. What was not saved yet of the
+        dead is saved; of those that were lost nobody knows."""
+        head = data.draw(st.integers(self.first - 1, self.head))
+        dead, revived = self.model.dead - self.kept_dead, self.kept_dead - self.model.dead
+        if back:
+            self.kept, self.kept_tried, self.kept_dead, self.kept_model = self.kept_before
+        floor, done, parked = self.kept
+        done = tuple((first, min(last, head)) for first, last in done if first <= head)
+        self.kept = (min(floor, head), done, {seq: one for seq, one in parked.items() if seq <= head})
+        self.kept_tried = tuple((first, min(last, head)) for first, last in self.kept_tried if first <= head)
+        self.kept_dead = {seq for seq in self.kept_dead if seq <= head}
+        self.kept_model = self.kept_model.up_to(head)
+        self.kept_before = (self.kept, self.kept_tried, self.kept_dead, self.kept_model)
+        known = any(seq > head and state != "fresh" for seq, state in self.model.state.items())
+        assert self.progress.lose(head) == known
+        self.head = head
+        self.model = self.model.up_to(head)
+        self.model.dead = {seq for seq in self.kept_dead - revived - self.model.parked.keys() | dead if seq <= head}
+        if not known:
+            return
+        self.strange += [*self.out.values(), *self.late]
+        self.out.clear()
+        self.late.clear()
+        self.model.tried.clear()
+        for seq in self.model.of("out", "out again"):
+            self.model.state[seq] = "parked" if seq in self.model.parked else "fresh"
 
     @invariant()
     def holds(self) -> None:

@@ -146,8 +146,9 @@ class Ledgers:
             if key.bucket_id == bucket_id:
                 heads.append(head)
         for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
-            if ledger.progress.lose(head):
-                ledger.save()
+            known = ledger.progress.lose(head)
+            ledger.save()
+            if known:
                 ledger.tell()
 
     async def open(self, key: Key, floor: int | None = None, terms: Terms | None = None) -> Ledger:

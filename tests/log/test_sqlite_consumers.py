@@ -226,6 +226,30 @@ async def test_a_close_that_can_not_save_says_so(faulty: SqliteWorld, faults: Fa
 
 
 @log_test
+async def test_what_was_saved_and_lost_is_saved_anew(faulty: SqliteWorld) -> None:
+    """Where the file is as it was before, and no event is lost: nobody is told, and nothing is passed over."""
+    store = await begin(faulty, "worker")
+    ledgers = Ledgers(store, faulty.log)
+    ledger = await ledgers.open(KEY)
+    told: list[int] = []
+    ledger.watch(lambda: told.append(1))
+    (one,) = ledger.progress.take(20, 1, 0.0)
+    ledger.progress.fail(one, 50.0, 1.0)
+    ledger.save()
+    await store.saved()
+    with sqlite3.connect(faulty.database.path) as raw:
+        raw.execute("DELETE FROM parked")
+        raw.execute("UPDATE consumer SET floor = 0")
+    raw.close()
+    ledgers.lost("b", 20)
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert (stored.floor, stored.parked) == (1, {1: Parked(1, 50.0, 1.0)})
+    assert told == []
+    ledgers.close(ledger)
+
+
+@log_test
 async def test_those_in_use_learn_that_events_were_lost(faulty: SqliteWorld, faults: Faults) -> None:
     """Where the log's end is lost while it runs, what comes in its place is delivered."""
     store = await begin(faulty, "worker")
