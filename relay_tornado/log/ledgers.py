@@ -210,15 +210,13 @@ class Ledgers:
                 await self.store.renew(key, floor, self.clock())
 
     async def delete(self, key: Key) -> bool:
-        """Forgets a consumer, and tells those who use it. False where there is none."""
+        """Forgets a consumer, and tells those who use it. False where there is none. Nothing changes where the store
+        raises: those who use it go on."""
         async with self._locks.setdefault(key, asyncio.Lock()):
             ledger = self._live.get(key)
-            if ledger is not None:
-                ledger.gone = True
-                self._drop(key)
             deleted = await self.store.delete(key)
-        if ledger is not None:
-            ledger.tell()
+            if ledger is not None and not ledger.gone:
+                self._end(ledger)
         return deleted
 
     async def recover(self) -> None:
@@ -234,9 +232,14 @@ class Ledgers:
         """The bucket is gone, and its consumers with it."""
         for key, ledger in list(self._live.items()):
             if key.bucket_id == bucket_id:
-                ledger.gone = True
-                self._drop(key)
-                ledger.tell()
+                self._end(ledger)
+
+    def _end(self, ledger: Ledger) -> None:
+        """It is gone. Perhaps it was closed meanwhile, and then is in use no longer."""
+        ledger.gone = True
+        if self._live.get(ledger.key) is ledger:
+            self._drop(ledger.key)
+        ledger.tell()
 
     def _drop(self, key: Key) -> None:
         del self._live[key]

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from relay_tornado.errors import BucketGone, Conflict, NotFound
+from relay_tornado.errors import BucketGone, Conflict, NotFound, Unavailable
 from relay_tornado.log import consumer_rows
 from relay_tornado.log import consumers as contract
 from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Stored, Terms
@@ -516,6 +516,76 @@ async def test_a_deletion_reaches_those_who_use_it(world: World, ledgers: Ledger
     end()
     end()
     assert not await ledgers.delete(Key("b", "client", "nobody"))
+
+
+@log_test
+async def test_a_deletion_that_fails_changes_nothing(
+    world: World, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who use it go on with it, as does whoever opens it meanwhile or later, and what they save is kept."""
+    await make(world.log)
+    await fill(world.log, 5)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    told: list[bool] = []
+    ledger.watch(lambda: told.append(ledger.gone))
+    opening: list[asyncio.Task[Ledger]] = []
+
+    async def fail(key: Key) -> bool:
+        opening.append(asyncio.get_running_loop().create_task(ledgers.open(key, 3, TERMS)))
+        await asyncio.sleep(0)
+        raise Unavailable("the disk fails")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledgers.store, "delete", fail)
+        with pytest.raises(Unavailable):
+            await ledgers.delete(KEY)
+    assert await opening[0] is ledger
+    assert await ledgers.open(KEY) is ledger
+    assert (told, ledger.gone) == ([], False)
+    for taken in ledger.progress.take(5, 5, 0.0):
+        ledger.progress.done(taken)
+    ledger.save()
+    await ledgers.store.saved()
+    stored = await ledgers.store.get(KEY)
+    assert stored is not None
+    assert stored.floor == 5
+    assert await ledgers.delete(KEY)
+    assert told == [True]
+
+
+@log_test
+async def test_what_happens_while_a_consumer_is_deleted(
+    world: World, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens it gets a new one behind it, which keeps nothing of what was saved in the meantime; the last one
+    who used it may close it."""
+    await make(world.log)
+    await fill(world.log, 5)
+    ledger = await ledgers.open(KEY, 0, TERMS)
+    opening: list[asyncio.Task[Ledger]] = []
+    delete = ledgers.store.delete
+
+    async def slow(key: Key) -> bool:
+        opening.append(asyncio.get_running_loop().create_task(ledgers.open(key, 1, TERMS)))
+        await asyncio.sleep(0)
+        deleted = await delete(key)
+        ledger.progress.seek(4)
+        ledger.save()
+        ledgers.close(ledger)
+        return deleted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledgers.store, "delete", slow)
+        assert await ledgers.delete(KEY)
+    assert ledger.gone
+    anew = await opening[0]
+    assert anew is not ledger
+    assert anew.progress.floor == 1
+    await ledgers.store.saved()
+    stored = await ledgers.store.get(KEY)
+    assert stored is not None
+    assert stored.floor == 1
+    ledgers.close(anew)
 
 
 @log_test
