@@ -56,11 +56,6 @@ def names(raw: sqlite3.Connection) -> list[str]:
 
 
 @pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
 def database(settings: Settings, faults: Faults, io_loop: IOLoop) -> Iterator[Database]:
     async def open_it() -> Database:
         return await Database.open(settings, factory=faults.factory)

@@ -1,0 +1,25 @@
+"""Jobs for a writer, and what they left."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+
+
+def put(name: str) -> Callable[[sqlite3.Connection], str]:
+    """A job that leaves a row."""
+
+    def job(raw: sqlite3.Connection) -> str:
+        raw.execute("PRAGMA defer_foreign_keys = ON")
+        raw.execute("INSERT INTO bucket VALUES (?, ?, 1, '{}')", (name, name))
+        return name
+
+    return job
+
+
+def names(raw: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in raw.execute("SELECT name FROM bucket ORDER BY rowid")]
+
+
+def commits(raw: sqlite3.Connection) -> int:
+    return int(raw.execute("SELECT commits FROM meta").fetchone()[0])

@@ -1,0 +1,220 @@
+"""The writer after an error: on its feet again, and nothing counts that nobody would find."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.errors import NoSpace, Unavailable, Unknown
+from relay_tornado.settings import Settings
+from relay_tornado.storage import writer as writers
+from relay_tornado.storage.database import Database
+from relay_tornado.storage.witness import Loss
+from tests.storage.faults import Faults, always, once
+from tests.storage.jobs import names, put
+from tests.storage.waiting import until
+
+storage_test = pytest.mark.gen_test(timeout=60)
+
+
+@storage_test
+async def test_an_error_before_the_commit(settings: Settings, faults: Faults) -> None:
+    """It is rolled back and told as Unavailable; the file is opened anew, and the next job is committed."""
+    database = await Database.open(settings, factory=faults.factory)
+    faults.before = once("INSERT INTO bucket", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unavailable) as error:
+        await database.write(put("a"))
+    assert not isinstance(error.value, Unknown)
+    await database.write(put("b"))
+    assert await database.read(names) == ["b"]
+    assert database.healthy()
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("done", [False, True])
+async def test_an_error_of_the_commit_itself(settings: Settings, faults: Faults, done: bool) -> None:
+    """Nobody can know whether it was stored, so it is Unknown; what keeps rows in memory reads them again first."""
+    database = await Database.open(settings, factory=faults.factory)
+    kept: list[list[str]] = []
+    database.keep(names, kept.append)
+    fault = once("COMMIT", sqlite3.SQLITE_IOERR_FSYNC)
+    if done:
+        faults.after = fault
+    else:
+        faults.before = fault
+    with pytest.raises(Unknown):
+        await database.write(put("a"))
+    await database.write(put("b"), lambda _: kept.append(["announced b"]))
+    there = ["a"] if done else []
+    assert kept == [there, ["announced b"]]
+    assert await database.read(names) == [*there, "b"]
+    # The connection is another one, set up as the first one was.
+    assert await database.write(lambda raw: raw.execute("PRAGMA temp_store").fetchone()) == (2,)
+    await database.close()
+    database = await Database.open(settings)
+    assert database.loss is None
+    await database.close()
+
+
+@storage_test
+async def test_a_full_disk_is_told_as_such(settings: Settings, faults: Faults) -> None:
+    """SQLite rolls back by itself: NoSpace, and nothing was stored, wherever it hits."""
+    database = await Database.open(settings, factory=faults.factory)
+    for statement in ("INSERT INTO bucket", "COMMIT"):
+        faults.before = once(statement, sqlite3.SQLITE_FULL)
+        with pytest.raises(NoSpace, match=r"disk of relay\.db is full, .*: free some space on it$"):
+            await database.write(put("a"))
+        await until(lambda: "PRAGMA wal_checkpoint(PASSIVE)" in faults.statements and faults.statements[-1] == "COMMIT")
+        faults.statements.clear()
+        await database.write(put(statement))
+    assert await database.read(names) == ["INSERT INTO bucket", "COMMIT"]
+    await database.close()
+
+
+@storage_test
+async def test_while_the_file_can_not_be_opened(
+    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything is refused at once and /readyz would say why; reads go on; it comes back by itself."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings, factory=faults.factory)
+    await database.write(put("before"))
+    faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    with capture_logs() as logs:
+        with pytest.raises(Unknown):
+            await database.write(put("a"))
+        with pytest.raises(Unavailable):  # it waited for the file to come back, and is told when it does not
+            await database.write(put("b"))
+        # Nobody has read: SQLite deletes the WAL as the writer's connection closes, which is no file taken away.
+        await until(lambda: faults.refused >= 3)
+        assert "can't be opened" in database.problem
+        with pytest.raises(Unavailable):
+            await database.write(put("c"))
+        assert await database.read(names) == ["before"]
+        faults.opening = None  # it opens, but commits still fail
+        await asyncio.sleep(0.05)
+        assert not database.healthy()
+        faults.heal()
+        await until(database.healthy)
+        await database.write(put("d"))
+        assert await database.read(names) == ["before", "d"]
+    events = [entry["event"] for entry in logs]
+    assert events == ["commit_failed", "database_unavailable", "database_available"]
+    await database.close()
+
+
+def take_away(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def delete(folder: Path) -> None:
+    shutil.copytree(folder, folder.with_name("elsewhere"))
+    shutil.rmtree(folder)
+
+
+def delete_the_wal(folder: Path) -> None:
+    (folder / "relay.db-wal").unlink()
+
+
+def replace_by_a_copy(folder: Path) -> None:
+    shutil.copy(folder / "relay.db", folder / "copy")
+    (folder / "copy").replace(folder / "relay.db")
+
+
+@storage_test
+@pytest.mark.parametrize("harm", [take_away, delete, delete_the_wal, replace_by_a_copy])
+async def test_a_file_that_is_taken_away(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    """Nothing that is written to it counts as committed: after the next start nobody would find it."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    assert database.problem == ""
+    harm(settings.data)
+    name = "relay.db-wal" if harm is delete_the_wal else "relay.db"
+    assert database.problem.startswith(f"{name} was deleted, moved or replaced")
+    with capture_logs() as logs:
+        for _ in range(3):
+            with pytest.raises(Unavailable, match=f"^{name} was deleted, moved or replaced"):
+                await database.write(put("a"))
+            await until(lambda: not database.healthy())
+    assert [entry["event"] for entry in logs] == ["commit_failed", "database_unavailable"]
+    await database.close()
+
+
+@storage_test
+async def test_a_file_that_is_put_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on where it was, with what was written meanwhile (which may be sent again)."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings)
+    await database.write(put("before"))
+    take_away(settings.data)
+    with pytest.raises(Unavailable):
+        await database.write(put("meanwhile"))
+    await until(lambda: not database.healthy())
+    settings.data.with_name("elsewhere").rename(settings.data)
+    await until(database.healthy)
+    await database.write(put("after"))
+    assert await database.read(names) == ["before", "meanwhile", "after"]
+    assert database.loss is None
+    await database.close()
+
+
+@storage_test
+async def test_close_while_the_file_can_not_be_opened(settings: Settings, faults: Faults) -> None:
+    """A relay in trouble can still be stopped, at once."""
+    database = await Database.open(settings, factory=faults.factory)
+    faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
+    faults.opening = sqlite3.SQLITE_CANTOPEN
+    with pytest.raises(Unknown):
+        await database.write(put("a"))
+    await until(lambda: not database.healthy())
+    await database.close()
+
+
+@storage_test
+async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
+    """Were an announcement to fail, memory and file would differ: the writer stops, loudly, and says so."""
+    database = await Database.open(settings)
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    with capture_logs() as logs:
+        with pytest.raises(Unknown):
+            await database.write(put("a"), broken)
+        await until(lambda: not database.healthy())
+    assert "restart" in database.problem
+    assert [entry["event"] for entry in logs] == ["writer_failed"]
+    with pytest.raises(Unavailable):
+        await database.write(put("b"))
+    await database.close()
+
+
+@storage_test
+async def test_a_loss_while_running_is_told(settings: Settings, faults: Faults) -> None:
+    """Where the file, opened anew, knows less than was committed, `loss` and the log say how much."""
+    database = await Database.open(settings, factory=faults.factory)
+    for name in "abc":
+        await database.write(put(name))
+    with contextlib.closing(sqlite3.connect(database.path)) as behind, behind:
+        behind.execute("UPDATE meta SET commits = commits - 2")
+    faults.before = once("INSERT", sqlite3.SQLITE_IOERR)
+    with capture_logs() as logs:
+        with pytest.raises(Unavailable):
+            await database.write(put("d"))
+        await until(lambda: database.loss is not None)
+    assert database.loss == Loss(2, 0)
+    assert "committed_work_lost" in [entry["event"] for entry in logs]
+    await database.write(put("e"))
+    await database.close()
