@@ -87,13 +87,15 @@ class Upkeep:
         """Senders are refused: the WAL and every free page go back to the disk until there is room again."""
         await self._database.shrink()
         given = 0
-        while self._database.space.low():
-            free, _ = await self._database.read(free_pages)
-            if not free:
-                break
+        free, _ = await self._database.read(free_pages)
+        while free and self._database.space.low():
             await self._database.write(give_back)
             await self._database.shrink()
-            given += min(free, STEP * 4096)
+            left, _ = await self._database.read(free_pages)
+            if left >= free:  # as in a file that was made without auto_vacuum
+                break
+            given += free - left
+            free = left
         if given:
             _log.info("space_given_back", bytes=given, urgent=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections import namedtuple
 from collections.abc import AsyncIterator
@@ -196,3 +197,29 @@ def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: py
         head, room = asyncio.run(asyncio.wait_for(run(), 30))
     assert (head, room > 0) == (401, True)
     assert any(entry["event"] == "space_given_back" and entry.get("urgent") for entry in logs)
+
+
+def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One made without auto_vacuum, as by SQLite's `.recover`, is tried once a look; nothing counts as given."""
+
+    async def run() -> int:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 100)
+        with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
+            raw.executescript("PRAGMA journal_mode = DELETE; PRAGMA auto_vacuum = NONE; VACUUM;")
+        database = await Database.open(Settings(data=tmp_path))
+        try:
+            log = await SqliteEventLog.open(database, Settings(data=tmp_path))
+            await log.trim("b", Retention(max_events=3), None)
+            assert (await database.read(free_pages))[0] > 0
+            monkeypatch.setattr(database.space, "low", lambda *_: True)
+            before = database.commits
+            await asyncio.wait_for(Upkeep(database)._make_room(), 10)
+            await log.close()
+            return database.commits - before
+        finally:
+            await database.close()
+
+    with capture_logs() as logs:
+        assert asyncio.run(run()) == 1
+    assert [entry for entry in logs if entry["event"] == "space_given_back"] == []
