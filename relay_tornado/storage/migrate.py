@@ -1,12 +1,14 @@
 """Brings relay.db to the schema of this relay: makes a new one, or leads an older one there, step by step.
 
 `PRAGMA user_version` is the schema's version. A step NNNN.sql leads from version NNNN - 1 to NNNN in one transaction,
-so an interrupted migration starts again where it stood. Before the first step on an existing file a copy is made.
+so an interrupted migration starts again where it stood. Before the first step on an existing file a copy is made, and
+what an interrupted one copied is kept.
 Everything here runs on the writer's connection, before it serves anybody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import time
@@ -20,6 +22,8 @@ import structlog
 from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
+from relay_tornado.storage.connection import uri
+from relay_tornado.storage.work import read_stamp
 
 _log = structlog.get_logger(__name__)
 
@@ -90,16 +94,31 @@ def migrate(raw: sqlite3.Connection, path: Path, todo: Sequence[Step]) -> None:
     todo = [step for step in todo if step.version > found]
     if not todo:
         return
-    copy = backup(raw, copy_of(path, todo[-1].version))
+    copy = copy_of(path, todo[-1].version)
+    original = _interrupted(raw, copy)
+    if original is None:
+        original = found
+        backup(raw, copy)
     for step in todo:
         try:
             _script(raw, step.script)
         except sqlite3.Error as error:
             raise StartupError(
-                f"{path} could not be migrated to version {step.version} ({error}). It is as it was, and {copy} is a "
-                "copy. Free some space and start again, or go back to the relay that wrote it."
+                f"{path} could not be migrated to version {step.version} ({error}). It is of version {version(raw)} "
+                f"now, and {copy} is a copy of version {original}, as it was before. Free some space and start again; "
+                "to go back to the relay that wrote it, see Upgrade in docs/backup.md."
             ) from error
         _log.info("database_migrated", path=str(path), version=step.version, copy=str(copy))
+
+
+def _interrupted(raw: sqlite3.Connection, copy: Path) -> int | None:
+    """The version of a copy that holds what the file holds, before some of the steps; None where there is no such."""
+    try:
+        with contextlib.closing(sqlite3.connect(uri(copy, "ro"), uri=True)) as earlier:
+            found = version(earlier)
+            return found if found < version(raw) and read_stamp(earlier) == read_stamp(raw) else None
+    except sqlite3.Error:
+        return None
 
 
 def backup(raw: sqlite3.Connection, target: Path) -> Path:

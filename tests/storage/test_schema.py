@@ -293,6 +293,26 @@ def test_a_failed_migration_starts_again(tmp_path: Path) -> None:
         assert migrate.version(raw) == 3
 
 
+def test_the_copy_of_an_interrupted_migration_stays(tmp_path: Path) -> None:
+    """It is the file as it was before the first step, however often a later one fails; the error says what is where.
+    One that holds something else is replaced."""
+    path, copy = tmp_path / "relay.db", tmp_path / "relay.db.before-v3"
+    broken = (*STEPS[:2], Step(3, "INSERT INTO nowhere VALUES (1);"))
+    with contextlib.closing(_older(path)) as raw:
+        for _ in range(2):
+            with pytest.raises(StartupError, match=r"of version 2 now, and .*before-v3 is a copy of version 1, as"):
+                migrate.migrate(raw, path, broken)
+            assert _version(copy) == 1
+        raw.execute("UPDATE meta SET commits = 1")
+        migrate.migrate(raw, path, STEPS)
+    assert _version(copy) == 2
+
+
+def _version(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as raw:
+        return migrate.version(raw)
+
+
 def test_an_interrupted_creation_starts_again(tmp_path: Path) -> None:
     """Making the schema is one transaction: a file where it broke off is as empty as before."""
     with contextlib.closing(sqlite3.connect(tmp_path / "relay.db", isolation_level=None)) as raw:
