@@ -10,7 +10,7 @@ Invariants:
 - Nothing counts as committed that is in a file which was taken away meanwhile.
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
-  memory, before anything else is written. While that fails, all that comes is refused at once.
+  memory, before anything else is written. While that fails, for whatever reason, all that comes is refused at once.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import contextlib
 import sqlite3
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -318,11 +319,14 @@ class Writer:
         """Comes back once something can be committed again, or at the close."""
         _log.error("commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
         delay = _BACKOFF[0]
+        traced = False
         # A full disk rolls back by itself, and works again once there is room.
-        failure = await (self._try_again() if isinstance(error, NoSpace) else self._reopen())
+        failure = await self._attempt(self._try_again if isinstance(error, NoSpace) else self._reopen)
         while failure is not None:
-            if self.trouble is None:
-                _log.error("database_unavailable", error=str(failure))
+            unforeseen = failure.__cause__
+            if self.trouble is None or (unforeseen is not None and not traced):
+                _log.error("database_unavailable", error=str(failure), exc_info=unforeseen)
+                traced = unforeseen is not None
             self.trouble = failure
             self._reject(failure)
             if self.closed:
@@ -330,30 +334,39 @@ class Writer:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), delay)
             delay = min(delay * 2, _BACKOFF[1])
-            failure = await self._reopen()
+            failure = await self._attempt(self._reopen)
         if self.trouble is not None:
             self.trouble = None
             _log.info("database_available")
 
+    async def _attempt(self, way: Callable[[], Awaitable[RelayError | None]]) -> RelayError | None:
+        """Goes that way. Returns what went wrong, whatever it was: the next try begins from the file again."""
+        try:
+            return await way()
+        except (sqlite3.Error, OSError) as error:
+            if code_of(error) == sqlite3.SQLITE_FULL:
+                return NoSpace(FULL)
+            return Unavailable(f"relay.db can't be opened ({error}); the relay tries again by itself")
+        except Exception as error:
+            name = type(error).__name__
+            failure = Unavailable(f"relay.db can't be opened ({name}, see the log); the relay tries again by itself")
+            failure.__cause__ = error
+            return failure
+
     async def _reopen(self) -> RelayError | None:
-        """Opens the file anew, has everybody read again, and commits something. Returns what went wrong."""
+        """Opens the file anew, has everybody read again, and commits something. Returns or raises what went wrong."""
         # While it is open, what was deleted can still be copied.
         if self.misplaced:
             return Unavailable(self.misplaced)
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
         self._whereabouts.closed()
-        try:
-            self._connection = await Connection.writer(self._path, self._factory)
-            self._awaits_locks = True
-            await self._connection.run(keep_statements_in_memory)
-            stamp, kept = await self._connection.run(
-                lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
-            )
-        except (sqlite3.Error, OSError) as error:
-            if code_of(error) == sqlite3.SQLITE_FULL:
-                return NoSpace(FULL)
-            return Unavailable(f"relay.db can't be opened ({error}); the relay tries again by itself")
+        self._connection = await Connection.writer(self._path, self._factory)
+        self._awaits_locks = True
+        await self._connection.run(keep_statements_in_memory)
+        stamp, kept = await self._connection.run(
+            lambda raw: (read_stamp(raw), [keeper.read(raw) for keeper in self.keepers])
+        )
         found = loss(self.stamp, stamp)
         if found is not None:
             self.loss = found
@@ -364,7 +377,8 @@ class Writer:
         return await self._try_again()
 
     async def _try_again(self) -> RelayError | None:
-        """Commits something; in a WAL that was copied and starts anew, which needs no room. Returns what went wrong."""
+        """Commits something; in a WAL that was copied and starts anew, which needs no room. Returns or raises what
+        went wrong."""
         await self._checkpoint("PASSIVE")
         result = await self._connection.run(lambda raw: self._transact(raw, _Probe()))
         if result.error is None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,55 @@ async def test_while_the_file_can_not_be_opened(
         assert await database.read(names) == ["before", "d"]
     events = [entry["event"] for entry in logs]
     assert events == ["commit_failed", "database_unavailable", "database_available"]
+    await database.close()
+
+
+@storage_test
+async def test_opening_anew_fails_for_any_reason(
+    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No thread can be started, or somebody can't take over what the file holds: it is told with its traceback once,
+    and tried until it goes well; everybody has read again then."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings, factory=faults.factory)
+    await database.write(put("before"))
+    failing = ""
+    seen: list[tuple[str, list[str]]] = []
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if failing == "thread":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    def take(found: list[str]) -> None:
+        if failing == "apply":
+            raise KeyError("half way")
+        seen.append(("second", found))
+
+    database.keep(names, lambda found: seen.append(("first", found)))
+    database.keep(names, take)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    faults.before, failing = once("COMMIT", sqlite3.SQLITE_IOERR), "thread"
+    with capture_logs() as logs:
+        with pytest.raises(Unknown):
+            await database.write(put("a"))
+        await until(lambda: "can't be opened (RuntimeError, see the log)" in database.problem)
+        with pytest.raises(Unavailable):
+            await database.write(put("b"))
+        failing = "apply"
+        await until(lambda: "can't be opened (KeyError, see the log)" in database.problem)
+        failing = ""
+        await until(database.healthy)
+    await database.write(put("after"))
+    assert [(entry["event"], bool(entry.get("exc_info"))) for entry in logs] == [
+        ("commit_failed", False),
+        ("database_unavailable", True),
+        ("database_available", False),
+    ]
+    assert seen[-2:] == [("first", ["before"]), ("second", ["before"])]
+    assert seen.count(seen[-1]) == 1
+    assert await database.read(names) == ["before", "after"]
     await database.close()
 
 
