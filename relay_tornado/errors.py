@@ -16,6 +16,7 @@ RelayError                  internal          500
 ├── TooMany                 too_many          429   too many attempts from one address; carries when to come back
 ├── Overloaded              overloaded        503   a bounded queue is full; nothing was stored
 ├── Unavailable             unavailable       503   the write failed; nothing was stored
+│   ├── Malformed           unavailable       503   what was written to is damaged in the file; nothing was stored
 │   └── Unknown             unknown           503   the write failed; it may have been stored
 ├── NoSpace                 no_space          507   the disk is (nearly) full; nothing was stored
 └── StartupError            startup           –     `relay serve` or a command can't use the data directory
@@ -153,6 +154,10 @@ class Unavailable(RelayError):
     code = "unavailable"
     status = 503
     retry_after = 5
+
+
+class Malformed(Unavailable):
+    """What else there was to write may go well: the damage may lie in pages of one bucket."""
 
 
 class Unknown(Unavailable):

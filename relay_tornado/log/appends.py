@@ -15,7 +15,7 @@ from collections.abc import Callable
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Overloaded, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, Malformed, Overloaded, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
 from relay_tornado.log import rows
 from relay_tornado.log.batch import Entry, Plan, digests, plan
@@ -138,12 +138,14 @@ class Appends:
         self._announce(made)
 
     def failed(self, entries: list[Entry], error: Exception) -> None:
-        """Answers with the error. Where an event is to blame, and not the file, each is tried again by itself."""
-        if isinstance(error, RelayError):
+        """Answers with the error. Where an event is to blame, or what is damaged where it goes, and not the file as a
+        whole, each is tried again by itself."""
+        one_by_one = len(entries) > 1 and (isinstance(error, Malformed) or not isinstance(error, RelayError))
+        if one_by_one:
+            self._alone.extend(entries)
+        elif isinstance(error, RelayError):
             for entry in entries:
                 self._fail(entry, again(error))
-        elif len(entries) > 1:
-            self._alone.extend(entries)
         else:
             reason = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
             _log.error("event_not_stored", error=reason, bucket=entries[0].state.bucket_id)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.storage.witness import Stamp
 
 CLOSED = "the relay is shutting down; send it again in a moment"
@@ -105,6 +105,8 @@ def classify(result: Result) -> Exception:
             return NoSpace(FULL)
         if result.committing:
             return Unknown(f"the commit failed ({error}); it may have been stored")
+        if code == sqlite3.SQLITE_CORRUPT and not result.stuck:
+            return Malformed(f"the write failed ({error}); nothing was stored")
         if code in _ENVIRONMENT or result.stuck:
             return Unavailable(f"the write failed ({error}); nothing was stored")
     if result.committing or not isinstance(error, Exception):

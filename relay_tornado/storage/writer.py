@@ -11,6 +11,7 @@ Invariants:
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
   memory, before anything else is written. While that fails, for whatever reason, all that comes is refused at once.
+  Of damage that a transaction met, and that undid it, this happens once a second at most.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 
 import structlog
 
-from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import MALFORMED_TEXT, quotes_a_text
 from relay_tornado.storage.riders import Ride, Riders
@@ -80,6 +81,10 @@ _BROKEN = "the task that writes has failed: see the log, and restart the relay"
 _BACKOFF = (0.05, 5.0)
 """Seconds between two tries to open the file anew: at first, and at most."""
 
+_DAMAGE_EVERY = 1.0
+"""Seconds between two times that the file is opened anew for damage in it: whoever writes elsewhere is not kept waiting
+each time that somebody meets it."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -109,6 +114,7 @@ class Writer:
         self._pages = 0
         self._held_back = 0
         self._awaits_locks = True
+        self._damage_again = 0.0
         self._checkpoint_at = CHECKPOINT_SOON
         self._idle: asyncio.Future[None] | None = None
         self._shrinking: asyncio.Future[None] | None = None
@@ -248,6 +254,10 @@ class Writer:
             ride.ended(error is None)
         # What the job itself raised says nothing of the disk: it was rolled back, and that was all.
         if isinstance(error, RelayError) and (error is not result.error or result.stuck):
+            if isinstance(error, Malformed):
+                if time.monotonic() < self._damage_again:
+                    return
+                self._damage_again = time.monotonic() + _DAMAGE_EVERY
             await self._recover(error, result)
 
     async def _execute(self, work: Work, ride: Ride | None) -> Result:

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
-from relay_tornado.errors import BucketGone, CursorLost, Unavailable
+from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.pages import Block
@@ -277,3 +277,34 @@ async def test_a_reader_that_meets_a_trim_is_told_of_no_damage(io_loop: IOLoop, 
             await world.log.read("b", 10, 10, MANY)
     assert logs == []
     await world.close()
+
+
+@log_test
+async def test_damage_of_one_bucket_refuses_no_others_events(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What shares a transaction with an event whose digest can't be looked up is stored all the same, and the file is
+    opened anew once in a while, not each time."""
+    monkeypatch.setattr("relay_tornado.storage.writer._DAMAGE_EVERY", 600.0)
+    await make(disk.log)
+    await make(disk.log, "damaged")
+    await disk.close()
+    with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
+        (page,) = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'dedupe'").fetchone()
+        (size,) = raw.execute("PRAGMA page_size").fetchone()
+    with disk.database.path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * 8)
+    await disk.reopen()
+    unique = event(b"x", dedupe=bytes(32), dedupe_window=60.0)
+    with capture_logs() as logs:
+        for _ in range(5):
+            good = [disk.log.append("b", event(b"x")) for _ in range(2)]
+            bad = [disk.log.append("damaged", unique) for _ in range(2)]
+            good += [disk.log.append("b", event(b"x")) for _ in range(2)]
+            await asyncio.wait([*good, *bad])
+            assert all(isinstance(each.exception(), Malformed) for each in bad)
+            seqs = [(await each).seq for each in good]
+            assert seqs == list(range(seqs[0], seqs[0] + 4))
+    assert (await disk.log.bounds("b")).head == 20
+    assert [entry["event"] for entry in logs] == ["commit_failed"]
