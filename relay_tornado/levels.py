@@ -21,6 +21,7 @@ from relay_tornado.series.series import Levels
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import Forecast
+from relay_tornado.storage.whereabouts import wal_of
 from relay_tornado.tls import Certificate
 
 
@@ -104,7 +105,7 @@ class Gauges:
             consumers=() if self.consumers is None else self.consumers.latest,
             buckets=len(self._registry.list("bucket")),
             database=_size(database.path),
-            wal=_size(database.path.with_name(database.path.name + "-wal")),
+            wal=_size(wal_of(database.path)),
             space_free=space.free,
             space_reserve=space.least,
             space_seconds_left=self._forecast.seconds_left,

@@ -25,6 +25,7 @@ from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Owner
+from relay_tornado.storage.whereabouts import wal_of
 
 LEAST_DESCRIPTORS: Final = 512
 """Fewer do not even hold what the relay itself opens and a few clients."""
@@ -70,9 +71,10 @@ def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
     yield _running(data, owner, found.level != "fail")
     yield found
     yield from rights(data)
-    yield _file_system(data)
-    yield space(data, reserve)
-    yield syncing(data)
+    disk = wal_of(data / NAME).parent
+    yield _file_system(disk)
+    yield space(disk, reserve)
+    yield syncing(disk)
     yield descriptors(owner)
     yield from clock(data)
     yield _sqlite()

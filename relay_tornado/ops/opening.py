@@ -16,6 +16,7 @@ from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import read_owner
+from relay_tornado.storage.whereabouts import wal_of
 
 
 def locate(place: Path) -> Path:
@@ -57,7 +58,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         return _prepared(uri(path, "ro"))
     except sqlite3.OperationalError:
         # In WAL mode SQLite wants to make files beside it. Where that can't be, and nobody writes, it needs none.
-        wal = path.with_name(path.name + "-wal")
+        wal = wal_of(path)
         if read_owner(path.parent) is not None or (wal.exists() and wal.stat().st_size):
             raise
         return _prepared(uri(path, "ro") + "&immutable=1")

@@ -20,6 +20,7 @@ from relay_tornado.model import DAY
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
+from relay_tornado.storage.whereabouts import wal_of
 
 HOUR = 3600.0
 
@@ -94,8 +95,8 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
             for bucket_id, name, document in records
         )
         consumers = tuple(_consumers(raw)) if migrate.version(raw) >= _CONSUMERS else ()
-    wal = path.with_name(path.name + "-wal")
-    disk = os.statvfs(path.parent)
+    wal = wal_of(path)
+    disk = os.statvfs(wal.parent)
     disk_free = disk.f_bavail * disk.f_frsize
     least = min(reserve, disk.f_blocks * disk.f_frsize // 8)
     held = sum(bucket.bytes for bucket in buckets)

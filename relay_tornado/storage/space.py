@@ -9,6 +9,8 @@ from pathlib import Path
 
 import structlog
 
+from relay_tornado.storage.whereabouts import wal_of
+
 _INTERVAL = 1.0
 """Seconds between two looks at the file system, at most."""
 
@@ -22,8 +24,8 @@ class Space:
     """Free space beside a database. What lies in the WAL is counted as taken: a checkpoint will need it again."""
 
     def __init__(self, database: Path, reserve: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._directory = database.parent
-        self._wal = database.with_name(database.name + "-wal")
+        self._wal = wal_of(database)
+        self._directory = self._wal.parent
         self._reserve = reserve
         self._clock = clock
         self._next_look = float("-inf")

@@ -23,6 +23,7 @@ from relay_tornado.storage import migrate
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import unquoted
+from relay_tornado.storage.whereabouts import wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness
 from relay_tornado.storage.work import read_stamp
 
@@ -88,7 +89,7 @@ def look(path: Path) -> Stamp | None:
 
 
 def _keep_wal(path: Path) -> str | None:
-    wal = path.with_name(path.name + "-wal")
+    wal = wal_of(path)
     if not wal.exists():
         return None
     copy = wal.with_name(f"{wal.name}.lost-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
@@ -123,8 +124,9 @@ def secure(path: Path) -> None:
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     path.chmod(0o600)
     if new:  # SQLite syncs what is in the file; that there is one is for us to sync
-        migrate.sync(path.parent)
-        migrate.sync(path.parent.absolute().parent)
+        folder = wal_of(path).parent
+        migrate.sync(folder)
+        migrate.sync(folder.absolute().parent)
 
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:

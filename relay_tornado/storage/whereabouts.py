@@ -8,13 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 
 
+def wal_of(path: Path) -> Path:
+    """Where SQLite puts a database's WAL: beside the file itself, where `path` is a symlink to it."""
+    real = path.resolve() if path.is_symlink() else path
+    return real.with_name(f"{real.name}-wal")
+
+
 class Whereabouts:
     """Of a database, and of the WAL beside it, which is there once something was committed."""
 
     def __init__(self, path: Path) -> None:
         """`path` was opened just now. Raises OSError where it is not there."""
         self._path = path
-        self._wal = path.with_name(f"{path.name}-wal")
+        self._wal = wal_of(path)
         found = path.stat()
         self._known = {path: (found.st_dev, found.st_ino)}
 
