@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
-from relay_tornado.storage import migrate
+from relay_tornado.storage import migrate, wal
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
@@ -34,6 +34,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     """
     raw = None
     try:
+        wal.check_not_empty(path)
         raw = _connect(path)
         found = migrate.check(raw, path, migrate.latest())
         if found == 0:
@@ -58,8 +59,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         return _prepared(uri(path, "ro"))
     except sqlite3.OperationalError:
         # In WAL mode SQLite wants to make files beside it. Where that can't be, and nobody writes, it needs none.
-        wal = wal_of(path)
-        if read_owner(path.parent) is not None or (wal.exists() and wal.stat().st_size):
+        beside = wal_of(path)
+        if read_owner(path.parent) is not None or (beside.exists() and beside.stat().st_size):
             raise
         return _prepared(uri(path, "ro") + "&immutable=1")
 

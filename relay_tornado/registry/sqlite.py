@@ -125,6 +125,6 @@ def _decode(kind: Kind, key: str, document: str) -> Any:
         return from_document(KINDS[kind], msgspec.json.decode(document))
     except msgspec.MsgspecError as error:
         raise StartupError(
-            f"the {kind} {key} in relay.db can't be understood ({error}). Restore a copy of the file, or go back to "
-            "the relay that wrote it."
+            f"the {kind} {key} in relay.db can't be understood ({error}). Restore a backup of the file into a new "
+            "directory (relay restore), or go back to the relay that wrote it."
         ) from error

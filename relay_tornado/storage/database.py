@@ -13,7 +13,7 @@ import structlog
 
 from relay_tornado.errors import NoSpace, RelayError, Unavailable
 from relay_tornado.settings import Settings
-from relay_tornado.storage import start
+from relay_tornado.storage import start, wal
 from relay_tornado.storage.connection import Connection, Factory
 from relay_tornado.storage.lock import Lock
 from relay_tornado.storage.riders import Rider
@@ -50,7 +50,7 @@ class Database:
 
     @classmethod
     async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
-        """Takes the lock, checks the witness, makes or migrates the file (after a copy), and opens it.
+        """Takes the lock, checks the WAL and the witness, makes or migrates the file (after a copy), and opens it.
 
         Raises Locked, NotWritable, NewerSchema or StartupError; nothing is held then. `factory` makes the raw
         connections.
@@ -60,6 +60,7 @@ class Database:
         opened = contextlib.AsyncExitStack()
         opened.callback(lock.release)
         try:
+            wal.check(path)
             start.secure(path)
             witness, verdict = start.examine(path)
             opened.callback(witness.close)

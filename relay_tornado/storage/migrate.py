@@ -63,8 +63,8 @@ def check(raw: sqlite3.Connection, path: Path, newest: int) -> int:
     if found > newest:
         raise NewerSchema(
             f"{path} has schema version {found}, written by relay {_writer(raw)}; this is relay {__version__}, which "
-            f"knows versions up to {newest}. Install that relay or a newer one, or restore the copy that it made "
-            "before it migrated."
+            f"knows versions up to {newest}. Install that relay or a newer one, or put back the copy that was "
+            "made before it was migrated, as Upgrade in docs/backup.md says."
         )
     if found == 0 and raw.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is not None:
         raise StartupError(f"{path} is a database, but not a relay's. Choose another directory with --data.")

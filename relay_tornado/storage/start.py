@@ -19,7 +19,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NotWritable, StartupError
-from relay_tornado.storage import migrate
+from relay_tornado.storage import migrate, wal
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import unquoted
@@ -82,6 +82,7 @@ def look(path: Path) -> Stamp | None:
 
     Raises NewerSchema, StartupError or sqlite3.Error.
     """
+    wal.check_not_empty(path)
     with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "ro"), uri=True)) as raw:
         if migrate.check(raw, path, migrate.latest()) == 0:
             return None
@@ -89,12 +90,12 @@ def look(path: Path) -> Stamp | None:
 
 
 def _keep_wal(path: Path) -> str | None:
-    wal = wal_of(path)
-    if not wal.exists():
+    source = wal_of(path)
+    if not source.exists():
         return None
-    copy = wal.with_name(f"{wal.name}.lost-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    copy = source.with_name(f"{source.name}.lost-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     try:
-        shutil.copyfile(wal, copy)
+        shutil.copyfile(source, copy)
         copy.chmod(0o600)
         migrate.sync(copy)
     except OSError as error:
@@ -147,8 +148,8 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return StartupError(
-            f"{path} is damaged or no database ({error}): restore a copy of it, or move it away to start with an "
-            "empty one."
+            f"{path} is damaged or no database ({error}): move it away together with {wal.beside(path)}, which fit no "
+            "other file; then restore a backup (relay restore), or start with an empty one."
         )
     return StartupError(
         f"{path} can't be opened ({error}). Check the disk and the space on it, or choose another "

@@ -57,7 +57,7 @@ def test_a_schema_that_is_malformed(tmp_path: Path) -> None:
         raw.execute("PRAGMA writable_schema = ON")
         raw.execute("UPDATE sqlite_schema SET sql = CAST(x'435245415445205441424c452022ff' AS TEXT)")
         raw.commit()
-    with pytest.raises(StartupError, match=r"is damaged or no database \(a text in it is malformed\): restore"):
+    with pytest.raises(StartupError, match=r"is damaged or no database \(a text in it is malformed\): move"):
         asyncio.run(Database.open(replace(Settings(), data=tmp_path)))
     with pytest.raises(StartupError, match=r"can't be read \(a text in it is malformed\)"):
         open_file(tmp_path / NAME)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from relay_tornado.errors import StartupError
+from relay_tornado.ops.backup import make
+from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.stats import stats
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
@@ -53,3 +58,91 @@ async def test_a_symlink_to_the_directory(settings: Settings, tmp_path: Path) ->
     database = await Database.open(settings)
     assert await database.read(names) == ["a", "b"]
     await database.close()
+
+
+async def crash(settings: Settings, *jobs: str, keep: bool = False) -> Path:
+    """The directory as a crash would leave it after these commits; `keep`: those before lie in the WAL, too."""
+    left = settings.data.with_name("crashed")
+    shutil.rmtree(left, ignore_errors=True)
+    database = await Database.open(settings)
+    if not keep:
+        await database.shrink()
+    for name in jobs:
+        await database.write(put(name))
+    shutil.copytree(settings.data, left)
+    await database.close()
+    shutil.rmtree(settings.data)
+    left.rename(settings.data)
+    return settings.data / "relay.db"
+
+
+async def stored(settings: Settings) -> list[str]:
+    database = await Database.open(settings)
+    try:
+        assert database.loss is None
+        return await database.read(names)
+    finally:
+        await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize("harm", ["missing", "empty"])
+async def test_a_wal_without_its_file(settings: Settings, harm: str) -> None:
+    """The start is refused, a look as well, and nothing is changed: with the file put back all is there."""
+    path = await crash(settings, "a", "b")
+    kept = path.rename(path.with_name("kept"))
+    if harm == "empty":
+        path.touch()
+    before = path.with_name("relay.db-wal").read_bytes()
+    advice = rf"relay\.db is {harm}, .*relay\.db-wal, relay\.db-shm and relay\.witness away"
+    with pytest.raises(StartupError, match=advice):
+        await Database.open(settings)
+    with pytest.raises(StartupError, match=advice):
+        open_file(path)
+    assert path.exists() == (harm == "empty")
+    assert path.with_name("relay.db-wal").read_bytes() == before != b""
+    kept.replace(path)
+    assert await stored(settings) == ["a", "b"]
+
+
+@storage_test
+@pytest.mark.parametrize("copy", ["a backup", "an older copy", "another relay's"])
+async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Path, copy: str) -> None:
+    """The two are not mixed: the start is refused, and succeeds with either the right file or no WAL."""
+    other = tmp_path / "copy.db"
+    await crash(settings, "a")
+    assert await stored(settings) == ["a"]
+    if copy == "a backup":
+        make(settings.data / "relay.db", other, lambda *_: None)
+    elif copy == "an older copy":
+        shutil.copy(settings.data / "relay.db", other)
+    else:
+        elsewhere = replace(settings, data=tmp_path / "elsewhere")
+        assert await stored(elsewhere) == []
+        shutil.copy(elsewhere.data / "relay.db", other)
+    await crash(settings, "b")
+    path = await crash(settings, "c", "d")
+    shutil.copy(path, tmp_path / "kept")
+    shutil.copy(other, path)
+    with pytest.raises(StartupError, match=r"relay\.db-wal is not of .*relay\.db-shm and relay\.witness away"):
+        await Database.open(settings)
+    shutil.copy(tmp_path / "kept", path)
+    assert await stored(settings) == ["a", "b", "c", "d"]
+    for name in ("relay.db-wal", "relay.db-shm", "relay.witness"):
+        path.with_name(name).unlink(missing_ok=True)
+    shutil.copy(other, path)
+    assert await stored(settings) == ([] if copy == "another relay's" else ["a"])
+
+
+@storage_test
+async def test_a_wal_and_its_own_file(settings: Settings, tmp_path: Path) -> None:
+    """They are never told apart, wherever the crash was, and where the directory was copied or moved since."""
+    expected: list[str] = []
+    for number in range(24):
+        jobs = [f"{number}-{job}" for job in range(number % 4)]
+        await crash(settings, *jobs, keep=number % 3 != 1)
+        expected += jobs
+        settings.data.rename(tmp_path / "moved")
+        shutil.copytree(tmp_path / "moved", settings.data)
+        shutil.rmtree(tmp_path / "moved")
+    assert await stored(settings) == expected

@@ -1,0 +1,129 @@
+"""Whether the WAL beside a database is its own, told from the bytes before SQLite opens either.
+
+SQLite takes whatever WAL lies there for the file's own, and deletes it where the file is empty. A WAL begins when all
+that came before it is in the file, and each transaction counts `meta.commits` on by one: so where the first one in it
+is not the next one after the file's, or one of those, it is another file's. Nothing here goes by where files lie or
+which they are: a directory may be moved and copied as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import struct
+from pathlib import Path
+
+from relay_tornado.errors import StartupError
+from relay_tornado.storage.connection import uri
+from relay_tornado.storage.damage import unquoted
+from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.witness import NAME, Stamp
+from relay_tornado.storage.work import read_stamp
+
+# https://www.sqlite.org/fileformat2.html
+_HEADER = struct.Struct(">8I")
+_FRAME = struct.Struct(">6I")
+_ORDERS = {0x377F0682: "<II", 0x377F0683: ">II"}
+_MAGIC = b"SQLite format 3\0"
+_VERSIONS = slice(18, 20)
+
+
+def check(path: Path) -> None:
+    """Raises StartupError where the WAL beside `path` is not its own, and OSError. Changes nothing."""
+    check_not_empty(path)
+    wal = wal_of(path)
+    if not _size(wal):
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+    if header.startswith(_MAGIC) and header[_VERSIONS] == b"\1\1":
+        raise StartupError(f"{wal} is not of {path}, which is a backup or a copy that needs none: {_without(path)}")
+    # Where something can't be read, SQLite is to say what is wrong; a build of it may lack what `_stamp` uses.
+    with contextlib.suppress(sqlite3.Error, TypeError, AttributeError), unquoted():
+        found, root = _in_file(path)
+        first = _first(wal, root)
+        if first is not None and (first.database != found.database or first.commits > found.commits + 1):
+            raise StartupError(
+                f"{wal} is not of {path}: it begins at commit {first.commits}, the file ends at {found.commits}, so "
+                f"it is an older copy, or another relay's. Put back the one that the WAL is of, or, {_without(path)}"
+            )
+
+
+def check_not_empty(path: Path) -> None:
+    """Raises StartupError where a WAL lies beside a file that is missing or empty: SQLite would delete it."""
+    wal = wal_of(path)
+    if _size(wal) and not _size(path):
+        how = "is empty" if path.exists() else "is missing"
+        raise StartupError(
+            f"{path} {how}, and {wal} has what was committed to it last: put the file back, or, {_without(path)}"
+        )
+
+
+def beside(path: Path) -> str:
+    """The names of what goes wherever the file goes."""
+    wal = wal_of(path).name
+    return f"{wal}, {wal.removesuffix('-wal')}-shm and {NAME}"
+
+
+def _without(path: Path) -> str:
+    return f"to go on without what is only in the WAL, move {beside(path)} away together."
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _in_file(path: Path) -> tuple[Stamp, int]:
+    """What the file says without its WAL, and the page on which it does. Raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(uri(path, "ro") + "&immutable=1", uri=True)) as raw:
+        row = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'").fetchone()
+        if row is None:
+            raise sqlite3.DatabaseError("no table meta")
+        return read_stamp(raw), row[0]
+
+
+def _first(wal: Path, root: int) -> Stamp | None:
+    """What the first whole transaction in the WAL that wrote the page made of it; None where there is none."""
+    with wal.open("rb") as file:
+        head = file.read(_HEADER.size)
+        if len(head) < _HEADER.size:
+            return None
+        magic, _, size, _, *salts, _, _ = _HEADER.unpack(head)
+        order = _ORDERS.get(magic)
+        if order is None or not 512 <= size <= 32768:
+            return None
+        sums = _sum(order, head[:24], (0, 0))
+        written = None
+        while len(frame := file.read(_FRAME.size + size)) == _FRAME.size + size:
+            number, committed, *rest = _FRAME.unpack_from(frame)
+            sums = _sum(order, frame[_FRAME.size :], _sum(order, frame[:8], sums))
+            if rest != [*salts, *sums]:
+                break  # what follows is of an earlier use of the file, or damaged
+            if number == root:
+                written = frame[_FRAME.size :]
+            if committed and written is not None:
+                return _stamp(written)
+    return None
+
+
+def _sum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    one, two = sums
+    for first, second in struct.iter_unpack(order, data):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return one, two
+
+
+def _stamp(page: bytes) -> Stamp | None:
+    """What a page of the table `meta` says: it is put into a database that has nothing else. Raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as raw:
+        raw.execute(f"PRAGMA page_size = {len(page)}")
+        raw.execute("CREATE TABLE meta (one INTEGER PRIMARY KEY, id TEXT, commits INTEGER, appended INTEGER)")
+        raw.deserialize(raw.serialize()[: len(page)] + page)
+        row = raw.execute(
+            "SELECT id, commits, appended FROM meta WHERE typeof(id) = 'text' AND typeof(commits) = 'integer'"
+        ).fetchone()
+    return None if row is None else Stamp(*row)
