@@ -1,4 +1,5 @@
-"""One process owns a data directory: an flock on relay.lock, which also says who that is."""
+"""One process owns a data directory: an flock on relay.lock, which also says who that is, and one on the directory
+itself, which is not removed while its holder runs on it."""
 
 from __future__ import annotations
 
@@ -31,18 +32,24 @@ class Owner:
 class Lock:
     """The lock on a directory, held until `release` or the end of the process, however it ends."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, directory: int) -> None:
         self._descriptor: int | None = descriptor
+        self._directory = directory
 
     @classmethod
     def acquire(cls, directory: Path) -> Lock:
         """Makes the directory (0700) where it is missing, and locks it. Raises Locked or NotWritable."""
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(directory / NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except BaseException:
+                os.close(folder)
+                raise
         except OSError as error:
             raise NotWritable(_refusal(directory, error)) from error
-        lock = cls(descriptor)
+        lock = cls(descriptor, folder)
         try:
             deadline = time.monotonic() + _PATIENCE
             while not lock._try():
@@ -64,6 +71,12 @@ class Lock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        try:
+            fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # not every file system locks a directory, and relay.lock is held
         return True
 
     def write(self, socket: Path | None) -> None:
@@ -78,6 +91,7 @@ class Lock:
         """Lets go. The file stays: were it removed, two processes could lock two files of one name."""
         if self._descriptor is not None:
             os.close(self._descriptor)
+            os.close(self._directory)
             self._descriptor = None
 
 

@@ -53,6 +53,20 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
         Lock.acquire(tmp_path).release()
 
 
+def test_a_lock_that_was_removed(tmp_path: Path) -> None:
+    """A directory whose relay.lock was deleted or replaced under its holder is still its holder's, for as long as it
+    runs."""
+    with hold(tmp_path) as holder:
+        (tmp_path / "relay.lock").unlink()
+        for _ in range(2):  # the first try makes a new one
+            with pytest.raises(Locked, match="in use by another process"):
+                Lock.acquire(tmp_path)
+        holder.kill()
+        holder.wait(10)
+    Lock.acquire(tmp_path).release()
+    Lock.acquire(tmp_path).release()
+
+
 def test_the_owner_is_told_from_the_start(tmp_path: Path) -> None:
     """From the moment that the lock is held its holder can be read, and no longer than that."""
     lock = Lock.acquire(tmp_path / "new")
