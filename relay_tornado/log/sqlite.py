@@ -334,7 +334,7 @@ class SqliteEventLog:
         while not state.gone and (
             state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)
         ):
-            if excess_bytes(state.bytes, keep) and not state.weighed:
+            if not state.weighed and weighing.doubtful(state, keep):
                 await self._weigh(state)
             step = await self._database.write(
                 lambda raw: reclaim.delete_oldest(raw, state.key, keep, oldest, floor),
@@ -350,7 +350,7 @@ class SqliteEventLog:
         return left
 
     async def _weigh(self, state: LogState) -> None:
-        """Once in a process, before anything leaves by size."""
+        """Once in a process, before much leaves by size."""
         error = await weighing.error(state, self._read)
 
         def corrected(_: object) -> None:

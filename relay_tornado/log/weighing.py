@@ -14,7 +14,12 @@ from typing import TypeAlias
 import structlog
 
 from relay_tornado.log import rows
-from relay_tornado.log.state import LogState
+from relay_tornado.log.state import LogState, excess_bytes
+from relay_tornado.model import Retention
+
+MUCH = 64
+"""Counting reads all pages of a log, so it is done where more than the 64th part of what may stay is to leave: a wrong
+number costs no more than that otherwise."""
 
 STEP = 4096
 """Events of one read."""
@@ -31,6 +36,11 @@ FROM event WHERE log = ? AND seq BETWEEN ? AND ?
 """  # noqa: S608 - constants only
 
 _log = structlog.get_logger(__name__)
+
+
+def doubtful(state: LogState, keep: Retention) -> bool:
+    """Whether so much is to leave by size that what the log says of its bytes is to be looked at first."""
+    return excess_bytes(state.bytes, keep) * MUCH > (keep.max_bytes or 0)
 
 
 async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], Weight]], Awaitable[Weight]]) -> int:

@@ -337,7 +337,7 @@ class _Logs:
                     "bytes",
                     row,
                     f"its events have {held} bytes, its log says {row.bytes}",
-                    "nothing: the relay counts anew before it removes events by size",
+                    "nothing: the relay counts anew before it removes many events by size",
                 )
             if newest > row.last_at:
                 self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
