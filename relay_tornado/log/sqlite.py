@@ -11,7 +11,7 @@ import sqlite3
 import time as clock
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import structlog
 
@@ -35,6 +35,8 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED, again
 
 T = TypeVar("T")
+
+_Look: TypeAlias = Callable[[sqlite3.Connection], bool]
 
 _log = structlog.get_logger(__name__)
 
@@ -345,8 +347,13 @@ class SqliteEventLog:
             left += step.events
             if step.done:
                 break
-        await self._forget_deliveries(state)
-        await self._forget_consumed(state)
+        key, now = state.key, clock.time()
+        await self._forget(
+            lambda raw: reclaim.has_old_deliveries(raw, key), lambda raw: reclaim.forget_deliveries(raw, key)
+        )
+        await self._forget(
+            lambda raw: consumer_rows.has_old(raw, key), lambda raw: consumer_rows.forget_old(raw, key, now)
+        )
         return left
 
     async def _weigh(self, state: LogState) -> None:
@@ -376,24 +383,16 @@ class SqliteEventLog:
             self._pages.trim(state.key, step.first)
 
     async def forget_repeats(self, bucket_id: BucketId) -> None:
-        state, now = self._state(bucket_id), clock.time()
-        if not await self._read(lambda raw: reclaim.has_old_digests(raw, state.key, now)):
-            return
-        while not await self._database.write(lambda raw: reclaim.forget_digests(raw, state.key, now)):
-            pass
+        key, now = self._state(bucket_id).key, clock.time()
+        await self._forget(
+            lambda raw: reclaim.has_old_digests(raw, key, now), lambda raw: reclaim.forget_digests(raw, key, now)
+        )
 
-    async def _forget_deliveries(self, state: LogState) -> None:
-        if not await self._read(lambda raw: reclaim.has_old_deliveries(raw, state.key)):
-            return
-        while not await self._database.write(lambda raw: reclaim.forget_deliveries(raw, state.key)):
-            pass
-
-    async def _forget_consumed(self, state: LogState) -> None:
-        if not await self._read(lambda raw: consumer_rows.has_old(raw, state.key)):
-            return
-        now = clock.time()
-        while not await self._database.write(lambda raw: consumer_rows.forget_old(raw, state.key, now)):
-            pass
+    async def _forget(self, old: _Look, forget: _Look) -> None:
+        """Where something is `old`, has it removed in steps, until `forget` says that nothing is left."""
+        if await self._read(old):
+            while not await self._database.write(forget):
+                pass
 
     async def drop(self, bucket_id: BucketId) -> None:
         state = self._logs.get(bucket_id)
