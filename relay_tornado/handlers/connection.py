@@ -183,7 +183,8 @@ class Connection(IOStream):
 
     def writing(self) -> bool:
         """Whether something waits for the kernel. Each delivery asks, and `IOStream` makes three calls of it."""
-        return self._write_buffer._size > 0
+        buffer: Any = self._write_buffer
+        return buffer is not None and buffer._size > 0  # None once it is closed
 
     def expect_body(self) -> None:
         """From now on a body comes in, and has its time for it."""
@@ -206,7 +207,7 @@ class Connection(IOStream):
         """No request is read any more, and it may be quiet for days: lets go of the head, and of two deques of
         Tornado's that take most of a kilobyte each, also while they are empty."""
         self.head = b""
-        if not self.writing():
+        if not self.closed() and not self.writing():
             self._write_futures = _Short()  # type: ignore[assignment]
             self._write_buffer._buffers = _Short()  # type: ignore[assignment]
 

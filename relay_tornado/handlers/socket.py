@@ -178,7 +178,12 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         assert self._stream is not None
         self.set_nodelay(True)
         self._conversation = self._sockets.admit(self, self._stream)
-        self._forget_handshake()
+        try:
+            self._forget_handshake()
+        except BaseException:
+            # Tornado cuts the connection then, and does not say that it is closed.
+            self.on_close()
+            raise
 
     def _forget_handshake(self) -> None:
         """Lets go of what only the handshake needed: without that a quiet socket costs a quarter less."""

@@ -19,8 +19,8 @@ from relay_tornado.model import MIB, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.tls import Certificate
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import Raw, request
-from tests.handlers.sockets import Client
+from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.sockets import HANDSHAKE, Client
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -98,6 +98,19 @@ async def test_who_speaks_no_tls_is_told(certificate: Certificate, tls: ssl.SSLC
             assert b"HTTP" not in await sender.closed(reset=True)
         async with Raw(site.port, tls=tls) as sender:
             assert (await sender.ask(request(b"/healthz", method=b"GET"))).status == 200
+
+
+@pytest.mark.gen_test
+async def test_who_hangs_up_behind_a_handshake_takes_no_place(certificate: Certificate, tls: ssl.SSLContext) -> None:
+    """A WebSocket that its client has left before it is open is not counted, over TLS either."""
+    async with edge(entrance=Entrance(certificate), max_sockets=2) as site:
+        for _ in range(6):
+            async with Raw(site.port, tls=tls) as client:
+                client.send(HANDSHAKE)
+        async with Raw(site.port, tls=tls) as last:
+            assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
+        await eventually(lambda: not site.site.listener.connections)
+        assert site.site.sockets.count == 0
 
 
 @pytest.mark.gen_test
