@@ -111,8 +111,6 @@ class RestHandler(JsonHandler):
             check_size(announced, self.MAX_BODY)
         except RelayError as error:
             if announced > SMALL:
-                assert isinstance(connection.stream, Connection)
-                connection.stream.linger()
                 raise
             self._refusal = error
 
@@ -201,6 +199,13 @@ class RestHandler(JsonHandler):
             raise Forbidden(_ADMINISTRATORS)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection) and isinstance(connection.stream, Connection):
+            stream = connection.stream
+            if stream.receiving:
+                # Tornado closes a connection behind an answer that comes before the request was read to its end.
+                self.set_header("Connection", "close")
+                stream.linger()
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, Unauthorized):
             for challenge in challenges(self.request):

@@ -166,6 +166,41 @@ def test_what_is_refused_is_not_read(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_an_answer_that_closes_says_so(tmp_path: Path) -> None:
+    """Where a request is refused by its head the connection ends, and the answer has `Connection: close`, so that no
+    client sends another request on it; any other refusal leaves it open."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            known, large = basic(here), b"x" * (SMALL + 1)
+            for message, status in (
+                (request(b"/v1/buckets", b"", known, b"PATCH"), 405),
+                (request(b"/v1/buckets", b"{}", known, b"PATCH"), 405),
+                (request(b"/v1/buckets/%ff", b"", known, b"GET"), 400),
+                (request(b"/v1/buckets", large), 401),
+                (request(b"/v1/logs/k3v9x1q7m2ab-1", large, known, b"PUT"), 404),
+                (request(b"/v1/buckets", large * 40, known), 413),
+            ):
+                async with Raw(here.relay.port) as raw:
+                    reply = await raw.ask(message)
+                    assert (reply.status, reply.header("Connection")) == (status, "close"), message[:40]
+                    assert await raw.closed() == b""
+            async with Raw(here.relay.port) as raw:
+                for message, status in (
+                    (request(b"/v1/buckets", b"{}"), 401),
+                    (request(b"/v1/logs/k3v9x1q7m2ab-1", b"{}", known, b"PUT"), 404),
+                    (request(b"/v1/nothing", b"{}", known), 404),
+                    (request(b"/healthz", b"{}"), 405),
+                    (request(b"/v1/stream", b"{}"), 405),
+                    (request(b"/v1/stream?since=never", b"", known, b"GET"), 400),
+                    (request(b"/ui/session", b"x" * SMALL), 403),
+                ):
+                    reply = await raw.ask(message)
+                    assert (reply.status, reply.header("Connection")) == (status, None), message[:40]
+
+    asyncio.run(run())
+
+
 def test_bodies_on_their_way_are_bounded(tmp_path: Path) -> None:
     """Where too much is held already the answer is a 503 that may be tried again, and what is held is given back."""
 
