@@ -11,8 +11,10 @@ import time
 
 from tornado.ioloop import IOLoop
 
-TIME = 2.0
-BYTES = 1 << 20
+TIME = 10.0
+BYTES = 20 << 20
+"""More than the largest body that REST takes: some clients look for the answer only when they have sent everything."""
+
 _READ_SIZE = 32 << 10
 
 

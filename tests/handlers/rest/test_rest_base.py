@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from relay_tornado.handlers import lingering
 from relay_tornado.handlers.rest.base import SMALL
+from relay_tornado.handlers.rest.logs import MAX_ANSWER
 from relay_tornado.handlers.rest.service import BODIES
 from tests.handlers.raw import Raw, eventually, request
 from tests.handlers.rest.world import World, world
@@ -197,6 +199,38 @@ def test_an_answer_that_closes_says_so(tmp_path: Path) -> None:
                 ):
                     reply = await raw.ask(message)
                     assert (reply.status, reply.header("Connection")) == (status, None), message[:40]
+
+    asyncio.run(run())
+
+
+def test_a_large_body_is_refused_in_words(tmp_path: Path) -> None:
+    """Who reads the answer only when all of a body is sent gets it, and no reset, up to what REST takes at most."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            answer = b"x" * MAX_ANSWER
+            for message, status in (
+                (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, basic(here), b"PUT"), 404),
+                (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, method=b"PUT"), 401),
+            ):
+                async with Raw(here.relay.port) as raw, asyncio.timeout(20):
+                    raw.writer.transport.set_write_buffer_limits(0)
+                    raw.send(message)
+                    await raw.writer.drain()
+                    assert (await raw.reply()).status == status
+
+    asyncio.run(run())
+
+
+def test_nobody_is_read_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind a refusal so much is read and dropped, and no more."""
+    monkeypatch.setattr(lingering, "BYTES", 1 << 20)
+
+    async def run() -> None:
+        async with world(tmp_path) as here, Raw(here.relay.port) as raw, asyncio.timeout(20):
+            raw.send(request(b"/v1/buckets", b"x" * (64 << 20)))
+            with pytest.raises(ConnectionError):
+                await raw.writer.drain()
 
     asyncio.run(run())
 
