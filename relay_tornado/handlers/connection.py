@@ -15,13 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
-from relay_tornado.transport.direct import NEVER, READ_SIZE
+from relay_tornado.transport.direct import DISCARD_TIME, NEVER, READ_SIZE
 from relay_tornado.wire.answers import CLOSE, LATE, Answer, text_answer
 
 _TORNADOS_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
@@ -87,11 +88,18 @@ class Connection(IOStream):
     `deadline` is the time (monotonic) at which the sweep lets it `expire`. `busy` is whether a request is worked on,
     `receiving` whether its body is still to come, and `last` whether none is to be read after it. `late` is whether a
     body did not arrive in its time.
+
+    A client that closes its half of the connection while its request is worked on may still read: it gets the answers
+    to what it has sent, unless that is what `halves` rules out. Nor is it held for long, for it may be gone.
     """
+
+    halves = True
+    """Whether half of the connection can be closed."""
 
     # Beside IOStream's own, for which one dict per stream stays small enough to share its keys with all others.
     __slots__ = (
         "_ahead",
+        "_all_sent",
         "_awaits_head",
         "_limits",
         "_linger",
@@ -99,6 +107,7 @@ class Connection(IOStream):
         "_owner",
         "_protocol",
         "_proxy",
+        "_waits",
         "busy",
         "deadline",
         "forwarded_host",
@@ -132,6 +141,8 @@ class Connection(IOStream):
         self._owner = owner
         self._linger = False
         self._listen_on = False
+        self._all_sent = False
+        self._waits = False
         super().set_nodelay(True)
 
     def set_nodelay(self, value: bool) -> None:
@@ -139,7 +150,7 @@ class Connection(IOStream):
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
         """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
-        self.busy = self.receiving = False
+        self.busy = self.receiving = self._waits = False
         if self.last:
             self.close()
             raise StreamClosedError
@@ -150,7 +161,7 @@ class Connection(IOStream):
         self.head = head = await super().read_until_regex(regex, max_bytes)
         self._awaits_head = False
         self.busy = True
-        self.deadline = NEVER
+        self._work()
         if self._proxy:
             origin = self._owner.trust.origin(self._proxy, head)
             self.remote_ip = origin.address
@@ -171,7 +182,22 @@ class Connection(IOStream):
         if self._awaits_head and size_or_none:
             self._awaits_head = False
             self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
+        if size_or_none == 0 and self.busy and not (self._waits or super().reading()) and self.halves:
+            self._end_reading()
+            return None
         return size_or_none
+
+    def _end_reading(self) -> None:
+        """The client has sent everything, and nobody reads: what reads next finds the end again, and closes."""
+        self._all_sent = True
+        if self.deadline == NEVER:
+            self._work()
+        # The end stays there to be read, and the loop would tell of it in each turn.
+        self.io_loop.update_handler(self.socket, IOLoop.ERROR | (IOLoop.WRITE if self.writing() else 0))
+
+    def _work(self) -> None:
+        """The request that was read may take its time; less where nobody can tell whether its client is still there."""
+        self.deadline = time.monotonic() + DISCARD_TIME if self._all_sent else NEVER
 
     def reading(self) -> bool:
         """Also once after a head that came with more behind it: the poller would be told to stop listening and, one
@@ -194,7 +220,13 @@ class Connection(IOStream):
     def body_arrived(self) -> None:
         """The request is whole: its answer may take its time."""
         self.receiving = False
-        self.deadline = NEVER
+        self._work()
+
+    def waits(self) -> bool:
+        """The request is worked on for only as long as its client may still send: it closes when that ends. Returns
+        whether it has ended already."""
+        self._waits = True
+        return self._all_sent
 
     def refused(self, seconds: float) -> None:
         """An answer went out while the body was still coming: nothing more is sent, and the connection closes once the
@@ -207,6 +239,8 @@ class Connection(IOStream):
         """No request is read any more, and it may be quiet for days: lets go of the head, and of two deques of
         Tornado's that take most of a kilobyte each, also while they are empty."""
         self.head = b""
+        if self.waits():
+            self.close()
         if not self.closed() and not self.writing():
             self._write_futures = _Short()  # type: ignore[assignment]
             self._write_buffer._buffers = _Short()  # type: ignore[assignment]
@@ -264,6 +298,8 @@ class Connection(IOStream):
 
 class TlsConnection(Connection, SSLIOStream):
     """The same over TLS, from a socket whose handshake is still to come; the time for a first request bounds it too."""
+
+    halves = False
 
     def __init__(self, connection: ssl.SSLSocket, remote_ip: str, limits: Limits, owner: Owner) -> None:
         super().__init__(connection, remote_ip, limits, owner)

@@ -80,6 +80,9 @@ class IngestRequest(HTTPMessageDelegate):
             upload, self._upload = self._upload, None
             if upload.waits:
                 self._connection.set_close_callback(upload.leave)
+                if self._stream.waits():
+                    upload.leave()
+                    self._stream.close()
             upload.finish(self._answer)
         else:
             self._done()

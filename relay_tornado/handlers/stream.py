@@ -81,6 +81,7 @@ class StreamHandler(JsonHandler):
                 raise
             stream = self.detach()
             assert isinstance(stream, Connection)
+            stream.detached()
             feed.open(stream, delivery, request, answers, chunked=self.request.version == "HTTP/1.1")
             return
         self._sockets.deliveries.end(delivery)

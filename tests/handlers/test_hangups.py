@@ -1,4 +1,5 @@
-"""Clients that leave at once: nothing of them is kept, and nobody is told of an error."""
+"""Clients that leave at once: nothing of them is kept, and nobody is told of an error. Who has closed half of a
+connection gets its answers."""
 
 from __future__ import annotations
 
@@ -11,10 +12,16 @@ import pytest
 import structlog
 import websockets
 
+from relay_tornado.handlers import connection
+from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.socket import SocketHandler
-from tests.handlers.edge import Edge, edge
+from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.model import Token
+from relay_tornado.transport import direct
+from tests.handlers.edge import URL, Edge, edge
 from tests.handlers.raw import Raw, eventually, request
-from tests.handlers.sockets import HANDSHAKE
+from tests.handlers.sockets import HANDSHAKE, Client
+from tests.handlers.test_ingest import HeldLog
 
 pytestmark = [pytest.mark.gen_test(timeout=30), pytest.mark.usefixtures("transport")]
 
@@ -81,3 +88,80 @@ async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytes
         assert [line["event"] for line in lines if line["log_level"] == "error"] == ["handler_failed"]
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as served:
             await (await served.ping())
+
+
+CHUNKED = b"POST %b HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n\r\n" % URL
+LARGE = b"x" * 100_000
+HEALTH = request(b"/healthz", method=b"GET")
+SAID = {
+    "plain": (request(URL, b"one"), 1),
+    "large": (request(URL, LARGE), 1),
+    "chunked": (CHUNKED + b"3\r\none\r\n0\r\n\r\n", 1),
+    "chunked, large": (CHUNKED + b"186a0\r\n" + LARGE + b"\r\n0\r\n\r\n", 1),
+    "HTTP/1.0": (request(URL, b"one", version=b"HTTP/1.0"), 1),
+    "absolute form": (request(b"http://relay.test" + URL, b"one"), 1),
+    "options": (request(URL, b"one", b"TE: deflate\r\nConnection: TE, close\r\n"), 1),
+    "refused": (request(URL + b"x", b"one"), 1),
+    "REST": (HEALTH, 1),
+    "several": (request(URL, b"one") + HEALTH + CHUNKED + b"3\r\ntwo\r\n0\r\n\r\n" + HEALTH, 4),
+    "one and a half": (HEALTH + CHUNKED + b"3\r\none\r\n0\r\n", 1),
+}
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize(("sent", "answers"), SAID.values(), ids=SAID)
+async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: int) -> None:
+    """A client that closes its half of the connection behind its requests reads the answers to all that are whole, and
+    then the connection ends."""
+    async with edge() as site, Raw(site.port) as client:
+        client.send(sent)
+        client.writer.write_eof()
+        for _ in range(answers):
+            assert (await client.reply()).status in (200, 404)
+        assert await client.closed() == b""
+        await eventually(lambda: not site.site.listener.connections)
+
+
+@pytest.mark.parametrize("headers", [b"", b"Connection: TE, close\r\nTE: deflate\r\n"])
+async def test_who_may_have_left_is_not_held_for_long(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no answer comes, a connection whose client sends nothing more is closed after a while, and costs the loop
+    nothing meanwhile."""
+    for module in (connection, direct):
+        monkeypatch.setattr(module, "DISCARD_TIME", 0.2)
+    log = HeldLog()
+    async with edge(log=log, idle_timeout=1.0) as site, Raw(site.port) as client:
+        client.send(request(URL, b"one", headers))
+        await eventually(lambda: log.held)
+        client.writer.write_eof()
+        reads = 0
+        read = Connection.read_from_fd
+
+        def counting(self: Connection, buf: bytearray | memoryview) -> int | None:
+            nonlocal reads
+            reads += 1
+            return read(self, buf)
+
+        monkeypatch.setattr(Connection, "read_from_fd", counting)
+        assert await client.closed() == b""
+        assert reads < 10
+        log.release()
+
+
+@pytest.mark.parametrize("headers", [b"", b"Connection: TE, close\r\nTE: deflate\r\n"])
+async def test_who_waits_for_a_client_has_to_stay(headers: bytes) -> None:
+    """One that waits for the answer of a client is taken to have left, so that nobody answers it in vain."""
+    async with edge() as site:
+        await site.change(input={"response_from_output": "anyOutput"})
+        key, secret = new_uuid(), new_secret()
+        await site.registry.put("token", key, Token(key, hash_secret(secret), 0))
+        async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as socket_:
+            reader = Client(socket_)
+            await reader.say({"action": "auth", "key": key, "secret": secret})
+            await reader.hear_status("authenticated")
+            await reader.say({"action": "subscribe"})
+            await reader.hear_status("subscribed")
+            async with Raw(site.port) as client:
+                client.send(request(URL, b"one", headers))
+                assert (await reader.hear())["type"] == "webhook"
+                client.writer.write_eof()
+                assert await client.closed() == b""

@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from relay_tornado import errors
+from relay_tornado.handlers import connection
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, BucketAuth, NewEvent
 from relay_tornado.transport import direct
@@ -477,7 +478,8 @@ async def test_a_client_that_leaves() -> None:
 async def test_a_client_that_leaves_before_its_answer(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
     """A webhook that arrived whole is kept, also where its sender did not wait for the answer. Its connection is not,
     for long: it might read the answer yet, if it has closed its own half alone."""
-    monkeypatch.setattr(direct, "DISCARD_TIME", patience)
+    for module in (connection, direct):
+        monkeypatch.setattr(module, "DISCARD_TIME", patience)
     log = HeldLog()
     async with edge(log=log) as site:
         async with Raw(site.port) as raw:
