@@ -101,10 +101,12 @@ class Connection(IOStream):
         "_ahead",
         "_all_sent",
         "_awaits_head",
+        "_detached",
         "_limits",
         "_linger",
         "_listen_on",
         "_owner",
+        "_paced",
         "_protocol",
         "_proxy",
         "_waits",
@@ -143,6 +145,8 @@ class Connection(IOStream):
         self._listen_on = False
         self._all_sent = False
         self._waits = False
+        self._paced = False
+        self._detached = False
         super().set_nodelay(True)
 
     def set_nodelay(self, value: bool) -> None:
@@ -150,7 +154,7 @@ class Connection(IOStream):
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
         """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
-        self.busy = self.receiving = self._waits = False
+        self.busy = self.receiving = self._waits = self._paced = False
         if self.last:
             self.close()
             raise StreamClosedError
@@ -239,6 +243,9 @@ class Connection(IOStream):
         """No request is read any more, and it may be quiet for days: lets go of the head, and of two deques of
         Tornado's that take most of a kilobyte each, also while they are empty."""
         self.head = b""
+        self._detached = True
+        self._paced = False
+        self.deadline = NEVER
         if self.waits():
             self.close()
         if not self.closed() and not self.writing():
@@ -252,6 +259,11 @@ class Connection(IOStream):
 
     def expire(self) -> None:
         """Closes a connection that is past its deadline; a sender whose body is late is told so."""
+        if self._paced and not self.writing():
+            # What was written has left, and there is more to come.
+            self._paced = False
+            self._work()
+            return
         self.late = self.receiving
         if self.late and not self.writing():
             self.write(_LATE)
@@ -259,7 +271,7 @@ class Connection(IOStream):
 
     def when_written(self, callback: Callable[[], None]) -> None:
         """Calls back when everything written has left, at once where it has; that must not take longer than a
-        connection may be idle."""
+        connection may be idle, where a request is answered from the last bit on that has left."""
         if self.closed() or not self.writing():
             callback()
             return
@@ -276,7 +288,22 @@ class Connection(IOStream):
         if data == _TORNADOS_400:
             self._linger = True
             data = _PROXIED if speaks_proxy_protocol(self.head) else _MALFORMED
-        return super().write(data)
+        writing = super().write(data)
+        if not self._detached and self.busy and not (self.receiving or self.last) and self.writing():
+            self._paced = True
+            self._progress()
+        return writing
+
+    def write_to_fd(self, data: memoryview) -> int:
+        """What is written leaves at its client's pace, but no slower than that a bit of it leaves in the time for which
+        a connection may be idle."""
+        sent = super().write_to_fd(data)
+        if self._paced and sent:
+            self._progress()
+        return sent
+
+    def _progress(self) -> None:
+        self.deadline = time.monotonic() + self._limits.idle_timeout
 
     def close(self, exc_info: Any = False) -> None:
         """Tornado closes a connection whose head is too long; its sender is told so first."""

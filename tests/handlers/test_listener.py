@@ -16,6 +16,8 @@ import websockets
 
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.listener import Listener
+from relay_tornado.ids import format_id, hash_secret, new_secret
+from relay_tornado.model import Token
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, eventually, request
 from tests.handlers.test_ingest import HeldLog
@@ -153,3 +155,52 @@ async def test_ipv6() -> None:
     async with edge(host="::1") as site, Raw(site.port, "::1") as raw:
         assert (await raw.ask(request(URL, b"x"))).status == 200
         assert (await site.events())[0].remote_ip == "::1"
+
+
+UNREAD = [request(b"/openapi.json", method=b"GET") * 200, request(URL, b"x") * 200]
+
+
+def small(port: int, size: int = 2048) -> socket.socket:
+    """A connection that takes only a little before it is read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    client.connect(("127.0.0.1", port))
+    return client
+
+
+@pytest.mark.gen_test(timeout=30)
+@pytest.mark.parametrize("asked", UNREAD, ids=["REST", "webhooks"])
+async def test_who_never_reads_is_let_go(asked: bytes) -> None:
+    """A client that leaves its answers unread is closed, no matter whether anybody knows it."""
+    async with edge(idle_timeout=0.3) as site:
+        await site.change(input={"body": "x" * 200_000})
+        with small(site.port) as client:
+            client.sendall(asked)
+            await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+            await eventually(lambda: not site.site.listener.connections)
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_who_reads_slowly_is_not() -> None:
+    """A download may take many times what a connection may be idle, while some of it leaves now and then."""
+    body = bytes(range(256)) * (40 << 10)
+    async with edge(idle_timeout=1.5, max_body=len(body)) as site:
+        secret = new_secret()
+        await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
+        async with Raw(site.port) as sender:
+            assert (await sender.ask(request(URL, body))).status == 200
+        [event] = await site.events()
+        path = f"/v1/logs/{format_id(event.epoch, event.seq)}/body".encode()
+        with small(site.port, 64 << 10) as client:
+            client.sendall(request(path, b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET"))
+            client.setblocking(False)
+            await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+            whole = bytearray()
+            paused = 0
+            while len(whole) < len(body):
+                data = await asyncio.get_running_loop().sock_recv(client, 65536)
+                assert data, f"it was closed after {len(whole)} bytes"
+                whole += data
+                if len(whole) > paused + (256 << 10):
+                    paused = len(whole)
+                    await asyncio.sleep(0.1)
