@@ -24,9 +24,9 @@ _PREFIX = PREFIX.decode()
 
 
 class Front(HTTPServerConnectionDelegate):
-    """Stands between the listener and what handles requests."""
+    """Stands between the listener and what handles requests; without `ingest` nothing is a webhook."""
 
-    def __init__(self, ingest: Ingest, application: Application, settings: Settings) -> None:
+    def __init__(self, ingest: Ingest | None, application: Application, settings: Settings) -> None:
         self.ingest = ingest
         self.application = application
         self.settings = settings
@@ -59,13 +59,14 @@ class _Request(HTTPMessageDelegate):
         host = ""
         if not target.startswith("/"):
             target = origin_form(target.encode("latin-1")).decode("latin-1")
-        webhook = target.startswith(_PREFIX)
-        if not webhook:
+        ingest = front.ingest
+        if ingest is not None and not target.startswith(_PREFIX):
             # Tornado gave the whole head only where it is for no ingest URL.
             host = stream.forwarded_host or headers.get("Host", "")
-            webhook = front.ingest.locate(start_line.path.encode("latin-1"), host) is not None
-        if webhook:
-            self._inner = IngestRequest(front.ingest, front.settings, stream, self._connection, host)
+            if ingest.locate(start_line.path.encode("latin-1"), host) is None:
+                ingest = None
+        if ingest is not None:
+            self._inner = IngestRequest(ingest, front.settings, stream, self._connection, host)
         else:
             stream.expect_body()
             start_line = start_line._replace(path=target)

@@ -120,4 +120,4 @@ def _metrics_listener(settings: Settings, port: int, expose: Callable[[], bytes]
         metrics.routes(expose, None), default_handler_class=NotFoundHandler, log_function=log_request
     )
     settings = dataclasses.replace(settings, host=settings.metrics_host, port=port, max_connections=_MOST_SCRAPERS)
-    return Listener(application, settings, Entrance(flags="--metrics-host and --metrics-port"))
+    return Listener(Front(None, application, settings), settings, Entrance(flags="--metrics-host and --metrics-port"))

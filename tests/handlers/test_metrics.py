@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,19 @@ def test_a_relay_under_traffic(tmp_path: Path) -> None:
     assert after["relay_append_queue_limit_bytes", ""] == Settings().append_queue
     assert after["process_open_fds", ""] > 0
     assert "relay_build_info" in {name for name, _ in after}
+
+
+@pytest.mark.gen_test
+async def test_slow_requests_leave_the_port_of_its_own() -> None:
+    """Requests whose bodies never come hold no connection to it for longer than any other body may take."""
+    async with edge(metrics_port=0, body_timeout=0.2) as site, AsyncExitStack() as stack:
+        port = site.site.metrics_port
+        assert port is not None
+        slow = [await stack.enter_async_context(Raw(port)) for _ in range(32)]
+        for each in slow:
+            each.send(request(b"/metrics", b"x" * 5)[:-1])
+        for each in slow:
+            assert (await each.reply()).status == 408
+            assert await each.closed() == b""
+        async with Raw(port) as raw:
+            assert (await raw.ask(request(b"/metrics", method=b"GET"))).status == 200
