@@ -102,6 +102,7 @@ class Connection(IOStream):
         "_all_sent",
         "_awaits_head",
         "_detached",
+        "_drops",
         "_limits",
         "_linger",
         "_listen_on",
@@ -147,6 +148,7 @@ class Connection(IOStream):
         self._waits = False
         self._paced = False
         self._detached = False
+        self._drops = False
         super().set_nodelay(True)
 
     def set_nodelay(self, value: bool) -> None:
@@ -186,6 +188,8 @@ class Connection(IOStream):
         if self._awaits_head and size_or_none:
             self._awaits_head = False
             self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
+        if size_or_none and self._drops:
+            return None
         if size_or_none == 0 and self.busy and not (self._waits or super().reading()) and self.halves:
             self._end_reading()
             return None
@@ -251,6 +255,13 @@ class Connection(IOStream):
         if not self.closed() and not self.writing():
             self._write_futures = _Short()  # type: ignore[assignment]
             self._write_buffer._buffers = _Short()  # type: ignore[assignment]
+
+    def drop(self) -> None:
+        """Whatever the client has sent, and will send, means nothing: it is read and dropped, so that the end behind it
+        is noticed."""
+        if not self.closed():
+            self._drops = True
+            self.read_bytes(self._limits.buffer, partial=True)
 
     def linger(self) -> None:
         """Once it is closed, what the client still sends is read and dropped for a while, so that it reads the answer

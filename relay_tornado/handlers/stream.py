@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from tornado.iostream import StreamClosedError
 from tornado.routing import URLSpec
 
 from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unauthorized, Unavailable
@@ -75,13 +76,16 @@ class StreamHandler(JsonHandler):
         if refusal is None:
             try:
                 await self._begin()
-            except BaseException:
+            except BaseException as error:
                 self._sockets.deliveries.end(delivery)
                 feed.leave()
+                if isinstance(error, StreamClosedError):
+                    return  # the client has left already
                 raise
             stream = self.detach()
             assert isinstance(stream, Connection)
             stream.detached()
+            stream.drop()
             feed.open(stream, delivery, request, answers, chunked=self.request.version == "HTTP/1.1")
             return
         self._sockets.deliveries.end(delivery)

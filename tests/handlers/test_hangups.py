@@ -7,6 +7,7 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import structlog
@@ -165,3 +166,59 @@ async def test_who_waits_for_a_client_has_to_stay(headers: bytes) -> None:
                 assert (await reader.hear())["type"] == "webhook"
                 client.writer.write_eof()
                 assert await client.closed() == b""
+
+
+async def stream_of(site: Edge) -> bytes:
+    """A request for a stream of events that the relay lets in."""
+    secret = new_secret()
+    await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
+    return request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("more", [b"", b"\r\n", HEALTH, LARGE], ids=["", "a line end", "a request", "noise"])
+@pytest.mark.parametrize("how", ["half", "close", "reset"])
+async def test_a_stream_whose_client_has_left_takes_no_place(how: str, more: bytes) -> None:
+    """At once, whatever the client sent behind its request."""
+    async with edge(max_sockets=PLACES) as site:
+        asked = await stream_of(site)
+        left = [hang_up(site.port, asked + more, how) for _ in range(PLACES)]
+        await nobody(site)
+        for client in left:
+            client.close()
+        assert site.site.sockets.count == 0
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("more", [b"", b"\r\n", LARGE * 3], ids=["", "a line end", "noise"])
+async def test_a_stream_ends_with_its_client(more: bytes) -> None:
+    """Also where the client has sent something meanwhile."""
+    async with edge() as site:
+        async with Raw(site.port) as client:
+            client.send(await stream_of(site))
+            assert b"subscribed" in await client.reader.readuntil(b"\n\n\r\n")
+            assert site.site.sockets.count == 1
+            client.send(more)
+            await client.writer.drain()
+            client.writer.write_eof()
+            await client.closed(reset=True)
+        await nobody(site)
+        assert site.site.sockets.count == 0
+
+
+@pytest.mark.usefixtures("quiet")
+async def test_a_stream_that_nobody_waits_for_does_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that leaves while the relay looks for its buckets is no error."""
+    async with edge() as site, Raw(site.port) as client:
+        subscribe = site.site.sockets.deliveries.subscribe
+
+        async def slowly(*args: Any, **options: Any) -> Any:
+            client.writer.transport.abort()
+            await eventually(lambda: not site.site.listener.connections)
+            return await subscribe(*args, **options)
+
+        monkeypatch.setattr(site.site.sockets.deliveries, "subscribe", slowly)
+        client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.send(await stream_of(site))
+        await eventually(lambda: site.site.sockets.count == 1)
+        await eventually(lambda: site.site.sockets.count == 0)
