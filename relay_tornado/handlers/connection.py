@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host
+from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
 from relay_tornado.settings import Settings
@@ -174,7 +174,7 @@ class Connection(IOStream):
             self.protocol = origin.scheme or self._protocol
             self.forwarded_host = origin.host
         whole = names_host(head) and ends_lines(head) and frames_body(head)
-        return essential(head) if whole else _NO_REQUEST
+        return says_close(essential(head)) if whole else _NO_REQUEST
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         """Reads what was read ahead before what the socket has. A head's time begins with the first of its bytes."""

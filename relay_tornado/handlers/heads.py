@@ -16,6 +16,7 @@ _WEBHOOK = re.compile(
     rb"(?:[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*+\r?\n)*+\r?\n"
 )
 _FRAMING = (b"\ncontent-length:", b"\ntransfer-encoding:", b"\nconnection:", b"\nexpect:")
+_CONNECTION = re.compile(rb"\nconnection:([!#$%&'*+\-.^_`|~0-9a-z, \t]*+)\r", re.IGNORECASE)
 
 
 def header_block(head: bytes) -> bytes:
@@ -41,6 +42,19 @@ def frames_body(head: bytes) -> bool:
     """Whether a head may say as it does how its body is framed: HTTP/1.0 knows no Transfer-Encoding, so one that has it
     came by way of something that did not read it (RFC 9112, 6.1)."""
     return b"\ntransfer-encoding:" not in head.lower() or _is_http_1_1(head)
+
+
+def says_close(head: bytes) -> bytes:
+    """The same head with `Connection: close` alone where that is one of the connection's options: RFC 9112 (9.6) wants
+    it found among others, and in any of several lines, and Tornado looks for nothing else than it. A head that would
+    switch to another protocol is left as it is."""
+    first = _CONNECTION.search(head)
+    if first is None:
+        return head
+    options = {option.strip().lower() for line in _CONNECTION.findall(head) for option in line.split(b",")}
+    if b"close" not in options or b"upgrade" in options:
+        return head
+    return head[: first.start()] + b"\nConnection: close\r" + _CONNECTION.sub(b"", head[first.end() :])
 
 
 def _is_http_1_1(head: bytes) -> bool:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPInputError, parse_request_start_line
 
-from relay_tornado.handlers.heads import ends_lines, essential, frames_body, header_block, names_host
+from relay_tornado.handlers.heads import ends_lines, essential, frames_body, header_block, names_host, says_close
 
 FRAMING = ("Content-Length", "Transfer-Encoding", "Connection", "Expect")
 
@@ -109,3 +109,40 @@ def test_bare_line_feeds() -> None:
     for at in range(len(head)):
         if head[at : at + 1] == b"\r":
             assert not ends_lines(head[:at] + head[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("lines", "given"),
+    [
+        (b"A: 1\r\nConnection: TE, close\r\nB: 2\r\n", b"A: 1\r\nConnection: close\r\nB: 2\r\n"),
+        (b"connection:close,TE\r\nB: 2\r\nCONNECTION: TE\r\n", b"Connection: close\r\nB: 2\r\n"),
+        (b"Connection: TE\r\nConnection: x\r\nConnection:\tClose\t\r\n", b"Connection: close\r\n"),
+        *(
+            (lines, lines)
+            for lines in (
+                b"A: 1\r\n",
+                b"Connection: TE, closed\r\nX-Connection: close\r\n",
+                b"Connection: Upgrade, close\r\n",
+                # Tornado refuses each of these, and still has to see why.
+                b"Connection: close\x00\r\n",
+                b"Connection : close\r\n",
+                b"Connection: TE,\r\n close\r\n",
+            )
+        ),
+    ],
+)
+def test_the_end_of_a_connection_among_other_options(lines: bytes, given: bytes) -> None:
+    """`close` in any Connection line is all that Tornado gets of them."""
+    line = b"POST / HTTP/1.1\r\n"
+    assert says_close(line + lines + b"\r\n") == line + given + b"\r\n"
+
+
+@given(LINES, BLOCKS)
+def test_only_connection_lines_are_changed(line: bytes, block: bytes) -> None:
+    """Whatever the head, its other lines stay as they are."""
+
+    def others(head: bytes) -> list[bytes]:
+        return [each for each in head.split(b"\n") if not each.lower().startswith(b"connection:")]
+
+    head = line + block + b"\r\n"
+    assert others(says_close(head)) == others(head)

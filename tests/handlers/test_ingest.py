@@ -342,19 +342,25 @@ async def test_a_head_in_pieces() -> None:
         (b"HTTP/1.1", b"", None, True),
         (b"HTTP/1.1", b"Connection: keep-alive\r\n", None, True),
         (b"HTTP/1.1", b"Connection: Close\r\n", "close", False),
+        (b"HTTP/1.1", b"TE: deflate\r\nConnection: TE, close\r\n", "close", False),
+        (b"HTTP/1.1", b"Connection: keep-alive ,CLOSE\r\n", "close", False),
+        (b"HTTP/1.1", b"Connection: TE\r\nTE: deflate\r\nconnection:close\r\n", "close", False),
+        (b"HTTP/1.1", b"Connection: TE, closed, x-close\r\n", None, True),
         (b"HTTP/1.0", b"", None, False),
         (b"HTTP/1.0", b"Connection: Keep-Alive\r\n", "Keep-Alive", True),
     ],
 )
 async def test_keep_alive(version: bytes, connection: bytes, answer: str | None, goes_on: bool) -> None:
-    """A connection is kept by the rules of its HTTP version, and the answer says so."""
-    async with edge() as site, Raw(site.port) as raw:
-        reply = await raw.ask(request(URL, b"x", connection, version=version))
-        assert (reply.status, reply.header("Connection")) == (200, answer)
-        if goes_on:
-            assert (await raw.ask(request(URL, b"y", connection, version=version))).status == 200
-        else:
-            assert await raw.closed() == b""
+    """A connection is kept by the rules of its HTTP version, and an answer says so, to senders and to who asks REST."""
+    asked = request(URL, b"x", connection, version=version)
+    for message in (asked, request(b"/healthz", b"", connection, b"GET", version)):
+        async with edge() as site, Raw(site.port) as raw:
+            reply = await raw.ask(message)
+            assert (reply.status, reply.header("Connection")) == (200, answer)
+            if goes_on:
+                assert (await raw.ask(asked)).status == 200
+            else:
+                assert await raw.closed() == b""
 
 
 @pytest.mark.gen_test
