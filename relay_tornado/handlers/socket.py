@@ -48,6 +48,10 @@ _EXPIRY: Final = 0.5
 """Seconds between two looks at the clock of day for tokens that expire."""
 
 
+_TEXT: Final = 0x1
+_CLOSE: Final = 0x8
+_OPCODES: Final = frozenset({_TEXT, 0x2, _CLOSE, 0x9, 0xA})
+
 _NO_HEADERS: Final = HTTPHeaders()
 _NO_UI: Final = ObjectDict()
 _KEPT: Final = ("application", "ws_connection")
@@ -70,10 +74,16 @@ class _Remembered(HTTPServerRequest):
 
 
 class _Protocol(WebSocketProtocol13):
-    """Tornado's, which would send back whatever code a client closes with."""
+    """Tornado's, which would send back whatever code a client closes with, and cuts without a word who breaks the
+    protocol."""
 
     # Where its own dict has more than 30 keys, it shares them with no other's, and takes five times as much.
-    __slots__ = ("_receiving",)
+    __slots__ = ("_framing", "_receiving")
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Whether a frame is read: what Tornado aborts for then is that frame, or the end of the stream.
+        self._framing = False
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         if (
@@ -83,6 +93,35 @@ class _Protocol(WebSocketProtocol13):
         ):
             code, reason = CloseCode.PROTOCOL_ERROR, "no close frame has such a code"
         super().close(code, reason)
+
+    async def _receive_frame(self) -> None:
+        self._framing = True
+        try:
+            await super()._receive_frame()
+        finally:
+            self._framing = False
+
+    def _handle_message(self, opcode: int, data: bytes) -> asyncio.Future[Any] | None:
+        if opcode not in _OPCODES or (opcode == _CLOSE and len(data) == 1):
+            self._abort()
+            return None
+        if opcode in (_TEXT, _CLOSE):
+            try:
+                str(data if opcode == _TEXT else data[2:], "utf-8")
+            except UnicodeDecodeError:
+                self.close(CloseCode.INVALID_DATA, "what came as text is not UTF-8")
+                self._abort()
+                return None
+        self._framing = False
+        return super()._handle_message(opcode, data)
+
+    def _abort(self) -> None:
+        if self._framing and not self.client_terminated and not self.stream.closed():
+            self.close(CloseCode.PROTOCOL_ERROR, "what came is no frame that the WebSocket protocol allows")
+            if isinstance(self.stream, Connection):
+                # What still comes must not reset the connection before that is read.
+                self.stream.linger()
+        super()._abort()
 
     async def _receive_frame_loop(self) -> None:
         """In a task of its own, so that everything that led from the request to here ends, and its memory is

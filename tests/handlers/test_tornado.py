@@ -29,6 +29,17 @@ def test_who_reads_the_frames() -> None:
     assert _WebSocketParams().max_message_size > 0
 
 
+def test_what_aborts_for_a_frame() -> None:
+    """`_receive_frame` reads one frame, calls `_abort` for one that breaks the protocol, and gives any other to
+    `_handle_message`, which is no coroutine."""
+    assert inspect.iscoroutinefunction(WebSocketProtocol13._receive_frame)
+    assert not inspect.iscoroutinefunction(WebSocketProtocol13._handle_message)
+    reading = inspect.getsource(WebSocketProtocol13._receive_frame)
+    assert reading.count("self._abort()") == 6
+    assert reading.index("self._handle_message(opcode, data)") > reading.rindex("self._abort()")
+    assert "self._receive_frame()" in inspect.getsource(WebSocketProtocol13._receive_frame_loop)
+
+
 @pytest.mark.gen_test
 async def test_a_quiet_stream_lets_go_of_its_deques() -> None:
     """`_write_futures` and `_write_buffer._buffers` are deques, empty while nothing is written, and a list that pops

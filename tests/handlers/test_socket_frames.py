@@ -1,0 +1,41 @@
+"""/v1/socket: what comes is no frame that the WebSocket protocol allows."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.faults.frames import CLOSE, REFUSED
+from tests.handlers.edge import Edge, edge
+from tests.handlers.raw import TIMEOUT, Raw, eventually
+from tests.handlers.sockets import HANDSHAKE
+
+pytestmark = pytest.mark.gen_test(timeout=30)
+
+
+async def closes(site: Edge, data: bytes) -> int:
+    """The code of the close frame, which is the first that comes back."""
+    async with Raw(site.port) as client:
+        client.send(HANDSHAKE)
+        await client.reader.readuntil(b"\r\n\r\n")
+        client.send(data)
+        async with asyncio.timeout(TIMEOUT):
+            first, size, *code = await client.reader.readexactly(4)
+            assert first == 0x88
+            reason = await client.reader.readexactly(size - 2)
+        assert await client.closed() == b""
+        assert reason.decode() or data[0] & 15 == CLOSE
+    return int.from_bytes(bytes(code))
+
+
+@pytest.mark.usefixtures("transport")
+@pytest.mark.parametrize(("data", "codes"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("more", [b"", b"x" * 300_000], ids=["", "and more"])
+async def test_who_breaks_the_protocol_is_told(data: bytes, codes: frozenset[int], more: bytes) -> None:
+    """By a close frame with the code that RFC 6455 has for it, and no reset, also where more comes behind it."""
+    if data[0] & 15 == CLOSE:
+        more = b""  # it would not be read: nothing comes behind a close frame
+    async with edge() as site:
+        assert await closes(site, data + more) in codes
+        await eventually(lambda: site.site.sockets.count == 0)
