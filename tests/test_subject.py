@@ -149,15 +149,17 @@ json_values = st.recursive(
 def look(document: Any, name: str) -> Any:
     """The same path through what Python's json has read; ... where it leads nowhere."""
     while True:
-        children = {str(i): v for i, v in enumerate(document)} if isinstance(document, list) else document
-        if not isinstance(children, dict):
+        if isinstance(document, list):
+            # 000 is 0; 0000 is longer than an index may be.
+            document = {str(i).zfill(width): each for i, each in enumerate(document) for width in (1, 2, 3)}
+        if not isinstance(document, dict):
             return ...
-        if name in children:
-            return children[name]
+        if name in document:
+            return document[name]
         head, dot, name = name.partition(".")
-        if not dot or head not in children:
+        if not dot or head not in document:
             return ...
-        document = children[head]
+        document = document[head]
 
 
 @pytest.mark.parametrize("opened", [0, 256 * 1024], ids=["searched", "opened"])
