@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import packaging.version
 import pytest
+from hypothesis import HealthCheck, settings
 from tornado.ioloop import IOLoop
 
 from tests.needs import strict
@@ -30,6 +31,10 @@ for _name in ("pytest_pycollect_makeitem", "pytest_pyfunc_call"):
     _hook.pytestmark = []
     setattr(_plugin, _name, pytest.hookimpl(tryfirst=True)(_hook))
 pytest_plugins = ["pytest_tornado.plugin"]
+
+# The build machine tries the same examples each time; who runs the tests by hand looks further. Neither is timed.
+settings.register_profile("relay", derandomize=strict(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("relay")
 
 
 @pytest.fixture
