@@ -40,6 +40,8 @@ from relay_tornado.wire.rest import Document, token_document
 _logger = structlog.get_logger(__name__)
 
 _Part = TypeVar("_Part", Input, Output)
+Wanted = Callable[[Bucket], Mapping[str, Any]]
+"""Gives the options of a change from the bucket as it is when it is changed; it may be asked more than once."""
 
 _ATTEMPTS = 10
 """How often a change is tried again because somebody else's came first."""
@@ -122,11 +124,11 @@ class Administration:
         await self._complete(self._follow(bucket, followed))
         return bucket
 
-    async def set_bucket(self, reference: str, /, **options: Any) -> Bucket:
-        """Changes a bucket; the options are those of `create_bucket`, and name."""
+    async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
+        """Changes a bucket; the options are those of `create_bucket`, and name, or what `wanted` gives."""
 
         def change(bucket: Bucket) -> Bucket:
-            changed = changed_bucket(bucket, options, self.settings, self._clock())
+            changed = changed_bucket(bucket, wanted(bucket) if wanted else options, self.settings, self._clock())
             if changed.name != bucket.name:
                 self._check_free(changed.name)
             return changed
@@ -192,10 +194,12 @@ class Administration:
         changed = await self._change(lambda: self.find_bucket(bucket), change)
         return changed, find_input(changed, input_id)
 
-    async def set_input(self, reference: str, bucket: str | None = None, /, **options: Any) -> tuple[Bucket, Input]:
+    async def set_input(
+        self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
+    ) -> tuple[Bucket, Input]:
         """Changes an input; options: name, description, status_code, body, headers, function_id, custom_domain,
         path_prefix, strip_path_prefix, response_from_output, verify, rate_limit; what else is given is kept and shown.
-        Returns it in its bucket.
+        `wanted` gives them, where it is given. Returns it in its bucket.
 
         `reference` is the input's id; where a bucket has one input only, the bucket's name or id does as well. With
         `bucket`, it is the id or the name of an input of that one.
@@ -203,7 +207,7 @@ class Administration:
         input_id = self.find_input(reference, bucket)[1].id
         changed = await self._change(
             lambda: self.find_input(input_id, bucket)[0],
-            lambda found: with_changed_input(found, input_id, options, self._clock()),
+            lambda found: with_changed_input(found, input_id, wanted(found) if wanted else options, self._clock()),
         )
         return changed, find_input(changed, input_id)
 
@@ -234,17 +238,19 @@ class Administration:
         changed = await self._change(lambda: self.find_bucket(bucket), change)
         return changed, find_output(changed, output_id)
 
-    async def set_output(self, reference: str, bucket: str | None = None, /, **options: Any) -> tuple[Bucket, Output]:
+    async def set_output(
+        self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
+    ) -> tuple[Bucket, Output]:
         """Changes an output; options: name, description, destination, internal, disabled, lock_path, timeout, retries,
         tls_verification, headers, rules, function_id, throttle, durability, strict_order, secret, paused; what else is
-        given is kept and shown. Returns it in its bucket.
+        given is kept and shown. `wanted` gives them, where it is given. Returns it in its bucket.
 
         It is named as an input is for `set_input`.
         """
         output_id = self.find_output(reference, bucket)[1].id
         changed = await self._change(
             lambda: self.find_output(output_id, bucket)[0],
-            lambda found: with_changed_output(found, output_id, options, self._clock()),
+            lambda found: with_changed_output(found, output_id, wanted(found) if wanted else options, self._clock()),
         )
         return changed, find_output(changed, output_id)
 

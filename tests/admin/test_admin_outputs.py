@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import Any
 
 import pytest
 
 from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.model import Bucket
 from relay_tornado.wire.destination import parse
 from relay_tornado.wire.rest import bucket_document, output_document
 from tests.admin.world import OpenWorld
@@ -288,3 +290,26 @@ def test_an_error_about_a_destination_quotes_no_login() -> None:
         with pytest.raises(Invalid) as refused:
             parse(url)
         assert "hid" not in str(refused.value), url
+
+
+@pytest.mark.gen_test
+async def test_what_is_wanted_is_judged_by_what_is_written(open_world: OpenWorld) -> None:
+    """Options that follow from the bucket follow from the one that they change, also where another came first."""
+    async with open_world() as world:
+        bucket = await world.administration.create_bucket("orders")
+        _, output = await world.administration.create_output("orders", name="o")
+
+        def wanted(now: Bucket) -> dict[str, Any]:
+            return {"description": f"of {now.description}"}
+
+        for number, changed in enumerate(
+            (
+                lambda: world.administration.set_output(output.id, bucket.id, wanted),
+                lambda: world.administration.set_input(bucket.inputs[0].id, bucket.id, wanted),
+                lambda: world.administration.set_bucket(bucket.id, wanted),
+            )
+        ):
+            await asyncio.gather(world.administration.set_bucket("orders", description=f"d-{number}"), changed())
+            found = world.administration.find_bucket("orders")
+            part = (found.outputs[0], found.inputs[0], found)[number]
+            assert part.description == f"of d-{number}"

@@ -137,6 +137,9 @@ class RestHandler(JsonHandler):
         """Raises what keeps the request from being answered."""
         if self._refusal is not None:
             raise self._refusal
+        if self._has_body():
+            # Whoever might ask when its head came may have lost that while its body was on its way.
+            await self._authorize()
 
     def answer(self, document: Any, status: int = 200) -> None:
         """Finishes with a JSON document, which may be large."""
@@ -177,6 +180,10 @@ class RestHandler(JsonHandler):
             raise Invalid(f"{where}: is not UTF-8 once its %-escapes are decoded", where) from None
 
     # who asks, and for what
+
+    def _has_body(self) -> bool:
+        headers = self.request.headers
+        return "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0"
 
     async def _authorize(self) -> None:
         method = "GET" if self.request.method == "HEAD" else self.request.method or ""

@@ -12,6 +12,7 @@ from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import BucketAnswer, Deleted, DeleteQuery, InputAnswer, OutputAnswer
 from relay_tornado.handlers.rest.service import changes, shown
+from relay_tornado.model import Bucket
 from relay_tornado.wire.destination import is_public
 from relay_tornado.wire.rest import (
     BucketFields,
@@ -63,11 +64,16 @@ class BucketHandler(RestHandler):
 
     @operation("Change a bucket; what is left out stays as it is", BucketAnswer(), body=BucketFields(), statuses=(412,))
     async def put(self, bucket: str) -> None:
-        options = changes(self.token, bucket_document(self.bucket), self.document())
-        if options.get("name", self.bucket.name) != self.bucket.name and not self.token.administrator:
-            # Names are one space over all buckets: whether one is taken tells of others'.
-            raise Forbidden("only an administrator's token may rename a bucket")
-        changed = await self.rest.administration.set_bucket(self.bucket.id, **options)
+        document = self.document()
+
+        def wanted(now: Bucket) -> Document:
+            options = changes(self.token, bucket_document(now), document)
+            if options.get("name", now.name) != now.name and not self.token.administrator:
+                # Names are one space over all buckets: whether one is taken tells of others'.
+                raise Forbidden("only an administrator's token may rename a bucket")
+            return options
+
+        changed = await self.rest.administration.set_bucket(self.bucket.id, wanted)
         self.answer(shown(self.token, bucket_document(changed)))
 
     @operation("Delete a bucket and every event in it", Deleted(), query=_DELETE, statuses=(412,))
@@ -97,12 +103,17 @@ class InputHandler(RestHandler):
 
     @operation("Change an input; what is left out stays as it is", InputAnswer(), body=InputFields(), statuses=(412,))
     async def put(self, bucket: str, input: str) -> None:
+        document = self.document()
+
+        def wanted(now: Bucket) -> Document:
+            before = input_document(now.id, find_input(now, input))
+            options = changes(self.token, before, document)
+            if not self.token.administrator:
+                _check_shared(options, before)
+            return options
+
         found = find_input(self.bucket, input)
-        before = input_document(self.bucket.id, found)
-        options = changes(self.token, before, self.document())
-        if not self.token.administrator:
-            _check_shared(options, before)
-        changed, made = await self.rest.administration.set_input(found.id, self.bucket.id, **options)
+        changed, made = await self.rest.administration.set_input(found.id, self.bucket.id, wanted)
         self.answer(shown(self.token, input_document(changed.id, made)))
 
     @operation("Delete an input", Deleted(), statuses=(412,))
@@ -136,10 +147,7 @@ class OutputHandler(RestHandler):
         "Change an output; what is left out stays as it is", OutputAnswer(), body=OutputFields(), statuses=(412,)
     )
     async def put(self, bucket: str, output: str) -> None:
-        found = find_output(self.bucket, output)
-        options = changes(self.token, output_document(self.bucket.id, found), self.document())
-        changed, made = await self.rest.administration.set_output(found.id, self.bucket.id, **options)
-        self.answer(shown(self.token, output_document(changed.id, made)))
+        await _set_output(self, output, self.document())
 
     @operation("Delete an output", Deleted(), statuses=(412,))
     async def delete(self, bucket: str, output: str) -> None:
@@ -155,17 +163,24 @@ class RulesHandler(RestHandler):
 
     @operation("Set an output's rules", OutputAnswer(), body=RulesBody(), statuses=(412,))
     async def put(self, bucket: str, output: str) -> None:
-        found = find_output(self.bucket, output)
-        before = output_document(self.bucket.id, found)
-        given = changes(self.token, before, {"rules": self.document()})
-        changed, made = await self.rest.administration.set_output(found.id, self.bucket.id, **given)
-        self.answer(shown(self.token, output_document(changed.id, made)))
+        await _set_output(self, output, {"rules": self.document()})
 
     @operation("Remove an output's rules: every event goes there", OutputAnswer(), statuses=(412,))
     async def delete(self, bucket: str, output: str) -> None:
         found = find_output(self.bucket, output)
         changed, made = await self.rest.administration.delete_rules(found.id, self.bucket.id)
         self.answer(shown(self.token, output_document(changed.id, made)))
+
+
+async def _set_output(handler: RestHandler, output: str, document: dict[str, Any]) -> None:
+    """Changes an output of the handler's bucket by what was sent, and answers with it."""
+
+    def wanted(now: Bucket) -> Document:
+        return changes(handler.token, output_document(now.id, find_output(now, output)), document)
+
+    found = find_output(handler.bucket, output)
+    changed, made = await handler.rest.administration.set_output(found.id, handler.bucket.id, wanted)
+    handler.answer(shown(handler.token, output_document(changed.id, made)))
 
 
 def _check_shared(options: dict[str, Any], before: Document) -> None:

@@ -1,0 +1,104 @@
+"""A request whose body ends long after its head: what its sender may is judged when it is carried out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.handlers.raw import Raw, Reply, eventually
+from tests.handlers.rest.world import World, world
+from tests.handlers.test_ui import cookie_of
+
+
+def bearer(here: World, token: str) -> str:
+    return f"Authorization: Bearer {here.tokens[token][1]}\r\n"
+
+
+async def held(
+    here: World, method: str, path: str, body: Any, headers: str, between: Awaitable[object], *, chunked: bool = False
+) -> Reply:
+    """A request that is let in by its head; what is between happens before its last byte."""
+    data = json.dumps(body).encode() if body is not None else b""
+    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(data)}"
+    head = f"{method} {path} HTTP/1.1\r\nHost: {here.url.removeprefix('http://')}\r\n{headers}{framing}\r\n\r\n"
+    async with Raw(here.relay.port) as raw:
+        raw.send(head.encode() + data[:1])
+        if chunked:
+            await asyncio.sleep(0.2)
+        else:
+            assert here.relay._site is not None
+            rest = here.relay._site.rest
+            await eventually(lambda: rest.incoming == 1)
+        await between
+        return await raw.ask(b"0\r\n\r\n" if chunked else data[1:])
+
+
+def test_what_was_lost_meanwhile_does_not_count(tmp_path: Path) -> None:
+    """A token that is revoked makes no token, one whose scope is narrowed deletes nothing any more, also with a
+    body of no bytes; and a failure counts once."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            assert here.relay._site is not None
+            counters = here.relay._site.rest.callers.access._counters
+            administration = here.relay.administration
+            key = await here.token("gone")
+            before = counters.auth_failures
+            reply = await held(here, "POST", "/v1/tokens", {}, bearer(here, "gone"), administration.revoke_token(key))
+            assert (reply.status, len(administration.list_tokens())) == (401, 1)
+            assert counters.auth_failures == before + 1
+            await here.bucket("kept")
+            for chunked in (False, True):
+                bucket = await here.bucket(f"orders-{chunked}")
+                key = await here.token("some", buckets=["kept", bucket.id])
+                path = f"/v1/buckets/{bucket.id}?force=true"
+                narrowed = administration.set_token(key, buckets=["kept"])
+                body = None if chunked else {}
+                reply = await held(here, "DELETE", path, body, bearer(here, "some"), narrowed, chunked=chunked)
+                assert (reply.status, administration.find_bucket(bucket.id)) == (404, bucket)
+
+    asyncio.run(run())
+
+
+def test_a_session_that_ended_meanwhile(tmp_path: Path) -> None:
+    """Who signed out makes no token any more."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            cookie = await cookie_of(here)
+            headers = f"Origin: {here.url}\r\nCookie: {cookie}\r\n"
+            signed_out = here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
+            reply = await held(here, "POST", "/v1/tokens", {}, headers, signed_out)
+            assert (reply.status, len(here.relay.administration.list_tokens())) == (401, 1)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("body", [{"internal": True}, {"destination": "https://evil.example/"}])
+def test_secrets_that_came_meanwhile_are_kept(tmp_path: Path, body: dict[str, Any]) -> None:
+    """An output that got secrets while a scoped token's PUT was on its way tells and sends them to nobody else."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            administration = here.relay.administration
+            bucket = await here.bucket("orders")
+            _, output = await administration.create_output(
+                bucket.id, name="o", internal=False, destination="https://shop.example/"
+            )
+            await here.token("some", buckets=["orders"])
+            given = administration.set_output(
+                output.id, destination="https://shop.example/?key=hidden", headers={"Authorization": ["hidden"]}
+            )
+            path = f"/v1/buckets/orders/outputs/{output.id}"
+            reply = await held(here, "PUT", path, body, bearer(here, "some"), given)
+            assert reply.status == 403
+            assert b"hidden" not in reply.body
+            now = administration.find_output(output.id)[1]
+            assert (now.internal, now.destination) == (False, "https://shop.example/?key=hidden")
+
+    asyncio.run(run())
