@@ -19,7 +19,7 @@ class BinsHandler(RestHandler):
         administration = self.rest.administration
         document = bucket_document(await create_bin(administration))
         url = f"{(administration.url or '').rstrip('/')}/v1/webhooks/{document['inputs'][0]['id']}"
-        answer = {"bucket": shown(self.token, document), "url": url, "expires_at": document["expires_at"]}
+        answer = {"bucket": shown(self.token, "bucket", document), "url": url, "expires_at": document["expires_at"]}
         self.answer(answer, 201)
 
 

@@ -40,7 +40,7 @@ class BucketsHandler(RestHandler):
 
     @operation("The buckets that the token has, oldest first", BucketAnswer(many=True))
     async def get(self) -> None:
-        self.answer(shown(self.token, [bucket_document(bucket) for bucket in self.rest.buckets(self.token)]))
+        self.answer([shown(self.token, "bucket", bucket_document(each)) for each in self.rest.buckets(self.token)])
 
     @operation("Make a bucket with one input", BucketAnswer(), status=201, body=BucketFields(), statuses=(412,))
     async def post(self) -> None:
@@ -50,7 +50,7 @@ class BucketsHandler(RestHandler):
             problem = "is missing: give the bucket a name" if name is None else "must be a string"
             raise Invalid(f"name: {problem}", "name")
         bucket = await self.rest.administration.create_bucket(name, **options)
-        self.answer(shown(self.token, bucket_document(bucket)), 201)
+        self.answer(shown(self.token, "bucket", bucket_document(bucket)), 201)
 
 
 class BucketHandler(RestHandler):
@@ -60,21 +60,21 @@ class BucketHandler(RestHandler):
 
     @operation("One bucket with its inputs and outputs", BucketAnswer())
     async def get(self, bucket: str) -> None:
-        self.answer(shown(self.token, bucket_document(self.bucket)))
+        self.answer(shown(self.token, "bucket", bucket_document(self.bucket)))
 
     @operation("Change a bucket; what is left out stays as it is", BucketAnswer(), body=BucketFields(), statuses=(412,))
     async def put(self, bucket: str) -> None:
         document = self.document()
 
         def wanted(now: Bucket) -> Document:
-            options = changes(self.token, bucket_document(now), document)
+            options = changes(self.token, "bucket", bucket_document(now), document)
             if options.get("name", now.name) != now.name and not self.token.administrator:
                 # Names are one space over all buckets: whether one is taken tells of others'.
                 raise Forbidden("only an administrator's token may rename a bucket")
             return options
 
         changed = await self.rest.administration.set_bucket(self.bucket.id, wanted)
-        self.answer(shown(self.token, bucket_document(changed)))
+        self.answer(shown(self.token, "bucket", bucket_document(changed)))
 
     @operation("Delete a bucket and every event in it", Deleted(), query=_DELETE, statuses=(412,))
     async def delete(self, bucket: str) -> None:
@@ -93,7 +93,7 @@ class InputsHandler(RestHandler):
         if not self.token.administrator:
             _check_shared(options, {})
         changed, made = await self.rest.administration.create_input(self.bucket.id, **options)
-        self.answer(shown(self.token, input_document(changed.id, made)), 201)
+        self.answer(shown(self.token, "input", input_document(changed.id, made)), 201)
 
 
 class InputHandler(RestHandler):
@@ -107,14 +107,14 @@ class InputHandler(RestHandler):
 
         def wanted(now: Bucket) -> Document:
             before = input_document(now.id, find_input(now, input))
-            options = changes(self.token, before, document)
+            options = changes(self.token, "input", before, document)
             if not self.token.administrator:
                 _check_shared(options, before)
             return options
 
         found = find_input(self.bucket, input)
         changed, made = await self.rest.administration.set_input(found.id, self.bucket.id, wanted)
-        self.answer(shown(self.token, input_document(changed.id, made)))
+        self.answer(shown(self.token, "input", input_document(changed.id, made)))
 
     @operation("Delete an input", Deleted(), statuses=(412,))
     async def delete(self, bucket: str, input: str) -> None:
@@ -135,7 +135,7 @@ class OutputsHandler(RestHandler):
             # Stock clients leave out what is false, and mean a URL that the relay calls.
             options["internal"] = not is_public(options.get("destination"))
         changed, made = await self.rest.administration.create_output(self.bucket.id, **options)
-        self.answer(shown(self.token, output_document(changed.id, made)), 201)
+        self.answer(shown(self.token, "output", output_document(changed.id, made)), 201)
 
 
 class OutputHandler(RestHandler):
@@ -169,18 +169,18 @@ class RulesHandler(RestHandler):
     async def delete(self, bucket: str, output: str) -> None:
         found = find_output(self.bucket, output)
         changed, made = await self.rest.administration.delete_rules(found.id, self.bucket.id)
-        self.answer(shown(self.token, output_document(changed.id, made)))
+        self.answer(shown(self.token, "output", output_document(changed.id, made)))
 
 
 async def _set_output(handler: RestHandler, output: str, document: dict[str, Any]) -> None:
     """Changes an output of the handler's bucket by what was sent, and answers with it."""
 
     def wanted(now: Bucket) -> Document:
-        return changes(handler.token, output_document(now.id, find_output(now, output)), document)
+        return changes(handler.token, "output", output_document(now.id, find_output(now, output)), document)
 
     found = find_output(handler.bucket, output)
     changed, made = await handler.rest.administration.set_output(found.id, handler.bucket.id, wanted)
-    handler.answer(shown(handler.token, output_document(changed.id, made)))
+    handler.answer(shown(handler.token, "output", output_document(changed.id, made)))
 
 
 def _check_shared(options: dict[str, Any], before: Document) -> None:

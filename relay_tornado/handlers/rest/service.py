@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.consumers import ConsumerAdministration
@@ -79,17 +79,21 @@ class Rest:
         return bucket
 
 
-def shown(token: Token, document: Any) -> Any:
-    """A bucket's, input's or output's document, or a list of them, as the token may see it.
+Kind: TypeAlias = Literal["bucket", "input", "output"]
+"""Of what a document is."""
+
+
+def shown(token: Token, kind: Kind, document: Document) -> Document:
+    """A bucket's, input's or output's document as the token may see it.
 
     Secrets are there for an administrator's token only: a bucket's `auth`, an input's `verify`, an output's `secret`,
     the keys in rules; of a public output the login and the query of its destination, and headers whose names say that
     they are secret.
     """
-    return document if token.administrator else _without_secrets(document)
+    return document if token.administrator else _CLEARED[kind](document)
 
 
-def changes(token: Token, before: Any, given: dict[str, Any]) -> dict[str, Any]:
+def changes(token: Token, kind: Kind, before: Document, given: dict[str, Any]) -> dict[str, Any]:
     """What a client wants changed: what it sent, less what it only read and sent back.
 
     A token to which the secrets were not shown sends them back empty, and must not clear them by that. `before` is
@@ -98,42 +102,66 @@ def changes(token: Token, before: Any, given: dict[str, Any]) -> dict[str, Any]:
     """
     if token.administrator:
         return given
-    seen = _without_secrets(before)
-    if before.get("internal") is False:
+    seen = _CLEARED[kind](before)
+    if kind == "output" and not before["internal"]:
         given = _with_masked(before, seen, given)
     wanted = {name: value for name, value in given.items() if name not in seen or value != seen[name]}
-    for name, parts in _KEPT.items():
-        if isinstance(wanted.get(name), dict):
-            wanted[name] = {part: each for part, each in wanted[name].items() if each or part not in parts}
+    name, parts = _KEPT.get(kind, ("", ()))
+    if isinstance(wanted.get(name), dict):
+        wanted[name] = {part: each for part, each in wanted[name].items() if each or part not in parts}
     return wanted
 
 
 _SECRET_HEADER: Final = re.compile("auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
 """What the names of headers have in them whose values are nobody else's business."""
-_KEPT: Final = {"auth": ("password", "token"), "verify": ("secrets",)}
-_SECRETS: Final = {"auth": ("password", "token"), "match": ("secret",)}
+_KEPT: Final[Mapping[Kind, tuple[str, tuple[str, ...]]]] = {
+    "bucket": ("auth", ("password", "token")),
+    "input": ("verify", ("secrets",)),
+}
+"""Which parts of which field stay as they are where they come back empty."""
 
 
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_secrets(each) for each in value]
-    if not isinstance(value, dict):
-        return value
-    cleared = {name: _without_secrets(each) for name, each in value.items()}
-    for name, parts in _SECRETS.items():
-        if isinstance(cleared.get(name), dict):
-            cleared[name] = {**cleared[name], **{part: "" for part in parts if cleared[name].get(part)}}
-    if "destination" in cleared and cleared.get("secret"):
-        cleared["secret"] = ""
-    if cleared.get("internal") is False:
-        cleared["destination"] = masked(cleared["destination"])
+def _clear_bucket(document: Document) -> Document:
+    return {
+        **document,
+        "auth": {**document["auth"], "password": "", "token": ""},
+        "inputs": [_clear_input(each) for each in document["inputs"]],
+        "outputs": [_clear_output(each) for each in document["outputs"]],
+    }
+
+
+def _clear_input(document: Document) -> Document:
+    verify = document["verify"]
+    return document if verify is None else {**document, "verify": {**verify, "secrets": []}}
+
+
+def _clear_output(document: Document) -> Document:
+    cleared = {**document, "secret": "", "rules": _clear_rules(document["rules"])}
+    if not document["internal"]:
+        cleared["destination"] = masked(document["destination"])
         cleared["headers"] = {
             name: [MASK] * len(values) if _SECRET_HEADER.search(name) else values
-            for name, values in cleared["headers"].items()
+            for name, values in document["headers"].items()
         }
-    if isinstance(cleared.get("verify"), dict):
-        cleared["verify"] = {**cleared["verify"], "secrets": []}
     return cleared
+
+
+def _clear_rules(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_clear_rules(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    cleared = {name: _clear_rules(each) for name, each in value.items()}
+    match = cleared.get("match")
+    return {**cleared, "match": {**match, "secret": ""}} if isinstance(match, dict) and match.get("secret") else cleared
+
+
+_CLEARED: Final[Mapping[Kind, Callable[[Document], Document]]] = {
+    "bucket": _clear_bucket,
+    "input": _clear_input,
+    "output": _clear_output,
+}
+"""By its kind the document without its secrets. All else is anybody's own, and stays as it is."""
 
 
 def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dict[str, Any]:

@@ -310,6 +310,47 @@ def test_secrets_are_shown_to_administrators_only(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_what_is_only_kept_is_shown_as_it_is(tmp_path: Path) -> None:
+    """Whatever a field looks like that the relay does not know: to others it is shown as it came, and what it is beside
+    is still without its secrets."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            things = await populate(here, 0)
+            path = f"/v1/buckets/{things['bucket']}"
+            like = {"internal": False, "destination": 1, "secret": "s", "auth": {"password": "p"}, "verify": 2}
+            for where, body in (
+                (
+                    path,
+                    {"internal": False, "meta": like, "auth": {"type": "basic", "username": "u", "password": "hid"}},
+                ),
+                (
+                    f"{path}/inputs/{things['input']}",
+                    {"internal": False, "outputs": [like], "verify": {"provider": "github", "secrets": ["hid"]}},
+                ),
+                (
+                    f"{path}/outputs/{things['public']}",
+                    {
+                        "verify": like,
+                        "throttle": {"internal": False},
+                        "secret": "whsec_hid0",
+                        "headers": {"X-Key": "hid"},
+                    },
+                ),
+            ):
+                assert (await here.call("PUT", where, body)).status == 200
+            (listed,) = (await here.call("GET", "/v1/buckets", token="scoped with API")).document
+            whole = (await here.call("GET", path, token="scoped with API")).document
+            assert listed == whole
+            assert "hid" not in str(whole)
+            output = next(each for each in whole["outputs"] if each["id"] == things["public"])
+            assert (whole["internal"], whole["meta"]) == (False, like)
+            assert (whole["inputs"][0]["internal"], whole["inputs"][0]["outputs"]) == (False, [like])
+            assert (output["verify"], output["throttle"]) == (like, {"internal": False})
+
+    asyncio.run(run())
+
+
 def test_what_a_public_output_sends_is_masked(tmp_path: Path) -> None:
     """The login and the query of its destination and headers that look secret: others read `***`, may send that back
     without a change, and get at nothing by changing something else."""
