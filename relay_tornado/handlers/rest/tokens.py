@@ -16,7 +16,8 @@ from relay_tornado.wire.rest import MAX_TIME, Document, Text, load
 
 
 class ScopesBody(StockFields):
-    """`buckets` holds names or ids; an empty list is every bucket. `tunnels` is only kept and shown."""
+    """`buckets` holds names or ids; an empty list is every bucket, null is as if it were left out. `tunnels` is only
+    kept and shown."""
 
     buckets = fields.List(Text(1_000), allow_none=True)
     tunnels = fields.List(
@@ -137,7 +138,7 @@ def _options(document: dict[str, Any]) -> Document:
     if given.get("api_access"):
         options["api_access"] = given["api_access"] == "enabled"
     scopes = given.get("scopes") or {}
-    if "buckets" in scopes:
+    if scopes.get("buckets") is not None:  # null is what clients send that mean to leave it as it is
         options["buckets"] = scopes["buckets"] or None
     if "tunnels" in scopes:
         options["tunnels"] = scopes["tunnels"] or []

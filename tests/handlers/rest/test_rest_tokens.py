@@ -39,6 +39,10 @@ def test_make_change_and_revoke(tmp_path: Path) -> None:
             for tunnels in (["t-3"], None):
                 changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": {"tunnels": tunnels}})
                 assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": tunnels or []}
+            # Only an empty list is every bucket: null leaves the scope as it is.
+            for scopes in ({"buckets": None, "tunnels": None}, {}, None):
+                changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": scopes})
+                assert changed.document["scopes"]["buckets"] == [bucket.id]
             assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 1
             assert (await here.call("PUT", f"/v1/tokens/{key}", {"api_access": "disabled"})).status == 200
             assert (await here.call("GET", "/v1/buckets", token="worker")).status == 403
