@@ -1,7 +1,8 @@
 """Who asks: by what an Authorization header says, or by the session that a cookie names.
 
-A cookie comes along whoever's page makes the browser ask, so what it vouches for has to come from the relay's own page:
-the browser's Sec-Fetch-Site and Origin say so, and whatever may change something needs the Origin.
+A cookie, and a password that a browser remembers, come along whoever's page makes the browser ask, so what they vouch
+for may not come from another site's page: the browser's Sec-Fetch-Site and Origin say so. Whatever may change something
+by a cookie needs the Origin.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ class Callers:
         self._public = _origin(public_url)
 
     def caller(self, request: HTTPServerRequest) -> Caller:
-        """Who makes this request. Raises Unauthorized, and Forbidden for a cookie that another site's page sends."""
+        """Who makes this request. Raises Unauthorized, and Forbidden where another site's page sends it."""
         header = request.headers.get("Authorization", "")
         sent = None if header or self.sessions is None else cookie(request)
+        if header or sent is not None:
+            self.refuse_foreign_page(request)
         if sent is None or self.sessions is None:
             key, secret = credentials(header)
             return Caller(self.access.authenticate(key, secret), hash_secret(secret))
-        self.refuse_foreign_page(request)
         if request.method not in _SAFE:
             self.refuse_without_origin(request)
         session, token = self.sessions.find(sent)
