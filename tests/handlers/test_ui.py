@@ -192,6 +192,27 @@ def test_guessing_is_slow(tmp_path: Path) -> None:
     run(steps())
 
 
+def test_no_link_takes_events_out(tmp_path: Path) -> None:
+    """What is drained by a cookie is drained by the page itself, as Origin says; reading behind a cursor is free."""
+
+    async def steps() -> None:
+        async with world(tmp_path) as here:
+            bucket = await here.bucket("orders")
+            await here.send(bucket)
+            cookie = {"Cookie": await cookie_of(here)}
+            drain, read = "/v1/events?bucket=orders", "/v1/events?bucket=orders&cursor="
+            for site in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}):
+                assert (await here.fetch("GET", drain, None, {**cookie, **site})).code == 403
+                for method, path in (("HEAD", drain), ("GET", read)):
+                    assert (await here.fetch(method, path, None, {**cookie, **site})).code == 200
+            answer = await here.fetch("GET", drain, None, {**cookie, "Origin": here.url})
+            assert len(json.loads(answer.body)["logs"]) == 1
+            await here.send(bucket)
+            assert len((await here.call("GET", drain)).document["logs"]) == 1
+
+    run(steps())
+
+
 ORIGINS = [
     # Origin, Sec-Fetch-Site, the status of GET, and that of a change
     ("{own}", "same-origin", 200, 201),

@@ -16,7 +16,7 @@ from tornado.web import stream_request_body
 from relay_tornado.errors import Forbidden, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.credentials import challenges
+from relay_tornado.handlers.credentials import Caller, challenges
 from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.handlers.rest.service import Rest
@@ -71,13 +71,15 @@ def operation(summary: str, answer: Schema | None, **details: Any) -> Callable[[
 
 @stream_request_body
 class RestHandler(JsonHandler):
-    """One path of the API. `token` is who asks, `bucket` the one that the path names, itself or by an event's id."""
+    """One path of the API. `caller` is who asks, `token` theirs, `bucket` the one that the path names, itself or by an
+    event's id."""
 
     PATH: ClassVar[str]
     """As in scopes.py: its parameters in braces become the methods' arguments."""
     MAX_BODY: ClassVar[int] = 2 * MIB
     """Bytes: an input's static body of 250 KB may be six times as long in JSON."""
 
+    caller: Caller
     token: Token
     bucket: Bucket
 
@@ -190,7 +192,8 @@ class RestHandler(JsonHandler):
         need = NEEDS[method, self.PATH]
         if need is Need.NOTHING:
             return
-        self.token = self.rest.callers.caller(self.request).token
+        self.caller = self.rest.callers.caller(self.request)
+        self.token = self.caller.token
         if need is not Need.ANSWER and not self.token.api_access:
             raise Forbidden("this token has no API access: it can only connect, and answer events")
         if need is Need.ADMINISTRATOR and not self.token.administrator:

@@ -272,6 +272,9 @@ class EventsHandler(RestHandler):
         given = self.query(_EVENT_QUERY)
         cursor = given.pop("cursor")
         if cursor is None and self.request.method != "HEAD":
+            if self.caller.session is not None:
+                # It takes events out, and a link from anywhere makes a browser ask with the cookie.
+                self.rest.callers.refuse_without_origin(self.request)
             page = await self.rest.logs.drain(self.token, **given)
         else:
             page = await self.rest.logs.page(self.token, **given, cursor=cursor or "")
