@@ -214,6 +214,7 @@ def test_a_static_answer() -> None:
             "Content-Length": ["1"],
             "Transfer-Encoding": ["chunked"],
             "Set-Cookie": ["a=b"],
+            "Clear-Site-Data": ['"*"'],
             "content-security-policy": ["default-src *"],
             "X-Split": ["a\r\nX-Evil: 1", "b\x00", "fine"],
             "Bad Name": ["x"],

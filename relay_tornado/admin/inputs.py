@@ -79,7 +79,10 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     if "name" in given and not given["name"].strip():
         raise Invalid("name: is empty: give the input a name", "name")
     if "headers" in given:
-        given["headers"] = check_headers(given["headers"] or {})
+        headers = given["headers"] or {}
+        # What was taken before may be sent back as it was.
+        as_it_was = headers == {name: list(values) for name, values in before.headers.items()}
+        given["headers"] = before.headers if as_it_was else check_headers(headers)
     if "custom_domain" in given:
         given["custom_domain"] = _domain(given["custom_domain"])
     if "path_prefix" in given:

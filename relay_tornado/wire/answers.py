@@ -21,12 +21,14 @@ _FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "no
 NOT_CONFIGURABLE = frozenset(
     (
         *HOP_BY_HOP,
-        *("connection", "content-length", "date", "set-cookie"),
+        *("connection", "content-length", "date"),
+        *("set-cookie", "set-cookie2", "clear-site-data", "strict-transport-security", "alt-svc", "nel", "report-to"),
+        *("reporting-endpoints", "service-worker-allowed", "www-authenticate", "refresh"),
         *(name.lower() for name, _ in _FENCE),
     )
 )
 """Header names (in lower case) that no configuration and no client can give an answer: those of the connection, the
-relay's own, and what would set state in a browser."""
+relay's own, and what would set state in a browser, or lead it away: for a browser an answer is the relay's page."""
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 

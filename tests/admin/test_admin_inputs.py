@@ -1,5 +1,6 @@
 """What an input answers to its senders."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -33,7 +34,23 @@ async def test_an_answer_is_set(open_world: OpenWorld) -> None:
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("name", [*sorted(NOT_CONFIGURABLE), "Set-Cookie", "CONNECTION"])
+async def test_a_header_that_was_taken_before(open_memory: OpenWorld) -> None:
+    """One that can't be set any more stays in its input, and may be sent back as it was, but goes to no sender."""
+    async with open_memory() as world:
+        bucket = await world.administration.create_bucket("orders")
+        (old,) = bucket.inputs
+        old = dataclasses.replace(old, headers={"Refresh": ("1",), "X-A": ("b",)})
+        await world.registry.put("bucket", bucket.id, dataclasses.replace(bucket, inputs=(old,)))
+        sent = input_document(bucket.id, old)["headers"]
+        _, changed = await world.administration.set_input("orders", headers=sent, body="x")
+        assert (changed.headers, changed.body) == (old.headers, "x")
+        assert b"Refresh" not in static_answer(changed).encode()
+        with pytest.raises(Invalid, match="Refresh"):
+            await world.administration.set_input("orders", headers={**sent, "X-A": ["c"]})
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("name", [*sorted(NOT_CONFIGURABLE), "Set-Cookie", "CONNECTION", "Clear-Site-Data"])
 async def test_refused_headers(open_memory: OpenWorld, name: str) -> None:
     """A header that is the connection's, the relay's own, or sets state in a browser is refused by its name."""
     async with open_memory() as world:

@@ -125,6 +125,7 @@ async def test_the_answer_over_the_socket(folder: Path | None) -> None:
             "Content-Type": "application/json", "X-Many": ["1", "2"], "Set-Cookie": "a=b", "Content-Length": "999",
             "Transfer-Encoding": "chunked", "Connection": "X-Named", "X-Named": "x", "X-Split": "a\r\nB: c",
             "bad name": "x", "Content-Security-Policy": "default-src *", "X-Unicode": "é",
+            "clear-site-data": '"*"',
         }  # fmt: skip
         await client.say(
             {"action": "respond", "id": event["meta"]["id"], "status": 418, "headers": headers, "body": '{"é": 1}'}
