@@ -174,7 +174,8 @@ def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dic
             "destination",
         )
     headers, kept = _unmasked(before["headers"], given.get("headers", seen["headers"]))
-    if given.get("internal") is True and (kept or (as_it_was and destination != before["destination"])):
+    keeps = kept or (as_it_was and destination != before["destination"])
+    if given.get("internal") is True and keeps:
         raise Forbidden(
             "clients would be told the secrets in its destination or its headers, which you may not see: write them "
             "anew together with internal"
@@ -184,7 +185,20 @@ def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dic
             "another host would be sent the secrets in its headers, which you may not see: write the headers anew "
             "together with the destination"
         )
+    insecure = given.get("tls_verification") is False and before["tls_verification"]
+    if keeps and (insecure or _hosts(headers) != _hosts(before["headers"])):
+        raise Forbidden(
+            "with another Host, or without tls_verification, others could be sent the secrets in its destination or "
+            "its headers, which you may not see: write them anew together with that"
+        )
     return {**given, "headers": headers} if "headers" in given else given
+
+
+def _hosts(headers: Any) -> list[Any]:
+    """What a Host header says, in whatever form it was sent."""
+    found = headers.items() if isinstance(headers, dict) else ()
+    values = [value for name, value in found if name.lower() == "host"]
+    return [each for value in values for each in (value if isinstance(value, list) else [value])]
 
 
 def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:

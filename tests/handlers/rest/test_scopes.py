@@ -400,13 +400,24 @@ def test_what_a_public_output_sends_is_masked(tmp_path: Path) -> None:
                 ({"destination": "https://evil.example/"}, 403),
                 ({"destination": "https://evil.example/", "headers": seen["headers"]}, 403),
                 ({"destination": "http://shop.example:8443/"}, 403),
+                ({"headers": {**seen["headers"], "host": "evil.example"}}, 403),
+                ({"headers": {"Host": ["evil.example"]}}, 403),
+                ({"tls_verification": False}, 403),
             ):
                 answer = await put(**fields)
                 assert answer.status == status, (fields, answer.document)
                 assert await stored() == (url, headers)
             assert (await put(destination="https://shop.example:8443/other")).status == 200
             assert await stored() == ("https://shop.example:8443/other", headers)
-            assert (await put(destination="https://mine.example/", headers={"X-Kind": ["c"]})).status == 200
+            # An administrator's Host stays, and may be sent back; others change it together with all that is secret.
+            hosted = {**headers, "Host": ["shop.internal"]}
+            assert (await here.call("PUT", path, {"headers": hosted, "tls_verification": False})).status == 200
+            back = {**seen["headers"], "X-Kind": ["b"], "Host": "shop.internal"}
+            assert (await put(headers=back, tls_verification=False)).status == 200
+            assert await stored() == ("https://shop.example:8443/other", {**headers, "Host": ["shop.internal"]})
+            assert (await put(headers=seen["headers"])).status == 403
+            mine = {"X-Kind": ["c"], "Host": ["mine.example"]}
+            assert (await put(destination="https://mine.example/", headers=mine, tls_verification=False)).status == 200
             assert (await put(internal=True)).status == 200
 
     asyncio.run(run())
