@@ -91,7 +91,8 @@ def _changed_retention(before: Retention, given: Mapping[str, Any]) -> Retention
             "choose more",
             "retention.hard_max_bytes",
         )
-    if given.get("hard_max_bytes") is not None and not keep.wait_for_consumers:
+    # What is there, of a bucket that waits no longer, may be sent back.
+    if hard not in (None, before.hard_max_bytes) and not keep.wait_for_consumers:
         raise Invalid(
             "retention.hard_max_bytes: does nothing without wait_for_consumers: set both", "retention.hard_max_bytes"
         )

@@ -7,6 +7,7 @@ import pytest
 
 from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, Unavailable, Unknown
 from relay_tornado.model import DAY, BucketAuth, Dedupe, Retention
+from relay_tornado.wire.rest import bucket_document
 from tests.admin.world import OpenWorld, event
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
@@ -239,6 +240,21 @@ async def test_what_is_left_out_stays(open_world: OpenWorld) -> None:
         switched = await world.administration.set_bucket("orders", auth={"type": "token", "token": "t"})
         assert switched.auth == BucketAuth("token", token="t")
         assert (await world.administration.set_bucket("orders", auth={"type": "none"})).auth == BucketAuth()
+
+
+@pytest.mark.gen_test
+async def test_retention_is_sent_back_as_it_was(open_world: OpenWorld) -> None:
+    """hard_max_bytes stays when a bucket waits for consumers no longer, and is refused only where it changes."""
+    async with open_world() as world:
+        await world.administration.create_bucket(
+            "orders", retention={"wait_for_consumers": True, "hard_max_bytes": 1 << 40}
+        )
+        now = await world.administration.set_bucket("orders", retention={"wait_for_consumers": False})
+        shown = bucket_document(now)["retention"]
+        assert shown["hard_max_bytes"] == 1 << 40
+        assert await world.administration.set_bucket("orders", retention=shown) == now
+        with pytest.raises(Invalid, match="wait_for_consumers"):
+            await world.administration.set_bucket("orders", retention={**shown, "hard_max_bytes": 1 << 41})
 
 
 @pytest.mark.gen_test
