@@ -40,7 +40,7 @@ from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, stat
 
 PREFIX = b"/v1/webhooks/"
 DELIVERY_IDS = ("X-GitHub-Delivery", "webhook-id", "Idempotency-Key", "X-Shopify-Webhook-Id")
-"""The headers that dedupe "auto" looks for, in this order; the first that is there decides."""
+"""The headers that dedupe "auto" looks for, in this order; the first that is there, and not empty, decides."""
 
 MOST_METHOD = 40
 """Characters of a method. It is no part of an event's size, so it must be small."""
@@ -164,8 +164,8 @@ class _Door:
         """What a repeat is recognised by, the body still to come; None where it is not."""
         for name, pattern in self.dedupe_headers:
             match = pattern.search(headers)
-            if match is not None:
-                value = match[1].strip(_BLANKS)
+            value = b"" if match is None else match[1].strip(_BLANKS)
+            if value:
                 return _framed(self.input.id.encode(), method.encode(), path, query, name, value)
         return None
 

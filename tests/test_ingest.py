@@ -518,7 +518,7 @@ def test_what_makes_a_repeat() -> None:
 
 
 def test_no_dedupe_without_its_header() -> None:
-    """Where the header is missing, or the bucket does not ask, or asks for another one, every webhook is an event."""
+    """Where the header is missing or empty, or the bucket does not ask, or asks for another one, all are events."""
     named = dataclasses.replace(BUCKET, dedupe=Dedupe("X-Event.Id", 60))
 
     async def check() -> None:
@@ -527,6 +527,10 @@ def test_no_dedupe_without_its_header() -> None:
         assert await digests(AUTO, {"headers": b"X-Delivery: 1\r\n"}) == [None]
         assert await digests(named, delivery, {"headers": b"X-EventXId: 1\r\n"}) == [None, None]
         assert await digests(named, {"headers": b"x-event.id: 1\r\n"}) != [None]
+        assert await digests(named, {"headers": b"x-event.id: \t\r\n"}) == [None]
+        empty = {"headers": b"X-GitHub-Delivery:\r\nIdempotency-Key: 1\r\n"}
+        assert await digests(AUTO, {"headers": b"X-GitHub-Delivery:\r\n"}) == [None]
+        assert await digests(AUTO, empty) == await digests(AUTO, {"headers": b"Idempotency-Key: 1\r\n"}) != [None]
 
     run(check)
 
