@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Any, Final
 
 import msgspec
@@ -15,10 +16,11 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
-    """The JSON object that a body is; clients may leave the Content-Type out, or give another one.
+    """The JSON object that a body is; clients may leave the Content-Type out, or give another one, and send a BOM.
 
     Raises Invalid, and WrongType where the Content-Type names another form.
     """
+    body = body.removeprefix(BOM_UTF8)
     try:
         document = _plain(msgspec.json.decode(body), MAX_DEPTH)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
