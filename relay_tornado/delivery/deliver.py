@@ -50,6 +50,7 @@ class Delivery:
         "_shared",
         "_started",
         "_task",
+        "_untold",
         "apart",
         "busy",
         "extended",
@@ -86,6 +87,8 @@ class Delivery:
         self._joining: dict[BucketId, Position] = {}
         self._replaying: dict[BucketId, None] = {}
         self._notices: list[bytes] = []
+        # The gaps among the notices, by bucket.
+        self._untold: dict[BucketId, list[Gap]] = {}
         self.kept: Kept | None = None
         if keeper is not None:
             most = subscription.request.max_in_flight
@@ -136,6 +139,10 @@ class Delivery:
         """What was written, by bucket: nothing of a new bucket that has not been placed yet."""
         joining = {bucket_id: Reached(0) for bucket_id, position in self._joining.items() if position == Earliest()}
         return joining | {place.bucket_id: Reached(place.seq, place.output) for place in self._places.values()}
+
+    def untold(self, bucket_id: BucketId) -> Sequence[Gap]:
+        """The gaps of a bucket that were passed over, and that nothing written has told yet."""
+        return self._untold.get(bucket_id, ())
 
     def reached(self) -> Mapping[BucketId, str]:
         """By bucket, the id of the last event written or passed over. Not of a bucket of whose next event some copies
@@ -262,6 +269,7 @@ class Delivery:
         """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
         parts = [*self._notices, *data]
         self._notices.clear()
+        self._untold.clear()
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         written = self.outlet.write(whole)
         if self.kept is not None:
@@ -568,8 +576,10 @@ class Delivery:
 
     def _tell_gap(self, bucket_id: BucketId, gap: Gap) -> None:
         self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
-        if self.kept is not None and self.extended:
-            self.kept.tell(bucket_id)
+        if self.extended:
+            self._untold.setdefault(bucket_id, []).append(gap)
+            if self.kept is not None:
+                self.kept.tell(bucket_id)
 
     def _fail(self, reason: str, error: Exception) -> None:
         self.end()

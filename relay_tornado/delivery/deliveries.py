@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from relay_tornado.counters import Counters
@@ -19,10 +20,10 @@ from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, not_found
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone, Conflict, Unavailable
-from relay_tornado.log.consumers import Key
+from relay_tornado.log.consumers import Key, span
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
-from relay_tornado.model import Bucket, BucketId, Event, Token
+from relay_tornado.model import Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rules import Rules
 from relay_tornado.settings import Settings
@@ -112,12 +113,13 @@ class Deliveries:
                 raise Unavailable(str(error)) from None
             raise
         delivery.take(placements, replaces)
-        if replaces is not None:
-            replaces.end()
         for placement in placements:
             if placement.gap is not None and placement.ledger is None:
                 # A consumer's gaps are counted when it meets them.
                 self._counters.gaps[placement.gap.reason] += 1
+        if replaces is not None:
+            replaces.end()
+            placements = [_with_untold(placement, replaces, request, kept) for placement in placements]
         found = {placement.bucket.id: placement for placement in placements}
         answers: dict[str, dict[str, Any]] = {}
         for name, bucket in wanted.items():
@@ -202,6 +204,20 @@ class Deliveries:
             self._directory.forget(key)
         else:
             self._dispatcher.wake(key)
+
+
+def _with_untold(
+    placement: Placement, before: Delivery, request: control.Subscribe, kept: Mapping[BucketId, Reached]
+) -> Placement:
+    """A placement with what the delivery before it had passed over and not told, where it goes on from there."""
+    bucket, gap = placement.bucket, placement.gap
+    untold, reached = before.untold(bucket.id), kept.get(bucket.id)
+    asked = request.position(bucket.id, bucket.name)
+    if not untold or reached is None or not (asked is None or isinstance(asked, Cursor)):
+        return placement
+    if placement.reached == reached or (gap is not None and gap.from_seq == reached.seq + 1):
+        return replace(placement, gap=span(untold if gap is None else [*untold, gap]))
+    return placement
 
 
 def _answer(placement: Placement, keeper: Keeper | None) -> dict[str, Any]:

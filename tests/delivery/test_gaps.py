@@ -1,9 +1,11 @@
 """relay_tornado/delivery: what a subscriber is told of events that are not there any more."""
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.model import Retention
+from relay_tornado.model import Event, Retention
 from tests.delivery.world import Reader, World, quiet, run, until
 
 
@@ -150,5 +152,78 @@ def test_a_kept_position_may_be_overtaken_too() -> None:
         await world.log.trim("id-orders", Retention(max_events=2), None)
         _, _, (answer,) = await world.subscribe("orders", replaces=first, extended=True)
         assert answer["gap"] == {"from": 1, "to": 3, "count": 3, "reason": "retention"}
+
+    run(test)
+
+
+async def _untold(world: World) -> tuple[Reader, Any, asyncio.Event]:
+    """A subscriber of ten events that has met a gap, 1 to 8, and waits for what to write behind it, until the event
+    is set."""
+    await world.bucket()
+    await world.append(10)
+    reader, delivery, _ = await world.subscribe("orders", since="earliest", extended=True, start=False)
+    await world.log.trim("id-orders", Retention(max_events=2), None)
+    gate = asyncio.Event()
+    whole = world.log.read
+
+    async def slow(bucket_id: str, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+        if after >= 8:
+            await gate.wait()
+        return await whole(bucket_id, after, limit, max_bytes)
+
+    world.log.read = slow  # type: ignore[method-assign]
+    world.log.peek = lambda *_: None  # type: ignore[method-assign,assignment,return-value]
+    delivery.start()
+    await quiet()
+    return reader, delivery, gate
+
+
+def test_a_gap_that_was_not_written_yet_is_in_the_second_answer() -> None:
+    """A subscribe that comes before the next write goes on behind the gap, and says so."""
+
+    async def test() -> None:
+        world = World()
+        reader, first, gate = await _untold(world)
+        second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
+        await quiet()
+        gate.set()
+        _, delivery, (answer,) = await second
+        assert answer["gap"] == {"from": 1, "to": 8, "count": 8, "reason": "retention"}
+        await until(lambda: reader.seqs() == [9, 10])
+        # It was told, and is told once.
+        _, _, (answer,) = await world.subscribe("orders", reader=reader, replaces=delivery, extended=True)
+        assert answer["recovered"]
+
+    run(test)
+
+
+def test_a_gap_of_another_position_is_not_told() -> None:
+    """Who asks for another place has nothing to do with what was passed over before."""
+
+    async def test() -> None:
+        world = World()
+        reader, first, gate = await _untold(world)
+        second = world.subscribe("orders", reader=reader, replaces=first, extended=True, since="latest")
+        asking = asyncio.create_task(second)
+        await quiet()
+        gate.set()
+        _, _, (answer,) = await asking
+        assert answer["recovered"]
+
+    run(test)
+
+
+def test_a_gap_that_grows_before_the_second_answer_is_told_whole() -> None:
+    """What left meanwhile is in it, too."""
+
+    async def test() -> None:
+        world = World()
+        reader, first, gate = await _untold(world)
+        second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
+        await quiet()
+        await world.log.trim("id-orders", Retention(max_events=1), None)
+        gate.set()
+        _, _, (answer,) = await second
+        assert answer["gap"] == {"from": 1, "to": 9, "count": 9, "reason": "retention"}
 
     run(test)
