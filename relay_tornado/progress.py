@@ -105,11 +105,12 @@ class Changes:
 
 
 class Missed(NamedTuple):
-    """What a trim took away: seqs that were parked or out, which are dead now, and ranges (from, to, both in it) of
-    those that were never taken."""
+    """What a trim took away: seqs that were parked or out, which are dead now, ranges (from, to, both in it) of those
+    that were never taken, and those of the first that were taken and never tried."""
 
     started: Sequence[int]
     fresh: Sequence[tuple[int, int]]
+    untried: Sequence[int] = ()
 
     def __bool__(self) -> bool:
         return bool(self.started or self.fresh)
@@ -344,6 +345,7 @@ class Progress:
         fresh = self._never_taken(first)
         started = sorted({taken.seq for taken in out} | {seq for seq in self.parked if seq < first})
         attempts = {taken.seq: taken.attempt for taken in out}
+        untried = sorted(seq for seq in attempts if seq not in self._tried and seq not in self.parked)
         for taken in out:
             self._came_back(taken)
             self._gone[taken.seq] = taken
@@ -352,7 +354,7 @@ class Progress:
             self._bury(seq, attempts.get(seq, 0 if one is None else one.attempts), now, RETENTION)
         if self.floor < first - 1:
             self._raise(first - 1)
-        return Missed(started, fresh)
+        return Missed(started, fresh, untried)
 
     def lose(self, head: int) -> bool:
         """The log ends at `head` again: what came after it was lost, and other events will have its seqs. What is out

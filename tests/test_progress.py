@@ -190,6 +190,7 @@ def test_what_a_log_lets_go_is_told() -> None:
     progress.release(four)
     missed = progress.trim(9, 7.0)
     assert (list(missed.started), list(missed.fresh)) == ([1, 3], [(4, 8)])
+    assert list(missed.untried) == [1], "it was taken, and nobody was given it"
     assert missed
     changes = stored(progress)
     assert changes.floor == 8

@@ -471,6 +471,8 @@ class Delivery:
             self.leave(place.bucket_id)
             return
         if place.open and not self._ended:
+            if self.kept is not None:
+                self.kept.overtaken(place.bucket_id, bounds.first)
             reason, first = lost.reason, lost.first
             if reason == "retention" and place.seq + 1 >= bounds.first:
                 # What retention removed lies below the log's first event; within the log it is damage.

@@ -134,6 +134,13 @@ class Kept:
                 self._receipts.begin(held)
         return True
 
+    def overtaken(self, bucket_id: BucketId, first: int) -> None:
+        """The bucket's log holds nothing below `first`, and not all of it was given: a consumer by receipt met a
+        gap."""
+        held = self.held.get(bucket_id)
+        if held is not None and not held.ledger.gone and not held.moved_away():
+            held.ledger.trim(first)
+
     def settle(self, request: Ack | Nak) -> bool:
         """Carries out what the client says of an event. False where it has no such event."""
         if isinstance(request, Ack):

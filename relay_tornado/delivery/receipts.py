@@ -8,6 +8,7 @@ Invariants:
 - The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek counts for nothing,
   nor does one that comes when the connection has left the consumer: nobody tells it then that there was a seek.
 - A position counts by whole events: all copies are out.
+- What left the log is no gap while a connection that was given it may still say that it was read.
 - A connection has few pings unanswered, and each names only what moved since the one before it. One clock serves all
   connections, and looks at those alone whose bucket has something new, or that are not done yet.
 """
@@ -18,6 +19,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from relay_tornado.delivery.dispatch import Place
@@ -134,6 +136,7 @@ class Receipts:
         called when somebody else has moved or deleted it."""
         held = Held(receipt, ledger, place, ledger.watch(moved))
         self._held.setdefault(place.bucket_id, {})[held] = None
+        ledger.given = partial(self._given, ledger)
         self._active[held] = None
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
@@ -151,6 +154,7 @@ class Receipts:
             if not those:
                 del self._held[bucket_id]
                 self._heads.pop(bucket_id, None)
+        held.ledger.leave()
         if not self._held and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -163,6 +167,11 @@ class Receipts:
     def connections(self, ledger: Ledger) -> int:
         """How many connections move this consumer now."""
         return sum(held.ledger is ledger for held in self._held.get(ledger.key.bucket_id, ()))
+
+    def _given(self, ledger: Ledger) -> int:
+        """How far connections that move this consumer were given events."""
+        those = self._held.get(ledger.key.bucket_id, ())
+        return max((each.place.seq for each in those if each.ledger is ledger and not each.moved_away()), default=0)
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)

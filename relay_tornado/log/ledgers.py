@@ -46,6 +46,10 @@ class Ledger:
         """The last gap that it met since it was opened."""
         self.untold: Sequence[Gap] = stored.untold
         """The gaps that it met and no client was told of: whoever subscribes next is."""
+        self.given: Callable[[], int] = lambda: 0
+        """How far events were given to clients that are still there to say by receipt that they read them."""
+        self._first = 1
+        """What `leave` was told last."""
         self._ledgers = ledgers
         self._saving = False
         self._watchers: dict[Callable[[], None], None] = {}
@@ -71,14 +75,25 @@ class Ledger:
             changed()
 
     def trim(self, first: int) -> Missed:
-        """The log holds nothing below `first` any more. What was not done with is a gap: it is logged and counted, and
+        """The log holds nothing below `first` any more. What was never tried is a gap: it is logged and counted, and
         the consumer shows it."""
         now = self._ledgers.clock()
         missed = self.progress.trim(first, now)
         self.save()
-        if missed:
+        if missed.fresh or missed.untried:
             self.met(_gap(missed), now)
         return missed
+
+    def leave(self, first: int = 1) -> Missed:
+        """As `trim`; but where all that leaves was `given`, the clients' receipts are waited for, and whoever
+        takes one of them away calls this again. Nothing of that is stored, so after a crash it is a gap."""
+        self._first = max(self._first, first)
+        return Missed((), ()) if self.gone or self.given() >= self._first - 1 else self.trim(self._first)
+
+    def lose(self, head: int) -> bool:
+        """See `Progress.lose`."""
+        self._first = min(self._first, head + 1)
+        return self.progress.lose(head)
 
     def met(self, gap: Gap, now: float) -> None:
         """The consumer met a gap: it is logged and counted, and the consumer shows it."""
@@ -137,7 +152,7 @@ class Ledgers:
     def trimmed(self, bucket_id: BucketId, first: int) -> None:
         """The bucket's log holds nothing below `first` any more: those in use learn of it."""
         for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
-            if ledger.trim(first):
+            if ledger.leave(first):
                 ledger.tell()
 
     def lost(self, bucket_id: BucketId, head: int) -> None:
@@ -146,7 +161,7 @@ class Ledgers:
             if key.bucket_id == bucket_id:
                 heads.append(head)
         for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
-            known = ledger.progress.lose(head)
+            known = ledger.lose(head)
             ledger.save()
             if known:
                 ledger.tell()
@@ -175,7 +190,7 @@ class Ledgers:
             ledger = self._live[key] = Ledger(self, stored)
             self._users[key] = 1
             for head in heads:
-                ledger.progress.lose(head)
+                ledger.lose(head)
             ledger.trim(1 if bounds is None else bounds.first)
             return ledger
 
@@ -247,5 +262,5 @@ class Ledgers:
 
 
 def _gap(missed: Missed) -> Gap:
-    ends = [*missed.started, *(seq for ends in missed.fresh for seq in ends)]
+    ends = [*missed.untried, *(seq for ends in missed.fresh for seq in ends)]
     return Gap("retention", min(ends), max(ends))

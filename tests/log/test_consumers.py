@@ -637,7 +637,7 @@ async def missing(ledgers: Ledgers, ledger: Ledger) -> tuple[list[tuple[int, str
 
 @log_test
 async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers: Ledgers) -> None:
-    """What was out or parked is dead, what was never taken is skipped; log, counter and row tell of the gap."""
+    """What was out or parked is dead, what was never tried is a gap; log, counter and row tell of it."""
     await make(world.log)
     await fill(world.log, 10)
     ledger = await ledgers.open(KEY, 0, TERMS)
@@ -645,6 +645,7 @@ async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers:
     one, two, three = ledger.progress.take(10, 3, 0.0)
     ledger.progress.fail(one, 500.0, 0.0)
     ledger.progress.done(two)
+    ledger.progress.begin(three)
     ledger.save()
     await keep_last(world, 4)
     told: list[int] = []
@@ -652,9 +653,9 @@ async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers:
     with capture_logs() as logs:
         ledgers.trimmed("b", (await world.log.bounds("b")).first)
         ledgers.trimmed("b", (await world.log.bounds("b")).first)
-    assert [(each["event"], each["first"], each["last"]) for each in logs] == [("consumer_gap", 1, 6)]
+    assert [(each["event"], each["first"], each["last"]) for each in logs] == [("consumer_gap", 4, 6)]
     assert told == [1]
-    assert await missing(ledgers, ledger) == ([(1, RETENTION), (3, RETENTION)], Gap("retention", 1, 6))
+    assert await missing(ledgers, ledger) == ([(1, RETENTION), (3, RETENTION)], Gap("retention", 4, 6))
     assert [each.seq for each in ledger.progress.take(10, 9, 999.0)] == [7, 8, 9, 10]
     assert ledger.progress.done(three)
     ledger.save()
