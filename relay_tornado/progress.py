@@ -149,6 +149,10 @@ class Progress:
         """Those that were out when their log let them go: dead, but perhaps done after all."""
         self._due = [(one.due, seq) for seq, one in self.parked.items()]
         heapq.heapify(self._due)
+        self._behind: list[tuple[float, int]] = []
+        """Those of them that were due and lie behind `_last`."""
+        self._last: int | None = None
+        """Which parked ones may be taken, as it was said last."""
         self._changes = Changes()
         self._changed = False
         self._advance()
@@ -198,15 +202,22 @@ class Progress:
         fresh = [self.floor + 1] if self.floor < head else []
         return min([*fresh, *self.parked], default=None)
 
-    def take(self, head: int, limit: int, now: float) -> list[Taken]:
-        """At most `limit` events that are to be handed out, of a log with this head: parked ones that are due, then
-        fresh ones in order."""
+    def take(self, head: int, limit: int, now: float, last: int | None = None) -> list[Taken]:
+        """At most `limit` events that are to be handed out, of a log with this head: parked ones that are due (up to
+        the seq `last`, where that is not None), then fresh ones in order."""
         self.look(now)
+        if last != self._last:
+            self._last = last
+            self._due += self._behind
+            heapq.heapify(self._due)
+            self._behind.clear()
         taken: list[Taken] = []
         while self._due and self._due[0][0] <= now and len(taken) < limit:
             due, seq = heapq.heappop(self._due)
             one = self.parked.get(seq)
-            if one is not None and one.due == due and seq not in self._out:
+            if last is not None and seq > last:
+                self._behind.append((due, seq))
+            elif one is not None and one.due == due and seq not in self._out:
                 taken.append(self._hand_out(seq, one.attempts + 1))
         while len(taken) < limit and self._next < head and self._room():
             self._next = max(self._settled.end(self._next + 1), self._next)
@@ -228,9 +239,11 @@ class Progress:
             self._changed = True
         self._due = [(one.due, seq) for seq, one in self.parked.items()]
         heapq.heapify(self._due)
+        self._behind.clear()
 
     def due(self) -> float | None:
-        """When the next parked event is due, None where none is parked (or all of them are out)."""
+        """When the next parked event is due, None where none is parked (or all of them are out). What was due and
+        behind the `last` of `take` does not count."""
         while self._due:
             due, seq = self._due[0]
             one = self.parked.get(seq)
@@ -321,6 +334,7 @@ class Progress:
         self._gone.clear()
         self._fresh = 0
         self._due.clear()
+        self._behind.clear()
         self.parked.clear()
         self._changes.parked.clear()
         self._changes.unparked.clear()

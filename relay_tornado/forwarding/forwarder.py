@@ -10,7 +10,8 @@ Invariants:
   throttle counts it, so no sender can stop the events of others by what it sends. While the circuit is open, the
   throttle is used up or the output is paused, nothing is taken.
 - An output that sends one event after the other has one request out at most. An event that was tried in vain keeps
-  later ones waiting (`_held`) while its quick tries last; with `strict_order` until it is done or given up.
+  later ones waiting (`_held`) while its quick tries last; with `strict_order` until it is done or given up, and then
+  also those that are sent again.
 - An output that is caught up, or waits, has no task; a timer wakes it. It has `at_once` tasks at most that try, and
   `_RECORDS` that store what came of it.
 """
@@ -206,10 +207,12 @@ class Forwarder:
     def _take(self) -> bool:
         """Whether there was something."""
         progress, bucket_id = self.ledger.progress, self.bucket.id
-        # What is held back is everything that was not tried yet; what is due again may go.
+        # What is held back is everything that was not tried yet; what is due again may go, in strict order only up to
+        # the first that failed.
         head = 0 if self._held else self._shared.head(bucket_id)
+        last = min(self._held) if self._held and self.output.strict_order else None
         now = self._shared.clock()
-        taken = next(iter(progress.take(head, 1, now)), None)
+        taken = next(iter(progress.take(head, 1, now, last)), None)
         if taken is None:
             due = progress.due()
             if due is not None:

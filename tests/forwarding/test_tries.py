@@ -127,6 +127,44 @@ def test_strict_order_waits() -> None:
     run(test)
 
 
+def test_strict_order_holds_for_what_is_sent_again() -> None:
+    """Neither a dead letter nor a replayed event passes one before it that failed; one before that may go."""
+
+    async def test() -> None:
+        bad = {b"2"}
+        async with (
+            Target(lambda got: answer(500 if got.body in bad else 200)) as target,
+            world(public(target.url, strict_order=True)) as w,
+        ):
+            ledger = w.forwarder().ledger
+
+            async def again(*seqs: int) -> None:
+                ledger.progress.schedule(dict.fromkeys(seqs, w.now), w.now)
+                ledger.save()
+                ledger.tell()
+                await w.turn(0)
+                await w.idle()
+
+            bad.clear()
+            await w.append(b"1", b"2", b"3", b"4")
+            await target.until(4)
+            await w.idle()
+            target.got.clear()
+            bad.add(b"2")
+            await again(2, 3)
+            await again(4)
+            assert target.bodies == [b"2"]
+            await again(1)
+            assert target.bodies == [b"2", b"1"]
+            bad.clear()
+            await w.turn(1.1)
+            await target.until(5)
+            await w.idle()
+            assert target.bodies == [b"2", b"1", b"2", b"3", b"4"]
+
+    run(test)
+
+
 def test_410_disables() -> None:
     """410 disables the output: nothing more is sent, the event is dead, and the reason stands in the registry. Enabled
     again it goes on where it stopped."""
