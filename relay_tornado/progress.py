@@ -324,6 +324,12 @@ class Progress:
             scheduled.append(seq)
         return scheduled
 
+    def hasten(self) -> None:
+        """What was tried in vain is due at once; its tries count as before."""
+        for seq, one in list(self.parked.items()):
+            if one.attempts and one.due > AT_ONCE:
+                self._park(seq, one._replace(due=AT_ONCE))
+
     def seek(self, floor: int) -> None:
         """Begins anew behind `floor`. What is parked or out is forgotten; what is dead stays so."""
         self.generation += 1

@@ -12,6 +12,8 @@ Invariants:
 - An output that sends one event after the other has one request out at most. An event that was tried in vain keeps
   later ones waiting (`_held`) while its quick tries last; with `strict_order` until it is done or given up, and then
   also those that are sent again.
+- What a destination answers says nothing of the one that the output has by then: it counts at the circuit under which
+  it was asked, and disables nothing.
 - An output that is caught up, or waits, has no task; a timer wakes it. It has `at_once` tasks at most that try, and
   `_RECORDS` that store what came of it.
 """
@@ -35,7 +37,7 @@ from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import KIB, Bucket, Event, Gap, Output
-from relay_tornado.progress import Taken
+from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.wire.destination import parse
 
 GONE: Final = "410 Gone"
@@ -129,6 +131,10 @@ class Forwarder:
             # Whoever changed it expects it to be tried.
             self._circuit = Circuit(self._shared.spread)
             self._gone = False
+        if before.destination != output.destination:
+            # They wait for what the other one said of itself.
+            self.ledger.progress.hasten()
+            self.ledger.save()
         self.poke()
 
     def poke(self) -> None:
@@ -352,19 +358,20 @@ class Forwarder:
 
     async def _judge(self, taken: Taken, received_at: float, tried: Try, lane: _Lane) -> None:
         if tried.outcome == "sent":
-            if self._circuit.succeeded():
+            if lane.circuit.succeeded():
                 _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
             if not self.output.strict_order:
                 lane.leave()  # the next one need not wait until this one is stored
             await self._record(taken, tried, "sent")
             self._settle(taken)
             return
-        self._failed(tried, lane.probe)
-        if tried.status == 410:
+        self._failed(tried, lane)
+        if tried.status == 410 and not self._moved(lane):
             self._gone = True
             await self._record(taken, tried, "failed")
             self._bury(taken, GONE)
-            await self._disable()
+            if not self._moved(lane):
+                await self._disable()
             return
         due = self._due(taken, received_at, tried)
         if isinstance(due, str):
@@ -372,18 +379,24 @@ class Forwarder:
             self._bury(taken, due)
             return
         await self._record(taken, tried, "stalled")
+        if self._moved(lane):
+            due = AT_ONCE
         if self.ledger.progress.fail(taken, due, self._shared.clock()) and self._holds(taken.attempt):
             self._held.add(taken.seq)
         else:
             self._held.discard(taken.seq)
         self.ledger.save()
 
-    def _failed(self, tried: Try, probe: bool) -> None:
+    def _moved(self, lane: _Lane) -> bool:
+        """Whether the output has another destination than the one that was asked."""
+        return lane.destination != self.output.destination
+
+    def _failed(self, tried: Try, lane: _Lane) -> None:
         now = self._shared.monotonic()
         if tried.retry_after and tried.status in (429, 503):
             # It speaks of itself, not of this event.
-            self._circuit.hold(now + tried.retry_after)
-        if self._circuit.failed(now, probe):
+            lane.circuit.hold(now + tried.retry_after)
+        if lane.circuit.failed(now, lane.probe) and not self._moved(lane):
             _log.warning(
                 "circuit_opened",
                 output=self.output.id,
@@ -478,7 +491,7 @@ class _Lane:
     """The place that a try takes among those of its output, at the circuit and the throttle as they were when it was
     taken; left once. Then `begin` or `cancel`."""
 
-    __slots__ = ("_extra", "_forwarder", "_left", "_open", "_throttle", "circuit", "probe")
+    __slots__ = ("_extra", "_forwarder", "_left", "_open", "_throttle", "circuit", "destination", "probe")
 
     def __init__(self, forwarder: Forwarder, extra: bool, probe: bool) -> None:
         self._forwarder = forwarder
@@ -487,10 +500,12 @@ class _Lane:
         self._open = True
         self._throttle = forwarder._throttle
         self.circuit = forwarder._circuit
+        self.destination = forwarder.output.destination
         self.probe = probe
 
     def begin(self) -> None:
-        """The request goes out."""
+        """The request goes out, to the destination that the output has now."""
+        self.destination = self._forwarder.output.destination
         self._throttle.begin(self._forwarder._shared.monotonic())
         self._open = False
         if self._throttle.rated:
