@@ -128,9 +128,9 @@ class Housekeeping:
         ledgers = self._ledgers()
         floor = None if ledgers is None or not keep.wait_for_consumers else await ledgers.store.floor(bucket.id)
         left = await self._log.trim(bucket.id, keep, floor)
-        if floor is not None and keep.hard_max_bytes is not None:
+        if keep.wait_for_consumers and keep.hard_max_bytes is not None:
             forced = await self._log.trim(bucket.id, Retention(None, None, keep.hard_max_bytes), None)
-            if forced:
+            if forced and floor is not None:
                 _logger.warning("consumers_overtaken", bucket_id=bucket.id, bucket=bucket.name, events=forced)
             left += forced
         if left and ledgers is not None:

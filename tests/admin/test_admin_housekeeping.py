@@ -333,6 +333,20 @@ async def test_waiting_has_an_end(open_world: OpenWorld) -> None:
 
 
 @pytest.mark.gen_test
+async def test_waiting_has_an_end_where_nobody_is_waited_for(open_world: OpenWorld) -> None:
+    """The hard limit counts in a bucket without a consumer, too, and nobody is overtaken there."""
+    async with open_world() as world:
+        size = event(b"x" * 100).size
+        keep = {"max_bytes": None, "wait_for_consumers": True, "hard_max_bytes": 4 * size}
+        bucket = await world.administration.create_bucket("orders", retention=keep)
+        for _ in range(10):
+            await world.log.append(bucket.id, event(b"x" * 100))
+        with capture_logs() as logs:
+            assert await first(world, bucket) == 7
+        assert logs == []
+
+
+@pytest.mark.gen_test
 async def test_retention_waits_for_a_durable_token_that_has_not_come(open_world: OpenWorld) -> None:
     """One that was there before the bucket begins at its first event, so that event stays until it was read; a later
     one begins at the head."""
