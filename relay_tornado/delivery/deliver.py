@@ -19,13 +19,13 @@ from relay_tornado.delivery.group import Member
 from relay_tornado.delivery.keeping import Keeper, open_kept, place_kept
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
+from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.selection import Copies, Selection
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Placement, Reached, Subscription
 from relay_tornado.delivery.turns import READ
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError
 from relay_tornado.ids import format_id
-from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Latest, Position, Token
 from relay_tornado.wire import control, frames, websocket
@@ -221,11 +221,9 @@ class Delivery:
             or (place is not None and place.name in names)
         )
 
-    def going_on(self) -> Mapping[BucketId, Ledger]:
-        """The consumers whose positions, by receipt, are behind those of this delivery, by bucket."""
-        if self.kept is None:
-            return {}
-        return {bucket_id: held.ledger for bucket_id, held in self.kept.held.items() if not held.moved_away()}
+    def going_on(self) -> Mapping[BucketId, Held]:
+        """Its part in the consumers whose positions, by receipt, are behind its own, by bucket."""
+        return {} if self.kept is None else dict(self.kept.held)
 
     def settle(self, request: Ack | Nak) -> bool:
         """Carries out what the client says of an event of a consumer. False where it has no such event."""
@@ -544,7 +542,11 @@ class Delivery:
             self._let_go(placement)
             self.released(bucket_id)
             return None
-        if ledger is None or self.kept is None or not self.kept.enter(self, place, ledger, before):
+        if (
+            ledger is None
+            or self.kept is None
+            or not self.kept.enter(self, place, ledger, before, placement.generation)
+        ):
             self._shared.dispatcher.add(place)
         if self.kept is not None and self.extended:
             self.kept.tell(bucket_id)

@@ -15,14 +15,14 @@ from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.delivery.group import Groups
 from relay_tornado.delivery.keeping import Keeper, check, consumer_fields, ephemeral, keeper_of, place_kept
 from relay_tornado.delivery.outlet import Outlet
-from relay_tornado.delivery.receipts import Receipts
+from relay_tornado.delivery.receipts import Held, Receipts
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, not_found
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone, Conflict, Unavailable
 from relay_tornado.log.consumers import Key, span
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rules import Rules
@@ -85,7 +85,7 @@ class Deliveries:
             asked = self._wanted(request, token).values()
             await check(self._ledgers, keeper, [bucket for bucket in asked if bucket is not None])
         kept: Mapping[BucketId, Reached] = {}
-        going_on: Mapping[BucketId, Ledger] = {}
+        going_on: Mapping[BucketId, Held] = {}
         if replaces is not None:
             replaces.pause()
             await replaces.ended()

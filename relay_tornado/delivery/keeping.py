@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, place_all
 from relay_tornado.errors import BucketGone, Conflict, NotFound
 from relay_tornado.log import consumers
@@ -96,12 +97,12 @@ async def place_kept(
     buckets: Sequence[Bucket],
     request: control.Subscribe,
     kept: Mapping[BucketId, Reached],
-    going_on: Mapping[BucketId, Ledger],
+    going_on: Mapping[BucketId, Held],
     *,
     later: bool = False,
 ) -> list[Placement]:
     """As `place_all`, with each bucket's consumer, opened: its position is the one that counts, and it is made where
-    it is not there. `going_on` are the ledgers of receipts that `kept` belongs to.
+    it is not there. `going_on` are the parts in consumers, by receipt, that `kept` belongs to.
 
     Whoever gets the placements closes their ledgers. Raises Conflict, Unavailable, NoSpace, Unknown.
     """
@@ -115,8 +116,9 @@ async def place_kept(
                 if ledger is not None:
                     opened[bucket.id] = ledger
         floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in opened.items()}
-        for bucket_id, ledger in going_on.items():
-            if opened.get(bucket_id) is ledger and bucket_id in kept:
+        generations = {bucket_id: ledger.progress.generation for bucket_id, ledger in opened.items()}
+        for bucket_id, held in going_on.items():
+            if opened.get(bucket_id) is held.ledger and bucket_id in kept and not held.moved_away():
                 floors[bucket_id] = max(floors[bucket_id], kept[bucket_id])
         younger = [bucket.id for bucket in buckets if keeper.kind == "token" and bucket.created_at >= keeper.since]
         first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())
@@ -125,6 +127,7 @@ async def place_kept(
             bucket = placement.bucket
             if not bucket.ephemeral:
                 placement = await _kept(ledgers, keeper, placement, opened)
+                placement = replace(placement, generation=generations.get(bucket.id, placement.generation))
             placements.append(placement)
     except BaseException:
         for ledger in opened.values():
@@ -193,7 +196,8 @@ async def _kept(ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: 
     opened[bucket_id] = await _agreed(ledgers, keeper, placement.bucket, ledger)
     if placement.gap is not None:
         ledger.met(placement.gap, ledgers.clock())
-    return replace(placement, ledger=ledger, reached=Reached(ledger.progress.floor))
+    progress = ledger.progress
+    return replace(placement, ledger=ledger, reached=Reached(progress.floor), generation=progress.generation)
 
 
 def consumer_fields(keeper: Keeper, placement: Placement) -> dict[str, Any]:

@@ -78,12 +78,19 @@ class Kept:
         self._telling: list[_Told] = []
         self._asked: list[tuple[bytes, list[_Told]]] = []
 
-    def enter(self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None) -> bool:
-        """Takes part in a consumer, which was opened for it and stands where the place does. What the connection has
-        from this consumer as `before` goes over. Whether the place is served by a group."""
+    def enter(
+        self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None, generation: int | None = None
+    ) -> bool:
+        """Takes part in a consumer, which was opened for it and stood where the place does, in this generation (None:
+        as it is now). What the connection has from this consumer as `before` goes over. Whether the place is served by
+        a group."""
         bucket_id = place.bucket_id
         if ledger.terms.receipt:
-            self.held[bucket_id] = self._receipts.add(self._receipt, ledger, place, partial(self._astray, bucket_id))
+            held = self._receipts.add(self._receipt, ledger, place, partial(self._astray, bucket_id))
+            self.held[bucket_id] = held
+            if generation is not None:
+                held.generation = generation
+            self._astray(bucket_id)
             return False
         member = self.members[bucket_id] = self._groups.join(ledger, receiver, self._in_flight, place)
         old = None if before is None else before.members.get(bucket_id)

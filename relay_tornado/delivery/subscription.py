@@ -111,6 +111,8 @@ class Placement:
     gap: Gap | None
     ledger: Ledger | None = None
     """The consumer that keeps the position, opened."""
+    generation: int | None = None
+    """In which generation of the consumer's position it was that; None: as it is now."""
 
     @property
     def epoch(self) -> str:

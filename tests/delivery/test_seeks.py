@@ -1,0 +1,88 @@
+"""relay_tornado/delivery: an operator's seek of a receipt consumer while a client of it is being placed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from relay_tornado.delivery import keeping
+from relay_tornado.log.consumers import Key
+from tests.delivery.virtual import day, run
+from tests.delivery.world import Reader, World, until
+
+KEY = Key("id-orders", "client", "w")
+
+
+async def _read(world: World) -> tuple[Reader, Any]:
+    """A client of a receipt consumer that has read five events, and whose receipts have come."""
+    await world.bucket()
+    await world.append(5)
+    reader, delivery, _ = await world.subscribe("orders", consumer="w", ack="receipt", since="earliest")
+    await until(lambda: len(reader.seqs()) == 5)
+    await _answer(reader, delivery)
+    return reader, delivery
+
+
+async def _answer(reader: Reader, delivery: Any) -> None:
+    for _ in range(3):
+        await asyncio.sleep(1)
+        if reader.pings:
+            delivery.ponged(reader.pings[-1])
+
+
+async def _floor(world: World) -> int:
+    stored = await world.consumers.get(KEY)
+    assert stored is not None
+    return stored.floor
+
+
+def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before: bool) -> None:
+    """The operator moves the consumer behind the second event, `before` or after its place was judged."""
+    place_all, opening = keeping.place_all, keeping._open
+
+    def seek() -> None:
+        ledger = world.ledgers.find(KEY)
+        assert ledger is not None
+        ledger.progress.seek(2)
+        ledger.save()
+        ledger.tell()
+
+    async def opened(*arguments: Any) -> Any:
+        ledger = await opening(*arguments)
+        if before:
+            seek()
+        return ledger
+
+    async def placed(*arguments: Any, **fields: Any) -> Any:
+        placements = await place_all(*arguments, **fields)
+        if not before:
+            seek()
+        return placements
+
+    monkeypatch.setattr(keeping, "_open", opened)
+    monkeypatch.setattr(keeping, "place_all", placed)
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, before: bool, again: bool) -> None:
+    """The client gets what the operator wants it to get, whether it comes back or subscribes a second time."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        reader, delivery = await _read(world)
+        assert await _floor(world) == 5
+        if not again:
+            world.deliveries.end(delivery)
+        reader = Reader()
+        _seek_while_placed(monkeypatch, world, before=before)
+        replaces = delivery if again else None
+        _, second, _ = await world.subscribe("orders", reader=reader, replaces=replaces, consumer="w", ack="receipt")
+        await until(lambda: reader.seqs() == [3, 4, 5])
+        assert await _floor(world) == 2
+        await _answer(reader, second)
+        assert await _floor(world) == 5
+
+    run(test)
