@@ -147,8 +147,14 @@ class Resending:
         return f"{position_id(bounds, after)}{_TO}{position_id(bounds, last)}"
 
     async def _append(self, events: Sequence[Event], orders: _Orders) -> tuple[list[Appended], RelayError | None]:
-        """Where the copies landed, up to the first that failed, and why it did."""
-        appends = [self._stored.log.append(orders.bucket.id, _copy(event, orders)) for event in events]
+        """Where the copies landed, up to the first that failed, and why it did. Behind one that is refused none is
+        appended: a smaller one might be taken."""
+        appends: list[asyncio.Future[Appended]] = []
+        for event in events:
+            append = self._stored.log.append(orders.bucket.id, _copy(event, orders))
+            appends.append(append)
+            if append.done() and append.exception() is not None:
+                break
         places: list[Appended] = []
         for result in await asyncio.gather(*appends, return_exceptions=True):
             if isinstance(result, RelayError):

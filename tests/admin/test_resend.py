@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from relay_tornado.admin import resending
 from relay_tornado.admin.resending import Range
-from relay_tornado.errors import Conflict, Invalid, NotFound
-from relay_tornado.model import Retention
+from relay_tornado.errors import Conflict, Invalid, NotFound, Overloaded
+from relay_tornado.model import Appended, NewEvent, Retention
 from tests.admin.logs_world import ROOT, OpenLogs, forget, logs_test
 
 
@@ -110,6 +112,35 @@ async def test_a_resend_without_an_end_ends(open_logs: OpenLogs, monkeypatch: py
         assert [(await world.logs.get(ROOT, each))["resend_of"] for each in found] == sent
         at_once = await world.logs.resend_range(ROOT, "orders", Range(last=3))
         assert (len(at_once.ids), at_once.next_cursor) == (3, None)
+
+
+@logs_test
+async def test_a_resend_stops_at_what_is_refused(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing behind it is taken, so going on by `next_cursor` sends each event once, and in order."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2", b"3" * 100, b"4", b"5")
+        append = world.log.append
+        room = [2]
+
+        def crowded(bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
+            room[0] -= 1
+            if room[0] < 0 and len(event.body) > 1:
+                refused: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+                refused.set_exception(Overloaded("later"))
+                return refused
+            return append(bucket_id, event)
+
+        monkeypatch.setattr(world.log, "append", crowded)
+        resent = await world.logs.resend_range(ROOT, "orders", Range())
+        assert (len(resent.ids), resent.problem) == (2, "later")
+        assert (await world.log.bounds(bucket)).head == 7
+        room[0] = 9
+        rest = await world.logs.resend_range(ROOT, "orders", Range(cursor=resent.next_cursor or ""))
+        assert rest.next_cursor is None
+        copies = [await world.logs.get(ROOT, each) for each in [*resent.ids, *rest.ids]]
+        assert [each["resend_of"] for each in copies] == sent
+        assert (await world.log.bounds(bucket)).head == 10
 
 
 @logs_test
