@@ -20,7 +20,7 @@ from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import DONE, Latest, sent
 from relay_tornado.log.lineage import Placed, place_cursor, position_id
-from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
+from relay_tornado.model import MIB, Bucket, Event, Gap, GapReason, Output, Token
 from relay_tornado.wire.fields import Document
 
 LIMIT: Final = 1
@@ -36,7 +36,8 @@ _ATTEMPTS: Final = 10
 class EventPage:
     """Events in order. `next_cursor` is the position behind what was looked at, None where the queue was drained.
 
-    `gap` are events that the cursor should have met and that are not there any more.
+    `gap` are events that the cursor should have met and that are not there any more; a page tells of one, and ends
+    before another.
     """
 
     logs: Sequence[Document]
@@ -61,12 +62,11 @@ class Polling:
         found = self._stored.bucket(token, bucket)
         chosen = output_of(found, output) if output else None
         placed = await self._place(found, cursor)
-        gap = placed.gap
         after = placed.after
         if placed.output is not None and chosen is not None and chosen.n > placed.output:
             after -= 1  # of the event that the cursor names, this copy was not had
         window = _Window(self._stored, found, chosen, after, _limit(limit), self._oldest(max_age))
-        await window.read(set())
+        gap = await window.read_to_gap(placed.gap)
         newest = await self._latest(window)
         bounds = await self._stored.log.bounds(found.id)
         return EventPage(
@@ -155,9 +155,19 @@ class _Window:
         self.output = output
         self.after = after
         self.taken: list[Event] = []
+        self._gap: Gap | None = None
+        self._tells = False
 
-    async def read(self, done: frozenset[str] | set[str]) -> None:
-        """Fills the window; copies whose newest status is one of `done` are passed over. Raises BucketGone."""
+    async def read_to_gap(self, gap: Gap | None) -> Gap | None:
+        """Fills the window behind a gap that was met already, and returns the one to tell: it ends before another one.
+        Raises BucketGone."""
+        self._gap, self._tells = gap, True
+        await self.read(frozenset())
+        return self._gap
+
+    async def read(self, done: frozenset[str]) -> None:
+        """Fills the window; copies whose newest status is one of `done` are passed over, and so is what is not there.
+        Raises BucketGone."""
         copy = None if self.output is None else self.output.n
         room, left = PAGE_BYTES, SCAN
         while left > 0:
@@ -165,6 +175,8 @@ class _Window:
                 events = await self._stored.log.read(self.bucket.id, self.after, min(_READ, left), MIB)
             except CursorLost as lost:
                 left -= 1
+                if self._tells and not self._joins(await self._gap_at(lost)):
+                    return
                 self.after = lost.first - 1
                 continue
             if not events:
@@ -184,6 +196,26 @@ class _Window:
                 self.after = event.seq
                 if len(self.taken) == self._limit:
                     return
+
+    async def _gap_at(self, lost: CursorLost) -> Gap:
+        """The gap behind the position. What retention removed lies below the log's first event; within the log it is
+        damage."""
+        if lost.first <= self.after:
+            return Gap("reset")
+        first = (await self._stored.log.bounds(self.bucket.id)).first
+        reason: GapReason = "reset" if lost.reason == "retention" and self.after + 1 >= first else lost.reason
+        return Gap(reason, self.after + 1, lost.first - 1)
+
+    def _joins(self, gap: Gap) -> bool:
+        """Whether a gap is the first one, or goes on with the one before."""
+        before = self._gap
+        if before is None:
+            self._gap = gap
+            return True
+        if before.reason != gap.reason or before.to_seq is None or before.to_seq + 1 != gap.from_seq:
+            return False
+        self._gap = Gap(gap.reason, before.from_seq, gap.to_seq)
+        return True
 
     def _wants(self, event: Event) -> bool:
         return (self._oldest is None or event.received_at >= self._oldest) and self._goes.there(event)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
 from relay_tornado.admin import polling
-from tests.admin.logs_world import ROOT, LogsWorld, OpenLogs, logs_test
+from relay_tornado.errors import CursorLost
+from relay_tornado.model import Event, Gap, Retention
+from tests.admin.logs_world import ROOT, LogsWorld, OpenLogs, forget, logs_test
 
 
 @logs_test
@@ -104,3 +107,57 @@ async def test_a_poll_is_bounded_in_bytes(open_logs: OpenLogs, monkeypatch: pyte
         sent = await world.send(bucket, b"x" * 400, b"x" * 400, b"y" * 5000, b"z")
         found = [[each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9)).logs] for _ in range(4)]
         assert found == [sent[:2], sent[2:3], sent[3:], []]
+
+
+@logs_test
+async def test_a_page_tells_what_it_passes_over(open_logs: OpenLogs) -> None:
+    """One stretch a page, and the next one begins before another stretch: so each is told exactly, and once."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1")
+        await world.send(bucket, b"2", b"3", ephemeral=True)
+        sent += await world.send(bucket, b"4")
+        await world.send(bucket, b"5", ephemeral=True)
+        sent += await world.send(bucket, b"6")
+        forget(world.log)
+        for begin, given in (("", sent[:2]), (sent[0], sent[1:2])):
+            page = await world.logs.page(ROOT, "orders", limit=9, cursor=begin)
+            assert ([each["id"] for each in page.logs], page.has_more) == (given, True)
+            assert page.gap == Gap("ephemeral", 2, 3)
+        page = await world.logs.page(ROOT, "orders", limit=9, cursor=page.next_cursor or "")
+        assert ([each["id"] for each in page.logs], page.has_more) == (sent[2:], False)
+        assert page.gap == Gap("ephemeral", 5, 5)
+        page = await world.logs.page(ROOT, "orders", limit=9, cursor=page.next_cursor or "")
+        assert (page.logs, page.gap) == ([], None)
+        assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9)).logs] == sent
+
+
+@logs_test
+async def test_a_page_tells_damage_and_what_left_meanwhile(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the log it is damage; below the log's first event retention, which goes on with what was met before."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, b"1", b"2", b"3", b"4", b"5")
+        read = world.log.read
+
+        async def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+            if after in (1, 2):
+                raise CursorLost(4)
+            return [event for event in await read(bucket_id, after, limit, max_bytes) if after or event.seq == 1]
+
+        monkeypatch.setattr(world.log, "read", damaged)
+        page = await world.logs.page(ROOT, "orders", limit=9, cursor="")
+        assert [each["id"] for each in page.logs] == [sent[0], *sent[3:]]
+        assert page.gap == Gap("reset", 2, 3)
+
+        async def late(bucket_id: str, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
+            await world.log.trim(bucket, Retention(max_events=1), None)
+            return await read(bucket_id, after, limit, max_bytes)
+
+        await world.log.trim(bucket, Retention(max_events=3), None)
+        monkeypatch.setattr(world.log, "read", late)
+        page = await world.logs.page(ROOT, "orders", limit=9, cursor=sent[0])
+        assert [each["id"] for each in page.logs] == sent[4:]
+        assert page.gap == Gap("retention", 2, 4)
