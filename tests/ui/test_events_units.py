@@ -205,7 +205,17 @@ def test_differences_of_lines(module: Any, left: str, right: str) -> None:
 def test_hidden_characters_have_names(module: Any) -> None:
     """Controls and marks of direction are cut out by name; letters of any script and emoji are not."""
     assert module("plain", "return m.shown(x);", "a\u202eb\x00c\u200bd") == "a[RLO]b[NUL]c[ZWSP]d"
-    assert module("plain", "return m.hasHidden(x);", "grüße שלום 漢字 👩‍👩‍👧 نص") is False
+    assert module("plain", "return m.hasHidden(x);", "grüße שלום 漢字 👩‍👩‍👧 ❤️ نص") is False
+
+
+@pytest.mark.parametrize(
+    "code",
+    [0x34F, 0x1160, 0xFFA0, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0xE0100, 0xE01EF],
+    ids=lambda code: f"U+{code:04X}",
+)
+def test_what_looks_like_nothing_is_hidden(module: Any, code: int) -> None:
+    """Fillers, joiners, blanks and selectors that no font draws are named, too."""
+    assert module("plain", "return m.shown(x);", f"a{chr(code)}b") == f"a[U+{code:04X}]b"
 
 
 def test_forms_and_xml(module: Any) -> None:

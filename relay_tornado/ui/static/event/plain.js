@@ -1,9 +1,10 @@
 // What a text holds that eyes would not see, or that would change how they see the rest: controls, and marks of direction.
 
-/** C0 and C1 controls, soft hyphen, zero-width and bidirectional characters, separators of lines, tags, halves of a pair. */
+/** C0 and C1 controls, soft hyphen, zero-width and bidirectional characters, fillers and blanks that look like nothing, separators of lines, tags,
+ *  selectors of variants (but those of emoji), halves of a pair. */
 const HIDDEN = new RegExp([
-  "[\\0-\\x1f\\x7f-\\x9f\\xad\\u061c\\u115f\\u180e\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\u3164]",
-  "[\\ufeff\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}]",
+  "[\\0-\\x1f\\x7f-\\x9f\\xad\\u034f\\u061c\\u115f\\u1160\\u17b4\\u17b5\\u180b-\\u180f\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f]",
+  "[\\u2800\\u3164\\ufeff\\uffa0\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}\\u{e0100}-\\u{e01ef}]",
   "[\\ud800-\\udbff](?![\\udc00-\\udfff])", "(?<![\\ud800-\\udbff])[\\udc00-\\udfff]",
 ].join("|"), "u");
 const ALL = new RegExp(HIDDEN.source, "gu");
