@@ -23,19 +23,31 @@ export function nameOf(character) {
   return NAMES.get(code) ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
 }
 
-/** A text cut into [text, hidden] pairs: `hidden` is the character behind the text, "" at the end. With `lines`, line ends and tabs stay in it. */
+/** What a run of equal hidden characters is called: RLO, or RLO ×9. */
+export const markName = (character, count) => nameOf(character) + (count > 1 ? ` ×${count}` : "");
+
+/** A text cut into [text, hidden, count]: `hidden` is the character that stands `count` times behind the text, "" at the end. With `lines`, line
+ *  ends and tabs stay in it. */
 export function cut(text, lines = false) {
   const parts = [];
   let from = 0;
   for (const found of text.matchAll(ALL)) {
     const character = found[0];
     if (lines && (character === "\n" || character === "\t" || (character === "\r" && text[found.index + 1] === "\n"))) continue;
-    parts.push([text.slice(from, found.index), character]);
+    const last = parts.at(-1);
+    if (last?.[1] === character && found.index === from) last[2] += 1;
+    else parts.push([text.slice(from, found.index), character, 1]);
     from = found.index + character.length;
   }
-  parts.push([text.slice(from), ""]);
+  parts.push([text.slice(from), "", 0]);
   return parts;
 }
 
-/** The same as one text, for places that hold no elements (titles, labels). */
-export const shown = (text) => (hasHidden(text) ? cut(text).map(([before, hidden]) => before + (hidden && `[${nameOf(hidden)}]`)).join("") : text);
+/** The pieces of a cut text as one text again, the names of what is hidden in brackets. */
+export const bracketed = (parts) => parts.map(([before, hidden, count]) => before + (hidden && `[${markName(hidden, count)}]`)).join("");
+
+/** The same for a whole text, for places that hold no elements (titles, labels). */
+export const shown = (text) => (hasHidden(text) ? bracketed(cut(text)) : text);
+
+/** The first `most` characters of a text, or one fewer: both halves of a pair, or none. */
+export const beginning = (text, most) => (text.length <= most ? text : text.slice(0, most - Number(/[\ud800-\udbff]/.test(text[most - 1]))));

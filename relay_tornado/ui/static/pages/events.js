@@ -1,11 +1,12 @@
 // The events of a bucket: a live list, newest first, and beside it the event that one looks at.
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
 import { MOST, Live } from "../event/live.js";
+import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
 import { Badge, Empty, Problem, bytes, number } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
-import { Plain } from "../parts/plain.js";
+import { FEW, Plain } from "../parts/plain.js";
 import { DELIVERY } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
@@ -34,6 +35,10 @@ const GAPS = new Map([
   ["future", "the position was ahead of the log"],
 ]);
 
+/** More than fits in a row. */
+const CUT = 300;
+const Cut = ({ text }) => html`<${Plain} text=${beginning(text, CUT)} marks=${FEW} />`;
+
 const sentence = ({ from, to, count, reason }) => {
   const several = `Events ${number(from)} to ${number(to)} are missing here`;
   const which = from == null ? "Events are missing here" : count === 1 ? `Event ${number(from)} is missing here` : several;
@@ -44,10 +49,10 @@ function Row({ row, chosen, inputs }) {
   if (row.gap) return html`<span class="gap-row">${sentence(row.gap)}</span>`;
   const [kind, word] = DELIVERY[row.status] ?? ["", row.status];
   return html`<span class="tick" aria-hidden="true">${chosen ? "✓" : ""}</span>
-    <span class="method cut"><${Plain} text=${row.method} /></span>
-    <span class="cut path mono"><${Plain} text=${(row.path || "/") + (row.query && `?${row.query}`)} /></span>
+    <span class="method cut"><${Cut} text=${row.method} /></span>
+    <span class="cut path mono"><${Cut} text=${(row.path || "/") + (row.query && `?${row.query}`)} /></span>
     <span class="cut soft row-more">${inputs.get(row.input)}</span>
-    <span class="cut soft row-more mono"><${Plain} text=${row.type} /></span>
+    <span class="cut soft row-more mono"><${Cut} text=${row.type} /></span>
     <span class="cut soft row-more mono">${row.sender}</span>
     <span class="num soft size">${bytes(row.size)}</span>
     <span class="marks">${row.edited ? html`<${Badge}

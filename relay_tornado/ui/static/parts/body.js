@@ -4,6 +4,7 @@ import { hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
 import { fields, multipart, valueText } from "../event/forms.js";
 import { mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
+import { beginning } from "../event/plain.js";
 import { prettyXml } from "../event/xml.js";
 import { bytes as size } from "./basic.js";
 import { Plain } from "./plain.js";
@@ -16,7 +17,7 @@ const MAX_PARSED = 4_000_000;
 /** A text in parts, with a button for more. */
 function Text({ text, label }) {
   const [most, setMost] = useState(PART);
-  return html`<pre class="code" tabindex="0" aria-label=${label}><${Plain} text=${text.slice(0, most)} lines /></pre>
+  return html`<pre class="code" tabindex="0" aria-label=${label}><${Plain} text=${beginning(text, most)} lines /></pre>
     ${text.length > most && html`<button type="button" class="button tiny"
       onClick=${() => setMost(most * 5)}>Show more of it (${size(text.length - most)} left)</button>`}`;
 }

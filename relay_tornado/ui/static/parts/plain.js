@@ -1,10 +1,28 @@
-// Text of strangers: what would be invisible, or turn the text around, is shown by its name.
-import { html } from "../lib.js";
-import { cut, hasHidden, nameOf } from "../event/plain.js";
+// Text of strangers: what would be invisible, or turn the text around, is shown by its name. They choose how much of it there is, so there are
+// bounds to how many elements it becomes.
+import { html, useState } from "../lib.js";
+import { beginning, bracketed, cut, hasHidden, markName } from "../event/plain.js";
 
-/** A text in which hidden characters are seen; with `lines`, line ends and tabs stay what they are. */
-export function Plain({ text, lines = false }) {
+const MARKS = 500;
+/** The most marks in one of many texts: a row, a cell, a line. */
+export const FEW = 10;
+const MOST = 2000;
+
+/** A text in which hidden characters are seen; with `lines`, line ends and tabs stay what they are. Those behind the first `marks` stand in
+ *  brackets, in one text. */
+export function Plain({ text, lines = false, marks = MARKS }) {
   if (!hasHidden(text)) return html`<bdi>${text}</bdi>`;
-  return html`<bdi>${cut(text, lines).map(([before, hidden], index) => html`${before}${hidden && html`<span class="hidden-mark" key=${index}
-    title=${`The character ${nameOf(hidden)}`}>${nameOf(hidden)}</span>`}`)}</bdi>`;
+  const parts = cut(text, lines);
+  const rest = parts.length - 1 > marks ? parts.splice(marks) : [];
+  return html`<bdi>${parts.map(([before, hidden, count], index) => html`${before}${hidden && html`<span class="hidden-mark" key=${index}
+    title=${`The character ${markName(hidden, count)}`}>${markName(hidden, count)}</span>`}`)}${rest.length > 0 && html`<span
+      class="hidden-mark">hidden characters from here on in brackets</span>${bracketed(rest)}`}</bdi>`;
+}
+
+/** One of many texts, the first `most` characters of it, and a button for more. */
+export function Short({ text, lines = false, most = MOST }) {
+  const [more, setMore] = useState(0);
+  const begun = beginning(text, most + more);
+  return html`<${Plain} text=${begun} lines=${lines} marks=${FEW} />${begun.length < text.length && html` <button type="button"
+    class="button tiny" onClick=${() => setMore(more + 10 * MOST)}>${text.length - begun.length} more characters</button>`}`;
 }
