@@ -175,6 +175,19 @@ def test_json_is_what_was_written(module: Any) -> None:
     assert module("json", same, texts) == []
 
 
+def test_deep_json_in_few_characters(module: Any) -> None:
+    """Lines far down begin no further to the right, and what is deeper yet stands in one line."""
+    code = "return m.printJson(m.parseJson('['.repeat(x) + '1, {\"a\": [2, {}]}' + ']'.repeat(x)));"
+    assert f'\n{"  " * 24}1,\n{"  " * 24}{{\n' in module("json", code, 199)
+    assert f'\n{"  " * 24}[1, {{"a": [2, {{}}]}}]\n' in module("json", code, 201)
+
+
+def test_a_string_of_ten_megabytes(module: Any) -> None:
+    """A string of any length is JSON, and its value is what it was."""
+    code = "const t = JSON.stringify([x.repeat(5e6)]); return m.parseJson(t).items[0].value.length;"
+    assert module("json", code, "a\n") == 10_000_000
+
+
 def test_differences_of_json(module: Any) -> None:
     """Values are compared by place; an item that was put in between is one difference, the order of names none."""
     left = '{"a": 1, "b": {"x": [1, 2, 3]}, "c": "s", "__proto__": 1}'
@@ -239,6 +252,11 @@ def test_forms_and_xml(module: Any) -> None:
         "<?xml version='1.0'?>\n<a b='1'>\n  <c>t</c>\n  <d/>\n  <!-- x -->\n</a>"
     )
     assert module("xml", "return m.prettyXml(x);", "<a><b></a>") is None
+    kind = "<!DOCTYPE a [<!ENTITY b 'c'>] >"
+    assert module("xml", "return m.prettyXml(x);", f"{kind}<a/>") == f"{kind}\n<a/>"
+    code = "return m.prettyXml('<a>'.repeat(x) + '</a>'.repeat(x));"
+    assert f"\n{'  ' * 24}<a>\n" in module("xml", code, 200)
+    assert module("xml", code, 201) is None
 
 
 FOLLOW = """async () => {

@@ -24,7 +24,8 @@ export class JsonError extends Error {
 
 const SPACE = /[ \t\r\n]*/y;
 const NUMBER = /-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?/y;
-const STRING = /"(?:[^"\\\0-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*/y;
+/** A part of a string: one match of a few million characters is more than browsers have room for. */
+const STRING = /(?:[^"\\\0-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})){1,100000}/y;
 const WORD = /[A-Za-z_$][\w$]*/y;
 
 class Reader {
@@ -71,14 +72,16 @@ class Reader {
 
   string() {
     const from = this.at;
-    const raw = this.take(STRING);
+    this.at += 1;
+    while (this.take(STRING));
     if (this.text[this.at] !== '"') {
       if (this.text[this.at] === "\\") this.fail("There is no such escape in a string");
       if (this.at < this.text.length) this.fail("A string can't hold a line end or a control character");
       throw new JsonError("This string is not closed", this.text, from);
     }
     this.at += 1;
-    return { kind: "string", raw: `${raw}"`, value: JSON.parse(`${raw}"`) };
+    const raw = this.text.slice(from, this.at);
+    return { kind: "string", raw, value: JSON.parse(raw) };
   }
 
   number() {
@@ -138,20 +141,64 @@ export function parseJson(text) {
   return node;
 }
 
-/** What an object or array holds, as [[label, node]…]; null for what holds nothing. */
-export function children(node) {
-  if (node.kind === "object") return node.entries.map((entry) => [entry.name, entry.node]);
-  if (node.kind === "array") return node.items.map((item, index) => [index, item]);
+/** How many values an object or array holds; null for what holds nothing. */
+export const sizeOf = (node) => (node.entries ?? node.items)?.length ?? null;
+
+/** What an object or array holds, or the first `most` of it, as [[label, node]…]; null for what holds nothing. */
+export function children(node, most = Infinity) {
+  if (node.kind === "object") return node.entries.slice(0, most).map((entry) => [entry.name, entry.node]);
+  if (node.kind === "array") return node.items.slice(0, most).map((item, index) => [index, item]);
   return null;
 }
 
+/** The nodes that a tree begins with open: the outer ones first, each with all that it holds, and not more than `most` values in all. */
+export function opened(root, { depth = 3, most = 500, each = 100 } = {}) {
+  const found = new Set();
+  let left = most;
+  let level = [root];
+  for (let at = 0; at < depth && level.length; at += 1) {
+    const next = [];
+    for (const node of level) {
+      const size = sizeOf(node);
+      if (!size || size > Math.min(each, left)) continue;
+      left -= size;
+      found.add(node);
+      for (const [, inner] of children(node)) next.push(inner);
+    }
+    level = next;
+  }
+  return found;
+}
+
+/** Deeper values stand in one line. */
+const MAX_PRINTED = 200;
+/** Deeper lines begin no further to the right, so that a text is not many times as long as its value. */
+const MAX_INDENT = 24;
+
+const INDENTS = Array.from({ length: MAX_INDENT + 1 }, (_, depth) => "  ".repeat(depth));
+
+export const indent = (depth) => INDENTS[Math.min(depth, MAX_INDENT)];
+
 /** A node as an indented text. */
-export function printJson(node, depth = 0) {
-  const inner = children(node);
-  if (!inner) return node.raw;
-  const [open, close] = node.kind === "object" ? "{}" : "[]";
-  if (!inner.length) return open + close;
-  const pad = "  ".repeat(depth + 1);
-  const lines = inner.map(([label, each]) => pad + (node.kind === "object" ? `${JSON.stringify(label)}: ` : "") + printJson(each, depth + 1));
-  return `${open}\n${lines.join(",\n")}\n${"  ".repeat(depth)}${close}`;
+export function printJson(root) {
+  const pieces = [];
+  const print = (node, depth) => {
+    const size = sizeOf(node);
+    if (size === null) {
+      pieces.push(node.raw);
+      return;
+    }
+    const [open, close] = node.kind === "object" ? "{}" : "[]";
+    const flat = depth >= MAX_PRINTED || !size;
+    const pad = flat ? "" : `\n${indent(depth + 1)}`;
+    pieces.push(open);
+    for (let index = 0; index < size; index += 1) {
+      pieces.push(index ? `,${pad || " "}` : pad);
+      if (node.kind === "object") pieces.push(JSON.stringify(node.entries[index].name), ": ");
+      print(node.kind === "object" ? node.entries[index].node : node.items[index], depth + 1);
+    }
+    pieces.push(flat ? close : `\n${indent(depth)}${close}`);
+  };
+  print(root, 0);
+  return pieces.join("");
 }
