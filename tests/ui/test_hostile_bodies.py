@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 
 import pytest
@@ -86,3 +87,41 @@ def test_a_text_of_hidden_characters(page: Page, hostile: Hostile) -> None:
     expect(article.locator("pre.code .hidden-mark")).to_have_count(501)
     expect(article.locator("pre.code")).to_contain_text("a[RLO]" * 49_500)
     assert elements(page) < FEW
+
+
+def test_a_tree_begins_with_few_values(page: Page, hostile: Hostile) -> None:
+    """Of a million values in arrays of a hundred, some hundreds are shown, and the others open by hand."""
+    article = hostile.open("application/json", json.dumps([[[1] * 100] * 100] * 100, separators=(",", ":")).encode())
+    expect(article.locator(".json-tree li")).to_have_count(501)
+    assert elements(page) < FEW
+    article.locator(".json-tree details:not([open]) > summary").first.click()
+    expect(article.locator(".json-tree li")).to_have_count(601)
+
+
+def test_long_names_and_values_of_a_tree(page: Page, hostile: Hostile) -> None:
+    """A name as long as a body is cut, and so is a value; the button for more shows more of it."""
+    article = hostile.open("application/json", json.dumps({"n" * 100_000: "v" * 100_000}).encode())
+    tree = article.locator(".json-tree")
+    expect(tree).to_contain_text("98000 more characters")
+    expect(tree).to_contain_text("98002 more characters")
+    tree.get_by_role("button").first.click()
+    expect(tree).to_contain_text("78000 more characters")
+
+
+def test_a_deep_json(page: Page, hostile: Hostile) -> None:
+    """Many values far down are shown pretty, with no more before each line than fits."""
+    article = hostile.open("application/json", b"[" * 150 + b"1," * 700_000 + b"1" + b"]" * 150)
+    article.get_by_role("button", name="Pretty").click()
+    expect(article.locator("pre.code")).to_contain_text("[\n" + "  " * 24 + "1,\n" + "  " * 24 + "1,")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<a>" * 12_000 + b"</a>" * 12_000, b"<?xml version='1.0'?><!DOCTYPE a " + b"[]" * 5000],
+    ids=["deep", "doctype"],
+)
+def test_an_xml_that_is_not_pretty(page: Page, hostile: Hostile, body: bytes) -> None:
+    """An XML that is nested too deep, or whose DOCTYPE could be read in many ways, is shown as it is."""
+    article = hostile.open("application/xml", body)
+    expect(article.locator("pre.code")).to_have_text(body.decode())
+    expect(article.get_by_role("button", name="Pretty")).to_have_count(0)
