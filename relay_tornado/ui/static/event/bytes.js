@@ -8,7 +8,7 @@ export function fromBase64(text) {
   } catch {
     return new Uint8Array();
   }
-  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
+  return fromLatin1(binary);
 }
 
 export function toBase64(bytes) {
@@ -40,6 +40,13 @@ export function latin1(bytes) {
   let text = "";
   for (let at = 0; at < bytes.length; at += 0x8000) text += String.fromCharCode(...bytes.subarray(at, at + 0x8000));
   return text;
+}
+
+/** The bytes of such a text. */
+export function fromLatin1(text) {
+  const bytes = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at += 1) bytes[at] = text.charCodeAt(at);
+  return bytes;
 }
 
 /** The exact bytes of a log's body. */

@@ -1,7 +1,15 @@
 // A request's headers: the raw block in the sender's order, and what is read from it.
-import { fromBase64, latin1, utf8 } from "./bytes.js";
+import { fromBase64, fromLatin1, latin1, utf8 } from "./bytes.js";
 
-const trim = (text) => text.replace(/^[ \t]+|[ \t]+$/g, "");
+const blank = (character) => character === " " || character === "\t";
+
+/** Without spaces and tabs at both ends. (A regular expression for those at the end takes the square of the time.) */
+function trim(text) {
+  let [from, to] = [0, text.length];
+  while (from < to && blank(text[from])) from += 1;
+  while (to > from && blank(text[to - 1])) to -= 1;
+  return text.slice(from, to);
+}
 
 /** The headers of a raw block: [{name, value, raw}], in order. `value` is UTF-8 where its bytes are that, else Latin-1; `raw` its bytes, one
  *  character each. A line that begins with a space goes on with the one before. */
@@ -14,7 +22,7 @@ export function parseBlock(bytes) {
       headers.push(colon < 0 ? { name: line, raw: "" } : { name: line.slice(0, colon), raw: trim(line.slice(colon + 1)) });
     }
   }
-  for (const header of headers) header.value = utf8(Uint8Array.from(header.raw, (each) => each.charCodeAt(0))) ?? header.raw;
+  for (const header of headers) header.value = utf8(fromLatin1(header.raw)) ?? header.raw;
   return headers;
 }
 
