@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 
 import pytest
@@ -34,18 +35,18 @@ class Hostile:
         newest = self.page.request.get(f"/v1/search?bucket={BUCKET}&limit=1").json()
         return str(newest["data"][0]["id"])
 
-    def open(self, kind: str, body: bytes) -> Locator:
+    def open(self, kind: str, body: bytes, path: str = "/") -> Locator:
         """Sends an event, and opens it: its article."""
-        self.page.goto(f"/ui/events/{self.send(kind, body)}")
+        self.page.goto(f"/ui/events/{self.send(kind, body, path)}")
         article = self.page.locator("article.event")
-        expect(article.get_by_role("heading", name="Headers")).to_be_visible()
+        expect(article.get_by_role("heading", name="Headers")).to_have_count(1)
         return article
 
     def compare(self, kind: str, left: bytes, right: bytes) -> Locator:
         """Sends two events, and compares them."""
         self.page.goto(f"/ui/compare/{self.send(kind, left)}/{self.send(kind, right)}")
         comparison = self.page.locator(".comparison")
-        expect(comparison.get_by_role("heading", name="Headers")).to_be_visible()
+        expect(comparison.get_by_role("heading", name="Compare")).to_be_visible()
         return comparison
 
 
@@ -125,3 +126,85 @@ def test_an_xml_that_is_not_pretty(page: Page, hostile: Hostile, body: bytes) ->
     article = hostile.open("application/xml", body)
     expect(article.locator("pre.code")).to_have_text(body.decode())
     expect(article.get_by_role("button", name="Pretty")).to_have_count(0)
+
+
+def more(place: Locator, left: str) -> Locator:
+    """The button under a table that tells how many rows are left."""
+    return place.get_by_role("button", name=f"Show more of them ({left} left)")
+
+
+def test_a_form_of_many_fields(page: Page, hostile: Hostile) -> None:
+    """A table begins with two hundred fields, and goes on by the button; hidden characters in them don't add up."""
+    article = hostile.open(FORM, b"a&" * 200_000)
+    table = article.get_by_role("region", name="Form fields")
+    expect(table.locator("tbody tr")).to_have_count(200)
+    assert elements(page) < FEW
+    more(article, "199,800").click()
+    expect(table.locator("tbody tr")).to_have_count(1200)
+    article = hostile.open(FORM, ("\u200b\u00ad" * 500 + "&").encode() * 300)
+    expect(table.locator("tbody tr").first.locator(".hidden-mark")).to_have_count(11)
+    assert elements(page) < FEW
+
+
+def test_a_multipart_of_many_parts(page: Page, hostile: Hostile) -> None:
+    """So does the table of a multipart form."""
+    part = b"--B\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n"
+    article = hostile.open("multipart/form-data; boundary=B", part * 20_000 + b"--B--\r\n")
+    rows = article.get_by_role("region", name="Form fields").locator("tbody tr")
+    expect(rows).to_have_count(200)
+    expect(rows.last).to_have_text("ax1 B")
+    assert elements(page) < FEW
+    expect(more(article, "19,800")).to_be_visible()
+
+
+def test_a_field_as_long_as_a_body(page: Page, hostile: Hostile) -> None:
+    """A field's value is cut, and its button shows more of it."""
+    table = hostile.open(FORM, b"a=" + b"x" * 500_000).get_by_role("region", name="Form fields")
+    expect(table.locator("td.value").last).to_have_text("x" * 2000 + " 498000 more characters")
+    table.get_by_role("button").click()
+    expect(table.locator("td.value").last).to_have_text("x" * 22_000 + " 478000 more characters")
+
+
+def test_many_headers_and_parameters(page: Page, hostile: Hostile) -> None:
+    """Headers and a query are tables of two hundred rows, too."""
+    article = hostile.open("text/plain\r\n" + "\r\n".join(["a:"] * 400), b"x", "/?" + "a&" * 5000)
+    for name, left in (("Headers", None), ("Query", "4,800")):
+        expect(article.get_by_role("region", name=name).locator("tbody tr")).to_have_count(200)
+        assert left is None or more(article, left).count() == 1
+    assert elements(page) < FEW
+
+
+def test_comparing_large_forms(page: Page, hostile: Hostile) -> None:
+    """Two hundred fields that differ are shown first, and of one name a few values."""
+    left, right = (("&".join(f"{side}{index}" for index in range(60_000))).encode() for side in "ab")
+    comparison = hostile.compare(FORM, left, right)
+    expect(comparison.get_by_role("region", name="Form fields").locator("tbody tr")).to_have_count(200)
+    expect(more(comparison, "119,800")).to_be_visible()
+    assert elements(page) < FEW
+    comparison = hostile.compare(FORM, b"a&" * 200_000, b"a&" * 100_000)
+    expect(more(comparison, "199,995")).to_be_visible()
+    assert elements(page) < FEW
+
+
+def test_comparing_large_texts(page: Page, hostile: Hostile) -> None:
+    """A thousand lines are shown first, however much is hidden in them; a long line is cut."""
+    comparison = hostile.compare("text/plain", "\u200b\u00ad\n".encode() * 40_000, b"y\n" * 40_000)
+    lines = comparison.locator(".diff .line")
+    expect(lines).to_have_count(1000)
+    expect(more(comparison, "79,001")).to_be_visible()
+    assert elements(page) < FEW
+    hostile.compare("text/plain", "a\u200b".encode() * 200_000, b"b" * 500_000)
+    expect(lines.last).to_have_text(re.compile("only right: " + "b" * 2000 + " 498000 more characters"))
+    assert elements(page) < FEW
+
+
+def test_bytes_in_hex(page: Page, hostile: Hostile) -> None:
+    """The bytes of a large body are shown in parts that stay readable."""
+    article = hostile.open("application/octet-stream", b"\xff" * 3_000_000)
+    for _ in range(4):
+        article.get_by_role("button", name="Show more of it").click()
+    shown = 4096 * 64 + 2 * 262_144
+    expect(article.get_by_role("button", name=re.compile("Show more of it"))).to_be_visible()
+    lines = article.get_by_label("Body in hex").evaluate("(element) => element.textContent.split('\\n').length")
+    assert lines == shown / 16
+    assert elements(page) < FEW

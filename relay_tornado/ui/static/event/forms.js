@@ -1,11 +1,11 @@
 // Fields of queries and forms, in their order; a name may come more than once.
-import { encode, latin1, readable } from "./bytes.js";
+import { encode, fromLatin1, latin1, readable } from "./bytes.js";
 import { mediaType, parseBlock, valueOf } from "./headers.js";
 
 /** [[name, value]…] of a query or of an application/x-www-form-urlencoded body. */
 export const fields = (text) => (text ? [...new URLSearchParams(text)] : []);
 
-/** The parts of a multipart/form-data body: [{name, file, type, bytes}], null where it is none with this boundary. */
+/** The parts of a multipart/form-data body as they stand in it, for partOf; null where it is none with this boundary. */
 export function multipart(bytes, boundary) {
   if (!boundary) return null;
   const mark = latin1(encode(`--${boundary}`));
@@ -17,16 +17,18 @@ export function multipart(bytes, boundary) {
     const begin = piece.indexOf("\r\n");
     const end = piece.indexOf("\r\n\r\n", begin);
     if (begin < 0 || end < 0) return null;
-    const headers = parseBlock(Uint8Array.from(piece.slice(begin + 2, end + 2), (each) => each.charCodeAt(0)));
-    const { parameters } = mediaType(valueOf(headers, "Content-Disposition"));
-    parts.push({
-      name: parameters.get("name") ?? "",
-      file: parameters.get("filename") ?? null,
-      type: valueOf(headers, "Content-Type"),
-      bytes: Uint8Array.from(piece.slice(end + 4), (each) => each.charCodeAt(0)),
-    });
+    parts.push({ head: piece.slice(begin + 2, end + 2), content: piece.slice(end + 4) });
   }
   return parts;
+}
+
+/** What a part is: {name, file, type, bytes}. */
+export function partOf({ head, content }) {
+  const headers = parseBlock(fromLatin1(head));
+  const { parameters } = mediaType(valueOf(headers, "Content-Disposition"));
+  return {
+    name: parameters.get("name") ?? "", file: parameters.get("filename") ?? null, type: valueOf(headers, "Content-Type"), bytes: fromLatin1(content),
+  };
 }
 
 /** A part's value as a text, cut after `most` bytes. */

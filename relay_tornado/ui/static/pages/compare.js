@@ -7,7 +7,7 @@ import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
 import { Badge, Problem, Time, bytes, number, useLoaded } from "../parts/basic.js";
-import { Plain } from "../parts/plain.js";
+import { Plain, Short, useFirst } from "../parts/plain.js";
 import { link } from "../router.js";
 
 const AROUND = 3;
@@ -16,8 +16,9 @@ const MAX_TEXT = 1_000_000;
 const pairsOf = (log) => headersOf(log).map(({ name, value }) => [name, value]);
 
 function Cell({ values }) {
-  return html`<td class="value">${values.length ? values.map((value, index) => html`<div key=${index}><${Plain} text=${value} lines />
-    </div>`) : html`<span class="soft">–</span>`}</td>`;
+  const [shown, more] = useFirst(values, 5);
+  return html`<td class="value">${values.length ? shown.map((value, index) => html`<div key=${index}><${Short} text=${value} lines />
+    </div>`) : html`<span class="soft">–</span>`}${more}</td>`;
 }
 
 /** Names and values side by side; what is the same is shown on demand. */
@@ -25,8 +26,9 @@ function Pairs({ title, left, right, fold }) {
   const [all, setAll] = useState(false);
   const rows = useMemo(() => diffPairs(left, right, fold), [left, right]);
   const same = rows.filter((row) => row.same).length;
+  const wanted = useMemo(() => (all ? rows : rows.filter((row) => !row.same)), [rows, all]);
+  const [shown, more] = useFirst(wanted);
   if (!rows.length) return null;
-  const shown = all ? rows : rows.filter((row) => !row.same);
   return html`<section class="stack"><div class="head"><h2>${title}</h2>${same > 0 && html`<button type="button" class="button tiny"
     aria-pressed=${all ? "true" : "false"} onClick=${() => setAll(!all)}>
       ${all ? "Only what differs" : `Also what is the same (${number(same)})`}</button>`}</div>
@@ -34,21 +36,22 @@ function Pairs({ title, left, right, fold }) {
       scope="col">Name</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
       ${shown.map((row, index) => html`<tr key=${index}
         class=${row.same ? "" : row.left.length && row.right.length ? "changed" : row.left.length ? "only-left" : "only-right"}><th
-          scope="row" class="value name"><${Plain} text=${row.name} /></th><${Cell} values=${row.left} /><${Cell} values=${row.right} />
-            </tr>`)}</tbody></table></div>`
+          scope="row" class="value name"><${Short} text=${row.name} /></th><${Cell} values=${row.left} /><${Cell} values=${row.right} />
+            </tr>`)}</tbody></table></div>${more}`
       : html`<p class="soft">The same.</p>`}</section>`;
 }
 
 const shortly = (node) => (node ? [printJson(node).slice(0, 2000)] : []);
 
 function JsonChanges({ changes }) {
+  const [shown, more] = useFirst(changes);
   if (!changes.length) return html`<p class="soft">The same values, perhaps written in another way.</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Differences of the bodies"><table class="compare"><thead><tr><th
     scope="col">Place</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
-    ${changes.map((change, index) => html`<tr key=${index}
+    ${shown.map((change, index) => html`<tr key=${index}
       class=${change.left && change.right ? "changed" : change.left ? "only-left" : "only-right"}><th scope="row" class="value name">
-        <${Plain} text=${change.path} /></th><${Cell} values=${shortly(change.left)} /><${Cell} values=${shortly(change.right)} /></tr>`)}
-          </tbody></table></div>`;
+        <${Short} text=${change.path} /></th><${Cell} values=${shortly(change.left)} /><${Cell} values=${shortly(change.right)} /></tr>`)}
+          </tbody></table></div>${more}`;
 }
 
 /** Lines with a few that are the same around each difference. */
@@ -72,12 +75,13 @@ function Lines({ left, right }) {
     if (skipped) kept.push({ kind: "skip", text: `${number(skipped)} lines that are the same` });
     return kept;
   }, [left, right]);
+  const [shown, more] = useFirst(lines, 1000);
   const marks = { left: "−", right: "+", same: " ", skip: "⋯" };
   const said = { left: "only left: ", right: "only right: ", same: "", skip: "" };
   return html`<div class="diff mono" tabindex="0" role="region" aria-label="Lines of both bodies">
-    ${lines.slice(0, 5000).map((line, index) => html`<div key=${index} class=${`line ${line.kind}`}><span class="sign" aria-hidden="true">
-      ${marks[line.kind]}</span><span class="hidden">${said[line.kind]}</span><${Plain} text=${line.text} lines /></div>`)}
-    ${lines.length > 5000 && html`<div class="line skip">${number(lines.length - 5000)} more lines</div>`}</div>`;
+    ${shown.map((line, index) => html`<div key=${index} class=${`line ${line.kind}`}><span class="sign" aria-hidden="true">
+      ${marks[line.kind]}</span><span class="hidden">${said[line.kind]}</span><span><${Short} text=${line.text} lines
+        /></span></div>`)}</div>${more}`;
 }
 
 const node = (text) => {

@@ -151,10 +151,11 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
       <a class="button tiny" href=${v1("logs", log.id, "body")} download>Download body</a></span></div>
     <${Facts} log=${log} input=${input} size=${bodyBytes.length} headerSize=${headerSize} />
     <section class="stack"><${Part}>Deliveries<//><${Deliveries} log=${log} bucket=${bucket} /></section>
-    ${query.length > 0 && html`<section class="stack"><${Part}>Query<//><${Fields} pairs=${query} label="Query" /></section>`}
+    ${query.length > 0 && html`<section class="stack"><${Part}>Query<//><${Fields} key=${log.id} pairs=${query}
+      label="Query" /></section>`}
     <section class="stack"><${Part}>Body<//><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers} /></section>
     <section class="stack"><${Part}>Headers <span class="soft small">${headers.length}, in their order</span><//><${HeaderTable}
-      headers=${headers} label="Headers" /></section>
+      key=${log.id} headers=${headers} label="Headers" /></section>
     ${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} onClose=${() => setDialog("")} />`}
     ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} log=${log} onClose=${() => setDialog("")} />`}
     ${dialog === "compare" && html`<${CompareWith} id=${log.id} chosen=${chosen} onOlder=${() => olderThan(log.bucket_id, log.id)}

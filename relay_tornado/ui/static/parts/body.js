@@ -1,16 +1,18 @@
 // A body in the forms in which one wants to see it: tree, pretty, fields, picture, raw, hex. It is text here, whatever it calls itself.
 import { html, useEffect, useMemo, useState } from "../lib.js";
 import { hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
-import { fields, multipart, valueText } from "../event/forms.js";
+import { fields, multipart, partOf, valueText } from "../event/forms.js";
 import { mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
 import { beginning } from "../event/plain.js";
 import { prettyXml } from "../event/xml.js";
 import { bytes as size } from "./basic.js";
-import { Plain } from "./plain.js";
+import { Plain, Short, useFirst } from "./plain.js";
 import { Tree } from "./tree.js";
 
 const PART = 100_000;
+/** Bytes that are shown in hex at once: each takes five characters. */
+const MORE_HEX = 262_144;
 /** Larger texts are not parsed without being asked for. */
 const MAX_PARSED = 4_000_000;
 
@@ -26,25 +28,34 @@ function Hex({ bytes }) {
   const [most, setMost] = useState(4096);
   return html`<pre class="code hex" tabindex="0" aria-label="Body in hex">${hexDump(bytes, most)}</pre>
     ${bytes.length > most && html`<button type="button" class="button tiny"
-      onClick=${() => setMost(most * 8)}>Show more of it (${size(bytes.length - most)} left)</button>`}`;
+      onClick=${() => setMost(most + Math.min(7 * most, MORE_HEX))}>Show more of it (${size(bytes.length - most)} left)</button>`}`;
 }
 
 /** A table of names and values, for queries and forms. */
 export function Fields({ pairs, label }) {
+  const [rows, more] = useFirst(pairs);
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${label}><table><thead><tr><th scope="col">Name</th><th
     scope="col">Value</th></tr></thead>
-    <tbody>${pairs.map(([name, value], index) => html`<tr key=${index}><td class="value name"><${Plain} text=${name} /></td><td
-      class="value"><${Plain} text=${value} lines /></td></tr>`)}</tbody></table></div>`;
+    <tbody>${rows.map(([name, value], index) => html`<tr key=${index}><td class="value name"><${Short} text=${name} /></td><td
+      class="value"><${Short} text=${value} lines /></td></tr>`)}</tbody></table></div>${more}`;
+}
+
+const Form = ({ text }) => html`<${Fields} pairs=${useMemo(() => fields(text), [text])} label="Form fields" />`;
+
+function Part({ raw }) {
+  const part = useMemo(() => partOf(raw), [raw]);
+  const text = useMemo(() => (utf8(part.bytes) === null ? null : valueText(part)), [part]);
+  return html`<tr><td class="value name"><${Short} text=${part.name} /></td>
+    <td class="value">${text === null ? html`<span class="soft">not text</span>` : html`<${Short} text=${text} lines />`}</td>
+    <td class="value">${part.file !== null && html`<${Short} text=${part.file} />`}</td><td class="value"><${Short} text=${part.type} /></td>
+    <td class="num">${size(part.bytes.length)}</td></tr>`;
 }
 
 function Parts({ parts }) {
+  const [rows, more] = useFirst(parts);
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Form fields"><table><thead><tr><th scope="col">Name</th><th
     scope="col">Value</th><th scope="col">File</th><th scope="col">Type</th><th scope="col" class="num">Size</th></tr></thead>
-    <tbody>${parts.map((part, index) => html`<tr key=${index}><td class="value name"><${Plain} text=${part.name} /></td>
-      <td class="value">${utf8(part.bytes) === null ? html`<span class="soft">not text</span>` : html`<${Plain} text=${valueText(part)}
-        lines />`}</td>
-      <td class="value">${part.file !== null && html`<${Plain} text=${part.file} />`}</td><td class="value"><${Plain} text=${part.type} />
-        </td><td class="num">${size(part.bytes.length)}</td></tr>`)}</tbody></table></div>`;
+    <tbody>${rows.map((raw, index) => html`<${Part} key=${index} raw=${raw} />`)}</tbody></table></div>${more}`;
 }
 
 function Picture({ type, bytes }) {
@@ -123,8 +134,7 @@ export function Body({ bytes, headers, label = "Body" }) {
     ${now === "Picture" && html`<${Picture} type=${found.picture} bytes=${bytes} />`}
     ${now === "Tree" && html`<${Tree} node=${found.node} />`}
     ${now === "Pretty" && html`<${Text} text=${pretty} label=${`${label}, pretty`} />`}
-    ${now === "Fields" && (found.parts ? html`<${Parts} parts=${found.parts} />` : html`<${Fields} pairs=${fields(found.text)}
-      label="Form fields" />`)}
+    ${now === "Fields" && (found.parts ? html`<${Parts} parts=${found.parts} />` : html`<${Form} text=${found.text} />`)}
     ${now === "Raw" && html`<${Text} text=${found.text ?? readable(bytes)} label=${`${label}, raw`} />`}
     ${now === "Hex" && html`<${Hex} bytes=${bytes} />`}
   </div>`;

@@ -2,6 +2,7 @@
 // bounds to how many elements it becomes.
 import { html, useState } from "../lib.js";
 import { beginning, bracketed, cut, hasHidden, markName } from "../event/plain.js";
+import { number } from "./basic.js";
 
 const MARKS = 500;
 /** The most marks in one of many texts: a row, a cell, a line. */
@@ -25,4 +26,14 @@ export function Short({ text, lines = false, most = MOST }) {
   const begun = beginning(text, most + more);
   return html`<${Plain} text=${begun} lines=${lines} marks=${FEW} />${begun.length < text.length && html` <button type="button"
     class="button tiny" onClick=${() => setMore(more + 10 * MOST)}>${text.length - begun.length} more characters</button>`}`;
+}
+
+const ROWS = 200;
+
+/** The first of rows of which a sender may have sent any number, and a button for more where there are: [shown, button]. */
+export function useFirst(rows, count = ROWS) {
+  const [most, setMost] = useState(count);
+  if (rows.length <= most) return [rows, null];
+  return [rows.slice(0, most), html`<button type="button" class="button tiny" onClick=${() => setMost(most + 5 * count)}>
+    Show more of them (${number(rows.length - most)} left)</button>`];
 }
