@@ -267,6 +267,14 @@ def test_many_blanks_in_a_header(module: Any) -> None:
     assert module("headers", code) == 800_002
 
 
+def test_json_whose_names_come_again(module: Any) -> None:
+    """The second value of a name is compared with the second."""
+    code = """const j = await import('/ui/static/event/json.js');
+      return m.diffJson(j.parseJson(x[0]), j.parseJson(x[1])).map((each) => each.path);"""
+    assert module("diff", code, ['{"a":1,"a":2,"b":0,"a":3}', '{"a":1,"a":3,"b":0,"a":3}']) == ['["a" (2)]']
+    assert module("diff", code, ['{"a":1,"b":{"c":[1]}}', '{"b":{"c":[1]},"a":1}']) == []
+
+
 FOLLOW = """async () => {
   const opened = [];
   window.EventSource = class extends EventTarget {

@@ -198,6 +198,27 @@ def test_comparing_large_texts(page: Page, hostile: Hostile) -> None:
     assert elements(page) < FEW
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "rows"),
+    [
+        (b"[" * 490 + b"1," * 300_000 + b"1" + b"]" * 490, b"[" * 490 + b"1," * 300_000 + b"2" + b"]" * 490, 1),
+        (b"{" + b'"a":1,' * 100_000 + b'"b":1}', b'{"a":2}', 200),
+        (
+            b'{"' + b"n" * 500_000 + b'":[' + b"1," * 400 + b"1]}",
+            b'{"' + b"n" * 500_000 + b'":[' + b"2," * 400 + b"2]}",
+            200,
+        ),
+    ],
+    ids=["deep", "one name", "long name"],
+)
+def test_comparing_hostile_json(page: Page, hostile: Hostile, left: bytes, right: bytes, rows: int) -> None:
+    """Nested deep, with a name many times, or with a name as long as a body: what differs is shown, by place."""
+    comparison = hostile.compare("application/json", left, right)
+    expect(comparison.get_by_role("region", name="Differences of the bodies").locator("tbody tr")).to_have_count(rows)
+    expect(comparison.locator("tbody tr").last.locator("th button")).to_have_count(0)
+    assert elements(page) < FEW
+
+
 def test_bytes_in_hex(page: Page, hostile: Hostile) -> None:
     """The bytes of a large body are shown in parts that stay readable."""
     article = hostile.open("application/octet-stream", b"\xff" * 3_000_000)

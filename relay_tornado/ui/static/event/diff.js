@@ -1,5 +1,5 @@
 // What differs between two texts, by lines, and between two JSON values, by place.
-import { children } from "./json.js";
+import { beginning } from "./plain.js";
 
 const MAX_EDITS = 1000;
 
@@ -61,39 +61,52 @@ function walked(a, b, trace) {
   return lines.reverse();
 }
 
-const kept = new WeakMap();
-
-/** A node as a text that equal values share: the order of names does not count. */
-function canonical(node) {
-  const inner = children(node);
-  if (!inner) return node.kind === "string" ? JSON.stringify(node.value) : node.raw;
-  let text = kept.get(node);
-  if (text === undefined) {
-    const parts = inner.map(([label, each]) => (node.kind === "object" ? `${JSON.stringify(label)}:${canonical(each)}` : canonical(each)));
-    text = node.kind === "object" ? `{${parts.sort().join(",")}}` : `[${parts.join(",")}]`;
-    kept.set(node, text);
-  }
-  return text;
+/** A function that tells a node's number, which equal values share: the order of names does not count. (A text of each would hold all that is
+ *  below it, at each level anew.) */
+function numbers() {
+  const known = new Map();
+  const kept = new Map();
+  const numberOf = (node) => {
+    let found = kept.get(node);
+    if (found !== undefined) return found;
+    let text;
+    if (node.kind === "object") text = `{${node.entries.map(({ name, node: each }) => `${JSON.stringify(name)}:${numberOf(each)}`).sort().join(",")}}`;
+    else if (node.kind === "array") text = `[${node.items.map(numberOf).join(",")}]`;
+    else text = node.kind === "string" ? JSON.stringify(node.value) : node.raw;
+    found = known.get(text);
+    if (found === undefined) known.set(text, (found = known.size));
+    kept.set(node, found);
+    return found;
+  };
+  return numberOf;
 }
 
 /** Names of an object by the order of their coming; the second of a name is told apart by its number. */
 function byName(node) {
   const found = new Map();
+  const turns = new Map();
   for (const { name, node: each } of node.entries) {
-    let key = JSON.stringify(name);
-    for (let turn = 2; found.has(key); turn += 1) key = `${JSON.stringify(name)} (${turn})`;
-    found.set(key, each);
+    const turn = (turns.get(name) ?? 0) + 1;
+    turns.set(name, turn);
+    found.set(JSON.stringify(name) + (turn > 1 ? ` (${turn})` : ""), each);
   }
   return found;
 }
 
-const step = (path, key) => (/^"[A-Za-z_]\w*"$/.test(key) ? `${path}${path && "."}${key.slice(1, -1)}` : `${path}[${key}]`);
+const MAX_KEY = 200;
+
+/** The path of what stands under a key; a key that is as long as a body is cut. */
+function step(path, key) {
+  if (key.length > MAX_KEY) return `${path}[${beginning(key, MAX_KEY)}…]`;
+  return /^"[A-Za-z_]\w*"$/.test(key) ? `${path}${path && "."}${key.slice(1, -1)}` : `${path}[${key}]`;
+}
 
 /** Where two JSON values differ: [{path, left, right}], a side that has nothing there is null; at most `most`. */
 export function diffJson(left, right, most = 500) {
   const found = [];
+  const numberOf = numbers();
   const compare = (a, b, path) => {
-    if (found.length >= most || (a && b && canonical(a) === canonical(b))) return;
+    if (found.length >= most || (a && b && numberOf(a) === numberOf(b))) return;
     if (a?.kind === "object" && b?.kind === "object") {
       const mine = byName(a);
       const yours = byName(b);
@@ -106,9 +119,9 @@ export function diffJson(left, right, most = 500) {
   const compareItems = (a, b, path) => {
     const shorter = Math.min(a.length, b.length);
     let head = 0;
-    while (head < shorter && canonical(a[head]) === canonical(b[head])) head += 1;
+    while (head < shorter && numberOf(a[head]) === numberOf(b[head])) head += 1;
     let tail = 0;
-    while (tail < shorter - head && canonical(a[a.length - 1 - tail]) === canonical(b[b.length - 1 - tail])) tail += 1;
+    while (tail < shorter - head && numberOf(a[a.length - 1 - tail]) === numberOf(b[b.length - 1 - tail])) tail += 1;
     const end = Math.max(a.length, b.length) - tail;
     for (let index = head; index < end; index += 1) {
       compare(index < a.length - tail ? a[index] : null, index < b.length - tail ? b[index] : null, `${path}[${index}]`);
