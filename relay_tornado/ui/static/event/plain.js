@@ -7,7 +7,9 @@ const HIDDEN = new RegExp([
   "[\\u2800\\u3164\\ufeff\\uffa0\\ufff9-\\ufffb\\u{e0000}-\\u{e007f}\\u{e0100}-\\u{e01ef}]",
   "[\\ud800-\\udbff](?![\\udc00-\\udfff])", "(?<![\\ud800-\\udbff])[\\udc00-\\udfff]",
 ].join("|"), "u");
-const ALL = new RegExp(HIDDEN.source, "gu");
+/** What goes on behind thirty combining marks in a row: no script has that, and browsers break down at some ten thousand. */
+const PILE = /(?<=\p{M}{30})\p{M}+/u;
+const ALL = new RegExp(`${HIDDEN.source}|${PILE.source}`, "gu");
 
 const NAMES = new Map([
   [0x00, "NUL"], [0x07, "BEL"], [0x08, "BS"], [0x09, "TAB"], [0x0a, "LF"], [0x0d, "CR"], [0x1b, "ESC"], [0x7f, "DEL"], [0xad, "SHY"],
@@ -15,10 +17,14 @@ const NAMES = new Map([
   [0x2066, "LRI"], [0x2067, "RLI"], [0x2068, "FSI"], [0x2069, "PDI"], [0xfeff, "BOM"],
 ]);
 
-export const hasHidden = (text) => HIDDEN.test(text);
+/** Whether so many marks stand on one character that no browser can draw it. */
+export const hasPile = (text) => PILE.test(text);
 
-/** The short name of a hidden character: RLO, or U+2028. */
+export const hasHidden = (text) => HIDDEN.test(text) || hasPile(text);
+
+/** The short name of a hidden character: RLO, or U+2028; MARK where it is too many marks. */
 export function nameOf(character) {
+  if (!HIDDEN.test(character)) return "MARK";
   const code = character.codePointAt(0);
   return NAMES.get(code) ?? `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
 }
@@ -36,6 +42,7 @@ export function cut(text, lines = false) {
     if (lines && (character === "\n" || character === "\t" || (character === "\r" && text[found.index + 1] === "\n"))) continue;
     const last = parts.at(-1);
     if (last?.[1] === character && found.index === from) last[2] += 1;
+    else if (!HIDDEN.test(String.fromCodePoint(character.codePointAt(0)))) parts.push([text.slice(from, found.index), "\u0300", [...character].length]);
     else parts.push([text.slice(from, found.index), character, 1]);
     from = found.index + character.length;
   }

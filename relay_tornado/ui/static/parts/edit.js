@@ -4,6 +4,7 @@ import { ask, v1 } from "../api.js";
 import { bodyOf, encode, fromBase64, toBase64, utf8 } from "../event/bytes.js";
 import { CONNECTION } from "../event/curl.js";
 import { headersOf } from "../event/headers.js";
+import { hasPile } from "../event/plain.js";
 import { Button, Dialog, Field, Problem, tell } from "./basic.js";
 
 const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
@@ -30,7 +31,9 @@ function begin(log) {
   const plain = text === null ? "" : text.replaceAll("\r\n", "\n");
   const ends = text?.includes("\r\n") ? "\r\n" : "\n";
   // Line ends of two kinds would come out as one.
-  if (text === null || plain.replaceAll("\n", ends) !== text || CONTROL.test(plain)) return { text: toBase64(bytes), form: "base64", ends: "\n" };
+  if (text === null || plain.replaceAll("\n", ends) !== text || CONTROL.test(plain) || hasPile(plain)) {
+    return { text: toBase64(bytes), form: "base64", ends: "\n" };
+  }
   return { text: plain, form: "text", ends };
 }
 
