@@ -16,12 +16,28 @@ const MORE_HEX = 262_144;
 /** Larger texts are not parsed without being asked for. */
 const MAX_PARSED = 4_000_000;
 
-/** A text in parts, with a button for more. */
+/** The first `count` parts of a text, cut behind a line where that is possible, and how much is left. */
+function partsOf(text, count) {
+  const parts = [];
+  let from = 0;
+  while (parts.length < count && (from < text.length || !parts.length)) {
+    let part = beginning(text.slice(from, from + PART + 1), PART);
+    if (from + part.length < text.length) part = part.slice(0, part.lastIndexOf("\n") + 1) || part;
+    parts.push(part);
+    from += part.length;
+  }
+  return [parts, text.length - from];
+}
+
+/** A text in parts, with a button for more. Each part is a block of its own: what browsers do for the order of characters takes the square of a
+ *  paragraph's length. */
 function Text({ text, label }) {
-  const [most, setMost] = useState(PART);
-  return html`<pre class="code" tabindex="0" aria-label=${label}><${Plain} text=${beginning(text, most)} lines /></pre>
-    ${text.length > most && html`<button type="button" class="button tiny"
-      onClick=${() => setMost(most * 5)}>Show more of it (${size(text.length - most)} left)</button>`}`;
+  const [count, setCount] = useState(1);
+  const [parts, left] = useMemo(() => partsOf(text, count), [text, count]);
+  return html`<pre class="code" tabindex="0" aria-label=${label}>${parts.map((part, index) => html`<div key=${index}><${Plain}
+    text=${part} lines /></div>`)}</pre>
+    ${left > 0 && html`<button type="button" class="button tiny" onClick=${() => setCount(count + 2)}>
+      Show more of it (${size(left)} left)</button>`}`;
 }
 
 function Hex({ bytes }) {
