@@ -2,8 +2,15 @@
 import { encode, fromLatin1, latin1, readable } from "./bytes.js";
 import { mediaType, parseBlock, valueOf } from "./headers.js";
 
-/** [[name, value]…] of a query or of an application/x-www-form-urlencoded body. */
-export const fields = (text) => (text ? [...new URLSearchParams(text)] : []);
+const decoded = (text) => (/[%+]/.test(text) ? new URLSearchParams(`=${text}`).get("") : text);
+
+/** [[name, value]…] of a query or of an application/x-www-form-urlencoded body. (Browsers list a million of URLSearchParams in half a minute at best.) */
+export function fields(text) {
+  return (text ?? "").split("&").filter(Boolean).map((piece) => {
+    const equals = piece.indexOf("=");
+    return equals < 0 ? [decoded(piece), ""] : [decoded(piece.slice(0, equals)), decoded(piece.slice(equals + 1))];
+  });
+}
 
 /** The parts of a multipart/form-data body as they stand in it, for partOf; null where it is none with this boundary. */
 export function multipart(bytes, boundary) {
