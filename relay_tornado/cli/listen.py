@@ -20,6 +20,7 @@ from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
+from relay_tornado.cli.reader import ended_with_reader
 from relay_tornado.cli.trouble import file_words
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def listen(
 
     with (
         _ended_by_sigterm(),
+        ended_with_reader(),
         _held(checkpoint),
         open_access(data, "relay listen", buckets, key) as access,
         _extending(access),

@@ -191,7 +191,7 @@ def test_what_makes_no_sense(tmp_path: Path, arguments: tuple[str, ...]) -> None
 
 
 def test_it_ends_in_order(shared: World, tmp_path: Path) -> None:
-    """SIGTERM is exit code 0, Ctrl-C 130; a reader that leaves ends it quietly."""
+    """SIGTERM is exit code 0, Ctrl-C 130; a reader that leaves ends it quietly, also where no other event comes."""
     bucket = shared.bucket()
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         with listening(shared, bucket) as process:
@@ -199,7 +199,7 @@ def test_it_ends_in_order(shared: World, tmp_path: Path) -> None:
             process.send_signal(number)
             assert process.wait(TIMEOUT) == code
         wait_for(lambda: clients(shared) == 0, "it to be gone")
-    shared.send(*(str(number) for number in range(50)), bucket=bucket)
+    shared.send("0", bucket=bucket)
     said = subprocess.run(
         f"{shlex.join(command('listen', bucket, '--since', 'earliest'))} | head -n 1", shell=True, capture_output=True,
         env=shared.relay.environment(), text=True, timeout=TIMEOUT,
