@@ -36,6 +36,16 @@ def answer(status: int = 200, body: bytes = b"", *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
+def once_open(gate: asyncio.Event) -> Answering:
+    """Takes each request, and answers when the gate is open."""
+
+    async def answers(got: Got) -> bytes:
+        await gate.wait()
+        return answer()
+
+    return answers
+
+
 class Target:
     """An async context manager. `answers` makes the answer of each request: bytes, or None for a connection cut off."""
 

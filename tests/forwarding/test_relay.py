@@ -21,7 +21,7 @@ from relay_tornado.app import Relay
 from relay_tornado.settings import Settings
 from tests.acceptance.relay import Relay as Process
 from tests.acceptance.relay import wait_for
-from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.target import Target, answer, once_open
 from tests.forwarding.world import eventually, run
 from tests.handlers.raw import Raw, request
 
@@ -83,13 +83,8 @@ def test_a_full_queue_answers_429(tmp_path: Path) -> None:
 
     async def test() -> None:
         gate = asyncio.Event()
-
-        async def answers(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
         throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 1, "max_queue_depth": 2}
-        async with Target(answers) as target, started(tmp_path) as relay:
+        async with Target(once_open(gate)) as target, started(tmp_path) as relay:
             bucket = await relay.administration.create_bucket("orders")
             await relay.administration.create_output(
                 "orders", destination=target.url, internal=False, throttle=throttle

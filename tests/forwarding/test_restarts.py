@@ -10,7 +10,7 @@ import pytest
 
 from relay_tornado.errors import CursorLost
 from relay_tornado.model import Gap, Retention
-from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, eventually, public, quick_tries, run, world
 
 
@@ -35,51 +35,25 @@ def test_restart_holds_what_was_held() -> None:
     run(test)
 
 
-def test_stopped_in_between_is_a_repeat() -> None:
-    """Cut off between the request and its answer, the event is sent again after the restart: never lost."""
+@pytest.mark.parametrize(("killed", "retries"), [(False, 0), (True, 1)], ids=["stopped", "killed"])
+def test_what_was_out_at_an_end_is_sent_again(killed: bool, retries: int) -> None:
+    """A request that was out when the process ended comes again: as its second try where it ended with no word."""
 
     async def test() -> None:
         gate = asyncio.Event()
-
-        async def answers(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
-        async with Target(answers) as target, world(public(target.url)) as w:
+        async with Target(once_open(gate)) as target, world(public(target.url)) as w:
             await w.append(b"1")
             await target.until(1)
+            if killed:
+                ledger = w.forwarder().ledger
+                await w.consumers.saved()
+                ledger.gone = True  # nothing that it does from now on is stored
             await w.restart()
             await target.until(2)
             gate.set()
             await w.idle()
             assert target.bodies == [b"1", b"1"]
-            assert [each.retries for each in await w.stored(1)] == [0]
-
-    run(test)
-
-
-def test_killed_in_between_is_a_try() -> None:
-    """A request that was out when the process ended with no word counts: the event is sent again, as its second try."""
-
-    async def test() -> None:
-        gate = asyncio.Event()
-
-        async def answers(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
-        async with Target(answers) as target, world(public(target.url)) as w:
-            await w.append(b"1")
-            await target.until(1)
-            ledger = w.forwarder().ledger
-            await w.consumers.saved()
-            ledger.gone = True  # nothing that it does from now on is stored
-            await w.restart()
-            await target.until(2)
-            gate.set()
-            await w.idle()
-            assert target.bodies == [b"1", b"1"]
-            assert [each.retries for each in await w.stored(1)] == [1]
+            assert [each.retries for each in await w.stored(1)] == [retries]
 
     run(test)
 
@@ -89,12 +63,7 @@ def test_drain() -> None:
 
     async def test() -> None:
         gate = asyncio.Event()
-
-        async def answers(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
-        async with Target(answers) as target, world(public(target.url)) as w:
+        async with Target(once_open(gate)) as target, world(public(target.url)) as w:
             await w.append(b"1", b"2")
             await target.until(1)
             stopping = asyncio.create_task(w.forwarding.stop(20))
@@ -179,12 +148,7 @@ def test_deleted_while_a_request_is_out() -> None:
 
     async def test() -> None:
         gate = asyncio.Event()
-
-        async def answers(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
-        async with Target(answers) as target, world(public(target.url)) as w:
+        async with Target(once_open(gate)) as target, world(public(target.url)) as w:
             await w.append(b"1")
             await target.until(1)
             await w.registry.delete("bucket", B)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, eventually, public, quick_tries, run, world
 
 
@@ -245,11 +245,6 @@ def test_queue_depth_and_deadline() -> None:
 
     async def test() -> None:
         gate = asyncio.Event()
-
-        async def answers(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
         throttle = {
             "enabled": True,
             "mode": "concurrency",
@@ -257,7 +252,7 @@ def test_queue_depth_and_deadline() -> None:
             "max_queue_depth": 3,
             "deadline": 5 * 10**9,
         }
-        async with Target(answers) as target, world(public(target.url, throttle=throttle)) as w:
+        async with Target(once_open(gate)) as target, world(public(target.url, throttle=throttle)) as w:
             await w.append(b"1", b"2")
             assert not w.forwarding.full(B)
             await w.append(b"3")
