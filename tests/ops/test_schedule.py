@@ -114,19 +114,25 @@ def test_when_the_next_one_is_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert made[before] - since <= settings.backup_every
 
 
-def test_names_of_the_future_are_neither_counted_nor_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the others the newest so many are kept; the next one is due as if they were not there."""
-    clock = Clock(monkeypatch, 2_000_000_000.0)
-    settings = replace(Settings(), data=tmp_path, backup_every=7200.0, backup_keep=2)
+def making(monkeypatch: pytest.MonkeyPatch, clock: Clock, until: int) -> list[float]:
+    """Backups are files with little in them. Returns their times, to be; with number `until` all ends."""
     made: list[float] = []
 
     async def run(arguments: list[str], _: Settings) -> None:
         made.append(clock.now)
-        if len(made) == 4:
+        if len(made) == until:
             raise asyncio.CancelledError
         Path(arguments[1]).write_bytes(b"a backup")
 
     monkeypatch.setattr(schedule, "_run", run)
+    return made
+
+
+def test_names_of_the_future_are_neither_counted_nor_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the others the newest so many are kept; the next one is due as if they were not there."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    settings = replace(Settings(), data=tmp_path, backup_every=7200.0, backup_keep=2)
+    made = making(monkeypatch, clock, until=4)
     future = [tmp_path / name_at(clock.now + 400 * 86_400 + number) for number in range(3)]
     past = [tmp_path / name_at(clock.now - 86_400 - number) for number in range(2)]
     for path in (*future, *past):
@@ -141,15 +147,7 @@ def test_a_backup_that_is_taken_away_is_not_made_again_at_once(tmp_path: Path, m
     """Whoever moves each one elsewhere gets the next when it is due."""
     clock = Clock(monkeypatch, 2_000_000_000.0)
     settings = replace(Settings(), data=tmp_path, backup_every=7200.0)
-    made: list[float] = []
-
-    async def run(arguments: list[str], _: Settings) -> None:
-        made.append(clock.now)
-        if len(made) == 3:
-            raise asyncio.CancelledError
-        Path(arguments[1]).write_bytes(b"a backup")
-
-    monkeypatch.setattr(schedule, "_run", run)
+    made = making(monkeypatch, clock, until=3)
 
     async def sleep_and_move(seconds: float) -> None:
         for _, path in backups(tmp_path):
