@@ -23,27 +23,32 @@ class Acks:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._open: dict[str, None] = {}
-        """What came on this connection and is not acknowledged, in its order."""
-        self._before: dict[str, None] = {}
+        self._open: dict[str, str] = {}
+        """What came on this connection and is not acknowledged, in its order; with its bucket, as all of these."""
+        self._before: dict[str, str] = {}
         """The same of earlier connections."""
-        self._sent: dict[str, float] = {}
+        self._sent: dict[str, tuple[str, float]] = {}
         """When what was acknowledged on this connection was so."""
-        self._late: dict[str, float] = {}
+        self._late: dict[str, tuple[str, float]] = {}
         """What was acknowledged and the relay may not know, and since when."""
         self._again: list[str] = []
 
-    def came(self, id: str) -> bool:
+    def came(self, id: str, bucket: str) -> bool:
         """An event came; whether it is acknowledged already, and not for the application."""
         now = self._clock()
-        if self._late.pop(id, now - MEMORY) > now - MEMORY:
+        if self._late.pop(id, ("", now - MEMORY))[1] > now - MEMORY:
             self._again.append(_message("ack", id))
-            self._note(id, now)
+            self._note(id, bucket, now)
             return True
         self._before.pop(id, None)
         self._open.pop(id, None)
-        self._open[id] = None
+        self._open[id] = bucket
         return False
+
+    def caught_up(self, bucket: str) -> None:
+        """Everything of it was handed out anew: what comes again from now on is meant, as where a consumer was moved
+        back."""
+        self._late = {each: late for each, late in self._late.items() if late[0] != bucket}
 
     def late(self) -> list[str]:
         """Messages that are to be sent now."""
@@ -55,22 +60,20 @@ class Acks:
         now = self._clock()
         mine = id in self._open
         if mine and not everything:
-            del self._open[id]
-            self._note(id, now)
+            self._note(id, self._open.pop(id), now)
             return _message("ack", id)
         order = self._open if mine else self._before
         if everything and id in order:
             for each in tuple(order):
-                del order[each]
+                bucket = order.pop(each)
                 if mine:
-                    self._note(each, now)
+                    self._note(each, bucket, now)
                 else:
-                    self._late[each] = now
+                    self._late[each] = (bucket, now)
                 if each == id:
                     break
         elif id in self._before:
-            del self._before[id]
-            self._late[id] = now
+            self._late[id] = (self._before.pop(id), now)
         return _message("ack", id, all=True) if mine else None
 
     def nak(self, id: str, delay: float | None) -> str | None:
@@ -84,16 +87,16 @@ class Acks:
     def cut(self) -> None:
         """The connection ended."""
         now = self._clock()
-        self._late = {each: at for each, at in self._late.items() if at > now - MEMORY}
-        self._late |= {each: now for each, at in self._sent.items() if at > now - SURE}
+        self._late = {each: (bucket, at) for each, (bucket, at) in self._late.items() if at > now - MEMORY}
+        self._late |= {each: (bucket, now) for each, (bucket, at) in self._sent.items() if at > now - SURE}
         self._before |= self._open
         while len(self._before) > REMEMBERED:
             del self._before[next(iter(self._before))]
         self._sent, self._open, self._again = {}, {}, []
 
-    def _note(self, id: str, now: float) -> None:
-        self._sent[id] = now
-        while self._sent and self._sent[oldest := next(iter(self._sent))] < now - SURE:
+    def _note(self, id: str, bucket: str, now: float) -> None:
+        self._sent[id] = (bucket, now)
+        while self._sent and self._sent[oldest := next(iter(self._sent))][1] < now - SURE:
             del self._sent[oldest]
 
 

@@ -170,7 +170,7 @@ class Core:
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":
             event = messages.read_event(document)
-            if event is None or (self.options.explicit and self._acks.came(event.id)):
+            if event is None or (self.options.explicit and self._acks.came(event.id, event.bucket)):
                 return
             got = self.tracker.received(event)
             if got is True:
@@ -185,6 +185,8 @@ class Core:
                     self._passed(each, str(at))
             case "caught_up":
                 self._passed(name, str(document.get("id")))
+                self.tracker.caught_up(name)
+                self._acks.caught_up(name)
                 self.intake.put(Notice("caught_up", f"caught up with {name}", name), SMALL)
             case "gap":
                 self._gap(name, document.get("gap") or {})

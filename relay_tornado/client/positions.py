@@ -8,8 +8,10 @@ No I/O here: a checkpoint's text goes in and comes out.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -19,6 +21,8 @@ from relay_tornado.client.messages import Document, Place, parse_place
 
 REMEMBERED: Final = 4_096
 """Ids by which `Recent` knows a repeat."""
+SURE: Final = 10.0
+"""Seconds before a cut in which the relay may not have heard any more that an event was received."""
 KEPT: Final = 1_000
 """Ids that a checkpoint's text holds at most: in `Positions` for each bucket."""
 
@@ -48,6 +52,9 @@ class Tracker(Protocol):
 
     def passed(self, name: str, id: str) -> Passed | None:
         """The server says that this bucket's position is `id`."""
+
+    def caught_up(self, name: str) -> None:
+        """The server has sent everything of this bucket that was there."""
 
     def deleted(self, name: str) -> None: ...
 
@@ -162,6 +169,9 @@ class Positions:
         bucket.received = id
         return Passed(bucket_id, id)
 
+    def caught_up(self, name: str) -> None:
+        """Positions tell repeats."""
+
     def deleted(self, name: str) -> None:
         self._buckets.pop(self._ids.pop(name, ""), None)
 
@@ -217,42 +227,56 @@ class Positions:
 
 
 class Recent:
-    """Where only ids tell a repeat: what an earlier connection brought, or an earlier run was done with, is left out.
+    """Where only ids tell a repeat: what the connection before brought in its last seconds, or an earlier run was done
+    with, is left out.
 
-    What one connection brings twice is meant.
+    What one connection brings twice is meant, and so is what comes again once a bucket was caught up with.
     """
 
-    def __init__(self, since: Any = None) -> None:
+    def __init__(self, since: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._since = since
-        self._connection = 1
-        self._seen: dict[str, int] = {}
+        self._clock = clock
+        self._before: dict[str, str] = {}
+        """What the relay may send again without meaning it: ids with their buckets."""
+        self._seen: dict[str, tuple[str, float]] = {}
+        """What this connection brought, and when."""
+        self._begun = math.inf
         self._done: deque[str] = deque(maxlen=KEPT)
 
     def since(self) -> Any:
         return self._since
 
     def began(self, now: float) -> None:
-        """Ids need no time."""
+        self._begun = self._clock()
 
     def subscribed(self, entry: Document) -> Passed | None:
         return None
 
     def received(self, event: EventData) -> bool | Passed:
-        if self._seen.get(event.id, self._connection) != self._connection:
-            return False
-        self._seen[event.id] = self._connection
+        repeated = self._before.pop(event.id, None) is not None
+        self._seen.pop(event.id, None)
+        self._seen[event.id] = (event.bucket, self._clock())
         if len(self._seen) > REMEMBERED:
             del self._seen[next(iter(self._seen))]
-        return True
+        return not repeated
 
     def passed(self, name: str, id: str) -> Passed | None:
         return None
+
+    def caught_up(self, name: str) -> None:
+        self._before = {each: bucket for each, bucket in self._before.items() if bucket != name}
 
     def deleted(self, name: str) -> None:
         """A deleted bucket's ids come no more."""
 
     def cut(self) -> None:
-        self._connection += 1
+        sure = self._clock() - SURE
+        if self._begun < sure:
+            self._before = {}  # else what the connections before this one left is as open as it was
+        self._before |= {each: bucket for each, (bucket, at) in self._seen.items() if at > sure}
+        while len(self._before) > REMEMBERED:
+            del self._before[next(iter(self._before))]
+        self._seen, self._begun = {}, math.inf
 
     def given(self, event: EventData) -> None:
         """It counts when it is received."""
@@ -271,7 +295,7 @@ class Recent:
 
     def load(self, text: str) -> None:
         self._done.extend(map(str, _read(text, "recent")["recent"]))
-        self._seen = dict.fromkeys(self._done, 0)
+        self._before = dict.fromkeys(self._done, "")
 
 
 class Untracked(Recent):

@@ -144,6 +144,33 @@ def test_by_receipt(world: World) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("ack", ["receipt", "explicit"])
+def test_a_consumer_that_is_moved_back_after_a_cut(shared: World, ack: str) -> None:
+    """`relay consumer seek` gives the events again, also those that came on an earlier connection."""
+    bucket = shared.bucket()
+    shared.send("1", "2", bucket=bucket)
+
+    async def main() -> None:
+        said: list[str] = []
+        async with (
+            Cable(shared.relay.port) as cable,
+            subscribe(
+                cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", consumer="c", backoff=SOON,
+                ack=ack, on_notice=lambda notice: said.append(notice.kind),
+            ) as events,
+        ):  # fmt: skip
+            for event in await take(events, 2):
+                if ack == "explicit":
+                    await event.ack()
+            waiting = asyncio.ensure_future(anext(events))
+            cable.cut()
+            await until(lambda: "disconnected" in said and said[-1] == "caught_up", "the reconnect")
+            await asyncio.to_thread(shared.relay.command, "consumer", "seek", bucket, "c", "--to", "earliest")
+            assert [(await waiting).text, (await anext(events)).text] == ["1", "2"]
+
+    run(main())
+
+
 def test_a_durable_token_with_the_stock_protocol(world: World) -> None:
     """A client that can resume nothing by itself misses nothing, and gets nothing twice in one run."""
     key, secret = world.relay.create_token("--durable")

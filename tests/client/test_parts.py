@@ -136,50 +136,63 @@ def test_an_ack_goes_out_on_the_events_own_connection() -> None:
     """On it at once; after a cut it waits for the event, which is not given to the application again."""
     now = [0.0]
     acks = Acks(lambda: now[0])
-    assert not acks.came("a")
-    assert not acks.came("b")
+    assert not acks.came("a", "orders")
+    assert not acks.came("b", "orders")
     assert acks.ack("a", False) == '{"action":"ack","id":"a"}'
     now[0] += SURE + 1
     acks.cut()
     assert acks.ack("b", False) is None
     assert acks.late() == []
-    assert acks.came("b")
+    assert acks.came("b", "orders")
     assert acks.late() == ['{"action":"ack","id":"b"}']
     assert acks.late() == []
     # Long ago it was acknowledged, so the relay means it.
-    assert not acks.came("a")
-    assert not acks.came("b")
+    assert not acks.came("a", "orders")
+    assert not acks.came("b", "orders")
 
 
 def test_an_ack_just_before_a_cut_is_said_again() -> None:
     """The relay may not have had it."""
     now = [0.0]
     acks = Acks(lambda: now[0])
-    acks.came("a")
+    acks.came("a", "orders")
     acks.ack("a", False)
     acks.cut()
     now[0] += MEMORY - 1
-    assert acks.came("a")
+    assert acks.came("a", "orders")
     acks.cut()
     now[0] += MEMORY + 1
-    assert not acks.came("a")
+    assert not acks.came("a", "orders")
+
+
+def test_what_comes_again_after_everything_came_is_meant() -> None:
+    """Once the relay has caught up, in this bucket, an ack from before the cut is said for nothing any more."""
+    acks = Acks()
+    for each, bucket in (("a", "orders"), ("b", "orders"), ("c", "others")):
+        acks.came(each, bucket)
+        acks.ack(each, False)
+    acks.cut()
+    assert acks.came("a", "orders")
+    acks.caught_up("orders")
+    assert not acks.came("b", "orders")
+    assert acks.came("c", "others")
 
 
 def test_acks_of_everything_and_naks() -> None:
     """With everything, what came before is acknowledged, too; a nak after a cut says nothing."""
     acks = Acks()
     for each in "abcd":
-        acks.came(each)
+        acks.came(each, "orders")
     assert acks.ack("b", True) == '{"action":"ack","id":"b","all":true}'
     assert acks.nak("c", 5) == '{"action":"nak","id":"c","delay":5}'
-    acks.came("e")
+    acks.came("e", "orders")
     acks.cut()
     assert acks.nak("e", None) is None
     assert acks.ack("d", True) is None
-    assert acks.came("a")
-    assert acks.came("b")
-    assert acks.came("d")
-    assert not acks.came("e")
+    assert acks.came("a", "orders")
+    assert acks.came("b", "orders")
+    assert acks.came("d", "orders")
+    assert not acks.came("e", "orders")
     assert acks.ack("never", False) is None
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData, Headers
 from relay_tornado.client.messages import parse_place
-from relay_tornado.client.positions import KEPT, REMEMBERED, Passed, Positions, Recent, Tracker, Untracked
+from relay_tornado.client.positions import KEPT, REMEMBERED, SURE, Passed, Positions, Recent, Tracker, Untracked
 
 EPOCH = "abcdefghijkl"
 LATER = "bcdefghijklm"
@@ -143,7 +143,7 @@ def test_a_checkpoint_stays_small() -> None:
 
 
 def test_recent_ids() -> None:
-    """Only what an earlier connection brought, or an earlier run was done with, is left out; memory is bounded."""
+    """Only what the connection before brought, or an earlier run was done with, is left out; memory is bounded."""
     recent = Recent({"last": 1})
     assert recent.since() == {"last": 1}
     assert recent.received(event(1))
@@ -160,10 +160,37 @@ def test_recent_ids() -> None:
     for seq in range(3, 3 * REMEMBERED):
         again.received(event(seq))
     assert len(again._seen) == REMEMBERED
+    again.cut()
+    assert len(again._before) == REMEMBERED
     untracked = Untracked()
     untracked.received(event(1))
     untracked.cut()
     assert untracked.received(event(1))
+
+
+def test_what_a_consumer_is_moved_back_to_is_given() -> None:
+    """An id is a repeat where the relay may not have heard of it: just before a cut, until it has caught up."""
+    now = [100.0]
+    recent = Recent(clock=lambda: now[0])
+    recent.began(0)
+    recent.received(event(1))
+    now[0] += SURE + 1
+    recent.received(event(2))
+    recent.received(event(3))
+    recent.received(event(4, bucket="c"))
+    for _ in range(2):  # a connection that is cut at once changes nothing
+        recent.cut()
+        recent.began(0)
+    assert recent.received(event(1))
+    assert not recent.received(event(2))
+    assert recent.received(event(2))
+    recent.caught_up("name of b")
+    assert recent.received(event(3))
+    assert not recent.received(event(4, bucket="c"))
+    now[0] += SURE + 1
+    recent.cut()
+    recent.began(0)
+    assert recent.received(event(4, bucket="c"))
 
 
 OUTPUTS = 2
