@@ -109,20 +109,28 @@ class Positions:
         self._buckets: dict[str, _Bucket] = {}
         self._ids: dict[str, str] = {}
         self._begun: float | None = None
+        self._first = True
+        """Whether this run has not subscribed yet."""
 
     def since(self) -> Any:
         if self._begun is None:
             return self._asked
-        positions: Document = dict(self._asked) if _is_map(self._asked) else {"*": self._asked}
-        rest = positions.pop("*", None)
-        positions |= {bucket_id: bucket.received for bucket_id, bucket in self._buckets.items()}
+        asked: Document = dict(self._asked) if _is_map(self._asked) else {}
+        rest = asked.pop("*", None) if _is_map(self._asked) else self._asked
         # Whatever was there at the first subscribe has its position. A bucket that came since must be met from its
         # first event, and one that came into reach from the moment that this began.
-        stands = rest == "earliest" or (isinstance(rest, dict) and "time" in rest)
-        positions["*"] = rest if stands else {"time": self._begun}
+        begun = {"time": self._begun}
+        positions: Document = {
+            # An id that a new run names is where it wants to begin; later its bucket may be another.
+            key: at if _stands(at) or (self._first and isinstance(at, str) and at != "latest") else begun
+            for key, at in asked.items()
+        }
+        positions |= {bucket_id: bucket.received for bucket_id, bucket in self._buckets.items()}
+        positions["*"] = rest if _stands(rest) else begun
         return positions
 
     def began(self, now: float) -> None:
+        self._first = False
         if self._begun is None:
             self._begun = now
 
@@ -326,6 +334,11 @@ def _is_map(since: Any) -> bool:
         [(key, value)] = since.items()
         return not (key in ("last", "time") and isinstance(value, int | float))
     return True
+
+
+def _stands(asked: Any) -> bool:
+    """Whether this `since` is the same place whenever it is said, also in a bucket that was made meanwhile."""
+    return asked == "earliest" or (isinstance(asked, Mapping) and "time" in asked)
 
 
 def _follows(event: Place | None, at: Place | None) -> bool:

@@ -62,6 +62,19 @@ def test_since_goes_on_where_it_was() -> None:
     assert named.since() == {"b": f"{EPOCH}-0", "name of c": "earliest", "*": {"time": 1000.0}}
 
 
+def test_a_bucket_of_a_name_that_is_made_while_away_is_met_from_its_first_event() -> None:
+    """Where `since` names it: what is relative to its head, or an id, counts at the beginning only."""
+    for asked in ("latest", {"last": 3}, f"{EPOCH}-7"):
+        positions = begun({"name of c": asked, "name of d": {"time": 5}})
+        assert positions.since() == {
+            "name of c": {"time": 1000.0}, "name of d": {"time": 5}, "b": f"{EPOCH}-0", "*": {"time": 1000.0},
+        }  # fmt: skip
+    again = Positions({"name of c": f"{EPOCH}-7", "name of d": "latest"})
+    again.load(positions.text())
+    assert again.since()["name of c"] == f"{EPOCH}-7"
+    assert again.since()["name of d"] == {"time": 1000.0}
+
+
 def test_a_position_between_two_copies_is_kept() -> None:
     """Delivery that begins within an event, behind one of its copies, does not go back to its first copy."""
     positions = begun(f"{EPOCH}-7-2", start=7)
