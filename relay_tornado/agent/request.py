@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import unquote, urlsplit
+
+from yarl import URL
 
 from relay_tornado.client.event import EventData
 
@@ -34,7 +38,7 @@ class Unsendable(Exception):
 
 
 class NoDestination(Unsendable):
-    """The event's output names nowhere to send it to; that can change."""
+    """The event's output names nowhere that it could be sent to; that can change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,10 @@ class Shape:
             url, path = _apart(event)
         else:
             raise NoDestination("its output has no destination: name a URL, or give the output a destination")
-        base, credentials = split_credentials(url)
+        try:
+            base, credentials = split_credentials(url)
+        except Unsendable as error:
+            raise error if self.url else NoDestination(f"its output's destination: {error}") from None
         origin, target = _joined(base, path, event.raw_query)
         headers, dropped = self._headers(event, credentials)
         return Request(event.method, origin, target, headers, event.body, dropped)
@@ -133,10 +140,26 @@ def split_credentials(url: str) -> tuple[str, str]:
         fine = False
     if not mark or not fine or _FORBIDDEN_IN_TARGET.search(clean.encode("utf-8", "replace")):
         raise Unsendable(f"{clean[:200] if mark else url[:200]!r} is no URL like http://localhost:3000/hooks")
+    if not _is_place(f"{scheme}://{place}"):
+        raise Unsendable(f"{place[:200]!r} is no host that can be looked up: look for a slip in its name or address")
     if not at:
         return clean, ""
     name, _, password = user.partition(":")
     return clean, "Basic " + b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode("ascii")
+
+
+@lru_cache
+def _is_place(origin: str) -> bool:
+    """Whether its host can be asked for: a name by its labels' lengths, an address as all four or sixteen bytes."""
+    try:
+        host = URL(origin).raw_host or ""
+        if host.replace(".", "").isdigit():
+            ip_address(host)
+        elif ":" not in host:
+            host.encode("idna")
+    except ValueError:
+        return False
+    return bool(host)
 
 
 def _apart(event: EventData) -> tuple[str, bytes]:

@@ -113,7 +113,8 @@ class Target:
             except aiohttp.ClientPayloadError:
                 return Trouble("the answer broke off")
             except (aiohttp.InvalidURL, ValueError) as error:
-                return Trouble(f"no request can be made of it: {error}", transient=False)
+                # The library is given the origin alone, so this is about the target, and no event is lost by it.
+                return Trouble(f"no request can be made to it: {error}")
             except aiohttp.ClientError as error:
                 return Trouble(f"the answer is not HTTP: {_words(error)}")
         return result

@@ -236,8 +236,12 @@ def _set(
 
 
 def _tell_refusal(relay: Caller, output: Document) -> None:
-    """A note where the relay would refuse to call a public output's destination, as far as is seen without DNS."""
-    if output["internal"] or not output["destination"]:
+    """A note where nobody can call an internal output's destination, or where the relay would refuse to call a public
+    one's, as far as is seen without DNS."""
+    if not output["destination"]:
+        return
+    if output["internal"]:
+        _tell_nowhere(output["destination"])
         return
     from relay_tornado.forwarding.guard import Guard, Refused, literal, parse_ranges
     from relay_tornado.wire.destination import parse
@@ -255,6 +259,15 @@ def _tell_refusal(relay: Caller, output: Document) -> None:
         # A relay on another machine does not say what it allows.
         unless = "" if "forward_allow" in info else ", unless it is set to"
         note(f"the relay will not send to this destination{unless}: {refused}")
+
+
+def _tell_nowhere(destination: str) -> None:
+    from relay_tornado.agent.request import Unsendable, split_credentials
+
+    try:
+        split_credentials(destination)
+    except Unsendable as error:
+        note(f"`relay forward` without a URL can't send to this destination: {error}")
 
 
 def _read(file: Path) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.agent.request import Request, Shape, Unsendable
+from relay_tornado.agent.request import NoDestination, Request, Shape, Unsendable
 from relay_tornado.client.event import EventData, Headers
 
 
@@ -172,9 +172,29 @@ def test_headers_that_no_request_has(value: str) -> None:
         ("", {"destination": "localhost:3000"}, "no URL"),
         ("", {"destination": "http://local host/"}, "no URL"),
         ("", {"destination": "http://localhost:99999/"}, "no URL"),
+        ("http://a..b/", {}, "no host"),
+        ("http://1.2.3/", {}, "no host"),
+        (f"http://{'a' * 64}.example/", {}, "no host"),
+        ("http://[zz]/", {}, "no URL"),
+        ("http://ü..b/", {}, "no host"),
     ],
 )
 def test_what_no_request_can_be_made_of(target: str, fields: Any, words: str) -> None:
     """It says why, and that trying again is no use."""
     with pytest.raises(Unsendable, match=words):
         Shape(target).request(event(**fields))
+
+
+@pytest.mark.parametrize("destination", ["", "localhost:3000", "http://a..b/"])
+def test_a_destination_can_be_mended(destination: str) -> None:
+    """Where an output's destination is none that can be called, the event waits for another one."""
+    with pytest.raises(NoDestination):
+        Shape().request(event(destination=destination))
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "a_b.example.", "ü.example", "xn--tda.example", "127.0.0.1", "[fe80::1%25l]"]
+)
+def test_hosts_that_may_be_there(host: str) -> None:
+    """What the resolver can be asked for is left to it."""
+    assert Shape(f"http://{host}:1/").request(event()).origin == f"http://{host}:1"

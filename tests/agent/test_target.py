@@ -170,18 +170,20 @@ def test_no_answer_in_time() -> None:
 
 
 def test_nobody_there() -> None:
-    """A refused connection and an unknown name are told in words, without addresses."""
+    """A refused connection and an unknown name are told in words, without addresses; so is no host."""
 
     async def run() -> list[Answer | Trouble]:
         async with serving(answering()) as url:
             pass
         async with Target(20.0) as target:
-            return [await target.send(Request("GET", each, b"/", (), b"")) for each in (url, "http://nowhere.invalid/")]
+            urls = (url, "http://nowhere.invalid/", "http://a..b/", "http://1.2.3/")
+            return [await target.send(Request("GET", each, b"/", (), b"")) for each in urls]
 
-    refused, unknown = asyncio.run(run())
+    refused, unknown, *impossible = asyncio.run(run())
     assert refused == Trouble("connection refused")
     assert isinstance(unknown, Trouble)
     assert unknown.transient
+    assert [isinstance(each, Trouble) and each.transient for each in impossible] == [True, True]
 
 
 def test_retry_after() -> None:

@@ -22,6 +22,7 @@ URL = "http://localhost:3000"
         ((), "Missing argument 'BUCKET'"),
         (("orders", "localhost:3000"), "no URL like http://localhost:3000/hooks"),
         (("orders", "http://"), "no URL like"),
+        (("orders", "http://a..b/"), "no host that can be looked up"),
         (("orders", URL, "--header", "X-Key"), 'write it like "X-Api-Key: value"'),
         (("orders", URL, "--header", "X Key: a"), 'write it like "X-Api-Key: value"'),
         (("orders", URL, "--header", "Content-Length: 1"), "belongs to the connection"),

@@ -232,6 +232,14 @@ def test_a_public_output(relay: Runner) -> None:
 
 
 @pytest.mark.usefixtures("made")
+def test_a_destination_that_nobody_can_call(relay: Runner) -> None:
+    """An internal output is made with whatever destination, and a note says that `relay forward` can't use it."""
+    said = relay("output", "create", "orders", "--destination", "http://a..b/hooks").stderr
+    assert "'a..b' is no host that can be looked up" in said
+    assert relay("output", "set", "orders", "--destination", "http://localhost:1/").stderr == ""
+
+
+@pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("host", ["127.0.0.1:3000", "localhost", "2130706433", "10.1.2.3", "[fd00::1]", "[::1]:80"])
 def test_a_destination_that_is_refused(relay: Runner, host: str) -> None:
     """A public output to a private address is made, and a note says that the relay does not call that."""
@@ -243,8 +251,8 @@ def test_a_destination_that_is_refused(relay: Runner, host: str) -> None:
     assert "--forward-allow" in result.stderr
     assert result.stderr.count("\n") == 1
     (made,) = relay.json("output", "list")
-    for options in (("--internal",), ("--timeout", "5s")):
-        assert relay("output", "set", made["id"], *options).stderr == ""
+    assert ("can't send" in relay("output", "set", made["id"], "--internal").stderr) == host.isdigit()
+    assert relay("output", "set", made["id"], "--timeout", "5s").stderr == ""
     assert "will not send" in relay("output", "set", made["id"], "--public").stderr
     allowed = "127.0.0.0/8, 10.0.0.0/8, fd00::/8, ::1"
     assert relay("output", "set", made["id"], "--public", RELAY_FORWARD_ALLOW=allowed).stderr == ""
