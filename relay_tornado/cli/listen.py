@@ -68,6 +68,8 @@ def listen(
     """
     if sum((bodies_only, as_json, command is not None)) > 1:
         raise click.UsageError("--json, --bodies-only and --exec each say what becomes of an event: name one of them")
+    if command is not None and not command.strip():
+        raise click.UsageError("--exec names no command: is the variable set that it is taken from?")
     if exec_keep_going and command is None:
         raise click.UsageError("--exec-keep-going is about --exec: name a command, or leave it out")
     asked: dict[str, Any] = {

@@ -174,6 +174,8 @@ def test_a_token_of_its_own_leaves_with_it(shared: World) -> None:
         ("--json", "--bodies-only"),
         ("--exec", "true", "--json"),
         ("--exec-keep-going",),
+        ("--exec", ""),
+        ("--exec", " "),
         ("--stock", "--since", "earliest"),
         ("--stock", "--no-outputs"),
         ("--filter", "nonsense"),
