@@ -97,7 +97,7 @@ class _Bucket:
     open: dict[str, _Entry] = field(default_factory=dict)
     """Those among them that it is not done with, by id."""
     ahead: set[str] = field(default_factory=set)
-    """What an earlier run was done with beyond its `settled`; it is not given again."""
+    """What an earlier run was done with beyond its `settled`, and is not passed yet; it is not given again."""
 
 
 class Positions:
@@ -165,7 +165,6 @@ class Positions:
         bucket.name = event.bucket
         bucket.received = event.id
         if event.id in bucket.ahead:
-            bucket.ahead.discard(event.id)
             return Passed(event.bucket_id, event.id)
         return True
 
@@ -198,7 +197,9 @@ class Positions:
             return
         if bucket.pending and not bucket.pending[-1].event:
             bucket.pending.pop()
-        bucket.pending.append(_Entry(passed.id, done=True, event=False))
+        event = passed.id in bucket.ahead
+        bucket.ahead.discard(passed.id)
+        bucket.pending.append(_Entry(passed.id, done=True, event=event))
         _settle(bucket)
 
     def done(self, event: EventData) -> bool:
@@ -213,7 +214,7 @@ class Positions:
     def text(self) -> str:
         buckets = {}
         for bucket_id, bucket in self._buckets.items():
-            done = sorted(bucket.ahead) + [each.id for each in bucket.pending if each.done and each.event]
+            done = [each.id for each in bucket.pending if each.done and each.event] + sorted(bucket.ahead)
             buckets[bucket_id] = {"name": bucket.name, "id": bucket.settled} | ({"done": done[:KEPT]} if done else {})
         return json.dumps({"version": 1, "begun": self._begun, "buckets": buckets}, indent=1) + "\n"
 

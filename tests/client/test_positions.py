@@ -144,6 +144,30 @@ def test_what_is_no_checkpoint_is_refused() -> None:
         recent.load(begun().text())
 
 
+def test_what_is_done_beyond_an_open_event_is_kept_over_restarts() -> None:
+    """As long as an earlier one is open: not received anew, in the intake, and passed; then it is let go."""
+    text = ""
+    for run in range(3):
+        positions = Positions("earliest") if run else begun("earliest")
+        if run:
+            positions.load(text)
+        assert positions.received(event(1)) is True
+        positions.given(event(1))
+        for seq in (2, 3):
+            got = positions.received(event(seq))
+            if run:
+                assert got == Passed("b", event(seq).id)
+                assert kept(positions)["done"] == [event(2).id, event(3).id]
+                positions.reached(got)
+            else:
+                positions.given(event(seq))
+                positions.done(event(seq))
+        text = positions.text()
+        assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-0", "done": [event(2).id, event(3).id]}
+    positions.done(event(1))
+    assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-3"}
+
+
 def test_a_checkpoint_stays_small() -> None:
     """Of what is done beyond an event that is not, so many ids are kept; the first ones, which come first again."""
     positions = begun()
