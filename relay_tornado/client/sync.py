@@ -95,8 +95,13 @@ class Subscription:
                     coroutine.close()
                 raise
         # What a time-out or an interrupt leaves unanswered is the next call's.
-        event = self._asked.result(timeout)
+        asked = self._asked
+        concurrent.futures.wait((asked,), timeout)
+        if not asked.done():
+            raise TimeoutError
+        # An error is told once, as the asynchronous client does: the next call asks anew.
         self._asked = None
+        event = asked.result()
         if event is None:
             return None
         fields = {name: getattr(event, name) for name in EventData.__dataclass_fields__}

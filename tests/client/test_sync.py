@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.client import Refused, RelayClientError
+from relay_tornado.client import CheckpointError, Refused, RelayClientError
 from relay_tornado.client.sync import Subscription, subscribe
 from tests.client.world import SOON, TIMEOUT, World
 
@@ -59,6 +60,36 @@ def test_a_timeout_loses_nothing(shared: World) -> None:
             event = events.next(timeout=TIMEOUT)
             assert event is not None
             assert event.text == str(number)
+
+
+class Failing:
+    """A checkpoint whose first saves after the beginning fail."""
+
+    def __init__(self) -> None:
+        self.saves = 0
+
+    def load(self) -> None:
+        return None
+
+    def save(self, text: str) -> None:
+        self.saves += 1
+        if self.saves in (2, 3):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_error_that_passes_is_told_once(shared: World) -> None:
+    """What a checkpoint can't save, the next call tries again; nothing is lost by it."""
+    bucket = shared.bucket()
+    shared.send("1", "2", bucket=bucket)
+    got: list[str] = []
+    errors = 0
+    with at(shared, bucket, since="earliest", checkpoint=Failing()) as events:
+        while len(got) < 2 and errors < 9:
+            try:
+                got.append(next(events).text)
+            except CheckpointError:
+                errors += 1
+    assert (got, errors) == (["1", "2"], 2)
 
 
 def test_it_can_be_closed_from_another_thread(shared: World) -> None:
