@@ -19,6 +19,9 @@ T = TypeVar("T")
 UNANSWERED: Final = 256
 """Events that the target has answered and whose answers are on their way to the relay, at most."""
 
+GRACE: Final = 5.0
+"""Seconds that an answer has to reach the relay once the agent was told to stop."""
+
 Verdict: TypeAlias = Literal["delivered", "refused", "failed"]
 """The target answered 2xx or 3xx; it answered another status that is final; it did not answer, or not well enough, as
 often as it was tried."""
@@ -85,6 +88,7 @@ class Agent:
         self._slots = asyncio.Semaphore(concurrency)
         self._room = asyncio.Semaphore(concurrency + UNANSWERED)
         self._stopping = False
+        self._answering: set[asyncio.Timeout] = set()
         # Set where it was told to stop, and where an event is held.
         self._ending = asyncio.Event()
         self.open = 0
@@ -95,8 +99,11 @@ class Agent:
         return self._stopping
 
     def stop(self) -> None:
-        """Begins nothing any more. A try that runs is waited for; what waits for its next try is left undone."""
+        """Begins nothing any more. A try that runs is waited for, and for `GRACE` seconds each answer that is on its
+        way; what waits for its next try, or for a relay that is away, is left undone."""
         self._stopping = True
+        for limit in self._answering:
+            limit.reschedule(asyncio.get_running_loop().time() + GRACE)
         self._ending.set()
 
     async def pause(self, seconds: float) -> None:
@@ -143,11 +150,26 @@ class Agent:
         if outcome is None:
             return
         self._witness.ended(event, outcome)
-        if self._respond is not None:
-            await self._respond(event, outcome)
+        if not await self._answered(event, outcome):
+            return
         await event.done()
         self._room.release()
         self.open -= 1
+
+    async def _answered(self, event: Event, outcome: Outcome) -> bool:
+        """Whether `respond` came to its end."""
+        if self._respond is None:
+            return True
+        try:
+            async with asyncio.timeout(GRACE if self._stopping else None) as limit:
+                self._answering.add(limit)
+                try:
+                    await self._respond(event, outcome)
+                finally:
+                    self._answering.discard(limit)
+        except TimeoutError:
+            return False
+        return True
 
     async def _deliver(self, event: Event) -> Outcome | None:
         """None where it was stopped before the event had ended."""

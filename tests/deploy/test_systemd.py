@@ -11,7 +11,8 @@ import pytest
 from relay_tornado import settings
 from tests.needs import needs
 
-UNITS = Path(__file__).parent.parent.parent / "deploy" / "systemd"
+ROOT = Path(__file__).parent.parent.parent
+UNITS = ROOT / "deploy" / "systemd"
 EXPOSURE = 15
 """Most that `systemd-analyze security` may find, in tenths: 0 is the safest, 100 a service with every right."""
 
@@ -52,3 +53,11 @@ def test_the_service_is_the_relay_that_there_is() -> None:
     stop = re.search(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)
     assert stop is not None
     assert int(stop[1]) > 2 * fields["drain_timeout"].default
+
+
+@pytest.mark.parametrize("file", [UNITS / "relay.service", ROOT / "docs" / "forward.md"], ids=lambda file: file.name)
+def test_no_service_is_given_up(file: Path) -> None:
+    """Trouble at the start, as of a network or a disk that comes late, is waited out and not for five tries alone."""
+    lines = file.read_text().splitlines()
+    assert {"StartLimitIntervalSec=0", "Restart=always", "RestartSec=5"} <= set(lines)
+    assert lines.index("[Unit]") < lines.index("StartLimitIntervalSec=0") < lines.index("[Service]")
