@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, WebSocketException
 
 import relay_tornado
 from relay_tornado.client import messages
@@ -21,6 +21,7 @@ from relay_tornado.client.options import Options
 USER_AGENT: Final = f"relay-tornado-client/{relay_tornado.__version__}"
 CLOSING: Final = 0.5
 """Seconds that the closing handshake may take."""
+_PROXY: Final = "the proxy's URL (https_proxy, all_proxy, … in the environment, or the option)"
 _PASSING: Final = frozenset({408, 425, 429})
 """HTTP statuses below 500 that pass by themselves."""
 _LATER: Final = frozenset({"unavailable", "overloaded", "unknown", "no_space"})
@@ -164,4 +165,10 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
             raise (Unreachable if plain else Cut)(message) from None
         reason = (getattr(error, "strerror", None) or str(error)) or type(error).__name__
         raise Cut(f"{address.socket} can't be reached: {reason}") from None
+    except (InvalidProxy, ImportError) as error:
+        # Its URL may hold a password.
+        reason = error.msg if isinstance(error, InvalidProxy) else str(error)
+        raise Unreachable(f"{_PROXY} can't be used: {reason}") from None
+    except ValueError:
+        raise Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it") from None
     return Link(socket, options)

@@ -98,6 +98,44 @@ def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[0].startswith(b"CONNECT localhost:")
 
 
+@pytest.mark.parametrize(
+    "proxy", ["localhost:3128", "ftp://localhost", "http://me:hidden@localhost:none", "http://", "socks5://localhost"]
+)
+def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It is said at once, in words that hold no password; for an answer's own connection, too."""
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            event = await anext(events)
+            monkeypatch.setenv("http_proxy", proxy)
+            with pytest.raises(Unreachable, match="the proxy's URL"):
+                await event.respond()
+            async with at(url) as others:
+                with pytest.raises(Unreachable, match="the proxy's URL") as error:
+                    await anext(others)
+            assert "hidden" not in str(error.value)
+
+    run(main())
+
+
+def test_a_host_that_there_cannot_be() -> None:
+    """The relay's own host, too, is refused in words."""
+
+    async def main() -> None:
+        async with at("ws://a..b", proxy=None) as events:
+            with pytest.raises(Unreachable, match=r"the host of ws://a\.\.b"):
+                await anext(events)
+
+    run(main())
+
+
 def test_nobody_there() -> None:
     """A refused connection is said in the system's words, and tried again."""
     notices: list[Notice] = []
