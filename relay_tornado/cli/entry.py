@@ -17,6 +17,7 @@ from click.core import ParameterSource
 
 import relay_tornado
 from relay_tornado.cli.flags import in_flags
+from relay_tornado.cli.streams import open_closed
 from relay_tornado.cli.trouble import STDOUT, drop_output, file_words
 from relay_tornado.errors import RelayError
 
@@ -67,6 +68,10 @@ class Commands(click.Group):
         "doctor": ("relay_tornado.cli.doctor:doctor", "Look at a deployment, and say what is wrong."),
         "migrate": ("relay_tornado.cli.migrate:command", "Bring a data directory to this relay's schema."),
     }
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        open_closed()
+        return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.places)

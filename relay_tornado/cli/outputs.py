@@ -13,7 +13,7 @@ from relay_tornado.cli.answering import delete_part, find_part, header_rows, hea
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.options import Duration, Lines, Number, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
-from relay_tornado.cli.secret import read_secret
+from relay_tornado.cli.secret import must_be_seen, read_secret
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_signing_secret
 
@@ -92,6 +92,8 @@ def output() -> None:
 def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
     """Make an output in the bucket with the name or id BUCKET."""
     generated = params["secret"] == _GENERATE
+    if generated:
+        must_be_seen()
     options = _options(params)
     with open_relay(data) as relay:
         made = relay.call("output.create", bucket=bucket, options=options)
@@ -153,6 +155,8 @@ def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: A
     Where a bucket has one output only, OUTPUT may be the bucket's name or id.
     """
     generated = params["secret"] == _GENERATE
+    if generated:
+        must_be_seen()
     options = _options(params)
     if not options:
         raise click.UsageError("nothing to change: name at least one option, like --disabled")

@@ -7,6 +7,15 @@ from pathlib import Path
 
 import click
 
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.streams import is_closed
+
+
+def must_be_seen() -> None:
+    """Raises Failure where what is printed is seen by nobody: before a secret is made that is shown once."""
+    if is_closed("stdout"):
+        raise Failure("standard output is closed, so nobody would see the secret: nothing was made")
+
 
 def read_secret(name: str, value: str | None, file: Path | None) -> str | None:
     """The secret that `--name` (the value itself, or "-" for standard input) or `--name-file` gave; None for neither.

@@ -20,6 +20,7 @@ from relay_tornado.cli.options import (
     url_option,
 )
 from relay_tornado.cli.output import note, print_fields, print_json, print_table, socket_url, when
+from relay_tornado.cli.secret import must_be_seen
 
 
 class Names(click.ParamType[Any]):
@@ -71,6 +72,7 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a token, and print its key and its secret. The secret is shown this once."""
+    must_be_seen()
     options: dict[str, Any] = {"api_access": api_access == "enabled"}
     if durable:
         options["durable"] = True

@@ -10,6 +10,7 @@ import click
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.options import data_option, json_option, options_of, url_option
 from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.secret import must_be_seen
 
 _option = options_of("UI")
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # looked for, not listened on
@@ -33,6 +34,7 @@ def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) ->
             else:
                 click.echo(f"Signed out: {ended['ended']}.")
             return
+        must_be_seen()
         made = relay.call("ui.code")
         url = link(known_url(relay, public_url) or "", made["code"])
     if as_json:

@@ -1,0 +1,80 @@
+"""What the shell hands over: standard streams that are closed or full, and arguments that are no text."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.relay import TIMEOUT, wait_for
+from tests.cli.runner import Runner
+from tests.client.world import free_port
+
+
+def shell(redirection: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs `relay ARGUMENTS` with this redirection."""
+    return subprocess.run(
+        command(redirection, *arguments), env=environment() | variables, capture_output=True, text=True, timeout=TIMEOUT
+    )
+
+
+def command(redirection: str, *arguments: object) -> list[str]:
+    relay = (sys.executable, "-m", "relay_tornado")
+    return ["sh", "-c", f'exec "$@" {redirection}', "sh", *relay, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
+
+
+@pytest.mark.parametrize("redirection", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(relay: Runner, redirection: str) -> None:
+    """A command does without them."""
+    relay.json("bucket", "create", "orders")
+    listed = shell(redirection, "bucket", "list", "--data", relay.data)
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert ("orders" in listed.stdout) == (">&-" not in redirection.replace("2>", ""))
+    assert shell(redirection, "bucket", "show", "nowhere", "--data", relay.data).returncode == 1
+
+
+def test_a_relay_without_any_stream(tmp_path: Path) -> None:
+    """It serves, and ends in order."""
+    port = free_port()
+    arguments = ("serve", "--data", tmp_path / "data", "--port", str(port))
+
+    def answers() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    with subprocess.Popen(command("<&- >&- 2>&-", *arguments), env=environment()) as process:
+        try:
+            wait_for(lambda: process.poll() is not None or answers(), "the relay")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("token", "create"),
+        ("output", "create", "orders", "--public", "--destination", "https://a.example/", "--secret", "generate"),
+    ],
+    ids=" ".join,
+)
+def test_no_secret_that_nobody_sees(relay: Runner, arguments: tuple[str, ...]) -> None:
+    """Where standard output is closed, nothing is made that is shown once."""
+    relay.json("bucket", "create", "orders")
+    run = shell(">&-", *arguments, "--data", relay.data)
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert "standard output is closed" in run.stderr
+    assert relay.json("token", "list") == relay.json("output", "list") == []
