@@ -88,6 +88,10 @@ class Commands(click.Group):
             formatter.write_dl([(name, short) for name, (_, short) in self.places.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for number, each in enumerate(args, 1):
+            if not _is_text(each):
+                # It may be a secret, and is not shown.
+                raise click.UsageError(f"argument {number} is no UTF-8: write it, or rename the file, in UTF-8", ctx)
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -114,6 +118,15 @@ class Commands(click.Group):
             if sqlite3 is None or not isinstance(error, sqlite3.Error):
                 raise
             raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
+
+
+def _is_text(argument: str) -> bool:
+    """Whether it can be written as UTF-8: bytes that are none have come as surrogates."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> click.UsageError:
@@ -166,4 +179,6 @@ def _secret(secret: str | None, file: Path | None) -> str:
     found = read_secret("secret", secret, file)
     if not found:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
+    if not found.isascii():
+        raise click.UsageError("the secret holds what none does: a token's has signs of ASCII alone")
     return found

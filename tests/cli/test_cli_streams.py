@@ -78,3 +78,23 @@ def test_no_secret_that_nobody_sees(relay: Runner, arguments: tuple[str, ...]) -
     assert (run.returncode, run.stderr.count("\n")) == (1, 1)
     assert "standard output is closed" in run.stderr
     assert relay.json("token", "list") == relay.json("output", "list") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("bucket", "create", "a\udcff"), ("--secret", "\udcff", "bucket", "list"), ("export", "orders", "\udcff.nd")],
+)
+def test_arguments_that_are_no_text(relay: Runner, arguments: tuple[str, ...]) -> None:
+    """They are refused in words, before anything is done."""
+    run = shell("", *arguments, RELAY_DATA=str(relay.data))
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "is no UTF-8" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not relay.data.exists()
+
+
+def test_a_secret_that_none_can_be(relay: Runner) -> None:
+    """No header can hold it; it is not shown."""
+    said = relay.misused("--url", "http://localhost:1", "bucket", "list", RELAY_SECRET="gehe\u00efm")
+    assert "the secret holds what none does" in said
+    assert "gehe" not in said
