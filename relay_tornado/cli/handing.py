@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -55,18 +57,26 @@ def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
         stdin=subprocess.PIPE,
         env=inherited | variables(event),
         bufsize=0,
+        # A group of its own, so that what the shell has begun is ended with it.
+        start_new_session=True,
     )
     try:
         process.communicate(event.body)
     except BaseException:
-        process.terminate()
-        try:
-            process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        _end(process)
         raise
     return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ends it, with everything that it has begun."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 class Hand:

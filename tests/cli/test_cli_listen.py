@@ -315,6 +315,21 @@ def test_one_command_a_checkpoint(shared: World, tmp_path: Path) -> None:
     assert listen(shared, bucket, "--checkpoint", place, "--since", "earliest", "--max", 1).returncode == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_is_ended_with_all_that_it_began(shared: World, tmp_path: Path, number: signal.Signals) -> None:
+    """Nothing of it goes on by itself: the event comes again."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    pid = tmp_path / "pid"
+    script = f"sh -c 'echo $$ > {pid}.new; mv {pid}.new {pid}; sleep 1000; true'; true"
+    with listening(shared, bucket, "--since", "earliest", "--exec", script) as process:
+        wait_for(pid.exists, "the command")
+        process.send_signal(number)
+        process.wait(TIMEOUT)
+        child = Path("/proc") / pid.read_text().strip() / "stat"
+        wait_for(lambda: not child.exists() or child.read_text().split()[2] == "Z", "its end")
+
+
 def test_a_command_in_hand_comes_again(shared: World, tmp_path: Path) -> None:
     """A kill while a command runs: the checkpoint has not moved past its event."""
     bucket = shared.bucket()
