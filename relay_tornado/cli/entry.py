@@ -18,7 +18,7 @@ from click.core import ParameterSource
 import relay_tornado
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.streams import open_closed
-from relay_tornado.cli.trouble import STDOUT, drop_output, file_words
+from relay_tornado.cli.trouble import STDOUT, drop_output, file_words, is_printing
 from relay_tornado.errors import RelayError
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
@@ -96,6 +96,8 @@ class Commands(click.Group):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise _misplaced(error, ctx) from None
+        except OSError as error:
+            raise _failed(error) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -105,11 +107,7 @@ class Commands(click.Group):
         except RelayError as error:
             raise Failure(in_flags(ctx.invoked_subcommand, str(error).replace(*_COMMAND))) from error
         except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise  # whoever read our output left; click ends quietly then
-            if drop_output() and error.filename is None:
-                error.filename = STDOUT
-            raise Failure(file_words(error)) from error
+            raise _failed(error) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None
@@ -118,6 +116,16 @@ class Commands(click.Group):
             if sqlite3 is None or not isinstance(error, sqlite3.Error):
                 raise
             raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
+
+
+def _failed(error: OSError) -> Failure:
+    """The line for an error of the system. Raises it where whoever read our output left; click ends quietly then."""
+    if error.errno == errno.EPIPE:
+        raise error
+    printing = is_printing(error)
+    if (drop_output() or printing) and error.filename is None:
+        error.filename = STDOUT
+    return Failure(file_words(error))
 
 
 def _is_text(argument: str) -> bool:

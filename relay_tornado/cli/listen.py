@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from relay_tornado.cli.access import Access, extend, open_access
 from relay_tornado.cli.client import place_given
@@ -45,7 +46,9 @@ _option = options_of("LISTEN")
 @_option("--key", help="The token's key, where the server wants it beside the secret.")
 @data_option
 @json_option
+@click.pass_context
 def listen(
+    context: click.Context,
     buckets: tuple[str, ...],
     since: Place | None,
     filters: tuple[Any, ...],
@@ -66,6 +69,8 @@ def listen(
     On a terminal they are laid out for people, elsewhere each is one line of JSON. It comes back by itself after the
     relay was away, and misses nothing meanwhile.
     """
+    if (bodies_only or command is not None) and context.get_parameter_source("as_json") is ParameterSource.ENVIRONMENT:
+        as_json = False  # RELAY_JSON is for every command
     if sum((bodies_only, as_json, command is not None)) > 1:
         raise click.UsageError("--json, --bodies-only and --exec each say what becomes of an event: name one of them")
     if command is not None and not command.strip():

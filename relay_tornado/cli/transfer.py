@@ -98,7 +98,12 @@ def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | 
     except FileExistsError:
         raise Conflict(f"{file} is there already: name another file, or continue it with --append") from None
     with about(file), os.fdopen(descriptor, "r+b") as output:
-        yield output, _continued(file, output)
+        try:
+            yield output, _continued(file, output)
+        except BaseException:
+            if not append and output.tell() == 0:
+                file.unlink()
+            raise
 
 
 def _continued(file: Path, output: BinaryIO) -> _Continued | None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+import click
 
 STDOUT: Final = "standard output"
 
@@ -48,6 +51,12 @@ def drop_output() -> bool:
             os.dup2(nothing.fileno(), sys.stdout.fileno())
         return True
     return False
+
+
+def is_printing(error: OSError) -> bool:
+    """Whether it came of `click.echo`. Where Python buffers nothing, nothing is left for `drop_output` to find."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__") == click.echo.__module__
 
 
 @contextmanager

@@ -281,6 +281,15 @@ def test_a_command_that_fails_is_tried_again(shared: World, tmp_path: Path) -> N
     assert going.stderr.count("exit status 1; going on") == 2
 
 
+def test_json_of_every_command_is_not_asked_for_here(shared: World) -> None:
+    """RELAY_JSON in the environment leaves --exec and --bodies-only as they are."""
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+    for arguments in (("--exec", "cat"), ("--bodies-only",)):
+        run = listen(shared, bucket, "--since", "earliest", "--max", 1, *arguments, RELAY_JSON="1")
+        assert (run.returncode, run.stdout.strip()) == (0, "1"), run.stderr
+
+
 def test_how_long_a_command_that_fails_is_waited_for() -> None:
     """A second, then two, up to a minute: exactly."""
     waits: list[float] = []

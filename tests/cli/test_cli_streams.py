@@ -98,3 +98,24 @@ def test_a_secret_that_none_can_be(relay: Runner) -> None:
     said = relay.misused("--url", "http://localhost:1", "bucket", "list", RELAY_SECRET="gehe\u00efm")
     assert "the secret holds what none does" in said
     assert "gehe" not in said
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("bucket", "--help"), ("bucket", "list", "--json")])
+def test_a_full_standard_output_is_named(relay: Runner, arguments: tuple[str, ...], unbuffered: str) -> None:
+    """One line, also for help and where Python buffers nothing."""
+    relay.json("bucket", "create", "orders")
+    run = shell(">/dev/full", *arguments, RELAY_DATA=str(relay.data), PYTHONUNBUFFERED=unbuffered)
+    assert run.returncode == 1
+    assert run.stderr.startswith("relay: standard output: the disk is full")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [(), ("--append",)])
+def test_a_failed_export_leaves_no_file(relay: Runner, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    """One that was not there, and into which nothing was written; with --append an empty one is gone on with."""
+    relay.json("bucket", "create", "orders")
+    file = tmp_path / "orders.ndjson"
+    assert "there is no bucket" in relay.refused("export", "wrong", file, *arguments)
+    assert not file.exists() or arguments
+    assert relay("export", "orders", file, *arguments).exit_code == 0
