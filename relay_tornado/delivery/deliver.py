@@ -87,8 +87,8 @@ class Delivery:
         self._joining: dict[BucketId, Position] = {}
         self._replaying: dict[BucketId, None] = {}
         self._notices: list[bytes] = []
-        # The gaps among the notices, by bucket.
-        self._untold: dict[BucketId, list[Gap]] = {}
+        # The gaps among the notices, by bucket; None is smaller than an empty dict.
+        self._untold: dict[BucketId, list[Gap]] | None = None
         self.kept: Kept | None = None
         if keeper is not None:
             most = subscription.request.max_in_flight
@@ -142,7 +142,7 @@ class Delivery:
 
     def untold(self, bucket_id: BucketId) -> Sequence[Gap]:
         """The gaps of a bucket that were passed over, and that nothing written has told yet."""
-        return self._untold.get(bucket_id, ())
+        return () if self._untold is None else self._untold.get(bucket_id, ())
 
     def reached(self) -> Mapping[BucketId, str]:
         """By bucket, the id of the last event written or passed over. Not of a bucket of whose next event some copies
@@ -267,7 +267,7 @@ class Delivery:
         """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
         parts = [*self._notices, *data]
         self._notices.clear()
-        self._untold.clear()
+        self._untold = None
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         written = self.outlet.write(whole)
         if self.kept is not None:
@@ -581,6 +581,7 @@ class Delivery:
     def _tell_gap(self, bucket_id: BucketId, gap: Gap) -> None:
         self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
         if self.extended:
+            self._untold = {} if self._untold is None else self._untold
             self._untold.setdefault(bucket_id, []).append(gap)
             if self.kept is not None:
                 self.kept.tell(bucket_id)

@@ -217,8 +217,10 @@ class Connection(IOStream):
 
     def writing(self) -> bool:
         """Whether something waits for the kernel. Each delivery asks, and `IOStream` makes three calls of it."""
-        buffer: Any = self._write_buffer
-        return buffer is not None and buffer._size > 0  # None once it is closed
+        try:
+            return self._write_buffer._size > 0
+        except AttributeError:  # it is None once it is closed
+            return False
 
     def expect_body(self) -> None:
         """From now on a body comes in, and has its time for it."""
