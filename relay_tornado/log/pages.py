@@ -114,8 +114,14 @@ class Pages:
         level = self._levels.get((state.key, (seq - 1) // LEVELS[0]), LEVELS[0])
         key = (state.key, level, (seq - 1) // level)
         task = self._coming.get(key)
-        # One that is done and has not arrived yet would come out at once: who looks again would have the loop alone.
-        if task is None or task.done():
+        if task is not None and task.done():
+            # Its callback comes later in this turn of the loop.
+            self._arrived(key, state, task)
+            block = self.peek(state, seq)
+            if block is not None:
+                return block
+            task = None
+        if task is None:
             task = asyncio.get_running_loop().create_task(self._fetch(key, state, seq))
             self._coming[key] = task
             task.add_done_callback(lambda done: self._arrived(key, state, done))
@@ -139,8 +145,9 @@ class Pages:
         return await self._read(job)
 
     def _arrived(self, key: _Key, state: LogState, task: asyncio.Task[Block]) -> None:
-        if self._coming.get(key) is task:
-            del self._coming[key]
+        if self._coming.get(key) is not task:
+            return
+        del self._coming[key]
         if task.cancelled() or task.exception() is not None or state.gone:
             return
         block = task.result()

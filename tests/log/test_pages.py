@@ -40,6 +40,37 @@ async def test_a_storm_of_readers_reads_each_block_once(io_loop: IOLoop, tmp_pat
 
 
 @log_test
+async def test_a_block_that_is_just_there_is_not_read_again(io_loop: IOLoop, tmp_path: Path) -> None:
+    """Who asks in the turn of the loop in which a block has come, and is not in the cache yet, gets that one."""
+    world = await SqliteWorld.open(tmp_path)
+    await make(world.log)
+    await fill(world.log, 10)
+    await world.reopen()
+    pages, state = world.log._pages, world.log._logs["b"]
+    read = world.database.read
+    reads, found = 0, []
+
+    def ask() -> None:
+        try:
+            pages.load(state, 1).send(None)
+        except StopIteration as done:
+            found.append(done.value)
+
+    async def counted(job: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        block = await read(job)
+        asyncio.get_running_loop().call_soon(ask)
+        return block
+
+    pages._read = counted  # type: ignore[assignment]
+    block = await pages.load(state, 1)
+    assert found == [block]
+    assert reads == 1
+    await world.close()
+
+
+@log_test
 async def test_blocks_of_large_events(io_loop: IOLoop, tmp_path: Path) -> None:
     """Memory for a page is bounded whatever the size of events: each block that is kept holds at most 1 MiB."""
     world = await SqliteWorld.open(tmp_path)
