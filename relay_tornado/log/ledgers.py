@@ -88,7 +88,9 @@ class Ledger:
         """As `trim`; but where all that leaves was `given`, the clients' receipts are waited for, and whoever
         takes one of them away calls this again. Nothing of that is stored, so after a crash it is a gap."""
         self._first = max(self._first, first)
-        return Missed((), ()) if self.gone or self.given() >= self._first - 1 else self.trim(self._first)
+        # Whoever is past it need not be asked, which takes a look at all who are connected.
+        waits = self.progress.floor < self._first - 1 <= self.given()
+        return Missed((), ()) if self.gone or waits else self.trim(self._first)
 
     def lose(self, head: int) -> bool:
         """See `Progress.lose`."""
