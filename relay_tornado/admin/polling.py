@@ -19,8 +19,8 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import DONE, Latest, sent
-from relay_tornado.log.lineage import Placed, place_cursor, position_id
-from relay_tornado.model import MIB, Bucket, Event, Gap, GapReason, Output, Token
+from relay_tornado.log.lineage import Placed, gap_behind, place_cursor, position_id
+from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
 from relay_tornado.wire.fields import Document
 
 LIMIT: Final = 1
@@ -175,8 +175,10 @@ class _Window:
                 events = await self._stored.log.read(self.bucket.id, self.after, min(_READ, left), MIB)
             except CursorLost as lost:
                 left -= 1
-                if self._tells and not self._joins(await self._gap_at(lost)):
-                    return
+                if self._tells:
+                    bounds = await self._stored.log.bounds(self.bucket.id)
+                    if not self._joins(gap_behind(bounds, self.after, lost)):
+                        return
                 self.after = lost.first - 1
                 continue
             if not events:
@@ -196,15 +198,6 @@ class _Window:
                 self.after = event.seq
                 if len(self.taken) == self._limit:
                     return
-
-    async def _gap_at(self, lost: CursorLost) -> Gap:
-        """The gap behind the position. What retention removed lies below the log's first event; within the log it is
-        damage."""
-        if lost.first <= self.after:
-            return Gap("reset")
-        first = (await self._stored.log.bounds(self.bucket.id)).first
-        reason: GapReason = "reset" if lost.reason == "retention" and self.after + 1 >= first else lost.reason
-        return Gap(reason, self.after + 1, lost.first - 1)
 
     def _joins(self, gap: Gap) -> bool:
         """Whether a gap is the first one, or goes on with the one before."""

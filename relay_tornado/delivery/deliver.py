@@ -26,7 +26,7 @@ from relay_tornado.delivery.subscription import Placement, Reached, Subscription
 from relay_tornado.delivery.turns import READ
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError
 from relay_tornado.ids import format_id
-from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.lineage import epoch_at, gap_behind
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Latest, Position, Token
 from relay_tornado.wire import control, frames, websocket
 from relay_tornado.wire.acks import Ack, Nak
@@ -471,13 +471,8 @@ class Delivery:
         if place.open and not self._ended:
             if self.kept is not None:
                 self.kept.overtaken(place.bucket_id, bounds.first)
-            reason, first = lost.reason, lost.first
-            if reason == "retention" and place.seq + 1 >= bounds.first:
-                # What retention removed lies below the log's first event; within the log it is damage.
-                reason = "reset"
-            # A log that was found to have gone back below the position names those seqs anew: that vouches for nothing.
-            gap = Gap(reason, place.seq + 1, first - 1) if first > place.seq else Gap("reset")
-            place.seq = first - 1
+            gap = gap_behind(bounds, place.seq, lost)
+            place.seq = lost.first - 1
             place.output = 0
             place.epoch = epoch_at(bounds.epochs, place.seq)
             await self._missing(place, gap)

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from relay_tornado.errors import CursorLost
 from relay_tornado.ids import format_id
 from relay_tornado.model import Bounds, Cursor, Epoch, Gap
 
@@ -32,6 +33,16 @@ def epoch_at(epochs: Sequence[Epoch], seq: int) -> str:
 def position_id(bounds: Bounds, seq: int) -> str:
     """The cursor that names the position after `seq`."""
     return format_id(epoch_at(bounds.epochs, seq), seq)
+
+
+def gap_behind(bounds: Bounds, seq: int, lost: CursorLost) -> Gap:
+    """The gap that a reader has met behind `seq`, where it was told that reading goes on elsewhere."""
+    if lost.first <= seq:
+        # The log has gone back below the position, and names those seqs anew: that vouches for nothing.
+        return Gap("reset")
+    # What retention removed lies below the log's first event; within the log it is damage.
+    damaged = lost.reason == "retention" and seq + 1 >= bounds.first
+    return Gap("reset" if damaged else lost.reason, seq + 1, lost.first - 1)
 
 
 def place_cursor(bounds: Bounds, cursor: Cursor | None, ephemeral: bool = False) -> Placed:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
+from relay_tornado.log.consumers import Consumers
+from tests.log.stores import store_of
 from tests.log.worlds import MemoryWorld, SqliteWorld, World
 
 
@@ -36,3 +38,11 @@ def disk(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteWorld]:
     made = io_loop.run_sync(open_sqlite)
     yield made
     io_loop.run_sync(made.close)
+
+
+@pytest.fixture
+def consumers(world: World, io_loop: IOLoop) -> Iterator[Consumers]:
+    """The store beside the log of `world`."""
+    store = store_of(world)
+    yield store
+    io_loop.run_sync(store.close)

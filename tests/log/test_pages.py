@@ -17,13 +17,19 @@ from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
 log_test = pytest.mark.gen_test
 
 
+async def reopened(folder: Path, events: int) -> SqliteWorld:
+    """A log of so many events, none of which is in memory."""
+    world = await SqliteWorld.open(folder)
+    await make(world.log)
+    await fill(world.log, events)
+    await world.reopen()
+    return world
+
+
 @log_test
 async def test_a_storm_of_readers_reads_each_block_once(io_loop: IOLoop, tmp_path: Path) -> None:
     """However many clients come back at once, each block is read from the file once."""
-    world = await SqliteWorld.open(tmp_path)
-    await make(world.log)
-    await fill(world.log, 2000)
-    await world.reopen()
+    world = await reopened(tmp_path, 2000)
     reads = 0
     read = world.database.read
 
@@ -42,10 +48,7 @@ async def test_a_storm_of_readers_reads_each_block_once(io_loop: IOLoop, tmp_pat
 @log_test
 async def test_a_block_that_is_just_there_is_not_read_again(io_loop: IOLoop, tmp_path: Path) -> None:
     """Who asks in the turn of the loop in which a block has come, and is not in the cache yet, gets that one."""
-    world = await SqliteWorld.open(tmp_path)
-    await make(world.log)
-    await fill(world.log, 10)
-    await world.reopen()
+    world = await reopened(tmp_path, 10)
     pages, state = world.log._pages, world.log._logs["b"]
     read = world.database.read
     reads, found = 0, []
