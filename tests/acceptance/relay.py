@@ -114,6 +114,17 @@ class Server:
             self.process.wait(TIMEOUT)
             self.process = None
 
+    def freeze(self) -> None:
+        """SIGSTOP, and returns once no thread runs; one that waits in the kernel runs no further when that is over."""
+        os.kill(self.pid, signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+
+        def still() -> bool:
+            states = (each.joinpath("stat").read_text().rpartition(")")[2].split()[0] for each in threads.iterdir())
+            return all(state in ("T", "D") for state in states)
+
+        wait_for(still, "the server to stand still")
+
     def restart(self) -> None:
         """Starts again; kills what runs."""
         self.kill()

@@ -36,9 +36,11 @@ def run(folder: Path, rounds: int) -> Outcome:
     outcome.figures["false alarms"] = losses.noticed
     outcome.expect(losses.events == 0, f"{losses.events} acknowledged events were lost")
     outcome.expect(losses.noticed == 0, f"the witness told {losses.noticed} losses that there were none of")
-    control = _rounds(folder / "weak", WeakRelay, rounds, outcome)
+    # Where everything was just copied into the file, and so synced, a round loses nothing: one in twenty.
+    weak = max(rounds, 5)
+    control = _rounds(folder / "weak", WeakRelay, weak, outcome)
     outcome.figures["lost by synchronous=NORMAL"] = control.events
-    outcome.figures["times"] = f"{control.times} of {rounds}"
+    outcome.figures["times"] = f"{control.times} of {weak}"
     outcome.figures["noticed"] = control.noticed
     outcome.expect(control.events > 0, "synchronous=NORMAL lost nothing: the harness takes no power")
     return outcome
@@ -82,6 +84,9 @@ def _rounds(folder: Path, kind: type[Relay], rounds: int, outcome: Outcome) -> _
 async def _lose_power(disk: Disk, load: Load) -> None:
     sending = asyncio.ensure_future(load.run())
     await load.until(random.randint(50, 400))
+    # Nobody runs on without power. And the call that takes it lets a sync that is under way return 0 for what is gone:
+    # fdatasync alone, with no relay, did so in 62 of 854 times.
+    load.relay.freeze()
     disk.lose_power()
     load.relay.kill()
     await sending
