@@ -18,6 +18,7 @@ from relay_tornado.delivery.flight import Landing, Pace
 from relay_tornado.delivery.group import Member
 from relay_tornado.delivery.keeping import Keeper, open_kept, place_kept
 from relay_tornado.delivery.kept import Kept
+from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
 from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.selection import Copies, Selection
@@ -51,11 +52,9 @@ class Delivery:
         "_started",
         "_task",
         "_untold",
-        "apart",
-        "busy",
         "extended",
         "kept",
-        "max_body",
+        "lane",
         "outlet",
         "subscription",
     )
@@ -75,10 +74,8 @@ class Delivery:
         self.outlet = outlet
         self.subscription = subscription
         self._selection = Selection(shared.cache, subscription.request, subscription.filter)
-        self.apart = self._selection.apart
-        self.max_body = subscription.request.max_body
+        self.lane = Lane(apart=self._selection.apart, max_body=subscription.request.max_body)
         self.extended = extended
-        self.busy = True
         self._shared = shared
         self._places: dict[BucketId, Place] = {}
         self._dirty: dict[BucketId, None] = {}
@@ -236,7 +233,7 @@ class Delivery:
 
     def pause(self) -> None:
         """Nothing more is written after the write that is under way; its part in consumers it keeps until `end`."""
-        self._ended = self.busy = True
+        self._ended = self.lane.busy = True
         for place in self._places.values():
             self._shared.dispatcher.remove(place)
 
@@ -252,6 +249,11 @@ class Delivery:
             await asyncio.wait((self._task,))
 
     # what a group needs
+
+    @property
+    def busy(self) -> bool:
+        """Its own task is at work, or it has not begun, or it has ended."""
+        return self.lane.busy
 
     @property
     def over(self) -> bool:
@@ -290,7 +292,7 @@ class Delivery:
 
     def _go_on(self) -> None:
         if self._started and not self._ended and self._task is None:
-            self.busy = True
+            self.lane.busy = True
             self._task = asyncio.get_running_loop().create_task(self._run())
             self._shared.tasks.add(self._task)
             self._task.add_done_callback(self._shared.tasks.discard)
@@ -307,7 +309,7 @@ class Delivery:
         finally:
             # No await lies between the last look at what there is to do and this.
             self._task = None
-            self.busy = self._ended
+            self.lane.busy = self._ended
 
     async def _deliver(self) -> None:
         pace = Pace()

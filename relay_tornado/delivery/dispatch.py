@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Protocol
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.flight import CHUNK, SLICE
 from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.errors import BucketGone, CursorLost
 from relay_tornado.log.contract import EventLog
@@ -30,18 +31,10 @@ class Subscriber(Protocol):
     """A delivery, as the pass sees it."""
 
     @property
-    def busy(self) -> bool:
-        """Nothing may be sent past it: its own task is at work, or it has not begun, or it has ended."""
+    def lane(self) -> Lane: ...
 
     @property
     def outlet(self) -> Outlet: ...
-
-    @property
-    def max_body(self) -> int | None: ...
-
-    @property
-    def apart(self) -> bool:
-        """What it gets is not what others get, so that nothing that the pass makes is for it."""
 
     def mark(self, bucket_id: BucketId) -> None:
         """The bucket may have something to read."""
@@ -55,12 +48,13 @@ class Place:
     after it, until the subscriber has looked; None else. `name` is what the bucket was called when it was placed.
     """
 
-    __slots__ = ("began", "bucket_id", "epoch", "lost", "name", "open", "output", "pinged", "seq", "subscriber")
+    __slots__ = ("began", "bucket_id", "epoch", "lane", "lost", "name", "open", "output", "pinged", "seq", "subscriber")
 
     def __init__(
         self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str, output: int = 0, name: str = ""
     ) -> None:
         self.subscriber = subscriber
+        self.lane = subscriber.lane
         self.bucket_id = bucket_id
         self.name = name
         self.lost: int | None = None
@@ -118,7 +112,7 @@ class Dispatcher:
         """The bucket's log may end at `head` again, because the file lost what came after it: other events will have
         those seqs. Who had them, or is about to, is told a gap before it gets any."""
         for place in self._places.get(bucket_id, ()):
-            if place.seq > head or place.subscriber.busy:
+            if place.seq > head or place.lane.busy:
                 place.lost = head if place.lost is None else min(place.lost, head)
                 place.subscriber.mark(bucket_id)
 
@@ -173,10 +167,10 @@ class Dispatcher:
         deliveries = size = 0
         in_time = True
         for place in places:
-            subscriber = place.subscriber
-            if subscriber.busy or subscriber.apart:
-                if place.open and (subscriber.busy or place.seq < head):
-                    subscriber.mark(bucket_id)
+            lane = place.lane
+            if lane.busy or lane.apart:
+                if place.open and (lane.busy or place.seq < head):
+                    place.subscriber.mark(bucket_id)
                 continue
             behind = place.open and place.seq < head
             while behind:
@@ -185,12 +179,12 @@ class Dispatcher:
                 except KeyError:
                     chunk = chunks[place.seq] = self._read(place.seq)
                 if chunk is None:
-                    subscriber.mark(bucket_id)
+                    place.subscriber.mark(bucket_id)
                     break
                 data, seq, epoch, events, largest = chunk
-                most = subscriber.max_body
-                if (most is not None and largest > most) or (data and not subscriber.outlet.send_now(data)):
-                    subscriber.mark(bucket_id)
+                most = lane.max_body
+                if (most is not None and largest > most) or (data and not _send(place, data)):
+                    place.subscriber.mark(bucket_id)
                     break
                 place.seq = seq
                 place.epoch = epoch
@@ -198,7 +192,7 @@ class Dispatcher:
                 size += len(data)
                 behind = seq < head
                 if behind and time.perf_counter() > end:
-                    subscriber.mark(bucket_id)
+                    place.subscriber.mark(bucket_id)
                     break
             turns -= 1
             if not turns:
@@ -239,3 +233,18 @@ class Dispatcher:
         last = events[-1]
         sent = sum(map(bool, frames))
         return _Chunk(data, last.seq, last.epoch, sent, max(len(event.body) for event in events))
+
+
+def _send(place: Place, data: bytes) -> bool:
+    """See `Outlet.send_now`."""
+    socket = place.lane.socket
+    if socket is None:
+        return place.subscriber.outlet.send_now(data)
+    try:
+        sent = socket.send(data)
+    except OSError:
+        # Full, or closed.
+        return False
+    if sent < len(data):
+        place.subscriber.outlet.send_rest(memoryview(data)[sent:])
+    return True

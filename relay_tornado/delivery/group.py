@@ -26,6 +26,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.flight import SLICE, Flight
 from relay_tornado.delivery.in_flight import InFlight, Item
+from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone, CursorLost
@@ -56,8 +57,9 @@ class _Given(NamedTuple):
 class Receiver(Protocol):
     """A delivery, as a group sees it."""
 
-    busy: bool
-    """Its task is at work, or it has not begun, or it has ended."""
+    @property
+    def busy(self) -> bool:
+        """Its task is at work, or it has not begun, or it has ended."""
 
     @property
     def over(self) -> bool:
@@ -120,10 +122,8 @@ class Member:
 class Group:
     """The connections that share one consumer of one bucket."""
 
-    busy = True
-    """What the dispatcher's pass makes is nothing for it: it is marked."""
-    apart = True
-    max_body = None
+    lane = Lane(apart=True, max_body=None)
+    """Always busy, for what the dispatcher's pass makes is nothing for it: it is marked."""
 
     def __init__(self, groups: Groups, ledger: Ledger, epoch: str) -> None:
         """`epoch` is that of the ledger's floor."""

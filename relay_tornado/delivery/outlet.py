@@ -20,6 +20,9 @@ class Outlet(Protocol):
         """Gives the data to the kernel, or a part of it where the rest is buffered; False where an earlier rest is
         still buffered or the socket is closed, and nothing was taken."""
 
+    def send_rest(self, data: memoryview) -> None:
+        """Takes the rest of what the socket of its lane took a part of (`delivery.lane`)."""
+
     def write(self, data: Frames) -> Awaitable[None]:
         """Writes, beginning at once; done when the kernel has taken everything. Raises OutletClosed, at once or
         when awaited; who does not await it has no warning."""

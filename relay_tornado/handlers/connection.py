@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
+from relay_tornado.delivery.lane import Lane
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol
@@ -103,6 +104,7 @@ class Connection(IOStream):
         "_awaits_head",
         "_detached",
         "_drops",
+        "_lane",
         "_limits",
         "_linger",
         "_listen_on",
@@ -149,6 +151,7 @@ class Connection(IOStream):
         self._paced = False
         self._detached = False
         self._drops = False
+        self._lane: Lane | None = None
         super().set_nodelay(True)
 
     def set_nodelay(self, value: bool) -> None:
@@ -315,6 +318,16 @@ class Connection(IOStream):
             self._progress()
         return sent
 
+    def open_to(self, lane: Lane) -> None:
+        """Keeps the lane's socket: it may be written to as long as nothing waits for the kernel here."""
+        self._lane = lane
+        lane.socket = None if self.writing() or self.closed() else self.socket
+
+    def _handle_write(self) -> None:
+        super()._handle_write()
+        if self._lane is not None:
+            self.open_to(self._lane)
+
     def _progress(self) -> None:
         self.deadline = time.monotonic() + self._limits.idle_timeout
 
@@ -340,6 +353,9 @@ class TlsConnection(Connection, SSLIOStream):
     """The same over TLS, from a socket whose handshake is still to come; the time for a first request bounds it too."""
 
     halves = False
+
+    def open_to(self, lane: Lane) -> None:
+        """Nothing: where TLS could not take a write, the same one has to be tried again, which the stream sees to."""
 
     def __init__(self, connection: ssl.SSLSocket, remote_ip: str, limits: Limits, owner: Owner) -> None:
         super().__init__(connection, remote_ip, limits, owner)

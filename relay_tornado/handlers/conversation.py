@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+from tornado.iostream import IOStream, StreamClosedError
 
 from relay_tornado import session
 from relay_tornado.delivery.deliver import Delivery
@@ -16,6 +16,7 @@ from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, RelayError, Unauthorized
+from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.subscribed import Subscribed
 from relay_tornado.log.deliveries import Result
 from relay_tornado.model import KIB, Token
@@ -32,7 +33,6 @@ class Conversation(Subscribed):
 
     __slots__ = (
         "_alarm",
-        "_direct",
         "_handler",
         "_liveness",
         "_loop",
@@ -59,8 +59,6 @@ class Conversation(Subscribed):
         self._sockets = sockets
         self._handler = handler
         self._stream = stream
-        # What TLS has not encrypted can't go to the socket.
-        self._direct = not isinstance(stream, SSLIOStream)
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._session = session.Session(sockets.settings, now)
@@ -124,19 +122,10 @@ class Conversation(Subscribed):
     # the outlet of delivery
 
     def send_now(self, data: bytes) -> bool:
-        stream = self._stream
-        if not self._open or stream.writing():
-            return False
-        if not self._direct:
-            return self._buffer(data) is not None
-        try:
-            sent = stream.socket.send(data)
-        except (OSError, AttributeError):
-            # Full, or closed; a closed stream has no socket any more.
-            return False
-        if sent < len(data):
-            self._buffer(memoryview(data)[sent:])
-        return True
+        return self._open and not self._stream.writing() and self._buffer(data) is not None
+
+    def send_rest(self, data: memoryview) -> None:
+        self._buffer(data)
 
     def write(self, data: Frames) -> Awaitable[None]:
         if not self._open:
@@ -240,6 +229,8 @@ class Conversation(Subscribed):
             self._sockets.deliveries.end(delivery)
             return
         self._delivery = delivery
+        if isinstance(self._stream, Connection):
+            self._stream.open_to(delivery.lane)
         self.subscribed_at = time.time()
         token = self._session.token
         if token is not None and token is not effect.token:

@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import structlog
 from tornado.iostream import StreamClosedError
@@ -191,6 +191,9 @@ class Feed(Subscribed):
         if self._ended or stream is None or stream.writing():
             return False
         return self._buffer(self._framed(self._events(data))) is not None
+
+    def send_rest(self, data: memoryview) -> NoReturn:
+        raise AssertionError("frames are not what goes to its socket")
 
     def write(self, data: Frames) -> Awaitable[None]:
         if self._ended or self._stream is None:

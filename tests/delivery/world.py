@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
@@ -122,6 +122,9 @@ class Reader:
         self.at_once += 1
         self.messages += frames(data)
         return True
+
+    def send_rest(self, data: memoryview) -> NoReturn:
+        raise AssertionError("its lane has no socket")
 
     def write(self, data: Frames) -> Awaitable[None]:
         if self.closed:

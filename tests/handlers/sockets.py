@@ -10,12 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import Sockets, routes
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.ledgers import Ledgers
@@ -23,6 +22,7 @@ from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Input, NewEvent, Token
+from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
@@ -84,14 +84,15 @@ class Client:
 
     def abort(self) -> None:
         """Cuts the connection: a client with unread frames would take 10 s to close it."""
-        self.socket.transport.abort()
+        if not self.socket.transport.is_closing():
+            self.socket.transport.abort()
 
 
 class Live:
     """A running server."""
 
     def __init__(self, **settings: Any) -> None:
-        self.settings = Settings(**settings)
+        self.settings = Settings(host="127.0.0.1", port=0, **settings)
         self.log = MemoryEventLog()
         self.registry = MemoryRegistry()
         self.access = Access(self.registry)
@@ -100,10 +101,10 @@ class Live:
             self.log, self.registry, self.access, self.settings, MemoryDeliveries(self.log), self.ledgers
         )
         self.stack = AsyncExitStack()
-        listening = bind_sockets(0, "127.0.0.1")
-        self.port = listening[0].getsockname()[1]
-        self.server = HTTPServer(Application(routes(self.sockets)), xheaders=True)
-        self.server.add_sockets(listening)
+        self.listener = Listener(
+            Application(routes(self.sockets)), self.settings, Entrance(trust=ProxyTrust.parse("127.0.0.1"))
+        )
+        self.port = self.listener.start()
 
     @property
     def url(self) -> str:
@@ -167,8 +168,9 @@ async def live(**settings: Any) -> AsyncIterator[Live]:
         await server.stack.aclose()
         async with asyncio.timeout(TIMEOUT):
             await server.sockets.close_all()
-            server.server.stop()
-            await server.server.close_all_connections()
+            server.listener.stop()
+            await server.listener.drained()
+        server.listener.close()
         server.access.close()
         assert server.sockets.count == 0
         assert server.sockets.deliveries.flight.outstanding == 0

@@ -73,7 +73,7 @@ async def test_addresses_have_their_limit() -> None:
         token = await server.token()
 
         async def refused(address: str) -> bool:
-            client = await server.client(additional_headers={"X-Real-Ip": address})
+            client = await server.client(additional_headers={"X-Forwarded-For": address})
             with contextlib.suppress(ConnectionClosed):
                 await client.say({"action": "auth", "key": token[0], "secret": token[1]})
                 await client.hear_status("authenticated")

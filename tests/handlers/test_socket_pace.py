@@ -144,7 +144,7 @@ async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
         await server.bucket()
         client = await server.subscribed("orders")
         (conversation,) = server.sockets._live
-        conversation._direct = False
+        conversation._delivery.lane.socket = None
         await server.append(3)
         assert await client.hear_events(3) == [1, 2, 3]
         assert not conversation._delivery.busy

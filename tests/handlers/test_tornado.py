@@ -6,15 +6,20 @@ import asyncio
 import inspect
 import socket
 from collections import deque
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import websockets
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
+from relay_tornado.delivery.lane import Lane
 from relay_tornado.handlers import socket as sockets
-from relay_tornado.handlers.connection import _Short
+from relay_tornado.handlers.connection import Connection, Limits, _Short
 from relay_tornado.handlers.socket import SocketHandler
+from relay_tornado.proxy import ProxyTrust
+from relay_tornado.settings import Settings
 from tests.handlers.edge import edge
 
 
@@ -115,3 +120,30 @@ async def test_what_an_open_socket_needs_no_more(monkeypatch: pytest.MonkeyPatch
         # The request's own coroutine looks at these behind the handshake: there is nothing to finish.
         assert before["_auto_finish"] is True
         assert SocketHandler._auto_finish is False
+
+
+@pytest.mark.gen_test
+async def test_what_writes_to_a_stream() -> None:
+    """`_handle_write` is called for everything that is written, and whenever more of it can leave: a lane has the
+    stream's socket as long as nothing waits for the kernel, and none once the stream is closed."""
+    ours, theirs = socket.socketpair()
+    reader = IOStream(theirs)
+    owner: Any = SimpleNamespace(trust=ProxyTrust(), forget=lambda connection: None)
+    stream = Connection(ours, "192.0.2.1", Limits.of(Settings()), owner)
+    lane, later = (Lane(apart=False, max_body=None) for _ in range(2))
+    stream.open_to(lane)
+    assert lane.socket is ours
+    writing = asyncio.ensure_future(stream.write(b"x" * (4 << 20)))
+    assert lane.socket is None
+    stream.open_to(later)
+    assert later.socket is None
+    await asyncio.wait_for(reader.read_bytes(4 << 20), 20)
+    await asyncio.wait_for(writing, 20)
+    assert later.socket is ours
+    assert lane.socket is None
+    stream.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        ours.send(b"x")
+    stream.open_to(later)
+    assert later.socket is None
+    reader.close()
