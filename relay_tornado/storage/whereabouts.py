@@ -5,7 +5,12 @@ One that is deleted, moved or replaced takes writes as before, and nobody finds 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import NamedTuple
+
+_SETTLED = 3.0
+"""Seconds after which another change of a directory has another time: file systems keep it to 2 s at worst."""
 
 
 def wal_of(path: Path) -> Path:
@@ -14,8 +19,20 @@ def wal_of(path: Path) -> Path:
     return real.with_name(f"{real.name}-wal")
 
 
+class _Folder(NamedTuple):
+    device: int
+    inode: int
+    changed_at: int
+    """When something in it was made, removed or renamed last, in nanoseconds."""
+
+
 class Whereabouts:
-    """Of a database, and of the WAL beside it, which is there once something was committed."""
+    """Of a database, and of the WAL beside it, which is there once something was committed.
+
+    Where nothing changed in their directory, nothing was taken from it. So only that is looked at after a commit:
+    Linux keeps the times of a file that somebody has looked at more exactly, and the next sync of the WAL would write
+    them, too, which takes half as long again on an ext4 that has no journal.
+    """
 
     def __init__(self, path: Path) -> None:
         """`path` was opened just now. Raises OSError where it is not there."""
@@ -23,25 +40,46 @@ class Whereabouts:
         self._wal = wal_of(path)
         found = path.stat()
         self._known = {path: (found.st_dev, found.st_ino)}
+        # What a symlink leads to may be taken away in any directory on the way.
+        self._folder = None if path.is_symlink() else path.parent
+        self._settled: _Folder | None = None
 
     def closed(self) -> None:
         """The database is being opened anew: who closes it last deletes the WAL, and who opens it makes another."""
         self._known.pop(self._wal, None)
+        self._settled = None
 
     def missing(self, *, committed: bool = False) -> str:
         """The name of what is not where it was, "" where all is; `committed`: the WAL is there, for once. Quick, and
         from any thread."""
-        known = self._known
+        folder = self._look_at_folder()
+        if folder is not None and folder == self._settled:
+            return ""
+        self._settled = None
+        found = 0
         for path in (self._path, self._wal):
-            if path is self._wal and not committed and path not in known:
+            if path is self._wal and not committed and path not in self._known:
                 continue
             try:
-                found = path.stat()
+                status = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return path.name
             except OSError:
                 continue  # it can't be told
-            place = (found.st_dev, found.st_ino)
-            if known.setdefault(path, place) != place:
+            place = (status.st_dev, status.st_ino)
+            if self._known.setdefault(path, place) != place:
                 return path.name
+            found += 1
+        if found == 2 and folder is not None and time.time() - folder.changed_at / 1e9 > _SETTLED:
+            self._settled = folder
         return ""
+
+    def _look_at_folder(self) -> _Folder | None:
+        """None where it can't be told."""
+        if self._folder is None:
+            return None
+        try:
+            status = self._folder.stat()
+        except OSError:
+            return None
+        return _Folder(status.st_dev, status.st_ino, status.st_mtime_ns)

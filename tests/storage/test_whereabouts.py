@@ -1,0 +1,120 @@
+"""Where the file is: each way to take it away is noticed, also where its directory had not changed for long."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.storage.whereabouts import Whereabouts
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "data"
+    made.mkdir()
+    for name in ("relay.db", "relay.db-wal", "relay.witness"):
+        (made / name).write_bytes(b"x")
+    return made
+
+
+def settle(folder: Path, seconds: float = 60.0) -> None:
+    """Has the directory be as it is for so long."""
+    then = time.time() - seconds
+    os.utime(folder, (then, then))
+
+
+def replace(path: Path) -> None:
+    copy = path.with_name("copy")
+    shutil.copy(path, copy)
+    copy.replace(path)
+
+
+WAYS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "database deleted": (lambda folder: (folder / "relay.db").unlink(), "relay.db"),
+    "database moved": (lambda folder: (folder / "relay.db").rename(folder / "old.db"), "relay.db"),
+    "database moved out": (lambda folder: (folder / "relay.db").rename(folder.parent / "old.db"), "relay.db"),
+    "database replaced": (lambda folder: replace(folder / "relay.db"), "relay.db"),
+    "WAL deleted": (lambda folder: (folder / "relay.db-wal").unlink(), "relay.db-wal"),
+    "WAL replaced": (lambda folder: replace(folder / "relay.db-wal"), "relay.db-wal"),
+    "directory moved": (lambda folder: folder.rename(folder.parent / "old"), "relay.db"),
+    "directory replaced": (
+        lambda folder: (folder.rename(folder.parent / "old"), shutil.copytree(folder.parent / "old", folder)),
+        "relay.db",
+    ),
+}
+
+
+@pytest.mark.parametrize("settled", [True, False])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_taken_away_is_named(folder: Path, way: str, settled: bool) -> None:
+    take, name = WAYS[way]
+    if settled:
+        settle(folder)
+    whereabouts = Whereabouts(folder / "relay.db")
+    for _ in range(3):
+        assert whereabouts.missing(committed=True) == ""
+    take(folder)
+    assert whereabouts.missing(committed=True) == name
+    assert whereabouts.missing(committed=True) == name
+
+
+def test_what_else_changes_in_the_directory_is_nothing(folder: Path) -> None:
+    settle(folder)
+    whereabouts = Whereabouts(folder / "relay.db")
+    assert whereabouts.missing(committed=True) == ""
+    (folder / "relay.witness").unlink()
+    assert whereabouts.missing(committed=True) == ""
+
+
+def test_a_wal_is_only_missed_once_it_was_there(folder: Path) -> None:
+    (folder / "relay.db-wal").unlink()
+    settle(folder)
+    whereabouts = Whereabouts(folder / "relay.db")
+    assert whereabouts.missing() == ""
+    assert whereabouts.missing(committed=True) == "relay.db-wal"
+
+
+def test_a_database_that_is_opened_anew_has_another_wal(folder: Path) -> None:
+    settle(folder)
+    whereabouts = Whereabouts(folder / "relay.db")
+    assert whereabouts.missing(committed=True) == ""
+    replace(folder / "relay.db-wal")
+    settle(folder)
+    whereabouts.closed()
+    assert whereabouts.missing(committed=True) == ""
+
+
+def test_what_a_symlink_leads_to(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "relay.db"
+    link.symlink_to(folder / "relay.db")
+    settle(folder)
+    settle(tmp_path)
+    whereabouts = Whereabouts(link)
+    assert whereabouts.missing(committed=True) == ""
+    (folder / "relay.db-wal").unlink()
+    assert whereabouts.missing(committed=True) == "relay.db-wal"
+
+
+def test_no_file_is_looked_at_where_its_directory_is_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that has just changed may change again at the same time, as file systems keep it; and so may one
+    whose time lies ahead."""
+    looked: list[str] = []
+    stat = Path.stat
+
+    def note(path: Path, **options: bool) -> os.stat_result:
+        looked.append(path.name)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", note)
+    for seconds, files in ((60.0, 0), (1.0, 2), (-3600.0, 2)):
+        settle(folder, seconds)
+        whereabouts = Whereabouts(folder / "relay.db")
+        whereabouts.missing(committed=True)
+        looked.clear()
+        whereabouts.missing(committed=True)
+        assert looked == ["data", "relay.db", "relay.db-wal"][: 1 + files]
