@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-_SETTLED = 3.0
-"""Seconds after which another change of a directory has another time: file systems keep it to 2 s at worst."""
+_SETTLED = 0.1
+_SETTLED_SECONDS = 3.0
+"""Seconds after which another change of a directory has another time: file systems keep it to 10 ms or so, where it
+is no whole second, and to 2 s at worst."""
 
 
 def wal_of(path: Path) -> Path:
@@ -24,6 +26,11 @@ class _Folder(NamedTuple):
     inode: int
     changed_at: int
     """When something in it was made, removed or renamed last, in nanoseconds."""
+
+    def settled(self) -> bool:
+        """Whether its next change will show."""
+        age = time.time() - self.changed_at / 1e9
+        return age > (_SETTLED if self.changed_at % 1_000_000_000 else _SETTLED_SECONDS)
 
 
 class Whereabouts:
@@ -70,7 +77,7 @@ class Whereabouts:
             if self._known.setdefault(path, place) != place:
                 return path.name
             found += 1
-        if found == 2 and folder is not None and time.time() - folder.changed_at / 1e9 > _SETTLED:
+        if found == 2 and folder is not None and folder.settled():
             self._settled = folder
         return ""
 

@@ -22,9 +22,9 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def settle(folder: Path, seconds: float = 60.0) -> None:
-    """Has the directory be as it is for so long."""
-    then = time.time() - seconds
+def settle(folder: Path) -> None:
+    """Has the directory be as it is for long."""
+    then = time.time() - 60
     os.utime(folder, (then, then))
 
 
@@ -111,8 +111,9 @@ def test_no_file_is_looked_at_where_its_directory_is_as_it_was(folder: Path, mon
         return stat(path, **options)
 
     monkeypatch.setattr(Path, "stat", note)
-    for seconds, files in ((60.0, 0), (1.0, 2), (-3600.0, 2)):
-        settle(folder, seconds)
+    now = time.time()
+    for changed_at, files in ((now - 60, 0), (int(now) - 1, 2), (int(now) - 60, 0), (now + 3600, 2)):
+        os.utime(folder, (changed_at, changed_at))
         whereabouts = Whereabouts(folder / "relay.db")
         whereabouts.missing(committed=True)
         looked.clear()
