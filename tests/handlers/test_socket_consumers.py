@@ -10,7 +10,7 @@ import pytest
 
 from relay_tornado.delivery import receipts
 from relay_tornado.log import consumers
-from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.consumers import Key, Stored, Terms, damaged
 from relay_tornado.model import Retention
 from tests.handlers.sockets import Client, Live, live
 
@@ -164,3 +164,25 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
         await third.hear_status("subscribed")
         assert await third.hear_events(2) == [4, 5]
         await reaches(server, key, 5)
+
+
+@pytest.mark.gen_test
+async def test_a_damaged_position_of_a_stock_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed, to come back: there is no frame that would tell it, and it waits for an answer. One that may be
+    told stays."""
+    async with live() as server:
+        await server.bucket()
+        token = await server.token()
+        record: Any = server.registry.get("token", token[0])
+        await server.registry.put("token", token[0], replace(record, durable=True))
+
+        async def get(key: Key) -> Stored:
+            raise damaged(key, "it is no JSON")
+
+        monkeypatch.setattr(server.ledgers.store, "get", get)
+        stock = await server.authenticated(token)
+        await stock.say({"action": "subscribe", "buckets": ["orders"]})
+        assert (await stock.end())[0] == 1001
+        client = await server.authenticated(token)
+        await client.say({"action": "subscribe", "buckets": ["orders"], "extended": True})
+        assert (await client.hear_status("error"))["code"] == "conflict"
