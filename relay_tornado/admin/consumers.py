@@ -70,7 +70,7 @@ class ConsumerAdministration:
         found = []
         for stored in await self._ledgers.store.list(bucket.id):
             if _shown(stored) and (token is None or may_see(token, reference_of(stored.key))):
-                standing = await self._standing(stored.key, bounds)
+                standing = await self._readable(stored.key, bounds)
                 if standing is not None:
                     found.append(consumer_document(standing, bucket, bounds))
         return found
@@ -93,7 +93,7 @@ class ConsumerAdministration:
             # A bucket that is deleted meanwhile is left out.
             with suppress(BucketGone):
                 bounds = await self._log.bounds(bucket.id) if keys else None
-                standings = [] if bounds is None else [await self._standing(key, bounds) for key in keys]
+                standings = [] if bounds is None else [await self._readable(key, bounds) for key in keys]
                 found += [(bucket, each) for each in standings if each is not None]
         return found
 
@@ -306,6 +306,13 @@ class ConsumerAdministration:
             connections=self.connections(key),
             lag=0.0 if since is None else max(self._ledgers.clock() - since, 0.0),
         )
+
+    async def _readable(self, key: Key, bounds: Bounds) -> Standing | None:
+        """The same, and None where its record is damaged, too."""
+        try:
+            return await self._standing(key, bounds)
+        except Damaged:
+            return None
 
     async def _there(self, bucket: Bucket, key: Key, reference: str) -> None:
         if await self._ledgers.store.get(key) is None:

@@ -17,7 +17,7 @@ import structlog
 
 from relay_tornado.copies import Subjects
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
+from relay_tornado.errors import BucketGone, Damaged, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
 from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused, parse_ranges
@@ -245,7 +245,8 @@ class Forwarding:
                 except (NotFound, BucketGone):
                     continue
                 except RelayError as error:
-                    _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+                    if not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
+                        _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
                     self._dirty.setdefault((bucket_id, number), head)
                     await asyncio.sleep(_AGAIN)
         finally:

@@ -15,6 +15,7 @@ from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, T
 from relay_tornado.model import BucketId, Gap, GapReason
 from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
+from relay_tornado.storage.damage import is_damage
 
 STEP = 256
 """Rows that leave in one transaction."""
@@ -23,19 +24,31 @@ _FIND = (
     "SELECT consumer.id, log.first, log.head FROM log JOIN consumer ON consumer.log = log.id"
     " WHERE log.bucket = ? AND log.dropped = 0 AND kind = ? AND name = ?"
 )
-# Texts as bytes: one that is malformed is the damage of its own row, not of all.
-_STORED = (
-    "SELECT log.bucket, CAST(kind AS BLOB), CAST(name AS BLOB), ack_wait, max_deliver, receipt, floor,"
-    " CAST(done AS BLOB), (SELECT count(*) FROM dead_letter"
-    " WHERE consumer = consumer.id AND (seq >= log.first OR reason = 'retention')), created_at, updated_at, gaps,"
-    " CAST(gap AS BLOB), CAST(tried AS BLOB), log.first, consumer.id"
-    " FROM log JOIN consumer ON consumer.log = log.id WHERE log.dropped = 0"
+# By the index, which names those whose rows can't be read. Texts come as bytes, as one may be malformed.
+_KEYS = (
+    "SELECT log.bucket, CAST(kind AS BLOB), CAST(name AS BLOB), consumer.id"
+    " FROM log JOIN consumer INDEXED BY sqlite_autoindex_consumer_1 ON consumer.log = log.id WHERE log.dropped = 0"
 )
+_STORED = (
+    "SELECT ack_wait, max_deliver, receipt, floor, CAST(done AS BLOB), (SELECT count(*) FROM dead_letter"
+    " WHERE consumer = consumer.id AND (seq >= log.first OR reason = 'retention')), created_at, updated_at, gaps,"
+    " CAST(gap AS BLOB), CAST(tried AS BLOB), log.first, log.head"
+    " FROM consumer, log WHERE consumer.id = ? AND log.bucket = ? AND log.dropped = 0"
+)
+_TRIED = "SELECT seq, attempts, due, since FROM parked WHERE consumer = ?"
 _MAKE = (
     "INSERT INTO consumer (log, kind, name, floor, receipt, ack_wait, max_deliver, created_at, updated_at)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (log, kind, name) DO UPDATE"
     " SET receipt = excluded.receipt, ack_wait = excluded.ack_wait, max_deliver = excluded.max_deliver"
 )
+_RENEW = """
+UPDATE consumer SET floor = :floor, done = '[]', tried = '[]', gaps = 0, gap = NULL, updated_at = :at,
+    receipt = (kind = 'token' OR receipt IS 1),
+    ack_wait = CASE typeof(ack_wait) WHEN 'real' THEN ack_wait ELSE :wait END,
+    max_deliver = CASE typeof(max_deliver) WHEN 'integer' THEN max_deliver ELSE :most END,
+    created_at = CASE typeof(created_at) WHEN 'real' THEN created_at ELSE :at END
+WHERE id = :id
+"""
 _DEAD = (
     "SELECT log.bucket, kind, name, seq, attempts, since, at, reason FROM log JOIN consumer ON consumer.log = log.id"
     " JOIN dead_letter ON dead_letter.consumer = consumer.id WHERE log.bucket = ? AND log.dropped = 0 AND seq > ?"
@@ -92,34 +105,49 @@ def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float)
 
 def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
     """A consumer with what is parked. Raises Damaged."""
-    row = raw.execute(f"{_STORED} AND log.bucket = ? AND kind = ? AND name = ?", key).fetchone()
-    if row is None:
-        return None
-    parked = raw.execute("SELECT seq, attempts, due, since FROM parked WHERE consumer = ?", (row[-1],)).fetchall()
-    return _stored(row)._replace(parked={seq: Parked(*rest) for seq, *rest in parked})
+    found = raw.execute(_FIND, key).fetchone()
+    return None if found is None else _one(raw, key, found[0], whole=True)
 
 
 def listed(raw: sqlite3.Connection, bucket_id: BucketId | None) -> list[Stored]:
     """All consumers of a bucket, or of all, without what is parked; a damaged one has its key, and why."""
     condition, values = ("", ()) if bucket_id is None else (" AND log.bucket = ?", (bucket_id,))
     found = []
-    for row in raw.execute(f"{_STORED}{condition} ORDER BY 1, 2, 3", values).fetchall():
+    for *named, consumer in raw.execute(f"{_KEYS}{condition} ORDER BY 1, 2, 3", values).fetchall():
+        key = _key(named)
         try:
-            found.append(_stored(row))
+            stored = _one(raw, key, consumer)
         except Damaged as error:
-            found.append(Stored(_key(row), Terms(), 0, (), {}, 0, 0.0, 0.0, damaged=str(error)))
+            stored = Stored(key, Terms(), 0, (), {}, 0, 0.0, 0.0, damaged=str(error))
+        if stored is not None:
+            found.append(stored)
     return found
 
 
+def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = False) -> Stored | None:
+    """The consumer with this key and id, with what is parked where it is wanted `whole`. Raises Damaged."""
+    try:
+        row = raw.execute(_STORED, (consumer, key.bucket_id)).fetchone()
+        if row is None:
+            return None  # it was deleted this moment
+        stored = _stored(key, row)
+        parked = raw.execute(_TRIED, (consumer,)).fetchall() if whole else []
+        again = msgspec.convert(parked, list[tuple[int, int, float, float]])
+    except (msgspec.MsgspecError, TypeError, ValueError, sqlite3.DatabaseError) as error:
+        if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+            raise
+        raise consumers.damaged(key, str(error)) from error
+    return stored._replace(parked={seq: Parked(tries, due, since) for seq, tries, due, since in again})
+
+
 def renew(raw: sqlite3.Connection, key: Key, floor: int, at: float) -> None:
-    """Has a consumer begin anew behind `floor`, on its terms and with its dead letters."""
-    row = raw.execute(_FIND, key).fetchone()
+    """Has a consumer begin anew behind `floor`, on its terms, as far as they are there, and with its dead letters."""
+    row, usual = raw.execute(_FIND, key).fetchone(), Terms()
     if row is not None:
         raw.execute("DELETE FROM parked WHERE consumer = ?", (row[0],))
         raw.execute(
-            "UPDATE consumer SET floor = ?, done = '[]', tried = '[]', gaps = 0, gap = NULL, updated_at = ?"
-            " WHERE id = ?",
-            (min(floor, row[2]), at, row[0]),
+            _RENEW,
+            {"id": row[0], "floor": min(floor, row[2]), "at": at, "wait": usual.ack_wait, "most": usual.max_deliver},
         )
 
 
@@ -276,6 +304,7 @@ class _Met(_Missed):
     untold: list[_Missed] = []
 
 
+_NUMBERS = tuple[float, int, int, int, float, float, int]
 _read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 _read_gap = msgspec.json.Decoder(_Met).decode
 
@@ -284,20 +313,17 @@ def _key(row: Sequence[Any]) -> Key:
     return Key(row[0], row[1].decode(errors="replace"), row[2].decode(errors="replace"))
 
 
-def _stored(row: Sequence[Any]) -> Stored:
-    """Raises Damaged."""
-    _, kind, name, wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, _ = row
-    key = _key(row)
-    try:
-        if (key.kind.encode(), key.name.encode()) != (kind, name) or not isinstance(floor, int):
-            raise TypeError("its name or position has not the form of one")
-        held = Ranges(_read_ranges(out))
-        held.cut_below(first)
-        last = None if gap is None else _read_gap(gap)
-        return Stored(
-            key, Terms(wait, most, bool(receipt)), floor, tuple(_read_ranges(done)), {}, letters, created, updated,
-            None if last is None else Gaps(times, last.gap(), last.at), tuple(held),
-            () if last is None else tuple(each.gap() for each in last.untold),
-        )  # fmt: skip
-    except (msgspec.MsgspecError, TypeError, ValueError) as error:
-        raise consumers.damaged(key, str(error)) from error
+def _stored(key: Key, row: Sequence[Any]) -> Stored:
+    """Raises MsgspecError, TypeError and ValueError where that can't be understood."""
+    wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, head = row
+    msgspec.convert((wait, most, receipt, floor, created, updated, times), _NUMBERS)
+    if floor > head:
+        raise ValueError("it is ahead of its log")
+    held = Ranges(_read_ranges(out))
+    held.cut_below(first)
+    last = None if gap is None else _read_gap(gap)
+    return Stored(
+        key, Terms(wait, most, bool(receipt)), floor, tuple(_read_ranges(done)), {}, letters, created, updated,
+        None if last is None else Gaps(times, last.gap(), last.at), tuple(held),
+        () if last is None else tuple(each.gap() for each in last.untold),
+    )  # fmt: skip

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import NotFound
+from relay_tornado.errors import Damaged, NotFound
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
@@ -238,10 +238,10 @@ class Ledgers:
 
     async def recover(self) -> None:
         """At a start: what was being tried when the process before ended is tried again, or dead, also where nobody
-        comes for it."""
+        comes for it. A damaged one waits for whoever mends it."""
         for stored in await self.store.list():
             if stored.tried:
-                with suppress(NotFound):
+                with suppress(NotFound, Damaged):
                     async with self.using(stored.key):
                         pass
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.errors import Damaged, RelayError, Unavailable
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import DeadLetter, Key, Stored, Terms
 from relay_tornado.model import BucketId, Gap
@@ -202,17 +202,24 @@ class SqliteConsumers:
     async def get(self, key: Key) -> Stored | None:
         """See the contract."""
         await self.saved()
-        return await self._read(lambda raw: consumer_rows.get(raw, key))
+        try:
+            return await self._read(lambda raw: consumer_rows.get(raw, key))
+        except Damaged as error:
+            self._tell(key, str(error))
+            raise
 
     async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
         """See the contract."""
         found = await self._read(lambda raw: consumer_rows.listed(raw, bucket_id))
         for each in found:
-            if each.damaged and each.key not in self._told:
-                self._told.add(each.key)
-                bucket, kind, name = each.key
-                _log.error("consumer_damaged", bucket_id=bucket, kind=kind, consumer=name, reason=each.damaged)
+            if each.damaged:
+                self._tell(each.key, each.damaged)
         return found
+
+    def _tell(self, key: Key, reason: str) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            _log.error("consumer_damaged", bucket_id=key.bucket_id, kind=key.kind, consumer=key.name, reason=reason)
 
     async def renew(self, key: Key, floor: int, at: float) -> None:
         """See the contract."""

@@ -1,5 +1,6 @@
 """Consumers whose record is damaged: the relay starts, nobody begins elsewhere unnoticed, and they can be mended."""
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -9,11 +10,15 @@ from structlog.testing import capture_logs
 
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.errors import Damaged
+from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Earliest, Gap, Last
-from relay_tornado.progress import Changes
+from relay_tornado.progress import Changes, Parked
 from tests.admin.world import World, event, sqlite_world
+
+TERMS = ("receipt", "ack_wait", "max_deliver")
+"""What is put right by whoever gives it new ones."""
 
 DAMAGES = [
     "done = '[[1]]'",
@@ -23,6 +28,11 @@ DAMAGES = [
     "gap = replace(gap, 'reason', 'reasom')",
     "gap = replace(gap, 'retention', 'setention')",
     "floor = 'x'",
+    "floor = 11",
+    *(f"{name} = 'x'" for name in TERMS),
+    "created_at = 'x'",
+    "updated_at = 'x'",
+    "gaps = 'x'",
 ]
 
 
@@ -41,14 +51,16 @@ async def filled(world: World) -> tuple[Bucket, str]:
     return bucket, token.key
 
 
-def damage(path: Path, name: str, what: str) -> None:
+def damage(path: Path, name: str, what: str, table: str = "consumer") -> None:
     with closing(sqlite3.connect(path / "relay.db", isolation_level=None)) as raw:
         raw.execute("PRAGMA ignore_check_constraints = ON")
         raw.execute("DROP TRIGGER consumer_update")
         raw.execute("PRAGMA writable_schema = ON")
         raw.execute("UPDATE sqlite_schema SET sql = replace(sql, ' STRICT', '') WHERE name = 'consumer'")
+        raw.execute("UPDATE sqlite_schema SET sql = replace(sql, ' STRICT,', '') WHERE name = 'parked'")
         raw.execute("PRAGMA writable_schema = RESET")
-        raw.execute(f"UPDATE consumer SET {what} WHERE name = ?", (name,))
+        row = "id" if table == "consumer" else "consumer"
+        raw.execute(f"UPDATE {table} SET {what} WHERE {row} = (SELECT id FROM consumer WHERE name = ?)", (name,))
 
 
 def parts(world: World) -> tuple[Ledgers, ConsumerAdministration]:
@@ -79,16 +91,17 @@ async def test_a_start_goes_on_and_a_seek_mends(tmp_path: Path, what: str) -> No
             with pytest.raises(Damaged, match="relay consumer seek"):
                 await ledgers.open(key, floor)
         with pytest.raises(Damaged):
-            await ledgers.store.create(key, 0, Terms(), 1.0)
-        with pytest.raises(Damaged):
             await administration.seek(bucket, "worker", Last(3), preview=True)
+        if not what.startswith(TERMS):
+            with pytest.raises(Damaged):
+                await ledgers.store.create(key, 0, Terms(), 1.0)
         names = [each["name"] for each in await administration.listing(bucket) if each["kind"] == "client"]
         assert names == ["other"]
         assert {each.key.name for _, each in await administration.standings([bucket])} >= {"other"}
         seeked = await administration.seek(bucket, "worker", Last(3))
         assert seeked.after.endswith("-7")
         async with ledgers.using(key) as ledger:
-            assert (ledger.progress.floor, ledger.terms) == (7, Terms(7.5))
+            assert (ledger.progress.floor, ledger.terms) == (7, Terms() if "ack_wait" in what else Terms(7.5))
         assert (await administration.show(bucket, "worker"))["pending"] == 3
         async with ledgers.using(key._replace(name="other")) as ledger:
             assert ledger.progress.floor == 6
@@ -96,6 +109,62 @@ async def test_a_start_goes_on_and_a_seek_mends(tmp_path: Path, what: str) -> No
         with capture_logs() as logs:
             await world.administration.reconcile()
         assert logs == []
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("what", ["attempts = ''", "due = x''", "since = 'x'"])
+async def test_what_is_tried_again_may_be_damaged(tmp_path: Path, what: str) -> None:
+    """It is the damage of its consumer, also where that was at work when the process ended; others are as they were."""
+    changes = Changes(6, parked={3: Parked(1, 5.0, 1.0), 4: Parked(1, 0.0, 1.0)}, tried=((7, 7),))
+    async with sqlite_world(tmp_path) as world:
+        bucket, _ = await filled(world)
+        assert world.consumers is not None
+        for name in ("worker", "other"):
+            world.consumers.save(Key(bucket.id, "client", name), lambda: changes)
+    damage(tmp_path, "worker", what, "parked")
+    async with sqlite_world(tmp_path) as world:
+        ledgers, administration = parts(world)
+        key = Key(bucket.id, "client", "worker")
+        with capture_logs() as logs:
+            await world.administration.reconcile()
+            with pytest.raises(Damaged, match="relay consumer seek"):
+                await ledgers.open(key)
+        assert [(each["event"], each["consumer"]) for each in logs] == [("consumer_damaged", "worker")]
+        listed = await administration.listing(bucket)
+        assert [(each["name"], each["parked"]) for each in listed if each["kind"] == "client"] == [("other", 3)]
+        assert {each.key.name for _, each in await administration.standings([bucket])} >= {"other"}
+        await administration.seek(bucket, "worker", Last(3))
+        async with ledgers.using(key) as ledger:
+            assert (ledger.progress.floor, ledger.progress.parked) == (7, {})
+
+
+@pytest.mark.gen_test
+async def test_a_flipped_bit_of_one_record(tmp_path: Path) -> None:
+    """Whichever it is, it is in the way of no other one, and this one is there, or damaged."""
+    async with sqlite_world(tmp_path) as world:
+        bucket, _ = await filled(world)
+    data = bytearray((tmp_path / "relay.db").read_bytes())
+    data[18] = data[19] = 1  # it has no WAL
+    found = re.search(rb"clientworker.\[\[6,6\]\]", data, re.DOTALL)
+    assert found is not None
+    start, key = found.start() - 16, Key(bucket.id, "client", "worker")
+    assert data[start] == 16, "the size of the head of the row"
+    damages = 0
+    for bit in range(8 * start, 8 * (start + 150)):
+        data[bit // 8] ^= 1 << bit % 8
+        with closing(sqlite3.connect(":memory:")) as raw:
+            raw.deserialize(bytes(data))
+            listed = {each.key.name: each for each in consumer_rows.listed(raw, bucket.id)}
+            assert (len(listed), listed["other"].floor) == (3, 5)
+            damaged = ""
+            try:
+                assert consumer_rows.get(raw, key) == listed["worker"]
+            except Damaged as error:
+                damaged = str(error)
+            assert listed["worker"].damaged == damaged
+            damages += bool(damaged)
+        data[bit // 8] ^= 1 << bit % 8
+    assert damages > 100
 
 
 @pytest.mark.gen_test
