@@ -373,7 +373,7 @@ class Forwarder:
             if not self._moved(lane):
                 await self._disable()
             return
-        due = self._due(taken, received_at, tried)
+        due = AT_ONCE if self._moved(lane) else self._due(taken, received_at, tried)
         if isinstance(due, str):
             await self._record(taken, tried, "failed")
             self._bury(taken, due)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -71,5 +72,30 @@ def test_another_change_leaves_the_waiting_alone() -> None:
             await w.turn(1800)
             await w.idle()
             assert target.bodies == [b"1"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("fields", [{"retries": -1}, {"durability": {"enabled": True, "schedule": "seconds"}}])
+def test_the_old_destination_gives_nothing_up(fields: dict[str, Any]) -> None:
+    """Where it was asked for the last time, or wants to be left alone until the deadline is over, the new one gets the
+    event all the same."""
+
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def slow(got: Got) -> bytes:
+            await gate.wait()
+            return answer(503, b"", "Retry-After: 3600")
+
+        async with Target(slow) as old, Target() as new, world(public(old.url, **fields)) as w:
+            await w.append(b"1")
+            await old.until(1)
+            await w.change(public(new.url, **fields))
+            gate.set()
+            await eventually(lambda: new.bodies == [b"1"])
+            await w.idle()
+            assert await w.dead() == []
+            assert [each.status for each in await w.stored(1)] == ["stalled", "sent"]
 
     run(test)
