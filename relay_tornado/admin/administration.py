@@ -255,10 +255,11 @@ class Administration:
         return changed, find_output(changed, output_id)
 
     async def disable_output(self, bucket: Bucket, output: Output, reason: str) -> None:
-        """Disables an output of the bucket, as the relay itself does for a reason that is shown."""
+        """Disables an output of the bucket, as the relay itself does for a reason that is shown, which is about the
+        destination that it has here."""
         await self._change(
             lambda: self.find_bucket(bucket.id),
-            lambda found: with_disabled_output(found, output.id, reason, self._clock()),
+            lambda found: with_disabled_output(found, output, reason, self._clock()),
         )
 
     async def delete_rules(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:

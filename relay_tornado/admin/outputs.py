@@ -53,9 +53,12 @@ def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, An
     return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
 
 
-def with_disabled_output(bucket: Bucket, output_id: str, reason: str, now: float) -> Bucket:
-    """The bucket with this output disabled by the relay itself, for a reason. Raises NotFound."""
-    before = find_output(bucket, output_id)
+def with_disabled_output(bucket: Bucket, output: Output, reason: str, now: float) -> Bucket:
+    """The bucket with this output disabled by the relay itself, for a reason; the same bucket where the output has
+    another destination by now. Raises NotFound."""
+    before = find_output(bucket, output.id)
+    if before.destination != output.destination:
+        return bucket
     changed = dataclasses.replace(before, disabled=True, disabled_reason=reason, updated_at=now)
     outputs = tuple(changed if each is before else each for each in bucket.outputs)
     return dataclasses.replace(bucket, outputs=outputs, updated_at=now)

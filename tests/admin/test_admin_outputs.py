@@ -229,6 +229,22 @@ async def test_disabled_by_the_relay(open_world: OpenWorld) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_reason_that_comes_too_late(open_world: OpenWorld) -> None:
+    """It is about the destination before: the one that the output has by now stays enabled."""
+    async with open_world() as world:
+        await world.administration.create_bucket("orders")
+        bucket, made = await world.administration.create_output(
+            "orders", destination="https://example.org/old", internal=False
+        )
+        await asyncio.gather(
+            world.administration.set_output(made.id, destination="https://example.org/new"),
+            world.administration.disable_output(bucket, made, "410 Gone"),
+        )
+        found = world.administration.find_output(made.id)[1]
+        assert (found.destination, found.disabled) == ("https://example.org/new", False)
+
+
+@pytest.mark.gen_test
 async def test_only_what_the_relay_forwards_is_paused(open_memory: OpenWorld) -> None:
     """A paused output that becomes internal is paused no more, and what was stored so before may be sent back."""
     async with open_memory() as world:
