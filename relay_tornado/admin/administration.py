@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -99,6 +101,8 @@ class Administration:
         self._log = log
         self._registry = registry
         self._clock = clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Of the buckets and tokens that are being changed, by id or key."""
         self._housekeeping = Housekeeping(log, registry, settings, self._remove_bucket, lambda: self.ledgers, clock)
 
     # buckets
@@ -348,9 +352,10 @@ class Administration:
 
     async def revoke_token(self, key: str) -> Token:
         """Removes a token; returns what it was. Its live sockets are closed by whoever holds them."""
-        token = self.find_token(key)
-        await self._registry.delete("token", key)
-        await self._end_positions(token, None)
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            token = self.find_token(key)
+            await self._registry.delete("token", key)
+            await self._end_positions(token, None)
         return token
 
     def find_token(self, key: str) -> Token:
@@ -417,27 +422,29 @@ class Administration:
             _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint="removed at the next start")
 
     async def _change(self, find: Callable[[], Bucket], change: Callable[[Bucket], Bucket]) -> Bucket:
-        for _ in range(_ATTEMPTS):
-            bucket = find()
-            revision = self._registry.revision("bucket", bucket.id)
-            changed = change(bucket)
-            if changed is bucket:
-                return bucket
-            await self._begin_outputs(bucket, changed)
-            begun = await self._stay(bucket, changed)
-            try:
-                await self._registry.put("bucket", bucket.id, changed, expect=revision)
-            except Unknown:
-                raise  # the change may be there after all; `reconcile` sees which it is
-            except RelayError as error:
-                await self._fade(changed, bucket)
-                if not isinstance(error, Conflict) or self._registry.revision("bucket", bucket.id) == revision:
-                    raise
-                continue
-            await self._fade(bucket, changed)
-            await self._complete(self._stay(bucket, changed, begun))
-            return changed
-        raise Conflict("the bucket is being changed by others all the time: try again")
+        """One change of a bucket at a time, with the positions that go with it."""
+        async with self._turns.setdefault(find().id, asyncio.Lock()):
+            for _ in range(_ATTEMPTS):
+                bucket = find()
+                revision = self._registry.revision("bucket", bucket.id)
+                changed = change(bucket)
+                if changed is bucket:
+                    return bucket
+                await self._begin_outputs(bucket, changed)
+                begun = await self._stay(bucket, changed)
+                try:
+                    await self._registry.put("bucket", bucket.id, changed, expect=revision)
+                except Unknown:
+                    raise  # the change may be there after all; `reconcile` sees which it is
+                except RelayError as error:
+                    await self._fade(changed, bucket)
+                    if not isinstance(error, Conflict) or self._registry.revision("bucket", bucket.id) == revision:
+                        raise
+                    continue
+                await self._fade(bucket, changed)
+                await self._complete(self._stay(bucket, changed, begun))
+                return changed
+            raise Conflict("the bucket is being changed by others all the time: try again")
 
     async def _begin_outputs(self, before: Bucket, changed: Bucket) -> None:
         """A position at the head for each output that becomes public: before it is seen, so that it gets what comes
@@ -464,19 +471,21 @@ class Administration:
             await durable.fade(self.ledgers, before, changed, self._registry.list("token"))
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
-        for _ in range(_ATTEMPTS):
-            token = self.find_token(key)
-            revision = self._registry.revision("token", key)
-            changed = change(token)
-            begun = await self._begin_positions(token, changed)
-            try:
-                await self._registry.put("token", key, changed, expect=revision)
-            except Conflict:
-                continue
-            await self._end_positions(token, changed)
-            await self._complete(self._begin_positions(token, changed, begun))
-            return changed
-        raise Conflict("the token is being changed by others all the time: try again")
+        """As `_change`."""
+        async with self._turns.setdefault(key, asyncio.Lock()):
+            for _ in range(_ATTEMPTS):
+                token = self.find_token(key)
+                revision = self._registry.revision("token", key)
+                changed = change(token)
+                begun = await self._begin_positions(token, changed)
+                try:
+                    await self._registry.put("token", key, changed, expect=revision)
+                except Conflict:
+                    continue
+                await self._end_positions(token, changed)
+                await self._complete(self._begin_positions(token, changed, begun))
+                return changed
+            raise Conflict("the token is being changed by others all the time: try again")
 
     async def _begin_positions(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
         """In all buckets that may have some, but these. Returns which those are."""

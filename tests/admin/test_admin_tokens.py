@@ -340,6 +340,22 @@ async def test_a_bucket_may_be_ephemeral_for_a_while(open_world: OpenWorld) -> N
 
 
 @pytest.mark.gen_test
+async def test_changes_at_once_keep_the_positions(open_world: OpenWorld) -> None:
+    """Each has its positions in line before the next one begins: none takes away what another one needs."""
+    async with open_world() as world:
+        administration = world.administration
+        token, _ = await administration.create_token(durable=True)
+        for number in range(5):
+            await administration.create_bucket(f"b-{number}", ephemeral=True)
+            await asyncio.gather(*(administration.set_bucket(f"b-{number}", ephemeral=False) for _ in range(2)))
+            assert len(await positions(world, token.key)) == number + 1
+        await asyncio.gather(*(administration.set_token(token.key, durable=durable) for durable in (False, True)))
+        assert len(await positions(world, token.key)) == 5
+        await asyncio.gather(*(administration.set_bucket("b-0", ephemeral=ephemeral) for ephemeral in (True, False)))
+        assert len(await positions(world, token.key)) == 5
+
+
+@pytest.mark.gen_test
 async def test_a_bucket_that_can_not_be_changed_keeps_no_position(open_world: OpenWorld) -> None:
     """What was made for it is removed again."""
     async with open_world() as world:
