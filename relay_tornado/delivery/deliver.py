@@ -530,12 +530,12 @@ class Delivery:
         self.outlet.gap_refused()
 
     def _enter(self, placement: Placement, before: Kept | None = None) -> Place | None:
-        """A place for what was placed; None where its consumer was deleted meanwhile."""
+        """A place for what was placed; None where its consumer, with explicit acks, was deleted meanwhile."""
         bucket_id, ledger = placement.bucket.id, placement.ledger
         reached, name = placement.reached, placement.bucket.name
         place = Place(self, bucket_id, reached.seq, placement.epoch, reached.output, name)
         self._places[bucket_id] = place
-        if ledger is not None and ledger.gone:
+        if ledger is not None and ledger.gone and not ledger.terms.receipt:
             self._let_go(placement)
             self.released(bucket_id)
             return None

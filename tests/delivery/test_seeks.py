@@ -86,3 +86,29 @@ def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, before
         assert await _floor(world) == 5
 
     run(test)
+
+
+def test_a_deletion_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events go on coming, as to those who are connected, and no position is kept any more."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        reader, delivery = await _read(world)
+        world.deliveries.end(delivery)
+        place_all = keeping.place_all
+
+        async def placed(*arguments: Any, **fields: Any) -> Any:
+            placements = await place_all(*arguments, **fields)
+            await world.ledgers.delete(KEY)
+            return placements
+
+        monkeypatch.setattr(keeping, "place_all", placed)
+        reader, second, _ = await world.subscribe("orders", consumer="w", ack="receipt")
+        await world.append(2)
+        await until(lambda: reader.seqs() == [6, 7])
+        assert world.deliveries.connections(KEY) == 0
+        await until(lambda: "consumer_deleted" in [each["status"] for each in reader.statuses()])
+        await _answer(reader, second)
+        assert await world.consumers.get(KEY) is None
+
+    run(test)
