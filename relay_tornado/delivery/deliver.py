@@ -471,9 +471,9 @@ class Delivery:
             self.leave(place.bucket_id)
             return
         if place.open and not self._ended:
-            if self.kept is not None:
-                self.kept.overtaken(place.bucket_id, bounds.first)
             gap = gap_behind(bounds, place.seq, lost)
+            if self.kept is not None:
+                self.kept.overtaken(place.bucket_id, bounds.first, gap)
             place.seq = lost.first - 1
             place.output = 0
             place.epoch = epoch_at(bounds.epochs, place.seq)

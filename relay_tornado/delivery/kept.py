@@ -141,12 +141,16 @@ class Kept:
                 self._receipts.begin(held)
         return True
 
-    def overtaken(self, bucket_id: BucketId, first: int) -> None:
-        """The bucket's log holds nothing below `first`, and not all of it was given: a consumer by receipt met a
-        gap."""
+    def overtaken(self, bucket_id: BucketId, first: int, gap: Gap) -> None:
+        """The bucket's log holds nothing below `first`, and not all of it was given, or it lacks what this gap is: a
+        consumer by receipt met one."""
         held = self.held.get(bucket_id)
         if held is not None and not held.ledger.gone and not held.moved_away():
-            held.ledger.trim(first)
+            ledger = held.ledger
+            ledger.trim(first)
+            # Others may have met it before, and gone on behind it.
+            if gap.reason != "retention" and (gap.to_seq is None or gap.to_seq > ledger.progress.floor):
+                ledger.met(gap, self._ledgers.clock())
 
     def settle(self, request: Ack | Nak) -> bool:
         """Carries out what the client says of an event. False where it has no such event."""

@@ -333,3 +333,36 @@ def test_what_waits_for_its_ack_is_no_gap() -> None:
         assert stored.dead == 6
 
     virtual.run(test)
+
+
+def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
+    """It is kept until a client has read of it, and counted once, whoever reads on over it."""
+
+    async def test() -> None:
+        world = World(clock=virtual.day)
+        await world.bucket()
+        await world.append(9)
+        whole = world.log.peek
+
+        def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+            if 3 <= after + 1 <= 5:
+                raise CursorLost(6)
+            found = whole(bucket_id, after, limit, max_bytes)
+            return [event for event in found if not (after < 3 and event.seq >= 3)]
+
+        world.log.peek = damaged  # type: ignore[method-assign]
+        fields = {"consumer": "w", "ack": "receipt", "since": "earliest"}
+        reader, delivery, _ = await world.subscribe("orders", **fields)
+        await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
+        assert await _met(world) == [Gap("reset", 3, 5)]
+        for _ in range(3):
+            await asyncio.sleep(1)
+            for payload in reader.pings:
+                delivery.ponged(payload)
+        assert await _met(world) == []
+        stored = await world.consumers.get(Key("id-orders", "client", "w"))
+        assert stored is not None
+        assert stored.gaps is not None
+        assert (stored.floor, stored.gaps.times, stored.gaps.last) == (9, 1, Gap("reset", 3, 5))
+
+    virtual.run(test)
