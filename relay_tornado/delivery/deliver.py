@@ -342,9 +342,7 @@ class Delivery:
     async def _page(self, place: Place, pace: Pace) -> None:
         """Reads and writes one page of one bucket, or takes the bucket out of the queue where there is none."""
         shared = self._shared
-        lost, place.lost = place.lost, None
-        if lost is not None and place.seq > lost:
-            await self._overtaken(place, CursorLost(lost + 1))
+        if await self._goes_back(place):
             return
         if place.seq == shared.dispatcher.head(place.bucket_id):
             self._settled(place)
@@ -364,6 +362,14 @@ class Delivery:
         while at < len(events) and self._goes_on(place):
             at = await self._part(place, events, at)
             await pace.keep()
+
+    async def _goes_back(self, place: Place) -> bool:
+        """Whether the log ends before this place again: who had what came behind that is told, and goes on there."""
+        lost, place.lost = place.lost, None
+        if lost is None or place.seq <= lost:
+            return False
+        await self._overtaken(place, CursorLost(lost + 1))
+        return True
 
     def _goes_on(self, place: Place) -> bool:
         """Whether what was read for the place may still be written."""
@@ -397,6 +403,9 @@ class Delivery:
     async def _follow(self, bucket_id: BucketId) -> None:
         """Somebody has moved the consumer, by receipt, to another position, or has deleted it."""
         assert self.kept is not None
+        place = self._places.get(bucket_id)
+        if place is not None:
+            await self._goes_back(place)
         try:
             there = await self.kept.follow(bucket_id, self._shared.log)
         except BucketGone:

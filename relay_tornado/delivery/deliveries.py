@@ -183,8 +183,10 @@ class Deliveries:
         return wanted
 
     def _lost(self, bucket_id: BucketId, head: int) -> None:
-        """The bucket's log may end at `head` again: no frame of what came after it is given out."""
+        """The bucket's log may end at `head` again: no frame of what came after it is given out, and no receipt of it
+        counts."""
         self._cache.forget(bucket_id)
+        self._receipts.lost(bucket_id, head)
         self._dispatcher.lost(bucket_id, head)
 
     def _changed(self, kind: Kind, key: str) -> None:

@@ -8,6 +8,7 @@ Invariants:
 - The furthest receipt counts: a slower connection moves nothing back. A receipt from before a seek counts for nothing,
   nor does one that comes when the connection has left the consumer: nobody tells it then that there was a seek.
 - A position counts by whole events: all copies are out.
+- A receipt of what the file lost says nothing of the events that get those seqs.
 - What left the log is no gap while a connection that was given it may still say that it was read.
 - A connection has few pings unanswered, and each names only what moved since the one before it. One clock serves all
   connections, and looks at those alone whose bucket has something new, or that are not done yet.
@@ -95,7 +96,7 @@ class Receipt:
         moved = [
             (held, held.place.seq, held.generation)
             for held in those
-            if held.place.seq > held.pinged and not held.moved_away()
+            if held.place.seq > held.pinged and held.place.lost is None and not held.moved_away()
         ]
         if not moved and not (self._pings and self._pings[-1][1]):
             return
@@ -104,6 +105,12 @@ class Receipt:
         payload = os.urandom(8)
         self._pings.append((payload, moved))
         self._ping(payload)
+
+    def lose(self, held: Held, head: int) -> None:
+        """Of what the pings say of this position only that counts which lies up to `head`."""
+        for _, moved in self._pings:
+            moved[:] = [(each, min(seq, head) if each is held else seq, since) for each, seq, since in moved]
+        held.pinged = min(held.pinged, head)
 
     def ponged(self, payload: bytes) -> None:
         """A pong came; one to a ping of somebody else's is none of ours."""
@@ -163,6 +170,11 @@ class Receipts:
         """The place is at another position of the consumer."""
         held.begin()
         self._active[held] = None
+
+    def lost(self, bucket_id: BucketId, head: int) -> None:
+        """The bucket's log may end at `head` again: other events will have the seqs of what came after it."""
+        for held in self._held.get(bucket_id, ()):
+            held.receipt.lose(held, head)
 
     def connections(self, ledger: Ledger) -> int:
         """How many connections move this consumer now."""

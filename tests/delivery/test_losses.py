@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.delivery import receipts
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.errors import RelayError
@@ -48,10 +49,10 @@ class World:
         for body in bodies:
             await self.log.append("b", event(body))
 
-    async def subscribe(self, since: Any, reader: Reader | None = None) -> tuple[Reader, Delivery]:
+    async def subscribe(self, since: Any, reader: Reader | None = None, **fields: Any) -> tuple[Reader, Delivery]:
         reader = reader or Reader()
-        request = control.Subscribe(since=since)
-        delivery, _ = await self.deliveries.subscribe(reader, request, TOKEN, extended=True)
+        request = control.Subscribe(since=since, **fields)
+        delivery, _ = await self.deliveries.subscribe(reader, request, TOKEN, extended=True, ping=reader.ping)
         delivery.start()
         return reader, delivery
 
@@ -147,5 +148,53 @@ def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path) -> None:
             assert written == ["1", "2"][: len(written)]
             assert bodies(reader)[-2:] == ["new 2", "new 3"]
             assert gaps(reader) == (RESET if len(written) > 1 else [])
+
+    asyncio.run(test())
+
+
+async def _read_by_receipt(here: World, stored: bool) -> tuple[Reader, Delivery]:
+    """A client that was given ten events by receipt, and the receipt is there (`stored`) or on its way."""
+    await here.append(*OLD)
+    reader, delivery = await here.subscribe(Earliest(), consumer="w", ack="receipt")
+    await until(lambda: len(bodies(reader)) == 10 and len(reader.pings) == 2)
+    if stored:
+        delivery.ponged(reader.pings[1])
+    return reader, delivery
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_receipt_of_what_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
+    """It says nothing of the new events that have those seqs: nobody has read them."""
+    monkeypatch.setattr(receipts, "INTERVAL", 0.01)
+
+    async def test() -> None:
+        async with world(tmp_path) as here:
+            reader, delivery = await _read_by_receipt(here, stored)
+            reader.paused = True
+            await here.lose(8)
+            await here.append(b"new 1", b"new 2")
+            if not stored:
+                delivery.ponged(reader.pings[1])
+            reader.close()
+            here.deliveries.end(delivery)
+            again, _ = await here.subscribe(Earliest(), consumer="w", ack="receipt")
+            await until(lambda: bodies(again) == ["new 1", "new 2"])
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool) -> None:
+    """As any other client that had what is lost, wherever its consumer is."""
+    monkeypatch.setattr(receipts, "INTERVAL", 0.01)
+
+    async def test() -> None:
+        async with world(tmp_path) as here:
+            reader, _ = await _read_by_receipt(here, stored)
+            await here.lose(8)
+            await here.append(b"new 1", b"new 2")
+            await until(lambda: bodies(reader)[-1] == "new 2")
+            assert bodies(reader)[10:] == ["new 1", "new 2"]
+            assert gaps(reader) == RESET
 
     asyncio.run(test())
