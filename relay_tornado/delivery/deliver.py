@@ -218,9 +218,12 @@ class Delivery:
             or (place is not None and place.name in names)
         )
 
-    def going_on(self) -> Mapping[BucketId, Held]:
-        """Its part in the consumers whose positions, by receipt, are behind its own, by bucket."""
-        return {} if self.kept is None else dict(self.kept.held)
+    def going_on(self) -> Mapping[BucketId, Held | None]:
+        """Its part in the consumers whose positions, by receipt, are behind its own, by bucket; None where it read
+        without one."""
+        if self.kept is not None and self.kept.keeper.kind == "client":
+            return dict(self.kept.held)
+        return {bucket_id: None if self.kept is None else self.kept.held.get(bucket_id) for bucket_id in self._places}
 
     def settle(self, request: Ack | Nak) -> bool:
         """Carries out what the client says of an event of a consumer. False where it has no such event."""

@@ -85,7 +85,7 @@ class Deliveries:
             asked = self._wanted(request, token).values()
             await check(self._ledgers, keeper, [bucket for bucket in asked if bucket is not None])
         kept: Mapping[BucketId, Reached] = {}
-        going_on: Mapping[BucketId, Held] = {}
+        going_on: Mapping[BucketId, Held | None] = {}
         if replaces is not None:
             replaces.pause()
             await replaces.ended()

@@ -97,12 +97,13 @@ async def place_kept(
     buckets: Sequence[Bucket],
     request: control.Subscribe,
     kept: Mapping[BucketId, Reached],
-    going_on: Mapping[BucketId, Held],
+    going_on: Mapping[BucketId, Held | None],
     *,
     later: bool = False,
 ) -> list[Placement]:
     """As `place_all`, with each bucket's consumer, opened: its position is the one that counts, and it is made where
-    it is not there. `going_on` are the parts in consumers, by receipt, that `kept` belongs to.
+    it is not there. `going_on` are the parts in consumers, by receipt, that `kept` belongs to; None where it belongs
+    to none, and a durable token may have one by now.
 
     Whoever gets the placements closes their ledgers. Raises Conflict, Unavailable, NoSpace, Unknown.
     """
@@ -118,7 +119,9 @@ async def place_kept(
         floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in opened.items()}
         generations = {bucket_id: ledger.progress.generation for bucket_id, ledger in opened.items()}
         for bucket_id, held in going_on.items():
-            if opened.get(bucket_id) is held.ledger and bucket_id in kept and not held.moved_away():
+            ledger = opened.get(bucket_id)
+            same = keeper.kind == "token" if held is None else ledger is held.ledger and not held.moved_away()
+            if ledger is not None and bucket_id in kept and same:
                 floors[bucket_id] = max(floors[bucket_id], kept[bucket_id])
         younger = [bucket.id for bucket in buckets if keeper.kind == "token" and bucket.created_at >= keeper.since]
         first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())

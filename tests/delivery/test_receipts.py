@@ -334,6 +334,26 @@ def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
     run(test)
 
 
+def test_a_token_that_is_made_durable_under_its_client() -> None:
+    """The client has no receipts until it subscribes again: then it goes on where it is."""
+
+    async def test() -> None:
+        world = World(clock=day)
+        await world.bucket()
+        one = await client(world, "orders", token=replace(DURABLE, durable=False))
+        await world.append(3)
+        await quiet()
+        await with_row(world, 1)
+        again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+        await world.append(1)
+        await quiet()
+        assert again.reader.seqs() == [1, 2, 3, 4]
+        await again.answer(3)
+        assert await floor(world) == 4
+
+    run(test)
+
+
 def test_a_late_pong_undoes_no_seek() -> None:
     """Of who has left the consumer it counts for nothing, whether others have it or nobody does."""
 
