@@ -166,6 +166,7 @@ class Ledgers:
             known = ledger.lose(head)
             ledger.save()
             if known:
+                ledger.met(Gap("reset"), self.clock())
                 ledger.tell()
 
     async def open(self, key: Key, floor: int | None = None, terms: Terms | None = None) -> Ledger:

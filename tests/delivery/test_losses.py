@@ -19,7 +19,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.model import Bucket, Earliest, Input
+from relay_tornado.model import Bucket, Earliest, Gap, Input
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
@@ -37,7 +37,8 @@ class World:
         self.log = file.log
         self._faults = faults
         self._registry = MemoryRegistry()
-        ledgers = Ledgers(SqliteConsumers(file.database), file.log)
+        self.consumers = SqliteConsumers(file.database)
+        ledgers = Ledgers(self.consumers, file.log)
         self.deliveries = Deliveries(file.log, self._registry, file.settings, ledgers)
 
     async def bucket(self) -> None:
@@ -196,5 +197,24 @@ def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
             await until(lambda: bodies(reader)[-1] == "new 2")
             assert bodies(reader)[10:] == ["new 1", "new 2"]
             assert gaps(reader) == RESET
+
+    asyncio.run(test())
+
+
+def test_who_shares_a_consumer_is_told(tmp_path: Path) -> None:
+    """As any other client that had what is lost, and it is kept with the consumer."""
+
+    async def test() -> None:
+        async with world(tmp_path) as here:
+            await here.append(*OLD)
+            reader, delivery = await here.subscribe(Earliest(), consumer="w")
+            await until(lambda: len(bodies(reader)) == 10)
+            await here.lose(8)
+            await here.append(b"new 1", b"new 2")
+            await until(lambda: bodies(reader)[-1] == "new 2")
+            assert gaps(reader) == RESET
+            here.deliveries.end(delivery)
+            (stored,) = await here.consumers.list()
+            assert stored.untold == (Gap("reset"),)
 
     asyncio.run(test())
