@@ -170,6 +170,7 @@ def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
 @json_option
 def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
     """Give the token with the key KEY a new secret, and print it. The secret is shown this once."""
+    must_be_seen()
     with open_relay(data) as relay:
         made = relay.call("token.rotate", key=key, grace=grace)
     if as_json:

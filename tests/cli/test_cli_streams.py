@@ -80,6 +80,15 @@ def test_no_secret_that_nobody_sees(relay: Runner, arguments: tuple[str, ...]) -
     assert relay.json("token", "list") == relay.json("output", "list") == []
 
 
+def test_a_secret_that_nobody_would_see_replaces_none(relay: Runner) -> None:
+    """Nor is a token's secret rotated: the one before it would end, and its clients with it."""
+    relay.json("bucket", "create", "orders")
+    key = relay.json("token", "create")["key"]
+    run = shell(">&-", "token", "rotate", key, "--data", relay.data)
+    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
+    assert "standard output is closed" in run.stderr
+
+
 @pytest.mark.parametrize(
     "arguments",
     [("bucket", "create", "a\udcff"), ("--secret", "\udcff", "bucket", "list"), ("export", "orders", "\udcff.nd")],
