@@ -184,9 +184,10 @@ def near_only(command: str | None, source: str) -> str:
 def _secret(secret: str | None, file: Path | None) -> str:
     from relay_tornado.cli.secret import read_secret
 
-    found = read_secret("secret", secret, file)
+    # A variable may have the line end of the file that it was made from.
+    found = (read_secret("secret", secret, file) or "").strip()
     if not found:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
-    if not found.isascii():
+    if not (found.isascii() and found.isprintable()):
         raise click.UsageError("the secret holds what none does: a token's has signs of ASCII alone")
     return found

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import click
 from click.core import ParameterSource
@@ -175,15 +176,21 @@ class Url(click.ParamType[Any]):
     name = "url"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        scheme, _, rest = str(value).partition("://")
-        if (
-            scheme.lower() not in ("http", "https")
-            or not rest.strip("/")
-            or not str(value).isprintable()
-            or " " in rest
-        ):
+        text = str(value)
+        if not _is_url(text):
             self.fail(f"{value!r} is not a URL like https://relay.example.org", param, ctx)
-        return str(value).rstrip("/")
+        return text.rstrip("/")
+
+
+def _is_url(text: str) -> bool:
+    """Whether it names a host that there can be, and perhaps a port."""
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(host) and port != 0 and text.isprintable() and " " not in text
 
 
 class Ranges(click.ParamType[Any]):

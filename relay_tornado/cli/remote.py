@@ -11,6 +11,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from http.client import HTTPException, IncompleteRead
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -82,16 +83,20 @@ class Remote:
                 raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
             reason = getattr(error.reason, "strerror", None) or error.reason
             raise Unavailable(f"{self.url} can't be reached: {reason}") from None
-        except ValueError:
-            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?") from None
         except OSError as error:
             raise Unavailable(f"{self.url} can't be reached: {error}") from None
+        except IncompleteRead:
+            raise Unavailable(
+                f"the answer of {self.url} broke off, so this may have been done or not: look, and repeat it"
+            ) from None
+        except (ValueError, HTTPException):
+            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?") from None
 
     def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
         try:
             document = json.loads(error.read())
             message = str(document["message"])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} answers {error.code}, and not like a relay: is the URL right?") from None
         if error.code == 404 and document.get("code") == "not_found":
             raise NotFound(message)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -173,6 +174,57 @@ def test_a_stranger_gets_no_secret(relay: Runner) -> None:
             assert "like a relay" in said
             assert "hidden" not in said
     assert _Handler.seen == ["/v1/buckets", "/v1/buckets/x"]
+
+
+@contextmanager
+def saying(answer: bytes) -> Iterator[str]:
+    """Something that answers each connection with these bytes."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer like a relay"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[", "broke off"),
+        (b"HTTP/1.1 503 Away\r\nContent-Length: 100\r\n\r\n{", "answers 503"),
+        (b"", "can't be reached"),
+    ],
+)
+def test_what_is_no_whole_answer(relay: Runner, answer: bytes, words: str) -> None:
+    """Another program's port, and an answer that breaks off, are said in one line."""
+    with saying(answer) as url:
+        assert words in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+
+
+@pytest.mark.parametrize("url", ["http://relay:80a", "http://[::1", "http://a..b", "http://:80", "http://relay:0"])
+def test_a_url_of_no_host(relay: Runner, url: str) -> None:
+    """It is refused at once, wherever it is given."""
+    for arguments in (("--url", url, "--secret", "x", "bucket", "list"), ("doctor", "--public-url", url)):
+        assert "is not a URL like https://relay.example.org" in relay.misused(*arguments)
+
+
+def test_a_line_end_is_no_part_of_a_secret(relay: Runner, tmp_path: Path) -> None:
+    """As a variable has it that was made of a file."""
+    with serving(tmp_path / "remote") as server:
+        assert relay.json("bucket", "list", RELAY_URL=server.url, RELAY_SECRET=server.secret + "\n") == []
+    assert "ASCII" in relay.misused("bucket", "list", RELAY_URL="http://127.0.0.1:1", RELAY_SECRET="a\nb")
 
 
 @pytest.mark.parametrize("arguments", [("bucket", "list"), ("apply", "f.toml")])
