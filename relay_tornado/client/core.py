@@ -29,6 +29,8 @@ LIFE: Final = 15.0
 """Seconds between two signs of life, which go out also while the application is busy and nothing is read."""
 SMALL: Final = 128
 """What an item that is no event counts, in bytes."""
+PUTS: Final = 8
+"""Answers over REST that are on their way at once."""
 LARGE: Final = 700_000
 """Bytes of a body that goes over REST: the relay takes messages up to 1 MiB, and base64 makes a third more of it."""
 
@@ -60,6 +62,7 @@ class Core:
         self._checkpoint = checkpoint
         self._saver = None if checkpoint is None else Saver(checkpoint, self.tracker.text, options.checkpoint_every)
         self._answers = Answers(address, options)
+        self._puts = asyncio.Semaphore(PUTS)
         self._acks = Acks()
         self._link: Link | None = None
         self._connected = False
@@ -270,7 +273,8 @@ class Core:
         if self.options.extended and len(body) < LARGE:
             await self._answers.send(event.id, status, body, headers, timeout)
         else:
-            await put_answer(self._address, self.options, event.id, status, body, dict(headers), timeout)
+            async with self._puts:
+                await put_answer(self._address, self.options, event.id, status, body, dict(headers), timeout)
 
     async def ack(self, event: EventData, everything: bool) -> None:
         self._must_be_explicit()

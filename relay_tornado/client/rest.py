@@ -6,8 +6,11 @@ import asyncio
 import base64
 import json
 import ssl
+import threading
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
 
 from relay_tornado.client import messages
@@ -25,9 +28,31 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 async def put_answer(
     address: Address, options: Options, id: str, status: int, body: bytes, headers: dict[str, list[str]], timeout: float
 ) -> None:
-    """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError."""
+    """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError. Once it is cancelled nobody waits for it."""
     document = json.dumps(messages.put_log(id, status, body, headers)).encode()
-    await asyncio.to_thread(_put, address, options, id, document, timeout)
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def end(error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def put() -> None:
+        problem: Exception | None = None
+        try:
+            _put(address, options, id, document, timeout)
+        except Exception as error:
+            problem = error
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(end, problem)
+
+    # A thread of its own: a loop that ends waits for those of its executor, however long they take.
+    threading.Thread(target=put, name="relay client answer", daemon=True).start()
+    await done
 
 
 def _put(address: Address, options: Options, id: str, document: bytes, timeout: float) -> None:
@@ -54,11 +79,13 @@ def _put(address: Address, options: Options, id: str, document: bytes, timeout: 
         if isinstance(error.reason, OSError):
             raise error.reason from None
         raise OSError(str(error.reason)) from None
+    except HTTPException as error:
+        raise OSError(f"the answer to PUT is not whole: {error!r}") from None
 
 
 def _rejected(error: urllib.error.HTTPError) -> Rejected:
     try:
         document = json.loads(error.read())
         return Rejected(str(document.get("code", error.code)), str(document["message"]))
-    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+    except (ValueError, KeyError, AttributeError, TypeError, OSError, HTTPException):
         return Rejected(str(error.code), f"PUT of the answer: {error.code} {error.reason}")

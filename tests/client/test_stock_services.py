@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http
 import http.server
 import json
+import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from relay_tornado.client import (
     NotExtended,
     Rejected,
     RelayClientError,
+    Subscription,
 )
 from tests.client.peer import Peer, at, service, webhook
 from tests.client.world import bodies, run, take
@@ -73,8 +77,7 @@ def test_answers_over_rest() -> None:
 
     async def main(rest: http.server.HTTPServer) -> None:
         async with service(talk) as url, at(url, extended=False) as events:
-            core = events._start()
-            core._address = type(core._address)(core._address.socket, f"http://127.0.0.1:{rest.server_port}/v1")
+            answers_at(events, rest.server_port)
             good, bad, elsewhere = await take(events, 3)
             await good.respond(201, b"\xff", {"X": "1"})
             with pytest.raises(Rejected, match="no such log") as rejected:
@@ -100,6 +103,56 @@ def test_answers_over_rest() -> None:
         "id": "a/b", "status": "sent", "status_code": 201, "response_headers": {"X": ["1"]},
         "response_body": base64.b64encode(b"\xff").decode(), "retries": 0,
     }  # fmt: skip
+
+
+async def one_event(peer: Peer) -> None:
+    await peer.welcome()
+    await peer.send(webhook("uuid-1"))
+    await peer.stay()
+
+
+def answers_at(events: Subscription, port: int) -> None:
+    """Answers over REST go to this port of this machine."""
+    core = events._start()
+    core._address = type(core._address)(core._address.socket, f"http://127.0.0.1:{port}/v1")
+
+
+def test_an_answer_that_nobody_waits_for_any_more() -> None:
+    """Where REST is silent, a program whose wait for it is cancelled ends at once."""
+
+    async def main(port: int) -> None:
+        async with service(one_event) as url, at(url, extended=False) as events:
+            answers_at(events, port)
+            event = await anext(events)
+            waiting = asyncio.ensure_future(event.respond(timeout=20))
+            await asyncio.sleep(0.1)
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run(main(silent.getsockname()[1]))
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
+def test_an_answer_to_an_answer_that_breaks_off(status: str) -> None:
+    """It is an error of the network, or the refusal that it began with."""
+
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"}")
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(cut, "127.0.0.1", 0)
+        async with server, service(one_event) as url, at(url, extended=False) as events:
+            answers_at(events, server.sockets[0].getsockname()[1])
+            event = await anext(events)
+            with pytest.raises(OSError if status == "200 OK" else Rejected):
+                await event.respond()
+
+    run(main())
 
 
 def test_a_service_without_additions_is_noticed() -> None:
