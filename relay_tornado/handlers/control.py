@@ -38,7 +38,7 @@ IDLE = 60.0
 FINISH = 2.0
 """Seconds that running commands have at the end."""
 
-CLOSING = {"error": {"code": "closing", "message": "the relay is stopping; this command was not run", "field": ""}}
+CLOSING = {"error": {"code": "closing", "message": "the relay hangs up; this command was not run", "field": ""}}
 """The last line of a conversation that the relay ends: whatever was asked and not answered was not done."""
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
@@ -149,6 +149,8 @@ class ControlServer:
             except asyncio.LimitOverrunError:
                 await self._send(writer, _error(Invalid(f"a request may have {MAX_LINE} bytes at most")))
                 return
+            except TimeoutError:
+                break
             except asyncio.CancelledError:
                 if not self._is_closing():
                     raise

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from typing import Any
 import pytest
 
 from relay_tornado import __version__
-from relay_tornado.cli import client
+from relay_tornado.cli import client, transfer
+from relay_tornado.handlers import control
 from relay_tornado.storage.lock import Lock, Owner
 from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
+from tests.cli.server import serving
 from tests.needs import needs_root
 
 TIMEOUT = 90
@@ -291,6 +294,26 @@ def test_a_relay_that_stops_before_it_takes_a_command(relay: Runner, short: Path
         assert relay.json("token", "create") == made["result"]
     commands = [request["command"] for request in requests]
     assert commands == ["relay.info", "relay.info", "token.create", "relay.info", "token.create"]
+
+
+def test_a_command_that_has_nothing_to_say_for_long(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An import whose lines come slowly goes on, on another connection."""
+    relay("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        made = relay.json("bucket", "show", "orders")
+        for number in range(2):
+            server.send(made["inputs"][0]["id"], b"%d" % number)
+        header, *events = relay("export", "orders").stdout.splitlines(keepends=True)
+        monkeypatch.setattr(control, "IDLE", 0.1)
+        monkeypatch.setattr(transfer, "BATCH_EVENTS", 1)
+        call = client.Relay.call
+
+        def slowly(self: client.Relay, command: str, **arguments: Any) -> Any:
+            time.sleep(0.3)
+            return call(self, command, **arguments)
+
+        monkeypatch.setattr(client.Relay, "call", slowly)
+        assert relay.json("import", "copy", input="".join((header, *events)))["imported"] == 2
 
 
 def test_a_relay_that_dies_with_a_command(relay: Runner, short: Path) -> None:
