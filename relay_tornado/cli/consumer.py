@@ -125,11 +125,14 @@ def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_js
 @json_option
 def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the consumer CONSUMER of the bucket BUCKET: its position and its dead letters. Events stay."""
-    with open_relay(data) as relay:
-        if not yes:
+    # Not one conversation: while somebody thinks about the question, a server may start.
+    if not yes:
+        with open_relay(data) as relay:
             found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
-            lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
-            ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
+        lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
+        ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
+        bucket = found["bucket_id"]
+    with open_relay(data) as relay:
         gone = relay.call("consumer.delete", bucket=bucket, consumer=consumer)
     if as_json:
         print_json(gone)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
 from tests.cli.server import Server, serving
 
@@ -116,3 +117,21 @@ def test_the_ways_are_documented() -> None:
     """Which commands work with a relay on another machine."""
     text = (Path(__file__).parent.parent.parent / "docs" / "commands.md").read_text()
     assert "`consumer`" in text.partition("## relay serve")[0]
+
+
+def test_a_question_keeps_nobody_waiting(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody thinks about it, with no relay running, one may start."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        for _ in range(3):
+            server.send(made["inputs"][0]["id"], b"x")
+        work(server, 0)
+    asked: list[str] = []
+
+    def ask(yes: bool, question: str) -> None:
+        Lock.acquire(relay.data).release()
+        asked.append(question)
+
+    monkeypatch.setattr("relay_tornado.cli.consumer.ask", ask)
+    assert relay("consumer", "delete", "orders", "billing").stdout == "Deleted billing.\n"
+    assert "Delete the consumer billing of orders" in asked[0]
