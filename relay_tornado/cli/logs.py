@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, data_option, date_time, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
-from relay_tornado.errors import Invalid
+from relay_tornado.errors import Invalid, RelayError
+from relay_tornado.ids import parse_id
 from relay_tornado.model import counted
 from relay_tornado.settings import parse_duration
 
@@ -170,28 +174,54 @@ def resend(
         wanted["filter"] = _parse(wanted["filter"])
     made: list[str] = []
     with open_relay(data) as relay:
-        for each in ids:
-            made += relay.call("logs.resend", id=each, **orders)["ids"]
-        while bucket is not None:
-            # Where the first request's bound is met, later ones must not meet the copies themselves.
-            if "last" not in wanted:
-                wanted["last"] = _head(relay.call("logs.list", bucket=bucket, limit=1))
-            answer = relay.call("logs.resend_range", bucket=bucket, **wanted, **orders)
-            made += answer["ids"]
-            if answer.get("problem"):
-                reached = answer["next_cursor"].partition("..")[0]
-                note(f"broken off: {answer['problem']}; go on with the seq after {reached}")
-            for gap in answer.get("skipped", ()):
-                note(f"not sent: {gap['from']} to {gap['to']}, whose content is not there ({gap['reason']})")
-            if answer.get("problem") or "next_cursor" not in answer:
-                break
-            wanted["cursor"] = answer["next_cursor"]
+        problem = _each(relay, ids, orders, made) if bucket is None else _range(relay, bucket, wanted, orders, made)
     if as_json:
-        print_json({"status": "resent", "ids": made})
+        print_json({"status": "resent", "ids": made} | ({"problem": problem} if problem else {}))
     elif made:
         click.echo(f"Sent {counted(len(made), 'event')} again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
     else:
         note("there is no such event")
+    if problem:
+        raise Failure(problem)
+
+
+def _each(relay: Caller, ids: Sequence[str], orders: Document, made: list[str]) -> str:
+    """Sends these events again; `made` gets the ids of the copies. Returns what kept it from some of them, once others
+    are sent. Raises RelayError."""
+    for place, each in enumerate(ids, 1):
+        try:
+            made += relay.call("logs.resend", id=each, **orders)["ids"]
+        except RelayError as error:
+            if not made:
+                raise
+            behind = f", nor what is behind it ({counted(len(ids) - place, 'event')})" if place < len(ids) else ""
+            return f"{each} was not sent{behind}: {in_flags('logs', str(error))}"
+    return ""
+
+
+def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made: list[str]) -> str:
+    """The same for a range of a bucket."""
+    problem = ""
+    while not problem:
+        try:
+            # Where the first request's bound is met, later ones must not meet the copies themselves.
+            if "last" not in wanted:
+                wanted["last"] = _head(relay.call("logs.list", bucket=bucket, limit=1))
+            answer = relay.call("logs.resend_range", bucket=bucket, **wanted, **orders)
+        except RelayError as error:
+            if not made:
+                raise
+            problem = in_flags("logs", str(error))
+            break
+        made += answer["ids"]
+        for gap in answer.get("skipped", ()):
+            note(f"not sent: {gap['from']} to {gap['to']}, whose content is not there ({gap['reason']})")
+        if "next_cursor" not in answer:
+            return ""
+        wanted["cursor"] = answer["next_cursor"]
+        problem = answer.get("problem", "")
+    first = parse_id(wanted["cursor"].partition("..")[0]).seq + 1
+    return f"broken off: {problem}; the same command with --first {first} --last {wanted['last']} goes on there"
 
 
 def _head(page: Document) -> int:

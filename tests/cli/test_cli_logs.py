@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from relay_tornado.errors import Overloaded, RelayError, Unavailable
 from tests.acceptance.relay import wait_for
 from tests.cli.runner import Runner
 from tests.cli.server import serving
@@ -72,6 +76,62 @@ def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
         for _ in range(2):
             server.send(made["inputs"][0]["id"], b"x")
     assert "not sent: 1 to 2," in relay("logs", "resend", "--bucket", "orders").stderr
+
+
+def test_a_resend_that_stops_in_its_middle(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent is told, and how to go on: whoever repeats the whole command sends it twice."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"%d" % n)
+        first = relay.json("logs", "list")["data"][-1]["id"]
+        run = relay("logs", "resend", first, "k3v9x1q7m2ab-9", first, "--json")
+        printed = json.loads(run.stdout)
+        assert (run.exit_code, len(printed["ids"])) == (1, 1)
+        assert printed["problem"].startswith(
+            "k3v9x1q7m2ab-9 was not sent, nor what is behind it (1 event): there is no log"
+        )
+        assert run.stderr == f"relay: {printed['problem']}\n"
+
+        append, left = server.relay.administration.logs._stored.log.append, [2]
+
+        def full(bucket_id: str, event: Any) -> Any:
+            left[0] -= 1
+            if left[0] < 0:
+                refused = asyncio.get_running_loop().create_future()
+                refused.set_exception(Overloaded("too much is coming in"))
+                return refused
+            return append(bucket_id, event)
+
+        monkeypatch.setattr(server.relay.administration.logs._stored.log, "append", full)
+        run = relay("logs", "resend", "--bucket", "orders", "--last", "3")
+        assert (run.exit_code, run.stdout.partition(":")[0]) == (1, "Sent 2 events again")
+        goes_on = "the same command with --first 3 --last 3 goes on there"
+        assert run.stderr == f"relay: broken off: too much is coming in; {goes_on}\n"
+
+
+@pytest.mark.parametrize("error", [Unavailable("it is away"), None])
+def test_a_resend_whose_later_request_fails(
+    relay: Runner, monkeypatch: pytest.MonkeyPatch, error: RelayError | None
+) -> None:
+    """The first one's copies are told all the same."""
+    answers: list[Any] = [
+        {"data": [{"seq": 1500}]},
+        {"ids": ["a-1", "a-2"], "next_cursor": "k3v9x1q7m2ab-1000..k3v9x1q7m2ab-1500"},
+        error or {"ids": [], "next_cursor": "k3v9x1q7m2ab-1000..k3v9x1q7m2ab-1500", "problem": "it is away"},
+    ]
+
+    class Fake:
+        def call(self, command: str, **arguments: Any) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, RelayError):
+                raise answer
+            return answer
+
+    monkeypatch.setattr("relay_tornado.cli.logs.open_relay", lambda data: contextlib.nullcontext(Fake()))
+    run = relay("logs", "resend", "--bucket", "orders", "--json")
+    assert (run.exit_code, json.loads(run.stdout)["ids"]) == (1, ["a-1", "a-2"])
+    assert "--first 1001 --last 1500" in run.stderr
 
 
 def test_misuse(relay: Runner) -> None:
