@@ -47,10 +47,13 @@ class Intake(Generic[T]):
             await self._ready.wait()
         return self._items[0][0]
 
-    def take(self) -> None:
-        """The oldest item is dealt with."""
+    def take(self, item: T) -> bool:
+        """The oldest item, which was this one, is dealt with. False where it was dropped meanwhile."""
+        if not self._items or self._items[0][0] is not item:
+            return False
         _, size = self._items.popleft()
         self._shrink(size)
+        return True
 
     def drop(self, unwanted: Callable[[T], bool]) -> None:
         """Removes every item that is unwanted."""

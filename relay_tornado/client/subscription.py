@@ -162,19 +162,19 @@ class Subscription:
                 case EventData():
                     # Where this began, too: whoever crashes over the first event must meet it again.
                     await core.saved()
-                    core.intake.take()
-                    event = self._given = _event(item, core)
-                    core.given(event)
-                    return event
+                    if core.intake.take(item):
+                        event = self._given = _event(item, core)
+                        core.given(event)
+                        return event
                 case Passed():
-                    core.intake.take()
+                    core.intake.take(item)
                     core.reached(item)
                 case Gap():
                     await self._tell(item)
-                    core.intake.take()
+                    core.intake.take(item)
                 case Notice():
                     self._notify(item)
-                    core.intake.take()
+                    core.intake.take(item)
                 case Ended(None):
                     raise StopAsyncIteration
                 case Ended(error):

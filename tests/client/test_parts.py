@@ -211,7 +211,7 @@ def test_the_intake_is_bounded() -> None:
         assert not waiting.done()
         assert await intake.first() == "a"
         assert await intake.first() == "a"
-        intake.take()
+        assert intake.take("a")
         await waiting
         first = asyncio.create_task(intake.first())
         await asyncio.sleep(0)
@@ -219,6 +219,7 @@ def test_the_intake_is_bounded() -> None:
         intake.put("b", 1)
         intake.put("c", 2)
         intake.drop(lambda item: item == "b")
+        assert not intake.take("b")
         assert (await intake.first(), intake.size, len(intake)) == ("c", 2, 1)
 
     run(main())

@@ -179,6 +179,24 @@ def test_a_gap_is_told_even_where_the_telling_was_cancelled() -> None:
     run(main())
 
 
+def test_it_is_closed_while_a_gap_is_told() -> None:
+    """`on_gap` may close the subscription, or somebody else may meanwhile: the loop ends."""
+    gap = {"from": 1, "to": 4, "count": 4, "reason": "retention"}
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY | {"start": 5, "gap": gap}])
+        await peer.stay()
+
+    async def main() -> None:
+        async def tell(gap: Gap) -> None:
+            await events.aclose()
+
+        async with service(talk) as url, at(url, on_gap=tell) as events:
+            assert [event async for event in events] == []
+
+    run(main())
+
+
 def test_where_it_began_is_saved_before_the_first_event() -> None:
     """Whoever crashes over the first event after "latest" must meet it again."""
     saved: list[str] = []
