@@ -72,6 +72,8 @@ def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
     yield found
     yield from rights(data)
     disk = wal_of(data / NAME).parent
+    if not disk.is_dir():
+        disk = data  # that the file's own is not there is said already
     yield _file_system(disk)
     yield space(disk, reserve)
     yield syncing(disk)
@@ -104,6 +106,9 @@ def database(data: Path) -> Finding:
     """Whether relay.db is a relay's that this program can read. Only its beginning is looked at, as at a start."""
     name, path = "database", data / NAME
     remedy = "relay check says more; stop the relay, and relay restore the newest backup into a new directory"
+    if path.is_symlink() and not path.exists():
+        says = f"{path} is a symlink to {path.readlink()}, which is not there"
+        return Finding(name, "fail", says, "mount the disk that it is on, before the relay is started")
     if not path.exists():
         return Finding(name, "fail", f"there is no {NAME} in {data}, which was a relay's", remedy)
     try:
@@ -280,7 +285,7 @@ def _limit_of(owner: Owner) -> int | None:
 def clock(data: Path, now: Callable[[], float] = time.time) -> Iterator[Finding]:
     """Whether the clock of day can be right, agrees with the file system's, and is kept right by something."""
     at = now()
-    newest = max((path.stat().st_mtime for path in data.glob("relay.db*")), default=0.0)
+    newest = max((path.stat().st_mtime for path in data.glob("relay.db*") if path.exists()), default=0.0)
     remedy = "set the clock (timedatectl set-ntp true), then restart the relay"
     if at < _BEFORE_ANY_RELEASE or at < newest - _CLOCKS_APART:
         says = f"the clock says {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(at))} UTC, which has been already"

@@ -96,6 +96,19 @@ def test_databases(data: Path) -> None:
     assert "not a relay's" in machine.database(data).says
 
 
+@pytest.mark.parametrize("place", ["disk", "disk/relay"])
+def test_a_disk_that_is_not_mounted(data: Path, tmp_path: Path, place: str) -> None:
+    """Where relay.db is a symlink to it, that is said, and all else is looked at."""
+    (tmp_path / "disk").mkdir()
+    (data / "relay.db").unlink()
+    (data / "relay.db").symlink_to(tmp_path / place / "relay.db")
+    said = found(machine.look(data, MIB, None))
+    assert said.keys() == found(machine.look(data, MIB, Owner(os.getpid(), __version__))).keys()
+    assert (said["database"].level, said["clock"].level != "fail", said["sync"].level != "fail") == ("fail", True, True)
+    assert f"{tmp_path / place / 'relay.db'}, which is not there" in said["database"].says
+    assert "mount the disk" in said["database"].remedy
+
+
 def test_a_file_of_another_user(data: Path) -> None:
     """What root made in a relay's directory is found: the relay could not write it."""
     needs_root("it gives a file to another user")
