@@ -118,7 +118,9 @@ _CONSUMERS: Final = ("ack", *_EXPLICIT)
 """What only a consumer has."""
 _OURS: Final = ("since", "on_gap", "consumer", *_CONSUMERS, "filter", "max_body", "outputs")
 MAX_NAMES: Final = 1_000
-"""Most names in `buckets`, and positions in `since`: everybody else waits while a message is read."""
+"""Most names in `buckets`: everybody else waits while a message is read."""
+MAX_POSITIONS: Final = 10_000
+"""Most positions in `since`: who reads every bucket and comes back says one for each."""
 
 MAX_CONSUMER: Final = 100
 """Most characters of a consumer's name."""
@@ -356,10 +358,13 @@ def _unsubscribe(document: dict[str, Any]) -> Unsubscribe | Problem:
 
 
 def _too_many(document: dict[str, Any]) -> Problem | None:
-    for key in ("buckets", "since"):
+    for key, most, instead in (
+        ("buckets", MAX_NAMES, "for every bucket, leave buckets out"),
+        ("since", MAX_POSITIONS, '"*" is the position of every bucket that is not named'),
+    ):
         value = document.get(key)
-        if isinstance(value, list | dict) and len(value) > MAX_NAMES:
-            return Problem("invalid", f"{key}: at most {MAX_NAMES} are read here; for every bucket, leave buckets out")
+        if isinstance(value, list | dict) and len(value) > most:
+            return Problem("invalid", f"{key}: at most {most} are read here; {instead}")
     return None
 
 
