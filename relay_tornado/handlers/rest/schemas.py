@@ -420,12 +420,12 @@ class QueryAge(QueryNumber):
 
 
 class QueryFlag(fields.Boolean):
-    """`true` or `false` in a query."""
+    """`true` or `false` in a query, in any case: Python's own are `True` and `False`."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
-        if value not in ("true", "false", "1", "0"):
+        if value.lower() not in ("true", "false", "1", "0"):
             raise ValidationError("must be true or false.")
-        return bool(value in ("true", "1"))
+        return value.lower() in ("true", "1")
 
 
 def _query(about: str, **details: Any) -> fields.String:
