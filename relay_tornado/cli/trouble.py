@@ -54,9 +54,9 @@ def drop_output() -> bool:
 
 
 def is_printing(error: OSError) -> bool:
-    """Whether it came of `click.echo`. Where Python buffers nothing, nothing is left for `drop_output` to find."""
+    """Whether it came of what prints. Where Python buffers nothing, nothing is left for `drop_output` to find."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__") == click.echo.__module__
+    return bool(frames) and frames[-1].f_globals.get("__name__") in (click.echo.__module__, "rich.console")
 
 
 @contextmanager

@@ -110,7 +110,10 @@ def test_a_secret_that_none_can_be(relay: Runner) -> None:
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("bucket", "--help"), ("bucket", "list", "--json")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("--version",), ("bucket", "--help"), ("bucket", "list", "--json"), ("bucket", "list"), ("doctor",)],
+)
 def test_a_full_standard_output_is_named(relay: Runner, arguments: tuple[str, ...], unbuffered: str) -> None:
     """One line, also for help and where Python buffers nothing."""
     relay.json("bucket", "create", "orders")
