@@ -162,6 +162,8 @@ class Connection(IOStream):
         self.busy = self.receiving = self._waits = self._paced = False
         if self.last:
             self.close()
+        if self.closed():
+            # What came behind the last request is not looked at: nobody would be answered.
             raise StreamClosedError
         self._listen_on = True
         self.head = b""

@@ -364,6 +364,29 @@ async def test_keep_alive(version: bytes, connection: bytes, answer: str | None,
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("headers", "version"),
+    [
+        (b"Connection: close\r\n", b"HTTP/1.1"),
+        (b"TE: deflate\r\nConnection: TE, close\r\n", b"HTTP/1.1"),
+        (b"Expect: 100-continue\r\nConnection: close\r\n", b"HTTP/1.1"),
+        (b"", b"HTTP/1.0"),
+    ],
+)
+async def test_nothing_is_taken_behind_the_last_request(headers: bytes, version: bytes) -> None:
+    """What comes behind a request that ends its connection is not looked at: its sender would not be answered, and has
+    to send it again on another one."""
+    health = request(b"/healthz", b"", headers, b"GET", version)
+    for last in (request(URL, b"last", headers, version=version), health):
+        async with edge() as site:
+            async with Raw(site.port) as raw:
+                raw.send(last + request(URL, b"behind"))
+                assert (await raw.closed(reset=True)).count(b" 200 OK") == 1
+            await eventually(lambda: not site.site.listener.connections)
+            assert b"behind" not in [event.body for event in await site.events()]
+
+
+@pytest.mark.gen_test
 async def test_refusals_in_words(folder: Path | None) -> None:
     """404 and 401 say what is wrong, come before the body has, and leave a small request's connection open."""
     async with edge(folder) as site, Raw(site.port) as raw:
