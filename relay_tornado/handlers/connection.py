@@ -333,6 +333,11 @@ class Connection(IOStream):
     def _progress(self) -> None:
         self.deadline = time.monotonic() + self._limits.idle_timeout
 
+    def _is_connreset(self, exc: BaseException) -> bool:
+        """Whatever the kernel or TLS says of a connection, its client is gone, and it is closed without a word: Tornado
+        takes only some of it so, and raises what OpenSSL makes of a reset."""
+        return isinstance(exc, OSError)
+
     def close(self, exc_info: Any = False) -> None:
         """Tornado closes a connection whose head is too long; its sender is told so first."""
         if not self.closed():

@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import pytest
+import structlog
 import trustme
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import MIB, Token
@@ -111,6 +113,35 @@ async def test_who_hangs_up_behind_a_handshake_takes_no_place(certificate: Certi
             assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
         await eventually(lambda: not site.site.listener.connections)
         assert site.site.sockets.count == 0
+
+
+@pytest.mark.gen_test
+async def test_who_cuts_a_stream_over_tls_takes_no_place(
+    certificate: Certificate, tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that cuts its connection just before its stream begins is forgotten, and is no error, whatever OpenSSL
+    makes of the reset."""
+    drop = Connection.drop
+    error = ssl.SSLError(ssl.SSL_ERROR_SSL, "[SYS] unknown error")
+    error.reason = ""
+
+    def reset(*_: object) -> None:
+        raise error
+
+    def drop_behind_a_reset(self: Connection) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(ssl.SSLSocket, "recv_into", reset)
+            drop(self)
+
+    monkeypatch.setattr(Connection, "drop", drop_behind_a_reset)
+    secret = new_secret()
+    async with edge(entrance=Entrance(certificate)) as site, Raw(site.port, tls=tls) as client:
+        await site.registry.put("token", "key", Token("key", hash_secret(secret), 0))
+        with structlog.testing.capture_logs() as lines:
+            client.send(request(b"/v1/stream", b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET"))
+            await client.closed(reset=True)
+        assert site.site.sockets.count == 0
+        assert [line for line in lines if line["log_level"] == "error"] == []
 
 
 @pytest.mark.gen_test

@@ -74,6 +74,14 @@ async def test_a_quiet_stream_lets_go_of_its_deques() -> None:
     reader.close()
 
 
+def test_what_ends_a_stream_quietly() -> None:
+    """`_is_connreset` is what a stream asks of an error of a read or a write: a read of which it says yes ends the
+    stream, and raises nothing."""
+    reading = inspect.getsource(IOStream._read_to_buffer)
+    assert reading.count("self._is_connreset(e)") == 1
+    assert "self._is_connreset(e)" in inspect.getsource(IOStream._handle_write)
+
+
 @pytest.mark.gen_test
 async def test_a_socket_is_read_in_a_task_of_its_own() -> None:
     """Once a WebSocket is open, the request that opened it has ended, and its stream has no deque any more."""
