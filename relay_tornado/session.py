@@ -251,9 +251,16 @@ class Session:
         return (answer, Deliver())
 
     def subscribe_refused(self, error: RelayError) -> Effects:
-        """The last `Subscribe` can't be: nothing has changed."""
+        """The last `Subscribe` can't be: nothing has changed. Who has asked for none of our additions can't be told
+        so, and would wait for its answer for ever: it has to come again."""
         self._answering = False
-        return self._problem(error.code, str(error)) if self.state != "closing" else ()
+        if self.state == "closing":
+            return ()
+        told = self._problem(error.code, str(error))
+        if self.extended:
+            return told
+        words = "what keeps the token's position can't be used: come back later; the relay's log says more"
+        return (*told, *self._close(CloseCode.GOING_AWAY, words))
 
     def unsubscribed(self, request: control.Unsubscribe) -> Effects:
         """The last `Unsubscribe` is carried out."""

@@ -76,6 +76,28 @@ async def test_a_conflict() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_durable_tokens_damaged_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stock client is told to come back, and is served once the record is mended."""
+    async with live() as server:
+        bucket = await server.bucket()
+        key, secret = await server.token()
+        token = server.registry.get("token", key)
+        await server.registry.put("token", key, replace(token, durable=True))
+        position = Key(bucket.id, "token", key)
+        await server.ledgers.store.create(position, 0, Terms(receipt=True), 0.0)
+        client = await server.authenticated((key, secret))
+        with monkeypatch.context() as patch:
+
+            async def read(*_: object) -> None:
+                raise consumers.damaged(position, "on purpose")
+
+            patch.setattr(server.ledgers.store, "get", read)
+            await client.say({"action": "subscribe"})
+            assert (await client.end())[0] == 1001
+        await server.subscribed("orders", token=(key, secret))
+
+
+@pytest.mark.gen_test
 async def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a bucket an error frame says what to do; what is there is there for whoever names it, and the
     subscription that was there goes on."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.errors import CloseCode, Conflict, NotFound
+from relay_tornado.errors import CloseCode, Conflict, Damaged, NotFound
 from relay_tornado.model import Cursor, Token
 from relay_tornado.session import (
     AUTH_PAUSE,
@@ -480,3 +480,14 @@ def test_a_refused_subscribe_changes_nothing() -> None:
     assert (frame["code"], frame["message"]) == ("conflict", "another kind")
     assert session.state == "subscribed"
     assert kinds(session.tick(session.due, nothing_moved)) == [Ping, Send]
+
+
+def test_a_stock_client_does_not_wait_for_a_subscription_that_is_refused() -> None:
+    """It can't be told why, so it is told to come back, and the log why."""
+    session = subscribed()
+    session.received(SUBSCRIBE)
+    effects = session.subscribe_refused(Damaged("the record is damaged"))
+    assert kinds(effects) == [Log, Close]
+    assert effects[0] == Log("the record is damaged")
+    assert closing(effects) == CloseCode.GOING_AWAY
+    assert session.received(SUBSCRIBE) == ()
