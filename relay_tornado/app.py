@@ -116,7 +116,7 @@ class Relay:
     def address(self) -> str:
         """The URL of the address that it listens on."""
         host = self.settings.host
-        if self._inherited and self._inherited[0].family in (socket.AF_INET, socket.AF_INET6):
+        if self._inherited:
             host = self._inherited[0].getsockname()[0]
         scheme = "http" if self._certificate is None else "https"
         return f"{scheme}://[{host}]:{self.port}" if ":" in host else f"{scheme}://{host}:{self.port}"
@@ -228,8 +228,7 @@ class Relay:
         site, settings = self._site, self.settings
         if site is None:
             return ()
-        inherited = [each.getsockname()[:2] for each in self._inherited if each.family != socket.AF_UNIX]
-        listening = [(host, port) for host, port in inherited] or [(settings.host, site.port)]
+        listening = [each.getsockname()[:2] for each in self._inherited] or [(settings.host, site.port)]
         if site.metrics_port is not None:
             listening.append((settings.metrics_host, site.metrics_port))
         return listening

@@ -112,7 +112,7 @@ class Listener:
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
-        self._sockets = list(self._entrance.inherited) or _bind(*self._address, self._entrance.flags)
+        self._sockets = _inherited(self._entrance.inherited) or _bind(*self._address, self._entrance.flags)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
         self._sweeper.start()
@@ -192,9 +192,10 @@ class Listener:
                 connection.close()
                 self._refuse()
                 continue
+            remote_ip = _plain(address[0])
             if self._direct is not None:
-                self.connections.add(DirectConnection(self._direct, connection, address[0]))
-            elif (stream := self._stream(connection, address[0])) is not None:
+                self.connections.add(DirectConnection(self._direct, connection, remote_ip))
+            elif (stream := self._stream(connection, remote_ip)) is not None:
                 self._serve(stream)
 
     def _stream(self, connection: socket.socket, remote_ip: str) -> Connection | None:
@@ -241,6 +242,22 @@ class Listener:
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()
         self.lingering.sweep(now)
+
+
+def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:
+    """The sockets that were handed over. Raises StartupError where one is no TCP port."""
+    for each in sockets:
+        if each.family not in (socket.AF_INET, socket.AF_INET6) or each.type != socket.SOCK_STREAM:
+            raise StartupError(
+                f"can't serve on {each.getsockname()!r}, which the service manager handed over: it is no TCP port;"
+                " write a port, or an address with one, behind ListenStream="
+            )
+    return list(sockets)
+
+
+def _plain(address: str) -> str:
+    """A peer's address: an IPv4 one where it came by IPv4 to a socket that takes both."""
+    return address.removeprefix("::ffff:") if "." in address else address
 
 
 def _bind(host: str, port: int, flags: str) -> list[socket.socket]:

@@ -14,6 +14,7 @@ import trustme
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from relay_tornado.errors import StartupError
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
@@ -243,3 +244,28 @@ async def test_a_socket_that_listens_already_is_used() -> None:
             assert site.port == listening.getsockname()[1]
             reply = await client.ask(request(b"/healthz", method=b"GET"))
             assert (reply.status, json.loads(reply.body)["status"]) == (200, "ok")
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("family", "kind"), [(socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_DGRAM)], ids=["Unix", "UDP"]
+)
+async def test_a_socket_that_is_no_port(family: socket.AddressFamily, kind: socket.SocketKind, tmp_path: Path) -> None:
+    """It is refused in words before anything is served."""
+    with socket.socket(family, kind) as handed:
+        handed.bind(str(tmp_path / "relay.sock") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        with pytest.raises(StartupError, match="is no TCP port; write a port"):
+            async with edge(entrance=Entrance(inherited=[handed])):
+                pass
+
+
+@pytest.mark.gen_test
+async def test_a_socket_for_both_families() -> None:
+    """As systemd makes one for a bare port: who comes by IPv4 has an IPv4 address."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
+        listening.setblocking(False)
+        async with edge(entrance=Entrance(inherited=[listening])) as site:
+            for host in ("127.0.0.1", "::1"):
+                async with Raw(site.port, host) as client:
+                    assert (await client.ask(request(URL, b"x"))).status == 200
+            assert [event.remote_ip for event in await site.events()] == ["127.0.0.1", "::1"]
