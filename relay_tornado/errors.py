@@ -16,7 +16,7 @@ RelayError                  internal          500
 ├── TooMany                 too_many          429   too many attempts from one address; carries when to come back
 ├── Overloaded              overloaded        503   a bounded queue is full; nothing was stored
 ├── Unavailable             unavailable       503   the write failed; nothing was stored
-│   ├── Malformed           unavailable       503   what was written to is damaged in the file; nothing was stored
+│   ├── Malformed           unavailable       503   the file is damaged there, or not as thought; nothing was stored
 │   └── Unknown             unknown           503   the write failed; it may have been stored
 ├── NoSpace                 no_space          507   the disk is (nearly) full; nothing was stored
 └── StartupError            startup           –     `relay serve` or a command can't use the data directory
@@ -157,7 +157,7 @@ class Unavailable(RelayError):
 
 
 class Malformed(Unavailable):
-    """What else there was to write may go well: the damage may lie in pages of one bucket."""
+    """What else there was to write may go well: what is wrong may concern one bucket alone."""
 
 
 class Unknown(Unavailable):

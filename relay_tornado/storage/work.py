@@ -98,7 +98,8 @@ def classify(result: Result) -> Exception:
     if isinstance(error, Misplaced):
         return Unavailable(str(error))
     if isinstance(error, Stale):
-        return Unavailable(f"the file is not what it was thought to be ({error}); nothing was stored")
+        kind = Unavailable if result.stuck else Malformed
+        return kind(f"the file is not what it was thought to be ({error}); nothing was stored")
     if isinstance(error, sqlite3.Error):
         code = code_of(error)
         if code == sqlite3.SQLITE_FULL:

@@ -11,7 +11,8 @@ Invariants:
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
   memory, before anything else is written. While that fails, for whatever reason, all that comes is refused at once.
-  Of damage that a transaction met, and that undid it, this happens once a second at most.
+  Of damage that a transaction met, and that undid it, this happens once a second at most, and where it found the file
+  other than memory says, too.
 """
 
 from __future__ import annotations

@@ -308,3 +308,29 @@ async def test_damage_of_one_bucket_refuses_no_others_events(
             assert seqs == list(range(seqs[0], seqs[0] + 4))
     assert (await disk.log.bounds("b")).head == 20
     assert [entry["event"] for entry in logs] == ["commit_failed"]
+
+
+@log_test
+async def test_a_head_that_is_too_low_refuses_no_others_events(
+    disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log takes none, as its next seqs are taken; what comes to another one is stored, and the file is opened anew
+    once in a while."""
+    monkeypatch.setattr("relay_tornado.storage.writer._DAMAGE_EVERY", 600.0)
+    await make(disk.log)
+    await make(disk.log, "damaged")
+    await fill(disk.log, 20, "damaged")
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("UPDATE log SET head = 10 WHERE bucket = 'damaged'")
+    await disk.reopen()
+    with capture_logs() as logs:
+        for _ in range(5):
+            good = [disk.log.append("b", event()) for _ in range(2)]
+            bad = [disk.log.append("damaged", event()) for _ in range(2)]
+            await asyncio.wait([*good, *bad])
+            assert all(isinstance(each.exception(), Malformed) for each in bad)
+            seqs = [(await each).seq for each in good]
+            assert seqs == list(range(seqs[0], seqs[0] + 2))
+    assert (await disk.log.bounds("b")).head == 10
+    assert [entry["event"] for entry in logs] == ["commit_failed"]
