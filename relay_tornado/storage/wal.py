@@ -26,6 +26,7 @@ _FRAME = struct.Struct(">6I")
 _ORDERS = {0x377F0682: "<II", 0x377F0683: ">II"}
 _MAGIC = b"SQLite format 3\0"
 _VERSIONS = slice(18, 20)
+_PAGE_SIZES = {1 << power for power in range(9, 17)}
 
 
 def check(path: Path) -> None:
@@ -93,7 +94,7 @@ def _first(wal: Path, root: int) -> Stamp | None:
             return None
         magic, _, size, _, *salts, _, _ = _HEADER.unpack(head)
         order = _ORDERS.get(magic)
-        if order is None or not 512 <= size <= 32768:
+        if order is None or size not in _PAGE_SIZES:
             return None
         sums = _sum(order, head[:24], (0, 0))
         written = None

@@ -135,6 +135,26 @@ async def test_a_file_beside_the_wal_of_another(settings: Settings, tmp_path: Pa
 
 
 @storage_test
+async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
+    """SQLite passes over all that is in it, and the start tells the loss, whatever bit of the page size was flipped."""
+    path = await crash(settings, "a")
+    left = settings.data.with_name("left")
+    settings.data.rename(left)
+    for byte in (10, 11):
+        for bit in range(8):
+            shutil.copytree(left, settings.data)
+            wal = path.with_name("relay.db-wal")
+            damaged = bytearray(wal.read_bytes())
+            damaged[byte] ^= 1 << bit
+            wal.write_bytes(damaged)
+            database = await Database.open(settings)
+            assert database.loss is not None
+            assert await database.read(names) == []
+            await database.close()
+            shutil.rmtree(settings.data)
+
+
+@storage_test
 async def test_a_wal_and_its_own_file(settings: Settings, tmp_path: Path) -> None:
     """They are never told apart, wherever the crash was, and where the directory was copied or moved since."""
     expected: list[str] = []
