@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.log.deliveries import DONE, MOST, Latest, Result, sent, storable, surplus
 from relay_tornado.model import BucketId
 from relay_tornado.settings import Settings
@@ -126,8 +126,8 @@ class SqliteDeliveries:
         try:
             await self._database.write(lambda raw: _store(raw, entries))
         except (RelayError, sqlite3.Error) as error:
-            if isinstance(error, sqlite3.Error) and len(entries) > 1:
-                for entry in entries:  # one of them is to blame, and not the file
+            if isinstance(error, sqlite3.Error | Malformed) and len(entries) > 1:
+                for entry in entries:  # one of them is to blame, or what is damaged where it goes, and not the file
                     await self._commit([entry])
                 return
             self._settle(entries, error)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from tornado.ioloop import IOLoop
 
-from relay_tornado.errors import BucketGone, Invalid, NotFound, Overloaded, Unavailable
+from relay_tornado.errors import BucketGone, Invalid, Malformed, NotFound, Overloaded, Unavailable
 from relay_tornado.log.deliveries import MOST, Deliveries, Latest, Result, sent
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
@@ -233,6 +235,36 @@ async def test_results_share_commits(disk: SqliteWorld, stored: SqliteDeliveries
     after = await disk.database.read(lambda raw: raw.execute(count).fetchone()[0])
     assert 2 <= after - before <= 4
     assert len(await stored.of("b", 1, 300)) == 300
+
+
+@log_test
+async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld) -> None:
+    """What shares a commit with a result whose place in the index can't be read is stored all the same."""
+    await make(disk.log)
+    await make(disk.log, "damaged")
+    await fill(disk.log, 2)
+    await fill(disk.log, 2000, "damaged")
+    before = SqliteDeliveries(disk.database, disk.settings)
+    await asyncio.gather(*(before.record("damaged", seq, 1, result(body=b"")) for seq in range(1, 2001)))
+    await before.close()
+    await disk.close()
+    with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
+        (root,) = raw.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'delivery_event'").fetchone()
+        (size,) = raw.execute("PRAGMA page_size").fetchone()
+    with disk.database.path.open("r+b") as file:
+        file.seek((root - 1) * size + 8)
+        last = int.from_bytes(file.read(4))
+        file.seek((last - 1) * size)
+        file.write(b"\xff" * 8)
+    await disk.reopen()
+    after = SqliteDeliveries(disk.database, disk.settings)
+    told = await asyncio.gather(
+        *(after.record(*place, 1, result()) for place in (("b", 1), ("damaged", 2000), ("b", 2), ("damaged", 1999))),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in told] == [bool, Malformed, bool, Malformed]
+    assert len(await after.of("b", 1, 2)) == 2
+    await after.close()
 
 
 @log_test
