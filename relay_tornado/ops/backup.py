@@ -140,8 +140,10 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
         raise Conflict(f"{target} is a directory: name a file in it, like {target / 'relay-backup.db'}")
     if not target.parent.is_dir():
         raise NotFound(f"there is no directory {target.parent}: make it first")
-    real = target.resolve()
-    if real.parent == source.resolve().parent and real.name.startswith(OWN):
+    real, own = target.resolve(), source.resolve()
+    # relay.db may be a symlink to a file of another name elsewhere.
+    files = [own.with_name(own.name + end) for end in ("", "-wal", "-shm")]
+    if real in files or (real.parent == source.parent.resolve() and real.name.startswith(OWN)):
         raise Conflict(f"{target} is one of the relay's own files: name another one")
     if target.exists() and not force:
         raise _there(target)

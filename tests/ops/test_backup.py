@@ -84,6 +84,21 @@ def test_nothing_is_overwritten(cli: Runner, tmp_path: Path) -> None:
     assert "there is no" in cli.refused("backup", tmp_path / "c.db", "--data", tmp_path / "nowhere")
 
 
+def test_a_symlink_to_the_file_is_not_replaced(cli: Runner, tmp_path: Path) -> None:
+    """Nor is what it leads to, nor what lies beside either of them."""
+    real = tmp_path / "elsewhere" / "events.db"
+    real.parent.mkdir()
+    cli.data.mkdir()
+    (cli.data / "relay.db").symlink_to(real)
+    fill(cli.data, "orders", 3)
+    own = [cli.data / f"relay.{name}" for name in ("db", "db-wal", "db-shm", "witness", "lock")]
+    own += [real.with_name(f"events.db{end}") for end in ("", "-wal", "-shm")]
+    for target in own:
+        assert "own files" in cli.refused("backup", target, "--force")
+    assert (cli.data / "relay.db").is_symlink()
+    assert cli.json("backup", real.with_name("events.db.bak"))["events"] == 3
+
+
 def test_two_backups_of_one_name(cli: Runner, tmp_path: Path) -> None:
     """The second one is refused while the first one is written; what one left that was killed is in nobody's way."""
     fill(cli.data, "orders", 3)
