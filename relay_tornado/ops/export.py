@@ -13,7 +13,7 @@ from typing import Any
 
 import relay_tornado
 from relay_tornado.errors import Conflict, Invalid, NotFound, Unavailable
-from relay_tornado.ids import parse_id
+from relay_tornado.ids import new_epoch, parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.log.loading import load
 from relay_tornado.model import Bounds, Cursor, Epoch
@@ -66,7 +66,7 @@ def export(
         row = next((each for each in loaded.live if each.bucket_id == bucket_id), None)
         if row is None:
             raise NotFound(f"the bucket {name!r} has no log (yet): start the relay, which makes one")
-        epochs = loaded.epochs.get(row.key, [])
+        epochs = loaded.epochs.get(row.key) or [Epoch(new_epoch(), 1)]  # none is damage, and costs no event
         bounds = Bounds(row.first, row.head, tuple(epochs), open=False)
         start = row.first if after is None else _after(bounds, after) + 1
         about = {

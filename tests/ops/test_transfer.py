@@ -247,6 +247,18 @@ def test_a_damaged_event_is_not_exported(cli: Runner, tmp_path: Path) -> None:
     assert cli.json("import", "before", tmp_path / "e")["imported"] == 0
 
 
+def test_a_log_without_an_epoch(cli: Runner, tmp_path: Path) -> None:
+    """Its events come out, under an epoch of their own; such an export is not gone on with."""
+    fill(cli.data, "orders", 5)
+    before = content(cli, "orders")
+    change(cli.data / "relay.db", "DELETE FROM epoch")
+    assert cli.json("export", "orders", tmp_path / "e")["events"] == 5
+    assert "export these into a new file" in cli.refused("export", "orders", tmp_path / "e", "--append")
+    other = Runner(tmp_path / "other")
+    assert other.json("import", "copy", tmp_path / "e")["imported"] == 5
+    assert content(other, "copy") == before
+
+
 def test_damaged_events_out_of_a_backup(cli: Runner, tmp_path: Path) -> None:
     """The way that docs/backup.md tells, with what `relay check` says: a bucket of what a backup has from there on."""
     fill(cli.data, "orders", 20)
