@@ -169,9 +169,11 @@ def _held(report: Report) -> str:
 
 def _space(data: Path) -> Any:
     from relay_tornado.ops.check import Finding
+    from relay_tornado.storage.database import NAME
+    from relay_tornado.storage.whereabouts import wal_of
 
     reserve = settings_from_environment(data).reserve
-    disk = os.statvfs(data)
+    disk = os.statvfs(wal_of(data / NAME).parent)
     free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
     if free >= min(reserve, size // 8):
         return None

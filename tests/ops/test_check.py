@@ -293,6 +293,21 @@ def test_space_is_looked_at(cli: Runner, file: Path) -> None:
     assert [each["kind"] for each in report["findings"]] == (["space"] if expected else [])
 
 
+def test_space_is_that_of_the_disk_that_the_file_is_on(
+    cli: Runner, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where relay.db is a symlink the directory may lie on a full one."""
+    real = tmp_path / "elsewhere" / "events.db"
+    real.parent.mkdir()
+    file.rename(real)
+    file.symlink_to(real)
+    asked: list[Path] = []
+    statvfs = os.statvfs
+    monkeypatch.setattr(os, "statvfs", lambda path: asked.append(path) or statvfs(path))
+    cli.json("check")
+    assert asked == [real.parent]
+
+
 def test_what_comes_and_leaves_meanwhile_is_no_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that retention takes, and a bucket that is deleted, while a live file is read."""
     from relay_tornado.ops import check as checking
