@@ -127,7 +127,10 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         " ORDER BY bucket.rowid, kind, consumer.name"
     )
     for bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
-        above = Ranges((begin, end) for begin, end in json.loads(done))
+        try:
+            above = Ranges((begin, end) for begin, end in json.loads(done))
+        except (ValueError, TypeError):
+            continue  # damaged, as `relay check` says
         behind = max(head - max(floor, first - 1) - len(above), 0) + parked
         yield ConsumerStats(bucket, kind, name, behind, parked, dead)
 
