@@ -76,7 +76,8 @@ def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, fl
 
 def _to_sum_up(raw: sqlite3.Connection, now: int) -> Sequence[int]:
     """The 5 minutes that are over and not summed up yet, by their beginnings."""
-    newest = raw.execute("SELECT max(at) FROM point WHERE step = ?", (COARSE,)).fetchone()[0]
+    # One that is in the future is of a clock that was wrong.
+    newest = raw.execute("SELECT max(at) FROM point WHERE step = ? AND at < ?", (COARSE, now)).fetchone()[0]
     oldest = raw.execute("SELECT min(at) FROM point WHERE step = ?", (FINE,)).fetchone()[0]
     first = (oldest if newest is None else newest + COARSE) // COARSE * COARSE
     rows = raw.execute(

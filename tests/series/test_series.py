@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.counters import ConsumerLevel, Counters
+from relay_tornado.model import DAY
 from relay_tornado.series import file
 from relay_tornado.series.series import Levels, Series
 
@@ -147,6 +148,21 @@ def test_five_minutes_become_one_point_and_the_old_leaves(world: World, monkeypa
         _, step, found = await world.series.whole("month")
         assert step == 1800
         assert max(points(found["events"])) > 0
+
+    asyncio.run(run())
+
+
+def test_a_clock_that_was_ahead(world: World) -> None:
+    """What is measured once it is right again becomes points of 5 minutes as ever."""
+
+    async def run() -> None:
+        await world.series.open()
+        world.now += 400 * DAY
+        await world.go(600, events=10)
+        world.now = float(START)
+        await world.go(2400, events=10)
+        _, _, found = await world.series.whole("month")
+        assert len(points(found["events"])) == 2
 
     asyncio.run(run())
 
