@@ -103,6 +103,8 @@ class Housekeeping:
                 continue  # deleted since the list was read
             except (RelayError, sqlite3.Error) as error:
                 _logger.warning("trim_failed", bucket_id=bucket.id, reason=str(error))
+            except Exception:
+                _logger.exception("trim_failed", bucket_id=bucket.id)
         return left
 
     async def _expire(self) -> None:

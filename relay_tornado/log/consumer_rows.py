@@ -248,8 +248,8 @@ def floor(raw: sqlite3.Connection, bucket_id: BucketId) -> int | None:
 
 
 def heads(raw: sqlite3.Connection) -> Sequence[tuple[BucketId, int]]:
-    """Every bucket with its log's head."""
-    return raw.execute("SELECT bucket, head FROM log WHERE dropped = 0").fetchall()
+    """Every bucket with its log's head, where that is not damaged."""
+    return raw.execute("SELECT bucket, head FROM log WHERE dropped = 0 AND typeof(head) = 'integer'").fetchall()
 
 
 # what leaves with the events

@@ -25,21 +25,35 @@ class Row(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """What the file says of all logs."""
+    """What the file says of all logs. `damaged` are those of which it does not say what they hold."""
 
     live: list[Row]
     epochs: dict[int, list[Epoch]]
     dropped: list[int]
+    damaged: list[int]
+
+
+# Damage makes a number a text, or nothing. Without the last two a log can be read, and at worst takes no events.
+_LOGS = (
+    "SELECT id, bucket, first, head, iif(typeof(bytes) = 'integer', bytes, 0),"
+    " iif(typeof(last_at) = 'real', last_at, 0.0), typeof(first) = 'integer' AND typeof(head) = 'integer'"
+    " FROM log WHERE dropped = 0"
+)
+_EPOCHS = (
+    "SELECT log, epoch, from_seq FROM epoch WHERE typeof(epoch) = 'text' AND typeof(from_seq) = 'integer'"
+    " ORDER BY log, from_seq, rowid"
+)
 
 
 def load(raw: sqlite3.Connection) -> Loaded:
     """Reads it. Raises sqlite3.Error."""
-    live = raw.execute("SELECT id, bucket, first, head, bytes, last_at FROM log WHERE dropped = 0").fetchall()
+    rows = raw.execute(_LOGS).fetchall()
     epochs: dict[int, list[Epoch]] = {}
-    for log, epoch, from_seq in raw.execute("SELECT log, epoch, from_seq FROM epoch ORDER BY log, from_seq, rowid"):
+    for log, epoch, from_seq in raw.execute(_EPOCHS):
         epochs.setdefault(log, []).append(Epoch(epoch, from_seq))
     dropped = [log for (log,) in raw.execute("SELECT id FROM log WHERE dropped = 1")]
-    return Loaded([Row(*row) for row in live], epochs, dropped)
+    live = [Row(*row) for *row, sound in rows if sound]
+    return Loaded(live, epochs, dropped, [key for key, *_, sound in rows if not sound])
 
 
 def renew(loaded: Loaded) -> list[str | int]:

@@ -495,7 +495,8 @@ class SqliteEventLog:
             if changed:
                 self._watches.wake(row.bucket_id)
         for state in known.values():
-            self._remove(state)
+            if state.key not in loaded.damaged:
+                self._remove(state)
         for key in loaded.dropped:
             self._purge(key)
 

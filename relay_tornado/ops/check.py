@@ -289,14 +289,12 @@ class _Logs:
             self._check_above(row)
         self._check_strays(loaded.live, loaded.dropped)
         for bucket_id in without & {found for (found,) in self._raw.execute("SELECT id FROM bucket")}:
-            if not self._raw.execute("SELECT 1 FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)).fetchone():
-                self._report.add(
-                    "damage",
-                    "log",
-                    "the bucket has no log, and takes no events",
-                    RESTORE,
-                    self._names[bucket_id],
-                )
+            sql = "SELECT id FROM log WHERE bucket = ? AND dropped = 0"
+            found = self._raw.execute(sql, (bucket_id,)).fetchone()
+            if found is None or found[0] in loaded.damaged:
+                what = "no log" if found is None else "a log that does not say what it holds"
+                message = f"the bucket has {what}, and takes no events"
+                self._report.add("damage", "log", message, RESTORE, self._names[bucket_id])
 
     def _check_epochs(self, row: Row, epochs: list[Epoch]) -> None:
         starts = [epoch.from_seq for epoch in epochs]

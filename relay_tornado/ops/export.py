@@ -65,7 +65,7 @@ def export(
         loaded = load(raw)
         row = next((each for each in loaded.live if each.bucket_id == bucket_id), None)
         if row is None:
-            raise NotFound(f"the bucket {name!r} has no log (yet): start the relay, which makes one")
+            raise NotFound(f"the bucket {name!r} has no log that could be read: `relay check` says more")
         epochs = loaded.epochs.get(row.key) or [Epoch(new_epoch(), 1)]  # none is damage, and costs no event
         bounds = Bounds(row.first, row.head, tuple(epochs), open=False)
         start = row.first if after is None else _after(bounds, after) + 1

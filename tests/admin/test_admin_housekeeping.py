@@ -190,7 +190,9 @@ async def test_age_is_asked_of_the_clock(open_world: OpenWorld, grace: float, ex
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("error", [Unavailable("the disk failed"), sqlite3.OperationalError("integer overflow")])
+@pytest.mark.parametrize(
+    "error", [Unavailable("the disk failed"), sqlite3.OperationalError("integer overflow"), TypeError("not a number")]
+)
 async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorld, error: Exception) -> None:
     """A bucket whose log fails is passed over and logged, one that is just being deleted is passed over."""
     async with open_world() as world:

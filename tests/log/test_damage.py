@@ -22,7 +22,7 @@ from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, once
 from tests.storage.waiting import until
 
@@ -256,6 +256,38 @@ async def test_a_log_without_an_epoch_after_an_error(io_loop: IOLoop, tmp_path: 
     await world.reopen()
     assert (await world.log.bounds("c")).epochs == held
     await world.close()
+
+
+@log_test
+@pytest.mark.parametrize("value", ["NULL", "''", "x'00'", "1.5"])
+@pytest.mark.parametrize("column", ["first", "head", "bytes", "last_at"])
+async def test_a_number_of_a_log_that_is_none(disk: SqliteWorld, column: str, value: str) -> None:
+    """Other logs are as they were; of this one what can be read is."""
+    await make(disk.log)
+    await make(disk.log, "damaged")
+    for bucket_id in ("b", "damaged"):
+        await fill(disk.log, 5, bucket_id)
+    await disk.close()
+    with behind(disk) as raw:
+        (schema,) = raw.execute("SELECT sql FROM sqlite_schema WHERE name = 'log'").fetchone()
+        for sql in (schema.replace(" STRICT", "").replace(" NOT NULL", ""), schema):
+            raw.execute("PRAGMA writable_schema = ON")
+            raw.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'log'", (sql,))
+            raw.execute("PRAGMA writable_schema = RESET")
+            if sql != schema:
+                raw.execute("PRAGMA ignore_check_constraints = ON")
+                raw.execute(f"UPDATE log SET {column} = {value} WHERE bucket = 'damaged'")
+    await disk.reopen()
+    held = {"b"} if column in ("first", "head") else {"b", "damaged"}
+    assert set(await disk.log.buckets()) == held
+    for bucket_id in held:
+        assert len(await read_all(disk.log, bucket_id)) == 5
+    places = [disk.log.append(each, event()) for each in ("b", "damaged", "b")]
+    await asyncio.wait(places)
+    assert isinstance(places[1].exception(), Malformed | BucketGone | None)
+    assert [(await places[0]).seq, (await places[2]).seq] == [6, 7]
+    await disk.log.trim("b", Retention(None, 1, None), None)
+    assert len(await read_all(disk.log, after=6)) == 1
 
 
 @log_test
