@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.storage.damage import malformed
 from relay_tornado.storage.witness import Stamp
 
 CLOSED = "the relay is shutting down; send it again in a moment"
@@ -136,6 +137,6 @@ def again(error: RelayError) -> RelayError:
 def read_stamp(raw: sqlite3.Connection) -> Stamp:
     """How much was committed to a file, as it says itself. Raises sqlite3.Error."""
     row = raw.execute("SELECT id, commits, appended FROM meta").fetchone()
-    if row is None:
-        raise sqlite3.DatabaseError("its table meta is empty")
+    if row is None or [type(each) for each in row] != [str, int, int]:
+        raise malformed("its table meta is empty or damaged")
     return Stamp(*row)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.storage.jobs import names, put
+
+COLUMNS = ("id", "commits", "appended")
 
 storage_test = pytest.mark.gen_test(timeout=60)
 
@@ -152,6 +156,20 @@ async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
             assert await database.read(names) == []
             await database.close()
             shutil.rmtree(settings.data)
+
+
+@storage_test
+@pytest.mark.parametrize("damage", ["DELETE FROM meta", *(f"UPDATE meta SET {each} = NULL" for each in COLUMNS)])
+async def test_a_file_that_does_not_say_what_it_is(settings: Settings, damage: str) -> None:
+    """The start is refused in words."""
+    assert await stored(settings) == []
+    with contextlib.closing(sqlite3.connect(settings.data / "relay.db", isolation_level=None)) as raw:
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute("UPDATE sqlite_schema SET sql = replace(sql, ' NOT NULL', '') WHERE name = 'meta'")
+        raw.execute("PRAGMA writable_schema = RESET")
+        raw.execute(damage)
+    with pytest.raises(StartupError, match=r"damaged .*its table meta is empty or damaged.*relay restore"):
+        await Database.open(settings)
 
 
 @storage_test
