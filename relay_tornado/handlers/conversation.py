@@ -218,12 +218,11 @@ class Conversation(Subscribed):
                 replaces=self._delivery,
                 ping=self._ping_behind,
             )
+        except Conflict as error:
+            await self._perform(self._session.subscribe_refused(error))
+            return
         except RelayError as error:
-            if isinstance(error, Conflict) and self._session.extended:
-                await self._perform(self._session.subscribe_refused(error))
-                return
             _log.error("subscribe_failed", code=error.code, exc_info=error)
-            # Nor has a stock client a frame for a refusal: it would wait for its answer for ever.
             self.unavailable("the relay can't read its log now: come back later")
             return
         if not self._open:
