@@ -462,6 +462,8 @@ class Delivery:
             return at, None
         shared.counters.deliveries += taken
         shared.counters.delivered_bytes += len(data)
+        if self.kept is not None:
+            self.kept.give(place.bucket_id, events[at - 1].seq)
         return at, self.write((data,)) if data else None
 
     def _settled(self, place: Place) -> None:

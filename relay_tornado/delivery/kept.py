@@ -141,6 +141,12 @@ class Kept:
                 self._receipts.begin(held)
         return True
 
+    def give(self, bucket_id: BucketId, seq: int) -> None:
+        """What is being written goes up to there."""
+        held = self.held.get(bucket_id)
+        if held is not None:
+            held.given = seq
+
     def overtaken(self, bucket_id: BucketId, first: int, gap: Gap) -> None:
         """The bucket's log holds nothing below `first`, and not all of it was given, or it lacks what this gap is: a
         consumer by receipt met one."""

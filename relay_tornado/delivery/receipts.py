@@ -40,7 +40,7 @@ _Moved = list[tuple["Held", int, int]]
 class Held:
     """One connection's position in one bucket, and the consumer that it moves."""
 
-    __slots__ = ("generation", "ledger", "left", "pinged", "place", "receipt", "unwatch")
+    __slots__ = ("generation", "given", "ledger", "left", "pinged", "place", "receipt", "unwatch")
 
     def __init__(self, receipt: Receipt, ledger: Ledger, place: Place, unwatch: Callable[[], object]) -> None:
         self.receipt = receipt
@@ -51,6 +51,8 @@ class Held:
         """That of the consumer's position at which delivery began."""
         self.pinged = ledger.progress.floor
         """How far the last ping was behind: what a subscription before this one wrote here has no ping of this one."""
+        self.given = 0
+        """How far events were given to a write, which may be under way. What the pass sends only the place tells."""
         self.left = False
 
     def moved_away(self) -> bool:
@@ -61,6 +63,7 @@ class Held:
         """The place has a position of the consumer as it is now."""
         self.generation = self.ledger.progress.generation
         self.pinged = self.ledger.progress.floor
+        self.given = 0
 
     def settled(self, head: int) -> bool:
         """Whether there is nothing to come, and everything that came is known to have been read."""
@@ -110,7 +113,7 @@ class Receipt:
         """Of what the pings say of this position only that counts which lies up to `head`."""
         for _, moved in self._pings:
             moved[:] = [(each, min(seq, head) if each is held else seq, since) for each, seq, since in moved]
-        held.pinged = min(held.pinged, head)
+        held.pinged, held.given = min(held.pinged, head), min(held.given, head)
 
     def ponged(self, payload: bytes) -> None:
         """A pong came; one to a ping of somebody else's is none of ours."""
@@ -183,7 +186,8 @@ class Receipts:
     def _given(self, ledger: Ledger) -> int:
         """How far connections that move this consumer were given events."""
         those = self._held.get(ledger.key.bucket_id, ())
-        return max((each.place.seq for each in those if each.ledger is ledger and not each.moved_away()), default=0)
+        here = [each for each in those if each.ledger is ledger and not each.moved_away()]
+        return max((max(each.place.seq, each.given) for each in here), default=0)
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)

@@ -315,6 +315,29 @@ def test_a_receipt_consumer_that_is_overtaken_meets_a_gap() -> None:
     virtual.run(test)
 
 
+def test_what_is_on_its_way_is_no_gap() -> None:
+    """A client that takes its time with what was written for it gets it, and then says so."""
+
+    async def test() -> None:
+        world = World(clock=virtual.day)
+        await world.bucket()
+        reader, delivery, _ = await world.subscribe("orders", extended=True, consumer="w", ack="receipt")
+        await quiet()
+        reader.paused = True
+        await world.append(8)
+        await until(lambda: reader.waiting > 0)
+        await _leave(world, 2)
+        reader.resume()
+        await until(lambda: len(reader.seqs()) == 8)
+        assert [each["status"] for each in reader.statuses()] == ["caught_up"]
+        for _ in range(3):
+            await asyncio.sleep(1)
+            delivery.ponged(reader.pings[-1])
+        assert await _met(world) == []
+
+    virtual.run(test)
+
+
 def test_what_waits_for_its_ack_is_no_gap() -> None:
     """It was given: retention makes it a dead letter, and on_gap has nothing to do with it."""
 
