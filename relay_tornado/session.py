@@ -262,9 +262,13 @@ class Session:
         words = "what keeps the token's position can't be used: come back later; the relay's log says more"
         return (*told, *self._close(CloseCode.GOING_AWAY, words))
 
-    def unsubscribed(self, request: control.Unsubscribe) -> Effects:
-        """The last `Unsubscribe` is carried out."""
-        return (Send(frames.unsubscribed(request.buckets)),) if self.state != "closing" else ()
+    def unsubscribed(self, request: control.Unsubscribe, error: RelayError | None = None) -> Effects:
+        """The last `Unsubscribe` is carried out, or (`error`) it is not."""
+        if self.state == "closing":
+            return ()
+        if error is not None:
+            return self._problem(error.code, str(error))
+        return (Send(frames.unsubscribed(request.buckets)),)
 
     def responded(self, request: control.Respond, error: RelayError | None = None) -> Effects:
         """The last `Respond` is carried out: the answer is kept, or (`error`) it is not."""

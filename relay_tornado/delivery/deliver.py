@@ -23,9 +23,9 @@ from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
 from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.selection import Copies, Selection
 from relay_tornado.delivery.shared import Shared
-from relay_tornado.delivery.subscription import Placement, Reached, Subscription
+from relay_tornado.delivery.subscription import MOST_ENDED, Placement, Reached, Subscription
 from relay_tornado.delivery.turns import READ
-from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError
+from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Latest, Position, Token
@@ -203,14 +203,19 @@ class Delivery:
 
     def unsubscribe(self, request: control.Unsubscribe) -> None:
         """No event of these buckets is written after this, whatever they come to be called. Each is named as it is now
-        or as it was when delivery began in it, or by its id."""
+        or as it was when delivery began in it, or by its id. Raises Invalid where no more names can be remembered; then
+        nothing changes."""
+        names = frozenset(request.buckets)
         known = [*self._places, *self._joining]
-        ended = [bucket_id for bucket_id in known if not request.buckets or self._is_named(bucket_id, request.buckets)]
-        self.subscription = self.subscription.without(request, ended)
+        ended = [bucket_id for bucket_id in known if not names or self._is_named(bucket_id, names)]
+        subscription = self.subscription.without(request, ended)
+        if subscription.names is None and sum(map(len, subscription.ended)) > MOST_ENDED:
+            raise Invalid("buckets: too many names were unsubscribed here: subscribe again, to those that you want")
+        self.subscription = subscription
         for bucket_id in ended:
             self._drop(bucket_id)
 
-    def _is_named(self, bucket_id: BucketId, names: Sequence[str]) -> bool:
+    def _is_named(self, bucket_id: BucketId, names: frozenset[str]) -> bool:
         place = self._places.get(bucket_id)
         return (
             bucket_id in names
@@ -286,7 +291,7 @@ class Delivery:
 
     def released(self, bucket_id: BucketId) -> None:
         """The bucket's consumer was deleted: delivery ends within it."""
-        self.subscription = self.subscription.without(control.Unsubscribe((bucket_id,)))
+        self.subscription = self.subscription.without(control.Unsubscribe((bucket_id,)), (bucket_id,))
         if self._drop(bucket_id) and self.kept is not None:
             name = self._shared.directory.name(bucket_id)
             self._tell(frames.consumer_deleted(name, self.kept.keeper.name))
@@ -524,7 +529,7 @@ class Delivery:
     def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
         """The bucket can't have this consumer: delivery goes on in the others, and who wants to know is told."""
         if not self._ended and self._joining.pop(bucket.id, None) is not None:
-            self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)))
+            self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)), (bucket.id,))
             _log.warning("bucket_not_joined", bucket_id=bucket.id, bucket=bucket.name, reason=str(conflict))
             self._tell(frames.error(conflict.code, str(conflict)))
             self._tell(frames.unsubscribed((bucket.name,)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone
@@ -16,6 +16,9 @@ from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap,
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rules import Rules
 from relay_tornado.wire import control, frames
+
+MOST_ENDED: Final = 200_000
+"""Characters of the names that one subscription to every bucket is rid of; a name may be that of a bucket to come."""
 
 
 class Directory:
@@ -91,7 +94,8 @@ class Subscription:
         """Less what is unsubscribed; `ids` are the buckets that the request names."""
         if not request.buckets:
             return replace(self, names=frozenset())
-        return replace(self, ended=self.ended.union(request.buckets, ids))
+        names = request.buckets if self.names is None else self.names.intersection(request.buckets)
+        return replace(self, ended=self.ended.union(names, ids))
 
 
 class Reached(NamedTuple):

@@ -15,7 +15,7 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
-from relay_tornado.errors import Conflict, RelayError, Unauthorized
+from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.subscribed import Subscribed
 from relay_tornado.log.deliveries import Result
@@ -158,9 +158,13 @@ class Conversation(Subscribed):
                 case session.Subscribe():
                     await self._subscribe(effect)
                 case session.Unsubscribe(request):
-                    if self._delivery is not None:
-                        self._delivery.unsubscribe(request)
-                    await self._perform(self._session.unsubscribed(request))
+                    refusal: Invalid | None = None
+                    try:
+                        if self._delivery is not None:
+                            self._delivery.unsubscribe(request)
+                    except Invalid as error:
+                        refusal = error
+                    await self._perform(self._session.unsubscribed(request, refusal))
                 case session.Respond():
                     await self._respond(effect)
                 case session.Settle(request):

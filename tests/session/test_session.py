@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.errors import CloseCode, Conflict, Damaged, NotFound
+from relay_tornado.errors import CloseCode, Conflict, Damaged, Invalid, NotFound
 from relay_tornado.model import Cursor, Token
 from relay_tornado.session import (
     AUTH_PAUSE,
@@ -245,6 +245,8 @@ def test_unsubscribe_is_answered() -> None:
     assert sent(session.unsubscribed(effect.request)) == [
         {"type": "status", "status": "unsubscribed", "message": "unsubscribed from buckets: foo"}
     ]
+    (frame,) = sent(session.unsubscribed(effect.request, Invalid("too many")))
+    assert (frame["code"], frame["message"]) == ("invalid", "too many")
     assert session.extended
 
 
