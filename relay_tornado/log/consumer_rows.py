@@ -323,7 +323,8 @@ def _stored(key: Key, row: Sequence[Any]) -> Stored:
     held.cut_below(first)
     last = None if gap is None else _read_gap(gap)
     return Stored(
-        key, Terms(wait, most, bool(receipt)), floor, tuple(_read_ranges(done)), {}, letters, created, updated,
+        key, Terms(wait, most, key.kind == "token" or bool(receipt)), floor, tuple(_read_ranges(done)), {}, letters,
+        created, updated,
         None if last is None else Gaps(times, last.gap(), last.at), tuple(held),
         () if last is None else tuple(each.gap() for each in last.untold),
     )  # fmt: skip

@@ -202,3 +202,15 @@ async def test_a_damaged_position_of_a_token_stays_until_it_is_moved(tmp_path: P
     async with sqlite_world(tmp_path) as world:
         await world.administration.reconcile()
         assert key not in {each.key for each in await parts(world)[0].store.list()}
+
+
+@pytest.mark.gen_test
+async def test_a_token_reads_by_receipt_whatever_its_record_says(tmp_path: Path) -> None:
+    """Its clients know of no acks: for one bit less they would be refused."""
+    async with sqlite_world(tmp_path) as world:
+        bucket, token = await filled(world)
+    damage(tmp_path, token, "receipt = 0")
+    async with sqlite_world(tmp_path) as world:
+        ledgers, _ = parts(world)
+        async with ledgers.using(Key(bucket.id, "token", token)) as ledger:
+            assert ledger.terms.receipt
