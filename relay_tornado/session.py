@@ -172,8 +172,6 @@ class Session:
             return ()
         if _longer(message, limit := self._limit()):
             return self._close(CloseCode.TOO_BIG, f"message too big: at most {limit} bytes are read here")
-        if isinstance(message, bytes):
-            return self._ignored("a binary message; every message is JSON text")
         incoming = control.parse(message)
         self.extended = self.extended or incoming.extended
         match incoming.content:

@@ -260,9 +260,11 @@ _SUBSCRIBE = _Subscribe()
 _RESPOND = _Respond()
 
 
-def parse(text: str) -> Incoming:
-    """Reads one text message. What can't be followed comes as a `Problem`; nothing is raised."""
+def parse(message: str | bytes) -> Incoming:
+    """Reads one message: text, or bytes that some clients send as binary. What can't be followed comes as a `Problem`;
+    nothing is raised."""
     try:
+        text = message if isinstance(message, str) else message.decode()
         document = json.loads(text)
         if "\\u" in text:
             # A lone surrogate is no text: it can't be sent back in an answer, nor be anybody's name.

@@ -138,8 +138,23 @@ async def test_who_does_not_authenticate_is_closed() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_client_that_sends_bytes() -> None:
+    """JSON in a binary message counts as that in text; what comes back is text."""
+    async with live() as server:
+        await server.bucket()
+        key, secret = await server.token()
+        client = await server.client()
+        for message, status in (
+            ({"action": "auth", "key": key, "secret": secret}, "authenticated"),
+            ({"action": "subscribe", "buckets": ["orders"]}, "subscribed"),
+        ):
+            await client.say(json.dumps(message).encode())
+            await client.hear_status(status)
+
+
+@pytest.mark.gen_test
 async def test_what_stock_clients_err_in_disturbs_nothing() -> None:
-    """Malformed JSON, unknown actions, wrong types and binary messages get no frame; the next message is answered."""
+    """Malformed JSON, unknown actions, wrong types and bytes get no frame; the next message is answered."""
     async with live() as server:
         await server.bucket()
         client = await server.authenticated()

@@ -149,7 +149,7 @@ IGNORED = [
 
 @pytest.mark.parametrize("message", IGNORED, ids=repr)
 def test_what_a_stock_client_errs_in_is_ignored(message: str | bytes) -> None:
-    """Malformed JSON, unknown actions, wrong types and binary messages get no frame; the first is logged, once."""
+    """Malformed JSON, unknown actions, wrong types and bytes get no frame; the first is logged, once."""
     session = authenticated()
     assert kinds(session.received(message)) == [Log]
     for again in IGNORED:
@@ -189,11 +189,15 @@ def test_a_bad_field_of_ours_is_an_error_at_once(field: str) -> None:
     assert frame["message"].startswith(f"{field}:")
 
 
-def test_binary_messages_are_ignored_for_everybody() -> None:
-    """Even a client of our additions gets no frame for one."""
-    session = subscribed('{"action":"subscribe","extended":true}')
-    assert kinds(session.received(b"{}")) == [Log]
-    assert session.received(b"{}") == ()
+def test_json_in_binary_messages_is_read() -> None:
+    """As that in text: some clients send the bytes that their encoder gives them."""
+    session = Session(SETTINGS, 0.0)
+    assert session.received(AUTH.encode()) == (Authenticate("K", "S"),)
+    session.authenticated(TOKEN)
+    assert session.received(SUBSCRIBE.encode()) == (Subscribe(control.Subscribe(("foo", "bar")), TOKEN),)
+    session.received('{"action":"subscribe","extended":true}')
+    (frame,) = sent(session.received(b"\xff{}"))
+    assert (frame["status"], frame["code"]) == ("error", "invalid")
 
 
 def test_the_answer_for_who_asked_for_more() -> None:
