@@ -452,6 +452,9 @@ class DirectConnection:
             self.close()
             return
         if self._out:
+            if self._state is _ANSWER:
+                # It leaves at its sender's pace, but no slower than that a bit of it leaves in this time.
+                self.deadline = time.monotonic() + self._shared.idle_timeout
             return
         self._out = None
         self._shared.loop.remove_writer(self._fd)

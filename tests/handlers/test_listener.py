@@ -181,8 +181,9 @@ async def test_who_never_reads_is_let_go(asked: bytes) -> None:
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_who_reads_slowly_is_not() -> None:
-    """A download may take many times what a connection may be idle, while some of it leaves now and then."""
+@pytest.mark.parametrize("what", ["a download", "an answer to a webhook"])
+async def test_who_reads_slowly_is_not(what: str) -> None:
+    """What a client reads may take many times what a connection may be idle, while some of it leaves now and then."""
     body = bytes(range(256)) * (40 << 10)
     async with edge(idle_timeout=1.5, max_body=len(body)) as site:
         secret = new_secret()
@@ -191,8 +192,10 @@ async def test_who_reads_slowly_is_not() -> None:
             assert (await sender.ask(request(URL, body))).status == 200
         [event] = await site.events()
         path = f"/v1/logs/{format_id(event.epoch, event.seq)}/body".encode()
+        await site.change(input={"body": "x" * len(body)})
         with small(site.port, 64 << 10) as client:
-            client.sendall(request(path, b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET"))
+            download = request(path, b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
+            client.sendall(download if what == "a download" else request(URL))
             client.setblocking(False)
             await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
             whole = bytearray()
