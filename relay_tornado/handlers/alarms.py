@@ -32,6 +32,8 @@ class Alarms:
         self._loop = asyncio.get_running_loop()
         self._sleepers: dict[float, dict[Sleeper, None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        # A handle itself does not know it where uvloop's timer is over at once.
+        self._at = 0.0
 
     def set(self, sleeper: Sleeper, due: float) -> float:
         """Wakes somebody, once, at this time or a little later; returns what `cancel` wants."""
@@ -39,7 +41,7 @@ class Alarms:
         grain = next(grain for limit, grain in _GRAINS if ahead < limit)
         at = math.ceil(due / grain) * grain
         self._sleepers.setdefault(at, {})[sleeper] = None
-        if self._timer is None or at < self._timer.when():
+        if self._timer is None or at < self._at:
             self._look_at(at)
         return at
 
@@ -57,6 +59,7 @@ class Alarms:
     def _look_at(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._at = at
         self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:

@@ -139,3 +139,22 @@ def test_whoever_fails_keeps_nobody_asleep() -> None:
         assert [entry["event"] for entry in logs] == ["alarm_failed"] * 2
 
     run(test)
+
+
+def test_what_is_overdue_on_uvloop() -> None:
+    """It makes no timer for it, but a handle that knows no time: who goes to sleep meanwhile is woken as ever."""
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        alarms = Alarms()
+        sleepers = [Sleeper() for _ in range(3)]
+        for sleeper, ahead in zip(sleepers, (-1.0, 0.05, -2.0), strict=True):
+            alarms.set(sleeper, loop.time() + ahead)
+        async with asyncio.timeout(20):
+            while not all(sleeper.woken for sleeper in sleepers):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [len(sleeper.woken) for sleeper in sleepers] == [1, 1, 1]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
