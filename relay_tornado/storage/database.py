@@ -61,6 +61,7 @@ class Database:
         opened.callback(lock.release)
         try:
             wal.check(path)
+            start.check_there(path)
             start.secure(path)
             witness, verdict = start.examine(path)
             opened.callback(witness.close)

@@ -118,6 +118,17 @@ def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
     return read_stamp(raw)
 
 
+def check_there(path: Path) -> None:
+    """Raises StartupError where `path` is a symlink to a file that was there at an earlier start and is not now: its
+    disk is not mounted, and a new file would be made in the empty mount point. Raises OSError."""
+    witness = path.with_name(witnesses.NAME)
+    if path.is_symlink() and not path.exists() and witnesses.peek(witness) is not None:
+        raise StartupError(
+            f"{path} is a symlink to {path.readlink()}, which is not there: mount the disk that it is on; or, to begin "
+            f"with an empty one, move {witness} away."
+        )
+
+
 def secure(path: Path) -> None:
     """Sees to it that only the owner may read the file, made where it is missing; what SQLite puts beside it gets
     the same rights. Raises OSError."""

@@ -49,6 +49,31 @@ async def test_a_symlink_to_the_file(settings: Settings, tmp_path: Path) -> None
 
 
 @storage_test
+async def test_a_disk_that_is_not_mounted(settings: Settings, tmp_path: Path) -> None:
+    """Nothing is made in the empty mount point, unless the witness of what was there before is moved away."""
+    settings.data.mkdir()
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    (settings.data / "relay.db").symlink_to(disk / "relay.db")
+    database = await Database.open(settings)
+    await database.write(put("a"))
+    await database.close()
+    disk.rename(kept)
+    for _ in range(2):
+        with pytest.raises(StartupError, match=r"disk/relay\.db, which is not there: mount .*relay\.witness away"):
+            await Database.open(settings)
+        disk.mkdir(exist_ok=True)
+    assert not list(disk.iterdir())
+    disk.rmdir()
+    kept.rename(disk)
+    assert await stored(settings) == ["a"]
+    disk.rename(kept)
+    disk.mkdir()
+    (settings.data / "relay.witness").unlink()
+    assert await stored(settings) == []
+
+
+@storage_test
 async def test_a_symlink_to_the_directory(settings: Settings, tmp_path: Path) -> None:
     """It is as good as the directory itself."""
     (tmp_path / "real").mkdir()
