@@ -53,6 +53,7 @@ _DEAD = (
     "SELECT log.bucket, kind, name, seq, attempts, since, at, reason FROM log JOIN consumer ON consumer.log = log.id"
     " JOIN dead_letter ON dead_letter.consumer = consumer.id WHERE log.bucket = ? AND log.dropped = 0 AND seq > ?"
     " AND (seq >= log.first OR reason = 'retention')"
+    " AND (typeof(attempts), typeof(since), typeof(at), typeof(reason)) = ('integer', 'real', 'real', 'text')"
 )
 _FLOOR = (
     "SELECT min(min(floor + 1, coalesce((SELECT min(seq) FROM parked WHERE consumer = consumer.id), floor + 1)))"

@@ -24,7 +24,8 @@ from relay_tornado.storage.work import CLOSED, again
 T = TypeVar("T")
 
 _OVERHEAD = 512
-_COLUMNS = "output, status, status_code, headers, body, duration_ms, retries, at"
+# Texts as bytes: one that is malformed is the damage of its own row, not of all.
+_COLUMNS = "output, CAST(status AS BLOB), status_code, CAST(headers AS BLOB), body, duration_ms, retries, at"
 _LOG = "SELECT id, first, head FROM log WHERE bucket = ? AND dropped = 0"
 _INSERT = (
     "INSERT INTO delivery (log, seq, output, at, status, status_code, duration_ms, retries, headers, body)"
@@ -41,13 +42,14 @@ _LATEST = (
     f"SELECT {_COLUMNS} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
     " WHERE log = ? AND seq = ? AND (? IS NULL OR output = ?))"
 )
-_STATUSES = "SELECT seq, output, status FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"
+_STATUSES = "SELECT seq, output, CAST(status AS BLOB) FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"
 _FLOOR = "SELECT floor FROM consumer WHERE log = ? AND kind = 'events' AND name = ?"
 _MOVE = (
     "INSERT INTO consumer (log, kind, name, floor, created_at, updated_at) VALUES (?, 'events', ?, ?, ?, ?)"
     " ON CONFLICT (log, kind, name) DO UPDATE SET floor = excluded.floor, updated_at = excluded.updated_at"
 )
 
+_TYPES = [int, bytes, int, int, float]
 _decode = msgspec.json.Decoder(dict[str, list[str]]).decode
 
 
@@ -183,7 +185,8 @@ class SqliteDeliveries:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[tuple[int, int], Sequence[Result]]:
             found: dict[tuple[int, int], list[Result]] = {}
             for seq, *row in raw.execute(_OF, (key, max(first, oldest), last)).fetchall():
-                found.setdefault((seq, row[0]), []).append(_result(row))
+                if (result := _result(row)) is not None:
+                    found.setdefault((seq, row[0]), []).append(result)
             return found
 
         return await self._read(bucket_id, job, {})
@@ -195,8 +198,8 @@ class SqliteDeliveries:
             found = {}
             for seq in seqs:
                 row = raw.execute(_LATEST, (key, seq, output, output)).fetchone() if seq >= oldest else None
-                if row is not None:
-                    found[seq] = Latest(row[0], _result(row))
+                if row is not None and (result := _result(row)) is not None:
+                    found[seq] = Latest(row[0], result)
             return found
 
         return await self._read(bucket_id, job, {})
@@ -206,7 +209,8 @@ class SqliteDeliveries:
 
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, str]:
             rows = raw.execute(_STATUSES, (key, max(first, oldest), last)).fetchall()
-            return {seq: status for seq, copy, status in rows if output is None or copy == output}
+            there = {seq: _text(status) for seq, copy, status in rows if output is None or copy == output}
+            return {seq: status for seq, status in there.items() if status is not None}
 
         return await self._read(bucket_id, job, {})
 
@@ -281,9 +285,24 @@ def _status(raw: sqlite3.Connection, key: int, seq: int, output: int) -> str:
     """The newest status of a copy; for output 0 of any of the event's copies."""
     copy = output or None
     row = raw.execute(_LATEST, (key, seq, copy, copy)).fetchone()
-    return "" if row is None else str(row[1])
+    return "" if row is None else _text(row[1]) or ""
 
 
-def _result(row: Sequence[Any]) -> Result:
-    _, status, status_code, headers, body, duration_ms, retries, at = row
-    return Result(status, status_code, _decode(headers), body, duration_ms, retries, at)
+def _result(row: Sequence[Any]) -> Result | None:
+    """None of a damaged row."""
+    _, text, status_code, headers, body, duration_ms, retries, at = row
+    status = _text(text)
+    if status is None or [type(each) for each in (status_code, body, duration_ms, retries, at)] != _TYPES:
+        return None
+    try:
+        return Result(status, status_code, _decode(headers), body, duration_ms, retries, at)
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+        return None
+
+
+def _text(stored: bytes | None) -> str | None:
+    """None where it is damaged."""
+    try:
+        return None if stored is None else stored.decode()
+    except UnicodeDecodeError:
+        return None

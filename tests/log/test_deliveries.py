@@ -16,7 +16,7 @@ from relay_tornado.log.deliveries import MOST, Deliveries, Latest, Result, sent
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Retention
-from tests.log.worlds import SqliteWorld, World, event, fill, make
+from tests.log.worlds import SqliteWorld, World, behind, event, fill, make
 from tests.storage.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -264,6 +264,42 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
     )
     assert [type(each) for each in told] == [bool, Malformed, bool, Malformed]
     assert len(await after.of("b", 1, 2)) == 2
+    await after.close()
+
+
+@log_test
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("headers = '{'", "headers = NULL", "headers = CAST(x'ff' AS TEXT)", "status = NULL"),
+        *("status = CAST(x'ff' AS TEXT)", "body = 'x'", "at = 'x'", "duration_ms = NULL"),
+    ],
+)
+async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> None:
+    """What became of other events comes out, and a queue goes on behind that one."""
+    await make(disk.log)
+    await fill(disk.log, 3)
+    before = SqliteDeliveries(disk.database, disk.settings)
+    for seq in (1, 2, 3):
+        await before.record("b", seq, 0, result())
+    await before.close()
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("PRAGMA writable_schema = ON")
+        raw.execute(
+            "UPDATE sqlite_schema SET sql = replace(replace(sql, ' STRICT', ''), ' NOT NULL', '')"
+            " WHERE name = 'delivery'"
+        )
+        raw.execute("PRAGMA writable_schema = RESET")
+        raw.execute(f"UPDATE delivery SET {damage} WHERE seq = 2")
+    await disk.reopen()
+    after = SqliteDeliveries(disk.database, disk.settings)
+    there = [1, 3]
+    assert sorted(await after.latest("b", [1, 2, 3], None)) == there
+    assert sorted(seq for seq, _ in await after.of("b", 1, 3)) == there
+    assert [await after.first("b", seq, None) is None for seq in (1, 2, 3)] == [False, True, False]
+    assert {1, 3} <= (await after.statuses("b", 1, 3, None)).keys() <= {1, 2, 3}
+    assert await after.claim("b", 0, 0, [1, 2, 3], 3, 1.0) in ([], [2])
     await after.close()
 
 
