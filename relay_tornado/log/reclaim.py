@@ -80,7 +80,8 @@ def delete_oldest(raw: sqlite3.Connection, log: int, keep: Retention, oldest: in
     new = end + 1 if kept is None else kept
     left = held if new > head else min(raw.execute(_BYTES, (log, first, new - 1)).fetchone()[0], held)
     raw.execute("UPDATE log SET first = ?, bytes = bytes - ? WHERE id = ?", (new, left, log))
-    raw.execute("DELETE FROM event WHERE log = ? AND seq < ?", (log, new))
+    # What lies below, as where `first` is damaged, was not to leave.
+    raw.execute("DELETE FROM event WHERE log = ? AND seq BETWEEN ? AND ?", (log, first, new - 1))
     done = new >= stop or (new >= oldest and not excess_bytes(held - left, keep))
     return Step(new, new - first, left, done)
 

@@ -393,8 +393,14 @@ class _Logs:
                     message = f"{count} events belong to no log"
                     self._report.add("warning", "stray", message, "nothing: they take space, and nobody reads them")
             elif least < row.first:
+                mend = f"UPDATE log SET first = {least} WHERE id = {log}"  # noqa: S608  # for a person, numbers only
                 self._tell(
-                    "warning", "stray", row, f"events from {least} on lie below its first, {row.first}", "nothing"
+                    "damage",
+                    "first",
+                    row,
+                    f"events from {least} on lie below its first, {row.first}: nobody reads them",
+                    "stop the relay, run `.dbconfig enable_trigger off` and "
+                    f"`{mend}` on the file with SQLite's own shell, and check again; or restore the newest backup",
                 )
 
     def _first(self, row: Row) -> int | None:

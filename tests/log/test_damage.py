@@ -208,6 +208,20 @@ async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
 
 
 @log_test
+async def test_a_first_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -> None:
+    """What retention removes is what it counts; what lies below is there for whoever mends the file."""
+    await make(disk.log)
+    await fill(disk.log, 1000)
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("UPDATE log SET first = first + 512")
+    await disk.reopen()
+    assert await disk.log.trim("b", Retention(None, 480, None), None) == 8
+    left = await disk.database.read(lambda raw: raw.execute("SELECT min(seq), count(*) FROM event").fetchone())
+    assert left == (1, 992)
+
+
+@log_test
 @pytest.mark.parametrize("damage", ["DELETE FROM epoch WHERE log = 1", "UPDATE epoch SET log = 7 WHERE log = 1"])
 async def test_a_log_without_an_epoch(disk: SqliteWorld, damage: str) -> None:
     """It is told, and gets a new one, which later starts know; positions from before are told a gap, and other logs go

@@ -210,6 +210,16 @@ def test_a_head_that_is_too_low(cli: Runner, file: Path) -> None:
     assert cli.json("check")["events"] == 1006
 
 
+def test_a_first_that_is_too_high(cli: Runner, file: Path) -> None:
+    """Events below it are damage, and what is advised mends it: they are there again."""
+    change(file, "UPDATE log SET first = 513 WHERE id = 1")
+    (first,) = [each for each in found(cli) if each["kind"] == "first"]
+    assert first["bucket"] == "orders"
+    assert "events from 1 on lie below its first, 513" in first["message"]
+    change(file, first["advice"].split("`")[3])
+    assert cli.json("check")["findings"] == []
+
+
 @pytest.mark.parametrize("trigger", ["event_update", "event_delete", "log_head", "log_update", "log_delete"])
 def test_a_missing_trigger(cli: Runner, file: Path, trigger: str) -> None:
     """What keeps events append-only is looked for by name."""
