@@ -332,6 +332,7 @@ class SqliteEventLog:
     async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
         state = self._state(bucket_id)
         oldest = await self._oldest_by_age(state, keep)
+        keep = await weighing.by_number(state, keep, self._read)
         left = 0
         while not state.gone and (
             state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)

@@ -1,6 +1,7 @@
-"""What a log really holds, against the `bytes` of its row, by which retention by size goes.
+"""What a log really holds, against what its row says: its `bytes`, by which retention by size goes, and its `head`, by
+which that by number does.
 
-A flipped bit in that number would make all events leave. The sizes of events are not covered by their CRC either, so
+A flipped bit in one of them would make all events leave. The sizes of events are not covered by their CRC either, so
 it is the lengths of what stands in a row that count; they are in its head, so bodies are not read.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
 import structlog
 
 from relay_tornado.log import rows
-from relay_tornado.log.state import LogState, excess_bytes
+from relay_tornado.log.state import LogState, excess_bytes, keep_from_count
 from relay_tornado.model import Retention
 
 MUCH = 64
@@ -35,12 +37,35 @@ SELECT coalesce(sum(iif({_STUB}, size, length(path) + length(query) + length(hea
 FROM event WHERE log = ? AND seq BETWEEN ? AND ?
 """  # noqa: S608 - constants only
 
+_OLDEST = """
+SELECT coalesce((SELECT seq FROM event WHERE log = ? AND seq <= ? ORDER BY seq DESC LIMIT 1 OFFSET ?), 0)
+"""
+
 _log = structlog.get_logger(__name__)
 
 
 def doubtful(state: LogState, keep: Retention) -> bool:
     """Whether so much is to leave by size that what the log says of its bytes is to be looked at first."""
     return excess_bytes(state.bytes, keep) * MUCH > (keep.max_bytes or 0)
+
+
+async def by_number(
+    state: LogState, keep: Retention, read: Callable[[Callable[[sqlite3.Connection], int]], Awaitable[int]]
+) -> Retention:
+    """The retention for a log that may lack some of its events, which are none to be counted. Raises what `read`
+    raises."""
+    key, first, head, most = state.key, state.first, state.head, keep.max_events or 0
+    if most <= 0 or (keep_from_count(head, keep) - first) * MUCH <= most:
+        return keep
+    oldest = await read(partial(_oldest, log=key, head=head, most=most))
+    return replace(keep, max_events=max(head - oldest + 1, most))
+
+
+def _oldest(raw: sqlite3.Connection, log: int, head: int, most: int) -> int:
+    """The oldest of the newest so many events that are there; 0 where there are fewer, head where that can't be
+    known."""
+    row = rows.one(raw, _OLDEST, log, head, most - 1)
+    return head if row is None else int(row[0])
 
 
 async def error(state: LogState, read: Callable[[Callable[[sqlite3.Connection], Weight]], Awaitable[Weight]]) -> int:

@@ -222,6 +222,22 @@ async def test_a_first_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -
 
 
 @log_test
+async def test_a_head_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -> None:
+    """What a log lacks does not count for how many events it may hold; behind that it goes on."""
+    await make(disk.log)
+    await fill(disk.log, 1000)
+    await disk.close()
+    with behind(disk) as raw:
+        raw.execute("UPDATE log SET head = head + 4096")
+    await disk.reopen()
+    keep = Retention(None, 1010, None)
+    for expected in (0, 0, 10):
+        assert await disk.log.trim("b", keep, None) == expected
+        await fill(disk.log, 10)
+    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM event").fetchone()) == (1020,)
+
+
+@log_test
 @pytest.mark.parametrize("damage", ["DELETE FROM epoch WHERE log = 1", "UPDATE epoch SET log = 7 WHERE log = 1"])
 async def test_a_log_without_an_epoch(disk: SqliteWorld, damage: str) -> None:
     """It is told, and gets a new one, which later starts know; positions from before are told a gap, and other logs go
