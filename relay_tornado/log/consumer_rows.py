@@ -318,13 +318,16 @@ def _stored(key: Key, row: Sequence[Any]) -> Stored:
     """Raises MsgspecError, TypeError and ValueError where that can't be understood."""
     wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, head = row
     msgspec.convert((wait, most, receipt, floor, created, updated, times), _NUMBERS)
-    if floor > head:
-        raise ValueError("it is ahead of its log")
-    held = Ranges(_read_ranges(out))
+    settled, tried = _read_ranges(done), _read_ranges(out)
+    if not 0 <= floor <= head or any(not floor < begin <= end <= head for begin, end in settled):
+        raise ValueError("what it is done with does not go with what its log holds")
+    if any(end > head for _, end in tried):
+        raise ValueError("what it is trying does not go with what its log holds")
+    held = Ranges(tried)
     held.cut_below(first)
     last = None if gap is None else _read_gap(gap)
     return Stored(
-        key, Terms(wait, most, key.kind == "token" or bool(receipt)), floor, tuple(_read_ranges(done)), {}, letters,
+        key, Terms(wait, most, key.kind == "token" or bool(receipt)), floor, tuple(settled), {}, letters,
         created, updated,
         None if last is None else Gaps(times, last.gap(), last.at), tuple(held),
         () if last is None else tuple(each.gap() for each in last.untold),
