@@ -97,7 +97,7 @@ def classify(result: Result) -> Exception:
     """The error to tell of a transaction that failed: a RelayError where the file or the machine is to blame."""
     error = result.error
     if isinstance(error, Misplaced):
-        return Unavailable(str(error))
+        return Unknown(f"{error}; it may have been stored, in what was taken away")
     if isinstance(error, Stale):
         kind = Unavailable if result.stuck else Malformed
         return kind(f"the file is not what it was thought to be ({error}); nothing was stored")

@@ -209,9 +209,12 @@ async def test_a_file_that_is_put_back(settings: Settings, monkeypatch: pytest.M
     database = await Database.open(settings)
     await database.write(put("before"))
     take_away(settings.data)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unknown, match="it may have been stored"):
         await database.write(put("meanwhile"))
     await until(lambda: not database.healthy())
+    with pytest.raises(Unavailable) as refused:
+        await database.write(put("refused"))
+    assert not isinstance(refused.value, Unknown)
     settings.data.with_name("elsewhere").rename(settings.data)
     await until(database.healthy)
     await database.write(put("after"))
