@@ -1,9 +1,11 @@
 """scripts/: set-up from a fresh clone, without a network: stand-ins for Python record what is asked of them."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -146,12 +148,27 @@ def test_python_without_venv(clone: Clone) -> None:
     assert "apt-get install python3-venv" in run.stderr
 
 
-def test_the_lock_names_no_host() -> None:
-    """The lock pins by version and hash alone: every package has hashes, and none says where it comes from."""
-    text = (ROOT / "requirements.lock").read_text()
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-serve.lock", "requirements-bench.lock"])
+def test_a_lock_names_no_host(name: str) -> None:
+    """A lock pins by version and hash alone: every package has hashes, and none says where it comes from."""
+    text = (ROOT / name).read_text()
     assert "://" not in text
     assert "--index-url" not in text
     pins = [block for block in text.replace("\\\n", " ").splitlines() if block and not block.lstrip().startswith("#")]
     assert pins
     assert all("==" in pin and "--hash=sha256:" in pin for pin in pins)
     assert os.access(ROOT / "scripts/lock", os.X_OK)
+
+
+def test_what_serves_is_what_is_tested() -> None:
+    """The lock without the tools of tests has the same versions as the whole one, and all that the relay needs."""
+    pins = [
+        set(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE))
+        for name in ("requirements-serve.lock", "requirements.lock")
+    ]
+    assert pins[0] < pins[1]
+    needed = {
+        re.split(r"[<>=;\[ ]", line)[0].lower() for line in requires("relay-tornado") or () if "extra ==" not in line
+    }
+    assert needed <= {name for name, _ in pins[0]}
+    assert not {"pytest", "mypy", "playwright"} & {name for name, _ in pins[0]}
