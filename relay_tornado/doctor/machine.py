@@ -48,6 +48,18 @@ _BEFORE_ANY_RELEASE: Final = 1_735_689_600.0
 _TIME_ERROR: Final = 5
 """What ntp_adjtime(3) returns for a clock that nothing keeps right."""
 
+_STILL_OPEN: Final = (
+    f"do not stop the relay: what it acknowledged is only in the files that it has open; {NAME} was moved: move it "
+    "back, and the relay goes on by itself; deleted: copy it out of the process first, as RelayNotReady in "
+    "docs/operations.md says"
+)
+"""What to do where a relay runs whose file is not there any more."""
+
+_PERHAPS_OPEN: Final = (
+    f"where /readyz says that {NAME} was deleted, moved or replaced, do not stop the relay: see RelayNotReady in "
+    "docs/operations.md; else "
+)
+
 _TIMEX_SIZE: Final = 512
 """More than a struct timex has on any Linux; all zero asks, and changes nothing."""
 
@@ -67,7 +79,7 @@ def look(data: Path, reserve: int, owner: Owner | None) -> Iterator[Finding]:
             "name the relay's directory with --data or RELAY_DATA; relay serve begins a new one",
         )
         return
-    found = database(data)
+    found = database(data, owner)
     yield _running(data, owner, found.level != "fail")
     yield found
     yield from rights(data)
@@ -102,20 +114,26 @@ def _running(data: Path, owner: Owner | None, sound: bool) -> Finding:
     return Finding("running", "ok", f"process {owner.pid}, relay {owner.version}")
 
 
-def database(data: Path) -> Finding:
-    """Whether relay.db is a relay's that this program can read. Only its beginning is looked at, as at a start."""
+def database(data: Path, owner: Owner | None = None) -> Finding:
+    """Whether relay.db is a relay's that this program can read. Only its beginning is looked at, as at a start.
+
+    A relay that runs (`owner`) may have another file open than the one that is found.
+    """
     name, path = "database", data / NAME
-    remedy = "relay check says more; stop the relay, and relay restore the newest backup into a new directory"
+    perhaps = _PERHAPS_OPEN if owner is not None else ""
+    remedy = f"{perhaps}relay check says more; stop the relay, and relay restore the newest backup into a new directory"
     if path.is_symlink() and not path.exists():
         says = f"{path} is a symlink to {path.readlink()}, which is not there"
-        return Finding(name, "fail", says, "mount the disk that it is on, before the relay is started")
+        mount = "mount the disk that it is on, before the relay is started"
+        return Finding(name, "fail", says, mount if owner is None else f"{_STILL_OPEN}; unmounted: mount it again")
     if not path.exists():
-        return Finding(name, "fail", f"there is no {NAME} in {data}, which was a relay's", remedy)
+        says = f"there is no {NAME} in {data}, which was a relay's"
+        return Finding(name, "fail", says, remedy if owner is None else _STILL_OPEN)
     try:
         found = start.look(path)
         stamp = witnesses.peek(data / witnesses.NAME)
     except StartupError as error:
-        return Finding(name, "fail", str(error), "relay check says more")
+        return Finding(name, "fail", str(error), f"{perhaps}relay check says more")
     except (sqlite3.Error, OSError, TypeError) as error:
         return Finding(name, "fail", f"{path} can't be read ({error})", remedy)
     if found is not None:

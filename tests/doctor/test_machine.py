@@ -96,6 +96,30 @@ def test_databases(data: Path) -> None:
     assert "not a relay's" in machine.database(data).says
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_file_that_was_taken_from_a_running_relay(data: Path, tmp_path: Path, link: bool) -> None:
+    """What was acknowledged is in the files that it has open: so nobody is told to stop it."""
+    (data / "relay.db").unlink()
+    if link:
+        (data / "relay.db").symlink_to(tmp_path / "gone")
+    said = found(machine.look(data, MIB, Owner(os.getpid(), __version__)))["database"]
+    assert said.level == "fail"
+    assert said.remedy.startswith("do not stop the relay")
+    assert "RelayNotReady" in said.remedy
+    assert "do not stop" not in machine.database(data).remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"junk"])
+def test_another_file_in_the_place_of_a_running_relays(data: Path, content: bytes) -> None:
+    """Before it is stopped, whoever reads this looks whether that is the file that it has open."""
+    fill(data, "orders", 3)
+    (data / "relay.db").write_bytes(content)
+    said = machine.database(data, Owner(os.getpid(), __version__))
+    assert said.level == "fail"
+    assert said.remedy.index("do not stop the relay") < said.remedy.index("; stop the relay")
+    assert "do not stop" not in machine.database(data).remedy
+
+
 @pytest.mark.parametrize("place", ["disk", "disk/relay"])
 def test_a_disk_that_is_not_mounted(data: Path, tmp_path: Path, place: str) -> None:
     """Where relay.db is a symlink to it, that is said, and all else is looked at."""
