@@ -9,6 +9,7 @@ import click
 import pytest
 
 from relay_tornado.cli import main
+from relay_tornado.cli.entry import REMOTE
 from relay_tornado.cli.options import format_default
 from relay_tornado.errors import CloseCode
 from relay_tornado.settings import Settings, flag, variable
@@ -128,6 +129,12 @@ def test_the_groups_own_options_are_documented() -> None:
     for option in options(main):
         if option.envvar:
             assert re.search(rf"^\| `{option.opts[0]} [A-Z]+` \| `{option.envvar}` \|", text, re.MULTILINE)
+
+
+def test_the_commands_for_another_machine_are_documented() -> None:
+    """Each that takes --url is named where that is told."""
+    told = (DOCS / "commands.md").read_text().partition("## A relay on another machine\n")[2].partition("\n| flag")[0]
+    assert {f"`{name}`" for name in REMOTE} <= set(re.findall("`[a-z]+`", told))
 
 
 def test_exit_codes_are_documented() -> None:
