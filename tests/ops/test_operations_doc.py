@@ -59,10 +59,11 @@ class Shell:
         )
 
     def moved(self, text: str) -> str:
-        """The text with the test's own directories and port."""
+        """The text with the test's own directories, port and user."""
         text = text.replace("/opt/relay/bin", str(Path(sys.executable).parent))
         for path in ("/etc/relay", "/var/lib/relay", "/var/backups/relay"):
             text = text.replace(path, f"{self._folder}{path}")
+        text = text.replace("-o relay -g relay ", "")
         return text.replace(":8080", f":{self._port}")
 
     def run(self, text: str) -> str:
@@ -130,6 +131,31 @@ def test_every_command_in_the_order_that_it_stands_there(shell: Shell) -> None:
         elif not block.mark:
             said = shell.run(block.text)
     assert '"status": "ready"' in said
+    shell.stop()
+
+
+@pytest.mark.timeout(120)
+def test_a_file_that_was_deleted_under_a_running_relay_is_saved(shell: Shell) -> None:
+    """The steps of RelayNotReady, where there is what they are for."""
+    needs("curl", "apt-get install curl")
+    page = PAGE.read_text()
+    begins = page[: page.index("### RelayNotReady")].count("\n")
+    ends = page[: page.index("### RelayEventsMissing")].count("\n")
+    shell.run("export PATH=/opt/relay/bin:$PATH RELAY_DATA=/var/lib/relay")
+    shell.start("relay serve")
+    shell.run("relay bucket create orders\nrm /var/lib/relay/relay.db")
+    said = []
+    for block in blocks():
+        if begins < block.line < ends:
+            if block.mark == "server":
+                shell.start(block.text)
+            elif block.mark == "stop":
+                shell.stop()
+            else:
+                said.append(shell.run(block.text))
+    assert "relay.db (deleted)" in said[0]
+    assert '"status": "ready"' in said[-1]
+    assert "orders" in shell.run("relay bucket list")
     shell.stop()
 
 
