@@ -18,20 +18,19 @@ _LEAST, _MOST = -(2**63), 2**63 - 1
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
     """The JSON object that a body is; clients may leave the Content-Type out, or give another one, and send a BOM.
 
-    Raises Invalid, and WrongType where the Content-Type names another form.
+    Raises Invalid, and WrongType where the Content-Type names another form and the body does not look like JSON.
     """
     body = body.removeprefix(BOM_UTF8)
     try:
         document = _plain(msgspec.json.decode(body), MAX_DEPTH)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
-        kind = content_type.partition(";")[0].strip().lower()
-        if kind and kind != "application/json" and not kind.endswith("+json"):
+        if _names_another_form(content_type) and not body.lstrip().startswith((b"{", b"[")):
             raise WrongType("the body must be JSON: send it with Content-Type: application/json") from None
         if isinstance(error, Invalid):
             raise
         if not body.strip():
             raise Invalid("the body is empty: send a JSON object") from None
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _reason(error)
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else _reason(error, body)
         raise Invalid(f"the body is no JSON: {reason}") from None
     if not isinstance(document, dict):
         raise Invalid("the body must be a JSON object: { … }")
@@ -58,8 +57,25 @@ def _plain(value: Any, depth: int) -> Any:
     return value
 
 
-def _reason(error: Exception) -> str:
+def _names_another_form(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind not in ("", "application/json") and not kind.endswith("+json")
+
+
+def _reason(error: Exception, body: bytes) -> str:
+    """What keeps the body from being read, and where: bytes are counted from 0."""
     if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8"
+        return f"it is not UTF-8{_where_not_utf8(body)}"
+    if str(error) == "Input data was truncated":
+        return f"it ends too early (byte {len(body)})"
     text = str(error).removeprefix("JSON is malformed: ")
     return text[:1].lower() + text[1:]
+
+
+def _where_not_utf8(body: bytes) -> str:
+    """msgspec counts from the string's beginning, not from the body's."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f" (byte {error.start})"
+    return ""

@@ -133,6 +133,29 @@ def test_bodies(tmp_path: Path, body: bytes, content_type: str | None, status: i
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"name": a}', "invalid character (byte 9)"),
+        (b" [1,]", "trailing comma in array (byte 4)"),
+        (b'{"name": "n"', "it ends too early (byte 12)"),
+        (b'{"name": "\xff"}', "it is not UTF-8 (byte 10)"),
+    ],
+)
+def test_a_typo_is_said_with_its_place(tmp_path: Path, body: bytes, words: str) -> None:
+    """Whatever the Content-Type: that of a plain `curl -d` is no form's where the body begins like JSON."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here, Raw(here.relay.port) as raw:
+            for kind in (b"application/json", b"application/x-www-form-urlencoded"):
+                headers = basic(here) + b"Content-Type: " + kind + b"\r\n"
+                reply = await raw.ask(request(b"/v1/buckets", body, headers))
+                assert reply.status == 400
+                assert json.loads(reply.body)["message"] == f"the body is no JSON: {words}"
+
+    asyncio.run(run())
+
+
 def test_a_get_with_a_content_type(tmp_path: Path) -> None:
     """Clients say application/json on every request; an empty body is none."""
 
@@ -250,7 +273,7 @@ def test_bodies_on_their_way_are_bounded(tmp_path: Path) -> None:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
             rest.give_back(BODIES)
             assert (await here.call("POST", "/v1/buckets", {"name": "n"})).status == 201
-            assert (await here.call("POST", "/v1/buckets", b"{")).status == 415
+            assert (await here.call("POST", "/v1/buckets", b"{")).status == 400
             assert rest.incoming == 0
 
     asyncio.run(run())
