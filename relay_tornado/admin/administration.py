@@ -27,7 +27,7 @@ from relay_tornado.admin.outputs import (
     without_output,
 )
 from relay_tornado.admin.sessions import Sessions
-from relay_tornado.admin.tokens import changed_token, new_token, rotated_token
+from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, NotClear, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
@@ -362,7 +362,7 @@ class Administration:
         """The token with this key. Raises NotFound."""
         token: Token | None = self._registry.get("token", key)
         if token is None:
-            raise NotFound("there is no token with this key: `relay token list` shows the keys")
+            raise no_such_token(key, self._registry.list("token"))
         return token
 
     def describe_token(self, token: Token) -> Document:

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from relay_tornado.admin.answers import check_answer, check_headers
 from relay_tornado.admin.buckets import changed_rate_limit
-from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.admin.missing import no_such_part
+from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Input, Verify
 from relay_tornado.signatures import Verifier
@@ -70,7 +71,7 @@ def find_input(bucket: Bucket, input_id: str) -> Input:
     for each in bucket.inputs:
         if each.id == input_id:
             return each
-    raise NotFound(f"the bucket {bucket.name!r} has no input {input_id[:100]!r}")
+    raise no_such_part(bucket, "input", bucket.inputs, input_id)
 
 
 def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input:

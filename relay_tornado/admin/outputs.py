@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from relay_tornado.admin.answers import OF_CONNECTION, check_headers
-from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.admin.missing import no_such_part
+from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output, to_document
 from relay_tornado.rules import compile_rules
@@ -82,7 +83,7 @@ def find_output(bucket: Bucket, output_id: str) -> Output:
     for each in bucket.outputs:
         if each.id == output_id:
             return each
-    raise NotFound(f"the bucket {bucket.name!r} has no output {output_id[:100]!r}")
+    raise no_such_part(bucket, "output", bucket.outputs, output_id)
 
 
 def _changed(before: Output, options: Mapping[str, Any]) -> Output:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from relay_tornado.errors import Invalid
+from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import DAY, Bucket, BucketId, Token
 from relay_tornado.wire.rest import TokenFields, load
@@ -55,6 +55,15 @@ def rotated_token(token: Token, grace: float, now: float) -> tuple[Token, str]:
         previous_until=now + grace if grace else 0.0,
     )
     return changed, secret
+
+
+def no_such_token(key: str, tokens: Iterable[Token]) -> NotFound:
+    """The error for a key that no token has. It may be a secret, and is not shown; whose it is, is."""
+    digest = hash_secret(key)
+    for token in tokens:
+        if digest in (token.secret_hash, token.previous_hash):
+            return NotFound(f"this is the secret of a token, not its key: its key is {token.key}")
+    return NotFound("there is no token with this key: GET /v1/tokens lists the keys")
 
 
 def _scope(

@@ -25,7 +25,10 @@ REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "list
 """The commands that work with a relay on another machine, too."""
 
 
-_COMMAND: Final = ("GET /v1/buckets lists", "`relay bucket list` shows")
+_COMMANDS: Final = {
+    "GET /v1/buckets lists": "`relay bucket list` shows",
+    "GET /v1/tokens lists": "`relay token list` shows",
+}
 """What the relay's errors name to those who speak REST, and what it is here."""
 
 
@@ -105,7 +108,7 @@ class Commands(click.Group):
         except click.NoSuchOption as error:
             raise _misplaced(error, error.ctx) from None
         except RelayError as error:
-            raise Failure(in_flags(ctx.invoked_subcommand, str(error).replace(*_COMMAND))) from error
+            raise Failure(in_flags(ctx.invoked_subcommand, _in_commands(str(error)))) from error
         except OSError as error:
             raise _failed(error) from error
         except (KeyboardInterrupt, click.Abort):
@@ -116,6 +119,12 @@ class Commands(click.Group):
             if sqlite3 is None or not isinstance(error, sqlite3.Error):
                 raise
             raise Failure(f"the relay's file can't be read ({error}): `relay check` says what is damaged") from error
+
+
+def _in_commands(text: str) -> str:
+    for said, command in _COMMANDS.items():
+        text = text.replace(said, command)
+    return text
 
 
 def _failed(error: OSError) -> Failure:

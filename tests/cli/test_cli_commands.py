@@ -420,6 +420,8 @@ def test_revoking(relay: Runner) -> None:
     assert relay.json("token", "revoke", made["key"]) == {"id": made["key"], "status": "deleted"}
     assert "relay token list" in relay.refused("token", "revoke", made["key"])
     again = relay.json("token", "create")
+    said = f"this is the secret of a token, not its key: its key is {again['key']}"
+    assert relay.refused("token", "revoke", again["secret"]) == said
     assert relay("token", "revoke", again["key"]).stdout == f"Revoked the token {again['key']}.\n"
     assert relay.json("token", "list") == []
 

@@ -146,6 +146,25 @@ def test_an_outputs_life(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_name_where_an_id_is_wanted(tmp_path: Path) -> None:
+    """A 404 that says so, and tells the id."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            for kind, body in (("output", {"name": "o", "destination": "http://localhost/"}), ("input", {"name": "i"})):
+                path = f"/v1/buckets/orders/{kind}s"
+                made = (await here.call("POST", path, body)).document
+                said = f"{body['name']!r} is the name of an {kind}, and here its id is wanted: {made['id']}"
+                for method, given in (("PUT", {}), ("DELETE", None)):
+                    refused = await here.call(method, f"{path}/{body['name']}", given)
+                    assert (refused.status, refused.document["message"]) == (404, said)
+                unknown = await here.call("DELETE", f"{path}/nothing")
+                assert unknown.document["message"] == f"the bucket 'orders' has no {kind} 'nothing'"
+
+    asyncio.run(run())
+
+
 def test_what_does_not_fit(tmp_path: Path) -> None:
     """A 400 whose message names the field, before anything is changed."""
 

@@ -153,6 +153,22 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_key_that_is_none(tmp_path: Path) -> None:
+    """The answer names what lists the keys; where it is a secret, its token's key, and never the secret."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            unknown = await here.call("DELETE", "/v1/tokens/nosuch")
+            said = "there is no token with this key: GET /v1/tokens lists the keys"
+            assert (unknown.status, unknown.document["message"]) == (404, said)
+            made = (await here.call("POST", "/v1/tokens", {"description": "d"})).document
+            refused = await here.call("DELETE", f"/v1/tokens/{made['secret']}")
+            said = f"this is the secret of a token, not its key: its key is {made['key']}"
+            assert (refused.status, refused.document["message"]) == (404, said)
+
+    asyncio.run(run())
+
+
 def test_rotation_at_once(tmp_path: Path) -> None:
     """The new secret opens, the old one does not, and sockets that were opened with it are closed for good."""
 
