@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -14,6 +14,11 @@ from relay_tornado.cli.options import format_duration, format_size
 from relay_tornado.model import counted
 
 Document = dict[str, Any]
+
+_ONE_LINE: Final = 1 << 20
+"""Columns: more than any row has."""
+_PROSE: Final = 24
+"""Columns in which words are broken into lines that can still be read."""
 
 
 def print_json(value: Any) -> None:
@@ -35,19 +40,32 @@ def print_fields(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout: as wide as the terminal, or as wide as it needs to be where there is none."""
+    """A table on stdout, in which no id and no URL is broken, so that it can be copied: only the last column goes on in
+    further lines, between words. Where the terminal is too narrow for that, each row is one line, which the terminal
+    breaks; where there is no terminal, it always is."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
+    cells = [[printable(cell) for cell in row] for row in rows]
+    for place, column in enumerate(columns):
+        texts = [column, *(row[place] for row in cells)]
+        least = max(map(cell_len, texts))
+        last = place == len(columns) - 1
+        if last:
+            least = min(least, max([_PROSE, *(cell_len(word) for text in texts for word in text.split())]))
+        table.add_column(column, min_width=least, no_wrap=not last, overflow="fold")
+    for row in cells:
         # As Text, not as markup: what users and senders wrote is shown, not obeyed.
-        table.add_row(*(Text(printable(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 10_000, highlight=False)
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    needed = Measurement.get(console, console.options.update(max_width=_ONE_LINE), table).minimum
+    if not sys.stdout.isatty() or needed > console.width:
+        console.width = _ONE_LINE
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():

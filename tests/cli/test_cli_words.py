@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from typing import Any
 
 import click
@@ -15,7 +16,7 @@ from relay_tornado.cli.consumer import consumer
 from relay_tornado.cli.flags import FLAGS, in_flags
 from relay_tornado.cli.input import inputs
 from relay_tornado.cli.logs import logs
-from relay_tornado.cli.output import counted, exact_size, retention_words
+from relay_tornado.cli.output import counted, exact_size, print_table, retention_words
 from relay_tornado.cli.outputs import output
 from relay_tornado.cli.search import search
 from relay_tornado.cli.stats import lasts
@@ -164,3 +165,37 @@ def test_how_long_the_disk_lasts() -> None:
     assert lasts(None) == "it does not grow"
     assert lasts(2.25) == "2.2 days until the reserve is met"
     assert lasts(27_262.8) == "over a year until the reserve is met"
+
+
+@pytest.mark.parametrize("columns", [20, 80, 120, 200])
+def test_what_is_copied_from_a_terminal_is_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """No id and no URL is broken; words of the last column go on in the next line where there is room for it."""
+    key, url, prose = (
+        "4425deb9-db47-4159-996f-b1f2283c112c",
+        f"https://relay.example/v1/webhooks/{'x' * 36}",
+        "word " * 40,
+    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table(("KEY", "CREATED", "DESCRIPTION"), [(key, "2026-11-26 10:41 UTC", prose)])
+    print_table(("NAME", "URL", "KEY"), [("orders", url, key)])
+    out = capsys.readouterr().out
+    assert out.count(key) == 2
+    assert out.count(url) == 1
+    assert out.count("2026-11-26 10:41 UTC") == 1
+    assert out.count("word") == 40
+    widths = [len(line) for line in out.splitlines() if "word" in line]
+    if columns < 90:
+        assert len(widths) == 1
+    else:
+        assert len(widths) > 1
+        assert max(widths) <= columns
+
+
+def test_a_table_without_rows_and_with_empty_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("A", ""), [])
+    print_table(("", "B"), [("x", "")])
+    assert capsys.readouterr().out == "A\n   B\nx\n"
