@@ -102,9 +102,9 @@ def test_what_to_do_next(tmp_path: Path) -> None:
         relay.wait_for("lines to try them")
         printed = [line.strip() for line in relay.stdout.splitlines() if line.startswith("  ")]
         lines = [line for line in printed if " --data " in line and " ui " not in line]
-        assert [line.split(" --data ")[0].split()[-3:] for line in lines] == [
-            ["bucket", "create", "orders"],
-            ["relay_tornado", "token", "create"],
+        assert [line.split(" --data ")[0].partition(" -m relay_tornado ")[2] for line in lines] == [
+            "bucket create orders",
+            "token create --bucket orders",
         ]
         for line in lines:
             assert shell(line)
@@ -275,7 +275,7 @@ def test_lines_for_who_has_it_on_the_path(tmp_path: Path) -> None:
                 process.terminate()
                 said = process.stdout.read() if process.stdout is not None else ""
                 process.communicate(timeout=TIMEOUT)
-            assert f"  {name} token create --data " in said
+            assert f"  {name} token create --bucket orders --data " in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

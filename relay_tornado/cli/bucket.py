@@ -141,7 +141,7 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
     click.echo(
         f"Send a webhook:           curl {webhook_url(base, made['inputs'][0]['id'])} -d hello{_proof(made['auth'])}"
     )
-    click.echo(f"Give clients access:      {program()} token create{where}")
+    click.echo(f"Give clients access:      {program()} token create --bucket {shlex.quote(made['name'])}{where}")
 
 
 @bucket.command(name="list")

@@ -144,7 +144,7 @@ def _say_what_next(settings: Settings) -> None:
     _say(
         "There is no bucket yet. In another terminal, make one, and a token for its clients:",
         f"  {_command(settings, 'bucket create orders')}",
-        f"  {_command(settings, 'token create')}",
+        f"  {_command(settings, 'token create --bucket orders')}",
         "The first prints the URL to send webhooks to; clients connect to /v1/socket with the key and secret that the",
         "second prints. `relay serve --demo` makes both, and prints lines to try them with.",
     )

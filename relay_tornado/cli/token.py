@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -34,6 +34,10 @@ class Names(click.ParamType[Any]):
 
 _option = options_of("TOKEN")
 
+_ADMINISTRATOR: Final = (
+    "yes: it changes and deletes every bucket, makes tokens, and reads secrets; a client's token has --bucket"
+)
+
 
 @click.group()
 def token() -> None:
@@ -46,7 +50,7 @@ def token() -> None:
     "buckets",
     multiple=True,
     type=Names(),
-    help="Bucket that the token may read; repeats. Without it: every bucket, those to come, too.",
+    help="Bucket that the token may read; repeats. Without it: every bucket, those to come, too, as an administrator.",
 )
 @_option(
     "--api-access", type=click.Choice(["enabled", "disabled"]), default="enabled", show_default=True, help="REST, too."
@@ -92,8 +96,9 @@ def create(
         [
             ("key", made["key"]),
             ("secret", made["secret"]),
-            ("reads", ", ".join(buckets) or "every bucket"),
+            ("reads", ", ".join(buckets) or "every bucket, those to come, too"),
             ("API access", api_access),
+            *([("administrator", _ADMINISTRATOR)] if not buckets and api_access == "enabled" else []),
             ("durable", "yes: the relay keeps its position" if durable else "no"),
             ("expires", when(options.get("expires_at"))),
             ("socket", socket_url(base)),

@@ -26,7 +26,7 @@ def test_a_first_bucket(relay: Runner) -> None:
     assert re.search(r"^description +from the shop$", result.stdout, re.MULTILINE)
     assert re.search(r"^webhook URL +/v1/webhooks/[0-9a-f-]{36}$", result.stdout, re.MULTILINE)
     assert f" serve --data {relay.data}" in result.stdout
-    assert f" token create --data {relay.data}" in result.stdout
+    assert f" token create --bucket orders --data {relay.data}" in result.stdout
     assert (relay.data / "relay.db").exists()
 
 

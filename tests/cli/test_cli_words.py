@@ -139,6 +139,20 @@ def test_a_line_to_paste_brings_what_the_bucket_wants(relay: Runner) -> None:
     assert relay("bucket", "create", "c").stdout.count(" -d hello\n") == 1
 
 
+def test_an_administrators_token_is_called_one(relay: Runner) -> None:
+    """What a new bucket offers is a client's token; one for every bucket with API access says what it may do."""
+    made = relay("bucket", "create", "a b").stdout
+    (line,) = re.findall(r"^Give clients access: .* token (create .+)$", made, re.MULTILINE)
+    client = relay("token", *shlex.split(line)).stdout
+    assert re.search(r"^reads +a b$", client, re.MULTILINE)
+    assert "administrator" not in client
+    assert re.search(
+        r"^administrator +yes: it changes and deletes every", relay("token", "create").stdout, re.MULTILINE
+    )
+    assert "administrator" not in relay("token", "create", "--api-access", "disabled").stdout
+    assert set(relay.json("token", "create")) == {"key", "secret"}
+
+
 def test_numbers_and_units() -> None:
     """One is one, and a size is told from a number."""
     assert (counted(0, "event"), counted(1, "event"), counted(2, "event")) == ("0 events", "1 event", "2 events")
