@@ -123,6 +123,7 @@ def show(id: str, data: Path, as_json: bool) -> None:
     rows.append(("request", f"{found['method']} {found['extra_path'] or '/'}{query}"))
     rows += [("header", f"{name}: {value}") for name, values in found["headers"].items() for value in values]
     rows.append(("status", f"{found['status']} {found['status_code'] or ''}".strip()))
+    rows += _tries(found)
     if found["response_body"] and found["status"] != "sent":
         rows.append(("answer", _beginning(b64decode(found["response_body"]))))
     if found.get("verified") is not None:
@@ -134,6 +135,22 @@ def show(id: str, data: Path, as_json: bool) -> None:
         click.echo("")
         for line in found["body"].splitlines():
             click.echo(printable(line))
+
+
+def _tries(found: Document) -> list[tuple[str, str]]:
+    """How often it was tried again, and each try, oldest first, where there was more than one."""
+    rows = [("retries", str(found["retries"]))] if found["retries"] else []
+    tries = found.get("deliveries", ())
+    if len(tries) < 2:
+        return rows
+    return rows + [("try", _try_words(each)) for each in tries]
+
+
+def _try_words(delivery: Document) -> str:
+    """`2026-12-31 12:00:01 UTC  failed 500  in 12 ms, output 1`."""
+    status = f"{delivery['status']} {delivery['status_code'] or ''}".strip()
+    output = f", output {delivery['output']}" if delivery["output"] else ""
+    return f"{when(delivery['at'], seconds=True)}  {status}  in {delivery['duration_ms']} ms{output}"
 
 
 def _beginning(answer: bytes) -> str:

@@ -73,6 +73,13 @@ class Server:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             return json.load(response)
 
+    def put(self, path: str, document: Any) -> None:
+        """What an administrator's client sends."""
+        headers = {"Authorization": f"Bearer {self.secret}", "Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(document).encode(), headers, method="PUT")
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            assert response.status == 200
+
 
 @contextmanager
 def serving(data: Path) -> Iterator[Server]:

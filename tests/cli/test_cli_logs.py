@@ -69,6 +69,27 @@ def test_why_a_delivery_failed(relay: Runner) -> None:
     assert re.search(r"^answer +No answer: 127\.0\.0\.1 is not a public address: --forward-allow", shown, re.MULTILINE)
 
 
+def test_the_tries_of_a_delivery(relay: Runner) -> None:
+    """An event that was tried again shows so, with a line for each try; one that was not shows its status alone."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        server.send(made["inputs"][0]["id"], b"x")
+        log = relay.json("logs", "list")["data"][0]["id"]
+
+        def answered(status: str, code: int, retries: int) -> str:
+            server.put(f"/v1/logs/{log}", {"status": status, "status_code": code, "retries": retries, "duration_ms": 7})
+            return relay("logs", "show", log).stdout
+
+        once = answered("failed", 500, 0)
+        assert not re.search("^(try|retries)", once, re.MULTILINE)
+        answered("failed", 500, 1)
+        shown = answered("sent", 200, 2)
+    assert re.search("^status +sent 200$", shown, re.MULTILINE)
+    assert re.search("^retries +2$", shown, re.MULTILINE)
+    tries = re.findall("^try +[0-9-]+ [0-9:]+ UTC  (.+)$", shown, re.MULTILINE)
+    assert tries == ["failed 500  in 7 ms", "failed 500  in 7 ms", "sent 200  in 7 ms"]
+
+
 def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
     """Events whose content is gone are named; nobody takes the range for sent."""
     made = relay.json("bucket", "create", "orders", "--ephemeral")
