@@ -17,7 +17,7 @@ from relay_tornado.cli.options import Switch, data_option, json_option, settings
 from relay_tornado.cli.output import print_json, printable, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.cli.trouble import file_words
-from relay_tornado.errors import RelayError
+from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted
 
 if TYPE_CHECKING:
@@ -85,8 +85,12 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
     from relay_tornado.ops import restore as restoring
     from relay_tornado.ops.opening import locate
 
+    try:
+        path = locate(file)
+    except NotFound:
+        raise Failure(f"there is no backup {file}: name the file that `relay backup` wrote") from None
     with show_progress(as_json) as progress:
-        restored = restoring.restore(locate(file), data, progress, damaged=damaged)
+        restored = restoring.restore(path, data, progress, damaged=damaged)
     report = restored.report
     if as_json:
         print_json(

@@ -171,6 +171,8 @@ def import_(bucket: str, file: Path, data: Path, as_json: bool) -> None:
 @contextmanager
 def _input(file: Path) -> Iterator[tuple[BinaryIO, int]]:
     if file == STANDARD:
+        if sys.stdin.isatty():
+            note("reading events from standard input: end them with Ctrl-D")
         yield sys.stdin.buffer, 0
         return
     with file.open("rb") as lines:

@@ -177,6 +177,13 @@ def test_damage_that_no_restore_gets_over(cli: Runner, file: Path, tmp_path: Pat
     assert {path.name for path in new.data.iterdir()} == {"relay.lock"}
 
 
+def test_a_backup_that_is_not_there(tmp_path: Path) -> None:
+    """It is called a backup, and no relay's directory is asked for; none is made either."""
+    new, nope = Runner(tmp_path / "new"), tmp_path / "nope.db"
+    assert new.refused("restore", nope) == f"there is no backup {nope}: name the file that `relay backup` wrote"
+    assert not new.data.exists()
+
+
 def test_no_room_to_restore(cli: Runner, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left where it does not fit."""
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_blocks=9, f_frsize=4096))

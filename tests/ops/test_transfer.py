@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -317,3 +321,24 @@ def test_with_a_running_relay(new_relay: Callable[..., Relay], tmp_path: Path) -
     assert relay.command("import", "copy", str(tmp_path / "e"))["imported"] == 0
     assert relay.command("check")["findings"] == []
     assert relay.stop() == 0
+
+
+def test_an_import_from_a_terminal_says_what_it_waits_for(tmp_path: Path) -> None:
+    """On stderr, before it reads; Ctrl-D ends it."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"RELAY_DATA": str(tmp_path / "data")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "relay_tornado", "import", "copy"],
+        stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    try:
+        os.write(ours, b"\x04")
+        said = process.communicate(timeout=60)[1]
+        assert said.startswith("relay: reading events from standard input: end them with Ctrl-D\n")
+        assert "no line" in said
+        assert process.returncode == 1
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
