@@ -36,6 +36,8 @@ class Holder:
         """Raises InUse, whose text is the other process's id, and OSError."""
         # By whatever link it is named, the file is one.
         checkpoint = Path(os.path.realpath(checkpoint))
+        if checkpoint.exists() and not checkpoint.is_file():
+            raise OSError(f"{checkpoint} is no regular file: is the name right?")
         path = checkpoint.with_name(checkpoint.name + ".lock")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

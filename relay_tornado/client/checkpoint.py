@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from relay_tornado.client.errors import CheckpointError
+
+MAX_SIZE: Final = 64 << 20
+"""Bytes that are read of a file: many times what the places in as many buckets as a relay has come to."""
 
 
 class Checkpoint(Protocol):
@@ -37,11 +41,19 @@ class FileCheckpoint:
         await asyncio.to_thread(self.save_now, text)
 
     def load_now(self) -> str | None:
-        """Raises OSError, and ValueError where it is no text."""
+        """Raises OSError, and ValueError where it is no text, or can't be a checkpoint by its kind or its size."""
         try:
-            return self.path.read_text("utf-8")
+            # A pipe would wait for whoever writes to it.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{self.path} is no regular file: name another one")
+            content = file.read(MAX_SIZE + 1)
+        if len(content) > MAX_SIZE:
+            raise ValueError(f"{self.path} is too large for a checkpoint: name another file")
+        return content.decode()
 
     def save_now(self, text: str) -> None:
         """Raises OSError."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -213,3 +215,14 @@ def test_a_table_without_rows_and_with_empty_cells(capsys: pytest.CaptureFixture
     print_table(("A", ""), [])
     print_table(("", "B"), [("x", "")])
     assert capsys.readouterr().out == "A\n   B\nx\n"
+
+
+def test_a_checkpoint_that_is_no_file(relay: Runner, tmp_path: Path) -> None:
+    """It is said before anything is read from it, or laid beside it."""
+    relay("bucket", "create", "orders")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for arguments in (("listen", "orders"), ("forward", "orders", "http://127.0.0.1:1")):
+        said = relay.refused(*arguments, "--checkpoint", pipe)
+        assert said.startswith(f"the checkpoint can't be kept: {pipe} is no regular file: ")
+    assert not pipe.with_name("pipe.lock").exists()

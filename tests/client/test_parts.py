@@ -14,7 +14,7 @@ import pytest
 from relay_tornado.client import Backoff, FileCheckpoint, Headers, subscribe
 from relay_tornado.client.acks import MEMORY, SURE, Acks
 from relay_tornado.client.address import parse_address
-from relay_tornado.client.checkpoint import Saver
+from relay_tornado.client.checkpoint import MAX_SIZE, Saver
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.intake import Intake
 from relay_tornado.client.messages import decode, read_event
@@ -251,6 +251,16 @@ def test_a_draft_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint.new").symlink_to(tmp_path / "other")
     FileCheckpoint(tmp_path / "checkpoint").save_now("text")
     assert (tmp_path / "other").read_text() == "untouched"
+
+
+def test_what_is_no_file_of_a_checkpoint_is_not_read(tmp_path: Path) -> None:
+    """Neither a device, which may never end, nor a pipe, nor a file that is far too large."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", MAX_SIZE + 1)
+    for path, words in (("/dev/null", "no regular"), (tmp_path / "pipe", "no regular"), (tmp_path / "large", "large")):
+        with pytest.raises(ValueError, match=words):
+            FileCheckpoint(path).load_now()
 
 
 WRITER = """
