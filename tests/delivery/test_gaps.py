@@ -75,6 +75,19 @@ def test_retention_overtakes_a_slow_reader() -> None:
     run(test)
 
 
+def damage(world: World) -> None:
+    """Has the events 3 to 5 be unreadable."""
+    whole = world.log.peek
+
+    def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+        if 3 <= after + 1 <= 5:
+            raise CursorLost(6)
+        found = whole(bucket_id, after, limit, max_bytes)
+        return [event for event in found if not (after < 3 and event.seq >= 3)]
+
+    world.log.peek = damaged  # type: ignore[method-assign]
+
+
 def test_a_damaged_stretch_is_a_reset() -> None:
     """Events within the log that can't be read are told as such, and passed over."""
 
@@ -82,15 +95,7 @@ def test_a_damaged_stretch_is_a_reset() -> None:
         world = World()
         await world.bucket()
         await world.append(9)
-        whole = world.log.peek
-
-        def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
-            if 3 <= after + 1 <= 5:
-                raise CursorLost(6)
-            found = whole(bucket_id, after, limit, max_bytes)
-            return [event for event in found if not (after < 3 and event.seq >= 3)]
-
-        world.log.peek = damaged  # type: ignore[method-assign]
+        damage(world)
         reader, delivery, _ = await world.subscribe("orders", since="earliest")
         await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
         gaps = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
@@ -365,15 +370,7 @@ def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
         world = World(clock=virtual.day)
         await world.bucket()
         await world.append(9)
-        whole = world.log.peek
-
-        def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
-            if 3 <= after + 1 <= 5:
-                raise CursorLost(6)
-            found = whole(bucket_id, after, limit, max_bytes)
-            return [event for event in found if not (after < 3 and event.seq >= 3)]
-
-        world.log.peek = damaged  # type: ignore[method-assign]
+        damage(world)
         fields = {"consumer": "w", "ack": "receipt", "since": "earliest"}
         reader, delivery, _ = await world.subscribe("orders", **fields)
         await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
