@@ -34,15 +34,15 @@ async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
     """A changed byte, or rows that are missing, never come out as events: CursorLost names the next good one."""
     await make(disk.log)
     await fill(disk.log, 600)
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("UPDATE event SET body = x'00' WHERE seq = 10")
-        raw.execute("UPDATE event SET headers = x'00' WHERE seq = 11")
-        raw.execute("UPDATE event SET method = 'PUT' WHERE seq = 12")
-        raw.execute("UPDATE event SET method = CAST(x'50cf5354' AS TEXT) WHERE seq = 13")
-        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 520")
-        raw.execute("UPDATE event SET remote_ip = '' WHERE seq = 600")
-    await disk.reopen()
+    await restart(
+        disk,
+        "UPDATE event SET body = x'00' WHERE seq = 10",
+        "UPDATE event SET headers = x'00' WHERE seq = 11",
+        "UPDATE event SET method = 'PUT' WHERE seq = 12",
+        "UPDATE event SET method = CAST(x'50cf5354' AS TEXT) WHERE seq = 13",
+        "DELETE FROM event WHERE seq BETWEEN 200 AND 520",
+        "UPDATE event SET remote_ip = '' WHERE seq = 600",
+    )
     with capture_logs() as logs:
         for _ in range(2):
             assert [e.seq for e in await disk.log.read("b", 0, 256, MANY)] == list(range(1, 10))
@@ -65,10 +65,7 @@ async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
     """One looks for its end beyond a block, while the other's read, which it shares, turns out to hold less."""
     await make(disk.log)
     await fill(disk.log, 512, size=9000)
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("DELETE FROM event WHERE seq BETWEEN 200 AND 262")
-    await disk.reopen()
+    await restart(disk, "DELETE FROM event WHERE seq BETWEEN 200 AND 262")
     beyond = disk.log._beyond_damage
 
     async def meet(state: LogState, block: Block, seq: int) -> int:
@@ -133,14 +130,19 @@ async def test_a_damaged_page_of_the_file(disk: SqliteWorld) -> None:
 SIZE = event(b"x" * 100).size
 
 
-async def by_size(disk: SqliteWorld, most: int, *damage: str) -> tuple[int, list[str]]:
-    """How many events leave where so many of 100 bytes may stay, after a restart with such damage; and what is told.
-    What the log says to hold is right then."""
+async def restart(disk: SqliteWorld, *damage: str) -> None:
+    """Has the file be damaged by these statements between two starts."""
     await disk.close()
     with behind(disk) as raw:
         for sql in damage:
             raw.execute(sql)
     await disk.reopen()
+
+
+async def by_size(disk: SqliteWorld, most: int, *damage: str) -> tuple[int, list[str]]:
+    """How many events leave where so many of 100 bytes may stay, after a restart with such damage; and what is told.
+    What the log says to hold is right then."""
+    await restart(disk, *damage)
     with capture_logs() as logs:
         left = await disk.log.trim("b", Retention(None, None, most * SIZE), None)
     said = await disk.database.read(lambda raw: raw.execute("SELECT bytes FROM log").fetchone()[0])
@@ -212,10 +214,7 @@ async def test_a_first_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -
     """What retention removes is what it counts; what lies below is there for whoever mends the file."""
     await make(disk.log)
     await fill(disk.log, 1000)
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("UPDATE log SET first = first + 512")
-    await disk.reopen()
+    await restart(disk, "UPDATE log SET first = first + 512")
     assert await disk.log.trim("b", Retention(None, 480, None), None) == 8
     left = await disk.database.read(lambda raw: raw.execute("SELECT min(seq), count(*) FROM event").fetchone())
     assert left == (1, 992)
@@ -226,10 +225,7 @@ async def test_a_head_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) ->
     """What a log lacks does not count for how many events it may hold; behind that it goes on."""
     await make(disk.log)
     await fill(disk.log, 1000)
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("UPDATE log SET head = head + 4096")
-    await disk.reopen()
+    await restart(disk, "UPDATE log SET head = head + 4096")
     keep = Retention(None, 1010, None)
     for expected in (0, 0, 10):
         assert await disk.log.trim("b", keep, None) == expected
@@ -382,10 +378,7 @@ async def test_a_head_that_is_too_low_refuses_no_others_events(
     await make(disk.log)
     await make(disk.log, "damaged")
     await fill(disk.log, 20, "damaged")
-    await disk.close()
-    with behind(disk) as raw:
-        raw.execute("UPDATE log SET head = 10 WHERE bucket = 'damaged'")
-    await disk.reopen()
+    await restart(disk, "UPDATE log SET head = 10 WHERE bucket = 'damaged'")
     with capture_logs() as logs:
         for _ in range(5):
             good = [disk.log.append("b", event()) for _ in range(2)]
