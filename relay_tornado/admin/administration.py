@@ -102,7 +102,6 @@ class Administration:
         self._registry = registry
         self._clock = clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """Of the buckets and tokens that are being changed, by id or key."""
         self._housekeeping = Housekeeping(log, registry, settings, self._remove_bucket, lambda: self.ledgers, clock)
 
     # buckets
@@ -352,7 +351,7 @@ class Administration:
 
     async def revoke_token(self, key: str) -> Token:
         """Removes a token; returns what it was. Its live sockets are closed by whoever holds them."""
-        async with self._turns.setdefault(key, asyncio.Lock()):
+        async with self._turn(key):
             token = self.find_token(key)
             await self._registry.delete("token", key)
             await self._end_positions(token, None)
@@ -423,7 +422,7 @@ class Administration:
 
     async def _change(self, find: Callable[[], Bucket], change: Callable[[Bucket], Bucket]) -> Bucket:
         """One change of a bucket at a time, with the positions that go with it."""
-        async with self._turns.setdefault(find().id, asyncio.Lock()):
+        async with self._turn(find().id):
             for _ in range(_ATTEMPTS):
                 bucket = find()
                 revision = self._registry.revision("bucket", bucket.id)
@@ -445,6 +444,10 @@ class Administration:
                 await self._complete(self._stay(bucket, changed, begun))
                 return changed
             raise Conflict("the bucket is being changed by others all the time: try again")
+
+    def _turn(self, key: str) -> asyncio.Lock:
+        """What one change of a bucket (by id) or token (by key) at a time holds."""
+        return self._turns.setdefault(key, asyncio.Lock())
 
     async def _begin_outputs(self, before: Bucket, changed: Bucket) -> None:
         """A position at the head for each output that becomes public: before it is seen, so that it gets what comes
@@ -472,7 +475,7 @@ class Administration:
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
         """As `_change`."""
-        async with self._turns.setdefault(key, asyncio.Lock()):
+        async with self._turn(key):
             for _ in range(_ATTEMPTS):
                 token = self.find_token(key)
                 revision = self._registry.revision("token", key)

@@ -361,12 +361,12 @@ class TlsConnection(Connection, SSLIOStream):
 
     halves = False
 
-    def open_to(self, lane: Lane) -> None:
-        """Nothing: where TLS could not take a write, the same one has to be tried again, which the stream sees to."""
-
     def __init__(self, connection: ssl.SSLSocket, remote_ip: str, limits: Limits, owner: Owner) -> None:
         super().__init__(connection, remote_ip, limits, owner)
         self.protocol = self._protocol = "https"
+
+    def open_to(self, lane: Lane) -> None:
+        """Nothing: where TLS could not take a write, the same one has to be tried again, which the stream sees to."""
 
     def close(self, exc_info: Any = False) -> None:
         """A client that speaks no TLS is told so."""
