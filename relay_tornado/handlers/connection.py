@@ -7,6 +7,7 @@ connection, looked at by the listener's sweep, costs a request nothing.
 from __future__ import annotations
 
 import asyncio
+import enum
 import socket
 import ssl
 import time
@@ -41,7 +42,7 @@ _NOT_TLS = text_answer(400, "This port speaks HTTPS: write https:// or wss:// in
 _NO_REQUEST = b"\r\n\r\n"
 """What Tornado is given in place of a head that it would take and must not: it refuses it as it refuses any other."""
 
-_LATE = LATE.encode(CLOSE)
+_TOO_LATE = LATE.encode(CLOSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +81,45 @@ class _Short(list[Any]):
         return self.pop(0)
 
 
+class _State(enum.Enum):
+    """How far a connection is with its request.
+
+    IDLE ─ a byte ─▶ HEAD ─ its end ─▶ ANSWER ─ the next request ─▶ IDLE
+    ANSWER ─ expect_body ─▶ BODY ─ arrived, drop_body ─▶ ANSWER
+    BODY ─ expire ─▶ LATE
+    ANSWER ─ waits ─▶ WAIT ─ the next request ─▶ IDLE
+    ANSWER ─ detached ─▶ OPEN ─ drop ─▶ DEAF
+    """
+
+    IDLE = enum.auto()
+    """Nothing of the next head has come."""
+    HEAD = enum.auto()
+    """A head is coming."""
+    ANSWER = enum.auto()
+    """A request is worked on, or its answer leaves; it is whole, or what still comes of it is dropped."""
+    BODY = enum.auto()
+    """A request is worked on whose body is still to come."""
+    LATE = enum.auto()
+    """Its body did not come in its time."""
+    WAIT = enum.auto()
+    """A whole request is worked on for only as long as its client may still send."""
+    OPEN = enum.auto()
+    """No request is read any more: it is a WebSocket, or a stream of events."""
+    DEAF = enum.auto()
+    """The same, and whatever comes is dropped."""
+
+
+_IDLE, _HEAD, _ANSWER, _BODY, _LATE, _WAIT, _OPEN, _DEAF = _State
+
+
 class Connection(IOStream):
     """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
     its closing empty line; `remote_ip` and `protocol` are what Tornado asks of a connection. Behind a trusted proxy
     they are those of the request that was read last, and `forwarded_host` is the host that it asked for, where the
     proxy says so.
 
-    `deadline` is the time (monotonic) at which the sweep lets it `expire`. `busy` is whether a request is worked on,
-    `receiving` whether its body is still to come, and `last` whether none is to be read after it. `late` is whether a
-    body did not arrive in its time.
+    `deadline` is the time (monotonic) at which the sweep lets it `expire`. `last` is whether no request is to be read
+    after the one that is worked on.
 
     A client that closes its half of the connection while its request is worked on may still read: it gets the answers
     to what it has sent, unless that is what `halves` rules out. Nor is it held for long, for it may be gone.
@@ -101,9 +132,6 @@ class Connection(IOStream):
     __slots__ = (
         "_ahead",
         "_all_sent",
-        "_awaits_head",
-        "_detached",
-        "_drops",
         "_lane",
         "_limits",
         "_linger",
@@ -112,15 +140,12 @@ class Connection(IOStream):
         "_paced",
         "_protocol",
         "_proxy",
-        "_waits",
-        "busy",
+        "_request",
         "deadline",
         "forwarded_host",
         "head",
         "last",
-        "late",
         "protocol",
-        "receiving",
         "remote_ip",
     )
 
@@ -130,36 +155,46 @@ class Connection(IOStream):
         """`ahead` is what was read from the socket already, at most half of the limits' buffer."""
         super().__init__(connection, max_buffer_size=limits.buffer, read_chunk_size=max(READ_SIZE, len(ahead)))
         self._ahead = ahead
-        self._awaits_head = False
+        self._request = _IDLE
         self.remote_ip = remote_ip
         self.protocol = "http"
         self.forwarded_host: str | None = None
         self._protocol = self.protocol
         self._proxy = remote_ip if owner.trust.trusts(remote_ip) else ""
         self.head = b""
-        self.busy = False
-        self.receiving = False
         self.last = False
-        self.late = False
         self.deadline = NEVER
         self._limits = limits
         self._owner = owner
         self._linger = False
         self._listen_on = False
         self._all_sent = False
-        self._waits = False
         self._paced = False
-        self._detached = False
-        self._drops = False
         self._lane: Lane | None = None
         super().set_nodelay(True)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is worked on."""
+        return self._request not in (_IDLE, _HEAD)
+
+    @property
+    def receiving(self) -> bool:
+        """Whether the body of that is still to come."""
+        return self._request is _BODY
+
+    @property
+    def late(self) -> bool:
+        """Whether it did not come in its time."""
+        return self._request is _LATE
 
     def set_nodelay(self, value: bool) -> None:
         """Always on: Tornado would switch it for each answer, two system calls that change nothing here."""
 
     async def read_until_regex(self, regex: bytes, max_bytes: int | None = None) -> bytes:
         """Reads a head, as Tornado does for each request, and gives Tornado what it needs of it."""
-        self.busy = self.receiving = self._waits = self._paced = False
+        self._request = _IDLE
+        self._paced = False
         if self.last:
             self.close()
         if self.closed():
@@ -168,11 +203,8 @@ class Connection(IOStream):
         self._listen_on = True
         self.head = b""
         self.deadline = time.monotonic() + self._limits.idle_timeout
-        self._awaits_head = True
         self.head = head = await super().read_until_regex(regex, max_bytes)
-        self._awaits_head = False
-        self.busy = True
-        self._work()
+        self.arrived()
         if self._proxy:
             origin = self._owner.trust.origin(self._proxy, head)
             self.remote_ip = origin.address
@@ -190,12 +222,12 @@ class Connection(IOStream):
             self.read_chunk_size = READ_SIZE
             return len(ahead)
         size_or_none = super().read_from_fd(buf)
-        if self._awaits_head and size_or_none:
-            self._awaits_head = False
+        if self._request is _IDLE and size_or_none:
+            self._request = _HEAD
             self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
-        if size_or_none and self._drops:
+        if self._request is _DEAF and size_or_none:
             return None
-        if size_or_none == 0 and self.busy and not (self._waits or super().reading()) and self.halves:
+        if size_or_none == 0 and self._request in (_ANSWER, _BODY) and not super().reading() and self.halves:
             self._end_reading()
             return None
         return size_or_none
@@ -204,12 +236,12 @@ class Connection(IOStream):
         """The client has sent everything, and nobody reads: what reads next finds the end again, and closes."""
         self._all_sent = True
         if self.deadline == NEVER:
-            self._work()
+            self._take_time()
         # The end stays there to be read, and the loop would tell of it in each turn.
         self.io_loop.update_handler(self.socket, IOLoop.ERROR | (IOLoop.WRITE if self.writing() else 0))
 
-    def _work(self) -> None:
-        """The request that was read may take its time; less where nobody can tell whether its client is still there."""
+    def _take_time(self) -> None:
+        """The answer may take its time; less where nobody can tell whether its client is still there."""
         self.deadline = time.monotonic() + DISCARD_TIME if self._all_sent else NEVER
 
     def reading(self) -> bool:
@@ -229,18 +261,22 @@ class Connection(IOStream):
 
     def expect_body(self) -> None:
         """From now on a body comes in, and has its time for it."""
-        self.receiving = True
+        self._request = _BODY
         self.deadline = time.monotonic() + self._limits.body_timeout
 
-    def body_arrived(self) -> None:
-        """The request is whole: its answer may take its time."""
-        self.receiving = False
-        self._work()
+    def arrived(self) -> None:
+        """The request is whole, unless a body is to be expected."""
+        self._request = _ANSWER
+        self._take_time()
+
+    def drop_body(self) -> None:
+        """The request is answered before its body has come, which still has its time."""
+        self._request = _ANSWER
 
     def waits(self) -> bool:
         """The request is worked on for only as long as its client may still send: it closes when that ends. Returns
         whether it has ended already."""
-        self._waits = True
+        self._request = _WAIT
         return self._all_sent
 
     def refused(self, seconds: float) -> None:
@@ -254,10 +290,10 @@ class Connection(IOStream):
         """No request is read any more, and it may be quiet for days: lets go of the head, and of two deques of
         Tornado's that take most of a kilobyte each, also while they are empty."""
         self.head = b""
-        self._detached = True
+        self._request = _OPEN
         self._paced = False
         self.deadline = NEVER
-        if self.waits():
+        if self._all_sent:
             self.close()
         if not self.closed() and not self.writing():
             self._write_futures = _Short()  # type: ignore[assignment]
@@ -267,7 +303,7 @@ class Connection(IOStream):
         """Whatever the client has sent, and will send, means nothing: it is read and dropped, so that the end behind it
         is noticed."""
         if not self.closed():
-            self._drops = True
+            self._request = _DEAF
             self.read_bytes(self._limits.buffer, partial=True)
 
     def linger(self) -> None:
@@ -280,11 +316,12 @@ class Connection(IOStream):
         if self._paced and not self.writing():
             # What was written has left, and there is more to come.
             self._paced = False
-            self._work()
+            self._take_time()
             return
-        self.late = self.receiving
-        if self.late and not self.writing():
-            self.write(_LATE)
+        if self._request is _BODY:
+            self._request = _LATE
+            if not self.writing():
+                self.write(_TOO_LATE)
         self.close()
 
     def when_written(self, callback: Callable[[], None]) -> None:
@@ -307,7 +344,7 @@ class Connection(IOStream):
             self._linger = True
             data = _PROXIED if speaks_proxy_protocol(self.head) else _MALFORMED
         writing = super().write(data)
-        if not self._detached and self.busy and not (self.receiving or self.last) and self.writing():
+        if self._request in (_ANSWER, _WAIT) and not self.last and self.writing():
             self._paced = True
             self._progress()
         return writing

@@ -80,7 +80,7 @@ class _Request(HTTPMessageDelegate):
     def finish(self) -> None:
         assert self._inner is not None
         assert isinstance(self._connection.stream, Connection)
-        self._connection.stream.body_arrived()
+        self._connection.stream.arrived()
         self._inner.finish()
 
     def on_connection_close(self) -> None:

@@ -75,7 +75,6 @@ class IngestRequest(HTTPMessageDelegate):
                 self._stream.close()
 
     def finish(self) -> None:
-        self._stream.body_arrived()
         if self._upload is not None:
             upload, self._upload = self._upload, None
             if upload.waits:
@@ -98,7 +97,7 @@ class IngestRequest(HTTPMessageDelegate):
         stream = self._stream
         if stream.closed():
             return
-        stream.receiving = False
+        stream.drop_body()
         if self._goes_on:
             self._write(answer)
         else:
