@@ -17,7 +17,8 @@ from tornado.web import Application
 
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.ingest import IngestRequest
-from relay_tornado.ingest import PREFIX, Ingest, origin_form
+from relay_tornado.ingest.endpoints import PREFIX, origin_form
+from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.settings import Settings
 
 _PREFIX = PREFIX.decode()
@@ -63,7 +64,7 @@ class _Request(HTTPMessageDelegate):
         if ingest is not None and not target.startswith(_PREFIX):
             # Tornado gave the whole head only where it is for no ingest URL.
             host = stream.forwarded_host or headers.get("Host", "")
-            if ingest.locate(start_line.path.encode("latin-1"), host) is None:
+            if ingest.endpoints.locate(start_line.path.encode("latin-1"), host) is None:
                 ingest = None
         if ingest is not None:
             self._inner = IngestRequest(ingest, front.settings, stream, self._connection, host)

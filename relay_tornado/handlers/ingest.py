@@ -7,7 +7,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.heads import header_block
-from relay_tornado.ingest import Head, Ingest, Upload
+from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DISCARD_TIME, SMALL
 from relay_tornado.wire.answers import CLOSE, Answer, date_line

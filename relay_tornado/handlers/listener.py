@@ -20,7 +20,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
-from relay_tornado.ingest import Ingest
+from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate

@@ -20,7 +20,7 @@ from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.front import Front
 from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
 from relay_tornado.handlers.socket import Sockets
-from relay_tornado.ingest import Ingest
+from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.ledgers import Ledgers

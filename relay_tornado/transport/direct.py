@@ -19,7 +19,8 @@ from typing import Final, Protocol
 
 import structlog
 
-from relay_tornado.ingest import PREFIX, Head, Ingest, Place, Upload
+from relay_tornado.ingest.endpoints import PREFIX, Place
+from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.model import Appended
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
@@ -256,7 +257,7 @@ class DirectConnection:
             return False
         if self._proxy:
             host = self._through(bytes(shared.view[:start])) or host
-        place = ingest.find(target, host)
+        place = ingest.endpoints.find(target, host)
         if place is None or place.waits:
             return False
         self._is_head = method == "HEAD"
@@ -330,7 +331,7 @@ class DirectConnection:
         self._scanned = 0
         if self._proxy:
             host = self._through(data[:size]) or host
-        place = ingest.find(target, host)
+        place = ingest.endpoints.find(target, host)
         if size > shared.max_header or (place is None and not target.startswith(PREFIX)):
             self._hand_over(data)
             return False

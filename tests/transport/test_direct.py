@@ -15,7 +15,7 @@ import structlog
 import websockets
 
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.ingest import Head, Ingest, Upload
+from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection

@@ -1,28 +1,22 @@
-"""Ingest's checks without a transport: signatures, rates, senders that wait, inputs by their own host and path."""
+"""Ingest's checks without a transport: signatures, rates, senders that wait."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
 import tracemalloc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
 from relay_tornado.errors import NoSpace, Overloaded, Unavailable
-from relay_tornado.ingest import Head, Upload
+from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.model import Appended, Bucket, Dedupe, NewEvent, RateLimit, Verify
+from relay_tornado.model import Appended, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.signatures import sign
-from relay_tornado.wire.answers import Answer
-from tests.test_ingest import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, run, ways
+from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, replace_input, run
 
-__all__ = ["ways"]
-
-
-def replace_input(**changes: Any) -> Bucket:
-    """The bucket with its input changed."""
-    return dataclasses.replace(BUCKET, inputs=(dataclasses.replace(INPUT, **changes),))
+pytestmark = pytest.mark.usefixtures("ways")
 
 
 SECRET = "It's a Secret to Everybody"
@@ -127,10 +121,10 @@ def test_rates_of_an_input_and_of_its_bucket() -> None:
         assert (await bench.send()).status == 429
         await bench.registry.put("bucket", bucket.id, dataclasses.replace(bucket, rate_limit=None))
         assert (await bench.send()).status == 200
-        assert list(bench.ingest._limiters) == [("input", "in-1")]
+        assert list(bench.ingest.endpoints._limiters) == [("input", "in-1")]
         await bench.registry.delete("bucket", bucket.id)
         assert (await bench.send()).status == 404
-        assert bench.ingest._limiters == {}
+        assert bench.ingest.endpoints._limiters == {}
 
     run(body)
 
@@ -233,27 +227,6 @@ def test_a_sender_that_leaves_waits_no_longer() -> None:
         assert len(bench.answers.asked) == 1
         assert bench.answers.left == 1
         assert len(await bench.events()) == 2
-
-    run(body)
-
-
-def test_inputs_by_their_own_host_and_path() -> None:
-    """The path goes on as the input says, the query as ever; an absolute-form target overrules the Host header."""
-
-    async def body() -> None:
-        bucket = replace_input(custom_domain="hooks.example", path_prefix="/in", strip_path_prefix=True)
-        bench = await Bench(bucket).open()
-
-        async def send(target: bytes, host: str) -> int:
-            upload = bench.ingest.begin(Head("POST", target, HEADERS, 0, "192.0.2.7", host))
-            return upload.status if isinstance(upload, Answer) else (await finish(upload)).status
-
-        assert await send(b"/in/a?b=/c", "Hooks.example:80") == 200
-        assert await send(b"http://user@hooks.example/in", "other.example") == 200
-        assert await send(b"http://other.example/in", "hooks.example") == 404
-        assert await send(b"/inn", "hooks.example") == 404
-        assert await send(b"/in", "") == 404
-        assert [(event.path, event.query) for event in await bench.events()] == [(b"/a", b"b=/c"), (b"", b"")]
 
     run(body)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
-from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,158 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado import errors
-from relay_tornado.ids import new_epoch
-from relay_tornado.ingest import Head, Ingest, Place, Upload, split_target
+from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, Event, Input, NewEvent
-from relay_tornado.registry.memory import MemoryRegistry
-from relay_tornado.registry.routes import Routes
-from relay_tornado.settings import Settings
+from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent
 from relay_tornado.wire.answers import Answer
+from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, run
 
-INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
-BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))
-HEADERS = b"Host: relay.test\r\nContent-Type: text/plain\r\n"
-
-
-class FailingLog(MemoryEventLog):
-    """A log whose appends fail with `error`."""
-
-    error: BaseException = errors.Unavailable()
-
-    def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        if isinstance(self.error, asyncio.CancelledError):
-            future.cancel()
-        else:
-            future.set_exception(self.error)
-        return future
-
-
-class Waiting:
-    """Where senders wait: `asked` is for what, and `answer` is what each gets; None: it waits on."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[Bucket, Input, Appended]] = []
-        self.answer: Answer | None = Answer(202)
-        self.left = 0
-
-    def wait(
-        self, bucket: Bucket, input: Input, appended: Appended, answered: Callable[[Answer], None]
-    ) -> Callable[[], None]:
-        self.asked.append((bucket, input, appended))
-        if self.answer is not None:
-            answered(self.answer)
-        return self._leave
-
-    def _leave(self) -> None:
-        self.left += 1
-
-
-class Bench:
-    """An ingest over one bucket in memory. `whole`: a webhook in one piece is taken as one."""
-
-    whole = False
-
-    def __init__(self, bucket: Bucket = BUCKET, log: MemoryEventLog | None = None, **settings: Any) -> None:
-        self.bucket = bucket
-        self.log = MemoryEventLog() if log is None else log
-        self.registry = MemoryRegistry()
-        self.settings = dataclasses.replace(Settings(), **settings)
-        self.answers = Waiting()
-        self.now = 1000.0
-
-    async def open(self) -> Bench:
-        await self.log.create(self.bucket.id, new_epoch())
-        await self.registry.put("bucket", self.bucket.id, self.bucket)
-        self.ingest = Ingest(self.log, Routes(self.registry), self.settings, self.answers, lambda: self.now)
-        return self
-
-    async def send(
-        self,
-        target: bytes = b"/v1/webhooks/in-1",
-        body: bytes = b"",
-        headers: bytes = HEADERS,
-        method: str = "POST",
-        chunks: int = 1,
-    ) -> Answer:
-        """A whole webhook, its body in `chunks` pieces; its answer."""
-        length = len(body) if chunks == 1 else None
-        place = self.ingest.find(target, "") if self.whole and chunks == 1 else None
-        if place is not None and not place.waits:
-            return await self._take(place, method, headers, body)
-        upload = self.ingest.begin(Head(method, target, headers, length, "192.0.2.7"))
-        if isinstance(upload, Answer):
-            return upload
-        size = max(1, -(-len(body) // chunks))
-        for start in range(0, len(body), size):
-            refusal = upload.feed(body[start : start + size])
-            if refusal is not None:
-                return refusal
-        return await finish(upload)
-
-    async def _take(self, place: Place, method: str, headers: bytes, body: bytes) -> Answer:
-        outcome: asyncio.Queue[Appended | BaseException] = asyncio.Queue()
-        refusal = self.ingest.take(place, method, headers, body, "192.0.2.7", outcome.put_nowait)
-        if refusal is None:
-            refusal = self.ingest.answer(place, await asyncio.wait_for(outcome.get(), 10))
-            await asyncio.sleep(0)
-        assert outcome.empty(), "told twice, or in spite of a refusal"
-        return refusal
-
-    async def events(self) -> list[Event]:
-        return list(await self.log.read(self.bucket.id, 0, 1000, 1 << 30))
-
-
-@pytest.fixture(scope="module", autouse=True, params=["in pieces", "whole"])
-def ways(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Everything holds for a webhook that is here whole as it does for one that comes in pieces."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Bench, "whole", request.param == "whole")
-        yield
-
-
-async def finish(upload: Upload) -> Answer:
-    answers: asyncio.Queue[Answer] = asyncio.Queue()
-    upload.finish(answers.put_nowait)
-    answer = await asyncio.wait_for(answers.get(), 10)
-    await asyncio.sleep(0)
-    assert answers.empty(), "answered twice"
-    return answer
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60):
-            await body()
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("target", "parts"),
-    [
-        (b"/v1/webhooks/in-1", ("in-1", b"", b"")),
-        (b"/v1/webhooks/in-1/", ("in-1", b"/", b"")),
-        (b"/v1/webhooks/in-1?a=1", ("in-1", b"", b"a=1")),
-        (b"/v1/webhooks/in-1/a/b%2Fc?x=%20?y#z", ("in-1", b"/a/b%2Fc", b"x=%20?y#z")),
-        (b"/v1/webhooks/in-1//a/../b", ("in-1", b"//a/../b", b"")),
-        (b"/v1/webhooks/in-1?/a", ("in-1", b"", b"/a")),
-        (b"http://h:1/v1/webhooks/in-1/p?q", ("in-1", b"/p", b"q")),
-        (b"HTTPS://h/v1/webhooks/in-1", ("in-1", b"", b"")),
-        (b"/v1/webhooks/in-1/caf\xc3\xa9", ("in-1", b"/caf\xc3\xa9", b"")),
-        (b"/v1/webhooks/", ("", b"", b"")),
-        (b"/v1/webhooks", None),
-        (b"/v2/webhooks/in-1", None),
-        (b"http://h", None),
-        (b"http://h?/v1/webhooks/in-1", None),
-        (b"*", None),
-        (b"h:443", None),
-    ],
-)
-def test_targets(target: bytes, parts: tuple[str, bytes, bytes] | None) -> None:
-    """A target is split on its raw bytes, in origin form and in absolute form."""
-    assert split_target(target) == parts
+pytestmark = pytest.mark.usefixtures("ways")
 
 
 @given(st.binary(), st.binary(), st.binary(), st.integers(2, 5))
@@ -559,29 +413,3 @@ def test_a_hostile_header_costs_no_time() -> None:
         assert (await bench.send(headers=headers)).status == 200
 
     run(check)
-
-
-def test_where_a_target_leads_is_looked_up_anew_after_a_change() -> None:
-    """What is kept of targets never outlives the record that it came from, and is bounded."""
-
-    async def body() -> None:
-        bench = await Bench().open()
-        target = b"/v1/webhooks/in-1/a?b"
-        place = bench.ingest.find(target, "")
-        assert place is not None
-        assert (place.path, place.query) == (b"/a", b"b")
-        assert bench.ingest.find(target, "") is place
-        await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, max_body=3))
-        again = bench.ingest.find(target, "")
-        assert again is not None
-        assert again.door.max_body == 3
-        for number in range(5000):
-            assert bench.ingest.find(b"/v1/webhooks/in-1/%d" % number, "") is not None
-        assert len(bench.ingest._places) <= 4096
-        long = b"/v1/webhooks/in-1/" + b"x" * 300
-        assert bench.ingest.find(long, "") is not None
-        assert long not in bench.ingest._places
-        await bench.registry.delete("bucket", BUCKET.id)
-        assert bench.ingest.find(target, "") is None
-
-    run(body)

@@ -1,0 +1,1 @@
+"""What accepts webhooks, whatever the transport."""

@@ -1,0 +1,317 @@
+"""What accepts a webhook: head and body in, answer out. It knows no transport, and decides from the head alone
+what can be decided there.
+
+    upload = ingest.begin(head)            an Answer where the head alone decides
+    refusal = upload.feed(chunk)           an Answer where the body is too much; then it is over
+    upload.finish(answered)                calls answered(answer) once, when the event is committed
+    upload.abandon()                       where the sender is gone
+
+And for one that is here whole, as most are, with less to do:
+
+    place = endpoints.find(target, host)   None where it is for no input
+    refusal = ingest.take(place, …, done)  an Answer; else done(outcome) is called once, when the event is committed
+    answer = ingest.answer(place, outcome)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from relay_tornado.counters import Counters
+from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
+from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place
+from relay_tornado.limits import retry_after
+from relay_tornado.log.contract import Done, EventLog
+from relay_tornado.model import Appended, Bucket, BucketId, Input, NewEvent
+from relay_tornado.registry.routes import Routes
+from relay_tornado.settings import Settings
+from relay_tornado.wire.answers import NO_SUCH_INPUT, Answer, error_answer, text_answer
+
+MOST_METHOD = 40
+"""Characters of a method. It is no part of an event's size, so it must be small."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Answers(Protocol):
+    """Where senders wait for what a client answers."""
+
+    def wait(
+        self, bucket: Bucket, input: Input, appended: Appended, answered: Callable[[Answer], None]
+    ) -> Callable[[], None]:
+        """Calls `answered` once, perhaps at once; what it returns ends the wait without an answer."""
+
+
+class Head(NamedTuple):
+    """A request's head. `target` is as it came; `headers` is the raw header block, as in `NewEvent`;
+    `content_length` is None where only the end of the body tells (chunked). `host` is the Host header, which only
+    counts where the target is no ingest URL."""
+
+    method: str
+    target: bytes
+    headers: bytes
+    content_length: int | None
+    remote_ip: str
+    host: str = ""
+
+
+class Ingest:
+    """Takes webhooks in. `buffered` is how many bytes of bodies are on their way, over all uploads."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        routes: Routes,
+        settings: Settings,
+        answers: Answers,
+        clock: Callable[[], float] = time.monotonic,
+        counters: Counters | None = None,
+    ) -> None:
+        """`clock` gives seconds and never goes back; rates are measured by it. `counters` takes up the refusals."""
+        self.counters = Counters() if counters is None else counters
+        self.log = log
+        self.answers = answers
+        self.buffered = 0
+        self.capacity = settings.ingest_buffer
+        self.endpoints = Endpoints(routes, settings, clock)
+        self._clock = clock
+        self.full = error_answer(Overloaded())
+        self.queue_full: Callable[[BucketId], bool] | None = None
+        """Whether too many events of a bucket wait for one of its outputs; the composition root puts it here."""
+
+    def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
+        """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
+        bodies on their way 503, too fast 429. `place` is what the head is for, where that is known already."""
+        place = place or self.endpoints.find(head.target, head.host)
+        if place is None:
+            self.counters.rejected("not_found")
+            return NO_SUCH_INPUT
+        if len(head.method) > MOST_METHOD:
+            self.counters.rejected("invalid")
+            return _LONG_METHOD
+        headers = self._admit(place.endpoint, head.headers, head.content_length or 0)
+        return headers if isinstance(headers, Answer) else Upload(self, place, head, headers)
+
+    def take(self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, done: Done) -> Answer | None:
+        """Takes a webhook that is here whole: its raw header block and its body. Returns the refusal, as `begin` and
+        what follows it would; else `done` is called once, later, with what `answer` makes the answer of. Not for a
+        place where senders wait (`waits`)."""
+        endpoint, path, query = place
+        admitted = self._admit(endpoint, headers, len(body))
+        if isinstance(admitted, Answer):
+            return admitted
+        if endpoint.plain:
+            event = NewEvent(endpoint.input.id, method, path, query, admitted, body, remote_ip)
+        else:
+            digest = place.digest(method, admitted)
+            if digest is not None:
+                digest.update(body)
+            judged = self.judge(place, method, admitted, body, remote_ip, digest)
+            if isinstance(judged, Answer):
+                endpoint.give_back()
+                return judged
+            event = judged
+        self.log.submit(endpoint.bucket.id, event, done)
+        return None
+
+    def answer(self, place: Place, outcome: Appended | BaseException) -> Answer:
+        """What a sender is told of the outcome of its webhook."""
+        if isinstance(outcome, Appended):
+            return place.endpoint.answer
+        place.endpoint.give_back()
+        if isinstance(outcome, BucketGone) and self.endpoints.has(place.endpoint.bucket.id):
+            # A deleted bucket's record goes before its log: the file is damaged, and may be restored.
+            outcome = Unavailable("the bucket's log is missing")
+        elif isinstance(outcome, asyncio.CancelledError):
+            outcome = Unknown()
+        self.counters.rejected(outcome.code if isinstance(outcome, RelayError) else RelayError.code)
+        if not isinstance(outcome, RelayError):
+            _log.error("append_failed", exc_info=outcome)
+        return error_answer(outcome)
+
+    def _admit(self, endpoint: Endpoint, headers: bytes, declared: int) -> bytes | Answer:
+        """The headers to store of a webhook whose body has so many bytes; or the refusal."""
+        if endpoint.challenge is not None:
+            rest = endpoint.authorized(headers)
+            if rest is None:
+                self.counters.rejected("unauthorized")
+                return endpoint.challenge
+            headers = rest
+        if declared > endpoint.max_body:
+            self.counters.rejected("too_large")
+            return endpoint.too_large
+        if self.buffered + declared > self.capacity:
+            self.counters.rejected("overloaded")
+            return self.full
+        if endpoint.forwards and self.queue_full is not None and self.queue_full(endpoint.bucket.id):
+            self.counters.rejected("queue_full")
+            return _QUEUE_FULL
+        if endpoint.limiters:
+            now = self._clock()
+            wait = max(limiter.wait(now) for limiter in endpoint.limiters)
+            if wait:
+                self.counters.rejected("rate_limited")
+                return _too_fast(wait)
+            for limiter in endpoint.limiters:
+                limiter.take()
+        return headers
+
+    def judge(
+        self, place: Place, method: str, headers: bytes, body: bytes, remote_ip: str, digest: hashlib._Hash | None
+    ) -> NewEvent | Answer:
+        """The event, with the verdict on its signature; or the refusal, where that does not pass and has to."""
+        verdict = place.endpoint.verdict(headers, body)
+        if verdict is not None and not verdict.verified and place.endpoint.reject:
+            self.counters.rejected("signature")
+            return text_answer(401, f"This webhook's signature does not pass: {verdict.reason}. It was not stored.")
+        return place.event(method, headers, body, remote_ip, digest, verdict)
+
+    def make(
+        self,
+        input_id: str,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: bytes,
+        body: bytes,
+        remote_ip: str,
+        *,
+        resend_of: str | None = None,
+        target: int | None = None,
+        edited: bool = False,
+    ) -> asyncio.Future[Appended]:
+        """Appends an event that somebody made by hand: what its sender would have to prove, and how often one may
+        send, does not count. Its signature is judged, and the verdict kept, but nothing is refused for it; dedupe
+        counts as ever, but not for a copy (`resend_of`). Raises NotFound and TooLarge."""
+        endpoint = self.endpoints.get(input_id)
+        if endpoint is None:
+            raise NotFound(f"there is no input {input_id[:100]!r} (any more)")
+        if len(body) > endpoint.max_body:
+            raise TooLarge(f"the body is larger than the {endpoint.max_body} bytes that this bucket takes")
+        place = Place(endpoint, path, query)
+        digest = place.digest(method, headers) if resend_of is None else None
+        if digest is not None:
+            digest.update(body)
+        event = place.event(method, headers, body, remote_ip, digest, endpoint.verdict(headers, body))
+        event = msgspec.structs.replace(event, resend_of=resend_of, target=target, edited=edited)
+        return self.log.append(endpoint.bucket.id, event)
+
+
+class Upload:
+    """A webhook on its way in. Its bytes count against the ingest buffer as they arrive, until it is handed to the
+    log, refused or abandoned."""
+
+    __slots__ = (
+        "_body",
+        "_digest",
+        "_head",
+        "_headers",
+        "_ingest",
+        "_leave",
+        "_left",
+        "_place",
+        "_size",
+        "_spent",
+    )
+
+    def __init__(self, ingest: Ingest, place: Place, head: Head, headers: bytes) -> None:
+        self._ingest = ingest
+        self._place = place
+        self._head = head
+        self._headers = headers
+        self._body: bytes | bytearray = b""
+        self._size = 0
+        self._spent = bool(place.endpoint.limiters)
+        self._left = False
+        self._leave: Callable[[], None] | None = None
+        self._digest = place.digest(head.method, headers)
+
+    def feed(self, chunk: bytes) -> Answer | None:
+        """Takes bytes of the body. Returns the refusal (413, 503) where they are too many; then the upload is over."""
+        size, ingest, endpoint = len(chunk), self._ingest, self._place.endpoint
+        if self._size + size > endpoint.max_body:
+            self.abandon()
+            ingest.counters.rejected("too_large")
+            return endpoint.too_large
+        if ingest.buffered + size > ingest.capacity:
+            self.abandon()
+            ingest.counters.rejected("overloaded")
+            return ingest.full
+        ingest.buffered += size
+        if self._size == 0:
+            self._body = chunk
+        elif isinstance(self._body, bytes):
+            self._body = bytearray(self._body) + chunk
+        else:
+            self._body += chunk
+        self._size += size
+        if self._digest is not None:
+            self._digest.update(chunk)
+        return None
+
+    def finish(self, answered: Callable[[Answer], None]) -> None:
+        """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
+        its signature is refused."""
+        ingest, place, head = self._ingest, self._place, self._head
+        endpoint = place.endpoint
+        event = ingest.judge(place, head.method, self._headers, bytes(self._body), head.remote_ip, self._digest)
+        if isinstance(event, Answer):
+            self.abandon()
+            answered(event)
+            return
+        self._spent = False
+        ingest.buffered -= self._size
+        self._size = 0
+        self._body = b""
+
+        def appended(outcome: Appended | BaseException) -> None:
+            if not endpoint.waits or isinstance(outcome, BaseException):
+                answered(ingest.answer(place, outcome))
+            elif not self._left:
+                self._leave = ingest.answers.wait(endpoint.bucket, endpoint.input, outcome, answered)
+
+        ingest.log.submit(endpoint.bucket.id, event, appended)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the sender waits for a client's answer once its webhook is stored."""
+        return self._place.waits
+
+    def leave(self) -> None:
+        """The sender left after its webhook was whole: it waits for no client's answer. May be repeated."""
+        self._left = True
+        if self._leave is not None:
+            self._leave()
+
+    def abandon(self) -> None:
+        """Lets go of what was fed. May be repeated."""
+        self._ingest.buffered -= self._size
+        self._size = 0
+        self._body = b""
+        if self._spent:
+            self._spent = False
+            self._place.endpoint.give_back()
+
+
+def _too_fast(wait: float) -> Answer:
+    seconds = retry_after(wait)
+    return text_answer(
+        429,
+        f"Webhooks come in faster than the rate of this input or its bucket allows. Send it again in {seconds} s.",
+        ("Retry-After", str(seconds)),
+    )
+
+
+_LONG_METHOD = text_answer(400, f"The method of this request is longer than {MOST_METHOD} characters.")
+_QUEUE_FULL = text_answer(
+    429,
+    "As many webhooks as may be wait for this bucket's destination. This one was not stored: send it again later.",
+    ("Retry-After", "5"),
+)
