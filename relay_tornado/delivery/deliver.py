@@ -1,4 +1,4 @@
-"""Delivery to one socket: it reads the log from its positions on and writes what it finds, and that is all.
+"""Delivery to one socket: which buckets are in it, what is done next in each, and what is told beside their events.
 
 Replay and live are the same loop. A subscriber that is caught up has no task: the dispatcher's pass serves it, or marks
 the bucket and so starts the task, which ends when it is caught up again.
@@ -9,22 +9,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.flight import Landing, Pace
 from relay_tornado.delivery.group import Member
-from relay_tornado.delivery.keeping import Keeper, open_kept, place_kept
+from relay_tornado.delivery.keeping import Keeper, place_later
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
+from relay_tornado.delivery.reader import Reader
 from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.selection import Copies, Selection
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.delivery.subscription import MOST_ENDED, Placement, Reached, Subscription
-from relay_tornado.delivery.turns import READ
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
@@ -45,6 +44,7 @@ class Delivery:
         "_joining",
         "_notices",
         "_places",
+        "_reader",
         "_refusing",
         "_replaying",
         "_selection",
@@ -74,6 +74,7 @@ class Delivery:
         self.outlet = outlet
         self.subscription = subscription
         self._selection = Selection(shared.cache, subscription.request, subscription.filter)
+        self._reader = Reader(shared, self._selection, self)
         self.lane = Lane(apart=self._selection.apart, max_body=subscription.request.max_body)
         self.extended = extended
         self._shared = shared
@@ -89,9 +90,7 @@ class Delivery:
         self.kept: Kept | None = None
         if keeper is not None:
             most = subscription.request.max_in_flight
-            self.kept = Kept(
-                shared.ledgers, shared.groups, shared.receipts, keeper, most, ping or (lambda _: None), self._go_on
-            )
+            self.kept = Kept(shared, keeper, most, ping or (lambda _: None), self._go_on)
         self._started = False
         self._ended = False
         self._refusing = False
@@ -184,7 +183,7 @@ class Delivery:
         """The bucket's record has changed: a durable token may have a position in it from now on."""
         kept = self.kept
         if kept is not None and bucket_id in self._places and kept.lacks(bucket_id):
-            kept.lacking[bucket_id] = None
+            kept.astray[bucket_id] = None
             self._go_on()
 
     def leave(self, bucket_id: BucketId) -> None:
@@ -322,54 +321,48 @@ class Delivery:
     async def _deliver(self) -> None:
         pace = Pace()
         while not self._ended:
-            if self._refusing:
-                await self._refuse()
-            elif self.kept is not None and self.kept.astray:
-                await self._follow(next(iter(self.kept.astray)))
-            elif self.kept is not None and self.kept.lacking:
-                await self._keep(next(iter(self.kept.lacking)))
-            elif self._joining:
-                await self._enter_later(next(iter(self._joining)))
-            elif self._dirty:
-                bucket_id = next(iter(self._dirty))
-                # To the end of the queue: every bucket has its turn.
-                del self._dirty[bucket_id]
-                place = self._places.get(bucket_id)
-                member = None if self.kept is None else self.kept.members.get(bucket_id)
-                if place is not None and member is not None:
-                    await self._share(place, member)
-                elif place is not None:
-                    self._dirty[bucket_id] = None
-                    await self._page(place, pace)
-            elif self._notices:
-                await self.write(())
-            else:
-                return
+            try:
+                if not await self._step(pace):
+                    return
+            except BucketGone as gone:
+                self.leave(gone.bucket_id)
             await pace.keep()
 
+    async def _step(self, pace: Pace) -> bool:
+        """Does what comes next. False where there is nothing to do. Raises BucketGone."""
+        if self._refusing:
+            await self._refuse()
+        elif self.kept is not None and self.kept.astray:
+            await self._follow(self.kept, self._places[next(iter(self.kept.astray))])
+        elif self._joining:
+            await self._enter_later(next(iter(self._joining)))
+        elif self._dirty:
+            bucket_id = next(iter(self._dirty))
+            # To the end of the queue: every bucket has its turn.
+            del self._dirty[bucket_id]
+            place = self._places.get(bucket_id)
+            member = None if self.kept is None else self.kept.members.get(bucket_id)
+            if place is not None and member is not None:
+                await self._share(place, member)
+            elif place is not None:
+                self._dirty[bucket_id] = None
+                await self._page(place, pace)
+        elif self._notices:
+            await self.write(())
+        else:
+            return False
+        return True
+
     async def _page(self, place: Place, pace: Pace) -> None:
-        """Reads and writes one page of one bucket, or takes the bucket out of the queue where there is none."""
-        shared = self._shared
+        """Goes on by a page, or takes the bucket out of the queue where there is none."""
         if await self._goes_back(place):
             return
-        if place.seq == shared.dispatcher.head(place.bucket_id):
-            self._settled(place)
-            return
-        chunk = shared.flight.chunk()
         try:
-            events = await shared.turns.run(lambda: self._peek(place, chunk), self._behind(place))
-            if events is None:
-                events = await shared.log.read(place.bucket_id, place.seq, PAGE, chunk)
+            if not await self._reader.page(place, pace):
+                self._dirty.pop(place.bucket_id, None)
+                self._caught_up(place)
         except CursorLost as lost:
             await self._overtaken(place, lost)
-            return
-        except BucketGone:
-            self.leave(place.bucket_id)
-            return
-        at = 0
-        while at < len(events) and self._goes_on(place):
-            at = await self._part(place, events, at)
-            await pace.keep()
 
     async def _goes_back(self, place: Place) -> bool:
         """Whether the log ends before this place again: who had what came behind that is told, and goes on there."""
@@ -379,102 +372,23 @@ class Delivery:
         await self._overtaken(place, CursorLost(lost + 1))
         return True
 
-    def _goes_on(self, place: Place) -> bool:
-        """Whether what was read for the place may still be written."""
-        return place.open and not self._ended and place.lost is None
-
-    def _behind(self, place: Place) -> int:
-        """How many events a place is behind the head."""
-        return self._shared.dispatcher.head(place.bucket_id) - place.seq
-
-    def _peek(self, place: Place, chunk: int) -> Sequence[Event] | None:
-        """A page, None where it has to be read. Raises BucketGone and CursorLost."""
-        shared = self._shared
-        events = shared.log.peek(place.bucket_id, place.seq, PAGE, chunk)
-        if events is None:
-            shared.turns.charge(READ)
-        return events
-
     async def _share(self, place: Place, member: Member) -> None:
         """Writes this connection's share of what there is for a group, or leaves it to be woken."""
         if await member.page():
             if place.open:
                 self._dirty[place.bucket_id] = None
         elif place.bucket_id in self._replaying and member.caught_up():
-            try:
-                await member.group.look()
-            except BucketGone:
-                self.leave(place.bucket_id)
-                return
+            await member.group.look()
             self._caught_up(place)
 
-    async def _follow(self, bucket_id: BucketId) -> None:
-        """Somebody has moved the consumer, by receipt, to another position, or has deleted it."""
-        assert self.kept is not None
-        place = self._places.get(bucket_id)
-        if place is not None:
-            await self._goes_back(place)
-        try:
-            there = await self.kept.follow(bucket_id, self._shared.log)
-        except BucketGone:
-            self.leave(bucket_id)
-            return
-        if there:
-            self._dirty[bucket_id] = None
+    async def _follow(self, kept: Kept, place: Place) -> None:
+        """The consumer that receipts move, or are to move, is not where this connection had it."""
+        await self._goes_back(place)
+        if await kept.follow(place, self):
+            self._dirty[place.bucket_id] = None
         else:
             # Events go on coming: no position is kept any more.
-            self._tell(frames.consumer_deleted(self._shared.directory.name(bucket_id), self.kept.keeper.name))
-
-    async def _keep(self, bucket_id: BucketId) -> None:
-        """From now on receipts move the durable token's consumer in a bucket that is read without one."""
-        assert self.kept is not None
-        del self.kept.lacking[bucket_id]
-        ledger = await open_kept(self._shared.ledgers, self.kept.keeper, bucket_id)
-        if ledger is None:
-            return
-        place = self._places.get(bucket_id)
-        if place is not None and not self._ended and self.kept.lacks(bucket_id):
-            self.kept.enter(self, place, ledger, None)
-        else:
-            self._shared.ledgers.close(ledger)
-
-    async def _part(self, place: Place, events: Sequence[Event], at: int) -> int:
-        """Writes or passes over as many of the events from `at` on as one write may have, and returns the index
-        behind them."""
-        section = partial(self._begin, place, events, at)
-        at, written = await self._shared.turns.run(section, self._behind(place))
-        if written is not None:
-            await written
-        if at:
-            place.seq = events[at - 1].seq
-            place.epoch = events[at - 1].epoch
-            place.output = 0
-        return at
-
-    def _begin(self, place: Place, events: Sequence[Event], at: int) -> tuple[int, Awaitable[None] | None]:
-        """Begins to write, and returns the index behind the last of these events that this is about, and the write."""
-        shared = self._shared
-        if not self._goes_on(place):
-            return at, None
-        try:
-            # What others read at the same time is kept for them. One reader of old events alone would only drive
-            # out new.
-            keep = len(shared.tasks) > 1 or place.seq + PAGE > shared.dispatcher.head(place.bucket_id)
-            # Others have begun to write since these were read.
-            data, taken, at = self._selection.run(place, events, at, shared.flight.chunk(), keep=keep)
-        except BucketGone:
-            self.leave(place.bucket_id)
-            return at, None
-        shared.counters.deliveries += taken
-        shared.counters.delivered_bytes += len(data)
-        if self.kept is not None:
-            self.kept.give(place.bucket_id, events[at - 1].seq)
-        return at, self.write((data,)) if data else None
-
-    def _settled(self, place: Place) -> None:
-        """The place is at the head: it is woken when there is more."""
-        self._dirty.pop(place.bucket_id, None)
-        self._caught_up(place)
+            self._tell(frames.consumer_deleted(self._shared.directory.name(place.bucket_id), kept.keeper.name))
 
     def _caught_up(self, place: Place) -> None:
         if place.bucket_id in self._replaying:
@@ -484,11 +398,7 @@ class Delivery:
 
     async def _overtaken(self, place: Place, lost: CursorLost) -> None:
         """The next event of this place is not there any more."""
-        try:
-            bounds = await self._shared.log.bounds(place.bucket_id)
-        except BucketGone:
-            self.leave(place.bucket_id)
-            return
+        bounds = await self._shared.log.bounds(place.bucket_id)
         if place.open and not self._ended:
             gap = gap_behind(bounds, place.seq, lost)
             if self.kept is not None:
@@ -496,35 +406,28 @@ class Delivery:
             place.seq = lost.first - 1
             place.output = 0
             place.epoch = epoch_at(bounds.epochs, place.seq)
-            await self._missing(place, gap)
+            self._missing(place.bucket_id, gap)
 
     async def _enter_later(self, bucket_id: BucketId) -> None:
         """Places a bucket that has come to fit."""
         bucket = self._shared.directory.get(bucket_id)
         placements: list[Placement] = []
         if bucket is not None:
-            outputs = self.subscription.request.outputs
-            request = control.Subscribe(since=self._joining[bucket_id], outputs=outputs)
             keeper = None if self.kept is None else self.kept.keeper
-            if keeper is not None and keeper.kind == "token" and not self.subscription.token.durable:
-                keeper = None
-            if keeper is None or keeper.kind != "client" or not bucket.ephemeral:
-                try:
-                    placements = await place_kept(
-                        self._shared.log, self._shared.ledgers, keeper, (bucket,), request, {}, {}, later=True
-                    )
-                except Conflict as conflict:
-                    self._stay_out(bucket, conflict)
-                    return
+            try:
+                placements = await place_later(
+                    self._shared.log, self._shared.ledgers, keeper, bucket, self._joining[bucket_id], self.subscription
+                )
+            except Conflict as conflict:
+                self._stay_out(bucket, conflict)
+                return
         # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
-        if not self._ended and self._joining.pop(bucket_id, None) is not None:
-            for placement in placements:
-                place = self._enter(placement)
-                if placement.gap is not None and place is not None:
-                    await self._missing(place, placement.gap)
-        else:
-            for placement in placements:
+        joins = not self._ended and self._joining.pop(bucket_id, None) is not None
+        for placement in placements:
+            if not joins:
                 self._let_go(placement)
+            elif self._enter(placement) and placement.gap is not None:
+                self._missing(bucket_id, placement.gap)
 
     def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
         """The bucket can't have this consumer: delivery goes on in the others, and who wants to know is told."""
@@ -534,13 +437,11 @@ class Delivery:
             self._tell(frames.error(conflict.code, str(conflict)))
             self._tell(frames.unsubscribed((bucket.name,)))
 
-    async def _missing(self, place: Place, gap: Gap) -> None:
-        name = self._shared.directory.name(place.bucket_id)
+    def _missing(self, bucket_id: BucketId, gap: Gap) -> None:
+        name = self._shared.directory.name(bucket_id)
         self._shared.counters.gaps[gap.reason] += 1
         _log.warning("subscriber_missed_events", bucket=name, reason=gap.reason, first=gap.from_seq, last=gap.to_seq)
-        self._tell_gap(place.bucket_id, gap)
-        if self.subscription.request.on_gap == "fail":
-            await self._refuse()
+        self.missed(bucket_id, gap)
 
     async def _refuse(self) -> None:
         """Events are missing, and the client does not want to go on: it is told, and that was all."""

@@ -44,11 +44,25 @@ class Place:
     """A subscriber's position in one bucket: every event up to `seq` was written or passed over, and its epoch is
     `epoch`; of the next event the copies for outputs up to number `output` were had before delivery began.
 
+    `given` is how far events were given to a write, which may be under way; what the pass sends `seq` alone tells.
     `open` until the bucket leaves the subscription. `lost` is where the log ends again because the file lost what came
     after it, until the subscriber has looked; None else. `name` is what the bucket was called when it was placed.
     """
 
-    __slots__ = ("began", "bucket_id", "epoch", "lane", "lost", "name", "open", "output", "pinged", "seq", "subscriber")
+    __slots__ = (
+        "began",
+        "bucket_id",
+        "epoch",
+        "given",
+        "lane",
+        "lost",
+        "name",
+        "open",
+        "output",
+        "pinged",
+        "seq",
+        "subscriber",
+    )
 
     def __init__(
         self, subscriber: Subscriber, bucket_id: BucketId, seq: int, epoch: str, output: int = 0, name: str = ""
@@ -62,6 +76,7 @@ class Place:
         self.epoch = epoch
         self.output = output
         self.open = True
+        self.given = 0
         self.began = seq
         """Where delivery began."""
         self.pinged = seq

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from relay_tornado.delivery.receipts import Held
-from relay_tornado.delivery.subscription import Directory, Placement, Reached, place_all
+from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, place_all
 from relay_tornado.errors import BucketGone, Conflict, NotFound
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import Key, Kind, Terms, span, too_many
@@ -141,6 +141,24 @@ async def place_kept(
         ledgers.close(opened[bucket_id])
     # Nothing is awaited from here until they are taken: a gap that is met then is told to those who take part.
     return [_telling(placement) for placement in placements]
+
+
+async def place_later(
+    log: EventLog,
+    ledgers: Ledgers,
+    keeper: Keeper | None,
+    bucket: Bucket,
+    position: Position,
+    subscription: Subscription,
+) -> list[Placement]:
+    """As `place_kept`, for a bucket that has come to fit a subscription; none where it can't have the consumer that was
+    named."""
+    if keeper is not None and keeper.kind == "token" and not subscription.token.durable:
+        keeper = None
+    if keeper is not None and keeper.kind == "client" and bucket.ephemeral:
+        return []
+    request = control.Subscribe(since=position, outputs=subscription.request.outputs)
+    return await place_kept(log, ledgers, keeper, (bucket,), request, {}, {}, later=True)
 
 
 def _telling(placement: Placement) -> Placement:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Final
 
 from relay_tornado.delivery.dispatch import Place
-from relay_tornado.delivery.group import Groups, Member, Receiver
+from relay_tornado.delivery.group import Member, Receiver
 from relay_tornado.delivery.in_flight import InFlight
-from relay_tornado.delivery.keeping import Keeper
-from relay_tornado.delivery.receipts import Held, Receipt, Receipts
-from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.delivery.keeping import Keeper, open_kept
+from relay_tornado.delivery.receipts import Held, Receipt
+from relay_tornado.delivery.shared import Shared
+from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.wire.acks import Ack, Nak
@@ -28,8 +28,8 @@ _Told = tuple[Ledger, Sequence[Gap]]
 class Kept:
     """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither.
 
-    `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else, `lacking` those that
-    it reads without the consumer that a durable token has there from now on.
+    `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else, and those where it
+    lacks the consumer that its durable token has from now on.
 
     A client counts as told of a gap when it has answered a ping that went out behind what told it: then it has read
     that. Before, the gap is told to whoever subscribes: one whose connection dies in between keeps it from nobody.
@@ -37,26 +37,21 @@ class Kept:
 
     __slots__ = (
         "_asked",
-        "_groups",
         "_in_flight",
-        "_ledgers",
         "_ping",
         "_receipt",
-        "_receipts",
+        "_shared",
         "_strayed",
         "_telling",
         "astray",
         "held",
         "keeper",
-        "lacking",
         "members",
     )
 
     def __init__(
         self,
-        ledgers: Ledgers,
-        groups: Groups,
-        receipts: Receipts,
+        shared: Shared,
         keeper: Keeper,
         max_in_flight: int,
         ping: Callable[[bytes], None],
@@ -67,10 +62,7 @@ class Kept:
         self.members: dict[BucketId, Member] = {}
         self.held: dict[BucketId, Held] = {}
         self.astray: dict[BucketId, None] = {}
-        self.lacking: dict[BucketId, None] = {}
-        self._ledgers = ledgers
-        self._groups = groups
-        self._receipts = receipts
+        self._shared = shared
         self._strayed = strayed
         self._in_flight = InFlight(max_in_flight)
         self._receipt = Receipt(ping)
@@ -86,18 +78,18 @@ class Kept:
         a group."""
         bucket_id = place.bucket_id
         if ledger.terms.receipt:
-            held = self._receipts.add(self._receipt, ledger, place, partial(self._astray, bucket_id))
+            held = self._shared.receipts.add(self._receipt, ledger, place, partial(self._astray, bucket_id))
             self.held[bucket_id] = held
             if generation is not None:
                 held.generation = generation
             self._astray(bucket_id)
             return False
-        member = self.members[bucket_id] = self._groups.join(ledger, receiver, self._in_flight, place)
+        member = self.members[bucket_id] = self._shared.groups.join(ledger, receiver, self._in_flight, place)
         old = None if before is None else before.members.get(bucket_id)
         if before is not None and old is not None and old.group is member.group:
             del before.members[bucket_id]
             member.group.leave(old, member)
-            self._ledgers.close(ledger)
+            self._shared.ledgers.close(ledger)
         return True
 
     def lacks(self, bucket_id: BucketId) -> bool:
@@ -107,45 +99,52 @@ class Kept:
     def leave(self, bucket_id: BucketId) -> None:
         """Takes part no longer: what it had out goes to others at once. May be repeated."""
         self.astray.pop(bucket_id, None)
-        self.lacking.pop(bucket_id, None)
         member = self.members.pop(bucket_id, None)
         if member is not None:
             member.group.leave(member)
-            self._ledgers.close(member.group.ledger)
+            self._shared.ledgers.close(member.group.ledger)
         held = self.held.pop(bucket_id, None)
         if held is not None:
-            self._receipts.remove(held)
-            self._ledgers.close(held.ledger)
+            self._shared.receipts.remove(held)
+            self._shared.ledgers.close(held.ledger)
 
     def close(self) -> None:
         """Leaves everything. May be repeated."""
         for bucket_id in [*self.members, *self.held]:
             self.leave(bucket_id)
 
-    async def follow(self, bucket_id: BucketId, log: EventLog) -> bool:
-        """Goes where somebody else has moved a consumer that is astray. False where they deleted it: it is left.
+    async def follow(self, place: Place, receiver: Receiver) -> bool:
+        """Goes where somebody else has moved a consumer that is astray, or takes part in one that it lacks. False where
+        they deleted it: it is left.
 
         Raises BucketGone, Unavailable.
         """
+        bucket_id = place.bucket_id
         self.astray.pop(bucket_id, None)
         held = self.held.get(bucket_id)
-        if held is not None and held.ledger.gone:
+        if held is None:
+            await self._take_part(place, receiver)
+        elif held.ledger.gone:
             self.leave(bucket_id)
             return False
-        if held is not None and held.moved_away():
-            bounds = await log.bounds(bucket_id)
-            if held.place.open:
-                held.place.seq = min(held.ledger.progress.floor, bounds.head)
-                held.place.output = 0
-                held.place.epoch = epoch_at(bounds.epochs, held.place.seq)
-                self._receipts.begin(held)
+        elif held.moved_away():
+            bounds = await self._shared.log.bounds(bucket_id)
+            if place.open:
+                place.seq = min(held.ledger.progress.floor, bounds.head)
+                place.output = 0
+                place.epoch = epoch_at(bounds.epochs, place.seq)
+                self._shared.receipts.begin(held)
         return True
 
-    def give(self, bucket_id: BucketId, seq: int) -> None:
-        """What is being written goes up to there."""
-        held = self.held.get(bucket_id)
-        if held is not None:
-            held.given = seq
+    async def _take_part(self, place: Place, receiver: Receiver) -> None:
+        """From now on receipts move the durable token's consumer in a bucket that is read without one."""
+        ledger = await open_kept(self._shared.ledgers, self.keeper, place.bucket_id)
+        if ledger is None:
+            return
+        if place.open and not receiver.over and self.lacks(place.bucket_id):
+            self.enter(receiver, place, ledger, None)
+        else:
+            self._shared.ledgers.close(ledger)
 
     def overtaken(self, bucket_id: BucketId, first: int, gap: Gap) -> None:
         """The bucket's log holds nothing below `first`, and not all of it was given, or it lacks what this gap is: a
@@ -156,7 +155,7 @@ class Kept:
             ledger.trim(first)
             # Others may have met it before, and gone on behind it.
             if gap.reason != "retention" and (gap.to_seq is None or gap.to_seq > ledger.progress.floor):
-                ledger.met(gap, self._ledgers.clock())
+                ledger.met(gap, self._shared.ledgers.clock())
 
     def settle(self, request: Ack | Nak) -> bool:
         """Carries out what the client says of an event. False where it has no such event."""
@@ -184,7 +183,7 @@ class Kept:
         read = 1 + next((index for index, asked in enumerate(self._asked) if asked[0] == payload), -1)
         for _, told in self._asked[:read]:
             for ledger, gaps in told:
-                self._ledgers.told(ledger, gaps)
+                self._shared.ledgers.told(ledger, gaps)
         del self._asked[:read]
         self._receipt.ponged(payload)
 

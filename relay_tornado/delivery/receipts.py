@@ -38,22 +38,21 @@ _Moved = list[tuple["Held", int, int]]
 
 
 class Held:
-    """One connection's position in one bucket, and the consumer that it moves."""
+    """One connection's position in one bucket, and the consumer that it moves.
 
-    __slots__ = ("generation", "given", "ledger", "left", "pinged", "place", "receipt", "unwatch")
+    `generation` is that of the consumer's position at which delivery began. `pinged` is how far the last ping was
+    behind: what a subscription before this one wrote here has no ping of this one.
+    """
+
+    __slots__ = ("generation", "ledger", "left", "pinged", "place", "receipt", "unwatch")
 
     def __init__(self, receipt: Receipt, ledger: Ledger, place: Place, unwatch: Callable[[], object]) -> None:
         self.receipt = receipt
         self.ledger = ledger
         self.place = place
         self.unwatch = unwatch
-        self.generation = ledger.progress.generation
-        """That of the consumer's position at which delivery began."""
-        self.pinged = ledger.progress.floor
-        """How far the last ping was behind: what a subscription before this one wrote here has no ping of this one."""
-        self.given = 0
-        """How far events were given to a write, which may be under way. What the pass sends only the place tells."""
         self.left = False
+        self.begin()
 
     def moved_away(self) -> bool:
         """Whether somebody has moved the consumer to another position."""
@@ -63,7 +62,7 @@ class Held:
         """The place has a position of the consumer as it is now."""
         self.generation = self.ledger.progress.generation
         self.pinged = self.ledger.progress.floor
-        self.given = 0
+        self.place.given = 0
 
     def settled(self, head: int) -> bool:
         """Whether there is nothing to come, and everything that came is known to have been read."""
@@ -113,7 +112,7 @@ class Receipt:
         """Of what the pings say of this position only that counts which lies up to `head`."""
         for _, moved in self._pings:
             moved[:] = [(each, min(seq, head) if each is held else seq, since) for each, seq, since in moved]
-        held.pinged, held.given = min(held.pinged, head), min(held.given, head)
+        held.pinged, held.place.given = min(held.pinged, head), min(held.place.given, head)
 
     def ponged(self, payload: bytes) -> None:
         """A pong came; one to a ping of somebody else's is none of ours."""
@@ -187,7 +186,7 @@ class Receipts:
         """How far connections that move this consumer were given events."""
         those = self._held.get(ledger.key.bucket_id, ())
         here = [each for each in those if each.ledger is ledger and not each.moved_away()]
-        return max((max(each.place.seq, each.given) for each in here), default=0)
+        return max((max(each.place.seq, each.place.given) for each in here), default=0)
 
     def _tick(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
