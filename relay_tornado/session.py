@@ -331,9 +331,6 @@ class Session:
         seconds = f"{self._settings.stuck_timeout:g} s"
         return self._close(CloseCode.TOO_SLOW, f"too slow: no sign of life for {seconds}; reconnect to go on")
 
-    def too_many(self, reason: str) -> Effects:
-        return self._close(CloseCode.TOO_MANY, reason)
-
     def going_away(self, reason: str, code: int = CloseCode.GOING_AWAY) -> Effects:
         """The relay, or what it reads from, is not there for a while."""
         return self._close(code, reason)

@@ -17,13 +17,13 @@ from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.subscribed import Subscribed
+from relay_tornado.handlers.sockets import Sockets, Subscribed
 from relay_tornado.log.deliveries import Result
 from relay_tornado.model import KIB, Token
 from relay_tornado.wire import websocket
 
 if TYPE_CHECKING:
-    from relay_tornado.handlers.socket import SocketHandler, Sockets
+    from relay_tornado.handlers.socket import SocketHandler
 
 _log = structlog.get_logger(__name__)
 

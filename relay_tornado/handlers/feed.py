@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import structlog
 from tornado.iostream import StreamClosedError
@@ -21,13 +21,10 @@ from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Written, buffered
-from relay_tornado.handlers.subscribed import Subscribed
+from relay_tornado.handlers.sockets import Sockets, Subscribed
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.model import BucketId, Cursor, Gap, Token
 from relay_tornado.wire import control, frames, sse, websocket
-
-if TYPE_CHECKING:
-    from relay_tornado.handlers.socket import Sockets
 
 HEARTBEAT: Final = 15.0
 """Seconds between two signs of life, or `ping_interval` where that is less."""

@@ -19,7 +19,7 @@ from relay_tornado.handlers.base import NotFoundHandler, log_request
 from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.front import Front
 from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
-from relay_tornado.handlers.socket import Sockets
+from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries

@@ -1,14 +1,11 @@
-"""/v1/socket: the WebSocket's Tornado edge, and the set of live sockets."""
+"""/v1/socket: the WebSocket's Tornado edge."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
-import dataclasses
-import ipaddress
-import time
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable
+from typing import Any, Final
 
 import structlog
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
@@ -17,36 +14,18 @@ from tornado.routing import URLSpec
 from tornado.util import ObjectDict
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
-from relay_tornado.counters import Counters
-from relay_tornado.delivery.deliveries import Deliveries
-from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
-from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Conversation
-from relay_tornado.handlers.crowd import Crowd
-from relay_tornado.log import deliveries as results
-from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.model import KIB, BucketId, Token
-from relay_tornado.proxy import ProxyTrust
-from relay_tornado.registry.access import Access
-from relay_tornado.registry.contract import Kind, Registry
-from relay_tornado.settings import Settings
+from relay_tornado.handlers.sockets import Sockets
+from relay_tornado.model import KIB
 
 _log = structlog.get_logger(__name__)
 
 _UNAUTHENTICATED: Final = 64 * KIB
 """What Tornado reads of one message before `auth`. The session refuses less than that, and with a close frame that
 arrives; beyond it Tornado cuts the connection."""
-
-_SUBSCRIBING: Final = 8
-"""Most messages a turn of the loop of those who have not subscribed yet."""
-
-_EXPIRY: Final = 0.5
-"""Seconds between two looks at the clock of day for tokens that expire."""
-
 
 _TEXT: Final = 0x1
 _CLOSE: Final = 0x8
@@ -138,6 +117,19 @@ class _Protocol(WebSocketProtocol13):
             _log.error("socket_failed", exc_info=error)
 
 
+_parameters_by_size: dict[int, Any] = {}
+
+
+def _parameters(made: Any, size: int) -> Any:
+    """Tornado's parameters of a protocol that reads messages of up to so many bytes: one object for all that read as
+    much, like the one that was made."""
+    found = _parameters_by_size.get(size)
+    if found is None:
+        found = _parameters_by_size[size] = copy.copy(made)
+        found.max_message_size = size
+    return found
+
+
 class SocketHandler(JsonHandler, WebSocketHandler):
     """Translates between Tornado's WebSocket and the conversation on it."""
 
@@ -196,7 +188,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
     def get_websocket_protocol(self) -> WebSocketProtocol | None:
         protocol = super().get_websocket_protocol()
         if isinstance(protocol, WebSocketProtocol13):
-            params = self._sockets.parameters(protocol.params, self._limit)
+            params = _parameters(protocol.params, self._limit)
             return _Protocol(self, mask_outgoing=False, params=params)
         return protocol
 
@@ -211,18 +203,31 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         if self._stream is not None:
             self._stream.max_buffer_size = max(self._stream.max_buffer_size, size)
         if isinstance(self.ws_connection, _Protocol):
-            self.ws_connection.params = self._sockets.parameters(self.ws_connection.params, size)
+            self.ws_connection.params = _parameters(self.ws_connection.params, size)
 
     def open(self, *args: str, **kwargs: str) -> None:
         assert self._stream is not None
         self.set_nodelay(True)
-        self._conversation = self._sockets.admit(self, self._stream)
+        self._conversation = self._converse(self._stream)
         try:
             self._forget_handshake()
         except BaseException:
             # Tornado cuts the connection then, and does not say that it is closed.
             self.on_close()
             raise
+
+    def _converse(self, stream: IOStream) -> Conversation | None:
+        """What is spoken on the socket that has just opened; one too many is closed, with None."""
+        sender = self.request.remote_ip or ""
+        address = self._sockets.counted(sender)
+        refusal = self._sockets.refusal(address)
+        if refusal is not None:
+            _log.info("socket_refused", code=refusal[0], reason=refusal[1], address=sender)
+            self.close(*refusal)
+            return None
+        conversation = Conversation(self._sockets, self, stream, address)
+        self._sockets.enter(conversation)
+        return conversation
 
     def _forget_handshake(self) -> None:
         """Lets go of what only the handshake needed: without that a quiet socket costs a quarter less."""
@@ -251,225 +256,6 @@ class SocketHandler(JsonHandler, WebSocketHandler):
 def _upgrades(headers: HTTPHeaders) -> bool:
     tokens = {token.strip().lower() for token in headers.get("Connection", "").split(",")}
     return "upgrade" in tokens and headers.get("Upgrade", "").lower() == "websocket"
-
-
-class Connected(Protocol):
-    """What `Sockets` needs of a live connection: a WebSocket's conversation, or a stream of server-sent events."""
-
-    key: str
-    user_agent: str
-    subscribed_at: float | None
-
-    @property
-    def address(self) -> str | None: ...
-
-    @property
-    def client_ip(self) -> str: ...
-
-    @property
-    def consumer(self) -> str: ...
-
-    @property
-    def buckets(self) -> frozenset[BucketId]: ...
-
-    @property
-    def positions(self) -> Mapping[BucketId, int]: ...
-
-    def token_changed(self, token: Token | None) -> None: ...
-
-    def token_expired(self) -> None: ...
-
-    def close(self, code: int, reason: str) -> None: ...
-
-
-class Sockets:
-    """Every live connection that events are delivered to: how many there may be, and what ends them from outside."""
-
-    def __init__(
-        self,
-        log: EventLog,
-        registry: Registry,
-        access: Access,
-        settings: Settings,
-        results: results.Deliveries,
-        ledgers: Ledgers,
-        counters: Counters | None = None,
-        trust: ProxyTrust | None = None,
-    ) -> None:
-        """`results` keeps what clients answer, `ledgers` are the consumers, `counters` takes up what is delivered.
-        Sockets of the proxies in `trust` themselves are not counted by address."""
-        self._trust = ProxyTrust() if trust is None else trust
-        self.access = access
-        self.alarms = Alarms()
-        self.crowd = Crowd(_SUBSCRIBING)
-        self._parameters: dict[int, Any] = {}
-        self.settings = settings
-        self.deliveries = Deliveries(log, registry, settings, ledgers, counters)
-        self.responses = Responses(results, log, registry, self.deliveries)
-        self._registry = registry
-        self._live: set[Connected] = set()
-        self._addresses: dict[str, int] = {}
-        self._tokens: dict[str, set[Connected]] = {}
-        self._expiry: asyncio.TimerHandle | None = None
-        self._closing: tuple[int, str] | None = None
-        self._emptied = asyncio.Event()
-        self._end_watch = registry.watch(self._changed)
-
-    def parameters(self, made: Any, size: int) -> Any:
-        """Tornado's parameters of a protocol that reads messages of up to so many bytes: one object for all that read
-        as much, like the one that was made."""
-        found = self._parameters.get(size)
-        if found is None:
-            found = self._parameters[size] = copy.copy(made)
-            found.max_message_size = size
-        return found
-
-    @property
-    def count(self) -> int:
-        """Live sockets, authenticated or not."""
-        return len(self._live)
-
-    @property
-    def keys(self) -> Collection[str]:
-        """Those of the tokens that hold a connection."""
-        return self._tokens.keys()
-
-    @property
-    def subscribed(self) -> Sequence[Connected]:
-        """The conversations of clients that have subscribed, in the order in which they did."""
-        clients = [each for each in self._live if each.subscribed_at is not None]
-        return sorted(clients, key=lambda each: each.subscribed_at or 0.0)
-
-    def admit(self, handler: SocketHandler, stream: IOStream) -> Conversation | None:
-        """A conversation for a socket that has just opened; one too many is closed, with None."""
-        address = self.counted(handler.request.remote_ip or "")
-        refusal = self.refusal(address)
-        if refusal is not None:
-            _log.info("socket_refused", code=refusal[0], reason=refusal[1], address=handler.request.remote_ip)
-            handler.close(*refusal)
-            return None
-        conversation = Conversation(self, handler, stream, address)
-        self.enter(conversation)
-        return conversation
-
-    def counted(self, sender: str) -> str | None:
-        """What a connection from this address is counted under among its like, None where it is not."""
-        return None if self._trust.trusts(sender) else counted_address(sender)
-
-    def refusal(self, address: str | None) -> tuple[int, str] | None:
-        """Why there is no room for one more connection that is counted so, as a close code and its reason."""
-        return self._closing or self._full(address)
-
-    def enter(self, conversation: Connected) -> None:
-        """Counts a connection, until it is forgotten."""
-        self._live.add(conversation)
-        address = conversation.address
-        if address is not None:
-            self._addresses[address] = self._addresses.get(address, 0) + 1
-
-    def identify(self, conversation: Connected, token: Token) -> None:
-        """The conversation is with the holder of this token from now on."""
-        self._unidentify(conversation)
-        conversation.key = token.key
-        self._tokens.setdefault(token.key, set()).add(conversation)
-        if token.expires_at is not None or token.previous_hash:
-            self._look_at_expiry()
-
-    def forget(self, conversation: Connected) -> None:
-        """The conversation's socket is closed."""
-        self._live.discard(conversation)
-        self._unidentify(conversation)
-        address = conversation.address
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
-        if not self._live:
-            self._emptied.set()
-
-    async def close_all(
-        self, code: int = CloseCode.GOING_AWAY, reason: str = "the relay is going away: come back"
-    ) -> None:
-        """Closes every socket and those still to come, and returns once all are closed; a client that does not answer
-        is cut off after 5 seconds."""
-        self._closing = (code, reason)
-        for conversation in list(self._live):
-            conversation.close(code, reason)
-        try:
-            while self._live:
-                self._emptied.clear()
-                await self._emptied.wait()
-            await self.deliveries.ended()
-        finally:
-            self._end_watch()
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self.deliveries.close()
-            self.responses.close()
-
-    def _full(self, address: str | None) -> tuple[int, str] | None:
-        settings = self.settings
-        if len(self._live) >= settings.max_sockets:
-            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
-        most = settings.max_sockets_per_address
-        if address is not None and self._addresses.get(address, 0) >= most:
-            return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
-        return None
-
-    def _unidentify(self, conversation: Connected) -> None:
-        same = self._tokens.get(conversation.key)
-        if same is not None:
-            same.discard(conversation)
-            if not same:
-                del self._tokens[conversation.key]
-
-    def _changed(self, kind: Kind, key: str) -> None:
-        if kind == "token" and key in self._tokens:
-            token: Token | None = self._registry.get("token", key)
-            for conversation in list(self._tokens[key]):
-                conversation.token_changed(token)
-            self._look_at_expiry()
-
-    def _look_at_expiry(self) -> None:
-        """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are
-        some that will."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
-        now = time.time()
-        soonest: float | None = None
-        for key in list(self._tokens):
-            token: Token | None = self._registry.get("token", key)
-            if token is None:
-                continue
-            if token.expired(now):
-                for conversation in list(self._tokens[key]):
-                    conversation.token_expired()
-                continue
-            if token.previous_hash and token.previous_until <= now:
-                token = dataclasses.replace(token, previous_hash="", previous_until=0.0)
-                for conversation in list(self._tokens.get(key, ())):
-                    conversation.token_changed(token)
-            ends = [end for end in (token.expires_at, token.previous_until) if end]
-            soonest = min(ends if soonest is None else [soonest, *ends], default=None)
-        if soonest is not None:
-            # The clock of day may be set meanwhile, so it is not trusted for long.
-            delay = min(_EXPIRY, soonest - now + 0.001)
-            self._expiry = asyncio.get_running_loop().call_later(delay, self._look_at_expiry)
-
-
-def counted_address(remote_ip: str) -> str | None:
-    """What a client's address is counted under: IPv6 by its /64; None for loopback, which is not counted."""
-    try:
-        address = ipaddress.ip_address(remote_ip)
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is None:
-            network = ipaddress.ip_network((address, 64), strict=False)
-            return None if address.is_loopback else str(network)
-        address = address.ipv4_mapped
-    return None if address.is_loopback else str(address)
 
 
 def routes(sockets: Sockets) -> list[URLSpec]:

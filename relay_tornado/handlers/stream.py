@@ -16,7 +16,7 @@ from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.credentials import Caller, Callers
 from relay_tornado.handlers.feed import Feed
-from relay_tornado.handlers.socket import Sockets
+from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ids import SECRET_PREFIX
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import Bucket, Cursor, Earliest, Position, Token

@@ -18,7 +18,7 @@ from relay_tornado.handlers.assets import INDEX, Asset, Assets
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, is_secure
 from relay_tornado.handlers.rest.payload import check_size, parse
-from relay_tornado.handlers.socket import counted_address
+from relay_tornado.handlers.sockets import counted_address
 from relay_tornado.limits import Attempts, retry_after
 from relay_tornado.model import KIB, RateLimit, Token
 

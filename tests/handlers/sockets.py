@@ -15,7 +15,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.handlers.listener import Entrance, Listener
-from relay_tornado.handlers.socket import Sockets, routes
+from relay_tornado.handlers.socket import routes
+from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog

@@ -5,7 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import websockets
+from tornado.web import Application
 
+from relay_tornado.handlers.listener import Listener
+from relay_tornado.settings import Settings
+from tests.faults.echo import RelayEcho
 from tests.faults.frames import CLOSE, REFUSED
 from tests.handlers.edge import Edge, edge
 from tests.handlers.raw import TIMEOUT, Raw, eventually
@@ -39,3 +44,15 @@ async def test_who_breaks_the_protocol_is_told(data: bytes, codes: frozenset[int
     async with edge() as site:
         assert await closes(site, data + more) in codes
         await eventually(lambda: site.site.sockets.count == 0)
+
+
+async def test_the_echo_of_the_row_autobahn() -> None:
+    """It is the relay's own handler with its conversation left out: what comes goes back."""
+    listener = Listener(Application([("/", RelayEcho)]), Settings(port=0))
+    try:
+        async with asyncio.timeout(TIMEOUT), websockets.connect(f"ws://127.0.0.1:{listener.start()}/") as client:
+            for message in ("a", b"b", "c" * 100_000):
+                await client.send(message)
+                assert await client.recv() == message
+    finally:
+        listener.close()

@@ -16,7 +16,7 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import Forbidden, Invalid, NotFound, Overloaded
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.credentials import Callers
-from relay_tornado.handlers.socket import Sockets
+from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import MIB, Bucket, Token

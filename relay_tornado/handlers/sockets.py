@@ -1,0 +1,247 @@
+"""Every live connection that events are delivered to: how many there may be, and what ends them from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Protocol
+
+from relay_tornado.counters import Counters
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.delivery.responses import Responses
+from relay_tornado.errors import CloseCode
+from relay_tornado.handlers.alarms import Alarms
+from relay_tornado.handlers.crowd import Crowd
+from relay_tornado.log import deliveries as results
+from relay_tornado.log.contract import EventLog
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.model import BucketId, Token
+from relay_tornado.proxy import ProxyTrust
+from relay_tornado.registry.access import Access
+from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.settings import Settings
+
+_GOING_AWAY: Final = (CloseCode.GOING_AWAY, "the relay is going away: come back")
+
+_SUBSCRIBING: Final = 8
+"""Most messages a turn of the loop of those who have not subscribed yet."""
+
+_EXPIRY: Final = 0.5
+"""Seconds between two looks at the clock of day for tokens that expire."""
+
+
+class Connected(Protocol):
+    """What `Sockets` needs of a live connection: a WebSocket's conversation, or a stream of server-sent events."""
+
+    key: str
+    user_agent: str
+    subscribed_at: float | None
+
+    @property
+    def address(self) -> str | None: ...
+
+    @property
+    def client_ip(self) -> str: ...
+
+    @property
+    def consumer(self) -> str: ...
+
+    @property
+    def buckets(self) -> frozenset[BucketId]: ...
+
+    @property
+    def positions(self) -> Mapping[BucketId, int]: ...
+
+    def token_changed(self, token: Token | None) -> None: ...
+
+    def token_expired(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None: ...
+
+
+class Subscribed:
+    """A connection's delivery, once it has one."""
+
+    __slots__ = ("_delivery",)
+
+    _delivery: Delivery | None
+
+    @property
+    def buckets(self) -> frozenset[BucketId]:
+        """What it is subscribed to now."""
+        return frozenset(() if self._delivery is None else self._delivery.positions())
+
+    @property
+    def positions(self) -> Mapping[BucketId, int]:
+        """By bucket, the seq of the last event written or passed over."""
+        return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
+
+
+class Sockets:
+    """Every live connection that events are delivered to: how many there may be, and what ends them from outside."""
+
+    def __init__(
+        self,
+        log: EventLog,
+        registry: Registry,
+        access: Access,
+        settings: Settings,
+        results: results.Deliveries,
+        ledgers: Ledgers,
+        counters: Counters | None = None,
+        trust: ProxyTrust | None = None,
+    ) -> None:
+        """`results` keeps what clients answer, `ledgers` are the consumers, `counters` takes up what is delivered.
+        Sockets of the proxies in `trust` themselves are not counted by address."""
+        self._trust = ProxyTrust() if trust is None else trust
+        self.access = access
+        self.alarms = Alarms()
+        self.crowd = Crowd(_SUBSCRIBING)
+        self.settings = settings
+        self.deliveries = Deliveries(log, registry, settings, ledgers, counters)
+        self.responses = Responses(results, log, registry, self.deliveries)
+        self._registry = registry
+        self._live: set[Connected] = set()
+        self._addresses: dict[str, int] = {}
+        self._tokens: dict[str, set[Connected]] = {}
+        self._expiry: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._emptied = asyncio.Event()
+        self._end_watch = registry.watch(self._changed)
+
+    @property
+    def count(self) -> int:
+        """Live sockets, authenticated or not."""
+        return len(self._live)
+
+    @property
+    def keys(self) -> Collection[str]:
+        """Those of the tokens that hold a connection."""
+        return self._tokens.keys()
+
+    @property
+    def subscribed(self) -> Sequence[Connected]:
+        """The conversations of clients that have subscribed, in the order in which they did."""
+        clients = [each for each in self._live if each.subscribed_at is not None]
+        return sorted(clients, key=lambda each: each.subscribed_at or 0.0)
+
+    def counted(self, sender: str) -> str | None:
+        """What a connection from this address is counted under among its like, None where it is not."""
+        return None if self._trust.trusts(sender) else counted_address(sender)
+
+    def refusal(self, address: str | None) -> tuple[int, str] | None:
+        """Why there is no room for one more connection that is counted so, as a close code and its reason."""
+        return _GOING_AWAY if self._closing else self._full(address)
+
+    def enter(self, conversation: Connected) -> None:
+        """Counts a connection, until it is forgotten."""
+        self._live.add(conversation)
+        address = conversation.address
+        if address is not None:
+            self._addresses[address] = self._addresses.get(address, 0) + 1
+
+    def identify(self, conversation: Connected, token: Token) -> None:
+        """The conversation is with the holder of this token from now on."""
+        self._unidentify(conversation)
+        conversation.key = token.key
+        self._tokens.setdefault(token.key, set()).add(conversation)
+        if token.expires_at is not None or token.previous_hash:
+            self._look_at_expiry()
+
+    def forget(self, conversation: Connected) -> None:
+        """The conversation's socket is closed."""
+        self._live.discard(conversation)
+        self._unidentify(conversation)
+        address = conversation.address
+        if address is not None:
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+        if not self._live:
+            self._emptied.set()
+
+    async def close_all(self) -> None:
+        """Closes every socket and those still to come, and returns once all are closed; a client that does not answer
+        is cut off after 5 seconds."""
+        self._closing = True
+        for conversation in list(self._live):
+            conversation.close(*_GOING_AWAY)
+        try:
+            while self._live:
+                self._emptied.clear()
+                await self._emptied.wait()
+            await self.deliveries.ended()
+        finally:
+            self._end_watch()
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self.deliveries.close()
+            self.responses.close()
+
+    def _full(self, address: str | None) -> tuple[int, str] | None:
+        settings = self.settings
+        if len(self._live) >= settings.max_sockets:
+            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
+        most = settings.max_sockets_per_address
+        if address is not None and self._addresses.get(address, 0) >= most:
+            return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
+        return None
+
+    def _unidentify(self, conversation: Connected) -> None:
+        same = self._tokens.get(conversation.key)
+        if same is not None:
+            same.discard(conversation)
+            if not same:
+                del self._tokens[conversation.key]
+
+    def _changed(self, kind: Kind, key: str) -> None:
+        if kind == "token" and key in self._tokens:
+            token: Token | None = self._registry.get("token", key)
+            for conversation in list(self._tokens[key]):
+                conversation.token_changed(token)
+            self._look_at_expiry()
+
+    def _look_at_expiry(self) -> None:
+        """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are
+        some that will."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        now = time.time()
+        soonest: float | None = None
+        for key in list(self._tokens):
+            token: Token | None = self._registry.get("token", key)
+            if token is None:
+                continue
+            if token.expired(now):
+                for conversation in list(self._tokens[key]):
+                    conversation.token_expired()
+                continue
+            if token.previous_hash and token.previous_until <= now:
+                token = dataclasses.replace(token, previous_hash="", previous_until=0.0)
+                for conversation in list(self._tokens.get(key, ())):
+                    conversation.token_changed(token)
+            ends = [end for end in (token.expires_at, token.previous_until) if end]
+            soonest = min(ends if soonest is None else [soonest, *ends], default=None)
+        if soonest is not None:
+            # The clock of day may be set meanwhile, so it is not trusted for long.
+            delay = min(_EXPIRY, soonest - now + 0.001)
+            self._expiry = asyncio.get_running_loop().call_later(delay, self._look_at_expiry)
+
+
+def counted_address(remote_ip: str) -> str | None:
+    """What a client's address is counted under: IPv6 by its /64; None for loopback, which is not counted."""
+    try:
+        address = ipaddress.ip_address(remote_ip)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is None:
+            network = ipaddress.ip_network((address, 64), strict=False)
+            return None if address.is_loopback else str(network)
+        address = address.ipv4_mapped
+    return None if address.is_loopback else str(address)
