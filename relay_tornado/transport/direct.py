@@ -96,7 +96,7 @@ _HEAD, _BODY, _ANSWER, _GONE = _State
 
 
 class DirectConnection:
-    """One accepted socket. `protocol` and `remote_ip` are those of the request that was read last.
+    """One accepted socket. `remote_ip` is the sender of the request that was read last.
 
     `deadline` is the time (monotonic) at which the sweep lets it `expire`. `busy` is whether a request is worked on,
     `last` whether none is to be read after it.
@@ -114,7 +114,6 @@ class DirectConnection:
         "_place",
         "_proxy",
         "_reading",
-        "_refused",
         "_rest",
         "_running",
         "_scanned",
@@ -123,7 +122,6 @@ class DirectConnection:
         "_upload",
         "deadline",
         "last",
-        "protocol",
         "remote_ip",
         "socket",
     )
@@ -134,7 +132,6 @@ class DirectConnection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connection
         self.remote_ip = remote_ip
-        self.protocol = "http"
         self.last = False
         self.deadline = time.monotonic() + shared.idle_timeout
         self._shared = shared
@@ -146,7 +143,6 @@ class DirectConnection:
         self._running = False
         self._place: Place | None = None
         self._upload: Upload | None = None
-        self._refused = False
         self._left = 0
         self._discard_limit = 0
         self._is_head = False
@@ -275,7 +271,6 @@ class DirectConnection:
         """Who sent a request that came through a proxy. Returns the host that it asked for, where the proxy says."""
         origin = self._shared.trust.origin(self._proxy, head)
         self.remote_ip = origin.address
-        self.protocol = origin.scheme or "http"
         return origin.host
 
     def _run(self) -> None:
@@ -341,7 +336,6 @@ class DirectConnection:
         self._rest = data[size + length :]
         outcome = ingest.begin(Head(method, target, block, length, self.remote_ip, host), place)
         self._left = length
-        self._refused = False
         if isinstance(outcome, Upload):
             self._upload = outcome
         else:
@@ -376,7 +370,7 @@ class DirectConnection:
         if self._left:
             if self._state is _HEAD:
                 self._state = _BODY
-                if not self._refused:
+                if self._upload is not None:
                     self.deadline = time.monotonic() + self._shared.body_timeout
             return
         self._whole()
@@ -413,7 +407,6 @@ class DirectConnection:
         """Answers a request whose body may still be coming: what comes is read and dropped, within bounds, so that the
         sender reads the answer instead of a reset."""
         shared = self._shared
-        self._refused = True
         self._discard_limit = shared.discard_limit
         now = time.monotonic()
         if goes_on:

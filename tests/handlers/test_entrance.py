@@ -173,6 +173,7 @@ async def test_a_proxy_names_host_and_scheme() -> None:
         async with edge(entrance=Entrance(trust=ProxyTrust.parse(trusted))) as site, Raw(site.port) as proxy:
             await site.change(input={"custom_domain": "hooks.example.com"})
             assert (await proxy.ask(request(b"/a", b"x", forwarded))).status == status
+            assert (await proxy.ask(request(b"/healthz", b"", forwarded, method=b"GET"))).status == 200
             [connection] = site.site.listener.connections
             assert connection.protocol == ("https" if status == 200 else "http")
 
