@@ -58,7 +58,7 @@ class FrameCache:
             if kept.outputs.plain and event.target is None:
                 frame = websocket.text(frames.webhook(event, kept.bucket, kept.inputs.get(event.input_id, "")))
             else:
-                frame = self._copies(kept, event, 0, truncate=False)
+                frame = self._copies(kept, event)
             if keep:
                 self._keep(kept.frames, event.seq, frame)
         return frame
@@ -75,30 +75,24 @@ class FrameCache:
                 self._keep(kept.events, event.seq, frame)
         return frame
 
-    def truncated(self, bucket_id: BucketId, event: Event, *, itself: bool = False, after: int = 0) -> bytes:
-        """As `rest`, or with `itself` as `event`, without the event's body, for a subscriber whose `max_body` it is
-        over."""
-        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
-        if itself:
-            name = kept.inputs.get(event.input_id, "")
-            return websocket.text(frames.webhook(event, kept.bucket, name, truncate=True))
-        return self._copies(kept, event, after, truncate=True)
-
-    def rest(self, bucket_id: BucketId, event: Event, after: int) -> bytes:
-        """The joined frames of the copies that go to outputs above number `after`."""
-        kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
-        return self._copies(kept, event, after, truncate=False)
-
-    def again(
-        self, bucket_id: BucketId, event: Event, attempt: int, *, itself: bool = False, truncate: bool = False
+    def own(
+        self,
+        bucket_id: BucketId,
+        event: Event,
+        *,
+        itself: bool = False,
+        after: int = 0,
+        truncate: bool = False,
+        attempt: int = 1,
     ) -> bytes:
-        """As `frame`, or with `itself` as `event`, of an event that comes for the `attempt`th time and says so; with
-        `truncate` without its body."""
+        """As `frame`, or with `itself` as `event`, for one subscriber alone: only the copies that go to outputs above
+        number `after`, with `truncate` without the body, and saying so where it comes for the second `attempt` or a
+        later one."""
         kept = self._buckets.get(bucket_id) or self._enter(bucket_id)
         if itself:
             name = kept.inputs.get(event.input_id, "")
             return websocket.text(frames.webhook(event, kept.bucket, name, truncate=truncate, attempt=attempt))
-        return self._copies(kept, event, 0, truncate=truncate, attempt=attempt)
+        return self._copies(kept, event, after, truncate=truncate, attempt=attempt)
 
     def numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
         """The numbers of the outputs that the copies in `frame` go to, none where that is the event itself."""
@@ -131,7 +125,7 @@ class FrameCache:
                 turn for turn in self._turns if turn[0] is not kept.frames and turn[0] is not kept.events
             )
 
-    def _copies(self, kept: _Kept, event: Event, after: int, *, truncate: bool, attempt: int = 1) -> bytes:
+    def _copies(self, kept: _Kept, event: Event, after: int = 0, *, truncate: bool = False, attempt: int = 1) -> bytes:
         copies = kept.outputs.of(event, self._subjects, after)
         name = kept.inputs.get(event.input_id, "")
         if not copies:

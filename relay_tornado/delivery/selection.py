@@ -69,24 +69,21 @@ class Selection:
         cache, bucket_id, rules = self._cache, place.bucket_id, self._rules
         if rules is not None and not cache.passes(event, rules):
             return None
-        if attempt > 1:
-            truncate = self._over(event)
-            data = cache.again(bucket_id, event, attempt, itself=self._itself, truncate=truncate)
-        else:
-            data = self._frame(place, event, keep)
+        data = self._frame(place, event, keep, attempt)
         return Copies(data, self._numbers(bucket_id, event)) if data else None
 
     def _numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
         return () if self._itself else self._cache.numbers(bucket_id, event)
 
-    def _frame(self, place: Place, event: Event, keep: bool) -> bytes:
+    def _frame(self, place: Place, event: Event, keep: bool, attempt: int = 1) -> bytes:
         cache, bucket_id = self._cache, place.bucket_id
         after = place.output if event.seq == place.seq + 1 else 0
-        if self._over(event):
-            return cache.truncated(bucket_id, event, itself=self._itself, after=after)
+        truncate = self._over(event)
+        if truncate or after or attempt > 1:
+            return cache.own(bucket_id, event, itself=self._itself, after=after, truncate=truncate, attempt=attempt)
         if self._itself:
             return cache.event(bucket_id, event, keep=keep)
-        return cache.rest(bucket_id, event, after) if after else cache.frame(bucket_id, event, keep=keep)
+        return cache.frame(bucket_id, event, keep=keep)
 
     def _over(self, event: Event) -> bool:
         return self._max_body is not None and len(event.body) > self._max_body

@@ -78,13 +78,13 @@ def test_a_bucket_that_is_not_there() -> None:
         kept.frame("x", event(1))
     asyncio.run(registry.delete("bucket", "b"))
     with pytest.raises(BucketGone):
-        kept.truncated("b", event(1))
+        kept.own("b", event(1), truncate=True)
 
 
 def test_a_truncated_frame_is_not_kept() -> None:
     """It is one subscriber's own."""
     kept, _ = cache()
-    assert frames(kept.truncated("b", event(1)))[0]["truncated"] is True
+    assert frames(kept.own("b", event(1), truncate=True))[0]["truncated"] is True
     assert kept.size == 0
     assert "truncated" not in frames(kept.frame("b", event(1)))[0]
 
@@ -106,8 +106,8 @@ def test_copies_and_events_are_kept_apart() -> None:
     assert (kept.frame("b", event(1)), kept.event("b", event(1))) == (joined, whole)
     assert kept.frame("b", event(1)) is joined
     assert kept.event("b", event(1)) is whole
-    assert [each["meta"]["output_name"] for each in frames(kept.rest("b", event(1), 1))] == ["output 2"]
-    assert kept.rest("b", event(1), 2) == b""
+    assert [each["meta"]["output_name"] for each in frames(kept.own("b", event(1), after=1))] == ["output 2"]
+    assert kept.own("b", event(1), after=2) == b""
     assert len(joined) + len(whole) < kept.size < len(joined) + len(whole) + 1000
     kept.forget("b")
     assert kept.size == 0
