@@ -34,7 +34,6 @@ class IngestRequest(HTTPMessageDelegate):
         self._discard_limit = 2 * settings.large_max_body
         self._extra = b""
         self._is_head = False
-        self._goes_on = True
 
     def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         """Decides by the head alone where it can."""
@@ -57,18 +56,17 @@ class IngestRequest(HTTPMessageDelegate):
         if isinstance(outcome, Upload):
             self._upload = outcome
             return
-        self._goes_on = length is not None and length <= SMALL and "Expect" not in headers
+        goes_on = length is not None and length <= SMALL and "Expect" not in headers
         if "Expect" in headers:
             del headers["Expect"]  # else Tornado would ask for the body that was just refused
-        self._refuse(outcome)
+        self._refuse(outcome, goes_on=goes_on)
 
     def data_received(self, chunk: bytes) -> None:
         if self._upload is not None:
             refusal = self._upload.feed(chunk)
             if refusal is not None:
                 self._upload = None
-                self._goes_on = False
-                self._refuse(refusal)
+                self._refuse(refusal, goes_on=False)
         else:
             self._discard_limit -= len(chunk)
             if self._discard_limit < 0:
@@ -93,16 +91,14 @@ class IngestRequest(HTTPMessageDelegate):
             self._upload.abandon()
             self._upload = None
 
-    def _refuse(self, answer: Answer) -> None:
+    def _refuse(self, answer: Answer, *, goes_on: bool) -> None:
         stream = self._stream
         if stream.closed():
             return
         stream.drop_body()
-        if self._goes_on:
-            self._write(answer)
-        else:
-            stream.last = True
-            self._write(answer)
+        stream.last = stream.last or not goes_on
+        self._write(answer)
+        if not goes_on:
             stream.refused(DISCARD_TIME)
 
     def _answer(self, answer: Answer) -> None:
