@@ -71,7 +71,20 @@ class _Protocol(WebSocketProtocol13):
             and not 3000 <= code < 5000
         ):
             code, reason = CloseCode.PROTOCOL_ERROR, "no close frame has such a code"
+        if self.client_terminated and not self.server_terminated and isinstance(self.stream, Connection):
+            # Tornado would close the stream at once, and drop what is still to leave, the close frame with it. As if
+            # the relay closed: Tornado's own time for that bounds it.
+            self.client_terminated = False
+            super().close(code, reason)
+            self.client_terminated = True
+            self.stream.when_written(super().close)
+            return
         super().close(code, reason)
+
+    def on_connection_close(self) -> None:
+        """Also once the client's close frame was read: then the stream is still to close behind the answer."""
+        if self._waiting is None or self.stream.closed():
+            super().on_connection_close()
 
     async def _receive_frame(self) -> None:
         self._framing = True

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
+from tornado.iostream import IOStream
 
 from tests.delivery.world import frames
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
@@ -72,6 +73,48 @@ async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
     async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
         await reads_nothing(server)
         await server.until(lambda: server.sockets.count == 0)
+
+
+@contextlib.asynccontextmanager
+async def closes_behind(server: Live) -> AsyncIterator[tuple[socket.socket, IOStream]]:
+    """A client that said it closes while more than its kernel takes was written to it, and the stream to it."""
+    await server.bucket()
+    key, secret = await server.token()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
+        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        await server.until(lambda: bool(server.sockets.subscribed))
+        (conversation,) = server.sockets._live
+        stream = conversation._stream
+        # So that its kernel does not take what waits once it is asked again.
+        stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+        await server.append(100, body=b"x" * 300_000)
+        await server.until(stream.writing)
+        client.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
+        await server.until(lambda: server.sockets.count == 0)
+        yield client, stream
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_closes_behind_its_events_is_answered() -> None:
+    """What was written comes whole, and then the close frame."""
+    async with live() as server, closes_behind(server) as (client, stream):
+        assert not stream.closed()
+        heard = bytearray()
+        client.setblocking(False)
+        async with asyncio.timeout(TIMEOUT):
+            while data := await asyncio.get_running_loop().sock_recv(client, 1 << 20):
+                heard += data
+        assert heard.endswith(b"\x88\x02\x03\xe8")
+        seqs = [event["meta"]["seq"] for event in frames(heard[heard.index(b"\r\n\r\n") + 4 : -4])[2:]]
+        assert seqs == list(range(1, len(seqs) + 1))
+
+
+@pytest.mark.gen_test
+async def test_a_client_that_closes_and_reads_no_more_is_cut_off() -> None:
+    """What waits for it does not keep the socket."""
+    async with live() as server, closes_behind(server) as (_, stream):
+        await server.until(stream.closed)
 
 
 @pytest.mark.gen_test
