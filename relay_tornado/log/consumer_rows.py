@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -15,7 +15,7 @@ from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, T
 from relay_tornado.model import BucketId, Gap, GapReason
 from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
-from relay_tornado.storage.damage import is_damage
+from relay_tornado.storage.damage import is_damage, sound
 
 STEP = 256
 """Rows that leave in one transaction."""
@@ -131,10 +131,10 @@ def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = Fals
         row = raw.execute(_STORED, (consumer, key.bucket_id)).fetchone()
         if row is None:
             return None  # it was deleted this moment
-        stored = _stored(key, row)
+        stored = _stored(key, sound(row, _Row))
         parked = raw.execute(_TRIED, (consumer,)).fetchall() if whole else []
-        again = msgspec.convert(parked, list[tuple[int, int, float, float]])
-    except (msgspec.MsgspecError, TypeError, ValueError, sqlite3.DatabaseError) as error:
+        again = sound(parked, list[tuple[int, int, float, float]])
+    except (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError) as error:
         if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
             raise
         raise consumers.damaged(key, str(error)) from error
@@ -305,7 +305,24 @@ class _Met(_Missed):
     untold: list[_Missed] = []
 
 
-_NUMBERS = tuple[float, int, int, int, float, float, int]
+class _Row(NamedTuple):
+    """What `_STORED` reads."""
+
+    ack_wait: float
+    max_deliver: int
+    receipt: int
+    floor: int
+    done: bytes
+    dead: int
+    created_at: float
+    updated_at: float
+    gaps: int
+    gap: bytes | None
+    tried: bytes
+    first: int
+    head: int
+
+
 _read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 _read_gap = msgspec.json.Decoder(_Met).decode
 
@@ -314,10 +331,9 @@ def _key(row: Sequence[Any]) -> Key:
     return Key(row[0], row[1].decode(errors="replace"), row[2].decode(errors="replace"))
 
 
-def _stored(key: Key, row: Sequence[Any]) -> Stored:
-    """Raises MsgspecError, TypeError and ValueError where that can't be understood."""
+def _stored(key: Key, row: _Row) -> Stored:
+    """Raises MsgspecError and ValueError where that can't be understood."""
     wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, head = row
-    msgspec.convert((wait, most, receipt, floor, created, updated, times), _NUMBERS)
     settled, tried = _read_ranges(done), _read_ranges(out)
     if not 0 <= floor <= head or any(not floor < begin <= end <= head for begin, end in settled):
         raise ValueError("what it is done with does not go with what its log holds")

@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, Re
 from relay_tornado.log.deliveries import DONE, MOST, Latest, Result, sent, storable, surplus
 from relay_tornado.model import BucketId
 from relay_tornado.settings import Settings
+from relay_tornado.storage.damage import sound
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED, again
 
@@ -49,8 +50,20 @@ _MOVE = (
     " ON CONFLICT (log, kind, name) DO UPDATE SET floor = excluded.floor, updated_at = excluded.updated_at"
 )
 
-_TYPES = [int, bytes, int, int, float]
 _decode = msgspec.json.Decoder(dict[str, list[str]]).decode
+
+
+class _Row(NamedTuple):
+    """What `_COLUMNS` names."""
+
+    output: int
+    status: bytes
+    status_code: int
+    headers: bytes
+    body: bytes
+    duration_ms: int
+    retries: int
+    at: float
 
 
 class _Entry:
@@ -290,13 +303,10 @@ def _status(raw: sqlite3.Connection, key: int, seq: int, output: int) -> str:
 
 def _result(row: Sequence[Any]) -> Result | None:
     """None of a damaged row."""
-    _, text, status_code, headers, body, duration_ms, retries, at = row
-    status = _text(text)
-    if status is None or [type(each) for each in (status_code, body, duration_ms, retries, at)] != _TYPES:
-        return None
     try:
-        return Result(status, status_code, _decode(headers), body, duration_ms, retries, at)
-    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError):
+        _, status, status_code, headers, body, duration_ms, retries, at = sound(row, _Row)
+        return Result(status.decode(), status_code, _decode(headers), body, duration_ms, retries, at)
+    except (sqlite3.DatabaseError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 

@@ -27,7 +27,6 @@ from relay_tornado.ops.reading import read
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
-from relay_tornado.storage.work import read_stamp
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 Level: TypeAlias = Literal["damage", "warning"]
@@ -195,7 +194,7 @@ def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: 
 
 def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stamp | None) -> None:
     try:
-        stamp = read_stamp(raw)
+        stamp = witnesses.read_stamp(raw)
     except (sqlite3.DatabaseError, TypeError) as error:
         report.add("damage", "meta", f"the table meta does not say which database this is ({error})", RESTORE)
         return

@@ -30,8 +30,7 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Lock
-from relay_tornado.storage.witness import Witness
-from relay_tornado.storage.work import read_stamp
+from relay_tornado.storage.witness import Witness, read_stamp
 
 _PAUSING = 3
 """The first version whose outputs can be paused."""

@@ -5,12 +5,18 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
 
 MALFORMED_TEXT: Final = "a text in it is malformed"
 
 _UNDECODED = "Could not decode to UTF-8"
 _NO_JSON = "JSON cannot hold BLOB values"
+_AS_IT_IS = (bytes,)
+"""Otherwise msgspec takes a text for bytes in base64."""
 
 
 def malformed(message: str) -> sqlite3.DatabaseError:
@@ -18,6 +24,15 @@ def malformed(message: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(message)
     error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
     return error
+
+
+def sound(row: Any, types: type[T]) -> T:
+    """What was read, where it is of these types. Raises sqlite3.DatabaseError where it is not: damage makes a number a
+    text, or nothing."""
+    try:
+        return msgspec.convert(row, types, builtin_types=_AS_IT_IS)
+    except msgspec.ValidationError as error:
+        raise malformed(str(error)) from None
 
 
 def is_damage(error: sqlite3.DatabaseError) -> bool:

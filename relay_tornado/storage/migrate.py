@@ -23,7 +23,7 @@ from relay_tornado import __version__
 from relay_tornado.errors import NewerSchema, StartupError
 from relay_tornado.ids import new_uuid
 from relay_tornado.storage.connection import uri
-from relay_tornado.storage.work import read_stamp
+from relay_tornado.storage.witness import read_stamp
 
 _log = structlog.get_logger(__name__)
 

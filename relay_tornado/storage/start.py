@@ -24,8 +24,7 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.whereabouts import wal_of
-from relay_tornado.storage.witness import Loss, Stamp, Witness
-from relay_tornado.storage.work import read_stamp
+from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _log = structlog.get_logger(__name__)
 

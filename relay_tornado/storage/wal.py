@@ -17,8 +17,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.whereabouts import wal_of
-from relay_tornado.storage.witness import NAME, Stamp
-from relay_tornado.storage.work import read_stamp
+from relay_tornado.storage.witness import NAME, Stamp, read_stamp
 
 # https://www.sqlite.org/fileformat2.html
 _HEADER = struct.Struct(">8I")
@@ -118,13 +117,10 @@ def _sum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
     return one, two
 
 
-def _stamp(page: bytes) -> Stamp | None:
+def _stamp(page: bytes) -> Stamp:
     """What a page of the table `meta` says: it is put into a database that has nothing else. Raises sqlite3.Error."""
     with contextlib.closing(sqlite3.connect(":memory:")) as raw:
         raw.execute(f"PRAGMA page_size = {len(page)}")
         raw.execute("CREATE TABLE meta (one INTEGER PRIMARY KEY, id TEXT, commits INTEGER, appended INTEGER)")
         raw.deserialize(raw.serialize()[: len(page)] + page)
-        row = raw.execute(
-            "SELECT id, commits, appended FROM meta WHERE typeof(id) = 'text' AND typeof(commits) = 'integer'"
-        ).fetchone()
-    return None if row is None else Stamp(*row)
+        return read_stamp(raw)

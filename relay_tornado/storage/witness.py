@@ -9,10 +9,13 @@ file; one that is ahead at a start proves that committed work is gone.
 from __future__ import annotations
 
 import os
+import sqlite3
 import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+
+from relay_tornado.storage.damage import malformed, sound
 
 NAME = "relay.witness"
 SECTOR = 4096
@@ -46,6 +49,15 @@ def loss(witness: Stamp | None, found: Stamp) -> Loss | None:
     if witness is None or witness.database != found.database or witness.commits <= found.commits:
         return None
     return Loss(witness.commits - found.commits, max(witness.appended - found.appended, 0))
+
+
+def read_stamp(raw: sqlite3.Connection) -> Stamp:
+    """How much was committed to a file, as it says itself. Raises sqlite3.Error."""
+    row = raw.execute("SELECT id, commits, appended FROM meta").fetchone()
+    try:
+        return Stamp(*sound(row, tuple[str, int, int]))
+    except sqlite3.DatabaseError:
+        raise malformed("its table meta is empty or damaged") from None
 
 
 def peek(path: Path) -> Stamp | None:

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
-from relay_tornado.storage.damage import malformed
-from relay_tornado.storage.witness import Stamp
 
 CLOSED = "the relay is shutting down; send it again in a moment"
 FULL = "the disk of relay.db is full, so nothing was stored: free some space on it"
@@ -132,11 +130,3 @@ def code_of(error: BaseException) -> int:
 def again(error: RelayError) -> RelayError:
     """An error of the same kind and text: each future needs one of its own."""
     return type(error)(*error.args)
-
-
-def read_stamp(raw: sqlite3.Connection) -> Stamp:
-    """How much was committed to a file, as it says itself. Raises sqlite3.Error."""
-    row = raw.execute("SELECT id, commits, appended FROM meta").fetchone()
-    if row is None or [type(each) for each in row] != [str, int, int]:
-        raise malformed("its table meta is empty or damaged")
-    return Stamp(*row)

@@ -34,7 +34,7 @@ from relay_tornado.storage.damage import MALFORMED_TEXT, quotes_a_text
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.whereabouts import Whereabouts
-from relay_tornado.storage.witness import Loss, Stamp, Witness, loss
+from relay_tornado.storage.witness import Loss, Stamp, Witness, loss, read_stamp
 from relay_tornado.storage.work import (
     CLOSED,
     COMMITTED,
@@ -47,7 +47,6 @@ from relay_tornado.storage.work import (
     again,
     classify,
     code_of,
-    read_stamp,
 )
 
 CHECKPOINT_SOON = 250
