@@ -5,12 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import NamedTuple
 
-import structlog
-
 from relay_tornado.ids import new_epoch
 from relay_tornado.model import BucketId, Epoch
-
-_log = structlog.get_logger(__name__)
 
 
 class Row(NamedTuple):
@@ -56,19 +52,10 @@ def load(raw: sqlite3.Connection) -> Loaded:
     return Loaded(live, epochs, dropped, [key for key, *_, sound in rows if not sound])
 
 
-def renew(loaded: Loaded) -> list[str | int]:
-    """Gives each log that has no epoch, which is damage, a new one from its first event on, and says so. Returns what
-    is to be stored: epoch, log, from_seq for each."""
-    made: list[str | int] = []
-    for row in loaded.live:
-        if row.key not in loaded.epochs:
-            epoch = Epoch(new_epoch(), 1)
-            _log.error(
-                "log_without_epoch",
-                bucket=row.bucket_id,
-                consequence="its events have new ids, and positions from before are told a gap",
-                hint="the file is damaged: run `relay check`",
-            )
-            loaded.epochs[row.key] = [epoch]
-            made += (epoch.epoch, row.key, epoch.from_seq)
-    return made
+def renew(loaded: Loaded) -> list[Row]:
+    """Gives each log that has no epoch, which is damage and costs no event, a new one from its first event on. Returns
+    those logs."""
+    without = [row for row in loaded.live if row.key not in loaded.epochs]
+    for row in without:
+        loaded.epochs[row.key] = [Epoch(new_epoch(), 1)]
+    return without

@@ -467,9 +467,17 @@ class SqliteEventLog:
 
     def _apply(self, loaded: Loaded) -> None:
         """Takes over what the file says: at the start, and after it was opened anew on an error."""
-        renewed = renew(loaded)
-        if renewed:
-            task = self._loop.create_task(self._store_epochs(renewed), name="relay-epochs")
+        made: list[str | int] = []
+        for row in renew(loaded):
+            made += (loaded.epochs[row.key][0].epoch, row.key, 1)
+            _log.error(
+                "log_without_epoch",
+                bucket=row.bucket_id,
+                consequence="its events have new ids, and positions from before are told a gap",
+                hint="the file is damaged: run `relay check`",
+            )
+        if made:
+            task = self._loop.create_task(self._store_epochs(made), name="relay-epochs")
             self._renewals.add(task)
             task.add_done_callback(self._renewals.discard)
         known = {state.key: state for state in self._logs.values()}

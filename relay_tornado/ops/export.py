@@ -13,9 +13,9 @@ from typing import Any
 
 import relay_tornado
 from relay_tornado.errors import Conflict, Invalid, NotFound, Unavailable
-from relay_tornado.ids import new_epoch, parse_id
+from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
-from relay_tornado.log.loading import load
+from relay_tornado.log.loading import load, renew
 from relay_tornado.model import Bounds, Cursor, Epoch
 from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
@@ -63,10 +63,11 @@ def export(
                 f"the file holds events of another bucket, {source}, and {name!r} is {bucket_id}: name another file"
             )
         loaded = load(raw)
+        renew(loaded)
         row = next((each for each in loaded.live if each.bucket_id == bucket_id), None)
         if row is None:
             raise NotFound(f"the bucket {name!r} has no log that could be read: `relay check` says more")
-        epochs = loaded.epochs.get(row.key) or [Epoch(new_epoch(), 1)]  # none is damage, and costs no event
+        epochs = loaded.epochs[row.key]
         bounds = Bounds(row.first, row.head, tuple(epochs), open=False)
         start = row.first if after is None else _after(bounds, after) + 1
         about = {
