@@ -444,10 +444,7 @@ class SqliteEventLog:
         return 0 if state is None else state.head
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._database.read(job)
-        except sqlite3.Error as error:
-            raise Unavailable(f"the log can't be read ({error})") from error
+        return await self._database.read(job, "the log")
 
     def _add(self, state: LogState) -> None:
         self._logs[state.bucket_id] = state

@@ -257,7 +257,4 @@ class SqliteConsumers:
             _log.error("consumers_not_saved", error=str(error), consequence="their last events are delivered again")
 
     async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return await self._database.read(job)
-        except sqlite3.Error as error:
-            raise Unavailable(f"where consumers stand can't be read ({error})") from error
+        return await self._database.read(job, "where consumers stand")

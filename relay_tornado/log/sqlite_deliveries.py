@@ -238,10 +238,7 @@ class SqliteDeliveries:
             row = raw.execute(_LOG, (bucket_id,)).fetchone()
             return nothing if row is None else job(raw, row[0], row[1])
 
-        try:
-            return await self._database.read(found)
-        except sqlite3.Error as error:
-            raise Unavailable(f"what became of events can't be read ({error})") from error
+        return await self._database.read(found, "what became of events")
 
     async def close(self) -> None:
         """Commits what is queued; nothing is taken any more."""

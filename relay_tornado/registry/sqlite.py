@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from relay_tornado.errors import StartupError, Unavailable
+from relay_tornado.errors import StartupError
 from relay_tornado.model import from_document, to_document
 from relay_tornado.registry.contract import Kind
 from relay_tornado.registry.memory import KINDS, Records
@@ -51,10 +51,7 @@ class SqliteRegistry(Records):
 
     async def traces(self) -> Collection[str]:
         """See the contract."""
-        try:
-            return await self._database.read(lambda raw: {bucket_id for (bucket_id,) in raw.execute(_TRACES)})
-        except sqlite3.Error as error:
-            raise Unavailable(f"the records of buckets can't be read ({error})") from error
+        return await self._database.read(lambda raw: {key for (key,) in raw.execute(_TRACES)}, "the records of buckets")
 
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
         """See the contract."""

@@ -109,14 +109,19 @@ class Database:
         self._writer.submit(work)
         return await work.future
 
-    async def read(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs the job on a read-only connection's thread. Raises what it raises."""
+    async def read(self, job: Callable[[sqlite3.Connection], T], what: str = "") -> T:
+        """Runs the job on a read-only connection's thread. Raises what it raises, and Unavailable; where it is said in
+        words `what` is read, SQLite's errors are Unavailable, too."""
         if not self._readers:
             raise Unavailable("the relay is shutting down")
         index = min(range(len(self._readers)), key=self._reading.__getitem__)
         self._reading[index] += 1
         try:
             return await self._readers[index].run(job)
+        except sqlite3.Error as error:
+            if what:
+                raise Unavailable(f"{what} can't be read ({error})") from error
+            raise
         finally:
             self._reading[index] -= 1
 
