@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time as clock
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, RelayError, Unavailable
 from relay_tornado.ids import new_epoch
-from relay_tornado.log import consumer_rows, reclaim, rows, weighing
+from relay_tornado.log import reclaim, rows
 from relay_tornado.log.appends import Appends
 from relay_tornado.log.batch import Plan
 from relay_tornado.log.contract import Done, Extent, Outline
@@ -26,8 +25,9 @@ from relay_tornado.log.ephemeral import Ephemeral, Fleeting
 from relay_tornado.log.importing import Arrival
 from relay_tornado.log.loading import Loaded, load, renew
 from relay_tornado.log.pages import Block, Pages
-from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
+from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import Recent, Tail
+from relay_tornado.log.trimming import Trimming
 from relay_tornado.log.watch import Registration, Watches
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
 from relay_tornado.settings import Settings
@@ -35,8 +35,6 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED, again
 
 T = TypeVar("T")
-
-_Look: TypeAlias = Callable[[sqlite3.Connection], bool]
 
 _log = structlog.get_logger(__name__)
 
@@ -55,8 +53,8 @@ class SqliteEventLog:
         self._tail = Tail(settings.tail // 2)
         self._ephemeral = Ephemeral()
         self._pages = Pages(settings.page_cache, database.read)
+        self._trimming = Trimming(database, self._tail, self._pages, counters)
         self._appends = Appends(settings, database.notify, self._publish, self._announce, counters)
-        self._purges: dict[int, asyncio.Task[None]] = {}
         self._renewals: set[asyncio.Task[None]] = set()
         self._told: set[tuple[int, int]] = set()
         self._closed = False
@@ -330,101 +328,20 @@ class SqliteEventLog:
         self._watches.wake(state.bucket_id)
 
     async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
-        state = self._state(bucket_id)
-        oldest = await self._oldest_by_age(state, keep)
-        keep = await weighing.by_number(state, keep, self._read)
-        left = 0
-        while not state.gone and (
-            state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)
-        ):
-            if not state.weighed and weighing.doubtful(state, keep):
-                await self._weigh(state)
-            step = await self._database.write(
-                lambda raw: reclaim.delete_oldest(raw, state.key, keep, oldest, floor),
-                lambda step: self._trimmed(state, step),
-            )
-            if step is None:
-                break
-            left += step.events
-            if step.done:
-                break
-        key, now = state.key, clock.time()
-        await self._forget(
-            lambda raw: reclaim.has_old_deliveries(raw, key), lambda raw: reclaim.forget_deliveries(raw, key)
-        )
-        await self._forget(
-            lambda raw: consumer_rows.has_old(raw, key), lambda raw: consumer_rows.forget_old(raw, key, now)
-        )
-        return left
-
-    async def _weigh(self, state: LogState) -> None:
-        """Once in a process, before much leaves by size."""
-        error = await weighing.error(state, self._read)
-
-        def corrected(_: object) -> None:
-            state.bytes += error
-
-        if error:
-            sql = "UPDATE log SET bytes = bytes + ? WHERE id = ?"
-            await self._database.write(lambda raw: raw.execute(sql, (error, state.key)), corrected)
-        state.weighed = True
-
-    async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
-        limit = age_limit(keep)
-        if limit is None or state.first > state.head:
-            return 1
-        return await self.seek(state.bucket_id, limit) + 1
-
-    def _trimmed(self, state: LogState, step: reclaim.Step | None) -> None:
-        if step is not None:
-            state.first = step.first
-            state.bytes -= step.bytes
-            self._counters.retention_events += step.events
-            self._tail.trim(state.recent, step.first)
-            self._pages.trim(state.key, step.first)
+        return await self._trimming.trim(self._state(bucket_id), keep, floor)
 
     async def forget_repeats(self, bucket_id: BucketId) -> None:
-        key, now = self._state(bucket_id).key, clock.time()
-        await self._forget(
-            lambda raw: reclaim.has_old_digests(raw, key, now), lambda raw: reclaim.forget_digests(raw, key, now)
-        )
-
-    async def _forget(self, old: _Look, forget: _Look) -> None:
-        """Where something is `old`, has it removed in steps, until `forget` says that nothing is left."""
-        if await self._read(old):
-            while not await self._database.write(forget):
-                pass
+        await self._trimming.forget_repeats(self._state(bucket_id))
 
     async def drop(self, bucket_id: BucketId) -> None:
         state = self._logs.get(bucket_id)
         if state is not None:
             await self._database.write(lambda raw: reclaim.drop(raw, state.key), lambda _: self._remove(state))
-            self._purge(state.key)
-
-    def _purge(self, key: int) -> None:
-        """Deletes the rows of a dropped log in the background; what is left at a shutdown goes after the next start."""
-        if key in self._purges or self._closed:
-            return
-        task = self._loop.create_task(self._delete_dropped(key), name=f"relay-purge-{key}")
-        self._purges[key] = task
-        task.add_done_callback(lambda done: self._purges.pop(key, None))
-
-    async def _delete_dropped(self, key: int) -> None:
-        while True:
-            try:
-                if await self._database.write(lambda raw: reclaim.delete_dropped(raw, key)):
-                    return
-            except (RelayError, sqlite3.Error) as error:
-                _log.warning("purge_waits", error=str(error))
-                await asyncio.sleep(60)
+            self._trimming.purge(state.key)
 
     async def close(self) -> None:
         self._closed = True
-        purges = list(self._purges.values())
-        for task in purges:
-            task.cancel()
-        if purges:
-            await asyncio.wait(purges)
+        await self._trimming.close()
         await self._appends.empty()
         if self._renewals:
             await asyncio.wait(self._renewals)
@@ -504,7 +421,7 @@ class SqliteEventLog:
             if state.key not in loaded.damaged:
                 self._remove(state)
         for key in loaded.dropped:
-            self._purge(key)
+            self._trimming.purge(key)
 
     async def _store_epochs(self, epochs: list[str | int]) -> None:
         try:

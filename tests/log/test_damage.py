@@ -192,7 +192,7 @@ async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
     """What leaves while events are counted is no error; they are counted once more."""
     await make(disk.log)
     await fill(disk.log, 50, size=100)
-    read, met = disk.log._read, False
+    read, met = disk.log._trimming._read, False
 
     async def meet(job: Any) -> Any:
         nonlocal met
@@ -203,7 +203,7 @@ async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
             await fill(disk.log, 5, size=100)
         return found
 
-    disk.log._read = meet  # type: ignore[method-assign]
+    disk.log._trimming._read = meet  # type: ignore[method-assign]
     with capture_logs() as logs:
         assert await disk.log.trim("b", Retention(None, None, 20 * SIZE), None) == 15
     assert (met, logs) == (True, [])

@@ -102,7 +102,7 @@ async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, fau
     assert isinstance(found[1], Unavailable | BucketGone)
     held = "SELECT count(*) FROM event JOIN log ON log.id = event.log WHERE dropped = 1 AND seq > head"
     assert await faulty.database.read(lambda raw: raw.execute(held).fetchone()[0]) == 0
-    await until(lambda: not faulty.log._purges)
+    await until(lambda: not faulty.log._trimming._purges)
 
 
 @log_test

@@ -1,0 +1,140 @@
+"""How events leave a log on SQLite, and what is kept of them with them: in small steps, between which appends go on.
+
+A log that was dropped is gone at once, and its rows leave in the background.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
+import structlog
+
+from relay_tornado.counters import Counters
+from relay_tornado.errors import RelayError
+from relay_tornado.log import consumer_rows, reclaim, weighing
+from relay_tornado.log.pages import Pages
+from relay_tornado.log.state import LogState, age_limit, excess_bytes, keep_from_count
+from relay_tornado.log.tail import Tail
+from relay_tornado.model import Retention
+from relay_tornado.storage.database import Database
+
+T = TypeVar("T")
+
+_Look: TypeAlias = Callable[[sqlite3.Connection], bool]
+
+_AGAIN = 60.0
+"""Seconds until rows that could not be removed are tried again."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Trimming:
+    """What leaves the file leaves `tail` and `pages`, too."""
+
+    def __init__(self, database: Database, tail: Tail, pages: Pages, counters: Counters) -> None:
+        self._database = database
+        self._tail = tail
+        self._pages = pages
+        self._counters = counters
+        self._purges: dict[int, asyncio.Task[None]] = {}
+        self._closed = False
+
+    async def trim(self, state: LogState, keep: Retention, floor: int | None) -> int:
+        """See `log.contract.EventLog.trim`."""
+        oldest = await self._oldest_by_age(state, keep)
+        keep = await weighing.by_number(state, keep, self._read)
+        left = 0
+        while not state.gone and (
+            state.first < max(oldest, keep_from_count(state.head, keep)) or excess_bytes(state.bytes, keep)
+        ):
+            if not state.weighed and weighing.doubtful(state, keep):
+                await self._weigh(state)
+            step = await self._database.write(
+                lambda raw: reclaim.delete_oldest(raw, state.key, keep, oldest, floor),
+                lambda step: self._trimmed(state, step),
+            )
+            if step is None:
+                break
+            left += step.events
+            if step.done:
+                break
+        key, now = state.key, time.time()
+        await self._forget(
+            lambda raw: reclaim.has_old_deliveries(raw, key), lambda raw: reclaim.forget_deliveries(raw, key)
+        )
+        await self._forget(
+            lambda raw: consumer_rows.has_old(raw, key), lambda raw: consumer_rows.forget_old(raw, key, now)
+        )
+        return left
+
+    async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
+        limit, key, first, head = age_limit(keep), state.key, state.first, state.head
+        if limit is None or first > head:
+            return 1
+        return await self._read(lambda raw: reclaim.seek(raw, key, first, head, limit)) + 1
+
+    async def _weigh(self, state: LogState) -> None:
+        """Once in a process, before much leaves by size."""
+        error = await weighing.error(state, self._read)
+
+        def corrected(_: object) -> None:
+            state.bytes += error
+
+        if error:
+            sql = "UPDATE log SET bytes = bytes + ? WHERE id = ?"
+            await self._database.write(lambda raw: raw.execute(sql, (error, state.key)), corrected)
+        state.weighed = True
+
+    def _trimmed(self, state: LogState, step: reclaim.Step | None) -> None:
+        if step is not None:
+            state.first = step.first
+            state.bytes -= step.bytes
+            self._counters.retention_events += step.events
+            self._tail.trim(state.recent, step.first)
+            self._pages.trim(state.key, step.first)
+
+    async def forget_repeats(self, state: LogState) -> None:
+        """See `log.contract.EventLog.forget_repeats`."""
+        key, now = state.key, time.time()
+        await self._forget(
+            lambda raw: reclaim.has_old_digests(raw, key, now), lambda raw: reclaim.forget_digests(raw, key, now)
+        )
+
+    async def _forget(self, old: _Look, forget: _Look) -> None:
+        """Where something is `old`, has it removed in steps, until `forget` says that nothing is left."""
+        if await self._read(old):
+            while not await self._database.write(forget):
+                pass
+
+    async def _read(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        return await self._database.read(job, "the log")
+
+    def purge(self, key: int) -> None:
+        """Deletes the rows of a dropped log in the background; what is left at a shutdown goes after the next start."""
+        if key in self._purges or self._closed:
+            return
+        task = asyncio.get_running_loop().create_task(self._delete_dropped(key), name=f"relay-purge-{key}")
+        self._purges[key] = task
+        task.add_done_callback(lambda done: self._purges.pop(key, None))
+
+    async def _delete_dropped(self, key: int) -> None:
+        while True:
+            try:
+                if await self._database.write(lambda raw: reclaim.delete_dropped(raw, key)):
+                    return
+            except (RelayError, sqlite3.Error) as error:
+                _log.warning("purge_waits", error=str(error))
+                await asyncio.sleep(_AGAIN)
+
+    async def close(self) -> None:
+        """Purges nothing more."""
+        self._closed = True
+        purges = list(self._purges.values())
+        for task in purges:
+            task.cancel()
+        if purges:
+            await asyncio.wait(purges)
