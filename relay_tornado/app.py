@@ -17,7 +17,6 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.admin.sessions import NAME as SESSIONS
 from relay_tornado.admin.sessions import Sessions
@@ -71,11 +70,9 @@ async def _open_engine(settings: Settings, counters: Counters | None = None) -> 
         stack.push_async_callback(consumers.close)
         ledgers = Ledgers(consumers, log, counters=counters)
         registry = await SqliteRegistry.open(database)
-        administration = Administration(log, registry, settings)
+        administration = Administration(log, registry, settings, ledgers)
         administration.uses = uses = await SqliteUses.open(database)
         stack.push_async_callback(uses.write)
-        administration.ledgers = ledgers
-        administration.consumers = ConsumerAdministration(log, ledgers)
         administration.logs = Logs(log, deliveries, registry)
         await administration.reconcile()
         yield _Engine(database, log, deliveries, ledgers, registry, uses, administration)
@@ -184,7 +181,7 @@ class Relay:
                 site.rest.logs.searching.index = index
                 _keep_running(stack, index.run(), "relay-search")
             gauges.site = site
-            gauges.consumers = consumers = ConsumerLevels(site.rest.consumers, engine.registry)
+            gauges.consumers = consumers = ConsumerLevels(engine.administration.consumers, engine.registry)
             _keep_running(stack, consumers.run(), "relay-levels")
             site.rest.lags = lambda: consumers.latest
             measured = Measured(gauges, consumers, engine.log, engine.registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from relay_tornado.admin import durable
 from relay_tornado.admin.buckets import changed_bucket, new_bucket
 from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.admin.durable import TokenPositions
 from relay_tornado.admin.housekeeping import Housekeeping, Reconciled
 from relay_tornado.admin.imports import take
 from relay_tornado.admin.inputs import find_input, with_changed_input, with_new_input, without_input
@@ -73,9 +73,14 @@ class Administration:
     """
 
     def __init__(
-        self, log: EventLog, registry: Registry, settings: Settings, clock: Callable[[], float] = time.time
+        self,
+        log: EventLog,
+        registry: Registry,
+        settings: Settings,
+        ledgers: Ledgers,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives unix seconds."""
+        """`ledgers` are the consumers; `clock` gives unix seconds."""
         self.settings = settings
         self.url = settings.public_url
         """Where senders reach the relay, for whoever prints webhook URLs; the composition root puts the address here
@@ -86,10 +91,8 @@ class Administration:
         """The URL of the address that the relay listens on, where one does."""
         self.logs: Logs | None = None
         """For commands about events; the composition root puts it here."""
-        self.ledgers: Ledgers | None = None
-        """The consumers; the composition root puts them here."""
-        self.consumers: ConsumerAdministration | None = None
-        """For commands about them; the composition root puts it here."""
+        self.ledgers = ledgers
+        self.consumers = ConsumerAdministration(log, ledgers)
         self.sessions: Sessions | None = None
         """Who is signed in to the page; the composition root puts it here where there is one."""
         self.uses = Uses()
@@ -102,7 +105,8 @@ class Administration:
         self._registry = registry
         self._clock = clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._housekeeping = Housekeeping(log, registry, settings, self._remove_bucket, lambda: self.ledgers, clock)
+        self._positions = TokenPositions(log, registry, ledgers, clock)
+        self._housekeeping = Housekeeping(log, registry, settings, ledgers, self._remove_bucket, clock)
 
     # buckets
 
@@ -117,14 +121,14 @@ class Administration:
         # The log first: nobody knows the id yet, and a bucket that can be seen can be appended to.
         await self._log.create(bucket.id, new_epoch())
         try:
-            followed = await self._follow(bucket)
+            followed = await self._positions.follow(bucket)
             await self._registry.put("bucket", bucket.id, bucket, expect=0)
         except Unknown:
             raise  # the bucket may be there after all, and needs its log then; `reconcile` sees which it is
         except RelayError:
             await self._drop_log(bucket.id)
             raise
-        await self._complete(self._follow(bucket, followed))
+        await self._positions.complete(self._positions.follow(bucket, followed))
         return bucket
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
@@ -158,8 +162,7 @@ class Administration:
         """Raises Conflict where it is not at this revision any more."""
         await self._registry.delete("bucket", bucket.id, revision)
         await self._drop_log(bucket.id)
-        if self.ledgers is not None:
-            self.ledgers.forget(bucket.id)
+        self.ledgers.forget(bucket.id)
 
     def list_buckets(self) -> Sequence[Bucket]:
         """Every bucket, oldest first."""
@@ -319,15 +322,15 @@ class Administration:
         durable (false), tunnels (names that are only kept and shown).
         """
         token, secret = new_token(options, self._registry.list("bucket"), self._clock())
-        begun = await self._begin_positions(None, token)
+        begun = await self._positions.begin(None, token)
         try:
             await self._registry.put("token", token.key, token, expect=0)
         except Unknown:
             raise  # the token may be there after all; `reconcile` sees which it is
         except RelayError:
-            await self._end_positions(token, None)
+            await self._positions.end(token, None)
             raise
-        await self._complete(self._begin_positions(None, token, begun))
+        await self._positions.complete(self._positions.begin(None, token, begun))
         return token, secret
 
     async def set_token(self, key: str, /, **options: Any) -> Token:
@@ -354,7 +357,7 @@ class Administration:
         async with self._turn(key):
             token = self.find_token(key)
             await self._registry.delete("token", key)
-            await self._end_positions(token, None)
+            await self._positions.end(token, None)
         return token
 
     def find_token(self, key: str) -> Token:
@@ -398,10 +401,8 @@ class Administration:
         """At a start, before anything else: a log for every bucket, and no log without a bucket; a position for every
         durable token, and what consumers tried when the process before ended."""
         reconciled = await self._housekeeping.reconcile()
-        if self.ledgers is not None:
-            buckets, tokens = self._registry.list("bucket"), self._registry.list("token")
-            await durable.reconcile(self.ledgers, self._log, buckets, tokens, self._clock())
-            await self.ledgers.recover()
+        await self._positions.reconcile()
+        await self.ledgers.recover()
         return reconciled
 
     async def trim_all(self) -> int:
@@ -430,18 +431,18 @@ class Administration:
                 if changed is bucket:
                     return bucket
                 await self._begin_outputs(bucket, changed)
-                begun = await self._stay(bucket, changed)
+                begun = await self._positions.stay(bucket, changed)
                 try:
                     await self._registry.put("bucket", bucket.id, changed, expect=revision)
                 except Unknown:
                     raise  # the change may be there after all; `reconcile` sees which it is
                 except RelayError as error:
-                    await self._fade(changed, bucket)
+                    await self._positions.fade(changed, bucket)
                     if not isinstance(error, Conflict) or self._registry.revision("bucket", bucket.id) == revision:
                         raise
                     continue
-                await self._fade(bucket, changed)
-                await self._complete(self._stay(bucket, changed, begun))
+                await self._positions.fade(bucket, changed)
+                await self._positions.complete(self._positions.stay(bucket, changed, begun))
                 return changed
             raise Conflict("the bucket is being changed by others all the time: try again")
 
@@ -454,24 +455,11 @@ class Administration:
         from then on, whatever happens in between."""
         public = {output.n for output in before.outputs if not output.internal}
         begun = [output for output in changed.outputs if not output.internal and output.n not in public]
-        if begun and self.ledgers is not None:
+        if begun:
             head = (await self._log.bounds(changed.id)).head
             for output in begun:
                 key = Key(changed.id, "output", str(output.n))
                 await self.ledgers.store.create(key, head, Terms(), self._clock())
-
-    async def _stay(self, before: Bucket, changed: Bucket, but: Collection[str] = ()) -> Collection[str]:
-        """Durable tokens, but those with these keys, begin at the head of a bucket that is ephemeral no longer. Returns
-        the keys of all that there are."""
-        tokens: dict[str, Token] = {token.key: token for token in self._registry.list("token")}
-        if self.ledgers is not None:
-            those = [token for token in tokens.values() if token.key not in but]
-            await durable.stay(self.ledgers, self._log, before, changed, those, self._clock())
-        return tokens
-
-    async def _fade(self, before: Bucket, changed: Bucket) -> None:
-        if self.ledgers is not None:
-            await durable.fade(self.ledgers, before, changed, self._registry.list("token"))
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
         """As `_change`."""
@@ -480,46 +468,15 @@ class Administration:
                 token = self.find_token(key)
                 revision = self._registry.revision("token", key)
                 changed = change(token)
-                begun = await self._begin_positions(token, changed)
+                begun = await self._positions.begin(token, changed)
                 try:
                     await self._registry.put("token", key, changed, expect=revision)
                 except Conflict:
                     continue
-                await self._end_positions(token, changed)
-                await self._complete(self._begin_positions(token, changed, begun))
+                await self._positions.end(token, changed)
+                await self._positions.complete(self._positions.begin(token, changed, begun))
                 return changed
             raise Conflict("the token is being changed by others all the time: try again")
-
-    async def _begin_positions(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
-        """In all buckets that may have some, but these. Returns which those are."""
-        buckets: dict[str, Bucket] = {
-            bucket.id: bucket for bucket in self._registry.list("bucket") if not bucket.ephemeral
-        }
-        if token.durable and self.ledgers is not None:
-            those = [bucket for bucket in buckets.values() if bucket.id not in but]
-            await durable.begin(self.ledgers, self._log, those, before, token, self._clock())
-        return buckets
-
-    async def _follow(self, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
-        """Durable tokens that read the bucket, but those with these keys, begin at its first event. Returns the keys of
-        all that there are."""
-        tokens: dict[str, Token] = {token.key: token for token in self._registry.list("token")}
-        if self.ledgers is not None:
-            those = [token for token in tokens.values() if token.key not in but]
-            await durable.follow(self.ledgers, bucket, those, self._clock())
-        return tokens
-
-    async def _complete(self, positions: Awaitable[object]) -> None:
-        """Positions again, once their record is put: of a bucket and a token that are made at the same time, neither
-        saw the other before. What fails now is made by the token's client, or at the next start."""
-        try:
-            await positions
-        except RelayError as error:
-            _logger.warning("token_positions_lacking", reason=str(error))
-
-    async def _end_positions(self, before: Token, token: Token | None) -> None:
-        if before.durable and self.ledgers is not None:
-            await durable.end(self.ledgers, self._registry.list("bucket"), before, token)
 
     def _check_free(self, name: str) -> None:
         if any(bucket.name == name for bucket in self._registry.list("bucket")):

@@ -7,7 +7,7 @@ longer has them, at its head, before its record says so, and one that becomes ep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 
 import structlog
@@ -17,93 +17,120 @@ from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Token
+from relay_tornado.registry.contract import Registry
 
 _log = structlog.get_logger(__name__)
 
 
-def _has(token: Token | None, bucket: Bucket) -> bool:
-    """Whether the token has a position in this bucket."""
-    return token is not None and token.keeps_position(bucket)
+class TokenPositions:
+    """Makes and removes them. What makes some raises Unavailable, NoSpace and Unknown, and returns where it looked, so
+    that it need not look there again (`but`). A token that has expired gets none in a bucket that is made or changed:
+    it would only keep its events."""
 
+    def __init__(self, log: EventLog, registry: Registry, ledgers: Ledgers, clock: Callable[[], float]) -> None:
+        self._log = log
+        self._registry = registry
+        self._ledgers = ledgers
+        self._clock = clock
 
-async def begin(
-    ledgers: Ledgers, log: EventLog, buckets: Iterable[Bucket], before: Token | None, token: Token, now: float
-) -> None:
-    """Positions at the head where the token is to have one and had none. Raises Unavailable, NoSpace, Unknown."""
-    for bucket in buckets:
-        if _has(token, bucket) and not _has(before, bucket):
-            with suppress(BucketGone):
-                head = (await log.bounds(bucket.id)).head
-                await ledgers.store.create(Key(bucket.id, "token", token.key), head, Terms(receipt=True), now)
+    async def begin(self, before: Token | None, token: Token, but: Collection[str] = ()) -> Collection[str]:
+        """At the head of each bucket where the token is to have one and had none. Returns the ids of all that are not
+        ephemeral."""
+        buckets = {bucket.id: bucket for bucket in self._buckets() if not bucket.ephemeral}
+        for bucket in buckets.values():
+            if bucket.id not in but and token.keeps_position(bucket) and not _had(before, bucket):
+                await self._make_at_head(bucket, token)
+        return buckets
 
+    async def follow(self, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
+        """At the first event of a bucket that is being made. Returns the keys of all tokens."""
+        tokens = self._tokens()
+        for token in tokens.values():
+            if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
+                await self._make(bucket, token, 0)
+        return tokens
 
-async def follow(ledgers: Ledgers, bucket: Bucket, tokens: Iterable[Token], now: float) -> None:
-    """Positions at the first event of a bucket that is being made, but for tokens that have expired: those would only
-    keep its events. Raises Unavailable, NoSpace, Unknown."""
-    for token in tokens:
-        if _has(token, bucket) and not token.expired(now):
-            await ledgers.store.create(Key(bucket.id, "token", token.key), 0, Terms(receipt=True), now)
+    async def stay(self, before: Bucket, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
+        """At the head of a bucket that is ephemeral no longer. Returns the keys of all tokens."""
+        tokens = self._tokens()
+        for token in tokens.values() if before.ephemeral else ():
+            if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
+                await self._make_at_head(bucket, token)
+        return tokens
 
-
-async def stay(
-    ledgers: Ledgers, log: EventLog, before: Bucket, bucket: Bucket, tokens: Iterable[Token], now: float
-) -> None:
-    """Positions at the head of a bucket that is ephemeral no longer, but for tokens that have expired. Raises
-    Unavailable, NoSpace, Unknown."""
-    if before.ephemeral:
-        for token in tokens:
-            if not token.expired(now):
-                await begin(ledgers, log, [bucket], None, token, now)
-
-
-async def fade(ledgers: Ledgers, before: Bucket, bucket: Bucket, tokens: Iterable[Token]) -> None:
-    """Removes the positions in a bucket that is ephemeral from now on."""
-    if bucket.ephemeral:
-        for token in tokens:
-            if _has(token, before):
-                await _remove(ledgers, Key(bucket.id, "token", token.key))
-
-
-async def end(ledgers: Ledgers, buckets: Iterable[Bucket], before: Token, token: Token | None) -> None:
-    """Removes the positions that the token has no more. What can't be removed now is so at the next start."""
-    for bucket in buckets:
-        if _has(before, bucket) and not _has(token, bucket):
-            await _remove(ledgers, Key(bucket.id, "token", before.key))
-
-
-async def reconcile(
-    ledgers: Ledgers, log: EventLog, buckets: Sequence[Bucket], tokens: Sequence[Token], now: float
-) -> None:
-    """Completes what a crash, or a change at the same time, left: removes positions of tokens that have none, and makes
-    those that are not there; in a bucket that is younger than the token at its first event, else at the head. What
-    can't be made now is so at the next start, or by the token's client.
-    """
-    by_id = {bucket.id: bucket for bucket in buckets}
-    by_key = {token.key: token for token in tokens}
-    there = set()
-    for stored in await ledgers.store.list():
-        bucket = by_id.get(stored.key.bucket_id)
-        if stored.key.kind == "token" and bucket is not None:
-            if _has(by_key.get(stored.key.name), bucket):
-                there.add(stored.key)
-            else:
-                await _remove(ledgers, stored.key)
-    for bucket in buckets:
-        lacking = [token for token in tokens if _has(token, bucket) and Key(bucket.id, "token", token.key) not in there]
+    async def complete(self, positions: Awaitable[object]) -> None:
+        """Positions again, once their record is put: of a bucket and a token that are made at the same time, neither
+        saw the other before. What fails now is made by the token's client, or at the next start."""
         try:
-            await follow(ledgers, bucket, [each for each in lacking if each.created_at <= bucket.created_at], now)
-            for token in lacking:
-                if token.created_at > bucket.created_at:
-                    await begin(ledgers, log, [bucket], None, token, now)
-        except BucketGone:
-            continue
+            await positions
         except RelayError as error:
-            _log.warning("token_positions_lacking", bucket_id=bucket.id, reason=str(error))
+            _log.warning("token_positions_lacking", reason=str(error))
+
+    async def fade(self, before: Bucket, bucket: Bucket) -> None:
+        """Removes those in a bucket that is ephemeral from now on. What can't be removed is so at the next start."""
+        if bucket.ephemeral:
+            for token in self._tokens().values():
+                if token.keeps_position(before):
+                    await self._remove(_key(bucket, token))
+
+    async def end(self, before: Token, token: Token | None) -> None:
+        """Removes those that the token has no more; as `fade`."""
+        for bucket in self._buckets():
+            if before.keeps_position(bucket) and not _had(token, bucket):
+                await self._remove(_key(bucket, before))
+
+    async def reconcile(self) -> None:
+        """Completes what a crash, or a change at the same time, left: removes positions of tokens that have none, and
+        makes those that are not there; in a bucket that is younger than the token at its first event, else at the head.
+        What can't be made now is so at the next start, or by the token's client.
+        """
+        buckets, tokens = {bucket.id: bucket for bucket in self._buckets()}, self._tokens()
+        there = set()
+        for stored in await self._ledgers.store.list():
+            bucket = buckets.get(stored.key.bucket_id)
+            if stored.key.kind == "token" and bucket is not None:
+                if _had(tokens.get(stored.key.name), bucket):
+                    there.add(stored.key)
+                else:
+                    await self._remove(stored.key)
+        for bucket in buckets.values():
+            keeping = [token for token in tokens.values() if token.keeps_position(bucket)]
+            lacking = [token for token in keeping if _key(bucket, token) not in there]
+            try:
+                for token in lacking:
+                    if token.created_at > bucket.created_at:
+                        await self._make_at_head(bucket, token)
+                    elif not token.expired(self._clock()):
+                        await self._make(bucket, token, 0)
+            except BucketGone:
+                continue
+            except RelayError as error:
+                _log.warning("token_positions_lacking", bucket_id=bucket.id, reason=str(error))
+
+    def _buckets(self) -> Sequence[Bucket]:
+        return self._registry.list("bucket")
+
+    def _tokens(self) -> dict[str, Token]:
+        return {token.key: token for token in self._registry.list("token")}
+
+    async def _make_at_head(self, bucket: Bucket, token: Token) -> None:
+        with suppress(BucketGone):
+            await self._make(bucket, token, (await self._log.bounds(bucket.id)).head)
+
+    async def _make(self, bucket: Bucket, token: Token, floor: int) -> None:
+        await self._ledgers.store.create(_key(bucket, token), floor, Terms(receipt=True), self._clock())
+
+    async def _remove(self, key: Key) -> None:
+        try:
+            await self._ledgers.delete(key)
+        except RelayError as error:
+            _log.warning("token_position_kept", token=key.name, bucket_id=key.bucket_id, reason=str(error))
 
 
-async def _remove(ledgers: Ledgers, key: Key) -> bool:
-    try:
-        return await ledgers.delete(key)
-    except RelayError as error:
-        _log.warning("token_position_kept", token=key.name, bucket_id=key.bucket_id, reason=str(error))
-        return False
+def _key(bucket: Bucket, token: Token) -> Key:
+    return Key(bucket.id, "token", token.key)
+
+
+def _had(token: Token | None, bucket: Bucket) -> bool:
+    """Whether there was such a token, and it had a position in this bucket."""
+    return token is not None and token.keeps_position(bucket)

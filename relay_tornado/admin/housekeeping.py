@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import sqlite3
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -43,12 +42,12 @@ class Housekeeping:
         log: EventLog,
         registry: Registry,
         settings: Settings,
+        ledgers: Ledgers,
         remove: Callable[[Bucket, int], Awaitable[None]],
-        ledgers: Callable[[], Ledgers | None] = lambda: None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
-        """`remove` removes a bucket and all that is in it, unless it was changed after this revision; `ledgers` gives
-        the consumers, where there are any, and `clock` unix seconds."""
+        """`remove` removes a bucket and all that is in it, unless it was changed after this revision; `ledgers` are the
+        consumers, and `clock` gives unix seconds."""
         self._now = clock
         self._remove = remove
         self._ledgers = ledgers
@@ -127,16 +126,15 @@ class Housekeeping:
         keep = bucket.retention if by_age else dataclasses.replace(bucket.retention, max_age=None)
         if by_age:
             await self._log.forget_repeats(bucket.id)
-        ledgers = self._ledgers()
-        floor = None if ledgers is None or not keep.wait_for_consumers else await ledgers.store.floor(bucket.id)
+        floor = await self._ledgers.store.floor(bucket.id) if keep.wait_for_consumers else None
         left = await self._log.trim(bucket.id, keep, floor)
         if keep.wait_for_consumers and keep.hard_max_bytes is not None:
             forced = await self._log.trim(bucket.id, Retention(None, None, keep.hard_max_bytes), None)
             if forced and floor is not None:
                 _logger.warning("consumers_overtaken", bucket_id=bucket.id, bucket=bucket.name, events=forced)
             left += forced
-        if left and ledgers is not None:
-            ledgers.trimmed(bucket.id, (await self._log.bounds(bucket.id)).first)
+        if left:
+            self._ledgers.trimmed(bucket.id, (await self._log.bounds(bucket.id)).first)
         return left
 
     async def run(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from marshmallow import Schema, fields
 
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.consumers import ConsumerAdministration, replayed_document
+from relay_tornado.admin.consumers import replayed_document
 from relay_tornado.admin.standing import seeked_document
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.rest import Document
@@ -57,57 +57,52 @@ class _OutputReplay(_Range):
     output = fields.String(required=True)
 
 
-def _consumers(administration: Administration) -> ConsumerAdministration:
-    assert administration.consumers is not None, "the composition root gives it its consumers"
-    return administration.consumers
-
-
 async def _list(administration: Administration, arguments: Document) -> list[Document]:
     name = arguments["bucket"]
     buckets = administration.list_buckets() if name is None else [administration.find_bucket(name)]
     found: list[Document] = []
     for bucket in buckets:
-        found += await _consumers(administration).listing(bucket)
+        found += await administration.consumers.listing(bucket)
     return found
 
 
 async def _show(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments["bucket"])
-    return await _consumers(administration).show(bucket, arguments["consumer"])
+    return await administration.consumers.show(bucket, arguments["consumer"])
 
 
 async def _seek(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments["bucket"])
     to = read_position(arguments["to"], "to")
-    consumers = _consumers(administration)
-    return seeked_document(await consumers.seek(bucket, arguments["consumer"], to, preview=arguments["preview"]))
+    consumer, preview = arguments["consumer"], arguments["preview"]
+    return seeked_document(await administration.consumers.seek(bucket, consumer, to, preview=preview))
 
 
 async def _delete(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments["bucket"])
-    gone = await _consumers(administration).delete(bucket, arguments["consumer"])
+    gone = await administration.consumers.delete(bucket, arguments["consumer"])
     return {"id": gone.name, "status": "deleted"}
 
 
 async def _dead(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments.pop("bucket"))
-    return await _consumers(administration).dead(bucket, arguments.pop("consumer"), **arguments)
+    return await administration.consumers.dead(bucket, arguments.pop("consumer"), **arguments)
 
 
 async def _resend(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments["bucket"])
-    return await _consumers(administration).resend(bucket, arguments["consumer"], arguments["ids"])
+    return await administration.consumers.resend(bucket, arguments["consumer"], arguments["ids"])
 
 
 async def _forget(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments["bucket"])
-    return await _consumers(administration).forget(bucket, arguments["consumer"], arguments["ids"])
+    return await administration.consumers.forget(bucket, arguments["consumer"], arguments["ids"])
 
 
 async def _replay(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments.pop("bucket"))
     arguments["anchor"] = arguments["anchor"] or ""
-    return replayed_document(await _consumers(administration).replay(bucket, arguments.pop("consumer"), **arguments))
+    return replayed_document(await administration.consumers.replay(bucket, arguments.pop("consumer"), **arguments))
 
 
 async def _replay_output(administration: Administration, arguments: Document) -> Document:

@@ -9,7 +9,9 @@ from typing import Any
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.ids import new_epoch
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.model import Bucket, Input, Output, from_document
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
@@ -26,7 +28,8 @@ class Rehearsal:
         """`buckets` are all that there are, as the relay shows them."""
         self._runner = asyncio.Runner()
         self._log, self._registry = MemoryEventLog(), MemoryRegistry()
-        self._administration = Administration(self._log, self._registry, Settings(ingest_buffer=MAX_COUNT))
+        ledgers = Ledgers(MemoryConsumers(self._log), self._log)
+        self._administration = Administration(self._log, self._registry, Settings(ingest_buffer=MAX_COUNT), ledgers)
         self._runner.run(self._take(buckets))
 
     def call(self, command: str, **arguments: Any) -> Any:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from tornado.web import Application
 
 from relay_tornado.admin import Administration
-from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.counters import Counters
 from relay_tornado.handlers import health, metrics, rest, socket, stream, ui
@@ -54,7 +53,7 @@ class Site:
         """`administration` is by default one of its own over these; where it has sessions, there is the page. `ledgers`
         are the consumers. `expose` gives what /metrics answers with, `instance` names the process."""
         counters = Counters() if counters is None else counters
-        administration = administration or Administration(log, registry, settings)
+        administration = administration or Administration(log, registry, settings, ledgers)
         access = Access(registry, counters=counters, uses=administration.uses)
         self.ledgers = ledgers
         self.port = 0
@@ -62,12 +61,10 @@ class Site:
         self.sockets = Sockets(log, registry, access, settings, results, ledgers, counters, entrance.trust)
         self.ingest = Ingest(log, Routes(registry), settings, self.sockets.responses, counters=counters)
         self._drain_timeout = settings.drain_timeout
-        consumers = administration.consumers or ConsumerAdministration(log, ledgers)
-        consumers.connections = self.sockets.deliveries.connections
+        administration.consumers.connections = self.sockets.deliveries.connections
         callers = Callers(access, administration.sessions, settings.public_url)
         self.rest = rest.Rest(
             administration=administration,
-            consumers=consumers,
             logs=administration.logs or Logs(log, results, registry),
             responses=self.sockets.responses,
             callers=callers,

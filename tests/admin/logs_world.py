@@ -16,7 +16,9 @@ from relay_tornado.admin.logs import Logs
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries, Result
 from relay_tornado.log.ephemeral import Ephemeral
+from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
@@ -44,7 +46,8 @@ class LogsWorld:
     now: float = 0.0
 
     def __post_init__(self) -> None:
-        self.administration = Administration(self.log, self.registry, self.settings)
+        ledgers = Ledgers(MemoryConsumers(self.log), self.log)
+        self.administration = Administration(self.log, self.registry, self.settings, ledgers)
         self.logs = Logs(self.log, self.deliveries, self.registry, clock=lambda: self.now)
 
     async def bucket(self, name: str = "orders", outputs: int = 0, **options: Any) -> str:

@@ -272,7 +272,6 @@ WAITING = {"max_age": None, "max_events": 1, "max_bytes": None, "wait_for_consum
 
 async def consumer(world: World, bucket: Bucket, floor: int, kind: Kind = "client", name: str = "worker") -> Ledgers:
     ledgers = world.administration.ledgers
-    assert ledgers is not None
     await ledgers.store.create(Key(bucket.id, kind, name), floor, Terms(), 1.0)
     return ledgers
 
@@ -359,7 +358,6 @@ async def test_retention_waits_for_a_durable_token_that_has_not_come(open_world:
             await world.log.append(bucket.id, event())
         assert await first(world, bucket) == 1
         ledgers = world.administration.ledgers
-        assert ledgers is not None
         async with ledgers.using(Key(bucket.id, "token", token.key)) as ledger:
             ledger.progress.advance(3)
         await ledgers.store.saved()

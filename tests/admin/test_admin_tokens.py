@@ -220,7 +220,6 @@ async def test_a_grace_has_its_bounds(open_memory: OpenWorld, grace: float) -> N
 
 async def positions(world: World, key: str) -> dict[str, int]:
     """By bucket's name, where the consumers of a durable token are."""
-    assert world.consumers is not None
     names = {bucket.id: bucket.name for bucket in world.administration.list_buckets()}
     found = [each for each in await world.consumers.list() if each.key.kind == "token" and each.key.name == key]
     assert all(each.terms.receipt for each in found)
@@ -267,7 +266,6 @@ async def test_positions_of_no_token_leave_at_a_start(open_world: OpenWorld) -> 
         bucket = await world.administration.create_bucket("orders")
         durable, _ = await world.administration.create_token(durable=True)
         plain, _ = await world.administration.create_token()
-        assert world.consumers is not None
         for name in ("nobody", plain.key):
             await world.consumers.create(Key(bucket.id, "token", name), 0, Terms(receipt=True), 0)
         await world.consumers.create(Key(bucket.id, "client", "nobody"), 0, Terms(), 0)
@@ -288,7 +286,6 @@ async def test_lacking_positions_are_made_at_a_start(open_world: OpenWorld) -> N
         world.now += 10
         younger = await world.administration.create_bucket("younger")
         assert await positions(world, gone.key) == {"older": 0}
-        assert world.consumers is not None
         for bucket in (older, younger):
             await world.log.append(bucket.id, event())
             await world.consumers.delete(Key(bucket.id, "token", token.key))
@@ -306,7 +303,6 @@ async def test_what_a_durable_token_misses_is_told_from_the_first_event(open_wor
         for _ in range(6):
             await world.log.append(bucket.id, event())
         ledgers = world.administration.ledgers
-        assert ledgers is not None
         key = Key(bucket.id, "token", token.key)
         ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
         assert (standing.key, standing.pending) == (key, 6)
@@ -421,7 +417,6 @@ async def test_a_bucket_without_its_positions_is_not_made(open_world: OpenWorld)
     """Where they can't be stored, nobody finds the bucket, and its log is dropped."""
     async with open_world() as world:
         await world.administration.create_token(durable=True)
-        assert world.consumers is not None
 
         async def fail(*arguments: object) -> None:
             raise NoSpace("the disk is full")

@@ -46,7 +46,6 @@ async def filled(world: World) -> tuple[Bucket, str]:
     bucket = await world.administration.create_bucket("orders")
     for _ in range(10):
         await world.log.append(bucket.id, event())
-    assert world.consumers is not None
     for name in ("worker", "other"):
         key = Key(bucket.id, "client", name)
         await world.consumers.create(key, 0, Terms(7.5), 1.0)
@@ -69,7 +68,6 @@ def damage(path: Path, name: str, what: str, table: str = "consumer") -> None:
 
 def parts(world: World) -> tuple[Ledgers, ConsumerAdministration]:
     ledgers = world.administration.ledgers
-    assert ledgers is not None
     return ledgers, ConsumerAdministration(world.log, ledgers)
 
 
@@ -122,7 +120,6 @@ async def test_what_is_tried_again_may_be_damaged(tmp_path: Path, what: str) -> 
     changes = Changes(6, parked={3: Parked(1, 5.0, 1.0), 4: Parked(1, 0.0, 1.0)}, tried=((7, 7),))
     async with sqlite_world(tmp_path) as world:
         bucket, _ = await filled(world)
-        assert world.consumers is not None
         for name in ("worker", "other"):
             world.consumers.save(Key(bucket.id, "client", name), lambda: changes)
     damage(tmp_path, "worker", what, "parked")

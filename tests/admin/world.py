@@ -29,13 +29,12 @@ class World:
     log: EventLog
     registry: Registry
     settings: Settings
+    consumers: Consumers
     now: float = 1_800_000_000.0
-    consumers: Consumers | None = None
 
     def __post_init__(self) -> None:
-        self.administration = Administration(self.log, self.registry, self.settings, clock=lambda: self.now)
-        if self.consumers is not None:
-            self.administration.ledgers = Ledgers(self.consumers, self.log)
+        ledgers = Ledgers(self.consumers, self.log)
+        self.administration = Administration(self.log, self.registry, self.settings, ledgers, lambda: self.now)
 
 
 OpenWorld: TypeAlias = Callable[..., AbstractAsyncContextManager[World]]
@@ -46,7 +45,7 @@ async def memory_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
     """A world that lives in memory, with these settings."""
     log = MemoryEventLog()
     chosen = replace(Settings(), data=folder, **settings)
-    yield World(log, MemoryRegistry(), chosen, consumers=MemoryConsumers(log))
+    yield World(log, MemoryRegistry(), chosen, MemoryConsumers(log))
     await log.close()
 
 
@@ -58,7 +57,7 @@ async def sqlite_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
     try:
         log = await SqliteEventLog.open(database, chosen)
         consumers = SqliteConsumers(database)
-        yield World(log, await SqliteRegistry.open(database), chosen, consumers=consumers)
+        yield World(log, await SqliteRegistry.open(database), chosen, consumers)
         await consumers.close()
         await log.close()
     finally:

@@ -124,7 +124,6 @@ def test_its_own_address_is_refused(tmp_path: Path) -> None:
             async with Raw(relay.port) as raw:
                 await raw.ask(request(path, b"one"))
             ledgers = relay.administration.ledgers
-            assert ledgers is not None
             async with asyncio.timeout(20):
                 while not (found := await ledgers.store.dead(bucket.id, None, 0, 10)):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)

@@ -13,6 +13,8 @@ import msgspec
 
 from relay_tornado.admin import Administration
 from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Bucket, Gap, NewEvent
@@ -40,7 +42,8 @@ def fill(data: Path, name: str, events: int, size: int = 100, **marks: object) -
         database = await Database.open(settings)
         try:
             log = await SqliteEventLog.open(database, settings)
-            administration = Administration(log, await SqliteRegistry.open(database), settings)
+            ledgers = Ledgers(MemoryConsumers(log), log)
+            administration = Administration(log, await SqliteRegistry.open(database), settings, ledgers)
             await administration.reconcile()
             named = [bucket for bucket in administration.list_buckets() if bucket.name == name]
             bucket = named[0] if named else await administration.create_bucket(name)

@@ -85,7 +85,7 @@ class ConsumersHandler(RestHandler):
 
     @operation("The bucket's consumers, and where each is", ConsumerAnswer(many=True))
     async def get(self, bucket: str) -> None:
-        self.answer(await self.rest.consumers.listing(self.bucket, self.token))
+        self.answer(await self.rest.administration.consumers.listing(self.bucket, self.token))
 
 
 class BucketDeadHandler(RestHandler):
@@ -95,7 +95,7 @@ class BucketDeadHandler(RestHandler):
 
     @operation("The dead letters of all consumers of the bucket, oldest event first", DeadPage(), query=_DEAD)
     async def get(self, bucket: str) -> None:
-        self.answer(await self.rest.consumers.dead(self.bucket, None, **self.query(_DEAD)))
+        self.answer(await self.rest.administration.consumers.dead(self.bucket, None, **self.query(_DEAD)))
 
 
 class _OneConsumer(RestHandler):
@@ -105,7 +105,7 @@ class _OneConsumer(RestHandler):
 
     @property
     def consumers(self) -> ConsumerAdministration:
-        return self.rest.consumers
+        return self.rest.administration.consumers
 
     @property
     def reference(self) -> str:

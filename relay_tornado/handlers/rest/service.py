@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.delivery.responses import Responses
@@ -40,7 +39,6 @@ class Rest:
     registry: Registry
     log: EventLog
     sockets: Sockets
-    consumers: ConsumerAdministration
     description: Callable[[], Document]
     """Gives the API's own, for /openapi.json."""
     ingest: Ingest
