@@ -7,21 +7,20 @@ everything that a page has shown.
 from __future__ import annotations
 
 import heapq
-import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from relay_tornado.admin.stored import SCAN, Found, Key, Stored, cursor_of, document_of, honoured, output_of
+from relay_tornado.admin.stored import SCAN, Found, Key, Stored, document_of, output_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import MIB, Bounds, Bucket, Cursor, Output, Token
+from relay_tornado.model import MIB, Bounds, Bucket, Output, Token
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import RECEIVED
 
@@ -81,10 +80,13 @@ class Listing:
         copy = None if output is None else output.n
         places = await self._places(buckets, wanted)
         total = sum(place.count for place in places)
-        below, inclusive = await self._start(token, wanted, places, offset, cursor)
+        if cursor:
+            below: Key | None = await self._stored.key([place.bucket for place in places], cursor)
+        else:
+            below = self._anchored(token, wanted) if offset else None
         if below is not None:
             for place in places:
-                await place.lower(below, inclusive)
+                place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
         merged = _Merged(places, wanted.status, output)
         chosen, counted = await self._choose(merged, limit, offset)
         if not cursor and not offset and merged.newest is not None:
@@ -132,29 +134,13 @@ class Listing:
             places.append(_Place(log, self._stored.deliveries, bucket, bounds, low, high))
         return places
 
-    async def _start(
-        self, token: Token, wanted: Filter, places: Sequence[_Place], offset: int, cursor: str
-    ) -> tuple[Key | None, bool]:
-        """Where the page begins: below a key, or at it; None is at the newest."""
-        if not cursor:
-            if not offset:
-                return None, False
-            key, at = self._anchors.get((token.key, wanted), (None, 0.0))
-            return (key, True) if time.monotonic() - at < _ANCHORED else (None, False)
-        parsed = cursor_of(cursor)
-        place = next((each for each in places if each.has(parsed)), None)
-        if place is None:
-            raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
-        honoured(place.bounds, cursor)
-        key = await place.key(parsed.seq)
-        if key is None and len(places) == 1:
-            return Key(-math.inf, place.bucket.id, parsed.seq), False
-        if key is None:
-            raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
-        return key, False
+    def _anchored(self, token: Token, wanted: Filter) -> Key | None:
+        """The place right before what was newest."""
+        key, at = self._anchors.get((token.key, wanted), (None, 0.0))
+        return key if time.monotonic() - at < _ANCHORED else None
 
     def _anchor(self, token: Token, wanted: Filter, newest: Key) -> None:
-        self._anchors[token.key, wanted] = (newest, time.monotonic())
+        self._anchors[token.key, wanted] = (newest._replace(seq=newest.seq + 1), time.monotonic())
         self._anchors.move_to_end((token.key, wanted))
         if len(self._anchors) > _ANCHORS:
             self._anchors.popitem(last=False)
@@ -216,23 +202,6 @@ class _Place:
         self.looked = 0
         """Bytes of events that were read to be judged."""
         self._chunk = _CHUNKS[0]
-
-    def has(self, cursor: Cursor) -> bool:
-        return any(each.epoch == cursor.epoch for each in self.bounds.epochs)
-
-    async def key(self, seq: int) -> Key | None:
-        """An event's place in the order; None where it is not kept."""
-        outlines = await self._log.outline(self.bucket.id, seq, seq)
-        return Key(outlines[0].received_at, self.bucket.id, seq) if outlines else None
-
-    async def lower(self, below: Key, inclusive: bool) -> None:
-        """Leaves only what comes behind a key, or with it."""
-        if self.bucket.id == below.bucket_id:
-            highest = below.seq if inclusive else below.seq - 1
-        else:
-            same = self.bucket.id > below.bucket_id
-            highest = await self._log.seek(self.bucket.id, math.nextafter(below.at, math.inf) if same else below.at)
-        self.high = min(self.high, highest)
 
     async def next(self, status: str, output: Output | None) -> list[_Item]:
         """The next events, newest first; none at the end."""

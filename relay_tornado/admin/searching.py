@@ -15,10 +15,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from relay_tornado.admin.stored import Found, Key, Stored, cursor_of, document_of, honoured
-from relay_tornado.errors import BucketGone, Invalid
+from relay_tornado.admin.stored import Found, Key, Stored, document_of, without_content
+from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import Outline
-from relay_tornado.log.lineage import epoch_at, position_id
+from relay_tornado.log.lineage import position_id
 from relay_tornado.model import MIB, Bounds, Bucket, Event, Token
 from relay_tornado.search.index import Covered, Index
 from relay_tornado.search.text import Query, parse_query, text_of
@@ -91,7 +91,7 @@ class Searching:
         limit = min(limit, MOST) if limit > 0 else LIMIT
         wish = _Filter(wanted)
         buckets = [self._stored.bucket(token, bucket)] if bucket else self._stored.buckets(token)
-        begin = await self._begin(buckets, cursor) if cursor else None
+        begin = await self._stored.key(buckets, cursor) if cursor else None
         budget = _Budget()
         runs = []
         for each in buckets:
@@ -126,21 +126,6 @@ class Searching:
             not wish.query.terms or all(run.complete for run in runs),
             _up_to(runs[0]) if len(runs) == 1 and bucket else None,
         )
-
-    async def _begin(self, buckets: Sequence[Bucket], cursor: str) -> Key:
-        """The place behind which the page begins."""
-        parsed = cursor_of(cursor)
-        bucket_id = await self._stored.log.find(parsed.epoch)
-        bucket = next((each for each in buckets if each.id == bucket_id), None)
-        if bucket is None:
-            raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
-        honoured(await self._stored.log.bounds(bucket.id), cursor)
-        outlines = await self._stored.log.outline(bucket.id, parsed.seq, parsed.seq)
-        if outlines:
-            return Key(outlines[0].received_at, bucket.id, parsed.seq)
-        if len(buckets) == 1:
-            return Key(math.inf, bucket.id, parsed.seq)
-        raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
 
     def _id(self, runs: Sequence[_Run], key: Key) -> str:
         bounds = next(run.bounds for run in runs if run.bucket.id == key.bucket_id)
@@ -285,12 +270,7 @@ class _Run:
         if until is not None:
             self._high = min(self._high, await log.seek(self.bucket.id, until))
         if begin is not None:
-            if begin.bucket_id == self.bucket.id:
-                high = begin.seq - 1
-            else:
-                at = math.nextafter(begin.at, math.inf) if self.bucket.id > begin.bucket_id else begin.at
-                high = await log.seek(self.bucket.id, at)
-            self._high = min(self._high, high)
+            self._high = min(self._high, await self._stored.behind(begin, self.bucket.id))
 
     async def _look(self) -> None:
         """Takes the next candidates, and keeps those that fit."""
@@ -345,7 +325,7 @@ class _Run:
                 found = Found(msgspec.structs.replace(event, body=b""), False, outline is not None and outline.stub)
                 hits.append(self._hit(event.received_at, found, event.size))
             elif event is None and outline is not None and not wish.needs_content:
-                hits.append(self._hit(outline.received_at, self._without_content(outline), outline.size))
+                hits.append(self._hit(outline.received_at, without_content(self.bounds, outline), outline.size))
         if wish.delivery and hits:
             latest = await self._stored.deliveries.latest(self.bucket.id, [hit.key.seq for hit in hits], None)
             status = {seq: each.result.status for seq, each in latest.items()}
@@ -363,11 +343,6 @@ class _Run:
 
     def _hit(self, at: float, found: Found, size: int) -> _Hit:
         return _Hit(Key(at, self.bucket.id, found.event.seq), self.bucket, found, size)
-
-    def _without_content(self, outline: Outline) -> Found:
-        epoch = epoch_at(self.bounds.epochs, outline.seq)
-        event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
-        return Found(event, True, outline.stub)
 
 
 def _up_to(run: _Run) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -11,7 +13,7 @@ from relay_tornado.ids import parse_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries, Latest
 from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
-from relay_tornado.model import Bounds, Bucket, Cursor, Event, Output, Token
+from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Event, Output, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import log_document
@@ -42,7 +44,8 @@ class Found:
 
 
 class Key(NamedTuple):
-    """An event's place in the order of a list over several buckets."""
+    """An event's place in the order of a list over several buckets: by time, newest first, then by bucket, then by seq,
+    newest first."""
 
     at: float
     bucket_id: str
@@ -97,9 +100,28 @@ class Stored:
             events = ()
         if events:
             return Found(events[0], False, outline.stub)
-        epoch = epoch_at(bounds.epochs, outline.seq)
-        event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
-        return Found(event, True, outline.stub)
+        return without_content(bounds, outline)
+
+    async def key(self, buckets: Sequence[Bucket], cursor: str) -> Key:
+        """The place of a cursor's event in a list over these buckets. Raises Invalid, and BucketGone."""
+        parsed = cursor_of(cursor)
+        bucket_id = await self.log.find(parsed.epoch)
+        bucket = next((each for each in buckets if each.id == bucket_id), None)
+        if bucket is None:
+            raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
+        honoured(await self.log.bounds(bucket.id), cursor)
+        outlines = await self.log.outline(bucket.id, parsed.seq, parsed.seq)
+        if outlines:
+            return Key(outlines[0].received_at, bucket.id, parsed.seq)
+        if len(buckets) == 1:
+            return Key(math.inf, bucket.id, parsed.seq)
+        raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
+
+    async def behind(self, key: Key, bucket_id: BucketId) -> int:
+        """The newest seq of a bucket that comes behind a place. Raises BucketGone."""
+        if bucket_id == key.bucket_id:
+            return key.seq - 1
+        return await self.log.seek(bucket_id, math.nextafter(key.at, math.inf) if bucket_id > key.bucket_id else key.at)
 
     def has_copy(self, bucket: Bucket, copy: int, found: Found) -> bool:
         """Whether an event has a copy for this output, as outputs and rules are now."""
@@ -117,6 +139,13 @@ class Stored:
                 f"there is no event {located.seq} in the bucket {located.bucket.name!r}: it has left, or is damaged"
             )
         return await self.find(located.bucket, located.bounds, outlines[0])
+
+
+def without_content(bounds: Bounds, outline: Outline) -> Found:
+    """An event of which no more than its outline is there."""
+    epoch = epoch_at(bounds.epochs, outline.seq)
+    event = Event(outline.seq, epoch, outline.received_at, outline.input_id, outline.method, b"", b"", b"", b"", "")
+    return Found(event, True, outline.stub)
 
 
 def is_own(bounds: Bounds, cursor: Cursor) -> bool:
