@@ -135,6 +135,12 @@ class Gap:
             return None
         return self.to_seq - self.from_seq + 1
 
+    def joined(self, later: Gap) -> Gap | None:
+        """Both as one, where the later one begins right behind this one, for the same reason."""
+        if later.reason != self.reason or self.to_seq is None or later.from_seq != self.to_seq + 1:
+            return None
+        return Gap(self.reason, self.from_seq, later.to_seq)
+
 
 @dataclass(frozen=True, slots=True)
 class Latest:

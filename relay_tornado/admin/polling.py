@@ -201,14 +201,9 @@ class _Window:
 
     def _joins(self, gap: Gap) -> bool:
         """Whether a gap is the first one, or goes on with the one before."""
-        before = self._gap
-        if before is None:
-            self._gap = gap
-            return True
-        if before.reason != gap.reason or before.to_seq is None or before.to_seq + 1 != gap.from_seq:
-            return False
-        self._gap = Gap(gap.reason, before.from_seq, gap.to_seq)
-        return True
+        joined = gap if self._gap is None else self._gap.joined(gap)
+        self._gap = joined or self._gap
+        return joined is not None
 
     def _wants(self, event: Event) -> bool:
         return (self._oldest is None or event.received_at >= self._oldest) and self._goes.there(event)

@@ -169,11 +169,12 @@ def _skip(skipped: list[Gap], reason: GapReason, first: int, last: int) -> None:
     """Adds a stretch, to the one before where it goes on."""
     if first > last:
         return
-    before = skipped[-1] if skipped else None
-    if before is not None and before.reason == reason and before.to_seq == first - 1:
-        skipped[-1] = Gap(reason, before.from_seq, last)
+    gap = Gap(reason, first, last)
+    joined = skipped[-1].joined(gap) if skipped else None
+    if joined is None:
+        skipped.append(gap)
     else:
-        skipped.append(Gap(reason, first, last))
+        skipped[-1] = joined
 
 
 def _copy(event: Event, orders: _Orders) -> NewEvent:

@@ -85,15 +85,9 @@ def with_untold(key: Key, untold: Sequence[Gap], gap: Gap) -> tuple[Gap, ...]:
     if key.kind not in ("client", "token"):
         return ()
     before = untold[-1] if untold else None
-    if before is not None and (before == gap or len(untold) == UNTOLD or _continues(before, gap)):
+    if before is not None and (before == gap or len(untold) == UNTOLD or before.joined(gap) is not None):
         return (*untold[:-1], span((before, gap)))
     return (*untold, gap)
-
-
-def _continues(before: Gap, gap: Gap) -> bool:
-    if before.reason != gap.reason or before.to_seq is None or gap.from_seq is None:
-        return False
-    return gap.from_seq == before.to_seq + 1
 
 
 def span(gaps: Sequence[Gap]) -> Gap:
