@@ -27,6 +27,7 @@ from relay_tornado.search.file import Place, State, Stretch
 from relay_tornado.search.rests import Rests
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
+from relay_tornado.storage.whereabouts import Whereabouts
 
 SEGMENTS: Final = 32
 """About how many segments a full index has."""
@@ -94,7 +95,7 @@ class Index:
         self._state = State()
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._inode = (0, 0)
+        self._whereabouts: Whereabouts | None = None
         self._searches = 0
         self._dirty: dict[BucketId, None] = {}
         self._behind: dict[BucketId, None] = {}
@@ -175,7 +176,7 @@ class Index:
         while True:
             if time.monotonic() - self._tidied > _TIDY:
                 await self._tidy()
-            if self._missing():
+            if self._whereabouts is not None and self._whereabouts.missing():
                 raise sqlite3.DatabaseError("its file was taken away")
             done = await self._step() if self._room() > _ROOM else 0
             if done >= _WORTH:
@@ -323,15 +324,7 @@ class Index:
         self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
         self._used = await self._writer.run(file.used)
         self._reader = await Connection.reader(self.path)
-        found = self.path.stat()
-        self._inode = (found.st_dev, found.st_ino)
-
-    def _missing(self) -> bool:
-        try:
-            found = self.path.stat()
-        except OSError:
-            return True
-        return self._inode != (found.st_dev, found.st_ino)
+        self._whereabouts = Whereabouts(self.path)
 
     async def _close(self) -> None:
         self._whole = False
