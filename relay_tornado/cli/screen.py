@@ -14,11 +14,8 @@ _CLEAR = "\r\x1b[K"
 class Screen:
     """Lines go to stdout, notes to stderr, and the status stays the last line of whichever of them is a terminal."""
 
-    def __init__(self, status: bool = True) -> None:
-        """Without `status` there are lines only."""
-        self._place: IO[str] | None = None
-        if status:
-            self._place = next((each for each in (sys.stdout, sys.stderr) if each.isatty()), None)
+    def __init__(self) -> None:
+        self._place: IO[str] | None = next((each for each in (sys.stdout, sys.stderr) if each.isatty()), None)
         self._status = ""
 
     @property
