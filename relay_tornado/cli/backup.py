@@ -174,17 +174,17 @@ def _held(report: Report) -> str:
 def _space(data: Path) -> Any:
     from relay_tornado.ops.check import Finding
     from relay_tornado.storage.database import NAME
+    from relay_tornado.storage.space import disk_of
     from relay_tornado.storage.whereabouts import wal_of
 
     reserve = settings_from_environment(data).reserve
-    disk = os.statvfs(wal_of(data / NAME).parent)
-    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    if free >= min(reserve, size // 8):
+    disk = disk_of(wal_of(data / NAME).parent)
+    if disk.free >= disk.least(reserve):
         return None
     return Finding(
         "warning",
         "space",
-        f"{size_words(free)} are free on the disk, less than the reserve: new events are refused",
+        f"{size_words(disk.free)} are free on the disk, less than the reserve: new events are refused",
         "free some space, or let old events leave earlier: `relay bucket set NAME --retention-bytes`",
     )
 

@@ -25,6 +25,7 @@ from relay_tornado.storage import start
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Owner
+from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.whereabouts import wal_of
 
 LEAST_DESCRIPTORS: Final = 512
@@ -233,18 +234,17 @@ def _mounted(path: Path) -> str:
 
 def space(data: Path, reserve: int) -> Finding:
     """Free space, and room for files, beside the database."""
-    disk = os.statvfs(data)
-    free, size = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
-    reserve = min(reserve, size // 8)
-    says = f"{free // MIB} MiB free of {size // MIB}, webhooks are refused at {reserve // MIB}"
+    disk, inodes = disk_of(data), os.statvfs(data)
+    least = disk.least(reserve)
+    says = f"{disk.free // MIB} MiB free of {disk.size // MIB}, webhooks are refused at {least // MIB}"
     remedy = (
         "free some space, make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age"
     )
-    if disk.f_files and not disk.f_favail:
+    if inodes.f_files and not inodes.f_favail:
         return Finding("space", "fail", f"{says}; no inode is left", "remove files that nobody needs")
-    if free <= reserve:
+    if disk.free <= least:
         return Finding("space", "fail", says, remedy)
-    return Finding("space", "warn", says, remedy) if free < 4 * reserve else Finding("space", "ok", says)
+    return Finding("space", "warn", says, remedy) if disk.free < 4 * least else Finding("space", "ok", says)
 
 
 def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Finding:

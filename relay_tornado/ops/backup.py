@@ -21,6 +21,7 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
 from relay_tornado.storage import migrate
+from relay_tornado.storage.space import disk_of
 
 OWN = ("relay.", search.NAME, series.NAME)
 """How the names of a relay's own files begin: relay.db and its WAL, relay.witness, relay.lock, and what is made anew
@@ -154,10 +155,9 @@ def _there(target: Path) -> Conflict:
 
 
 def _room(source: Path, target: Path, reserve: int) -> int:
-    disk = os.statvfs(target.parent)
-    size = disk.f_blocks * disk.f_frsize
+    disk = disk_of(target.parent)
     same = source.stat().st_dev == target.parent.stat().st_dev
-    return disk.f_bavail * disk.f_frsize - max(min(MARGIN, size // 16), min(reserve, size // 8) if same else 0)
+    return disk.free - max(min(MARGIN, disk.size // 16), disk.least(reserve) if same else 0)
 
 
 def _failed(target: Path, error: sqlite3.Error) -> RelayError:

@@ -30,6 +30,7 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
 from relay_tornado.storage.lock import Lock
+from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.witness import Witness, read_stamp
 
 _PAUSING = 3
@@ -83,9 +84,8 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
     descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)
-        disk = os.statvfs(directory)
         with contextlib.closing(open_file(file)) as raw:
-            copying.by_pages(raw, part, descriptor, progress, disk.f_bavail * disk.f_frsize)
+            copying.by_pages(raw, part, descriptor, progress, disk_of(directory).free)
         with contextlib.closing(sqlite3.connect(part, isolation_level=None)) as raw:
             raw.text_factory = decode
             paused = _make_own(raw)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from relay_tornado.model import DAY
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
+from relay_tornado.storage.space import disk_of
 from relay_tornado.storage.whereabouts import wal_of
 
 HOUR = 3600.0
@@ -96,21 +96,20 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
         )
         consumers = tuple(_consumers(raw)) if migrate.version(raw) >= _CONSUMERS else ()
     wal = wal_of(path)
-    disk = os.statvfs(wal.parent)
-    disk_free = disk.f_bavail * disk.f_frsize
-    least = min(reserve, disk.f_blocks * disk.f_frsize // 8)
+    disk = disk_of(wal.parent)
+    least = disk.least(reserve)
     held = sum(bucket.bytes for bucket in buckets)
     used = (pages - free) * page
     # Rows and indexes take room of their own: as much for each byte of an event as so far.
     growth = round(sum(bucket.a_day for bucket in buckets) * (used / held if held else 1.0))
-    room = disk_free + free * page - least
+    room = disk.free + free * page - least
     return Stats(
         path=path,
         buckets=buckets,
         database=pages * page,
         wal=wal.stat().st_size if wal.exists() else 0,
         free_pages=free * page,
-        disk_free=disk_free,
+        disk_free=disk.free,
         reserve=least,
         growth_a_day=growth,
         days_left=max(room, 0) / growth if growth else None,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
@@ -18,6 +19,23 @@ _COPIES = 2
 """What is taken in is written twice: to the WAL, and by a checkpoint to the file."""
 
 _log = structlog.get_logger(__name__)
+
+
+class Disk(NamedTuple):
+    """A file system: how many bytes it has, and how many are free for the relay's user."""
+
+    size: int
+    free: int
+
+    def least(self, reserve: int) -> int:
+        """Bytes that are to stay free: the reserve, but of a small one an eighth at most."""
+        return min(reserve, self.size // 8)
+
+
+def disk_of(path: Path) -> Disk:
+    """The file system that holds the path. Raises OSError."""
+    found = os.statvfs(path)
+    return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
 class Space:
@@ -60,12 +78,12 @@ class Space:
 
     def _look(self, waiting: int) -> None:
         try:
-            disk = os.statvfs(self._directory)
+            disk = disk_of(self._directory)
             wal = self._wal.stat().st_size if self._wal.exists() else 0
         except OSError:
             return
-        self.free = disk.f_bavail * disk.f_frsize
-        self.least = least = min(self._reserve, disk.f_blocks * disk.f_frsize // 8)
+        self.free = disk.free
+        self.least = least = disk.least(self._reserve)
         self.wal = wal
         self._accepted = waiting
         self._enough_for = self.room // _COPIES
