@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from relay_tornado.errors import BucketGone, CursorLost, Unavailable
+from relay_tornado.errors import BucketGone, Unavailable
 from relay_tornado.ids import new_epoch, parse_id
 from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import Placed, place_cursor
@@ -431,129 +431,6 @@ async def test_received_at_never_goes_back(world: World, monkeypatch: pytest.Mon
     times = [e.received_at for e in await read_all(world.log)]
     assert times == sorted(times)
     assert times[0] > 1000.0
-
-
-# retention
-
-
-@log_test
-async def test_trim_by_count(world: World) -> None:
-    """The newest `max_events` stay; readers before them get CursorLost with the first that is there."""
-    await make(world.log)
-    await fill(world.log, 600)
-    assert await world.log.trim("b", Retention(None, 100, None), None) == 500
-    assert [e.seq for e in await read_all(world.log, after=500)] == list(range(501, 601))
-    for after in (0, 100, 499):
-        with pytest.raises(CursorLost) as lost:
-            await world.log.read("b", after, 10, MANY)
-        assert lost.value.first == 501
-    assert await world.log.trim("b", Retention(None, 100, None), None) == 0
-    assert await world.log.trim("b", Retention(None, 0, None), None) == 100
-    bounds = await world.log.bounds("b")
-    assert (bounds.first, bounds.head) == (601, 600)
-    assert list(await world.log.read("b", 600, 10, MANY)) == []
-    assert (await world.log.append("b", event())).seq == 601
-    await world.reopen()
-    assert [e.seq for e in await read_all(world.log, after=600)] == [601]
-
-
-@log_test
-async def test_an_emptied_log_remembers_its_head(world: World) -> None:
-    """Seqs go on where they were, over a restart with no event left: none is ever used twice."""
-    epoch = await make(world.log)
-    await fill(world.log, 5)
-    await world.log.trim("b", Retention(None, 0, None), None)
-    await world.reopen()
-    bounds = await world.log.bounds("b")
-    assert (bounds.first, bounds.head) == (6, 5)
-    assert place_cursor(bounds, Cursor(epoch, 5)) == Placed(5)
-    assert (await world.log.append("b", event())).seq == 6
-
-
-@log_test
-async def test_trim_by_bytes(world: World) -> None:
-    """The newest events that fit in `max_bytes` stay, exactly."""
-    await make(world.log)
-    size = event(b"1" * 100).size
-    await fill(world.log, 700, size=100)
-    assert await world.log.trim("b", Retention(None, None, 10 * size), None) == 690
-    assert await world.log.trim("b", Retention(None, None, 10 * size - 1), None) == 1
-    await world.log.append("b", event(b"1" * 100))
-    await world.reopen()
-    assert await world.log.trim("b", Retention(None, None, 10 * size), None) == 0
-    assert await world.log.trim("b", Retention(None, None, 0), None) == 10
-
-
-@log_test
-async def test_trim_by_age(world: World) -> None:
-    """Events that are older than `max_age` leave."""
-    await make(world.log)
-    await fill(world.log, 5)
-    assert await world.log.trim("b", Retention(3600.0, None, None), None) == 0
-    await asyncio.sleep(0.05)
-    assert await world.log.trim("b", Retention(0.01, None, None), None) == 5
-    assert await world.log.trim("b", Retention(0.01, None, None), None) == 0
-
-
-@log_test
-async def test_trim_by_the_strictest_limit(world: World) -> None:
-    """Whichever limit is met first counts."""
-    await make(world.log)
-    await fill(world.log, 50)
-    size = event().size
-    assert await world.log.trim("b", Retention(3600.0, 40, 30 * size), None) == 20
-    assert await world.log.trim("b", Retention(3600.0, 25, 30 * size), None) == 5
-
-
-@log_test
-async def test_a_floor_stays(world: World) -> None:
-    """What lies at or above `floor` is kept, whatever the limits say."""
-    await make(world.log)
-    await fill(world.log, 600)
-    assert await world.log.trim("b", Retention(None, 10, None), 300) == 299
-    assert (await world.log.bounds("b")).first == 300
-    assert await world.log.trim("b", Retention(None, 10, None), 300) == 0
-    assert await world.log.trim("b", Retention(None, 10, None), 1) == 0
-
-
-@log_test
-async def test_trimming_while_others_read_and_append(world: World) -> None:
-    """Readers see dense runs or are told where to go on; appenders see dense seqs."""
-    await make(world.log)
-    await fill(world.log, 1000)
-    stop = False
-
-    async def reader() -> int:
-        after = pages = 0
-        while not stop:
-            try:
-                events = await world.log.read("b", after, 50, MANY)
-            except CursorLost as lost:
-                after = lost.first - 1
-                continue
-            assert [e.seq for e in events] == list(range(after + 1, after + 1 + len(events)))
-            assert all(int(e.body) == e.seq for e in events)
-            after = events[-1].seq if events else 0
-            pages += 1
-            await asyncio.sleep(0)
-        return pages
-
-    async def appender() -> None:
-        for seq in range(1001, 1301):
-            assert (await world.log.append("b", event(b"%d" % seq))).seq == seq
-
-    readers = [asyncio.create_task(reader()) for _ in range(4)]
-    appending = asyncio.create_task(appender())
-    left = 0
-    for keep in range(900, 0, -100):
-        left += await world.log.trim("b", Retention(None, keep, None), None)
-        await asyncio.sleep(0)
-    await appending
-    stop = True
-    assert min(await asyncio.gather(*readers)) > 0
-    bounds = await world.log.bounds("b")
-    assert (bounds.first, bounds.head) == (left + 1, 1300)
-    assert [e.seq for e in await read_all(world.log, after=left)] == list(range(left + 1, 1301))
 
 
 # dropping
