@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.buckets import new_bucket
 from relay_tornado.log.memory import MemoryEventLog
@@ -21,7 +22,10 @@ from relay_tornado.search import file, index, pages, rests
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query, text_of
 from relay_tornado.settings import Settings
+from tests.log.conftest import disk as disk
 from tests.log.worlds import SqliteWorld, World, event
+
+log_test = pytest.mark.gen_test
 
 BOUND = 64 << 20
 
@@ -32,6 +36,13 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index, "_SETTLE", 0.005)
     monkeypatch.setattr(index, "_AGAIN", 0.01)
     monkeypatch.setattr(rests, "_RESTS", (0.0, 0.0))
+
+
+@pytest.fixture
+def world(disk: SqliteWorld, io_loop: IOLoop) -> SqliteWorld:
+    """A log in a file, of one bucket."""
+    io_loop.run_sync(lambda: disk.log.create("b", "aaaaaaaaaaaa"))
+    return disk
 
 
 def bucket(name: str = "b") -> Bucket:
@@ -45,7 +56,9 @@ async def until(condition: Callable[[], Any], what: str) -> None:
 
 
 @asynccontextmanager
-async def indexed(world: World, folder: Path, *names: str, bound: int = BOUND, **how: Any) -> AsyncIterator[Index]:
+async def indexed(
+    world: World, folder: Path, names: Sequence[str] = ("b",), bound: int = BOUND, **how: Any
+) -> AsyncIterator[Index]:
     """An index that runs over these buckets, and has all of them to begin with."""
     made = Index(folder, world.log, lambda: [bucket(name) for name in names], bound, **how)
     task = asyncio.create_task(made.run())
@@ -98,78 +111,54 @@ async def fill(world: World, count: int, name: str = "b", text: str = "event") -
     )
 
 
-def test_old_and_new_events_are_found(tmp_path: Path) -> None:
+@log_test
+async def test_old_and_new_events_are_found(world: SqliteWorld, tmp_path: Path) -> None:
     """What was there before, in many steps from the newest on, and what comes while it runs; in each bucket its own."""
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await world.log.create("c", "cccccccccccc")
-            await fill(world, 3 * pages.EVENTS)
-            await fill(world, 5, "c")
-            async with indexed(world, tmp_path, "b", "c") as made:
-                await caught_up(made, world)
-                await caught_up(made, world, "c")
-                assert await look(made, world, "number-000001") == [1]
-                assert await look(made, world, "number-000767") == [767]
-                assert await look(made, world, "number-000001", "c") == [1]
-                assert len(await look(made, world, "event number")) == 3 * pages.EVENTS
-                await fill(world, 3)
-                await caught_up(made, world)
-                assert await look(made, world, "number-000771") == [771]
-                assert await look(made, world, "number-00077") == [771, 770]
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await world.log.create("c", "cccccccccccc")
+    await fill(world, 3 * pages.EVENTS)
+    await fill(world, 5, "c")
+    async with indexed(world, tmp_path, ("b", "c")) as made:
+        await caught_up(made, world)
+        await caught_up(made, world, "c")
+        assert await look(made, world, "number-000001") == [1]
+        assert await look(made, world, "number-000767") == [767]
+        assert await look(made, world, "number-000001", "c") == [1]
+        assert len(await look(made, world, "event number")) == 3 * pages.EVENTS
+        await fill(world, 3)
+        await caught_up(made, world)
+        assert await look(made, world, "number-000771") == [771]
+        assert await look(made, world, "number-00077") == [771, 770]
 
 
-def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
+@log_test
+async def test_it_goes_on_where_it_was(world: SqliteWorld, tmp_path: Path) -> None:
     """After a restart nothing is indexed again, and what came meanwhile is."""
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await fill(world, 10)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-            await world.reopen()
-            await fill(world, 5)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-                assert await look(made, world, "event") == list(range(15, 0, -1))
-            with closing(sqlite3.connect(tmp_path / file.NAME)) as raw:
-                rows = raw.execute("SELECT segment, first, last FROM part ORDER BY first").fetchall()
-            assert [row[1:] for row in rows] in ([(1, 10), (11, 15)], [(1, 15)])
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await fill(world, 10)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    await world.reopen()
+    await fill(world, 5)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "event") == list(range(15, 0, -1))
+    with closing(sqlite3.connect(tmp_path / file.NAME)) as raw:
+        rows = raw.execute("SELECT segment, first, last FROM part ORDER BY first").fetchall()
+    assert [row[1:] for row in rows] in ([(1, 10), (11, 15)], [(1, 15)])
 
 
-def test_what_the_log_lost_is_not_found_any_more(tmp_path: Path) -> None:
+@log_test
+async def test_what_the_log_lost_is_not_found_any_more(world: SqliteWorld, tmp_path: Path) -> None:
     """Events that take the seqs of lost ones are found by what they hold; the lost ones' places are taken back."""
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await fill(world, 6)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-            await world.lose("b", 3)
-            await fill(world, 2, text="other")
-            async with indexed(world, tmp_path, "b") as made:
-                await until(lambda: (made.covered("b") or (0, 9))[1] == 5, "the index to be taken back")
-                assert await look(made, world, "other") == [5, 4]
-                assert await look(made, world, "number-000006") == []
-                assert await look(made, world, "number-000003") == [3]
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await fill(world, 6)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    await world.lose("b", 3)
+    await fill(world, 2, text="other")
+    async with indexed(world, tmp_path) as made:
+        await until(lambda: (made.covered("b") or (0, 9))[1] == 5, "the index to be taken back")
+        assert await look(made, world, "other") == [5, 4]
+        assert await look(made, world, "number-000006") == []
+        assert await look(made, world, "number-000003") == [3]
 
 
 def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
@@ -182,7 +171,7 @@ def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
                 await world.log.create("b", epoch)
                 await fill(world, 4, text=text)
             for world, there, gone in ((first, "these", "those"), (second, "those", "these")):
-                async with indexed(world, tmp_path, "b") as made:
+                async with indexed(world, tmp_path) as made:
                     await until(lambda made=made: made._whole, "the index")  # type: ignore[misc]
                     await caught_up(made, world)
                     assert await look(made, world, there) == [4, 3, 2, 1]
@@ -194,98 +183,74 @@ def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_it_stays_within_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@log_test
+async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest leave it; what is left is found, and what is covered says from where on."""
     monkeypatch.setattr(index, "LEAST", 1)
     monkeypatch.setattr(pages, "EVENTS", 16)
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            bound = 2_000_000
-            async with indexed(world, tmp_path, "b", bound=bound) as made:
-                for turn in range(6):
-                    for start in range(0, 200, 50):
-                        texts = [f"{turn}-{start}-{n} {noise()}".encode() for n in range(50)]
-                        await asyncio.gather(*(world.log.append("b", event(text)) for text in texts))
-                    await caught_up(made, world, low=(turn + 1) * 200)
-                    await until(lambda: made._used <= bound, "the oldest to leave")
-                covered = made.covered("b")
-                assert covered is not None
-                assert 1 < covered.low <= 1200
-                assert await look(made, world, "5-150-49") == [1200]
-                assert await look(made, world, "0-0-49 ") == []
-                size = (tmp_path / file.NAME).stat().st_size
-                assert size < 1.5 * bound
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    bound = 2_000_000
+    async with indexed(world, tmp_path, bound=bound) as made:
+        for turn in range(6):
+            for start in range(0, 200, 50):
+                texts = [f"{turn}-{start}-{n} {noise()}".encode() for n in range(50)]
+                await asyncio.gather(*(world.log.append("b", event(text)) for text in texts))
+            await caught_up(made, world, low=(turn + 1) * 200)
+            await until(lambda: made._used <= bound, "the oldest to leave")
+        covered = made.covered("b")
+        assert covered is not None
+        assert 1 < covered.low <= 1200
+        assert await look(made, world, "5-150-49") == [1200]
+        assert await look(made, world, "0-0-49 ") == []
+        size = (tmp_path / file.NAME).stat().st_size
+        assert size < 1.5 * bound
 
 
-def test_what_was_there_before_stops_at_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@log_test
+async def test_what_was_there_before_stops_at_the_bound(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of a log that is larger than the index may be, the newest part is in it, and none of it was thrown away."""
     monkeypatch.setattr(index, "LEAST", 1)
     monkeypatch.setattr(pages, "EVENTS", 16)
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            for turn in range(8):
-                texts = [f"{turn}-{n} {noise()}".encode() for n in range(256)]
-                await asyncio.gather(*(world.log.append("b", event(text)) for text in texts))
-            async with indexed(world, tmp_path, "b", bound=2_000_000) as made:
-                await until(lambda: made._whole, "the index to have enough")
-                covered = made.covered("b")
-                assert covered is not None
-                assert 1 < covered.low < covered.high == 2048
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    for turn in range(8):
+        texts = [f"{turn}-{n} {noise()}".encode() for n in range(256)]
+        await asyncio.gather(*(world.log.append("b", event(text)) for text in texts))
+    async with indexed(world, tmp_path, bound=2_000_000) as made:
+        await until(lambda: made._whole, "the index to have enough")
+        covered = made.covered("b")
+        assert covered is not None
+        assert 1 < covered.low < covered.high == 2048
 
 
-def test_what_left_the_log_leaves_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@log_test
+async def test_what_left_the_log_leaves_the_index(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Trimmed events are in no part, and a segment that has nothing left goes; so do the places of dropped buckets."""
     monkeypatch.setattr(index, "_TIDY", 0.01)
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        live = ["b", "c"]
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await world.log.create("c", "cccccccccccc")
-            await fill(world, 10)
-            await fill(world, 3, "c")
-            made = Index(tmp_path, world.log, lambda: [bucket(name) for name in live], BOUND)
-            task = asyncio.create_task(made.run())
-            try:
-                await caught_up(made, world)
-                await caught_up(made, world, "c")
-                await world.log.trim("b", Retention(None, 0, None), None)
-                key = made._state.places["b"].key
-                await until(lambda: not made._state.parts.get(key), "the trim")
-                assert await look(made, world, "number") == []
-                live.remove("c")
-                await world.log.drop("c")
-                await until(lambda: "c" not in made._state.places, "the drop")
-                assert made.covered("c") is None
-                live.remove("b")
-                await world.log.drop("b")
-                await until(lambda: not made._state.segments, "the segments to go")
-            finally:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await world.log.create("c", "cccccccccccc")
+    await fill(world, 10)
+    await fill(world, 3, "c")
+    live = ["b", "c"]
+    async with indexed(world, tmp_path, live) as made:
+        await caught_up(made, world)
+        await caught_up(made, world, "c")
+        await world.log.trim("b", Retention(None, 0, None), None)
+        key = made._state.places["b"].key
+        await until(lambda: not made._state.parts.get(key), "the trim")
+        assert await look(made, world, "number") == []
+        live.remove("c")
+        await world.log.drop("c")
+        await until(lambda: "c" not in made._state.places, "the drop")
+        assert made.covered("c") is None
+        live.remove("b")
+        await world.log.drop("b")
+        await until(lambda: not made._state.segments, "the segments to go")
 
 
 @pytest.mark.parametrize("harm", ["deleted", "overwritten", "emptied", "of another version", "a directory's worth"])
-def test_a_file_that_is_gone_or_of_no_use_is_made_anew(tmp_path: Path, harm: str) -> None:
+@log_test
+async def test_a_file_that_is_gone_or_of_no_use_is_made_anew(world: SqliteWorld, tmp_path: Path, harm: str) -> None:
     """While it runs, and at its start."""
 
     def do(path: Path) -> None:
@@ -306,141 +271,100 @@ def test_a_file_that_is_gone_or_of_no_use_is_made_anew(tmp_path: Path, harm: str
             for each in path.parent.glob(file.NAME + "*"):
                 each.unlink()
 
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await fill(world, 5)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-                before = made._writer
-                do(made.path)
-                await fill(world, 1)
-                if harm != "of another version":
-                    await until(lambda: made._writer not in (None, before), "another file")
-                await caught_up(made, world)
-                assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
-            do(made.path)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-                assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await fill(world, 5)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        before = made._writer
+        do(made.path)
+        await fill(world, 1)
+        if harm != "of another version":
+            await until(lambda: made._writer not in (None, before), "another file")
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
+    do(made.path)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
 
 
-def test_a_damaged_page_is_met_by_making_it_anew(tmp_path: Path) -> None:
+@log_test
+async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_path: Path) -> None:
     """Damage that comes out while it writes costs nothing but the time to build it."""
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await fill(world, 500)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-            with made.path.open("r+b") as raw:
-                raw.seek(4096)
-                raw.write(b"\xa5" * 4096 * 4)
-            async with indexed(world, tmp_path, "b") as made:
-                await fill(world, 300)
-                await caught_up(made, world)
-                assert len(await look(made, world, "number")) == 800
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await fill(world, 500)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    with made.path.open("r+b") as raw:
+        raw.seek(4096)
+        raw.write(b"\xa5" * 4096 * 4)
+    async with indexed(world, tmp_path) as made:
+        await fill(world, 300)
+        await caught_up(made, world)
+        assert len(await look(made, world, "number")) == 800
 
 
-def test_ephemeral_events_are_not_in_it(tmp_path: Path) -> None:
+@log_test
+async def test_ephemeral_events_are_not_in_it(world: SqliteWorld, tmp_path: Path) -> None:
     """What is kept in memory only is written to no file by way of the index."""
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await world.log.append("b", event(b"a secret that flies by", ephemeral=True))
-            await fill(world, 1)
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-                assert await look(made, world, "number") == [2]
-                assert await look(made, world, "secret") == []
-            assert b"sec" not in b"".join(each.read_bytes() for each in tmp_path.glob(file.NAME + "*"))
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await world.log.append("b", event(b"a secret that flies by", ephemeral=True))
+    await fill(world, 1)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [2]
+        assert await look(made, world, "secret") == []
+    assert b"sec" not in b"".join(each.read_bytes() for each in tmp_path.glob(file.NAME + "*"))
 
 
-def test_the_index_rests_where_there_is_nothing_to_add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@log_test
+async def test_the_index_rests_where_there_is_nothing_to_add(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """To read a log that has nothing but stubs takes time as well."""
     rested: list[float] = []
     monkeypatch.setattr(rests.Rests, "due", lambda self: rested.append(0.0) or 0.0)
     monkeypatch.setattr(rests.Rests, "rest", lambda self: None)
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            for _ in range(3):
-                await world.log.append("b", event(b"flies by", ephemeral=True))
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    for _ in range(3):
+        await world.log.append("b", event(b"flies by", ephemeral=True))
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
     assert rested
 
 
-def test_a_full_disk_stops_the_index_alone(tmp_path: Path) -> None:
+@log_test
+async def test_a_full_disk_stops_the_index_alone(world: SqliteWorld, tmp_path: Path) -> None:
     """Where the disk has little room nothing is written; it goes on when there is some."""
     room = [0]
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            await fill(world, 3)
-            async with indexed(world, tmp_path, "b", room=lambda: room[0]) as made:
-                await until(lambda: made._writer is not None, "it to open")
-                await asyncio.sleep(0.05)
-                assert made.covered("b") is None
-                room[0] = 1 << 40
-                await fill(world, 1)
-                await caught_up(made, world)
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    await fill(world, 3)
+    async with indexed(world, tmp_path, room=lambda: room[0]) as made:
+        await until(lambda: made._writer is not None, "it to open")
+        await asyncio.sleep(0.05)
+        assert made.covered("b") is None
+        room[0] = 1 << 40
+        await fill(world, 1)
+        await caught_up(made, world)
 
 
-def test_large_events_are_read_few_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@log_test
+async def test_large_events_are_read_few_at_once(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stretch has no more bytes than may be held, in either direction, and still nothing is left out."""
     monkeypatch.setattr(pages, "BYTES", 3_000)
-
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            await world.log.create("b", "aaaaaaaaaaaa")
-            for n in range(9):
-                await world.log.append("b", event(f"big-{n} ".encode() + b"x" * 1_000 * (n % 4)))
-            stretch = await pages.above(world.log, "b", 0, 9)
-            assert (stretch.first, len(stretch.rows)) == (1, stretch.last)
-            assert stretch.last < 9
-            stretch = await pages.below(world.log, "b", 10, 1)
-            assert 1 < stretch.first <= stretch.last == 9
-            async with indexed(world, tmp_path, "b") as made:
-                await caught_up(made, world)
-                assert await look(made, world, "big-") == list(range(9, 0, -1))
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    for n in range(9):
+        await world.log.append("b", event(f"big-{n} ".encode() + b"x" * 1_000 * (n % 4)))
+    stretch = await pages.above(world.log, "b", 0, 9)
+    assert (stretch.first, len(stretch.rows)) == (1, stretch.last)
+    assert stretch.last < 9
+    stretch = await pages.below(world.log, "b", 10, 1)
+    assert 1 < stretch.first <= stretch.last == 9
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "big-") == list(range(9, 0, -1))
 
 
-def test_large_events_of_many_buckets_are_not_held_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@log_test
+async def test_large_events_of_many_buckets_are_not_held_together(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A step ends with the bucket in which it came to the bytes that may be held."""
     monkeypatch.setattr(pages, "BYTES", 3_000)
     steps: list[int] = []
@@ -451,22 +375,15 @@ def test_large_events_of_many_buckets_are_not_held_together(tmp_path: Path, monk
             steps.append(sum(len(row.text) for each in found for row in each.stretch.rows))
             await super()._add(found, backwards)
 
-    async def run() -> None:
-        world = await SqliteWorld.open(tmp_path)
-        try:
-            for n, name in enumerate(names):
-                await world.log.create(name, f"aaaaaaaaaaa{n}")
-                await world.log.append(name, event(b"large " + b"x" * 2_000))
-            made = Watched(tmp_path, world.log, lambda: [bucket(name) for name in names], BOUND)
-            task = asyncio.create_task(made.run())
-            for name in names:
-                await caught_up(made, world, name)
-                assert await look(made, world, "large", name) == [1]
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        finally:
-            await world.close()
-
-    asyncio.run(run())
+    for n, name in enumerate(names):
+        await world.log.create(name, f"aaaaaaaaaaa{n}")
+        await world.log.append(name, event(b"large " + b"x" * 2_000))
+    made = Watched(tmp_path, world.log, lambda: [bucket(name) for name in names], BOUND)
+    task = asyncio.create_task(made.run())
+    for name in names:
+        await caught_up(made, world, name)
+        assert await look(made, world, "large", name) == [1]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     assert sum(steps) > 16_000
     assert max(steps) < 6_000
