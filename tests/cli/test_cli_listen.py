@@ -23,20 +23,9 @@ from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.handing import Hand
 from relay_tornado.client.messages import read_event
 from tests.acceptance.relay import wait_for
+from tests.client.conftest import shared as shared
+from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path / "data") as world:
-        yield world
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A relay for the tests that do it no harm."""
-    with World(tmp_path_factory.mktemp("shared") / "data") as world:
-        yield world
 
 
 def command(*arguments: object) -> list[str]:
