@@ -75,14 +75,15 @@ _SELECT = (
 )
 _read_marks = msgspec.json.Decoder(tuple[str | None, int | None, int, int | None, str, int]).decode
 # The lengths of the parts come from the row's head, so bodies are not read here.
-_STUB = "{0}size > length({0}path) + length({0}query) + length({0}headers) + length({0}body)"
+STUB = "length(event.headers) + length(event.body) = 0 AND event.size > length(event.path) + length(event.query)"
+"""Whether a row of `event` is of an ephemeral event. The size of another one may be damaged."""
 _OUTLINE = (
-    f"SELECT {_of_event('seq, received_at, input_id, method, size')}, {_STUB.format('event.')}{_PLACES}"
+    f"SELECT {_of_event('seq, received_at, input_id, method, size')}, {STUB}{_PLACES}"
     " AND typeof(event.received_at) = 'real' AND typeof(event.size) = 'integer' AND typeof(event.input_id) = 'text'"
     " AND typeof(event.method) = 'text' ORDER BY place.seq"
 )
 _AFTER_STUBS = (
-    f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({_STUB.format('')})"  # noqa: S608
+    f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({STUB})"  # noqa: S608
     " ORDER BY seq LIMIT 1"
 )
 

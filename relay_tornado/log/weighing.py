@@ -30,10 +30,9 @@ Weight: TypeAlias = tuple[int, int] | None
 """The bytes of some events, and how many of these are stubs, of which nothing but their size is known. None where they
 can't be read."""
 
-_STUB = "length(headers) + length(body) = 0 AND size > length(path) + length(query)"
 _WEIGHT = f"""
-SELECT coalesce(sum(iif({_STUB}, size, length(path) + length(query) + length(headers) + length(body))), 0),
-    coalesce(sum({_STUB}), 0)
+SELECT coalesce(sum(iif({rows.STUB}, size, length(path) + length(query) + length(headers) + length(body))), 0),
+    coalesce(sum({rows.STUB}), 0)
 FROM event WHERE log = ? AND seq BETWEEN ? AND ?
 """  # noqa: S608 - constants only
 

@@ -178,6 +178,19 @@ async def test_a_sum_of_sizes_is_judged_by_what_is_stored(disk: SqliteWorld) -> 
 
 
 @log_test
+async def test_a_damaged_size_makes_no_event_ephemeral(disk: SqliteWorld) -> None:
+    """An event whose content is there is no stub, however large its row says that it is."""
+    await make(disk.log)
+    await fill(disk.log, 2)
+    await disk.log.append("b", event(ephemeral=True))
+    await restart(disk, "UPDATE event SET size = size + 4096 WHERE seq = 2")
+    assert [each.stub for each in await disk.log.outline("b", 1, 3)] == [False, False, True]
+    with pytest.raises(CursorLost) as lost:
+        await disk.log.read("b", 2, 1, MANY)
+    assert (lost.value.first, lost.value.reason) == (4, "ephemeral")
+
+
+@log_test
 async def test_a_sum_of_sizes_that_can_not_be_checked(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where events can't be read the sum counts as it is."""
     await make(disk.log)
