@@ -44,6 +44,10 @@ NOT_OPENED = (
     "a new one; `.recover` of SQLite's own shell may still get events out of a copy of the file"
 )
 
+_AHEAD = 60.0
+"""Seconds by which a clock may be set back without a word."""
+_AND_SO_ARE_OTHERS = "and every event that comes has that time until then, so that none leaves by its age"
+
 _EPOCH = re.compile(r"[a-z0-9]{12}")
 
 
@@ -338,6 +342,15 @@ class _Logs:
                 )
             if newest > row.last_at:
                 self._tell("damage", "time", row, "its newest event is younger than its log says", RESTORE)
+            now = time.time()
+            if newest and row.last_at > max(newest, now):
+                message = f"its log says that its newest event is of the future, {_AND_SO_ARE_OTHERS}"
+                mend = f"UPDATE log SET last_at = {newest!r} WHERE id = {row.key}"  # noqa: S608  # for a person, numbers only
+                self._tell("damage", "time", row, message, _by_hand(mend))
+            elif newest > now + _AHEAD:
+                message = f"its newest event is of the future, {_AND_SO_ARE_OTHERS}"
+                how = "look at the machine's clock; where that was right, the file is damaged, and a new bucket helps"
+                self._tell("warning", "time", row, message, how)
 
     def _check_above(self, row: Row) -> None:
         """Events above the head of this very moment, which one statement sees: those that come are no finding."""
@@ -398,8 +411,7 @@ class _Logs:
                     "first",
                     row,
                     f"events from {least} on lie below its first, {row.first}: nobody reads them",
-                    "stop the relay, run `.dbconfig enable_trigger off` and "
-                    f"`{mend}` on the file with SQLite's own shell, and check again; or restore the newest backup",
+                    _by_hand(mend),
                 )
 
     def _first(self, row: Row) -> int | None:
@@ -413,6 +425,14 @@ class _Logs:
 
     def _tell(self, level: Level, kind: str, row: Row, message: str, advice: str) -> None:
         self._report.add(level, kind, message, advice, self._names.get(row.bucket_id, row.bucket_id))
+
+
+def _by_hand(sql: str) -> str:
+    """How to change what a trigger keeps."""
+    return (
+        f"stop the relay, run `.dbconfig enable_trigger off` and `{sql}` on the file with SQLite's own shell, and "
+        "check again; or restore the newest backup"
+    )
 
 
 def _runs(seqs: list[int]) -> Iterator[tuple[int, int]]:

@@ -85,6 +85,15 @@ def test_a_hole_in_a_log(cli: Runner, file: Path) -> None:
     assert holes == ["event 1 is missing", "event 300 is missing", "event 1000 is missing"]
 
 
+def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
+    """It may be the clock, so it is no damage."""
+    change(file, "UPDATE event SET received_at = 9e9 WHERE seq = 1000 AND log = 1")
+    change(file, "UPDATE log SET last_at = 9e9 WHERE id = 1")
+    result = cli("check", "--json")
+    assert result.exit_code == 0, result.output
+    assert [(each["level"], each["kind"]) for each in json.loads(result.stdout)["findings"]] == [("warning", "time")]
+
+
 @pytest.mark.parametrize(
     ("statement", "kind", "words"),
     [
@@ -95,6 +104,7 @@ def test_a_hole_in_a_log(cli: Runner, file: Path) -> None:
         ("DROP INDEX log_bucket", "schema", "index log_bucket"),
         ("UPDATE event SET received_at = 1.0 WHERE seq = 400 AND log = 1", "time", "event 400"),
         ("UPDATE log SET last_at = 1.0 WHERE id = 1", "time", "younger"),
+        ("UPDATE log SET last_at = 9e18 WHERE id = 1", "time", "of the future"),
         ("UPDATE bucket SET document = '{}' WHERE name = 'orders'", "record", "can't be understood"),
         ("UPDATE bucket SET name = 'other' WHERE name = 'orders'", "record", "another one's"),
         ("UPDATE token SET secret_hash = 'x'", "record", "another one's"),
