@@ -27,6 +27,8 @@ from relay_tornado.wire.rest import (
 _SHARED: Final = ("custom_domain", "path_prefix", "id")
 """Fields of an input whose values are taken by one bucket for all: whether one is free tells of other buckets."""
 _DELETE: Final = DeleteQuery()
+_WHOLE: Final = "created_at"
+"""What only clients send that write all of what they know: those in Go."""
 
 
 class RulesBody(Schema):
@@ -131,8 +133,8 @@ class OutputsHandler(RestHandler):
     @operation("Make an output", OutputAnswer(), status=201, body=OutputFields(), statuses=(412,))
     async def post(self, bucket: str) -> None:
         options = self.document()
-        if options.get("internal") is None:
-            # Stock clients leave out what is false, and mean a URL that the relay calls.
+        if options.get("internal") is None or (_WHOLE in options and options["internal"] is False):
+            # Stock clients leave out what is false, or can't, and mean a URL that the relay calls.
             options["internal"] = not is_public(options.get("destination"))
         changed, made = await self.rest.administration.create_output(self.bucket.id, **options)
         self.answer(shown(self.token, "output", output_document(changed.id, made)), 201)

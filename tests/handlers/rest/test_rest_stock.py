@@ -51,6 +51,37 @@ def test_an_output_is_public_where_its_url_is(tmp_path: Path, destination: str, 
     asyncio.run(run())
 
 
+def in_go(**fields: Any) -> dict[str, Any]:
+    """An output as the library in Go writes one: whole, but for the parts that it does not have."""
+    zero = -62135596800
+    texts = ("id", "name", "bucket_id", "cron_id", "function_id", "response_function_id", "description", "created_by")
+    flags = ("disabled", "lock_path", "internal", "tls_verification")
+    whole = {"created_at": zero, "updated_at": zero, "headers": None, "timeout": 0, "retries": 0}
+    return {**whole, **dict.fromkeys(texts, ""), **dict.fromkeys(flags, False), **fields}
+
+
+@pytest.mark.parametrize(
+    ("destination", "internal"),
+    [("https://example.org/hook", False), ("http://localhost:8080/webhooks", True), ("http://10.0.0.7/", True)],
+)
+def test_an_output_as_the_library_in_go_makes_it(tmp_path: Path, destination: str, internal: bool) -> None:
+    """It can't leave out that it is not internal; a URL that the relay does not call makes it so, as it does there."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            path = "/v1/buckets/orders/outputs"
+            made = await here.call("POST", path, in_go(destination=destination))
+            assert (made.status, made.document["internal"]) == (201, internal), made.document
+            said = {"destination": destination, "internal": False}
+            assert (await here.call("POST", path, said)).document["internal"] is False
+            # What somebody else made public stays so.
+            kept = await here.call("PUT", f"{path}/{made.document['id']}", in_go(name="a", destination=destination))
+            assert (kept.status, kept.document["internal"]) == (200, False)
+
+    asyncio.run(run())
+
+
 def test_no_two_outputs_of_a_bucket_have_one_name(tmp_path: Path) -> None:
     """Clients look them up by it; those without a name get one."""
 
