@@ -29,6 +29,8 @@ _SHARED: Final = ("custom_domain", "path_prefix", "id")
 _DELETE: Final = DeleteQuery()
 _WHOLE: Final = "created_at"
 """What only clients send that write all of what they know: those in Go."""
+_PARTS: Final = ("rules", "throttle", "durability")
+"""What of an output these leave out where there is none."""
 
 
 class RulesBody(Schema):
@@ -149,7 +151,10 @@ class OutputHandler(RestHandler):
         "Change an output; what is left out stays as it is", OutputAnswer(), body=OutputFields(), statuses=(412,)
     )
     async def put(self, bucket: str, output: str) -> None:
-        await _set_output(self, output, self.document())
+        document = self.document()
+        if document.keys() >= {_WHOLE, "tls_verification"}:  # older libraries know nothing of the parts
+            document = dict.fromkeys(_PARTS) | document
+        await _set_output(self, output, document)
 
     @operation("Delete an output", Deleted(), statuses=(412,))
     async def delete(self, bucket: str, output: str) -> None:

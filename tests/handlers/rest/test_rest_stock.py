@@ -82,6 +82,35 @@ def test_an_output_as_the_library_in_go_makes_it(tmp_path: Path, destination: st
     asyncio.run(run())
 
 
+def test_parts_that_the_library_in_go_removes_from_an_output(tmp_path: Path) -> None:
+    """It leaves them out then, of an output that is whole else; what others leave out stays, as what its older versions
+    don't know."""
+    parts = {
+        "rules": {"match": {"type": "value", "value": "push", "parameter": {"source": "header", "name": "X-Event"}}},
+        "throttle": {"enabled": True, "mode": "rate", "rate": 10, "interval": "minute"},
+        "durability": {"enabled": True, "schedule": "long", "deadline": 2_592_000_000_000_000},
+    }
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            path = "/v1/buckets/orders/outputs"
+            made = (await here.call("POST", path, in_go(name="a", internal=True, **parts))).document
+            path += f"/{made['id']}"
+            older = in_go(name="a", internal=True)
+            del older["retries"], older["tls_verification"]
+            for kept in (parts, {"description": "new"}, older, in_go(name="a", internal=True, **parts)):
+                changed = (await here.call("PUT", path, kept)).document
+                assert {name: changed[name] for name in parts} == parts
+            left = {"rules": parts["rules"]}
+            changed = (await here.call("PUT", path, in_go(name="a", internal=True, **left))).document
+            assert {name: changed[name] for name in parts} == {**dict.fromkeys(parts), **left}
+            changed = (await here.call("PUT", path, in_go(name="a", internal=True))).document
+            assert {name: changed[name] for name in parts} == dict.fromkeys(parts)
+
+    asyncio.run(run())
+
+
 def test_no_two_outputs_of_a_bucket_have_one_name(tmp_path: Path) -> None:
     """Clients look them up by it; those without a name get one."""
 
