@@ -108,7 +108,7 @@ class HeaderValues(fields.Field[list[str]]):
 
 
 class Form(fields.Field[Document | None]):
-    """A JSON object of a form, kept as it was sent; null is none. What the form does not know is kept, too."""
+    """A JSON object of a form, kept as the form reads it; null is none. What the form does not know is kept, too."""
 
     def __init__(self, form: Schema, **kwargs: Any) -> None:
         self._form = form
@@ -117,9 +117,9 @@ class Form(fields.Field[Document | None]):
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Document:
         if not isinstance(value, Mapping):
             raise ValidationError("must be a JSON object, or null.")
-        self._form.load(value, unknown=INCLUDE)
+        loaded = self._form.load(value, unknown=INCLUDE)
         check_kept(value)
-        return dict(value)
+        return {name: loaded[name] for name in value}
 
 
 class Anything(fields.Field[Any]):

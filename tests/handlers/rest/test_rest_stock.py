@@ -344,3 +344,24 @@ def test_a_timeout_is_whole_seconds(tmp_path: Path) -> None:
             assert (made.status, type(made.document["timeout"])) == (201, int)
 
     asyncio.run(run())
+
+
+def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
+    """5.0 in what comes is 5 in what goes out, in every part of an output: as above."""
+    throttle = {"enabled": True, "mode": "rate", "rate": 10.0, "deadline": 3.6e12}
+    durability = {"enabled": True, "schedule": "custom", "custom_delays": [1e9, 2], "deadline": 3.6e12}
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            await here.bucket("orders")
+            body = {"retries": 2.0, "throttle": throttle, "durability": durability}
+            made = await here.call("POST", "/v1/buckets/orders/outputs", body)
+            assert (made.status, made.document["throttle"]) == (201, throttle)
+            shown = (await here.call("GET", "/v1/buckets/orders")).document["outputs"][0]
+            numbers = [shown["retries"], shown["throttle"]["rate"], shown["throttle"]["deadline"]]
+            numbers += [shown["durability"]["deadline"], *shown["durability"]["custom_delays"]]
+            assert [(type(each), each) for each in numbers] == [
+                (int, each) for each in (2, 10, 3_600_000_000_000, 3_600_000_000_000, 1_000_000_000, 2)
+            ]
+
+    asyncio.run(run())
