@@ -139,6 +139,8 @@ class Group:
         self._gap = ledger.gap
         self._place = Place(self, ledger.key.bucket_id, ledger.progress.floor, epoch)
         self._timer: asyncio.TimerHandle | None = None
+        # A handle itself does not know it where uvloop's timer is over at once.
+        self._at = 0.0
         self._loop = asyncio.get_running_loop()
         self._unwatch = ledger.watch(self._changed)
         groups.dispatcher.add(self._place)
@@ -436,11 +438,13 @@ class Group:
             when = min(when, now + _LOOK)
         elif self._waiting and (due := self.ledger.progress.due()) is not None:
             when = min(when, now + due - self._groups.ledgers.clock())
+        when = max(when, now + _SOONEST)
         if self._timer is not None:
-            if self._timer.when() <= max(when, now + _SOONEST):
+            if self._at <= when:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(max(when, now + _SOONEST), self._tick)
+        self._at = when
+        self._timer = self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:
         self._timer = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -109,6 +110,33 @@ def test_a_nak_comes_again_after_its_delay() -> None:
         assert not one.nak(99)
 
     run(test)
+
+
+def test_what_is_due_at_once_on_uvloop() -> None:
+    """It makes no timer of that, but a handle that knows no time: it comes again, and what else is refused, too."""
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+
+    class Late(uvloop.Loop):  # type: ignore[misc]
+        """What is due within a moment is so by the time that a timer is made of it."""
+
+        def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+            while self.time() < when < self.time() + 0.01:
+                pass
+            return super().call_at(when, callback, *args, context=context)
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(3)
+        one = await worker(world)
+        await until(lambda: one.seqs == [1, 2, 3])
+        await quiet(20)
+        for seq in (1, 2, 3):
+            assert one.nak(seq, 0.001)
+        await until(lambda: sorted(one.tries()[3:]) == [(1, 2), (2, 2), (3, 2)])
+
+    with asyncio.Runner(loop_factory=Late) as runner:
+        runner.run(test())
 
 
 def test_the_clock_of_day_is_set_back() -> None:
