@@ -63,6 +63,8 @@ class Turns:
         """When those far behind may go on."""
         self._glow = 0.0
         self._handle: asyncio.Handle | None = None
+        self._resting = False
+        """Whether that is for the end of a rest. Its type does not tell it: uvloop's timers are none of asyncio's."""
 
     async def run(self, section: Callable[[], T], behind: int) -> T:
         """Runs the section in its turn, for who is so many events behind. Raises what it raises."""
@@ -78,9 +80,10 @@ class Turns:
         (self._far if behind > FAR else self._near).append((future, section))
         if self._handle is None:
             self._handle = loop.call_soon(self._turn)
-        elif behind <= FAR and isinstance(self._handle, asyncio.TimerHandle):
+        elif behind <= FAR and self._resting:
             self._handle.cancel()
             self._handle = loop.call_soon(self._turn)
+            self._resting = False
         return await future
 
     def charge(self, seconds: float) -> None:
@@ -97,6 +100,7 @@ class Turns:
 
     def _turn(self) -> None:
         self._handle = None
+        self._resting = False
         began = now = self._clock()
         worked = bool(self._near)
         pressed = self._pressed(now)
@@ -119,6 +123,7 @@ class Turns:
             self._handle = loop.call_soon(self._turn)
         elif self._far:
             self._handle = loop.call_later(min(max(self._rested - now, 0.0), _LOOK), self._turn)
+            self._resting = True
         elif worked:
             # The next turn of the loop has time of its own.
             self._handle = loop.call_soon(self._turn)

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from relay_tornado.delivery import turns
 from relay_tornado.delivery.turns import FAR, READ, REST, SLICE, Turns
 from tests.delivery import virtual
 from tests.delivery.world import World, until
@@ -47,6 +48,29 @@ class Day:
 
     def start(self, *tasks: tuple[str, int, int]) -> "asyncio.Future[list[None]]":
         return asyncio.gather(*(self.runs(*task) for task in tasks))
+
+
+def test_who_is_near_ends_a_rest_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the loop that a relay runs on, too, somebody near the head does not wait for those far behind."""
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+    for longest in ("_LONGEST", "_LOOK"):
+        monkeypatch.setattr(turns, longest, 3600.0)
+    passed = 0.0
+
+    def work() -> None:
+        nonlocal passed
+        passed += 1000.0
+
+    async def test() -> None:
+        pressed = Turns(lambda: 1, lambda: 0, lambda: passed)
+        worked, rests = (asyncio.create_task(pressed.run(work, BEHIND)) for _ in range(2))
+        await worked
+        async with asyncio.timeout(20):
+            assert await pressed.run(lambda: "near", FAR) == "near"
+        rests.cancel()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
 
 
 def test_a_turn_of_the_loop_has_one_slice() -> None:
