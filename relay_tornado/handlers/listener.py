@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import HTTPServerConnectionDelegate
-from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.ioloop import IOLoop
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
@@ -106,8 +106,8 @@ class Listener:
         self._said_at = 0.0
         self._loop = IOLoop.current()
         times = settings.idle_timeout, settings.head_timeout, settings.body_timeout
-        interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
-        self._sweeper = PeriodicCallback(self._sweep, interval * 1000)
+        self._interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
+        self._sweeper: asyncio.TimerHandle | None = None
         self._closed = asyncio.Event()
 
     def start(self) -> int:
@@ -115,7 +115,7 @@ class Listener:
         self._sockets = _inherited(self._entrance.inherited) or _bind(*self._address, self._entrance.flags)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
-        self._sweeper.start()
+        self._sweep_later()
         return int(self._sockets[0].getsockname()[1])
 
     def stop(self) -> None:
@@ -142,7 +142,8 @@ class Listener:
     def close(self) -> None:
         """Closes everything at once."""
         self.stop()
-        self._sweeper.stop()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         for connection in tuple(self.connections):
             connection.close()
         self.lingering.close()
@@ -237,7 +238,12 @@ class Listener:
         _log.warning(event, **what)
         return True
 
+    def _sweep_later(self) -> None:
+        # No timer of Tornado's: those go by the clock of day, and stop for as long as that is set back.
+        self._sweeper = asyncio.get_running_loop().call_later(self._interval, self._sweep)
+
     def _sweep(self) -> None:
+        self._sweep_later()
         now = time.monotonic()
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()

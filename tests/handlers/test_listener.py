@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import socket
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,15 @@ async def test_sockets_have_no_deadline() -> None:
             async with Raw(site.port) as idle:
                 assert await idle.closed() == b""
         await asyncio.wait_for(await client.ping(), 20)
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is idle is closed, too, where the clock of day went back by an hour meanwhile."""
+    async with edge(idle_timeout=0.3) as site, Raw(site.port) as idle:
+        now = time.time
+        monkeypatch.setattr(time, "time", lambda: now() - 3600.0)
+        assert await idle.closed() == b""
 
 
 @pytest.mark.gen_test
