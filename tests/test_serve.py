@@ -22,16 +22,32 @@ import pytest
 TIMEOUT = 90.0
 RELAY = [sys.executable, "-W", "error", "-m", "relay_tornado"]
 
+SILENT = """
+import socket, sys, threading
+real = socket.getaddrinfo
+def getaddrinfo(*asked, **more):
+    if asked[0] == "silent.test" and not asked[5] & socket.AI_NUMERICHOST:
+        print("looking it up", file=sys.stderr, flush=True)
+        threading.Event().wait()
+    return real(*asked, **more)
+socket.getaddrinfo = getaddrinfo
+from relay_tornado.cli.entry import main
+main()
+"""
+"""A relay for which the servers of one name never answer."""
+
 
 class Served:
     """A running `relay serve`; `stdout` and `stderr` are read from files."""
+
+    program = RELAY
 
     def __init__(self, folder: Path, *flags: str, **variables: str) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*RELAY, "serve", "--port", "0", *flags],
+                [*self.program, "serve", "--port", "0", *flags],
                 cwd=folder,
                 env=environment | variables,
                 stdin=subprocess.DEVNULL,
@@ -287,3 +303,17 @@ def test_a_second_signal_changes_nothing(tmp_path: Path, number: int) -> None:
             relay.process.send_signal(number)
             time.sleep(0.002)
         assert relay.process.returncode == 0
+
+
+def test_a_name_whose_servers_are_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output's name that is being looked up keeps the relay from no clean end, however long that takes."""
+    for line in ("bucket create orders --json", "output create orders --public --destination http://silent.test/"):
+        shell(f"{shlex.join(RELAY)} {line} --data {tmp_path / 'relay-data'}")
+    shown = shell(f"{shlex.join(RELAY)} bucket show orders --json --data {tmp_path / 'relay-data'}")
+    monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", SILENT])
+    with served(tmp_path) as relay:
+        url = f"{relay.url()}/v1/webhooks/{json.loads(shown)['inputs'][0]['id']}"
+        with urllib.request.urlopen(url, b"x", timeout=TIMEOUT) as answer:
+            assert answer.status == 200
+        relay.wait_for("looking it up")
+        assert relay.end() == 0

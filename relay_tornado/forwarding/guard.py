@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, TypeAlias
 
@@ -105,8 +106,8 @@ class GuardedResolver(Resolver):
 
     def initialize(self, guard: Guard) -> None:
         self._guard = guard
-        self._executor = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="relay-names")
-        self._pending: dict[tuple[str, int], asyncio.Future[list[Socket]]] = {}
+        self._turns = asyncio.Semaphore(_LOOKUPS)
+        self._pending: dict[tuple[str, int], asyncio.Task[list[Socket]]] = {}
 
     async def resolve(self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[Socket]:
         """Every address that the host stands for, each judged."""
@@ -123,20 +124,23 @@ class GuardedResolver(Resolver):
         # One lookup of a name at a time: a name whose servers are slow holds one thread, not all.
         pending = self._pending.get((host, port))
         if pending is None:
-            loop = asyncio.get_running_loop()
-            pending = asyncio.ensure_future(loop.run_in_executor(self._executor, _lookup, host, port, 0))
-            self._pending[host, port] = pending
+            pending = self._pending[host, port] = asyncio.create_task(self._look_up(host, port))
             pending.add_done_callback(lambda done: self._done(host, port, done))
         return await asyncio.shield(pending)
 
-    def _done(self, host: str, port: int, done: asyncio.Future[list[Socket]]) -> None:
+    async def _look_up(self, host: str, port: int) -> list[Socket]:
+        async with self._turns:
+            return await _aside(host, port)
+
+    def _done(self, host: str, port: int, done: asyncio.Task[list[Socket]]) -> None:
         del self._pending[host, port]
         if not done.cancelled():
             done.exception()
 
     def close(self) -> None:
         """Looks up nothing more."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for pending in self._pending.values():
+            pending.cancel()
 
 
 def literal(host: str, port: int) -> list[str]:
@@ -148,6 +152,33 @@ def literal(host: str, port: int) -> list[str]:
         return [str(address[0]) for _, address in _lookup(host, port, socket.AI_NUMERICHOST)]
     except (OSError, UnicodeError):
         return []
+
+
+def _aside(host: str, port: int) -> asyncio.Future[list[Socket]]:
+    """Looks a name up in a thread of its own: a process that ends waits for those of an executor, and whose servers are
+    silent takes half a minute."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[Socket]] = loop.create_future()
+
+    def end(found: list[Socket] | Exception) -> None:
+        if answer.done():
+            return
+        if isinstance(found, Exception):
+            answer.set_exception(found)
+        else:
+            answer.set_result(found)
+
+    def look() -> None:
+        found: list[Socket] | Exception
+        try:
+            found = _lookup(host, port, 0)
+        except Exception as error:
+            found = error
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(end, found)
+
+    threading.Thread(target=look, name="relay-names", daemon=True).start()
+    return answer
 
 
 def _lookup(host: str, port: int, flags: int) -> list[Socket]:
