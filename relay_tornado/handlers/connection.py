@@ -377,6 +377,10 @@ class Connection(IOStream):
 
     def close(self, exc_info: Any = False) -> None:
         """Tornado closes a connection whose head is too long; its sender is told so first."""
+        if isinstance(exc_info, BaseException):
+            # Tornado keeps it, and by its frames whatever was being worked on: a whole commit of webhooks, where their
+            # answers were on their way. What waits for its commit is out of the sight of Python's collector.
+            exc_info.__traceback__ = None
         if not self.closed():
             if isinstance(exc_info, UnsatisfiableReadError) and not self.busy:
                 self._linger = True

@@ -3,10 +3,12 @@ connection gets its answers."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from relay_tornado.handlers import connection
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.socket import SocketHandler
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.ingest import Upload
 from relay_tornado.model import Token
 from relay_tornado.transport import direct
 from tests.handlers.edge import URL, Edge, edge
@@ -57,6 +60,19 @@ async def nobody(site: Edge) -> None:
         # Those before it were accepted before it.
         assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
     await eventually(lambda: not site.site.listener.connections)
+
+
+async def test_who_leaves_before_the_answers_leaves_nothing_behind(tmp_path: Path, quiet: None) -> None:
+    """Neither its requests nor what was committed with them stay in memory; the last commit does until the next one."""
+    async with edge(tmp_path) as site:
+        for number in range(20):
+            hang_up(site.port, request(URL, b"x") * 4, "reset" if number % 2 else "close")
+        await nobody(site)
+        async with Raw(site.port) as last:
+            assert (await last.ask(request(URL, b"x"))).status == 200
+        gc.collect()
+        uploads = [each for each in gc.get_objects() if isinstance(each, Upload)]
+        assert sum(each._ingest is site.site.ingest for each in uploads) <= 1
 
 
 @pytest.mark.usefixtures("quiet")
