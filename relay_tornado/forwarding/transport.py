@@ -129,6 +129,9 @@ class Transport:
                 made.close()
                 raise
             else:
+                # Not before: one that is being made when that is cancelled is closed by uvloop without a word to it.
+                if not connection.closed.done():
+                    self._live.add(connection)
                 return connection
         assert problem is not None
         raise problem
@@ -266,7 +269,6 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not checked: uvloop's transports are no subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
-        self._live.add(self)
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None:

@@ -15,7 +15,7 @@ import trustme
 
 from relay_tornado.errors import Invalid
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, parse_ranges
-from relay_tornado.forwarding.transport import MOST_BODY, Answer, Transport, Unanswered
+from relay_tornado.forwarding.transport import MOST_BODY, Answer, Transport, Unanswered, _Connection
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Got, Target, answer
 from tests.forwarding.world import run
@@ -246,6 +246,29 @@ def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
                     await asyncio.sleep(0.005)
 
     run(test)
+
+
+def test_a_request_that_is_cancelled_as_its_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop closes that without a word to it; the end waits for none that is gone."""
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+    made_of = _Connection.connection_made
+
+    async def test() -> None:
+        async with Target() as target:
+            made = Transport(GuardedResolver(Guard(parse_ranges("127.0.0.0/8"))))
+            sending = asyncio.create_task(send(made, target.url))
+
+            def cancelled(self: _Connection, under: asyncio.BaseTransport) -> None:
+                made_of(self, under)
+                sending.cancel()
+
+            monkeypatch.setattr(_Connection, "connection_made", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await sending
+            await asyncio.wait_for(made.close(), 20)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
 
 
 def test_destinations() -> None:
