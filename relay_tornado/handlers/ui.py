@@ -33,7 +33,7 @@ MAX_BODY: Final = 8 * KIB
 
 _YEAR: Final = 31_536_000
 _VERSIONED: Final = re.compile(r"v-([0-9a-f]{12})/(.+)")
-_GZIP: Final = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=(?!0(?:\.0*)?\s*(?:,|$))[^,]*)?\s*(?:,|$)", re.IGNORECASE)
+_NO_WEIGHT: Final = re.compile(r"q=0(\.0*)?", re.IGNORECASE)
 
 
 class _Handler(JsonHandler):
@@ -73,7 +73,7 @@ class PageHandler(_Handler):
         self.set_header("Content-Type", asset.type)
         self.set_header("Cache-Control", f"public, max-age={_YEAR}, immutable" if lasting else "no-cache")
         self.set_header("Vary", "Accept-Encoding")
-        if packed is not None and _GZIP.search(self.request.headers.get("Accept-Encoding", "")):
+        if packed is not None and _takes_gzip(self.request.headers.get("Accept-Encoding", "")):
             self.set_header("Content-Encoding", "gzip")
             self.set_header("ETag", f'"{asset.tag}-gz"')
         else:
@@ -84,6 +84,14 @@ class PageHandler(_Handler):
             self.finish()
             return
         self.finish(packed)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    for each in accepted.split(","):
+        coding, _, weight = each.partition(";")
+        if coding.strip().lower() in ("gzip", "*") and not _NO_WEIGHT.fullmatch(weight.strip()):
+            return True
+    return False
 
 
 class SessionHandler(_Handler):

@@ -106,6 +106,19 @@ def test_files_are_sent_once(tmp_path: Path) -> None:
     run(steps())
 
 
+@pytest.mark.parametrize("accepted", ["gzip%sx", "*%sx", "gzip;q=%sx", "gzip;q=0.%sx", ",%sx"])
+def test_a_hostile_header_costs_no_time(tmp_path: Path, accepted: str) -> None:
+    """Long runs of blanks in what a browser says that it takes are read once: quadratic work here would take hours, in
+    which nobody else is served."""
+
+    async def steps() -> None:
+        async with world(tmp_path, max_header=1 << 20) as here:
+            answer = await get(here, "/ui/", Accept_Encoding=accepted % (" \t" * 250_000))
+            assert answer.code == 200
+
+    run(steps())
+
+
 def test_signing_in_by_a_secret(tmp_path: Path) -> None:
     """It says who that is, and gives a cookie that scripts can't read; what does not fit is told."""
 
