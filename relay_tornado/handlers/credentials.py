@@ -24,8 +24,9 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from relay_tornado.registry.access import API_KEY, Access
+from relay_tornado.wire.headers import SESSION
 
-COOKIE: Final = "relay_session"
+COOKIE: Final = SESSION
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 """Over TLS: no other host, and nobody on the way, can give a browser a cookie of this name."""
 

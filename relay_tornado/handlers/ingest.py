@@ -11,6 +11,7 @@ from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DISCARD_TIME, SMALL
 from relay_tornado.wire.answers import CLOSE, Answer, date_line
+from relay_tornado.wire.headers import without_session
 
 _UNLIMITED = 1 << 62
 
@@ -48,8 +49,9 @@ class IngestRequest(HTTPMessageDelegate):
         self._is_head = method == "HEAD"
         if "Connection" in headers:
             self._extra = _connection_line(version, method, length, headers["Connection"].lower())
+        block = without_session(header_block(stream.head))
         outcome = self._ingest.begin(
-            Head(method, target.encode("latin-1"), header_block(stream.head), length, stream.remote_ip, self._host)
+            Head(method, target.encode("latin-1"), block, length, stream.remote_ip, self._host)
         )
         if length != 0:
             stream.expect_body()

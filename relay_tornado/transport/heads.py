@@ -11,6 +11,8 @@ import re
 from functools import lru_cache
 from typing import TypeAlias
 
+from relay_tornado.wire.headers import SESSION
+
 _HEAD = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,40}+) (/[\x21-\x7e\x80-\xff]*+) HTTP/1\.1\r\n"
     rb"((?:[!#$%&'*+\-.^_`|~0-9A-Za-z]++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+)\r\n"
@@ -18,9 +20,11 @@ _HEAD = re.compile(
 _END = re.compile(rb"\r?\n\r?\n")
 """What Tornado takes for the end of a head."""
 
-_DECISIVE = re.compile(rb"\n(?:host|content-length|connection|transfer-encoding|expect):[^\r]*+")
+_DECISIVE = re.compile(
+    rb"\n(?:host|content-length|connection|transfer-encoding|expect|cookie(?=:[^\r]*%b=)):[^\r]*+" % SESSION.encode()
+)
 """The lines, of a block in lower case, that say how long a request is and what becomes of its connection, each with the
-line end before it."""
+line end before it; and the one that a browser sends who is signed in to the relay's page, which is not read here."""
 
 _BLANKS = b" \t"
 _LONGEST_LENGTH = 15

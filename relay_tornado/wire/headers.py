@@ -7,6 +7,7 @@ proxy drops as hop-by-hop. Content-Length stays: it is in the original's frames,
 
 from __future__ import annotations
 
+import re
 import string
 from functools import lru_cache
 from typing import Final, TypeAlias
@@ -20,6 +21,10 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Header names (in lower case) that are the connection's, beside those that its Connection header names."""
 _HOP_BY_HOP = frozenset(name.title() for name in HOP_BY_HOP)
+SESSION: Final = "relay_session"
+"""The cookie of who is signed in to the relay's page; over TLS with `__Host-` before it."""
+_COOKIES: Final = re.compile(rb"^(cookie:)([^\r\n]*)(\r?\n)", re.IGNORECASE | re.MULTILINE)
+_SESSIONS: Final = frozenset((SESSION.encode(), f"__Host-{SESSION}".encode()))
 _OWS: Final = " \t\r"
 """What surrounds a value: optional white space (RFC 9110, section 5.6.3), and the CR before the line end."""
 
@@ -51,6 +56,18 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]]:
         if colon and name:
             fields.append((name, value.strip(b" \t\r")))
     return fields
+
+
+def without_session(block: bytes) -> bytes:
+    """A raw header block less the cookie of the relay's page, which browsers send along to every URL of the relay: who
+    reads events must not be signed in by one."""
+    return _COOKIES.sub(_others, block) if SESSION.encode() in block else block
+
+
+def _others(line: re.Match[bytes]) -> bytes:
+    name, value, end = line.groups()
+    kept = [each for each in value.split(b";") if each.partition(b"=")[0].strip() not in _SESSIONS]
+    return b"%b%b%b" % (name, b";".join(kept), end) if kept else b""
 
 
 def decode(raw: bytes) -> str:

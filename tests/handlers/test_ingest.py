@@ -159,6 +159,20 @@ def test_bytes_in_are_bytes_stored(
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("name", [b"relay_session", b"__Host-relay_session"])
+async def test_who_is_signed_in_to_the_page_is_not_stored(folder: Path | None, name: bytes) -> None:
+    """A browser sends the page's cookie along to an input's URL, too; whoever reads the event must not have it. All
+    else is as it came, and the connection goes on."""
+    cookies = b"cookie: a=1; %b=s3cret; b=2\r\nX-A:  1\r\n" % name
+    async with edge(folder) as site, Raw(site.port) as raw:
+        for headers in (cookies, b"", b"Cookie: %b=s3cret\r\n" % name):
+            assert (await raw.ask(request(URL, b"x", headers))).status == 200
+        stored = [event.headers for event in await site.events()]
+        plain = b"Host: relay.test\r\n%bContent-Length: 1\r\n"
+        assert stored == [plain % each for each in (b"cookie: a=1; b=2\r\nX-A:  1\r\n", b"", b"")]
+
+
+@pytest.mark.gen_test
 async def test_chunked(folder: Path | None) -> None:
     """A chunked body is put together whatever its chunks are, and the connection goes on."""
     chunks = [b"a", b"bc" * 5000, b"\x00\r\n\r\n0\r\n\r\n", b"d" * 100_000]

@@ -102,6 +102,7 @@ def test_an_ordinary_webhook() -> None:
         (b"Host: h\r\nConnection:  CLOSE \r\n", 0, False),
         (b"Host: h\r\nX-Content-Length: 9\r\nX-Expect: a\r\nX-Transfer-Encoding: chunked\r\n", 0, True),
         (b"Host: h\r\nA:  \xff\tcontent-length: 4\r\n", 0, True),
+        (b"Host: h\r\nCookie: a=1\r\nX-Cookie: relay_session=x\r\n", 0, True),
     ],
 )
 def test_what_is_read(lines: bytes, length: int, keeps: bool) -> None:
@@ -140,6 +141,8 @@ def test_what_is_read(lines: bytes, length: int, keeps: bool) -> None:
         PLAIN.replace(b"User-Agent: t", b"Transfer-Encoding: chunked"),
         PLAIN.replace(b"User-Agent: t", b"transfer-encoding:\tidentity"),
         PLAIN.replace(b"User-Agent: t", b"Expect: 100-continue"),
+        PLAIN.replace(b"User-Agent: t", b"Cookie: a=1; relay_session=x"),
+        PLAIN.replace(b"User-Agent: t", b"COOKIE:__Host-relay_session=x"),
         PLAIN.replace(b"User-Agent: t", b"Connection: Upgrade"),
         PLAIN.replace(b"User-Agent: t", b"Connection: close, keep-alive"),
         PLAIN.replace(b"User-Agent: t", b"Connection: close\r\nConnection: keep-alive"),
@@ -156,7 +159,7 @@ def test_what_is_read(lines: bytes, length: int, keeps: bool) -> None:
     ],
 )
 def test_what_is_not_read_here(head: bytes) -> None:
-    """Whatever two parsers might read in two ways is left to Tornado."""
+    """Whatever two parsers might read in two ways is left to Tornado, and so is what has the page's cookie in it."""
     assert read_head(head, len(head)) is None
 
 

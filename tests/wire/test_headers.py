@@ -77,6 +77,30 @@ def test_what_is_between_two_hops_is_left_out() -> None:
     assert kept == {"Content-Length": ["3"]}
 
 
+@pytest.mark.parametrize(
+    ("block", "left"),
+    [
+        (b"Cookie: relay_session=s3cret\r\n", b""),
+        (b"A: 1\r\ncookie:__Host-relay_session=s3cret\r\nB: 2\r\n", b"A: 1\r\nB: 2\r\n"),
+        (b"Cookie: a=1; relay_session=s3cret;  b=2\n", b"Cookie: a=1;  b=2\n"),
+        (b"COOKIE:  relay_session=s3cret; b=2\r\n", b"COOKIE: b=2\r\n"),
+        (b"Cookie: a=1;relay_session=s3\r\nCookie: relay_session=s3; b=2\r\n", b"Cookie: a=1\r\nCookie: b=2\r\n"),
+    ],
+)
+def test_the_page_s_cookie_is_taken_out(block: bytes, left: bytes) -> None:
+    """What signs a browser in to the page, by each of its names; every other cookie stays as it came."""
+    assert headers.without_session(block) == left
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"Cookie: a=1; my_relay_session=2\r\n", b"Cookie: a=relay_session=2\r\n", b"X-Cookie: relay_session=2\r\n", b""],
+)
+def test_what_only_looks_like_the_page_s_cookie_stays(block: bytes) -> None:
+    """A name counts whole."""
+    assert headers.without_session(block) == block
+
+
 def test_the_host_is_told_apart() -> None:
     """The first Host is the event's; without one it is empty."""
     assert headers.for_frame(b"A: 1\r\nhOST: a.example:80\r\nHost: b\r\n")[1] == "a.example:80"
