@@ -120,15 +120,18 @@ def for_frame(block: bytes) -> tuple[dict[str, tuple[str, ...]], str]:
     else:
         lines = [f"{decode(name)}:{decode(value)}" for name, value in parse(block)]
     shown: dict[str, tuple[str, ...]] = {}
+    repeats: dict[str, list[str]] = {}
     for line in lines:
         field = _fields.get(line)
         if field is None:
             field = _read(line)
         spelling, value = field
         if spelling in shown:
-            shown[spelling] += value
+            repeats.setdefault(spelling, []).extend(value)
         else:
             shown[spelling] = value
+    for spelling, values in repeats.items():
+        shown[spelling] += tuple(values)
     shown.pop("", None)
     host = shown.pop("Host", ("",))[0]
     for value_of_connection in shown.pop("Connection", ()):

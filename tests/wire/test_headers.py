@@ -77,6 +77,11 @@ def test_what_is_between_two_hops_is_left_out() -> None:
     assert kept == {"Content-Length": ["3"]}
 
 
+def test_many_repeats_cost_no_time() -> None:
+    """A name that comes a million times is read once: quadratic work here would take hours."""
+    assert headers.for_frame(b"A: 1\r\n" * 1_000_000)[0] == {"A": ("1",) * 1_000_000}
+
+
 @pytest.mark.parametrize(
     ("block", "left"),
     [
