@@ -72,7 +72,8 @@ class _Bytes(fields.String):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, list):
-            if not all(type(each) is int and 0 <= each < 256 for each in value):
+            # As one call each: there may be millions.
+            if not set(map(type, value)) <= {int} or not 0 <= min(value, default=0) <= max(value, default=0) < 256:
                 raise ValidationError("must be a string, or a list of bytes.")
             return base64.b64encode(bytes(value)).decode()
         return super()._deserialize(value, attr, data, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from codecs import BOM_UTF8
 from typing import Any, Final
 
@@ -12,7 +13,11 @@ from relay_tornado.errors import Invalid, TooLarge, WrongType
 MAX_DEPTH: Final = 64
 """Levels of objects and lists; rules of 32 nodes need no more."""
 
+MAX_PARTS: Final = 50_000
+"""Objects and lists of a body: each takes many times its bytes, and nobody else is served while they are made."""
+
 _LEAST, _MOST = -(2**63), 2**63 - 1
+_TEXT: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 def parse(body: bytes, content_type: str) -> dict[str, Any]:
@@ -22,7 +27,10 @@ def parse(body: bytes, content_type: str) -> dict[str, Any]:
     """
     body = body.removeprefix(BOM_UTF8)
     try:
-        document = _plain(msgspec.json.decode(body), MAX_DEPTH)
+        if _parts(body) > MAX_PARTS and _parts(_TEXT.sub(b"", body)) > MAX_PARTS:
+            raise Invalid(f"the body has too many objects and lists: at most {MAX_PARTS} are read")
+        document = msgspec.json.decode(body)
+        _make_plain(document, MAX_DEPTH)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError, Invalid) as error:
         if _names_another_form(content_type) and not body.lstrip().startswith((b"{", b"[")):
             raise WrongType("the body must be JSON: send it with Content-Type: application/json") from None
@@ -43,18 +51,24 @@ def check_size(size: int, most: int) -> None:
         raise TooLarge(f"the body is over {most} bytes, which is all that this path takes: send less")
 
 
-def _plain(value: Any, depth: int) -> Any:
-    """The value in what the registry's encoders and a reader of the answer can take: whole numbers that do not fit into
-    64 bits become floating ones, as in most readers of JSON. Raises Invalid where it is nested deeper than `depth`."""
-    if isinstance(value, dict | list):
-        if depth == 0:
-            raise Invalid(f"the body is nested too deeply: at most {MAX_DEPTH} levels are read")
-        if isinstance(value, dict):
-            return {name: _plain(each, depth - 1) for name, each in value.items()}
-        return [_plain(each, depth - 1) for each in value]
-    if isinstance(value, int) and not _LEAST <= value <= _MOST:
-        return float(value)
-    return value
+def _parts(body: bytes) -> int:
+    return body.count(b"{") + body.count(b"[")
+
+
+def _make_plain(value: Any, depth: int) -> None:
+    """Makes of a value what the registry's encoders and a reader of the answer can take: whole numbers that do not
+    fit into 64 bits become floating ones, as in most readers of JSON. Raises Invalid where it is nested deeper than
+    `depth`, and OverflowError."""
+    if not isinstance(value, dict | list):
+        return
+    if depth == 0:
+        raise Invalid(f"the body is nested too deeply: at most {MAX_DEPTH} levels are read")
+    for place, each in value.items() if isinstance(value, dict) else enumerate(value):
+        kind = type(each)
+        if kind is dict or kind is list:
+            _make_plain(each, depth - 1)
+        elif kind is int and not _LEAST <= each <= _MOST:
+            value[place] = float(each)
 
 
 def _names_another_form(content_type: str) -> bool:

@@ -126,6 +126,9 @@ def test_an_answer_that_does_not_fit(tmp_path: Path) -> None:
                 ({"status_code": 200, "response_headers": {"X": {}}}, "response_headers.X"),
                 ({"status_code": 200, "response_headers": {"X": [None]}}, "response_headers.X"),
                 ({"status_code": 200, "response_body": 7}, "response_body"),
+                ({"status_code": 200, "response_body": [True]}, "response_body"),
+                ({"status_code": 200, "response_body": [0, 255, 256]}, "response_body"),
+                ({"status_code": 200, "response_body": [-1, 2**70]}, "response_body"),
             ):
                 answer = await here.call("PUT", f"/v1/logs/{log}", body)
                 assert (answer.status, answer.document.get("field")) == (400, field), (body, answer.document)
@@ -149,6 +152,22 @@ def test_a_large_answer(tmp_path: Path) -> None:
             assert base64.b64decode(shown["response_body"]) == body
             answer = await here.call("PUT", f"/v1/logs/{log}", b" " * (10 * 2**20 + 1))
             assert (answer.status, answer.document["code"]) == (413, "too_large")
+
+    asyncio.run(run())
+
+
+def test_an_answer_has_only_so_many_parts(tmp_path: Path) -> None:
+    """Objects and lists take many times their bytes, and their time from everybody, also where nobody asks for them;
+    what stands in a text is none, whatever escapes are in it."""
+
+    async def run() -> None:
+        async with world(tmp_path) as here:
+            log = await here.send(await here.bucket("orders"))
+            for parts, status in (("[],", 400), ('{"[":0},', 400), ('"[{",', 200), (r'"\\\"[{\\",', 200), ("1,", 200)):
+                body = '{"status_code": 200, "more": [' + parts * 60_000 + r'"\\"]}'
+                answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
+                assert answer.status == status, (parts, answer.document)
+                assert status == 200 or "too many objects and lists" in answer.document["message"]
 
     asyncio.run(run())
 
