@@ -24,11 +24,14 @@ NOT_CONFIGURABLE = frozenset(
         *("connection", "content-length", "date"),
         *("set-cookie", "set-cookie2", "clear-site-data", "strict-transport-security", "alt-svc", "nel", "report-to"),
         *("reporting-endpoints", "service-worker-allowed", "www-authenticate", "refresh"),
+        *("x-accel-redirect", "x-accel-expires", "x-accel-limit-rate", "x-accel-buffering", "x-accel-charset"),
+        *("x-sendfile", "x-lighttpd-send-file"),
         *(name.lower() for name, _ in _FENCE),
     )
 )
 """Header names (in lower case) that no configuration and no client can give an answer: those of the connection, the
-relay's own, and what would set state in a browser, or lead it away: for a browser an answer is the relay's page."""
+relay's own, what would set state in a browser, or lead it away: for a browser an answer is the relay's page; and what a
+proxy in front would take for the relay's orders, as to give out a file of its own."""
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 

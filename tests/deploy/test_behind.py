@@ -91,3 +91,23 @@ def test_a_stream_comes_through_as_it_is_written(kind: str, tmp_path: Path) -> N
             assert b'"code":"token_revoked"' in heard
 
     asyncio.run(run())
+
+
+def test_an_answer_leads_nginx_nowhere(tmp_path: Path) -> None:
+    """What nginx serves to itself only is not given out because an input's answer says so, nor is anything else."""
+    metrics = "location = /metrics {"
+    changes = {metrics: "location = /inside { internal; return 200 inside; }\n    " + metrics}
+    headers = {"X-Accel-Redirect": ["/inside"], "X-Sendfile": ["/etc/passwd"], "X-Kept": ["yes"]}
+
+    async def run() -> None:
+        async with (
+            asyncio.timeout(60),
+            edge() as site,
+            behind("nginx", site.port, tmp_path, changes=changes) as front,
+        ):
+            await site.change(input={"headers": headers, "body": "outside"})
+            response = await front.fetch(URL.decode(), method="POST", body=b"x")
+            assert (response.code, response.body, response.headers["X-Kept"]) == (200, b"outside", "yes")
+            assert "X-Sendfile" not in response.headers
+
+    asyncio.run(run())
