@@ -55,6 +55,7 @@ def found(made: Routes, host: str, path: str) -> tuple[str, str] | None:
         ("xhooks.example", "/", None),
         ("[2001:db8::1]:80", "/", "six"),
         ("xn--bcher-kva.example", "/", "idn"),
+        ("bücher.example", "/", None),
         ("hooks.example@other.example", "/", None),
         ("hooks.example,hooks.example", "/", None),
     ],
