@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from yarl import URL
 
@@ -90,6 +90,8 @@ class Shape:
             url, path = _apart(event)
         else:
             raise NoDestination("its output has no destination: name a URL, or give the output a destination")
+        if _climbs(path):
+            raise Unsendable("its path climbs out of the target's by '..'")
         try:
             base, credentials = split_credentials(url)
         except Unsendable as error:
@@ -160,6 +162,24 @@ def _is_place(origin: str) -> bool:
     except ValueError:
         return False
     return bool(host)
+
+
+def _climbs(path: bytes) -> bool:
+    """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
+    knows an input's URL would reach all of a server of which they are to reach one part."""
+    for _ in range(3):
+        depth = 0
+        for part in re.split(rb"[/\\]", path.partition(b"?")[0])[1:]:
+            # What follows a semicolon is a parameter to some servers.
+            part = part.partition(b";")[0]
+            depth += -1 if part == b".." else 1 if part not in (b"", b".") else 0
+            if depth < 0:
+                return True
+        decoded = unquote_to_bytes(path)
+        if decoded == path:
+            break
+        path = decoded
+    return False
 
 
 def _apart(event: EventData) -> tuple[str, bytes]:

@@ -57,6 +57,16 @@ def test_requests_arrive_as_they_came(relay: Relay, secret: str, target: Target,
     ]
 
 
+def test_nobody_climbs_out_of_the_target(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
+    """Whoever may send to an input reaches what is below the URL, and nothing else of its server."""
+    path = relay.create_bucket("climbing")
+    with forward(tmp_path, relay, secret, "climbing", f"{target.url}/base"):
+        for below in ("/../inside", "/a/%2e%2e/%2E./inside", "/a/../b"):
+            assert raw(relay, f"POST {path}{below} HTTP/1.1\r\nHost: r\r\n\r\n".encode()).startswith(b"HTTP/1.1 200 ")
+        [seen] = wait_for(target.seen, "the request")
+    assert seen.line == "POST /base/a/../b HTTP/1.1"
+
+
 def exact_request(path: str) -> bytes:
     """A webhook whose bytes are no UTF-8, with a method in lower case and a "#"."""
     return (
