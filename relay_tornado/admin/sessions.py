@@ -120,10 +120,6 @@ class Sessions:
             raise Unauthorized(_NOT_SIGNED_IN)
         return session, token
 
-    def good(self, session: Session) -> bool:
-        """Whether it has not ended."""
-        return session.id in self._sessions and self._token(session) is not None
-
     async def end(self, cookie: str) -> None:
         """Signs out: the session is over for every page and stream. That there is none is no error."""
         session = self._sessions.get(hash_secret(cookie))
