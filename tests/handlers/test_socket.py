@@ -92,6 +92,14 @@ async def test_tornados_client_is_served_alike() -> None:
 
 
 @pytest.mark.gen_test
+async def test_extensions_are_not_read() -> None:
+    """The relay has none, and what nobody can read in them is no failure of its own."""
+    async with live() as server, Raw(server.port) as raw:
+        raw.send(HANDSHAKE.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: a; b*%b=1\r\n\r\n" % (b"0" * 5_000)))
+        assert b" 101 " in await raw.reader.readline()
+
+
+@pytest.mark.gen_test
 async def test_any_origin_is_accepted() -> None:
     """A foreign page's too, and one that a browser calls cross-site."""
     async with live() as server:
