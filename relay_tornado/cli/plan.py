@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.cli.manifest import DeclaredBucket, Manifest
+from relay_tornado.wire.destination import masked
 from relay_tornado.wire.fields import Document
 
 Action: TypeAlias = Literal["create", "change", "delete"]
@@ -151,6 +152,10 @@ def _words(key: str, before: Any, after: Any) -> str:
     plain = (str, int, float, bool, type(None))
     if key in _UNSHOWN or not isinstance(before, plain) or not isinstance(after, plain):
         return key
+    if key == "destination":
+        before, after = (masked(str(each or "")) for each in (before, after))
+        if before == after:
+            return key
     old, new = (_short(each) for each in (before, after))
     return f"{key} {old} → {new}"
 

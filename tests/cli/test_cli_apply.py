@@ -107,6 +107,22 @@ def test_made_once(relay: Runner, tmp_path: Path, name: str) -> None:
     assert [each["name"] for each in billing["inputs"]] == ["Default public endpoint"]
 
 
+def test_the_secrets_in_a_destination_are_not_told(relay: Runner, tmp_path: Path) -> None:
+    """Neither its login nor the values of its query: what is printed ends up in the log of whatever runs it."""
+    path = manifest(tmp_path, WHOLE)
+    relay.json("apply", path, GITHUB_SECRET="s")
+    shown = []
+    for destination in ("http://u:hidden@h/", "http://u:hidden2@h/", "http://h/?key=hidden3", "http://h/x"):
+        path.write_text(re.sub("^destination = .*", f'destination = "{destination}"', path.read_text(), flags=re.M))
+        shown.append(relay("apply", path, GITHUB_SECRET="s").stdout.rstrip().partition(": ")[2])
+    assert shown == [
+        "destination 'http://localhost:9000/hooks' → 'http://***@h/'",
+        "destination",
+        "destination 'http://***@h/' → 'http://h/?key=***'",
+        "destination 'http://h/?key=***' → 'http://h/x'",
+    ]
+
+
 @WAYS
 def test_changed(relay: Runner, tmp_path: Path, name: str) -> None:
     """Only what differs is set, and told with its values, but for secrets; nothing is deleted."""
