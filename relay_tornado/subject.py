@@ -49,11 +49,13 @@ _Value: TypeAlias = Raw | bytes
 
 
 class Subject:
-    """One event, read as far as rules asked for. Share it between all rules that look at the event."""
+    """One event, read as far as rules asked for. Share it between all rules that look at the event. `steps` is for who
+    looks at it now: what searches in it may still cost."""
 
-    __slots__ = ("_addressed", "_event", "_headers", "_levels", "_macs", "_query", "_remote", "_values")
+    __slots__ = ("_addressed", "_event", "_headers", "_levels", "_macs", "_query", "_remote", "_values", "steps")
 
     def __init__(self, event: Event | NewEvent) -> None:
+        self.steps = 0
         self._event = event
         self._headers: dict[bytes, bytes] | None = None
         self._query: _Fields | None = None

@@ -6,6 +6,7 @@ import base64
 import copy
 import hmac
 import json
+import string
 from typing import Any
 
 import pytest
@@ -339,6 +340,22 @@ def test_a_search_costs_a_bounded_number_of_steps() -> None:
     assert not passes(plain, event(b" " * 3_000_000 + b"needle"))
     assert passes(monster, event(b" " * 1000 + b"needle"))
     assert not passes(monster, event(b"01" * 1_500_000 + b"needle"))
+
+
+def test_all_searches_cost_a_bounded_number_of_steps() -> None:
+    """Those of one document share what one event may cost, so that 31 monsters cost what two do; each event and each
+    document has it anew, and short values never meet it."""
+    monsters = [match("regex", name="", regex=f"[01]*1[01]{{500}}{letter}") for letter in string.ascii_letters[:30]]
+    needle = match("regex", name="", regex="needle")
+    body = b"needle" + b"01" * 50_000
+    some, many = ({"or": [*monsters[:count], needle]} for count in (1, 30))
+    assert passes(some, event(body))
+    assert not passes(many, event(body))
+    rules = compile_rules(many)
+    assert rules.matches(event(b"needle"))
+    subject = event(body)
+    for each, outcome in ((many, False), (some, True), (needle, True)):
+        assert compile_rules(each).matches(subject) is outcome
 
 
 def test_equal_patterns_are_compiled_once() -> None:
