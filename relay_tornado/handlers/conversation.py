@@ -193,12 +193,16 @@ class Conversation(Subscribed):
                 case session.Close(code, reason):
                     self._shut()
                     self._handler.close(code, reason)
-                    _log.info("socket_closed", code=code, reason=reason, address=self._handler.request.remote_ip)
+                    self._tell("socket_closed", code=code, reason=reason)
                 case session.Log(message):
-                    _log.info("message_ignored", reason=message, address=self._handler.request.remote_ip)
+                    self._tell("message_ignored", reason=message)
         if data and self._open:
             self._ping = self._buffer(data)
             self._liveness.asked(self._loop.time())
+
+    def _tell(self, event: str, **what: Any) -> None:
+        tell = self._sockets.tell if self._session.token is None else _log.info
+        tell(event, address=self.client_ip, **what)
 
     def _authenticate(self, key: str, secret: str) -> session.Effects:
         try:

@@ -237,7 +237,7 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         address = self._sockets.counted(sender)
         refusal = self._sockets.refusal(address)
         if refusal is not None:
-            _log.info("socket_refused", code=refusal[0], reason=refusal[1], address=sender)
+            self._sockets.tell("socket_refused", code=refusal[0], reason=refusal[1], address=sender)
             self.close(*refusal)
             return None
         conversation = Conversation(self._sockets, self, stream, address)

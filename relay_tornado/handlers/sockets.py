@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ipaddress
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliver import Delivery
@@ -30,8 +33,13 @@ _GOING_AWAY: Final = (CloseCode.GOING_AWAY, "the relay is going away: come back"
 _SUBSCRIBING: Final = 8
 """Most messages a turn of the loop of those who have not subscribed yet."""
 
+_SAID: Final = 1.0
+"""Seconds between two lines of the log that anybody can cause."""
+
 _EXPIRY: Final = 0.5
 """Seconds between two looks at the clock of day for tokens that expire."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Connected(Protocol):
@@ -110,6 +118,8 @@ class Sockets:
         self._tokens: dict[str, set[Connected]] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
+        self._said_at = -math.inf
+        self._unsaid = 0
         self._emptied = asyncio.Event()
         self._end_watch = registry.watch(self._changed)
 
@@ -128,6 +138,15 @@ class Sockets:
         """The conversations of clients that have subscribed, in the order in which they did."""
         clients = [each for each in self._live if each.subscribed_at is not None]
         return sorted(clients, key=lambda each: each.subscribed_at or 0.0)
+
+    def tell(self, event: str, **what: Any) -> None:
+        """Logs what it takes no token to cause: at most once a second, with how many lines were left out before."""
+        now = time.monotonic()
+        if now - self._said_at < _SAID:
+            self._unsaid += 1
+            return
+        _log.info(event, **what, **({"left_out": self._unsaid} if self._unsaid else {}))
+        self._said_at, self._unsaid = now, 0
 
     def counted(self, sender: str) -> str | None:
         """What a connection from this address is counted under among its like, None where it is not."""
