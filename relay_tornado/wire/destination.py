@@ -138,6 +138,8 @@ def target(destination: Destination, path: bytes, query: bytes, *, lock_path: bo
 
 def climbs(path: bytes) -> bool:
     """Whether some server would take the path for one outside of where it begins, once or twice decoded."""
+    if b".." not in path and b"%" not in path:
+        return False
     for _ in range(3):
         depth = 0
         for part in re.split(rb"[/\\]", path.partition(b"?")[0])[1:]:

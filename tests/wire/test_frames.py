@@ -124,10 +124,14 @@ def test_the_verdict_on_a_signature_is_told(verdict: bool) -> None:
         ("http://a", "", "http://a"),
         ("http://a/", "/", "http://a/"),
         ("", "/x", ""),
+        ("http://a/b", "/c/../x", "http://a/b/c/../x"),
+        ("http://a/b?c", "/../x", "http://a/b?c"),
+        ("http://a/b", "/c/%2e%2E/.%252e/x", "http://a/b"),
     ],
 )
 def test_the_extra_path_goes_onto_the_destinations_path(destination: str, path: str, whole: str) -> None:
-    """Before its query and fragment, with one slash between."""
+    """Before its query and fragment, with one slash between; but not one that would lead out of it: clients call what
+    they are told."""
     copy = frames.copy_to(Output("o-1", 1, "one", 0, 0, destination=destination))
     (payload,) = frames.webhooks(event(path=path.encode(), query=b"q=1"), BUCKET, "", [copy], False)
     assert json.loads(payload)["meta"]["output_destination"] == whole
