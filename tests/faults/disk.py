@@ -53,7 +53,8 @@ class Disk:
         self._image.unlink()
 
     def mount(self) -> None:
-        _run("mount", "-o", "loop", str(self._image), str(self.place))
+        """Without what ext4 does for those who forget to sync a file before they rename it, as others do nothing."""
+        _run("mount", "-o", "loop,noauto_da_alloc", str(self._image), str(self.place))
 
     def unmount(self) -> None:
         _run("umount", str(self.place))

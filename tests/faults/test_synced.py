@@ -1,0 +1,90 @@
+"""What was said to be made is there, and whole, after a loss of power: backups, restored data, checkpoints."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.client.checkpoint import FileCheckpoint
+from relay_tornado.ops.backup import make
+from relay_tornado.ops.check import check
+from relay_tornado.ops.restore import restore
+from relay_tornado.storage import migrate, witness
+from tests.faults.disk import MIB, Disk, needs_disk
+from tests.ops.filling import fill, rows
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    needs_disk()
+    with Disk(tmp_path, 64 * MIB) as disk:
+        yield disk
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A relay's file with 30 events, on another disk."""
+    fill(tmp_path / "data", "orders", 30)
+    return tmp_path / "data" / "relay.db"
+
+
+def power_comes_back(disk: Disk) -> None:
+    disk.lose_power()
+    disk.unmount()
+    disk.mount()
+
+
+def events(path: Path) -> int:
+    assert check(path, quiet).findings == []
+    return int(rows(path, "SELECT count(*) FROM event")[0][0])
+
+
+def test_a_backup(disk: Disk, source: Path) -> None:
+    """As soon as it is said to be made."""
+    make(source, disk.place / "b.db", quiet)
+    power_comes_back(disk)
+    assert events(disk.place / "b.db") == 30
+
+
+def test_restored_data(disk: Disk, source: Path) -> None:
+    """The file, and the witness that belongs to it."""
+    make(source, disk.place / "b.db", quiet)
+    restored = restore(disk.place / "b.db", disk.place / "new", quiet)
+    power_comes_back(disk)
+    assert events(restored.path) == 30
+    (stamp,) = rows(restored.path, "SELECT id, commits, appended FROM meta")
+    assert witness.peek(disk.place / "new" / "relay.witness") == witness.Stamp(*stamp)
+
+
+def test_a_copy_before_a_migration(disk: Disk, source: Path) -> None:
+    """The file that it is a copy of is changed right after."""
+    with closing(sqlite3.connect(source, isolation_level=None)) as raw:
+        migrate.backup(raw, disk.place / "copy.db")
+    power_comes_back(disk)
+    assert events(disk.place / "copy.db") == 30
+
+
+def test_an_orderly_end(disk: Disk) -> None:
+    """The witness then says as much as the file, however lately something was committed."""
+    fill(disk.place / "data", "orders", 30)
+    power_comes_back(disk)
+    (stamp,) = rows(disk.place / "data" / "relay.db", "SELECT id, commits, appended FROM meta")
+    assert witness.peek(disk.place / "data" / "relay.witness") == witness.Stamp(*stamp)
+    assert events(disk.place / "data" / "relay.db") == 30
+
+
+def test_a_checkpoint(disk: Disk) -> None:
+    """Where the file has its name it has its text, too."""
+    checkpoint = FileCheckpoint(disk.place / "orders.checkpoint")
+    checkpoint.save_now("here")
+    migrate.sync(disk.place)
+    power_comes_back(disk)
+    assert checkpoint.load_now() == "here"
