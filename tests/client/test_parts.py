@@ -82,7 +82,7 @@ def test_options_that_are_wrong_or_contradict_each_other(options: dict[str, obje
 
 def test_waits_grow_and_differ() -> None:
     """Each wait is a random part of a step that doubles up to the longest."""
-    backoff = Backoff(first=1, factor=2, longest=10)
+    backoff = Backoff(first=1.0, factor=2.0, longest=10.0)  # floats overflow, which an int never does
     for failures, step in ((1, 1), (2, 2), (4, 8), (5, 10), (5000, 10)):
         delays = {backoff.delay(failures) for _ in range(50)}
         assert all(step * 0.2 <= delay <= step for delay in delays)
