@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss
+from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss, peek
 
 storage_test = pytest.mark.gen_test
 
@@ -52,6 +52,23 @@ def test_a_torn_write_spoils_one_sector_only(tmp_path: Path) -> None:
             witness.write(Stamp(A, 3, 3))
             assert witness.read() == Stamp(A, 3, 3)
         witness.close()
+
+
+def test_the_first_write_of_a_start_spares_the_newest_stamp(tmp_path: Path) -> None:
+    """Where it is torn, what the process before wrote last is there still."""
+    path = tmp_path / "w"
+    for commits in range(1, 6):
+        witness = Witness.open(path)
+        newest = witness.read()
+        before = path.read_bytes()
+        witness.write(Stamp(A, commits, commits))
+        witness.close()
+        written = path.read_bytes()
+        sectors = [slice(turn * SECTOR, (turn + 1) * SECTOR) for turn in (0, 1)]
+        (torn,) = [sector for sector in sectors if written[sector] != before[sector]]
+        path.write_bytes(written[: torn.start] + bytes(SECTOR) + written[torn.stop :])
+        assert peek(path) == newest
+        path.write_bytes(written)
 
 
 def test_what_a_witness_proves() -> None:
