@@ -209,6 +209,8 @@ def test_a_trim_tells_of_holes_exactly() -> None:
     for each in (two, four):
         progress.release(each)
     assert list(progress.trim(7, 0.0).fresh) == [(2, 2), (4, 4), (6, 6)]
+    # What stays is in none either, also where it is done with ahead of others that stay.
+    assert list(Progress(0, done=[(10, 12)]).trim(5, 0.0).fresh) == [(1, 4)]
 
 
 def test_what_was_out_when_it_left_may_be_done_all_the_same() -> None:

@@ -109,6 +109,15 @@ def test_a_gap_moves_the_position_past_it() -> None:
     assert kept(positions)["id"] == f"{EPOCH}-0"
     assert positions.done(event(1)) is True
     assert kept(positions)["id"] == f"{LATER}-39"
+    assert positions.since()["b"] == f"{LATER}-39"
+
+
+def test_a_gap_may_lead_back() -> None:
+    """Where the relay has lost what was received, what it sends under the same ids is no repeat."""
+    positions = begun()
+    assert positions.received(event(5)) is True
+    assert positions.subscribed(entry(3, gap={"reason": "future"})) == Passed("b", f"{EPOCH}-2")
+    assert [positions.received(event(seq)) for seq in (3, 4, 5, 5)] == [True, True, True, False]
 
 
 def test_deleted_buckets_are_forgotten() -> None:

@@ -51,6 +51,7 @@ async def test_content_is_read_while_it_is_there(world: World) -> None:
     peeked = world.log.peek("b", 0, 1, MANY)
     assert peeked is not None
     assert [each.body for each in peeked] == [b"1"]
+    assert [each and each.body for each in await world.log.pick("b", [5, 3], MANY)] == [b"5", b"3"]
 
 
 @log_test

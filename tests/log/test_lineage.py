@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay_tornado.log.lineage import Placed, place_cursor, position_id
+from relay_tornado.errors import CursorLost
+from relay_tornado.log.lineage import Placed, gap_behind, place_cursor, position_id
 from relay_tornado.model import Bounds, Cursor, Epoch, Gap
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -35,6 +36,21 @@ CLOSED = Bounds(first=5, head=30, epochs=LINE, open=False)
 def test_place_cursor(bounds: Bounds, cursor: Cursor | None, placed: Placed) -> None:
     """Each rule of the lineage, once."""
     assert place_cursor(bounds, cursor) == placed
+
+
+@pytest.mark.parametrize(
+    ("seq", "lost", "gap"),
+    [
+        pytest.param(2, CursorLost(5), Gap("retention", 3, 4), id="below the first event"),
+        pytest.param(4, CursorLost(8), Gap("reset", 5, 7), id="the first event itself is damaged"),
+        pytest.param(20, CursorLost(23), Gap("reset", 21, 22), id="within the log"),
+        pytest.param(20, CursorLost(23, "ephemeral"), Gap("ephemeral", 21, 22), id="content that has left"),
+        pytest.param(30, CursorLost(30), Gap("reset"), id="the log has gone back"),
+    ],
+)
+def test_a_gap_behind_a_reader(seq: int, lost: CursorLost, gap: Gap) -> None:
+    """What is missing before where reading goes on, and why."""
+    assert gap_behind(OPEN, seq, lost) == gap
 
 
 def test_an_end_below_first_vouches_for_nothing() -> None:

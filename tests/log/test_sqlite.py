@@ -106,6 +106,16 @@ async def test_nothing_goes_into_a_log_that_was_dropped(faulty: SqliteWorld, fau
 
 
 @log_test
+async def test_what_is_known_of_repeats_leaves_after_its_window(disk: SqliteWorld) -> None:
+    """Also where nothing else is known of any."""
+    await make(disk.log)
+    await disk.log.append("b", event(dedupe=b"d", dedupe_window=0.001))
+    await asyncio.sleep(0.02)
+    await disk.log.forget_repeats("b")
+    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM dedupe").fetchone()) == (0,)
+
+
+@log_test
 async def test_a_head_that_is_not_there_does_not_move(disk: SqliteWorld) -> None:
     """Events whose log left meanwhile are not committed."""
     await make(disk.log)
@@ -471,3 +481,22 @@ async def test_bounds_of_a_log_made_by_another_process(disk: SqliteWorld) -> Non
     assert place_cursor(bounds, Cursor(epoch, 0)) == Placed(0)
     assert place_cursor(bounds, Cursor(epoch, 1)) == Placed(0, Gap("reset", 1, 1))
     assert (await disk.log.read("b", 0, 1, MANY))[0].epoch == place.epoch
+
+
+@log_test
+async def test_a_log_that_the_file_does_not_have_any_more(faulty: SqliteWorld, faults: Faults) -> None:
+    """Once the file is read again, it is gone for everybody, and who watches it is woken."""
+    await make(faulty.log)
+    await make(faulty.log, "c")
+    woken: list[str] = []
+    faulty.log.watch(None, woken.append)
+    with behind(faulty) as raw:
+        raw.execute("DELETE FROM epoch WHERE log = (SELECT id FROM log WHERE bucket = 'c')")
+        raw.execute("DELETE FROM log WHERE bucket = 'c'")
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unknown):
+        await faulty.log.append("b", event())
+    await settled(faulty)
+    with pytest.raises(BucketGone):
+        await faulty.log.append("c", event())
+    assert woken == ["c"]

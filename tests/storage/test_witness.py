@@ -98,6 +98,20 @@ async def test_an_orderly_restart_is_no_loss(settings: Settings) -> None:
 
 
 @storage_test
+async def test_a_closed_database_holds_no_file(settings: Settings) -> None:
+    """Not its lock, nor its witness, nor its connections' files; nor does closing it again close somebody else's."""
+    before = set(Path("/proc/self/fd").iterdir())
+    database = await Database.open(settings)
+    await commit(database, 1)
+    await database.close()
+    assert set(Path("/proc/self/fd").iterdir()) == before
+    others = [os.dup(0) for _ in range(20)]
+    await database.close()
+    for each in others:
+        os.close(each)
+
+
+@storage_test
 async def test_an_older_copy_is_a_loss(settings: Settings) -> None:
     """A restored copy lacks what was committed after it: told at that start and at no later one."""
     database = await Database.open(settings)
