@@ -217,6 +217,7 @@ def test_the_first_kind_in_a_new_bucket_stays() -> None:
         await world.bucket("new")
         await world.append(2, "id-new")
         await until(lambda: len(one.reader.seqs("new")) + len(two.reader.seqs("new")) == 2)
+        await until(lambda: len(other.reader.statuses()) == 2)
         key = Key("id-new", "client", "w")
         stored = await world.consumers.get(key)
         assert stored is not None
@@ -326,6 +327,29 @@ def test_caught_up_and_positions() -> None:
         empty = await worker(world, consumer="x", since="latest")
         await until(empty.reader.statuses)
         assert empty.reader.statuses()[0]["id"].endswith("-4")
+
+    run(test)
+
+
+def test_nothing_is_left_of_a_group_that_all_have_left() -> None:
+    """Nobody is behind then, however much comes. Who comes later gets all that is open, and what is new, also where
+    somebody who administers the consumer has used it all the while."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.append(2)
+        one = await worker(world)
+        await until(lambda: one.seqs == [1, 2])
+        async with world.ledgers.using(KEY):
+            one.leave()
+            await world.append(1)
+            await quiet()
+            assert world.deliveries.lag() == {}
+            two = await worker(world)
+            await until(lambda: two.seqs == [1, 2, 3])
+            await world.append(1)
+            await until(lambda: two.seqs == [1, 2, 3, 4])
 
     run(test)
 

@@ -93,6 +93,24 @@ async def test_addresses_have_their_limit() -> None:
 
 
 @pytest.mark.gen_test
+async def test_who_leaves_gives_a_place_of_its_address_back() -> None:
+    """One place, however many have others; and nothing is kept of an address that nobody comes from any more."""
+    async with live(max_sockets_per_address=2) as server:
+        token = await server.token()
+        address = {"additional_headers": {"X-Forwarded-For": "192.0.2.1"}}
+        clients = [await server.authenticated(token, **address) for _ in range(2)]
+        for _ in range(2):
+            clients.pop(0).abort()
+            await server.until(lambda: server.sockets.count == 1)
+            clients.append(await server.authenticated(token, **address))
+            assert (await (await server.client(**address)).end())[0] == 4029
+        for client in clients:
+            client.abort()
+        await server.until(lambda: server.sockets.count == 0)
+        assert server.sockets._addresses == {}
+
+
+@pytest.mark.gen_test
 async def test_messages_have_their_size() -> None:
     """Over 8 KiB before auth: 1009. After it an answer of a megabyte is read, and a little more is not."""
     async with live(max_message=1 << 20) as server:
