@@ -108,6 +108,32 @@ def test_positions_are_told_once_they_moved() -> None:
     run(test)
 
 
+def test_a_position_is_in_the_epoch_of_its_event() -> None:
+    """The first event after a start opens an epoch, and the one before ended where it begins: an id of that would be
+    told a gap. By the pass after a commit as by a replay."""
+
+    async def test() -> None:
+        world = World()
+        await world.bucket()
+        await world.append(2)
+        world.log.reopen()
+        world.restart()
+        live, delivery, _ = await world.subscribe("orders", since="earliest", extended=True)
+        await until(lambda: live.seqs() == [1, 2])
+        await quiet()
+        await world.append(1)
+        await until(lambda: live.seqs() == [1, 2, 3])
+        newest = (await world.log.bounds("id-orders")).epochs[-1]
+        assert newest.from_seq == 3
+        assert delivery.moved() == {"orders": f"{newest.epoch}-3"}
+        late, replay, _ = await world.subscribe("orders", since="earliest", extended=True)
+        await until(lambda: late.seqs() == [1, 2, 3])
+        await quiet()
+        assert replay.moved() == {"orders": f"{newest.epoch}-3"}
+
+    run(test)
+
+
 def test_a_changed_bucket_has_new_frames() -> None:
     """A new name stands in the frames of events that were encoded before."""
 

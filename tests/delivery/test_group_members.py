@@ -11,6 +11,7 @@ import pytest
 from relay_tornado.errors import Conflict
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Output, Retention
+from relay_tornado.wire import control
 from tests.delivery.virtual import day, run
 from tests.delivery.workers import KEY, Worker, floor, outputs, worker, world_of
 from tests.delivery.world import TOKEN, quiet, until
@@ -327,6 +328,25 @@ def test_caught_up_and_positions() -> None:
         empty = await worker(world, consumer="x", since="latest")
         await until(empty.reader.statuses)
         assert empty.reader.statuses()[0]["id"].endswith("-4")
+
+    run(test)
+
+
+def test_who_unsubscribes_waits_for_nothing() -> None:
+    """What comes then goes to those who are left, though its connection goes on in another bucket."""
+
+    async def test() -> None:
+        world = world_of()
+        await world.bucket()
+        await world.bucket("other")
+        one = await worker(world, "orders", "other")
+        two = await worker(world)
+        await quiet()
+        one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+        await world.append(1)
+        await until(lambda: two.seqs == [1])
+        await world.append(1, "id-other")
+        await until(lambda: one.reader.seqs("other") == [1])
 
     run(test)
 

@@ -423,15 +423,18 @@ def test_a_gap_is_for_who_asked_for_such() -> None:
 
 
 def test_no_ephemeral_bucket_has_one() -> None:
-    """It is read as ever."""
+    """It is read as ever, also one that is made later."""
 
     async def test() -> None:
         world = World(clock=day)
         await world.bucket("brief", ephemeral=True, created_at=START + 1)
         one = await client(world)
         await world.append(1, "id-brief")
+        await world.bucket("later", ephemeral=True, created_at=START + 1)
+        await world.append(1, "id-later")
         await one.answer(2)
         assert one.reader.seqs("brief") == [1]
+        assert one.reader.seqs("later") == [1]
         assert one.reader.pings == []
 
     run(test)

@@ -516,3 +516,6 @@ async def test_how_much_a_log_holds(world: World) -> None:
     events = await world.log.read("b", 1, 10, MANY)
     extent = (await world.log.extents(["b"]))["b"]
     assert extent == Extent(sum(each.size for each in events), events[0].received_at, events[-1].received_at)
+    await world.log.trim("b", Retention(None, 1, None), None)
+    extent = (await world.log.extents(["b"]))["b"]
+    assert extent == Extent(events[-1].size, events[-1].received_at, events[-1].received_at)

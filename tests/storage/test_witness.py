@@ -54,6 +54,16 @@ def test_a_torn_write_spoils_one_sector_only(tmp_path: Path) -> None:
         witness.close()
 
 
+def test_what_a_witness_forgets_stays_forgotten(tmp_path: Path) -> None:
+    """One loss alarms once, also where nothing was committed before the next start."""
+    witness = Witness.open(tmp_path / "w")
+    for commits in (9, 10):
+        witness.write(Stamp(A, commits, commits))
+    witness.restart(Stamp(A, 3, 3))
+    witness.close()
+    assert peek(tmp_path / "w") == Stamp(A, 3, 3)
+
+
 def test_the_first_write_of_a_start_spares_the_newest_stamp(tmp_path: Path) -> None:
     """Where it is torn, what the process before wrote last is there still."""
     path = tmp_path / "w"
