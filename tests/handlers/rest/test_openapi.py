@@ -54,7 +54,7 @@ def test_it_has_every_endpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.heavy
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(500)
 def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     """Every built-in check, on what fits the description and on what does not, against a relay in its own process."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAY_")}
