@@ -70,6 +70,28 @@ def test_by_a_link(page: Page, watch: Watch, relay: Relay, chromium: Browser) ->
     assert code not in page.url
 
 
+def test_the_owner_has_no_key(page: Page, watch: Watch, relay: Relay, administrator: str) -> None:
+    """Code names what to put in its place; and a draft of the owner's is nobody else's in the same tab."""
+    relay.create_bucket("owned")
+    page.goto(relay.command("ui")["url"])
+    signed(page)
+    page.get_by_role("button", name="New bucket").click()
+    page.get_by_label("Name", exact=True).fill("not saved")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="owned").first.click()
+    page.get_by_role("link", name="Connect").click()
+    expect(page.get_by_label("Node code", exact=True)).to_contain_text('const key = "YOUR_KEY"')
+    expect(page.get_by_text("take its key, too, for YOUR_KEY.")).to_be_visible()
+    expect(page.get_by_text("Your token's key")).to_have_count(0)
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("A token's secret").fill(administrator)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_label("Node code", exact=True)).not_to_contain_text("YOUR_KEY")
+    page.get_by_role("link", name="Buckets", exact=True).first.click()
+    page.get_by_role("button", name="New bucket").click()
+    expect(page.get_by_label("Name", exact=True)).to_have_value("")
+
+
 def test_revoking_a_token_ends_an_open_page(page: Page, watch: Watch, relay: Relay) -> None:
     """Also one that does nothing but follow a bucket's events."""
     watch.expected.append("status of 401")

@@ -74,14 +74,15 @@ function Reading({ bucket }) {
   const [reader, setReader] = useState(READERS[0][0]);
   const [, write, about] = READERS.find(([name]) => name === reader);
   const streamed = streamUrl(bucket);
-  const values = { relay: relayUrl(), socket: socketUrl(), streamed, key: session.value.key, name: bucket.name };
+  const values = { relay: relayUrl(), socket: socketUrl(), streamed, key: session.value.key || snippets.KEY, name: bucket.name };
   return html`<section class="card stack"><h2>Read from it</h2>
     <${Switch} label="Ways to read" tabs=${READERS.map(([name]) => name)} value=${reader} onValue=${setReader} />
     <div class="stack" role="tabpanel" aria-label=${reader}><p class="soft small">${about}</p>
       <${Code} text=${write(values)} label=${`${reader} code`} /></div>
     <p class="note small">Put a token's secret for <code>${snippets.SECRET}</code>: the relay keeps none that it could show.
       ${session.value.administrator
-        ? html` <a href=${link("/tokens", { bucket: bucket.name })}>Make a token for this bucket</a>, and take its key, too.`
+        ? html` <a href=${link("/tokens", { bucket: bucket.name })}>Make a token for this bucket</a>, and take its key, too${
+          !session.value.key && html`, for <code>${snippets.KEY}</code>`}.`
         : " The key is that of the token that you are signed in with."}</p>
     ${!bucket.stream && html`<p class="note warn small">This bucket's stream is off: nothing comes over WebSockets. <a
         href=${bucketLink(bucket, "settings")}>Settings</a></p>`}
@@ -98,7 +99,7 @@ function Addresses({ bucket }) {
     <dt>Its events in REST</dt><dd><${Address} text=${`${rest}/logs?bucket=${part}`} label="logs URL" /></dd>
     <dt>Polling</dt><dd><${Address} text=${`${rest}/events?bucket=${part}`} label="polling URL" /></dd>
     <dt>The bucket's id</dt><dd><${Address} text=${bucket.id} label="id" /></dd>
-    <dt>Your token's key</dt><dd><${Address} text=${session.value.key} label="key" /></dd>
+    ${session.value.key && html`<dt>Your token's key</dt><dd><${Address} text=${session.value.key} label="key" /></dd>`}
   </dl></section>`;
 }
 

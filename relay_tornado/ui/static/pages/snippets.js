@@ -8,6 +8,9 @@ const quote = (text) => JSON.stringify(text);
 
 export const SECRET = "YOUR_SECRET";
 
+/** What stands in for the key of a token where the one who looks has none: the relay's owner. */
+export const KEY = "YOUR_KEY";
+
 /** What stands in for a password or a token that the one who looks may not see. */
 export const PASSWORD = "YOUR_PASSWORD";
 

@@ -8,13 +8,13 @@ const NOTHING = {};
 /** From a form's key to the fields that differ from what the relay has. */
 const drafts = signal({});
 
-/** The key of the token whose drafts they are: a session that ended loses none, another token gets none. */
-let owner = "";
+/** The key of the token whose drafts they are, "" of the relay's owner: a session that ended loses none, another token gets none. */
+let owner = null;
 
 effect(() => {
-  const key = session.value?.key;
-  if (!key || key === owner) return;
-  if (owner) drafts.value = {};
+  const key = session.value?.key ?? null;
+  if (key === null || key === owner) return;
+  if (owner !== null) drafts.value = {};
   owner = key;
 });
 
