@@ -170,6 +170,19 @@ async def test_results_leave_with_their_events(world: World, deliveries: Deliver
 
 
 @log_test
+async def test_results_leave_with_their_log(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
+    """In the background, before it does."""
+    await make(disk.log)
+    await fill(disk.log, 2)
+    for seq in (1, 2):
+        await stored.record("b", seq, 1, result())
+    await disk.log.drop("b")
+    logs = "SELECT count(*) FROM log"
+    await until(lambda: disk.database.read(lambda raw: raw.execute(logs).fetchone()[0] == 0))
+    assert await disk.database.read(lambda raw: raw.execute("SELECT count(*) FROM delivery").fetchone()[0]) == 0
+
+
+@log_test
 async def test_what_can_not_be_stored_is_refused(world: World, deliveries: Deliveries) -> None:
     """Half a surrogate pair and numbers without measure are refused, and others' results are stored."""
     await make(world.log)

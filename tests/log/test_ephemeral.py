@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from relay_tornado.errors import CursorLost
 from relay_tornado.log.ephemeral import Ephemeral, Fleeting
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import MIB, Event, Retention
+from tests.delivery.virtual import run
 from tests.log.worlds import MANY, SqliteWorld, World, event, make
 from tests.storage.waiting import until
 
@@ -169,6 +171,21 @@ async def test_content_leaves_by_age() -> None:
     assert ephemeral._timer is not None
     ephemeral.close()
     assert (ephemeral.used, fleeting.events) == (0, {})
+
+
+def test_content_leaves_by_its_own_age() -> None:
+    """What came later stays for as long."""
+
+    async def test() -> None:
+        ephemeral, fleeting = Ephemeral(age=60.0), Fleeting()
+        for seq in (1, 2):
+            ephemeral.add(fleeting, [made(seq)])
+            await asyncio.sleep(40)
+        assert list(fleeting.events) == [2]
+        await asyncio.sleep(30)
+        assert (list(fleeting.events), ephemeral.used) == ([], 0)
+
+    run(test)
 
 
 @log_test

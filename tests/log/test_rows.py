@@ -55,6 +55,22 @@ def select(database: bytes | bytearray, start: int = 1, end: int = 8, most: int 
         return rows.select(raw, 1, start, end, EPOCHS, most)
 
 
+def test_each_mark_is_under_the_checksum() -> None:
+    """So that a flipped bit in any of them is damage, and never another event."""
+    event = stored(1)
+    plain: rows.Marks = (None, None, False, None, "", False)
+    others: list[rows.Marks] = [
+        ("first-1", None, False, None, "", False),
+        (None, 2, False, None, "", False),
+        (None, None, True, None, "", False),
+        (None, None, False, True, "", False),
+        (None, None, False, False, "", False),
+        (None, None, False, None, "no signature", False),
+        (None, None, False, None, "", True),
+    ]
+    assert len({rows.checksum(event, marks) for marks in (plain, *others)}) == 1 + len(others)
+
+
 def test_what_was_stored_comes_out(database: bytes) -> None:
     """With its marks, and each in its epoch."""
     assert select(database).events == EVENTS

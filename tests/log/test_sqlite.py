@@ -500,3 +500,19 @@ async def test_a_log_that_the_file_does_not_have_any_more(faulty: SqliteWorld, f
     with pytest.raises(BucketGone):
         await faulty.log.append("c", event())
     assert woken == ["c"]
+
+
+@log_test
+async def test_an_error_opens_no_epoch(faulty: SqliteWorld, faults: Faults) -> None:
+    """Where nothing was lost, the one that this process opened goes on."""
+    await make(faulty.log)
+    await fill(faulty.log, 1)
+    await faulty.close()
+    faulty.database = await Database.open(faulty.settings, factory=faults.factory)
+    faulty.log = await SqliteEventLog.open(faulty.database, faulty.settings)
+    (place,) = await fill(faulty.log, 1)
+    faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
+    with pytest.raises(Unknown):
+        await faulty.log.append("b", event())
+    await settled(faulty)
+    assert (await faulty.log.append("b", event())).epoch == place.epoch

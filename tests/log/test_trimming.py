@@ -9,6 +9,7 @@ import sqlite3
 import pytest
 
 from relay_tornado.errors import CursorLost
+from relay_tornado.log import reclaim
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Retention
 from tests.log.worlds import MANY, SqliteWorld, World, event, fill, make, read_all
@@ -194,6 +195,19 @@ async def test_a_drop_that_was_cut_off_goes_on(disk: SqliteWorld) -> None:
         lambda raw: raw.execute("SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM dedupe)").fetchone()
     )
     assert counts == (2, 0)
+
+
+@log_test
+async def test_an_event_larger_than_a_step_leaves_in_one(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a trim, and with its log, of which nothing stays."""
+    monkeypatch.setattr(reclaim, "STEP_BYTES", 10)
+    await make(disk.log)
+    await fill(disk.log, 5)
+    assert await disk.log.trim("b", Retention(None, 2, None), None) == 3
+    await disk.log.drop("b")
+    left = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM event)"
+    await until(lambda: not disk.log._trimming._purges)
+    assert await disk.database.read(lambda raw: raw.execute(left).fetchone()) == (0, 0)
 
 
 @log_test
