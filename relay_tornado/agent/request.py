@@ -166,7 +166,8 @@ def _is_place(origin: str) -> bool:
 
 def _climbs(path: bytes) -> bool:
     """Whether some server would take the path for one outside of where it begins, once or twice decoded: anybody who
-    knows an input's URL would reach all of a server of which they are to reach one part."""
+    knows an input's URL would reach all of a server of which they are to reach one part. The relay judges alike
+    (`wire.destination`), which is not here where the agent runs."""
     if b".." not in path and b"%" not in path:
         return False
     for _ in range(3):
