@@ -54,7 +54,8 @@ class Target(Server):
     def seen(self) -> list[Seen]:
         if not self.record.exists():
             return []
-        lines = self.record.read_text().splitlines()
+        # Behind the last end of a line is what is still being written.
+        lines = self.record.read_text().split("\n")[:-1]
         documents = [json.loads(each) for each in lines]
         return [Seen(each["head"].encode("latin-1"), each["body"].encode("latin-1")) for each in documents]
 

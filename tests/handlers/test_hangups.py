@@ -19,7 +19,7 @@ from relay_tornado.handlers import connection
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.socket import SocketHandler
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.ingest import Upload
+from relay_tornado.ingest.ingest import Upload
 from relay_tornado.model import Token
 from relay_tornado.transport import direct
 from tests.handlers.edge import URL, Edge, edge
