@@ -201,10 +201,10 @@ def test_what_a_connection_had_goes_to_another_at_once() -> None:
     async def test() -> None:
         world = world_of()
         await world.bucket()
-        for end in ("cut", "unsubscribe", "replace"):
+        for number, end in enumerate(("cut", "unsubscribe", "replace"), 1):
             first = await worker(world, consumer=end)
             await world.append(3)
-            await until(lambda first=first: len(first.seqs) >= 3)
+            await until(lambda first=first, number=number: len(first.seqs) == 3 * number)
             had = first.seqs
             second = await worker(world, consumer=end)
             await quiet()
