@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ipaddress
-import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -19,6 +18,7 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.crowd import Crowd
+from relay_tornado.handlers.seldom import Seldom
 from relay_tornado.log import deliveries as results
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
@@ -32,9 +32,6 @@ _GOING_AWAY: Final = (CloseCode.GOING_AWAY, "the relay is going away: come back"
 
 _SUBSCRIBING: Final = 8
 """Most messages a turn of the loop of those who have not subscribed yet."""
-
-_SAID: Final = 1.0
-"""Seconds between two lines of the log that anybody can cause."""
 
 _EXPIRY: Final = 0.5
 """Seconds between two looks at the clock of day for tokens that expire."""
@@ -118,8 +115,7 @@ class Sockets:
         self._tokens: dict[str, set[Connected]] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
-        self._said_at = -math.inf
-        self._unsaid = 0
+        self._seldom = Seldom()
         self._emptied = asyncio.Event()
         self._end_watch = registry.watch(self._changed)
 
@@ -141,12 +137,9 @@ class Sockets:
 
     def tell(self, event: str, **what: Any) -> None:
         """Logs what it takes no token to cause: at most once a second, with how many lines were left out before."""
-        now = time.monotonic()
-        if now - self._said_at < _SAID:
-            self._unsaid += 1
-            return
-        _log.info(event, **what, **({"left_out": self._unsaid} if self._unsaid else {}))
-        self._said_at, self._unsaid = now, 0
+        left_out = self._seldom.due()
+        if left_out is not None:
+            _log.info(event, **what, **({"left_out": left_out} if left_out else {}))
 
     def counted(self, sender: str) -> str | None:
         """What a connection from this address is counted under among its like, None where it is not."""

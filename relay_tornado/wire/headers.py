@@ -23,8 +23,9 @@ HOP_BY_HOP: Final = frozenset(
 _HOP_BY_HOP = frozenset(name.title() for name in HOP_BY_HOP)
 SESSION: Final = "relay_session"
 """The cookie of who is signed in to the relay's page; over TLS with `__Host-` before it."""
+_SESSION: Final = SESSION.encode()
 _COOKIES: Final = re.compile(rb"^(cookie:)([^\r\n]*)(\r?\n)", re.IGNORECASE | re.MULTILINE)
-_SESSIONS: Final = frozenset((SESSION.encode(), f"__Host-{SESSION}".encode()))
+_SESSIONS: Final = frozenset((_SESSION, b"__Host-" + _SESSION))
 _OWS: Final = " \t\r"
 """What surrounds a value: optional white space (RFC 9110, section 5.6.3), and the CR before the line end."""
 
@@ -61,7 +62,7 @@ def parse(block: bytes) -> list[tuple[bytes, bytes]]:
 def without_session(block: bytes) -> bytes:
     """A raw header block less the cookie of the relay's page, which browsers send along to every URL of the relay: who
     reads events must not be signed in by one."""
-    return _COOKIES.sub(_others, block) if SESSION.encode() in block else block
+    return _COOKIES.sub(_others, block) if _SESSION in block else block
 
 
 def _others(line: re.Match[bytes]) -> bytes:
