@@ -8,14 +8,14 @@ with subscribe(url, key, secret, buckets=["orders"], checkpoint="orders.checkpoi
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar
 
 from relay_tornado.client import subscription
 from relay_tornado.client.errors import RelayClientError
@@ -37,19 +37,19 @@ class Event(EventData):
         self, status: int = 200, body: bytes | str = b"", headers: AnswerHeaders | None = None, *, timeout: float = 30.0
     ) -> None:
         """Says what the application answers. Raises Rejected and TimeoutError."""
-        self._loop.run(self._event.respond(status, body, headers, timeout=timeout))
+        self._loop.run(lambda: self._event.respond(status, body, headers, timeout=timeout))
 
     def ack(self, *, everything: bool = False) -> None:
         """Acknowledges it to the consumer."""
-        self._loop.run(self._event.ack(everything=everything))
+        self._loop.run(lambda: self._event.ack(everything=everything))
 
     def nak(self, delay: float | None = None) -> None:
         """Gives it back to the consumer."""
-        self._loop.run(self._event.nak(delay))
+        self._loop.run(lambda: self._event.nak(delay))
 
     def done(self) -> None:
         """The application is done with it. Raises CheckpointError."""
-        self._loop.run(self._event.done())
+        self._loop.run(self._event.done)
 
 
 class Subscription:
@@ -58,7 +58,8 @@ class Subscription:
     def __init__(self, inner: subscription.Subscription) -> None:
         self._inner = inner
         self._loop: _Loop | None = None
-        self._asked: concurrent.futures.Future[AsyncEvent | None] | None = None
+        self._asked: _Answer[AsyncEvent | None] | None = None
+        self._taken: _Answer[AsyncEvent | None] | None = None
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -75,10 +76,15 @@ class Subscription:
 
     def __next__(self) -> Event:
         """The next event, once there is one. An interrupt (Ctrl-C) loses nothing."""
-        event = self.next()
-        if event is None:
-            raise StopIteration
-        return event
+        self._taken = None
+        try:
+            event = self.next()
+            if event is None:
+                raise StopIteration
+            return event
+        except KeyboardInterrupt:
+            self._asked = self._asked or self._taken
+            raise
 
     def next(self, timeout: float | None = None) -> Event | None:
         """The next event; None once the subscription is closed. Raises TimeoutError after `timeout` seconds."""
@@ -86,26 +92,23 @@ class Subscription:
             return None
         loop = self._start()
         if self._asked is None:
-            coroutine = _next(self._inner)
-            try:
-                self._asked = loop.submit(coroutine)
-            except BaseException:
-                # An interrupt may come before it has begun.
-                with suppress(RuntimeError, ValueError):
-                    coroutine.close()
-                raise
+            self._asked = _Answer(lambda: _next(self._inner))
         # What a time-out or an interrupt leaves unanswered is the next call's.
         asked = self._asked
-        concurrent.futures.wait((asked,), timeout)
-        if not asked.done():
-            raise TimeoutError
-        # An error is told once, as the asynchronous client does: the next call asks anew.
-        self._asked = None
-        event = asked.result()
-        if event is None:
-            return None
-        fields = {name: getattr(event, name) for name in EventData.__dataclass_fields__}
-        return Event(**fields, _event=event, _loop=loop)
+        loop.begin(asked)
+        asked.wait(timeout)
+        try:
+            event = asked.result()
+        except Exception:
+            # An error is told once, as the asynchronous client does: the next call asks anew.
+            self._asked = None
+            raise
+        made = None
+        if event is not None:
+            fields = {name: getattr(event, name) for name in EventData.__dataclass_fields__}
+            made = Event(**fields, _event=event, _loop=loop)
+        self._taken, self._asked = asked, None
+        return made
 
     def close(self) -> None:
         """Ends it; may be called from another thread, too. Raises CheckpointError."""
@@ -114,14 +117,14 @@ class Subscription:
         if loop is None:
             return
         try:
-            loop.run(self._inner.aclose())
+            loop.run(self._inner.aclose)
         finally:
             loop.close()
 
     def _start(self) -> _Loop:
         if self._loop is None:
             self._loop = _Loop()
-            self._loop.run(self._inner.__aenter__())
+            self._loop.run(self._inner.__aenter__)
         return self._loop
 
 
@@ -132,29 +135,86 @@ async def _next(inner: subscription.Subscription) -> AsyncEvent | None:
         return None
 
 
+class _Answer(Generic[T]):
+    """What a coroutine in the loop's thread comes to.
+
+    Whoever waits for it may be interrupted (Ctrl-C) between any two steps of Python, so also where it has taken a lock
+    and not yet given it back, as those of `concurrent.futures` and `threading` are. No such lock lies between the two
+    threads, so that the loop's never waits for the other one.
+    """
+
+    def __init__(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._coroutine = coroutine
+        self._task: asyncio.Task[T] | None = None
+        self._outcome: Callable[[], T] | None = None
+        self._bell: SimpleQueue[None] = SimpleQueue()
+
+    @property
+    def known(self) -> bool:
+        return self._outcome is not None
+
+    def wait(self, timeout: float | None) -> None:
+        """Raises TimeoutError after so many seconds."""
+        if not self.known:
+            with suppress(Empty):
+                self._bell.get(timeout=None if timeout is None else max(timeout, 0))
+        if not self.known:
+            raise TimeoutError
+
+    def result(self) -> T:
+        """Of one that is known. Raises what the coroutine raised."""
+        assert self._outcome is not None
+        return self._outcome()
+
+    # in the loop's thread
+
+    def begin(self, done: Callable[[_Answer[T]], None]) -> None:
+        """May be repeated. Calls `done` once the answer is known."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._coroutine())
+            self._task.add_done_callback(lambda task: self.tell(task.result))
+            self._task.add_done_callback(lambda _: done(self))
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def tell(self, outcome: Callable[[], T]) -> None:
+        self._outcome = outcome
+        self._bell.put(None)
+
+
 class _Loop:
     """An event loop in a thread."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._open: set[_Answer[Any]] = set()
         # A program that forgets to close must be able to end.
         self._thread = threading.Thread(target=self._serve, name="relay client", daemon=True)
         self._thread.start()
 
-    def submit(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Begins it there. Raises RelayClientError once the loop is closed."""
-        if not self._thread.is_alive():
-            coroutine.close()
-            raise RelayClientError("the subscription is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Runs it there and returns what it returns. What interrupts the wait cancels it."""
-        future = self.submit(coroutine)
+    def begin(self, answer: _Answer[Any]) -> None:
+        """Begins it there, unless it has begun. Raises RelayClientError once the loop is closed."""
+        if answer.known:
+            return
+        self._open.add(answer)
         try:
-            return future.result()
+            self._loop.call_soon_threadsafe(answer.begin, self._open.discard)
+        except RuntimeError:
+            raise _closed() from None
+
+    def run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Runs it there and returns what it returns. What interrupts the wait cancels it."""
+        answer = _Answer(coroutine)
+        try:
+            self.begin(answer)
+            answer.wait(None)
+            return answer.result()
         finally:
-            future.cancel()
+            if not answer.known:
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(answer.cancel)
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -169,6 +229,8 @@ class _Loop:
             self._loop.run_until_complete(self._drain())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
+            for answer in list(self._open):
+                answer.tell(_refuse)
 
     async def _drain(self) -> None:
         await asyncio.sleep(0)  # what was handed over just before has begun then
@@ -178,6 +240,14 @@ class _Loop:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _closed() -> RelayClientError:
+    return RelayClientError("the subscription is closed")
+
+
+def _refuse() -> NoReturn:
+    raise _closed()
 
 
 def _blocking(function: Callable[P, subscription.Subscription]) -> Callable[P, Subscription]:

@@ -1,0 +1,95 @@
+"""The synchronous client, interrupted (Ctrl-C) before each step that Python makes in the thread that waits."""
+
+from __future__ import annotations
+
+import asyncio
+import dis
+import sys
+from collections.abc import Callable
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relay_tornado.client.event import EventData
+from relay_tornado.client.sync import Subscription
+from tests.client.world import TIMEOUT
+
+
+class Numbers:
+    """An asynchronous subscription: its events are numbered, and each takes a moment."""
+
+    def __init__(self, late: float) -> None:
+        self.late = late
+        self.given = 0
+        self.closed = 0
+
+    async def __aenter__(self) -> None:
+        await asyncio.sleep(0)
+
+    async def __anext__(self) -> Any:
+        await asyncio.sleep(self.late)
+        self.given += 1
+        return SimpleNamespace(**dict.fromkeys(EventData.__dataclass_fields__, self.given))
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def interrupted(before: int, call: Callable[[], Any]) -> tuple[Any, bool]:
+    """What a call returns, None where it was interrupted; and whether there was such a step before which it was."""
+    left = before
+
+    def step(frame: FrameType, event: str, _: object) -> Any:
+        nonlocal left
+        if frame.f_code.co_name == "_remove":
+            # What a weak set does when something dies: no error comes out of it.
+            return None
+        frame.f_trace_opcodes = True
+        # Python looks for signals at calls and where it jumps back, never before it returns what is there.
+        if event == "opcode" and not dis.opname[frame.f_code.co_code[frame.f_lasti]].startswith("RETURN"):
+            left -= 1
+            if left == -1:
+                raise KeyboardInterrupt
+        return step
+
+    tracer = sys.gettrace()
+    sys.settrace(step)
+    try:
+        return call(), left < 0
+    except KeyboardInterrupt:
+        return None, True
+    finally:
+        sys.settrace(tracer)
+
+
+@pytest.mark.parametrize("late", [0.0, 0.002], ids=["at once", "late"])
+def test_an_interrupt_anywhere_loses_no_event(late: float) -> None:
+    """Whatever step of the wait it hits, the next call has the event that this one would have had, and close ends."""
+    numbers = Numbers(late)
+    events = Subscription(numbers)  # type: ignore[arg-type]
+    got = [next(events).seq]
+    for before in range(100_000):
+        event, hit = interrupted(before, events.__next__)
+        event = event or events.next(TIMEOUT)
+        assert event is not None
+        got.append(event.seq)
+        if not hit:
+            break
+    assert before > 100
+    assert got == list(range(1, len(got) + 1))
+    events.close()
+    assert numbers.closed == 1
+
+
+def test_an_interrupt_anywhere_ends_the_close() -> None:
+    """A second Ctrl-C, while the first one's close waits: what it hits is left, and nothing hangs."""
+    for before in range(0, 100_000, 7):
+        numbers = Numbers(0)
+        events = Subscription(numbers)  # type: ignore[arg-type]
+        assert next(events).seq == 1
+        _, hit = interrupted(before, events.close)
+        events.close()
+        if not hit:
+            break
+    assert before > 100
