@@ -33,7 +33,7 @@ def run(quick: bool) -> list[dict[str, Any]]:
     """Measures, prints the table and returns its rows."""
     size, rounds, replays = (6_000, 1, (1_000, 5_000)) if quick else (LOG, 3, REPLAYS)
     rows = []
-    with folder() as data, PinnedRelay(data / "data") as relay:
+    with folder() as data, PinnedRelay(data / "data", search_index="none") as relay:
         bucket = relay.command("bucket", "create", "bench")
         token = relay.create_token()
         relay.stop()
