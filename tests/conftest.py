@@ -1,6 +1,7 @@
 """What every test uses: pytest-tornado, an event loop that ends clean, and what becomes of skipped tests."""
 
 import asyncio
+import os
 import sys
 import threading
 import types
@@ -31,6 +32,12 @@ for _name in ("pytest_pycollect_makeitem", "pytest_pyfunc_call"):
     _hook.pytestmark = []
     setattr(_plugin, _name, pytest.hookimpl(tryfirst=True)(_hook))
 pytest_plugins = ["pytest_tornado.plugin"]
+
+# A relay runs on uvloop where it is installed; what the tests run of it in their own process does so with this.
+if os.environ.get("RELAY_TEST_LOOP") == "uvloop":
+    import uvloop
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
 # The build machine tries the same examples each time; who runs the tests by hand looks further. Neither is timed.
 settings.register_profile("relay", derandomize=strict(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
