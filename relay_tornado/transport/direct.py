@@ -110,6 +110,7 @@ class DirectConnection:
         "_fd",
         "_is_head",
         "_left",
+        "_looks",
         "_out",
         "_place",
         "_proxy",
@@ -151,6 +152,7 @@ class DirectConnection:
         self._draining = False
         self._all_sent = False
         self._reading = True
+        self._looks = False
         shared.loop.add_reader(self._fd, self._readable)
 
     @property
@@ -228,6 +230,16 @@ class DirectConnection:
             shared.loop.remove_reader(self._fd)
         else:
             self._run()
+            if (self._state is _BODY or (self._state is _HEAD and self._rest)) and not self._looks:
+                self._looks = True
+                shared.loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        """More is to come of a request. uvloop tells once of a connection that was reset, whatever is still to be read
+        before the reset is."""
+        self._looks = False
+        if self._reading and self._state is not _GONE:
+            self._readable()
 
     def _end_reading(self) -> None:
         """The sender sends nothing more. It may still read: one whose webhooks are whole gets its answers. One that
