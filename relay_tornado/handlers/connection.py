@@ -111,6 +111,9 @@ class _State(enum.Enum):
 
 _IDLE, _HEAD, _ANSWER, _BODY, _LATE, _WAIT, _OPEN, _DEAF = _State
 
+_DROPS = 16
+"""How often more is read and dropped in one turn of the loop."""
+
 
 class Connection(IOStream):
     """`head` is the raw head of the request that was read last, from its request line (or the line ends before it) to
@@ -226,6 +229,10 @@ class Connection(IOStream):
             self._request = _HEAD
             self.deadline = min(self.deadline, time.monotonic() + self._limits.head_timeout)
         if self._request is _DEAF and size_or_none:
+            # uvloop tells once of a connection that was reset, whatever is still to be read before the reset is.
+            for _ in range(_DROPS):
+                if not (size_or_none := super().read_from_fd(buf)):
+                    return size_or_none
             return None
         if size_or_none == 0 and self._request in (_ANSWER, _BODY) and not super().reading() and self.halves:
             self._end_reading()

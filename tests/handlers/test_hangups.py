@@ -15,7 +15,7 @@ import pytest
 import structlog
 import websockets
 
-from relay_tornado.handlers import connection
+from relay_tornado.handlers import connection, feed
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.socket import SocketHandler
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
@@ -200,9 +200,10 @@ async def test_a_stream_whose_client_has_left_takes_no_place(how: str, more: byt
         asked = await stream_of(site)
         left = [hang_up(site.port, asked + more, how) for _ in range(PLACES)]
         await nobody(site)
+        # Its task notices the end of its connection a turn of the loop later.
+        await eventually(lambda: site.site.sockets.count == 0)
         for client in left:
             client.close()
-        assert site.site.sockets.count == 0
 
 
 @pytest.mark.usefixtures("quiet")
@@ -220,6 +221,20 @@ async def test_a_stream_ends_with_its_client(more: bytes) -> None:
             await client.closed(reset=True)
         await nobody(site)
         assert site.site.sockets.count == 0
+
+
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("more", [b"", b"\r\n", LARGE * 3], ids=["", "a line end", "noise"])
+async def test_a_reset_ends_a_stream(more: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the next heartbeat would find that nobody is there."""
+    monkeypatch.setattr(feed, "HEARTBEAT", 600.0)
+    async with edge(ping_interval=600.0) as site:
+        with socket.create_connection(("127.0.0.1", site.port)) as client:
+            client.sendall(await stream_of(site))
+            await eventually(lambda: site.site.sockets.count == 1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(more)
+        await eventually(lambda: site.site.sockets.count == 0)
 
 
 @pytest.mark.usefixtures("quiet")
