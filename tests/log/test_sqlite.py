@@ -68,8 +68,9 @@ async def settled(world: SqliteWorld) -> None:
 
 
 @log_test
-async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld) -> None:
+async def test_whoever_sends_again_soon_shares_a_commit(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes in a turn of the loop or two after the answers goes into one transaction, however many senders."""
+    monkeypatch.setattr(writers, "_GATHER", 60.0)
     await make(disk.log)
 
     async def sender(turns: int) -> None:
