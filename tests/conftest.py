@@ -3,9 +3,11 @@
 import asyncio
 import os
 import sys
+import tempfile
 import threading
 import types
 from collections.abc import Iterator
+from pathlib import Path
 
 import packaging.version
 import pytest
@@ -63,6 +65,13 @@ def io_loop() -> Iterator[IOLoop]:
     io.run_sync(drain)
     asyncio.set_event_loop(None)
     io.close(all_fds=True)
+
+
+@pytest.fixture
+def disk_path() -> Iterator[Path]:
+    """A folder of the test's own on a disk; `tmp_path` may lie in memory."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 from tests.acceptance.relay import Relay
 
 
-def test_a_relay_that_runs(tmp_path: Path) -> None:
+def test_a_relay_that_runs(disk_path: Path) -> None:
     """It looks at machine and URL, watches a socket, leaves no token behind, and says 3 where the URL is wrong."""
-    with Relay(tmp_path / "data") as relay:
+    with Relay(disk_path / "data") as relay:
         relay.create_bucket("orders")
         said = {each["name"]: each for each in relay.command("doctor", "--idle", "1")}
         assert said["url"]["level"] == said["socket"]["level"] == said["idle"]["level"] == "ok"

@@ -24,8 +24,8 @@ Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks f_files f_favail")
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    directory = tmp_path / "data"
+def data(disk_path: Path) -> Path:
+    directory = disk_path / "data"
     directory.mkdir(mode=0o700)
     for name in ("relay.db", "relay.db-wal", "relay.witness"):
         (directory / name).touch(mode=0o600)

@@ -108,11 +108,11 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
+def shell(disk_path: Path) -> Iterator[Shell]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (tmp_path / "var" / "lib").mkdir(parents=True)
-    made = Shell(tmp_path, port)
+    (disk_path / "var" / "lib").mkdir(parents=True)
+    made = Shell(disk_path, port)
     yield made
     made.end()
 
