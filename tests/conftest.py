@@ -47,9 +47,15 @@ settings.load_profile("relay")
 
 
 @pytest.fixture
-def io_loop() -> Iterator[IOLoop]:
-    """A fresh loop for `gen_test`; at the end every task is cancelled and awaited, and every descriptor closed."""
-    loop = asyncio.new_event_loop()
+def event_loop() -> asyncio.AbstractEventLoop:
+    """What `gen_test` runs on."""
+    return asyncio.new_event_loop()
+
+
+@pytest.fixture
+def io_loop(event_loop: asyncio.AbstractEventLoop) -> Iterator[IOLoop]:
+    """The same as a loop of Tornado's; at the end every task is cancelled and awaited, and every descriptor closed."""
+    loop = event_loop
     asyncio.set_event_loop(loop)
     io = IOLoop(asyncio_loop=loop, make_current=False)
     yield io

@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,190 +12,166 @@ from relay_tornado.errors import Unavailable
 from tests.delivery.world import Reader, World, quiet, run, until
 
 
-def test_live_events_come_in_order_and_once() -> None:
+@pytest.mark.gen_test
+async def test_live_events_come_in_order_and_once() -> None:
     """A subscriber that is caught up gets what is appended, at once and without a task."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(3)
-        reader, delivery, _ = await world.subscribe("orders")
-        await until(lambda: not delivery.busy)
-        for _ in range(5):
-            await world.append(2)
-            await quiet(2)
-        assert reader.seqs() == list(range(4, 14))
-        assert not reader.writes
-        assert reader.at_once == 5
-        assert reader.statuses() == []
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(3)
+    reader, delivery, _ = await world.subscribe("orders")
+    await until(lambda: not delivery.busy)
+    for _ in range(5):
+        await world.append(2)
+        await quiet(2)
+    assert reader.seqs() == list(range(4, 14))
+    assert not reader.writes
+    assert reader.at_once == 5
+    assert reader.statuses() == []
 
 
-def test_caught_up_comes_once_a_bucket() -> None:
+@pytest.mark.gen_test
+async def test_caught_up_comes_once_a_bucket() -> None:
     """When replay meets the head, also for latest and for an empty bucket; stock clients are told nothing."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        await world.append(3, "id-a")
-        epochs = [(await world.log.bounds(each)).epochs[0].epoch for each in ("id-a", "id-b")]
-        reader, delivery, _ = await world.subscribe(since={"a": "earliest"})
-        await until(lambda: len(reader.statuses()) == 2)
-        await world.append(1, "id-a")
-        await quiet()
-        assert reader.statuses() == [
-            {"type": "status", "status": "caught_up", "bucket_name": "b", "id": f"{epochs[1]}-0"},
-            {"type": "status", "status": "caught_up", "bucket_name": "a", "id": f"{epochs[0]}-3"},
-        ]
-        at = [message.get("status", message.get("meta", {}).get("seq")) for message in reader.messages]
-        assert at[-2:] == ["caught_up", 4]
-        assert not delivery.busy
-        stock, _, _ = await world.subscribe()
-        await quiet()
-        assert stock.messages == []
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(3, "id-a")
+    epochs = [(await world.log.bounds(each)).epochs[0].epoch for each in ("id-a", "id-b")]
+    reader, delivery, _ = await world.subscribe(since={"a": "earliest"})
+    await until(lambda: len(reader.statuses()) == 2)
+    await world.append(1, "id-a")
+    await quiet()
+    assert reader.statuses() == [
+        {"type": "status", "status": "caught_up", "bucket_name": "b", "id": f"{epochs[1]}-0"},
+        {"type": "status", "status": "caught_up", "bucket_name": "a", "id": f"{epochs[0]}-3"},
+    ]
+    at = [message.get("status", message.get("meta", {}).get("seq")) for message in reader.messages]
+    assert at[-2:] == ["caught_up", 4]
+    assert not delivery.busy
+    stock, _, _ = await world.subscribe()
+    await quiet()
+    assert stock.messages == []
 
 
-def test_large_bodies_are_cut_for_who_asks() -> None:
+@pytest.mark.gen_test
+async def test_large_bodies_are_cut_for_who_asks() -> None:
     """`max_body` is about the body's bytes; others get everything, replayed and live."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(1, body=b"x" * 11)
-        await world.append(1, body=b"x" * 10)
-        small, delivery, _ = await world.subscribe("orders", since="earliest", max_body=10)
-        whole, other, _ = await world.subscribe("orders", since="earliest")
-        await until(lambda: not delivery.busy and not other.busy)
-        await world.append(1, body=b"x" * 11)
-        await world.append(1, body=b"x" * 10)
-        await until(lambda: len(small.seqs()) == len(whole.seqs()) == 4)
-        events = [each for each in small.messages if each["type"] == "webhook"]
-        assert [each.get("truncated", False) for each in events] == [True, False, True, False]
-        assert ["body" in each for each in events] == [False, True, False, True]
-        assert all(len(each["body"]) > 9 for each in whole.messages if each["type"] == "webhook")
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(1, body=b"x" * 11)
+    await world.append(1, body=b"x" * 10)
+    small, delivery, _ = await world.subscribe("orders", since="earliest", max_body=10)
+    whole, other, _ = await world.subscribe("orders", since="earliest")
+    await until(lambda: not delivery.busy and not other.busy)
+    await world.append(1, body=b"x" * 11)
+    await world.append(1, body=b"x" * 10)
+    await until(lambda: len(small.seqs()) == len(whole.seqs()) == 4)
+    events = [each for each in small.messages if each["type"] == "webhook"]
+    assert [each.get("truncated", False) for each in events] == [True, False, True, False]
+    assert ["body" in each for each in events] == [False, True, False, True]
+    assert all(len(each["body"]) > 9 for each in whole.messages if each["type"] == "webhook")
 
 
-def test_positions_are_told_once_they_moved() -> None:
+@pytest.mark.gen_test
+async def test_positions_are_told_once_they_moved() -> None:
     """By name, with the epoch; only what was wholly written, and only since the last time."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        epoch = (await world.log.bounds("id-a")).epochs[0].epoch
-        reader = Reader()
-        _, delivery, _ = await world.subscribe(reader=reader, extended=True)
-        await until(lambda: not delivery.busy)
-        assert delivery.moved() == {}
-        await world.append(2, "id-a")
-        await until(lambda: len(reader.seqs("a")) == 2)
-        assert delivery.moved() == {"a": f"{epoch}-2"}
-        assert delivery.moved() == {}
-        reader.paused = True
-        await world.append(1, "id-a")
-        await until(lambda: reader.waiting > 0)
-        assert delivery.moved() == {}
-        assert delivery.positions() == {"id-a": (2, 0), "id-b": (0, 0)}
-        reader.resume()
-        await until(lambda: not delivery.busy)
-        assert delivery.moved() == {"a": f"{epoch}-3"}
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    reader = Reader()
+    _, delivery, _ = await world.subscribe(reader=reader, extended=True)
+    await until(lambda: not delivery.busy)
+    assert delivery.moved() == {}
+    await world.append(2, "id-a")
+    await until(lambda: len(reader.seqs("a")) == 2)
+    assert delivery.moved() == {"a": f"{epoch}-2"}
+    assert delivery.moved() == {}
+    reader.paused = True
+    await world.append(1, "id-a")
+    await until(lambda: reader.waiting > 0)
+    assert delivery.moved() == {}
+    assert delivery.positions() == {"id-a": (2, 0), "id-b": (0, 0)}
+    reader.resume()
+    await until(lambda: not delivery.busy)
+    assert delivery.moved() == {"a": f"{epoch}-3"}
 
 
-def test_a_position_is_in_the_epoch_of_its_event() -> None:
+@pytest.mark.gen_test
+async def test_a_position_is_in_the_epoch_of_its_event() -> None:
     """The first event after a start opens an epoch, and the one before ended where it begins: an id of that would be
     told a gap. By the pass after a commit as by a replay."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(2)
-        world.log.reopen()
-        world.restart()
-        live, delivery, _ = await world.subscribe("orders", since="earliest", extended=True)
-        await until(lambda: live.seqs() == [1, 2])
-        await quiet()
-        await world.append(1)
-        await until(lambda: live.seqs() == [1, 2, 3])
-        newest = (await world.log.bounds("id-orders")).epochs[-1]
-        assert newest.from_seq == 3
-        assert delivery.moved() == {"orders": f"{newest.epoch}-3"}
-        late, replay, _ = await world.subscribe("orders", since="earliest", extended=True)
-        await until(lambda: late.seqs() == [1, 2, 3])
-        await quiet()
-        assert replay.moved() == {"orders": f"{newest.epoch}-3"}
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(2)
+    world.log.reopen()
+    world.restart()
+    live, delivery, _ = await world.subscribe("orders", since="earliest", extended=True)
+    await until(lambda: live.seqs() == [1, 2])
+    await quiet()
+    await world.append(1)
+    await until(lambda: live.seqs() == [1, 2, 3])
+    newest = (await world.log.bounds("id-orders")).epochs[-1]
+    assert newest.from_seq == 3
+    assert delivery.moved() == {"orders": f"{newest.epoch}-3"}
+    late, replay, _ = await world.subscribe("orders", since="earliest", extended=True)
+    await until(lambda: late.seqs() == [1, 2, 3])
+    await quiet()
+    assert replay.moved() == {"orders": f"{newest.epoch}-3"}
 
 
-def test_a_changed_bucket_has_new_frames() -> None:
+@pytest.mark.gen_test
+async def test_a_changed_bucket_has_new_frames() -> None:
     """A new name stands in the frames of events that were encoded before."""
-
-    async def test() -> None:
-        world = World()
-        bucket = await world.bucket()
-        await world.append(1)
-        reader, _, _ = await world.subscribe("orders", since="earliest")
-        await until(lambda: reader.seqs() == [1])
-        await world.registry.put("bucket", bucket.id, replace(bucket, name="sales"))
-        again, _, _ = await world.subscribe("sales", since="earliest")
-        await until(lambda: again.seqs("sales") == [1])
-
-    run(test)
+    world = World()
+    bucket = await world.bucket()
+    await world.append(1)
+    reader, _, _ = await world.subscribe("orders", since="earliest")
+    await until(lambda: reader.seqs() == [1])
+    await world.registry.put("bucket", bucket.id, replace(bucket, name="sales"))
+    again, _, _ = await world.subscribe("sales", since="earliest")
+    await until(lambda: again.seqs("sales") == [1])
 
 
-def test_a_log_that_fails_ends_the_reader_with_words() -> None:
+@pytest.mark.gen_test
+async def test_a_log_that_fails_ends_the_reader_with_words() -> None:
     """The client is told to come back; the others go on."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(1, "id-a")
+    whole = world.log.peek
 
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        await world.append(1, "id-a")
-        whole = world.log.peek
+    def broken(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+        if bucket_id == "id-a":
+            raise Unavailable("the disk")
+        return whole(bucket_id, after, limit, max_bytes)
 
-        def broken(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
-            if bucket_id == "id-a":
-                raise Unavailable("the disk")
-            return whole(bucket_id, after, limit, max_bytes)
-
-        world.log.peek = broken  # type: ignore[method-assign]
-        reader, _, _ = await world.subscribe("a", since="earliest")
-        other, _, _ = await world.subscribe("b")
-        await until(lambda: reader.ends != [])
-        assert "come back later" in reader.ends[0]
-        await world.append(1, "id-b")
-        await until(lambda: other.seqs("b") == [1])
-
-    run(test)
+    world.log.peek = broken  # type: ignore[method-assign]
+    reader, _, _ = await world.subscribe("a", since="earliest")
+    other, _, _ = await world.subscribe("b")
+    await until(lambda: reader.ends != [])
+    assert "come back later" in reader.ends[0]
+    await world.append(1, "id-b")
+    await until(lambda: other.seqs("b") == [1])
 
 
-def test_a_closed_outlet_ends_the_delivery() -> None:
+@pytest.mark.gen_test
+async def test_a_closed_outlet_ends_the_delivery() -> None:
     """Its task ends, and nothing of it stays with the dispatcher."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(3)
-        reader = Reader()
-        reader.paused = True
-        _, delivery, _ = await world.subscribe("orders", since="earliest", reader=reader)
-        await until(lambda: reader.waiting > 0)
-        reader.close()
-        await delivery.ended()
-        world.deliveries.end(delivery)
-        assert world.deliveries._dispatcher._places == {}
-        assert world.deliveries._live == set()
-        assert world.deliveries.flight.outstanding == 0
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(3)
+    reader = Reader()
+    reader.paused = True
+    _, delivery, _ = await world.subscribe("orders", since="earliest", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    reader.close()
+    await delivery.ended()
+    world.deliveries.end(delivery)
+    assert world.deliveries._dispatcher._places == {}
+    assert world.deliveries._live == set()
+    assert world.deliveries.flight.outstanding == 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,69 +10,60 @@ from relay_tornado.errors import CursorLost
 from relay_tornado.log.consumers import Key
 from relay_tornado.model import Event, Gap, Retention
 from tests.delivery import virtual
-from tests.delivery.world import Reader, World, quiet, run, until
+from tests.delivery.world import Reader, World, quiet, until
 
 
-def test_a_future_cursor_is_told() -> None:
+@pytest.mark.gen_test
+async def test_a_future_cursor_is_told() -> None:
     """Above the head of an epoch that may still grow: gap `future`, and on at first."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(2)
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-        _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-3")
-        assert answer["gap"]["reason"] == "future"
-        assert answer["start"] == 1
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(2)
+    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-3")
+    assert answer["gap"]["reason"] == "future"
+    assert answer["start"] == 1
 
 
-def test_a_cursor_below_retention_is_told() -> None:
+@pytest.mark.gen_test
+async def test_a_cursor_below_retention_is_told() -> None:
     """The gap is exact, and delivery goes on at first."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(10)
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-        await world.log.trim("id-orders", Retention(max_events=3), None)
-        reader, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-4")
-        assert answer["gap"] == {"from": 5, "to": 7, "count": 3, "reason": "retention"}
-        assert answer["start"] == 8
-        await until(lambda: reader.seqs() == [8, 9, 10])
-        _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-7")
-        assert answer["recovered"]
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(10)
+    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    await world.log.trim("id-orders", Retention(max_events=3), None)
+    reader, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-4")
+    assert answer["gap"] == {"from": 5, "to": 7, "count": 3, "reason": "retention"}
+    assert answer["start"] == 8
+    await until(lambda: reader.seqs() == [8, 9, 10])
+    _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-7")
+    assert answer["recovered"]
 
 
-def test_retention_overtakes_a_slow_reader() -> None:
+@pytest.mark.gen_test
+async def test_retention_overtakes_a_slow_reader() -> None:
     """It is told exactly what it missed, and goes on at the first event that is there."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(4, body=b"x" * 200_000)
-        reader = Reader()
-        reader.paused = True
-        await world.subscribe("orders", since="earliest", reader=reader)
-        await until(lambda: reader.waiting > 0)
-        await world.append(6, body=b"x" * 200_000)
-        await world.log.trim("id-orders", Retention(max_events=3), None)
-        reader.resume()
-        await until(lambda: reader.seqs()[-1:] == [10])
-        seqs = reader.seqs()
-        (gap,) = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
-        missed = list(range(gap["from"], gap["to"] + 1))
-        assert gap["reason"] == "retention"
-        assert gap["count"] == len(missed)
-        assert seqs + missed != sorted(seqs + missed)
-        assert sorted(seqs + missed) == list(range(1, 11))
-        at = [each["type"] for each in reader.messages].index("status")
-        assert reader.messages[at + 1]["meta"]["seq"] == gap["to"] + 1
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(4, body=b"x" * 200_000)
+    reader = Reader()
+    reader.paused = True
+    await world.subscribe("orders", since="earliest", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    await world.append(6, body=b"x" * 200_000)
+    await world.log.trim("id-orders", Retention(max_events=3), None)
+    reader.resume()
+    await until(lambda: reader.seqs()[-1:] == [10])
+    seqs = reader.seqs()
+    (gap,) = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
+    missed = list(range(gap["from"], gap["to"] + 1))
+    assert gap["reason"] == "retention"
+    assert gap["count"] == len(missed)
+    assert seqs + missed != sorted(seqs + missed)
+    assert sorted(seqs + missed) == list(range(1, 11))
+    at = [each["type"] for each in reader.messages].index("status")
+    assert reader.messages[at + 1]["meta"]["seq"] == gap["to"] + 1
 
 
 def damage(world: World) -> None:
@@ -88,81 +79,69 @@ def damage(world: World) -> None:
     world.log.peek = damaged  # type: ignore[method-assign]
 
 
-def test_a_damaged_stretch_is_a_reset() -> None:
+@pytest.mark.gen_test
+async def test_a_damaged_stretch_is_a_reset() -> None:
     """Events within the log that can't be read are told as such, and passed over."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(9)
-        damage(world)
-        reader, delivery, _ = await world.subscribe("orders", since="earliest")
-        await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
-        gaps = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
-        assert gaps == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
-        await until(lambda: not delivery.busy)
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(9)
+    damage(world)
+    reader, delivery, _ = await world.subscribe("orders", since="earliest")
+    await until(lambda: reader.seqs() == [1, 2, 6, 7, 8, 9])
+    gaps = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
+    assert gaps == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
+    await until(lambda: not delivery.busy)
 
 
-def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
+@pytest.mark.gen_test
+async def test_on_gap_fail_ends_a_reader_that_was_overtaken() -> None:
     """It is told, and then nothing more is written."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(2, body=b"x" * 300_000)
-        reader = Reader()
-        reader.paused = True
-        await world.subscribe("orders", since="earliest", on_gap="fail", reader=reader)
-        await until(lambda: reader.waiting > 0)
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=2), None)
-        reader.resume()
-        await until(lambda: reader.ends == ["gap_refused"])
-        assert reader.messages[-1]["status"] == "gap"
-        await world.append(1)
-        await quiet()
-        assert reader.messages[-1]["status"] == "gap"
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(2, body=b"x" * 300_000)
+    reader = Reader()
+    reader.paused = True
+    await world.subscribe("orders", since="earliest", on_gap="fail", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    await world.append(5)
+    await world.log.trim("id-orders", Retention(max_events=2), None)
+    reader.resume()
+    await until(lambda: reader.ends == ["gap_refused"])
+    assert reader.messages[-1]["status"] == "gap"
+    await world.append(1)
+    await quiet()
+    assert reader.messages[-1]["status"] == "gap"
 
 
-def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
+@pytest.mark.gen_test
+async def test_a_stock_client_that_was_overtaken_is_told_nothing() -> None:
     """The log tells; the client gets events only."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        reader = Reader()
-        await world.subscribe("orders", reader=reader)
-        reader.paused = True
-        await world.append(2, body=b"x" * 300_000)
-        await until(lambda: reader.waiting > 0)
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=2), None)
-        reader.resume()
-        await until(lambda: reader.seqs()[-2:] == [6, 7])
-        assert reader.statuses() == []
-
-    run(test)
+    world = World()
+    await world.bucket()
+    reader = Reader()
+    await world.subscribe("orders", reader=reader)
+    reader.paused = True
+    await world.append(2, body=b"x" * 300_000)
+    await until(lambda: reader.waiting > 0)
+    await world.append(5)
+    await world.log.trim("id-orders", Retention(max_events=2), None)
+    reader.resume()
+    await until(lambda: reader.seqs()[-2:] == [6, 7])
+    assert reader.statuses() == []
 
 
-def test_a_kept_position_may_be_overtaken_too() -> None:
+@pytest.mark.gen_test
+async def test_a_kept_position_may_be_overtaken_too() -> None:
     """The second answer tells the gap."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        _, first, _ = await world.subscribe("orders")
-        await quiet()
-        first.end()
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=2), None)
-        _, _, (answer,) = await world.subscribe("orders", replaces=first, extended=True)
-        assert answer["gap"] == {"from": 1, "to": 3, "count": 3, "reason": "retention"}
-
-    run(test)
+    world = World()
+    await world.bucket()
+    _, first, _ = await world.subscribe("orders")
+    await quiet()
+    first.end()
+    await world.append(5)
+    await world.log.trim("id-orders", Retention(max_events=2), None)
+    _, _, (answer,) = await world.subscribe("orders", replaces=first, extended=True)
+    assert answer["gap"] == {"from": 1, "to": 3, "count": 3, "reason": "retention"}
 
 
 async def _untold(world: World) -> tuple[Reader, Any, asyncio.Event]:
@@ -187,55 +166,46 @@ async def _untold(world: World) -> tuple[Reader, Any, asyncio.Event]:
     return reader, delivery, gate
 
 
-def test_a_gap_that_was_not_written_yet_is_in_the_second_answer() -> None:
+@pytest.mark.gen_test
+async def test_a_gap_that_was_not_written_yet_is_in_the_second_answer() -> None:
     """A subscribe that comes before the next write goes on behind the gap, and says so."""
-
-    async def test() -> None:
-        world = World()
-        reader, first, gate = await _untold(world)
-        second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
-        await quiet()
-        gate.set()
-        _, delivery, (answer,) = await second
-        assert answer["gap"] == {"from": 1, "to": 8, "count": 8, "reason": "retention"}
-        await until(lambda: reader.seqs() == [9, 10])
-        # It was told, and is told once.
-        _, _, (answer,) = await world.subscribe("orders", reader=reader, replaces=delivery, extended=True)
-        assert answer["recovered"]
-
-    run(test)
+    world = World()
+    reader, first, gate = await _untold(world)
+    second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
+    await quiet()
+    gate.set()
+    _, delivery, (answer,) = await second
+    assert answer["gap"] == {"from": 1, "to": 8, "count": 8, "reason": "retention"}
+    await until(lambda: reader.seqs() == [9, 10])
+    # It was told, and is told once.
+    _, _, (answer,) = await world.subscribe("orders", reader=reader, replaces=delivery, extended=True)
+    assert answer["recovered"]
 
 
-def test_a_gap_of_another_position_is_not_told() -> None:
+@pytest.mark.gen_test
+async def test_a_gap_of_another_position_is_not_told() -> None:
     """Who asks for another place has nothing to do with what was passed over before."""
-
-    async def test() -> None:
-        world = World()
-        reader, first, gate = await _untold(world)
-        second = world.subscribe("orders", reader=reader, replaces=first, extended=True, since="latest")
-        asking = asyncio.create_task(second)
-        await quiet()
-        gate.set()
-        _, _, (answer,) = await asking
-        assert answer["recovered"]
-
-    run(test)
+    world = World()
+    reader, first, gate = await _untold(world)
+    second = world.subscribe("orders", reader=reader, replaces=first, extended=True, since="latest")
+    asking = asyncio.create_task(second)
+    await quiet()
+    gate.set()
+    _, _, (answer,) = await asking
+    assert answer["recovered"]
 
 
-def test_a_gap_that_grows_before_the_second_answer_is_told_whole() -> None:
+@pytest.mark.gen_test
+async def test_a_gap_that_grows_before_the_second_answer_is_told_whole() -> None:
     """What left meanwhile is in it, too."""
-
-    async def test() -> None:
-        world = World()
-        reader, first, gate = await _untold(world)
-        second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
-        await quiet()
-        await world.log.trim("id-orders", Retention(max_events=1), None)
-        gate.set()
-        _, _, (answer,) = await second
-        assert answer["gap"] == {"from": 1, "to": 9, "count": 9, "reason": "retention"}
-
-    run(test)
+    world = World()
+    reader, first, gate = await _untold(world)
+    second = asyncio.create_task(world.subscribe("orders", reader=reader, replaces=first, extended=True))
+    await quiet()
+    await world.log.trim("id-orders", Retention(max_events=1), None)
+    gate.set()
+    _, _, (answer,) = await second
+    assert answer["gap"] == {"from": 1, "to": 9, "count": 9, "reason": "retention"}
 
 
 async def _leave(world: World, keep: int) -> None:

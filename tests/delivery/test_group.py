@@ -11,175 +11,153 @@ from hypothesis import strategies as st
 
 from relay_tornado.model import Cursor, NewEvent
 from relay_tornado.wire.acks import Ack, Nak
-from tests.delivery.virtual import run
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import run, virtual_test
 from tests.delivery.workers import KEY, Worker, floor, parked, worker, world_of
 from tests.delivery.world import quiet, until
 
 
+@virtual_test
 @pytest.mark.parametrize("members", [2, 5])
-def test_members_share_the_work(members: int) -> None:
+async def test_members_share_the_work(members: int) -> None:
     """Each event goes to exactly one, in order on each connection, and everybody gets about as much."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        workers = [await worker(world) for _ in range(members)]
-        for _ in range(20):
-            await world.append(members)
-            await quiet(20)
-            for each in workers:
-                for seq in each.seqs:
-                    each.ack(seq)
-        every = sorted(seq for each in workers for seq in each.seqs)
-        assert every == list(range(1, 20 * members + 1))
-        assert all(each.seqs == sorted(each.seqs) for each in workers)
-        assert [len(each.seqs) for each in workers] == pytest.approx([20] * members, abs=2)
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    workers = [await worker(world) for _ in range(members)]
+    for _ in range(20):
+        await world.append(members)
+        await quiet(20)
+        for each in workers:
+            for seq in each.seqs:
+                each.ack(seq)
+    every = sorted(seq for each in workers for seq in each.seqs)
+    assert every == list(range(1, 20 * members + 1))
+    assert all(each.seqs == sorted(each.seqs) for each in workers)
+    assert [len(each.seqs) for each in workers] == pytest.approx([20] * members, abs=2)
 
 
-def test_single_events_go_round() -> None:
+@virtual_test
+async def test_single_events_go_round() -> None:
     """One event at a time: each idle member has its turn."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        workers = [await worker(world) for _ in range(3)]
-        for _ in range(9):
-            await world.append()
-            await quiet(20)
-        assert [each.seqs for each in workers] == [[1, 4, 7], [2, 5, 8], [3, 6, 9]]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    workers = [await worker(world) for _ in range(3)]
+    for _ in range(9):
+        await world.append()
+        await quiet(20)
+    assert [each.seqs for each in workers] == [[1, 4, 7], [2, 5, 8], [3, 6, 9]]
 
 
-def test_a_backlog_is_divided() -> None:
+@virtual_test
+async def test_a_backlog_is_divided() -> None:
     """What is there when several wait does not go to the first one alone."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        workers = [await worker(world) for _ in range(4)]
-        await quiet()
-        for _ in range(40):
-            await world.log.append("id-orders", _event())
-        await until(lambda: sum(len(each.seqs) for each in workers) == 40)
-        # How even the shares are depends on the slices of real time.
-        assert all(each.seqs for each in workers)
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    workers = [await worker(world) for _ in range(4)]
+    await quiet()
+    for _ in range(40):
+        await world.log.append("id-orders", _event())
+    await until(lambda: sum(len(each.seqs) for each in workers) == 40)
+    # How even the shares are depends on the slices of real time.
+    assert all(each.seqs for each in workers)
 
 
 def _event() -> NewEvent:
     return NewEvent("in-id-orders", "POST", b"", b"", b"", b"{}", "192.0.2.1")
 
 
-def test_no_more_in_flight_than_asked_for() -> None:
+@virtual_test
+async def test_no_more_in_flight_than_asked_for() -> None:
     """Over all buckets of the connection; each ack makes room, for whichever bucket waits."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.bucket("other")
-        await world.append(10)
-        await world.append(10, "id-other")
-        one = await worker(world, "orders", "other", max_in_flight=3)
-        await quiet()
-        had: list[tuple[str, int]] = []
-        while len(had) < 20:
-            now = [(each["meta"]["bucket_name"], each["meta"]["seq"]) for each in one.events]
-            assert len(now) - len(had) <= 3
-            new = [each for each in now if each not in had]
-            meta = next(
-                each["meta"] for each in one.events if (each["meta"]["bucket_name"], each["meta"]["seq"]) == new[0]
-            )
-            assert one.delivery.settle(Ack(Cursor(meta["epoch"], meta["seq"])))
-            had.append(new[0])
-            await quiet(20)
-        assert sorted(had) == sorted((name, seq) for name in ("orders", "other") for seq in range(1, 11))
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.bucket("other")
+    await world.append(10)
+    await world.append(10, "id-other")
+    one = await worker(world, "orders", "other", max_in_flight=3)
+    await quiet()
+    had: list[tuple[str, int]] = []
+    while len(had) < 20:
+        now = [(each["meta"]["bucket_name"], each["meta"]["seq"]) for each in one.events]
+        assert len(now) - len(had) <= 3
+        new = [each for each in now if each not in had]
+        meta = next(each["meta"] for each in one.events if (each["meta"]["bucket_name"], each["meta"]["seq"]) == new[0])
+        assert one.delivery.settle(Ack(Cursor(meta["epoch"], meta["seq"])))
+        had.append(new[0])
+        await quiet(20)
+    assert sorted(had) == sorted((name, seq) for name in ("orders", "other") for seq in range(1, 11))
 
 
-def test_who_can_not_write_keeps_nothing_from_the_others() -> None:
+@virtual_test
+async def test_who_can_not_write_keeps_nothing_from_the_others() -> None:
     """A connection whose client does not read has one write out; everything else goes to the other."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        stuck = await worker(world)
-        await quiet()
-        stuck.reader.paused = True
-        await world.append(1)
-        await quiet()
-        other = await worker(world)
-        await world.append(300, body=b"x" * 3000)
-        await quiet(2000)
-        got = set(other.seqs)
-        for seq in sorted(got):
-            other.ack(seq)
-        await quiet(2000)
-        assert len(set(other.seqs)) == 300
-        assert stuck.reader.waiting < 5000
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    stuck = await worker(world)
+    await quiet()
+    stuck.reader.paused = True
+    await world.append(1)
+    await quiet()
+    other = await worker(world)
+    await world.append(300, body=b"x" * 3000)
+    await quiet(2000)
+    got = set(other.seqs)
+    for seq in sorted(got):
+        other.ack(seq)
+    await quiet(2000)
+    assert len(set(other.seqs)) == 300
+    assert stuck.reader.waiting < 5000
 
 
-def test_a_full_window_opens_for_whoever_waits() -> None:
+@virtual_test
+async def test_a_full_window_opens_for_whoever_waits() -> None:
     """Ten thousand are out, so no new ones come, and nobody has caught up; one ack at the floor is enough."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(10_002)
-        one = await worker(world, max_in_flight=10_000, ack_wait=3600)
-        await until(lambda: len(one.seqs) == 10_000)
-        two = await worker(world)
-        await quiet()
-        assert two.seqs == []
-        assert two.reader.statuses() == []
-        one.ack(2)
-        await quiet()
-        assert two.seqs == []
-        one.ack(1)
-        await quiet()
-        assert two.seqs == [10_001, 10_002]
-        assert [each["status"] for each in two.reader.statuses()] == ["caught_up"]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(10_002)
+    one = await worker(world, max_in_flight=10_000, ack_wait=3600)
+    await until(lambda: len(one.seqs) == 10_000)
+    two = await worker(world)
+    await quiet()
+    assert two.seqs == []
+    assert two.reader.statuses() == []
+    one.ack(2)
+    await quiet()
+    assert two.seqs == []
+    one.ack(1)
+    await quiet()
+    assert two.seqs == [10_001, 10_002]
+    assert [each["status"] for each in two.reader.statuses()] == ["caught_up"]
 
 
-def test_a_little_room_is_used_too() -> None:
+@virtual_test
+async def test_a_little_room_is_used_too() -> None:
     """A few acks make room at once, or nearly so; the order of what was given holds over several subscribes."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(60)
-        one = await worker(world, max_in_flight=20)
-        await until(lambda: len(one.seqs) == 20)
-        one.ack(1)
-        await asyncio.sleep(0.01)
-        assert one.seqs[20:] == [21]
-        for seq in range(2, 8):
-            one.ack(seq)
+    world = world_of()
+    await world.bucket()
+    await world.append(60)
+    one = await worker(world, max_in_flight=20)
+    await until(lambda: len(one.seqs) == 20)
+    one.ack(1)
+    await asyncio.sleep(0.01)
+    assert one.seqs[20:] == [21]
+    for seq in range(2, 8):
+        one.ack(seq)
+    await quiet()
+    assert one.seqs[21:] == list(range(22, 28)), "a quarter does not wait"
+    for _ in range(2):
+        again = await world.subscribe(
+            "orders", reader=one.reader, replaces=one.delivery, consumer="w", max_in_flight=25
+        )
+        one = Worker(world, *again)
         await quiet()
-        assert one.seqs[21:] == list(range(22, 28)), "a quarter does not wait"
-        for _ in range(2):
-            again = await world.subscribe(
-                "orders", reader=one.reader, replaces=one.delivery, consumer="w", max_in_flight=25
-            )
-            one = Worker(world, *again)
-            await quiet()
-        assert one.seqs[27:] == list(range(28, 33))
-        assert one.nak(8)
-        await asyncio.sleep(0.01)
-        assert one.tries()[-1] == (8, 2)
-        assert one.ack(32, all=True)
-        assert await floor(world) == 32
-        assert await parked(world) == [8]
-
-    run(test)
+    assert one.seqs[27:] == list(range(28, 33))
+    assert one.nak(8)
+    await asyncio.sleep(0.01)
+    assert one.tries()[-1] == (8, 2)
+    assert one.ack(32, all=True)
+    assert await floor(world) == 32
+    assert await parked(world) == [8]
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 5))

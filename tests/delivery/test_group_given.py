@@ -9,107 +9,96 @@ import pytest
 
 from relay_tornado.progress import MAX_DELIVER
 from relay_tornado.wire import control
-from tests.delivery.virtual import day, run
+from tests.delivery.virtual import day, virtual_test
+from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, floor, later, outputs, parked, worker, world_of
 from tests.delivery.world import World, quiet, until
 
 
-def test_what_is_acked_never_comes_again() -> None:
+@virtual_test
+async def test_what_is_acked_never_comes_again() -> None:
     """The position is kept over a crash: acked events are done, the others come again, and were tried before."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(5)
-        one = await worker(world)
-        await until(lambda: one.seqs == [1, 2, 3, 4, 5])
-        for seq in (1, 2, 4):
-            assert one.ack(seq)
-        assert await floor(world) == 2
-        world.restart()
-        again = await worker(world, since="latest")
-        await until(lambda: again.seqs == [3, 5])
-        assert again.answers[0]["start"] == 6
-        assert again.answers[0]["consumer"]["pending"] == 2
-        assert again.tries() == [(3, 2), (5, 2)]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    one = await worker(world)
+    await until(lambda: one.seqs == [1, 2, 3, 4, 5])
+    for seq in (1, 2, 4):
+        assert one.ack(seq)
+    assert await floor(world) == 2
+    world.restart()
+    again = await worker(world, since="latest")
+    await until(lambda: again.seqs == [3, 5])
+    assert again.answers[0]["start"] == 6
+    assert again.answers[0]["consumer"]["pending"] == 2
+    assert again.tries() == [(3, 2), (5, 2)]
 
 
-def test_unacked_events_go_to_another() -> None:
+@virtual_test
+async def test_unacked_events_go_to_another() -> None:
     """After `ack_wait`, with the number of the try; who let it pass gets what others have no room for, no more."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        stuck = await worker(world, ack_wait=30)
-        await quiet()
-        await world.append(6)
-        await until(lambda: len(stuck.seqs) == 6)
-        other = await worker(world)
-        await asyncio.sleep(29.9)
-        assert other.seqs == []
-        await asyncio.sleep(0.2)
-        await quiet()
-        assert other.tries() == [(seq, 2) for seq in range(1, 7)]
-        for seq in other.seqs:
-            assert other.ack(seq)
-        await world.append(4)
-        await quiet()
-        assert len(other.seqs) == 10
-        assert len(stuck.seqs) == 6
-        assert not stuck.ack(1), "it was given to another"
-        assert await floor(world) == 6
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    stuck = await worker(world, ack_wait=30)
+    await quiet()
+    await world.append(6)
+    await until(lambda: len(stuck.seqs) == 6)
+    other = await worker(world)
+    await asyncio.sleep(29.9)
+    assert other.seqs == []
+    await asyncio.sleep(0.2)
+    await quiet()
+    assert other.tries() == [(seq, 2) for seq in range(1, 7)]
+    for seq in other.seqs:
+        assert other.ack(seq)
+    await world.append(4)
+    await quiet()
+    assert len(other.seqs) == 10
+    assert len(stuck.seqs) == 6
+    assert not stuck.ack(1), "it was given to another"
+    assert await floor(world) == 6
 
 
-def test_ack_wait_is_one_timer() -> None:
+@virtual_test
+async def test_ack_wait_is_one_timer() -> None:
     """However much is out: what is acked in time does not come again, what is not comes each after its own time."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        one = await worker(world, ack_wait=10)
-        came = []
-        for seq in range(1, 4):
-            await world.append()
-            await until(lambda seq=seq: len(one.seqs) == seq)
-            came.append(day())
-            await asyncio.sleep(3)
-        group = world.deliveries._groups._groups[KEY]
-        assert group._timer is not None
-        one.ack(2)
-        await later(lambda: one.tries()[3:] == [(1, 2)])
-        assert day() - came[0] == pytest.approx(10, abs=0.1)
-        await later(lambda: one.tries()[4:] == [(3, 2)])
-        assert day() - came[2] == pytest.approx(10, abs=0.1)
-
-    run(test)
-
-
-def test_a_nak_comes_again_after_its_delay() -> None:
-    """At once without one; meanwhile later events go on."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(2)
-        one = await worker(world)
-        await until(lambda: one.seqs == [1, 2])
-        assert one.nak(1, 5)
-        assert one.nak(2)
+    world = world_of()
+    await world.bucket()
+    one = await worker(world, ack_wait=10)
+    came = []
+    for seq in range(1, 4):
         await world.append()
-        await quiet()
-        assert one.tries()[2:] == [(2, 2), (3, 1)]
-        await asyncio.sleep(4.9)
-        assert len(one.seqs) == 4
-        await asyncio.sleep(0.2)
-        await quiet()
-        assert one.tries()[4:] == [(1, 2)]
-        assert not one.nak(99)
+        await until(lambda seq=seq: len(one.seqs) == seq)
+        came.append(day())
+        await asyncio.sleep(3)
+    group = world.deliveries._groups._groups[KEY]
+    assert group._timer is not None
+    one.ack(2)
+    await later(lambda: one.tries()[3:] == [(1, 2)])
+    assert day() - came[0] == pytest.approx(10, abs=0.1)
+    await later(lambda: one.tries()[4:] == [(3, 2)])
+    assert day() - came[2] == pytest.approx(10, abs=0.1)
 
-    run(test)
+
+@virtual_test
+async def test_a_nak_comes_again_after_its_delay() -> None:
+    """At once without one; meanwhile later events go on."""
+    world = world_of()
+    await world.bucket()
+    await world.append(2)
+    one = await worker(world)
+    await until(lambda: one.seqs == [1, 2])
+    assert one.nak(1, 5)
+    assert one.nak(2)
+    await world.append()
+    await quiet()
+    assert one.tries()[2:] == [(2, 2), (3, 1)]
+    await asyncio.sleep(4.9)
+    assert len(one.seqs) == 4
+    await asyncio.sleep(0.2)
+    await quiet()
+    assert one.tries()[4:] == [(1, 2)]
+    assert not one.nak(99)
 
 
 def test_what_is_due_at_once_on_uvloop() -> None:
@@ -139,231 +128,204 @@ def test_what_is_due_at_once_on_uvloop() -> None:
         runner.run(test())
 
 
-def test_the_clock_of_day_is_set_back() -> None:
+@virtual_test
+async def test_the_clock_of_day_is_set_back() -> None:
     """What comes again at once does so, and what got a nak waits as long as that said."""
-
-    async def test() -> None:
-        back = [0.0]
-        world = World(clock=lambda: day() - back[0])
-        await world.bucket()
-        await world.append(3)
-        one = await worker(world, ack_wait=60)
-        await until(lambda: one.seqs == [1, 2, 3])
-        one.nak(1, delay=20)
-        one.leave()
-        two = await worker(world, max_in_flight=2)
-        back[0] = 3600
-        await until(lambda: two.tries() == [(2, 2), (3, 2)])
-        two.nak(2)
-        two.ack(3)
-        await until(lambda: two.tries() == [(2, 2), (3, 2), (2, 3)])
-        await asyncio.sleep(18)
-        assert two.tries()[3:] == []
-        await asyncio.sleep(33)
-        assert two.tries()[3:] == [(1, 2)], "at the timer's longest later"
-
-    run(test)
+    back = [0.0]
+    world = World(clock=lambda: day() - back[0])
+    await world.bucket()
+    await world.append(3)
+    one = await worker(world, ack_wait=60)
+    await until(lambda: one.seqs == [1, 2, 3])
+    one.nak(1, delay=20)
+    one.leave()
+    two = await worker(world, max_in_flight=2)
+    back[0] = 3600
+    await until(lambda: two.tries() == [(2, 2), (3, 2)])
+    two.nak(2)
+    two.ack(3)
+    await until(lambda: two.tries() == [(2, 2), (3, 2), (2, 3)])
+    await asyncio.sleep(18)
+    assert two.tries()[3:] == []
+    await asyncio.sleep(33)
+    assert two.tries()[3:] == [(1, 2)], "at the timer's longest later"
 
 
-def test_what_fails_too_often_is_dead() -> None:
+@virtual_test
+async def test_what_fails_too_often_is_dead() -> None:
     """After `max_deliver` tries, whatever they ended with; then it counts as dealt with."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(2)
-        one = await worker(world, max_deliver=3, ack_wait=5)
-        await until(lambda: one.seqs == [1, 2])
-        one.ack(2)
-        one.nak(1)
-        await quiet()
-        await asyncio.sleep(6)
-        await quiet()
-        assert one.tries() == [(1, 1), (2, 1), (1, 2), (1, 3)]
-        one.leave()
-        (letter,) = await world.consumers.dead("id-orders", KEY, 0, 10)
-        assert (letter.seq, letter.attempts, letter.reason) == (1, 3, "max_deliver")
-        assert await floor(world) == 2
-        # Without end:
-        two = await worker(world, consumer="patient", max_deliver=0)
-        await until(lambda: two.seqs == [1, 2])
-        for _ in range(50):
-            assert two.nak(1)
-            await quiet(10)
-        assert two.tries()[-1] == (1, 51)
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(2)
+    one = await worker(world, max_deliver=3, ack_wait=5)
+    await until(lambda: one.seqs == [1, 2])
+    one.ack(2)
+    one.nak(1)
+    await quiet()
+    await asyncio.sleep(6)
+    await quiet()
+    assert one.tries() == [(1, 1), (2, 1), (1, 2), (1, 3)]
+    one.leave()
+    (letter,) = await world.consumers.dead("id-orders", KEY, 0, 10)
+    assert (letter.seq, letter.attempts, letter.reason) == (1, 3, "max_deliver")
+    assert await floor(world) == 2
+    # Without end:
+    two = await worker(world, consumer="patient", max_deliver=0)
+    await until(lambda: two.seqs == [1, 2])
+    for _ in range(50):
+        assert two.nak(1)
+        await quiet(10)
+    assert two.tries()[-1] == (1, 51)
 
 
-def test_what_a_connection_had_goes_to_another_at_once() -> None:
+@virtual_test
+async def test_what_a_connection_had_goes_to_another_at_once() -> None:
     """When it is cut, unsubscribes or takes another consumer."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        for number, end in enumerate(("cut", "unsubscribe", "replace"), 1):
-            first = await worker(world, consumer=end)
-            await world.append(3)
-            await until(lambda first=first, number=number: len(first.seqs) == 3 * number)
-            had = first.seqs
-            second = await worker(world, consumer=end)
-            await quiet()
-            assert second.seqs == []
-            if end == "cut":
-                first.leave()
-            elif end == "unsubscribe":
-                first.delivery.unsubscribe(control.Unsubscribe(("orders",)))
-            else:
-                await world.subscribe("orders", reader=first.reader, replaces=first.delivery, consumer="another")
-            await quiet()
-            assert second.tries() == [(seq, 2) for seq in had]
-            second.leave()
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    for number, end in enumerate(("cut", "unsubscribe", "replace"), 1):
+        first = await worker(world, consumer=end)
+        await world.append(3)
+        await until(lambda first=first, number=number: len(first.seqs) == 3 * number)
+        had = first.seqs
+        second = await worker(world, consumer=end)
+        await quiet()
+        assert second.seqs == []
+        if end == "cut":
+            first.leave()
+        elif end == "unsubscribe":
+            first.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+        else:
+            await world.subscribe("orders", reader=first.reader, replaces=first.delivery, consumer="another")
+        await quiet()
+        assert second.tries() == [(seq, 2) for seq in had]
+        second.leave()
 
 
-def test_all_acks_what_came_before_in_the_order_given() -> None:
+@virtual_test
+async def test_all_acks_what_came_before_in_the_order_given() -> None:
     """Not what came later, though it be older, and in all buckets of the connection."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.bucket("other")
-        await world.append(4)
-        one = await worker(world, "orders", "other")
-        await until(lambda: len(one.seqs) == 4)
-        one.nak(2)
-        await quiet()
-        await world.append(1, "id-other")
-        await quiet()
-        assert one.tries() == [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (1, 1)]
-        assert one.ack(4, all=True)
-        assert await floor(world) == 4
-        assert await parked(world) == [2], "it was given again after 4"
-        await world.append(1)
-        await quiet()
-        assert one.ack(5, all=True)
-        assert await floor(world) == 5
-        assert await floor(world, KEY._replace(bucket_id="id-other")) == 1
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.bucket("other")
+    await world.append(4)
+    one = await worker(world, "orders", "other")
+    await until(lambda: len(one.seqs) == 4)
+    one.nak(2)
+    await quiet()
+    await world.append(1, "id-other")
+    await quiet()
+    assert one.tries() == [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2), (1, 1)]
+    assert one.ack(4, all=True)
+    assert await floor(world) == 4
+    assert await parked(world) == [2], "it was given again after 4"
+    await world.append(1)
+    await quiet()
+    assert one.ack(5, all=True)
+    assert await floor(world) == 5
+    assert await floor(world, KEY._replace(bucket_id="id-other")) == 1
 
 
-def test_tries_count_across_crashes() -> None:
+@virtual_test
+async def test_tries_count_across_crashes() -> None:
     """No event is given more often than it may be, however often the relay ends with no word; what was never written
     was not tried."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(3)
-        for attempt in (1, 2):
-            one = await worker(world, max_deliver=2, max_in_flight=2)
-            await until(lambda one=one: one.seqs == [1, 2])
-            assert one.tries() == [(1, attempt), (2, attempt)]
-            world.restart()
-        last = await worker(world, max_deliver=2)
-        await until(lambda: last.seqs == [3])
-        assert last.tries() == [(3, 1)]
-        letters = await world.consumers.dead("id-orders", KEY, 0, 9)
-        assert [(each.seq, each.attempts, each.reason) for each in letters] == [
-            (1, 2, MAX_DELIVER),
-            (2, 2, MAX_DELIVER),
-        ]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(3)
+    for attempt in (1, 2):
+        one = await worker(world, max_deliver=2, max_in_flight=2)
+        await until(lambda one=one: one.seqs == [1, 2])
+        assert one.tries() == [(1, attempt), (2, attempt)]
+        world.restart()
+    last = await worker(world, max_deliver=2)
+    await until(lambda: last.seqs == [3])
+    assert last.tries() == [(3, 1)]
+    letters = await world.consumers.dead("id-orders", KEY, 0, 9)
+    assert [(each.seq, each.attempts, each.reason) for each in letters] == [
+        (1, 2, MAX_DELIVER),
+        (2, 2, MAX_DELIVER),
+    ]
 
 
-def test_copies_are_one_unit() -> None:
+@virtual_test
+async def test_copies_are_one_unit() -> None:
     """Done when each copy was acked, or the event by its bare id; a nak of one copy brings all again."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket(outputs=outputs())
-        await world.append(3)
-        one = await worker(world)
-        await until(lambda: one.reader.ids() == ["1-1", "1-2", "2-1", "2-2", "3-1", "3-2"])
-        assert one.ack("1-2")
-        assert not one.ack("1-2"), "it was acked"
-        assert not one.ack("1-3"), "there is none"
-        assert await floor(world) == 0
-        assert one.ack("1-1")
-        assert await floor(world) == 1
-        assert one.ack("2")
-        assert await floor(world) == 2
-        assert one.ack("3-1")
-        assert one.nak("3-2")
-        await quiet()
-        assert one.reader.ids()[6:] == ["3-1", "3-2"]
-        assert [each["meta"]["attempt"] for each in one.events[6:]] == [2, 2]
-        assert one.ack("3-1", all=True)
-        assert await parked(world) == [3]
-        assert one.ack("3-2")
-        assert await parked(world) == []
-
-    run(test)
+    world = world_of()
+    await world.bucket(outputs=outputs())
+    await world.append(3)
+    one = await worker(world)
+    await until(lambda: one.reader.ids() == ["1-1", "1-2", "2-1", "2-2", "3-1", "3-2"])
+    assert one.ack("1-2")
+    assert not one.ack("1-2"), "it was acked"
+    assert not one.ack("1-3"), "there is none"
+    assert await floor(world) == 0
+    assert one.ack("1-1")
+    assert await floor(world) == 1
+    assert one.ack("2")
+    assert await floor(world) == 2
+    assert one.ack("3-1")
+    assert one.nak("3-2")
+    await quiet()
+    assert one.reader.ids()[6:] == ["3-1", "3-2"]
+    assert [each["meta"]["attempt"] for each in one.events[6:]] == [2, 2]
+    assert one.ack("3-1", all=True)
+    assert await parked(world) == [3]
+    assert one.ack("3-2")
+    assert await parked(world) == []
 
 
-def test_what_is_scheduled_comes_when_it_is_due() -> None:
+@virtual_test
+async def test_what_is_scheduled_comes_when_it_is_due() -> None:
     """A replay on the server, at once and later."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(5)
-        one = await worker(world)
-        await until(lambda: len(one.seqs) == 5)
-        one.ack(5, all=True)
-        async with world.ledgers.using(KEY) as ledger:
-            assert ledger.progress.schedule({2: day(), 3: day() + 20}, day()) == [2, 3]
-            ledger.save()
-            ledger.tell()
-        await quiet()
-        assert one.tries()[5:] == [(2, 1)]
-        await asyncio.sleep(21)
-        assert one.tries()[5:] == [(2, 1), (3, 1)]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    one = await worker(world)
+    await until(lambda: len(one.seqs) == 5)
+    one.ack(5, all=True)
+    async with world.ledgers.using(KEY) as ledger:
+        assert ledger.progress.schedule({2: day(), 3: day() + 20}, day()) == [2, 3]
+        ledger.save()
+        ledger.tell()
+    await quiet()
+    assert one.tries()[5:] == [(2, 1)]
+    await asyncio.sleep(21)
+    assert one.tries()[5:] == [(2, 1), (3, 1)]
 
 
+@virtual_test
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_given_back_comes_before_what_is_later(seed: int) -> None:
+async def test_what_is_given_back_comes_before_what_is_later(seed: int) -> None:
     """Large events: a share is more than one write may have, and reads take their time. First tries stay in order."""
-
-    async def test() -> None:
-        world = world_of(seed=seed)
-        await world.bucket()
-        workers = [await worker(world, max_in_flight=50) for _ in range(3)]
-        await quiet()
-        await world.append(45, body=b"x" * 60_000)
-        for _ in range(300):
-            await quiet(20)
-            for each in workers:
-                for seq in each.seqs:
-                    each.ack(seq)
-            if await floor(world) == 45:
-                break
-        assert sorted(seq for each in workers for seq in each.seqs) == list(range(1, 46))
-        assert all(each.seqs == sorted(each.seqs) for each in workers)
-
-    run(test)
+    world = world_of(seed=seed)
+    await world.bucket()
+    workers = [await worker(world, max_in_flight=50) for _ in range(3)]
+    await quiet()
+    await world.append(45, body=b"x" * 60_000)
+    for _ in range(300):
+        await quiet(20)
+        for each in workers:
+            for seq in each.seqs:
+                each.ack(seq)
+        if await floor(world) == 45:
+            break
+    assert sorted(seq for each in workers for seq in each.seqs) == list(range(1, 46))
+    assert all(each.seqs == sorted(each.seqs) for each in workers)
 
 
-def test_what_can_not_be_had_now_is_looked_for_again() -> None:
+@virtual_test
+async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
     """Where nothing comes of the log, what was taken is given back, and somebody tries again soon."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        one = await worker(world)
-        await quiet()
-        peek = world.log.peek
-        world.log.peek = lambda *args: []  # type: ignore[method-assign]
-        await world.append(3)
-        await quiet()
-        assert one.seqs == []
-        world.log.peek = peek  # type: ignore[method-assign]
-        await asyncio.sleep(1.1)
-        assert one.tries() == [(1, 1), (2, 1), (3, 1)]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    one = await worker(world)
+    await quiet()
+    peek = world.log.peek
+    world.log.peek = lambda *args: []  # type: ignore[method-assign]
+    await world.append(3)
+    await quiet()
+    assert one.seqs == []
+    world.log.peek = peek  # type: ignore[method-assign]
+    await asyncio.sleep(1.1)
+    assert one.tries() == [(1, 1), (2, 1), (3, 1)]

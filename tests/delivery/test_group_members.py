@@ -12,535 +12,473 @@ from relay_tornado.errors import Conflict
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
-from tests.delivery.virtual import day, run
+from tests.delivery.virtual import day, virtual_test
+from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, Worker, floor, outputs, worker, world_of
 from tests.delivery.world import TOKEN, quiet, until
 
 
-def test_the_answer_tells_of_the_consumer() -> None:
+@virtual_test
+async def test_the_answer_tells_of_the_consumer() -> None:
     """Its name, its floor as an id, what it is not done with, and its terms: the last subscribe's count."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(3)
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-        one = await worker(world, ack_wait=7, max_deliver=9)
-        assert one.answers[0]["consumer"] == {
-            "name": "w", "ack": "explicit", "floor": f"{epoch}-0", "pending": 3, "ack_wait": 7.0, "max_deliver": 9,
-        }  # fmt: skip
-        two = await worker(world, max_deliver=2)
-        assert two.answers[0]["consumer"]["ack_wait"] == 7.0
-        assert two.answers[0]["consumer"]["max_deliver"] == 2
-        latest = await worker(world, consumer="x", since="latest")
-        assert latest.answers[0]["consumer"]["floor"] == f"{epoch}-3"
-        assert latest.answers[0]["consumer"]["pending"] == 0
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(3)
+    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    one = await worker(world, ack_wait=7, max_deliver=9)
+    assert one.answers[0]["consumer"] == {
+        "name": "w", "ack": "explicit", "floor": f"{epoch}-0", "pending": 3, "ack_wait": 7.0, "max_deliver": 9,
+    }  # fmt: skip
+    two = await worker(world, max_deliver=2)
+    assert two.answers[0]["consumer"]["ack_wait"] == 7.0
+    assert two.answers[0]["consumer"]["max_deliver"] == 2
+    latest = await worker(world, consumer="x", since="latest")
+    assert latest.answers[0]["consumer"]["floor"] == f"{epoch}-3"
+    assert latest.answers[0]["consumer"]["pending"] == 0
 
 
-def test_a_second_subscribe_keeps_what_is_out() -> None:
+@virtual_test
+async def test_a_second_subscribe_keeps_what_is_out() -> None:
     """On the same consumer: nothing goes out again, and what came before can still be acked, in its order."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(3)
-        one = await worker(world, max_in_flight=4)
-        await until(lambda: one.seqs == [1, 2, 3])
-        again = Worker(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w"))
-        await world.append(2)
-        await quiet()
-        assert again.tries() == [(seq, 1) for seq in range(1, 6)]
-        assert again.ack(3, all=True)
-        assert await floor(world) == 3
-        assert world.deliveries.connections(KEY) == 1
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(3)
+    one = await worker(world, max_in_flight=4)
+    await until(lambda: one.seqs == [1, 2, 3])
+    again = Worker(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w"))
+    await world.append(2)
+    await quiet()
+    assert again.tries() == [(seq, 1) for seq in range(1, 6)]
+    assert again.ack(3, all=True)
+    assert await floor(world) == 3
+    assert world.deliveries.connections(KEY) == 1
 
 
+@virtual_test
 @pytest.mark.parametrize(
     ("copy", "kinds", "expected"),
     [(7, (), [3]), (2, (), [3]), (1, (True, True), [2, 3]), (2, (True, True), [3]), (1, (True, False), [3])],
 )
-def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...], expected: list[int]) -> None:
+async def test_a_consumer_begins_behind_a_copy(copy: int, kinds: tuple[bool, ...], expected: list[int]) -> None:
     """Behind the last copy that there may be lies the next event, as for who reads without a consumer; between two
     copies the event is given whole. `kinds`: whether each output is internal."""
-
-    async def test() -> None:
-        world = world_of()
-        made = [Output(f"o-{n}", n, f"o{n}", 0, 0, internal=internal) for n, internal in enumerate(kinds, 1)]
-        await world.bucket(outputs=tuple(made))
-        await world.append(3)
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-        one = await worker(world, since=f"{epoch}-2-{copy}")
-        await until(lambda: sorted(set(one.seqs)) == expected)
-        assert one.answers[0]["start"] == expected[0]
-        assert await floor(world) == expected[0] - 1
-
-    run(test)
+    world = world_of()
+    made = [Output(f"o-{n}", n, f"o{n}", 0, 0, internal=internal) for n, internal in enumerate(kinds, 1)]
+    await world.bucket(outputs=tuple(made))
+    await world.append(3)
+    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    one = await worker(world, since=f"{epoch}-2-{copy}")
+    await until(lambda: sorted(set(one.seqs)) == expected)
+    assert one.answers[0]["start"] == expected[0]
+    assert await floor(world) == expected[0] - 1
 
 
-def test_what_is_not_for_the_subscriber_is_done() -> None:
+@virtual_test
+async def test_what_is_not_for_the_subscriber_is_done() -> None:
     """A filter, rules, or no output at all: such events are passed over, and the floor with them."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        for number in range(6):
-            await world.append(headers=b"N: %d\r\n" % (number % 2))
-        parameter = {"source": "header", "name": "N"}
-        one = await worker(world, filter={"match": {"type": "value", "value": "1", "parameter": parameter}})
-        await until(lambda: one.seqs == [2, 4, 6])
-        assert await floor(world) == 1
-        assert one.ack(6, all=True)
-        assert await floor(world) == 6
-        await world.change(outputs=(replace(outputs()[0], internal=False),))
-        await world.append(2)
-        await quiet()
-        assert await floor(world) == 8
-        assert one.delivery.moved()["orders"].endswith("-8")
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    for number in range(6):
+        await world.append(headers=b"N: %d\r\n" % (number % 2))
+    parameter = {"source": "header", "name": "N"}
+    one = await worker(world, filter={"match": {"type": "value", "value": "1", "parameter": parameter}})
+    await until(lambda: one.seqs == [2, 4, 6])
+    assert await floor(world) == 1
+    assert one.ack(6, all=True)
+    assert await floor(world) == 6
+    await world.change(outputs=(replace(outputs()[0], internal=False),))
+    await world.append(2)
+    await quiet()
+    assert await floor(world) == 8
+    assert one.delivery.moved()["orders"].endswith("-8")
 
 
-def test_bodies_and_outputs_as_they_were_asked_for() -> None:
+@virtual_test
+async def test_bodies_and_outputs_as_they_were_asked_for() -> None:
     """`max_body` and `outputs: "none"`, at the first try and at later ones."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket(outputs=outputs())
-        await world.append(1, body=b"long" * 10)
-        one = await worker(world, max_body=10, outputs="none")
-        await until(lambda: one.reader.ids() == ["1"])
-        assert one.nak("1")
-        await quiet()
-        assert one.reader.ids() == ["1", "1"]
-        assert [each["truncated"] for each in one.events] == [True, True]
-        assert one.ack("1")
-        assert await floor(world) == 1
-
-    run(test)
+    world = world_of()
+    await world.bucket(outputs=outputs())
+    await world.append(1, body=b"long" * 10)
+    one = await worker(world, max_body=10, outputs="none")
+    await until(lambda: one.reader.ids() == ["1"])
+    assert one.nak("1")
+    await quiet()
+    assert one.reader.ids() == ["1", "1"]
+    assert [each["truncated"] for each in one.events] == [True, True]
+    assert one.ack("1")
+    assert await floor(world) == 1
 
 
-def test_a_seek_reaches_who_is_connected() -> None:
+@virtual_test
+async def test_a_seek_reaches_who_is_connected() -> None:
     """Delivery goes on from there at once; acks of before count for nothing."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(5)
-        one = await worker(world)
-        await until(lambda: len(one.seqs) == 5)
-        one.ack(5, all=True)
-        await world.append(2)
-        await quiet()
-        async with world.ledgers.using(KEY) as ledger:
-            ledger.progress.seek(3)
-            ledger.tell()
-        await quiet()
-        assert one.seqs == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
-        assert await floor(world) == 3
-        one.ack(7, all=True)
-        assert await floor(world) == 7
-        async with world.ledgers.using(KEY) as ledger:
-            ledger.progress.seek(7)
-            ledger.tell()
-        await world.append()
-        await quiet()
-        assert one.seqs[-1] == 8
-        assert one.ack(8)
-        assert await floor(world) == 8
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    one = await worker(world)
+    await until(lambda: len(one.seqs) == 5)
+    one.ack(5, all=True)
+    await world.append(2)
+    await quiet()
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(3)
+        ledger.tell()
+    await quiet()
+    assert one.seqs == [1, 2, 3, 4, 5, 6, 7, 4, 5, 6, 7]
+    assert await floor(world) == 3
+    one.ack(7, all=True)
+    assert await floor(world) == 7
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(7)
+        ledger.tell()
+    await world.append()
+    await quiet()
+    assert one.seqs[-1] == 8
+    assert one.ack(8)
+    assert await floor(world) == 8
 
 
-def test_a_deleted_consumer_ends() -> None:
+@virtual_test
+async def test_a_deleted_consumer_ends() -> None:
     """The client is told, nothing comes any more, also when its bucket changes; a new subscribe makes it anew."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(2)
-        one = await worker(world)
-        await until(lambda: len(one.seqs) == 2)
-        assert await world.ledgers.delete(KEY)
-        await quiet()
-        assert one.reader.statuses()[-1] == {
-            "type": "status", "status": "consumer_deleted", "bucket_name": "orders", "consumer": "w",
-        }  # fmt: skip
-        assert not one.ack(1)
-        await world.append(2)
-        await world.change(description="other")
-        await quiet()
-        assert len(one.seqs) == 2
-        assert await world.consumers.get(KEY) is None
-        again = await worker(world, since="latest")
-        assert again.answers[0]["start"] == 5
-        assert world.deliveries.connections(KEY) == 1
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(2)
+    one = await worker(world)
+    await until(lambda: len(one.seqs) == 2)
+    assert await world.ledgers.delete(KEY)
+    await quiet()
+    assert one.reader.statuses()[-1] == {
+        "type": "status", "status": "consumer_deleted", "bucket_name": "orders", "consumer": "w",
+    }  # fmt: skip
+    assert not one.ack(1)
+    await world.append(2)
+    await world.change(description="other")
+    await quiet()
+    assert len(one.seqs) == 2
+    assert await world.consumers.get(KEY) is None
+    again = await worker(world, since="latest")
+    assert again.answers[0]["start"] == 5
+    assert world.deliveries.connections(KEY) == 1
 
 
-def test_kinds_do_not_mix() -> None:
+@virtual_test
+async def test_kinds_do_not_mix() -> None:
     """Explicit and receipt on one consumer: refused, before anything has changed."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        one = await worker(world)
-        with pytest.raises(Conflict, match="explicit"):
-            await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w", ack="receipt")
-        await world.append(1)
-        await quiet()
-        assert one.seqs == [1]
-        await world.subscribe("orders", consumer="r", ack="receipt")
-        with pytest.raises(Conflict, match="receipt"):
-            await world.subscribe("orders", consumer="r")
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    one = await worker(world)
+    with pytest.raises(Conflict, match="explicit"):
+        await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w", ack="receipt")
+    await world.append(1)
+    await quiet()
+    assert one.seqs == [1]
+    await world.subscribe("orders", consumer="r", ack="receipt")
+    with pytest.raises(Conflict, match="receipt"):
+        await world.subscribe("orders", consumer="r")
 
 
-def test_the_first_kind_in_a_new_bucket_stays() -> None:
+@virtual_test
+async def test_the_first_kind_in_a_new_bucket_stays() -> None:
     """Who asks the other one is refused: at once, or, where its bucket came later, in that bucket alone."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        found: list[Any] = await asyncio.gather(
-            worker(world), world.subscribe("orders", consumer="w", ack="receipt"), return_exceptions=True
-        )
-        assert [type(each) for each in found] == [Worker, Conflict]
-        one = await worker(world, "orders", "new", ack_wait=600, max_deliver=1)
-        # A receipt consumer in one bucket, and the same name in one that both come to meet in.
-        other = await worker(world, "elsewhere", "new", ack="receipt")
-        two = await worker(world, "orders", "new")
-        await world.bucket("new")
-        await world.append(2, "id-new")
-        await until(lambda: len(one.reader.seqs("new")) + len(two.reader.seqs("new")) == 2)
-        await until(lambda: len(other.reader.statuses()) == 2)
-        key = Key("id-new", "client", "w")
-        stored = await world.consumers.get(key)
-        assert stored is not None
-        assert stored.terms == Terms(600, 1), "who names no terms takes them as they are"
-        assert [each["status"] for each in other.reader.statuses()] == ["error", "unsubscribed"]
-        refusal, end = other.reader.statuses()
-        assert (refusal["code"], end["message"]) == ("conflict", "unsubscribed from buckets: new")
-        assert "'new' is moved by explicit acks" in refusal["message"]
-        assert other.reader.ends == []
-        await world.bucket("elsewhere")
-        await world.append(1, "id-elsewhere")
-        await world.change("id-new", description="other")
-        await until(lambda: other.reader.seqs("elsewhere") == [1])
-        assert other.reader.seqs("new") == []
-        assert len(other.reader.statuses()) == 2
-        assert world.deliveries.connections(key) == 2
-        await world.append(1, "id-new")
-        await asyncio.sleep(5)
-        assert await floor(world, key) == 0
-        one.leave()
-        two.leave()
-        assert world.ledgers.find(key) is None
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    found: list[Any] = await asyncio.gather(
+        worker(world), world.subscribe("orders", consumer="w", ack="receipt"), return_exceptions=True
+    )
+    assert [type(each) for each in found] == [Worker, Conflict]
+    one = await worker(world, "orders", "new", ack_wait=600, max_deliver=1)
+    # A receipt consumer in one bucket, and the same name in one that both come to meet in.
+    other = await worker(world, "elsewhere", "new", ack="receipt")
+    two = await worker(world, "orders", "new")
+    await world.bucket("new")
+    await world.append(2, "id-new")
+    await until(lambda: len(one.reader.seqs("new")) + len(two.reader.seqs("new")) == 2)
+    await until(lambda: len(other.reader.statuses()) == 2)
+    key = Key("id-new", "client", "w")
+    stored = await world.consumers.get(key)
+    assert stored is not None
+    assert stored.terms == Terms(600, 1), "who names no terms takes them as they are"
+    assert [each["status"] for each in other.reader.statuses()] == ["error", "unsubscribed"]
+    refusal, end = other.reader.statuses()
+    assert (refusal["code"], end["message"]) == ("conflict", "unsubscribed from buckets: new")
+    assert "'new' is moved by explicit acks" in refusal["message"]
+    assert other.reader.ends == []
+    await world.bucket("elsewhere")
+    await world.append(1, "id-elsewhere")
+    await world.change("id-new", description="other")
+    await until(lambda: other.reader.seqs("elsewhere") == [1])
+    assert other.reader.seqs("new") == []
+    assert len(other.reader.statuses()) == 2
+    assert world.deliveries.connections(key) == 2
+    await world.append(1, "id-new")
+    await asyncio.sleep(5)
+    assert await floor(world, key) == 0
+    one.leave()
+    two.leave()
+    assert world.ledgers.find(key) is None
 
 
-def test_ephemeral_buckets_have_none() -> None:
+@virtual_test
+async def test_ephemeral_buckets_have_none() -> None:
     """Their entry says so, and nothing comes from them, now or when they are made later; the others go on."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.bucket("brief", ephemeral=True)
-        one = await worker(world, "orders", "brief", "later")
-        assert [each.get("error") for each in one.answers] == [None, "ephemeral", "not_found"]
-        await world.bucket("later", ephemeral=True)
-        await world.append(1)
-        await world.append(1, "id-brief")
-        await quiet()
-        assert [each["meta"]["bucket_name"] for each in one.events] == ["orders"]
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.bucket("brief", ephemeral=True)
+    one = await worker(world, "orders", "brief", "later")
+    assert [each.get("error") for each in one.answers] == [None, "ephemeral", "not_found"]
+    await world.bucket("later", ephemeral=True)
+    await world.append(1)
+    await world.append(1, "id-brief")
+    await quiet()
+    assert [each["meta"]["bucket_name"] for each in one.events] == ["orders"]
 
 
-def test_buckets_come_and_go() -> None:
+@virtual_test
+async def test_buckets_come_and_go() -> None:
     """Those made later have a consumer from their first event on; one that is deleted ends, and its name is free."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket("a")
-        one = Worker(world, *await world.subscribe(consumer="w", since="latest"))
-        await world.bucket("b")
-        await world.append(2, "id-b")
-        await until(lambda: len(one.reader.seqs("b")) == 2)
-        assert (await world.consumers.get(Key("id-b", "client", "w"))) is not None
-        await world.delete("id-b")
-        await quiet()
-        assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
-        assert world.ledgers.find(Key("id-b", "client", "w")) is None
-        await world.append(1, "id-a")
-        await quiet()
-        assert one.reader.seqs("a") == [1]
-
-    run(test)
+    world = world_of()
+    await world.bucket("a")
+    one = Worker(world, *await world.subscribe(consumer="w", since="latest"))
+    await world.bucket("b")
+    await world.append(2, "id-b")
+    await until(lambda: len(one.reader.seqs("b")) == 2)
+    assert (await world.consumers.get(Key("id-b", "client", "w"))) is not None
+    await world.delete("id-b")
+    await quiet()
+    assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
+    assert world.ledgers.find(Key("id-b", "client", "w")) is None
+    await world.append(1, "id-a")
+    await quiet()
+    assert one.reader.seqs("a") == [1]
 
 
-def test_a_smaller_scope_ends_it() -> None:
+@virtual_test
+async def test_a_smaller_scope_ends_it() -> None:
     """What was out of a bucket that leaves the token's scope goes to others."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(2)
-        one = await worker(world)
-        await until(lambda: len(one.seqs) == 2)
-        other = await worker(world)
-        one.delivery.rescope(replace(TOKEN, buckets=frozenset()))
-        await quiet()
-        assert other.tries() == [(1, 2), (2, 2)]
-        assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
-        assert not one.ack(1)
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(2)
+    one = await worker(world)
+    await until(lambda: len(one.seqs) == 2)
+    other = await worker(world)
+    one.delivery.rescope(replace(TOKEN, buckets=frozenset()))
+    await quiet()
+    assert other.tries() == [(1, 2), (2, 2)]
+    assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
+    assert not one.ack(1)
 
 
-def test_caught_up_and_positions() -> None:
+@virtual_test
+async def test_caught_up_and_positions() -> None:
     """Once everything was handed out to somebody; positions are those of the group."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(4)
-        one = await worker(world, max_in_flight=2)
-        await quiet()
-        assert one.seqs == [1, 2]
-        assert one.reader.statuses() == []
-        one.ack(2, all=True)
-        await quiet()
-        assert one.reader.statuses() == []
-        one.ack(3)
-        await quiet()
-        (status,) = one.reader.statuses()
-        assert status["status"] == "caught_up"
-        assert status["id"].endswith("-4")
-        assert one.delivery.moved()["orders"].endswith("-4")
-        assert world.deliveries.lag() == {"id-orders": 0}
-        empty = await worker(world, consumer="x", since="latest")
-        await until(empty.reader.statuses)
-        assert empty.reader.statuses()[0]["id"].endswith("-4")
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.append(4)
+    one = await worker(world, max_in_flight=2)
+    await quiet()
+    assert one.seqs == [1, 2]
+    assert one.reader.statuses() == []
+    one.ack(2, all=True)
+    await quiet()
+    assert one.reader.statuses() == []
+    one.ack(3)
+    await quiet()
+    (status,) = one.reader.statuses()
+    assert status["status"] == "caught_up"
+    assert status["id"].endswith("-4")
+    assert one.delivery.moved()["orders"].endswith("-4")
+    assert world.deliveries.lag() == {"id-orders": 0}
+    empty = await worker(world, consumer="x", since="latest")
+    await until(empty.reader.statuses)
+    assert empty.reader.statuses()[0]["id"].endswith("-4")
 
 
-def test_who_unsubscribes_waits_for_nothing() -> None:
+@virtual_test
+async def test_who_unsubscribes_waits_for_nothing() -> None:
     """What comes then goes to those who are left, though its connection goes on in another bucket."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.bucket("other")
-        one = await worker(world, "orders", "other")
-        two = await worker(world)
-        await quiet()
-        one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
-        await world.append(1)
-        await until(lambda: two.seqs == [1])
-        await world.append(1, "id-other")
-        await until(lambda: one.reader.seqs("other") == [1])
-
-    run(test)
+    world = world_of()
+    await world.bucket()
+    await world.bucket("other")
+    one = await worker(world, "orders", "other")
+    two = await worker(world)
+    await quiet()
+    one.delivery.unsubscribe(control.Unsubscribe(("orders",)))
+    await world.append(1)
+    await until(lambda: two.seqs == [1])
+    await world.append(1, "id-other")
+    await until(lambda: one.reader.seqs("other") == [1])
 
 
-def test_nothing_is_left_of_a_group_that_all_have_left() -> None:
+@virtual_test
+async def test_nothing_is_left_of_a_group_that_all_have_left() -> None:
     """Nobody is behind then, however much comes. Who comes later gets all that is open, and what is new, also where
     somebody who administers the consumer has used it all the while."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(2)
-        one = await worker(world)
-        await until(lambda: one.seqs == [1, 2])
-        async with world.ledgers.using(KEY):
-            one.leave()
-            await world.append(1)
-            await quiet()
-            assert world.deliveries.lag() == {}
-            two = await worker(world)
-            await until(lambda: two.seqs == [1, 2, 3])
-            await world.append(1)
-            await until(lambda: two.seqs == [1, 2, 3, 4])
-
-    run(test)
-
-
-def test_what_is_given_once_more_moves_no_position_back() -> None:
-    """Pings and lag tell how far the group has got, also when an old event is replayed."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(5)
-        one = await worker(world)
-        await until(lambda: len(one.seqs) == 5)
-        one.ack(5, all=True)
-        async with world.ledgers.using(KEY) as ledger:
-            assert ledger.progress.schedule({2: 0.0}, day()) == [2]
-            ledger.tell()
-        await until(lambda: one.tries()[5:] == [(2, 1)])
-        await quiet()
-        assert one.delivery.moved()["orders"].endswith("-5")
-        assert world.deliveries.lag() == {"id-orders": 0}
-
-    run(test)
-
-
-def test_a_gap_is_told() -> None:
-    """What retention takes from under a consumer: in the answer, or while it is connected; delivery goes on behind."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(4)
-        one = await worker(world, max_in_flight=1)
-        await until(lambda: one.seqs == [1])
-        await world.append(6)
-        await world.log.trim("id-orders", Retention(max_events=3), None)
-        one.ack(1)
-        await quiet()
-        gaps = [each["gap"] for each in one.reader.statuses() if each["status"] == "gap"]
-        assert gaps == [{"from": 2, "to": 7, "count": 6, "reason": "retention"}]
-        assert one.seqs == [1, 8]
-        one.read()
+    world = world_of()
+    await world.bucket()
+    await world.append(2)
+    one = await worker(world)
+    await until(lambda: one.seqs == [1, 2])
+    async with world.ledgers.using(KEY):
         one.leave()
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=3), None)
-        two = await worker(world)
-        gap = two.answers[0]["gap"]
-        assert (gap["from"], gap["to"], gap["reason"]) == (9, 12, "retention"), "8 was tried: it is a dead letter"
-        await until(lambda: two.seqs == [13, 14, 15])
-        three = await worker(world, on_gap="fail", max_in_flight=1)
-        two.leave()
-        await until(lambda: three.seqs == [13])
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=3), None)
-        three.ack(13)
-        await until(lambda: three.reader.ends == ["gap_refused"])
-
-    run(test)
-
-
-def test_a_gap_is_told_until_somebody_has_read_it() -> None:
-    """By whoever it was met: a client whose connection dies before it has read the answer keeps it from nobody."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        one = await worker(world)
-        one.leave()
-        await world.append(9)
-        await world.log.trim("id-orders", Retention(max_events=4), None)
-        async with world.ledgers.using(KEY):
-            pass
-        gap = {"from": 1, "to": 5, "count": 5, "reason": "retention"}
-        _, died, answers = await world.subscribe("orders", consumer="w", start=False)
-        assert (answers[0]["gap"], answers[0]["recovered"], answers[0]["start"]) == (gap, False, 6)
-        world.deliveries.end(died)
-        two = await worker(world)
-        assert two.answers[0]["gap"] == gap
-        three = await worker(world)
-        assert three.answers[0]["gap"] == gap, "nobody has read it yet"
-        world.restart()
-        four = await worker(world)
-        assert four.answers[0]["gap"] == gap, "nor before a crash"
-        assert world.ledgers.counters.gaps["retention"] == 0, "it was met and counted before"
-        four.leave()
-        four.read()
-        five = await worker(world)
-        assert five.answers[0]["gap"] is None
-        assert five.reader.pings == []
-        world.restart()
-        assert (await worker(world)).answers[0]["gap"] is None
-
-    run(test)
-
-
-def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
-    """All who are connected are told at once; where they die, whoever comes next is, and of all in between."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        one, two = await worker(world, max_in_flight=1), await worker(world, max_in_flight=1)
-        for kept in (3, 2):
-            await world.append(5)
-            await world.log.trim("id-orders", Retention(max_events=kept), None)
-            world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
-            await quiet()
-        for each in (one, two):
-            gaps = [status["gap"] for status in each.reader.statuses() if status["status"] == "gap"]
-            assert [(gap["from"], gap["to"]) for gap in gaps] == [(1, 2), (5, 8)], "3 and 4 were tried"
-            each.leave()
-        three = await worker(world)
-        assert (three.answers[0]["gap"]["from"], three.answers[0]["gap"]["to"]) == (1, 8)
         await world.append(1)
-        three.reader.paused = True
-        await world.append(5)
-        await world.log.trim("id-orders", Retention(max_events=1), None)
-        three.read()
-        four = await worker(world, on_gap="fail")
-        assert four.answers[0]["gap"]["to"] == 15
-        assert four.answers[0]["gap"]["from"] > 8
-
-    run(test)
-
-
-def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
-    """It is told until it was read, and counted once."""
-
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
-        await world.append(9)
-        await world.log.trim("id-orders", Retention(max_events=4), None)
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-        one = await worker(world, since=f"{epoch}-2")
-        assert (one.answers[0]["gap"]["from"], one.answers[0]["gap"]["to"]) == (3, 5)
-        one.leave()
+        await quiet()
+        assert world.deliveries.lag() == {}
         two = await worker(world)
-        assert two.answers[0]["gap"] == one.answers[0]["gap"]
-        assert world.ledgers.counters.gaps["retention"] == 1
+        await until(lambda: two.seqs == [1, 2, 3])
+        await world.append(1)
+        await until(lambda: two.seqs == [1, 2, 3, 4])
 
-    run(test)
+
+@virtual_test
+async def test_what_is_given_once_more_moves_no_position_back() -> None:
+    """Pings and lag tell how far the group has got, also when an old event is replayed."""
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    one = await worker(world)
+    await until(lambda: len(one.seqs) == 5)
+    one.ack(5, all=True)
+    async with world.ledgers.using(KEY) as ledger:
+        assert ledger.progress.schedule({2: 0.0}, day()) == [2]
+        ledger.tell()
+    await until(lambda: one.tries()[5:] == [(2, 1)])
+    await quiet()
+    assert one.delivery.moved()["orders"].endswith("-5")
+    assert world.deliveries.lag() == {"id-orders": 0}
 
 
-def test_a_seek_while_events_are_read() -> None:
-    """What was taken before it is not given: everything comes once from the new position on, and can be acked."""
+@virtual_test
+async def test_a_gap_is_told() -> None:
+    """What retention takes from under a consumer: in the answer, or while it is connected; delivery goes on behind."""
+    world = world_of()
+    await world.bucket()
+    await world.append(4)
+    one = await worker(world, max_in_flight=1)
+    await until(lambda: one.seqs == [1])
+    await world.append(6)
+    await world.log.trim("id-orders", Retention(max_events=3), None)
+    one.ack(1)
+    await quiet()
+    gaps = [each["gap"] for each in one.reader.statuses() if each["status"] == "gap"]
+    assert gaps == [{"from": 2, "to": 7, "count": 6, "reason": "retention"}]
+    assert one.seqs == [1, 8]
+    one.read()
+    one.leave()
+    await world.append(5)
+    await world.log.trim("id-orders", Retention(max_events=3), None)
+    two = await worker(world)
+    gap = two.answers[0]["gap"]
+    assert (gap["from"], gap["to"], gap["reason"]) == (9, 12, "retention"), "8 was tried: it is a dead letter"
+    await until(lambda: two.seqs == [13, 14, 15])
+    three = await worker(world, on_gap="fail", max_in_flight=1)
+    two.leave()
+    await until(lambda: three.seqs == [13])
+    await world.append(5)
+    await world.log.trim("id-orders", Retention(max_events=3), None)
+    three.ack(13)
+    await until(lambda: three.reader.ends == ["gap_refused"])
 
-    async def test() -> None:
-        world = world_of()
-        await world.bucket()
+
+@virtual_test
+async def test_a_gap_is_told_until_somebody_has_read_it() -> None:
+    """By whoever it was met: a client whose connection dies before it has read the answer keeps it from nobody."""
+    world = world_of()
+    await world.bucket()
+    one = await worker(world)
+    one.leave()
+    await world.append(9)
+    await world.log.trim("id-orders", Retention(max_events=4), None)
+    async with world.ledgers.using(KEY):
+        pass
+    gap = {"from": 1, "to": 5, "count": 5, "reason": "retention"}
+    _, died, answers = await world.subscribe("orders", consumer="w", start=False)
+    assert (answers[0]["gap"], answers[0]["recovered"], answers[0]["start"]) == (gap, False, 6)
+    world.deliveries.end(died)
+    two = await worker(world)
+    assert two.answers[0]["gap"] == gap
+    three = await worker(world)
+    assert three.answers[0]["gap"] == gap, "nobody has read it yet"
+    world.restart()
+    four = await worker(world)
+    assert four.answers[0]["gap"] == gap, "nor before a crash"
+    assert world.ledgers.counters.gaps["retention"] == 0, "it was met and counted before"
+    four.leave()
+    four.read()
+    five = await worker(world)
+    assert five.answers[0]["gap"] is None
+    assert five.reader.pings == []
+    world.restart()
+    assert (await worker(world)).answers[0]["gap"] is None
+
+
+@virtual_test
+async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
+    """All who are connected are told at once; where they die, whoever comes next is, and of all in between."""
+    world = world_of()
+    await world.bucket()
+    one, two = await worker(world, max_in_flight=1), await worker(world, max_in_flight=1)
+    for kept in (3, 2):
         await world.append(5)
-        gate = asyncio.Event()
-        read = world.log.read
-
-        async def late(*args: Any) -> Any:
-            await gate.wait()
-            return await read(*args)
-
-        world.log.read = late  # type: ignore[method-assign]
-        world.log.peek = lambda *args: None  # type: ignore[method-assign]
-        one = await worker(world)
+        await world.log.trim("id-orders", Retention(max_events=kept), None)
+        world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
         await quiet()
-        async with world.ledgers.using(KEY) as ledger:
-            ledger.progress.seek(2)
-            ledger.tell()
-        await quiet()
-        world.log.read = read  # type: ignore[method-assign]
-        gate.set()
-        await quiet()
-        assert one.seqs == [3, 4, 5]
-        assert one.ack(5, all=True)
-        assert await floor(world) == 5
+    for each in (one, two):
+        gaps = [status["gap"] for status in each.reader.statuses() if status["status"] == "gap"]
+        assert [(gap["from"], gap["to"]) for gap in gaps] == [(1, 2), (5, 8)], "3 and 4 were tried"
+        each.leave()
+    three = await worker(world)
+    assert (three.answers[0]["gap"]["from"], three.answers[0]["gap"]["to"]) == (1, 8)
+    await world.append(1)
+    three.reader.paused = True
+    await world.append(5)
+    await world.log.trim("id-orders", Retention(max_events=1), None)
+    three.read()
+    four = await worker(world, on_gap="fail")
+    assert four.answers[0]["gap"]["to"] == 15
+    assert four.answers[0]["gap"]["from"] > 8
 
-    run(test)
+
+@virtual_test
+async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
+    """It is told until it was read, and counted once."""
+    world = world_of()
+    await world.bucket()
+    await world.append(9)
+    await world.log.trim("id-orders", Retention(max_events=4), None)
+    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    one = await worker(world, since=f"{epoch}-2")
+    assert (one.answers[0]["gap"]["from"], one.answers[0]["gap"]["to"]) == (3, 5)
+    one.leave()
+    two = await worker(world)
+    assert two.answers[0]["gap"] == one.answers[0]["gap"]
+    assert world.ledgers.counters.gaps["retention"] == 1
+
+
+@virtual_test
+async def test_a_seek_while_events_are_read() -> None:
+    """What was taken before it is not given: everything comes once from the new position on, and can be acked."""
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    gate = asyncio.Event()
+    read = world.log.read
+
+    async def late(*args: Any) -> Any:
+        await gate.wait()
+        return await read(*args)
+
+    world.log.read = late  # type: ignore[method-assign]
+    world.log.peek = lambda *args: None  # type: ignore[method-assign]
+    one = await worker(world)
+    await quiet()
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(2)
+        ledger.tell()
+    await quiet()
+    world.log.read = read  # type: ignore[method-assign]
+    gate.set()
+    await quiet()
+    assert one.seqs == [3, 4, 5]
+    assert one.ack(5, all=True)
+    assert await floor(world) == 5

@@ -104,53 +104,47 @@ OLD = [b"old %d" % number for number in range(1, 11)]
 RESET = [{"from": None, "to": None, "count": None, "reason": "reset"}]
 
 
+@pytest.mark.gen_test
 @pytest.mark.parametrize("at_once", [False, True])
-def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Path, at_once: bool) -> None:
+async def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Path, at_once: bool) -> None:
     """New events have the seqs of the lost ones, and reach a subscriber that had those; also where they come before it
     had a turn. One that had less goes on."""
-
-    async def test() -> None:
-        async with world(tmp_path) as here:
-            await here.append(*OLD[:5])
-            live, _ = await here.subscribe(Earliest())
-            await here.append(*OLD[5:])
-            await until(lambda: len(bodies(live)) == 10)
-            await here.lose(8)
-            if not at_once:
-                await until(lambda: gaps(live))
-            await here.append(b"new 1", b"new 2", b"new 3")
-            await until(lambda: bodies(live)[-1] == "new 3")
-            assert bodies(live)[10:] == ["new 1", "new 2", "new 3"]
-            assert gaps(live) == RESET
-            again, _ = await here.subscribe(Earliest())
-            await until(lambda: len(bodies(again)) == 11)
-            assert bodies(again) == [*(each.decode() for each in OLD[:8]), "new 1", "new 2", "new 3"]
-            assert gaps(again) == []
-
-    asyncio.run(test())
+    async with world(tmp_path) as here:
+        await here.append(*OLD[:5])
+        live, _ = await here.subscribe(Earliest())
+        await here.append(*OLD[5:])
+        await until(lambda: len(bodies(live)) == 10)
+        await here.lose(8)
+        if not at_once:
+            await until(lambda: gaps(live))
+        await here.append(b"new 1", b"new 2", b"new 3")
+        await until(lambda: bodies(live)[-1] == "new 3")
+        assert bodies(live)[10:] == ["new 1", "new 2", "new 3"]
+        assert gaps(live) == RESET
+        again, _ = await here.subscribe(Earliest())
+        await until(lambda: len(bodies(again)) == 11)
+        assert bodies(again) == [*(each.decode() for each in OLD[:8]), "new 1", "new 2", "new 3"]
+        assert gaps(again) == []
 
 
-def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_who_is_slow_gets_nothing_of_what_is_lost(tmp_path: Path) -> None:
     """What was read for it before the loss and is not written yet is not written any more."""
-
-    async def test() -> None:
-        async with world(tmp_path) as here:
-            large = [b"%d" % number + b"x" * 100_000 for number in range(1, 11)]
-            await here.append(*large)
-            reader = Reader()
-            reader.paused = True
-            reader, delivery = await here.subscribe(Earliest(), reader)
-            await until(lambda: delivery.busy and reader.writes)
-            await here.lose(1)
-            await here.append(b"new 2", b"new 3")
-            reader.resume()
-            await until(lambda: bodies(reader) and bodies(reader)[-1] == "new 3")
-            written = [body[:1] for body in bodies(reader)[:-2]]
-            assert written == ["1", "2"][: len(written)]
-            assert bodies(reader)[-2:] == ["new 2", "new 3"]
-            assert gaps(reader) == (RESET if len(written) > 1 else [])
-
-    asyncio.run(test())
+    async with world(tmp_path) as here:
+        large = [b"%d" % number + b"x" * 100_000 for number in range(1, 11)]
+        await here.append(*large)
+        reader = Reader()
+        reader.paused = True
+        reader, delivery = await here.subscribe(Earliest(), reader)
+        await until(lambda: delivery.busy and reader.writes)
+        await here.lose(1)
+        await here.append(b"new 2", b"new 3")
+        reader.resume()
+        await until(lambda: bodies(reader) and bodies(reader)[-1] == "new 3")
+        written = [body[:1] for body in bodies(reader)[:-2]]
+        assert written == ["1", "2"][: len(written)]
+        assert bodies(reader)[-2:] == ["new 2", "new 3"]
+        assert gaps(reader) == (RESET if len(written) > 1 else [])
 
 
 async def _read_by_receipt(here: World, stored: bool) -> tuple[Reader, Delivery]:
@@ -201,20 +195,17 @@ def test_who_reads_by_receipt_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
     asyncio.run(test())
 
 
-def test_who_shares_a_consumer_is_told(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_who_shares_a_consumer_is_told(tmp_path: Path) -> None:
     """As any other client that had what is lost, and it is kept with the consumer."""
-
-    async def test() -> None:
-        async with world(tmp_path) as here:
-            await here.append(*OLD)
-            reader, delivery = await here.subscribe(Earliest(), consumer="w")
-            await until(lambda: len(bodies(reader)) == 10)
-            await here.lose(8)
-            await here.append(b"new 1", b"new 2")
-            await until(lambda: bodies(reader)[-1] == "new 2")
-            assert gaps(reader) == RESET
-            here.deliveries.end(delivery)
-            (stored,) = await here.consumers.list()
-            assert stored.untold == (Gap("reset"),)
-
-    asyncio.run(test())
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        reader, delivery = await here.subscribe(Earliest(), consumer="w")
+        await until(lambda: len(bodies(reader)) == 10)
+        await here.lose(8)
+        await here.append(b"new 1", b"new 2")
+        await until(lambda: bodies(reader)[-1] == "new 2")
+        assert gaps(reader) == RESET
+        here.deliveries.end(delivery)
+        (stored,) = await here.consumers.list()
+        assert stored.untold == (Gap("reset"),)

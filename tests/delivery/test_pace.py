@@ -4,127 +4,114 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from relay_tornado.delivery.flight import CHUNK, LEAST_CHUNK, Flight
-from tests.delivery.world import Reader, World, quiet, run, until
+from tests.delivery.world import Reader, World, quiet, until
 
 
-def test_writes_are_chunks() -> None:
+@pytest.mark.gen_test
+async def test_writes_are_chunks() -> None:
     """Frames are joined up to the chunk's size; a larger event goes alone."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(300, body=b"x" * 2000)
-        await world.append(1, body=b"x" * 1_000_000)
-        reader, delivery, _ = await world.subscribe("orders", since="earliest")
-        await until(lambda: len(reader.seqs()) == 301)
-        assert reader.seqs() == list(range(1, 302))
-        assert sorted(reader.writes)[-2] <= CHUNK < max(reader.writes)
-        assert len(reader.writes) < 12
-        await until(lambda: not delivery.busy)
-        # A live event over the chunk is no business of the fast path.
-        reader.at_once = 0
-        await world.append(1, body=b"x" * 1_000_000)
-        await until(lambda: len(reader.seqs()) == 302)
-        assert reader.at_once == 0
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(300, body=b"x" * 2000)
+    await world.append(1, body=b"x" * 1_000_000)
+    reader, delivery, _ = await world.subscribe("orders", since="earliest")
+    await until(lambda: len(reader.seqs()) == 301)
+    assert reader.seqs() == list(range(1, 302))
+    assert sorted(reader.writes)[-2] <= CHUNK < max(reader.writes)
+    assert len(reader.writes) < 12
+    await until(lambda: not delivery.busy)
+    # A live event over the chunk is no business of the fast path.
+    reader.at_once = 0
+    await world.append(1, body=b"x" * 1_000_000)
+    await until(lambda: len(reader.seqs()) == 302)
+    assert reader.at_once == 0
 
 
-def test_buckets_take_turns() -> None:
+@pytest.mark.gen_test
+async def test_buckets_take_turns() -> None:
     """A long replay of one bucket does not hold up another."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        await world.append(1500, "id-a", body=b"x" * 1000)
-        await world.append(1, "id-b")
-        reader, _, _ = await world.subscribe(since="earliest")
-        await until(lambda: len(reader.seqs("a")) == 1500)
-        names = [message["meta"]["bucket_name"] for message in reader.messages if message["type"] == "webhook"]
-        assert names.index("b") < 600
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(1500, "id-a", body=b"x" * 1000)
+    await world.append(1, "id-b")
+    reader, _, _ = await world.subscribe(since="earliest")
+    await until(lambda: len(reader.seqs("a")) == 1500)
+    names = [message["meta"]["bucket_name"] for message in reader.messages if message["type"] == "webhook"]
+    assert names.index("b") < 600
 
 
-def test_the_fast_path_shares_its_frames() -> None:
+@pytest.mark.gen_test
+async def test_the_fast_path_shares_its_frames() -> None:
     """Everybody at one position gets the same bytes, read and encoded once."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        given: list[bytes] = []
-        readers = []
-        for _ in range(200):
-            reader, delivery, _ = await world.subscribe("orders")
-            await until(lambda delivery=delivery: not delivery.busy)
-            send = reader.send_now
-            reader.send_now = lambda data, send=send: given.append(data) or send(data)  # type: ignore
-            readers.append(reader)
-        await world.append(2)
-        await until(lambda: all(reader.seqs() == [1, 2] for reader in readers))
-        assert len(given) == 200
-        assert len({id(data) for data in given}) < 100
-
-    run(test)
+    world = World()
+    await world.bucket()
+    given: list[bytes] = []
+    readers = []
+    for _ in range(200):
+        reader, delivery, _ = await world.subscribe("orders")
+        await until(lambda delivery=delivery: not delivery.busy)
+        send = reader.send_now
+        reader.send_now = lambda data, send=send: given.append(data) or send(data)  # type: ignore
+        readers.append(reader)
+    await world.append(2)
+    await until(lambda: all(reader.seqs() == [1, 2] for reader in readers))
+    assert len(given) == 200
+    assert len({id(data) for data in given}) < 100
 
 
-def test_the_fast_path_gives_the_loop_back() -> None:
+@pytest.mark.gen_test
+async def test_the_fast_path_gives_the_loop_back() -> None:
     """A pass over many subscribers is done in slices, and what comes meanwhile is not lost."""
+    world = World()
+    await world.bucket()
+    readers = []
+    for _ in range(300):
+        reader, _, _ = await world.subscribe("orders")
+        send = reader.send_now
 
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        readers = []
-        for _ in range(300):
-            reader, _, _ = await world.subscribe("orders")
-            send = reader.send_now
+        def slow(data: bytes, send: Any = send) -> bool:
+            until = time.perf_counter() + 50e-6
+            while time.perf_counter() < until:
+                pass
+            return bool(send(data))
 
-            def slow(data: bytes, send: Any = send) -> bool:
-                until = time.perf_counter() + 50e-6
-                while time.perf_counter() < until:
-                    pass
-                return bool(send(data))
-
-            reader.send_now = slow  # type: ignore[method-assign]
-            readers.append(reader)
-        await until(lambda: not any(delivery.busy for delivery in world.deliveries._live))
-        await world.append(1)
-        turns = 0
-        while not readers[-1].seqs():
-            await asyncio.sleep(0)
-            turns += 1
-            if turns == 2:
-                await world.append(1)
-        assert turns > 3
-        await until(lambda: all(reader.seqs() == [1, 2] for reader in readers))
-
-    run(test)
+        reader.send_now = slow  # type: ignore[method-assign]
+        readers.append(reader)
+    await until(lambda: not any(delivery.busy for delivery in world.deliveries._live))
+    await world.append(1)
+    turns = 0
+    while not readers[-1].seqs():
+        await asyncio.sleep(0)
+        turns += 1
+        if turns == 2:
+            await world.append(1)
+    assert turns > 3
+    await until(lambda: all(reader.seqs() == [1, 2] for reader in readers))
 
 
-def test_a_slow_reader_holds_nobody_up() -> None:
+@pytest.mark.gen_test
+async def test_a_slow_reader_holds_nobody_up() -> None:
     """One that reads nothing keeps one write waiting; another one goes on at the head."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        stuck = Reader()
-        await world.subscribe("orders", reader=stuck)
-        quick, _, _ = await world.subscribe("orders")
-        await quiet()
-        stuck.paused = True
-        for _ in range(40):
-            await world.append(10, body=b"x" * 5000)
-            await quiet(3)
-        await until(lambda: len(quick.seqs()) == 400)
-        assert stuck.waiting <= CHUNK
-        assert world.deliveries.flight.outstanding == stuck.waiting
-        stuck.resume()
-        await until(lambda: stuck.seqs() == list(range(1, 401)))
-        await until(lambda: world.deliveries.flight.outstanding == 0)
-
-    run(test)
+    world = World()
+    await world.bucket()
+    stuck = Reader()
+    await world.subscribe("orders", reader=stuck)
+    quick, _, _ = await world.subscribe("orders")
+    await quiet()
+    stuck.paused = True
+    for _ in range(40):
+        await world.append(10, body=b"x" * 5000)
+        await quiet(3)
+    await until(lambda: len(quick.seqs()) == 400)
+    assert stuck.waiting <= CHUNK
+    assert world.deliveries.flight.outstanding == stuck.waiting
+    stuck.resume()
+    await until(lambda: stuck.seqs() == list(range(1, 401)))
+    await until(lambda: world.deliveries.flight.outstanding == 0)
 
 
 def test_much_in_flight_makes_smaller_chunks() -> None:
@@ -143,42 +130,36 @@ def test_much_in_flight_makes_smaller_chunks() -> None:
     assert flight.chunk() == CHUNK
 
 
-def test_many_stuck_readers_stay_within_the_budget() -> None:
+@pytest.mark.gen_test
+async def test_many_stuck_readers_stay_within_the_budget() -> None:
     """Each keeps a write, and later ones are small."""
-
-    async def test() -> None:
-        world = World(replay_buffer=1 << 20)
-        await world.bucket()
-        await world.append(200, body=b"x" * 5000)
-        readers = []
-        for _ in range(40):
-            reader = Reader()
-            reader.paused = True
-            readers.append(reader)
-            await world.subscribe("orders", since="earliest", reader=reader)
-        await until(lambda: all(reader.waiting for reader in readers))
-        outstanding = world.deliveries.flight.outstanding
-        assert outstanding <= (1 << 20) + 40 * LEAST_CHUNK
-        assert outstanding == sum(reader.waiting for reader in readers)
-        for reader in readers:
-            reader.resume()
-        await until(lambda: all(len(reader.seqs()) == 200 for reader in readers))
-
-    run(test)
+    world = World(replay_buffer=1 << 20)
+    await world.bucket()
+    await world.append(200, body=b"x" * 5000)
+    readers = []
+    for _ in range(40):
+        reader = Reader()
+        reader.paused = True
+        readers.append(reader)
+        await world.subscribe("orders", since="earliest", reader=reader)
+    await until(lambda: all(reader.waiting for reader in readers))
+    outstanding = world.deliveries.flight.outstanding
+    assert outstanding <= (1 << 20) + 40 * LEAST_CHUNK
+    assert outstanding == sum(reader.waiting for reader in readers)
+    for reader in readers:
+        reader.resume()
+    await until(lambda: all(len(reader.seqs()) == 200 for reader in readers))
 
 
-def test_delivery_gives_the_loop_back() -> None:
+@pytest.mark.gen_test
+async def test_delivery_gives_the_loop_back() -> None:
     """Also where everything comes from memory and every write is taken at once."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(6000, body=b"x" * 1000)
-        reader, _, _ = await world.subscribe("orders", since="earliest")
-        turns = 0
-        while len(reader.seqs()) < 6000:
-            await asyncio.sleep(0)
-            turns += 1
-        assert turns > 5
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(6000, body=b"x" * 1000)
+    reader, _, _ = await world.subscribe("orders", since="earliest")
+    turns = 0
+    while len(reader.seqs()) < 6000:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 5

@@ -12,393 +12,345 @@ from relay_tornado.wire import control
 from tests.delivery.world import TOKEN, Reader, World, quiet, run, until
 
 
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("since", "start"),
     [("latest", 11), ("earliest", 1), ({"last": 3}, 8), ({"last": 99}, 1), ({"last": 0}, 11), ({"time": 0}, 1)],
 )
-def test_positions(since: Any, start: int) -> None:
+async def test_positions(since: Any, start: int) -> None:
     """Delivery begins where the position says, and the answer tells the first seq that will be sent."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(10)
-        reader, delivery, (answer,) = await world.subscribe("orders", since=since)
-        assert answer["start"] == start
-        assert (answer["first"], answer["head"], answer["recovered"], answer["gap"]) == (1, 10, True, None)
-        await world.append(1)
-        await until(lambda: not delivery.busy)
-        await quiet()
-        assert reader.seqs() == list(range(start, 12))
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(10)
+    reader, delivery, (answer,) = await world.subscribe("orders", since=since)
+    assert answer["start"] == start
+    assert (answer["first"], answer["head"], answer["recovered"], answer["gap"]) == (1, 10, True, None)
+    await world.append(1)
+    await until(lambda: not delivery.busy)
+    await quiet()
+    assert reader.seqs() == list(range(start, 12))
 
 
-def test_a_cursor_is_continued() -> None:
+@pytest.mark.gen_test
+async def test_a_cursor_is_continued() -> None:
     """After an event's id comes the next event."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        await world.append(5)
-        reader, _, _ = await world.subscribe("orders", since="earliest")
-        await until(lambda: len(reader.seqs()) == 5)
-        cursor = reader.messages[2]["meta"]["id"]
-        again, _, (answer,) = await world.subscribe("orders", since=cursor)
-        assert answer["start"] == 4
-        await until(lambda: again.seqs() == [4, 5])
-
-    run(test)
+    world = World()
+    await world.bucket()
+    await world.append(5)
+    reader, _, _ = await world.subscribe("orders", since="earliest")
+    await until(lambda: len(reader.seqs()) == 5)
+    cursor = reader.messages[2]["meta"]["id"]
+    again, _, (answer,) = await world.subscribe("orders", since=cursor)
+    assert answer["start"] == 4
+    await until(lambda: again.seqs() == [4, 5])
 
 
-def test_a_bare_id_is_about_its_own_bucket() -> None:
+@pytest.mark.gen_test
+async def test_a_bare_id_is_about_its_own_bucket() -> None:
     """The other buckets begin at the head; an epoch that none of them has is gap `reset` for each."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        await world.append(4, "id-a")
-        await world.append(4, "id-b")
-        epoch = (await world.log.bounds("id-a")).epochs[0].epoch
-        _, _, answers = await world.subscribe("a", "b", since=f"{epoch}-2")
-        assert [(each["bucket_name"], each["start"], each["gap"]) for each in answers] == [
-            ("a", 3, None),
-            ("b", 5, None),
-        ]
-        _, _, answers = await world.subscribe("a", "b", since="zzzzzzzzzzzz-2")
-        reset = {"from": None, "to": None, "count": None, "reason": "reset"}
-        assert [(each["start"], each["recovered"], each["gap"]) for each in answers] == [(1, False, reset)] * 2
-        # Another bucket's id is no better than an unknown one where that bucket is not subscribed to, or in a map.
-        _, _, answers = await world.subscribe("b", since=f"{epoch}-2")
-        assert [each["gap"] for each in answers] == [reset]
-        _, _, answers = await world.subscribe("a", "b", since={"b": f"{epoch}-2"})
-        assert [(each["start"], each["gap"]) for each in answers] == [(5, None), (1, reset)]
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(4, "id-a")
+    await world.append(4, "id-b")
+    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    _, _, answers = await world.subscribe("a", "b", since=f"{epoch}-2")
+    assert [(each["bucket_name"], each["start"], each["gap"]) for each in answers] == [
+        ("a", 3, None),
+        ("b", 5, None),
+    ]
+    _, _, answers = await world.subscribe("a", "b", since="zzzzzzzzzzzz-2")
+    reset = {"from": None, "to": None, "count": None, "reason": "reset"}
+    assert [(each["start"], each["recovered"], each["gap"]) for each in answers] == [(1, False, reset)] * 2
+    # Another bucket's id is no better than an unknown one where that bucket is not subscribed to, or in a map.
+    _, _, answers = await world.subscribe("b", since=f"{epoch}-2")
+    assert [each["gap"] for each in answers] == [reset]
+    _, _, answers = await world.subscribe("a", "b", since={"b": f"{epoch}-2"})
+    assert [(each["start"], each["gap"]) for each in answers] == [(5, None), (1, reset)]
 
 
-def test_answers_name_what_is_not_there() -> None:
+@pytest.mark.gen_test
+async def test_answers_name_what_is_not_there() -> None:
     """Unknown and forbidden names are told alike; a bucket named twice counts once, by name and by id."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        world.token = replace(TOKEN, buckets=frozenset({"id-a"}))
-        _, _, answers = await world.subscribe("b", "a", "x", "id-a", "a", extended=True)
-        assert [answer.get("error", answer["bucket_name"]) for answer in answers] == ["not_found", "a", "not_found"]
-        assert answers[0] == {"bucket_name": "b", "error": "not_found"}
-        _, _, answers = await world.subscribe(extended=True)
-        assert [answer["bucket_name"] for answer in answers] == ["a"]
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    world.token = replace(TOKEN, buckets=frozenset({"id-a"}))
+    _, _, answers = await world.subscribe("b", "a", "x", "id-a", "a", extended=True)
+    assert [answer.get("error", answer["bucket_name"]) for answer in answers] == ["not_found", "a", "not_found"]
+    assert answers[0] == {"bucket_name": "b", "error": "not_found"}
+    _, _, answers = await world.subscribe(extended=True)
+    assert [answer["bucket_name"] for answer in answers] == ["a"]
 
 
-def test_nothing_is_delivered_before_the_answer() -> None:
+@pytest.mark.gen_test
+async def test_nothing_is_delivered_before_the_answer() -> None:
     """What is appended between placing and start comes after it, and none is missed."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket()
-        reader, delivery, _ = await world.subscribe("orders", start=False)
-        await world.append(3)
-        await quiet()
-        assert reader.messages == []
-        delivery.start()
-        await until(lambda: reader.seqs() == [1, 2, 3])
-
-    run(test)
+    world = World()
+    await world.bucket()
+    reader, delivery, _ = await world.subscribe("orders", start=False)
+    await world.append(3)
+    await quiet()
+    assert reader.messages == []
+    delivery.start()
+    await until(lambda: reader.seqs() == [1, 2, 3])
 
 
-def test_a_new_bucket_joins_from_its_first_event() -> None:
+@pytest.mark.gen_test
+async def test_a_new_bucket_joins_from_its_first_event() -> None:
     """One that fits what was asked for, by "all" or by its name, and that the token reads; no other."""
-
-    async def test() -> None:
-        world = World()
-        every, _, _ = await world.subscribe()
-        named, _, _ = await world.subscribe("orders")
-        other, _, _ = await world.subscribe("billing", since="latest")
-        world.token = replace(TOKEN, buckets=frozenset({"id-billing"}))
-        narrow, _, _ = await world.subscribe()
-        await quiet()
-        await world.bucket("orders")
-        await world.append(2)
-        await until(lambda: every.seqs() == named.seqs() == [1, 2])
-        await world.append(1)
-        await until(lambda: every.seqs() == named.seqs() == [1, 2, 3])
-        assert other.messages == narrow.messages == []
-
-    run(test)
+    world = World()
+    every, _, _ = await world.subscribe()
+    named, _, _ = await world.subscribe("orders")
+    other, _, _ = await world.subscribe("billing", since="latest")
+    world.token = replace(TOKEN, buckets=frozenset({"id-billing"}))
+    narrow, _, _ = await world.subscribe()
+    await quiet()
+    await world.bucket("orders")
+    await world.append(2)
+    await until(lambda: every.seqs() == named.seqs() == [1, 2])
+    await world.append(1)
+    await until(lambda: every.seqs() == named.seqs() == [1, 2, 3])
+    assert other.messages == narrow.messages == []
 
 
-def test_a_bucket_made_while_positions_are_judged_is_not_missed() -> None:
+@pytest.mark.gen_test
+async def test_a_bucket_made_while_positions_are_judged_is_not_missed() -> None:
     """It joins like one that is made later."""
+    world = World()
+    await world.bucket("a")
+    made = asyncio.Event()
+    bounds = world.log.bounds
 
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        made = asyncio.Event()
-        bounds = world.log.bounds
+    async def slow(bucket_id: str) -> Any:
+        found = await bounds(bucket_id)
+        if not made.is_set():
+            made.set()
+            await world.bucket("b")
+            await world.append(1, "id-b")
+        return found
 
-        async def slow(bucket_id: str) -> Any:
-            found = await bounds(bucket_id)
-            if not made.is_set():
-                made.set()
-                await world.bucket("b")
-                await world.append(1, "id-b")
-            return found
-
-        world.log.bounds = slow  # type: ignore[method-assign]
-        reader, _, _ = await world.subscribe()
-        await until(lambda: reader.seqs("b") == [1])
-
-    run(test)
+    world.log.bounds = slow  # type: ignore[method-assign]
+    reader, _, _ = await world.subscribe()
+    await until(lambda: reader.seqs("b") == [1])
 
 
-def test_a_new_bucket_that_changes_at_once_is_still_new() -> None:
+@pytest.mark.gen_test
+async def test_a_new_bucket_that_changes_at_once_is_still_new() -> None:
     """Its first event comes although it, or the token, was changed before it was placed."""
-
-    async def test() -> None:
-        world = World()
-        reader, delivery, _ = await world.subscribe()
-        bucket = await world.bucket()
-        await world.registry.put("bucket", bucket.id, replace(bucket, description="new"))
-        delivery.rescope(TOKEN)
-        await world.append(2)
-        await until(lambda: reader.seqs() == [1, 2])
-
-    run(test)
+    world = World()
+    reader, delivery, _ = await world.subscribe()
+    bucket = await world.bucket()
+    await world.registry.put("bucket", bucket.id, replace(bucket, description="new"))
+    delivery.rescope(TOKEN)
+    await world.append(2)
+    await until(lambda: reader.seqs() == [1, 2])
 
 
-def test_a_bucket_that_is_being_placed_is_handed_on() -> None:
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_being_placed_is_handed_on() -> None:
     """A second subscribe, while the first is judging a new bucket's bounds, begins at its first event too; one that
     was unsubscribed meanwhile begins at the head."""
-
-    async def test() -> None:
-        for unsubscribed in (False, True):
-            world = World()
-            reader, first, _ = await world.subscribe()
-            bounds = world.log.bounds
-            asked = asyncio.Event()
-            answer = asyncio.Event()
-
-            async def slow(bucket_id: str) -> Any:
-                asked.set()  # noqa: B023
-                await answer.wait()  # noqa: B023
-                return await bounds(bucket_id)  # noqa: B023
-
-            world.log.bounds = slow  # type: ignore[method-assign]
-            await world.bucket()
-            await asked.wait()
-            if unsubscribed:
-                first.unsubscribe(control.Unsubscribe(("orders",)))
-            subscribing = asyncio.ensure_future(world.subscribe(reader=reader, replaces=first))
-            await quiet()
-            await world.append(2)
-            answer.set()
-            _, second, _ = await subscribing
-            await until(lambda: not second.busy)  # noqa: B023
-            await world.append(1)
-            await quiet()
-            assert reader.seqs() == ([3] if unsubscribed else [1, 2, 3])
-
-    run(test)
-
-
-def test_a_bucket_that_comes_into_scope_joins_at_the_position_asked_for() -> None:
-    """By its token's new scope or by a new name: latest, unless the subscribe says otherwise."""
-
-    async def test() -> None:
+    for unsubscribed in (False, True):
         world = World()
-        await world.bucket("a")
-        bucket = await world.bucket("b")
-        await world.append(2, "id-a")
-        await world.append(2, "id-b")
-        world.token = narrow = replace(TOKEN, buckets=frozenset({"id-a"}))
-        stock, delivery, _ = await world.subscribe()
-        early, early_delivery, _ = await world.subscribe(since={"*": "earliest"})
-        named, _, _ = await world.subscribe("c")
-        await quiet()
-        wide = replace(narrow, buckets=frozenset({"id-a", "id-b"}))
-        delivery.rescope(wide)
-        early_delivery.rescope(wide)
-        await quiet()
-        await world.append(1, "id-b")
-        await until(lambda: stock.seqs("b") == [3] and early.seqs("b") == [1, 2, 3])
-        world.token = TOKEN
-        named, _, _ = await world.subscribe("c")
-        await world.registry.put("bucket", "id-b", replace(bucket, name="c"))
-        await quiet()
-        await world.append(1, "id-b")
-        await until(lambda: named.seqs("c") == [4])
-        assert stock.seqs("c") == [4]
+        reader, first, _ = await world.subscribe()
+        bounds = world.log.bounds
+        asked = asyncio.Event()
+        answer = asyncio.Event()
 
-    run(test)
+        async def slow(bucket_id: str) -> Any:
+            asked.set()  # noqa: B023
+            await answer.wait()  # noqa: B023
+            return await bounds(bucket_id)  # noqa: B023
 
-
-def test_a_bucket_that_leaves() -> None:
-    """Deleted or out of scope: nothing more of it comes, who asked for our additions is told once, others are not."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        reader, delivery, _ = await world.subscribe(extended=True)
-        stock, _, _ = await world.subscribe()
-        await until(lambda: len(reader.statuses()) == 2)
-        reader.messages.clear()
-        await world.delete("id-a")
-        await quiet()
-        gone = {"type": "status", "status": "bucket_deleted", "bucket_name": "a"}
-        assert reader.messages == [gone]
-        delivery.rescope(replace(TOKEN, buckets=frozenset()))
-        await world.append(1, "id-b")
-        await quiet()
-        assert reader.messages == [gone, gone | {"bucket_name": "b"}]
-        assert [message["type"] for message in stock.messages] == ["webhook"]
-        # A bucket made anew under the old name is another one, and joins.
-        await world.bucket("a", "id-a2")
-        await world.append(1, "id-a2")
-        await until(lambda: stock.seqs("a") == [1])
-
-    run(test)
-
-
-def test_nothing_of_a_bucket_comes_after_it_left() -> None:
-    """Not from a page that was read before, nor from a pass that was under way."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        await world.append(8, "id-a", body=b"x" * 100_000)
-        reader = Reader()
-        reader.paused = True
-        await world.subscribe("a", since="earliest", reader=reader)
-        await until(lambda: reader.waiting > 0)
-        await world.delete("id-a")
-        reader.resume()
-        await quiet()
-        assert 0 < len(reader.seqs("a")) < 3
-        assert reader.messages[-1]["status"] == "bucket_deleted"
-
-        first, second = Reader(), Reader()
-        await world.subscribe("b", reader=first)
-        _, delivery, _ = await world.subscribe("b", reader=second)
-        await until(lambda: not delivery.busy)
-        send = first.send_now
-        first.send_now = lambda data: delivery.unsubscribe(control.Unsubscribe(("b",))) or send(data)  # type: ignore
-        await world.append(1, "id-b")
-        await until(lambda: first.seqs("b") == [1])
-        await quiet()
-        assert second.messages == []
-
-    run(test)
-
-
-def test_a_log_that_is_gone_before_its_bucket_is_no_failure() -> None:
-    """The reader loses the bucket, not its connection."""
-
-    async def test() -> None:
-        world = World()
+        world.log.bounds = slow  # type: ignore[method-assign]
         await world.bucket()
-        await world.append(3)
-        reader = Reader()
-        reader.paused = True
-        await world.subscribe("orders", since="earliest", reader=reader, max_body=10)
+        await asked.wait()
+        if unsubscribed:
+            first.unsubscribe(control.Unsubscribe(("orders",)))
+        subscribing = asyncio.ensure_future(world.subscribe(reader=reader, replaces=first))
         await quiet()
+        await world.append(2)
+        answer.set()
+        _, second, _ = await subscribing
+        await until(lambda: not second.busy)  # noqa: B023
         await world.append(1)
-        await world.log.drop("id-orders")
-        reader.resume()
         await quiet()
-        assert reader.ends == []
-
-    run(test)
+        assert reader.seqs() == ([3] if unsubscribed else [1, 2, 3])
 
 
-def test_a_second_subscribe_keeps_positions() -> None:
+@pytest.mark.gen_test
+async def test_a_bucket_that_comes_into_scope_joins_at_the_position_asked_for() -> None:
+    """By its token's new scope or by a new name: latest, unless the subscribe says otherwise."""
+    world = World()
+    await world.bucket("a")
+    bucket = await world.bucket("b")
+    await world.append(2, "id-a")
+    await world.append(2, "id-b")
+    world.token = narrow = replace(TOKEN, buckets=frozenset({"id-a"}))
+    stock, delivery, _ = await world.subscribe()
+    early, early_delivery, _ = await world.subscribe(since={"*": "earliest"})
+    named, _, _ = await world.subscribe("c")
+    await quiet()
+    wide = replace(narrow, buckets=frozenset({"id-a", "id-b"}))
+    delivery.rescope(wide)
+    early_delivery.rescope(wide)
+    await quiet()
+    await world.append(1, "id-b")
+    await until(lambda: stock.seqs("b") == [3] and early.seqs("b") == [1, 2, 3])
+    world.token = TOKEN
+    named, _, _ = await world.subscribe("c")
+    await world.registry.put("bucket", "id-b", replace(bucket, name="c"))
+    await quiet()
+    await world.append(1, "id-b")
+    await until(lambda: named.seqs("c") == [4])
+    assert stock.seqs("c") == [4]
+
+
+@pytest.mark.gen_test
+async def test_a_bucket_that_leaves() -> None:
+    """Deleted or out of scope: nothing more of it comes, who asked for our additions is told once, others are not."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    reader, delivery, _ = await world.subscribe(extended=True)
+    stock, _, _ = await world.subscribe()
+    await until(lambda: len(reader.statuses()) == 2)
+    reader.messages.clear()
+    await world.delete("id-a")
+    await quiet()
+    gone = {"type": "status", "status": "bucket_deleted", "bucket_name": "a"}
+    assert reader.messages == [gone]
+    delivery.rescope(replace(TOKEN, buckets=frozenset()))
+    await world.append(1, "id-b")
+    await quiet()
+    assert reader.messages == [gone, gone | {"bucket_name": "b"}]
+    assert [message["type"] for message in stock.messages] == ["webhook"]
+    # A bucket made anew under the old name is another one, and joins.
+    await world.bucket("a", "id-a2")
+    await world.append(1, "id-a2")
+    await until(lambda: stock.seqs("a") == [1])
+
+
+@pytest.mark.gen_test
+async def test_nothing_of_a_bucket_comes_after_it_left() -> None:
+    """Not from a page that was read before, nor from a pass that was under way."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(8, "id-a", body=b"x" * 100_000)
+    reader = Reader()
+    reader.paused = True
+    await world.subscribe("a", since="earliest", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    await world.delete("id-a")
+    reader.resume()
+    await quiet()
+    assert 0 < len(reader.seqs("a")) < 3
+    assert reader.messages[-1]["status"] == "bucket_deleted"
+
+    first, second = Reader(), Reader()
+    await world.subscribe("b", reader=first)
+    _, delivery, _ = await world.subscribe("b", reader=second)
+    await until(lambda: not delivery.busy)
+    send = first.send_now
+    first.send_now = lambda data: delivery.unsubscribe(control.Unsubscribe(("b",))) or send(data)  # type: ignore
+    await world.append(1, "id-b")
+    await until(lambda: first.seqs("b") == [1])
+    await quiet()
+    assert second.messages == []
+
+
+@pytest.mark.gen_test
+async def test_a_log_that_is_gone_before_its_bucket_is_no_failure() -> None:
+    """The reader loses the bucket, not its connection."""
+    world = World()
+    await world.bucket()
+    await world.append(3)
+    reader = Reader()
+    reader.paused = True
+    await world.subscribe("orders", since="earliest", reader=reader, max_body=10)
+    await quiet()
+    await world.append(1)
+    await world.log.drop("id-orders")
+    reader.resume()
+    await quiet()
+    assert reader.ends == []
+
+
+@pytest.mark.gen_test
+async def test_a_second_subscribe_keeps_positions() -> None:
     """Delivery ends after the write that it is in; a bucket in both goes on where it was, unless the second says."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        reader = Reader()
-        reader.paused = True
-        await world.append(4, "id-a", body=b"x" * 150_000)
-        _, first, _ = await world.subscribe("a", since="earliest", reader=reader)
-        await until(lambda: reader.waiting > 0)
-        await world.append(1, "id-b")
-        subscribing = asyncio.ensure_future(world.subscribe("a", "b", reader=reader, replaces=first, extended=True))
-        await quiet()
-        assert not subscribing.done()
-        reader.resume()
-        had = reader.seqs("a")
-        _, second, answers = await subscribing
-        assert 0 < len(had) < 4
-        assert [answer["start"] for answer in answers] == [len(had) + 1, 2]
-        await until(lambda: reader.seqs("a") == [1, 2, 3, 4])
-        await world.append(1, "id-b")
-        await until(lambda: reader.seqs("b") == [2])
-        _, third, (answer,) = await world.subscribe("a", reader=reader, replaces=second, since={"a": {"last": 1}})
-        assert answer["start"] == 4
-        await until(lambda: reader.seqs("a") == [1, 2, 3, 4, 4])
-        _, _, (answer,) = await world.subscribe("a", reader=reader, replaces=third, since={"b": "earliest"})
-        assert answer["start"] == 5
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    reader = Reader()
+    reader.paused = True
+    await world.append(4, "id-a", body=b"x" * 150_000)
+    _, first, _ = await world.subscribe("a", since="earliest", reader=reader)
+    await until(lambda: reader.waiting > 0)
+    await world.append(1, "id-b")
+    subscribing = asyncio.ensure_future(world.subscribe("a", "b", reader=reader, replaces=first, extended=True))
+    await quiet()
+    assert not subscribing.done()
+    reader.resume()
+    had = reader.seqs("a")
+    _, second, answers = await subscribing
+    assert 0 < len(had) < 4
+    assert [answer["start"] for answer in answers] == [len(had) + 1, 2]
+    await until(lambda: reader.seqs("a") == [1, 2, 3, 4])
+    await world.append(1, "id-b")
+    await until(lambda: reader.seqs("b") == [2])
+    _, third, (answer,) = await world.subscribe("a", reader=reader, replaces=second, since={"a": {"last": 1}})
+    assert answer["start"] == 4
+    await until(lambda: reader.seqs("a") == [1, 2, 3, 4, 4])
+    _, _, (answer,) = await world.subscribe("a", reader=reader, replaces=third, since={"b": "earliest"})
+    assert answer["start"] == 5
 
 
-def test_a_bucket_made_while_a_subscribe_is_replaced_begins_at_its_first_event() -> None:
+@pytest.mark.gen_test
+async def test_a_bucket_made_while_a_subscribe_is_replaced_begins_at_its_first_event() -> None:
     """Also where the one before has ended already, or has not come to placing it."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        reader = Reader()
-        _, first, _ = await world.subscribe(reader=reader)
-        await until(lambda: not first.busy)
-        await world.bucket("b")
-        await world.append(2, "id-b")
-        _, second, _ = await world.subscribe(reader=reader, replaces=first)
-        reader.paused = True
-        await world.append(1, "id-a")
-        await until(lambda: reader.waiting > 0)
-        subscribing = asyncio.ensure_future(world.subscribe(reader=reader, replaces=second))
-        await quiet()
-        await world.bucket("c")
-        await world.append(2, "id-c")
-        reader.resume()
-        await subscribing
-        await until(lambda: reader.seqs("b") == reader.seqs("c") == [1, 2])
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    reader = Reader()
+    _, first, _ = await world.subscribe(reader=reader)
+    await until(lambda: not first.busy)
+    await world.bucket("b")
+    await world.append(2, "id-b")
+    _, second, _ = await world.subscribe(reader=reader, replaces=first)
+    reader.paused = True
+    await world.append(1, "id-a")
+    await until(lambda: reader.waiting > 0)
+    subscribing = asyncio.ensure_future(world.subscribe(reader=reader, replaces=second))
+    await quiet()
+    await world.bucket("c")
+    await world.append(2, "id-c")
+    reader.resume()
+    await subscribing
+    await until(lambda: reader.seqs("b") == reader.seqs("c") == [1, 2])
 
 
-def test_unsubscribe() -> None:
+@pytest.mark.gen_test
+async def test_unsubscribe() -> None:
     """Buckets that are named end, for good; with none named everything does."""
-
-    async def test() -> None:
-        world = World()
-        await world.bucket("a")
-        await world.bucket("b")
-        reader, delivery, _ = await world.subscribe()
-        await quiet()
-        delivery.unsubscribe(control.Unsubscribe(("a", "c")))
-        await world.bucket("c")
-        for each in ("id-a", "id-b", "id-c"):
-            await world.append(1, each)
-        await until(lambda: reader.seqs("b") == [1])
-        delivery.unsubscribe(control.Unsubscribe())
-        await world.bucket("d")
-        for each in ("id-b", "id-d"):
-            await world.append(1, each)
-        await quiet()
-        assert len(reader.messages) == 1
-        assert delivery.positions() == {}
-
-    run(test)
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    reader, delivery, _ = await world.subscribe()
+    await quiet()
+    delivery.unsubscribe(control.Unsubscribe(("a", "c")))
+    await world.bucket("c")
+    for each in ("id-a", "id-b", "id-c"):
+        await world.append(1, each)
+    await until(lambda: reader.seqs("b") == [1])
+    delivery.unsubscribe(control.Unsubscribe())
+    await world.bucket("d")
+    for each in ("id-b", "id-d"):
+        await world.append(1, each)
+    await quiet()
+    assert len(reader.messages) == 1
+    assert delivery.positions() == {}
 
 
 def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -428,31 +380,28 @@ def test_no_end_of_names_is_unsubscribed(monkeypatch: pytest.MonkeyPatch) -> Non
     run(test)
 
 
-def test_unsubscribe_and_names_that_change() -> None:
+@pytest.mark.gen_test
+async def test_unsubscribe_and_names_that_change() -> None:
     """One bucket ends, whatever it is called by then, and comes back by no new name; the others go on by theirs."""
-
-    async def test() -> None:
-        world = World()
-        for name in ("a", "b", "c"):
-            await world.bucket(name)
-        named, one, _ = await world.subscribe("a", "b", "c")
-        every, all_, _ = await world.subscribe(since="earliest")
-        await world.change("id-a", name="a2")
-        await world.change("id-c", name="c2")
-        for each in ("id-a", "id-b", "id-c"):
-            await world.append(1, each)
-        await until(lambda: all(each.seqs(name) == [1] for each in (named, every) for name in ("a2", "b", "c2")))
-        one.unsubscribe(control.Unsubscribe(("b", "c")))  # c by the name that it was asked for
-        all_.unsubscribe(control.Unsubscribe(("a2",)))
-        await world.change("id-b", name="b2")
-        await world.change("id-a", name="a3")
-        await world.append(1, "id-b")
-        await world.append(1, "id-c")
-        await world.append(1, "id-a")
-        await until(lambda: named.seqs("a3") == [2] and every.seqs("c2") == [1, 2])
-        await quiet()
-        assert len(named.messages) == 4
-        assert every.seqs("b2") == [2]
-        assert every.seqs("a3") == []
-
-    run(test)
+    world = World()
+    for name in ("a", "b", "c"):
+        await world.bucket(name)
+    named, one, _ = await world.subscribe("a", "b", "c")
+    every, all_, _ = await world.subscribe(since="earliest")
+    await world.change("id-a", name="a2")
+    await world.change("id-c", name="c2")
+    for each in ("id-a", "id-b", "id-c"):
+        await world.append(1, each)
+    await until(lambda: all(each.seqs(name) == [1] for each in (named, every) for name in ("a2", "b", "c2")))
+    one.unsubscribe(control.Unsubscribe(("b", "c")))  # c by the name that it was asked for
+    all_.unsubscribe(control.Unsubscribe(("a2",)))
+    await world.change("id-b", name="b2")
+    await world.change("id-a", name="a3")
+    await world.append(1, "id-b")
+    await world.append(1, "id-c")
+    await world.append(1, "id-a")
+    await until(lambda: named.seqs("a3") == [2] and every.seqs("c2") == [1, 2])
+    await quiet()
+    assert len(named.messages) == 4
+    assert every.seqs("b2") == [2]
+    assert every.seqs("a3") == []

@@ -13,7 +13,8 @@ from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
-from tests.delivery.virtual import START, day, run
+from tests.delivery.virtual import START, day, run, virtual_test
+from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import TOKEN, Reader, World, quiet, until
 
 DURABLE = replace(TOKEN, durable=True, created_at=START)
@@ -65,234 +66,207 @@ async def floor(world: World, key: Key = KEY) -> int:
     return stored.floor
 
 
-def test_a_position_counts_when_the_next_ping_is_answered() -> None:
+@virtual_test
+async def test_a_position_counts_when_the_next_ping_is_answered() -> None:
     """One interval after its own ping: the pong of ping k + 1 stores the position of ping k."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
-        await world.append(3)
-        await asyncio.sleep(1.1)
-        assert one.reader.seqs() == [1, 2, 3]
-        assert len(one.reader.pings) == 1
-        assert len(one.reader.pings[0]) == 8
-        one.pong()
-        assert await floor(world) == 0
-        await world.append(2)
-        await asyncio.sleep(1)
-        assert len(one.reader.pings) == 2
-        one.pong()
-        assert await floor(world) == 3
-        await asyncio.sleep(1)
-        assert len(one.reader.pings) == 3, "once more after the last event"
-        one.pong()
-        assert await floor(world) == 5
-        await asyncio.sleep(60)
-        assert len(one.reader.pings) == 3, "and no more"
-        assert len(set(one.reader.pings)) == 3
-        assert one.reader.statuses() == [], "a stock client gets stock messages"
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    await world.append(3)
+    await asyncio.sleep(1.1)
+    assert one.reader.seqs() == [1, 2, 3]
+    assert len(one.reader.pings) == 1
+    assert len(one.reader.pings[0]) == 8
+    one.pong()
+    assert await floor(world) == 0
+    await world.append(2)
+    await asyncio.sleep(1)
+    assert len(one.reader.pings) == 2
+    one.pong()
+    assert await floor(world) == 3
+    await asyncio.sleep(1)
+    assert len(one.reader.pings) == 3, "once more after the last event"
+    one.pong()
+    assert await floor(world) == 5
+    await asyncio.sleep(60)
+    assert len(one.reader.pings) == 3, "and no more"
+    assert len(set(one.reader.pings)) == 3
+    assert one.reader.statuses() == [], "a stock client gets stock messages"
 
 
-def test_without_pongs_nothing_counts() -> None:
+@virtual_test
+async def test_without_pongs_nothing_counts() -> None:
     """An event that the library never read is sent again; few pings wait for their pong."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
-        for _ in range(20):
-            await world.append(1)
-            await asyncio.sleep(1)
-        assert len(one.reader.seqs()) == 20
-        assert len(one.reader.pings) == 4
-        one.delivery.ponged(b"")
-        one.delivery.ponged(b"12345678")
-        assert await floor(world) == 0
-        one.pong(0)
-        assert await floor(world) == 0, "the pong of its own ping, with later ones under way"
-        one.leave()
-        again = await client(world, "orders")
-        await until(lambda: len(again.reader.seqs()) == 20)
-        # A library may answer the last of several pings only.
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    for _ in range(20):
         await world.append(1)
-        await asyncio.sleep(3)
-        again.pong()
-        assert await floor(world) == 21
+        await asyncio.sleep(1)
+    assert len(one.reader.seqs()) == 20
+    assert len(one.reader.pings) == 4
+    one.delivery.ponged(b"")
+    one.delivery.ponged(b"12345678")
+    assert await floor(world) == 0
+    one.pong(0)
+    assert await floor(world) == 0, "the pong of its own ping, with later ones under way"
+    one.leave()
+    again = await client(world, "orders")
+    await until(lambda: len(again.reader.seqs()) == 20)
+    # A library may answer the last of several pings only.
+    await world.append(1)
+    await asyncio.sleep(3)
+    again.pong()
+    assert await floor(world) == 21
 
-    run(test)
 
-
-def test_pings_while_events_flow() -> None:
+@virtual_test
+async def test_pings_while_events_flow() -> None:
     """At most one a second, however many events."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
-        for _ in range(100):
-            await world.append(5)
-            await one.answer(0.1)
-        assert len(one.reader.pings) in (9, 10, 11)
-        assert await floor(world) >= 350
-        await one.answer(3)
-        assert await floor(world) == 500
-
-    run(test)
-
-
-def test_the_furthest_receipt_wins() -> None:
-    """Receipt consumers never share: each connection gets everything, and a slow one moves nothing back."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        fast, slow = await client(world, "orders"), await client(world, "orders")
-        assert world.deliveries.connections(KEY) == 2
-        await world.append(4)
-        await asyncio.sleep(2.5)
-        assert fast.reader.seqs() == slow.reader.seqs() == [1, 2, 3, 4]
-        fast.pong()
-        assert await floor(world) == 4
-        await world.append(2)
-        await asyncio.sleep(2.5)
-        fast.pong()
-        assert await floor(world) == 6
-        slow.pong(1)
-        assert await floor(world) == 6
-        third = await client(world, "orders")
-        await world.append(1)
-        await quiet()
-        assert third.reader.seqs() == [7]
-
-    run(test)
-
-
-def test_a_bucket_made_later_is_read_from_its_first_event() -> None:
-    """Also where the client comes long after; one that was there before the token begins at the head."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket("old")
-        await world.append(3, "id-old")
-        await world.bucket("young", created_at=START + 1)
-        await world.append(3, "id-young")
-        one = await client(world)
-        await quiet()
-        assert one.reader.seqs("old") == []
-        assert one.reader.seqs("young") == [1, 2, 3]
-        await world.bucket("new", created_at=START + 2)
-        await world.append(2, "id-new")
-        await quiet()
-        assert one.reader.seqs("new") == [1, 2]
-        await one.answer(3)
-        assert await floor(world, KEY._replace(bucket_id="id-new")) == 2
-        assert await floor(world, KEY._replace(bucket_id="id-young")) == 3
-
-    run(test)
-
-
-def test_whole_events_count() -> None:
-    """A page that is being written is not counted, and both copies are out before a position is."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket(outputs=tuple(Output(f"o{n}", n, f"o{n}", 0, 0, internal=True) for n in (1, 2)))
-        await with_row(world)
-        one = await client(world, "orders")
-        await quiet()
-        await world.append(1)
-        await asyncio.sleep(2.5)
-        one.pong()
-        assert await floor(world) == 1
-        one.reader.paused = True
-        await world.append(1)
-        await asyncio.sleep(2.5)
-        assert len(one.reader.pings) == 2, "what the client has not taken has no ping"
-        one.reader.resume()
-        await one.answer(3)
-        assert one.reader.ids() == ["1-1", "1-2", "2-1", "2-2"]
-        assert await floor(world) == 2
-
-    run(test)
-
-
-def test_what_is_passed_over_counts() -> None:
-    """Events that go nowhere move the position, too."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket(stream=False)
-        await with_row(world)
-        one = await client(world, "orders")
-        await world.append(3)
-        await one.answer(3)
-        assert one.reader.messages == []
-        assert await floor(world) == 3
-
-    run(test)
-
-
-def test_a_seek_reaches_who_is_connected() -> None:
-    """It gets everything from there; pongs to pings of before count for nothing."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        one = await client(world, "orders")
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    for _ in range(100):
         await world.append(5)
-        await one.answer(3)
-        assert await floor(world) == 5
-        await world.append(2)
-        await asyncio.sleep(2.5)
-        async with world.ledgers.using(KEY) as ledger:
-            ledger.progress.seek(2)
-            ledger.tell()
-        await quiet()
-        assert one.reader.seqs() == [1, 2, 3, 4, 5, 6, 7, 3, 4, 5, 6, 7]
-        one.pong()
-        assert await floor(world) == 2
-        one.answered = len(one.reader.pings)
-        await one.answer(3)
-        assert await floor(world) == 7
-
-    run(test)
+        await one.answer(0.1)
+    assert len(one.reader.pings) in (9, 10, 11)
+    assert await floor(world) >= 350
+    await one.answer(3)
+    assert await floor(world) == 500
 
 
-def test_a_named_receipt_consumer() -> None:
+@virtual_test
+async def test_the_furthest_receipt_wins() -> None:
+    """Receipt consumers never share: each connection gets everything, and a slow one moves nothing back."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    fast, slow = await client(world, "orders"), await client(world, "orders")
+    assert world.deliveries.connections(KEY) == 2
+    await world.append(4)
+    await asyncio.sleep(2.5)
+    assert fast.reader.seqs() == slow.reader.seqs() == [1, 2, 3, 4]
+    fast.pong()
+    assert await floor(world) == 4
+    await world.append(2)
+    await asyncio.sleep(2.5)
+    fast.pong()
+    assert await floor(world) == 6
+    slow.pong(1)
+    assert await floor(world) == 6
+    third = await client(world, "orders")
+    await world.append(1)
+    await quiet()
+    assert third.reader.seqs() == [7]
+
+
+@virtual_test
+async def test_a_bucket_made_later_is_read_from_its_first_event() -> None:
+    """Also where the client comes long after; one that was there before the token begins at the head."""
+    world = World(clock=day)
+    await world.bucket("old")
+    await world.append(3, "id-old")
+    await world.bucket("young", created_at=START + 1)
+    await world.append(3, "id-young")
+    one = await client(world)
+    await quiet()
+    assert one.reader.seqs("old") == []
+    assert one.reader.seqs("young") == [1, 2, 3]
+    await world.bucket("new", created_at=START + 2)
+    await world.append(2, "id-new")
+    await quiet()
+    assert one.reader.seqs("new") == [1, 2]
+    await one.answer(3)
+    assert await floor(world, KEY._replace(bucket_id="id-new")) == 2
+    assert await floor(world, KEY._replace(bucket_id="id-young")) == 3
+
+
+@virtual_test
+async def test_whole_events_count() -> None:
+    """A page that is being written is not counted, and both copies are out before a position is."""
+    world = World(clock=day)
+    await world.bucket(outputs=tuple(Output(f"o{n}", n, f"o{n}", 0, 0, internal=True) for n in (1, 2)))
+    await with_row(world)
+    one = await client(world, "orders")
+    await quiet()
+    await world.append(1)
+    await asyncio.sleep(2.5)
+    one.pong()
+    assert await floor(world) == 1
+    one.reader.paused = True
+    await world.append(1)
+    await asyncio.sleep(2.5)
+    assert len(one.reader.pings) == 2, "what the client has not taken has no ping"
+    one.reader.resume()
+    await one.answer(3)
+    assert one.reader.ids() == ["1-1", "1-2", "2-1", "2-2"]
+    assert await floor(world) == 2
+
+
+@virtual_test
+async def test_what_is_passed_over_counts() -> None:
+    """Events that go nowhere move the position, too."""
+    world = World(clock=day)
+    await world.bucket(stream=False)
+    await with_row(world)
+    one = await client(world, "orders")
+    await world.append(3)
+    await one.answer(3)
+    assert one.reader.messages == []
+    assert await floor(world) == 3
+
+
+@virtual_test
+async def test_a_seek_reaches_who_is_connected() -> None:
+    """It gets everything from there; pongs to pings of before count for nothing."""
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    one = await client(world, "orders")
+    await world.append(5)
+    await one.answer(3)
+    assert await floor(world) == 5
+    await world.append(2)
+    await asyncio.sleep(2.5)
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(2)
+        ledger.tell()
+    await quiet()
+    assert one.reader.seqs() == [1, 2, 3, 4, 5, 6, 7, 3, 4, 5, 6, 7]
+    one.pong()
+    assert await floor(world) == 2
+    one.answered = len(one.reader.pings)
+    await one.answer(3)
+    assert await floor(world) == 7
+
+
+@virtual_test
+async def test_a_named_receipt_consumer() -> None:
     """Without a durable token: the answer tells of it, `since` counts where it is made, deletion is told."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await world.append(3)
-        key = Key("id-orders", "client", "w")
-        fields: dict[str, Any] = {"consumer": "w", "ack": "receipt", "token": TOKEN}
-        one = await client(world, "orders", since={"last": 2}, **fields)
-        epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
-        assert one.answers[0]["consumer"] == {
-            "name": "w", "ack": "receipt", "floor": f"{epoch}-1", "pending": 2, "ack_wait": None, "max_deliver": None,
-        }  # fmt: skip
-        await one.answer(3)
-        assert await floor(world, key) == 3
-        one.leave()
-        again = await client(world, "orders", since="earliest", **fields)
-        assert again.answers[0]["start"] == 4
-        await world.ledgers.delete(key)
-        await world.append(1)
-        await again.answer(3)
-        assert again.reader.seqs() == [4]
-        assert "consumer_deleted" in [each["status"] for each in again.reader.statuses()]
-        assert await world.consumers.get(key) is None
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    await world.append(3)
+    key = Key("id-orders", "client", "w")
+    fields: dict[str, Any] = {"consumer": "w", "ack": "receipt", "token": TOKEN}
+    one = await client(world, "orders", since={"last": 2}, **fields)
+    epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
+    assert one.answers[0]["consumer"] == {
+        "name": "w", "ack": "receipt", "floor": f"{epoch}-1", "pending": 2, "ack_wait": None, "max_deliver": None,
+    }  # fmt: skip
+    await one.answer(3)
+    assert await floor(world, key) == 3
+    one.leave()
+    again = await client(world, "orders", since="earliest", **fields)
+    assert again.answers[0]["start"] == 4
+    await world.ledgers.delete(key)
+    await world.append(1)
+    await again.answer(3)
+    assert again.reader.seqs() == [4]
+    assert "consumer_deleted" in [each["status"] for each in again.reader.statuses()]
+    assert await world.consumers.get(key) is None
 
 
 async def subscribed_twice(world: World) -> Client:
@@ -305,53 +279,44 @@ async def subscribed_twice(world: World) -> Client:
     return Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
 
 
-def test_a_second_subscribe_repeats_nothing() -> None:
+@virtual_test
+async def test_a_second_subscribe_repeats_nothing() -> None:
     """What was sent on this connection is not sent on it again, though no receipt has come."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        again = await subscribed_twice(world)
-        await world.append(1)
-        await quiet()
-        assert again.reader.seqs() == [1, 2, 3, 4]
-        await again.answer(3)
-        assert await floor(world) == 4
-        assert world.deliveries.connections(KEY) == 1
-
-    run(test)
+    world = World(clock=day)
+    again = await subscribed_twice(world)
+    await world.append(1)
+    await quiet()
+    assert again.reader.seqs() == [1, 2, 3, 4]
+    await again.answer(3)
+    assert await floor(world) == 4
+    assert world.deliveries.connections(KEY) == 1
 
 
-def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
+@virtual_test
+async def test_a_second_subscribe_goes_on_with_what_was_not_pinged() -> None:
     """What the one before it wrote on this connection counts, though nothing comes any more."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        again = await subscribed_twice(world)
-        await again.answer(3)
-        assert again.reader.seqs() == [1, 2, 3]
-        assert await floor(world) == 3
-
-    run(test)
+    world = World(clock=day)
+    again = await subscribed_twice(world)
+    await again.answer(3)
+    assert again.reader.seqs() == [1, 2, 3]
+    assert await floor(world) == 3
 
 
-def test_a_token_that_is_made_durable_under_its_client() -> None:
+@virtual_test
+async def test_a_token_that_is_made_durable_under_its_client() -> None:
     """The client has no receipts until it subscribes again: then it goes on where it is."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        one = await client(world, "orders", token=replace(DURABLE, durable=False))
-        await world.append(3)
-        await quiet()
-        await with_row(world, 1)
-        again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
-        await world.append(1)
-        await quiet()
-        assert again.reader.seqs() == [1, 2, 3, 4]
-        await again.answer(3)
-        assert await floor(world) == 4
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    one = await client(world, "orders", token=replace(DURABLE, durable=False))
+    await world.append(3)
+    await quiet()
+    await with_row(world, 1)
+    again = Client(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, token=DURABLE))
+    await world.append(1)
+    await quiet()
+    assert again.reader.seqs() == [1, 2, 3, 4]
+    await again.answer(3)
+    assert await floor(world) == 4
 
 
 def test_a_late_pong_undoes_no_seek() -> None:
@@ -378,170 +343,149 @@ def test_a_late_pong_undoes_no_seek() -> None:
     run(lambda: test(False))
 
 
-def test_a_gap_under_a_stock_client() -> None:
+@virtual_test
+async def test_a_gap_under_a_stock_client() -> None:
     """Retention overtakes it while it is away: logged and counted once, kept with the consumer, delivery goes on."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        await world.append(9)
-        await world.log.trim("id-orders", Retention(max_events=4), None)
-        one = await client(world, "orders")
-        await until(lambda: one.reader.seqs() == [6, 7, 8, 9])
-        stored = await world.consumers.get(KEY)
-        assert stored is not None
-        assert stored.gaps is not None
-        assert (stored.gaps.times, stored.gaps.last.from_seq, stored.gaps.last.to_seq) == (1, 1, 5)
-        assert one.reader.statuses() == []
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    await world.append(9)
+    await world.log.trim("id-orders", Retention(max_events=4), None)
+    one = await client(world, "orders")
+    await until(lambda: one.reader.seqs() == [6, 7, 8, 9])
+    stored = await world.consumers.get(KEY)
+    assert stored is not None
+    assert stored.gaps is not None
+    assert (stored.gaps.times, stored.gaps.last.from_seq, stored.gaps.last.to_seq) == (1, 1, 5)
+    assert one.reader.statuses() == []
 
 
-def test_a_gap_is_for_who_asked_for_such() -> None:
+@virtual_test
+async def test_a_gap_is_for_who_asked_for_such() -> None:
     """A stock client is told nothing, so the next one that wants to know is; a receipt alone is no word of it."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        await world.append(9)
-        await world.log.trim("id-orders", Retention(max_events=4), None)
-        stock = await client(world, "orders")
-        await stock.answer(3)
-        assert await floor(world) == 9
-        stock.leave()
-        for _ in range(2):
-            asks = await client(world, "orders", on_gap="fail")
-            assert (asks.answers[0]["gap"]["from"], asks.answers[0]["gap"]["to"]) == (1, 5)
-            asks.leave()
-        asks.pong()
-        again = await client(world, "orders", on_gap="fail")
-        assert again.answers[0]["gap"] is None
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    await world.append(9)
+    await world.log.trim("id-orders", Retention(max_events=4), None)
+    stock = await client(world, "orders")
+    await stock.answer(3)
+    assert await floor(world) == 9
+    stock.leave()
+    for _ in range(2):
+        asks = await client(world, "orders", on_gap="fail")
+        assert (asks.answers[0]["gap"]["from"], asks.answers[0]["gap"]["to"]) == (1, 5)
+        asks.leave()
+    asks.pong()
+    again = await client(world, "orders", on_gap="fail")
+    assert again.answers[0]["gap"] is None
 
 
-def test_no_ephemeral_bucket_has_one() -> None:
+@virtual_test
+async def test_no_ephemeral_bucket_has_one() -> None:
     """It is read as ever, also one that is made later."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket("brief", ephemeral=True, created_at=START + 1)
-        one = await client(world)
-        await world.append(1, "id-brief")
-        await world.bucket("later", ephemeral=True, created_at=START + 1)
-        await world.append(1, "id-later")
-        await one.answer(2)
-        assert one.reader.seqs("brief") == [1]
-        assert one.reader.seqs("later") == [1]
-        assert one.reader.pings == []
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket("brief", ephemeral=True, created_at=START + 1)
+    one = await client(world)
+    await world.append(1, "id-brief")
+    await world.bucket("later", ephemeral=True, created_at=START + 1)
+    await world.append(1, "id-later")
+    await one.answer(2)
+    assert one.reader.seqs("brief") == [1]
+    assert one.reader.seqs("later") == [1]
+    assert one.reader.pings == []
 
 
-def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
+@virtual_test
+async def test_a_bucket_that_is_ephemeral_no_longer_has_one() -> None:
     """On the connection that reads it, too: what comes from then on is read by receipt, until it is ephemeral again."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket(ephemeral=True)
-        one = await client(world, extended=True)
-        await world.append(2)
-        await one.answer(2)
-        await with_row(world, 2)
-        await world.change(ephemeral=False)
-        await world.append(1)
-        await one.answer(3)
-        assert one.reader.seqs() == [1, 2, 3]
-        assert await floor(world) == 3
-        assert world.deliveries.connections(KEY) == 1
-        await world.change(ephemeral=True)
-        await world.ledgers.delete(KEY)
-        await world.append(1)
-        await one.answer(2)
-        assert one.reader.seqs() == [1, 2, 3, 4]
-        assert [each["status"] for each in one.reader.statuses()] == ["caught_up", "consumer_deleted"]
-        await world.change(description="other")
-        await with_row(world, 4)
-        await world.change(ephemeral=False)
-        await world.append(1)
-        await one.answer(3)
-        assert await floor(world) == 5
-        one.leave()
-        assert world.ledgers.find(KEY) is None
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket(ephemeral=True)
+    one = await client(world, extended=True)
+    await world.append(2)
+    await one.answer(2)
+    await with_row(world, 2)
+    await world.change(ephemeral=False)
+    await world.append(1)
+    await one.answer(3)
+    assert one.reader.seqs() == [1, 2, 3]
+    assert await floor(world) == 3
+    assert world.deliveries.connections(KEY) == 1
+    await world.change(ephemeral=True)
+    await world.ledgers.delete(KEY)
+    await world.append(1)
+    await one.answer(2)
+    assert one.reader.seqs() == [1, 2, 3, 4]
+    assert [each["status"] for each in one.reader.statuses()] == ["caught_up", "consumer_deleted"]
+    await world.change(description="other")
+    await with_row(world, 4)
+    await world.change(ephemeral=False)
+    await world.append(1)
+    await one.answer(3)
+    assert await floor(world) == 5
+    one.leave()
+    assert world.ledgers.find(KEY) is None
 
 
-def test_who_has_no_receipts_costs_nothing() -> None:
+@virtual_test
+async def test_who_has_no_receipts_costs_nothing() -> None:
     """No clock runs; and where the last one left, it stops."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await world.subscribe("orders")
-        assert world.deliveries._receipts._timer is None
-        await with_row(world)
-        some = [await client(world, "orders") for _ in range(50)]
-        assert world.deliveries._receipts._timer is not None
-        await world.append(1)
-        for each in some:
-            await each.answer(0.1)
-        await asyncio.sleep(2)
-        for each in some:
-            await each.answer(0.1)
-        await asyncio.sleep(2)
-        assert not world.deliveries._receipts._active, "nobody is looked at while nothing comes"
-        for each in some:
-            each.leave()
-        assert world.deliveries._receipts._timer is None
-        assert not world.deliveries._receipts._held
-        assert world.ledgers.find(KEY) is None
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    await world.subscribe("orders")
+    assert world.deliveries._receipts._timer is None
+    await with_row(world)
+    some = [await client(world, "orders") for _ in range(50)]
+    assert world.deliveries._receipts._timer is not None
+    await world.append(1)
+    for each in some:
+        await each.answer(0.1)
+    await asyncio.sleep(2)
+    for each in some:
+        await each.answer(0.1)
+    await asyncio.sleep(2)
+    assert not world.deliveries._receipts._active, "nobody is looked at while nothing comes"
+    for each in some:
+        each.leave()
+    assert world.deliveries._receipts._timer is None
+    assert not world.deliveries._receipts._held
+    assert world.ledgers.find(KEY) is None
 
 
-def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
+@virtual_test
+async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
     """Also where its client subscribes at that moment: what it was about to make is not there afterwards."""
+    world = World(clock=day)
+    await world.bucket()
+    await world.registry.put("token", DURABLE.key, DURABLE)
+    opened = world.ledgers.open
 
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await world.registry.put("token", DURABLE.key, DURABLE)
-        opened = world.ledgers.open
+    async def revoked(key: Key, *how: Any) -> Ledger:
+        if how:
+            await world.registry.delete("token", DURABLE.key)
+            await world.ledgers.delete(KEY)
+        return await opened(key, *how)
 
-        async def revoked(key: Key, *how: Any) -> Ledger:
-            if how:
-                await world.registry.delete("token", DURABLE.key)
-                await world.ledgers.delete(KEY)
-            return await opened(key, *how)
-
-        world.ledgers.open = revoked  # type: ignore[method-assign]
-        _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
-        assert "consumer" not in answer
-        assert await world.consumers.get(KEY) is None
-        assert world.ledgers.find(KEY) is None
-        world.deliveries.end(delivery)
-
-    run(test)
+    world.ledgers.open = revoked  # type: ignore[method-assign]
+    _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
+    assert "consumer" not in answer
+    assert await world.consumers.get(KEY) is None
+    assert world.ledgers.find(KEY) is None
+    world.deliveries.end(delivery)
 
 
+@virtual_test
 @pytest.mark.parametrize("pinging", [True, False])
-def test_where_there_are_no_pings_a_durable_token_has_no_position(pinging: bool) -> None:
+async def test_where_there_are_no_pings_a_durable_token_has_no_position(pinging: bool) -> None:
     """A reader of server-sent events keeps its position by itself."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        await world.bucket()
-        await with_row(world)
-        await world.append(2)
-        reader = Reader()
-        delivery, _ = await world.deliveries.subscribe(
-            reader, control.Subscribe(("orders",)), DURABLE, extended=False, ping=reader.ping if pinging else None
-        )
-        delivery.start()
-        await quiet()
-        assert reader.seqs() == ([1, 2] if pinging else [])
-
-    run(test)
+    world = World(clock=day)
+    await world.bucket()
+    await with_row(world)
+    await world.append(2)
+    reader = Reader()
+    delivery, _ = await world.deliveries.subscribe(
+        reader, control.Subscribe(("orders",)), DURABLE, extended=False, ping=reader.ping if pinging else None
+    )
+    delivery.start()
+    await quiet()
+    assert reader.seqs() == ([1, 2] if pinging else [])

@@ -13,7 +13,7 @@ from relay_tornado.log.deliveries import Result
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Appended, Bucket, Event, Input, Output, Retention
 from relay_tornado.wire.answers import Answer
-from tests.delivery.world import TOKEN, World, quiet, run
+from tests.delivery.world import TOKEN, World, quiet
 
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
 
@@ -57,254 +57,224 @@ class Desk:
         await self.responses.respond(TOKEN, parse_id(f"{self.epoch}-{id}"), made)
 
 
-def test_the_first_answer_wins_and_later_ones_are_kept() -> None:
+@pytest.mark.gen_test
+async def test_the_first_answer_wins_and_later_ones_are_kept() -> None:
     """The sender gets what the first client answers, once it is stored; the second is stored, too."""
-
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        await desk.world.append()
-        desk.wait(1)
-        assert desk.responses.waiting == 1
-        await desk.respond("1-2", result(0))
-        assert desk.answers == []
-        await desk.respond("1-2", result(201, b"first", X_Key="v"))
-        await desk.respond("1-1", result(202, b"second"))
-        (answer,) = desk.answers
-        assert (answer.status, answer.body) == (201, b"first")
-        assert ("X-Key", "v") in answer.headers
-        assert desk.responses.waiting == 0
-        assert [each.status_code for each in (await desk.results.of("id-orders", 1, 1))[1, 2]] == [0, 201]
-        assert [each.status_code for each in (await desk.results.of("id-orders", 1, 1))[1, 1]] == [202]
-
-    run(test)
+    desk = Desk()
+    await desk.open()
+    await desk.world.append()
+    desk.wait(1)
+    assert desk.responses.waiting == 1
+    await desk.respond("1-2", result(0))
+    assert desk.answers == []
+    await desk.respond("1-2", result(201, b"first", X_Key="v"))
+    await desk.respond("1-1", result(202, b"second"))
+    (answer,) = desk.answers
+    assert (answer.status, answer.body) == (201, b"first")
+    assert ("X-Key", "v") in answer.headers
+    assert desk.responses.waiting == 0
+    assert [each.status_code for each in (await desk.results.of("id-orders", 1, 1))[1, 2]] == [0, 201]
+    assert [each.status_code for each in (await desk.results.of("id-orders", 1, 1))[1, 1]] == [202]
 
 
-def test_a_named_output_counts_its_copies_answers_alone() -> None:
+@pytest.mark.gen_test
+async def test_a_named_output_counts_its_copies_answers_alone() -> None:
     """What is answered for another copy, or for the event itself, is kept and passed over."""
-
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        await desk.world.append(2)
-        desk.wait(1, "out-2")
-        for place in ("1-1", "1", "2-2"):
-            await desk.respond(place, result(500))
-        assert desk.answers == []
-        await desk.respond("1-2", result(204, b"dropped"))
-        (answer,) = desk.answers
-        assert (answer.status, answer.body) == (204, b"")
-        assert desk.asked == [(1, 2)]
-
-    run(test)
+    desk = Desk()
+    await desk.open()
+    await desk.world.append(2)
+    desk.wait(1, "out-2")
+    for place in ("1-1", "1", "2-2"):
+        await desk.respond(place, result(500))
+    assert desk.answers == []
+    await desk.respond("1-2", result(204, b"dropped"))
+    (answer,) = desk.answers
+    assert (answer.status, answer.body) == (204, b"")
+    assert desk.asked == [(1, 2)]
 
 
-def test_nobody_answers() -> None:
+@pytest.mark.gen_test
+async def test_nobody_answers() -> None:
     """After its time a sender reads 504, which names the event."""
-
-    async def test() -> None:
-        desk = Desk(wait=0.01)
-        await desk.open()
-        await desk.world.append()
-        desk.wait(1)
-        async with asyncio.timeout(60):
-            await desk.answered.wait()
-        (answer,) = desk.answers
-        assert answer.status == 504
-        assert f"{desk.epoch}-1".encode() in answer.body
-        assert b"within 0.01 seconds" in answer.body
-        # What comes then is kept, for a duplicate.
-        await desk.respond("1", result(200, b"late"))
-        assert len(desk.answers) == 1
-        desk.wait(1, duplicate=True)
-        await quiet()
-        assert [each.body for each in desk.answers[1:]] == [b"late"]
-
-    run(test)
+    desk = Desk(wait=0.01)
+    await desk.open()
+    await desk.world.append()
+    desk.wait(1)
+    async with asyncio.timeout(60):
+        await desk.answered.wait()
+    (answer,) = desk.answers
+    assert answer.status == 504
+    assert f"{desk.epoch}-1".encode() in answer.body
+    assert b"within 0.01 seconds" in answer.body
+    # What comes then is kept, for a duplicate.
+    await desk.respond("1", result(200, b"late"))
+    assert len(desk.answers) == 1
+    desk.wait(1, duplicate=True)
+    await quiet()
+    assert [each.body for each in desk.answers[1:]] == [b"late"]
 
 
-def test_nobody_would_get_it() -> None:
+@pytest.mark.gen_test
+async def test_nobody_would_get_it() -> None:
     """504 at once, by who is subscribed and what the outputs are; a deleted output has no copies."""
+    desk = Desk()
+    desk.reached = None
+    await desk.open()
+    await desk.world.append()
 
-    async def test() -> None:
-        desk = Desk()
-        desk.reached = None
-        await desk.open()
-        await desk.world.append()
+    def at_once(seq: int, output: str) -> bool:
+        desk.answers.clear()
+        leave = desk.wait(seq, output)
+        if desk.answers:
+            assert desk.answers[0].status == 504
+            assert f"{desk.epoch}-{seq}".encode() in desk.answers[0].body
+        leave()
+        return bool(desk.answers)
 
-        def at_once(seq: int, output: str) -> bool:
-            desk.answers.clear()
-            leave = desk.wait(seq, output)
-            if desk.answers:
-                assert desk.answers[0].status == 504
-                assert f"{desk.epoch}-{seq}".encode() in desk.answers[0].body
-            leave()
-            return bool(desk.answers)
-
-        assert at_once(1, "anyOutput")
-        await desk.world.subscribe("orders")
-        await desk.world.append()
-        assert not at_once(2, "anyOutput")
-        assert not at_once(2, "out-2")
-        assert at_once(2, "out-3")
-        await desk.world.change(outputs=(OUTPUTS[0], replace(OUTPUTS[1], disabled=True)))
-        desk.bucket = desk.world.registry.get("bucket", "id-orders")
-        assert at_once(2, "out-2")
-        await desk.world.change(outputs=())
-        desk.bucket = desk.world.registry.get("bucket", "id-orders")
-        assert not at_once(2, "anyOutput")
-        assert at_once(2, "out-1")
-        assert desk.responses.waiting == 0
-
-    run(test)
+    assert at_once(1, "anyOutput")
+    await desk.world.subscribe("orders")
+    await desk.world.append()
+    assert not at_once(2, "anyOutput")
+    assert not at_once(2, "out-2")
+    assert at_once(2, "out-3")
+    await desk.world.change(outputs=(OUTPUTS[0], replace(OUTPUTS[1], disabled=True)))
+    desk.bucket = desk.world.registry.get("bucket", "id-orders")
+    assert at_once(2, "out-2")
+    await desk.world.change(outputs=())
+    desk.bucket = desk.world.registry.get("bucket", "id-orders")
+    assert not at_once(2, "anyOutput")
+    assert at_once(2, "out-1")
+    assert desk.responses.waiting == 0
 
 
-def test_a_duplicate_gets_the_stored_answer_or_waits_for_it() -> None:
+@pytest.mark.gen_test
+async def test_a_duplicate_gets_the_stored_answer_or_waits_for_it() -> None:
     """Like the first one: of its output, and both get the one that comes."""
-
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        await desk.world.append()
-        desk.wait(1)
-        desk.wait(1, duplicate=True)
-        desk.wait(1, "out-1", duplicate=True)
-        await quiet()
-        assert desk.responses.waiting == 3
-        await desk.respond("1-2", result(201))
-        assert [answer.status for answer in desk.answers] == [201, 201]
-        await desk.respond("1-1", result(202))
-        assert [answer.status for answer in desk.answers] == [201, 201, 202]
-        desk.wait(1, "out-1", duplicate=True)
-        desk.wait(1, "out-2", duplicate=True)
-        desk.wait(1, duplicate=True)
-        await quiet()
-        assert [answer.status for answer in desk.answers[3:]] == [202, 201, 201]
-
-    run(test)
+    desk = Desk()
+    await desk.open()
+    await desk.world.append()
+    desk.wait(1)
+    desk.wait(1, duplicate=True)
+    desk.wait(1, "out-1", duplicate=True)
+    await quiet()
+    assert desk.responses.waiting == 3
+    await desk.respond("1-2", result(201))
+    assert [answer.status for answer in desk.answers] == [201, 201]
+    await desk.respond("1-1", result(202))
+    assert [answer.status for answer in desk.answers] == [201, 201, 202]
+    desk.wait(1, "out-1", duplicate=True)
+    desk.wait(1, "out-2", duplicate=True)
+    desk.wait(1, duplicate=True)
+    await quiet()
+    assert [answer.status for answer in desk.answers[3:]] == [202, 201, 201]
 
 
-def test_a_duplicate_of_what_is_gone() -> None:
+@pytest.mark.gen_test
+async def test_a_duplicate_of_what_is_gone() -> None:
     """Nobody can get it any more: 504 at once."""
-
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        await desk.world.append(2)
-        await desk.world.log.trim("id-orders", Retention(max_events=1), None)
-        desk.wait(1, duplicate=True)
-        await quiet()
-        assert [answer.status for answer in desk.answers] == [504]
-
-    run(test)
+    desk = Desk()
+    await desk.open()
+    await desk.world.append(2)
+    await desk.world.log.trim("id-orders", Retention(max_events=1), None)
+    desk.wait(1, duplicate=True)
+    await quiet()
+    assert [answer.status for answer in desk.answers] == [504]
 
 
-def test_so_many_may_wait() -> None:
+@pytest.mark.gen_test
+async def test_so_many_may_wait() -> None:
     """One more is told 503 with the id of its event, which is stored; whoever leaves makes room."""
-
-    async def test() -> None:
-        desk = Desk(most=2)
-        await desk.open()
-        await desk.world.append(4)
-        leave = desk.wait(1)
-        desk.wait(2)
-        desk.wait(3)
-        (answer,) = desk.answers
-        assert answer.status == 503
-        assert f"{desk.epoch}-3".encode() in answer.body
-        assert not any(name == "Retry-After" for name, _ in answer.headers)
-        leave()
-        leave()
-        assert desk.responses.waiting == 1
-        desk.wait(4)
-        assert len(desk.answers) == 1
-        desk.responses.close()
-        assert [each.status for each in desk.answers] == [503, 504, 504]
-        assert desk.responses.waiting == 0
-
-    run(test)
+    desk = Desk(most=2)
+    await desk.open()
+    await desk.world.append(4)
+    leave = desk.wait(1)
+    desk.wait(2)
+    desk.wait(3)
+    (answer,) = desk.answers
+    assert answer.status == 503
+    assert f"{desk.epoch}-3".encode() in answer.body
+    assert not any(name == "Retry-After" for name, _ in answer.headers)
+    leave()
+    leave()
+    assert desk.responses.waiting == 1
+    desk.wait(4)
+    assert len(desk.answers) == 1
+    desk.responses.close()
+    assert [each.status for each in desk.answers] == [503, 504, 504]
+    assert desk.responses.waiting == 0
 
 
-def test_what_cannot_be_answered() -> None:
+@pytest.mark.gen_test
+async def test_what_cannot_be_answered() -> None:
     """An id that is nobody's, another bucket's, another epoch's stretch or an output that never was; a wrong status."""
-
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        await desk.world.append(2)
-        # After a restart a new epoch begins at 3.
-        desk.world.log.reopen()
-        await desk.world.append()
-        for place in ("3", "4", "0", "1-3"):
-            with pytest.raises(NotFound, match=f"{desk.epoch}-{place} in your buckets"):
-                await desk.respond(place, result())
-        with pytest.raises(NotFound):
-            await desk.responses.respond(TOKEN, parse_id("zzzzzzzzzzzz-1"), result())
-        other = replace(TOKEN, buckets=frozenset({"other"}))
-        with pytest.raises(NotFound):
-            await desk.responses.respond(other, parse_id(f"{desk.epoch}-1"), result())
-        for status in (1, 199, 600):
-            with pytest.raises(Invalid):
-                await desk.respond("1", result(status))
-        await desk.respond("2-2", result())
-        await desk.world.log.trim("id-orders", Retention(max_events=1), None)
-        with pytest.raises(NotFound):
-            await desk.respond("2", result())
-        await desk.world.log.drop("id-orders")
-        with pytest.raises(NotFound):
-            await desk.respond("3", result())
-
-    run(test)
-
-
-def test_a_copy_that_there_is_not() -> None:
-    """An answer to a copy that rules, a target or `disabled` keep out is refused and not stored, unless one is."""
-
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        rules = {"match": {"type": "value", "value": "a", "parameter": {"source": "header", "name": "x-kind"}}}
-        await desk.world.append(2, headers=b"X-Kind: b\r\n")
-        await desk.world.append(1, headers=b"X-Kind: b\r\n", target=2)
-        await desk.world.append(1, headers=b"X-Kind: b\r\n", force=True)
-        await desk.respond("1-1", result(201))
-        await desk.world.change(outputs=(replace(OUTPUTS[0], rules=rules), OUTPUTS[1]))
-        for place in ("2-1", "3-1"):
-            with pytest.raises(NotFound, match=f"{desk.epoch}-{place} in your buckets"):
-                await desk.respond(place, result())
-        for place in ("1-1", "2-2", "3-2", "4-1", "2"):
+    desk = Desk()
+    await desk.open()
+    await desk.world.append(2)
+    # After a restart a new epoch begins at 3.
+    desk.world.log.reopen()
+    await desk.world.append()
+    for place in ("3", "4", "0", "1-3"):
+        with pytest.raises(NotFound, match=f"{desk.epoch}-{place} in your buckets"):
             await desk.respond(place, result())
-        await desk.world.change(outputs=(OUTPUTS[0], replace(OUTPUTS[1], disabled=True)))
-        await desk.respond("2-1", result())
-        await desk.respond("2-2", result())
-        await desk.world.change(outputs=(replace(OUTPUTS[0], disabled=True),))
-        for place in ("4-2", "3-1"):
-            with pytest.raises(NotFound):
-                await desk.respond(place, result())
-        kept = await desk.results.of("id-orders", 1, 4)
-        assert sorted(kept) == [(1, 1), (2, 0), (2, 1), (2, 2), (3, 2), (4, 1)]
+    with pytest.raises(NotFound):
+        await desk.responses.respond(TOKEN, parse_id("zzzzzzzzzzzz-1"), result())
+    other = replace(TOKEN, buckets=frozenset({"other"}))
+    with pytest.raises(NotFound):
+        await desk.responses.respond(other, parse_id(f"{desk.epoch}-1"), result())
+    for status in (1, 199, 600):
+        with pytest.raises(Invalid):
+            await desk.respond("1", result(status))
+    await desk.respond("2-2", result())
+    await desk.world.log.trim("id-orders", Retention(max_events=1), None)
+    with pytest.raises(NotFound):
+        await desk.respond("2", result())
+    await desk.world.log.drop("id-orders")
+    with pytest.raises(NotFound):
+        await desk.respond("3", result())
 
-    run(test)
+
+@pytest.mark.gen_test
+async def test_a_copy_that_there_is_not() -> None:
+    """An answer to a copy that rules, a target or `disabled` keep out is refused and not stored, unless one is."""
+    desk = Desk()
+    await desk.open()
+    rules = {"match": {"type": "value", "value": "a", "parameter": {"source": "header", "name": "x-kind"}}}
+    await desk.world.append(2, headers=b"X-Kind: b\r\n")
+    await desk.world.append(1, headers=b"X-Kind: b\r\n", target=2)
+    await desk.world.append(1, headers=b"X-Kind: b\r\n", force=True)
+    await desk.respond("1-1", result(201))
+    await desk.world.change(outputs=(replace(OUTPUTS[0], rules=rules), OUTPUTS[1]))
+    for place in ("2-1", "3-1"):
+        with pytest.raises(NotFound, match=f"{desk.epoch}-{place} in your buckets"):
+            await desk.respond(place, result())
+    for place in ("1-1", "2-2", "3-2", "4-1", "2"):
+        await desk.respond(place, result())
+    await desk.world.change(outputs=(OUTPUTS[0], replace(OUTPUTS[1], disabled=True)))
+    await desk.respond("2-1", result())
+    await desk.respond("2-2", result())
+    await desk.world.change(outputs=(replace(OUTPUTS[0], disabled=True),))
+    for place in ("4-2", "3-1"):
+        with pytest.raises(NotFound):
+            await desk.respond(place, result())
+    kept = await desk.results.of("id-orders", 1, 4)
+    assert sorted(kept) == [(1, 1), (2, 0), (2, 1), (2, 2), (3, 2), (4, 1)]
 
 
-def test_an_answer_that_is_not_stored_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_an_answer_that_is_not_stored_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client is told so, and the sender waits on."""
+    desk = Desk()
+    await desk.open()
+    await desk.world.append()
+    desk.wait(1)
 
-    async def test() -> None:
-        desk = Desk()
-        await desk.open()
-        await desk.world.append()
-        desk.wait(1)
+    async def record(*_: object) -> bool:
+        raise Unavailable("the disk is gone")
 
-        async def record(*_: object) -> bool:
-            raise Unavailable("the disk is gone")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(desk.results, "record", record)
-            with pytest.raises(Unavailable):
-                await desk.respond("1", result())
-        assert desk.answers == []
-        await desk.respond("1", result(200))
-        assert len(desk.answers) == 1
-
-    run(test)
+    with monkeypatch.context() as patch:
+        patch.setattr(desk.results, "record", record)
+        with pytest.raises(Unavailable):
+            await desk.respond("1", result())
+    assert desk.answers == []
+    await desk.respond("1", result(200))
+    assert len(desk.answers) == 1

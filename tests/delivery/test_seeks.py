@@ -9,7 +9,8 @@ import pytest
 
 from relay_tornado.delivery import keeping
 from relay_tornado.log.consumers import Key
-from tests.delivery.virtual import day, run
+from tests.delivery.virtual import day, virtual_test
+from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import Reader, World, until
 
 KEY = Key("id-orders", "client", "w")
@@ -65,50 +66,44 @@ def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before:
     monkeypatch.setattr(keeping, "place_all", placed)
 
 
+@virtual_test
 @pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("again", [False, True])
-def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, before: bool, again: bool) -> None:
+async def test_a_seek_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch, before: bool, again: bool) -> None:
     """The client gets what the operator wants it to get, whether it comes back or subscribes a second time."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        reader, delivery = await _read(world)
-        assert await _floor(world) == 5
-        if not again:
-            world.deliveries.end(delivery)
-        reader = Reader()
-        _seek_while_placed(monkeypatch, world, before=before)
-        replaces = delivery if again else None
-        _, second, _ = await world.subscribe("orders", reader=reader, replaces=replaces, consumer="w", ack="receipt")
-        await until(lambda: reader.seqs() == [3, 4, 5])
-        assert await _floor(world) == 2
-        await _answer(reader, second)
-        assert await _floor(world) == 5
-
-    run(test)
-
-
-def test_a_deletion_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events go on coming, as to those who are connected, and no position is kept any more."""
-
-    async def test() -> None:
-        world = World(clock=day)
-        reader, delivery = await _read(world)
+    world = World(clock=day)
+    reader, delivery = await _read(world)
+    assert await _floor(world) == 5
+    if not again:
         world.deliveries.end(delivery)
-        place_all = keeping.place_all
+    reader = Reader()
+    _seek_while_placed(monkeypatch, world, before=before)
+    replaces = delivery if again else None
+    _, second, _ = await world.subscribe("orders", reader=reader, replaces=replaces, consumer="w", ack="receipt")
+    await until(lambda: reader.seqs() == [3, 4, 5])
+    assert await _floor(world) == 2
+    await _answer(reader, second)
+    assert await _floor(world) == 5
 
-        async def placed(*arguments: Any, **fields: Any) -> Any:
-            placements = await place_all(*arguments, **fields)
-            await world.ledgers.delete(KEY)
-            return placements
 
-        monkeypatch.setattr(keeping, "place_all", placed)
-        reader, second, _ = await world.subscribe("orders", consumer="w", ack="receipt")
-        await world.append(2)
-        await until(lambda: reader.seqs() == [6, 7])
-        assert world.deliveries.connections(KEY) == 0
-        await until(lambda: "consumer_deleted" in [each["status"] for each in reader.statuses()])
-        await _answer(reader, second)
-        assert await world.consumers.get(KEY) is None
+@virtual_test
+async def test_a_deletion_while_a_client_is_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events go on coming, as to those who are connected, and no position is kept any more."""
+    world = World(clock=day)
+    reader, delivery = await _read(world)
+    world.deliveries.end(delivery)
+    place_all = keeping.place_all
 
-    run(test)
+    async def placed(*arguments: Any, **fields: Any) -> Any:
+        placements = await place_all(*arguments, **fields)
+        await world.ledgers.delete(KEY)
+        return placements
+
+    monkeypatch.setattr(keeping, "place_all", placed)
+    reader, second, _ = await world.subscribe("orders", consumer="w", ack="receipt")
+    await world.append(2)
+    await until(lambda: reader.seqs() == [6, 7])
+    assert world.deliveries.connections(KEY) == 0
+    await until(lambda: "consumer_deleted" in [each["status"] for each in reader.statuses()])
+    await _answer(reader, second)
+    assert await world.consumers.get(KEY) is None

@@ -9,6 +9,8 @@ import pytest
 from relay_tornado.delivery import turns
 from relay_tornado.delivery.turns import FAR, READ, REST, SLICE, Turns
 from tests.delivery import virtual
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
 from tests.delivery.world import World, until
 
 SECTION = 0.001
@@ -73,189 +75,159 @@ def test_who_is_near_ends_a_rest_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> N
         runner.run(test())
 
 
-def test_a_turn_of_the_loop_has_one_slice() -> None:
+@virtual_test
+async def test_a_turn_of_the_loop_has_one_slice() -> None:
     """However many want to work, in any turn of the loop they take a slice and the section that was begun."""
-
-    async def test() -> None:
-        day = Day()
-        all_of_them = day.start(*((f"{number}", behind, 5) for number, behind in enumerate([0, BEHIND] * 50)))
-        while not all_of_them.done():
-            before = day.passed
-            await asyncio.sleep(0)
-            assert day.passed - before <= SLICE + 2 * SECTION
-        assert len(day.ran) == 500
-        assert day.passed == pytest.approx(500 * SECTION), "an idle relay rests nowhere"
-
-    virtual.run(test)
-
-
-def test_first_come_first_served() -> None:
-    """Nobody has a second section while somebody waits for a first one."""
-
-    async def test() -> None:
-        day = Day()
-        day.waiting = 1
-        await day.start(*((f"{number}", BEHIND, 3) for number in range(20)))
-        for at in range(0, 60, 20):
-            assert len(set(day.ran[at : at + 20])) == 20
-
-    virtual.run(test)
-
-
-def test_senders_keep_their_time() -> None:
-    """While events wait to be stored, full replays have one section a turn, and then rest `REST` times as long."""
-
-    async def test() -> None:
-        day = Day()
-        day.waiting = 1
-        await day.start(*((f"{number}", BEHIND, 10) for number in range(20)))
-        assert len(day.times) == 200
-        for before, after in pairwise(day.times):
-            assert after - before >= SECTION * (1 + REST) * 0.999
-
-    virtual.run(test)
-
-
-def test_a_read_in_another_thread_counts() -> None:
-    """What a section has another thread do is rested for as well."""
-
-    async def test() -> None:
-        day = Day()
-        day.waiting = 1
-
-        def section() -> None:
-            day.turns.charge(READ)
-
-        for _ in range(10):
-            await day.turns.run(section, BEHIND)
-        assert day.passed >= 9 * READ * REST * 0.99
-
-    virtual.run(test)
-
-
-def test_a_rest_ends_with_what_waited() -> None:
-    """As soon as nothing waits any more, and the senders had time to send again, replays have the loop."""
-
-    async def test() -> None:
-        day = Day()
-        day.waiting = 1
-        replay = day.start(("replay", BEHIND, 100))
-        while len(day.ran) < 2:  # noqa: ASYNC110  # the clock moves
-            await asyncio.sleep(SECTION)
-        day.waiting = 0
-        day.stored += 10
-        before, done = day.passed, len(day.ran)
-        await replay
-        assert day.passed - before <= (100 - done) * SECTION + 0.01
-
-    virtual.run(test)
-
-
-def test_the_more_is_stored_the_less_is_replayed() -> None:
-    """Senders that were just answered count as if they waited, in proportion to what they sent."""
-
-    async def test() -> None:
-        shares = []
-        for rate in (0, 1, 4):
-            day = Day()
-            replay = day.start(("replay", BEHIND, 200))
-            while not replay.done():
-                await asyncio.sleep(SECTION)
-                day.stored += rate
-            shares.append(day.passed)
-        assert shares[0] < shares[1] < shares[2]
-
-    virtual.run(test)
-
-
-def test_who_is_near_the_head_rests_for_nobody() -> None:
-    """A subscriber that is nearly live has its turn at once, whatever senders and full replays do."""
-
-    async def test() -> None:
-        day = Day()
-        day.waiting = 1
-        replay = day.start(*((f"{number}", BEHIND, 50) for number in range(5)))
-        for _ in range(20):
-            await asyncio.sleep(SECTION)
-            before = day.passed
-            await day.turns.run(day.section("live"), FAR)
-            assert day.passed - before <= 3 * SECTION
-        await replay
-
-    virtual.run(test)
-
-
-def test_who_is_near_the_head_starves_nobody() -> None:
-    """While some near the head always have something to do, full replays go on."""
-
-    async def test() -> None:
-        day = Day()
-        day.waiting = 1
-        live = asyncio.ensure_future(day.start(*((f"live-{number}", 0, 10_000) for number in range(10))))
-        await day.runs("replay", BEHIND, 20)
-        assert day.passed <= 20 * 0.06
-        live.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await live
-
-    virtual.run(test)
-
-
-def test_what_a_section_raises_comes_out() -> None:
-    """At once and in the queue, and a waiter that has left is passed over."""
-
-    async def test() -> None:
-        day = Day()
-
-        def fails() -> None:
-            day.ran.append("failed")
-            raise LookupError
-
-        with pytest.raises(LookupError):
-            await day.turns.run(fails, 0)
-        day.waiting = 1
-        left = asyncio.ensure_future(day.turns.run(fails, 0))
+    day = Day()
+    all_of_them = day.start(*((f"{number}", behind, 5) for number, behind in enumerate([0, BEHIND] * 50)))
+    while not all_of_them.done():
+        before = day.passed
         await asyncio.sleep(0)
-        left.cancel()
-        with pytest.raises(LookupError):
-            await day.turns.run(fails, 0)
-        assert day.ran == ["failed", "failed"]
-        await day.runs("next", BEHIND, 1)
-
-    virtual.run(test)
+        assert day.passed - before <= SLICE + 2 * SECTION
+    assert len(day.ran) == 500
+    assert day.passed == pytest.approx(500 * SECTION), "an idle relay rests nowhere"
 
 
-def test_a_replay_gives_way_and_live_events_do_not() -> None:
+@virtual_test
+async def test_first_come_first_served() -> None:
+    """Nobody has a second section while somebody waits for a first one."""
+    day = Day()
+    day.waiting = 1
+    await day.start(*((f"{number}", BEHIND, 3) for number in range(20)))
+    for at in range(0, 60, 20):
+        assert len(set(day.ran[at : at + 20])) == 20
+
+
+@virtual_test
+async def test_senders_keep_their_time() -> None:
+    """While events wait to be stored, full replays have one section a turn, and then rest `REST` times as long."""
+    day = Day()
+    day.waiting = 1
+    await day.start(*((f"{number}", BEHIND, 10) for number in range(20)))
+    assert len(day.times) == 200
+    for before, after in pairwise(day.times):
+        assert after - before >= SECTION * (1 + REST) * 0.999
+
+
+@virtual_test
+async def test_a_read_in_another_thread_counts() -> None:
+    """What a section has another thread do is rested for as well."""
+    day = Day()
+    day.waiting = 1
+
+    def section() -> None:
+        day.turns.charge(READ)
+
+    for _ in range(10):
+        await day.turns.run(section, BEHIND)
+    assert day.passed >= 9 * READ * REST * 0.99
+
+
+@virtual_test
+async def test_a_rest_ends_with_what_waited() -> None:
+    """As soon as nothing waits any more, and the senders had time to send again, replays have the loop."""
+    day = Day()
+    day.waiting = 1
+    replay = day.start(("replay", BEHIND, 100))
+    while len(day.ran) < 2:  # noqa: ASYNC110  # the clock moves
+        await asyncio.sleep(SECTION)
+    day.waiting = 0
+    day.stored += 10
+    before, done = day.passed, len(day.ran)
+    await replay
+    assert day.passed - before <= (100 - done) * SECTION + 0.01
+
+
+@virtual_test
+async def test_the_more_is_stored_the_less_is_replayed() -> None:
+    """Senders that were just answered count as if they waited, in proportion to what they sent."""
+    shares = []
+    for rate in (0, 1, 4):
+        day = Day()
+        replay = day.start(("replay", BEHIND, 200))
+        while not replay.done():
+            await asyncio.sleep(SECTION)
+            day.stored += rate
+        shares.append(day.passed)
+    assert shares[0] < shares[1] < shares[2]
+
+
+@virtual_test
+async def test_who_is_near_the_head_rests_for_nobody() -> None:
+    """A subscriber that is nearly live has its turn at once, whatever senders and full replays do."""
+    day = Day()
+    day.waiting = 1
+    replay = day.start(*((f"{number}", BEHIND, 50) for number in range(5)))
+    for _ in range(20):
+        await asyncio.sleep(SECTION)
+        before = day.passed
+        await day.turns.run(day.section("live"), FAR)
+        assert day.passed - before <= 3 * SECTION
+    await replay
+
+
+@virtual_test
+async def test_who_is_near_the_head_starves_nobody() -> None:
+    """While some near the head always have something to do, full replays go on."""
+    day = Day()
+    day.waiting = 1
+    live = asyncio.ensure_future(day.start(*((f"live-{number}", 0, 10_000) for number in range(10))))
+    await day.runs("replay", BEHIND, 20)
+    assert day.passed <= 20 * 0.06
+    live.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await live
+
+
+@virtual_test
+async def test_what_a_section_raises_comes_out() -> None:
+    """At once and in the queue, and a waiter that has left is passed over."""
+    day = Day()
+
+    def fails() -> None:
+        day.ran.append("failed")
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await day.turns.run(fails, 0)
+    day.waiting = 1
+    left = asyncio.ensure_future(day.turns.run(fails, 0))
+    await asyncio.sleep(0)
+    left.cancel()
+    with pytest.raises(LookupError):
+        await day.turns.run(fails, 0)
+    assert day.ran == ["failed", "failed"]
+    await day.runs("next", BEHIND, 1)
+
+
+@virtual_test
+async def test_a_replay_gives_way_and_live_events_do_not() -> None:
     """While events wait to be stored, a full replay writes a chunk now and then; who is live gets each event at once,
     and one that is nearly live catches up within a few turns."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, virtual.VirtualLoop)
 
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, virtual.VirtualLoop)
+    def clock() -> float:
+        loop.passed += SECTION / 10
+        return loop.passed
 
-        def clock() -> float:
-            loop.passed += SECTION / 10
-            return loop.passed
-
-        world = World()
-        await world.bucket()
-        await world.append(5000)
-        turns = world.deliveries._shared.turns
-        turns._clock = clock
-        turns._waiting = lambda: 1
-        live, delivery, _ = await world.subscribe("orders")
-        await until(lambda: not delivery.busy)
-        far, _, _ = await world.subscribe("orders", since="earliest")
-        near, _, _ = await world.subscribe("orders", since={"last": 500})
-        await until(lambda: len(near.seqs()) == 500, 50)
-        written = len(far.seqs())
-        assert written <= 1000
-        for number in range(20):
-            await world.append(1)
-            await until(lambda: len(live.seqs()) == number + 1, 5)  # noqa: B023
-        assert live.at_once == 20
-        turns._waiting = lambda: 0
-        while len(far.seqs()) < 5020:  # noqa: ASYNC110  # the clock moves
-            await asyncio.sleep(SECTION)
-
-    virtual.run(test)
+    world = World()
+    await world.bucket()
+    await world.append(5000)
+    turns = world.deliveries._shared.turns
+    turns._clock = clock
+    turns._waiting = lambda: 1
+    live, delivery, _ = await world.subscribe("orders")
+    await until(lambda: not delivery.busy)
+    far, _, _ = await world.subscribe("orders", since="earliest")
+    near, _, _ = await world.subscribe("orders", since={"last": 500})
+    await until(lambda: len(near.seqs()) == 500, 50)
+    written = len(far.seqs())
+    assert written <= 1000
+    for number in range(20):
+        await world.append(1)
+        await until(lambda: len(live.seqs()) == number + 1, 5)  # noqa: B023
+    assert live.at_once == 20
+    turns._waiting = lambda: 0
+    while len(far.seqs()) < 5020:  # noqa: ASYNC110  # the clock moves
+        await asyncio.sleep(SECTION)

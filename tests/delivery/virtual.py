@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+
+import pytest
 
 START = 1_700_000_000.0
 """What the clock of day shows when the loop's shows 0."""
@@ -33,6 +35,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def day() -> float:
     """The clock of day, in unix seconds, of the running loop."""
     return START + asyncio.get_running_loop().time()
+
+
+virtual_test = pytest.mark.gen_test(timeout=7 * 86_400)
+"""A test on such a loop, in a module that has `event_loop` from here."""
+
+
+@pytest.fixture
+def event_loop() -> Iterator[VirtualLoop]:
+    """Its last words are tasks that failed."""
+    problems: list[dict[str, Any]] = []
+    loop = VirtualLoop()
+    loop.set_exception_handler(lambda _, context: problems.append(context))
+    yield loop
+    assert not problems, problems
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:

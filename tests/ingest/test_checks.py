@@ -28,20 +28,18 @@ def signed(body: bytes, secret: str = SECRET) -> bytes:
     return HEADERS + "".join(f"{name}: {value}\r\n" for name, value in lines).encode()
 
 
-def test_a_signature_is_checked() -> None:
+@pytest.mark.gen_test
+async def test_a_signature_is_checked() -> None:
     """Over the raw body, with each of the secrets; what passes is stored with its verdict."""
-
-    async def body() -> None:
-        bench = await Bench(VERIFYING).open()
-        for content in (b"Hello, World!", b"", b"\xff\x00", b"x" * 100_000):
-            assert (await bench.send(body=content, headers=signed(content), chunks=3)).status == 200
-        assert [(event.verified, event.verdict) for event in await bench.events()] == [
-            (True, "the signature matches secret 2 of 2")
-        ] * 4
-
-    run(body)
+    bench = await Bench(VERIFYING).open()
+    for content in (b"Hello, World!", b"", b"\xff\x00", b"x" * 100_000):
+        assert (await bench.send(body=content, headers=signed(content), chunks=3)).status == 200
+    assert [(event.verified, event.verdict) for event in await bench.events()] == [
+        (True, "the signature matches secret 2 of 2")
+    ] * 4
 
 
+@pytest.mark.gen_test
 @pytest.mark.parametrize(
     "headers",
     [
@@ -53,129 +51,107 @@ def test_a_signature_is_checked() -> None:
         HEADERS + b"X-Hub-Signature-256\r\n: \r\n\r\n",
     ],
 )
-def test_a_signature_that_does_not_pass_is_refused(headers: bytes) -> None:
+async def test_a_signature_that_does_not_pass_is_refused(headers: bytes) -> None:
     """401 in words that hold no secret, and nothing is stored."""
-
-    async def body() -> None:
-        bench = await Bench(VERIFYING).open()
-        answer = await bench.send(body=b"Hello, World!", headers=headers)
-        assert answer.status == 401
-        assert b"signature" in answer.body
-        assert SECRET.encode() not in answer.body
-        assert await bench.events() == []
-        assert bench.ingest.buffered == 0
-
-    run(body)
+    bench = await Bench(VERIFYING).open()
+    answer = await bench.send(body=b"Hello, World!", headers=headers)
+    assert answer.status == 401
+    assert b"signature" in answer.body
+    assert SECRET.encode() not in answer.body
+    assert await bench.events() == []
+    assert bench.ingest.buffered == 0
 
 
-def test_a_signature_that_does_not_pass_is_marked() -> None:
+@pytest.mark.gen_test
+async def test_a_signature_that_does_not_pass_is_marked() -> None:
     """Where the input says so it is stored with its verdict, and does not keep the true one out."""
-
-    async def body() -> None:
-        marking = replace_input(verify=Verify("github", (SECRET,), "mark"))
-        bench = await Bench(dataclasses.replace(marking, dedupe=Dedupe("auto"))).open()
-        forged = signed(b"x", "wrong")
-        for _ in range(2):
-            assert (await bench.send(body=b"x", headers=forged)).status == 200
-            assert (await bench.send(body=b"x", headers=signed(b"x"))).status == 200
-        assert [(event.verified, event.verdict) for event in await bench.events()] == [
-            (False, "the signature does not match the secret"),
-            (True, "the signature matches the secret"),
-        ]
-
-    run(body)
+    marking = replace_input(verify=Verify("github", (SECRET,), "mark"))
+    bench = await Bench(dataclasses.replace(marking, dedupe=Dedupe("auto"))).open()
+    forged = signed(b"x", "wrong")
+    for _ in range(2):
+        assert (await bench.send(body=b"x", headers=forged)).status == 200
+        assert (await bench.send(body=b"x", headers=signed(b"x"))).status == 200
+    assert [(event.verified, event.verdict) for event in await bench.events()] == [
+        (False, "the signature does not match the secret"),
+        (True, "the signature matches the secret"),
+    ]
 
 
-def test_a_check_that_cannot_be_made_lets_nothing_pass() -> None:
+@pytest.mark.gen_test
+async def test_a_check_that_cannot_be_made_lets_nothing_pass() -> None:
     """Its configuration was checked when it was given."""
-
-    async def body() -> None:
-        bench = await Bench(replace_input(verify=Verify("nobody", ()))).open()
-        assert (await bench.send(headers=signed(b""))).status == 401
-
-    run(body)
+    bench = await Bench(replace_input(verify=Verify("nobody", ()))).open()
+    assert (await bench.send(headers=signed(b""))).status == 401
 
 
-def test_rates_of_an_input_and_of_its_bucket() -> None:
+@pytest.mark.gen_test
+async def test_rates_of_an_input_and_of_its_bucket() -> None:
     """Over either 429 with Retry-After; what is not stored is not counted; another input has its own rate."""
-
-    async def body() -> None:
-        first = dataclasses.replace(INPUT, rate_limit=RateLimit(2, 10.0))
-        second = dataclasses.replace(INPUT, id="in-2")
-        bucket = dataclasses.replace(BUCKET, inputs=(first, second), rate_limit=RateLimit(3, 60.0), max_body=10)
-        bench = await Bench(bucket).open()
-        for _ in range(5):
-            assert (await bench.send(body=b"x" * 11)).status == 413
-            assert (await bench.send(body=b"x" * 11, chunks=2)).status == 413
-        assert [(await bench.send()).status for _ in range(3)] == [200, 200, 429]
-        answer = await bench.send()
-        assert ("Retry-After", "5") in answer.headers
-        assert [(await bench.send(b"/v1/webhooks/in-2")).status for _ in range(2)] == [200, 429]
-        assert ("Retry-After", "20") in (await bench.send(b"/v1/webhooks/in-2")).headers
-        bench.now += 5
-        assert (await bench.send()).status == 429
-        bench.now += 15
-        assert (await bench.send()).status == 200
-        # A change that is not about the rate leaves it as used as it was; a new rate begins anew.
-        await bench.registry.put("bucket", bucket.id, dataclasses.replace(bucket, name="sales"))
-        assert (await bench.send()).status == 429
-        await bench.registry.put("bucket", bucket.id, dataclasses.replace(bucket, rate_limit=None))
-        assert (await bench.send()).status == 200
-        assert list(bench.ingest.endpoints._limiters) == [("input", "in-1")]
-        await bench.registry.delete("bucket", bucket.id)
-        assert (await bench.send()).status == 404
-        assert bench.ingest.endpoints._limiters == {}
-
-    run(body)
+    first = dataclasses.replace(INPUT, rate_limit=RateLimit(2, 10.0))
+    second = dataclasses.replace(INPUT, id="in-2")
+    bucket = dataclasses.replace(BUCKET, inputs=(first, second), rate_limit=RateLimit(3, 60.0), max_body=10)
+    bench = await Bench(bucket).open()
+    for _ in range(5):
+        assert (await bench.send(body=b"x" * 11)).status == 413
+        assert (await bench.send(body=b"x" * 11, chunks=2)).status == 413
+    assert [(await bench.send()).status for _ in range(3)] == [200, 200, 429]
+    answer = await bench.send()
+    assert ("Retry-After", "5") in answer.headers
+    assert [(await bench.send(b"/v1/webhooks/in-2")).status for _ in range(2)] == [200, 429]
+    assert ("Retry-After", "20") in (await bench.send(b"/v1/webhooks/in-2")).headers
+    bench.now += 5
+    assert (await bench.send()).status == 429
+    bench.now += 15
+    assert (await bench.send()).status == 200
+    # A change that is not about the rate leaves it as used as it was; a new rate begins anew.
+    await bench.registry.put("bucket", bucket.id, dataclasses.replace(bucket, name="sales"))
+    assert (await bench.send()).status == 429
+    await bench.registry.put("bucket", bucket.id, dataclasses.replace(bucket, rate_limit=None))
+    assert (await bench.send()).status == 200
+    assert list(bench.ingest.endpoints._limiters) == [("input", "in-1")]
+    await bench.registry.delete("bucket", bucket.id)
+    assert (await bench.send()).status == 404
+    assert bench.ingest.endpoints._limiters == {}
 
 
-def test_refused_signatures_and_senders_that_leave_do_not_count() -> None:
+@pytest.mark.gen_test
+async def test_refused_signatures_and_senders_that_leave_do_not_count() -> None:
     """Nobody uses up an input's rate by what is not stored."""
-
-    async def body() -> None:
-        bench = await Bench(replace_input(verify=VERIFYING.inputs[0].verify, rate_limit=RateLimit(1, 60.0))).open()
-        for _ in range(3):
-            assert (await bench.send()).status == 401
-            upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 1, "192.0.2.7"))
-            assert isinstance(upload, Upload)
-            upload.abandon()
-            upload.abandon()
-        assert [(await bench.send(headers=signed(b""))).status for _ in range(2)] == [200, 429]
-
-    run(body)
+    bench = await Bench(replace_input(verify=VERIFYING.inputs[0].verify, rate_limit=RateLimit(1, 60.0))).open()
+    for _ in range(3):
+        assert (await bench.send()).status == 401
+        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 1, "192.0.2.7"))
+        assert isinstance(upload, Upload)
+        upload.abandon()
+        upload.abandon()
+    assert [(await bench.send(headers=signed(b""))).status for _ in range(2)] == [200, 429]
 
 
-def test_what_the_log_refuses_does_not_count() -> None:
+@pytest.mark.gen_test
+async def test_what_the_log_refuses_does_not_count() -> None:
     """Whoever is told to send it again may."""
-
-    async def body() -> None:
-        log = FailingLog()
-        bench = await Bench(replace_input(rate_limit=RateLimit(1, 60.0)), log).open()
-        for error in (Unavailable(), NoSpace("full"), Overloaded()):
-            log.error = error
-            assert (await bench.send()).status in (503, 507)
-
-    run(body)
+    log = FailingLog()
+    bench = await Bench(replace_input(rate_limit=RateLimit(1, 60.0)), log).open()
+    for error in (Unavailable(), NoSpace("full"), Overloaded()):
+        log.error = error
+        assert (await bench.send()).status in (503, 507)
 
 
 WAITS = replace_input(response_from_output="anyOutput", status_code=201)
 
 
-def test_a_sender_waits_for_a_clients_answer() -> None:
+@pytest.mark.gen_test
+async def test_a_sender_waits_for_a_clients_answer() -> None:
     """Once its event is committed; a repeat says that it is one; nobody waits where nothing was stored."""
-
-    async def body() -> None:
-        bench = await Bench(dataclasses.replace(WAITS, dedupe=Dedupe("auto"))).open()
-        headers = HEADERS + b"webhook-id: 1\r\n"
-        for _ in range(2):
-            assert (await bench.send(headers=headers)).status == 202
-        assert [(appended.seq, appended.duplicate) for _, _, appended in bench.answers.asked] == [(1, False), (1, True)]
-        log = FailingLog()
-        failing = await Bench(WAITS, log).open()
-        assert (await failing.send()).status == 503
-        assert failing.answers.asked == []
-
-    run(body)
+    bench = await Bench(dataclasses.replace(WAITS, dedupe=Dedupe("auto"))).open()
+    headers = HEADERS + b"webhook-id: 1\r\n"
+    for _ in range(2):
+        assert (await bench.send(headers=headers)).status == 202
+    assert [(appended.seq, appended.duplicate) for _, _, appended in bench.answers.asked] == [(1, False), (1, True)]
+    log = FailingLog()
+    failing = await Bench(WAITS, log).open()
+    assert (await failing.send()).status == 503
+    assert failing.answers.asked == []
 
 
 def test_nobody_waits_with_a_body_in_memory() -> None:
@@ -209,26 +185,23 @@ def test_nobody_waits_with_a_body_in_memory() -> None:
     run(body)
 
 
-def test_a_sender_that_leaves_waits_no_longer() -> None:
+@pytest.mark.gen_test
+async def test_a_sender_that_leaves_waits_no_longer() -> None:
     """Before its event is committed, or while it waits; the event is stored."""
-
-    async def body() -> None:
-        bench = await Bench(WAITS).open()
-        bench.answers.answer = None
-        for early in (True, False):
-            upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 0, "192.0.2.7"))
-            assert isinstance(upload, Upload)
-            assert upload.waits
-            upload.finish(lambda answer: pytest.fail("nobody is there"))
-            if early:
-                upload.leave()
-            await asyncio.sleep(0)
+    bench = await Bench(WAITS).open()
+    bench.answers.answer = None
+    for early in (True, False):
+        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 0, "192.0.2.7"))
+        assert isinstance(upload, Upload)
+        assert upload.waits
+        upload.finish(lambda answer: pytest.fail("nobody is there"))
+        if early:
             upload.leave()
-        assert len(bench.answers.asked) == 1
-        assert bench.answers.left == 1
-        assert len(await bench.events()) == 2
-
-    run(body)
+        await asyncio.sleep(0)
+        upload.leave()
+    assert len(bench.answers.asked) == 1
+    assert bench.answers.left == 1
+    assert len(await bench.events()) == 2
 
 
 def test_an_ephemeral_buckets_events_are_marked_as_such() -> None:

@@ -9,7 +9,7 @@ import pytest
 from relay_tornado.ingest.endpoints import split_target
 from relay_tornado.ingest.ingest import Head
 from relay_tornado.wire.answers import Answer
-from tests.ingest.world import BUCKET, HEADERS, Bench, finish, replace_input, run
+from tests.ingest.world import BUCKET, HEADERS, Bench, finish, replace_input
 
 
 @pytest.mark.parametrize(
@@ -38,49 +38,43 @@ def test_targets(target: bytes, parts: tuple[str, bytes, bytes] | None) -> None:
     assert split_target(target) == parts
 
 
-def test_inputs_by_their_own_host_and_path() -> None:
+@pytest.mark.gen_test
+async def test_inputs_by_their_own_host_and_path() -> None:
     """The path goes on as the input says, the query as ever; an absolute-form target overrules the Host header."""
+    bucket = replace_input(custom_domain="hooks.example", path_prefix="/in", strip_path_prefix=True)
+    bench = await Bench(bucket).open()
 
-    async def body() -> None:
-        bucket = replace_input(custom_domain="hooks.example", path_prefix="/in", strip_path_prefix=True)
-        bench = await Bench(bucket).open()
+    async def send(target: bytes, host: str) -> int:
+        upload = bench.ingest.begin(Head("POST", target, HEADERS, 0, "192.0.2.7", host))
+        return upload.status if isinstance(upload, Answer) else (await finish(upload)).status
 
-        async def send(target: bytes, host: str) -> int:
-            upload = bench.ingest.begin(Head("POST", target, HEADERS, 0, "192.0.2.7", host))
-            return upload.status if isinstance(upload, Answer) else (await finish(upload)).status
-
-        assert await send(b"/in/a?b=/c", "Hooks.example:80") == 200
-        assert await send(b"http://user@hooks.example/in", "other.example") == 200
-        assert await send(b"http://other.example/in", "hooks.example") == 404
-        assert await send(b"/inn", "hooks.example") == 404
-        assert await send(b"/in", "") == 404
-        assert [(event.path, event.query) for event in await bench.events()] == [(b"/a", b"b=/c"), (b"", b"")]
-
-    run(body)
+    assert await send(b"/in/a?b=/c", "Hooks.example:80") == 200
+    assert await send(b"http://user@hooks.example/in", "other.example") == 200
+    assert await send(b"http://other.example/in", "hooks.example") == 404
+    assert await send(b"/inn", "hooks.example") == 404
+    assert await send(b"/in", "") == 404
+    assert [(event.path, event.query) for event in await bench.events()] == [(b"/a", b"b=/c"), (b"", b"")]
 
 
-def test_where_a_target_leads_is_looked_up_anew_after_a_change() -> None:
+@pytest.mark.gen_test
+async def test_where_a_target_leads_is_looked_up_anew_after_a_change() -> None:
     """What is kept of targets never outlives the record that it came from, and is bounded."""
-
-    async def body() -> None:
-        bench = await Bench().open()
-        endpoints = bench.ingest.endpoints
-        target = b"/v1/webhooks/in-1/a?b"
-        place = endpoints.find(target, "")
-        assert place is not None
-        assert (place.path, place.query) == (b"/a", b"b")
-        assert endpoints.find(target, "") is place
-        await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, max_body=3))
-        again = endpoints.find(target, "")
-        assert again is not None
-        assert again.endpoint.max_body == 3
-        for number in range(5000):
-            assert endpoints.find(b"/v1/webhooks/in-1/%d" % number, "") is not None
-        assert len(endpoints._places) <= 4096
-        long = b"/v1/webhooks/in-1/" + b"x" * 300
-        assert endpoints.find(long, "") is not None
-        assert long not in endpoints._places
-        await bench.registry.delete("bucket", BUCKET.id)
-        assert endpoints.find(target, "") is None
-
-    run(body)
+    bench = await Bench().open()
+    endpoints = bench.ingest.endpoints
+    target = b"/v1/webhooks/in-1/a?b"
+    place = endpoints.find(target, "")
+    assert place is not None
+    assert (place.path, place.query) == (b"/a", b"b")
+    assert endpoints.find(target, "") is place
+    await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, max_body=3))
+    again = endpoints.find(target, "")
+    assert again is not None
+    assert again.endpoint.max_body == 3
+    for number in range(5000):
+        assert endpoints.find(b"/v1/webhooks/in-1/%d" % number, "") is not None
+    assert len(endpoints._places) <= 4096
+    long = b"/v1/webhooks/in-1/" + b"x" * 300
+    assert endpoints.find(long, "") is not None
+    assert long not in endpoints._places
+    await bench.registry.delete("bucket", BUCKET.id)
+    assert endpoints.find(target, "") is None
