@@ -199,3 +199,10 @@ class CloseCode:
     TOKEN_REVOKED = 4503
     TOKEN_EXPIRED = 4504
     GAP_REFUSED = 4509
+
+
+NO_THREAD = (
+    "no thread can be started: there are as many processes and threads as may be, or memory is short; raise the limit "
+    "(`ulimit -u`, `TasksMax=` of the unit, `pids` of the container)"
+)
+"""What is to be said where Python raises its RuntimeError "can't start new thread"."""

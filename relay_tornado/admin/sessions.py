@@ -213,7 +213,7 @@ class Sessions:
             ]
             try:
                 await asyncio.to_thread(_write, self._path, msgspec.json.encode(stored))
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # no thread can be started
                 _log.warning("sessions_not_stored", reason=str(error))
 
 

@@ -19,7 +19,7 @@ import relay_tornado
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.streams import open_closed
 from relay_tornado.cli.trouble import STDOUT, drop_output, file_words, is_printing
-from relay_tornado.errors import RelayError
+from relay_tornado.errors import NO_THREAD, RelayError
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
 """The commands that work with a relay on another machine, too."""
@@ -111,6 +111,10 @@ class Commands(click.Group):
             raise Failure(in_flags(ctx.invoked_subcommand, _in_commands(str(error)))) from error
         except OSError as error:
             raise _failed(error) from error
+        except RuntimeError as error:
+            if str(error) != "can't start new thread":
+                raise
+            raise Failure(NO_THREAD) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None

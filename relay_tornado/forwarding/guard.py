@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 
 from tornado.netutil import Resolver
 
-from relay_tornado.errors import Invalid
+from relay_tornado.errors import NO_THREAD, Invalid
 
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -156,7 +156,7 @@ def literal(host: str, port: int) -> list[str]:
 
 def _aside(host: str, port: int) -> asyncio.Future[list[Socket]]:
     """Looks a name up in a thread of its own: a process that ends waits for those of an executor, and whose servers are
-    silent takes half a minute."""
+    silent takes half a minute. Raises OSError."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[list[Socket]] = loop.create_future()
 
@@ -177,7 +177,10 @@ def _aside(host: str, port: int) -> asyncio.Future[list[Socket]]:
         with suppress(RuntimeError):  # the loop may be closed by now
             loop.call_soon_threadsafe(end, found)
 
-    threading.Thread(target=look, name="relay-names", daemon=True).start()
+    try:
+        threading.Thread(target=look, name="relay-names", daemon=True).start()
+    except RuntimeError:
+        raise OSError(NO_THREAD) from None
     return answer
 
 

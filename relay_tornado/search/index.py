@@ -320,11 +320,15 @@ class Index:
     async def _open(self) -> None:
         if self._writer is not None:
             return
-        self._writer = await beside.writer(self.path)
-        self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
-        self._used = await self._writer.run(file.used)
-        self._reader = await Connection.reader(self.path)
-        self._whereabouts = Whereabouts(self.path)
+        try:
+            self._writer = await beside.writer(self.path)
+            self._state = await self._writer.run(lambda raw: file.prepare(raw, self.path))
+            self._used = await self._writer.run(file.used)
+            self._reader = await Connection.reader(self.path)
+            self._whereabouts = Whereabouts(self.path)
+        except BaseException:
+            await self._close()
+            raise
 
     async def _close(self) -> None:
         self._whole = False

@@ -8,6 +8,7 @@ as its public methods go, a commit would cost a dozen changes of thread.
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 import aiosqlite
 
+from relay_tornado.errors import NO_THREAD
 from relay_tornado.storage.damage import unquoted
 
 T = TypeVar("T")
@@ -51,13 +53,13 @@ class Connection:
     async def writer(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
         """Opens a file, made where it is missing, for reading and writing, with the relay's settings.
 
-        Raises sqlite3.Error; no thread stays behind then.
+        Raises sqlite3.Error, and OSError where no thread can be started; no thread stays behind then.
         """
         return await cls._open(path, "rwc", _prepare_writer, factory)
 
     @classmethod
     async def reader(cls, path: Path, factory: Factory = sqlite3.Connection) -> Connection:
-        """Opens a file that is there, for reading only: nothing done here can change it. Raises sqlite3.Error."""
+        """Opens a file that is there, for reading only: nothing done here can change it. Raises what `writer` does."""
         return await cls._open(path, "ro", _prepare_reader, factory)
 
     @classmethod
@@ -98,6 +100,8 @@ class Connection:
             for thread in threads:  # it is on its way out, and must be gone before the loop is
                 thread.join()
             raise
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, NO_THREAD) from error
         connection = cls(proxy, made[-1], threads[-1])
         try:
             await connection.run(prepare)

@@ -154,6 +154,8 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
             f"{path} can't be opened for writing ({error}): the user that runs the relay needs the right to write to "
             "it and to its directory, or choose another directory with --data."
         )
+    if isinstance(error, OSError) and number == errno.EAGAIN:
+        return StartupError(f"{path} can't be opened: {error.strerror}.")
     if code == sqlite3.SQLITE_FULL or number == errno.ENOSPC:
         return StartupError(f"there is no room for {path} ({error}): free some space and start again.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -17,6 +17,7 @@ from relay_tornado.admin.tokens import new_token, rotated_token
 from relay_tornado.errors import Unauthorized
 from relay_tornado.model import Token
 from relay_tornado.registry.memory import MemoryRegistry
+from tests.storage.faults import no_threads
 
 NOW = 1_800_000_000.0
 
@@ -242,5 +243,17 @@ def test_where_it_can_not_be_stored_it_is_good_until_the_next_start(world: World
         assert world.is_good(cookie)
         await world.restart()
         assert not world.is_good(cookie)
+
+    run(steps())
+
+
+def test_without_a_thread_to_store_it_it_is_good(world: World) -> None:
+    """Who signs in does not get an error for it."""
+
+    async def steps() -> None:
+        token, secret = await world.token()
+        with no_threads():
+            cookie, _ = await world.sessions.begin(token, secret)
+        assert world.is_good(cookie)
 
     run(steps())

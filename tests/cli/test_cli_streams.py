@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -131,3 +133,17 @@ def test_a_failed_export_leaves_no_file(relay: Runner, tmp_path: Path, arguments
     assert "there is no bucket" in relay.refused("export", "wrong", file, *arguments)
     assert not file.exists() or arguments
     assert relay("export", "orders", file, *arguments).exit_code == 0
+
+
+def test_no_thread_can_be_started() -> None:
+    """As where the limit of processes is reached: one line says so, and what to do."""
+
+    def no_threads() -> None:  # each would get a stack of more than there is to address
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 48, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+
+    arguments = [sys.executable, "-m", "relay_tornado", "--url", "http://127.0.0.1:9", "--secret", "s", "listen"]
+    done = subprocess.run(
+        arguments, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, preexec_fn=no_threads
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"relay: no thread can be started: .*; raise the limit .*\n", done.stderr)

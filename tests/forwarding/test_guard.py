@@ -16,6 +16,7 @@ from relay_tornado.forwarding.transport import Transport, Unanswered
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
 from tests.forwarding.world import public, run, world
+from tests.storage.faults import no_threads
 
 BOTH, REBOUND, INSIDE = "both.test", "rebound.test", "inside.test"
 
@@ -306,6 +307,21 @@ def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> Non
         await asyncio.gather(*(send() for _ in range(50)))
         assert asked == ["slow.test"]
         gate.set()
+        await transport.close()
+
+    run(test)
+
+
+def test_without_a_thread_to_look_a_name_up(names: Names) -> None:
+    """There was no answer, and it is said why; the next look-up is one of its own."""
+
+    async def test() -> None:
+        transport = Transport(GuardedResolver(Guard()))
+        with no_threads(), pytest.raises(Unanswered, match="it can't be reached: no thread can be started") as failed:
+            await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
+        assert failed.value.kind == "unreachable"
+        with pytest.raises(Refused):
+            await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
         await transport.close()
 
     run(test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,12 +17,14 @@ from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.buckets import new_bucket
+from relay_tornado.errors import NO_THREAD
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Bucket, Retention
 from relay_tornado.search import file, index, pages, rests
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query, text_of
 from relay_tornado.settings import Settings
+from relay_tornado.storage.connection import Connection
 from tests.log.conftest import disk as disk
 from tests.log.worlds import SqliteWorld, World, event
 
@@ -341,6 +344,26 @@ async def test_a_full_disk_stops_the_index_alone(world: SqliteWorld, tmp_path: P
         room[0] = 1 << 40
         await fill(world, 1)
         await caught_up(made, world)
+
+
+@log_test
+async def test_a_reader_that_could_not_be_opened_is_opened_later(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no thread for it, what is indexed would be found by nobody until the next start."""
+    real, failed = Connection.reader, []
+
+    async def reader(path: Path) -> Connection:
+        if not failed:
+            failed.append(path)
+            raise OSError(errno.EAGAIN, NO_THREAD)
+        return await real(path)
+
+    monkeypatch.setattr(Connection, "reader", reader)
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    assert failed
 
 
 @log_test

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -63,3 +65,13 @@ def once(match: str, code: int) -> Callable[[str], int | None]:
 def always(match: str, code: int) -> Callable[[str], int | None]:
     """Fails every statement that begins so."""
     return lambda sql: code if sql.startswith(match) else None
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """No thread can be started: each would get a stack of more than there is to address."""
+    before = threading.stack_size(1 << 47)
+    try:
+        yield
+    finally:
+        threading.stack_size(before)

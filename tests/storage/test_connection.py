@@ -16,6 +16,7 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import NAME, Database
+from tests.storage.faults import no_threads
 
 
 def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
@@ -76,3 +77,15 @@ def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
             await database.close()
 
     asyncio.run(run())
+
+
+def test_no_thread_can_be_started(tmp_path: Path) -> None:
+    """It is that which is told, with what to do, and nothing stays open: with threads again all is well."""
+    settings = replace(Settings(), data=tmp_path)
+    with no_threads(), pytest.raises(StartupError, match=r"relay.db can't be opened: no thread .*raise the limit"):
+        asyncio.run(Database.open(settings))
+
+    async def again() -> None:
+        await (await Database.open(settings)).close()
+
+    asyncio.run(again())
