@@ -377,6 +377,7 @@ class SqliteEventLog:
             del self._logs[state.bucket_id]
         for epoch in state.epochs:
             self._epochs.pop(epoch.epoch, None)
+            self._opened.discard(epoch.epoch)
         self._watches.wake(state.bucket_id)
 
     def _apply(self, loaded: Loaded) -> None:

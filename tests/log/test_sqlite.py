@@ -517,3 +517,15 @@ async def test_an_error_opens_no_epoch(faulty: SqliteWorld, faults: Faults) -> N
         await faulty.log.append("b", event())
     await settled(faulty)
     assert (await faulty.log.append("b", event())).epoch == place.epoch
+
+
+@log_test
+async def test_of_a_log_that_was_dropped_nothing_is_kept(disk: SqliteWorld) -> None:
+    """However many were made and dropped, memory holds those that are there."""
+    await make(disk.log)
+    held = len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)
+    for _ in range(20):
+        await make(disk.log, "c")
+        await fill(disk.log, 2, "c")
+        await disk.log.drop("c")
+    assert (len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)) == held
