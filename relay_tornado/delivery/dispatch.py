@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+import structlog
+
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.flight import CHUNK, SLICE
 from relay_tornado.delivery.frames import FrameCache
@@ -25,6 +27,8 @@ PAGE: Final = 256
 _PAGE_BYTES: Final = 64 * KIB
 _CLOCK_EVERY: Final = 16
 """How many subscribers are served between two looks at the clock."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Subscriber(Protocol):
@@ -231,7 +235,8 @@ class Dispatcher:
     def _read(self, after: int) -> _Chunk | None:
         """The frames after a position, joined, empty where those events go nowhere.
 
-        None where they are not in memory, or too much to send at once.
+        None where they are not in memory, too much to send at once, or what the relay fails on: whoever reads the log
+        by itself meets that alone, and is told.
         """
         try:
             events = self._log.peek(self._bucket_id, after, PAGE, _PAGE_BYTES)
@@ -241,6 +246,9 @@ class Dispatcher:
                 events = self._in_time(events)
             frames = [self._cache.frame(self._bucket_id, event) for event in events]
         except (BucketGone, CursorLost):
+            return None
+        except Exception:
+            _log.exception("frames_not_made", bucket=self._bucket_id)
             return None
         data = frames[0] if len(frames) == 1 else b"".join(frames)
         if len(data) > CHUNK:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.errors import Unavailable
 from tests.delivery.world import Reader, World, quiet, run, until
 
@@ -224,5 +225,31 @@ def test_no_hole_and_no_repeat_however_it_interleaves(seed: int, extended: bool)
         if not extended and since != {"last": 3} and isinstance(since, dict):
             assert all(each["status"] == "caught_up" for each in reader.statuses())
         assert world.deliveries.flight.outstanding == 0
+
+    run(test)
+
+
+def test_what_the_pass_fails_on_comes_by_each_ones_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where memory is short for a moment: nobody waits for the next event, in that bucket or in another."""
+
+    async def test() -> None:
+        world = World()
+        for name in "ab":
+            await world.bucket(name)
+        readers = [await world.subscribe("a", "b") for _ in range(3)]
+        await quiet()
+        real, failed = FrameCache.frame, []
+
+        def frame(*args: Any, **options: Any) -> bytes:
+            if not failed:
+                failed.append(args)
+                raise MemoryError
+            return real(*args, **options)
+
+        monkeypatch.setattr(FrameCache, "frame", frame)
+        await world.append(1, "id-a")
+        await world.append(1, "id-b")
+        await until(lambda: all(reader.seqs("a") == reader.seqs("b") == [1] for reader, _, _ in readers))
+        assert failed
 
     run(test)
