@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from marshmallow import Schema, fields
@@ -10,6 +11,7 @@ from marshmallow import Schema, fields
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.consumers import replayed_document
 from relay_tornado.admin.standing import seeked_document
+from relay_tornado.errors import BucketGone
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.rest import Document
 
@@ -58,11 +60,12 @@ class _OutputReplay(_Range):
 
 
 async def _list(administration: Administration, arguments: Document) -> list[Document]:
-    name = arguments["bucket"]
-    buckets = administration.list_buckets() if name is None else [administration.find_bucket(name)]
+    if arguments["bucket"] is not None:
+        return await administration.consumers.listing(administration.find_bucket(arguments["bucket"]))
     found: list[Document] = []
-    for bucket in buckets:
-        found += await administration.consumers.listing(bucket)
+    for bucket in administration.list_buckets():
+        with suppress(BucketGone):  # it is deleted meanwhile
+            found += await administration.consumers.listing(bucket)
     return found
 
 

@@ -11,6 +11,7 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.client import HTTPException, IncompleteRead
 from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import relay_tornado
 from relay_tornado.cli.answering import find_part
 from relay_tornado.cli.output import note
-from relay_tornado.errors import Invalid, NotFound, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, Invalid, NotFound, RelayError, Unavailable
 from relay_tornado.wire.fields import Document
 
 ANSWER: Final = 120.0
@@ -98,7 +99,7 @@ class Remote:
             message = str(document["message"])
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} answers {error.code}, and not like a relay: is the URL right?") from None
-        if error.code == 404 and document.get("code") == "not_found":
+        if error.code == 404 and document.get("code") in (NotFound.code, BucketGone.code):
             raise NotFound(message)
         raise Refused(message)
 
@@ -181,8 +182,14 @@ def _times(arguments: Document) -> Document:
 
 
 def _list_consumers(remote: Remote, arguments: Document) -> list[Document]:
-    buckets = [arguments["bucket"]] if arguments.get("bucket") else [each["id"] for each in remote.buckets()]
-    return [each for bucket in buckets for each in remote.request("GET", "buckets", bucket, "consumers")]
+    if arguments.get("bucket"):
+        named: list[Document] = remote.request("GET", "buckets", arguments["bucket"], "consumers")
+        return named
+    found: list[Document] = []
+    for bucket in remote.buckets():
+        with suppress(NotFound):  # it is deleted meanwhile
+            found += remote.request("GET", "buckets", bucket["id"], "consumers")
+    return found
 
 
 def _dead(remote: Remote, arguments: Document) -> Any:

@@ -6,10 +6,12 @@ import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from relay_tornado.admin.commands import COMMANDS
 from relay_tornado.admin.consumers import MOST, ConsumerAdministration, key_of
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
@@ -460,3 +462,20 @@ def test_an_outputs_number_comes_before_anothers_name() -> None:
         assert key_of(bucket, f"output:{words}") == Key("b-1", "output", number)
     with pytest.raises(NotFound):
         key_of(bucket, "output:4")
+
+
+def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
+    """It is left out, as one that was deleted before; asked for by its name it is not found."""
+
+    async def test(world: World) -> None:
+        await world.open()
+        gone = Bucket("b-2", "deleted", 0, 0)
+        administration: Any = SimpleNamespace(
+            consumers=world.consumers, list_buckets=lambda: [gone, BUCKET], find_bucket=lambda name: gone
+        )
+        listed = COMMANDS["consumer.list"].run
+        assert [each["name"] for each in await listed(administration, {"bucket": None})] == ["w"]
+        with pytest.raises(NotFound):
+            await listed(administration, {"bucket": "deleted"})
+
+    run(test)
