@@ -11,7 +11,7 @@ import relay_tornado
 from relay_tornado.admin.consumers import may_see, missing
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.counters import ConsumerLevel
-from relay_tornado.errors import Invalid
+from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import STATUSES, LogAnswer, QueryNumber
 from relay_tornado.ids import format_id
@@ -175,9 +175,13 @@ class StatusHandler(RestHandler):
                 slowest[level.bucket] = level
         found = []
         for bucket in buckets:
-            if bucket.id in extents:
+            if bucket.id not in extents:
+                continue
+            try:
                 bounds = await rest.log.bounds(bucket.id)
-                found.append(self._bucket(bucket, bounds, extents, listening, slowest.get(bucket.name)))
+            except BucketGone:
+                continue  # deleted meanwhile
+            found.append(self._bucket(bucket, bounds, extents, listening, slowest.get(bucket.name)))
         administration = rest.administration
         self.answer(
             {

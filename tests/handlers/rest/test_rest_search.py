@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from relay_tornado.admin import searching
+from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import index
 from tests.handlers.rest.world import World, world
 
@@ -213,6 +214,26 @@ def test_status(tmp_path: Path) -> None:
         assert orders["oldest_at"] <= orders["newest_at"] <= answer["now"]
         assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
         assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
+
+    run(tmp_path, scenario)
+
+
+def test_status_while_a_bucket_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left out: the page that asks every few seconds gets no 404."""
+
+    async def scenario(here: World) -> None:
+        await here.bucket("orders")
+        gone = await here.bucket("gone")
+        real = SqliteEventLog.extents
+
+        async def extents(log: SqliteEventLog, bucket_ids: Any) -> Any:
+            found = await real(log, bucket_ids)
+            await log.drop(gone.id)
+            return found
+
+        monkeypatch.setattr(SqliteEventLog, "extents", extents)
+        answer = await here.call("GET", "/v1/status")
+        assert (answer.status, [each["name"] for each in answer.document["buckets"]]) == (200, ["orders"])
 
     run(tmp_path, scenario)
 
