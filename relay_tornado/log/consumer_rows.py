@@ -61,7 +61,7 @@ _FLOOR = (
 )
 _OLD = """
 SELECT 1 FROM log JOIN consumer ON consumer.log = log.id
-WHERE log.id = :log AND (
+WHERE log.id = :log AND log.dropped = 0 AND (
     EXISTS (SELECT 1 FROM parked WHERE consumer = consumer.id AND seq < log.first)
     OR EXISTS (SELECT 1 FROM dead_letter WHERE consumer = consumer.id AND seq < log.first AND reason <> 'retention')
     OR (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id AND seq < log.first) > :missed
@@ -262,7 +262,10 @@ def has_old(raw: sqlite3.Connection, log: int) -> bool:
 
 
 def forget_old(raw: sqlite3.Connection, log: int, now: float) -> bool:
-    """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all."""
+    """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all;
+    of a log that was dropped meanwhile all leaves elsewhere."""
+    if not has_old(raw, log):
+        return True
     values = {"log": log, "step": STEP, "missed": MISSED}
     for consumer, seq, attempts, since in raw.execute(_OLD_PARKED, values).fetchall():
         raw.execute("DELETE FROM parked WHERE consumer = ? AND seq = ?", (consumer, seq))

@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import RelayError, Unavailable
+from relay_tornado.log import consumer_rows, reclaim
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -422,3 +423,20 @@ def test_what_was_saved_survives_a_kill(tmp_path: Path) -> None:
             await database.close()
 
     assert saved <= asyncio.run(look()) <= max(done)
+
+
+@log_test
+async def test_what_is_parked_in_a_log_that_is_dropped_becomes_nothing(disk: SqliteWorld) -> None:
+    """A trim that was on its way meets it: that is no failure."""
+    store = await begin(disk, "worker")
+    store.save(KEY, lambda: Changes(5, (), False, {3: Parked(1, 5.0, 1.0)}, set(), {}))
+    await store.saved()
+    key = disk.log._logs["b"].key
+
+    def job(raw: sqlite3.Connection) -> tuple[bool, int]:
+        reclaim.drop(raw, key)
+        done = consumer_rows.forget_old(raw, key, 1.0)
+        return done, raw.execute("SELECT count(*) FROM dead_letter").fetchone()[0]
+
+    assert await disk.database.write(job) == (True, 0)
+    await disk.log.drop("b")
