@@ -115,6 +115,10 @@ class Commands(click.Group):
             if str(error) != "can't start new thread":
                 raise
             raise Failure(NO_THREAD) from error
+        except MemoryError as error:
+            raise Failure(
+                "there is too little memory: close what takes it, or raise the limit (`ulimit -v`)"
+            ) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None

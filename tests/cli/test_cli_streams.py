@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from relay_tornado.admin.administration import Administration
 from tests.acceptance.relay import TIMEOUT, wait_for
 from tests.cli.runner import Runner
 from tests.client.world import free_port
@@ -147,3 +148,14 @@ def test_no_thread_can_be_started() -> None:
     )
     assert done.returncode == 1
     assert re.fullmatch(r"relay: no thread can be started: .*; raise the limit .*\n", done.stderr)
+
+
+def test_there_is_too_little_memory(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says so, as for what else a machine lacks."""
+
+    def list_buckets(_: Administration) -> None:
+        raise MemoryError
+
+    relay.json("bucket", "create", "orders")
+    monkeypatch.setattr(Administration, "list_buckets", list_buckets)
+    assert "there is too little memory" in relay.refused("bucket", "list")
