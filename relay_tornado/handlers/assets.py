@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 import relay_tornado
+from relay_tornado.errors import Unavailable
 
 ROOT: Final = Path(relay_tornado.__file__).parent / "ui" / "static"
 PREFIX: Final = "/ui/static/"
@@ -33,6 +36,8 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -56,7 +61,7 @@ class Asset:
 
 
 class Assets:
-    """All files below a directory, by their paths in it."""
+    """All files below a directory, by their paths in it. Where they can't be read, they are as they were."""
 
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
@@ -67,12 +72,13 @@ class Assets:
 
     @property
     def version(self) -> str:
-        """Names what all files hold now."""
+        """Names what all files hold now. Raises Unavailable."""
         self._look()
         return self._version
 
     def find(self, name: str) -> Asset | None:
-        """The file, None where there is none of this name; the index names the others under the version."""
+        """The file, None where there is none of this name; the index names the others under the version.
+        Raises Unavailable."""
         self._look()
         return self._files.get(name)
 
@@ -80,7 +86,15 @@ class Assets:
         now = time.monotonic()
         if now - self._looked < _LOOK:
             return
+        try:
+            self._read()
+        except OSError as error:
+            if not self._files:
+                raise Unavailable(f"the page's files can't be read ({error.strerror})") from None
+            _log.warning("page_not_read", reason=str(error), consequence="its files are given out as they were")
         self._looked = now
+
+    def _read(self) -> None:
         seen = {}
         for path in sorted(self._root.rglob("*")):
             if path.suffix in _TYPES and path.is_file():
@@ -88,11 +102,11 @@ class Assets:
                 seen[path.relative_to(self._root).as_posix()] = (status.st_mtime_ns, status.st_size)
         if seen == self._seen:
             return
-        self._seen = seen
-        self._files = {name: Asset(_TYPES[Path(name).suffix], (self._root / name).read_bytes()) for name in seen}
-        parts = "".join(f"{name} {asset.tag}\n" for name, asset in self._files.items())
+        files = {name: Asset(_TYPES[Path(name).suffix], (self._root / name).read_bytes()) for name in seen}
+        self._seen, self._files = seen, files
+        parts = "".join(f"{name} {asset.tag}\n" for name, asset in files.items())
         self._version = hashlib.sha256(parts.encode()).hexdigest()[:12]
-        index = self._files.get(INDEX)
+        index = files.get(INDEX)
         if index is not None:
             versioned = f"{PREFIX}v-{self._version}/".encode()
-            self._files[INDEX] = Asset(index.type, index.body.replace(PREFIX.encode(), versioned))
+            files[INDEX] = Asset(index.type, index.body.replace(PREFIX.encode(), versioned))

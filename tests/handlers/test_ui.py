@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import gzip
 import json
+import os
 import re
 from collections.abc import Coroutine, Mapping
 from pathlib import Path
@@ -15,7 +17,9 @@ import pytest
 from tornado.httpclient import HTTPResponse
 
 from relay_tornado.admin.commands import run_command
-from relay_tornado.handlers.assets import ROOT
+from relay_tornado.errors import Unavailable
+from relay_tornado.handlers import assets as assets_module
+from relay_tornado.handlers.assets import ROOT, Assets
 from relay_tornado.handlers.ui import FAILURES
 from tests.handlers.rest.world import World, world
 
@@ -404,3 +408,35 @@ def test_request_bins(tmp_path: Path) -> None:
             assert (await here.call("POST", "/v1/bins")).status == 201
 
     run(steps())
+
+
+def test_files_that_can_not_be_read_are_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without descriptors: who has not seen them yet is told so, and they are given out as they were."""
+    (tmp_path / "index.html").write_text("first")
+    assets = Assets(tmp_path)
+    real, fails = Path.read_bytes, [True]
+
+    def read_bytes(path: Path) -> bytes:
+        if fails[0]:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    monkeypatch.setattr(assets_module, "_LOOK", 0.0)
+    with pytest.raises(Unavailable, match=r"the page's files can't be read \(Too many open files\)"):
+        assets.find("index.html")
+
+    def content() -> bytes:
+        found = assets.find("index.html")
+        assert found is not None
+        return found.body
+
+    fails[0] = False
+    assert content() == b"first"
+    version = assets.version
+    (tmp_path / "index.html").write_text("the second")
+    fails[0] = True
+    assert (content(), assets.version) == (b"first", version)
+    fails[0] = False
+    assert content() == b"the second"
+    assert assets.version != version
