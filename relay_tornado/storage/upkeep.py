@@ -55,6 +55,7 @@ class Upkeep:
         self._interval = interval
         self._much = much
         self._warned = float("-inf")
+        self._problem = ""
 
     async def run(self) -> None:
         """A look every interval; one that fails is logged, and the next one comes."""
@@ -69,8 +70,11 @@ class Upkeep:
                     await self._make_room()
                 elif rate <= QUIET and self._is_much(free, size):
                     await self._vacuum(free, size)
+                self._problem = ""
             except (RelayError, sqlite3.Error) as error:
-                _log.warning("upkeep_waits", reason=str(error))
+                if str(error) != self._problem:  # on a full disk it comes each second
+                    self._problem = str(error)
+                    _log.warning("upkeep_waits", reason=self._problem)
             commits, before = self._database.commits, self._clock()
             await self._pause()
 

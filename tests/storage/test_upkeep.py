@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.errors import NoSpace
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB, NewEvent, Retention
 from relay_tornado.settings import Settings
@@ -223,3 +224,29 @@ def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: 
     with capture_logs() as logs:
         assert asyncio.run(run()) == 1
     assert [entry for entry in logs if entry["event"] == "space_given_back"] == []
+
+
+def test_what_keeps_it_from_its_work_is_said_once(tmp_path: Path) -> None:
+    """A full disk has it look each second; once there was room it is said anew."""
+
+    async def run() -> list[str]:
+        async with opened(tmp_path) as (database, _):
+            problems = iter([*["full"] * 3, *["broken"] * 3, *[""] * 2, *["broken"] * 3])
+            looks = []
+
+            async def read(job: Any, what: str = "") -> Any:
+                looks.append(problem := next(problems, ""))
+                if problem:
+                    raise NoSpace(problem)
+                return 0, 1 << 20
+
+            database.read = read  # type: ignore[method-assign]
+            with capture_logs() as logged:
+                task = asyncio.create_task(Upkeep(database, interval=0.001).run())
+                await until(lambda: len(looks) > 11)
+                task.cancel()
+                await asyncio.wait([task])
+            del database.read
+            return [line["reason"] for line in logged if line["event"] == "upkeep_waits"]
+
+    assert asyncio.run(run()) == ["full", "broken", "broken"]
