@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -101,7 +101,9 @@ def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | 
         try:
             yield output, _continued(file, output)
         except BaseException:
-            if not append and output.tell() == 0:
+            with suppress(OSError):  # of a full disk
+                output.flush()
+            if not append and os.fstat(descriptor).st_size == 0:
                 file.unlink()
             raise
 

@@ -136,6 +136,18 @@ def test_a_failed_export_leaves_no_file(relay: Runner, tmp_path: Path, arguments
     assert relay("export", "orders", file, *arguments).exit_code == 0
 
 
+def test_an_export_that_had_no_room_at_all_leaves_no_file(relay: Runner, tmp_path: Path) -> None:
+    """Once there is some, the same command makes it."""
+    relay.json("bucket", "create", "orders")
+    file = tmp_path / "orders.ndjson"
+    arguments = [sys.executable, "-m", "relay_tornado", "export", "orders", str(file), "--data", str(relay.data)]
+    no_room = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]
+    done = subprocess.run([*no_room, *arguments], env=environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert done.returncode == 1
+    assert "the file is as large as it may be" in done.stderr
+    assert not file.exists()
+
+
 def test_no_thread_can_be_started() -> None:
     """As where the limit of processes is reached: one line says so, and what to do."""
 
