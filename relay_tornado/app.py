@@ -21,6 +21,8 @@ from relay_tornado.admin.logs import Logs
 from relay_tornado.admin.sessions import NAME as SESSIONS
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.counters import Counters
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import StartupError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.control import ControlServer
@@ -50,11 +52,10 @@ _log = structlog.get_logger(__name__)
 class _Engine:
     database: Database
     log: SqliteEventLog
-    deliveries: SqliteDeliveries
+    results: SqliteDeliveries
     ledgers: Ledgers
     registry: SqliteRegistry
     uses: SqliteUses
-    administration: Administration
 
 
 @asynccontextmanager
@@ -64,25 +65,33 @@ async def _open_engine(settings: Settings, counters: Counters | None = None) -> 
         stack.push_async_callback(database.close)
         log = await SqliteEventLog.open(database, settings, counters)
         stack.push_async_callback(log.close)
-        deliveries = SqliteDeliveries(database, settings)
-        stack.push_async_callback(deliveries.close)
+        results = SqliteDeliveries(database, settings)
+        stack.push_async_callback(results.close)
         consumers = SqliteConsumers(database)
         stack.push_async_callback(consumers.close)
         ledgers = Ledgers(consumers, log, counters=counters)
         registry = await SqliteRegistry.open(database)
-        administration = Administration(log, registry, settings, ledgers)
-        administration.uses = uses = await SqliteUses.open(database)
+        uses = await SqliteUses.open(database)
         stack.push_async_callback(uses.write)
-        administration.logs = Logs(log, deliveries, registry)
-        await administration.reconcile()
-        yield _Engine(database, log, deliveries, ledgers, registry, uses, administration)
+        yield _Engine(database, log, results, ledgers, registry, uses)
+
+
+async def _administration(
+    engine: _Engine, settings: Settings, sessions: Sessions | None = None, index: Index | None = None
+) -> Administration:
+    logs = Logs(engine.log, engine.results, engine.registry, index)
+    administration = Administration(
+        engine.log, engine.registry, settings, engine.ledgers, logs, uses=engine.uses, sessions=sessions
+    )
+    await administration.reconcile()
+    return administration
 
 
 @asynccontextmanager
 async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
     """The administration of a data directory, under its lock. Raises StartupError, Locked where a relay serves it."""
     async with _open_engine(settings) as engine:
-        yield engine.administration
+        yield await _administration(engine, settings)
 
 
 class Relay:
@@ -139,81 +148,73 @@ class Relay:
             if settings.backup_dir is not None:
                 check_directory(settings.backup_dir)
             engine = await stack.enter_async_context(_open_engine(settings, counters))
-            self._administration = engine.administration
+            database, log, registry, ledgers = engine.database, engine.log, engine.registry, engine.ledgers
+            sessions = None
             if not settings.no_ui:
-                engine.administration.sessions = sessions = Sessions(engine.registry, settings.data / SESSIONS)
+                sessions = Sessions(registry, settings.data / SESSIONS)
                 stack.push_async_callback(sessions.close)
-            upkeep = Upkeep(engine.database)
-            _keep_running(stack, upkeep.run(), "relay-upkeep")
-            if certificate is not None:
-                _keep_running(stack, certificate.watch(), "relay-certificate")
-            _keep_running(stack, engine.uses.run(), "relay-uses")
-            _keep_running(stack, engine.administration.run_housekeeping(), "relay-housekeeping")
+            index = _index(engine, settings, counters)
+            self._administration = administration = await _administration(engine, settings, sessions, index)
+            upkeep = Upkeep(database)
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
-            if backups is not None:
-                _keep_running(stack, backups.run(), "relay-backups")
-            gauges = Gauges(
-                settings, engine.database, engine.log, engine.registry, upkeep.forecast, certificate, backups
-            )
-            control = ControlServer(engine.administration, self.settings.data)
-            site = Site(
-                engine.log,
-                engine.registry,
-                engine.database,
+            consumers = ConsumerLevels(administration.consumers, registry)
+            series = Series(settings.data, counters)
+            deliveries = Deliveries(log, registry, settings, ledgers, counters)
+            responses = Responses(engine.results, log, registry, deliveries)
+            responses.forwarding = forwarding = Forwarding(
+                log,
+                registry,
+                ledgers,
+                responses,
                 settings,
-                engine.deliveries,
-                engine.ledgers,
-                administration=engine.administration,
-                counters=counters,
-                entrance=Entrance(certificate, ProxyTrust.parse(settings.proxy_trust or ""), self._inherited),
-                expose=Metrics(counters, gauges, __version__).expose,
-                instance=engine.administration.instance,
-            )
-            if settings.search_index is not None:
-                index = Index(
-                    settings.data,
-                    engine.log,
-                    functools.partial(engine.registry.list, "bucket"),
-                    settings.search_index,
-                    room=lambda: engine.database.room,
-                    events=lambda: counters.events + counters.deliveries // 4,
-                )
-                site.rest.logs.searching.index = index
-                _keep_running(stack, index.run(), "relay-search")
-            gauges.site = site
-            gauges.consumers = consumers = ConsumerLevels(engine.administration.consumers, engine.registry)
-            _keep_running(stack, consumers.run(), "relay-levels")
-            site.rest.lags = lambda: consumers.latest
-            measured = Measured(gauges, consumers, engine.log, engine.registry)
-            site.rest.series = series = Series(settings.data, counters, measured)
-            stack.callback(measured.close)
-            _keep_running(stack, series.run(), "relay-series")
-            engine.administration.clients = lambda: site.sockets.subscribed
-            engine.uses.connected = lambda: site.sockets.keys
-            forwarding = Forwarding(
-                engine.log,
-                engine.registry,
-                engine.ledgers,
-                site.sockets.responses,
-                settings,
-                engine.administration.disable_output,
+                administration.disable_output,
                 counters=counters,
                 own=self._listening,
             )
-            site.sockets.responses.forwarding = site.rest.forwarding = forwarding
-            site.ingest.queue_full = forwarding.full
-            gauges.forwarding = forwarding
+            site = Site(
+                log,
+                registry,
+                database,
+                settings,
+                administration,
+                deliveries,
+                responses,
+                forwarding,
+                series,
+                counters=counters,
+                entrance=Entrance(certificate, ProxyTrust.parse(settings.proxy_trust or ""), self._inherited),
+                lags=lambda: consumers.latest,
+                expose=lambda: metrics.expose(),  # noqa: PLW0108 - made after the site, whose numbers it has
+            )
+            gauges = Gauges(
+                settings, database, log, registry, upkeep.forecast, certificate, backups, consumers, forwarding, site
+            )
+            metrics = Metrics(counters, gauges, __version__)
+            measured = Measured(gauges, consumers, log, registry)
+            stack.callback(measured.close)
+            _keep_running(stack, upkeep.run(), "relay-upkeep")
+            if certificate is not None:
+                _keep_running(stack, certificate.watch(), "relay-certificate")
+            _keep_running(stack, engine.uses.run(lambda: site.sockets.keys), "relay-uses")
+            _keep_running(stack, administration.run_housekeeping(), "relay-housekeeping")
+            if backups is not None:
+                _keep_running(stack, backups.run(), "relay-backups")
+            if index is not None:
+                _keep_running(stack, index.run(), "relay-search")
+            _keep_running(stack, consumers.run(), "relay-levels")
+            _keep_running(stack, series.run(measured), "relay-series")
+            control = ControlServer(administration, settings.data)
             end_forwarding = functools.partial(forwarding.stop, settings.drain_timeout)
             stack.push_async_callback(_together, site.stop, control.close, end_forwarding)
-            engine.database.owner(await control.start())
+            database.owner(await control.start())
             site.start()
             self._site = site
             await forwarding.start()
-            engine.administration.url = self.url
-            engine.administration.address = self.address
+            administration.url = self.url
+            administration.address = self.address
             self._stack = stack.pop_all()
-        metrics = {} if self.metrics_port is None else {"metrics_port": self.metrics_port}
-        _log.info("started", version=__version__, address=self.address, data=str(settings.data), **metrics)
+        ports = {} if self.metrics_port is None else {"metrics_port": self.metrics_port}
+        _log.info("started", version=__version__, address=self.address, data=str(settings.data), **ports)
 
     def reload(self) -> None:
         """Loads the certificate's files again, where there are some; new connections get what is in them."""
@@ -243,6 +244,19 @@ def _certificate(settings: Settings) -> Certificate | None:
     if settings.tls_cert is None or settings.tls_key is None:
         raise StartupError("--tls-cert and --tls-key go together: give both, or neither for plain HTTP")
     return Certificate(settings.tls_cert, settings.tls_key)
+
+
+def _index(engine: _Engine, settings: Settings, counters: Counters) -> Index | None:
+    if settings.search_index is None:
+        return None
+    return Index(
+        settings.data,
+        engine.log,
+        functools.partial(engine.registry.list, "bucket"),
+        settings.search_index,
+        room=lambda: engine.database.room,
+        events=lambda: counters.events + counters.deliveries // 4,
+    )
 
 
 async def _together(*ends: Callable[[], Awaitable[None]]) -> None:

@@ -72,6 +72,9 @@ class Gauges:
         forecast: Forecast,
         certificate: Certificate | None,
         backups: Backups | None,
+        consumers: ConsumerLevels,
+        forwarding: Forwarding,
+        site: Site,
     ) -> None:
         self._settings = settings
         self._database = database
@@ -80,14 +83,12 @@ class Gauges:
         self._forecast = forecast
         self._certificate = certificate
         self._backups = backups
-        self.site: Site | None = None
-        self.consumers: ConsumerLevels | None = None
-        self.forwarding: Forwarding | None = None
+        self._consumers = consumers
+        self._forwarding = forwarding
+        self._site = site
 
     def __call__(self) -> counters.Levels:
-        database, certificate, site = self._database, self._certificate, self.site
-        forwarding = self.forwarding
-        assert site is not None, "nothing is served yet"
+        database, certificate, forwarding, site = self._database, self._certificate, self._forwarding, self._site
         space, loss = database.space, database.loss
         return counters.Levels(
             ready=database.healthy(),
@@ -98,11 +99,11 @@ class Gauges:
             connections=len(site.listener.connections),
             connections_limit=site.listener.limit,
             subscribers=site.sockets.deliveries.subscribers,
-            forward_requests=0 if forwarding is None else forwarding.trying,
-            forward_circuits_open=0 if forwarding is None else forwarding.circuits_open,
-            forward_retries=0 if forwarding is None else forwarding.parked,
+            forward_requests=forwarding.trying,
+            forward_circuits_open=forwarding.circuits_open,
+            forward_retries=forwarding.parked,
             lag=self._lag(site),
-            consumers=() if self.consumers is None else self.consumers.latest,
+            consumers=self._consumers.latest,
             buckets=len(self._registry.list("bucket")),
             database=_size(database.path),
             wal=_size(wal_of(database.path)),

@@ -78,25 +78,27 @@ class Administration:
         registry: Registry,
         settings: Settings,
         ledgers: Ledgers,
+        logs: Logs,
+        *,
+        uses: Uses | None = None,
+        sessions: Sessions | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`ledgers` are the consumers; `clock` gives unix seconds."""
+        """`ledgers` are the consumers, `logs` is for commands about events. `uses` knows when tokens were last used,
+        `sessions` who is signed in to the page, None where there is none. `clock` gives unix seconds."""
         self.settings = settings
         self.url = settings.public_url
         """Where senders reach the relay, for whoever prints webhook URLs; the composition root puts the address here
-        that it listens on where no public one is set."""
+        that it listens on, once it does, where no public one is set."""
         self.instance = uuid4().hex
         """Names this process to whoever asks whether an address leads to it."""
         self.address = ""
         """The URL of the address that the relay listens on, where one does."""
-        self.logs: Logs | None = None
-        """For commands about events; the composition root puts it here."""
+        self.logs = logs
         self.ledgers = ledgers
         self.consumers = ConsumerAdministration(log, ledgers)
-        self.sessions: Sessions | None = None
-        """Who is signed in to the page; the composition root puts it here where there is one."""
-        self.uses = Uses()
-        """When tokens were last used; the composition root puts here what is kept."""
+        self.sessions = sessions
+        self.uses = Uses() if uses is None else uses
         self.demo = False
         """Whether the relay was started to try it."""
         self.clients: Callable[[], Sequence[Client]] = tuple

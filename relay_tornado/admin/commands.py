@@ -15,7 +15,6 @@ from marshmallow import Schema, fields, validate
 import relay_tornado
 from relay_tornado.admin import positions
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.logs import Logs
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.admin.sessions import CODE_LIFE, Sessions
@@ -210,13 +209,8 @@ async def _delete_output(administration: Administration, arguments: Document) ->
     return {"id": gone.id, "status": "deleted"}
 
 
-def _logs(administration: Administration) -> Logs:
-    assert administration.logs is not None, "the composition root gives it its logs"
-    return administration.logs
-
-
 async def _list_logs(administration: Administration, arguments: Document) -> Document:
-    page = await _logs(administration).list(OWNER, **arguments)
+    page = await administration.logs.list(OWNER, **arguments)
     document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
     if page.next_cursor is not None:
         document["next_cursor"] = page.next_cursor
@@ -225,21 +219,21 @@ async def _list_logs(administration: Administration, arguments: Document) -> Doc
 
 async def _search(administration: Administration, arguments: Document) -> Document:
     place = {name: arguments.pop(name) for name in ("bucket", "limit", "cursor")}
-    return found_document(await _logs(administration).search(OWNER, Wanted(**arguments), **place))
+    return found_document(await administration.logs.search(OWNER, Wanted(**arguments), **place))
 
 
 async def _show_log(administration: Administration, arguments: Document) -> Document:
-    return await _logs(administration).get(OWNER, arguments["id"])
+    return await administration.logs.get(OWNER, arguments["id"])
 
 
 async def _resend_log(administration: Administration, arguments: Document) -> Document:
-    return resent_document(await _logs(administration).resend(OWNER, arguments.pop("id"), **arguments))
+    return resent_document(await administration.logs.resend(OWNER, arguments.pop("id"), **arguments))
 
 
 async def _resend_range(administration: Administration, arguments: Document) -> Document:
     orders = {name: arguments.pop(name) for name in ("output", "process_policy")}
     bucket = arguments.pop("bucket")
-    return resent_document(await _logs(administration).resend_range(OWNER, bucket, Range(**arguments), **orders))
+    return resent_document(await administration.logs.resend_range(OWNER, bucket, Range(**arguments), **orders))
 
 
 async def _create_token(administration: Administration, arguments: Document) -> Document:

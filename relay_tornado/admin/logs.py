@@ -19,6 +19,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.model import Event, Token
 from relay_tornado.registry.contract import Registry
+from relay_tornado.search.index import Index
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import delivery_document
 
@@ -27,14 +28,20 @@ class Logs:
     """The service; it holds nothing that has to outlive it."""
 
     def __init__(
-        self, log: EventLog, deliveries: Deliveries, registry: Registry, clock: Callable[[], float] = time.time
+        self,
+        log: EventLog,
+        deliveries: Deliveries,
+        registry: Registry,
+        index: Index | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`clock` gives unix seconds."""
+        """`index` is of the events' texts, None where there is none. `clock` gives unix seconds."""
         self._stored = Stored(log, deliveries, registry)
         self._listing = Listing(self._stored)
         self._polling = Polling(self._stored, clock)
         self._resending = Resending(self._stored)
-        self.searching = Searching(self._stored)
+        self._searching = Searching(self._stored, index)
 
     async def list(
         self,
@@ -67,7 +74,7 @@ class Logs:
     ) -> SearchPage:
         """Events that fit, newest first and without their bodies; what is asked for is in `Wanted`. Raises Invalid,
         Overloaded."""
-        return await self.searching.page(token, bucket, wanted, limit, cursor)
+        return await self._searching.page(token, bucket, wanted, limit, cursor)
 
     async def locate(self, token: Token, log_id: str) -> Located:
         """The bucket and the seq of an event by its id, or that of a copy. The seq has to lie in its own epoch's

@@ -80,11 +80,11 @@ class Wanted:
 
 
 class Searching:
-    """Makes pages. `index` is put there by the composition root, where there is one."""
+    """Makes pages. Without an `index` each event is looked at."""
 
-    def __init__(self, stored: Stored) -> None:
+    def __init__(self, stored: Stored, index: Index | None) -> None:
         self._stored = stored
-        self.index: Index | None = None
+        self._index = index
 
     async def page(self, token: Token, bucket: str, wanted: Wanted, limit: int, cursor: str) -> SearchPage:
         """A page; `bucket` "" is every one, `limit` 0 is 50, at most 500. Raises Invalid, NotFound, Overloaded."""
@@ -99,9 +99,9 @@ class Searching:
                 bounds = await self._stored.log.bounds(each.id)
             except BucketGone:
                 continue
-            covered = None if self.index is None else self.index.covered(each.id)
+            covered = None if self._index is None else self._index.covered(each.id)
             if bounds.head >= bounds.first:
-                runs.append(_Run(self._stored, self.index, each, bounds, covered, wish, begin, budget))
+                runs.append(_Run(self._stored, self._index, each, bounds, covered, wish, begin, budget))
         heap = [(-run.newest, run.bucket.id, run) for run in runs]
         heapq.heapify(heap)
         hits: list[_Hit] = []

@@ -8,10 +8,12 @@ from typing import Any
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
+from relay_tornado.admin.logs import Logs
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Input, Output, from_document
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
@@ -29,7 +31,9 @@ class Rehearsal:
         self._runner = asyncio.Runner()
         self._log, self._registry = MemoryEventLog(), MemoryRegistry()
         ledgers = Ledgers(MemoryConsumers(self._log), self._log)
-        self._administration = Administration(self._log, self._registry, Settings(ingest_buffer=MAX_COUNT), ledgers)
+        logs = Logs(self._log, MemoryDeliveries(self._log), self._registry)
+        settings = Settings(ingest_buffer=MAX_COUNT)
+        self._administration = Administration(self._log, self._registry, settings, ledgers, logs)
         self._runner.run(self._take(buckets))
 
     def call(self, command: str, **arguments: Any) -> Any:

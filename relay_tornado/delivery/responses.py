@@ -78,7 +78,7 @@ class Responses:
         self._registry = registry
         self._subscribers = subscribers
         self.forwarding: Subscribers | None = None
-        """What sends events to public outputs; the composition root puts it here."""
+        """What sends events to public outputs; the composition root puts it here, for it is made over this."""
         self._wait = wait
         self._most = most
         self._waiters: dict[tuple[BucketId, int], dict[_Waiter, None]] = {}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from tornado.web import Application
 
 from relay_tornado.admin import Administration
-from relay_tornado.admin.logs import Logs
-from relay_tornado.counters import Counters
+from relay_tornado.counters import ConsumerLevel, Counters
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.delivery.responses import Responses
+from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers import health, metrics, rest, socket, stream, ui
 from relay_tornado.handlers.base import NotFoundHandler, log_request
 from relay_tornado.handlers.credentials import Callers
@@ -21,11 +23,10 @@ from relay_tornado.handlers.listener import DIRECT, Entrance, Listener
 from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries
-from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.routes import Routes
+from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 
 _MOST_SCRAPERS = 32
@@ -41,37 +42,41 @@ class Site:
         registry: Registry,
         store: health.Store,
         settings: Settings,
-        results: Deliveries,
-        ledgers: Ledgers,
+        administration: Administration,
+        deliveries: Deliveries,
+        responses: Responses,
+        forwarding: Forwarding,
+        series: Series,
         *,
-        administration: Administration | None = None,
-        counters: Counters | None = None,
+        counters: Counters,
         entrance: Entrance = DIRECT,
+        lags: Callable[[], Sequence[ConsumerLevel]] = tuple,
         expose: Callable[[], bytes] = bytes,
-        instance: str = "",
     ) -> None:
-        """`administration` is by default one of its own over these; where it has sessions, there is the page. `ledgers`
-        are the consumers. `expose` gives what /metrics answers with, `instance` names the process."""
-        counters = Counters() if counters is None else counters
-        administration = administration or Administration(log, registry, settings, ledgers)
+        """Where the administration has sessions, there is the page. `lags` says how far consumers are behind, `expose`
+        gives what /metrics answers with."""
         access = Access(registry, counters=counters, uses=administration.uses)
-        self.ledgers = ledgers
         self.port = 0
         self.metrics_port: int | None = None
-        self.sockets = Sockets(log, registry, access, settings, results, ledgers, counters, entrance.trust)
-        self.ingest = Ingest(log, Routes(registry), settings, self.sockets.responses, counters=counters)
+        self.sockets = Sockets(registry, access, settings, deliveries, responses, entrance.trust)
+        self.ingest = Ingest(log, Routes(registry), settings, responses, counters=counters, queue_full=forwarding.full)
         self._drain_timeout = settings.drain_timeout
-        administration.consumers.connections = self.sockets.deliveries.connections
+        # Who is connected is known here alone, and who administers the relay asks for it.
+        administration.clients = lambda: self.sockets.subscribed
+        administration.consumers.connections = deliveries.connections
         callers = Callers(access, administration.sessions, settings.public_url)
         self.rest = rest.Rest(
             administration=administration,
-            logs=administration.logs or Logs(log, results, registry),
-            responses=self.sockets.responses,
+            logs=administration.logs,
+            responses=responses,
             callers=callers,
             registry=registry,
             log=log,
             sockets=self.sockets,
             ingest=self.ingest,
+            forwarding=forwarding,
+            series=series,
+            lags=lags,
             description=functools.cache(functools.partial(rest.describe, rest.HANDLERS, settings)),
         )
         application = Application(
@@ -79,7 +84,7 @@ class Site:
                 *rest.routes(self.rest),
                 *socket.routes(self.sockets),
                 *stream.routes(self.sockets, log, registry, callers),
-                *health.routes(store, instance),
+                *health.routes(store, administration.instance),
                 *metrics.routes(expose, access),
                 *ui.routes(callers, administration, counters),
             ],

@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
@@ -19,9 +18,6 @@ from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.crowd import Crowd
 from relay_tornado.handlers.seldom import Seldom
-from relay_tornado.log import deliveries as results
-from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import BucketId, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.access import Access
@@ -91,24 +87,22 @@ class Sockets:
 
     def __init__(
         self,
-        log: EventLog,
         registry: Registry,
         access: Access,
         settings: Settings,
-        results: results.Deliveries,
-        ledgers: Ledgers,
-        counters: Counters | None = None,
+        deliveries: Deliveries,
+        responses: Responses,
         trust: ProxyTrust | None = None,
     ) -> None:
-        """`results` keeps what clients answer, `ledgers` are the consumers, `counters` takes up what is delivered.
-        Sockets of the proxies in `trust` themselves are not counted by address."""
+        """`deliveries` and `responses` end with the sockets. Those of the proxies in `trust` themselves are not
+        counted by address."""
         self._trust = ProxyTrust() if trust is None else trust
         self.access = access
         self.alarms = Alarms()
         self.crowd = Crowd(_SUBSCRIBING)
         self.settings = settings
-        self.deliveries = Deliveries(log, registry, settings, ledgers, counters)
-        self.responses = Responses(results, log, registry, self.deliveries)
+        self.deliveries = deliveries
+        self.responses = responses
         self._registry = registry
         self._live: set[Connected] = set()
         self._addresses: dict[str, int] = {}

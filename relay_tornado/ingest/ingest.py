@@ -73,8 +73,10 @@ class Ingest:
         answers: Answers,
         clock: Callable[[], float] = time.monotonic,
         counters: Counters | None = None,
+        queue_full: Callable[[BucketId], bool] = lambda bucket_id: False,
     ) -> None:
-        """`clock` gives seconds and never goes back; rates are measured by it. `counters` takes up the refusals."""
+        """`clock` gives seconds and never goes back; rates are measured by it. `counters` takes up the refusals,
+        `queue_full` says whether too many events of a bucket wait for one of its outputs."""
         self.counters = Counters() if counters is None else counters
         self.log = log
         self.answers = answers
@@ -83,8 +85,7 @@ class Ingest:
         self.endpoints = Endpoints(routes, settings, clock)
         self._clock = clock
         self.full = error_answer(Overloaded())
-        self.queue_full: Callable[[BucketId], bool] | None = None
-        """Whether too many events of a bucket wait for one of its outputs; the composition root puts it here."""
+        self._queue_full = queue_full
 
     def begin(self, head: Head, place: Place | None = None) -> Upload | Answer:
         """An upload to feed, or at once the answer: unknown input 404, wrong credentials 401, too long 413, too many
@@ -150,7 +151,7 @@ class Ingest:
         if self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
             return self.full
-        if endpoint.forwards and self.queue_full is not None and self.queue_full(endpoint.bucket.id):
+        if endpoint.forwards and self._queue_full(endpoint.bucket.id):
             self.counters.rejected("queue_full")
             return _QUEUE_FULL
         if endpoint.limiters:

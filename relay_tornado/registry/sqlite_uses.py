@@ -21,11 +21,10 @@ def _load(raw: sqlite3.Connection) -> list[tuple[str, int]]:
 
 
 class SqliteUses(Uses):
-    """Made by `open`. `connected` gives the keys of the tokens that hold a connection: they are used all the while."""
+    """Made by `open`."""
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
-        self.connected: Callable[[], Iterable[str]] = tuple
         self._database = database
         self._clock = clock
 
@@ -36,16 +35,17 @@ class SqliteUses(Uses):
         uses._last.update(await database.read(_load))
         return uses
 
-    async def run(self) -> None:
-        """Writes once a minute, until it is cancelled."""
+    async def run(self, connected: Callable[[], Iterable[str]]) -> None:
+        """Writes once a minute, until it is cancelled. `connected` gives the keys of tokens that hold a connection."""
         while True:
             await asyncio.sleep(GRANULARITY)
-            await self.write()
+            await self.write(connected())
 
-    async def write(self) -> None:
-        """Writes what was noted since the last time. What can't be written now is tried again the next time."""
+    async def write(self, used: Iterable[str] = ()) -> None:
+        """Writes what was noted since the last time, and that the tokens with these keys are used now. What can't be
+        written now is tried again the next time."""
         now = self._clock()
-        for key in self.connected():
+        for key in used:
             self.note(key, now)
         written = dict(self._unwritten)
         if not written:

@@ -56,13 +56,10 @@ class Levels:
 class Series:
     """`run` measures; `read` and `rates` tell."""
 
-    def __init__(
-        self, folder: Path, counters: Counters, levels: Callable[[], Levels], clock: Callable[[], float] = time.time
-    ) -> None:
-        """`levels` must be quick. `clock` gives unix seconds."""
+    def __init__(self, folder: Path, counters: Counters, clock: Callable[[], float] = time.time) -> None:
+        """`clock` gives unix seconds."""
         self.path = folder / file.NAME
         self._counters = counters
-        self._levels = levels
         self._clock = clock
         self._connection: Connection | None = None
         self._opening = asyncio.Lock()
@@ -73,23 +70,24 @@ class Series:
         self._minute = 0
         self._at = clock()
 
-    async def run(self) -> None:
-        """Measures every 10 seconds, until it is cancelled. Nothing that fails here reaches anybody else."""
+    async def run(self, levels: Callable[[], Levels]) -> None:
+        """Measures every 10 seconds, until it is cancelled; `levels` must be quick. Nothing that fails here reaches
+        anybody else."""
         try:
-            await self.open()
+            await self.open(levels().heads)
             while True:
                 now = self._clock()
                 await asyncio.sleep(file.FINE - now % file.FINE)
                 try:
-                    await self.measure()
+                    await self.measure(levels())
                 except Exception:
                     _log.exception("series_failed")
         finally:
             await self.close()
 
-    async def open(self) -> None:
-        """Opens the file, and takes up the minutes before; a failure is logged."""
-        self._heads = dict(self._levels().heads)
+    async def open(self, heads: Mapping[BucketId, int]) -> None:
+        """Opens the file, and takes up the minutes before; `heads` are the newest seqs now. A failure is logged."""
+        self._heads = dict(heads)
         now = int(self._clock())
         self._minute = now // 60
         points = await self._do(
@@ -99,9 +97,9 @@ class Series:
             counts = [round(value or 0) for value in values]
             self._minutes[name.removeprefix("bucket:")] = deque(counts, MINUTES)
 
-    async def measure(self) -> None:
+    async def measure(self, levels: Levels) -> None:
         """Takes the measure of now, and writes it."""
-        levels, counted, now = self._levels(), _Counted(self._counters), self._clock()
+        counted, now = _Counted(self._counters), self._clock()
         before, self._before = self._before, counted
         seconds, self._at = max(now - self._at, 1.0), now
         values: dict[str, float] = {

@@ -47,8 +47,8 @@ class LogsWorld:
 
     def __post_init__(self) -> None:
         ledgers = Ledgers(MemoryConsumers(self.log), self.log)
-        self.administration = Administration(self.log, self.registry, self.settings, ledgers)
         self.logs = Logs(self.log, self.deliveries, self.registry, clock=lambda: self.now)
+        self.administration = Administration(self.log, self.registry, self.settings, ledgers, self.logs)
 
     async def bucket(self, name: str = "orders", outputs: int = 0, **options: Any) -> str:
         """Makes a bucket with so many internal outputs, named out-1, …; returns its id."""

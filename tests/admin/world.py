@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from relay_tornado.admin import Administration
+from relay_tornado.admin.logs import Logs
 from relay_tornado.log.consumers import Consumers
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
+from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import NewEvent
@@ -34,7 +36,10 @@ class World:
 
     def __post_init__(self) -> None:
         ledgers = Ledgers(self.consumers, self.log)
-        self.administration = Administration(self.log, self.registry, self.settings, ledgers, lambda: self.now)
+        logs = Logs(self.log, MemoryDeliveries(self.log), self.registry)
+        self.administration = Administration(
+            self.log, self.registry, self.settings, ledgers, logs, clock=lambda: self.now
+        )
 
 
 OpenWorld: TypeAlias = Callable[..., AbstractAsyncContextManager[World]]

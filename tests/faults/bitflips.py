@@ -17,12 +17,14 @@ from pathlib import Path
 import structlog
 
 from relay_tornado.admin import Administration
+from relay_tornado.admin.logs import Logs
 from relay_tornado.errors import CursorLost, RelayError, StartupError
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.lineage import place_cursor, position_id
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Event, NewEvent
 from relay_tornado.ops.check import Report, check
 from relay_tornado.registry.sqlite import SqliteRegistry
@@ -116,7 +118,9 @@ async def _fill(data: Path, randoms: random.Random, count: int, killed: Path | N
     try:
         log = await SqliteEventLog.open(database, settings)
         ledgers = Ledgers(MemoryConsumers(log), log)
-        administration = Administration(log, await SqliteRegistry.open(database), settings, ledgers)
+        registry = await SqliteRegistry.open(database)
+        logs = Logs(log, SqliteDeliveries(database, settings), registry)
+        administration = Administration(log, registry, settings, ledgers, logs)
         await administration.reconcile()
         buckets = administration.list_buckets() or [await administration.create_bucket("orders")]
         appends = [log.append(buckets[0].id, _event(randoms)) for _ in range(0 if killed else count)]
@@ -169,7 +173,9 @@ async def _see(data: Path, ids: list[str]) -> Seen:
         seen.loss = database.loss
         log = await SqliteEventLog.open(database, settings)
         ledgers = Ledgers(MemoryConsumers(log), log)
-        administration = Administration(log, await SqliteRegistry.open(database), settings, ledgers)
+        registry = await SqliteRegistry.open(database)
+        logs = Logs(log, SqliteDeliveries(database, settings), registry)
+        administration = Administration(log, registry, settings, ledgers, logs)
         await administration.reconcile()
         buckets = administration.list_buckets()
         if not buckets:

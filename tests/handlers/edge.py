@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.logs import Logs
 from relay_tornado.counters import Counters
+from relay_tornado.delivery.deliveries import Deliveries as DeliveryService
+from relay_tornado.delivery.responses import Responses
+from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.listener import DIRECT, Entrance
 from relay_tornado.handlers.site import Site
 from relay_tornado.ids import new_epoch
@@ -26,6 +31,7 @@ from relay_tornado.model import Bucket, Event, Input
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
+from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
@@ -103,8 +109,26 @@ async def edge(
         await log.create(BUCKET.id, new_epoch())
         await registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, created_at=now, updated_at=now))
         ledgers = Ledgers(MemoryConsumers(log), log)
-        options: dict[str, Any] = {"counters": counters, "entrance": entrance, "instance": "i-1"}
-        site = Site(log, registry, store, configuration, results, ledgers, **options)
+        administration = Administration(log, registry, configuration, ledgers, Logs(log, results, registry))
+        administration.instance = "i-1"
+        deliveries = DeliveryService(log, registry, configuration, ledgers, counters)
+        responses = Responses(results, log, registry, deliveries)
+        forwarding = Forwarding(log, registry, ledgers, responses, configuration, administration.disable_output)
+        stack.push_async_callback(forwarding.stop)
+        series = Series(configuration.data, counters)
+        site = Site(
+            log,
+            registry,
+            store,
+            configuration,
+            administration,
+            deliveries,
+            responses,
+            forwarding,
+            series,
+            counters=counters,
+            entrance=entrance,
+        )
         stack.push_async_callback(site.stop)
         site.start()
         yield Edge(site, log, registry, store, counters)

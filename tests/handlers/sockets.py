@@ -14,6 +14,8 @@ from tornado.web import Application
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from relay_tornado.delivery.deliveries import Deliveries
+from relay_tornado.delivery.responses import Responses
 from relay_tornado.handlers.listener import Entrance, Listener
 from relay_tornado.handlers.socket import routes
 from relay_tornado.handlers.sockets import Sockets
@@ -98,9 +100,9 @@ class Live:
         self.registry = MemoryRegistry()
         self.access = Access(self.registry)
         self.ledgers = Ledgers(MemoryConsumers(self.log), self.log)
-        self.sockets = Sockets(
-            self.log, self.registry, self.access, self.settings, MemoryDeliveries(self.log), self.ledgers
-        )
+        deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)
+        responses = Responses(MemoryDeliveries(self.log), self.log, self.registry, deliveries)
+        self.sockets = Sockets(self.registry, self.access, self.settings, deliveries, responses)
         self.stack = AsyncExitStack()
         self.listener = Listener(
             Application(routes(self.sockets)), self.settings, Entrance(trust=ProxyTrust.parse("127.0.0.1"))

@@ -12,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 from relay_tornado.admin import Administration
+from relay_tornado.admin.logs import Logs
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Bucket, Gap, NewEvent
 from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.registry.sqlite import SqliteRegistry
@@ -43,7 +45,9 @@ def fill(data: Path, name: str, events: int, size: int = 100, **marks: object) -
         try:
             log = await SqliteEventLog.open(database, settings)
             ledgers = Ledgers(MemoryConsumers(log), log)
-            administration = Administration(log, await SqliteRegistry.open(database), settings, ledgers)
+            registry = await SqliteRegistry.open(database)
+            logs = Logs(log, SqliteDeliveries(database, settings), registry)
+            administration = Administration(log, registry, settings, ledgers, logs)
             await administration.reconcile()
             named = [bucket for bucket in administration.list_buckets() if bucket.name == name]
             bucket = named[0] if named else await administration.create_bucket(name)

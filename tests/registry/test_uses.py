@@ -101,8 +101,7 @@ async def test_nothing_is_written_where_nothing_was_noted(tmp_path: Path) -> Non
         before = database.commits
         await uses.write()
         assert database.commits == before
-        uses.connected = lambda: ["a"]
-        await uses.write()
+        await uses.write(["a"])
         assert (database.commits, uses.last("a") is not None) == (before + 1, True)
         await uses.write()
         assert database.commits == before + 1

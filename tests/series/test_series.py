@@ -31,7 +31,7 @@ class World:
         self.series = self.make()
 
     def make(self) -> Series:
-        return Series(self.folder, self.counters, lambda: self.levels, lambda: self.now)
+        return Series(self.folder, self.counters, lambda: self.now)
 
     def rate(self, bucket_id: str) -> list[int]:
         return self.series.rate(bucket_id, self.levels.heads.get(bucket_id, 0))
@@ -43,7 +43,7 @@ class World:
             if events:
                 self.counters.committed(events, 100, 0.002)
                 self.levels = replace(self.levels, heads={"b": self.levels.heads["b"] + events})
-            await self.series.measure()
+            await self.series.measure(self.levels)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_what_is_measured(world: World) -> None:
     """Events a second, how long commits took, who listens and lags, the disk, and refusals by their reason."""
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         world.counters.rejected("too_large")
         world.counters.rejected("too_large")
         world.levels = replace(world.levels, consumers=[ConsumerLevel("b", "worker", 70, 5.0, 0)])
@@ -92,13 +92,13 @@ def test_a_restart_loses_nothing(world: World) -> None:
     """What was measured before is there, what was missed is null, and the minutes of a bucket go on."""
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         await world.go(60, events=6)
         await world.series.close()
         world.now += 120
         world.counters = Counters()
         world.series = world.make()
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         await world.go(60, events=12)
         _, _, found = await world.series.whole("hour")
         assert points(found["events"]) == [0.6] * 6 + [pytest.approx(1.2)] * 6
@@ -115,7 +115,7 @@ def test_rates_by_the_minute(world: World) -> None:
     zeros."""
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         await world.go(3 * 60, events=1)
         world.levels = replace(world.levels, heads={"b": world.levels.heads["b"] + 4, "c": 9})
         rate = world.rate("b")
@@ -135,7 +135,7 @@ def test_five_minutes_become_one_point_and_the_old_leaves(world: World, monkeypa
     monkeypatch.setitem(file.KEPT, file.COARSE, 3600.0)
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         world.counters.rejected("overloaded")
         await world.go(300, events=10)
         await world.go(3600)
@@ -156,7 +156,7 @@ def test_a_clock_that_was_ahead(world: World) -> None:
     """What is measured once it is right again becomes points of 5 minutes as ever."""
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         world.now += 400 * DAY
         await world.go(600, events=10)
         world.now = float(START)
@@ -171,7 +171,7 @@ def test_sums_means_and_the_worst(world: World) -> None:
     """What stands for 5 minutes."""
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         for _ in range(3):
             world.counters.rejected("overloaded")
         world.levels = replace(world.levels, lag=90)
@@ -204,7 +204,7 @@ def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monkeypatc
         path.mkdir()
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         await world.go(20, events=1)
         if harm == "taken away":
             for each in tmp_path.glob(file.NAME + "*"):
@@ -223,7 +223,7 @@ def test_a_full_file_lets_go_of_the_oldest(world: World, monkeypatch: pytest.Mon
     monkeypatch.setattr(file, "MOST_POINTS", 300)
 
     async def run() -> None:
-        await world.series.open()
+        await world.series.open(world.levels.heads)
         await world.go(3600, events=1)
         with closing(sqlite3.connect(world.series.path)) as raw:
             count = raw.execute("SELECT count(*) FROM point").fetchone()[0]

@@ -10,7 +10,7 @@ from marshmallow import Schema, ValidationError, fields
 
 from relay_tornado.admin import samples
 from relay_tornado.admin.stored import output_of
-from relay_tornado.errors import Conflict, Invalid
+from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
 from relay_tornado.model import MIB, Bucket, Input
@@ -199,8 +199,6 @@ class SendHandler(RestHandler):
     async def post(self, log: str) -> None:
         url = load(_SEND, self.document())["url"]
         found = await self.rest.logs.event(self.token, log)
-        if self.rest.forwarding is None:
-            raise Conflict("this relay sends nothing to URLs")
         answer, seconds = await self.rest.forwarding.send(found, url)
         named: dict[str, list[str]] = {}
         for name, value in answer.headers:

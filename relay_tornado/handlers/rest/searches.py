@@ -200,7 +200,7 @@ class StatusHandler(RestHandler):
         listening: Mapping[str, int],
         slowest: ConsumerLevel | None,
     ) -> Document:
-        extent, series = extents[bucket.id], self.rest.series
+        extent = extents[bucket.id]
         lag = slowest and {"consumer": slowest.consumer, "events": slowest.events, "seconds": slowest.seconds}
         return {
             "id": bucket.id,
@@ -217,7 +217,7 @@ class StatusHandler(RestHandler):
             "newest_at": extent.newest_at,
             "subscribers": listening.get(bucket.id, 0),
             "lag": lag,
-            "rate": [0] * 60 if series is None else series.rate(bucket.id, bounds.head),
+            "rate": self.rest.series.rate(bucket.id, bounds.head),
         }
 
 
@@ -238,8 +238,6 @@ class SeriesHandler(RestHandler):
         found = self.rest.bucket(self.token, bucket) if bucket else None
         if found is not None and not may_see(self.token, consumer):
             raise missing(found, consumer)
-        if series is None:
-            raise Invalid("this relay keeps no series")
         if found is None:
             first, step, measured = await series.whole(span)
         elif consumer:

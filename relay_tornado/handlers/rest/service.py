@@ -42,12 +42,10 @@ class Rest:
     description: Callable[[], Document]
     """Gives the API's own, for /openapi.json."""
     ingest: Ingest
-    series: Series | None = None
-    """What was measured; where there is none, nothing was."""
-    lags: Callable[[], Sequence[ConsumerLevel]] = tuple
+    forwarding: Forwarding
+    series: Series
+    lags: Callable[[], Sequence[ConsumerLevel]]
     """How far consumers are behind, as it was read last."""
-    forwarding: Forwarding | None = None
-    """What sends events to URLs."""
     clock: Callable[[], float] = time.time
     """Gives unix seconds."""
     incoming: int = 0
