@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from relay_tornado.cli.answering import rate_given
+from relay_tornado.cli.answering import ask, rate_given
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.entry import Failure
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -23,6 +21,7 @@ from relay_tornado.cli.options import (
     data_option,
     json_option,
     options_of,
+    together,
     url_option,
 )
 from relay_tornado.cli.output import (
@@ -49,66 +48,57 @@ _AUTH = click.Choice(["none", "basic", "token"])
 _option = options_of("BUCKET")
 
 
-def _bucket_options(function: Any) -> Any:
-    """What `create` and `set` have in common."""
-    for option in reversed(
-        (
-            _option("--description", help="What it is for."),
-            _option("--retention-age", type=NoneOr(Duration()), help="Events leave when they are this old."),
-            _option(
-                "--retention-events",
-                type=NoneOr(Number(min=1)),
-                help="Events leave, oldest first, over this number.",
-            ),
-            _option(
-                "--retention-bytes", type=NoneOr(Size()), help="Events leave, oldest first, over this size in all."
-            ),
-            _option(
-                "--wait-for-consumers/--no-wait-for-consumers",
-                default=None,
-                help="Keep what a consumer is not done with, whatever the limits say.",
-            ),
-            _option(
-                "--hard-max-bytes",
-                type=NoneOr(Size()),
-                help="Up to this size in all does --wait-for-consumers wait.",
-            ),
-            _option(
-                "--dedupe",
-                metavar="HEADER|auto|none",
-                help="Store a repeat once: one with the same value of this header; auto knows the usual ones.",
-            ),
-            _option("--dedupe-window", type=Duration(), help="For how long repeats are looked for (24h)."),
-            _option(
-                "--ephemeral/--no-ephemeral",
-                default=None,
-                help="Store no content: events reach who is connected, and nobody later.",
-            ),
-            _option(
-                "--expires",
-                type=Moment(),
-                help="When it is deleted, with every event in it: 1d from now, a date (UTC), unix seconds, or none.",
-            ),
-            _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events in an interval; over it 429."),
-            _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
-            _option("--auth", type=_AUTH, help="What senders must bring: nothing, a user and password, or a token."),
-            _option("--username", help="For --auth basic."),
-            _option("--password", help='For --auth basic; "-" reads it from standard input.'),
-            _option("--password-file", type=click.Path(path_type=Path), help="File that holds the password."),
-            _option("--token", help='For --auth token; "-" reads it from standard input.'),
-            _option("--token-file", type=click.Path(path_type=Path), help="File that holds the token."),
-            _option(
-                "--large-webhooks/--no-large-webhooks",
-                default=None,
-                help="Take bodies up to the relay's large_max_body (10MiB) instead of max_body (3MiB).",
-            ),
-            _option(
-                "--max-body", type=NoneOr(Size()), help="Largest body of a webhook, instead of the relay's settings."
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+_bucket_options = together(
+    _option("--description", help="What it is for."),
+    _option("--retention-age", type=NoneOr(Duration()), help="Events leave when they are this old."),
+    _option(
+        "--retention-events",
+        type=NoneOr(Number(min=1)),
+        help="Events leave, oldest first, over this number.",
+    ),
+    _option("--retention-bytes", type=NoneOr(Size()), help="Events leave, oldest first, over this size in all."),
+    _option(
+        "--wait-for-consumers/--no-wait-for-consumers",
+        default=None,
+        help="Keep what a consumer is not done with, whatever the limits say.",
+    ),
+    _option(
+        "--hard-max-bytes",
+        type=NoneOr(Size()),
+        help="Up to this size in all does --wait-for-consumers wait.",
+    ),
+    _option(
+        "--dedupe",
+        metavar="HEADER|auto|none",
+        help="Store a repeat once: one with the same value of this header; auto knows the usual ones.",
+    ),
+    _option("--dedupe-window", type=Duration(), help="For how long repeats are looked for (24h)."),
+    _option(
+        "--ephemeral/--no-ephemeral",
+        default=None,
+        help="Store no content: events reach who is connected, and nobody later.",
+    ),
+    _option(
+        "--expires",
+        type=Moment(),
+        help="When it is deleted, with every event in it: 1d from now, a date (UTC), unix seconds, or none.",
+    ),
+    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events in an interval; over it 429."),
+    _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
+    _option("--auth", type=_AUTH, help="What senders must bring: nothing, a user and password, or a token."),
+    _option("--username", help="For --auth basic."),
+    _option("--password", help='For --auth basic; "-" reads it from standard input.'),
+    _option("--password-file", type=click.Path(path_type=Path), help="File that holds the password."),
+    _option("--token", help='For --auth token; "-" reads it from standard input.'),
+    _option("--token-file", type=click.Path(path_type=Path), help="File that holds the token."),
+    _option(
+        "--large-webhooks/--no-large-webhooks",
+        default=None,
+        help="Take bodies up to the relay's large_max_body (10MiB) instead of max_body (3MiB).",
+    ),
+    _option("--max-body", type=NoneOr(Size()), help="Largest body of a webhook, instead of the relay's settings."),
+)
+"""What `create` and `set` have in common."""
 
 
 @click.group()
@@ -231,11 +221,7 @@ def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
     # Not one conversation: while somebody thinks about the question, a server may start.
     with open_relay(data) as relay:
         found = relay.call("bucket.show", bucket=bucket)
-    if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("nobody is here to be asked whether to delete it: say --yes")
-        if not click.confirm(f"Delete the bucket {found['name']!r} and every event in it?", err=True):
-            raise Failure("nothing was deleted")
+    ask(yes, f"Delete the bucket {found['name']!r} and every event in it?")
     with open_relay(data) as relay:
         answer = relay.call("bucket.delete", bucket=found["id"], force=True)
     if as_json:

@@ -26,6 +26,7 @@ from relay_tornado.cli.options import (
     data_option,
     json_option,
     options_of,
+    together,
     url_option,
 )
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
@@ -35,74 +36,69 @@ from relay_tornado.model import counted
 _option = options_of("INPUT")
 
 
-def _input_options(function: Any) -> Any:
-    """What `create` and `set` have in common."""
-    for option in reversed(
-        (
-            _option("--name", help="A name."),
-            _option("--description", help="What it is for."),
-            _option("--status", "status_code", type=Number(200, 599), help="Status that senders get."),
-            _option("--body", help="Body that senders get; empty for none."),
-            _option(
-                "--body-file",
-                type=click.Path(path_type=Path),
-                help='File that holds the body, at most 250 KB; "-" is standard input.',
-            ),
-            _option(
-                "--header",
-                "headers",
-                multiple=True,
-                type=Lines(),
-                metavar="NAME: VALUE",
-                help="Header that senders get, instead of those that were set; repeats. The variable has one a line.",
-            ),
-            _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
-            _option("--custom-domain", metavar="HOST", help="Host name under which it is found, too; empty for none."),
-            _option("--path-prefix", metavar="PATH", help="Path under which it is found, too; empty for none."),
-            _option(
-                "--strip-path-prefix/--no-strip-path-prefix",
-                default=None,
-                help="Take the prefix off the path that goes on.",
-            ),
-            _option(
-                "--response-from-output",
-                metavar="OUTPUT",
-                help="Senders get what a client answers for this output (its id, or anyOutput); empty for none.",
-            ),
-            _option(
-                "--verify",
-                metavar="PROVIDER|none",
-                help="Check senders' signatures: github, standard-webhooks, stripe, slack, shopify or gitlab.",
-            ),
-            _option(
-                "--verify-secret",
-                "verify_secrets",
-                multiple=True,
-                type=Lines(),
-                help='For --verify; repeats, during a change. The variable has one a line. "-" reads standard input.',
-            ),
-            _option(
-                "--verify-secret-file",
-                "verify_files",
-                multiple=True,
-                type=click.Path(path_type=Path),
-                help="File that holds a secret for --verify; repeats.",
-            ),
-            _option(
-                "--on-failure",
-                type=click.Choice(["reject", "mark"]),
-                help="What a signature that is wrong does: 401, or a mark on the event.",
-            ),
-            _option(
-                "--rate-limit",
-                type=NoneOr(Number(min=1)),
-                help="Events that it takes in an interval; over it 429.",
-            ),
-            _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
-        )
-    ):
-        function = option(function)
-    return function
+_input_options = together(
+    _option("--name", help="A name."),
+    _option("--description", help="What it is for."),
+    _option("--status", "status_code", type=Number(200, 599), help="Status that senders get."),
+    _option("--body", help="Body that senders get; empty for none."),
+    _option(
+        "--body-file",
+        type=click.Path(path_type=Path),
+        help='File that holds the body, at most 250 KB; "-" is standard input.',
+    ),
+    _option(
+        "--header",
+        "headers",
+        multiple=True,
+        type=Lines(),
+        metavar="NAME: VALUE",
+        help="Header that senders get, instead of those that were set; repeats. The variable has one a line.",
+    ),
+    _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+    _option("--custom-domain", metavar="HOST", help="Host name under which it is found, too; empty for none."),
+    _option("--path-prefix", metavar="PATH", help="Path under which it is found, too; empty for none."),
+    _option(
+        "--strip-path-prefix/--no-strip-path-prefix",
+        default=None,
+        help="Take the prefix off the path that goes on.",
+    ),
+    _option(
+        "--response-from-output",
+        metavar="OUTPUT",
+        help="Senders get what a client answers for this output (its id, or anyOutput); empty for none.",
+    ),
+    _option(
+        "--verify",
+        metavar="PROVIDER|none",
+        help="Check senders' signatures: github, standard-webhooks, stripe, slack, shopify or gitlab.",
+    ),
+    _option(
+        "--verify-secret",
+        "verify_secrets",
+        multiple=True,
+        type=Lines(),
+        help='For --verify; repeats, during a change. The variable has one a line. "-" reads standard input.',
+    ),
+    _option(
+        "--verify-secret-file",
+        "verify_files",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="File that holds a secret for --verify; repeats.",
+    ),
+    _option(
+        "--on-failure",
+        type=click.Choice(["reject", "mark"]),
+        help="What a signature that is wrong does: 401, or a mark on the event.",
+    ),
+    _option(
+        "--rate-limit",
+        type=NoneOr(Number(min=1)),
+        help="Events that it takes in an interval; over it 429.",
+    ),
+    _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
+)
+"""What `create` and `set` have in common."""
 
 
 _bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of INPUT, which may be its name then.")

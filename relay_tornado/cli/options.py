@@ -53,6 +53,17 @@ def options_of(command: str) -> Callable[..., Callable[[Any], Any]]:
     return option
 
 
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which the help shows them."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 class _Quantity(click.ParamType[Any]):
     """A number with a unit; 0 only where it has a meaning."""
 

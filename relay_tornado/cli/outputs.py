@@ -11,7 +11,16 @@ import click
 
 from relay_tornado.cli.answering import delete_part, find_part, header_rows, headers_given, parts_of, read_text
 from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.options import Duration, Lines, Number, data_option, format_duration, json_option, options_of
+from relay_tornado.cli.options import (
+    Duration,
+    Lines,
+    Number,
+    data_option,
+    format_duration,
+    json_option,
+    options_of,
+    together,
+)
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
 from relay_tornado.cli.secret import must_be_seen, read_secret
 from relay_tornado.errors import Invalid
@@ -24,56 +33,51 @@ _SECRETS: Final[dict[str, Callable[[], str]]] = {_GENERATE: new_signing_secret, 
 """Words that stand for a secret: one that is made, and none."""
 
 
-def _output_options(function: Any) -> Any:
-    """What `create` and `set` have in common."""
-    for option in reversed(
-        (
-            _option("--name", help="A name, which clients see as output_name."),
-            _option("--description", help="What it is for."),
-            _option("--destination", help="Where its events go, which clients see as output_destination."),
-            _option(
-                "--internal/--public",
-                default=None,
-                help="Through a connected client (the default), or forwarded by the relay itself.",
-            ),
-            _option("--disabled/--enabled", default=None, help="Whether it gets nothing."),
-            _option(
-                "--lock-path/--no-lock-path",
-                default=None,
-                help="Whether what follows the input in the URL is not appended to the destination.",
-            ),
-            _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
-            _option("--retries", type=Number(-1, 1000), help="Tries on top of the first three; -1 for none."),
-            _option(
-                "--tls-verification/--no-tls-verification",
-                default=None,
-                help="Whether the destination's certificate is checked.",
-            ),
-            _option(
-                "--strict-order/--no-strict-order",
-                default=None,
-                help="Whether a public output sends nothing later before what failed is delivered or given up.",
-            ),
-            _option(
-                "--secret",
-                metavar="whsec_…|generate|none",
-                help="What a public output's requests are signed with by Standard Webhooks; generate makes one and "
-                'shows it, "-" reads it from standard input.',
-            ),
-            _option(
-                "--header",
-                "headers",
-                multiple=True,
-                type=Lines(),
-                metavar="NAME: VALUE",
-                help="Header that overwrites the sender's, instead of those that were set; repeats. The variable has "
-                "one a line.",
-            ),
-            _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
-        )
-    ):
-        function = option(function)
-    return function
+_output_options = together(
+    _option("--name", help="A name, which clients see as output_name."),
+    _option("--description", help="What it is for."),
+    _option("--destination", help="Where its events go, which clients see as output_destination."),
+    _option(
+        "--internal/--public",
+        default=None,
+        help="Through a connected client (the default), or forwarded by the relay itself.",
+    ),
+    _option("--disabled/--enabled", default=None, help="Whether it gets nothing."),
+    _option(
+        "--lock-path/--no-lock-path",
+        default=None,
+        help="Whether what follows the input in the URL is not appended to the destination.",
+    ),
+    _option("--timeout", type=Duration(zero=True), help="How long an answer may take, at most 180s."),
+    _option("--retries", type=Number(-1, 1000), help="Tries on top of the first three; -1 for none."),
+    _option(
+        "--tls-verification/--no-tls-verification",
+        default=None,
+        help="Whether the destination's certificate is checked.",
+    ),
+    _option(
+        "--strict-order/--no-strict-order",
+        default=None,
+        help="Whether a public output sends nothing later before what failed is delivered or given up.",
+    ),
+    _option(
+        "--secret",
+        metavar="whsec_…|generate|none",
+        help="What a public output's requests are signed with by Standard Webhooks; generate makes one and "
+        'shows it, "-" reads it from standard input.',
+    ),
+    _option(
+        "--header",
+        "headers",
+        multiple=True,
+        type=Lines(),
+        metavar="NAME: VALUE",
+        help="Header that overwrites the sender's, instead of those that were set; repeats. The variable has "
+        "one a line.",
+    ),
+    _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+)
+"""What `create` and `set` have in common."""
 
 
 _bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of OUTPUT, which may be its name then.")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from relay_tornado.cli.options import Duration, Lines, Number
+from relay_tornado.cli.options import Duration, Lines, Number, together
 
 if TYPE_CHECKING:
     from relay_tornado.agent.engine import Agent, Respond, Witness
@@ -116,7 +116,7 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
         return when + (text[0].lower() + text[1:] if when else text)
 
     number: Any = {"metavar": "NUMBER"}
-    options = (
+    return together(
         option(
             "--header",
             "headers",
@@ -147,13 +147,6 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
         ),
         option("--insecure", is_flag=True, help=about("Take any TLS certificate.")),
     )
-
-    def add(command: Any) -> Any:
-        for each in reversed(options):
-            command = each(command)
-        return command
-
-    return add
 
 
 @asynccontextmanager
