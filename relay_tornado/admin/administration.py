@@ -192,15 +192,10 @@ class Administration:
 
         Conflict where the id, or the pair of custom_domain and path_prefix, is taken.
         """
-        input_id = ""
-
-        def change(found: Bucket) -> Bucket:
-            nonlocal input_id
-            changed, input_id = with_new_input(found, options, self._clock())
-            return changed
-
-        changed = await self._change(lambda: self.find_bucket(bucket), change)
-        return changed, find_input(changed, input_id)
+        changed = await self._change(
+            lambda: self.find_bucket(bucket), lambda found: with_new_input(found, options, self._clock())
+        )
+        return changed, changed.inputs[-1]
 
     async def set_input(
         self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
@@ -236,15 +231,10 @@ class Administration:
 
     async def create_output(self, bucket: str, /, **options: Any) -> tuple[Bucket, Output]:
         """Makes an output; the options are those of `set_output`. Returns it in its bucket."""
-        output_id = ""
-
-        def change(found: Bucket) -> Bucket:
-            nonlocal output_id
-            changed, output_id = with_new_output(found, options, self._clock())
-            return changed
-
-        changed = await self._change(lambda: self.find_bucket(bucket), change)
-        return changed, find_output(changed, output_id)
+        changed = await self._change(
+            lambda: self.find_bucket(bucket), lambda found: with_new_output(found, options, self._clock())
+        )
+        return changed, changed.outputs[-1]
 
     async def set_output(
         self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
@@ -269,10 +259,6 @@ class Administration:
             lambda: self.find_bucket(bucket.id),
             lambda found: with_disabled_output(found, output, reason, self._clock()),
         )
-
-    async def delete_rules(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
-        """Takes an output's rules away, so that it gets every event."""
-        return await self.set_output(reference, bucket, rules=None)
 
     async def delete_output(self, reference: str, bucket: str | None = None, /) -> Output:
         """Removes an output, named as for `set_output`; returns what it was. Its number is never given again.

@@ -32,8 +32,8 @@ _OWN = frozenset({"v1", "healthz", "readyz", "metrics", "openapi.json", "ui"})
 """First parts of the relay's own paths."""
 
 
-def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> tuple[Bucket, str]:
-    """The bucket with one more input, and that one's id. Raises Invalid, and Conflict where there are too many.
+def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bucket:
+    """The bucket with one more input, the last one. Raises Invalid, and Conflict where there are too many.
 
     The id may be chosen, so that a URL stays as it is when a relay is set up anew; whether it is free is not seen here.
     """
@@ -45,7 +45,7 @@ def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> tu
     bare = Input(id=input_id, name=NAME, created_at=now, updated_at=now)
     given = {name: value for name, value in options.items() if not (name == "name" and value == "")}
     made = dataclasses.replace(_changed(bucket, bare, given), updated_at=now)
-    return dataclasses.replace(bucket, inputs=(*bucket.inputs, made), updated_at=now), input_id
+    return dataclasses.replace(bucket, inputs=(*bucket.inputs, made), updated_at=now)
 
 
 def with_changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any], now: float) -> Bucket:

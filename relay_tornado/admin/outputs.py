@@ -26,9 +26,9 @@ _PREFIX: Final = "whsec_"
 _FIELDS = OutputFields()
 
 
-def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> tuple[Bucket, str]:
-    """The bucket with one more output, whose number was never given before, and that one's id. Raises Invalid, and
-    Conflict where there are too many, or one of its name."""
+def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bucket:
+    """The bucket with one more output, the last one, whose number was never given before. Raises Invalid, and Conflict
+    where there are too many, or one of its name."""
     if len(bucket.outputs) >= MAX_OUTPUTS:
         raise Conflict(f"the bucket {bucket.name!r} has {MAX_OUTPUTS} outputs, which is all that one may have")
     number = bucket.next_output
@@ -37,7 +37,7 @@ def with_new_output(bucket: Bucket, options: Mapping[str, Any], now: float) -> t
     made = dataclasses.replace(_changed(bare, given), updated_at=now)
     _check_free(bucket, made)
     outputs = (*bucket.outputs, made)
-    return dataclasses.replace(bucket, outputs=outputs, next_output=number + 1, updated_at=now), made.id
+    return dataclasses.replace(bucket, outputs=outputs, next_output=number + 1, updated_at=now)
 
 
 def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, Any], now: float) -> Bucket:

@@ -151,7 +151,7 @@ async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], fiel
 
 @pytest.mark.gen_test
 async def test_rules_are_set_and_removed(open_world: OpenWorld) -> None:
-    """They have a way of their own, and errors name the node."""
+    """None takes them away; errors name the node."""
     async with open_world() as world:
         await world.administration.create_bucket("orders")
         await world.administration.create_output("orders", name="worker")
@@ -159,7 +159,7 @@ async def test_rules_are_set_and_removed(open_world: OpenWorld) -> None:
         assert changed.rules == RULES
         with pytest.raises(Invalid, match=r"^rules\.or\[1\]"):
             await world.administration.set_output("worker", "orders", rules={"or": [RULES, {"match": {"type": "x"}}]})
-        _, changed = await world.administration.delete_rules("orders")
+        _, changed = await world.administration.set_output("orders", rules=None)
         assert changed.rules is None
 
 
