@@ -263,6 +263,12 @@ class Output:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+STATUSES = ("received", "sent", "failed", "stalled", "rejected")
+"""What an event, or a copy of one, is in the words of those who look at logs."""
+
+ANY_OUTPUT = "anyOutput"
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """A public URL that feeds a bucket, and the static answer that its senders get."""
@@ -280,7 +286,7 @@ class Input:
     path_prefix: str = ""
     strip_path_prefix: bool = False
     response_from_output: str = ""
-    """An output's id, or "anyOutput": the sender's answer is what a client answers for that copy. "" is none."""
+    """An output's id, or ANY_OUTPUT: the sender's answer is what a client answers for that copy. "" is none."""
     verify: Verify | None = None
     rate_limit: RateLimit | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)

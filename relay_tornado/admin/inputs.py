@@ -12,12 +12,11 @@ from relay_tornado.admin.buckets import changed_rate_limit
 from relay_tornado.admin.missing import no_such_part
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
-from relay_tornado.model import Bucket, Input, Verify
+from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import READ_ONLY_OF_INPUT, InputFields
 
-ANY_OUTPUT: Final = "anyOutput"
 MAX_INPUTS: Final = 1_000
 """Inputs of one bucket."""
 NAME: Final = "Public endpoint"

@@ -18,13 +18,11 @@ from relay_tornado.cli.options import Number, data_option, date_time, json_optio
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
 from relay_tornado.errors import Invalid, RelayError
 from relay_tornado.ids import parse_id
-from relay_tornado.model import counted
+from relay_tornado.model import STATUSES, counted
 from relay_tornado.settings import parse_duration
 
 _ANSWER = 500
 """Characters of an answer that are shown."""
-
-STATUSES = ("received", "sent", "failed", "stalled", "rejected")
 
 
 class Past(click.ParamType[Any]):

@@ -45,7 +45,6 @@ _OFF: Final = frozenset(
     }
 )
 """What "none" switches off."""
-_PARTS: Final = frozenset({"auth", "retention", "dedupe", "rate_limit", "verify"})
 _SECRET: Final = frozenset({("auth", "password"), ("auth", "token"), ("verify", "secrets"), ("secret",)})
 
 

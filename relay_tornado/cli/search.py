@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.logs import STATUSES, Past
+from relay_tornado.cli.logs import Past
 from relay_tornado.cli.options import Number, data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json, print_table, when
+from relay_tornado.model import STATUSES
 
 _option = options_of("SEARCH")
 

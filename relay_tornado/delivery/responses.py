@@ -19,7 +19,7 @@ from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries, Result
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import Appended, Bucket, BucketId, Cursor, Event, Input, Token
+from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.wire.answers import Answer, client_answer, text_answer
 
@@ -29,7 +29,6 @@ WAIT: Final = 10.0
 MOST: Final = 1000
 """Senders that may wait at once."""
 
-ANY_OUTPUT: Final = "anyOutput"
 _GONE: Final = -1
 """The number of an output that is not there."""
 

@@ -30,7 +30,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Event, Output
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
-from relay_tornado.wire.destination import Destination
+from relay_tornado.wire.destination import PORTS, Destination
 from relay_tornado.wire.destination import parse as parse_destination
 
 _AGAIN: Final = 1.0
@@ -39,8 +39,6 @@ _ONCE: Final = 10
 """Events that are on their way to URLs, at once."""
 _PATIENCE: Final = 5.0
 """Seconds for which a start waits until all positions are open."""
-
-_PORTS: Final = {"http": 80, "https": 443}
 
 Disable: TypeAlias = Callable[[Bucket, Output, str], Awaitable[None]]
 
@@ -305,7 +303,7 @@ def _place(url: str | None) -> tuple[str, int, bytes] | None:
         return None
     try:
         parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme, 0)
+        port = parts.port or PORTS.get(parts.scheme, 0)
     except ValueError:
         return None
     return (parts.hostname or "").rstrip("."), port, parts.path.rstrip("/").encode()

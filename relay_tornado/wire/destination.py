@@ -27,7 +27,7 @@ _NOT_PUBLIC: Final = frozenset(
     ("localhost", "local", "localdomain", "internal", "lan", "home", "corp", "private", "arpa", "test", "invalid")
 )
 """Last parts of names that are looked up within a network alone."""
-_PORTS: Final = {"http": 80, "https": 443}
+PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def parse(url: str) -> Destination:
     except ValueError:
         # Python's words quote what may be a password.
         raise Invalid("destination: is no URL: look at its host and its port", "destination") from None
-    if parts.scheme not in _PORTS or not host or port == 0:
+    if parts.scheme not in PORTS or not host or port == 0:
         raise Invalid("destination: must be an http or https URL", "destination")
     if _NOT_IN_PLACE.search(parts.netloc):
         raise Invalid("destination: has a blank in its host or its login: write it there as %20", "destination")
@@ -78,7 +78,7 @@ def parse(url: str) -> Destination:
         user, password = unquote(parts.username), unquote(parts.password or "")
         login = "Basic " + b64encode(f"{user}:{password}".encode()).decode()
     shown = f"[{host.partition('%')[0]}]" if ":" in host else host
-    default = _PORTS[parts.scheme]
+    default = PORTS[parts.scheme]
     return Destination(
         parts.scheme,
         host,

@@ -17,7 +17,6 @@ from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import (
     NUMBERED,
-    STATUSES,
     Answered,
     EventPage,
     EventQuery,
@@ -28,7 +27,7 @@ from relay_tornado.handlers.rest.schemas import (
 )
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import Result
-from relay_tornado.model import MIB
+from relay_tornado.model import MIB, STATUSES
 from relay_tornado.wire.fields import MAX_COUNT, Document, HeaderValues, Text, Whole, load
 from relay_tornado.wire.rest import MAX_TIME
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from relay_tornado.model import DAY
+from relay_tornado.model import DAY, STATUSES
 from relay_tornado.wire.rest import MAX_COUNT, MAX_TIME
 
 MAX_AGE = int(36_500 * DAY)
@@ -23,7 +23,6 @@ _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6,
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
 _DURATION = re.compile(f"(?:{_PART.pattern})+")
 
-STATUSES = ("received", "sent", "failed", "stalled", "rejected")
 NUMBERED = ("preparing", "sent", "failed", "stalled", "received", "rejected")
 """Statuses by the numbers that they once had on the wire; the first says nothing."""
 

@@ -13,11 +13,11 @@ from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import STATUSES, LogAnswer, QueryNumber
+from relay_tornado.handlers.rest.schemas import LogAnswer, QueryNumber
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import Bounds, Bucket
+from relay_tornado.model import STATUSES, Bounds, Bucket
 from relay_tornado.search.text import MOST_QUERY
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import MAX_TIME
