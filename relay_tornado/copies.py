@@ -90,7 +90,7 @@ class Outputs:
         return [copy for copy, goes in self._copies if copy.n > after and goes.there(event, subjects.of)]
 
 
-def active(bucket: Bucket, above: int = 0) -> bool:
+def active(bucket: Bucket, above: int) -> bool:
     """Whether subscribers may get copies for outputs above this number."""
     return bucket.stream and any(
         output.n > above and output.internal and not output.disabled for output in bucket.outputs

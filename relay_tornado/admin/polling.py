@@ -8,7 +8,6 @@ is lost on its way is not given again. Everything up to the floor is done with f
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -49,7 +48,7 @@ class EventPage:
 class Polling:
     """Makes the answers."""
 
-    def __init__(self, stored: Stored, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, stored: Stored, clock: Callable[[], float]) -> None:
         """`clock` gives unix seconds."""
         self._stored = stored
         self._clock = clock

@@ -78,8 +78,8 @@ class Session:
 class Sessions:
     """All sessions, and the codes that wait to be used."""
 
-    def __init__(self, registry: Registry, path: Path | None = None, clock: Callable[[], float] = time.time) -> None:
-        """Reads the sessions that there were. `path` None: in memory only. `clock` gives unix seconds."""
+    def __init__(self, registry: Registry, path: Path, clock: Callable[[], float] = time.time) -> None:
+        """Reads the sessions that there were. `clock` gives unix seconds."""
         self._registry = registry
         self._path = path
         self._clock = clock
@@ -180,7 +180,7 @@ class Sessions:
         over = [each for each in self._sessions.values() if each.token == key and self._token(each) is None]
         for session in over:
             self._end(session)
-        if over and self._path is not None:
+        if over:
             task = asyncio.get_running_loop().create_task(self._store())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -188,8 +188,6 @@ class Sessions:
     # the file
 
     def _load(self) -> None:
-        if self._path is None:
-            return
         try:
             found = msgspec.json.decode(self._path.read_bytes(), type=list[_Stored])
         except FileNotFoundError:
@@ -204,8 +202,6 @@ class Sessions:
 
     async def _store(self) -> None:
         """Writes the file anew. Where that fails, sessions are right until the next start, and the log says so."""
-        if self._path is None:
-            return
         async with self._storing:
             stored = [
                 _Stored(each.id, each.token, each.secret_hash, each.created_at, each.expires_at)

@@ -66,8 +66,8 @@ class Delivery:
         subscription: Subscription,
         *,
         extended: bool,
-        keeper: Keeper | None = None,
-        ping: Callable[[bytes], None] | None = None,
+        keeper: Keeper | None,
+        ping: Callable[[bytes], None] | None,
     ) -> None:
         """`keeper` is the consumer that keeps its positions, None where the client does. `ping` writes a protocol ping
         behind everything that was written."""

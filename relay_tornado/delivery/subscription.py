@@ -90,7 +90,7 @@ class Subscription:
             return False
         return self.names is None or not self.names.isdisjoint(names)
 
-    def without(self, request: control.Unsubscribe, ids: Iterable[BucketId] = ()) -> Subscription:
+    def without(self, request: control.Unsubscribe, ids: Iterable[BucketId]) -> Subscription:
         """Less what is unsubscribed; `ids` are the buckets that the request names."""
         if not request.buckets:
             return replace(self, names=frozenset())

@@ -46,7 +46,7 @@ class Caller:
 class Callers:
     """Tells who asks. Without `sessions` no cookie counts."""
 
-    def __init__(self, access: Access, sessions: Sessions | None = None, public_url: str | None = None) -> None:
+    def __init__(self, access: Access, sessions: Sessions | None, public_url: str | None) -> None:
         self.access = access
         self.sessions = sessions
         self._public = _origin(public_url)

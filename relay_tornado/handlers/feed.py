@@ -75,7 +75,7 @@ class Feed(Subscribed):
         client_ip: str,
         user_agent: str,
         single: bool,
-        session: Session | None = None,
+        session: Session | None,
     ) -> None:
         """`secret_hash` is of the secret that the client showed, perhaps as it began its `session`. `single`: the
         stream is of one bucket that was named, so that its ids are those of events."""

@@ -24,7 +24,7 @@ class IngestRequest(HTTPMessageDelegate):
     """
 
     def __init__(
-        self, ingest: Ingest, settings: Settings, stream: Connection, connection: HTTP1Connection, host: str = ""
+        self, ingest: Ingest, settings: Settings, stream: Connection, connection: HTTP1Connection, host: str
     ) -> None:
         """`host` is the Host header, for a request that is not for an ingest URL."""
         self._ingest = ingest

@@ -121,12 +121,11 @@ class Ledgers:
     def __init__(
         self,
         store: Consumers,
-        log: EventLog | None = None,
+        log: EventLog,
         clock: Callable[[], float] = time.time,
         counters: Counters | None = None,
     ) -> None:
-        """`log` says which events there are; without one, whoever opens a ledger tells it (`Ledger.trim`). `clock`
-        gives unix seconds. Gaps are counted by `counters`."""
+        """`log` says which events there are. `clock` gives unix seconds. Gaps are counted by `counters`."""
         self.store = store
         self.clock = clock
         self.counters = Counters() if counters is None else counters
@@ -187,14 +186,14 @@ class Ledgers:
                     raise NotFound(f"there is no consumer {key.name!r} of this bucket (any more)")
                 if stored is None:
                     stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
-                bounds = None if self._log is None else await self._log.bounds(key.bucket_id)
+                bounds = await self._log.bounds(key.bucket_id)
             finally:
                 del self._opening[key]
             ledger = self._live[key] = Ledger(self, stored)
             self._users[key] = 1
             for head in heads:
                 ledger.lose(head)
-            ledger.trim(1 if bounds is None else bounds.first)
+            ledger.trim(bounds.first)
             return ledger
 
     async def agree(self, ledger: Ledger, terms: Terms) -> None:

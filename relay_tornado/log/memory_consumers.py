@@ -53,17 +53,16 @@ class _Kept:
 
 
 class MemoryConsumers:
-    """See `log.consumers.Consumers`. What is saved is committed at once. `log` says which events there are; without one
-    there are all."""
+    """See `log.consumers.Consumers`. What is saved is committed at once. `log` says which events there are."""
 
-    def __init__(self, log: EventLog | None = None, time: Callable[[], float] = time.time) -> None:
+    def __init__(self, log: EventLog, time: Callable[[], float] = time.time) -> None:
         self._log = log
         self._time = time
         self._kept: dict[Key, _Kept] = {}
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
         """See the contract."""
-        await self._check(key.bucket_id)
+        await self._log.bounds(key.bucket_id)
         kept = self._kept.get(key)
         if kept is None:
             clients = sum(key.kind == each.kind == "client" and key.bucket_id == each.bucket_id for each in self._kept)
@@ -156,14 +155,8 @@ class MemoryConsumers:
     async def close(self) -> None:
         """See the contract."""
 
-    async def _check(self, bucket_id: BucketId) -> None:
-        if self._log is not None:
-            await self._log.bounds(bucket_id)
-
     async def _settle(self, bucket_id: BucketId) -> None:
         """What left with the bucket, or with its events, leaves here."""
-        if self._log is None:
-            return
         try:
             first = (await self._log.bounds(bucket_id)).first
         except BucketGone:

@@ -43,8 +43,8 @@ def _time(**details: Any) -> fields.Integer:
     return _number("Unix time in seconds.", **details)
 
 
-def _object(about: str = "", **details: Any) -> fields.Dict:
-    return fields.Dict(required=True, keys=fields.String(), metadata={"description": about} if about else {}, **details)
+def _object(about: str, **details: Any) -> fields.Dict:
+    return fields.Dict(required=True, keys=fields.String(), metadata={"description": about}, **details)
 
 
 def _headers() -> fields.Dict:
