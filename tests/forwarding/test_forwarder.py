@@ -13,192 +13,173 @@ from relay_tornado.model import Appended, Event
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.answers import Answer
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import B, eventually, public, run, world
+from tests.forwarding.world import B, eventually, public, world
 
 
-def test_an_event_arrives_as_it_came() -> None:
+@pytest.mark.gen_test
+async def test_an_event_arrives_as_it_came() -> None:
     """Method, path, query, headers (repeats and order, too) and body are the sender's; the result is stored."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(201, b"made", "X-Kind: a", "X-Kind: b")) as target:
-            output = public(f"{target.url}/hook?key=1", headers={"X-Own": ["1", "2"], "x-over": ["mine"]})
-            async with world(output) as w:
-                await w.append(
-                    b"\x00\xffbody",
-                    method="pUrGe",
-                    path=b"/a%2Fb/caf\xc3\xa9/\xff",
-                    query=b"x=1&x=%20?a#b",
-                    headers=b"Host: relay\r\nx-B: 1\r\nX-A: \xe9\r\nX-Over: theirs\r\nx-B: 2\r\n"
-                    b"Connection: close, X-Hop\r\n"
-                    b"X-Hop: 1\r\nTE: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
-                )
-                await target.until(1)
-                await w.idle()
-                got = target.got[0]
-                assert (got.method, got.body) == ("pUrGe", b"\x00\xffbody")
-                assert got.target == b"/hook/a%2Fb/caf\xc3\xa9/\xff?key=1&x=1&x=%20?a#b"
-                assert got.lines == [
-                    b"Host: " + target.url.removeprefix("http://").encode(),
-                    b"x-B: 1",
-                    b"X-A: \xe9",
-                    b"x-B: 2",
-                    b"X-Own: 1",
-                    b"X-Own: 2",
-                    b"x-over: mine",
-                    b"Content-Length: 6",
-                ]
-                result = (await w.stored(1))[0]
-                assert (result.status, result.status_code, result.body, result.retries) == ("sent", 201, b"made", 0)
-                assert result.headers["X-Kind"] == ["a", "b"]
-                assert w.forwarder().ledger.progress.floor == 1
-
-    run(test)
-
-
-def test_order() -> None:
-    """One after the other, in order, on one connection; caught up, it has no task."""
-
-    async def test() -> None:
-        async with Target() as target, world(public(target.url)) as w:
-            bodies = [b"%d" % number for number in range(200)]
-            await w.append(*bodies)
-            await target.until(200)
+    async with Target(lambda got: answer(201, b"made", "X-Kind: a", "X-Kind: b")) as target:
+        output = public(f"{target.url}/hook?key=1", headers={"X-Own": ["1", "2"], "x-over": ["mine"]})
+        async with world(output) as w:
+            await w.append(
+                b"\x00\xffbody",
+                method="pUrGe",
+                path=b"/a%2Fb/caf\xc3\xa9/\xff",
+                query=b"x=1&x=%20?a#b",
+                headers=b"Host: relay\r\nx-B: 1\r\nX-A: \xe9\r\nX-Over: theirs\r\nx-B: 2\r\n"
+                b"Connection: close, X-Hop\r\n"
+                b"X-Hop: 1\r\nTE: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            )
+            await target.until(1)
             await w.idle()
-            assert target.bodies == bodies
-            assert target.most_busy == target.connections == 1
-            assert not [task for task in asyncio.all_tasks() if "_work" in repr(task.get_coro())]
+            got = target.got[0]
+            assert (got.method, got.body) == ("pUrGe", b"\x00\xffbody")
+            assert got.target == b"/hook/a%2Fb/caf\xc3\xa9/\xff?key=1&x=1&x=%20?a#b"
+            assert got.lines == [
+                b"Host: " + target.url.removeprefix("http://").encode(),
+                b"x-B: 1",
+                b"X-A: \xe9",
+                b"x-B: 2",
+                b"X-Own: 1",
+                b"X-Own: 2",
+                b"x-over: mine",
+                b"Content-Length: 6",
+            ]
+            result = (await w.stored(1))[0]
+            assert (result.status, result.status_code, result.body, result.retries) == ("sent", 201, b"made", 0)
+            assert result.headers["X-Kind"] == ["a", "b"]
+            assert w.forwarder().ledger.progress.floor == 1
 
-    run(test)
+
+@pytest.mark.gen_test
+async def test_order() -> None:
+    """One after the other, in order, on one connection; caught up, it has no task."""
+    async with Target() as target, world(public(target.url)) as w:
+        bodies = [b"%d" % number for number in range(200)]
+        await w.append(*bodies)
+        await target.until(200)
+        await w.idle()
+        assert target.bodies == bodies
+        assert target.most_busy == target.connections == 1
+        assert not [task for task in asyncio.all_tasks() if "_work" in repr(task.get_coro())]
 
 
-def test_slow_beside_fast() -> None:
+@pytest.mark.gen_test
+async def test_slow_beside_fast() -> None:
     """A destination that answers nothing delays no other one, however many of them there are."""
+    gate = asyncio.Event()
 
-    async def test() -> None:
-        gate = asyncio.Event()
+    async def never(got: Got) -> bytes:
+        await gate.wait()
+        return answer()
 
-        async def never(got: Got) -> bytes:
-            await gate.wait()
-            return answer()
-
-        async with Target(never) as slow, Target() as fast:
-            outputs = [public(slow.url, n) for n in range(2, 30)]
-            async with world(public(fast.url), *outputs, forward_requests=1, forward_buffer=1) as w:
-                bodies = [b"x" * 100_000, *(b"%d" % number for number in range(100))]
-                await w.append(*bodies[1:], bodies[0])
-                await fast.until(100)
-                assert fast.bodies[:100] == bodies[1:]
-                assert slow.most_busy == 28
-                gate.set()
-                await fast.until(101)
-
-    run(test)
+    async with Target(never) as slow, Target() as fast:
+        outputs = [public(slow.url, n) for n in range(2, 30)]
+        async with world(public(fast.url), *outputs, forward_requests=1, forward_buffer=1) as w:
+            bodies = [b"x" * 100_000, *(b"%d" % number for number in range(100))]
+            await w.append(*bodies[1:], bodies[0])
+            await fast.until(100)
+            assert fast.bodies[:100] == bodies[1:]
+            assert slow.most_busy == 28
+            gate.set()
+            await fast.until(101)
 
 
-def test_concurrency_is_bounded() -> None:
+@pytest.mark.gen_test
+async def test_concurrency_is_bounded() -> None:
     """A throttle of 5 at once: never more, and all arrive; over all outputs only so many more than one each."""
 
-    async def test() -> None:
-        async def answers(got: Got) -> bytes:
-            await asyncio.sleep(0.005)
-            return answer()
+    async def answers(got: Got) -> bytes:
+        await asyncio.sleep(0.005)
+        return answer()
 
-        throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 5}
-        async with Target(answers) as target, Target(answers) as other:
-            async with world(public(target.url, throttle=throttle), public(other.url, 2, throttle=throttle)) as w:
-                await w.append(*(b"%d" % number for number in range(60)))
-                await target.until(60)
-                await other.until(60)
-                await w.idle()
-                assert target.most_busy == other.most_busy == 5
-                assert sorted(target.bodies, key=int) == [b"%d" % number for number in range(60)]
-            async with world(
-                public(target.url, throttle=throttle), public(other.url, 2, throttle=throttle), forward_requests=2
-            ) as w:
-                target.most_busy = other.most_busy = 0
-                await w.append(*(b"%d" % number for number in range(30)))
-                await target.until(90)
-                await other.until(90)
-                assert target.most_busy + other.most_busy <= 6
-
-    run(test)
-
-
-def test_rate() -> None:
-    """A throttle of 2 a second: as the clock goes on, so many go out, and never more in any second."""
-
-    async def test() -> None:
-        throttle = {"enabled": True, "mode": "rate", "rate": 2, "interval": "second"}
-        async with Target() as target, world(public(target.url, throttle=throttle)) as w:
-            await w.append(*(b"%d" % number for number in range(6)))
-            await target.until(2)
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 5}
+    async with Target(answers) as target, Target(answers) as other:
+        async with world(public(target.url, throttle=throttle), public(other.url, 2, throttle=throttle)) as w:
+            await w.append(*(b"%d" % number for number in range(60)))
+            await target.until(60)
+            await other.until(60)
             await w.idle()
-            assert len(target.got) == 2
-            for count in (2, 4, 4, 6):
-                await w.turn(0.51)
-                await target.until(count)
-                await w.idle()
-                assert len(target.got) == count
+            assert target.most_busy == other.most_busy == 5
+            assert sorted(target.bodies, key=int) == [b"%d" % number for number in range(60)]
+        async with world(
+            public(target.url, throttle=throttle), public(other.url, 2, throttle=throttle), forward_requests=2
+        ) as w:
+            target.most_busy = other.most_busy = 0
+            await w.append(*(b"%d" % number for number in range(30)))
+            await target.until(90)
+            await other.until(90)
+            assert target.most_busy + other.most_busy <= 6
 
-    run(test)
+
+@pytest.mark.gen_test
+async def test_rate() -> None:
+    """A throttle of 2 a second: as the clock goes on, so many go out, and never more in any second."""
+    throttle = {"enabled": True, "mode": "rate", "rate": 2, "interval": "second"}
+    async with Target() as target, world(public(target.url, throttle=throttle)) as w:
+        await w.append(*(b"%d" % number for number in range(6)))
+        await target.until(2)
+        await w.idle()
+        assert len(target.got) == 2
+        for count in (2, 4, 4, 6):
+            await w.turn(0.51)
+            await target.until(count)
+            await w.idle()
+            assert len(target.got) == count
 
 
-def test_what_cannot_be_sent_stops_nobody() -> None:
+@pytest.mark.gen_test
+async def test_what_cannot_be_sent_stops_nobody() -> None:
     """Events whose paths climb out, whoever sends them: each is a dead letter at once, without a try; the throttle, the
     circuit and the events behind them don't notice."""
-
-    async def test() -> None:
-        throttle = {"enabled": True, "mode": "rate", "rate": 1, "interval": "hour", "deadline": 10**9}
-        for fields in ({"retries": -1}, {"retries": 3}, {"strict_order": True}, {"throttle": throttle}):
-            async with Target() as target, world(public(f"{target.url}/in", **fields)) as w:
-                for _ in range(30):
-                    await w.append(b"evil", path=b"/../x")
-                await w.append(b"good")
-                await target.until(1)
-                await w.idle()
-                assert [got.target for got in target.got] == [b"/in"]
-                letters = await w.dead()
-                assert [letter.seq for letter in letters] == list(range(1, 31))
-                assert {letter.attempts for letter in letters} == {0}
-                assert {letter.reason for letter in letters} == {
-                    "invalid: the event's path climbs out of the destination's by '..'"
-                }
-                result = (await w.stored(1))[0]
-                assert (result.status, result.retries) == ("failed", 0)
-                assert result.body == b"Not sent: the event's path climbs out of the destination's by '..'."
-                assert w.forwarding.circuits_open == 0
-                assert w.counters.forward_attempts["invalid"] == w.counters.forward_given_up == 30
-                assert w.counters.forward_attempts["refused"] == 0
-                assert sum(w.counters.forward_seconds.counts) == 1
-
-    run(test)
-
-
-def test_what_cannot_be_sent_probes_nothing() -> None:
-    """While the circuit is open, the try that finds out whether the destination is back is one that can be made."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:
-            await w.append(*(b"%d" % number for number in range(10)))
-            await target.until(10)
-            await w.idle()
+    throttle = {"enabled": True, "mode": "rate", "rate": 1, "interval": "hour", "deadline": 10**9}
+    for fields in ({"retries": -1}, {"retries": 3}, {"strict_order": True}, {"throttle": throttle}):
+        async with Target() as target, world(public(f"{target.url}/in", **fields)) as w:
             for _ in range(30):
-                await w.append(b"evil", method="CONNECT")
+                await w.append(b"evil", path=b"/../x")
             await w.append(b"good")
-            await w.turn(14)
-            assert w.forwarding.circuits_open == 1
-            target.answers = lambda got: answer()
-            await w.turn(1.1)
-            await target.until(11)
+            await target.until(1)
             await w.idle()
-            assert target.bodies[10:] == [b"good"]
+            assert [got.target for got in target.got] == [b"/in"]
+            letters = await w.dead()
+            assert [letter.seq for letter in letters] == list(range(1, 31))
+            assert {letter.attempts for letter in letters} == {0}
+            assert {letter.reason for letter in letters} == {
+                "invalid: the event's path climbs out of the destination's by '..'"
+            }
+            result = (await w.stored(1))[0]
+            assert (result.status, result.retries) == ("failed", 0)
+            assert result.body == b"Not sent: the event's path climbs out of the destination's by '..'."
             assert w.forwarding.circuits_open == 0
-            assert len(await w.dead()) == 40
+            assert w.counters.forward_attempts["invalid"] == w.counters.forward_given_up == 30
+            assert w.counters.forward_attempts["refused"] == 0
+            assert sum(w.counters.forward_seconds.counts) == 1
 
-    run(test)
+
+@pytest.mark.gen_test
+async def test_what_cannot_be_sent_probes_nothing() -> None:
+    """While the circuit is open, the try that finds out whether the destination is back is one that can be made."""
+    async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:
+        await w.append(*(b"%d" % number for number in range(10)))
+        await target.until(10)
+        await w.idle()
+        for _ in range(30):
+            await w.append(b"evil", method="CONNECT")
+        await w.append(b"good")
+        await w.turn(14)
+        assert w.forwarding.circuits_open == 1
+        target.answers = lambda got: answer()
+        await w.turn(1.1)
+        await target.until(11)
+        await w.idle()
+        assert target.bodies[10:] == [b"good"]
+        assert w.forwarding.circuits_open == 0
+        assert len(await w.dead()) == 40
 
 
-def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that the relay itself fails on is given up without a try, and its reason says where to look."""
 
     def broken(event: Event, *more: Any) -> Any:
@@ -208,125 +189,107 @@ def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("relay_tornado.forwarding.attempt.encode", broken)
 
-    async def test() -> None:
-        async with Target() as target, world(public(target.url)) as w:
-            await w.append(b"odd", b"good")
-            await target.until(1)
-            await w.idle()
-            assert target.bodies == [b"good"]
-            assert [letter.reason for letter in await w.dead()] == ["invalid: the relay failed on it, see its log"]
-
-    run(test)
+    async with Target() as target, world(public(target.url)) as w:
+        await w.append(b"odd", b"good")
+        await target.until(1)
+        await w.idle()
+        assert target.bodies == [b"good"]
+        assert [letter.reason for letter in await w.dead()] == ["invalid: the relay failed on it, see its log"]
 
 
-def test_rules_targets_and_force() -> None:
+@pytest.mark.gen_test
+async def test_rules_targets_and_force() -> None:
     """Only what rules let through, what goes to no other output alone, and what is forced past the rules."""
-
-    async def test() -> None:
-        rules = {"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}
-        async with Target() as target, world(public(target.url, rules=rules), public(target.url + "/2", 2)) as w:
-            await w.append(b"1", headers=b"X-Kind: order\r\n")
-            await w.append(b"2", headers=b"X-Kind: other\r\n")
-            await w.append(b"3", headers=b"X-Kind: order\r\n", target=2)
-            await w.append(b"4", target=1, force=True)
-            await target.until(5)
-            await w.idle()
-            first = [got.body for got in target.got if got.target == b"/"]
-            assert first == [b"1", b"4"]
-            assert [got.body for got in target.got if got.target == b"/2"] == [b"1", b"2", b"3"]
-            assert w.forwarder().ledger.progress.floor == 4
-            assert w.forwarding.reaches(B, (await w.log.read(B, 0, 1, 99))[0], 1)
-            assert not w.forwarding.reaches(B, (await w.log.read(B, 1, 1, 99))[0], 1)
-
-    run(test)
+    rules = {"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}
+    async with Target() as target, world(public(target.url, rules=rules), public(target.url + "/2", 2)) as w:
+        await w.append(b"1", headers=b"X-Kind: order\r\n")
+        await w.append(b"2", headers=b"X-Kind: other\r\n")
+        await w.append(b"3", headers=b"X-Kind: order\r\n", target=2)
+        await w.append(b"4", target=1, force=True)
+        await target.until(5)
+        await w.idle()
+        first = [got.body for got in target.got if got.target == b"/"]
+        assert first == [b"1", b"4"]
+        assert [got.body for got in target.got if got.target == b"/2"] == [b"1", b"2", b"3"]
+        assert w.forwarder().ledger.progress.floor == 4
+        assert w.forwarding.reaches(B, (await w.log.read(B, 0, 1, 99))[0], 1)
+        assert not w.forwarding.reaches(B, (await w.log.read(B, 1, 1, 99))[0], 1)
 
 
-def test_paused_and_resumed() -> None:
+@pytest.mark.gen_test
+async def test_paused_and_resumed() -> None:
     """Nothing is forwarded while it is paused; its position stays, also over a restart."""
-
-    async def test() -> None:
-        async with Target() as target, world(public(target.url)) as w:
-            await w.change(public(target.url, paused=True))
-            await w.append(b"1", b"2")
-            await w.restart()
-            await w.idle()
-            assert target.got == []
-            await w.change(public(target.url))
-            await target.until(2)
-            assert target.bodies == [b"1", b"2"]
-
-    run(test)
+    async with Target() as target, world(public(target.url)) as w:
+        await w.change(public(target.url, paused=True))
+        await w.append(b"1", b"2")
+        await w.restart()
+        await w.idle()
+        assert target.got == []
+        await w.change(public(target.url))
+        await target.until(2)
+        assert target.bodies == [b"1", b"2"]
 
 
-def test_signed() -> None:
+@pytest.mark.gen_test
+async def test_signed() -> None:
     """Signed by Standard Webhooks; the id is the copy's and the same over retries, and a sender's own are replaced."""
-
-    async def test() -> None:
-        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-        answers = iter([answer(500), answer()])
-        async with Target(lambda got: next(answers)) as target, world(public(target.url, secret=secret)) as w:
-            await w.append(b'{"a":1}', headers=b"Webhook-Id: theirs\r\nwebhook-signature: v1,x\r\n")
-            await target.until(1)
-            await w.idle()
-            await w.turn(2)
-            await target.until(2)
-            epoch = (await w.log.bounds(B)).epochs[0].epoch
-            assert [got.header("webhook-id") for got in target.got] == [f"{epoch}-1-1"] * 2
-            times = [int(got.header("webhook-timestamp") or 0) for got in target.got]
-            assert times[1] - times[0] == 2
-            for got, time in zip(target.got, times, strict=True):
-                block = b"".join(line + b"\r\n" for line in got.lines)
-                assert sum(line.lower().startswith(b"webhook-") for line in got.lines) == 3
-                assert Verifier("standard-webhooks", [secret]).verify(block, got.body, time).verified
-
-    run(test)
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+    answers = iter([answer(500), answer()])
+    async with Target(lambda got: next(answers)) as target, world(public(target.url, secret=secret)) as w:
+        await w.append(b'{"a":1}', headers=b"Webhook-Id: theirs\r\nwebhook-signature: v1,x\r\n")
+        await target.until(1)
+        await w.idle()
+        await w.turn(2)
+        await target.until(2)
+        epoch = (await w.log.bounds(B)).epochs[0].epoch
+        assert [got.header("webhook-id") for got in target.got] == [f"{epoch}-1-1"] * 2
+        times = [int(got.header("webhook-timestamp") or 0) for got in target.got]
+        assert times[1] - times[0] == 2
+        for got, time in zip(target.got, times, strict=True):
+            block = b"".join(line + b"\r\n" for line in got.lines)
+            assert sum(line.lower().startswith(b"webhook-") for line in got.lines) == 3
+            assert Verifier("standard-webhooks", [secret]).verify(block, got.body, time).verified
 
 
-def test_seek_and_send_again() -> None:
+@pytest.mark.gen_test
+async def test_seek_and_send_again() -> None:
     """An administrator's seek and replay reach the output at once; what was out before counts no more."""
-
-    async def test() -> None:
-        async with Target() as target, world(public(target.url)) as w:
-            await w.append(b"1", b"2", b"3")
-            await target.until(3)
-            await w.idle()
-            ledger = w.forwarder().ledger
-            ledger.progress.schedule({2: w.now}, w.now)
-            ledger.save()
-            ledger.tell()
-            await target.until(4)
-            await w.idle()
-            assert target.bodies[3] == b"2"
-            ledger.progress.seek(1)
-            ledger.save()
-            ledger.tell()
-            await target.until(6)
-            assert target.bodies[4:] == [b"2", b"3"]
-
-    run(test)
+    async with Target() as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2", b"3")
+        await target.until(3)
+        await w.idle()
+        ledger = w.forwarder().ledger
+        ledger.progress.schedule({2: w.now}, w.now)
+        ledger.save()
+        ledger.tell()
+        await target.until(4)
+        await w.idle()
+        assert target.bodies[3] == b"2"
+        ledger.progress.seek(1)
+        ledger.save()
+        ledger.tell()
+        await target.until(6)
+        assert target.bodies[4:] == [b"2", b"3"]
 
 
-def test_the_sender_waits_for_the_destinations_answer() -> None:
+@pytest.mark.gen_test
+async def test_the_sender_waits_for_the_destinations_answer() -> None:
     """`response_from_output` of a public output: the destination's first answer wakes the sender; where it is paused
     the sender is told at once."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(202, b"theirs", "X-Key: v")) as target, world(public(target.url)) as w:
-            w.responses.forwarding = w.forwarding
-            answers: list[Answer] = []
-            epoch = (await w.log.bounds(B)).epochs[0].epoch
-            for output in ("out-1", "anyOutput"):
-                await w.append(b"1")
-                head = (await w.log.bounds(B)).head
-                waits = replace(w.bucket.inputs[0], response_from_output=output)
-                w.responses.wait(w.bucket, waits, Appended(epoch, head), answers.append)
-            await eventually(lambda: len(answers) == 2)
-            assert [(each.status, each.body) for each in answers] == [(202, b"theirs")] * 2
-            assert ("X-Key", "v") in answers[0].headers
-            await w.change(public(target.url, paused=True))
-            await w.append(b"2")
-            w.responses.wait(w.bucket, waits, Appended(epoch, 3), answers.append)
-            await eventually(lambda: len(answers) == 3)
-            assert answers[2].status == 504
-
-    run(test)
+    async with Target(lambda got: answer(202, b"theirs", "X-Key: v")) as target, world(public(target.url)) as w:
+        w.responses.forwarding = w.forwarding
+        answers: list[Answer] = []
+        epoch = (await w.log.bounds(B)).epochs[0].epoch
+        for output in ("out-1", "anyOutput"):
+            await w.append(b"1")
+            head = (await w.log.bounds(B)).head
+            waits = replace(w.bucket.inputs[0], response_from_output=output)
+            w.responses.wait(w.bucket, waits, Appended(epoch, head), answers.append)
+        await eventually(lambda: len(answers) == 2)
+        assert [(each.status, each.body) for each in answers] == [(202, b"theirs")] * 2
+        assert ("X-Key", "v") in answers[0].headers
+        await w.change(public(target.url, paused=True))
+        await w.append(b"2")
+        w.responses.wait(w.bucket, waits, Appended(epoch, 3), answers.append)
+        await eventually(lambda: len(answers) == 3)
+        assert answers[2].status == 504

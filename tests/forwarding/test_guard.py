@@ -15,7 +15,7 @@ from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused, pars
 from relay_tornado.forwarding.transport import Transport, Unanswered
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
-from tests.forwarding.world import public, run, world
+from tests.forwarding.world import public, world
 from tests.storage.faults import no_threads
 
 BOTH, REBOUND, INSIDE = "both.test", "rebound.test", "inside.test"
@@ -87,123 +87,108 @@ def naive(url: str) -> None:
         made.recv(1)
 
 
-def test_tricks(names: Names) -> None:
+@pytest.mark.gen_test
+async def test_tricks(names: Names) -> None:
     """25 ways to write an address of this machine: a naive client gets to the listener by every one of them, the relay
     by none, whether the output's URL has it or a name stands for it."""
-
-    async def test() -> None:
-        async with Target() as trap, Target(host="::1") as trap6:
-            for name, form in TRICKS.items():
-                hit = trap6 if "IPv6" in name or name == "zone" else trap
-                url = form.format(port=hit.port)
-                before = len(hit.got)
-                try:
-                    await asyncio.to_thread(naive, url)
-                except ConnectionRefusedError:
-                    # It got to this machine, but to another address than the listener's.
-                    assert name in ("another of its network", "a name for both"), name
-                else:
-                    assert len(hit.got) == before + 1, name
-            trap.got.clear()
-            trap6.got.clear()
-            for name, form in TRICKS.items():
-                port = trap6.port if "IPv6" in name or name == "zone" else trap.port
-                url = form.format(port=port)
-                async with world(public(url, retries=-1), forward_allow=None) as w:
-                    await w.append(b"secret")
-                    await w.idle()
-                    result = (await w.stored(1))[0]
-                    assert (result.status, result.status_code) == ("failed", 0), name
-                    assert b"is not a public address" in result.body or b"no single host" in result.body, name
-                    assert w.counters.forward_attempts["refused"] == 1, name
-            assert trap.got == trap6.got == []
-            assert trap.connections + trap6.connections > 20
-
-    run(test)
+    async with Target() as trap, Target(host="::1") as trap6:
+        for name, form in TRICKS.items():
+            hit = trap6 if "IPv6" in name or name == "zone" else trap
+            url = form.format(port=hit.port)
+            before = len(hit.got)
+            try:
+                await asyncio.to_thread(naive, url)
+            except ConnectionRefusedError:
+                # It got to this machine, but to another address than the listener's.
+                assert name in ("another of its network", "a name for both"), name
+            else:
+                assert len(hit.got) == before + 1, name
+        trap.got.clear()
+        trap6.got.clear()
+        for name, form in TRICKS.items():
+            port = trap6.port if "IPv6" in name or name == "zone" else trap.port
+            url = form.format(port=port)
+            async with world(public(url, retries=-1), forward_allow=None) as w:
+                await w.append(b"secret")
+                await w.idle()
+                result = (await w.stored(1))[0]
+                assert (result.status, result.status_code) == ("failed", 0), name
+                assert b"is not a public address" in result.body or b"no single host" in result.body, name
+                assert w.counters.forward_attempts["refused"] == 1, name
+        assert trap.got == trap6.got == []
+        assert trap.connections + trap6.connections > 20
 
 
-def test_rebinding(names: Names) -> None:
+@pytest.mark.gen_test
+async def test_rebinding(names: Names) -> None:
     """A name that stands for something else when it is looked up again: it is looked up once, and what was judged is
     what is dialled. The next connection is judged anew."""
-
-    async def test() -> None:
-        async with Target() as trap, Target(host="127.0.0.2") as good:
-            good.answers = lambda got: answer(200, b"", "Connection: close")
-            trap_before = trap.connections
-            url = f"http://{REBOUND}:{good.port}/"
-            async with world(public(url, retries=-1), forward_allow="127.0.0.2/32") as w:
-                await w.append(b"1")
-                await good.until(1)
-                await w.idle()
-                assert names.asked == [REBOUND]
-                await w.append(b"2")
-                await w.idle()
-                assert names.asked == [REBOUND, REBOUND]
-                assert b"127.0.0.1 is not a public address" in (await w.stored(2))[0].body
-            assert trap.connections == trap_before
-
-    run(test)
+    async with Target() as trap, Target(host="127.0.0.2") as good:
+        good.answers = lambda got: answer(200, b"", "Connection: close")
+        trap_before = trap.connections
+        url = f"http://{REBOUND}:{good.port}/"
+        async with world(public(url, retries=-1), forward_allow="127.0.0.2/32") as w:
+            await w.append(b"1")
+            await good.until(1)
+            await w.idle()
+            assert names.asked == [REBOUND]
+            await w.append(b"2")
+            await w.idle()
+            assert names.asked == [REBOUND, REBOUND]
+            assert b"127.0.0.1 is not a public address" in (await w.stored(2))[0].body
+        assert trap.connections == trap_before
 
 
-def test_one_of_several_addresses(names: Names) -> None:
+@pytest.mark.gen_test
+async def test_one_of_several_addresses(names: Names) -> None:
     """A name that stands for an address that may be called, where nobody listens, and behind it for one that may not:
     neither is called."""
+    async with Target() as trap:
+        output = public(f"http://{BOTH}:{trap.port}/", retries=-1)
+        async with world(output, forward_allow="127.0.0.2/32") as w:
+            await w.append(b"1")
+            await w.idle()
+            assert b"127.0.0.1 is not a public address" in (await w.stored(1))[0].body
+        assert trap.connections == 0
 
-    async def test() -> None:
-        async with Target() as trap:
-            output = public(f"http://{BOTH}:{trap.port}/", retries=-1)
-            async with world(output, forward_allow="127.0.0.2/32") as w:
+
+@pytest.mark.gen_test
+async def test_redirects_are_not_followed() -> None:
+    """A redirect to an address inside is an answer like any other: a failed try."""
+    async with Target() as trap, Target(host="127.0.0.2") as good:
+        for status in (301, 302, 303, 307, 308):
+            good.answers = lambda got, status=status: answer(status, b"", f"Location: {trap.url}/")
+            async with world(public(good.url, retries=-1), forward_allow="127.0.0.2/32") as w:
                 await w.append(b"1")
                 await w.idle()
-                assert b"127.0.0.1 is not a public address" in (await w.stored(1))[0].body
-            assert trap.connections == 0
-
-    run(test)
-
-
-def test_redirects_are_not_followed() -> None:
-    """A redirect to an address inside is an answer like any other: a failed try."""
-
-    async def test() -> None:
-        async with Target() as trap, Target(host="127.0.0.2") as good:
-            for status in (301, 302, 303, 307, 308):
-                good.answers = lambda got, status=status: answer(status, b"", f"Location: {trap.url}/")
-                async with world(public(good.url, retries=-1), forward_allow="127.0.0.2/32") as w:
-                    await w.append(b"1")
-                    await w.idle()
-                    assert [each.status_code for each in await w.stored(1)] == [status]
-                    assert (await w.dead())[0].reason == f"retries: {status}"
-            assert trap.connections == 0
-
-    run(test)
+                assert [each.status_code for each in await w.stored(1)] == [status]
+                assert (await w.dead())[0].reason == f"retries: {status}"
+        assert trap.connections == 0
 
 
-def test_what_a_sender_appends_changes_no_address() -> None:
+@pytest.mark.gen_test
+async def test_what_a_sender_appends_changes_no_address() -> None:
     """Path and query that look like another host go to the destination as a path; one that climbs out is not sent."""
-
-    async def test() -> None:
-        async with Target() as trap, Target(host="127.0.0.2") as good:
-            inside = f"127.0.0.1:{trap.port}".encode()
-            async with world(public(f"{good.url}/hook", retries=-1), forward_allow="127.0.0.2/32") as w:
-                await w.append(b"1", path=b"//" + inside + b"/x", query=b"@" + inside)
-                await w.append(b"2", path=b"/@" + inside)
-                await w.append(b"3", path=b"/a b\r\nHost: evil", query=b"x#y")
-                for path in (b"/../x", b"/a/../../x", b"/%2e%2e/x", b"/%252e%252e/x", b"/..%2fx", b"/..\\x", b"/..;/x"):
-                    await w.append(b"out", path=path)
-                await w.append(b"4", path=b"/a/../b")
-                await good.until(4)
-                await w.idle()
-                assert [got.target for got in good.got] == [
-                    b"/hook//" + inside + b"/x?@" + inside,
-                    b"/hook/@" + inside,
-                    b"/hook/a%20b%0D%0AHost:%20evil?x#y",
-                    b"/hook/a/../b",
-                ]
-                assert w.counters.forward_attempts["invalid"] == 7
-                assert w.counters.forward_attempts["refused"] == 0
-            assert trap.connections == 0
-
-    run(test)
+    async with Target() as trap, Target(host="127.0.0.2") as good:
+        inside = f"127.0.0.1:{trap.port}".encode()
+        async with world(public(f"{good.url}/hook", retries=-1), forward_allow="127.0.0.2/32") as w:
+            await w.append(b"1", path=b"//" + inside + b"/x", query=b"@" + inside)
+            await w.append(b"2", path=b"/@" + inside)
+            await w.append(b"3", path=b"/a b\r\nHost: evil", query=b"x#y")
+            for path in (b"/../x", b"/a/../../x", b"/%2e%2e/x", b"/%252e%252e/x", b"/..%2fx", b"/..\\x", b"/..;/x"):
+                await w.append(b"out", path=path)
+            await w.append(b"4", path=b"/a/../b")
+            await good.until(4)
+            await w.idle()
+            assert [got.target for got in good.got] == [
+                b"/hook//" + inside + b"/x?@" + inside,
+                b"/hook/@" + inside,
+                b"/hook/a%20b%0D%0AHost:%20evil?x#y",
+                b"/hook/a/../b",
+            ]
+            assert w.counters.forward_attempts["invalid"] == 7
+            assert w.counters.forward_attempts["refused"] == 0
+        assert trap.connections == 0
 
 
 @pytest.mark.parametrize(
@@ -260,30 +245,26 @@ def test_its_own_listeners(host: str) -> None:
     guard.judge("192.0.2.77", 8080)
 
 
-def test_its_own_listener_over_http() -> None:
+@pytest.mark.gen_test
+async def test_its_own_listener_over_http() -> None:
     """An output that leads to the relay's own port, allowed or not, or to its public URL, is never called: the first is
     a failed try, the second is known before there is one."""
-
-    async def test() -> None:
-        async with Target() as trap:
-            async with world(
-                public(trap.url, retries=-1), public("http://relay.test/x/v1/webhooks/a", 2, retries=-1)
-            ) as w:
-                w.own = [("0.0.0.0", trap.port)]
-                w.forwarding._public = ("relay.test", 80, b"/x")
-                await w.append(b"1")
-                await w.idle()
-                await w.idle(2)
-                for n in (1, 2):
-                    assert b"without end" in (await w.stored(1, n))[0].body
-                assert (await w.dead(1))[0].reason == "retries: refused"
-                assert (await w.dead(2))[0].reason.startswith("invalid: it is this relay's own public URL")
-            assert trap.connections == 0
-
-    run(test)
+    async with Target() as trap:
+        async with world(public(trap.url, retries=-1), public("http://relay.test/x/v1/webhooks/a", 2, retries=-1)) as w:
+            w.own = [("0.0.0.0", trap.port)]
+            w.forwarding._public = ("relay.test", 80, b"/x")
+            await w.append(b"1")
+            await w.idle()
+            await w.idle(2)
+            for n in (1, 2):
+                assert b"without end" in (await w.stored(1, n))[0].body
+            assert (await w.dead(1))[0].reason == "retries: refused"
+            assert (await w.dead(2))[0].reason.startswith("invalid: it is this relay's own public URL")
+        assert trap.connections == 0
 
 
-def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many requests for a name whose servers are slow are one lookup, and a time-out ends the wait for it."""
     gate, asked = threading.Event(), []
 
@@ -296,32 +277,27 @@ def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
 
-    async def test() -> None:
-        transport = Transport(GuardedResolver(Guard()))
+    transport = Transport(GuardedResolver(Guard()))
 
-        async def send() -> None:
-            with pytest.raises(Unanswered) as failed:
-                await transport.send(b"", b"", parse("http://slow.test/"), method="GET", verify=True, timeout=0.05)
-            assert failed.value.kind == "timeout"
+    async def send() -> None:
+        with pytest.raises(Unanswered) as failed:
+            await transport.send(b"", b"", parse("http://slow.test/"), method="GET", verify=True, timeout=0.05)
+        assert failed.value.kind == "timeout"
 
-        await asyncio.gather(*(send() for _ in range(50)))
-        assert asked == ["slow.test"]
-        gate.set()
-        await transport.close()
-
-    run(test)
+    await asyncio.gather(*(send() for _ in range(50)))
+    assert asked == ["slow.test"]
+    gate.set()
+    await transport.close()
 
 
-def test_without_a_thread_to_look_a_name_up(names: Names) -> None:
+@pytest.mark.gen_test
+async def test_without_a_thread_to_look_a_name_up(names: Names) -> None:
     """There was no answer, and it is said why; the next look-up is one of its own."""
 
-    async def test() -> None:
-        transport = Transport(GuardedResolver(Guard()))
-        with no_threads(), pytest.raises(Unanswered, match="it can't be reached: no thread can be started") as failed:
-            await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
-        assert failed.value.kind == "unreachable"
-        with pytest.raises(Refused):
-            await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
-        await transport.close()
-
-    run(test)
+    transport = Transport(GuardedResolver(Guard()))
+    with no_threads(), pytest.raises(Unanswered, match="it can't be reached: no thread can be started") as failed:
+        await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
+    assert failed.value.kind == "unreachable"
+    with pytest.raises(Refused):
+        await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
+    await transport.close()

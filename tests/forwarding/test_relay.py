@@ -22,7 +22,7 @@ from relay_tornado.settings import Settings
 from tests.acceptance.relay import Relay as Process
 from tests.acceptance.relay import wait_for
 from tests.forwarding.target import Target, answer, once_open
-from tests.forwarding.world import eventually, run
+from tests.forwarding.world import eventually
 from tests.handlers.raw import Raw, request
 
 
@@ -37,7 +37,8 @@ async def started(folder: Path, **changes: Any) -> AsyncIterator[Relay]:
         await relay.stop()
 
 
-def test_from_sender_to_destination(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_from_sender_to_destination(tmp_path: Path) -> None:
     """A webhook is forwarded, its Log says so, a sender waits for the destination's answer, and a stopped relay goes on
     where it stopped."""
 
@@ -46,62 +47,54 @@ def test_from_sender_to_destination(tmp_path: Path) -> None:
         answered = await raw.ask(request(b"/v1/logs?bucket=orders", b"", headers, method=b"GET"))
         return json.loads(answered.body)["data"][0]
 
-    async def test() -> None:
-        tasks = asyncio.all_tasks()
-        async with Target(lambda got: answer(202, b"taken:" + got.body)) as target:
-            async with started(tmp_path) as relay:
-                administration = relay.administration
-                bucket = await administration.create_bucket("orders")
-                _, output = await administration.create_output(
-                    "orders", name="shop", destination=f"{target.url}/in", internal=False
-                )
-                _, secret = await administration.create_token()
-                path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
-                async with Raw(relay.port) as raw:
-                    assert (await raw.ask(request(path + b"/x?y=1", b"one"))).status == 200
-                    await target.until(1)
-                    assert (target.got[0].target, target.got[0].body) == (b"/in/x?y=1", b"one")
-                    while (found := await log(raw, secret))["status"] == "received":  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-                    assert (found["status"], found["status_code"], found["output_id"]) == ("sent", 202, output.id)
-                    await administration.set_input("orders", response_from_output=output.id)
-                    answered = await raw.ask(request(path, b"two"))
-                    assert (answered.status, answered.body) == (202, b"taken:two")
-                    await administration.set_output(output.id, paused=True)
-                    assert (await raw.ask(request(path, b"three"))).status == 504
-            await eventually(lambda: not [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)])
-            async with started(tmp_path) as relay:
-                await relay.administration.set_output(output.id, paused=False)
-                await target.until(3)
-                assert target.bodies == [b"one", b"two", b"three"]
-
-    run(test)
-
-
-def test_a_full_queue_answers_429(tmp_path: Path) -> None:
-    """With max_queue_depth senders are told to come again while so many events wait for the one that is out."""
-
-    async def test() -> None:
-        gate = asyncio.Event()
-        throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 1, "max_queue_depth": 2}
-        async with Target(once_open(gate)) as target, started(tmp_path) as relay:
-            bucket = await relay.administration.create_bucket("orders")
-            await relay.administration.create_output(
-                "orders", destination=target.url, internal=False, throttle=throttle
+    tasks = asyncio.all_tasks()
+    async with Target(lambda got: answer(202, b"taken:" + got.body)) as target:
+        async with started(tmp_path) as relay:
+            administration = relay.administration
+            bucket = await administration.create_bucket("orders")
+            _, output = await administration.create_output(
+                "orders", name="shop", destination=f"{target.url}/in", internal=False
             )
+            _, secret = await administration.create_token()
             path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
             async with Raw(relay.port) as raw:
-                await target_ready(relay)
-                statuses = [(await raw.ask(request(path, b"%d" % number))).status for number in range(5)]
-                assert statuses == [200, 200, 200, 429, 429]
-                gate.set()
-                await target.until(3)
-                async with asyncio.timeout(20):
-                    while (await raw.ask(request(path, b"again"))).status != 200:  # noqa: ASYNC110
-                        await asyncio.sleep(0.01)
-                await target.until(4)
+                assert (await raw.ask(request(path + b"/x?y=1", b"one"))).status == 200
+                await target.until(1)
+                assert (target.got[0].target, target.got[0].body) == (b"/in/x?y=1", b"one")
+                while (found := await log(raw, secret))["status"] == "received":  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                assert (found["status"], found["status_code"], found["output_id"]) == ("sent", 202, output.id)
+                await administration.set_input("orders", response_from_output=output.id)
+                answered = await raw.ask(request(path, b"two"))
+                assert (answered.status, answered.body) == (202, b"taken:two")
+                await administration.set_output(output.id, paused=True)
+                assert (await raw.ask(request(path, b"three"))).status == 504
+        await eventually(lambda: not [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)])
+        async with started(tmp_path) as relay:
+            await relay.administration.set_output(output.id, paused=False)
+            await target.until(3)
+            assert target.bodies == [b"one", b"two", b"three"]
 
-    run(test)
+
+@pytest.mark.gen_test
+async def test_a_full_queue_answers_429(tmp_path: Path) -> None:
+    """With max_queue_depth senders are told to come again while so many events wait for the one that is out."""
+    gate = asyncio.Event()
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 1, "max_queue_depth": 2}
+    async with Target(once_open(gate)) as target, started(tmp_path) as relay:
+        bucket = await relay.administration.create_bucket("orders")
+        await relay.administration.create_output("orders", destination=target.url, internal=False, throttle=throttle)
+        path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+        async with Raw(relay.port) as raw:
+            await target_ready(relay)
+            statuses = [(await raw.ask(request(path, b"%d" % number))).status for number in range(5)]
+            assert statuses == [200, 200, 200, 429, 429]
+            gate.set()
+            await target.until(3)
+            async with asyncio.timeout(20):
+                while (await raw.ask(request(path, b"again"))).status != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            await target.until(4)
 
 
 async def target_ready(relay: Relay) -> None:
@@ -112,24 +105,21 @@ async def target_ready(relay: Relay) -> None:
     await eventually(lambda: forwarding._forwarders)
 
 
-def test_its_own_address_is_refused(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_its_own_address_is_refused(tmp_path: Path) -> None:
     """An output that leads to the relay's own port sends nothing, though the range is allowed."""
-
-    async def test() -> None:
-        async with started(tmp_path) as relay:
-            bucket = await relay.administration.create_bucket("orders")
-            url = f"{relay.url}/v1/webhooks/{bucket.inputs[0].id}"
-            await relay.administration.create_output("orders", destination=url, internal=False, retries=-1)
-            path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
-            async with Raw(relay.port) as raw:
-                await raw.ask(request(path, b"one"))
-            ledgers = relay.administration.ledgers
-            async with asyncio.timeout(20):
-                while not (found := await ledgers.store.dead(bucket.id, None, 0, 10)):  # noqa: ASYNC110
-                    await asyncio.sleep(0.01)
-            assert [(letter.seq, letter.reason) for letter in found] == [(1, "retries: refused")]
-
-    run(test)
+    async with started(tmp_path) as relay:
+        bucket = await relay.administration.create_bucket("orders")
+        url = f"{relay.url}/v1/webhooks/{bucket.inputs[0].id}"
+        await relay.administration.create_output("orders", destination=url, internal=False, retries=-1)
+        path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+        async with Raw(relay.port) as raw:
+            await raw.ask(request(path, b"one"))
+        ledgers = relay.administration.ledgers
+        async with asyncio.timeout(20):
+            while not (found := await ledgers.store.dead(bucket.id, None, 0, 10)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert [(letter.seq, letter.reason) for letter in found] == [(1, "retries: refused")]
 
 
 class Sink(http.server.ThreadingHTTPServer):

@@ -11,206 +11,182 @@ import pytest
 from relay_tornado.errors import CursorLost
 from relay_tornado.model import Gap, Retention
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, eventually, public, quick_tries, run, world
+from tests.forwarding.world import B, eventually, public, quick_tries, world
 
 
-def test_restart_holds_what_was_held() -> None:
+@pytest.mark.gen_test
+async def test_restart_holds_what_was_held() -> None:
     """After a restart an event in its quick tries still keeps later ones waiting, and its tries go on counting."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(500)) as target, world(public(target.url)) as w:
-            await w.append(b"1", b"2")
-            await target.until(1)
+    async with Target(lambda got: answer(500)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await target.until(1)
+        await w.idle()
+        await w.restart()
+        await w.turn(0.5)
+        assert target.bodies == [b"1"]
+        for _ in range(2):
+            await w.turn(3.1)
             await w.idle()
-            await w.restart()
-            await w.turn(0.5)
-            assert target.bodies == [b"1"]
-            for _ in range(2):
-                await w.turn(3.1)
-                await w.idle()
-            await target.until(4)
-            assert target.bodies == [b"1", b"1", b"1", b"2"]
-            assert (await w.dead())[0].attempts == 3
-
-    run(test)
+        await target.until(4)
+        assert target.bodies == [b"1", b"1", b"1", b"2"]
+        assert (await w.dead())[0].attempts == 3
 
 
 @pytest.mark.parametrize(("killed", "retries"), [(False, 0), (True, 1)], ids=["stopped", "killed"])
-def test_what_was_out_at_an_end_is_sent_again(killed: bool, retries: int) -> None:
+@pytest.mark.gen_test
+async def test_what_was_out_at_an_end_is_sent_again(killed: bool, retries: int) -> None:
     """A request that was out when the process ended comes again: as its second try where it ended with no word."""
-
-    async def test() -> None:
-        gate = asyncio.Event()
-        async with Target(once_open(gate)) as target, world(public(target.url)) as w:
-            await w.append(b"1")
-            await target.until(1)
-            if killed:
-                ledger = w.forwarder().ledger
-                await w.consumers.saved()
-                ledger.gone = True  # nothing that it does from now on is stored
-            await w.restart()
-            await target.until(2)
-            gate.set()
-            await w.idle()
-            assert target.bodies == [b"1", b"1"]
-            assert [each.retries for each in await w.stored(1)] == [retries]
-
-    run(test)
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await target.until(1)
+        if killed:
+            ledger = w.forwarder().ledger
+            await w.consumers.saved()
+            ledger.gone = True  # nothing that it does from now on is stored
+        await w.restart()
+        await target.until(2)
+        gate.set()
+        await w.idle()
+        assert target.bodies == [b"1", b"1"]
+        assert [each.retries for each in await w.stored(1)] == [retries]
 
 
-def test_drain() -> None:
+@pytest.mark.gen_test
+async def test_drain() -> None:
     """What is out at a stop has the time that it is given to end, and is not sent again."""
-
-    async def test() -> None:
-        gate = asyncio.Event()
-        async with Target(once_open(gate)) as target, world(public(target.url)) as w:
-            await w.append(b"1", b"2")
-            await target.until(1)
-            stopping = asyncio.create_task(w.forwarding.stop(20))
-            await asyncio.sleep(0)
-            gate.set()
-            await stopping
-            assert target.bodies == [b"1"]
-            await w.restart()
-            await target.until(2)
-            assert target.bodies == [b"1", b"2"]
-
-    run(test)
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await target.until(1)
+        stopping = asyncio.create_task(w.forwarding.stop(20))
+        await asyncio.sleep(0)
+        gate.set()
+        await stopping
+        assert target.bodies == [b"1"]
+        await w.restart()
+        await target.until(2)
+        assert target.bodies == [b"1", b"2"]
 
 
-def test_durability() -> None:
+@pytest.mark.gen_test
+async def test_durability() -> None:
     """By its schedule until its deadline, which counts from when the event came in."""
-
-    async def test() -> None:
-        second = 10**9
-        durability = {
-            "enabled": True,
-            "schedule": "custom",
-            "custom_delays": [7 * second, 11 * second],
-            "deadline": 60 * second,
-        }
-        async with Target(lambda got: answer(500)) as target:
-            output = public(target.url, retries=-1, durability=durability)
-            async with world(output) as w:
-                await w.append(b"1")
-                begun = w.now
-                times = []
-                for count in range(1, 7):
-                    await eventually(lambda count=count: len(target.got) == count)
-                    await w.idle()
-                    times.append(w.now - begun)
-                    due = w.forwarder().ledger.progress.due()
-                    if due is None:
-                        break
-                    await w.turn(due - w.now)
-                assert times == [0, 7, 18, 29, 40, 51]
-                assert (await w.dead())[0].reason == "deadline: 500"
-
-    run(test)
+    second = 10**9
+    durability = {
+        "enabled": True,
+        "schedule": "custom",
+        "custom_delays": [7 * second, 11 * second],
+        "deadline": 60 * second,
+    }
+    async with Target(lambda got: answer(500)) as target:
+        output = public(target.url, retries=-1, durability=durability)
+        async with world(output) as w:
+            await w.append(b"1")
+            begun = w.now
+            times = []
+            for count in range(1, 7):
+                await eventually(lambda count=count: len(target.got) == count)
+                await w.idle()
+                times.append(w.now - begun)
+                due = w.forwarder().ledger.progress.due()
+                if due is None:
+                    break
+                await w.turn(due - w.now)
+            assert times == [0, 7, 18, 29, 40, 51]
+            assert (await w.dead())[0].reason == "deadline: 500"
 
 
-def test_changes_at_any_moment() -> None:
+@pytest.mark.gen_test
+async def test_changes_at_any_moment() -> None:
     """An output is made, moved, made internal and deleted, and its bucket deleted, while events come."""
-
-    async def test() -> None:
-        async with Target() as one, Target() as two, world() as w:
-            await w.append(b"before")
-            await w.change(public(one.url))
-            await w.append(b"1")
-            await one.until(1)
-            assert one.bodies == [b"1"], "it begins at the head"
-            await w.change(public(two.url))
-            await w.append(b"2")
-            await two.until(1)
-            await w.change(replace(public(two.url), internal=True))
-            await eventually(lambda: B not in w.forwarding._forwarders)
-            await w.append(b"3")
-            await w.change(public(two.url))
-            await w.append(b"4")
-            await two.until(2)
-            assert two.bodies == [b"2", b"4"], "public again, it begins at the head again"
-            await w.change()
-            await eventually(lambda: B not in w.forwarding._forwarders)
-            await eventually(lambda: not w.forwarding._dirty and w.forwarding._worker is None)
-            assert await w.consumers.list() == []
-            await w.change(public(two.url))
-            await eventually(lambda: B in w.forwarding._forwarders)
-            await w.registry.delete("bucket", B)
-            await w.log.drop(B)
-            w.ledgers.forget(B)
-            await eventually(lambda: B not in w.forwarding._forwarders)
-
-    run(test)
+    async with Target() as one, Target() as two, world() as w:
+        await w.append(b"before")
+        await w.change(public(one.url))
+        await w.append(b"1")
+        await one.until(1)
+        assert one.bodies == [b"1"], "it begins at the head"
+        await w.change(public(two.url))
+        await w.append(b"2")
+        await two.until(1)
+        await w.change(replace(public(two.url), internal=True))
+        await eventually(lambda: B not in w.forwarding._forwarders)
+        await w.append(b"3")
+        await w.change(public(two.url))
+        await w.append(b"4")
+        await two.until(2)
+        assert two.bodies == [b"2", b"4"], "public again, it begins at the head again"
+        await w.change()
+        await eventually(lambda: B not in w.forwarding._forwarders)
+        await eventually(lambda: not w.forwarding._dirty and w.forwarding._worker is None)
+        assert await w.consumers.list() == []
+        await w.change(public(two.url))
+        await eventually(lambda: B in w.forwarding._forwarders)
+        await w.registry.delete("bucket", B)
+        await w.log.drop(B)
+        w.ledgers.forget(B)
+        await eventually(lambda: B not in w.forwarding._forwarders)
 
 
-def test_deleted_while_a_request_is_out() -> None:
+@pytest.mark.gen_test
+async def test_deleted_while_a_request_is_out() -> None:
     """The request goes on to its end, nothing is stored of it, and nothing is left behind."""
-
-    async def test() -> None:
-        gate = asyncio.Event()
-        async with Target(once_open(gate)) as target, world(public(target.url)) as w:
-            await w.append(b"1")
-            await target.until(1)
-            await w.registry.delete("bucket", B)
-            await w.log.drop(B)
-            w.ledgers.forget(B)
-            await eventually(lambda: B not in w.forwarding._forwarders)
-            gate.set()
-            await eventually(lambda: not w.forwarding._leaving)
-
-    run(test)
+    gate = asyncio.Event()
+    async with Target(once_open(gate)) as target, world(public(target.url)) as w:
+        await w.append(b"1")
+        await target.until(1)
+        await w.registry.delete("bucket", B)
+        await w.log.drop(B)
+        w.ledgers.forget(B)
+        await eventually(lambda: B not in w.forwarding._forwarders)
+        gate.set()
+        await eventually(lambda: not w.forwarding._leaving)
 
 
-def test_retention_overtakes() -> None:
+@pytest.mark.gen_test
+async def test_retention_overtakes() -> None:
     """What left the log is passed over; what is still there is sent."""
-
-    async def test() -> None:
-        async with Target() as target, world(public(target.url, paused=True)) as w:
-            await w.append(b"1", b"2", b"3")
-            await w.log.trim(B, Retention(max_events=1), None)
-            await w.change(public(target.url))
-            await target.until(1)
-            await w.idle()
-            assert target.bodies == [b"3"]
-            assert w.forwarder().ledger.progress.floor == 3
-
-    run(test)
+    async with Target() as target, world(public(target.url, paused=True)) as w:
+        await w.append(b"1", b"2", b"3")
+        await w.log.trim(B, Retention(max_events=1), None)
+        await w.change(public(target.url))
+        await target.until(1)
+        await w.idle()
+        assert target.bodies == [b"3"]
+        assert w.forwarder().ledger.progress.floor == 3
 
 
 @pytest.mark.parametrize(("told", "reason"), [("retention", "reset"), ("ephemeral", "ephemeral")])
-def test_what_can_not_be_read_says_nothing_of_what_can(told: Any, reason: str) -> None:
+@pytest.mark.gen_test
+async def test_what_can_not_be_read_says_nothing_of_what_can(told: Any, reason: str) -> None:
     """Damage, or content that was never stored, is one gap; an event before it that waits for its next try has it."""
+    bad = True
 
-    async def test() -> None:
-        bad = True
+    def answers(got: Got) -> bytes:
+        return answer(503) if got.body == b"1" and bad else answer()
 
-        def answers(got: Got) -> bytes:
-            return answer(503) if got.body == b"1" and bad else answer()
+    async with Target(answers) as target, world(public(target.url, retries=2)) as w:
+        await quick_tries(w, target)
+        whole = w.log.peek
 
-        async with Target(answers) as target, world(public(target.url, retries=2)) as w:
-            await quick_tries(w, target)
-            whole = w.log.peek
+        def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+            if 2 <= after + 1 <= 3:
+                raise CursorLost(4, told)
+            return whole(bucket_id, after, limit, max_bytes)
 
-            def damaged(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
-                if 2 <= after + 1 <= 3:
-                    raise CursorLost(4, told)
-                return whole(bucket_id, after, limit, max_bytes)
-
-            w.log.peek = damaged  # type: ignore[method-assign]
-            await w.append(b"2", b"3", b"4")
-            await target.until(4)
-            await w.idle()
-            assert target.bodies[-1] == b"4"
-            assert w.forwarder().parked == 1
-            gap = w.forwarder().ledger.gap
-            assert gap == Gap(reason, 2, 3)  # type: ignore[arg-type]
-            bad = False
-            await w.turn(11.0)
-            await target.until(5)
-            await w.idle()
-            assert target.bodies[-1] == b"1"
-            assert await w.dead() == []
-            assert w.forwarder().ledger.progress.floor == 4
-            assert sum(w.ledgers.counters.gaps.values()) == 1
-
-    run(test)
+        w.log.peek = damaged  # type: ignore[method-assign]
+        await w.append(b"2", b"3", b"4")
+        await target.until(4)
+        await w.idle()
+        assert target.bodies[-1] == b"4"
+        assert w.forwarder().parked == 1
+        gap = w.forwarder().ledger.gap
+        assert gap == Gap(reason, 2, 3)  # type: ignore[arg-type]
+        bad = False
+        await w.turn(11.0)
+        await target.until(5)
+        await w.idle()
+        assert target.bodies[-1] == b"1"
+        assert await w.dead() == []
+        assert w.forwarder().ledger.progress.floor == 4
+        assert sum(w.ledgers.counters.gaps.values()) == 1

@@ -18,7 +18,6 @@ from relay_tornado.forwarding.guard import Guard, GuardedResolver, parse_ranges
 from relay_tornado.forwarding.transport import MOST_BODY, Answer, Transport, Unanswered, _Connection
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import run
 
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
 
@@ -56,196 +55,172 @@ async def fails(made: Transport, url: str, **more: Any) -> Unanswered:
     return failed.value
 
 
-def test_connections_are_used_again() -> None:
+@pytest.mark.gen_test
+async def test_connections_are_used_again() -> None:
     """One after the other on one connection; not after `Connection: close`, an HTTP/1.0 answer or an answer cut off."""
-
-    async def test() -> None:
-        async with Target() as target, transport() as made:
-            for _ in range(5):
-                await send(made, target.url, b"x" * 100_000)
-            assert target.connections == 1
-            for data in (
-                answer(200, b"", "Connection: close"),
-                b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
-                answer(200, b"x" * (MOST_BODY + 1)),
-                answer() + b"more than was asked for",
-            ):
-                target.answers = lambda got, data=data: data
-                assert (await send(made, target.url)).status == 200
-                assert not made._idle
-
-    run(test)
-
-
-def test_a_connection_that_went_stale() -> None:
-    """Where the other side closed an idle connection, the request goes out on a new one, and is no failed try."""
-
-    async def test() -> None:
-        async with Target() as target, transport() as made:
-            await send(made, target.url)
-            await target.close()
-            await target.open()
+    async with Target() as target, transport() as made:
+        for _ in range(5):
+            await send(made, target.url, b"x" * 100_000)
+        assert target.connections == 1
+        for data in (
+            answer(200, b"", "Connection: close"),
+            b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+            answer(200, b"x" * (MOST_BODY + 1)),
+            answer() + b"more than was asked for",
+        ):
+            target.answers = lambda got, data=data: data
             assert (await send(made, target.url)).status == 200
-            await send(made, target.url)
-            calls = 0
-
-            def closing(got: Got) -> bytes | None:
-                nonlocal calls
-                calls += 1
-                return None if calls == 1 else answer(201)
-
-            target.answers = closing
-            assert (await send(made, target.url)).status == 201
-            assert calls == 2
-
-    run(test)
+            assert not made._idle
 
 
-def test_answers_are_capped() -> None:
+@pytest.mark.gen_test
+async def test_a_connection_that_went_stale() -> None:
+    """Where the other side closed an idle connection, the request goes out on a new one, and is no failed try."""
+    async with Target() as target, transport() as made:
+        await send(made, target.url)
+        await target.close()
+        await target.open()
+        assert (await send(made, target.url)).status == 200
+        await send(made, target.url)
+        calls = 0
+
+        def closing(got: Got) -> bytes | None:
+            nonlocal calls
+            calls += 1
+            return None if calls == 1 else answer(201)
+
+        target.answers = closing
+        assert (await send(made, target.url)).status == 201
+        assert calls == 2
+
+
+@pytest.mark.gen_test
+async def test_answers_are_capped() -> None:
     """64 KiB of a body are kept and the rest is cut off, and said; as is one that does not end."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(200, b"x" * MOST_BODY)) as target, transport() as made:
-            got = await send(made, target.url)
-            assert (len(got.body), got.cut) == (MOST_BODY, False)
-            target.answers = lambda got: answer(500, b"x" * (10 * MOST_BODY))
-            got = await send(made, target.url)
-            assert (got.status, len(got.body), got.cut) == (500, MOST_BODY, True)
-            target.answers = lambda got: b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
-            assert await send(made, target.url, timeout=0.1) == Answer(200, [(b"Content-Length", b"10")], b"half", True)
-
-    run(test)
+    async with Target(lambda got: answer(200, b"x" * MOST_BODY)) as target, transport() as made:
+        got = await send(made, target.url)
+        assert (len(got.body), got.cut) == (MOST_BODY, False)
+        target.answers = lambda got: answer(500, b"x" * (10 * MOST_BODY))
+        got = await send(made, target.url)
+        assert (got.status, len(got.body), got.cut) == (500, MOST_BODY, True)
+        target.answers = lambda got: b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"
+        assert await send(made, target.url, timeout=0.1) == Answer(200, [(b"Content-Length", b"10")], b"half", True)
 
 
-def test_forms_of_answers() -> None:
+@pytest.mark.gen_test
+async def test_forms_of_answers() -> None:
     """Chunked, without a length, none for HEAD, informational ones before it; repeated headers in their order."""
-
-    async def test() -> None:
-        async with Target() as target, transport() as made:
-            for data, method, status, body in (
-                (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "POST", 200, b"abc"),
-                (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end", "POST", 200, b"to the end"),
-                (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 X\r\nA: b\r\n\r\n" + answer(204), "POST", 204, b""),
-                (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n", "HEAD", 200, b""),
-                (answer(299, b"x"), "X-ODD", 299, b"x"),
-            ):
-                target.answers = lambda got, data=data: data
-                got = await send(made, target.url, method=method)
-                assert (got.status, got.body, got.cut) == (status, body, False)
-            target.answers = lambda got: answer(200, b"", "X-b: 2", "Set-Cookie: a", "Set-Cookie: b")
-            assert (await send(made, target.url)).headers[:3] == [
-                (b"X-b", b"2"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"),
-            ]  # fmt: skip
-
-    run(test)
+    async with Target() as target, transport() as made:
+        for data, method, status, body in (
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "POST", 200, b"abc"),
+            (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nto the end", "POST", 200, b"to the end"),
+            (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 X\r\nA: b\r\n\r\n" + answer(204), "POST", 204, b""),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n", "HEAD", 200, b""),
+            (answer(299, b"x"), "X-ODD", 299, b"x"),
+        ):
+            target.answers = lambda got, data=data: data
+            got = await send(made, target.url, method=method)
+            assert (got.status, got.body, got.cut) == (status, body, False)
+        target.answers = lambda got: answer(200, b"", "X-b: 2", "Set-Cookie: a", "Set-Cookie: b")
+        assert (await send(made, target.url)).headers[:3] == [
+            (b"X-b", b"2"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"),
+        ]  # fmt: skip
 
 
-def test_what_goes_wrong() -> None:
+@pytest.mark.gen_test
+async def test_what_goes_wrong() -> None:
     """Nobody there, nothing said, no HTTP, a head without an end: each with its reason, none hangs."""
+    async with Target() as target, transport() as made:
+        gone = target.url
+        target.answers = lambda got: None
+        assert (await fails(made, target.url)).kind == "broken"
+        target.answers = lambda got: b"SSH-2.0-OpenSSH\r\n\r\n"
+        failed = await fails(made, target.url)
+        assert (failed.kind, "no HTTP" in str(failed)) == ("broken", True)
+        target.answers = lambda got: b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 100_000
+        assert (await fails(made, target.url)).kind == "broken"
 
-    async def test() -> None:
-        async with Target() as target, transport() as made:
-            gone = target.url
-            target.answers = lambda got: None
-            assert (await fails(made, target.url)).kind == "broken"
-            target.answers = lambda got: b"SSH-2.0-OpenSSH\r\n\r\n"
-            failed = await fails(made, target.url)
-            assert (failed.kind, "no HTTP" in str(failed)) == ("broken", True)
-            target.answers = lambda got: b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 100_000
-            assert (await fails(made, target.url)).kind == "broken"
+        async def never(got: Got) -> None:
+            await asyncio.sleep(60)
 
-            async def never(got: Got) -> None:
-                await asyncio.sleep(60)
-
-            target.answers = never
-            assert (await fails(made, target.url, timeout=0.05)).kind == "timeout"
-        async with transport() as made:
-            failed = await fails(made, gone)
-            assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection refused")
-            failed = await fails(made, "http://nowhere.invalid/")
-            assert failed.kind == "unreachable"
-
-    run(test)
+        target.answers = never
+        assert (await fails(made, target.url, timeout=0.05)).kind == "timeout"
+    async with transport() as made:
+        failed = await fails(made, gone)
+        assert (failed.kind, str(failed)) == ("unreachable", "it can't be reached: Connection refused")
+        failed = await fails(made, "http://nowhere.invalid/")
+        assert failed.kind == "unreachable"
 
 
-def test_a_destination_that_does_not_read() -> None:
+@pytest.mark.gen_test
+async def test_a_destination_that_does_not_read() -> None:
     """A large body that nobody takes ends with the time-out."""
 
-    async def test() -> None:
-        async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await asyncio.sleep(60)
-            finally:
-                writer.transport.abort()
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
 
-        async with raw(hold) as url, transport() as made:
-            with pytest.raises(Unanswered) as failed:
-                await send(made, url, b"x" * (64 << 20), timeout=0.2)
-            assert failed.value.kind == "timeout"
-
-    run(test)
+    async with raw(hold) as url, transport() as made:
+        with pytest.raises(Unanswered) as failed:
+            await send(made, url, b"x" * (64 << 20), timeout=0.2)
+        assert failed.value.kind == "timeout"
 
 
-def test_an_answer_before_the_body_is_taken() -> None:
+@pytest.mark.gen_test
+async def test_an_answer_before_the_body_is_taken() -> None:
     """A destination that answers from the head alone, and reads no further, is heard."""
 
-    async def test() -> None:
-        async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer(413, b"too large"))
-            await writer.drain()
-            try:
-                await asyncio.sleep(60)
-            finally:
-                writer.transport.abort()
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(413, b"too large"))
+        await writer.drain()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.transport.abort()
 
-        async with raw(early) as url, transport() as made:
-            assert (await send(made, url, b"x" * (16 << 20))).status == 413
-
-    run(test)
+    async with raw(early) as url, transport() as made:
+        assert (await send(made, url, b"x" * (16 << 20))).status == 413
 
 
-def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A certificate is checked, its name, too, unless the output says not to; what is wrong with it is said."""
-
-    async def test() -> None:
-        authority = trustme.CA()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-        wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("other.example").configure_cert(wrong)
-        async with Target(tls=context) as target, Target(tls=wrong) as other:
-            async with transport() as made:
-                failed = await fails(made, target.url)
-                assert failed.kind == "unreachable"
-                assert "certificate is not good" in str(failed)
-                assert (await send(made, target.url, verify=False)).status == 200
-                assert (await send(made, target.url, verify=False)).status == 200
-                assert (await fails(made, target.url)).kind == "unreachable", "not on the unchecked connection"
-                assert (await fails(made, target.url.replace("https", "http"))).kind == "broken"
-            authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-            monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-            async with transport() as made:
-                assert (await send(made, target.url)).status == 200
-                failed = await fails(made, other.url)
-                assert "certificate is not good" in str(failed)
-
-    run(test)
+    authority = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    wrong = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("other.example").configure_cert(wrong)
+    async with Target(tls=context) as target, Target(tls=wrong) as other:
+        async with transport() as made:
+            failed = await fails(made, target.url)
+            assert failed.kind == "unreachable"
+            assert "certificate is not good" in str(failed)
+            assert (await send(made, target.url, verify=False)).status == 200
+            assert (await send(made, target.url, verify=False)).status == 200
+            assert (await fails(made, target.url)).kind == "unreachable", "not on the unchecked connection"
+            assert (await fails(made, target.url.replace("https", "http"))).kind == "broken"
+        authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+        monkeypatch.setitem(os.environ, "SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        async with transport() as made:
+            assert (await send(made, target.url)).status == 200
+            failed = await fails(made, other.url)
+            assert "certificate is not good" in str(failed)
 
 
-def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that nobody needs is closed after a while; `close` ends those that wait."""
     monkeypatch.setattr("relay_tornado.forwarding.transport._IDLE", 0.02)
 
-    async def test() -> None:
-        async with Target() as target, transport() as made:
-            await send(made, target.url)
-            assert len(made._live) == 1
-            async with asyncio.timeout(10):
-                while made._live or made._idle:  # noqa: ASYNC110
-                    await asyncio.sleep(0.005)
-
-    run(test)
+    async with Target() as target, transport() as made:
+        await send(made, target.url)
+        assert len(made._live) == 1
+        async with asyncio.timeout(10):
+            while made._live or made._idle:  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
 
 def test_a_request_that_is_cancelled_as_its_connection_is_made(monkeypatch: pytest.MonkeyPatch) -> None:

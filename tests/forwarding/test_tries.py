@@ -5,267 +5,240 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, eventually, public, quick_tries, run, world
+from tests.forwarding.world import B, eventually, public, quick_tries, world
 
 
-def test_quick_tries_then_dead() -> None:
+@pytest.mark.gen_test
+async def test_quick_tries_then_dead() -> None:
     """Three tries, which keep later events waiting; then it is given up, a dead letter, and the later ones come."""
 
-    async def test() -> None:
-        def answers(got: Got) -> bytes:
-            return answer(500, b"no") if got.body == b"bad" else answer()
+    def answers(got: Got) -> bytes:
+        return answer(500, b"no") if got.body == b"bad" else answer()
 
-        async with Target(answers) as target, world(public(target.url)) as w:
-            await w.append(b"bad", b"good")
-            await target.until(1)
-            await w.idle()
-            await w.turn(0.5)
-            assert target.bodies == [b"bad"]
-            await w.turn(0.6)
-            await target.until(2)
-            await w.idle()
-            await w.turn(3.1)
-            await target.until(4)
-            await w.idle()
-            assert target.bodies == [b"bad", b"bad", b"bad", b"good"]
-            assert [(each.status, each.retries) for each in await w.stored(1)] == [
-                ("stalled", 0),
-                ("stalled", 1),
-                ("failed", 2),
-            ]
-            letter = (await w.dead())[0]
-            assert (letter.seq, letter.attempts, letter.reason) == (1, 3, "retries: 500")
-            assert w.counters.forward_attempts["rejected"] == 3
-            assert w.counters.forward_given_up == 1
-
-    run(test)
+    async with Target(answers) as target, world(public(target.url)) as w:
+        await w.append(b"bad", b"good")
+        await target.until(1)
+        await w.idle()
+        await w.turn(0.5)
+        assert target.bodies == [b"bad"]
+        await w.turn(0.6)
+        await target.until(2)
+        await w.idle()
+        await w.turn(3.1)
+        await target.until(4)
+        await w.idle()
+        assert target.bodies == [b"bad", b"bad", b"bad", b"good"]
+        assert [(each.status, each.retries) for each in await w.stored(1)] == [
+            ("stalled", 0),
+            ("stalled", 1),
+            ("failed", 2),
+        ]
+        letter = (await w.dead())[0]
+        assert (letter.seq, letter.attempts, letter.reason) == (1, 3, "retries: 500")
+        assert w.counters.forward_attempts["rejected"] == 3
+        assert w.counters.forward_given_up == 1
 
 
-def test_no_retries() -> None:
+@pytest.mark.gen_test
+async def test_no_retries() -> None:
     """With retries -1 there is one try."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(404)) as target, world(public(target.url, retries=-1)) as w:
-            await w.append(b"1", b"2")
-            await target.until(2)
-            await w.idle()
-            assert [letter.attempts for letter in await w.dead()] == [1, 1]
-
-    run(test)
+    async with Target(lambda got: answer(404)) as target, world(public(target.url, retries=-1)) as w:
+        await w.append(b"1", b"2")
+        await target.until(2)
+        await w.idle()
+        assert [letter.attempts for letter in await w.dead()] == [1, 1]
 
 
-def test_the_retry_schedule_lets_later_ones_pass() -> None:
+@pytest.mark.gen_test
+async def test_the_retry_schedule_lets_later_ones_pass() -> None:
     """Behind its quick tries an event goes by `retries`, and later ones pass it."""
+    bad = True
 
-    async def test() -> None:
-        bad = True
+    def answers(got: Got) -> bytes:
+        return answer(503) if got.body == b"1" and bad else answer()
 
-        def answers(got: Got) -> bytes:
-            return answer(503) if got.body == b"1" and bad else answer()
-
-        async with Target(answers) as target, world(public(target.url, retries=2)) as w:
-            await quick_tries(w, target)
-            await w.append(b"2")
-            await target.until(4)
-            await w.idle()
-            assert target.bodies[-1] == b"2"
-            await w.turn(9.0)
-            assert len(target.got) == 4
-            bad = False
-            await w.turn(1.1)
-            await target.until(5)
-            await w.idle()
-            assert target.bodies[-1] == b"1"
-            assert await w.dead() == []
-            assert w.forwarder().ledger.progress.floor == 2
-
-    run(test)
+    async with Target(answers) as target, world(public(target.url, retries=2)) as w:
+        await quick_tries(w, target)
+        await w.append(b"2")
+        await target.until(4)
+        await w.idle()
+        assert target.bodies[-1] == b"2"
+        await w.turn(9.0)
+        assert len(target.got) == 4
+        bad = False
+        await w.turn(1.1)
+        await target.until(5)
+        await w.idle()
+        assert target.bodies[-1] == b"1"
+        assert await w.dead() == []
+        assert w.forwarder().ledger.progress.floor == 2
 
 
-def test_the_clock_of_day_is_set_back() -> None:
+@pytest.mark.gen_test
+async def test_the_clock_of_day_is_set_back() -> None:
     """A try that is due in a second is made in a second, so later events are kept waiting no longer."""
-
-    async def test() -> None:
-        statuses = [500, 200, 200]
-        async with Target(lambda got: answer(statuses.pop(0))) as target, world(public(target.url)) as w:
-            await w.append(b"one", b"two")
-            await target.until(1)
-            await w.idle()
-            w.back = 3600
-            await w.turn(0)
-            assert target.bodies == [b"one"]
-            await w.turn(1.1)
-            await target.until(3)
-            assert target.bodies == [b"one", b"one", b"two"]
-
-    run(test)
+    statuses = [500, 200, 200]
+    async with Target(lambda got: answer(statuses.pop(0))) as target, world(public(target.url)) as w:
+        await w.append(b"one", b"two")
+        await target.until(1)
+        await w.idle()
+        w.back = 3600
+        await w.turn(0)
+        assert target.bodies == [b"one"]
+        await w.turn(1.1)
+        await target.until(3)
+        assert target.bodies == [b"one", b"one", b"two"]
 
 
-def test_strict_order_waits() -> None:
+@pytest.mark.gen_test
+async def test_strict_order_waits() -> None:
     """With strict_order no later event is sent before one that failed is delivered or given up."""
+    bad = True
 
-    async def test() -> None:
-        bad = True
+    def answers(got: Got) -> bytes:
+        return answer(500) if got.body == b"1" and bad else answer()
 
-        def answers(got: Got) -> bytes:
-            return answer(500) if got.body == b"1" and bad else answer()
-
-        async with Target(answers) as target, world(public(target.url, strict_order=True, retries=5)) as w:
-            await w.append(b"1", b"2", b"3")
-            for step in (1.1, 3.1, 10.1):
-                await w.idle()
-                await w.turn(step)
-                await w.idle()
-            await target.until(4)
-            assert set(target.bodies) == {b"1"}
-            bad = False
-            await w.turn(20.1)
-            await target.until(7)
-            assert target.bodies[4:] == [b"1", b"2", b"3"]
-
-    run(test)
+    async with Target(answers) as target, world(public(target.url, strict_order=True, retries=5)) as w:
+        await w.append(b"1", b"2", b"3")
+        for step in (1.1, 3.1, 10.1):
+            await w.idle()
+            await w.turn(step)
+            await w.idle()
+        await target.until(4)
+        assert set(target.bodies) == {b"1"}
+        bad = False
+        await w.turn(20.1)
+        await target.until(7)
+        assert target.bodies[4:] == [b"1", b"2", b"3"]
 
 
-def test_strict_order_holds_for_what_is_sent_again() -> None:
+@pytest.mark.gen_test
+async def test_strict_order_holds_for_what_is_sent_again() -> None:
     """Neither a dead letter nor a replayed event passes one before it that failed; one before that may go."""
+    bad = {b"2"}
+    async with (
+        Target(lambda got: answer(500 if got.body in bad else 200)) as target,
+        world(public(target.url, strict_order=True)) as w,
+    ):
+        ledger = w.forwarder().ledger
 
-    async def test() -> None:
-        bad = {b"2"}
-        async with (
-            Target(lambda got: answer(500 if got.body in bad else 200)) as target,
-            world(public(target.url, strict_order=True)) as w,
-        ):
-            ledger = w.forwarder().ledger
-
-            async def again(*seqs: int) -> None:
-                ledger.progress.schedule(dict.fromkeys(seqs, w.now), w.now)
-                ledger.save()
-                ledger.tell()
-                await w.turn(0)
-                await w.idle()
-
-            bad.clear()
-            await w.append(b"1", b"2", b"3", b"4")
-            await target.until(4)
+        async def again(*seqs: int) -> None:
+            ledger.progress.schedule(dict.fromkeys(seqs, w.now), w.now)
+            ledger.save()
+            ledger.tell()
+            await w.turn(0)
             await w.idle()
-            target.got.clear()
-            bad.add(b"2")
-            await again(2, 3)
-            await again(4)
-            assert target.bodies == [b"2"]
-            await again(1)
-            assert target.bodies == [b"2", b"1"]
-            bad.clear()
-            await w.turn(1.1)
-            await target.until(5)
-            await w.idle()
-            assert target.bodies == [b"2", b"1", b"2", b"3", b"4"]
 
-    run(test)
+        bad.clear()
+        await w.append(b"1", b"2", b"3", b"4")
+        await target.until(4)
+        await w.idle()
+        target.got.clear()
+        bad.add(b"2")
+        await again(2, 3)
+        await again(4)
+        assert target.bodies == [b"2"]
+        await again(1)
+        assert target.bodies == [b"2", b"1"]
+        bad.clear()
+        await w.turn(1.1)
+        await target.until(5)
+        await w.idle()
+        assert target.bodies == [b"2", b"1", b"2", b"3", b"4"]
 
 
-def test_410_disables() -> None:
+@pytest.mark.gen_test
+async def test_410_disables() -> None:
     """410 disables the output: nothing more is sent, the event is dead, and the reason stands in the registry. Enabled
     again it goes on where it stopped."""
-
-    async def test() -> None:
-        async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
-            await w.append(b"1", b"2")
-            await target.until(1)
-            await eventually(lambda: w.disabled)
-            await w.idle()
-            assert (w.bucket.outputs[0].disabled, w.bucket.outputs[0].disabled_reason) == (True, "410 Gone")
-            await w.turn(100)
-            assert target.bodies == [b"1"]
-            assert (await w.dead())[0].reason == "410 Gone"
-            assert (await w.stored(1))[0].status == "failed"
-            target.answers = lambda got: answer()
-            await w.change(replace(w.bucket.outputs[0], disabled=False))
-            await target.until(2)
-            assert target.bodies == [b"1", b"2"]
-
-    run(test)
+    async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
+        await w.append(b"1", b"2")
+        await target.until(1)
+        await eventually(lambda: w.disabled)
+        await w.idle()
+        assert (w.bucket.outputs[0].disabled, w.bucket.outputs[0].disabled_reason) == (True, "410 Gone")
+        await w.turn(100)
+        assert target.bodies == [b"1"]
+        assert (await w.dead())[0].reason == "410 Gone"
+        assert (await w.stored(1))[0].status == "failed"
+        target.answers = lambda got: answer()
+        await w.change(replace(w.bucket.outputs[0], disabled=False))
+        await target.until(2)
+        assert target.bodies == [b"1", b"2"]
 
 
-def test_retry_after() -> None:
+@pytest.mark.gen_test
+async def test_retry_after() -> None:
     """429 and 503 with Retry-After hold the whole output for so long; no try is used up meanwhile."""
-
-    async def test() -> None:
-        answers = iter([answer(429, b"", "Retry-After: 60"), answer(), answer()])
-        async with Target(lambda got: next(answers)) as target, world(public(target.url, retries=1)) as w:
-            await w.append(b"1", b"2")
-            await target.until(1)
-            await w.idle()
-            await w.turn(59)
-            assert len(target.got) == 1
-            await w.turn(1.1)
-            await target.until(3)
-            await w.idle()
-            assert target.bodies == [b"1", b"1", b"2"]
-
-    run(test)
+    answers = iter([answer(429, b"", "Retry-After: 60"), answer(), answer()])
+    async with Target(lambda got: next(answers)) as target, world(public(target.url, retries=1)) as w:
+        await w.append(b"1", b"2")
+        await target.until(1)
+        await w.idle()
+        await w.turn(59)
+        assert len(target.got) == 1
+        await w.turn(1.1)
+        await target.until(3)
+        await w.idle()
+        assert target.bodies == [b"1", b"1", b"2"]
 
 
-def test_circuit() -> None:
+@pytest.mark.gen_test
+async def test_circuit() -> None:
     """Ten tries in vain open it: then nothing is tried but one event now and then, until that succeeds."""
-
-    async def test() -> None:
-        up = False
-        async with Target(lambda got: answer() if up else answer(500)) as target:
-            output = public(target.url, retries=-1)
-            async with world(output) as w:
-                await w.append(*(b"%d" % number for number in range(30)))
-                await target.until(10)
-                await w.idle()
-                assert w.forwarding.circuits_open == 1
-                assert len(await w.dead()) == 10
-                await w.turn(14)
-                assert len(target.got) == 10
-                await w.turn(1.1)
-                await target.until(11)
-                await w.idle()
-                assert len(target.got) == 11
-                await w.turn(16)
-                assert len(target.got) == 11, "it is left alone for twice as long"
-                up = True
-                await w.turn(15)
-                await target.until(30)
-                await w.idle()
-                assert target.bodies == [b"%d" % number for number in range(30)]
-                assert len(await w.dead()) == 11
-                assert w.forwarding.circuits_open == 0
-
-    run(test)
+    up = False
+    async with Target(lambda got: answer() if up else answer(500)) as target:
+        output = public(target.url, retries=-1)
+        async with world(output) as w:
+            await w.append(*(b"%d" % number for number in range(30)))
+            await target.until(10)
+            await w.idle()
+            assert w.forwarding.circuits_open == 1
+            assert len(await w.dead()) == 10
+            await w.turn(14)
+            assert len(target.got) == 10
+            await w.turn(1.1)
+            await target.until(11)
+            await w.idle()
+            assert len(target.got) == 11
+            await w.turn(16)
+            assert len(target.got) == 11, "it is left alone for twice as long"
+            up = True
+            await w.turn(15)
+            await target.until(30)
+            await w.idle()
+            assert target.bodies == [b"%d" % number for number in range(30)]
+            assert len(await w.dead()) == 11
+            assert w.forwarding.circuits_open == 0
 
 
-def test_queue_depth_and_deadline() -> None:
+@pytest.mark.gen_test
+async def test_queue_depth_and_deadline() -> None:
     """A queue as long as it may be is full, as long as the output is active; past the throttle's deadline an event is
     marked failed without a try."""
-
-    async def test() -> None:
-        gate = asyncio.Event()
-        throttle = {
-            "enabled": True,
-            "mode": "concurrency",
-            "max_concurrent": 1,
-            "max_queue_depth": 3,
-            "deadline": 5 * 10**9,
-        }
-        async with Target(once_open(gate)) as target, world(public(target.url, throttle=throttle)) as w:
-            await w.append(b"1", b"2")
-            assert not w.forwarding.full(B)
-            await w.append(b"3")
-            assert w.forwarding.full(B)
-            await target.until(1)
-            w.now += 6
-            gate.set()
-            await w.idle()
-            assert target.bodies == [b"1"]
-            assert [letter.reason for letter in await w.dead()] == ["deadline", "deadline"]
-            assert [each.status for each in await w.stored(2)] == ["failed"]
-            assert not w.forwarding.full(B)
-            await w.append(b"4")
-            await target.until(2)
-
-    run(test)
+    gate = asyncio.Event()
+    throttle = {
+        "enabled": True,
+        "mode": "concurrency",
+        "max_concurrent": 1,
+        "max_queue_depth": 3,
+        "deadline": 5 * 10**9,
+    }
+    async with Target(once_open(gate)) as target, world(public(target.url, throttle=throttle)) as w:
+        await w.append(b"1", b"2")
+        assert not w.forwarding.full(B)
+        await w.append(b"3")
+        assert w.forwarding.full(B)
+        await target.until(1)
+        w.now += 6
+        gate.set()
+        await w.idle()
+        assert target.bodies == [b"1"]
+        assert [letter.reason for letter in await w.dead()] == ["deadline", "deadline"]
+        assert [each.status for each in await w.stored(2)] == ["failed"]
+        assert not w.forwarding.full(B)
+        await w.append(b"4")
+        await target.until(2)

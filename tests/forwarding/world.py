@@ -160,14 +160,6 @@ async def world(*outputs: Output, **settings: Any) -> AsyncIterator[World]:
         made.responses.close()
 
 
-def run(test: Callable[[], Any]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(bounded())
-
-
 async def quick_tries(w: World, target: Target) -> None:
     """An event is turned away until it has only its retries left."""
     await w.append(b"1")
