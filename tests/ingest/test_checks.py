@@ -14,7 +14,7 @@ from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.signatures import sign
-from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, replace_input, run
+from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, replace_input
 
 pytestmark = pytest.mark.usefixtures("ways")
 
@@ -39,7 +39,6 @@ async def test_a_signature_is_checked() -> None:
     ] * 4
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     "headers",
     [
@@ -51,6 +50,7 @@ async def test_a_signature_is_checked() -> None:
         HEADERS + b"X-Hub-Signature-256\r\n: \r\n\r\n",
     ],
 )
+@pytest.mark.gen_test
 async def test_a_signature_that_does_not_pass_is_refused(headers: bytes) -> None:
     """401 in words that hold no secret, and nothing is stored."""
     bench = await Bench(VERIFYING).open()
@@ -154,7 +154,8 @@ async def test_a_sender_waits_for_a_clients_answer() -> None:
     assert failing.answers.asked == []
 
 
-def test_nobody_waits_with_a_body_in_memory() -> None:
+@pytest.mark.gen_test
+async def test_nobody_waits_with_a_body_in_memory() -> None:
     """Once the event is committed, only its place is held."""
 
     class Forgetting(MemoryEventLog):
@@ -163,26 +164,23 @@ def test_nobody_waits_with_a_body_in_memory() -> None:
             future.set_result(Appended("k3v9x1q7m2ab", len(event.body)))
             return future
 
-    async def body() -> None:
-        bench = await Bench(WAITS, Forgetting()).open()
-        bench.answers.answer = None
-        tracemalloc.start()
-        try:
-            uploads = []
-            for _ in range(3):
-                upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 2_000_000, "192.0.2.7"))
-                assert isinstance(upload, Upload)
-                for _ in range(2):
-                    assert upload.feed(bytes(1_000_000)) is None
-                upload.finish(lambda answer: None)
-                uploads.append(upload)
-            await asyncio.sleep(0)
-            assert [appended.seq for _, _, appended in bench.answers.asked] == [2_000_000] * 3
-            assert tracemalloc.get_traced_memory()[0] < 500_000
-        finally:
-            tracemalloc.stop()
-
-    run(body)
+    bench = await Bench(WAITS, Forgetting()).open()
+    bench.answers.answer = None
+    tracemalloc.start()
+    try:
+        uploads = []
+        for _ in range(3):
+            upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 2_000_000, "192.0.2.7"))
+            assert isinstance(upload, Upload)
+            for _ in range(2):
+                assert upload.feed(bytes(1_000_000)) is None
+            upload.finish(lambda answer: None)
+            uploads.append(upload)
+        await asyncio.sleep(0)
+        assert [appended.seq for _, _, appended in bench.answers.asked] == [2_000_000] * 3
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.gen_test
@@ -204,7 +202,8 @@ async def test_a_sender_that_leaves_waits_no_longer() -> None:
     assert len(await bench.events()) == 2
 
 
-def test_an_ephemeral_buckets_events_are_marked_as_such() -> None:
+@pytest.mark.gen_test
+async def test_an_ephemeral_buckets_events_are_marked_as_such() -> None:
     """The log is told, so that only their place is stored."""
 
     class Noting(MemoryEventLog):
@@ -214,11 +213,8 @@ def test_an_ephemeral_buckets_events_are_marked_as_such() -> None:
             self.seen.append(event.ephemeral)
             return super().append(bucket_id, event)
 
-    async def body() -> None:
-        bench = await Bench(log=Noting()).open()
-        await bench.send()
-        await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, ephemeral=True))
-        await bench.send()
-        assert Noting.seen == [False, True]
-
-    run(body)
+    bench = await Bench(log=Noting()).open()
+    await bench.send()
+    await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, ephemeral=True))
+    await bench.send()
+    assert Noting.seen == [False, True]

@@ -17,7 +17,7 @@ from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent
 from relay_tornado.wire.answers import Answer
-from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, run
+from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish
 
 pytestmark = pytest.mark.usefixtures("ways")
 
@@ -37,7 +37,7 @@ def test_what_came_is_stored(path: bytes, query: bytes, body: bytes, chunks: int
         assert (event.body, event.input_id, event.remote_ip) == (body, "in-1", "192.0.2.7")
         assert bench.ingest.buffered == 0
 
-    run(check)
+    asyncio.run(check())
 
 
 @pytest.mark.gen_test
@@ -50,7 +50,8 @@ async def test_the_default_answer() -> None:
     )
 
 
-def test_a_static_answer() -> None:
+@pytest.mark.gen_test
+async def test_a_static_answer() -> None:
     """An input's own status, headers and body; names that are not its to give and values that would break the
     response are left out."""
     configured = dataclasses.replace(
@@ -72,30 +73,25 @@ def test_a_static_answer() -> None:
         },
     )
 
-    async def check() -> None:
-        answer = await (await Bench(dataclasses.replace(BUCKET, inputs=(configured,))).open()).send()
-        assert answer.encode() == (
-            b"HTTP/1.1 202 Accepted\r\nContent-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
-            b"X-Key: a\r\nX-Key: b\r\ncontent-type: text/x\r\nX-Umlaut: \xc3\xbc\r\nX-Split: fine\r\n"
-            b"Content-Length: 7\r\n\r\ngr\xc3\xbcezi"
-        )
-        assert answer.encode(head=True).endswith(b"Content-Length: 7\r\n\r\n")
-
-    run(check)
+    answer = await (await Bench(dataclasses.replace(BUCKET, inputs=(configured,))).open()).send()
+    assert answer.encode() == (
+        b"HTTP/1.1 202 Accepted\r\nContent-Security-Policy: sandbox\r\nX-Content-Type-Options: nosniff\r\n"
+        b"X-Key: a\r\nX-Key: b\r\ncontent-type: text/x\r\nX-Umlaut: \xc3\xbc\r\nX-Split: fine\r\n"
+        b"Content-Length: 7\r\n\r\ngr\xc3\xbcezi"
+    )
+    assert answer.encode(head=True).endswith(b"Content-Length: 7\r\n\r\n")
 
 
 @pytest.mark.parametrize("status", [204, 304])
-def test_answers_without_a_body(status: int) -> None:
+@pytest.mark.gen_test
+async def test_answers_without_a_body(status: int) -> None:
     """204 and 304 carry neither a body nor a Content-Length."""
     configured = dataclasses.replace(INPUT, status_code=status, body="not to be sent")
 
-    async def check() -> None:
-        answer = await (await Bench(dataclasses.replace(BUCKET, inputs=(configured,))).open()).send()
-        assert answer.status == status
-        assert b"ength" not in answer.encode()
-        assert answer.encode().endswith(b"\r\n\r\n")
-
-    run(check)
+    answer = await (await Bench(dataclasses.replace(BUCKET, inputs=(configured,))).open()).send()
+    assert answer.status == status
+    assert b"ength" not in answer.encode()
+    assert answer.encode().endswith(b"\r\n\r\n")
 
 
 @pytest.mark.gen_test
@@ -114,8 +110,8 @@ async def test_a_changed_input_answers_anew() -> None:
     assert (await bench.send()).status == 404
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("target", [b"/v1/webhooks/in-2", b"/v1/webhooks/", b"/v1/webhooks/%69n-1", b"/other"])
+@pytest.mark.gen_test
 async def test_an_unknown_input(target: bytes) -> None:
     """404 from the head alone, in words."""
     bench = await Bench().open()
@@ -150,11 +146,11 @@ async def test_too_long_on_the_way() -> None:
     assert await bench.events() == []
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("changes", "limit"),
     [({}, 10), ({"large_webhooks": True}, 20), ({"max_body": 15}, 15), ({"max_body": 0, "large_webhooks": True}, 0)],
 )
+@pytest.mark.gen_test
 async def test_the_limit_of_a_bucket(changes: dict[str, Any], limit: int) -> None:
     """A bucket's own limit comes first, then large_webhooks, then the setting."""
     bench = await Bench(dataclasses.replace(BUCKET, **changes), max_body=10, large_max_body=20).open()
@@ -194,7 +190,6 @@ async def test_the_ingest_buffer() -> None:
     assert bench.ingest.buffered == 0
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("error", "status", "retry", "words"),
     [
@@ -207,6 +202,7 @@ async def test_the_ingest_buffer() -> None:
         (asyncio.CancelledError(), 503, "5", b"may have been"),
     ],
 )
+@pytest.mark.gen_test
 async def test_what_could_not_be_stored(error: BaseException, status: int, retry: str | None, words: bytes) -> None:
     """Every error of the log has its status and says whether to send again; what it says of the inside is not told."""
     log = FailingLog()
@@ -223,7 +219,6 @@ BEARER = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
 GOOD_BASIC = b"Basic " + base64.b64encode("Aladdin:open sesämi:".encode())
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("bucket", "lines"),
     [
@@ -233,6 +228,7 @@ GOOD_BASIC = b"Basic " + base64.b64encode("Aladdin:open sesämi:".encode())
         (BEARER, b"AUTHORIZATION: bearer  s3cret\r\n"),
     ],
 )
+@pytest.mark.gen_test
 async def test_bucket_auth(bucket: Bucket, lines: bytes) -> None:
     """The right credentials are let in, and their line alone is cut from what is stored."""
     bench = await Bench(bucket).open()
@@ -241,7 +237,6 @@ async def test_bucket_auth(bucket: Bucket, lines: bytes) -> None:
     assert (await bench.events())[0].headers == b"A: 1\r\nX-Authorization: kept\r\nB:  2 \n"
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize(
     ("bucket", "lines"),
     [
@@ -259,6 +254,7 @@ async def test_bucket_auth(bucket: Bucket, lines: bytes) -> None:
         (BEARER, b"Authorization: Basic s3cret\r\n"),
     ],
 )
+@pytest.mark.gen_test
 async def test_wrong_bucket_auth(bucket: Bucket, lines: bytes) -> None:
     """Anything else is answered 401 `Unauthorized` from the head alone, with the scheme that is asked for."""
     bench = await Bench(bucket).open()
@@ -295,8 +291,8 @@ async def digests(bucket: Bucket, *sent: dict[str, Any]) -> list[bytes | None]:
     return seen
 
 
-@pytest.mark.gen_test
 @pytest.mark.parametrize("name", [b"X-GitHub-Delivery", b"WEBHOOK-ID", b"idempotency-key", b"X-Shopify-Webhook-Id"])
+@pytest.mark.gen_test
 async def test_dedupe_auto(name: bytes) -> None:
     """A repeat under a well-known delivery id is one event, and is answered as the first was."""
     bench = await Bench(AUTO).open()
@@ -308,7 +304,8 @@ async def test_dedupe_auto(name: bytes) -> None:
     assert len(await bench.events()) == 2
 
 
-def test_what_makes_a_repeat() -> None:
+@pytest.mark.gen_test
+async def test_what_makes_a_repeat() -> None:
     """Everything counts: input, method, path, query, header, value and body; where one differs, so does the digest."""
     two_inputs = dataclasses.replace(AUTO, inputs=(INPUT, dataclasses.replace(INPUT, id="in-2")))
     first: dict[str, Any] = {"headers": b"webhook-id: 1\r\n", "body": b"b", "target": b"/v1/webhooks/in-1/p?q"}
@@ -323,34 +320,29 @@ def test_what_makes_a_repeat() -> None:
         {"body": b"b2"},
     ]
 
-    async def check() -> None:
-        found = await digests(two_inputs, *[first | other for other in [{}, *others]])
-        assert None not in found
-        assert len(set(found)) == len(found)
-        assert (
-            await digests(two_inputs, first, first | {"chunks": 3}, first | {"headers": b"A: b\r\nWebhook-Id: 1\n"})
-            == [found[0]] * 3
-        )
-
-    run(check)
+    found = await digests(two_inputs, *[first | other for other in [{}, *others]])
+    assert None not in found
+    assert len(set(found)) == len(found)
+    assert (
+        await digests(two_inputs, first, first | {"chunks": 3}, first | {"headers": b"A: b\r\nWebhook-Id: 1\n"})
+        == [found[0]] * 3
+    )
 
 
-def test_no_dedupe_without_its_header() -> None:
+@pytest.mark.gen_test
+async def test_no_dedupe_without_its_header() -> None:
     """Where the header is missing or empty, or the bucket does not ask, or asks for another one, all are events."""
     named = dataclasses.replace(BUCKET, dedupe=Dedupe("X-Event.Id", 60))
 
-    async def check() -> None:
-        delivery = {"headers": b"X-GitHub-Delivery: 1\r\n"}
-        assert await digests(BUCKET, delivery) == [None]
-        assert await digests(AUTO, {"headers": b"X-Delivery: 1\r\n"}) == [None]
-        assert await digests(named, delivery, {"headers": b"X-EventXId: 1\r\n"}) == [None, None]
-        assert await digests(named, {"headers": b"x-event.id: 1\r\n"}) != [None]
-        assert await digests(named, {"headers": b"x-event.id: \t\r\n"}) == [None]
-        empty = {"headers": b"X-GitHub-Delivery:\r\nIdempotency-Key: 1\r\n"}
-        assert await digests(AUTO, {"headers": b"X-GitHub-Delivery:\r\n"}) == [None]
-        assert await digests(AUTO, empty) == await digests(AUTO, {"headers": b"Idempotency-Key: 1\r\n"}) != [None]
-
-    run(check)
+    delivery = {"headers": b"X-GitHub-Delivery: 1\r\n"}
+    assert await digests(BUCKET, delivery) == [None]
+    assert await digests(AUTO, {"headers": b"X-Delivery: 1\r\n"}) == [None]
+    assert await digests(named, delivery, {"headers": b"X-EventXId: 1\r\n"}) == [None, None]
+    assert await digests(named, {"headers": b"x-event.id: 1\r\n"}) != [None]
+    assert await digests(named, {"headers": b"x-event.id: \t\r\n"}) == [None]
+    empty = {"headers": b"X-GitHub-Delivery:\r\nIdempotency-Key: 1\r\n"}
+    assert await digests(AUTO, {"headers": b"X-GitHub-Delivery:\r\n"}) == [None]
+    assert await digests(AUTO, empty) == await digests(AUTO, {"headers": b"Idempotency-Key: 1\r\n"}) != [None]
 
 
 @pytest.mark.gen_test

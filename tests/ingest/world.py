@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from relay_tornado import errors
@@ -124,11 +124,3 @@ async def finish(upload: Upload) -> Answer:
     await asyncio.sleep(0)
     assert answers.empty(), "answered twice"
     return answer
-
-
-def run(body: Callable[[], Awaitable[None]]) -> None:
-    async def main() -> None:
-        async with asyncio.timeout(60):
-            await body()
-
-    asyncio.run(main())
