@@ -207,14 +207,11 @@ async def test_a_client_that_is_silent_and_reads_lives() -> None:
         writer.transport.abort()
 
 
-def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> None:
+@pytest.mark.gen_test
+async def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> None:
     """Also where it read a little after the ping was made, so that this one asks it nothing any more."""
-
-    async def run() -> None:
-        async with live(ping_interval=0.05, stuck_timeout=0.8) as server:
-            await server.bucket()
-            await server.append(200, body=b"x" * 100_000)
-            await server.subscribed("orders", since="earliest")
-            await server.until(lambda: server.sockets.count == 0)
-
-    asyncio.run(run())
+    async with live(ping_interval=0.05, stuck_timeout=0.8) as server:
+        await server.bucket()
+        await server.append(200, body=b"x" * 100_000)
+        await server.subscribed("orders", since="earliest")
+        await server.until(lambda: server.sockets.count == 0)

@@ -8,6 +8,8 @@ import json
 import time
 from urllib.parse import quote
 
+import pytest
+
 from relay_tornado.delivery.flight import CHUNK
 from relay_tornado.handlers import feed
 from relay_tornado.ids import hash_secret
@@ -23,181 +25,158 @@ async def ended(source: Source, code: str) -> None:
     assert await source.next() is None
 
 
-def test_it_ends_with_its_token() -> None:
+@pytest.mark.gen_test
+async def test_it_ends_with_its_token() -> None:
     """Revoked, expired, or with a secret that was rotated away; one that loses a bucket loses that one's events."""
-
-    async def run() -> None:
-        async with here() as site:
-            registry = site.edge.registry
-            revoked, brief, rotated, scoped = [await site.token() for _ in range(4)]
-            async with site.source(secret=revoked) as source:
-                await source.hear("subscribed")
-                await registry.delete("token", hash_secret(revoked))
-                await source.hear("caught_up")
-                await ended(source, "token_revoked")
-            async with site.source(secret=brief) as source:
-                await source.hear("subscribed")
-                await source.hear("caught_up")
-                token = registry.get("token", hash_secret(brief))
-                await registry.put("token", token.key, dataclasses.replace(token, expires_at=time.time() + 0.2))
-                await ended(source, "token_expired")
-            async with site.source(secret=rotated) as source:
-                await source.hear("subscribed")
-                await source.hear("caught_up")
-                token = registry.get("token", hash_secret(rotated))
-                fresh = dataclasses.replace(token, secret_hash="h", previous_hash=token.secret_hash,
-                                            previous_until=time.time() + 0.2)  # fmt: skip
-                await registry.put("token", token.key, fresh)
-                await ended(source, "token_revoked")
-            async with site.source("bucket=orders", secret=scoped) as source:
-                await source.hear("subscribed")
-                await source.hear("caught_up")
-                token = registry.get("token", hash_secret(scoped))
-                await registry.put("token", token.key, dataclasses.replace(token, buckets=frozenset({"id-x"})))
-                await source.hear("bucket_deleted")
-
-    asyncio.run(run())
-
-
-def test_at_a_drain_it_is_told_to_come_back() -> None:
-    """And nobody waits for it, nor for a client that reads nothing any more."""
-
-    async def run() -> None:
-        async with here() as site, site.source() as source, site.source() as deaf:
+    async with here() as site:
+        registry = site.edge.registry
+        revoked, brief, rotated, scoped = [await site.token() for _ in range(4)]
+        async with site.source(secret=revoked) as source:
+            await source.hear("subscribed")
+            await registry.delete("token", hash_secret(revoked))
+            await source.hear("caught_up")
+            await ended(source, "token_revoked")
+        async with site.source(secret=brief) as source:
             await source.hear("subscribed")
             await source.hear("caught_up")
-            await deaf.hear("subscribed")
-            await asyncio.wait_for(site.edge.site.stop(), TIMEOUT)
-            await ended(source, "going_away")
-
-    asyncio.run(run())
-
-
-def test_retention_that_overtakes_a_slow_reader_is_told() -> None:
-    """As a gap; with on_gap fail it is the end."""
-
-    async def run() -> None:
-        async with here() as site:
-            await site.append(400, body=b"x" * 50_000)
-            async with site.source("since=earliest") as slow, site.source("since=earliest&on_gap=fail") as failing:
-                for each in (slow, failing):
-                    assert (await each.hear("subscribed")).document["buckets"][0]["gap"] is None
-                await site.edge.log.trim(BUCKET.id, Retention(max_events=1), None)
-                got = []
-                while (message := await slow.next()) is not None and message.kind == "webhook":
-                    got.append(message.document["meta"]["seq"])
-                assert message is not None
-                assert message.kind == "gap"
-                assert got == list(range(1, len(got) + 1))
-                assert message.document["gap"]["from"] == len(got) + 1
-                assert message.document["gap"]["to"] == 399
-                assert message.id.partition("@")[0].endswith("-399")
-                assert await slow.seqs(1) == [400]
-                while (message := await failing.next()) is not None and message.kind == "webhook":
-                    pass
-                assert message is not None
-                assert message.kind == "gap"
-                await ended(failing, "gap_refused")
-
-    asyncio.run(run())
-
-
-def test_a_slow_reader_costs_bounded_memory_and_slows_nobody() -> None:
-    """40 MB that it does not read stay in the log; others get everything meanwhile, and it does when it reads on."""
-
-    async def run() -> None:
-        async with here() as site, site.source("bucket=orders") as slow, site.source("bucket=orders") as quick:
-            for each in (slow, quick):
-                await each.hear("subscribed")
-                await each.hear("caught_up")
-            feeds = site.edge.site.sockets.subscribed
-            assert len(feeds) == 2
-            most = 0
-            for seq in range(1, 401):
-                await site.append(body=b"x" * 100_000)
-                assert await quick.seqs(1) == [seq]
-                waiting = [len(each._stream._write_buffer) for each in feeds]  # type: ignore[attr-defined]
-                most = max(most, *waiting)
-            assert 0 < most <= 2 * CHUNK
-            assert site.edge.site.sockets.deliveries.flight.outstanding <= 2 * CHUNK
-            assert await slow.seqs(400) == list(range(1, 401))
-
-    asyncio.run(run())
-
-
-def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
-    """After `stuck_timeout`, while one that only has nothing to read stays."""
-
-    async def run() -> None:
-        async with here(stuck_timeout=0.8, ping_interval=0.1) as site:
-            await site.append(200, body=b"x" * 100_000)
-            async with site.source() as idle, site.source("since=earliest") as stuck:
-                await idle.hear("subscribed")
-                await stuck.hear("subscribed")
-                await eventually(lambda: site.edge.site.sockets.count == 1)
-                await idle.hear("caught_up")
-                await site.append()
-                await idle.hear("webhook")
-
-    asyncio.run(run())
-
-
-def test_heartbeats_are_comments_with_positions() -> None:
-    """No client makes an event of them; there are positions for the buckets that moved."""
-
-    async def run() -> None:
-        async with here(ping_interval=0.05) as site, site.source("bucket=orders") as source:
-            epoch = (await source.hear("subscribed")).id.partition("-")[0]
+            token = registry.get("token", hash_secret(brief))
+            await registry.put("token", token.key, dataclasses.replace(token, expires_at=time.time() + 0.2))
+            await ended(source, "token_expired")
+        async with site.source(secret=rotated) as source:
+            await source.hear("subscribed")
             await source.hear("caught_up")
-            await site.append(2)
-            assert await source.seqs(2) == [1, 2]
-            moved: list[dict[str, str]] = []
-            while not moved or moved[-1]:
-                moved.append(json.loads(await source.comment())["positions"])
-            assert {"orders": f"{epoch}-2"} in moved
+            token = registry.get("token", hash_secret(rotated))
+            fresh = dataclasses.replace(token, secret_hash="h", previous_hash=token.secret_hash,
+                                        previous_until=time.time() + 0.2)  # fmt: skip
+            await registry.put("token", token.key, fresh)
+            await ended(source, "token_revoked")
+        async with site.source("bucket=orders", secret=scoped) as source:
+            await source.hear("subscribed")
+            await source.hear("caught_up")
+            token = registry.get("token", hash_secret(scoped))
+            await registry.put("token", token.key, dataclasses.replace(token, buckets=frozenset({"id-x"})))
+            await source.hear("bucket_deleted")
 
-    asyncio.run(run())
+
+@pytest.mark.gen_test
+async def test_at_a_drain_it_is_told_to_come_back() -> None:
+    """And nobody waits for it, nor for a client that reads nothing any more."""
+    async with here() as site, site.source() as source, site.source() as deaf:
+        await source.hear("subscribed")
+        await source.hear("caught_up")
+        await deaf.hear("subscribed")
+        await asyncio.wait_for(site.edge.site.stop(), TIMEOUT)
+        await ended(source, "going_away")
 
 
-def test_a_filter_that_passes_nothing_still_moves_the_position() -> None:
+@pytest.mark.gen_test
+async def test_retention_that_overtakes_a_slow_reader_is_told() -> None:
+    """As a gap; with on_gap fail it is the end."""
+    async with here() as site:
+        await site.append(400, body=b"x" * 50_000)
+        async with site.source("since=earliest") as slow, site.source("since=earliest&on_gap=fail") as failing:
+            for each in (slow, failing):
+                assert (await each.hear("subscribed")).document["buckets"][0]["gap"] is None
+            await site.edge.log.trim(BUCKET.id, Retention(max_events=1), None)
+            got = []
+            while (message := await slow.next()) is not None and message.kind == "webhook":
+                got.append(message.document["meta"]["seq"])
+            assert message is not None
+            assert message.kind == "gap"
+            assert got == list(range(1, len(got) + 1))
+            assert message.document["gap"]["from"] == len(got) + 1
+            assert message.document["gap"]["to"] == 399
+            assert message.id.partition("@")[0].endswith("-399")
+            assert await slow.seqs(1) == [400]
+            while (message := await failing.next()) is not None and message.kind == "webhook":
+                pass
+            assert message is not None
+            assert message.kind == "gap"
+            await ended(failing, "gap_refused")
+
+
+@pytest.mark.gen_test
+async def test_a_slow_reader_costs_bounded_memory_and_slows_nobody() -> None:
+    """40 MB that it does not read stay in the log; others get everything meanwhile, and it does when it reads on."""
+    async with here() as site, site.source("bucket=orders") as slow, site.source("bucket=orders") as quick:
+        for each in (slow, quick):
+            await each.hear("subscribed")
+            await each.hear("caught_up")
+        feeds = site.edge.site.sockets.subscribed
+        assert len(feeds) == 2
+        most = 0
+        for seq in range(1, 401):
+            await site.append(body=b"x" * 100_000)
+            assert await quick.seqs(1) == [seq]
+            waiting = [len(each._stream._write_buffer) for each in feeds]  # type: ignore[attr-defined]
+            most = max(most, *waiting)
+        assert 0 < most <= 2 * CHUNK
+        assert site.edge.site.sockets.deliveries.flight.outstanding <= 2 * CHUNK
+        assert await slow.seqs(400) == list(range(1, 401))
+
+
+@pytest.mark.gen_test
+async def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
+    """After `stuck_timeout`, while one that only has nothing to read stays."""
+    async with here(stuck_timeout=0.8, ping_interval=0.1) as site:
+        await site.append(200, body=b"x" * 100_000)
+        async with site.source() as idle, site.source("since=earliest") as stuck:
+            await idle.hear("subscribed")
+            await stuck.hear("subscribed")
+            await eventually(lambda: site.edge.site.sockets.count == 1)
+            await idle.hear("caught_up")
+            await site.append()
+            await idle.hear("webhook")
+
+
+@pytest.mark.gen_test
+async def test_heartbeats_are_comments_with_positions() -> None:
+    """No client makes an event of them; there are positions for the buckets that moved."""
+    async with here(ping_interval=0.05) as site, site.source("bucket=orders") as source:
+        epoch = (await source.hear("subscribed")).id.partition("-")[0]
+        await source.hear("caught_up")
+        await site.append(2)
+        assert await source.seqs(2) == [1, 2]
+        moved: list[dict[str, str]] = []
+        while not moved or moved[-1]:
+            moved.append(json.loads(await source.comment())["positions"])
+        assert {"orders": f"{epoch}-2"} in moved
+
+
+@pytest.mark.gen_test
+async def test_a_filter_that_passes_nothing_still_moves_the_position() -> None:
     """By pings, which carry an id, so that a client that comes back does not begin where it once began."""
     rules = quote('{"match": {"type": "value", "parameter": {"source": "header", "name": "X"}, "value": "1"}}')
 
-    async def run() -> None:
-        async with here(ping_interval=0.05) as site:
-            for query in (f"bucket=orders&filter={rules}", f"filter={rules}"):
-                async with site.source(query) as source:
-                    await source.hear("subscribed")
-                    await source.hear("caught_up")
-                    await site.append(20)
-                    head = (await site.edge.log.bounds(BUCKET.id)).head
-                    while True:
-                        ping = await source.hear("ping")
-                        if ping.id.partition("@")[0].endswith(f"-{head}"):
-                            break
-                    assert ping.document["positions"] == {"orders": ping.id.partition("@")[0]}
-
-    asyncio.run(run())
-
-
-def test_no_id_leads_back() -> None:
-    """Also where a sign of life is made while events are on their way that delivery does not know to be written."""
-
-    async def run() -> None:
-        async with here(ping_interval=0.05) as site:
-            await site.append(200, body=b"x" * 100_000)
-            async with site.source("bucket=orders&since=earliest") as source:
+    async with here(ping_interval=0.05) as site:
+        for query in (f"bucket=orders&filter={rules}", f"filter={rules}"):
+            async with site.source(query) as source:
                 await source.hear("subscribed")
-                (there,) = site.edge.site.sockets.subscribed
-                await eventually(lambda: there._heartbeat is not None and there._stream.writing())  # type: ignore[attr-defined]
-                seqs = [int(source.id.rpartition("-")[2])]
-                while seqs[-1] < 200:
-                    message = await source.next()
-                    assert message is not None
-                    seqs.append(int(message.id.rpartition("-")[2]))
-                assert seqs == sorted(seqs)
+                await source.hear("caught_up")
+                await site.append(20)
+                head = (await site.edge.log.bounds(BUCKET.id)).head
+                while True:
+                    ping = await source.hear("ping")
+                    if ping.id.partition("@")[0].endswith(f"-{head}"):
+                        break
+                assert ping.document["positions"] == {"orders": ping.id.partition("@")[0]}
 
-    asyncio.run(run())
+
+@pytest.mark.gen_test
+async def test_no_id_leads_back() -> None:
+    """Also where a sign of life is made while events are on their way that delivery does not know to be written."""
+    async with here(ping_interval=0.05) as site:
+        await site.append(200, body=b"x" * 100_000)
+        async with site.source("bucket=orders&since=earliest") as source:
+            await source.hear("subscribed")
+            (there,) = site.edge.site.sockets.subscribed
+            await eventually(lambda: there._heartbeat is not None and there._stream.writing())  # type: ignore[attr-defined]
+            seqs = [int(source.id.rpartition("-")[2])]
+            while seqs[-1] < 200:
+                message = await source.next()
+                assert message is not None
+                seqs.append(int(message.id.rpartition("-")[2]))
+            assert seqs == sorted(seqs)
 
 
 def test_they_come_every_15_seconds() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 import pytest
@@ -15,16 +14,13 @@ from tests.handlers.streams import here
 
 
 @pytest.mark.parametrize("name", ["secret", "token", "access_token", "Key", "api_key", "authorization"])
-def test_a_secret_in_a_url_is_refused(name: str) -> None:
+@pytest.mark.gen_test
+async def test_a_secret_in_a_url_is_refused(name: str) -> None:
     """In words that say where it belongs, and even with good credentials beside it; the answer does not repeat it."""
-
-    async def run() -> None:
-        async with here() as site, site.source(f"bucket=orders&{name}={site.secret}") as source:
-            assert source.status == 400
-            assert "does not belong in a URL" in source.error["message"]
-            assert site.secret.encode() not in source.body
-
-    asyncio.run(run())
+    async with here() as site, site.source(f"bucket=orders&{name}={site.secret}") as source:
+        assert source.status == 400
+        assert "does not belong in a URL" in source.error["message"]
+        assert site.secret.encode() not in source.body
 
 
 @pytest.mark.parametrize(
@@ -33,45 +29,39 @@ def test_a_secret_in_a_url_is_refused(name: str) -> None:
      "filter={0}", "max_body={0}", "on_gap={0}", "outputs={0}", "{0}", "{0}=1", "x={0}", "bucket={1}"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["new", "mistyped", "other"])
-def test_a_secret_anywhere_in_a_url_is_refused(query: str, kind: str) -> None:
+@pytest.mark.gen_test
+async def test_a_secret_anywhere_in_a_url_is_refused(query: str, kind: str) -> None:
     """What is a token's secret or looks like one, as any value or name; no answer repeats it."""
-
-    async def run() -> None:
-        async with here() as site:
-            secret = {"new": site.secret, "mistyped": site.secret[:-9], "other": "hand-made"}[kind]
-            hashed = hash_secret("hand-made")
-            await site.edge.registry.put("token", hashed, Token(hashed, hashed, time.time()))
-            encoded = "".join(f"%{byte:02x}" for byte in secret.encode())
-            async with site.source(query.format(secret, encoded)) as source:
-                assert source.status == 400
-                assert "does not belong in a URL" in source.error["message"]
-                assert secret.encode() not in source.body
-
-    asyncio.run(run())
+    async with here() as site:
+        secret = {"new": site.secret, "mistyped": site.secret[:-9], "other": "hand-made"}[kind]
+        hashed = hash_secret("hand-made")
+        await site.edge.registry.put("token", hashed, Token(hashed, hashed, time.time()))
+        encoded = "".join(f"%{byte:02x}" for byte in secret.encode())
+        async with site.source(query.format(secret, encoded)) as source:
+            assert source.status == 400
+            assert "does not belong in a URL" in source.error["message"]
+            assert secret.encode() not in source.body
 
 
-def test_names_that_are_not_known_are_not_repeated() -> None:
+@pytest.mark.gen_test
+async def test_names_that_are_not_known_are_not_repeated() -> None:
     """They are told by their place, in a stream and in a refusal."""
-
-    async def run() -> None:
-        async with here() as site:
-            await site.append(3)
-            async with site.source("bucket=Pass-1,orders,Pass-2&since=latest") as source:
-                document = (await source.hear("subscribed")).document
-                assert document["message"] == "subscribed to buckets: bucket 1, orders, bucket 3"
-                assert [each["bucket_name"] for each in document["buckets"]] == ["bucket 1", "orders", "bucket 3"]
-                assert document["buckets"][2] == {"bucket_name": "bucket 3", "error": "not_found"}
-            for query, last in (
-                ("Pass-1=x", ""),
-                ("bucket=Pass-1", ""),
-                ("since=Pass-1", ""),
-                ("bucket=orders", "Pass-1"),
-            ):
-                async with site.source(query, last=last) as source:
-                    assert source.status in (400, 404)
-                    assert b"Pass-1" not in source.body
-
-    asyncio.run(run())
+    async with here() as site:
+        await site.append(3)
+        async with site.source("bucket=Pass-1,orders,Pass-2&since=latest") as source:
+            document = (await source.hear("subscribed")).document
+            assert document["message"] == "subscribed to buckets: bucket 1, orders, bucket 3"
+            assert [each["bucket_name"] for each in document["buckets"]] == ["bucket 1", "orders", "bucket 3"]
+            assert document["buckets"][2] == {"bucket_name": "bucket 3", "error": "not_found"}
+        for query, last in (
+            ("Pass-1=x", ""),
+            ("bucket=Pass-1", ""),
+            ("since=Pass-1", ""),
+            ("bucket=orders", "Pass-1"),
+        ):
+            async with site.source(query, last=last) as source:
+                assert source.status in (400, 404)
+                assert b"Pass-1" not in source.body
 
 
 @pytest.mark.parametrize(
@@ -96,37 +86,31 @@ def test_names_that_are_not_known_are_not_repeated() -> None:
         ("bucket=nope,other", 404, "bucket 1, bucket 2: there is none of this name"),
     ],
 )
-def test_what_can_not_be_followed_is_told(query: str, status: int, words: str) -> None:
+@pytest.mark.gen_test
+async def test_what_can_not_be_followed_is_told(query: str, status: int, words: str) -> None:
     """Before a stream begins, as JSON; a bucket out of scope is as one that is not there."""
-
-    async def run() -> None:
-        async with here() as site:
-            await site.bucket("other")
-            secret = await site.token([BUCKET.id])
-            async with site.source(query, secret=secret) as source:
-                assert (source.status, source.headers["content-type"]) == (status, "application/json")
-                assert words in source.error["message"]
-            assert not site.edge.site.sockets.count
-
-    asyncio.run(run())
+    async with here() as site:
+        await site.bucket("other")
+        secret = await site.token([BUCKET.id])
+        async with site.source(query, secret=secret) as source:
+            assert (source.status, source.headers["content-type"]) == (status, "application/json")
+            assert words in source.error["message"]
+        assert not site.edge.site.sockets.count
 
 
-def test_who_has_no_token_gets_nothing() -> None:
+@pytest.mark.gen_test
+async def test_who_has_no_token_gets_nothing() -> None:
     """401, with a challenge that opens no window in a browser; a token without API access reads, as ever."""
-
-    async def run() -> None:
-        async with here() as site:
-            for secret in ("nobody's", await site.token(expires_at=time.time() - 1)):
-                async with site.source(secret=secret) as source:
-                    assert source.status == 401
-                    assert source.headers["www-authenticate"] == 'Bearer realm="relay"'
-            async with site.source(secret="x", Authorization="") as source:
+    async with here() as site:
+        for secret in ("nobody's", await site.token(expires_at=time.time() - 1)):
+            async with site.source(secret=secret) as source:
                 assert source.status == 401
-            plain = await site.token([BUCKET.id], api_access=False)
-            async with site.source(secret=plain) as source:
-                await source.hear("subscribed")
-
-    asyncio.run(run())
+                assert source.headers["www-authenticate"] == 'Bearer realm="relay"'
+        async with site.source(secret="x", Authorization="") as source:
+            assert source.status == 401
+        plain = await site.token([BUCKET.id], api_access=False)
+        async with site.source(secret=plain) as source:
+            await source.hear("subscribed")
 
 
 @pytest.mark.parametrize(
@@ -143,56 +127,47 @@ def test_who_has_no_token_gets_nothing() -> None:
         ({}, 200),
     ],
 )
-def test_a_page_of_another_site_is_refused(headers: dict[str, str], status: int) -> None:
+@pytest.mark.gen_test
+async def test_a_page_of_another_site_is_refused(headers: dict[str, str], status: int) -> None:
     """The relay's own pages and programs without a page are not."""
-
-    async def run() -> None:
-        async with here(public_url="https://relay.example") as site:
-            given = {name: value.format(port=site.edge.port) for name, value in headers.items()}
-            async with site.source(**given) as source:
-                assert source.status == status
-
-    asyncio.run(run())
+    async with here(public_url="https://relay.example") as site:
+        given = {name: value.format(port=site.edge.port) for name, value in headers.items()}
+        async with site.source(**given) as source:
+            assert source.status == status
 
 
-def test_streams_count_among_sockets() -> None:
+@pytest.mark.gen_test
+async def test_streams_count_among_sockets() -> None:
     """In all; and one that has left makes room for the next."""
-
-    async def run() -> None:
-        async with here(max_sockets=2) as site:
-            async with site.source() as one, site.source() as two:
-                for each in (one, two):
-                    await each.hear("subscribed")
-                async with site.source() as three:
-                    assert (three.status, three.error["code"]) == (503, "overloaded")
-                    assert three.headers["retry-after"] == "1"
-                assert [each.user_agent for each in site.edge.site.sockets.subscribed] == ["", ""]
-                assert site.edge.site.sockets.subscribed[0].buckets == {BUCKET.id}
-            await eventually(lambda: not site.edge.site.sockets.count)
-            async with site.source() as source:
-                await source.hear("subscribed")
-
-    asyncio.run(run())
+    async with here(max_sockets=2) as site:
+        async with site.source() as one, site.source() as two:
+            for each in (one, two):
+                await each.hear("subscribed")
+            async with site.source() as three:
+                assert (three.status, three.error["code"]) == (503, "overloaded")
+                assert three.headers["retry-after"] == "1"
+            assert [each.user_agent for each in site.edge.site.sockets.subscribed] == ["", ""]
+            assert site.edge.site.sockets.subscribed[0].buckets == {BUCKET.id}
+        await eventually(lambda: not site.edge.site.sockets.count)
+        async with site.source() as source:
+            await source.hear("subscribed")
 
 
-def test_a_stream_of_too_many_buckets_is_refused() -> None:
+@pytest.mark.gen_test
+async def test_a_stream_of_too_many_buckets_is_refused() -> None:
     """Its ids would not fit into the head of the request that goes on; named ones do."""
-
-    async def run() -> None:
-        async with here() as site:
-            for number in range(100):
-                await site.bucket(f"b{number}")
-            async with site.source() as source:
-                assert source.status == 400
-                assert "at most 100" in source.error["message"]
-            names = ",".join(f"b{number}" for number in range(100))
-            async with site.source(f"bucket={names}") as source:
-                last = (await source.hear("subscribed")).id
-            await site.append(1, "id-b99")
-            async with site.source(f"bucket={names}", last=last) as source:
-                assert len(last) > 1_400
-                await source.hear("subscribed")
-                message = await source.until("webhook")
-                assert message.document["meta"]["bucket_name"] == "b99"
-
-    asyncio.run(run())
+    async with here() as site:
+        for number in range(100):
+            await site.bucket(f"b{number}")
+        async with site.source() as source:
+            assert source.status == 400
+            assert "at most 100" in source.error["message"]
+        names = ",".join(f"b{number}" for number in range(100))
+        async with site.source(f"bucket={names}") as source:
+            last = (await source.hear("subscribed")).id
+        await site.append(1, "id-b99")
+        async with site.source(f"bucket={names}", last=last) as source:
+            assert len(last) > 1_400
+            await source.hear("subscribed")
+            message = await source.until("webhook")
+            assert message.document["meta"]["bucket_name"] == "b99"
