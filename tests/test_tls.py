@@ -7,7 +7,7 @@ import datetime
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -145,14 +145,6 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(60):
-            await test()
-
-    asyncio.run(bounded())
-
-
 @asynccontextmanager
 async def watching(certificate: Certificate) -> AsyncIterator[None]:
     task = asyncio.create_task(certificate.watch(0.01))
@@ -163,104 +155,92 @@ async def watching(certificate: Certificate) -> AsyncIterator[None]:
         await asyncio.wait([task])
 
 
-def test_a_client_of_today_is_served(files: Files) -> None:
+@pytest.mark.gen_test
+async def test_a_client_of_today_is_served(files: Files) -> None:
     """TLS 1.3 and 1.2 with forward secrecy, HTTP/1.1 agreed on, the name verified; nothing older."""
-
-    async def test() -> None:
-        files.put(issue(key_type=trustme.KeyType.RSA))  # with which the old ways would do too
-        certificate = files.load()
-        assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
-        async with serving(certificate) as port:
-            for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
-                context = trusting()
-                context.maximum_version = version
-                context.set_alpn_protocols(["h2", "http/1.1"])
-                client = await Client.connect(port, context)
-                await client.echo(b"hello")
-                assert client.session.selected_alpn_protocol() == "http/1.1"
-                assert client.session.cipher()[1] == ("TLSv1.3" if version == ssl.TLSVersion.TLSv1_3 else "TLSv1.2")  # type: ignore[index]
-                await client.close()
-            old = trusting()
-            old.maximum_version = ssl.TLSVersion.TLSv1_2
-            old.set_ciphers("AES256-SHA:AES128-GCM-SHA256")
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await Client.connect(port, old)
-
-    run(test)
+    files.put(issue(key_type=trustme.KeyType.RSA))  # with which the old ways would do too
+    certificate = files.load()
+    assert certificate.context.minimum_version == ssl.TLSVersion.TLSv1_2
+    async with serving(certificate) as port:
+        for version in (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_2):
+            context = trusting()
+            context.maximum_version = version
+            context.set_alpn_protocols(["h2", "http/1.1"])
+            client = await Client.connect(port, context)
+            await client.echo(b"hello")
+            assert client.session.selected_alpn_protocol() == "http/1.1"
+            assert client.session.cipher()[1] == ("TLSv1.3" if version == ssl.TLSVersion.TLSv1_3 else "TLSv1.2")  # type: ignore[index]
+            await client.close()
+        old = trusting()
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        old.set_ciphers("AES256-SHA:AES128-GCM-SHA256")
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await Client.connect(port, old)
 
 
-def test_renewal_drops_no_connection(files: Files) -> None:
+@pytest.mark.gen_test
+async def test_renewal_drops_no_connection(files: Files) -> None:
     """200 open connections go on through a renewal, and whoever connects afterwards gets the new certificate."""
-
-    async def test() -> None:
-        certificate = files.load()
-        context = trusting()
-        async with serving(certificate) as port, watching(certificate):
-            clients = [await Client.connect(port, context) for _ in range(200)]
-            before = certificate.context
-            files.put(issue("second", key_type=trustme.KeyType.RSA))
-            await until(lambda: certificate.context is not before and not certificate.problem)
-            await asyncio.gather(*(client.echo(f"still here {i}".encode()) for i, client in enumerate(clients)))
-            late = await Client.connect(port, context)
-            await late.echo(b"hello")
-            assert {client.server for client in clients} == {"first"}
-            assert late.server == "second"
-            for client in [*clients, late]:
-                await client.close()
-
-    run(test)
+    certificate = files.load()
+    context = trusting()
+    async with serving(certificate) as port, watching(certificate):
+        clients = [await Client.connect(port, context) for _ in range(200)]
+        before = certificate.context
+        files.put(issue("second", key_type=trustme.KeyType.RSA))
+        await until(lambda: certificate.context is not before and not certificate.problem)
+        await asyncio.gather(*(client.echo(f"still here {i}".encode()) for i, client in enumerate(clients)))
+        late = await Client.connect(port, context)
+        await late.echo(b"hello")
+        assert {client.server for client in clients} == {"first"}
+        assert late.server == "second"
+        for client in [*clients, late]:
+            await client.close()
 
 
-def test_no_client_gets_the_old_certificate_after_a_change_of_key_type(files: Files) -> None:
+@pytest.mark.gen_test
+async def test_no_client_gets_the_old_certificate_after_a_change_of_key_type(files: Files) -> None:
     """After RSA gave way to ECDSA, a client that prefers RSA is not served from the old chain."""
-
-    async def test() -> None:
-        files.put(issue("old", key_type=trustme.KeyType.RSA))
-        certificate = files.load()
-        async with serving(certificate) as port:
-            rsa_only = trusting()
-            rsa_only.maximum_version = ssl.TLSVersion.TLSv1_2
-            rsa_only.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
-            client = await Client.connect(port, rsa_only)
-            assert client.server == "old"
-            await client.close()
-            files.put(issue("new"))
-            assert certificate.reload()
-            with pytest.raises((ssl.SSLError, ConnectionError)):
-                await Client.connect(port, rsa_only)
-            client = await Client.connect(port, trusting())
-            assert client.server == "new"
-            await client.close()
-
-    run(test)
+    files.put(issue("old", key_type=trustme.KeyType.RSA))
+    certificate = files.load()
+    async with serving(certificate) as port:
+        rsa_only = trusting()
+        rsa_only.maximum_version = ssl.TLSVersion.TLSv1_2
+        rsa_only.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
+        client = await Client.connect(port, rsa_only)
+        assert client.server == "old"
+        await client.close()
+        files.put(issue("new"))
+        assert certificate.reload()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await Client.connect(port, rsa_only)
+        client = await Client.connect(port, trusting())
+        assert client.server == "new"
+        await client.close()
 
 
-def test_a_half_written_pair_is_refused_and_said_once(files: Files) -> None:
+@pytest.mark.gen_test
+async def test_a_half_written_pair_is_refused_and_said_once(files: Files) -> None:
     """Between the two writes the earlier pair serves on, one line says so, and the whole pair is taken by itself."""
-
-    async def test() -> None:
-        certificate = files.load()
-        before, expires = certificate.context, certificate.expires
-        second = issue("second", not_after=datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC))
-        with capture_logs() as lines:
-            async with watching(certificate):
-                files.put_certificate(second)
-                await until(lambda: certificate.problem != "")
-                for _ in range(20):
-                    await asyncio.sleep(0.01)
-                assert certificate.context is before
-                assert certificate.expires == expires
-                assert "does not belong to" in certificate.problem
-                files.put_key(second)
-                await until(lambda: certificate.problem == "")
-        assert certificate.context is not before
-        assert certificate.expires == datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC).timestamp()
-        assert [line["event"] for line in lines] == [
-            "certificate_not_loaded",
-            "certificate_loaded",
-        ]
-
-    run(test)
+    certificate = files.load()
+    before, expires = certificate.context, certificate.expires
+    second = issue("second", not_after=datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC))
+    with capture_logs() as lines:
+        async with watching(certificate):
+            files.put_certificate(second)
+            await until(lambda: certificate.problem != "")
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            assert certificate.context is before
+            assert certificate.expires == expires
+            assert "does not belong to" in certificate.problem
+            files.put_key(second)
+            await until(lambda: certificate.problem == "")
+    assert certificate.context is not before
+    assert certificate.expires == datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC).timestamp()
+    assert [line["event"] for line in lines] == [
+        "certificate_not_loaded",
+        "certificate_loaded",
+    ]
 
 
 def test_a_file_that_is_gone_changes_nothing(files: Files) -> None:
@@ -276,38 +256,32 @@ def test_a_file_that_is_gone_changes_nothing(files: Files) -> None:
     assert certificate.problem == ""
 
 
-def test_a_link_that_is_turned_is_a_change(files: Files, tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_a_link_that_is_turned_is_a_change(files: Files, tmp_path: Path) -> None:
     """As certbot and Kubernetes renew: the name stays, and leads to other files."""
-
-    async def test() -> None:
-        for name in ("one", "two"):
-            (tmp_path / name).mkdir()
-            Files(tmp_path / name).put(issue(name))
-        live = tmp_path / "live"
-        live.symlink_to("one")
-        certificate = Files(live).load()
-        before = certificate.context
-        async with watching(certificate):
-            (tmp_path / "turned").symlink_to("two")
-            (tmp_path / "turned").replace(live)
-            await until(lambda: certificate.context is not before)
-        assert certificate.problem == ""
-
-    run(test)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        Files(tmp_path / name).put(issue(name))
+    live = tmp_path / "live"
+    live.symlink_to("one")
+    certificate = Files(live).load()
+    before = certificate.context
+    async with watching(certificate):
+        (tmp_path / "turned").symlink_to("two")
+        (tmp_path / "turned").replace(live)
+        await until(lambda: certificate.context is not before)
+    assert certificate.problem == ""
 
 
-def test_files_that_do_not_change_are_not_loaded_again(files: Files) -> None:
+@pytest.mark.gen_test
+async def test_files_that_do_not_change_are_not_loaded_again(files: Files) -> None:
     """Watching costs two looks at the file system, no more."""
-
-    async def test() -> None:
-        certificate = files.load()
-        before = certificate.context
-        async with watching(certificate):
-            for _ in range(20):
-                await asyncio.sleep(0.01)
-        assert certificate.context is before
-
-    run(test)
+    certificate = files.load()
+    before = certificate.context
+    async with watching(certificate):
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+    assert certificate.context is before
 
 
 def _missing(files: Files) -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import stat
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -69,191 +67,166 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(coroutine)
-
-
-def test_a_restart_ends_no_session_and_a_sign_out_does_for_good(world: World) -> None:
+@pytest.mark.gen_test
+async def test_a_restart_ends_no_session_and_a_sign_out_does_for_good(world: World) -> None:
     """The file is what is left of them, and one that signed out is not in it."""
-
-    async def steps() -> None:
-        token, secret = await world.token()
-        kept, _ = await world.sessions.begin(token, secret)
-        gone, session = await world.sessions.begin(token, secret)
-        owner, _ = await world.sessions.redeem(world.sessions.new_code())
-        session.held.add(stream := Stream())
-        await world.sessions.end(gone)
-        assert stream.ended == 1
-        await world.restart()
-        assert [world.is_good(cookie) for cookie in (kept, gone, owner)] == [True, False, True]
-        assert world.sessions.find(kept)[1] == token
-        assert world.sessions.find(owner)[1].administrator
-
-    run(steps())
+    token, secret = await world.token()
+    kept, _ = await world.sessions.begin(token, secret)
+    gone, session = await world.sessions.begin(token, secret)
+    owner, _ = await world.sessions.redeem(world.sessions.new_code())
+    session.held.add(stream := Stream())
+    await world.sessions.end(gone)
+    assert stream.ended == 1
+    await world.restart()
+    assert [world.is_good(cookie) for cookie in (kept, gone, owner)] == [True, False, True]
+    assert world.sessions.find(kept)[1] == token
+    assert world.sessions.find(owner)[1].administrator
 
 
-def test_the_file_opens_nothing(world: World) -> None:
+@pytest.mark.gen_test
+async def test_the_file_opens_nothing(world: World) -> None:
     """Only its owner reads it, and it holds no cookie, no secret and no code."""
-
-    async def steps() -> None:
-        token, secret = await world.token()
-        cookie, _ = await world.sessions.begin(token, secret)
-        code = world.sessions.new_code()
-        await world.sessions.redeem(world.sessions.new_code())
-        text = world.path.read_text()
-        assert not [each for each in (cookie, secret, code) if each in text]
-        assert stat.S_IMODE(world.path.stat().st_mode) == 0o600
-        assert [each.name for each in world.path.parent.iterdir()] == [NAME]
-
-    run(steps())
+    token, secret = await world.token()
+    cookie, _ = await world.sessions.begin(token, secret)
+    code = world.sessions.new_code()
+    await world.sessions.redeem(world.sessions.new_code())
+    text = world.path.read_text()
+    assert not [each for each in (cookie, secret, code) if each in text]
+    assert stat.S_IMODE(world.path.stat().st_mode) == 0o600
+    assert [each.name for each in world.path.parent.iterdir()] == [NAME]
 
 
 @pytest.mark.parametrize("change", ["revoked", "rotated", "expired", "no API access", "deleted while it was down"])
-def test_it_ends_with_its_token(world: World, change: str) -> None:
+@pytest.mark.gen_test
+async def test_it_ends_with_its_token(world: World, change: str) -> None:
     """At once, for whatever holds it too, and for good: a token that comes back does not bring it back."""
-
-    async def steps() -> None:
-        token, secret = await world.token()
-        cookie, session = await world.sessions.begin(token, secret)
-        session.held.add(stream := Stream())
-        if change == "deleted while it was down":
-            await world.sessions.close()
-            await world.registry.delete("token", token.key)
-            world.sessions = world.open()
-        elif change == "revoked":
-            await world.registry.delete("token", token.key)
-        elif change == "rotated":
-            await world.put(rotated_token(token, 0, world.now)[0])
-        elif change == "expired":
-            await world.put(dataclasses.replace(token, expires_at=world.now))
-        else:
-            await world.put(dataclasses.replace(token, api_access=False))
-        assert not world.is_good(cookie)
-        if change != "deleted while it was down":
-            assert stream.ended == 1
-            await world.restart()
-            await world.put(token)
-            assert not world.is_good(cookie)
-
-    run(steps())
-
-
-def test_it_follows_the_grace_of_a_rotation(world: World) -> None:
-    """A session of the secret before stays good as long as that does, one of the new secret goes on."""
-
-    async def steps() -> None:
-        token, secret = await world.token()
-        old, _ = await world.sessions.begin(token, secret)
-        rotated, fresh = rotated_token(token, 60, world.now)
-        await world.put(rotated)
-        new, _ = await world.sessions.begin(rotated, fresh)
-        assert world.is_good(old)
-        world.now += 60
-        assert [world.is_good(old), world.is_good(new)] == [False, True]
-
-    run(steps())
-
-
-def test_it_ends_by_itself(world: World) -> None:
-    """After seven days, or when its token does."""
-
-    async def steps() -> None:
-        long, short = await world.token(), await world.token(expires_at=world.now + 100)
-        first, _ = await world.sessions.begin(*long)
-        second, session = await world.sessions.begin(*short)
-        assert session.expires_at == world.now + 100
-        world.now += 100
-        assert [world.is_good(first), world.is_good(second)] == [True, False]
-        world.now = NOW + LIFE
-        assert not world.is_good(first)
-
-    run(steps())
-
-
-def test_a_code_is_good_once_and_for_ten_minutes(world: World) -> None:
-    """And not after everybody was signed out."""
-
-    async def steps() -> None:
-        sessions = world.sessions
-        once, old, back = (sessions.new_code() for _ in range(3))
-        cookie, _ = await sessions.redeem(once)
-        with pytest.raises(Unauthorized):
-            await sessions.redeem(once)
-        world.now += CODE_LIFE
-        with pytest.raises(Unauthorized):
-            await sessions.redeem(old)
-        back = sessions.new_code()
-        assert await sessions.end_all() == 1
-        assert not world.is_good(cookie)
-        with pytest.raises(Unauthorized):
-            await sessions.redeem(back)
+    token, secret = await world.token()
+    cookie, session = await world.sessions.begin(token, secret)
+    session.held.add(stream := Stream())
+    if change == "deleted while it was down":
+        await world.sessions.close()
+        await world.registry.delete("token", token.key)
+        world.sessions = world.open()
+    elif change == "revoked":
+        await world.registry.delete("token", token.key)
+    elif change == "rotated":
+        await world.put(rotated_token(token, 0, world.now)[0])
+    elif change == "expired":
+        await world.put(dataclasses.replace(token, expires_at=world.now))
+    else:
+        await world.put(dataclasses.replace(token, api_access=False))
+    assert not world.is_good(cookie)
+    if change != "deleted while it was down":
+        assert stream.ended == 1
         await world.restart()
+        await world.put(token)
         assert not world.is_good(cookie)
 
-    run(steps())
+
+@pytest.mark.gen_test
+async def test_it_follows_the_grace_of_a_rotation(world: World) -> None:
+    """A session of the secret before stays good as long as that does, one of the new secret goes on."""
+    token, secret = await world.token()
+    old, _ = await world.sessions.begin(token, secret)
+    rotated, fresh = rotated_token(token, 60, world.now)
+    await world.put(rotated)
+    new, _ = await world.sessions.begin(rotated, fresh)
+    assert world.is_good(old)
+    world.now += 60
+    assert [world.is_good(old), world.is_good(new)] == [False, True]
 
 
-def test_they_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_it_ends_by_itself(world: World) -> None:
+    """After seven days, or when its token does."""
+    long, short = await world.token(), await world.token(expires_at=world.now + 100)
+    first, _ = await world.sessions.begin(*long)
+    second, session = await world.sessions.begin(*short)
+    assert session.expires_at == world.now + 100
+    world.now += 100
+    assert [world.is_good(first), world.is_good(second)] == [True, False]
+    world.now = NOW + LIFE
+    assert not world.is_good(first)
+
+
+@pytest.mark.gen_test
+async def test_a_code_is_good_once_and_for_ten_minutes(world: World) -> None:
+    """And not after everybody was signed out."""
+    sessions = world.sessions
+    once, old, back = (sessions.new_code() for _ in range(3))
+    cookie, _ = await sessions.redeem(once)
+    with pytest.raises(Unauthorized):
+        await sessions.redeem(once)
+    world.now += CODE_LIFE
+    with pytest.raises(Unauthorized):
+        await sessions.redeem(old)
+    back = sessions.new_code()
+    assert await sessions.end_all() == 1
+    assert not world.is_good(cookie)
+    with pytest.raises(Unauthorized):
+        await sessions.redeem(back)
+    await world.restart()
+    assert not world.is_good(cookie)
+
+
+@pytest.mark.gen_test
+async def test_they_are_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest make room: a token's own first, so that one token can't end the others' sessions; codes too."""
     monkeypatch.setattr(module, "MAX_SESSIONS_OF_TOKEN", 2)
     monkeypatch.setattr(module, "MAX_SESSIONS", 4)
     monkeypatch.setattr(module, "MAX_CODES", 2)
 
-    async def steps() -> None:
-        sessions = world.sessions
-        other, _ = await sessions.begin(*await world.token())
-        greedy = await world.token()
-        mine = [(await sessions.begin(*greedy))[0] for _ in range(5)]
-        assert [world.is_good(each) for each in mine] == [False, False, False, True, True]
-        assert world.is_good(other)
-        more = [(await sessions.begin(*await world.token()))[0] for _ in range(2)]
-        assert [world.is_good(each) for each in (other, mine[3], *more)] == [False, True, True, True]
-        codes = [sessions.new_code() for _ in range(3)]
-        with pytest.raises(Unauthorized):
-            await sessions.redeem(codes[0])
-        await sessions.redeem(codes[1])
-
-    run(steps())
+    sessions = world.sessions
+    other, _ = await sessions.begin(*await world.token())
+    greedy = await world.token()
+    mine = [(await sessions.begin(*greedy))[0] for _ in range(5)]
+    assert [world.is_good(each) for each in mine] == [False, False, False, True, True]
+    assert world.is_good(other)
+    more = [(await sessions.begin(*await world.token()))[0] for _ in range(2)]
+    assert [world.is_good(each) for each in (other, mine[3], *more)] == [False, True, True, True]
+    codes = [sessions.new_code() for _ in range(3)]
+    with pytest.raises(Unauthorized):
+        await sessions.redeem(codes[0])
+    await sessions.redeem(codes[1])
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'[{"id": 1}]', b"\xff"])
-def test_a_file_that_is_damaged_signs_everybody_out(world: World, content: bytes) -> None:
+@pytest.mark.gen_test
+async def test_a_file_that_is_damaged_signs_everybody_out(world: World, content: bytes) -> None:
     """The relay starts all the same, and makes it anew."""
-
-    async def steps() -> None:
-        token, secret = await world.token()
-        cookie, _ = await world.sessions.begin(token, secret)
-        world.path.write_bytes(content)
-        await world.restart()
-        assert not world.is_good(cookie)
-        again, _ = await world.sessions.begin(token, secret)
-        await world.restart()
-        assert world.is_good(again)
-
-    run(steps())
+    token, secret = await world.token()
+    cookie, _ = await world.sessions.begin(token, secret)
+    world.path.write_bytes(content)
+    await world.restart()
+    assert not world.is_good(cookie)
+    again, _ = await world.sessions.begin(token, secret)
+    await world.restart()
+    assert world.is_good(again)
 
 
-def test_where_it_can_not_be_stored_it_is_good_until_the_next_start(world: World) -> None:
+@pytest.mark.gen_test
+async def test_where_it_can_not_be_stored_it_is_good_until_the_next_start(world: World) -> None:
     """A full or read-only disk keeps nobody out."""
+    world.path.mkdir()
+    token, secret = await world.token()
+    cookie, _ = await world.sessions.begin(token, secret)
+    assert world.is_good(cookie)
+    await world.restart()
+    assert not world.is_good(cookie)
 
-    async def steps() -> None:
-        world.path.mkdir()
-        token, secret = await world.token()
-        cookie, _ = await world.sessions.begin(token, secret)
-        assert world.is_good(cookie)
-        await world.restart()
-        assert not world.is_good(cookie)
-
-    run(steps())
+    world.path.mkdir()
+    token, secret = await world.token()
+    cookie, _ = await world.sessions.begin(token, secret)
+    assert world.is_good(cookie)
+    await world.restart()
+    assert not world.is_good(cookie)
 
 
-def test_without_a_thread_to_store_it_it_is_good(world: World) -> None:
+@pytest.mark.gen_test
+async def test_without_a_thread_to_store_it_it_is_good(world: World) -> None:
     """Who signs in does not get an error for it."""
 
-    async def steps() -> None:
-        token, secret = await world.token()
-        with no_threads():
-            cookie, _ = await world.sessions.begin(token, secret)
-        assert world.is_good(cookie)
-
-    run(steps())
+    token, secret = await world.token()
+    with no_threads():
+        cookie, _ = await world.sessions.begin(token, secret)
+    assert world.is_good(cookie)

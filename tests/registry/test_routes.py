@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import pytest
 
 from relay_tornado.model import Bucket, Input, Token
 from relay_tornado.registry.memory import MemoryRegistry
@@ -13,31 +13,28 @@ def bucket(key: str, *inputs: str) -> Bucket:
     return Bucket(key, key, 0, 0, inputs=tuple(Input(each, each, 0, 0) for each in inputs))
 
 
-def test_routes() -> None:
+@pytest.mark.gen_test
+async def test_routes() -> None:
     """What is there at the start, what is made, changed, moved and deleted: each is found as it is now, and the
     revision tells that something changed; tokens don't count."""
+    registry = MemoryRegistry()
+    await registry.put("bucket", "a", bucket("a", "1", "2"))
+    routes = Routes(registry)
 
-    async def check() -> None:
-        registry = MemoryRegistry()
-        await registry.put("bucket", "a", bucket("a", "1", "2"))
-        routes = Routes(registry)
+    def found() -> dict[str, str]:
+        return {each: route[0].id for each in "1234" if (route := routes.find(each)) and route[1].id == each}
 
-        def found() -> dict[str, str]:
-            return {each: route[0].id for each in "1234" if (route := routes.find(each)) and route[1].id == each}
-
-        assert found() == {"1": "a", "2": "a"}
-        revisions = [routes.revision]
-        await registry.put("bucket", "b", bucket("b", "3"))
-        assert found() == {"1": "a", "2": "a", "3": "b"}
-        revisions.append(routes.revision)
-        await registry.put("bucket", "a", bucket("a", "2", "4"))
-        assert found() == {"2": "a", "3": "b", "4": "a"}
-        revisions.append(routes.revision)
-        await registry.delete("bucket", "a")
-        assert found() == {"3": "b"}
-        revisions.append(routes.revision)
-        assert revisions == sorted(set(revisions))
-        await registry.put("token", "t", Token("t", "0", 0))
-        assert routes.revision == revisions[-1]
-
-    asyncio.run(check())
+    assert found() == {"1": "a", "2": "a"}
+    revisions = [routes.revision]
+    await registry.put("bucket", "b", bucket("b", "3"))
+    assert found() == {"1": "a", "2": "a", "3": "b"}
+    revisions.append(routes.revision)
+    await registry.put("bucket", "a", bucket("a", "2", "4"))
+    assert found() == {"2": "a", "3": "b", "4": "a"}
+    revisions.append(routes.revision)
+    await registry.delete("bucket", "a")
+    assert found() == {"3": "b"}
+    revisions.append(routes.revision)
+    assert revisions == sorted(set(revisions))
+    await registry.put("token", "t", Token("t", "0", 0))
+    assert routes.revision == revisions[-1]

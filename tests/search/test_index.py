@@ -164,26 +164,23 @@ async def test_what_the_log_lost_is_not_found_any_more(world: SqliteWorld, tmp_p
         assert await look(made, world, "number-000003") == [3]
 
 
-def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
     """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
-
-    async def run() -> None:
-        first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
-        try:
-            for world, epoch, text in ((first, "aaaaaaaaaaaa", "these"), (second, "bbbbbbbbbbbb", "those")):
-                await world.log.create("b", epoch)
-                await fill(world, 4, text=text)
-            for world, there, gone in ((first, "these", "those"), (second, "those", "these")):
-                async with indexed(world, tmp_path) as made:
-                    await until(lambda made=made: made._whole, "the index")  # type: ignore[misc]
-                    await caught_up(made, world)
-                    assert await look(made, world, there) == [4, 3, 2, 1]
-                    assert await look(made, world, gone) == []
-        finally:
-            await first.close()
-            await second.close()
-
-    asyncio.run(run())
+    first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
+    try:
+        for world, epoch, text in ((first, "aaaaaaaaaaaa", "these"), (second, "bbbbbbbbbbbb", "those")):
+            await world.log.create("b", epoch)
+            await fill(world, 4, text=text)
+        for world, there, gone in ((first, "these", "those"), (second, "those", "these")):
+            async with indexed(world, tmp_path) as made:
+                await until(lambda made=made: made._whole, "the index")  # type: ignore[misc]
+                await caught_up(made, world)
+                assert await look(made, world, there) == [4, 3, 2, 1]
+                assert await look(made, world, gone) == []
+    finally:
+        await first.close()
+        await second.close()
 
 
 @log_test

@@ -58,139 +58,123 @@ def points(values: object) -> list[float]:
     return [each for each in values if each is not None]
 
 
-def test_what_is_measured(world: World) -> None:
+@pytest.mark.gen_test
+async def test_what_is_measured(world: World) -> None:
     """Events a second, how long commits took, who listens and lags, the disk, and refusals by their reason."""
-
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        world.counters.rejected("too_large")
-        world.counters.rejected("too_large")
-        world.levels = replace(world.levels, consumers=[ConsumerLevel("b", "worker", 70, 5.0, 0)])
-        await world.go(10, events=50)
-        await world.go(10)
-        first, step, found = await world.series.whole("hour")
-        assert (step, first + 3600) == (10, START + 30)
-        assert points(found["events"]) == [5.0, 0.0]
-        assert points(found["subscribers"]) == [2, 2]
-        assert points(found["lag"]) == [70, 70]
-        assert points(found["disk_free"]) == [1 << 30] * 2
-        assert points(found["errors:too_large"]) == [2, 0]
-        assert [0.001 < each <= 0.0025 for each in points(found["commit_p50"])] == [True]
-        assert found["events"][-2:] == [5.0, 0.0]
-        assert found["events"][0] is None
-        _, _, events = await world.series.bucket("hour", "b")
-        assert points(list(events)) == [5.0, 0.0]
-        _, _, lag = await world.series.consumer("hour", "b", "worker")
-        assert points(list(lag)) == [70, 70]
-        _, _, unknown = await world.series.consumer("hour", "b", "nobody")
-        assert points(list(unknown)) == [0, 0]
-
-    asyncio.run(run())
+    await world.series.open(world.levels.heads)
+    world.counters.rejected("too_large")
+    world.counters.rejected("too_large")
+    world.levels = replace(world.levels, consumers=[ConsumerLevel("b", "worker", 70, 5.0, 0)])
+    await world.go(10, events=50)
+    await world.go(10)
+    first, step, found = await world.series.whole("hour")
+    assert (step, first + 3600) == (10, START + 30)
+    assert points(found["events"]) == [5.0, 0.0]
+    assert points(found["subscribers"]) == [2, 2]
+    assert points(found["lag"]) == [70, 70]
+    assert points(found["disk_free"]) == [1 << 30] * 2
+    assert points(found["errors:too_large"]) == [2, 0]
+    assert [0.001 < each <= 0.0025 for each in points(found["commit_p50"])] == [True]
+    assert found["events"][-2:] == [5.0, 0.0]
+    assert found["events"][0] is None
+    _, _, events = await world.series.bucket("hour", "b")
+    assert points(list(events)) == [5.0, 0.0]
+    _, _, lag = await world.series.consumer("hour", "b", "worker")
+    assert points(list(lag)) == [70, 70]
+    _, _, unknown = await world.series.consumer("hour", "b", "nobody")
+    assert points(list(unknown)) == [0, 0]
 
 
-def test_a_restart_loses_nothing(world: World) -> None:
+@pytest.mark.gen_test
+async def test_a_restart_loses_nothing(world: World) -> None:
     """What was measured before is there, what was missed is null, and the minutes of a bucket go on."""
+    await world.series.open(world.levels.heads)
+    await world.go(60, events=6)
+    await world.series.close()
+    world.now += 120
+    world.counters = Counters()
+    world.series = world.make()
+    await world.series.open(world.levels.heads)
+    await world.go(60, events=12)
+    _, _, found = await world.series.whole("hour")
+    assert points(found["events"]) == [0.6] * 6 + [pytest.approx(1.2)] * 6
 
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        await world.go(60, events=6)
-        await world.series.close()
-        world.now += 120
-        world.counters = Counters()
-        world.series = world.make()
-        await world.series.open(world.levels.heads)
-        await world.go(60, events=12)
-        _, _, found = await world.series.whole("hour")
-        assert points(found["events"]) == [0.6] * 6 + [pytest.approx(1.2)] * 6
-
-        rate = world.rate("b")
-        assert (len(rate), sum(rate)) == (60, 108)
-        assert 0 in rate[-3:]  # the minute that was missed
-
-    asyncio.run(run())
+    rate = world.rate("b")
+    assert (len(rate), sum(rate)) == (60, 108)
+    assert 0 in rate[-3:]  # the minute that was missed
 
 
-def test_rates_by_the_minute(world: World) -> None:
+@pytest.mark.gen_test
+async def test_rates_by_the_minute(world: World) -> None:
     """The last 60 minutes of each bucket, with what came since the last measure; a bucket of which nothing is known has
     zeros."""
-
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        await world.go(3 * 60, events=1)
-        world.levels = replace(world.levels, heads={"b": world.levels.heads["b"] + 4, "c": 9})
-        rate = world.rate("b")
-        assert len(rate) == 60
-        assert sum(rate) == 18 + 4
-        assert world.rate("c")[-1] == 9
-        world.now += 3600 * 2
-        assert sum(world.rate("b")[:-1]) == 0
-        assert world.rate("unknown") == [0] * 60
-
-    asyncio.run(run())
+    await world.series.open(world.levels.heads)
+    await world.go(3 * 60, events=1)
+    world.levels = replace(world.levels, heads={"b": world.levels.heads["b"] + 4, "c": 9})
+    rate = world.rate("b")
+    assert len(rate) == 60
+    assert sum(rate) == 18 + 4
+    assert world.rate("c")[-1] == 9
+    world.now += 3600 * 2
+    assert sum(world.rate("b")[:-1]) == 0
+    assert world.rate("unknown") == [0] * 60
 
 
-def test_five_minutes_become_one_point_and_the_old_leaves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_five_minutes_become_one_point_and_the_old_leaves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A day at 10 seconds, a month at 5 minutes: means, sums and the worst, and no row stays longer."""
     monkeypatch.setitem(file.KEPT, file.FINE, 900.0)
     monkeypatch.setitem(file.KEPT, file.COARSE, 3600.0)
 
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        world.counters.rejected("overloaded")
-        await world.go(300, events=10)
-        await world.go(3600)
-        await world.go(600, events=20)
-        with closing(sqlite3.connect(world.series.path)) as raw:
-            rows = raw.execute("SELECT step, min(at), max(at) FROM point GROUP BY step").fetchall()
-        ranges = {step: (low, high) for step, low, high in rows}
-        assert world.now - 900 <= ranges[10][0] < ranges[10][1] == world.now
-        assert ranges[300][0] >= world.now - 3600
-        _, step, found = await world.series.whole("month")
-        assert step == 1800
-        assert max(points(found["events"])) > 0
-
-    asyncio.run(run())
+    await world.series.open(world.levels.heads)
+    world.counters.rejected("overloaded")
+    await world.go(300, events=10)
+    await world.go(3600)
+    await world.go(600, events=20)
+    with closing(sqlite3.connect(world.series.path)) as raw:
+        rows = raw.execute("SELECT step, min(at), max(at) FROM point GROUP BY step").fetchall()
+    ranges = {step: (low, high) for step, low, high in rows}
+    assert world.now - 900 <= ranges[10][0] < ranges[10][1] == world.now
+    assert ranges[300][0] >= world.now - 3600
+    _, step, found = await world.series.whole("month")
+    assert step == 1800
+    assert max(points(found["events"])) > 0
 
 
-def test_a_clock_that_was_ahead(world: World) -> None:
+@pytest.mark.gen_test
+async def test_a_clock_that_was_ahead(world: World) -> None:
     """What is measured once it is right again becomes points of 5 minutes as ever."""
-
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        world.now += 400 * DAY
-        await world.go(600, events=10)
-        world.now = float(START)
-        await world.go(2400, events=10)
-        _, _, found = await world.series.whole("month")
-        assert len(points(found["events"])) == 2
-
-    asyncio.run(run())
+    await world.series.open(world.levels.heads)
+    world.now += 400 * DAY
+    await world.go(600, events=10)
+    world.now = float(START)
+    await world.go(2400, events=10)
+    _, _, found = await world.series.whole("month")
+    assert len(points(found["events"])) == 2
 
 
-def test_sums_means_and_the_worst(world: World) -> None:
+@pytest.mark.gen_test
+async def test_sums_means_and_the_worst(world: World) -> None:
     """What stands for 5 minutes."""
-
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        for _ in range(3):
-            world.counters.rejected("overloaded")
-        world.levels = replace(world.levels, lag=90)
-        await world.go(10, events=30)
-        world.levels = replace(world.levels, lag=1)
-        await world.go(600)
-        with closing(sqlite3.connect(world.series.path)) as raw:
-            rows = raw.execute(
-                "SELECT name, value FROM point JOIN series ON series.id = series WHERE step = 300 AND at = ?", (START,)
-            )
-            found = dict(rows.fetchall())
-        assert (found["lag"], found["errors:overloaded"], found["bucket:b"]) == (90, 3, 30)
-        assert found["events"] == pytest.approx(3 / 29)
-
-    asyncio.run(run())
+    await world.series.open(world.levels.heads)
+    for _ in range(3):
+        world.counters.rejected("overloaded")
+    world.levels = replace(world.levels, lag=90)
+    await world.go(10, events=30)
+    world.levels = replace(world.levels, lag=1)
+    await world.go(600)
+    with closing(sqlite3.connect(world.series.path)) as raw:
+        rows = raw.execute(
+            "SELECT name, value FROM point JOIN series ON series.id = series WHERE step = 300 AND at = ?", (START,)
+        )
+        found = dict(rows.fetchall())
+    assert (found["lag"], found["errors:overloaded"], found["bucket:b"]) == (90, 3, 30)
+    assert found["events"] == pytest.approx(3 / 29)
 
 
 @pytest.mark.parametrize("harm", ["no database", "another version", "taken away", "a directory"])
-def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Measures are dropped, reads find nothing, and where another file helps there is one at the next try."""
     monkeypatch.setattr("relay_tornado.series.series._AGAIN", 0.0)
     world = World(tmp_path)
@@ -203,32 +187,27 @@ def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monkeypatc
     elif harm == "a directory":
         path.mkdir()
 
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.heads)
+    await world.go(20, events=1)
+    if harm == "taken away":
+        for each in tmp_path.glob(file.NAME + "*"):
+            each.unlink()
         await world.go(20, events=1)
-        if harm == "taken away":
-            for each in tmp_path.glob(file.NAME + "*"):
-                each.unlink()
-            await world.go(20, events=1)
-        _, _, found = await world.series.whole("hour")
-        assert len(points(found["events"])) == (0 if harm == "a directory" else 2)
-        assert sum(world.rate("b")) == (4 if harm == "taken away" else 2)
-        await world.series.close()
-
-    asyncio.run(run())
+    _, _, found = await world.series.whole("hour")
+    assert len(points(found["events"])) == (0 if harm == "a directory" else 2)
+    assert sum(world.rate("b")) == (4 if harm == "taken away" else 2)
+    await world.series.close()
 
 
-def test_a_full_file_lets_go_of_the_oldest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_a_full_file_lets_go_of_the_oldest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many series there are, there are no more points than may be."""
     monkeypatch.setattr(file, "MOST_POINTS", 300)
 
-    async def run() -> None:
-        await world.series.open(world.levels.heads)
-        await world.go(3600, events=1)
-        with closing(sqlite3.connect(world.series.path)) as raw:
-            count = raw.execute("SELECT count(*) FROM point").fetchone()[0]
-        assert 0 < count <= 300 + 10 * 30
-        _, _, found = await world.series.whole("hour")
-        assert points(found["events"])
-
-    asyncio.run(run())
+    await world.series.open(world.levels.heads)
+    await world.go(3600, events=1)
+    with closing(sqlite3.connect(world.series.path)) as raw:
+        count = raw.execute("SELECT count(*) FROM point").fetchone()[0]
+    assert 0 < count <= 300 + 10 * 30
+    _, _, found = await world.series.whole("hour")
+    assert points(found["events"])

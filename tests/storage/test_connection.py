@@ -19,23 +19,20 @@ from relay_tornado.storage.database import NAME, Database
 from tests.storage.faults import no_threads
 
 
-def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_a_text_that_is_malformed_is_not_quoted(tmp_path: Path) -> None:
     """Python's own message has all of it, and it may be a record with secrets."""
-
-    async def run() -> None:
-        connection = await Connection.writer(tmp_path / "file.db")
-        try:
-            with pytest.raises(sqlite3.DatabaseError) as failure:
-                await connection.run(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
-            assert failure.value.sqlite_errorcode == sqlite3.SQLITE_CORRUPT
-            assert "secret" not in str(failure.value)
-            assert failure.value.__cause__ is None
-            with pytest.raises(sqlite3.OperationalError, match="no such table: absent"):
-                await connection.run(lambda raw: raw.execute("SELECT * FROM absent"))
-        finally:
-            await connection.close()
-
-    asyncio.run(run())
+    connection = await Connection.writer(tmp_path / "file.db")
+    try:
+        with pytest.raises(sqlite3.DatabaseError) as failure:
+            await connection.run(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
+        assert failure.value.sqlite_errorcode == sqlite3.SQLITE_CORRUPT
+        assert "secret" not in str(failure.value)
+        assert failure.value.__cause__ is None
+        with pytest.raises(sqlite3.OperationalError, match="no such table: absent"):
+            await connection.run(lambda raw: raw.execute("SELECT * FROM absent"))
+    finally:
+        await connection.close()
 
 
 class NoWal(sqlite3.Connection):
@@ -64,28 +61,30 @@ def test_a_schema_that_is_malformed(tmp_path: Path) -> None:
         open_file(tmp_path / NAME)
 
 
-def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
     """It fails, and nothing else does."""
+    database = await Database.open(replace(Settings(), data=tmp_path))
+    try:
+        with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
+            await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
+        assert database.refusal() is None
+    finally:
+        await database.close()
 
-    async def run() -> None:
-        database = await Database.open(replace(Settings(), data=tmp_path))
-        try:
-            with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
-                await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
-            assert database.refusal() is None
-        finally:
-            await database.close()
-
-    asyncio.run(run())
+    database = await Database.open(replace(Settings(), data=tmp_path))
+    try:
+        with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
+            await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
+        assert database.refusal() is None
+    finally:
+        await database.close()
 
 
-def test_no_thread_can_be_started(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_no_thread_can_be_started(tmp_path: Path) -> None:
     """It is that which is told, with what to do, and nothing stays open: with threads again all is well."""
     settings = replace(Settings(), data=tmp_path)
     with no_threads(), pytest.raises(StartupError, match=r"relay.db can't be opened: no thread .*raise the limit"):
-        asyncio.run(Database.open(settings))
-
-    async def again() -> None:
-        await (await Database.open(settings)).close()
-
-    asyncio.run(again())
+        await Database.open(settings)
+    await (await Database.open(settings)).close()

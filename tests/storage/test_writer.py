@@ -54,17 +54,14 @@ def threads_since(before: set[threading.Thread]) -> list[str]:
     return [thread.name for thread in new if thread.is_alive()]
 
 
-def test_what_is_used_of_aiosqlite_beyond_its_public_part() -> None:
+@pytest.mark.gen_test
+async def test_what_is_used_of_aiosqlite_beyond_its_public_part() -> None:
     """`Connection._execute` runs a function with its arguments on the connection's thread; pinned here."""
-
-    async def main() -> None:
-        proxy = await aiosqlite.connect(":memory:")
-        try:
-            assert await proxy._execute(lambda a, b: (a, b, threading.get_ident()), 1, 2) == (1, 2, proxy._thread.ident)
-        finally:
-            await proxy.close()
-
-    asyncio.run(main())
+    proxy = await aiosqlite.connect(":memory:")
+    try:
+        assert await proxy._execute(lambda a, b: (a, b, threading.get_ident()), 1, 2) == (1, 2, proxy._thread.ident)
+    finally:
+        await proxy.close()
 
 
 def test_a_connection_that_fails_to_open_leaves_no_thread(tmp_path: Any) -> None:
