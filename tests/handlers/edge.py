@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from relay_tornado import errors
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.counters import Counters
@@ -27,7 +29,7 @@ from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
-from relay_tornado.model import Bucket, Event, Input
+from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
@@ -42,6 +44,29 @@ URL = b"/v1/webhooks/in-1"
 
 transport: str = Settings().transport
 """The setting, where a test does not give it; the fixture of that name changes it."""
+
+
+class HeldLog(MemoryEventLog):
+    """A log whose appends wait until `release`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[asyncio.Future[Appended]] = []
+        self.error: errors.RelayError | None = None
+
+    def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
+        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
+        if self.error is not None:
+            future.set_exception(self.error)
+        else:
+            self.held.append(future)
+        return future
+
+    def release(self) -> None:
+        for future in self.held:
+            if not future.done():
+                future.set_result(Appended("k3v9x1q7m2ab", 1))
+        self.held.clear()
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -13,43 +12,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from relay_tornado import errors
-from relay_tornado.handlers import connection
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.model import Appended, BucketAuth, NewEvent
-from relay_tornado.transport import direct
-from tests.handlers.edge import BUCKET, INPUT, URL, edge
+from tests.handlers.edge import INPUT, URL, HeldLog, edge
 from tests.handlers.raw import Raw, eventually, request
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
-
-
-class HeldLog(MemoryEventLog):
-    """A log whose appends wait until `release`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held: list[asyncio.Future[Appended]] = []
-        self.error: errors.RelayError | None = None
-
-    def append(self, bucket_id: str, event: NewEvent) -> asyncio.Future[Appended]:
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        if self.error is not None:
-            future.set_exception(self.error)
-        else:
-            self.held.append(future)
-        return future
-
-    def release(self) -> None:
-        for future in self.held:
-            if not future.done():
-                future.set_result(Appended("k3v9x1q7m2ab", 1))
-        self.held.clear()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
-    return None if request.param == "memory" else tmp_path
 
 
 @pytest.mark.gen_test
@@ -398,184 +364,6 @@ async def test_nothing_is_taken_behind_the_last_request(headers: bytes, version:
                 assert (await raw.closed(reset=True)).count(b" 200 OK") == 1
             await eventually(lambda: not site.site.listener.connections)
             assert b"behind" not in [event.body for event in await site.events()]
-
-
-@pytest.mark.gen_test
-async def test_refusals_in_words(folder: Path | None) -> None:
-    """404 and 401 say what is wrong, come before the body has, and leave a small request's connection open."""
-    async with edge(folder) as site, Raw(site.port) as raw:
-        raw.send(request(URL + b"x", b"body")[:-4])
-        reply = await raw.reply()
-        assert (reply.status, reply.header("Connection")) == (404, None)
-        assert reply.body == b"There is no input at this URL. Compare it with what `relay bucket show` prints.\n"
-        raw.send(b"body")
-        await site.change(auth=BucketAuth("basic", username="a", password="b"))
-        reply = await raw.ask(request(URL, b"body"))
-        assert (reply.status, reply.body) == (401, b"Unauthorized")
-        assert reply.header("WWW-Authenticate") == 'Basic realm="webhooks", charset="UTF-8"'
-        reply = await raw.ask(request(URL, b"body", b"Authorization: Basic YTpi\r\n"))
-        assert reply.status == 200
-        (event,) = await site.events()
-        assert event.headers == b"Host: relay.test\r\nContent-Length: 4\r\n"
-
-
-@pytest.mark.gen_test
-async def test_too_long_is_read_by_a_sender_that_goes_on() -> None:
-    """A sender that does not look before it has sent everything reads the 413, not a reset."""
-    body = b"x" * (6 << 20)
-    async with edge() as site, Raw(site.port) as raw:
-        raw.send(request(URL, body))
-        await asyncio.wait_for(raw.writer.drain(), 20)
-        reply = await raw.reply()
-        assert (reply.status, reply.header("Connection")) == (413, "close")
-        assert reply.body == b"The body is larger than the 3145728 bytes that this bucket takes.\n"
-        assert await raw.closed() == b""
-        assert await site.events() == []
-
-
-@pytest.mark.gen_test
-async def test_too_long_in_chunks() -> None:
-    """A chunked body is refused with 413 on its way, read by a sender that goes on, and nothing comes after it."""
-    async with edge(max_body=100_000) as site, Raw(site.port) as raw:
-        raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % URL)
-        for _ in range(40):
-            raw.send(b"1000\r\n" + b"x" * 0x1000 + b"\r\n")
-        reply = await raw.reply()
-        assert (reply.status, reply.header("Connection")) == (413, "close")
-        raw.send(b"not a chunk\r\n")
-        assert await raw.closed() == b""
-        assert await site.events() == []
-        assert site.site.ingest.buffered == 0
-
-
-@pytest.mark.gen_test
-async def test_a_sender_that_never_ends_is_cut() -> None:
-    """What is read after a refusal is bounded: twice the largest body."""
-    async with edge(max_body=1000, large_max_body=100_000) as site, Raw(site.port) as raw:
-        raw.send(b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n" % URL)
-        assert (await raw.reply()).status == 413
-        sent = 0
-        with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(20):
-                while site.site.listener.connections:
-                    raw.send(b"x" * 10_000)
-                    await raw.writer.drain()
-                    sent += 10_000
-        assert 200_000 <= sent < 50_000_000
-
-
-@pytest.mark.gen_test
-async def test_a_head_that_is_too_long(folder: Path | None) -> None:
-    """431 in words, read also by a sender that sends on."""
-    async with edge(folder, max_header=2000) as site, Raw(site.port) as raw:
-        assert (await raw.ask(request(URL, headers=b"A: %b\r\n" % (b"x" * 1500)))).status == 200
-        for extra in (b"x" * 3000, b"x" * 200_000):
-            async with Raw(site.port) as other:
-                reply = await other.ask(b"POST %b HTTP/1.1\r\nA: %b" % (URL, extra))
-                assert (reply.status, reply.header("Connection")) == (431, "close")
-                assert b"longer than the 2000 bytes" in reply.body
-                assert await other.closed() == b""
-        assert len(await site.events()) == 1
-
-
-@pytest.mark.gen_test
-async def test_a_slow_sender_is_cut() -> None:
-    """A body that does not arrive in its time is answered 408, the connection closes, and its bytes are let go."""
-    async with edge(body_timeout=0.2) as site, Raw(site.port) as raw:
-        raw.send(request(URL, b"body")[:-2])
-        reply = await raw.reply()
-        assert (reply.status, reply.header("Connection")) == (408, "close")
-        assert await raw.closed() == b""
-        assert site.site.ingest.buffered == 0
-        assert await site.events() == []
-
-
-@pytest.mark.gen_test
-async def test_an_idle_connection_is_closed() -> None:
-    """A connection that sends no (further) head closes without an answer; one that waits for its answer does not."""
-    log = HeldLog()
-    async with edge(log=log, idle_timeout=0.2) as site, Raw(site.port) as waiting:
-        waiting.send(request(URL, b"x"))
-        async with Raw(site.port) as fresh, Raw(site.port) as partial:
-            partial.send(b"POST /")
-            assert await fresh.closed() == b""
-            assert await partial.closed() == b""
-        log.release()
-        assert (await waiting.reply()).status == 200
-        assert await waiting.closed() == b""
-
-
-@pytest.mark.gen_test
-async def test_a_client_that_leaves() -> None:
-    """What a client sent before it left in the middle is let go, and nothing is stored."""
-    async with edge() as site:
-        async with Raw(site.port) as raw:
-            raw.send(request(URL, b"x" * 2_000_000)[:1_000_000])
-            await eventually(lambda: site.site.ingest.buffered >= 900_000)
-        await eventually(lambda: not (site.site.ingest.buffered or site.site.listener.connections))
-        assert await site.events() == []
-
-
-@pytest.mark.gen_test
-@pytest.mark.parametrize("patience", [0.0, 60.0])
-async def test_a_client_that_leaves_before_its_answer(monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
-    """A webhook that arrived whole is kept, also where its sender did not wait for the answer. Its connection is not,
-    for long: it might read the answer yet, if it has closed its own half alone."""
-    for module in (connection, direct):
-        monkeypatch.setattr(module, "DISCARD_TIME", patience)
-    log = HeldLog()
-    async with edge(log=log) as site:
-        async with Raw(site.port) as raw:
-            raw.send(request(URL, b"x"))
-            await eventually(lambda: log.held)
-        if not patience:
-            await eventually(lambda: not site.site.listener.connections)
-        log.release()
-        await eventually(lambda: not site.site.listener.connections)
-        async with Raw(site.port) as raw:
-            assert (await raw.ask(request(b"/healthz", method=b"GET"))).status == 200
-
-
-@pytest.mark.gen_test
-async def test_a_missing_log_is_a_matter_of_time(folder: Path | None) -> None:
-    """Where a bucket is there and its log is not, the file is damaged, and may be restored: its senders come again. One
-    that is deleted is gone for good."""
-    async with edge(folder) as site, Raw(site.port) as raw:
-        await site.log.drop(BUCKET.id)
-        reply = await raw.ask(request(URL, b"body"))
-        assert (reply.status, reply.header("Retry-After")) == (503, "5")
-        assert site.counters.rejections["unavailable"] == 1
-        await site.registry.delete("bucket", BUCKET.id)
-        assert (await raw.ask(request(URL, b"body"))).status == 404
-
-
-@pytest.mark.gen_test
-@pytest.mark.parametrize(
-    ("error", "status", "retry"),
-    [(errors.Overloaded(), 503, "1"), (errors.Unknown(), 503, "5"), (errors.NoSpace(), 507, "60")],
-)
-async def test_what_could_not_be_stored(error: errors.RelayError, status: int, retry: str) -> None:
-    """The log's refusals reach the sender in words, with Retry-After, and the connection goes on."""
-    log = HeldLog()
-    log.error = error
-    async with edge(log=log) as site, Raw(site.port) as raw:
-        for _ in range(2):
-            reply = await raw.ask(request(URL, b"x"))
-            assert (reply.status, reply.header("Retry-After")) == (status, retry)
-            assert b"end it again" in reply.body
-
-
-@pytest.mark.gen_test
-async def test_the_ingest_buffer_is_full() -> None:
-    """While bodies on their way fill the buffer, the next sender gets 503; afterwards it is taken."""
-    async with edge(ingest_buffer=100_000) as site, Raw(site.port) as first, Raw(site.port) as second:
-        body = b"x" * 90_000
-        first.send(request(URL, body)[:-10])
-        await eventually(lambda: site.site.ingest.buffered >= 89_000)
-        assert (await second.ask(request(URL, body[:20_000]))).status == 503
-        assert (await first.ask(b"x" * 10)).status == 200
-        assert (await second.ask(request(URL, body[:20_000]))).status == 200
-        assert site.site.ingest.buffered == 0
 
 
 @pytest.mark.gen_test

@@ -27,11 +27,6 @@ pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("tran
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0, destination=f"http://to-{n}.example") for n in (1, 2))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
-    return None if request.param == "memory" else tmp_path
-
-
 class _Known(Client):
     """A client with its token."""
 
