@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from tests.ui.browser import Watch
+    from tests.ui.sending import Sender
 
 
 @pytest.fixture(scope="module")
@@ -66,4 +68,26 @@ def signed_in(page: Page, relay: Relay, administrator: str) -> Page:
     from tests.ui.browser import sign_in
 
     sign_in(page, relay, administrator)
+    return page
+
+
+@pytest.fixture
+def sender(relay: Relay, administrator: str, request: pytest.FixtureRequest) -> Iterator[Sender]:
+    from tests.ui.sending import Sender
+
+    made = Sender(relay, administrator, re.sub(r"\W+", "-", request.node.name)[5:60].strip("-").lower())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def events(page: Page, relay: Relay, administrator: str, sender: Sender) -> Page:
+    """The page at the bucket's events, live."""
+    from tests.ui.browser import sign_in
+    from tests.ui.sending import live
+
+    page.set_viewport_size({"width": 1400, "height": 900})
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/buckets/{sender.name}")
+    live(page)
     return page

@@ -3,87 +3,22 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
-from websockets.sync.client import connect
+from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.ui.browser import Watch, sign_in
+from tests.ui.sending import Sender, live, paths, rows
 
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAoAAAAKCAYAAACNMs+9AAAAFUlEQVR42mNk+M9Qz0AEYBxVSF+FABJADveWkH6oAAAAAElFTkSuQmCC"
 )
-
-
-class Sender:
-    """Sends events to a bucket of its own, on one connection."""
-
-    def __init__(self, relay: Relay, secret: str, name: str) -> None:
-        self.relay = relay
-        self.name = name
-        self._secret = secret
-        self._connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)
-        self.path = f"/v1/webhooks/{self.rest('POST', '/v1/buckets', {'name': name})['inputs'][0]['id']}"
-
-    def send(self, path: str = "", body: bytes = b"", method: str = "POST", **headers: str) -> None:
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self._connection.request(method, self.path + path, body, named)
-        answer = self._connection.getresponse()
-        answer.read()
-        assert answer.status == 200
-
-    def rest(self, method: str, path: str, body: object = None) -> Any:
-        headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
-        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
-        answer = self._connection.getresponse()
-        content = answer.read()
-        assert answer.status < 300, content
-        return json.loads(content)
-
-    def events(self) -> list[Any]:
-        """What the bucket keeps, oldest first."""
-        found: list[Any] = self.rest("GET", f"/v1/logs?bucket={self.name}&limit=500")["data"]
-        return found[::-1]
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-@pytest.fixture
-def sender(relay: Relay, administrator: str, request: pytest.FixtureRequest) -> Iterator[Sender]:
-    made = Sender(relay, administrator, re.sub(r"\W+", "-", request.node.name)[5:60].strip("-").lower())
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def events(page: Page, relay: Relay, administrator: str, sender: Sender) -> Page:
-    """The page at the bucket's events, live."""
-    page.set_viewport_size({"width": 1400, "height": 900})
-    sign_in(page, relay, administrator)
-    page.goto(f"/ui/buckets/{sender.name}")
-    live(page)
-    return page
-
-
-def live(page: Page) -> None:
-    expect(page.get_by_role("status").get_by_text("Live", exact=True)).to_be_visible()
-
-
-def rows(page: Page) -> Locator:
-    return page.get_by_role("listbox").get_by_role("option")
-
-
-def paths(page: Page) -> list[str]:
-    return [text.strip() for text in page.locator(".list-row .path").all_inner_texts()]
 
 
 def test_new_events_come_on_top_at_once(events: Page, sender: Sender) -> None:
@@ -387,129 +322,6 @@ def test_comparing(events: Page, sender: Sender) -> None:
     expect(events.locator(".diff .left")).to_contain_text(['"n": 1'])
     events.get_by_role("link", name="Swap").click()
     expect(heads.get_by_role("row")).to_have_text(["NameLeftRight", "X-Two2–", "X-One–1"])
-
-
-def test_sending_again(events: Page, sender: Sender) -> None:
-    """One event, a selection, a range: each comes again as a new event, and the bar says how far it is."""
-    for index in range(4):
-        sender.send(f"/{index}", b"x")
-    expect(rows(events)).to_have_count(4)
-    dialog = events.get_by_role("dialog")
-    for index in (1, 3):
-        rows(events).nth(index).locator(".tick").click()
-    events.get_by_role("button", name="Send again").click()
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(dialog).to_contain_text("2 of 2 done, 2 sent.")
-    dialog.get_by_role("button", name="Close", exact=True).last.click()
-    expect(rows(events)).to_have_count(6)
-    assert [each["extra_path"] for each in sender.events()[4:]] == ["/0", "/2"]
-    expect(rows(events).first).to_contain_text("again")
-    events.get_by_role("button", name="Send a range again").click()
-    dialog.get_by_label("From number").fill("2")
-    dialog.get_by_label("To number").fill("4")
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(dialog).to_contain_text("3 of 3 done, 3 sent.")
-    assert [each["extra_path"] for each in sender.events()[6:]] == ["/1", "/2", "/3"]
-
-
-def test_sending_can_be_stopped(events: Page, sender: Sender) -> None:
-    """Stop ends it where it is; nothing is sent after that."""
-    for index in range(3):
-        sender.send(f"/{index}")
-    expect(rows(events)).to_have_count(3)
-    held: list[Any] = []
-
-    def hold(route: Any) -> None:
-        held.append(route)
-        if len(held) == 1:
-            route.continue_()
-
-    events.route("**/action", hold)
-    events.get_by_role("listbox").focus()
-    events.keyboard.press("Control+a")
-    events.get_by_role("button", name="Send again").click()
-    dialog = events.get_by_role("dialog")
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(dialog).to_contain_text("1 of 3 done, 1 sent")
-    dialog.get_by_role("button", name="Stop").click()
-    expect(dialog).to_contain_text("Stopped.")
-    assert [each["extra_path"] for each in sender.events()] == ["/0", "/1", "/2", "/0"]
-    assert len(held) == 2
-
-
-def test_to_a_url_an_output_and_a_consumer(events: Page, watch: Watch, sender: Sender, relay: Relay) -> None:
-    """A URL that may not be called is told; an output gets the event alone; a consumer gets the same one again."""
-    watch.expected.append("status of 4")
-    sender.send("/x", b"x")
-    output = {"name": "shop", "internal": True, "destination": "http://127.0.0.1:1/"}
-    (event,) = sender.events()
-    key, secret = relay.create_token()
-    with connect(relay.ws_url, open_timeout=TIMEOUT) as socket:
-        subscribe = {"action": "subscribe", "buckets": [sender.name], "consumer": "billing", "since": "earliest"}
-        for message in ({"action": "auth", "key": key, "secret": secret}, subscribe):
-            socket.send(json.dumps(message))
-
-        def given() -> str:
-            while (frame := json.loads(socket.recv(TIMEOUT)))["type"] != "webhook":
-                pass
-            socket.send(json.dumps({"action": "ack", "id": frame["meta"]["id"]}))
-            return str(frame["meta"]["id"])
-
-        assert given() == event["id"]
-        sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", output)
-        events.goto(f"/ui/events/{event['id']}")
-        events.get_by_role("button", name="Send again").click()
-        dialog = events.get_by_role("dialog")
-        dialog.get_by_label("A URL").check()
-        dialog.get_by_label("URL", exact=True).fill("http://127.0.0.1:1/x")
-        dialog.get_by_role("button", name="Send", exact=True).click()
-        expect(dialog.get_by_role("alert")).to_contain_text("is not a public address")
-        dialog.get_by_label("One output").check()
-        dialog.get_by_role("button", name="Send once more").click()
-        expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
-        assert sender.events()[1]["target"] == 1
-        assert given().startswith(sender.events()[1]["id"])
-        dialog.get_by_label("One consumer").check()
-        expect(dialog.get_by_label("Consumer", exact=True)).to_have_value("client:billing")
-        dialog.get_by_role("button", name="Send once more").click()
-        expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
-        assert given().startswith(event["id"])
-
-
-def test_edit_and_send(events: Page, sender: Sender) -> None:
-    """What was edited is what is sent, the rest to the byte as it was, and it says from which event it was made."""
-    sender.send("/o?a=1", b'{"a": 1}\r\n', Content_Type="application/json", X_Kind="order")
-    rows(events).first.click()
-    events.get_by_role("button", name="Edit and send").click()
-    dialog = events.get_by_role("dialog")
-    expect(dialog.get_by_label("Headers")).to_have_value(re.compile("X-Kind: order"))
-    dialog.get_by_label("Method").select_option("PATCH")
-    dialog.get_by_label("Path behind the input").fill("/p")
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(rows(events).first).to_contain_text("/p?a=1")
-    expect(rows(events).first).to_contain_text("edited")
-    first, second = sender.events()
-    assert (second["method"], second["body"], second["edited"], second["resend_of"]) == (
-        "PATCH",
-        '{"a": 1}\r\n',
-        True,
-        first["id"],
-    )
-    assert second["headers"]["X-Kind"] == ["order"]
-
-
-def test_a_sample(events: Page, sender: Sender) -> None:
-    """A test event of a provider comes in, signed where the input has a secret."""
-    path = sender.path.rpartition("/")[2]
-    verify = {"provider": "github", "secrets": ["it is a secret"], "on_failure": "mark"}
-    sender.rest("PUT", f"/v1/buckets/{sender.name}/inputs/{path}", {"name": "GitHub", "verify": verify})
-    events.reload()
-    events.get_by_role("button", name="Send a test event").click()
-    dialog = events.get_by_role("dialog")
-    expect(dialog.get_by_label("Sample")).not_to_have_value("")
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(rows(events)).to_have_count(1)
-    expect(rows(events).first).to_contain_text("verified")
 
 
 def test_a_gap_is_a_row(events: Page, sender: Sender) -> None:

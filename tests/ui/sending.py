@@ -1,0 +1,57 @@
+"""A bucket whose events a test sends, and the page that shows them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+
+from playwright.sync_api import Locator, Page, expect
+
+from tests.acceptance.relay import TIMEOUT, Relay
+
+
+class Sender:
+    """Sends events to a bucket of its own, on one connection."""
+
+    def __init__(self, relay: Relay, secret: str, name: str) -> None:
+        self.relay = relay
+        self.name = name
+        self._secret = secret
+        self._connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=TIMEOUT)
+        self.path = f"/v1/webhooks/{self.rest('POST', '/v1/buckets', {'name': name})['inputs'][0]['id']}"
+
+    def send(self, path: str = "", body: bytes = b"", method: str = "POST", **headers: str) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        self._connection.request(method, self.path + path, body, named)
+        answer = self._connection.getresponse()
+        answer.read()
+        assert answer.status == 200
+
+    def rest(self, method: str, path: str, body: object = None) -> Any:
+        headers = {"Authorization": f"Bearer {self._secret}", "Content-Type": "application/json"}
+        self._connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = self._connection.getresponse()
+        content = answer.read()
+        assert answer.status < 300, content
+        return json.loads(content)
+
+    def events(self) -> list[Any]:
+        """What the bucket keeps, oldest first."""
+        found: list[Any] = self.rest("GET", f"/v1/logs?bucket={self.name}&limit=500")["data"]
+        return found[::-1]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def live(page: Page) -> None:
+    expect(page.get_by_role("status").get_by_text("Live", exact=True)).to_be_visible()
+
+
+def rows(page: Page) -> Locator:
+    return page.get_by_role("listbox").get_by_role("option")
+
+
+def paths(page: Page) -> list[str]:
+    return [text.strip() for text in page.locator(".list-row .path").all_inner_texts()]
