@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -81,20 +81,18 @@ class World:
         ledger.save()
 
 
-def run(claim: Callable[[World], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        world = World()
-        await world.log.create(BUCKET.id, world.epoch)
-        await claim(world)
-        await world.log.close()
-
-    asyncio.run(whole())
+@asynccontextmanager
+async def opened() -> AsyncIterator[World]:
+    world = World()
+    await world.log.create(BUCKET.id, world.epoch)
+    yield world
+    await world.log.close()
 
 
-def test_show_tells_where_it_is() -> None:
+@pytest.mark.gen_test
+async def test_show_tells_where_it_is() -> None:
     """Counts, lag in events and seconds, terms, and the gaps that it met; looking changes nothing."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(10)
         ledger = await world.open(ack_wait=45.5, max_deliver=3)
         world.done(ledger, 1, 2, 5)
@@ -133,13 +131,11 @@ def test_show_tells_where_it_is() -> None:
         gaps = (await world.consumers.show(BUCKET, "w"))["gaps"]
         assert gaps["last"] == {"from": 4, "to": 6, "count": 3, "reason": "retention"}
 
-    run(claim)
 
-
-def test_all_kinds_are_listed_but_the_queues() -> None:
+@pytest.mark.gen_test
+async def test_all_kinds_are_listed_but_the_queues() -> None:
     """Of the one bucket; each is found by what the list says, and a name that looks like a kind's by its kind."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.open("w")
         await world.open("token:w")
         await world.open("key", kind="token", receipt=True)
@@ -159,8 +155,6 @@ def test_all_kinds_are_listed_but_the_queues() -> None:
             with pytest.raises(NotFound):
                 await world.consumers.show(BUCKET, reference)
 
-    run(claim)
-
 
 @pytest.mark.parametrize(
     ("to", "floor"),
@@ -179,11 +173,11 @@ def test_all_kinds_are_listed_but_the_queues() -> None:
         (Cursor("E", 0), 4),
     ],
 )
-def test_a_seek_goes_to_any_position(to: Position, floor: int) -> None:
+@pytest.mark.gen_test
+async def test_a_seek_goes_to_any_position(to: Position, floor: int) -> None:
     """Those of a subscribe; a position between two copies of an event repeats the event, one behind the last copy does
     not. What lies behind is given, and nothing else; whoever delivers is told, and after a restart it is so still."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(20)
         await world.log.trim(BUCKET.id, Retention(None, 16, None), None)
         ledger = await world.open(floor=10)
@@ -206,13 +200,11 @@ def test_a_seek_goes_to_any_position(to: Position, floor: int) -> None:
         assert stored is not None
         assert (stored.floor, list(stored.done)) == (floor, [])
 
-    run(claim)
 
-
-def test_a_look_at_a_seek_changes_nothing() -> None:
+@pytest.mark.gen_test
+async def test_a_look_at_a_seek_changes_nothing() -> None:
     """Nor does it take from anybody what is missing."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(10)
         ledger = await world.open()
         world.ledgers.close(ledger)
@@ -228,13 +220,11 @@ def test_a_look_at_a_seek_changes_nothing() -> None:
         await world.consumers.seek(BUCKET, "w", Latest())
         assert (await world.open()).untold == (Gap("retention", 1, 6),)
 
-    run(claim)
 
-
-def test_a_seek_counts_what_was_tried_and_given_up() -> None:
+@pytest.mark.gen_test
+async def test_a_seek_counts_what_was_tried_and_given_up() -> None:
     """Parked ones that it passes over are skipped, dead ones that it gives again are repeats."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(10)
         ledger = await world.open()
         taken = ledger.progress.take(10, 10, world.now)
@@ -250,13 +240,11 @@ def test_a_seek_counts_what_was_tried_and_given_up() -> None:
         assert (seeked.before, seeked.repeats, seeked.skips) == (world.id(5), 3, 1)
         assert len((await world.consumers.dead(BUCKET, "w"))["data"]) == 1
 
-    run(claim)
 
-
-def test_a_seek_to_what_the_log_does_not_have_is_refused() -> None:
+@pytest.mark.gen_test
+async def test_a_seek_to_what_the_log_does_not_have_is_refused() -> None:
     """Another bucket's id, or one above the head: never a guess."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(2)
         await world.open()
         for cursor in (Cursor(new_epoch(), 1), Cursor(world.epoch, 3)):
@@ -265,26 +253,22 @@ def test_a_seek_to_what_the_log_does_not_have_is_refused() -> None:
         with pytest.raises(NotFound):
             await world.consumers.seek(BUCKET, "v", Latest())
 
-    run(claim)
 
-
-def test_an_output_may_stand_behind_its_copy() -> None:
+@pytest.mark.gen_test
+async def test_an_output_may_stand_behind_its_copy() -> None:
     """The id of its own copy is behind the event, that of a copy before it is not."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(5)
         await world.open("3", kind="output")
         for number, floor in ((2, 3), (3, 4), (4, 4)):
             seeked = await world.consumers.seek(BUCKET, "output:3", Cursor(world.epoch, 4, number))
             assert seeked.after == world.id(floor)
 
-    run(claim)
 
-
-def test_a_client_s_consumer_is_deleted_and_no_other() -> None:
+@pytest.mark.gen_test
+async def test_a_client_s_consumer_is_deleted_and_no_other() -> None:
     """Those who use it learn of it; a token's and an output's belong to these."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         ledger = await world.open()
         await world.open("key", kind="token", receipt=True)
         await world.open("3", kind="output")
@@ -298,13 +282,11 @@ def test_a_client_s_consumer_is_deleted_and_no_other() -> None:
             with pytest.raises(Conflict):
                 await world.consumers.delete(BUCKET, reference)
 
-    run(claim)
 
-
-def test_dead_letters_are_listed_given_again_and_forgotten() -> None:
+@pytest.mark.gen_test
+async def test_dead_letters_are_listed_given_again_and_forgotten() -> None:
     """By pages, by ids or all of them, of one consumer or the bucket; those given again are so at once."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(20)
         one, two = await world.open("one"), await world.open("two")
         await world.bury(one, *range(1, 11))
@@ -351,13 +333,11 @@ def test_dead_letters_are_listed_given_again_and_forgotten() -> None:
             with pytest.raises(NotFound):
                 await what
 
-    run(claim)
 
-
-def test_a_replay_gives_a_range_again() -> None:
+@pytest.mark.gen_test
+async def test_a_replay_gives_a_range_again() -> None:
     """In pages, also what was done long ago; what is to come anyway is not counted, and comes once."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(MOST + 500, 0.001)
         ledger = await world.open(floor=MOST + 400)
         first = await world.consumers.replay(BUCKET, "w", first=1)
@@ -372,13 +352,11 @@ def test_a_replay_gives_a_range_again() -> None:
         nothing = await world.consumers.replay(BUCKET, "w", first=MOST + 5_000)
         assert (nothing.scheduled, nothing.next) == (0, None)
 
-    run(claim)
 
-
-def test_what_is_given_again_at_once_waits_for_no_clock() -> None:
+@pytest.mark.gen_test
+async def test_what_is_given_again_at_once_waits_for_no_clock() -> None:
     """Also where the clock of day is set back right behind it."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(3)
         ledger = await world.open()
         world.done(ledger, 1, 2)
@@ -387,13 +365,11 @@ def test_what_is_given_again_at_once_waits_for_no_clock() -> None:
         await world.consumers.resend(BUCKET, "w", None)
         assert {one.due for one in ledger.progress.parked.values()} == {AT_ONCE}
 
-    run(claim)
 
-
-def test_a_replay_keeps_the_pace_over_its_pages() -> None:
+@pytest.mark.gen_test
+async def test_a_replay_keeps_the_pace_over_its_pages() -> None:
     """So many times as fast as they came, whichever page they are in."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(MOST + 10, 2.0)
         ledger = await world.open(floor=MOST + 10)
         start = world.now
@@ -407,13 +383,11 @@ def test_a_replay_keeps_the_pace_over_its_pages() -> None:
             with pytest.raises(Invalid, match="anchor"):
                 await world.consumers.replay(BUCKET, "w", first=1, speed=1.0, anchor=anchor)
 
-    run(claim)
 
-
-def test_a_replay_waits_where_no_more_may_wait() -> None:
+@pytest.mark.gen_test
+async def test_a_replay_waits_where_no_more_may_wait() -> None:
     """It says where to go on, and nothing of the range is lost."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         count = PARKED + 2_000
         await world.events(count, 0.0)
         ledger = await world.open(floor=count)
@@ -432,19 +406,15 @@ def test_a_replay_waits_where_no_more_may_wait() -> None:
         assert waits
         assert given == list(range(1, count + 1))
 
-    run(claim)
 
-
-def test_what_is_moved_by_receipts_is_not_given_single_events() -> None:
+@pytest.mark.gen_test
+async def test_what_is_moved_by_receipts_is_not_given_single_events() -> None:
     """It says what to do instead."""
-
-    async def claim(world: World) -> None:
+    async with opened() as world:
         await world.events(3)
         await world.open("key", kind="token", receipt=True)
         with pytest.raises(Conflict, match="seek"):
             await world.consumers.replay(BUCKET, "token:key", first=1)
-
-    run(claim)
 
 
 def test_names_are_read_as_they_are_written() -> None:
@@ -464,10 +434,10 @@ def test_an_outputs_number_comes_before_anothers_name() -> None:
         key_of(bucket, "output:4")
 
 
-def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
     """It is left out, as one that was deleted before; asked for by its name it is not found."""
-
-    async def test(world: World) -> None:
+    async with opened() as world:
         await world.open()
         gone = Bucket("b-2", "deleted", 0, 0)
         administration: Any = SimpleNamespace(
@@ -477,5 +447,3 @@ def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
         assert [each["name"] for each in await listed(administration, {"bucket": None})] == ["w"]
         with pytest.raises(NotFound):
             await listed(administration, {"bucket": "deleted"})
-
-    run(test)

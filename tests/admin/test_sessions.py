@@ -214,13 +214,6 @@ async def test_where_it_can_not_be_stored_it_is_good_until_the_next_start(world:
     await world.restart()
     assert not world.is_good(cookie)
 
-    world.path.mkdir()
-    token, secret = await world.token()
-    cookie, _ = await world.sessions.begin(token, secret)
-    assert world.is_good(cookie)
-    await world.restart()
-    assert not world.is_good(cookie)
-
 
 @pytest.mark.gen_test
 async def test_without_a_thread_to_store_it_it_is_good(world: World) -> None:

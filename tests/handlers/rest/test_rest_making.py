@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +16,14 @@ from tests.handlers.rest.world import World, world
 STANDARD = "whsec_" + base64.b64encode(b"0123456789abcdef01234567").decode()
 
 
-def run(folder: Path, scenario: Callable[[World], Awaitable[None]], **settings: Any) -> None:
-    async def within() -> None:
-        async with asyncio.timeout(60), world(folder, **settings) as here:
-            await scenario(here)
-
-    asyncio.run(within())
-
-
 async def log_of(here: World, log: str) -> Any:
     return (await here.call("GET", f"/v1/logs/{log}")).document
 
 
-def test_a_made_event_is_what_was_given(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_a_made_event_is_what_was_given(tmp_path: Path) -> None:
     """Exact bytes, headers in their order, the right length, and the marks of an edited copy; it survives a restart."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         bucket = await here.bucket("orders")
         await here.relay.administration.create_output(bucket.id, name="o")
         first = await here.send(bucket, b"x")
@@ -58,13 +48,11 @@ def test_a_made_event_is_what_was_given(tmp_path: Path) -> None:
         log = await log_of(here, plain.document["id"])
         assert (log["method"], log["body"], log["edited"], log["resend_of"]) == ("POST", "", False, None)
 
-    run(tmp_path, scenario)
 
-
-def test_what_can_not_be_made(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_what_can_not_be_made(tmp_path: Path) -> None:
     """Each names its field; another bucket's event, output or input is refused, and a body over the bucket's limit."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         bucket, other = await here.bucket("orders", max_body=10), await here.bucket("other")
         strange = await here.send(other, b"x")
         for body, field in (
@@ -89,13 +77,11 @@ def test_what_can_not_be_made(tmp_path: Path) -> None:
         large = await here.call("POST", f"/v1/buckets/{bucket.id}/events", {"body_base64": "eHh4eHh4eHh4eHh4"})
         assert large.status == 413
 
-    run(tmp_path, scenario)
 
-
-def test_signatures_and_repeats(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_signatures_and_repeats(tmp_path: Path) -> None:
     """A wrong signature is told and not refused; a repeat is the first one, and an edited copy never a repeat."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         bucket = await here.bucket("orders", dedupe={"header": "auto"})
         verify = {"verify": {"provider": "github", "secrets": ["hush"], "on_failure": "reject"}}
         assert (await here.call("PUT", f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}", verify)).status == 200
@@ -107,14 +93,12 @@ def test_signatures_and_repeats(tmp_path: Path) -> None:
         edited = await here.call("POST", "/v1/buckets/orders/events", {**body, "edited_from": first})
         assert edited.document["id"] != first
 
-    run(tmp_path, scenario)
-
 
 @pytest.mark.parametrize("provider", sorted({each.provider for each in SAMPLES}))
-def test_samples_pass_the_check_of_their_input(tmp_path: Path, provider: str) -> None:
+@pytest.mark.gen_test
+async def test_samples_pass_the_check_of_their_input(tmp_path: Path, provider: str) -> None:
     """Signed with the input's secret where it checks that provider, and else not."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         await here.bucket("orders")
         secret = STANDARD if provider == "standard-webhooks" else "hush"
         verify = {"name": "checked", "verify": {"provider": provider, "secrets": [secret], "on_failure": "reject"}}
@@ -137,10 +121,9 @@ def test_samples_pass_the_check_of_their_input(tmp_path: Path, provider: str) ->
             answer = await here.call("POST", "/v1/buckets/orders/samples", body)
             assert (answer.status, answer.document["field"]) == (400, field)
 
-    run(tmp_path, scenario)
 
-
-def test_an_event_is_sent_to_a_url(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_an_event_is_sent_to_a_url(tmp_path: Path) -> None:
     """As a public output would send it, and the answer comes back; what may not be called, and who does not answer."""
     seen: list[tuple[str, str, bytes, str]] = []
 
@@ -152,7 +135,7 @@ def test_an_event_is_sent_to_a_url(tmp_path: Path) -> None:
             self.set_header("X-Answer", "tea")
             self.write(b"short and stout")
 
-    async def scenario(here: World) -> None:
+    async with world(tmp_path, forward_allow="127.0.0.0/8") as here:
         server = HTTPServer(Application([(".*", Target)]))
         server.listen(0, "127.0.0.1")
         (port,) = {each.getsockname()[1] for each in server._sockets.values()}
@@ -174,5 +157,3 @@ def test_an_event_is_sent_to_a_url(tmp_path: Path) -> None:
         ):
             answer = await here.call("POST", f"/v1/logs/{log}/send", {"url": url})
             assert answer.status == status, (url, answer.document)
-
-    run(tmp_path, scenario, forward_allow="127.0.0.0/8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,14 +14,6 @@ from relay_tornado.admin import searching
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import index
 from tests.handlers.rest.world import World, world
-
-
-def run(folder: Path, scenario: Callable[[World], Awaitable[None]], **settings: Any) -> None:
-    async def within() -> None:
-        async with asyncio.timeout(60), world(folder, **settings) as here:
-            await scenario(here)
-
-    asyncio.run(within())
 
 
 async def find(here: World, token: str = "administrator", **query: Any) -> Any:
@@ -55,10 +46,10 @@ def options(way: str) -> dict[str, Any]:
     return {"search_index": None} if way == "none" else {}
 
 
-def test_filters(tmp_path: Path, way: str) -> None:
+@pytest.mark.gen_test
+async def test_filters(tmp_path: Path, way: str) -> None:
     """By text, method, path, header, verdict, delivery and time, and by all of them at once."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path, **options(way)) as here:
         bucket = await here.bucket("orders")
         await here.call(
             "PUT",
@@ -97,13 +88,11 @@ def test_filters(tmp_path: Path, way: str) -> None:
         assert (one["id"], one["status"], "body" in one, one["size"] > 30) == (first, "sent", False, True)
         assert one["headers"]["X-Kind"] == ["Paid"]
 
-    run(tmp_path, scenario, **options(way))
 
-
-def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
+@pytest.mark.gen_test
+async def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
     """Newest first over all buckets, every event once, whatever arrives meanwhile; a cursor of nothing is refused."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path, **options(way)) as here:
         buckets = [await here.bucket(f"b{number}") for number in range(3)]
         sent = [await here.send(buckets[number % 3], b"needle %d" % number) for number in range(20)]
         for bucket in buckets:
@@ -125,15 +114,14 @@ def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
             answer = await here.call("GET", f"/v1/search?cursor={cursor}")
             assert (answer.status, answer.document["field"]) == (400, "cursor")
 
-    run(tmp_path, scenario, **options(way))
 
-
-def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the page ends, perhaps empty, and the cursor goes on: nothing is passed over."""
     monkeypatch.setattr(searching, "LOOKED_AT", 8)
     monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
 
-    async def scenario(here: World) -> None:
+    async with world(tmp_path, **options(way)) as here:
         bucket, other = await here.bucket("orders"), await here.bucket("other")
         await here.send(bucket, b"first needle")
         for number in range(30):
@@ -151,16 +139,15 @@ def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monkeypatch
             if query == {"q": "st"}:
                 assert pages > 2
 
-    run(tmp_path, scenario, **options(way))
 
-
-def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what came since, the newest are looked at; where there is too much of it the page is not complete."""
     monkeypatch.setattr(searching, "_UNINDEXED", 5)
     monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
     monkeypatch.setattr(index, "_SETTLE", 0.01)
 
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         bucket = await here.bucket("orders")
         await here.send(bucket, b"needle")
         await ready(here, bucket, "indexed")
@@ -177,13 +164,11 @@ def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert many["data"][-1]["seq"] == 1
         assert not many["complete"] or len(many["data"]) == 5
 
-    run(tmp_path, scenario)
 
-
-def test_a_token_finds_what_is_its_own(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_a_token_finds_what_is_its_own(tmp_path: Path) -> None:
     """Nothing of other buckets is in a page, its cursors or its status."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         mine, other = await here.bucket("mine"), await here.bucket("other")
         await here.token("scoped", buckets=["mine"])
         one, hidden = await here.send(mine, b"needle"), await here.send(other, b"needle")
@@ -194,13 +179,11 @@ def test_a_token_finds_what_is_its_own(tmp_path: Path) -> None:
         status = (await here.call("GET", "/v1/status", token="scoped")).document
         assert [each["name"] for each in status["buckets"]] == ["mine"]
 
-    run(tmp_path, scenario)
 
-
-def test_status(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_status(tmp_path: Path) -> None:
     """What a bucket holds, who listens, who lags, and what came in the last hour."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         bucket = await here.bucket("orders", description="shop")
         await here.bucket("empty")
         for _ in range(3):
@@ -215,13 +198,11 @@ def test_status(tmp_path: Path) -> None:
         assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
         assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
 
-    run(tmp_path, scenario)
 
-
-def test_status_while_a_bucket_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.gen_test
+async def test_status_while_a_bucket_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is left out: the page that asks every few seconds gets no 404."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         await here.bucket("orders")
         gone = await here.bucket("gone")
         real = SqliteEventLog.extents
@@ -235,13 +216,11 @@ def test_status_while_a_bucket_is_deleted(tmp_path: Path, monkeypatch: pytest.Mo
         answer = await here.call("GET", "/v1/status")
         assert (answer.status, [each["name"] for each in answer.document["buckets"]]) == (200, ["orders"])
 
-    run(tmp_path, scenario)
 
-
-def test_series(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_series(tmp_path: Path) -> None:
     """The relay's, a bucket's and a consumer's; what needs a bucket says so."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         await here.bucket("orders")
         for span, step in (("hour", 10), ("day", 60), ("month", 1800)):
             answer = (await here.call("GET", f"/v1/series?span={span}")).document
@@ -253,13 +232,11 @@ def test_series(tmp_path: Path) -> None:
         assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
         assert (await here.call("GET", "/v1/series?span=year")).status == 400
 
-    run(tmp_path, scenario)
 
-
-def test_deliveries(tmp_path: Path) -> None:
+@pytest.mark.gen_test
+async def test_deliveries(tmp_path: Path) -> None:
     """A log has all that came of the event, and a copy's log what came of that."""
-
-    async def scenario(here: World) -> None:
+    async with world(tmp_path) as here:
         bucket = await here.bucket("orders")
         await here.relay.administration.create_output(bucket.id, name="one")
         await here.relay.administration.create_output(bucket.id, name="two")
@@ -273,5 +250,3 @@ def test_deliveries(tmp_path: Path) -> None:
         assert every[0]["response_headers"] == {"X-A": ["b"]}
         of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
         assert json.dumps([each["status_code"] for each in of_one]) == "[500, 201]"
-
-    run(tmp_path, scenario)
