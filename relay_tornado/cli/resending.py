@@ -13,9 +13,10 @@ from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.cli.access import Access
 from relay_tornado.cli.entry import Failure
-from relay_tornado.cli.output import note, printable
+from relay_tornado.cli.output import note
 from relay_tornado.cli.progress import Progress
 from relay_tornado.cli.span import Course
+from relay_tornado.cli.tally import reason_of
 from relay_tornado.cli.target import Sending, shape_of, until_told
 from relay_tornado.client import subscribe
 from relay_tornado.client.errors import RelayClientError
@@ -71,7 +72,7 @@ class _Watch:
         self._complete = True
 
     def retrying(self, event: Event, request: Request, result: Answer | Trouble, tries: int, wait: float) -> None:
-        words = f"{event.id}: {_reason(result)}, try {tries + 1} in {wait:.0f} s"
+        words = f"{event.id}: {reason_of(result)}, try {tries + 1} in {wait:.0f} s"
         self._show(words)
         if tries & (tries - 1) == 0:
             note(words)
@@ -83,10 +84,10 @@ class _Watch:
                 self.course.sent += 1
             case "refused":
                 self.course.refused += 1
-                note(f"{event.id}: the target answered {_reason(outcome.result)}")
+                note(f"{event.id}: the target answered {reason_of(outcome.result)}")
             case "failed":
                 self.course.failed += 1
-                note(f"{event.id} failed: {_reason(outcome.result)}")
+                note(f"{event.id} failed: {reason_of(outcome.result)}")
         self.course.next = self.next()
         self._show("sending")
 
@@ -112,10 +113,6 @@ class _Watch:
 
     def _show(self, words: str) -> None:
         self._progress(words, self.course.passed, self.course.span.count)
-
-
-def _reason(result: Answer | Trouble) -> str:
-    return str(result.status) if isinstance(result, Answer) else printable(result.words)
 
 
 async def _send(agent: Agent, target: Target, access: Access, watch: _Watch, pace: Pace, rules: Any) -> None:

@@ -43,7 +43,7 @@ class Tally:
         self, event: Event, request: Request | None, result: Answer | Trouble, tries: int, wait: float
     ) -> None:
         """Tells the first, second, fourth, eighth … try: a target that is away for a day must not fill the screen."""
-        reason = _reason(result)
+        reason = reason_of(result)
         self._working[event.id] = f"{reason}, try {tries + 1} in {wait:.0f} s"
         if tries & (tries - 1) == 0:
             if self._as_json:
@@ -68,7 +68,7 @@ class Tally:
             fields["duration_ms"] = round(outcome.seconds * 1000, 1)
             self._screen.line(json.dumps({"what": outcome.verdict, **fields}))
         else:
-            words = click.style(_reason(outcome.result), fg=_COLOURS[outcome.verdict])
+            words = click.style(reason_of(outcome.result), fg=_COLOURS[outcome.verdict])
             tries = f"  {outcome.tries} tries" if outcome.tries > 1 else ""
             self._screen.line(
                 f"{_clock()}  {_request(event, outcome.request)}  {words}  {outcome.seconds * 1000:.0f} ms{tries}"
@@ -154,7 +154,8 @@ def _fields(event: Event, request: Request | None, result: Answer | Trouble, tri
     }
 
 
-def _reason(result: Answer | Trouble) -> str:
+def reason_of(result: Answer | Trouble) -> str:
+    """The status that an event was answered with, or the words for why it was not."""
     return str(result.status) if isinstance(result, Answer) else printable(result.words)
 
 
