@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import NONE
 from relay_tornado.cli.output import Document, print_json
 from relay_tornado.errors import NotClear, NotFound

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.manifest import read_manifest
 from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json, printable

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay_tornado.cli.client import check_rights
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure, file_words
 from relay_tornado.cli.options import Switch, data_option, json_option, settings_from_environment
 from relay_tornado.cli.output import print_json, printable, size_words
 from relay_tornado.cli.progress import show_progress
-from relay_tornado.cli.trouble import file_words
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted
 

@@ -16,14 +16,10 @@ import click
 from click.core import ParameterSource
 
 import relay_tornado
+from relay_tornado.cli.errors import REMOTE, STDOUT, Failure, drop_output, file_words, is_printing, near_only
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.streams import open_closed
-from relay_tornado.cli.trouble import STDOUT, drop_output, file_words, is_printing
 from relay_tornado.errors import NO_THREAD, RelayError
-
-REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
-"""The commands that work with a relay on another machine, too."""
-
 
 _COMMANDS: Final = {
     "GET /v1/buckets lists": "`relay bucket list` shows",
@@ -34,15 +30,6 @@ _COMMANDS: Final = {
 
 _BEHIND: Final = {"--data": " PATH", "--json": "", "--public-url": " URL"}
 """Options of nearly every command, which none of them is before its command."""
-
-
-class Failure(click.ClickException):
-    """An error as a command shows it: `relay: …` on stderr, exit code 1."""
-
-    exit_code = 1
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"relay: {self.format_message()}", file=file, err=True)
 
 
 class Commands(click.Group):
@@ -191,11 +178,6 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
 
         base = Url().convert(url, None, context).removesuffix("/v1")
         context.obj = Place(base, said, lambda: _secret(secret, secret_file))
-
-
-def near_only(command: str | None, source: str) -> str:
-    """What is said where a relay elsewhere was named (by `source`) to a command that knows only the one here."""
-    return f"{command} works on the relay's own machine only; with {source}: {', '.join(REMOTE)}"
 
 
 def _secret(secret: str | None, file: Path | None) -> str:

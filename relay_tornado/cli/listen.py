@@ -17,12 +17,11 @@ from click.core import ParameterSource
 from relay_tornado.cli.access import Access, extend, open_access
 from relay_tornado.cli.client import place_given
 from relay_tornado.cli.conditions import Condition, joined
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure, file_words
 from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.reader import ended_with_reader
-from relay_tornado.cli.trouble import file_words
 
 if TYPE_CHECKING:
     from relay_tornado.cli.showing import Show

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, data_option, date_time, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when

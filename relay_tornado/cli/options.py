@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from relay_tornado.cli.entry import REMOTE, near_only
+from relay_tornado.cli.errors import REMOTE, near_only
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
 from relay_tornado.proxy import ProxyTrust

@@ -15,7 +15,7 @@ from relay_tornado.cli.access import open_access
 from relay_tornado.cli.answering import find_output
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.positions import Place, PlaceType

@@ -12,7 +12,7 @@ from relay_tornado.agent.pace import Pace, paced
 from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Target, Trouble
 from relay_tornado.cli.access import Access
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.output import note
 from relay_tornado.cli.progress import Progress
 from relay_tornado.cli.span import Course

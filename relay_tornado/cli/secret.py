@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from relay_tornado.cli.entry import Failure
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.streams import is_closed
 
 

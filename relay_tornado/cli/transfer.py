@@ -12,10 +12,10 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple
 import click
 
 from relay_tornado.cli.client import Caller, check_rights, open_relay
+from relay_tornado.cli.errors import STDOUT, about
 from relay_tornado.cli.options import Switch, data_option, json_option
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
-from relay_tornado.cli.trouble import STDOUT, about
 from relay_tornado.errors import Conflict, Invalid, RelayError
 from relay_tornado.model import counted
 

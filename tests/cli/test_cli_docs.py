@@ -9,7 +9,7 @@ import click
 import pytest
 
 from relay_tornado.cli import main
-from relay_tornado.cli.entry import REMOTE
+from relay_tornado.cli.errors import REMOTE
 from relay_tornado.cli.options import format_default
 from relay_tornado.errors import CloseCode
 from relay_tornado.settings import Settings, flag, variable

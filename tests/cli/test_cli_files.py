@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.cli import transfer
-from relay_tornado.cli.trouble import about, file_words
+from relay_tornado.cli.errors import about, file_words
 from tests.cli.runner import Runner
 
 

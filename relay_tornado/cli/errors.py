@@ -1,4 +1,4 @@
-"""What the system says of a file, as a line for people: which file, what is wrong with it, and what to do."""
+"""Errors as commands show them: what the relay refused, and what the system says of a file, each a line for people."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
+
+REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
+"""The commands that work with a relay on another machine, too."""
 
 STDOUT: Final = "standard output"
 
@@ -30,6 +33,20 @@ _WORDS: Final[Mapping[int, str]] = {
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EIO: "the disk failed: look at it, and use another one",
 }
+
+
+class Failure(click.ClickException):
+    """An error as a command shows it: `relay: …` on stderr, exit code 1."""
+
+    exit_code = 1
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"relay: {self.format_message()}", file=file, err=True)
+
+
+def near_only(command: str | None, source: str) -> str:
+    """What is said where a relay elsewhere was named (by `source`) to a command that knows only the one here."""
+    return f"{command} works on the relay's own machine only; with {source}: {', '.join(REMOTE)}"
 
 
 def file_words(error: OSError) -> str:
