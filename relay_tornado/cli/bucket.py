@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.answering import ask, rate_given
 from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.common import ask, rate_given
 from relay_tornado.cli.options import (
     NONE,
     Duration,

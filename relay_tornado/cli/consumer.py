@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from relay_tornado.cli.answering import ask
 from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.common import ask
 from relay_tornado.cli.options import Number, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.cli.positions import Place, PlaceType

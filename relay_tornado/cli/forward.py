@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay_tornado.cli.access import Access, extend, open_access
-from relay_tornado.cli.answering import no_output
 from relay_tornado.cli.client import open_relay, place_given
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure, file_words
 from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.parts import no_output
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
 from relay_tornado.errors import RelayError

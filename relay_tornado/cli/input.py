@@ -7,16 +7,8 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.answering import (
-    delete_part,
-    find_part,
-    header_rows,
-    headers_given,
-    parts_of,
-    rate_given,
-    read_text,
-)
 from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.common import delete_part, header_rows, headers_given, rate_given, read_text
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -30,6 +22,7 @@ from relay_tornado.cli.options import (
     url_option,
 )
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
+from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.answering import delete_part, find_part, header_rows, headers_given, parts_of, read_text
 from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.common import delete_part, header_rows, headers_given, read_text
 from relay_tornado.cli.options import (
     Duration,
     Lines,
@@ -22,6 +22,7 @@ from relay_tornado.cli.options import (
     together,
 )
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
+from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.secret import must_be_seen, read_secret
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_signing_secret

@@ -17,8 +17,8 @@ from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 import relay_tornado
-from relay_tornado.cli.answering import find_part
 from relay_tornado.cli.output import note
+from relay_tornado.cli.parts import find_part
 from relay_tornado.errors import BucketGone, Invalid, NotFound, RelayError, Unavailable
 from relay_tornado.wire.fields import Document
 

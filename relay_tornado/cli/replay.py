@@ -12,12 +12,12 @@ import click
 from click.core import ParameterSource
 
 from relay_tornado.cli.access import open_access
-from relay_tornado.cli.answering import find_output
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.parts import find_output
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.progress import Progress, show_progress
 from relay_tornado.cli.span import Course, find_span
