@@ -25,10 +25,10 @@ from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import StartupError
 from relay_tornado.forwarding.forwarding import Forwarding
+from relay_tornado.gauges import ConsumerLevels, Gauges, Measured
 from relay_tornado.handlers.control import ControlServer
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.handlers.site import Site
-from relay_tornado.levels import ConsumerLevels, Gauges, Measured
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
