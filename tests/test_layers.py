@@ -29,7 +29,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handlers"}),
     frozenset({"client"}),
     frozenset({"agent"}),
-    frozenset({"app", "garbage", "gauges", "logs", "cli"}),
+    frozenset({"app", "garbage", "gauges", "log_output", "cli"}),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

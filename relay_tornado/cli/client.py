@@ -269,7 +269,7 @@ class _Offline:
 
         from relay_tornado.app import open_administration
         from relay_tornado.cli.options import settings_from_environment
-        from relay_tornado.logs import configure
+        from relay_tornado.log_output import configure
 
         settings = settings_from_environment(data)
         configure(dataclasses.replace(settings, log_format="console", log_level="warning"))

@@ -25,7 +25,7 @@ from relay_tornado.cli.program import program
 from relay_tornado.cli.ui import link
 from relay_tornado.cli.variables import unknown_variables
 from relay_tornado.garbage import restrain
-from relay_tornado.logs import configure
+from relay_tornado.log_output import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
 from relay_tornado.settings import Settings

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from relay_tornado.app import Relay
-from relay_tornado.logs import configure
+from relay_tornado.log_output import configure
 from relay_tornado.settings import Settings
 
 TIMEOUT = 90.0

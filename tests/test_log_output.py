@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from relay_tornado.ids import new_secret
-from relay_tornado.logs import configure, redact
+from relay_tornado.log_output import configure, redact
 from relay_tornado.settings import Settings
 
 
