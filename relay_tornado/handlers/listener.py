@@ -20,7 +20,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
 from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
-from relay_tornado.handlers.seldom import Seldom
+from relay_tornado.handlers.log_limit import LogLimit
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.settings import Settings
@@ -104,7 +104,7 @@ class Listener:
             self._direct = Direct(ingest, settings, entrance.trust, self)
         self._sockets: list[socket.socket] = []
         self._refused = 0
-        self._seldom = Seldom()
+        self._log_limit = LogLimit()
         self._loop = IOLoop.current()
         times = settings.idle_timeout, settings.head_timeout, settings.body_timeout
         self._interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
@@ -232,7 +232,7 @@ class Listener:
 
     def _say(self, event: str, **what: Any) -> bool:
         """Logs at most once a second; returns whether it did."""
-        if self._seldom.due() is None:
+        if self._log_limit.due() is None:
             return False
         _log.warning(event, **what)
         return True

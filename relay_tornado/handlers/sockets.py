@@ -17,7 +17,7 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.crowd import Crowd
-from relay_tornado.handlers.seldom import Seldom
+from relay_tornado.handlers.log_limit import LogLimit
 from relay_tornado.model import BucketId, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.access import Access
@@ -109,7 +109,7 @@ class Sockets:
         self._tokens: dict[str, set[Connected]] = {}
         self._expiry: asyncio.TimerHandle | None = None
         self._closing = False
-        self._seldom = Seldom()
+        self._log_limit = LogLimit()
         self._emptied = asyncio.Event()
         self._end_watch = registry.watch(self._changed)
 
@@ -131,7 +131,7 @@ class Sockets:
 
     def tell(self, event: str, **what: Any) -> None:
         """Logs what it takes no token to cause: at most once a second, with how many lines were left out before."""
-        left_out = self._seldom.due()
+        left_out = self._log_limit.due()
         if left_out is not None:
             _log.info(event, **what, **({"left_out": left_out} if left_out else {}))
 

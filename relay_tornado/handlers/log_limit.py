@@ -10,7 +10,7 @@ _PAUSE: Final = 1.0
 """Seconds between two such lines."""
 
 
-class Seldom:
+class LogLimit:
     """When one of them may be written: at most once a second."""
 
     __slots__ = ("_at", "_left_out")
