@@ -24,7 +24,7 @@ from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.model import MIB, Bounds, Bucket, BucketId, Cursor
 from relay_tornado.search import file, pages
 from relay_tornado.search.file import Place, State, Stretch
-from relay_tornado.search.rests import Rests
+from relay_tornado.search.pacing import Pacing
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.whereabouts import Whereabouts
@@ -102,7 +102,7 @@ class Index:
         self._woken = asyncio.Event()
         self._tidied = 0.0
         self._used = 0
-        self._rests = Rests(events)
+        self._pacing = Pacing(events)
         self._whole = False
 
     # looking up
@@ -161,7 +161,7 @@ class Index:
                     await asyncio.sleep(_AGAIN)
         finally:
             watch.close()
-            self._rests.end()
+            self._pacing.end()
             await self._close()
 
     def _wake(self, bucket_id: BucketId) -> None:
@@ -194,7 +194,7 @@ class Index:
     async def _step(self) -> int:
         """Indexes some of what is new, or else of what is old; returns how many events that were."""
         found: list[_Found] = []
-        self._rests.begin()
+        self._pacing.begin()
         while self._dirty and not _full(found):
             bucket_id = next(iter(self._dirty))
             del self._dirty[bucket_id]
@@ -209,7 +209,7 @@ class Index:
             with suppress(BucketGone):
                 found += await self._downwards(bucket_id)
         if found:
-            await asyncio.sleep(self._rests.due())
+            await asyncio.sleep(self._pacing.due())
             await self._add(found, backwards)
         return _size(found)
 
@@ -269,10 +269,10 @@ class Index:
         room = [key for key, (size, back) in self._state.segments.items() if back is backwards and size < most]
 
         def job(raw: sqlite3.Connection) -> tuple[int, int]:
-            self._rests.begin()
+            self._pacing.begin()
             segment = max(room) if room else file.begin_segment(raw, backwards)
             for each in sorted(found, key=lambda each: each.place.key):
-                file.insert(raw, segment, each.place.key, each.stretch, self._rests.rest)
+                file.insert(raw, segment, each.place.key, each.stretch, self._pacing.rest)
                 file.move(raw, each.bucket_id, each.place.epoch, each.place.low, each.place.high)
             return segment, file.used(raw)
 

@@ -20,7 +20,7 @@ from relay_tornado.admin.buckets import new_bucket
 from relay_tornado.errors import NO_THREAD
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Bucket, Retention
-from relay_tornado.search import file, index, pages, rests
+from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query, text_of
 from relay_tornado.settings import Settings
@@ -38,7 +38,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits for more to come."""
     monkeypatch.setattr(index, "_SETTLE", 0.005)
     monkeypatch.setattr(index, "_AGAIN", 0.01)
-    monkeypatch.setattr(rests, "_RESTS", (0.0, 0.0))
+    monkeypatch.setattr(pacing, "_RESTS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -320,8 +320,8 @@ async def test_the_index_rests_where_there_is_nothing_to_add(
 ) -> None:
     """To read a log that has nothing but stubs takes time as well."""
     rested: list[float] = []
-    monkeypatch.setattr(rests.Rests, "due", lambda self: rested.append(0.0) or 0.0)
-    monkeypatch.setattr(rests.Rests, "rest", lambda self: None)
+    monkeypatch.setattr(pacing.Pacing, "due", lambda self: rested.append(0.0) or 0.0)
+    monkeypatch.setattr(pacing.Pacing, "rest", lambda self: None)
     for _ in range(3):
         await world.log.append("b", event(b"flies by", ephemeral=True))
     async with indexed(world, tmp_path) as made:

@@ -20,7 +20,7 @@ _WINDOW: Final = 0.01
 """Seconds over which, at least, events are counted."""
 
 
-class Rests:
+class Pacing:
     """In turn for what is done in the loop and for what is done on a thread: `begin` and `rest` are called where work
     is done that waits for nothing else, `end` anywhere: after it there is no rest any more."""
 

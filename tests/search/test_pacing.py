@@ -1,4 +1,4 @@
-"""relay_tornado/search/rests.py: the more the relay has to do, the longer the index rests."""
+"""relay_tornado/search/pacing.py: the more the relay has to do, the longer the index rests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from relay_tornado.search import rests as module
-from relay_tornado.search.rests import Rests
+from relay_tornado.search import pacing as module
+from relay_tornado.search.pacing import Pacing
 
 
 class Relay:
@@ -17,53 +17,53 @@ class Relay:
         self.now = 100.0
         self.events = 0
 
-    def rests(self) -> Rests:
-        return Rests(lambda: self.events, lambda: self.now)
+    def pacing(self) -> Pacing:
+        return Pacing(lambda: self.events, lambda: self.now)
 
 
 @pytest.mark.parametrize(("rate", "times"), [(0, 0.25), (150, 1.25), (750, 5.25), (30_000, 20.0)])
 def test_as_long_as_the_relay_is_busy(rate: int, times: float) -> None:
     """In times of what the work took; at most so many."""
     relay = Relay()
-    rests = relay.rests()
+    pacing = relay.pacing()
     for _ in range(3):
-        rests.begin()
+        pacing.begin()
         relay.now += 0.02
         relay.events += int(rate * 0.02)
-        assert rests.due() == pytest.approx(0.02 * times)
+        assert pacing.due() == pytest.approx(0.02 * times)
 
 
 def test_it_notices_at_once_that_the_relay_has_nothing_to_do() -> None:
     """And that it has: within a piece of work."""
     relay = Relay()
-    rests = relay.rests()
+    pacing = relay.pacing()
     for events, times in ((600, 20.0), (0, 0.25), (600, 20.0)):
-        rests.begin()
+        pacing.begin()
         relay.now += 0.02
         relay.events += events
-        assert rests.due() == pytest.approx(0.02 * times)
+        assert pacing.due() == pytest.approx(0.02 * times)
 
 
 def test_no_rest_is_long() -> None:
     """Also where the machine was away in the middle of the work."""
     relay = Relay()
-    rests = relay.rests()
-    rests.begin()
+    pacing = relay.pacing()
+    pacing.begin()
     relay.now += 60
     relay.events += 1_000_000
-    assert rests.due() == 0.5
+    assert pacing.due() == 0.5
 
 
 def test_the_end_ends_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who stops the relay does not wait for it."""
     monkeypatch.setattr(module, "_LONGEST", 3600.0)
     relay = Relay()
-    rests = relay.rests()
-    rests.begin()
+    pacing = relay.pacing()
+    pacing.begin()
     relay.now += 3600
     relay.events += 1 << 40
-    assert rests.due() == 3600
-    thread = threading.Thread(target=rests.rest)
+    assert pacing.due() == 3600
+    thread = threading.Thread(target=pacing.rest)
     thread.start()
-    rests.end()
+    pacing.end()
     thread.join()
