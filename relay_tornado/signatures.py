@@ -89,7 +89,7 @@ class Verifier:
 
 
 def sign(provider: str, secret: str, body: bytes, now: float, message_id: str) -> list[tuple[str, str]]:
-    """The headers that the provider would send with this body at `now`, for a test event.
+    """The headers that the provider would send with this body at `now`, for a test event or a public output.
 
     `message_id` goes into the header for the delivery's id, where the provider has one. Raises Invalid as `Verifier`
     does, with the field "secret".

@@ -11,9 +11,9 @@ import re
 from typing import Final
 
 from relay_tornado.errors import Invalid
-from relay_tornado.forwarding import signing
 from relay_tornado.ids import format_id
 from relay_tornado.model import Event, Output
+from relay_tornado.signatures import sign
 from relay_tornado.wire import destination as destinations
 from relay_tornado.wire.destination import Destination
 from relay_tornado.wire.headers import HOP_BY_HOP, parse
@@ -40,7 +40,9 @@ def encode(event: Event, output: Output, destination: Destination, now: float) -
         own += [(header.encode(), value.encode()) for value in values]
     if output.secret:
         copy_id = format_id(event.epoch, event.seq, output.n)
-        own += signing.signature(output.secret, copy_id, event.body, now)
+        # The id is that of the copy, the same however often it is tried; the time is that of the try.
+        signed = sign("standard-webhooks", output.secret, event.body, now, copy_id)
+        own += [(name.encode(), value.encode()) for name, value in signed]
     names = {name.lower() for name, _ in own}
     if destination.login and b"authorization" not in names:
         own.append((b"Authorization", destination.login.encode()))

@@ -12,10 +12,10 @@ import pytest
 
 from relay_tornado.forwarding.circuit import FAILURES, FIRST, LONGEST, Circuit
 from relay_tornado.forwarding.schedule import begun, retry_after, schedule_of
-from relay_tornado.forwarding.signing import signature
 from relay_tornado.forwarding.throttle import MOST_AT_ONCE, Throttle
 from relay_tornado.ids import new_signing_secret
 from relay_tornado.model import DAY
+from relay_tornado.signatures import sign
 from tests.forwarding.world import public
 
 SECOND = 10**9
@@ -174,20 +174,21 @@ def test_circuit() -> None:
 def test_signature_vector() -> None:
     """The vector of Standard Webhooks' own reference; a new secret can sign."""
     made = dict(
-        signature(
+        sign(
+            "standard-webhooks",
             "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "msg_p5jXN8AQM9LWM0D4loKWxJek",
             b'{"test": 2432232314}',
             1614265330.9,
+            "msg_p5jXN8AQM9LWM0D4loKWxJek",
         )
     )
     assert made == {
-        b"webhook-id": b"msg_p5jXN8AQM9LWM0D4loKWxJek",
-        b"webhook-timestamp": b"1614265330",
-        b"webhook-signature": b"v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
     }
     assert new_signing_secret() != new_signing_secret()
-    assert signature(new_signing_secret(), "id", b"", 0.0)
+    assert sign("standard-webhooks", new_signing_secret(), b"", 0.0, "id")
 
 
 def test_tries_of_before_the_circuit_opened() -> None:
