@@ -6,8 +6,6 @@ from tornado.routing import URLSpec
 
 from relay_tornado.handlers.rest import (
     about,
-    bins,
-    body,
     buckets,
     consumers,
     logs,
@@ -22,10 +20,8 @@ from relay_tornado.handlers.rest.service import Rest as Rest
 
 HANDLERS: tuple[type[RestHandler], ...] = (
     *buckets.HANDLERS,
-    *bins.HANDLERS,
     *consumers.HANDLERS,
     *logs.HANDLERS,
-    *body.HANDLERS,
     *making.HANDLERS,
     *searches.HANDLERS,
     *tokens.HANDLERS,

@@ -1,4 +1,4 @@
-"""/buckets and what is in them: inputs, outputs, rules."""
+"""/buckets and what is in them: inputs, outputs, rules; /bins."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import Any, Final
 
 from marshmallow import Schema
 
+from relay_tornado.admin.bins import create_bin
 from relay_tornado.admin.inputs import find_input
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import BucketAnswer, Deleted, DeleteQuery, InputAnswer, OutputAnswer
+from relay_tornado.handlers.rest.schemas import BinAnswer, BucketAnswer, Deleted, DeleteQuery, InputAnswer, OutputAnswer
 from relay_tornado.handlers.rest.service import changes, shown
 from relay_tornado.model import Bucket
 from relay_tornado.wire.destination import is_public
@@ -179,6 +180,20 @@ class RulesHandler(RestHandler):
         self.answer(shown(self.token, "output", output_document(changed.id, made)))
 
 
+class BinsHandler(RestHandler):
+    """Request bins: buckets to try something, with one request."""
+
+    PATH = "/v1/bins"
+
+    @operation("Make a bucket that is deleted after a day, unless it is kept", BinAnswer(), status=201, statuses=(412,))
+    async def post(self) -> None:
+        administration = self.rest.administration
+        document = bucket_document(await create_bin(administration))
+        url = f"{(administration.url or '').rstrip('/')}/v1/webhooks/{document['inputs'][0]['id']}"
+        answer = {"bucket": shown(self.token, "bucket", document), "url": url, "expires_at": document["expires_at"]}
+        self.answer(answer, 201)
+
+
 async def _set_output(handler: RestHandler, output: str, document: dict[str, Any]) -> None:
     """Changes an output of the handler's bucket by what was sent, and answers with it."""
 
@@ -209,4 +224,5 @@ HANDLERS = (
     OutputsHandler,
     OutputHandler,
     RulesHandler,
+    BinsHandler,
 )

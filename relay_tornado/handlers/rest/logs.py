@@ -288,6 +288,21 @@ class EventsHandler(RestHandler):
         self.answer(document)
 
 
+class BodyHandler(RestHandler):
+    """The body of one event as it came, to be saved and never to be shown on this origin."""
+
+    PATH = "/v1/logs/{log}/body"
+
+    @operation("The exact bytes of an event's body, to be saved", None, content="application/octet-stream")
+    async def get(self, log: str) -> None:
+        body = await self.rest.logs.body(self.token, log)
+        self.set_header("Content-Type", "application/octet-stream")
+        # Whatever somebody sent, a browser neither runs nor shows it here.
+        self.set_header("Content-Disposition", f'attachment; filename="{log}.bin"')
+        self.set_header("Content-Security-Policy", "sandbox")
+        self.finish(body)
+
+
 def _orders(given: Document) -> Document:
     return {"output": given.pop("output", None) or "", "process_policy": given.pop("process_policy", None) or "skip"}
 
@@ -318,4 +333,4 @@ def _body(text: str) -> bytes:
         return text.encode()
 
 
-HANDLERS = (LogsHandler, LogHandler, BucketLogHandler, ActionHandler, ResendHandler, EventsHandler)
+HANDLERS = (LogsHandler, LogHandler, BucketLogHandler, ActionHandler, ResendHandler, EventsHandler, BodyHandler)
