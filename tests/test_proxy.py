@@ -116,6 +116,7 @@ def test_a_peer_outside_the_ranges_can_claim_nothing(claimed: str, peer: str) ->
 def test_a_long_list_is_cut() -> None:
     """A head full of trusted addresses costs a bounded walk."""
     assert client(", ".join(["10.0.0.1"] * 5 + ["10.0.0.2"] * MAX_HOPS)) == "10.0.0.2"
+    assert client(", ".join(["10.0.0.1"] * 5 + ["10.0.0.2"] * (MAX_HOPS - 1))) == "10.0.0.1"
 
 
 @pytest.mark.parametrize("address", ["10.255.0.1", "127.0.0.1", "::ffff:10.0.0.1", "fd12::1", "fd12::1%eth0"])
@@ -131,8 +132,10 @@ def test_ranges_hold_nothing_else(address: str) -> None:
 
 
 def test_a_range_in_ipv6s_form_is_its_ipv4_range() -> None:
-    """A system that listens on IPv6 writes IPv4 peers so."""
-    assert ProxyTrust.parse("::ffff:10.0.0.0/104").trusts("10.9.9.9")
+    """A system that listens on IPv6 writes IPv4 peers so. It is as wide, and no wider."""
+    trust = ProxyTrust.parse("::ffff:10.0.0.0/104")
+    assert trust.trusts("10.9.9.9")
+    assert not trust.trusts("11.0.0.1")
 
 
 @pytest.mark.parametrize(

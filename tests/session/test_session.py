@@ -157,6 +157,14 @@ def test_what_a_stock_client_errs_in_is_ignored(message: str | bytes) -> None:
     assert isinstance(session.received(SUBSCRIBE)[0], Subscribe)
 
 
+def test_what_nobody_understands_before_auth_is_ignored_too() -> None:
+    """Only what has to come from somebody closes the socket; the auth message may still come."""
+    session = Session(SETTINGS, 0.0)
+    assert kinds(session.received("{")) == [Log]
+    assert session.received('{"action":"dance"}') == session.received(b"\x00\x01") == ()
+    assert session.received(AUTH) == (Authenticate("K", "S"),)
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [
@@ -210,13 +218,15 @@ def test_the_answer_for_who_asked_for_more() -> None:
 
 
 def test_on_gap_fail_tells_and_then_closes() -> None:
-    """The answer names the gap, and 4509 follows; nothing is delivered."""
+    """The answer names the gap, and 4509 follows; nothing is delivered. Otherwise delivery goes on behind it."""
     request = control.Subscribe(on_gap="fail")
     gap = {"from": 1, "to": 2, "count": 2, "reason": "retention"}
     session = authenticated()
     session.received('{"action":"subscribe","on_gap":"fail"}')
     effects = session.subscribed(request, [{"bucket_name": "a", "gap": None}, {"bucket_name": "b", "gap": gap}], 0.0)
     assert kinds(effects) == [Send, Answered, Close]
+    resumed = authenticated().subscribed(control.Subscribe(), [{"bucket_name": "b", "gap": gap}], 0.0)
+    assert kinds(resumed) == [Send, Deliver]
     assert closing(effects) == CloseCode.GAP_REFUSED
     session = authenticated()
     session.received('{"action":"subscribe","on_gap":"fail"}')
@@ -324,7 +334,7 @@ def test_messages_have_a_limit(before: bool, size: int, code: int) -> None:
     for character in ("x", "é"):
         session = Session(SETTINGS, 0.0) if before else authenticated(max_message=1024)
         fits = '{"action":"pong"}'.ljust(size - 1)
-        assert session.received(fits) == ()
+        assert session.received(fits) == session.received(fits.encode()) == ()
         assert closing(session.received(character * (size // len(character.encode()) + 1))) == code
     session = Session(SETTINGS, 0.0) if before else authenticated(max_message=1024)
     assert closing(session.received(b"x" * size)) == code
@@ -364,7 +374,7 @@ def test_nothing_comes_after_the_end() -> None:
     session.ended()
     assert session.subscribed(control.Subscribe(), [], 0.0) == ()
     assert session.authenticated(TOKEN) == session.refused("no") == session.received(SUBSCRIBE) == ()
-    assert session.unsubscribed(control.Unsubscribe()) == ()
+    assert session.unsubscribed(control.Unsubscribe()) == session.subscribe_refused(Conflict("another kind")) == ()
 
 
 STOCK = st.sampled_from(
