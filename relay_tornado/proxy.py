@@ -91,8 +91,7 @@ class ProxyTrust:
         address = _address(text)
         if address is None:
             return None, False
-        trusted = any(address.version == network.version and address in network for network in self._ranges)
-        return str(address), trusted
+        return str(address), any(address in network for network in self._ranges)
 
 
 def speaks_proxy_protocol(head: bytes) -> bool:
