@@ -56,10 +56,10 @@ def test_names_may_hold_anything() -> None:
 
 
 def test_copies_differ_from_the_event_in_what_is_their_outputs_alone() -> None:
-    """Id, output and headers; the rest is the event's, with the same bytes."""
+    """Id, output and headers, but those of a hop; the rest is the event's, with the same bytes."""
     made = event(path=b"/extra", headers=b"a: 1\r\nb: 2\r\n", body=b"\xff")
     outputs = [
-        Output("o-1", 1, "one", 0, 0, destination="http://a/x", headers={"A": ("3",), "new": ("4",)}),
+        Output("o-1", 1, "one", 0, 0, destination="http://a/x", headers={"A": ("3",), "new": ("4",), "te": ("5",)}),
         Output("o-2", 2, "two", 0, 0, destination="http://b", lock_path=True),
     ]
     copies = frames.webhooks(made, BUCKET, "in", [frames.copy_to(output) for output in outputs], False)

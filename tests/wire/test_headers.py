@@ -47,6 +47,14 @@ def test_folded_lines_are_joined() -> None:
     assert shown(b" lost", b"X-A: one", b"\ttwo", b"  ", b"X-B:", b" three") == {"X-A": ["one two"], "X-B": ["three"]}
 
 
+@pytest.mark.parametrize("blank", [b" ", b"\t"])
+def test_a_fold_is_no_field_of_its_own(blank: bytes) -> None:
+    """Whatever it looks like, and a fold with nothing in it adds nothing; nor is a line without a name a field."""
+    block = b"garbage\r\n: no name\r\nX-A: one\r\n" + blank + b"more: of it\r\n" + blank + b"\r\nX-B:2\r\n"
+    assert headers.parse(block) == [(b"X-A", b"one more: of it"), (b"X-B", b"2")]
+    assert headers.for_frame(block)[0] == {"X-A": ("one more: of it",), "X-B": ("2",)}
+
+
 def test_bytes_are_utf8_or_else_latin1() -> None:
     """Each value is decoded by itself."""
     assert shown("X-A: café".encode(), "X-B: café".encode("latin-1"), b"X-C: plain") == {

@@ -62,7 +62,7 @@ def test_ids_of_several_buckets_come_back_as_they_were() -> None:
 @pytest.mark.parametrize(
     "text",
     ["x", "1", "k3v9x1q7m2ab-41,aaaaaaaaaaaa-0", "k3v9x1q7m2ab-41@", "@x", "k3v9x1q7m2ab-41@-1", " ", "a-1@5", ",",
-     "@" + "9" * 20],
+     "@" + "9" * 20, "@\u00b2"],
 )  # fmt: skip
 def test_what_is_no_id_of_ours_is_refused(text: str) -> None:
     """Never taken for another position."""
