@@ -225,7 +225,6 @@ class Positions:
             for bucket_id, each in document["buckets"].items():
                 name, at = str(each["name"]), str(each["id"])
                 self._buckets[bucket_id] = _Bucket(name, at, at, ahead=set(map(str, each.get("done", ()))))
-                self._ids[name] = bucket_id
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CheckpointError(_DAMAGED) from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,6 +59,7 @@ def test_since_goes_on_where_it_was() -> None:
         positions.began(1000.0)
         positions.subscribed(entry(8))
         assert positions.since() == {"b": f"{EPOCH}-7", "*": rest}
+    assert begun({"last": "earliest"}).since()["last"] == "earliest"  # a bucket of that name
     named = begun({"name of c": "earliest", "*": {"last": 2}})
     assert named.since() == {"b": f"{EPOCH}-0", "name of c": "earliest", "*": {"time": 1000.0}}
 
@@ -69,10 +71,10 @@ def test_a_bucket_of_a_name_that_is_made_while_away_is_met_from_its_first_event(
         assert positions.since() == {
             "name of c": {"time": 1000.0}, "name of d": {"time": 5}, "b": f"{EPOCH}-0", "*": {"time": 1000.0},
         }  # fmt: skip
-    again = Positions({"name of c": f"{EPOCH}-7", "name of d": "latest"})
+    again = Positions({"name of c": f"{EPOCH}-7", "name of d": "latest", "name of e": {"last": 3}})
     again.load(positions.text())
     assert again.since()["name of c"] == f"{EPOCH}-7"
-    assert again.since()["name of d"] == {"time": 1000.0}
+    assert again.since()["name of d"] == again.since()["name of e"] == {"time": 1000.0}
 
 
 def test_a_position_between_two_copies_is_kept() -> None:
@@ -82,6 +84,9 @@ def test_a_position_between_two_copies_is_kept() -> None:
     assert positions.received(event(7, 2)) is False
     assert positions.received(event(7, 3)) is True
     assert begun(f"{EPOCH}-7", start=8).since()["b"] == f"{EPOCH}-7"
+    # Where events are lost it begins where the relay says.
+    for asked, start in (("7-2", 1), ("7-2", 12), ("7", 1), ("7", 7), ("7", 12)):
+        assert begun(f"{EPOCH}-{asked}", start=start).since()["b"] == f"{EPOCH}-{start - 1}"
 
 
 def test_repeats_are_passed_over() -> None:
@@ -133,22 +138,43 @@ def test_deleted_buckets_are_forgotten() -> None:
 
 
 def test_a_bucket_that_joins_later() -> None:
-    """Its first event gives it a position."""
+    """Its first event gives it a position, and its name, by which pings move it."""
     positions = begun()
     assert positions.received(event(1, bucket="c")) is True
     assert positions.since()["c"] == f"{EPOCH}-1"
     assert json.loads(positions.text())["buckets"]["c"]["id"] == f"{EPOCH}-0"
+    assert positions.passed("name of c", f"{EPOCH}-3") == Passed("c", f"{EPOCH}-3")
+    assert positions.received(event(3, bucket="c")) is False
+
+
+def test_a_renamed_bucket_keeps_its_position() -> None:
+    """An event, or the answer to a subscribe, says what it is called now."""
+    positions = begun()
+    assert positions.received(replace(event(1), bucket="new")) is True
+    assert kept(positions)["name"] == "new"
+    passed = positions.passed("new", f"{EPOCH}-2")
+    assert passed == Passed("b", f"{EPOCH}-2")
+    positions.reached(passed)
+    assert kept(positions)["id"] == f"{EPOCH}-2"
+    assert positions.subscribed(entry(3) | {"bucket_name": "newer"}) is None
+    assert kept(positions)["name"] == "newer"
+    assert positions.since()["b"] == f"{EPOCH}-2"
 
 
 def test_what_is_no_checkpoint_is_refused() -> None:
     """A text of another kind, or a damaged one, raises with words."""
     recent = Recent()
-    for text in ("", "{", "[]", "{}", '{"version": 2, "buckets": {}}', recent.text()):
+    for text in ("", "{", "[]", "{}", '{"version": 2, "begun": 1, "buckets": {}}', recent.text()):
         with pytest.raises(CheckpointError, match="delete it"):
             Positions(None).load(text)
-    for text in ('{"version": 1, "buckets": 3, "begun": 1}', '{"version": 1, "begun": "x", "buckets": {}}'):
+    for rest in (
+        '"buckets": 3, "begun": 1',
+        '"buckets": {}',
+        '"buckets": {}, "begun": "x"',
+        '"buckets": {}, "begun": []',
+    ):
         with pytest.raises(CheckpointError):
-            Positions(None).load(text)
+            Positions(None).load(f'{{"version": 1, {rest}}}')
     with pytest.raises(CheckpointError):
         recent.load(begun().text())
 
@@ -171,6 +197,7 @@ def test_what_is_done_beyond_an_open_event_is_kept_over_restarts() -> None:
             else:
                 positions.given(event(seq))
                 positions.done(event(seq))
+        positions.reached(Passed("b", f"{EPOCH}-3"))
         text = positions.text()
         assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-0", "done": [event(2).id, event(3).id]}
     positions.done(event(1))
@@ -224,6 +251,7 @@ def test_what_a_consumer_is_moved_back_to_is_given() -> None:
     recent.received(event(2))
     recent.received(event(3))
     recent.received(event(4, bucket="c"))
+    recent.received(event(5, bucket="c"))
     for _ in range(2):  # a connection that is cut at once changes nothing
         recent.cut()
         recent.began(0)
@@ -237,6 +265,7 @@ def test_what_a_consumer_is_moved_back_to_is_given() -> None:
     recent.cut()
     recent.began(0)
     assert recent.received(event(4, bucket="c"))
+    assert recent.received(event(5, bucket="c"))
 
 
 OUTPUTS = 2
