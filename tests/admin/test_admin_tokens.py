@@ -319,13 +319,14 @@ async def test_a_bucket_may_be_ephemeral_for_a_while(open_world: OpenWorld) -> N
     async with open_world() as world:
         administration = world.administration
         token, _ = await administration.create_token(durable=True)
+        plain, _ = await administration.create_token()
         gone, _ = await administration.create_token(durable=True, expires_at=int(world.now) + 5)
         bucket = await administration.create_bucket("orders", ephemeral=True)
         world.now += 10
         await world.log.append(bucket.id, event())
         await administration.set_bucket("orders", ephemeral=False)
         assert await positions(world, token.key) == {"orders": 1}
-        assert await positions(world, gone.key) == {}
+        assert await positions(world, gone.key) == await positions(world, plain.key) == {}
         await world.log.append(bucket.id, event())
         await administration.set_bucket("orders", description="other")
         assert await positions(world, token.key) == {"orders": 1}

@@ -90,12 +90,12 @@ def test_a_changed_line_is_noticed() -> None:
     """The checksum goes with an event; a field that nobody knows, and a seq of none, are refused."""
     event = Event(3, "k3v9x1q7m2ab", 1.0, "i", "POST", b"", b"", b"", b"hello", "::1")
     line = item_line(event)
-    for changed in (
-        line.replace(b"hello", b"hullo"),
-        line.replace(b'"method"', b'"mode"'),
-        line.replace(b":3,", b":0,"),
+    for changed, words in (
+        (line.replace(b"hello", b"hullo"), "crc"),
+        (line.replace(b"{", b'{"mode":1,', 1), "does not know: mode"),
+        (line.replace(b":3,", b":0,"), "seq below 1"),
     ):
-        with pytest.raises(Invalid):
+        with pytest.raises(Invalid, match=words):
             parse(changed)
     stub = Stub(3, "k3v9x1q7m2ab", 1.0, "i", "POST", 700)
     assert parse(item_line(stub)) == stub
