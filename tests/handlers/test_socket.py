@@ -324,6 +324,19 @@ async def test_buckets_come_and_go_under_a_live_socket() -> None:
 
 
 @pytest.mark.gen_test
+async def test_our_additions_may_be_asked_for_later() -> None:
+    """Who subscribed as a stock client does is told of what happens from the message on that asks for them."""
+    async with live() as server:
+        await server.bucket("a")
+        client = await server.subscribed("a")
+        await client.say({"action": "pong", "extended": True})
+        await client.say({"action": "ack", "id": "k3v9x1q7m2ab-1"})
+        assert (await client.hear_status("error"))["code"] == "not_found"
+        await server.registry.delete("bucket", "id-a")
+        assert (await client.hear_status("bucket_deleted"))["bucket_name"] == "a"
+
+
+@pytest.mark.gen_test
 async def test_a_shutdown_sends_1001() -> None:
     """Every socket gets it, and one that opens meanwhile too."""
     async with live() as server:

@@ -45,6 +45,7 @@ async def test_acks() -> None:
         await server.bucket()
         key = Key("id-orders", "client", "w")
         client = await server.subscribed("orders", consumer="w")
+        assert [each.consumer for each in server.sockets.subscribed] == ["w"]
         await server.append(4)
         await client.hear_status("caught_up")
         came = await ids(client, 4)
