@@ -168,7 +168,7 @@ class ConsumerAdministration:
                     had = not active(bucket, output)
                 # A position lies between events: one between two copies of an event repeats that event. Behind a copy
                 # that is the last one there may be lies the next event.
-                return max(seq if had or seq == 0 else seq - 1, lowest)
+                return max(seq if had else seq - 1, lowest)
 
     # events once more
 
@@ -222,7 +222,7 @@ class ConsumerAdministration:
         for outline in await self._log.outline(bucket.id, first, last) if first <= last else ():
             came = outline.received_at if came is None else came
             dues[outline.seq] = due + max(outline.received_at - came, 0.0) / speed
-        return dues, anchor or None if came is None else f"{came!r}@{due!r}"
+        return dues, None if came is None else f"{came!r}@{due!r}"
 
     # dead letters
 

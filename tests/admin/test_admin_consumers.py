@@ -32,7 +32,7 @@ from relay_tornado.model import (
     Retention,
     Since,
 )
-from relay_tornado.progress import AT_ONCE, PARKED
+from relay_tornado.progress import AT_ONCE, PARKED, Taken
 
 BUCKET = Bucket(
     "b-1", "orders", 0, 0, outputs=(Output("o-0", 2, "inside", 0, 0), Output("o-1", 3, "shop", 0, 0, internal=False))
@@ -355,13 +355,19 @@ async def test_a_replay_gives_a_range_again() -> None:
 
 @pytest.mark.gen_test
 async def test_what_is_given_again_at_once_waits_for_no_clock() -> None:
-    """Also where the clock of day is set back right behind it."""
+    """Also where the clock of day is set back right behind it. Who delivers is told, and a restart has it still."""
     async with opened() as world:
         await world.events(3)
         ledger = await world.open()
         world.done(ledger, 1, 2)
         await world.bury(ledger, 3)
+        told: list[int] = []
+        ledger.watch(lambda: told.append(1))
         await world.consumers.replay(BUCKET, "w", first=1, last=2)
+        assert told
+        stored = await world.store.get(ledger.key)
+        assert stored is not None
+        assert set(stored.parked) == {1, 2}
         await world.consumers.resend(BUCKET, "w", None)
         assert {one.due for one in ledger.progress.parked.values()} == {AT_ONCE}
 
@@ -379,6 +385,11 @@ async def test_a_replay_keeps_the_pace_over_its_pages() -> None:
         assert second.next is None
         dues = {seq: one.due for seq, one in ledger.progress.parked.items()}
         assert dues == pytest.approx({seq: start + (seq - 1) * 0.5 for seq in range(1, MOST + 11)})
+        other = await world.open("other", floor=MOST + 10)
+        one = await world.consumers.replay(BUCKET, "other", first=5, last=5, speed=4.0)
+        assert (one.scheduled, list(other.progress.parked)) == (1, [5])
+        none = await world.consumers.replay(BUCKET, "other", first=MOST + 11, speed=4.0)
+        assert (none.scheduled, none.next, none.anchor) == (0, None, None)
         for anchor in ("x", "1@", "nan@1", "1@inf"):
             with pytest.raises(Invalid, match="anchor"):
                 await world.consumers.replay(BUCKET, "w", first=1, speed=1.0, anchor=anchor)
@@ -386,12 +397,13 @@ async def test_a_replay_keeps_the_pace_over_its_pages() -> None:
 
 @pytest.mark.gen_test
 async def test_a_replay_waits_where_no_more_may_wait() -> None:
-    """It says where to go on, and nothing of the range is lost."""
+    """It says where to go on, and nothing of the range is lost, also while some are out."""
     async with opened() as world:
         count = PARKED + 2_000
         await world.events(count, 0.0)
         ledger = await world.open(floor=count)
         given: list[int] = []
+        out: list[Taken] = []
         at: int | None = 1
         waits = 0
         while at is not None:
@@ -399,12 +411,42 @@ async def test_a_replay_waits_where_no_more_may_wait() -> None:
             at = answer.next
             if answer.full:
                 waits += 1
-                for each in ledger.progress.take(count, 700, world.now):
-                    given.append(each.seq)
+                for each in out:
                     ledger.progress.done(each)
+                out = ledger.progress.take(count, 700, world.now)
+                given += [each.seq for each in out]
         given += [each.seq for each in ledger.progress.take(count, count, world.now)]
         assert waits
         assert given == list(range(1, count + 1))
+
+
+@pytest.mark.gen_test
+async def test_dead_letters_stay_where_no_more_may_wait() -> None:
+    """Which is told."""
+    async with opened() as world:
+        await world.events(3)
+        ledger = await world.open()
+        await world.bury(ledger, 1, 2, 3)
+        await world.events(PARKED, 0.0)
+        await world.consumers.seek(BUCKET, "w", Latest())
+        at: int | None = 4
+        while at is not None and len(ledger.progress.parked) < PARKED - 1:
+            at = (await world.consumers.replay(BUCKET, "w", first=at, last=PARKED + 2)).next
+        assert await world.consumers.resend(BUCKET, "w", None) == {"scheduled": 1, "left": 2}
+        assert [each["seq"] for each in (await world.consumers.dead(BUCKET, "w"))["data"]] == [2, 3]
+
+
+@pytest.mark.gen_test
+async def test_standings_are_of_each_bucket_s_own_consumers() -> None:
+    """In the order of the buckets; the queues of those who poll are not among them."""
+    async with opened() as world:
+        other = dataclasses.replace(BUCKET, id="b-2", name="billing")
+        await world.log.create(other.id, new_epoch())
+        await world.open("w")
+        await world.open("0", kind="events")
+        await world.ledgers.open(Key(other.id, "client", "v"), 0, Terms())
+        found = await world.consumers.standings([other, BUCKET])
+        assert [(bucket.id, each.key.name) for bucket, each in found] == [("b-2", "v"), ("b-1", "w")]
 
 
 @pytest.mark.gen_test
