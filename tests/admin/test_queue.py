@@ -65,9 +65,26 @@ async def test_an_age_of_nothing_is_no_limit(open_logs: OpenLogs) -> None:
     async with open_logs() as world:
         bucket = await world.bucket()
         sent = await world.send(bucket, b"1", b"2")
+        world.now = (await world.logs.get(ROOT, sent[0]))["received_at"] + 30
+        assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=60)).logs] == sent
         world.now = 1e11
         assert [each["id"] for each in (await world.logs.page(ROOT, "orders", limit=9, max_age=0)).logs] == sent
         assert [each["id"] for each in (await world.logs.drain(ROOT, "orders", limit=9, max_age=0)).logs] == sent
+
+
+@logs_test
+async def test_a_poll_looks_at_so_many_events_only(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of them are wanted; the cursor goes on behind what was looked at."""
+    monkeypatch.setattr(polling, "SCAN", 10)
+    monkeypatch.setattr(polling, "_READ", 4)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(24)))
+        world.now = 1e11
+        page = await world.logs.page(ROOT, "orders", max_age=60)
+        assert (page.logs, page.has_more, page.next_cursor) == ([], True, sent[9])
+        page = await world.logs.page(ROOT, "orders", cursor=sent[9])
+        assert [each["id"] for each in page.logs] == sent[10:11]
 
 
 @logs_test

@@ -93,6 +93,26 @@ async def test_resend_makes_so_many_copies_a_request(open_logs: OpenLogs, monkey
 
 
 @logs_test
+async def test_a_resend_looks_at_so_many_events_only(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few of them match; each answer tells what it passed over, and where to go on."""
+    monkeypatch.setattr(resending, "SCAN", 10)
+    monkeypatch.setattr(resending, "_READ", 4)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        await world.send(bucket, b"", b"", ephemeral=True)
+        sent = await world.send(bucket, *(b'{"n": %d}' % n for n in range(24)))
+        forget(world.log)
+        match = {"match": {"type": "regex", "regex": "^23$", "parameter": {"source": "payload", "name": "n"}}}
+        first = await world.logs.resend_range(ROOT, "orders", Range(filter=match))
+        assert [(each.from_seq, each.to_seq) for each in first.skipped] == [(1, 2)]
+        second = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=first.next_cursor or ""))
+        assert (first.ids, second.ids, second.skipped) == ([], [], [])
+        third = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=second.next_cursor or ""))
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in third.ids] == sent[-1:]
+        assert third.next_cursor is None
+
+
+@logs_test
 async def test_a_resend_without_an_end_ends(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
     """Following `next_cursor` alone sends what was there at the first request once, and never a copy of it."""
     monkeypatch.setattr(resending, "MOST", 7)
@@ -135,6 +155,8 @@ async def test_a_resend_stops_at_what_is_refused(open_logs: OpenLogs, monkeypatc
         resent = await world.logs.resend_range(ROOT, "orders", Range())
         assert (len(resent.ids), resent.problem) == (2, "later")
         assert (await world.log.bounds(bucket)).head == 7
+        with pytest.raises(Overloaded):  # nothing was taken, so there is nothing to tell but this
+            await world.logs.resend_range(ROOT, "orders", Range(cursor=sent[1]))
         room[0] = 9
         rest = await world.logs.resend_range(ROOT, "orders", Range(cursor=resent.next_cursor or ""))
         assert rest.next_cursor is None
