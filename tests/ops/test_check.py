@@ -110,6 +110,8 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE token SET secret_hash = 'x'", "record", "another one's"),
         ("DELETE FROM input WHERE bucket = (SELECT id FROM bucket WHERE name = 'orders')", "record", "not claimed"),
         ("INSERT INTO input VALUES ('i', 'nowhere')", "foreign_key", "input"),
+        ("INSERT INTO input VALUES ('i', 'nowhere')", "record", "in no bucket's record"),
+        ("UPDATE log SET dropped = 1 WHERE id = 1", "log", "has no log, and takes no events"),
         ("DELETE FROM meta", "meta", "which database"),
         ("UPDATE consumer SET floor = 2000", "consumer", "done with everything up to 2000"),
         ("UPDATE consumer SET done = '[[5]]'", "consumer", "can't be understood"),
@@ -236,7 +238,9 @@ def test_a_missing_trigger(cli: Runner, file: Path, trigger: str) -> None:
     with closing(sqlite3.connect(file, isolation_level=None)) as raw:
         raw.execute(f"DROP TRIGGER {trigger}")
     (missing,) = found(cli)
-    assert (missing["kind"], trigger in missing["message"]) == ("schema", True)
+    assert missing["kind"] == "schema"
+    assert f"the trigger {trigger} is missing, which keeps events as they are" in missing["message"]
+    assert f"CREATE … {trigger} of the relay's schema.sql" in missing["advice"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xa5" * 8192], ids=["missing", "empty", "damaged"])
@@ -356,12 +360,18 @@ def test_findings_of_one_kind_are_bounded() -> None:
 
 
 def test_an_older_file_is_looked_at_as_it_is(file: Path, tmp_path: Path) -> None:
-    """What its tables lack reads as the default, and it is not migrated."""
+    """What its tables lack reads as the default, and it is not migrated; what its own version has must be there."""
     old = tmp_path / "old.db"
     with closing(sqlite3.connect(old, isolation_level=None)) as raw:
         raw.executescript(migrate.steps()[0].script)
         raw.execute("INSERT INTO meta VALUES (1, ?, 1, 1, 0.0, '0.1.0')", ("0" * 36,))
     with closing(open_file(old)) as raw:
         assert raw.execute("SELECT verdict, force, resend_of FROM event").fetchall() == []
-    assert check(old, quiet).schema == 1
+    report = check(old, quiet)
+    assert (report.schema, report.findings) == (1, [])
     assert rows(old, "PRAGMA user_version") == [(1,)]
+    with closing(sqlite3.connect(old, isolation_level=None)) as raw:
+        raw.execute("DROP TRIGGER event_update")
+    assert [each.message.split(",")[0] for each in check(old, quiet).findings] == [
+        "the trigger event_update is missing"
+    ]
