@@ -47,6 +47,8 @@ async def test_resend_appends_a_copy(open_logs: OpenLogs) -> None:
         ):
             with pytest.raises(error):
                 await world.logs.resend(ROOT, wrong, **options)  # type: ignore[arg-type]
+        with pytest.raises(NotFound):
+            await world.logs.resend_range(ROOT, "nowhere", Range())
         assert (await world.log.bounds(bucket)).head == head
 
 
