@@ -128,7 +128,8 @@ class Answers:
 
     async def _read(self, link: Link) -> None:
         while True:
-            document, _ = await link.receive(None)
+            # Also while there is nothing to answer: what comes next must not go into a connection that is dead.
+            document, _ = await link.receive(self._options.idle_timeout)
             match document.get("status"):
                 case "responded":
                     self._settle(None)

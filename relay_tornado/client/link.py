@@ -39,10 +39,20 @@ class _Connect(connect):
         return exc
 
 
+class _Socket(ClientConnection):
+    """Knows when the last bytes came: a large event takes minutes on a slow link, and is no silence."""
+
+    heard = 0.0
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = asyncio.get_running_loop().time()
+        super().data_received(data)
+
+
 class Link:
     """A connection that is subscribed."""
 
-    def __init__(self, socket: ClientConnection, options: Options) -> None:
+    def __init__(self, socket: _Socket, options: Options) -> None:
         self._socket = socket
         self._options = options
         self.answer: Document = {}
@@ -85,15 +95,23 @@ class Link:
                 raise Cut(message) if code in _LATER else Rejected(code, message)
 
     async def receive(self, timeout: float | None) -> tuple[Document, int]:
-        """The next message and its size in bytes; it must come within `timeout` seconds. Raises Cut and Refused."""
-        try:
-            async with asyncio.timeout(timeout):
-                text = await self._socket.recv(decode=False)
-        except TimeoutError:
-            raise Cut(f"nothing came for {timeout:g} s") from None
-        except ConnectionClosed as closed:
-            raise self._closed(closed) from None
-        return messages.decode(text), len(text)
+        """The next message and its size in bytes; some of it, or of what comes before it, must come every `timeout`
+        seconds. Raises Cut and Refused."""
+        loop = asyncio.get_running_loop()
+        now = began = loop.time()
+        while True:
+            end = None if timeout is None else max(began, self._socket.heard) + timeout
+            if end is not None and end <= now:
+                raise Cut(f"nothing came for {timeout:g} s")
+            try:
+                async with asyncio.timeout_at(end):
+                    text = await self._socket.recv(decode=False)
+            except TimeoutError:
+                now = loop.time()
+            except ConnectionClosed as closed:
+                raise self._closed(closed) from None
+            else:
+                return messages.decode(text), len(text)
 
     async def send(self, text: str) -> None:
         """Raises Cut."""
@@ -140,6 +158,7 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
     try:
         socket = await _Connect(
             address.socket,
+            create_connection=_Socket,
             compression=None,
             user_agent_header=USER_AGENT,
             proxy=options.proxy,
@@ -171,4 +190,5 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         raise Unreachable(f"{_PROXY} can't be used: {reason}") from None
     except ValueError:
         raise Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it") from None
+    assert isinstance(socket, _Socket)
     return Link(socket, options)

@@ -79,7 +79,7 @@ def subscribe(
 
     How:
     - `ssl`: a context instead of the default one; `proxy`: True for the environment's, None for none, or a URL.
-    - `backoff`: the waits between connections; `idle_timeout`: seconds without a message after which a connection
+    - `backoff`: the waits between connections; `idle_timeout`: seconds without a byte after which a connection
       counts as dead; `open_timeout`: seconds for each step of making one.
     - `buffer`: bytes that are read ahead of the application, and one message; `max_message`: the largest, in bytes.
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http
 import http.server
+import json
 import logging
 from typing import Any
 
@@ -22,7 +23,7 @@ from relay_tornado.client import (
     Unreachable,
 )
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
-from tests.client.world import run, until
+from tests.client.world import TIMEOUT, run, until
 
 
 @pytest.mark.parametrize("code", [4001, 4500, 4503, 4999])
@@ -156,6 +157,59 @@ def test_a_silent_service_is_left() -> None:
     run(main())
     said = [notice.message for notice in notices if notice.kind == "disconnected"]
     assert said[:2] == ["the relay does not answer", "nothing came for 0.2 s"]
+
+
+def test_an_event_that_takes_long_is_no_silence() -> None:
+    """On a slow link one event takes longer than `idle_timeout`: as long as some of it comes, the client stays."""
+    payload = json.dumps(webhook("abcdefghijkl-1", "x" * 400_000)).encode()
+    frame = b"\x81\x7f" + len(payload).to_bytes(8, "big") + payload
+    dialled: list[int] = []
+
+    async def talk(peer: Peer) -> None:
+        dialled.append(peer.number)
+        await peer.welcome(buckets=[ENTRY])
+        for at_byte in range(0, len(frame), 40_000):
+            peer.socket.transport.write(frame[at_byte : at_byte + 40_000])
+            await asyncio.sleep(0.3)
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, idle_timeout=2.0) as events:
+            event = await anext(events)
+            assert len(event.body) == 400_000
+
+    run(main())
+    assert dialled == [1]
+
+
+def test_a_dead_connection_for_answers_is_left() -> None:
+    """Where nothing comes on it any more, as if a NAT had forgotten it, the next answer goes over another one."""
+    stored: list[tuple[int, str]] = []
+    left = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await peer.welcome(buckets=[ENTRY])
+            await peer.send(webhook("abcdefghijkl-1"), webhook("abcdefghijkl-2"))
+            while True:
+                await peer.send({"type": "status", "status": "ping", "message": ""})
+                await asyncio.sleep(0.05)
+        assert (await peer.receive())["action"] == "auth"
+        await peer.send(AUTHENTICATED)
+        answer = await peer.receive()
+        stored.append((peer.number, answer["id"]))
+        await peer.send({"type": "status", "status": "responded", "id": answer["id"]})
+        await peer.stay()
+        left.set()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, idle_timeout=1.0) as events:
+            await (await anext(events)).respond()
+            await asyncio.wait_for(left.wait(), TIMEOUT)
+            await (await anext(events)).respond()
+
+    run(main())
+    assert stored == [(2, "abcdefghijkl-1"), (3, "abcdefghijkl-2")]
 
 
 def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
