@@ -92,7 +92,7 @@ def test_only_the_composition_root_names_an_engine() -> None:
 
 
 CLIENT = [path for path in MODULES if _name(path) == "client"]
-CLIENT_LIBRARIES = {"websockets", *sys.stdlib_module_names}
+CLIENT_LIBRARIES = {"websockets", "aiohappyeyeballs", *sys.stdlib_module_names}
 
 
 @pytest.mark.parametrize("path", CLIENT, ids=lambda path: path.name)

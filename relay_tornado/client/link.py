@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import time
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from aiohappyeyeballs import start_connection
+from websockets.asyncio.client import ClientConnection, connect, get_proxy  # type: ignore[attr-defined]
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, WebSocketException
+from websockets.uri import parse_uri
 
 import relay_tornado
 from relay_tornado.client import messages
@@ -21,6 +24,8 @@ from relay_tornado.client.options import Options
 USER_AGENT: Final = f"relay-tornado-client/{relay_tornado.__version__}"
 CLOSING: Final = 0.5
 """Seconds that the closing handshake may take."""
+NEXT_ADDRESS: Final = 0.25
+"""Seconds until the next of a name's addresses is tried beside the one before, as RFC 8305 has it."""
 _PROXY: Final = "the proxy's URL (https_proxy, all_proxy, … in the environment, or the option)"
 _PASSING: Final = frozenset({408, 425, 429})
 """HTTP statuses below 500 that pass by themselves."""
@@ -52,12 +57,13 @@ class _Socket(ClientConnection):
 class Link:
     """A connection that is subscribed."""
 
-    def __init__(self, socket: _Socket, options: Options) -> None:
-        self._socket = socket
+    def __init__(self, connection: _Socket, options: Options) -> None:
+        self._socket = connection
         self._options = options
         self.answer: Document = {}
         """The answer to subscribe."""
-        date = socket.response.headers.get("Date") if socket.response is not None else None
+        response = connection.response
+        date = None if response is None else response.headers.get("Date")
         try:
             self.server_time = time.time() if date is None else parsedate_to_datetime(date).timestamp()
         except ValueError:
@@ -149,6 +155,21 @@ class TooBig(Cut):
     """The relay closed the connection over a message that was too big for it."""
 
 
+def _by_proxy(address: Address, options: Options) -> bool:
+    return options.proxy is not None and (options.proxy is not True or bool(get_proxy(parse_uri(address.socket))))
+
+
+async def _reach(address: Address, timeout: float) -> socket.socket:
+    """Of a name's addresses one that is silent hides none behind it. Raises OSError, and ValueError for a bad name."""
+    uri = parse_uri(address.socket)
+    try:
+        async with asyncio.timeout(timeout):
+            found = await asyncio.get_running_loop().getaddrinfo(uri.host, uri.port, type=socket.SOCK_STREAM)
+            return await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS)
+    except TimeoutError:
+        raise OSError("it does not answer") from None
+
+
 async def dial(address: Address, options: Options, known: bool) -> Link:
     """A connection that is not authenticated yet. `known`: there was one before, so that whatever fails may pass.
 
@@ -156,7 +177,9 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
     """
     arguments: dict[str, Any] = {"ssl": options.ssl} if options.ssl is not None and address.secure else {}
     try:
-        socket = await _Connect(
+        if not _by_proxy(address, options):
+            arguments["sock"] = await _reach(address, options.open_timeout)
+        made = await _Connect(
             address.socket,
             create_connection=_Socket,
             compression=None,
@@ -190,5 +213,5 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         raise Unreachable(f"{_PROXY} can't be used: {reason}") from None
     except ValueError:
         raise Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it") from None
-    assert isinstance(socket, _Socket)
-    return Link(socket, options)
+    assert isinstance(made, _Socket)
+    return Link(made, options)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -123,6 +127,45 @@ def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str)
             assert "hidden" not in str(error.value)
 
     run(main())
+
+
+def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a name's addresses one on which nothing answers, not even by a refusal, hides none behind it."""
+    look_up = socket.getaddrinfo
+    dialled: list[str] = []
+
+    def both(host: Any, *arguments: Any, **options: Any) -> Any:
+        if host != "relay.test":
+            return look_up(host, *arguments, **options)
+        dialled.append(host)
+        return [found for each in ("127.0.0.2", "127.0.0.1") for found in look_up(each, *arguments, **options)]
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url:
+            port = int(url.rpartition(":")[2])
+            with silent("127.0.0.2", port):
+                async with at(f"ws://relay.test:{port}", proxy=None, open_timeout=10) as events:
+                    await anext(events)
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    run(main())
+    assert dialled == ["relay.test"]
+
+
+@contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    """A port whose queue is full: the kernel drops what would connect to it."""
+    with socket.create_server((host, port), backlog=0), ExitStack() as waiting:
+        for _ in range(3):
+            each = waiting.enter_context(socket.socket())
+            each.setblocking(False)
+            each.connect_ex((host, port))
+        yield
 
 
 def test_a_host_that_there_cannot_be() -> None:
