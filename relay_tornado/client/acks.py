@@ -11,11 +11,11 @@ from typing import Final
 from relay_tornado.client.messages import Document, encode
 
 SURE: Final = 10.0
-"""Seconds before a cut in which an ack may not have reached the relay any more."""
+"""Seconds before the last byte of a connection in which an ack may not have reached the relay any more."""
 MEMORY: Final = 600.0
 """Seconds for which a late ack is kept for its event."""
 REMEMBERED: Final = 10_000
-"""Events of earlier connections that may still be acknowledged."""
+"""Events of earlier connections that may still be acknowledged; acks that a silence may have swallowed."""
 
 
 class Acks:
@@ -84,11 +84,12 @@ class Acks:
         del self._open[id]
         return _message("nak", id) if delay is None else _message("nak", id, delay=delay)
 
-    def cut(self) -> None:
-        """The connection ended."""
+    def cut(self, silence: float = 0.0) -> None:
+        """The connection ended, after nothing had come for so many seconds."""
         now = self._clock()
+        sure = now - silence - SURE
         self._late = {each: (bucket, at) for each, (bucket, at) in self._late.items() if at > now - MEMORY}
-        self._late |= {each: (bucket, now) for each, (bucket, at) in self._sent.items() if at > now - SURE}
+        self._late |= {each: (bucket, now) for each, (bucket, at) in self._sent.items() if at > sure}
         self._before |= self._open
         while len(self._before) > REMEMBERED:
             del self._before[next(iter(self._before))]
@@ -96,7 +97,9 @@ class Acks:
 
     def _note(self, id: str, bucket: str, now: float) -> None:
         self._sent[id] = (bucket, now)
-        while self._sent and self._sent[oldest := next(iter(self._sent))][1] < now - SURE:
+        while self._sent[oldest := next(iter(self._sent))][1] < now - (
+            SURE if len(self._sent) > REMEMBERED else MEMORY
+        ):
             del self._sent[oldest]
 
 

@@ -106,8 +106,9 @@ class Core:
                     await self._serve(link)
                 finally:
                     self._link = None
-                    self.tracker.cut()
-                    self._acks.cut()
+                    silence = link.silence
+                    self.tracker.cut(silence)
+                    self._acks.cut(silence)
                     if self.options.explicit:
                         # The relay gives them to somebody again; perhaps to us.
                         self.intake.drop(lambda item: isinstance(item, EventData))

@@ -70,6 +70,11 @@ class Link:
             self.server_time = time.time()
         """The server's clock when the connection was made, in unix seconds."""
 
+    @property
+    def silence(self) -> float:
+        """Seconds since the last byte came."""
+        return asyncio.get_running_loop().time() - self._socket.heard
+
     async def authenticate(self) -> None:
         """Raises Cut and Refused."""
         await self._ask(messages.encode(messages.auth(self._options.key, self._options.secret)), "authenticated")

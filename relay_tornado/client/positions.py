@@ -22,7 +22,8 @@ from relay_tornado.client.messages import Document, Place, parse_place
 REMEMBERED: Final = 4_096
 """Ids by which `Recent` knows a repeat."""
 SURE: Final = 10.0
-"""Seconds before a cut in which the relay may not have heard any more that an event was received."""
+"""Seconds before the last byte of a connection in which the relay may not have heard any more that an event was
+received."""
 KEPT: Final = 1_000
 """Ids that a checkpoint's text holds at most: in `Positions` for each bucket."""
 
@@ -58,8 +59,8 @@ class Tracker(Protocol):
 
     def deleted(self, name: str) -> None: ...
 
-    def cut(self) -> None:
-        """The connection ended."""
+    def cut(self, silence: float = 0.0) -> None:
+        """The connection ended, after nothing had come for so many seconds."""
 
     def given(self, event: EventData) -> None:
         """The application gets the event now."""
@@ -182,7 +183,7 @@ class Positions:
     def deleted(self, name: str) -> None:
         self._buckets.pop(self._ids.pop(name, ""), None)
 
-    def cut(self) -> None:
+    def cut(self, silence: float = 0.0) -> None:
         """What was received stays in hand, so it is not asked for again."""
 
     def given(self, event: EventData) -> None:
@@ -277,8 +278,8 @@ class Recent:
     def deleted(self, name: str) -> None:
         """A deleted bucket's ids come no more."""
 
-    def cut(self) -> None:
-        sure = self._clock() - SURE
+    def cut(self, silence: float = 0.0) -> None:
+        sure = self._clock() - silence - SURE
         if self._begun < sure:
             self._before = {}  # else what the connections before this one left is as open as it was
         self._before |= {each: bucket for each, (bucket, at) in self._seen.items() if at > sure}

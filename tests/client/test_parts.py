@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.client import Backoff, FileCheckpoint, Headers, subscribe
-from relay_tornado.client.acks import MEMORY, SURE, Acks
+from relay_tornado.client.acks import MEMORY, REMEMBERED, SURE, Acks
 from relay_tornado.client.address import parse_address
 from relay_tornado.client.checkpoint import MAX_SIZE, Saver
 from relay_tornado.client.errors import CheckpointError
@@ -163,6 +163,22 @@ def test_an_ack_just_before_a_cut_is_said_again() -> None:
     acks.cut()
     now[0] += MEMORY + 1
     assert not acks.came("a", "orders")
+
+
+def test_acks_of_a_long_silence_are_said_again() -> None:
+    """However long it was: the relay had none of them. The newest are remembered, and all of the last seconds."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    for each in range(2 * REMEMBERED):
+        acks.came(str(each), "orders")
+        acks.ack(str(each), False)
+    now[0] += 6 * SURE
+    acks.came("last", "orders")
+    acks.ack("last", False)
+    acks.cut(7 * SURE)
+    assert not acks.came("0", "orders")
+    assert acks.came(str(2 * REMEMBERED - 1), "orders")
+    assert acks.came("last", "orders")
 
 
 def test_what_comes_again_after_everything_came_is_meant() -> None:

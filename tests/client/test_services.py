@@ -212,6 +212,38 @@ def test_a_dead_connection_for_answers_is_left() -> None:
     assert stored == [(2, "abcdefghijkl-1"), (3, "abcdefghijkl-2")]
 
 
+@pytest.mark.parametrize("ack", ["explicit", "receipt"])
+def test_what_a_silence_swallowed_is_not_given_twice(monkeypatch: pytest.MonkeyPatch, ack: str) -> None:
+    """An application goes on with what was read ahead while its connection is dead and nobody knows: the relay hears
+    of none of it, sends it again, and the application gets it once."""
+    monkeypatch.setattr("relay_tornado.client.acks.SURE", 0.3)
+    monkeypatch.setattr("relay_tornado.client.positions.SURE", 0.3)
+    acked: list[str] = []
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(*(webhook(f"abcdefghijkl-{seq}", str(seq)) for seq in range(1, 2 + peer.number)))
+        while True:
+            said = await peer.receive()
+            if peer.number > 1 and said["action"] == "ack":
+                acked.append(said["id"])
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, consumer="c", ack=ack, idle_timeout=1.5) as events:
+            got = []
+            for _ in range(3):
+                event = await anext(events)
+                got.append(event.text)
+                if ack == "explicit":
+                    await event.ack()
+            assert got == ["1", "2", "3"]
+            if ack == "explicit":
+                await until(lambda: len(acked) == 3, "the acks")
+
+    run(main())
+    assert acked == ([f"abcdefghijkl-{seq}" for seq in (1, 2, 3)] if ack == "explicit" else [])
+
+
 def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is read the client still says that it is there."""
     monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)
