@@ -19,6 +19,7 @@ from tests.faults import (
     kills,
     power,
     replays,
+    silences,
     slow,
     stuck,
 )
@@ -76,6 +77,13 @@ def test_replays(tmp_path: Path) -> None:
     assert found["cuts"] >= 70
     assert found["restarts"] >= 1
     assert found["longest replay"] > 300, "nobody had to read from SQLite"
+
+
+@pytest.mark.heavy
+def test_silent_connections(tmp_path: Path) -> None:
+    """Connections die without a word to either end: both notice, and each client gets everything, once."""
+    found = figures(silences.run(tmp_path, silences.QUICK))
+    assert found["received"] == found["events"] * silences.QUICK.clients > 0
 
 
 @pytest.mark.heavy
