@@ -17,6 +17,7 @@ from websockets.uri import parse_uri
 import relay_tornado
 from relay_tornado.client import messages
 from relay_tornado.client.address import Address, tls_trouble
+from relay_tornado.client.aside import aside
 from relay_tornado.client.errors import NotExtended, Refused, Rejected, RelayClientError, Unreachable
 from relay_tornado.client.messages import Document
 from relay_tornado.client.options import Options
@@ -169,7 +170,9 @@ async def _reach(address: Address, timeout: float) -> socket.socket:
     uri = parse_uri(address.socket)
     try:
         async with asyncio.timeout(timeout):
-            found = await asyncio.get_running_loop().getaddrinfo(uri.host, uri.port, type=socket.SOCK_STREAM)
+            found = await aside(
+                lambda: socket.getaddrinfo(uri.host, uri.port, type=socket.SOCK_STREAM), "relay client names"
+            )
             return await start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS)
     except TimeoutError:
         raise OSError("it does not answer") from None

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import ssl
-import threading
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from http.client import HTTPException
 from typing import Any
 
 from relay_tornado.client import messages
 from relay_tornado.client.address import Address
+from relay_tornado.client.aside import aside
 from relay_tornado.client.errors import Rejected
 from relay_tornado.client.link import USER_AGENT
 from relay_tornado.client.options import Options
@@ -30,29 +28,7 @@ async def put_answer(
 ) -> None:
     """`PUT /v1/logs/{id}`. Raises Rejected, TimeoutError and OSError. Once it is cancelled nobody waits for it."""
     document = json.dumps(messages.put_log(id, status, body, headers)).encode()
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def end(error: Exception | None) -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    def put() -> None:
-        problem: Exception | None = None
-        try:
-            _put(address, options, id, document, timeout)
-        except Exception as error:
-            problem = error
-        with suppress(RuntimeError):  # the loop may be closed by now
-            loop.call_soon_threadsafe(end, problem)
-
-    # A thread of its own: a loop that ends waits for those of its executor, however long they take.
-    threading.Thread(target=put, name="relay client answer", daemon=True).start()
-    await done
+    await aside(lambda: _put(address, options, id, document, timeout), "relay client answer")
 
 
 def _put(address: Address, options: Options, id: str, document: bytes, timeout: float) -> None:

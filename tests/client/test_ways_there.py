@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from relay_tornado.client import (
     Unreachable,
 )
 from tests.client.peer import ENTRY, Peer, at, service, webhook
-from tests.client.world import free_port, run, until
+from tests.client.world import TIMEOUT, free_port, run, until
 
 
 def test_tls(tmp_path: Path) -> None:
@@ -155,6 +156,28 @@ def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", both)
     run(main())
     assert dialled == ["relay.test"]
+
+
+def test_a_name_whose_servers_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that ends does not wait until they are given up."""
+    asked, over = threading.Event(), threading.Event()
+    waited: list[bool] = []
+
+    def look_up(*arguments: Any, **options: Any) -> Any:
+        asked.set()
+        waited.append(over.wait(TIMEOUT))
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    async def main() -> None:
+        async with at("ws://silent.test", proxy=None) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await until(asked.is_set, "the look-up")
+            waiting.cancel()
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    run(main())
+    assert waited == []
+    over.set()
 
 
 @contextmanager

@@ -1,0 +1,38 @@
+"""A call that blocks, in a thread of its own: a loop that ends waits for those of its executor, however long they
+take."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def aside(call: Callable[[], T], name: str) -> T:
+    """Raises what it raises. Once this is cancelled nobody waits for it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def end(result: T | None, error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(result)  # type: ignore[arg-type]
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        result, problem = None, None
+        try:
+            result = call()
+        except Exception as error:
+            problem = error
+        with suppress(RuntimeError):  # the loop may be closed by now
+            loop.call_soon_threadsafe(end, result, problem)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return await done
