@@ -343,6 +343,16 @@ def test_a_gap_is_a_row(events: Page, sender: Sender) -> None:
     expect(events.get_by_text("Events 12 to 40 are missing here: they left by the bucket's retention")).to_be_visible()
 
 
+def test_paths_are_there_at_any_width(page: Page, events: Page, sender: Sender) -> None:
+    """Other columns leave the path its room: one looks for an event by it."""
+    sender.send("/payments/refunds/created", b"{}", Content_Type="application/json")
+    expect(rows(events)).to_have_count(1)
+    for width in (390, 800, 1000, 1110, 1200, 1280, 1366, 1400, 1440, 1920):
+        page.set_viewport_size({"width": width, "height": 800})
+        shown = rows(events).first.locator(".path").evaluate("path => path.getBoundingClientRect().width")
+        assert shown >= 150, width
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
 def test_no_part_scrolls_sideways(
     page: Page, relay: Relay, administrator: str, sender: Sender, width: int, scheme: Any

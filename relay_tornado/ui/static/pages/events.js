@@ -52,7 +52,7 @@ function Row({ row, chosen, inputs }) {
     <span class="method cut"><${Cut} text=${row.method} /></span>
     <span class="cut path mono"><${Cut} text=${(row.path || "/") + (row.query && `?${row.query}`)} /></span>
     <span class="cut soft row-more">${inputs.get(row.input)}</span>
-    <span class="cut soft row-more mono"><${Cut} text=${row.type} /></span>
+    <span class="cut soft row-more type mono"><${Cut} text=${row.type} /></span>
     <span class="cut soft row-more mono">${row.sender}</span>
     <span class="num soft size">${bytes(row.size)}</span>
     <span class="marks">${row.edited ? html`<${Badge}
