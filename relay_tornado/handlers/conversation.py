@@ -247,7 +247,7 @@ class Conversation(Subscribed):
 
     async def _respond(self, effect: session.Respond) -> None:
         request = effect.request
-        status = "sent" if request.status else "failed"
+        status = "sent" if 200 <= request.status < 400 else "failed"
         result = Result(status, request.status, request.headers, request.body, 0, 0, time.time())
         failed: RelayError | None = None
         try:

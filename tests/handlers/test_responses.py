@@ -148,6 +148,24 @@ async def test_the_answer_over_the_socket(folder: Path | None) -> None:
 
 
 @pytest.mark.gen_test
+async def test_what_becomes_of_an_event_that_is_answered(folder: Path | None) -> None:
+    """What an application refused is found as failed; a redirect is an answer that it meant."""
+    async with desk(folder, output="") as site:
+        client = await site.client()
+        rest = await site.stack.enter_async_context(Raw(site.site.port))
+        head = b"Authorization: Bearer %b\r\n" % client.secret.encode()
+        for status, kept in ((204, "sent"), (302, "sent"), (404, "failed"), (500, "failed"), (0, "failed")):
+            await site.sender(request(URL, b"x"))
+            (event,) = await events(client, 1)
+            log_id = event["meta"]["id"]
+            await client.say({"action": "respond", "id": log_id, "status": status})
+            await client.hear_status("responded")
+            reply = await rest.ask(request(f"/v1/logs/{log_id}".encode(), b"", head, b"GET"))
+            log = json.loads(reply.body)
+            assert (log["status"], log["status_code"]) == (kept, status)
+
+
+@pytest.mark.gen_test
 async def test_a_stock_client_answers(folder: Path | None) -> None:
     """Many senders at once get the answer, a 3 MB body byte for byte; HEAD without a body."""
     async with desk(folder, outputs=OUTPUTS[:1]) as site:
