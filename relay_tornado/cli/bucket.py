@@ -10,6 +10,7 @@ import click
 
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.common import ask, rate_given
+from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -101,7 +102,7 @@ _bucket_options = together(
 """What `create` and `set` have in common."""
 
 
-@click.group()
+@click.group(cls=Group)
 def bucket() -> None:
     """Make, change, show and delete buckets."""
 

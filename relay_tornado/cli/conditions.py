@@ -13,7 +13,9 @@ import click
 from relay_tornado.cli.options import Lines
 from relay_tornado.wire.fields import Document
 
-FORM: Final = "header:NAME=VALUE, query:NAME=VALUE, payload.PATH=VALUE, rules as JSON, or @FILE with such rules"
+FORM: Final = (
+    "header:NAME=VALUE, query:NAME=VALUE, payload.PATH=VALUE, body=VALUE, rules as JSON, or @FILE with such rules"
+)
 
 _SHORT = re.compile(r"(header|query|payload)[:.]([^=~!]+)(!?[=~])(.*)|(body)(!?[=~])(.*)", re.DOTALL)
 

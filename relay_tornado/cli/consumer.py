@@ -9,6 +9,7 @@ import click
 
 from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.common import ask
+from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.cli.positions import Place, PlaceType
@@ -17,7 +18,7 @@ from relay_tornado.model import counted
 _option = options_of("CONSUMER")
 
 
-@click.group()
+@click.group(cls=Group)
 def consumer() -> None:
     """List, show, move and delete consumers, and handle what they gave up."""
 

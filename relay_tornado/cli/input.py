@@ -9,6 +9,7 @@ import click
 
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.common import delete_part, header_rows, headers_given, rate_given, read_text
+from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -97,7 +98,7 @@ _input_options = together(
 _bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of INPUT, which may be its name then.")
 
 
-@click.group(name="input")
+@click.group(name="input", cls=Group)
 def inputs() -> None:
     """Make, change, show and delete inputs, and what they answer."""
 

@@ -14,6 +14,7 @@ import click
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
+from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, data_option, date_time, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
 from relay_tornado.errors import Invalid, RelayError
@@ -55,7 +56,7 @@ _UNTIL = _option("--until", type=Past(), help="Received before this time.")
 _FORCE = _option("--force", is_flag=True, help="Send copies whatever the outputs' rules say.")
 
 
-@click.group()
+@click.group(cls=Group)
 def logs() -> None:
     """List, show and resend events."""
 

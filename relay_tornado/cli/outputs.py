@@ -11,6 +11,7 @@ import click
 
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.common import delete_part, header_rows, headers_given, read_text
+from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     Duration,
     Lines,
@@ -84,7 +85,7 @@ _output_options = together(
 _bucket_option = _option("--bucket", metavar="BUCKET", help="The bucket of OUTPUT, which may be its name then.")
 
 
-@click.group()
+@click.group(cls=Group)
 def output() -> None:
     """Make, change, show and delete outputs, and say which events they get."""
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -39,7 +40,7 @@ _ADMINISTRATOR: Final = (
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def token() -> None:
     """Make, list and revoke tokens."""
 

@@ -106,11 +106,30 @@ def test_errors_name_flags(relay: Runner) -> None:
         (("--data", "x", "bucket", "list"), "--data stands behind the command, as in `relay bucket list --data PATH`"),
         (("bucket", "--json", "list"), "--json stands behind the command"),
         (("--colour", "bucket", "list"), "No such option '--colour'"),
+        (("buckets", "list"), "No such command 'buckets'. Did you mean 'bucket'?"),
+        (("frobnicate",), "No such command 'frobnicate'."),
+        (("listen", "--filter", "payload=x"), "payload.PATH=VALUE, body=VALUE, rules as JSON"),
     ],
 )
 def test_wrong_command_lines(relay: Runner, arguments: tuple[str, ...], words: str) -> None:
     """Each says what to write instead."""
     assert words in " ".join(relay.misused(*arguments).split())
+
+
+@pytest.mark.parametrize("group", ["bucket", "input", "output", "logs", "consumer", "token"])
+def test_a_list_of_commands_says_what_each_does(relay: Runner, group: str) -> None:
+    """Its whole first sentence, also where that takes a second line."""
+    said = relay(group, "--help").stdout.partition("Commands:\n")[2]
+    assert said
+    assert "..." not in said
+
+
+def test_a_consumer_that_is_not_there(relay: Runner) -> None:
+    """Whatever is to be done with it, the line says how one comes to be."""
+    relay.json("bucket", "create", "orders")
+    for command in (("show",), ("seek", "--to", "latest"), ("resend", "--all"), ("delete", "--yes"), ("dead",)):
+        said = relay.refused("consumer", command[0], "orders", "worker", *command[1:])
+        assert "has no consumer 'worker': a client makes one when it subscribes with it" in said
 
 
 @pytest.mark.parametrize(
