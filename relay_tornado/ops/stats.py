@@ -118,12 +118,13 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
 
 
 def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
+    # How far somebody polled (`GET /v1/events`) is no consumer: nobody waits for it, and nobody can move or delete it.
     sql = (
         "SELECT bucket.name, kind, consumer.name, log.head, log.first, floor, done,"
         " (SELECT count(*) FROM parked WHERE consumer = consumer.id),"
         " (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id)"
         " FROM consumer JOIN log ON log.id = consumer.log AND dropped = 0 JOIN bucket ON bucket.id = log.bucket"
-        " ORDER BY bucket.rowid, kind, consumer.name"
+        " WHERE kind != 'events' ORDER BY bucket.rowid, kind, consumer.name"
     )
     for bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
         try:

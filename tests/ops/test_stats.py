@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +98,21 @@ def test_growth_is_of_the_last_day(tmp_path: Path) -> None:
         (bucket,) = stats(path, 0, at + hours * 3600).buckets
         assert abs(bucket.a_day - expected) <= 0.05 * size, hours
     assert stats(path, 0, at + 30 * 3600).days_left is None
+
+
+def test_who_polls_is_no_consumer(new_relay: Callable[..., Relay]) -> None:
+    """One request to /v1/events leaves nothing that seems to lag for ever."""
+    relay = new_relay()
+    path = relay.create_bucket("orders")
+    _, secret = relay.create_token()
+    relay.start()
+    for body in (b"one", b"two"):
+        urllib.request.urlopen(relay.url + path, data=body, timeout=30).close()
+    ask = urllib.request.Request(f"{relay.url}/v1/events?bucket=orders", headers={"Authorization": f"Bearer {secret}"})
+    with urllib.request.urlopen(ask, timeout=30) as answer:
+        assert [log["body"] for log in json.load(answer)["logs"]] == ["one"]
+    assert relay.command("stats")["consumers"] == relay.command("consumer", "list") == []
+    assert relay.stop() == 0
 
 
 def test_who_lags_behind(new_relay: Callable[..., Relay]) -> None:
