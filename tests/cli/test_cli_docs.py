@@ -1,5 +1,6 @@
 """The documents name every setting, command, option, exit code and close code."""
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -62,6 +63,19 @@ def test_no_setting_is_documented_that_is_not_there() -> None:
     """A row of docs/settings.md is about a setting."""
     rows = re.findall(r"^\| `(--[a-z-]+)` ", (DOCS / "settings.md").read_text(), re.MULTILINE)
     assert set(rows) == {flag(field) for field in dataclasses.fields(Settings)}
+
+
+def test_settings_that_take_zero_are_named() -> None:
+    """docs/settings.md lists them, and no other one takes it."""
+    said = re.search(r"^- 0 is taken by (.*);", (DOCS / "settings.md").read_text(), re.MULTILINE)
+    assert said is not None
+    serve, taken = COMMANDS["relay serve"], set()
+    for option in options(serve):
+        if option.name in SETTINGS and not option.is_flag:
+            with contextlib.suppress(click.BadParameter):
+                value = option.type.convert("0", option, click.Context(serve))
+                taken |= {option.name} if isinstance(value, int | float) else set()
+    assert set(re.findall("`([a-z_]+)`", said[1])) == taken
 
 
 @pytest.mark.parametrize("name", COMMANDS)
