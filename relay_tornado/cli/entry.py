@@ -108,10 +108,6 @@ class Commands(click.Group):
             raise Failure(in_flags(ctx.invoked_subcommand, _in_commands(str(error)))) from error
         except OSError as error:
             raise _failed(error) from error
-        except RuntimeError as error:
-            if str(error) != "can't start new thread":
-                raise
-            raise Failure(NO_THREAD) from error
         except MemoryError as error:
             raise Failure(
                 "there is too little memory: close what takes it, or raise the limit (`ulimit -v`)"
@@ -119,6 +115,10 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None
+        except RuntimeError as error:
+            if str(error) != "can't start new thread":
+                raise
+            raise Failure(NO_THREAD) from error
         except Exception as error:
             sqlite3 = sys.modules.get("sqlite3")  # not imported here: most commands do without
             if sqlite3 is None or not isinstance(error, sqlite3.Error):

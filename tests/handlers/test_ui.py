@@ -363,18 +363,6 @@ async def test_request_bins(tmp_path: Path) -> None:
         assert kept.document["expires_at"] is None
         assert (await here.call("POST", "/v1/bins")).status == 201
 
-    async with world(tmp_path) as here:
-        made = [await here.call("POST", "/v1/bins") for _ in range(20)]
-        assert {each.status for each in made} == {201}
-        first = made[0].document
-        assert first["url"] == f"{here.url}/v1/webhooks/{first['bucket']['inputs'][0]['id']}"
-        assert first["expires_at"] == first["bucket"]["expires_at"]
-        assert 86_390 <= first["expires_at"] - first["bucket"]["created_at"] <= 86_410
-        assert (await here.call("POST", "/v1/bins")).status == 412
-        kept = await here.call("PUT", f"/v1/buckets/{first['bucket']['id']}", {"expires_at": None})
-        assert kept.document["expires_at"] is None
-        assert (await here.call("POST", "/v1/bins")).status == 201
-
 
 @pytest.mark.gen_test
 async def test_files_that_can_not_be_read_are_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ async def test_while_the_file_can_not_be_opened(
 async def test_opening_anew_fails_for_any_reason(
     settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No thread can be started, or somebody can't take over what the file holds: it is told with its traceback once,
+    """No thread can be started, or somebody can't take over what the file holds, with its traceback: each is told once,
     and tried until it goes well; everybody has read again then."""
     monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
     database = await Database.open(settings, factory=faults.factory)
@@ -143,7 +143,7 @@ async def test_opening_anew_fails_for_any_reason(
     with capture_logs() as logs:
         with pytest.raises(Unknown):
             await database.write(put("a"))
-        await until(lambda: "can't be opened (RuntimeError, see the log)" in database.problem)
+        await until(lambda: "no thread can be started" in database.problem)
         with pytest.raises(Unavailable):
             await database.write(put("b"))
         failing = "apply"
@@ -153,6 +153,7 @@ async def test_opening_anew_fails_for_any_reason(
     await database.write(put("after"))
     assert [(entry["event"], bool(entry.get("exc_info"))) for entry in logs] == [
         ("commit_failed", False),
+        ("database_unavailable", False),
         ("database_unavailable", True),
         ("database_available", False),
     ]
