@@ -72,14 +72,6 @@ async def test_what_a_write_meets_is_not_quoted_either(tmp_path: Path) -> None:
     finally:
         await database.close()
 
-    database = await Database.open(replace(Settings(), data=tmp_path))
-    try:
-        with pytest.raises(sqlite3.OperationalError, match=r"^a text in it is malformed$"):
-            await database.write(lambda raw: raw.execute("SELECT CAST(x'736563726574ff' AS TEXT)").fetchone())
-        assert database.refusal() is None
-    finally:
-        await database.close()
-
 
 @pytest.mark.gen_test
 async def test_no_thread_can_be_started(tmp_path: Path) -> None:
