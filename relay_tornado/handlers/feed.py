@@ -273,7 +273,7 @@ class Feed(Subscribed):
         self._timer = self._loop.call_at(self._due(), self._tick)
 
     def _beat(self) -> bytes:
-        """A sign of life: a comment, or a ping where events were passed over since an id was told."""
+        """A sign of life: an event, since a page's script sees no comment."""
         delivery = self._delivery
         assert delivery is not None
         moved = frames.ping(delivery.moved())
@@ -285,7 +285,7 @@ class Feed(Subscribed):
                 before = self._ids.get(key)
                 if before is None or parse_id(before).seq < parse_id(reached).seq:
                     self._ids[key] = reached
-        return sse.comment(moved) if self._id() in (None, self._told) else self._event("ping", moved)
+        return self._event("ping", moved)
 
     def _acknowledged(self, stream: Connection, now: float) -> int | None:
         if stream.closed():

@@ -20,11 +20,6 @@ def event(kind: str, data: bytes, id: str | None = None, retry: int | None = Non
     return b"%bdata: %b\n\n" % (head.encode(), data)
 
 
-def comment(text: bytes = b"") -> bytes:
-    """A line that no client passes on. No empty line follows: some clients would make an event of it."""
-    return b": %b\n" % text
-
-
 class Reached(NamedTuple):
     """What a client that comes back has had: up to these ids, each about its own bucket. `opened`: when the stream of
     several buckets that gave them began, in unix seconds; None for an id of one bucket alone."""

@@ -37,7 +37,6 @@ class Parser:
 
     id: str = ""
     retry: int | None = None
-    comments: list[str] = field(default_factory=list)
     _kind: str = ""
     _data: list[str] = field(default_factory=list)
     _id: str = ""
@@ -49,7 +48,6 @@ class Parser:
             self._data, self._kind = [], ""
             return Message(kind or "message", "\n".join(data), self.id) if data else None
         if line.startswith(":"):
-            self.comments.append(line[1:].removeprefix(" "))
             return None
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
@@ -132,8 +130,10 @@ class Source:
                     return None
 
     async def hear(self, kind: str) -> Message:
-        """The next event, which must be of this kind."""
+        """The next event, which must be of this kind. Signs of life may come before it."""
         message = await self.next()
+        while kind != "ping" and message is not None and message.kind == "ping":
+            message = await self.next()
         assert message is not None, "the stream has ended"
         assert message.kind == kind, message
         return message
@@ -149,17 +149,6 @@ class Source:
             assert message is not None, "the stream has ended"
             if message.kind == kind:
                 return message
-
-    async def comment(self) -> str:
-        """A comment that is still to come."""
-        before = len(self.parser.comments)
-        async with asyncio.timeout(TIMEOUT):
-            while len(self.parser.comments) == before:
-                assert await self._more(), "the stream has ended"
-                while b"\n" in self._buffer:
-                    line, _, self._buffer = self._buffer.partition(b"\n")
-                    assert self.parser.line(line.decode()) is None
-        return self.parser.comments[before]
 
 
 def basic(key: str, secret: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import time
 from urllib.parse import quote
 
@@ -130,8 +129,8 @@ async def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
 
 
 @pytest.mark.gen_test
-async def test_heartbeats_are_comments_with_positions() -> None:
-    """No client makes an event of them; there are positions for the buckets that moved."""
+async def test_heartbeats_are_events_with_positions() -> None:
+    """Also where nothing has moved, so that a page's script knows that its connection is alive."""
     async with here(ping_interval=0.05) as site, site.source("bucket=orders") as source:
         epoch = (await source.hear("subscribed")).id.partition("-")[0]
         await source.hear("caught_up")
@@ -139,7 +138,9 @@ async def test_heartbeats_are_comments_with_positions() -> None:
         assert await source.seqs(2) == [1, 2]
         moved: list[dict[str, str]] = []
         while not moved or moved[-1]:
-            moved.append(json.loads(await source.comment())["positions"])
+            ping = await source.hear("ping")
+            assert ping.id == f"{epoch}-2"
+            moved.append(ping.document["positions"])
         assert {"orders": f"{epoch}-2"} in moved
 
 

@@ -318,3 +318,40 @@ def test_a_stream_goes_on_where_it_was(page: Page) -> None:
     assert seen == [8]
     assert since == ["latest", "e-7", "e-8", "e-9"]
     assert statuses == ["connecting", "live", "away", "away", "away"]
+
+
+FOLLOW_SILENT = """async () => {
+  window.opened = [];
+  window.EventSource = class extends EventTarget {
+    constructor(url) {
+      super();
+      opened.push(this);
+      this.url = url;
+    }
+    close() {
+      this.closed = true;
+    }
+  };
+  const { follow } = await import('/ui/static/stream.js');
+  window.statuses = [];
+  follow('orders', { since: 'latest' }, { webhook: () => {}, status: (text) => statuses.push(text) });
+  window.say = (kind, data, lastEventId) =>
+    opened.at(-1).dispatchEvent(new MessageEvent(kind, { data: JSON.stringify(data), lastEventId }));
+  say('subscribed', { buckets: [] }, 'e-7');
+}"""
+
+
+def test_a_stream_that_falls_silent_is_opened_again(page: Page) -> None:
+    """A connection may be dead without the browser's knowing: the signs of life that are missing tell."""
+    page.route("**/v1/buckets/orders", lambda route: route.fulfill(json={}))
+    page.goto("/ui/")
+    page.clock.install()
+    page.evaluate(FOLLOW_SILENT)
+    for _ in range(4):
+        page.clock.run_for(30_000)
+        page.evaluate("say('ping', { positions: {} }, 'e-9')")
+    assert page.evaluate("[opened.length, statuses]") == [1, ["connecting", "live"]]
+    page.clock.run_for(45_000)
+    page.wait_for_function("opened.length === 2", polling=50)
+    assert page.evaluate("[opened[0].closed, statuses]") == [True, ["connecting", "live", "away"]]
+    assert page.evaluate("new URLSearchParams(opened[1].url.split('?')[1]).get('since')") == "e-9"

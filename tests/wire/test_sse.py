@@ -21,11 +21,6 @@ def test_an_event_has_its_lines() -> None:
     assert sse.event("gap", b"{}") == b"event: gap\ndata: {}\n\n"
 
 
-def test_a_comment_ends_no_event() -> None:
-    """It is one line: an empty one behind it makes some clients pass on an event."""
-    assert sse.comment(b"x") == b": x\n"
-
-
 @pytest.mark.parametrize("size", [0, 1, 50, 125, 126, 127, 65_535, 65_536, 200_000])
 def test_frames_are_taken_apart(size: int) -> None:
     """Whatever their headers' length is, what was put in comes out, in its order."""

@@ -4,6 +4,8 @@ import { get, v1 } from "./api.js";
 
 const MAX_WAIT = 30_000;
 const HIDDEN_FOR = 20_000;
+// The relay says something every 15 s; where it does not, the connection may be dead without the browser's knowing for hours.
+const SILENT_FOR = 40_000;
 
 /** Follows a bucket from a position on. The callbacks: webhook(frame), gap(gap), subscribed(bucket entry, whether all since the last event
  *  comes on the stream), and status(text): "connecting", "live", "away" (it comes back by itself), "resting" (the page is hidden), "gone"
@@ -13,10 +15,12 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
   let last = "";
   let tries = 0;
   let timer = 0;
+  let silence = 0;
   let ended = false;
 
   const close = () => {
     clearTimeout(timer);
+    clearTimeout(silence);
     source?.close();
     source = null;
   };
@@ -26,7 +30,15 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
     document.removeEventListener("visibilitychange", looked);
     window.removeEventListener("online", online);
   };
+  const listen = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => {
+      status("away");
+      later();
+    }, SILENT_FOR);
+  };
   const heard = (event) => {
+    listen();
     if (event.lastEventId) last = event.lastEventId;
     return JSON.parse(event.data);
   };
@@ -35,6 +47,7 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
     const search = new URLSearchParams({ bucket, outputs: "none", ...query, since: last || since });
     const opened = new EventSource(`${v1("stream")}?${search}`);
     source = opened;
+    listen();
     opened.addEventListener("subscribed", (event) => {
       const resumed = last !== "";
       const { buckets } = heard(event);
@@ -65,7 +78,7 @@ export function follow(bucket, { since = "latest", ...query }, { webhook, gap, s
   const again = async () => {
     // An EventSource does not say why it was refused, so we ask: where nobody is signed in any more, that ends the page's session.
     try {
-      await get(v1("buckets", bucket));
+      await get(v1("buckets", bucket), {}, AbortSignal.timeout(SILENT_FOR));
     } catch (error) {
       if (ended) return;
       if (error.status === 404) {
