@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 
 from relay_tornado.errors import NotFound, StartupError
-from relay_tornado.storage import migrate, wal
+from relay_tornado.storage import migrate, rights, wal
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import decode, unquoted
 from relay_tornado.storage.database import NAME
@@ -45,9 +45,9 @@ def open_file(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         if raw is not None:
             raw.close()
-        raise StartupError(
-            f"{path} can't be read ({error}): it is damaged, no relay's file, or another user's. Try another copy."
-        ) from error
+        mend = rights.advice(path.parent) if path.name == NAME else None
+        why = mend or "it is damaged, no relay's file, or another user's. Try another copy."
+        raise StartupError(f"{path} can't be read ({error}): {why}") from error
     except BaseException:
         if raw is not None:
             raw.close()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from relay_tornado import __version__
 from relay_tornado.errors import Locked, NotWritable
+from relay_tornado.storage import rights
 
 NAME = "relay.lock"
 
@@ -142,7 +143,6 @@ def _refusal(directory: Path, error: OSError) -> str:
         errno.EEXIST: "it is a file; name a directory",
         errno.ENOSPC: "the disk is full; free some space",
     }.get(error.errno or 0, "check the path and its rights")
-    return (
-        f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): {advice}, or choose another "
-        "one with --data."
-    )
+    refusal = f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): "
+    mend = rights.advice(directory) if error.errno in (errno.EACCES, errno.EPERM) else None
+    return refusal + (mend or f"{advice}, or choose another one with --data.")

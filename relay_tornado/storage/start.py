@@ -19,7 +19,7 @@ import structlog
 
 from relay_tornado import __version__
 from relay_tornado.errors import NotWritable, StartupError
-from relay_tornado.storage import migrate, wal
+from relay_tornado.storage import migrate, rights, wal
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import unquoted
@@ -150,6 +150,9 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
         errno.EROFS,
         errno.EISDIR,
     ):
+        mend = None if number == errno.EROFS else rights.advice(path.parent)
+        if mend is not None:
+            return NotWritable(f"{path} can't be opened for writing ({error}): {mend}")
         return NotWritable(
             f"{path} can't be opened for writing ({error}): the user that runs the relay needs the right to write to "
             "it and to its directory, or choose another directory with --data."

@@ -139,8 +139,11 @@ from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 migrate.steps()
 os.setuid(65534)
+async def open_it():
+    await Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1])))
+    os._exit(0)  # as if it was killed, so that the WAL stays
 try:
-    asyncio.run(Database.open(dataclasses.replace(Settings(), data=pathlib.Path(sys.argv[1]))))
+    asyncio.run(open_it())
 except NotWritable as error:
     print(error)
 """
@@ -173,6 +176,35 @@ def test_what_must_not_be_written(open_to_all: Path, what: str) -> None:
     )
     assert "--data" in result.stdout, result.stderr
     assert str(data) in result.stdout
+
+
+@pytest.mark.parametrize("what", ["relay.lock", "relay.db", "relay.db-wal", "relay.db-shm", "relay.witness"])
+@pytest.mark.parametrize("how", ["of root", "closed"])
+def test_the_advice_on_rights_mends_them(open_to_all: Path, what: str, how: str) -> None:
+    """The file is named, whose it is, and a command after which it opens: also where SQLite's error names none."""
+    needs_root("it becomes another user")
+    data = open_to_all / "data"
+    data.mkdir()
+
+    def opened() -> str:
+        command = [sys.executable, "-c", REFUSED, str(data)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    os.chown(data, 65534, 65534)
+    assert opened() == ""
+    if how == "closed":
+        (data / what).chmod(0)
+    else:
+        os.chown(data / what, 0, 0)
+    said = opened()
+    assert str(data / what) in said
+    _, _, mend = said.partition("chmod " if how == "closed" else "as root, ")
+    if how == "closed":
+        mend = f"chmod {mend}"
+    else:
+        assert "uid 0" in said
+    subprocess.run(mend, shell=True, check=True, timeout=10)
+    assert opened() == ""
 
 
 @pytest.mark.gen_test

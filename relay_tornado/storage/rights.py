@@ -1,0 +1,32 @@
+"""Which of the relay's files this process must not write, and what mends that."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+from relay_tornado.storage import witness
+from relay_tornado.storage.whereabouts import wal_of
+
+
+def advice(directory: Path) -> str | None:
+    """Names the files of a data directory that are shut, on a disk that may be written; None where none is seen."""
+    if not os.access(directory, os.X_OK, effective_ids=True):
+        return None
+    database = directory / "relay.db"
+    wal = wal_of(database)
+    shm = wal.with_name(f"{wal.name.removesuffix('-wal')}-shm")
+    files = (directory / "relay.lock", database, wal, shm, directory / witness.NAME)
+    shut = [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]
+    if not shut:
+        return None
+    user, owners = os.geteuid(), {path.stat().st_uid for path in shut}
+    named = " ".join(shlex.quote(str(path)) for path in shut)
+    if owners == {user}:
+        return f"give their owner the right to write: chmod 0600 {named}"
+    uids = " and ".join(f"uid {uid}" for uid in sorted(owners))
+    if directory.stat().st_uid == user:
+        mend = f"chown --reference={shlex.quote(str(directory))} {named}"
+        return f"there are files of {uids}, perhaps since a command ran as that user: as root, {mend}"
+    return f"there are files of {uids}: run this as that user, or choose another directory with --data"
