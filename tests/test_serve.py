@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -303,6 +304,30 @@ def test_a_second_signal_changes_nothing(tmp_path: Path, number: int) -> None:
             relay.process.send_signal(number)
             time.sleep(0.002)
         assert relay.process.returncode == 0
+
+
+def test_a_data_directory_that_is_closed_while_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was opened serves on, the gauges among it, and the relay ends as ever."""
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("there is no setpriv, and root may go into any directory")
+        bound = "--bounding-set=-dac_override,-dac_read_search"
+        monkeypatch.setattr(Served, "program", ["setpriv", bound, *RELAY])
+    data = tmp_path / "data"
+    with served(tmp_path, "--data", str(data), "--metrics-port", "0") as relay:
+        url = relay.url()
+        port = relay.wait_for(r'"metrics_port": (\d+)')[1]
+        data.chmod(0)
+        try:
+            for asked in (f"{url}/readyz", f"http://127.0.0.1:{port}/metrics"):
+                with urllib.request.urlopen(asked, timeout=TIMEOUT) as answer:
+                    assert answer.status == 200
+            assert relay.end() == 0, relay.stderr
+        finally:
+            data.chmod(0o700)
+    with served(tmp_path, "--data", str(data)) as relay:
+        relay.url()
+        assert relay.end() == 0
 
 
 def test_a_name_whose_servers_are_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

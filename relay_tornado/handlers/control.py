@@ -83,7 +83,10 @@ class ControlServer:
         except OSError as error:
             listener.close()
             self._remove_folder()
-            raise NotWritable(f"the control socket {path} can't be made: {error.strerror}") from None
+            raise NotWritable(
+                f"the control socket {path} can't be made ({error.strerror}): give the user that runs the relay the "
+                "right to write to its directory"
+            ) from None
         self._path = path
         self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_LINE)
         return path
@@ -104,7 +107,8 @@ class ControlServer:
             await asyncio.gather(*late, return_exceptions=True)
         await server.wait_closed()
         if self._path is not None:
-            self._path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the next relay here replaces it
+                self._path.unlink()
         self._remove_folder()
 
     def _remove_folder(self) -> None:

@@ -5,6 +5,7 @@ One that is deleted, moved or replaced takes writes as before, and nobody finds 
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ is no whole second, and to 2 s at worst."""
 
 def wal_of(path: Path) -> Path:
     """Where SQLite puts a database's WAL: beside the file itself, where `path` is a symlink to it."""
-    real = path.resolve() if path.is_symlink() else path
+    real = path.resolve() if os.path.islink(path) else path  # noqa: PTH114  # Path.is_symlink raises for want of rights
     return real.with_name(f"{real.name}-wal")
 
 
