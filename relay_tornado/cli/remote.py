@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import relay_tornado
 from relay_tornado.cli.output import note
 from relay_tornado.cli.parts import find_part
+from relay_tornado.client.opener import opener
 from relay_tornado.errors import BucketGone, Invalid, NotFound, RelayError, Unavailable
 from relay_tornado.wire.fields import Document
 
@@ -32,18 +33,13 @@ class Refused(RelayError):
     """The relay's error, as it told it."""
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
 class Remote:
     """The relay at a URL, for a token's secret. It has the form of cli/client.py's `Relay`."""
 
     def __init__(self, url: str, secret: str) -> None:
         self.url = url
         self._secret = secret
-        self._opener = urllib.request.build_opener(_NoRedirect())
+        self._opener = opener(None)
         parts = urlsplit(url)
         if parts.scheme == "http" and parts.hostname not in _LOOPBACK:
             note(f"the secret goes to {parts.hostname} without TLS: use https where you can")
@@ -84,12 +80,12 @@ class Remote:
                 raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
             reason = getattr(error.reason, "strerror", None) or error.reason
             raise Unavailable(f"{self.url} can't be reached: {reason}") from None
-        except OSError as error:
-            raise Unavailable(f"{self.url} can't be reached: {error}") from None
-        except IncompleteRead:
-            raise Unavailable(
-                f"the answer of {self.url} broke off, so this may have been done or not: look, and repeat it"
-            ) from None
+        except (OSError, IncompleteRead) as error:
+            # Not in a URLError: the request has left.
+            what = f"gave no answer within {ANSWER:g} s" if isinstance(error, TimeoutError) else "broke off its answer"
+            if method == "GET":
+                raise Unavailable(f"{self.url} {what}: try again") from None
+            raise Unavailable(f"{self.url} {what}, so this may have been done or not: look, and repeat it") from None
         except (ValueError, HTTPException):
             raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?") from None
 

@@ -8,19 +8,14 @@ import ssl
 import urllib.error
 import urllib.request
 from http.client import HTTPException
-from typing import Any
 
 from relay_tornado.client import messages
 from relay_tornado.client.address import Address
 from relay_tornado.client.aside import aside
 from relay_tornado.client.errors import Rejected
 from relay_tornado.client.link import USER_AGENT
+from relay_tornado.client.opener import opener
 from relay_tornado.client.options import Options
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 async def put_answer(
@@ -39,14 +34,13 @@ def _put(address: Address, options: Options, id: str, document: bytes, timeout: 
         {"Authorization": f"Basic {credentials}", "Content-Type": "application/json", "User-Agent": USER_AGENT},
         method="PUT",
     )
-    handlers: list[urllib.request.BaseHandler] = [_NoRedirect()]
+    handlers: list[urllib.request.BaseHandler] = []
     if options.proxy is not True:
         proxies = {} if options.proxy is None else {"http": options.proxy, "https": options.proxy}
         handlers.append(urllib.request.ProxyHandler(proxies))
-    if address.secure:
-        handlers.append(urllib.request.HTTPSHandler(context=options.ssl or ssl.create_default_context()))
+    context = options.ssl or ssl.create_default_context() if address.secure else None
     try:
-        with urllib.request.build_opener(*handlers).open(request, timeout=timeout) as response:
+        with opener(context, *handlers).open(request, timeout=timeout) as response:
             response.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -204,13 +204,26 @@ def saying(answer: bytes) -> Iterator[str]:
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer like a relay"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[", "broke off"),
         (b"HTTP/1.1 503 Away\r\nContent-Length: 100\r\n\r\n{", "answers 503"),
-        (b"", "can't be reached"),
+        (b"", "broke off"),
     ],
 )
 def test_what_is_no_whole_answer(relay: Runner, answer: bytes, words: str) -> None:
     """Another program's port, and an answer that breaks off, are said in one line."""
     with saying(answer) as url:
         assert words in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+
+
+def test_a_change_whose_answer_does_not_come(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been done: the connection ends, or nothing comes on it any more."""
+    monkeypatch.setattr("relay_tornado.cli.remote.ANSWER", 0.3)
+    with saying(b"") as ends, socket.create_server(("127.0.0.1", 0)) as stays:
+        for url, what in (
+            (ends, "broke off"),
+            (f"http://127.0.0.1:{stays.getsockname()[1]}", "no answer within 0.3 s"),
+        ):
+            said = relay.refused("bucket", "create", "orders", RELAY_URL=url, RELAY_SECRET="x")
+            assert what in said
+            assert "may have been done" in said
 
 
 @pytest.mark.parametrize("url", ["http://relay:80a", "http://[::1", "http://a..b", "http://:80", "http://relay:0"])

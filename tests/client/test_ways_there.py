@@ -7,10 +7,13 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import ProxyHandler
 
 import pytest
 import trustme
@@ -20,6 +23,7 @@ from relay_tornado.client import (
     Notice,
     Unreachable,
 )
+from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, service, webhook
 from tests.client.world import TIMEOUT, free_port, run, until
 
@@ -156,6 +160,34 @@ def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", both)
     run(main())
     assert dialled == ["relay.test"]
+
+
+def test_the_first_address_is_silent_over_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one has its turn long before the request's own time is over, and has all of that."""
+    look_up = socket.getaddrinfo
+
+    def both(host: Any, *arguments: Any, **options: Any) -> Any:
+        return [found for each in ("127.0.0.2", "127.0.0.1") for found in look_up(each, *arguments, **options)]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(1)  # longer than an address has
+            self.send_response(204)
+            self.end_headers()
+
+    monkeypatch.setattr("relay_tornado.client.opener.CONNECT", 0.5)
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    begun = time.monotonic()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with silent("127.0.0.2", server.server_port):
+                url = f"http://relay.test:{server.server_port}/"
+                with opener(None, ProxyHandler({})).open(url, timeout=TIMEOUT * 3) as answer:
+                    assert answer.status == 204
+        finally:
+            server.shutdown()
+    assert time.monotonic() - begun < TIMEOUT
 
 
 def test_a_name_whose_servers_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
