@@ -17,8 +17,11 @@ from relay_tornado.cli.client import Caller, Relay, open_relay, place_given
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.wire.fields import Document
 
-LIFE: Final = 86_400.0
-"""Seconds after which a token that could not be revoked ends by itself. A command that runs on puts that off."""
+LIFE: Final = 7 * 86_400.0
+"""Seconds after which a token that could not be revoked ends by itself. A command that runs on puts that off, but not
+while its machine sleeps, as over a weekend."""
+EVERY: Final = 3600.0
+"""Seconds after which it does so."""
 
 ANY_KEY: Final = "whr"
 """The key with which the secret alone decides."""
@@ -64,7 +67,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
 async def extend(access: Access) -> None:
     """Puts off the end of a token that a command made for itself, again and again, until it is cancelled."""
     while access.data is not None:
-        await asyncio.sleep(LIFE / 8)
+        await asyncio.sleep(EVERY)
         options = {"expires_at": time.time() + LIFE}
         with suppress(RelayError, OSError):
             await asyncio.to_thread(_call, access.data, "token.set", key=access.key, options=options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -12,13 +13,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from relay_tornado.cli.access import Access, extend
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.handing import Hand
 from relay_tornado.client.messages import read_event
@@ -61,6 +63,30 @@ def listening(world: World, *arguments: object) -> Iterator[subprocess.Popen[str
 
 def clients(world: World) -> int:
     return len(world.relay.command("stats")["clients"])
+
+
+def test_a_machine_that_sleeps_over_a_weekend(shared: World) -> None:
+    """The command's own token outlasts it, though nobody puts its end off meanwhile."""
+    bucket = shared.bucket()
+    with listening(shared, bucket):
+        wait_for(lambda: clients(shared) == 1, "the client")
+        (own,) = [each for each in shared.relay.command("token", "list") if each["description"] == "relay listen"]
+        assert own["expires_at"] - time.time() > 4 * 86_400
+
+
+async def _extended(access: Access) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(2):
+            await extend(access)
+
+
+def test_the_end_of_its_token_is_put_off(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the command runs."""
+    made = shared.relay.command("token", "create", "--expires", "1h")
+    monkeypatch.setattr("relay_tornado.cli.access.EVERY", 0.1)
+    asyncio.run(_extended(Access(shared.relay.url, made["key"], made["secret"], shared.relay.data)))
+    (found,) = [each for each in shared.relay.command("token", "list") if each["key"] == made["key"]]
+    assert found["expires_at"] - time.time() > 4 * 86_400
 
 
 # on a pipe
