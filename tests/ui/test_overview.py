@@ -54,6 +54,24 @@ def test_numbers_and_plots(signed_in: Page) -> None:
     expect(page.get_by_role("img", name="Errors in 10 s, now: overloaded 5, too large 0")).to_be_visible()
 
 
+def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
+    """Where no answer comes the page says so, asks again, and goes on."""
+    page = signed_in
+    hung: list[Route] = []
+    page.goto("/ui/")
+    page.clock.install()
+    page.route("**/v1/status", lambda route: route.continue_() if hung else hung.append(route))
+    page.reload()
+    wait_for(lambda: page.wait_for_timeout(20) or hung, "the question")
+    said = page.get_by_text("can't be reached")
+    page.clock.run_for(35_000)
+    expect(said).to_be_hidden()
+    page.clock.run_for(10_000)
+    expect(said).to_be_visible()
+    page.clock.run_for(10_000)
+    expect(said).to_be_hidden()
+
+
 def test_the_span_is_in_the_address(signed_in: Page) -> None:
     """Hour, day and month are asked for, and a link or a reload keeps which."""
     page = signed_in

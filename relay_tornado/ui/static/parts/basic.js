@@ -176,6 +176,15 @@ export function Confirm({ title, children, action, typed, onConfirm, onClose }) 
   <//>`;
 }
 
+const PATIENCE = 40_000;
+
+/** What ends with `whole`, and by itself where no answer comes: on a connection that is dead that may take a quarter of an hour. */
+function patient(whole) {
+  const own = new AbortController();
+  const timer = setTimeout(() => own.abort(new Error("The relay does not answer. The page goes on by itself when it does.")), PATIENCE);
+  return { signal: AbortSignal.any([whole, own.signal]), settle: () => clearTimeout(timer) };
+}
+
 /** Loads something and again every `every` seconds while the page is looked at: [value, error, again]. */
 export function useLoaded(load, { every = 0, on = [] } = {}) {
   const [state, setState] = useState({ value: undefined, error: null });
@@ -184,12 +193,14 @@ export function useLoaded(load, { every = 0, on = [] } = {}) {
     let timer = 0;
     const abort = new AbortController();
     const run = async () => {
+      const asked = patient(abort.signal);
       try {
-        const value = await load(abort.signal);
+        const value = await load(every ? asked.signal : abort.signal);
         if (!abort.signal.aborted) setState({ value, error: null });
       } catch (error) {
         if (!abort.signal.aborted) setState((before) => ({ ...before, error }));
       }
+      asked.settle();
       if (every && !abort.signal.aborted) timer = setTimeout(next, every * 1000);
     };
     const next = () => (document.hidden ? (timer = setTimeout(next, 1000)) : run());
