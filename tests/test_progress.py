@@ -26,6 +26,7 @@ def test_fresh_events_come_in_order_once() -> None:
     """Every seq above the floor is given once, in order, up to the head and never more than the limit."""
     progress = Progress(3)
     assert seqs(take(progress, 8, 2)) == [4, 5]
+    assert progress.reached == 5
     assert seqs(take(progress, 8)) == [6, 7, 8]
     assert take(progress, 8) == []
     assert progress.out == 5
@@ -108,6 +109,32 @@ def test_due_ones_come_by_their_time() -> None:
         progress.fail(one, due, 0.0)
     assert seqs(take(progress, 3, now=2.5)) == [2, 3]
     assert seqs(take(progress, 3, now=3.0)) == [1]
+
+
+def test_due_ones_behind_a_place_wait_until_that_has_moved() -> None:
+    """They are not taken and count as none that is due; then they come by their time, no more than were asked for."""
+    progress = Progress(0)
+    for one, due in zip(take(progress, 4), (9.0, 3.0, 2.0, 1.0), strict=True):
+        progress.fail(one, due, 0.0)
+    assert seqs(progress.take(4, 9, 5.0, last=2)) == [2]
+    assert progress.take(4, 9, 5.0, last=2) == []
+    assert progress.due() == 9.0
+    assert seqs(progress.take(4, 1, 9.0, last=4)) == [4]
+    assert seqs(progress.take(4, 1, 9.0, last=2)) == [1]
+    assert seqs(progress.take(4, 9, 9.0)) == [3]
+
+
+def test_the_oldest_is_the_first_that_is_not_done_with() -> None:
+    """Parked below the floor, or behind it; none where all of a log is done with."""
+    progress = Progress(0)
+    one, two, _ = take(progress, 3)
+    assert progress.oldest(3) == 1
+    progress.fail(one, 9.0, 0.0)
+    progress.done(two)
+    assert (progress.floor, progress.oldest(3)) == (2, 1)
+    (one,) = take(progress, 3, now=9.0)
+    progress.done(one)
+    assert (progress.oldest(3), progress.oldest(2)) == (3, None)
 
 
 def test_a_buried_one_is_dead_and_done_with() -> None:
@@ -210,7 +237,8 @@ def test_a_trim_tells_of_holes_exactly() -> None:
         progress.release(each)
     assert list(progress.trim(7, 0.0).fresh) == [(2, 2), (4, 4), (6, 6)]
     # What stays is in none either, also where it is done with ahead of others that stay.
-    assert list(Progress(0, done=[(10, 12)]).trim(5, 0.0).fresh) == [(1, 4)]
+    missed = Progress(0, done=[(10, 12)]).trim(5, 0.0)
+    assert (list(missed.started), list(missed.fresh), bool(missed)) == ([], [(1, 4)], True)
 
 
 def test_what_was_out_when_it_left_may_be_done_all_the_same() -> None:
@@ -232,7 +260,8 @@ def test_parked_ones_above_what_left_stay() -> None:
     progress = Progress(0)
     for one in take(progress, 4):
         progress.fail(one, 10.0 - one.seq, 0.0)
-    assert list(progress.trim(3, 1.0).started) == [1, 2]
+    missed = progress.trim(3, 1.0)
+    assert (list(missed.started), list(missed.fresh), bool(missed)) == ([1, 2], [], True)
     assert sorted(progress.parked) == [3, 4]
     assert seqs(take(progress, 4, now=99.0)) == [4, 3]
 
@@ -249,6 +278,16 @@ def test_a_receipt_moves_the_floor() -> None:
     assert (progress.floor, progress.out, progress.pending(4)) == (3, 1, 2)
     assert progress.advance(9)
     assert seqs(take(progress, 10, now=0.5)) == [10]
+
+
+def test_what_a_seek_would_repeat_is_counted() -> None:
+    """Done ones above the place, below the floor and above it; what is parked comes anyway, and so does what is out."""
+    progress = Progress(0)
+    one, two, three, _four, five, _six = take(progress, 6)
+    for each in (one, three, five):
+        progress.done(each)
+    progress.fail(two, 9.0, 0.0)
+    assert [progress.done_above(seq) for seq in range(7)] == [3, 2, 2, 1, 1, 0, 0]
 
 
 def test_the_window_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

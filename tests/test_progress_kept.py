@@ -82,6 +82,21 @@ def test_a_restart_repeats_what_was_out_and_nothing_else() -> None:
     assert take(again, 8, now=5.0) == [Taken(3, 2, 0)]
 
 
+def test_a_restart_counts_and_orders_what_is_parked() -> None:
+    """What is parked at the floor is pending once, the one that is due first comes first; nothing is to be stored."""
+    again = Progress(3, (), {1: Parked(1, 9.0, 0.0), 2: Parked(1, 5.0, 0.0), 3: Parked(1, 7.0, 0.0)})
+    assert (again.pending(4), again.due(), again.changes()) == (4, 5.0, None)
+    assert seqs(take(again, 3, now=9.0)) == [2, 3, 1]
+
+
+def test_what_is_stored_of_the_settled_below_the_floor_is_left_out() -> None:
+    """Whatever a file says: each event is counted once, and the floor moves over what is done behind it."""
+    again = Progress(3, ((1, 2), (5, 5)))
+    assert again.pending(6) == 2
+    assert seqs(take(again, 6)) == [4, 6]
+    assert Progress(3, ((2, 4),)).floor == 4
+
+
 def test_a_try_counts_across_a_crash() -> None:
     """What was being tried when it was stored last was tried in vain: it comes at once, at its next try."""
     progress = Progress(0)
