@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.client import (
     Backoff,
+    GapRefused,
     Notice,
     Refused,
     Rejected,
@@ -289,6 +290,64 @@ def test_a_message_that_is_too_big_ends_it() -> None:
                 await anext(events)
 
     run(main())
+
+
+def test_an_answer_that_makes_no_sense_ends_it() -> None:
+    """It is raised where events are waited for: nobody waits for ever on a client that has given up."""
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=["b"])
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            with pytest.raises(RelayClientError, match="the client failed"):
+                await anext(events)
+
+    run(main())
+
+
+@pytest.mark.parametrize("body", [b"", b"x" * 800_000])
+def test_what_ended_it_is_said_to_whoever_acknowledges_or_answers(body: bytes) -> None:
+    """An ack that goes nowhere raises, and so does an answer, whichever way it would have gone."""
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.socket.close(4503, "because")
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, consumer="c") as events:
+            event = await anext(events)
+            with pytest.raises(Refused, match="because"):
+                await anext(events)
+            for doing in (event.ack(), event.nak(), event.respond(200, body)):
+                with pytest.raises(Refused, match="because"):
+                    await doing
+
+    run(main())
+
+
+def test_of_each_connection_its_own_is_told() -> None:
+    """The gaps of the one that was refused, not of those before; a bucket that is missing again, after it was there."""
+    gap = {"from": 1, "to": 2, "count": 2, "reason": "retention"}
+    missing = {"bucket_name": "b", "error": "not_found"}
+    notices: list[str] = []
+
+    async def talk(peer: Peer) -> None:
+        entries = [missing, missing, ENTRY | {"gap": gap}, missing, ENTRY | {"gap": gap}]
+        await peer.welcome(buckets=[entries[peer.number - 1]])
+        await peer.socket.close(4509 if peer.number == 5 else 1011)
+
+    async def main() -> None:
+        async with service(talk) as url:
+            async with at(url, on_gap="fail", on_notice=lambda notice: notices.append(notice.kind)) as events:
+                with pytest.raises(GapRefused) as refused:
+                    await anext(events)
+        assert [each.last for each in refused.value.gaps] == [2]
+
+    run(main())
+    assert notices.count("missing") == 2
 
 
 def test_odd_frames_are_passed_over() -> None:

@@ -145,6 +145,21 @@ async def test_heartbeats_are_events_with_positions() -> None:
 
 
 @pytest.mark.gen_test
+async def test_heartbeats_have_their_time_between_them() -> None:
+    """However much is delivered meanwhile; a stream is no flood of comments."""
+    async with here(ping_interval=0.05) as site, site.source("bucket=orders") as source:
+        await source.until("caught_up")
+        (there,) = site.edge.site.sockets.subscribed
+        there._heartbeats = 1000.0  # type: ignore[attr-defined]
+        await source.comment()
+        before = len(source.parser.comments)
+        for seq in range(1, 11):
+            await site.append()
+            assert await source.seqs(1) == [seq]
+        assert len(source.parser.comments) <= before + 1, "it may have been on its way"
+
+
+@pytest.mark.gen_test
 async def test_a_filter_that_passes_nothing_still_moves_the_position() -> None:
     """By pings, which carry an id, so that a client that comes back does not begin where it once began."""
     rules = quote('{"match": {"type": "value", "parameter": {"source": "header", "name": "X"}, "value": "1"}}')
