@@ -34,15 +34,12 @@ class Answers:
         self._more = asyncio.Event()
         self._stale = False
         self._task: asyncio.Task[None] | None = None
-        self._over: RelayClientError | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     async def send(self, id: str, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float) -> None:
-        """Returns once the relay has stored it. Raises Rejected, TimeoutError, and what ended the subscription."""
-        if self._over is not None:
-            raise self._over
+        """Returns once the relay has stored it. Raises Rejected, TimeoutError, and what ended the connections."""
         text = messages.encode(messages.respond(id, status, body, headers))
         waiting = _Waiting(text, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -63,9 +60,7 @@ class Answers:
                 self._waiting.remove(waiting)
 
     def end(self, error: RelayClientError) -> None:
-        """Everything fails with this, now and later."""
-        if self._over is None:
-            self._over = error
+        """Everything that waits fails with this; nothing may be sent any more."""
         if self._task is not None:
             self._task.cancel()
         while self._waiting:

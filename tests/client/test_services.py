@@ -245,6 +245,43 @@ def test_what_a_silence_swallowed_is_not_given_twice(monkeypatch: pytest.MonkeyP
     assert acked == ([f"abcdefghijkl-{seq}" for seq in (1, 2, 3)] if ack == "explicit" else [])
 
 
+def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
+    """It is told in its place, and the place in that bucket is kept no longer."""
+    saved: list[str] = []
+    gone = asyncio.Event()
+    notices: list[str] = []
+
+    class Memory:
+        def load(self) -> str | None:
+            return None
+
+        def save(self, text: str) -> None:
+            saved.append(text)
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await gone.wait()
+        await peer.send({"type": "status", "status": "bucket_deleted", "bucket_name": "b"})
+        await peer.stay()
+
+    async def main() -> None:
+        async with (
+            service(talk) as url,
+            at(url, checkpoint=Memory(), on_notice=lambda notice: notices.append(notice.kind)) as events,
+        ):
+            await anext(events)
+            assert "abcdefghijkl" in saved[-1]
+            gone.set()
+            waiting = asyncio.create_task(anext(events))
+            await until(lambda: "bucket_deleted" in notices, "the notice")
+            await until(lambda: "abcdefghijkl" not in saved[-1], "the checkpoint")
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+
+    run(main())
+
+
 def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is read the client still says that it is there."""
     monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)
@@ -340,10 +377,12 @@ def test_of_each_connection_its_own_is_told() -> None:
         await peer.socket.close(4509 if peer.number == 5 else 1011)
 
     async def main() -> None:
-        async with service(talk) as url:
-            async with at(url, on_gap="fail", on_notice=lambda notice: notices.append(notice.kind)) as events:
-                with pytest.raises(GapRefused) as refused:
-                    await anext(events)
+        async with (
+            service(talk) as url,
+            at(url, on_gap="fail", on_notice=lambda notice: notices.append(notice.kind)) as events,
+        ):
+            with pytest.raises(GapRefused) as refused:
+                await anext(events)
         assert [each.last for each in refused.value.gaps] == [2]
 
     run(main())

@@ -1,0 +1,127 @@
+"""What a client does until an answer to an event is stored, against a service that a test writes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay_tornado.client import Refused
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
+from tests.client.world import run, take, until
+
+STORED = {"type": "status", "status": "responded"}
+
+
+async def give(peer: Peer, number: int) -> None:
+    """So many events, on the connection for events."""
+    await peer.welcome(buckets=[ENTRY])
+    await peer.send(*(webhook(f"abcdefghijkl-{seq}") for seq in range(1, number + 1)))
+    await peer.stay()
+
+
+async def begin(peer: Peer) -> None:
+    """A connection for answers."""
+    assert (await peer.receive())["action"] == "auth"
+    await peer.send(AUTHENTICATED)
+
+
+def test_an_answer_is_sent_until_it_is_stored() -> None:
+    """Again where its connection ended without a word; over another one where nothing is said for too long, and then
+    what was given up is sent no more."""
+    sent: list[tuple[int, str]] = []
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 3)
+        await begin(peer)
+        async for text in peer.socket:
+            sent.append((peer.number, str(text).partition("abcdefghijkl-")[2][:1]))
+            if peer.number == 2:
+                return
+            if sent[-1] != (3, "2"):
+                await peer.send(STORED)
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two, three = await take(events, 3)
+            await one.respond()
+            with pytest.raises(TimeoutError):
+                await two.respond(timeout=0.3)
+            await three.respond()
+
+    run(main())
+    assert sent == [(2, "1"), (3, "1"), (3, "2"), (4, "3")]
+
+
+def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
+    """Also where nobody waits for the one before it any more."""
+    received: list[str] = []
+    cancelled = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        received.append((await peer.receive())["id"])
+        received.append((await peer.receive())["id"])
+        await cancelled.wait()
+        await peer.send({"type": "status", "status": "error", "code": "not_found", "message": "gone"}, STORED)
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two = await take(events, 2)
+            first = asyncio.create_task(one.respond())
+            second = asyncio.create_task(two.respond())
+            await until(lambda: len(received) == 2, "both")
+            first.cancel()
+            await asyncio.wait((first,))
+            cancelled.set()
+            await second
+
+    run(main())
+    assert received == ["abcdefghijkl-1", "abcdefghijkl-2"]
+
+
+def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
+    """The next one gets a connection of its own."""
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        await peer.receive()
+        if peer.number == 2:
+            await peer.socket.close(4503, "because")
+        await peer.send(STORED)
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two = await take(events, 2)
+            with pytest.raises(Refused, match="because"):
+                await one.respond()
+            await two.respond(timeout=10)
+
+    run(main())
+
+
+def test_the_connection_for_answers_ends_with_it() -> None:
+    """Once the subscription is closed, nothing of it runs any more."""
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 1)
+        await begin(peer)
+        await peer.receive()
+        await peer.send(STORED)
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            await (await anext(events)).respond()
+            await events.aclose()
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay client")]
+
+    run(main())
