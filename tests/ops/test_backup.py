@@ -104,12 +104,14 @@ def test_two_backups_of_one_name(cli: Runner, tmp_path: Path) -> None:
     fill(cli.data, "orders", 3)
     part = tmp_path / "b.db.part"
     part.write_bytes(b"left over")
+    part.chmod(0o666)
     with part.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "let it finish" in cli.refused("backup", tmp_path / "b.db")
     assert part.exists()
     cli.json("backup", tmp_path / "b.db")
     assert not part.exists()
+    assert stat.S_IMODE((tmp_path / "b.db").stat().st_mode) == 0o600
 
 
 def test_a_backup_that_was_made_meanwhile_is_left_alone(

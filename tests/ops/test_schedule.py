@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
@@ -186,3 +188,35 @@ def test_nothing_ends_them_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert problems == ["", *["ValueError('nobody expected it')"] * 2]
     assert clock.slept == [60.0, 120.0]
     assert [(each["event"], each["exc_info"]) for each in logs] == [("backup_failed", True)] * 2
+
+
+def test_a_relay_that_ends_while_one_is_made_ends_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is ended and waited for, and that is no failure to be tried again."""
+    settings = replace(Settings(), data=tmp_path)
+    made: list[asyncio.subprocess.Process] = []
+    start = asyncio.create_subprocess_exec
+
+    begun = asyncio.Event()
+
+    async def started(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
+        # In the backup's stead, one that takes for ever.
+        made.append(await start(program, "-c", "import time; time.sleep(600)", **options))
+        begun.set()
+        return made[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+
+    async def main() -> None:
+        task = asyncio.create_task(Backups(settings, tmp_path / "b").run())
+        await begun.wait()
+        task.cancel()
+        try:
+            await asyncio.wait((task,), timeout=30)
+            assert task.cancelled()
+            assert made[0].returncode == -signal.SIGTERM
+        finally:
+            if made[0].returncode is None:
+                made[0].kill()
+                await made[0].wait()
+
+    asyncio.run(main())
