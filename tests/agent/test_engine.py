@@ -30,11 +30,15 @@ class Relay:
     async def done(self, event: Event) -> None:
         self.finished.append(event.id)
 
-    async def events(self) -> AsyncIterator[Event]:
+    def event(self, seq: int, **more: str) -> Event:
         texts: dict[str, Any] = dict.fromkeys(
             ("epoch", "bucket", "bucket_id", "input_id", "input_name", "output", "destination", "path", "query"), ""
         )
-        yield Event(**texts, id="1", seq=1, method="GET", headers=Headers({}), body=b"", _handle=cast("Any", self))
+        handle = cast("Any", self)
+        return Event(**texts | more, id=str(seq), seq=seq, method="GET", headers=Headers({}), body=b"", _handle=handle)
+
+    async def events(self) -> AsyncIterator[Event]:
+        yield self.event(1)
         await asyncio.Event().wait()
 
 
@@ -66,3 +70,47 @@ def test_an_answer_has_a_while_once_it_is_stopped(
         return relay.finished, agent.open
 
     assert asyncio.run(main()) == (finished, 1 - len(finished))
+
+
+def test_there_is_room_for_the_next_however_many_came() -> None:
+    """More than may be unanswered at once, those of other outputs among them: each is done, and none is open."""
+    relay, fine = Relay(), cast("Any", Fine())
+    relay.back.set()
+    count = 4 * engine.UNANSWERED
+
+    async def events() -> AsyncIterator[Event]:
+        for seq in range(1, count + 1):
+            yield relay.event(seq, output="ours" if seq % 2 else "other")
+
+    async def main() -> int:
+        url = Shape("http://localhost:1")
+        agent = Agent(cast("Target", fine), url, fine, respond=relay.respond, output="ours")
+        await asyncio.wait_for(agent.run(events()), 60)
+        return agent.open
+
+    assert asyncio.run(main()) == 0
+    assert sorted(map(int, relay.finished)) == list(range(1, count + 1))
+
+
+def test_a_run_after_an_event_was_held_begins_anew() -> None:
+    """The event is there again, with somewhere to go to, and nothing is held or open when it has gone there."""
+    relay, fine = Relay(), cast("Any", Fine())
+    relay.back.set()
+
+    async def events(destination: str) -> AsyncIterator[Event]:
+        yield relay.event(1, destination=destination)
+        yield relay.event(2, destination=destination)
+        if not destination:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        agent = Agent(cast("Target", fine), Shape(), fine, respond=relay.respond, hold=True)
+        await asyncio.wait_for(agent.run(events("")), 60)
+        assert agent.held is not None
+        assert (agent.held[0].id, relay.finished) == ("1", [])
+        await agent.pause(0.01)
+        await asyncio.wait_for(agent.run(events("http://localhost:1/")), 60)
+        assert (agent.held, agent.open, agent.stopping) == (None, 0, False)
+
+    asyncio.run(main())
+    assert relay.finished == ["1", "2"]
