@@ -355,7 +355,7 @@ def test_saves_gather() -> None:
 
 
 def test_saves_can_be_put_off() -> None:
-    """With an interval nobody waits for a save, and the last state is saved at the end all the same."""
+    """With an interval nobody waits for a save; the last state is saved at the end all the same, or it is told."""
 
     async def main() -> None:
         slow, text = Slow(), "1"
@@ -369,5 +369,11 @@ def test_saves_can_be_put_off() -> None:
         assert slow.saved == []
         await saver.close()
         assert slow.saved == ["2"]
+        text = "bad"
+        saver = Saver(slow, lambda: text, 3600)
+        saver.moved()
+        await saver.flush()
+        with pytest.raises(CheckpointError, match="no"):
+            await saver.close()
 
     run(main())
