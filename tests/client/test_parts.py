@@ -366,6 +366,8 @@ def test_saves_can_be_put_off() -> None:
         text = "2"
         saver.moved()
         await saver.flush()
+        for _ in range(10):
+            await asyncio.sleep(0)
         assert slow.saved == []
         await saver.close()
         assert slow.saved == ["2"]
