@@ -287,9 +287,8 @@ class Connection(IOStream):
         return self._all_sent
 
     def refused(self, seconds: float) -> None:
-        """An answer went out while the body was still coming: nothing more is sent, and the connection closes once the
-        body was read, or after these seconds."""
-        self.last = True
+        """The `last` answer went out while the body was still coming: nothing more is sent, and the connection closes
+        once the body was read, or after these seconds."""
         self.deadline = time.monotonic() + seconds
         self.when_written(self._end_sending)
 
