@@ -112,8 +112,10 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
         for key, text in restored.tokens:
             click.echo(f"  {key}  {printable(text)}".rstrip())
     if restored.paused:
+        state = "disabled, as the file is of an older version" if restored.disabled else "paused"
+        command = "set OUTPUT --enabled" if restored.disabled else "resume OUTPUT"
         click.echo(
-            "These public outputs are paused: once nobody else forwards their events, `relay output resume OUTPUT`."
+            f"These public outputs are {state}: once nobody else forwards their events, `relay output {command}`."
         )
         for bucket, output in restored.paused:
             click.echo(f"  {printable(bucket)}: {printable(output)}")

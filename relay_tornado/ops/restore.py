@@ -42,13 +42,16 @@ _PART = NAME + ".restoring"
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What is there now. `tokens` are (key, description), `paused` are (bucket, output)."""
+    """What is there now. `tokens` are (key, description), `paused` are (bucket, output).
+
+    `disabled`: the file is older than pausing, and these outputs are disabled instead."""
 
     path: Path
     report: Report
     database: str
     tokens: tuple[tuple[str, str], ...]
     paused: tuple[tuple[str, str], ...]
+    disabled: bool
 
 
 def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = False) -> Restored:
@@ -91,6 +94,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
             paused = _make_own(raw)
             stamp = read_stamp(raw)
             tokens = _tokens(raw)
+            disabled = not _pauses(raw)
         after = check(part, progress)
         new = [finding for finding in after.damage if finding not in before.damage]
         if new:
@@ -109,14 +113,14 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         os.close(descriptor)
         for suffix in ("", "-journal"):
             part.with_name(part.name + suffix).unlink(missing_ok=True)
-    return Restored(directory / NAME, after, stamp.database, tokens, paused)
+    return Restored(directory / NAME, after, stamp.database, tokens, paused, disabled)
 
 
 def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
     """Gives the copy its own id, and pauses what would call somebody as soon as the relay starts."""
     paused = []
     # A program that reads an older file knows nothing of pausing, and would not understand such a record.
-    switch = "paused" if migrate.version(raw) >= _PAUSING else "disabled"
+    switch = "paused" if _pauses(raw) else "disabled"
     raw.execute("BEGIN IMMEDIATE")
     raw.execute("UPDATE meta SET id = ?", (new_uuid(),))
     for bucket_id, name, text in raw.execute("SELECT id, name, document FROM bucket").fetchall():
@@ -138,6 +142,10 @@ def _make_own(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:
             )
     raw.execute("COMMIT")
     return tuple(paused)
+
+
+def _pauses(raw: sqlite3.Connection) -> bool:
+    return migrate.version(raw) >= _PAUSING
 
 
 def _tokens(raw: sqlite3.Connection) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 from contextlib import closing
@@ -16,11 +17,12 @@ from relay_tornado.errors import CursorLost
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.ops import restore
 from relay_tornado.settings import Settings
-from relay_tornado.storage import witness
+from relay_tornado.storage import migrate, witness
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
 from tests.ops.filling import change, consume, fill, rows
+from tests.ops.test_upgrade import first_schema
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,28 @@ def test_public_outputs_are_paused(cli: Runner, file: Path, tmp_path: Path) -> N
         raw.execute("UPDATE bucket SET document = json_set(document, '$.outputs', json(?))", (outputs,))
         assert restore._make_own(raw) == (("orders", "out"),)
         assert [disabled for (disabled,) in raw.execute(sql.format("disabled"))] == [1, None, 1, None]
+
+
+def test_how_outputs_are_let_go_on(cli: Runner, tmp_path: Path) -> None:
+    """The command that is named does it, also of a file from before outputs could be paused."""
+    fill(cli.data, "orders", 1)
+    cli("output", "create", "orders", "--public", "--name", "out", "--destination", "https://example.org/")
+    cli.json("backup", tmp_path / "now.db")
+    first_schema(tmp_path / "first")
+    old = tmp_path / "first" / "relay.db"
+    output = {"id": "o", "n": 1, "name": "out", "created_at": 1.0, "updated_at": 1.0, "internal": False}
+    with closing(sqlite3.connect(old, isolation_level=None)) as raw:
+        raw.executescript(migrate.steps()[1].script)
+        sql = "UPDATE bucket SET document = json_set(document, '$.outputs', json(?))"
+        raw.execute(sql, (json.dumps([output | {"destination": "https://example.org/"}]),))
+    for file, command in ((tmp_path / "now.db", "output resume OUTPUT"), (old, "output set OUTPUT --enabled")):
+        new = Runner(tmp_path / f"from-{file.stem}")
+        assert f"`relay {command}`" in new("restore", file).stdout
+        (output,) = new.json("output", "list")
+        assert output["paused"] or output["disabled"]
+        new(*command.replace("OUTPUT", output["id"]).split())
+        (output,) = new.json("output", "list")
+        assert (output["paused"], output["disabled"]) == (False, False)
 
 
 def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> None:
