@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import click
 from click.core import ParameterSource
 
+from relay_tornado.cli import answers
 from relay_tornado.cli.output import note
 from relay_tornado.errors import Locked, NotFound, RelayError, Unavailable
 from relay_tornado.storage.lock import read_owner
@@ -250,7 +251,7 @@ class _Online:
             raise _Lost(sent=True) from None
         if not line.endswith(b"\n"):
             raise _Lost(sent=True)
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = answers.decode(line)
         return answer
 
     def close(self) -> None:

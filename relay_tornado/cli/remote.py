@@ -17,6 +17,7 @@ from typing import Any, Final, NoReturn
 from urllib.parse import quote, urlencode, urlsplit
 
 import relay_tornado
+from relay_tornado.cli import answers
 from relay_tornado.cli.output import note
 from relay_tornado.cli.parts import find_part
 from relay_tornado.client.opener import opener
@@ -25,6 +26,9 @@ from relay_tornado.wire.fields import Document
 
 ANSWER: Final = 120.0
 """Seconds that the relay has for an answer."""
+
+_NO_PATH: Final = "there is nothing at this path"
+"""What a relay answers with 404 where it has no such path at all."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -69,7 +73,7 @@ class Remote:
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  # checked to be http or https
         try:
             with self._opener.open(request, timeout=ANSWER) as response:
-                return json.loads(response.read())
+                return answers.decode(response.read())
         except urllib.error.HTTPError as error:
             with error:
                 self._refused(error)
@@ -95,6 +99,11 @@ class Remote:
             message = str(document["message"])
         except (ValueError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} answers {error.code}, and not like a relay: is the URL right?") from None
+        if error.code == 405 or message == _NO_PATH:
+            raise Refused(
+                f"{self.url} does not have what this command needs: is it a relay older than this program, which is "
+                f"of version {relay_tornado.__version__}, and is the URL right?"
+            )
         if error.code == 404 and document.get("code") in (NotFound.code, BucketGone.code):
             raise NotFound(message)
         raise Refused(message)

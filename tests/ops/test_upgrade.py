@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -132,6 +133,17 @@ def archived(commit: str, folder: Path) -> Path:
     return folder
 
 
+def released(commit: str, folder: Path) -> type[Relay]:
+    """The relay as it was at a commit."""
+    program = archived(commit, folder)
+
+    class Released(Relay):
+        def environment(self) -> dict[str, str]:
+            return super().environment() | {"PYTHONPATH": os.fspath(program), "PYTHONSAFEPATH": "1"}
+
+    return Released
+
+
 async def drain(relay: Relay, token: tuple[str, str], query: str) -> list[str]:
     """The bodies that a client that polls gets next."""
     request = HTTPRequest(
@@ -144,13 +156,6 @@ async def drain(relay: Relay, token: tuple[str, str], query: str) -> list[str]:
 def test_a_file_of_the_second_schema(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
     """Made by the release that wrote such files: those who poll go on where they were, whatever output they drain, and
     what became of events is kept."""
-    program = archived(SECOND, tmp_path / "second")
-
-    class Second(Relay):
-        """The release of the second schema."""
-
-        def environment(self) -> dict[str, str]:
-            return super().environment() | {"PYTHONPATH": os.fspath(program), "PYTHONSAFEPATH": "1"}
 
     async def before(relay: Relay) -> None:
         async with Sender(relay, path) as sender:
@@ -167,7 +172,7 @@ def test_a_file_of_the_second_schema(new_relay: Callable[..., Relay], tmp_path: 
         assert await drain(relay, token, "limit=9") == ["event 6"]
         assert await drain(relay, token, "limit=9") == []
 
-    old = Second(tmp_path / "data")
+    old = released(SECOND, tmp_path / "second")(tmp_path / "data")
     path, token = old.create_bucket("orders"), old.create_token()
     old.command("output", "create", "orders", "--name", "worker")
     with old:
@@ -227,20 +232,12 @@ def test_a_migration_that_is_killed_starts_again(new_relay: Callable[..., Relay]
 def test_an_older_relay_refuses_this_ones_file(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
     """The first release itself refuses a migrated file, names the version, and leaves it as it is; the copy that was
     made before the migration starts under it."""
-    program = archived(FIRST, tmp_path / "first")
-
-    class First(Relay):
-        """The first release."""
-
-        def environment(self) -> dict[str, str]:
-            return super().environment() | {"PYTHONPATH": os.fspath(program), "PYTHONSAFEPATH": "1"}
-
     first_schema(tmp_path / "data")
     new = new_relay()
     assert new.command("migrate")["to"] == migrate.latest()
     path = new.data / "relay.db"
     before = path.read_bytes()
-    old = First(new.data)
+    old = released(FIRST, tmp_path / "first")(new.data)
     refused = old.run("serve", "--port=0")
     assert refused.returncode == 1
     assert f"schema version {migrate.latest()}" in refused.stderr
@@ -251,3 +248,29 @@ def test_an_older_relay_refuses_this_ones_file(new_relay: Callable[..., Relay], 
         asyncio.run(serves_the_old_events(old, old.create_token()))
         assert old.stop() == 0
     assert rows(path, "PRAGMA user_version") == [(1,)]
+
+
+def test_an_older_relay_and_this_program(tmp_path: Path) -> None:
+    """Until it is started anew, or from another machine: what both know works, and the rest is told in one line."""
+    old = released(SECOND, tmp_path / "second")(tmp_path / "data")
+    _, (_, secret) = old.create_bucket("orders"), old.create_token()
+    cli = Runner(old.data)
+    with old:
+        for name, way in (("here", {}), ("there", {"RELAY_URL": old.url, "RELAY_SECRET": secret})):
+            for arguments in (
+                ("bucket", "create", name, "--retention-age", "7d"),
+                ("bucket", "set", name, "--description", "d"),
+                ("bucket", "show", name),
+                ("output", "create", name, "--destination", "https://example.org/"),
+                ("output", "set", name, "--name", "n"),
+                ("output", "list", name),
+                ("input", "list", name),
+                ("token", "create", "--bucket", name),
+                ("token", "list"),
+                ("logs", "list", "--bucket", name),
+            ):
+                result = cli(*arguments, **way)
+                assert result.exit_code == 0, result.output
+            for arguments in (("consumer", "list"), ("consumer", "show", name, "c"), ("search", "x")):
+                assert re.search("another version|older than", cli.refused(*arguments, **way))
+        assert old.stop() == 0

@@ -1,0 +1,16 @@
+"""What a relay answers, as commands read it: a field that a relay of an older version does not know is None."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+class _Answer(dict[str, Any]):
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def decode(text: bytes) -> Any:
+    """The document. Raises ValueError."""
+    return json.loads(text, object_hook=_Answer)
