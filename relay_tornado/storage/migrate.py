@@ -129,7 +129,8 @@ def backup(raw: sqlite3.Connection, target: Path) -> Path:
     try:
         raw.execute("VACUUM INTO ?", (str(part),))
     except sqlite3.Error as error:
-        part.unlink(missing_ok=True)
+        for end in ("", "-journal"):
+            part.with_name(part.name + end).unlink(missing_ok=True)
         raise StartupError(
             f"no copy could be made before migrating ({error}): {target.parent} needs room for one more relay.db."
         ) from error

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import tempfile
 from collections import namedtuple
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import NoSpace
+from relay_tornado.errors import NoSpace, StartupError
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import GIB, MIB, NewEvent, Retention
 from relay_tornado.settings import Settings
+from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.needs import needs_root
@@ -112,6 +114,17 @@ def small_disk() -> Iterator[Path]:
             yield Path(name)
         finally:
             subprocess.run(["umount", "-l", name], check=True)
+
+
+def test_a_copy_that_has_no_room(small_disk: Path) -> None:
+    """What is copied before a migration leaves nothing behind, and the file is as it was."""
+    with closing(sqlite3.connect(small_disk / "relay.db", isolation_level=None)) as raw:
+        raw.execute("CREATE TABLE filler (x)")
+        raw.execute("INSERT INTO filler VALUES (zeroblob(?))", (14 * MIB,))
+        with pytest.raises(StartupError, match="needs room"):
+            migrate.backup(raw, small_disk / "copy.db")
+        assert [path.name for path in small_disk.iterdir()] == ["relay.db"]
+        assert raw.execute("SELECT length(x) FROM filler").fetchone() == (14 * MIB,)
 
 
 @pytest.mark.gen_test
