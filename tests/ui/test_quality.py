@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -129,6 +130,19 @@ def test_signing_in_is_a_page_too(chromium: Browser, relay: Relay) -> None:
         expect(page.get_by_role("heading", name="Sign in to this relay")).to_be_visible()
         found = quality.violations(page, quality.needs_axe()) + quality.sideways(page) + quality.out_of_reach(page)
         assert not found, "\n".join(found)
+
+
+def test_the_rail_can_be_skipped(opened: tuple[Page, Watch], world: World) -> None:
+    """The first stop of Tab leads behind the rail, at the place where one is."""
+    page, _ = opened
+    go(page, world, "events")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.closest('main') !== null")
+    page.get_by_role("link", name="Connect").click()
+    expect(page).to_have_url(re.compile("/ui/buckets/orders/connect$"))
 
 
 @pytest.mark.parametrize("path", ["", "overview", "buckets/orders/events"])

@@ -35,6 +35,8 @@ document.addEventListener("click", (event) => {
   if (!anchor || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   if (anchor.target || anchor.hasAttribute("download") || anchor.origin !== window.location.origin) return;
   if (!anchor.pathname.startsWith(`${ROOT}/`) || anchor.pathname.startsWith(`${ROOT}/static/`)) return;
+  // A place in what is shown already: the browser goes there.
+  if (anchor.hash && anchor.pathname + anchor.search === window.location.pathname + window.location.search) return;
   event.preventDefault();
   go(anchor.pathname + anchor.search);
 });
