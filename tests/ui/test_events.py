@@ -57,13 +57,15 @@ def test_only_rows_in_sight_are_in_the_document(page: Page, relay: Relay, admini
 
 
 def test_by_keyboard_alone(events: Page, sender: Sender) -> None:
-    """Arrows, j and k move, Space selects, Shift stretches, Enter opens, j and k go on in the event, Escape closes."""
+    """j goes to the list; arrows, j and k move, Space selects, Shift stretches, Enter opens, j and k go on in the
+    event, Escape closes."""
     for index in range(6):
         sender.send(f"/{index}", b"x")
     expect(rows(events)).to_have_count(6)
     active = events.locator(".list-row.active")
-    events.get_by_role("listbox").focus()
+    events.keyboard.press("j")
     expect(active).to_contain_text("/5")
+    expect(events.get_by_role("listbox")).to_be_focused()
     events.keyboard.press("ArrowDown")
     events.keyboard.press("j")
     expect(active).to_contain_text("/3")

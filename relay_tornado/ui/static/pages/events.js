@@ -154,6 +154,7 @@ export default function Events({ bucket, query }) {
       if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest?.("input, textarea, select, dialog")) return;
       if (event.key === "p") pause();
       else if (event.key === "Escape" && open) close();
+      else if ("jk".includes(event.key) && !open) panes.current.querySelector("[role=listbox]").focus();
     };
     document.addEventListener("keydown", key);
     return () => document.removeEventListener("keydown", key);
