@@ -132,6 +132,18 @@ def test_signing_in_is_a_page_too(chromium: Browser, relay: Relay) -> None:
         assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("place", ["tokens", "clients", "consumers", "dead-letters"])
+def test_what_can_be_done_with_a_row_is_in_sight(opened: tuple[Page, Watch], world: World, place: str) -> None:
+    """On a phone, without scrolling a table sideways."""
+    page, _ = opened
+    page.set_viewport_size({"width": 390, "height": 2000})
+    go(page, world, place)
+    buttons = page.locator("dialog[open], main").last.locator("td:last-child button")
+    assert buttons.count() > 3
+    for button in buttons.all():
+        expect(button).to_be_in_viewport(ratio=1)
+
+
 def test_the_rail_can_be_skipped(opened: tuple[Page, Watch], world: World) -> None:
     """The first stop of Tab leads behind the rail, at the place where one is."""
     page, _ = opened

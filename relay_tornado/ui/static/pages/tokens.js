@@ -43,7 +43,7 @@ function Row({ token, buckets, used, act }) {
     <td><${Time} at=${token.created_at} /></td>
     ${used && html`<td><${Time} at=${token.last_used_at} /></td>`}
     <td><${Expiry} at=${token.expires_at} /></td>
-    <td><div class="row still-row"><${Button} kind="tiny" aria-label=${`Edit ${name}`} onPress=${() => act("edit")}>Edit<//>
+    <td class="acts"><div class="row"><${Button} kind="tiny" aria-label=${`Edit ${name}`} onPress=${() => act("edit")}>Edit<//>
       <${Button} kind="tiny" aria-label=${`Rotate ${name}`} onPress=${() => act("rotate")}>Rotate<//>
       <${Button} kind="tiny danger" aria-label=${`Revoke ${name}`} onPress=${() => act("revoke")}>Revoke<//></div></td>
   </tr>`;
@@ -53,7 +53,7 @@ function Table({ tokens, buckets, act }) {
   const used = tokens.some((token) => token.last_used_at !== undefined);
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Tokens"><table class="tokens">
     <thead><tr><th scope="col">Token</th><th scope="col">Buckets</th><th scope="col">May</th>
-      <th scope="col">Made</th>${used && html`<th scope="col">Last used</th>`}<th scope="col">Expires</th><th scope="col">Actions</th></tr></thead>
+      <th scope="col">Made</th>${used && html`<th scope="col">Last used</th>`}<th scope="col">Expires</th><th scope="col" class="acts">Actions</th></tr></thead>
     <tbody>${tokens.map((token) => html`<${Row} key=${token.key} token=${token} buckets=${buckets} used=${used}
         act=${(what) => act({ what, token })} />`)}</tbody>
   </table></div>`;

@@ -59,7 +59,7 @@ function Consumer({ consumer, title, open, bucketToo, act }) {
     <td class="num">${behind ? duration(consumer.lag.seconds) : html`<span class="soft">–</span>`}</td>
     <td class="num">${consumer.dead ? html`<button type="button" class="button tiny danger" aria-label=${`Dead letters of ${title}: ${consumer.dead}`}
       onClick=${() => act("dead")}>${number(consumer.dead)}</button>` : html`<span class="soft">0</span>`}</td>
-    <td><div class="row">
+    <td class="acts"><div class="row">
       <button type="button" class="button tiny" aria-expanded=${open} aria-label=${`Lag of ${title} over time`}
         onClick=${() => act("lag")}>Lag</button>
       <button type="button" class="button tiny" aria-label=${`Move ${title}`} onClick=${() => act("seek")}>Move…</button>
@@ -90,7 +90,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Consumers"><table class="consumers">
       <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
         <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
-          scope="col">Actions</th></tr></thead>
+          scope="col" class="acts">Actions</th></tr></thead>
       <tbody>${consumers.map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} title=${titled(consumer)} open=${
         open === keyOf(consumer)} bucketToo=${bucketToo} act=${act(consumer)} />`)}</tbody>
     </table></div>

@@ -22,7 +22,7 @@ function Letter({ letter, chosen, choose, again, forget }) {
     <td><${Badge} kind="bad">${letter.reason}<//></td>
     <td class="num">${number(letter.attempts)}</td>
     <td><${Time} at=${letter.at} /></td>
-    <td><div class="row"><${Button} kind="tiny" disabled=${gone} title=${gone ? "The event is not kept any more" : undefined}
+    <td class="acts"><div class="row"><${Button} kind="tiny" disabled=${gone} title=${gone ? "The event is not kept any more" : undefined}
         aria-label=${`Send again ${letter.id}`} onPress=${again}>Send again<//>
       <${Button} kind="tiny" aria-label=${`Forget ${letter.id}`} onPress=${forget}>Forget<//></div></td>
   </tr>`;
@@ -88,7 +88,7 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
         <th scope="col"><input type="checkbox" aria-label="Choose all that are shown" checked=${all}
           onChange=${() => setChosen(new Set(all ? [] : letters.map(({ id }) => id)))} /></th>
         <th scope="col">Event</th><th scope="col">Reason</th><th scope="col" class="num">Tries</th><th scope="col">Given up</th><th
-          scope="col">Actions</th></tr></thead>
+          scope="col" class="acts">Actions</th></tr></thead>
         <tbody>${letters.map((letter) => html`<${Letter} key=${letter.id} letter=${letter} chosen=${chosen.has(letter.id)}
           choose=${() => toggle(letter.id)} again=${() => again([letter.id])} forget=${() => setAsking({ ids: [letter.id] })} />`)}</tbody></table>
             </div>
