@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import urllib.request
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay
 from tests.ui.browser import sign_in
@@ -37,6 +37,34 @@ def test_from_nothing_to_the_first_event(signed_in: Page, relay: Relay) -> None:
     expect(page.get_by_text('"n"').or_(page.get_by_text("n", exact=True)).first).to_be_visible()
     page.reload()
     expect(heading).to_have_text(name)
+
+
+def test_a_new_bin_is_not_said_to_be_gone(signed_in: Page) -> None:
+    """While the page asks for it."""
+    page = signed_in
+    page.get_by_role("link", name="Try it", exact=True).click()
+    make = page.get_by_role("button", name="Make a request bin")
+    made = page.get_by_role("heading", name=re.compile("^bin-"))
+    make.click()
+    expect(made).to_be_visible()
+    page.get_by_role("main").get_by_role("link", name="Try it", exact=True).click()
+    expect(make).to_be_visible()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/buckets", hold)
+    make.click()
+    page.wait_for_url(re.compile("/ui/bin/bin-"))
+    while not held:
+        page.wait_for_timeout(20)
+    expect(page.get_by_text("Loading…")).to_be_visible()
+    expect(page.get_by_text("There is no bin")).to_have_count(0)
+    for route in held:
+        route.continue_()
+    page.unroute("**/v1/buckets")
+    expect(made).to_be_visible()
 
 
 def test_a_bin_is_found_again(signed_in: Page, relay: Relay) -> None:

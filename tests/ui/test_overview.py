@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import sign_in
+from tests.ui.browser import Watch, sign_in
 from tests.ui.demo import Demo
 
 STEP = 10
@@ -117,3 +117,19 @@ def test_real_series(signed_in: Page, relay: Relay) -> None:
     page = signed_in
     page.goto("/ui/overview")
     expect(page.get_by_role("img", name=re.compile("^Disk left, now: free [0-9.]+ .iB"))).to_be_visible(timeout=25_000)
+
+
+def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay, watch: Watch) -> None:
+    """A page, and a bucket's tab, that were first gone to while the relay was down."""
+    page = signed_in
+    watch.expected.append("ERR_CONNECTION_REFUSED")
+    parts = re.compile("/pages/(overview|settings)[.]js")
+    relay.create_bucket("away")
+    page.goto("/ui/buckets/away")
+    for link, there in (("Overview", page.locator(".tile")), ("Settings", page.get_by_label("Description"))):
+        page.route(parts, lambda route: route.abort("connectionrefused"))
+        page.get_by_role("link", name=link, exact=True).click()
+        expect(page.get_by_text("could not be loaded")).to_be_visible()
+        page.unroute(parts)
+        expect(there.first).to_be_visible()
+        page.go_back()

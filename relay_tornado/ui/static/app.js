@@ -1,22 +1,26 @@
 // The page's frame: who is signed in, the rail, and the part that the address names.
 import { html, render, signal, useEffect, useState } from "./lib.js";
 import { session, signOut, who } from "./api.js";
-import { Toasts, tell } from "./parts/basic.js";
+import { Loaded, Toasts, tell } from "./parts/basic.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
 
-/** Each page is loaded when it is gone to: its pattern, its module, and the rail's entry that it belongs to. */
+const component = (load) => () => load().then((module) => module.default);
+const bucketPage = component(() => import("./pages/bucket.js"));
+const binPage = component(() => import("./pages/bin.js"));
+
+/** Each page is loaded when it is gone to: its pattern, its component, and the rail's entry that it belongs to. */
 const PAGES = [
-  ["/", () => import("./pages/buckets.js"), "buckets"],
-  ["/buckets/:bucket", () => import("./pages/bucket.js"), "buckets"],
-  ["/buckets/:bucket/:tab", () => import("./pages/bucket.js"), "buckets"],
-  ["/events/:id", () => import("./pages/event.js"), "buckets"],
-  ["/compare/:left/:right", () => import("./pages/compare.js"), "buckets"],
-  ["/overview", () => import("./pages/overview.js"), "overview"],
-  ["/clients", () => import("./pages/clients.js"), "clients"],
-  ["/tokens", () => import("./pages/tokens.js"), "tokens"],
-  ["/bin", () => import("./pages/bin.js"), "bin"],
-  ["/bin/:bucket", () => import("./pages/bin.js"), "bin"],
+  ["/", component(() => import("./pages/buckets.js")), "buckets"],
+  ["/buckets/:bucket", bucketPage, "buckets"],
+  ["/buckets/:bucket/:tab", bucketPage, "buckets"],
+  ["/events/:id", component(() => import("./pages/event.js")), "buckets"],
+  ["/compare/:left/:right", component(() => import("./pages/compare.js")), "buckets"],
+  ["/overview", component(() => import("./pages/overview.js")), "overview"],
+  ["/clients", component(() => import("./pages/clients.js")), "clients"],
+  ["/tokens", component(() => import("./pages/tokens.js")), "tokens"],
+  ["/bin", binPage, "bin"],
+  ["/bin/:bucket", binPage, "bin"],
 ];
 
 const RAIL = [
@@ -38,21 +42,12 @@ function found(path) {
 function Page() {
   const { path, query } = place.value;
   const page = found(path);
-  const [loaded, setLoaded] = useState({});
-  useEffect(() => {
-    if (!page || loaded[page.pattern]) return;
-    page.load().then(
-      (module) => setLoaded((before) => ({ ...before, [page.pattern]: module.default })),
-      () => tell("A part of the page could not be loaded. Reload the page.", "bad"),
-    );
-  }, [page?.pattern]);
   useEffect(() => {
     const named = RAIL.find(([, at]) => at === page?.pattern);
     if (named) document.title = `${named[2]} · Relay`;
   }, [page?.pattern]);
   if (!page) return html`<h1>There is nothing here</h1><p><a href=${link("/")}>Go to the buckets</a></p>`;
-  const Part = loaded[page.pattern];
-  return Part ? html`<${Part} ...${page.parts} query=${query} />` : html`<p class="starting">Loading…</p>`;
+  return html`<${Loaded} load=${page.load} ...${page.parts} query=${query} />`;
 }
 
 const NARROW = matchMedia("(max-width: 799px)");

@@ -1,7 +1,7 @@
 // A request bin: a bucket for a day, made by one press, with its URL and what arrives there.
-import { html, useEffect, useState } from "../lib.js";
+import { html } from "../lib.js";
 import { get, post, put, session, v1 } from "../api.js";
-import { Badge, Button, Copy, Problem, Time, tell, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Copy, Loaded, Problem, Time, tell, useLoaded } from "../parts/basic.js";
 import { bucketLink, inputUrls } from "../parts/names.js";
 import { go, link } from "../router.js";
 
@@ -47,10 +47,6 @@ async function sendOne(input) {
 }
 
 function Bin({ bucket, query, changed }) {
-  const [Events, setEvents] = useState(null);
-  useEffect(() => {
-    loadEvents().then((part) => setEvents(() => part), () => tell("A part of the page could not be loaded. Reload the page.", "bad"));
-  }, []);
   const input = bucket.inputs[0];
   const [url] = input ? inputUrls(input) : [""];
   const keep = async () => {
@@ -70,11 +66,12 @@ function Bin({ bucket, query, changed }) {
         class="soft small">Any method, any path behind it, any body.</span></div></section>`
       : html`<p class="note">This bucket has no input any more. <a href=${bucketLink(bucket, "inputs")}>Make one</a></p>`}
     <section class="stack"><h2>What arrives</h2>
-      ${Events ? html`<${Events} bucket=${bucket} query=${query} />` : html`<p class="starting">Loading…</p>`}</section>`;
+      <${Loaded} load=${loadEvents} bucket=${bucket} query=${query} /></section>`;
 }
 
 export default function BinPage({ bucket: name = "", query }) {
-  const [buckets, error, again] = useLoaded((abort) => get(v1("buckets"), {}, abort), { every: 30, on: [name] });
+  const [found, error, again] = useLoaded(async (abort) => ({ name, buckets: await get(v1("buckets"), {}, abort) }), { every: 30, on: [name] });
+  const buckets = found?.name === name ? found.buckets : null;
   const bucket = buckets?.find((each) => each.name === name);
   if (!buckets) return html`<h1>Try it</h1><${Problem} error=${error} retry=${again} />${!error && html`<p class="starting">Loading…</p>`}`;
   if (!name) return html`<${Start} bins=${buckets.filter(isBin)} />`;

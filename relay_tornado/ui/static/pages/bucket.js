@@ -1,7 +1,7 @@
 // One bucket: how it stands, and the tabs with what it holds and how it is set.
-import { html, useEffect, useRef, useState } from "../lib.js";
+import { html, useEffect, useRef } from "../lib.js";
 import { get, v1 } from "../api.js";
-import { Badge, Empty, Problem, Time, bytes, number, tell, useLoaded } from "../parts/basic.js";
+import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded } from "../parts/basic.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { Hour } from "../parts/spark.js";
@@ -17,26 +17,6 @@ const TABS = [
   ["consumers", "Consumers", () => import("../parts/consumers.js").then((module) => module.Consumers)],
   ["settings", "Settings", () => import("./settings.js").then((module) => module.default)],
 ];
-
-/** The parts that were loaded, by the tab's name. */
-const loaded = {};
-
-function Tab({ tab, ...rest }) {
-  const [, turn] = useState(0);
-  const [name, , load] = tab;
-  useEffect(() => {
-    if (loaded[name]) return;
-    load().then(
-      (part) => {
-        loaded[name] = part;
-        turn((before) => before + 1);
-      },
-      () => tell("A part of the page could not be loaded. Reload the page.", "bad"),
-    );
-  }, [name]);
-  const Part = loaded[name];
-  return Part ? html`<${Part} ...${rest} />` : html`<p class="starting">Loading…</p>`;
-}
 
 /** How the bucket stands, in one line. */
 function Standing({ standing, outputs }) {
@@ -83,6 +63,6 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
         href=${bucketLink(bucket, name)} aria-current=${name === wanted ? "page" : undefined}>${text}
       ${count[name] > 1 && html` <span class="soft">${number(count[name])}</span>`}${unsaved(`${bucket.id}/${name}`) && html`<span class="unsaved"
           title="Not saved"> <span aria-hidden="true">•</span><span class="hidden"> (not saved)</span></span>`}</a>`)}</nav>
-    ${tab ? html`<${Tab} key=${`${bucket.id}/${wanted}`} tab=${tab} bucket=${bucket} query=${query} changed=${again} />` : html`<${Empty}
+    ${tab ? html`<${Loaded} key=${`${bucket.id}/${wanted}`} load=${tab[2]} bucket=${bucket} query=${query} changed=${again} />` : html`<${Empty}
         title="There is nothing here"><p><a href=${bucketLink(bucket)}>The bucket's events</a></p><//>`}`;
 }
