@@ -48,13 +48,15 @@ def test_by_a_secret(page: Page, watch: Watch, administrator: str) -> None:
     assert page.evaluate("() => document.cookie") == ""
     page.get_by_role("button", name="Sign out").click()
     signed_out(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
     page.context.add_cookies([cookie])  # type: ignore[list-item]
     page.reload()
     signed_out(page)
 
 
 def test_by_a_link(page: Page, watch: Watch, relay: Relay, chromium: Browser) -> None:
-    """It signs the owner in, once, and its code leaves the address at once; a second browser is told."""
+    """It signs the owner in, once, and its code leaves the address at once; whoever uses it again is told."""
+    watch.expected.append("status of 401")
     link = relay.command("ui")["url"]
     code = link.partition("#code=")[2]
     page.goto(link.replace("/ui/#", f"{NO_PART}#"))
@@ -64,10 +66,25 @@ def test_by_a_link(page: Page, watch: Watch, relay: Relay, chromium: Browser) ->
     with watched(chromium, relay.url) as (other, others):
         others.expected.append("status of 401")
         other.goto(link)
-        expect(other.get_by_text("used already, or is too old")).to_be_visible()
+        expect(other.get_by_role("alert")).to_contain_text("used already, or is too old")
         signed_out(other)
+    page.goto("about:blank")
+    page.goto(link)
+    signed(page)
+    expect(page.get_by_text("used already, or is too old")).to_be_visible()
     page.go_back()
     assert code not in page.url
+
+
+def test_a_link_outlives_a_relay_that_does_not_answer(page: Page, watch: Watch, relay: Relay) -> None:
+    """Its code is used once the relay is there."""
+    watch.expected.append("ERR_CONNECTION_REFUSED")
+    page.route("**/ui/session", lambda route: route.abort("connectionrefused"))
+    page.goto(relay.command("ui")["url"].replace("/ui/#", f"{NO_PART}#"))
+    expect(page.get_by_text("The relay can't be reached.")).to_be_visible()
+    page.unroute("**/ui/session")
+    signed(page)
+    expect(page.get_by_text("the relay's owner")).to_be_visible()
 
 
 def test_the_owner_has_no_key(page: Page, watch: Watch, relay: Relay, administrator: str) -> None:
@@ -112,6 +129,7 @@ def test_revoking_a_token_ends_an_open_page(page: Page, watch: Watch, relay: Rel
     page.wait_for_function("() => window.states.includes('live')")
     relay.run("token", "revoke", key)
     signed_out(page)
+    expect(page.get_by_role("alert")).to_contain_text("its token was revoked")
 
 
 def test_a_token_sees_its_own_buckets_only(page: Page, watch: Watch, relay: Relay) -> None:

@@ -4,6 +4,9 @@ import { signal } from "./lib.js";
 /** Who is signed in: undefined until it is known, null for nobody, else what GET /ui/session answered. */
 export const session = signal(undefined);
 
+/** Why nobody is signed in, where that is not by one's own doing; "" else. */
+export const signedOut = signal("");
+
 export class ApiError extends Error {
   constructor(status, document) {
     super(document?.message ?? `The relay answered ${status}.`);
@@ -35,7 +38,10 @@ export async function ask(method, path, { query, body, signal: abort } = {}) {
     document = { message: `The relay answered ${response.status} with something that is no JSON.` };
   }
   if (response.ok) return document;
-  if (response.status === 401 && session.value) session.value = null;
+  if (response.status === 401 && session.value) {
+    signedOut.value = "You were signed out: the session has ended, or its token was revoked or has expired.";
+    session.value = null;
+  }
   throw new ApiError(response.status, document);
 }
 
@@ -60,9 +66,11 @@ export async function who() {
 /** Signs in with a token's secret or with a one-time code. */
 export async function signIn(credentials) {
   session.value = await post("/ui/session", credentials);
+  signedOut.value = "";
 }
 
 export async function signOut() {
   await remove("/ui/session");
   session.value = null;
+  signedOut.value = "";
 }

@@ -1,6 +1,6 @@
 // The page's frame: who is signed in, the rail, and the part that the address names.
 import { html, render, signal, useEffect, useState } from "./lib.js";
-import { session, signOut, who } from "./api.js";
+import { session, signOut, signedOut, who } from "./api.js";
 import { Loaded, Toasts, tell } from "./parts/basic.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
@@ -82,10 +82,17 @@ function Rail({ entry }) {
 function App() {
   const [error, setError] = useState(null);
   useEffect(() => {
-    const start = () => withCode().then(who).catch((problem) => {
-      setError(problem);
-      setTimeout(start, 2000);
-    });
+    const start = async () => {
+      try {
+        await withCode();
+        await who();
+        // A link that was refused, to somebody who is signed in all the same.
+        if (session.value && signedOut.value) tell(signedOut.value, "bad");
+      } catch (problem) {
+        setError(problem);
+        setTimeout(start, 2000);
+      }
+    };
     start();
   }, []);
   if (session.value === undefined) return html`<p class="starting">${error ? error.message : "Loading…"}</p>`;

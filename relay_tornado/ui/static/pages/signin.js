@@ -1,19 +1,22 @@
 // Signing in: a token's secret is pasted, or the one-time code of a link (in the address's fragment, so no log holds it).
 import { html, useState } from "../lib.js";
-import { session, signIn } from "../api.js";
-import { Button, Field, tell } from "../parts/basic.js";
+import { session, signIn, signedOut } from "../api.js";
+import { Button, Field } from "../parts/basic.js";
 
-/** Uses the code that the address has behind its #, once, and takes it out of the address. */
+let code = null;
+
+/** Uses the code that the address has behind its #, and takes it out of the address. Throws ApiError(0) where nobody answered: then call it again. */
 export async function withCode() {
-  const code = new URLSearchParams(window.location.hash.slice(1)).get("code");
+  code ??= new URLSearchParams(window.location.hash.slice(1)).get("code");
   if (!code) return;
   window.history.replaceState(null, "", window.location.pathname + window.location.search);
   try {
     await signIn({ code });
   } catch (error) {
     if (error.status === 0) throw error;
-    tell(error.message, "bad");
+    signedOut.value = error.message;
   }
+  code = "";
 }
 
 export function SignIn() {
@@ -30,6 +33,7 @@ export function SignIn() {
   if (session.value) return null;
   return html`<form class="card stack signin" onSubmit=${submit}>
     <h1>Sign in to this relay</h1>
+    ${signedOut.value && html`<p class="note warn" role="alert">${signedOut.value}</p>`}
     <${Field} label="A token's secret" type="password" autocomplete="current-password" required value=${secret} wrong=${wrong}
       hint="It is kept nowhere in the browser: a session cookie takes its place." onInput=${(event) => setSecret(event.target.value)} />
     <div><${Button} type="submit" kind="first">Sign in<//></div>
