@@ -41,6 +41,10 @@ PAGES: dict[str, str] = {
     "event": "events/{left}",
     "compare": "compare/{left}/{right}",
     "nothing": "nowhere",
+    "no-bucket": "buckets/nowhere",
+    "no-event": "events/abcdefghijkl-9",
+    "no-event-beside-the-list": "buckets/github/events?event=abcdefghijkl-9",
+    "no-comparing": "compare/{left}/abcdefghijkl-9",
 }
 DIALOGS: dict[str, tuple[str, Callable[[Page], None]]] = {
     "new-bucket": dialog("New bucket", ""),
@@ -101,7 +105,9 @@ def go(page: Page, world: World, place: str) -> None:
 def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
     """axe-core finds nothing in light and dark; nothing is wider than the window; Tab reaches whatever can be used, and
     one sees where it is; Escape closes a dialog and gives the focus back; the console stays empty."""
-    page, _ = opened
+    page, watch = opened
+    if place.startswith("no-"):
+        watch.expected.append("status of 404")
     axe = quality.needs_axe()
     page.set_viewport_size({"width": 1440, "height": 900})
     go(page, world, place)
@@ -120,6 +126,22 @@ def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
         if page.evaluate("() => document.activeElement === document.body"):
             found.append("the focus is lost when the dialog is closed")
     assert not found, "\n".join(dict.fromkeys(found))
+
+
+def test_an_error_is_a_page_too(opened: tuple[Page, Watch], world: World) -> None:
+    """The same of each page that gets no answer but a refusal."""
+    page, watch = opened
+    watch.expected.append("status of 503")
+    page.set_viewport_size({"width": 390, "height": 844})
+    refusal = {"code": "overloaded", "message": "the relay has too much to do, try again in a moment"}
+    page.route(re.compile("/v1/"), lambda route: route.fulfill(status=503, json=refusal))
+    found = []
+    for name in ("buckets", "overview", "clients", "tokens", "bin", "settings", "event", "compare"):
+        path = PAGES[name].format(**world.names)
+        page.goto("/ui/" + path)
+        expect(page.get_by_role("alert").first).to_have_text(re.compile("too much to do"))
+        found += [f"{path}: {each}" for each in quality.violations(page, quality.needs_axe()) + quality.sideways(page)]
+    assert not found, "\n".join(found)
 
 
 def test_signing_in_is_a_page_too(chromium: Browser, relay: Relay) -> None:

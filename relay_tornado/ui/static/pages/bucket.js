@@ -47,10 +47,10 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
     };
   }, [bucket?.name]);
   if (!bucket && error?.status === 404) {
-    return html`<${Empty} title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
+    return html`<${Empty} as="h1" title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
       <a href=${link("/")}>All buckets</a></p><//>`;
   }
-  if (!bucket) return error ? html`<${Problem} error=${error} retry=${again} />` : html`<p class="starting">Loading…</p>`;
+  if (!bucket) return error ? html`<h1>${reference}</h1><${Problem} error=${error} retry=${again} />` : html`<p class="starting">Loading…</p>`;
   const count = { inputs: bucket.inputs.length, outputs: bucket.outputs.length };
   return html`<div class="head"><div class="grow"><p class="small"><a href=${link("/")}>Buckets</a></p><h1>${bucket.name}</h1>
         ${bucket.description && html`<p class="soft lines">${bucket.description}</p>`}</div>

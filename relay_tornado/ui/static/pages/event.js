@@ -129,7 +129,8 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     <button type="button" class="button tiny" aria-keyshortcuts="j" onClick=${onOlder}>↓ Older</button>
     <span class="grow"></span>${onClose && html`<a class="button plain" href=${link("/events", id)}>Open as a page</a><button type="button"
       class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
-  if (error && log?.id !== id) return html`<div class="stack">${tools}<${Problem}
+  const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
+  if (error && log?.id !== id) return html`<div class="stack">${tools}<${Heading} class="request-line">Event ${id}<//><${Problem}
     error=${error.status === 404 ? GONE : error} retry=${again} /></div>`;
   if (!log) return html`<div class="stack">${tools}<p class="starting">Loading…</p></div>`;
   const input = bucket?.inputs.find((each) => each.id === log.input_id);
@@ -137,7 +138,6 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const headerSize = headers.reduce((sum, { name, raw, value }) => sum + name.length + (raw ?? value).length + 4, 0);
   const command = () => curl({ method: log.method, url: addressOf(log), headers, body: bodyBytes });
   const permalink = new URL(link("/events", log.id), window.location.href).href;
-  const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
   return html`<article class="event stack" aria-busy=${log.id !== id ? "true" : "false"}>
     ${tools}
     <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <span class="mono"><${Plain}

@@ -68,8 +68,9 @@ export function Problem({ error, retry }) {
     ${retry && html`<button type="button" class="button tiny" onClick=${retry}>Try again</button>`}</div>`;
 }
 
-export function Empty({ title, children }) {
-  return html`<div class="empty card"><h2>${title}</h2>${children}</div>`;
+/** What stands where there is nothing to show; `as` is "h1" where that is the whole page. */
+export function Empty({ title, as = "h2", children }) {
+  return html`<div class="empty card"><${as}>${title}<//>${children}</div>`;
 }
 
 export const Badge = ({ kind = "", children }) => html`<span class=${`badge ${kind}`}>${children}</span>`;
