@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -164,6 +165,34 @@ def test_what_can_be_done_with_a_row_is_in_sight(opened: tuple[Page, Watch], wor
     assert buttons.count() > 3
     for button in buttons.all():
         expect(button).to_be_in_viewport(ratio=1)
+
+
+_COLOURS = """async ([png, shown]) => {
+  const bitmap = await createImageBitmap(new Blob([Uint8Array.from(atob(png), (each) => each.charCodeAt(0))]));
+  const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
+  context.drawImage(bitmap, 0, 0);
+  const [red, green, blue] = context.getImageData(bitmap.width / 2, 0, 1, 1).data;
+  return [`rgb(${red}, ${green}, ${blue})`, getComputedStyle(document.querySelector(shown)).borderTopColor];
+}"""
+
+
+def test_what_is_told_stands_above_a_dialog(opened: tuple[Page, Watch], world: World) -> None:
+    """And not behind it, or behind what dims the page; a question that is refused says so itself."""
+    page, watch = opened
+    watch.expected.append("status of 503")
+    page.set_viewport_size({"width": 390, "height": 844})
+    go(page, world, "dead-letters")
+    refusal = {"code": "overloaded", "message": "the relay has too much to do"}
+    page.route(re.compile("/dead"), lambda route: route.fulfill(status=503, json=refusal))
+    page.get_by_role("button", name="Send all again").click()
+    toast = page.locator(".toast")
+    expect(toast).to_have_text("the relay has too much to do")
+    seen, own = page.evaluate(_COLOURS, [base64.b64encode(toast.screenshot()).decode(), ".toast"])
+    assert seen == own
+    page.get_by_role("button", name="Forget all").click()
+    question = page.locator("dialog[open]").last
+    question.get_by_role("button", name="Forget").click()
+    expect(question.get_by_role("alert")).to_have_text("the relay has too much to do")
 
 
 def test_the_rail_can_be_skipped(opened: tuple[Page, Watch], world: World) -> None:

@@ -57,7 +57,14 @@ export function tell(text, kind = "") {
 }
 
 export function Toasts() {
-  return html`<div class="toasts" role="status" aria-live="polite">
+  const box = useRef(null);
+  const newest = toasts.value.at(-1)?.id;
+  // Shown anew with each, so that it stands above a dialog that was opened meanwhile.
+  useLayoutEffect(() => {
+    box.current.hidePopover?.();
+    box.current.showPopover?.();
+  }, [newest]);
+  return html`<div class="toasts" ref=${box} popover="manual" role="status" aria-live="polite">
     ${toasts.value.map((toast) => html`<p class=${`toast ${toast.kind}`} key=${toast.id}>${toast.text}</p>`)}
   </div>`;
 }
@@ -164,13 +171,19 @@ export function Dialog({ title, onClose, wide = false, children }) {
 /** Asks before something that can't be taken back; with `typed` that text has to be typed first. */
 export function Confirm({ title, children, action, typed, onConfirm, onClose }) {
   const [text, setText] = useState("");
+  const [error, setError] = useState(null);
   const submit = async () => {
-    await onConfirm();
-    onClose();
+    try {
+      await onConfirm();
+      onClose();
+    } catch (problem) {
+      setError(problem);
+    }
   };
   return html`<${Dialog} title=${title} onClose=${onClose}>
     <div>${children}</div>
     ${typed && html`<${Field} label=${`Type ${typed} to go on`} value=${text} autocomplete="off" onInput=${(event) => setText(event.target.value)} />`}
+    <${Problem} error=${error} />
     <div class="row"><span class="grow"></span>
       <${Button} onPress=${onClose}>Cancel<//>
       <${Button} kind="danger" disabled=${Boolean(typed) && text !== typed} onPress=${submit}>${action}<//></div>
