@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.acceptance.relay import Relay
+from tests.ui import quality
 from tests.ui.browser import sign_in
 from tests.ui.demo import Demo
 
@@ -37,6 +38,18 @@ def test_who_is_connected(clients: Page, demo: Demo) -> None:
     dashboard = table.get_by_role("row").filter(has_text="dashboard 1.0")
     expect(dashboard).to_contain_text("keeps its own position")
     expect(dashboard.get_by_text("up to date")).to_have_count(2)
+
+
+def test_a_long_name_does_not_widen_the_page(clients: Page, relay: Relay) -> None:
+    """It stands in the choice of buckets, above tables that scroll by themselves."""
+    name = "a-name-of-a-hundred-characters-" + 69 * "x"
+    relay.create_bucket(name)
+    quality.prepare(clients)
+    clients.set_viewport_size({"width": 390, "height": 844})
+    clients.reload()
+    expect(clients.get_by_label("Bucket")).to_contain_text(name)
+    assert quality.sideways(clients) == []
+    relay.run("bucket", "delete", name, "--yes")
 
 
 def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
