@@ -45,6 +45,17 @@ def no_sideways_scroll(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.parametrize("wrong", [-3600, 3600])
+def test_how_long_ago_by_a_clock_that_is_wrong(page: Page, relay: Relay, administrator: str, wrong: int) -> None:
+    """It is the relay's clock that counts."""
+    name = f"clock {wrong}"
+    page.request.post(relay.url + relay.create_bucket(name), data="x")
+    page.add_init_script(f"const now = Date.now; Date.now = () => now() + {wrong} * 1000;")
+    sign_in(page, relay, administrator)
+    newest = row(page, name).locator("td").filter(has=page.locator("time")).first
+    expect(newest).to_have_text(re.compile(r"^(now|\d+ s ago)$"))
+
+
 def test_make_one_and_find_it_in_the_list(signed_in: Page) -> None:
     """A name makes a bucket, whose URL is shown at once; the list counts what comes in."""
     page = signed_in

@@ -7,6 +7,17 @@ export const session = signal(undefined);
 /** Why nobody is signed in, where that is not by one's own doing; "" else. */
 export const signedOut = signal("");
 
+const CLOCKS_AGREE = 60_000;
+const SLACK = 3_000;
+
+/** By how many milliseconds the relay's clock is ahead of the browser's; 0 where they agree within a minute. */
+export const ahead = signal(0);
+
+function compareClocks(date) {
+  const differs = Date.parse(date) - Date.now();
+  if (Math.abs(differs - ahead.peek()) > SLACK) ahead.value = Math.abs(differs) > CLOCKS_AGREE ? differs : 0;
+}
+
 export class ApiError extends Error {
   constructor(status, document) {
     super(document?.message ?? `The relay answered ${status}.`);
@@ -30,6 +41,7 @@ export async function ask(method, path, { query, body, signal: abort } = {}) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { message: "The relay can't be reached. The page goes on by itself when it is back." });
   }
+  compareClocks(response.headers.get("Date"));
   const text = await response.text();
   let document = null;
   try {

@@ -1,6 +1,6 @@
 // Tokens: who may connect to this relay and what each may do. For administrators.
 import { html, useState } from "../lib.js";
-import { get, remove, session, v1 } from "../api.js";
+import { ahead, get, remove, session, v1 } from "../api.js";
 import { Badge, Button, Confirm, Empty, Problem, Time, number, tell, useLoaded } from "../parts/basic.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
@@ -29,7 +29,7 @@ function Scope({ ids, buckets }) {
 
 function Expiry({ at }) {
   if (!at) return html`<span class="soft">never</span>`;
-  return at * 1000 <= Date.now() ? html`<${Badge} kind="bad">expired <${Time} at=${at} /><//>` : html`<${Time} at=${at} />`;
+  return at * 1000 <= Date.now() + ahead.value ? html`<${Badge} kind="bad">expired <${Time} at=${at} /><//>` : html`<${Time} at=${at} />`;
 }
 
 function Row({ token, buckets, used, act }) {

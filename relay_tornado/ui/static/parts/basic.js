@@ -1,5 +1,6 @@
 // Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
 import { html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
+import { ahead } from "../api.js";
 
 // numbers and times
 
@@ -37,7 +38,7 @@ setInterval(() => {
 export function Time({ at, exact = false }) {
   if (!at) return html`<span class="soft">never</span>`;
   const date = new Date(at * 1000);
-  const past = now.value / 1000 - at;
+  const past = (now.value + ahead.value) / 1000 - at;
   const text = exact ? WHEN.format(date) : past < 5 && past > -5 ? "now" : past >= 0 ? `${duration(past)} ago` : `in ${duration(-past)}`;
   return html`<time dateTime=${date.toISOString()} title=${WHEN.format(date)}>${text}</time>`;
 }
