@@ -6,7 +6,6 @@ import os
 import shlex
 from pathlib import Path
 
-from relay_tornado.storage import witness
 from relay_tornado.storage.whereabouts import wal_of
 
 
@@ -17,7 +16,7 @@ def advice(directory: Path) -> str | None:
     database = directory / "relay.db"
     wal = wal_of(database)
     shm = wal.with_name(f"{wal.name.removesuffix('-wal')}-shm")
-    files = (directory / "relay.lock", database, wal, shm, directory / witness.NAME)
+    files = (directory / "relay.lock", database, wal, shm, directory / "relay.witness")
     shut = [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]
     if not shut:
         return None

@@ -23,7 +23,7 @@ NAME = "a<b onclick='window.ran=1'>&amp;"
 SETTLED = 300
 """Milliseconds after which what a part still waited for is on it: there is no sign of it that all of them have."""
 
-PARTS = re.findall(r'^  \["(/[^"]*)", \(\) => import\(', (ROOT / "app.js").read_text(), re.MULTILINE)
+PARTS = re.findall(r'^  \["(/[^"]*)", \w', (ROOT / "app.js").read_text(), re.MULTILINE)
 TABS = re.findall(r'^  \["(\w+)", "\w+", \(\) => import\(', (ROOT / "pages" / "bucket.js").read_text(), re.MULTILINE)
 
 
