@@ -172,7 +172,7 @@ class _Answer(Generic[T]):
         """May be repeated. Calls `done` once the answer is known."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._coroutine())
-            self._task.add_done_callback(lambda task: self.tell(task.result))
+            self._task.add_done_callback(lambda task: self.tell(_refuse if task.cancelled() else task.result))
             self._task.add_done_callback(lambda _: done(self))
 
     def cancel(self) -> None:

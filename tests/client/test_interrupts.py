@@ -6,12 +6,14 @@ import asyncio
 import dis
 import gc
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
 
+from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import EventData
 from relay_tornado.client.sync import Subscription
 from tests.client.world import TIMEOUT
@@ -96,3 +98,14 @@ def test_an_interrupt_anywhere_ends_the_close() -> None:
         if not hit:
             break
     assert before > 100
+
+
+def test_who_still_waits_at_the_end_is_told() -> None:
+    """Where what it waits for does not end with the subscription, by an error that programs catch."""
+    events = Subscription(Numbers(TIMEOUT))  # type: ignore[arg-type]
+    events.__enter__()
+    closing = threading.Timer(0.1, events.close)
+    closing.start()
+    with pytest.raises(RelayClientError, match="closed"):
+        next(events)
+    closing.join()
