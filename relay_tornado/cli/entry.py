@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 the relay refused or failed (the line on stderr says why);
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib
 import sys
@@ -77,10 +76,13 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        # click knows of no command that is not imported yet.
-        near = difflib.get_close_matches(args[0], self.places, 1)
-        if near and near[0] != args[0]:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        if args[0] not in self.places:
+            import difflib
+
+            # click knows of no command that is not imported yet.
+            near = difflib.get_close_matches(args[0], self.places, 1)
+            if near:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
