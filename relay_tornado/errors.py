@@ -206,3 +206,9 @@ NO_THREAD = (
     "(`ulimit -u`, `TasksMax=` of the unit, `pids` of the container)"
 )
 """What is to be said where Python raises its RuntimeError "can't start new thread"."""
+
+NO_DESCRIPTOR = (
+    "no more files can be opened: as many files and connections are open as may be; raise the limit (`ulimit -n`, "
+    "`LimitNOFILE=` of the unit, `nofile` of the container)"
+)
+"""What is to be said where the system says EMFILE, or something else that comes of it."""

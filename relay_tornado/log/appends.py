@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -68,11 +69,11 @@ class Appends:
         held = self.held + size + OVERHEAD
         if held > self._most_bytes and self.held:
             return Overloaded("more events are coming in than can be stored; send it again in a moment")
-        self.held = held
-        queue = self._queue
+        queue, entry = self._queue, Entry(state, event, size, done)
         if not queue:
             self._notify()
-        queue.append(Entry(state, event, size, done))
+        queue.append(entry)
+        self.held = held
         return None
 
     def waiting(self) -> int:
@@ -122,20 +123,33 @@ class Appends:
         self._release(entry.size + OVERHEAD)
         self._loop.call_soon(entry.done, error)
 
-    def committed(self, entries: list[Entry], made: Plan, seconds: float) -> None:
-        """Publishes, answers, announces: in this order."""
-        self._publish(made)
+    def committed(self, entries: list[Entry], made: Plan, began: float) -> None:
+        """Publishes, answers, announces: in this order. Where one of these fails the others are done all the same: who
+        sent an event that is stored is told so, and what is not published is read from the file. Then it is raised."""
+        try:
+            self._publish(made)
+            self._count(entries, made, began)
+        finally:
+            try:
+                self._release(sum([entry.size for entry in entries]) + len(entries) * OVERHEAD)
+            finally:
+                self._answer(entries)
+                self._announce(made)
+
+    def _count(self, entries: list[Entry], made: Plan, began: float) -> None:
         counters = self._counters
-        counters.committed(made.count, sum(growth.bytes for growth in made.growths), seconds)
+        size = sum(growth.bytes for growth in made.growths)
+        counters.committed(made.count, size, time.perf_counter() - began)
         counters.duplicates += len(entries) - made.count
-        self._release(sum([entry.size for entry in entries]) + len(entries) * OVERHEAD)
+
+    def _answer(self, entries: list[Entry]) -> None:
         for entry in entries:
             assert entry.outcome is not None
             try:
                 entry.done(entry.outcome)
             except Exception:
-                _log.exception("answer_failed", bucket=entry.state.bucket_id)
-        self._announce(made)
+                with suppress(MemoryError):  # there may be none for words
+                    _log.exception("answer_failed", bucket=entry.state.bucket_id)
 
     def failed(self, entries: list[Entry], error: Exception) -> None:
         """Answers with the error. Where an event is to blame, or what is damaged where it goes, and not the file as a
@@ -192,7 +206,7 @@ class Batch:
 
     def committed(self) -> None:
         assert self._plan is not None
-        self._appends.committed(self._entries, self._plan, time.perf_counter() - self._began)
+        self._appends.committed(self._entries, self._plan, self._began)
 
     def failed(self, error: Exception) -> None:
         self._appends.failed(self._entries, error)

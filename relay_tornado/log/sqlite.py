@@ -410,14 +410,13 @@ class SqliteEventLog:
                 state.recent = Recent()
                 state.fleeting = Fleeting()
                 self._pages.forget(state.key)
-            changed = row.head != state.head
             state.weighed = state.weighed and row.bytes == state.bytes
             state.epochs = epochs
             state.open = epochs[-1].epoch in self._opened
             self._epochs.update((epoch.epoch, row.bucket_id) for epoch in epochs)
             state.first, state.head, state.bytes, state.last_at = row.first, row.head, row.bytes, row.last_at
-            if changed:
-                self._watches.wake(row.bucket_id)
+            # Who was to be woken may not have been.
+            self._watches.wake(row.bucket_id)
         for state in known.values():
             if state.key not in loaded.damaged:
                 self._remove(state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import TypeAlias
 
 import structlog
@@ -33,7 +34,7 @@ class Watches:
         return watch
 
     def wake(self, bucket_id: BucketId) -> None:
-        """Calls everybody who watches the bucket, once each."""
+        """Calls everybody who watches the bucket, once each, whatever one of them raises."""
         for watches in (self._of.get(bucket_id), self._all):
             if not watches:
                 continue
@@ -43,7 +44,8 @@ class Watches:
                 try:
                     watch.call(bucket_id)
                 except Exception:
-                    _log.exception("wake_failed", bucket=bucket_id)
+                    with suppress(MemoryError):  # there may be none for words
+                        _log.exception("wake_failed", bucket=bucket_id)
 
     def head(self, bucket_id: BucketId) -> int:
         return self._head(bucket_id)

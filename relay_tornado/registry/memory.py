@@ -87,9 +87,8 @@ class Records:
         return revision
 
     def store(self, kind: Kind, key: str, value: Any, revision: int) -> None:
-        """Takes over a committed record."""
+        """Takes over a committed record. Where that fails half-way it may be repeated."""
         self._unindex(kind, key)
-        self._records[kind][key] = (value, revision)
         if isinstance(value, Bucket):
             self._names[value.name] = key
             for made in value.inputs:
@@ -97,6 +96,7 @@ class Records:
             self._routes.update((route, key) for route in routes_of(value))
         else:
             self._secrets[value.secret_hash] = key
+        self._records[kind][key] = (value, revision)
 
     def discard(self, kind: Kind, key: str) -> bool:
         """Takes over a committed removal. Returns whether the record was there."""

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from relay_tornado.errors import NoSpace, RelayError, Unavailable
+from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import start, wal
 from relay_tornado.storage.connection import Connection, Factory
@@ -245,8 +245,12 @@ class _Job(Generic[T]):
         return 8 + self._changes
 
     def committed(self) -> None:
-        if self._announce is not None:
-            self._announce(self._result)
+        try:
+            if self._announce is not None:
+                self._announce(self._result)
+        except Exception as error:
+            self.failed(Unknown(f"it was stored, and the relay failed on it ({type(error).__name__}, see the log)"))
+            raise
         if not self.future.done():
             self.future.set_result(self._result)
 

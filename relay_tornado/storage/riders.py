@@ -12,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol
+
+import structlog
 
 from relay_tornado.errors import RelayError
 from relay_tornado.storage.work import blames_environment
@@ -22,6 +25,8 @@ DELAY: Final = 0.05
 
 _AGAIN: Final = 1.0
 """Seconds until it is tried again where the file can't be written."""
+
+_log = structlog.get_logger(__name__)
 
 
 class Rider(Protocol):
@@ -46,8 +51,9 @@ class Rider(Protocol):
 class Ride:
     """Those who are in one transaction."""
 
-    def __init__(self, riders: Sequence[Rider]) -> None:
+    def __init__(self, riders: Sequence[Rider], failed: Callable[[Rider], None]) -> None:
         self._riders = riders
+        self._failed = failed
         self._refused: dict[Rider, Exception] = {}
 
     def write(self, raw: sqlite3.Connection) -> None:
@@ -65,15 +71,18 @@ class Ride:
             raw.execute("RELEASE rider")
 
     def ended(self, committed: bool) -> None:
-        """Tells them."""
+        """Tells them. One that fails on it is logged, and boards again."""
         for rider in self._riders:
             error = self._refused.get(rider)
-            if error is not None and not blames_environment(error):
-                rider.refused(error)
-            elif committed and error is None:
-                rider.landed()
-            else:
-                rider.bumped()
+            try:
+                if error is not None and not blames_environment(error):
+                    rider.refused(error)
+                elif committed and error is None:
+                    rider.landed()
+                else:
+                    rider.bumped()
+            except Exception:
+                self._failed(rider)
 
 
 class Riders:
@@ -99,8 +108,24 @@ class Riders:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        riders = [rider for rider in waiting if rider.board()]
-        return Ride(riders) if riders else None
+        riders = [rider for rider in waiting if self._boards(rider)]
+        return Ride(riders, self._failed) if riders else None
+
+    def _boards(self, rider: Rider) -> bool:
+        try:
+            return rider.board()
+        except Exception:
+            self._failed(rider)
+            return False
+
+    def _failed(self, rider: Rider) -> None:
+        """In an `except`: what it was asked or told went wrong."""
+        with suppress(MemoryError):  # there may be none for words
+            _log.exception("rider_failed")
+        with suppress(Exception):
+            rider.bumped()
+        self._waiting[rider] = None
+        self._wait(_AGAIN)
 
     def close(self) -> None:
         """Nobody gets a transaction any more."""

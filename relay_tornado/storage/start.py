@@ -18,11 +18,12 @@ from pathlib import Path
 import structlog
 
 from relay_tornado import __version__
-from relay_tornado.errors import NotWritable, StartupError
+from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
 from relay_tornado.storage import migrate, rights, wal
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import unquoted
+from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.whereabouts import wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
@@ -142,6 +143,8 @@ def secure(path: Path) -> None:
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
     """What to tell a person of an error that kept the database from opening."""
+    if descriptors_lack():
+        return StartupError(f"{path} can't be opened: {NO_DESCRIPTOR}.")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     number = error.errno if isinstance(error, OSError) else None
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or number in (

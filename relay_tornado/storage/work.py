@@ -43,7 +43,8 @@ class Work(Protocol):
         """About how many pages it changed."""
 
     def committed(self) -> None:
-        """In the loop, after the commit."""
+        """In the loop, after the commit. Where a part of what follows from it fails, all else of it is done, whoever
+        waits is told, and then that is raised: everybody reads again what they keep in memory."""
 
     def failed(self, error: Exception) -> None:
         """In the loop, after a rollback (Unknown: perhaps after a commit). A RelayError says what to tell the
@@ -109,6 +110,8 @@ def classify(result: Result) -> Exception:
             return Malformed(f"the write failed ({error}); nothing was stored")
         if code in _ENVIRONMENT or result.stuck:
             return Unavailable(f"the write failed ({error}); nothing was stored")
+    if isinstance(error, MemoryError) and not result.committing:  # SQLite's own, too
+        return Unavailable("there was no memory left for the write; nothing was stored")
     if result.committing or not isinstance(error, Exception):
         return Unknown(f"the write was broken off ({type(error).__name__}); it may have been stored")
     return error
@@ -116,6 +119,8 @@ def classify(result: Result) -> Exception:
 
 def blames_environment(error: Exception) -> bool:
     """Whether an error says something about the machine, so that the same may go well another time."""
+    if isinstance(error, MemoryError):
+        return True
     if not isinstance(error, sqlite3.Error):
         return False
     code = code_of(error)
@@ -130,3 +135,25 @@ def code_of(error: BaseException) -> int:
 def again(error: RelayError) -> RelayError:
     """An error of the same kind and text: each future needs one of its own."""
     return type(error)(*error.args)
+
+
+class Probe:
+    """A work that changes nothing but the count of commits."""
+
+    def quick(self) -> bool:
+        """See `Work`."""
+        return False
+
+    def run(self, raw: sqlite3.Connection) -> int:
+        """See `Work`."""
+        return 0
+
+    def pages(self) -> int:
+        """See `Work`."""
+        return 1
+
+    def committed(self) -> None:
+        """See `Work`."""
+
+    def failed(self, error: Exception) -> None:
+        """See `Work`."""

@@ -6,7 +6,8 @@ Invariants:
   row, and what a few rows of busy logs change lies in memory. The loop waits for no lock of the file and for no sync.
 - Store, commit, then announce: `Work.committed` is called in the loop after COMMIT returned and the witness was
   written, and before the next transaction starts, so what it changes in memory is what that one builds on.
-- Every work is told exactly once, committed or failed, also at the end.
+- Every work is told exactly once, committed or failed, also at the end. What fails in that, or in those who ride along,
+  ends nothing: everybody reads again what they keep in memory, as after an error of the disk, and the next one comes.
 - Nothing counts as committed that is in a file which was taken away meanwhile.
 - Jobs and batches of events take turns, so neither starves the other.
 - After an error that may come from the disk the connection is opened anew and everybody reads again what they keep in
@@ -28,9 +29,10 @@ from typing import Any
 
 import structlog
 
-from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import MALFORMED_TEXT, quotes_a_text
+from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.whereabouts import Whereabouts
@@ -41,6 +43,7 @@ from relay_tornado.storage.work import (
     FULL,
     Keeper,
     Misplaced,
+    Probe,
     Result,
     Source,
     Work,
@@ -101,7 +104,7 @@ class Writer:
         self.stamp = stamp
         self.keepers: list[Keeper] = []
         self.source: Source | None = None
-        self.riders = Riders(lambda: self.submit(_Probe()))
+        self.riders = Riders(lambda: self.submit(Probe()))
         self._path = path
         self._whereabouts = Whereabouts(path)
         self._connection = connection
@@ -175,8 +178,8 @@ class Writer:
                 await self._gather()
                 work = self._next()
                 if work is not None:
-                    await self._perform(work)
-                    if self._full(work.pages()):
+                    pages = await self._perform(work)
+                    if self._full(pages):
                         await self._checkpoint("PASSIVE")
                 elif self.closed:
                     break
@@ -234,31 +237,50 @@ class Writer:
             return work
         return self._jobs.popleft() if self._jobs else None
 
-    async def _perform(self, work: Work) -> None:
+    async def _perform(self, work: Work) -> int:
+        """Does a work, and has it told. Returns about how many pages that changed."""
         ride = self.riders.board() if self.riders else None
         try:
             result = await self._execute(work, ride)
-            error = None if result.error is None else classify(result)
-            if error is None:
-                self._pages += work.pages()
-                work.committed()
-            else:
-                work.failed(error)
+        except Exception as failure:  # memory is short, say: how far it came is not known
+            result = Result(failure, committing=True)
         except BaseException:
             work.failed(Unknown(_BROKEN))
             if ride is not None:
                 ride.ended(False)
             raise
+        error = None if result.error is None else classify(result)
+        pages = self._tell(work, error)
         if ride is not None:
             self._pages += _RIDE
             ride.ended(error is None)
+        if pages is None:
+            await self._recover(self._reopen)
         # What the job itself raised says nothing of the disk: it was rolled back, and that was all.
-        if isinstance(error, RelayError) and (error is not result.error or result.stuck):
+        elif isinstance(error, RelayError) and (error is not result.error or result.stuck):
             if isinstance(error, Malformed):
                 if time.monotonic() < self._damage_again:
-                    return
+                    return pages
                 self._damage_again = time.monotonic() + _DAMAGE_EVERY
-            await self._recover(error, result)
+            _say(_log.error, "commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
+            # A full disk rolls back by itself, and works again once there is room.
+            await self._recover(self._try_again if isinstance(error, NoSpace) else self._reopen)
+        return pages or 0
+
+    def _tell(self, work: Work, error: Exception | None) -> int | None:
+        """Tells a work how it ended. Returns about how many pages it changed; None where something failed over that:
+        what is in memory is then perhaps not what the file says."""
+        try:
+            if error is not None:
+                work.failed(error)
+                return work.pages()
+            work.committed()
+            pages = work.pages()
+            self._pages += pages
+        except Exception:
+            _say(_log.exception, "outcome_not_told", committed=error is None)
+            return None
+        return pages
 
     async def _execute(self, work: Work, ride: Ride | None) -> Result:
         if ride is None and work.quick() and self._connection.here(self._begin_at_once):
@@ -325,17 +347,16 @@ class Writer:
 
     # after an error
 
-    async def _recover(self, error: RelayError, result: Result) -> None:
-        """Comes back once something can be committed again, or at the close."""
-        _log.error("commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
+    async def _recover(self, way: Callable[[], Awaitable[RelayError | None]]) -> None:
+        """Goes that way, and then the one over the file again and again. Comes back once something can be committed, or
+        at the close."""
         delay = _BACKOFF[0]
         traced = False
-        # A full disk rolls back by itself, and works again once there is room.
-        failure = await self._attempt(self._try_again if isinstance(error, NoSpace) else self._reopen)
+        failure = await self._attempt(way)
         while failure is not None:
             unforeseen = failure.__cause__
             if self.trouble is None or (unforeseen is not None and not traced):
-                _log.error("database_unavailable", error=str(failure), exc_info=unforeseen)
+                _say(_log.error, "database_unavailable", error=str(failure), exc_info=unforeseen)
                 traced = unforeseen is not None
             self.trouble = failure
             self._reject(failure)
@@ -356,7 +377,8 @@ class Writer:
         except (sqlite3.Error, OSError) as error:
             if code_of(error) == sqlite3.SQLITE_FULL:
                 return NoSpace(FULL)
-            return Unavailable(f"relay.db can't be opened ({error}); the relay tries again by itself")
+            why = NO_DESCRIPTOR if descriptors_lack() else error
+            return Unavailable(f"relay.db can't be opened ({why}); the relay tries again by itself")
         except Exception as error:
             name = type(error).__name__
             failure = Unavailable(f"relay.db can't be opened ({name}, see the log); the relay tries again by itself")
@@ -390,7 +412,7 @@ class Writer:
         """Commits something; in a WAL that was copied and starts anew, which needs no room. Returns or raises what
         went wrong."""
         await self._checkpoint("PASSIVE")
-        result = await self._connection.run(lambda raw: self._transact(raw, _Probe()))
+        result = await self._connection.run(lambda raw: self._transact(raw, Probe()))
         if result.error is None:
             return None
         failure = classify(result)
@@ -420,8 +442,8 @@ class Writer:
         """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later."""
         try:
             _, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode))
-        except (sqlite3.Error, ValueError) as error:
-            _log.warning("checkpoint_failed", error=str(error))
+        except Exception as error:  # there is no memory for it, say: the next one copies this, too
+            _say(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
             self._checkpoint_at = self._pages + CHECKPOINT_SOON
             return
         self._pages = self._held_back = max(pages - copied, 0)
@@ -462,20 +484,7 @@ def _undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) ->
     return Result(error, committing, raw.in_transaction)
 
 
-class _Probe:
-    """A transaction that changes nothing but the count of commits."""
-
-    def quick(self) -> bool:
-        return False
-
-    def run(self, raw: sqlite3.Connection) -> int:
-        return 0
-
-    def pages(self) -> int:
-        return 1
-
-    def committed(self) -> None:
-        pass
-
-    def failed(self, error: Exception) -> None:
-        pass
+def _say(log: Callable[..., Any], event: str, **what: Any) -> None:
+    """Logs it, where there is memory for words."""
+    with contextlib.suppress(MemoryError):
+        log(event, **what)

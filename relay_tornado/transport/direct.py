@@ -73,13 +73,14 @@ class Direct:
         self.body_timeout = settings.body_timeout
         self.discard_limit = 2 * settings.large_max_body
         self._answer: Answer | None = None
-        self._until = 0
+        self._second = 0
         self._encoded = b""
 
     def encoded(self, answer: Answer) -> bytes:
         """The answer as it goes out on a connection that goes on. Most answers are the one before once more."""
-        if answer is not self._answer or time.time() >= self._until:
-            self._answer, self._until, self._encoded = answer, int(time.time()) + 1, answer.encode(date_line())
+        now = int(time.time())
+        if answer is not self._answer or now != self._second:
+            self._answer, self._second, self._encoded = answer, now, answer.encode(date_line())
         return self._encoded
 
 
@@ -405,13 +406,22 @@ class DirectConnection:
     def _stored(self, outcome: Appended | BaseException) -> None:
         place, self._place = self._place, None
         assert place is not None
-        self._answered(self._shared.ingest.answer(place, outcome))
+        try:
+            answer = self._shared.ingest.answer(place, outcome)
+        except BaseException:
+            self.close()
+            raise
+        self._answered(answer)
 
     def _answered(self, answer: Answer) -> None:
         if self._state is _GONE:
             return
         self._upload = None
-        self._send(answer)
+        try:
+            self._send(answer)
+        except BaseException:
+            self.close()  # rather than that its sender waits for an answer for ever
+            raise
         if self._out is None and self._state is not _GONE:
             self._next()
 

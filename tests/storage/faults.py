@@ -49,8 +49,10 @@ class _Faulty(sqlite3.Connection):
         return cursor
 
 
-def error(code: int) -> sqlite3.OperationalError:
-    """SQLite's error of this code."""
+def error(code: int) -> Exception:
+    """The error that Python's module makes of SQLite's of this code."""
+    if code == sqlite3.SQLITE_NOMEM:
+        return MemoryError()
     made = sqlite3.OperationalError(f"injected {code}")
     made.sqlite_errorcode = code
     return made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import shutil
 import sqlite3
 import threading
@@ -13,9 +14,10 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.errors import NoSpace, Unavailable, Unknown
+from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import writer as writers
+from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
 from tests.storage.faults import Faults, always, once
@@ -237,21 +239,116 @@ async def test_close_while_the_file_can_not_be_opened(settings: Settings, faults
 
 
 @storage_test
-async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
-    """Were an announcement to fail, memory and file would differ: the writer stops, loudly, and says so."""
+@pytest.mark.parametrize("kind", [ZeroDivisionError, MemoryError])
+async def test_what_follows_a_commit_ends_nothing(settings: Settings, kind: type[Exception]) -> None:
+    """Were an announcement to fail, memory and file would differ: the caller is told that it was stored, everybody
+    reads again what they keep, and the next one comes."""
     database = await Database.open(settings)
+    kept: list[list[str]] = []
+    database.keep(names, kept.append)
 
     def broken(_: object) -> None:
-        raise ZeroDivisionError
+        raise kind
 
     with capture_logs() as logs:
-        with pytest.raises(Unknown):
-            await database.write(put("a"), broken)
+        first = asyncio.ensure_future(database.write(put("a"), broken))
+        second = asyncio.ensure_future(database.write(put("b"), lambda name: kept.append(["announced", name])))
+        with pytest.raises(Unknown, match="it was stored"):
+            await first
+        await second
+    assert kept == [["a"], ["announced", "b"]]
+    assert [entry["event"] for entry in logs] == ["outcome_not_told"]
+    assert database.healthy()
+    assert await database.read(names) == ["a", "b"]
+    await database.close()
+
+
+@storage_test
+async def test_without_memory_nothing_is_stored_and_nothing_ends(settings: Settings, faults: Faults) -> None:
+    """SQLite's own want of it, wherever it comes, is told as what it is, and the next one is stored."""
+    database = await Database.open(settings, factory=faults.factory)
+    for statement, error in (("BEGIN", Unavailable), ("INSERT INTO bucket", Unavailable), ("COMMIT", Unknown)):
+        faults.before = once(statement, sqlite3.SQLITE_NOMEM)
+        with pytest.raises(error):
+            await database.write(put("a"))
+        await database.write(put(statement))
+    faults.before = once("PRAGMA wal_checkpoint", sqlite3.SQLITE_NOMEM)
+    with capture_logs() as logs:
+        await database.shrink()
+    assert [entry["event"] for entry in logs] == ["checkpoint_failed"]
+    await database.write(put("b"))
+    assert await database.read(names) == ["BEGIN", "INSERT INTO bucket", "COMMIT", "b"]
+    await database.close()
+
+
+@storage_test
+async def test_a_connection_without_memory(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How far a transaction came is not known then, so the file says."""
+    database = await Database.open(settings)
+    kept: list[list[str]] = []
+    database.keep(names, kept.append)
+    run, fails = Connection.run, [True]
+
+    async def without(self: Connection, function: Callable[[sqlite3.Connection], object]) -> object:
+        done = await run(self, function)
+        if fails and fails.pop():
+            raise MemoryError
+        return done
+
+    monkeypatch.setattr(Connection, "run", without)
+    with pytest.raises(Unknown, match="may have been stored"):
+        await database.write(put("a"))
+    await database.write(put("b"))
+    assert kept == [["a"]]
+    assert await database.read(names) == ["a", "b"]
+    await database.close()
+
+
+@storage_test
+async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
+    """Where what it is given to do can't be had, for a reason that nobody thought of, it stops, loudly, and says so."""
+    database = await Database.open(settings)
+
+    class Broken:
+        def take(self) -> None:
+            raise ZeroDivisionError
+
+        def waiting(self) -> int:
+            return 1
+
+        def reject(self, error: RelayError) -> None: ...
+
+    with capture_logs() as logs:
+        database.attach(Broken())
+        database.notify()
         await until(lambda: not database.healthy())
     assert "restart" in database.problem
     assert [entry["event"] for entry in logs] == ["writer_failed"]
     with pytest.raises(Unavailable):
         await database.write(put("b"))
+    await database.close()
+
+
+@storage_test
+async def test_without_descriptors_the_file_is_not_opened_anew(
+    settings: Settings, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator is told what lacks, and which limit to raise; it goes on once there are some."""
+    monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
+    database = await Database.open(settings, factory=faults.factory)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    faults.before = once("INSERT", sqlite3.SQLITE_IOERR)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(Unavailable):
+            await database.write(put("a"))
+        await until(lambda: "no more files can be opened" in database.problem)
+        assert "`ulimit -n`" in database.problem
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    await until(database.healthy)
+    await database.write(put("b"))
+    assert await database.read(names) == ["b"]
     await database.close()
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import Conflict, NoSpace, Unavailable, Unknown
 from relay_tornado.settings import Settings
+from relay_tornado.storage import riders
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, always, once
 from tests.storage.waiting import until
@@ -227,3 +229,37 @@ async def test_the_end_leaves_no_timer(settings: Settings) -> None:
     rider: Any = Passenger(database)
     database.ride(rider)
     assert database._writer.riders._timer is None
+
+
+@storage_test
+@pytest.mark.parametrize("step", ["board", "landed", "bumped", "refused"])
+async def test_one_that_fails_on_what_it_is_asked_or_told(
+    database: Database, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It is asked again, and neither the writer nor the work that it rode with suffers."""
+    monkeypatch.setattr(riders, "_AGAIN", 0.01)
+    rider = Passenger(database)
+    good = rider.sql.replace("INSERT", "INSERT OR IGNORE")
+    meant = getattr(rider, step)
+
+    def fail(*told: object) -> None:
+        setattr(rider, step, meant)
+        raise MemoryError
+
+    def refuse(raw: sqlite3.Connection) -> None:
+        rider.sql = good
+        raise Conflict("no")
+
+    setattr(rider, step, fail)
+    rider.sql = "INSERT INTO input VALUES ('x', NULL)" if step == "refused" else good
+    database.ride(rider)
+    with capture_logs() as logs:
+        if step == "bumped":
+            with pytest.raises(Conflict):
+                await database.write(refuse)
+        await database.write(put("work"))
+        rider.sql = good
+        await until(lambda: "landed" in rider.told)
+    assert [entry["event"] for entry in logs] == ["rider_failed"]
+    await database.write(put("more"))
+    assert sorted(await database.read(names)) == ["more", "rider", "work"]

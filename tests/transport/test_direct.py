@@ -7,8 +7,10 @@ import json
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
+from email.utils import formatdate
 
 import pytest
 import structlog
@@ -410,6 +412,33 @@ async def test_a_failure_ends_one_connection(monkeypatch: pytest.MonkeyPatch) ->
         assert [line["event"] for line in lines] == ["request_failed"]
         assert (await other.ask(request(URL, b"x"))).status == 200
         assert [event.body for event in await site.events()] == [b"x", b"x"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("back", [3600, 1])
+async def test_an_answers_date_follows_the_clock(transport: str, monkeypatch: pytest.MonkeyPatch, back: int) -> None:
+    """Also where that is set back on a connection that goes on."""
+    now = time.time()
+    async with edge(transport=transport) as site, Raw(site.port) as raw:
+        for at in (now, now - back, now - back, now + 1):
+            monkeypatch.setattr(time, "time", lambda at=at: at)
+            assert (await raw.ask(request(URL, b"x"))).header("Date") == formatdate(int(at), usegmt=True)
+
+
+@pytest.mark.gen_test
+async def test_a_sender_that_can_not_be_answered_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than that it waits for ever; its webhook is stored."""
+    for part, sent in ((Ingest, [b"x"]), (direct.Direct, [b"x"]), (direct.Direct, [b"x" * 50_000, b"x" * 50_000])):
+        async with edge() as site, Raw(site.port) as raw:
+            assert (await raw.ask(request(URL, b"first"))).status == 200
+            with monkeypatch.context() as patch, structlog.testing.capture_logs():
+                patch.setattr(part, "answer" if part is Ingest else "encoded", lambda *_: 1 // 0)
+                whole = request(URL, b"".join(sent))
+                for start in range(0, len(whole), 60_000):
+                    raw.send(whole[start : start + 60_000])
+                assert await raw.closed() == b""
+            assert [event.body for event in await site.events()] == [b"first", b"".join(sent)]
+            assert not site.site.listener.connections
 
 
 @pytest.mark.gen_test
