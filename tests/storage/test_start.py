@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -209,3 +211,24 @@ async def test_a_wal_and_its_own_file(settings: Settings, tmp_path: Path) -> Non
         shutil.copytree(tmp_path / "moved", settings.data)
         shutil.rmtree(tmp_path / "moved")
     assert await stored(settings) == expected
+
+
+@storage_test
+async def test_too_few_descriptors(settings: Settings) -> None:
+    """It is said as that, wherever they end, and not as want of rights or as an error of the disk."""
+    database = await Database.open(settings)
+    await database.close()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    said = set()
+    for more in range(2, 6):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + more, limits[1]))
+        try:
+            with pytest.raises(StartupError) as error:
+                await (await Database.open(settings)).close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        said.add(str(error.value))
+    assert len(said) == 1
+    assert "no more files can be opened" in said.pop()
