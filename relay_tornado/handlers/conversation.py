@@ -18,7 +18,7 @@ from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.sockets import Sockets, Subscribed
-from relay_tornado.log.deliveries import Result
+from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import KIB, Token
 from relay_tornado.wire import websocket
 
@@ -247,8 +247,8 @@ class Conversation(Subscribed):
 
     async def _respond(self, effect: session.Respond) -> None:
         request = effect.request
-        status = "sent" if 200 <= request.status < 400 else "failed"
-        result = Result(status, request.status, request.headers, request.body, 0, 0, time.time())
+        status, at = status_of(request.status), time.time()
+        result = Result(status, request.status, request.headers, request.body, 0, 0, at)
         failed: RelayError | None = None
         try:
             await self._sockets.responses.respond(effect.token, request.id, result)

@@ -27,6 +27,11 @@ def sent(at: float) -> Result:
     return Result("sent", 0, {}, b"", 0, 0, at)
 
 
+def status_of(code: int) -> str:
+    """The status of a copy that an application answered with this status code; 0: it did not."""
+    return "sent" if 200 <= code < 400 else "failed"
+
+
 class Result(msgspec.Struct, frozen=True):
     """What came of one try. `status`: sent, failed, stalled, rejected. `status_code`: 0 where nobody answered.
 

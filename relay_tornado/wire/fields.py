@@ -20,6 +20,8 @@ Document: TypeAlias = dict[str, Any]
 
 MAX_SECONDS = 36_500 * DAY
 MAX_COUNT = 2**53 - 1  # the largest integer that every JSON reader keeps exact
+MAX_HEADERS = 1_000
+"""Values of all headers of a form: nobody else is served while they are read."""
 MAX_EXTRA = 64 * 1024
 """Bytes, as JSON, of a document that is only kept and echoed."""
 
@@ -105,6 +107,20 @@ class HeaderValues(fields.Field[list[str]]):
         if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
             raise ValidationError("must be a string or a list of strings.")
         return list(values)
+
+
+class Headers(fields.Dict):
+    """A JSON object from names to what `values` reads, or null."""
+
+    def __init__(self, values: HeaderValues | None = None) -> None:
+        super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, dict):
+            held = sum(len(each) if isinstance(each, list) else 1 for each in value.values())
+            if held > MAX_HEADERS:
+                raise ValidationError(f"holds {held} values; {MAX_HEADERS} are allowed.")
+        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class Form(fields.Field[Document | None]):

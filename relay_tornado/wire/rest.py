@@ -29,7 +29,7 @@ from relay_tornado.model import (
     to_document,
 )
 from relay_tornado.wire.fields import MAX_COUNT as MAX_COUNT
-from relay_tornado.wire.fields import Anything, Flag, Form, HeaderValues, Seconds, StockFields, Whole
+from relay_tornado.wire.fields import Anything, Flag, Form, Headers, Seconds, StockFields, Whole
 from relay_tornado.wire.fields import Document as Document
 from relay_tornado.wire.fields import Text as Text
 from relay_tornado.wire.fields import load as load
@@ -287,7 +287,7 @@ class InputFields(StockFields):
     description = Text(4_000, lines=True)
     status_code = _StatusCode(200, 599)
     body = Text(MAX_BODY_TEXT, raw=True)
-    headers = fields.Dict(keys=fields.String(), values=HeaderValues(), allow_none=True)
+    headers = Headers()
     function_id = Text(1_000)
     custom_domain = Text(1_000)
     path_prefix = Text(1_000)
@@ -337,7 +337,7 @@ class OutputFields(StockFields):
     timeout = Whole(0, MAX_TIMEOUT)
     retries = Whole(-1, MAX_RETRIES)
     tls_verification = Flag()
-    headers = fields.Dict(keys=fields.String(), values=HeaderValues(), allow_none=True)
+    headers = Headers()
     rules = Anything(allow_none=True)
     function_id = Text(1_000)
     throttle = Form(ThrottleFields())

@@ -26,9 +26,9 @@ from relay_tornado.handlers.rest.schemas import (
     Resent,
 )
 from relay_tornado.ids import parse_id
-from relay_tornado.log.deliveries import Result
+from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import MIB, STATUSES
-from relay_tornado.wire.fields import MAX_COUNT, Document, HeaderValues, Text, Whole, load
+from relay_tornado.wire.fields import MAX_COUNT, Document, Headers, HeaderValues, Text, Whole, load
 from relay_tornado.wire.rest import MAX_TIME
 
 MAX_ANSWER: Final = 10 * MIB
@@ -71,10 +71,13 @@ class _Bytes(fields.String):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
         if isinstance(value, list):
-            # As one call each: there may be millions.
-            if not set(map(type, value)) <= {int} or not 0 <= min(value, default=0) <= max(value, default=0) < 256:
-                raise ValidationError("must be a string, or a list of bytes.")
-            return base64.b64encode(bytes(value)).decode()
+            # As one call each: there may be a million.
+            try:
+                if set(map(type, value)) <= {int}:
+                    return base64.b64encode(bytes(value)).decode()
+            except ValueError:
+                pass
+            raise ValidationError("must be a string, or a list of bytes.")
         return super()._deserialize(value, attr, data, **kwargs)
 
 
@@ -141,7 +144,7 @@ class AnswerBody(Schema):
     status = _Status()
     status_code = _Code(allow_none=True)
     response_body = _Bytes()
-    response_headers = fields.Dict(keys=fields.String(), values=_Values(allow_none=True), allow_none=True)
+    response_headers = Headers(_Values(allow_none=True))
     duration_ms = _Lenient(MAX_COUNT)
     retries = _Lenient(MAX_COUNT)
 
@@ -315,7 +318,7 @@ def _result(given: Document) -> Result:
     code = given.get("status_code", 200 if status == "sent" else 0) or 0
     headers = given.get("response_headers") or {}
     return Result(
-        status=status or ("sent" if 200 <= code < 300 else "failed"),
+        status=status or status_of(code),
         status_code=code,
         headers={name: values or [] for name, values in headers.items()},
         body=_body(given.get("response_body") or ""),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.handlers.rest.payload import MAX_VALUES
 from tests.handlers.rest.world import World, world
 
 BODY = b"\x00\xff made"
@@ -79,6 +80,10 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
             (status or "failed", 0, b"", {}),
         )
         for code, status in ((100, ""), (199, "sent"), (600, "sent"), (999, ""), (-1, ""), (1e300, ""), ("600", ""))
+    ),
+    *(
+        (f"{code} without a status", {"status_code": code}, (status, code, b"", {}))
+        for code, status in ((299, "sent"), (302, "sent"), (399, "sent"), (400, "failed"), (503, "failed"))
     ),
 ]
 
@@ -158,6 +163,40 @@ async def test_an_answer_has_only_so_many_parts(tmp_path: Path) -> None:
             answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
             assert answer.status == status, (parts, answer.document)
             assert status == 200 or "too many objects and lists" in answer.document["message"]
+
+
+@pytest.mark.gen_test
+async def test_an_answer_has_only_so_many_values(tmp_path: Path) -> None:
+    """Each takes its time from everybody, as a number, as a text, and as a header's; a body of so many bytes is taken,
+    and what stands in a text is no value."""
+    async with world(tmp_path) as here:
+        log = await here.send(await here.bucket("orders"))
+        most, over = MAX_VALUES, MAX_VALUES + 2
+        for body, status, words in (
+            ('{"status_code": 200, "response_body": [%s7]}' % ("7," * (most - 1)), 200, ""),
+            ('{"status_code": 200, "response_body": "%s"}' % (r"\"a\"," * over), 200, ""),
+            ('{"status_code": 200, "response_body": [%s7]}' % ("7," * over), 400, "send bytes as base64"),
+            ('{"status_code": 200, "more": [%s""]}' % ('"",' * over), 400, "too many values"),
+            (json.dumps({"status_code": 200, "response_headers": {"A": [1] * 1001}}), 400, "1000 are allowed"),
+            (json.dumps({"status_code": 200, "response_headers": {f"A{n}": "" for n in range(1001)}}), 400, "1001"),
+            (json.dumps({"status_code": 200, "response_headers": {"A": ["1"] * 999, "B": 1}}), 200, ""),
+        ):
+            answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
+            assert answer.status == status, (body[:60], answer.document)
+            assert status == 200 or words in answer.document["message"]
+
+
+@pytest.mark.gen_test
+async def test_headers_have_only_so_many_values(tmp_path: Path) -> None:
+    """An input's and an output's, too."""
+    async with world(tmp_path) as here:
+        bucket = await here.bucket("orders")
+        many = {"name": "o", "headers": {f"X-{n}": ["a", "b"] for n in range(501)}}
+        for path in (f"inputs/{bucket.inputs[0].id}", "outputs"):
+            method = "POST" if path == "outputs" else "PUT"
+            answer = await here.call(method, f"/v1/buckets/orders/{path}", many)
+            assert (answer.status, answer.document["field"]) == (400, "headers")
+            assert "1002 values" in answer.document["message"]
 
 
 @pytest.mark.gen_test
