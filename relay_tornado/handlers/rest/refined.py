@@ -189,7 +189,7 @@ def refine(document: Document, max_body: int) -> None:
         {"required": ["status_code"]},
         {"required": ["status"], "properties": {"status": {"enum": [*STATUSES, *_NUMBERS[1:]]}}},
     ]
-    schemas["AuthFields"]["properties"] |= {name: {} for name in AuthFields.ECHOED}
+    schemas["AuthFields"]["properties"] |= {name: {} for name in sorted(AuthFields.ECHOED)}
     for form in (BucketFields, InputFields, OutputFields, TokenBody, ScopesBody):
         _allow_null(schemas[form.__name__]["properties"], form)
     _allow_empty(document["paths"])

@@ -35,6 +35,25 @@ def test_it_is_valid(tmp_path: Path) -> None:
     validate(document, cls=OpenAPIV31SpecValidator)
 
 
+def test_it_is_the_same_in_every_process() -> None:
+    """Whatever the order of sets is in it."""
+    code = (
+        "import msgspec; from relay_tornado.handlers import rest; from relay_tornado.settings import Settings;"
+        " print(msgspec.json.encode(rest.describe(rest.HANDLERS, Settings())))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            check=True,
+            capture_output=True,
+            timeout=60,
+        ).stdout
+        for seed in range(3)
+    }
+    assert len(said) == 1
+
+
 def test_it_has_every_endpoint(tmp_path: Path) -> None:
     """Each with its success, its errors, its parameters, and what it asks of the token."""
     paths = description(tmp_path)["paths"]
