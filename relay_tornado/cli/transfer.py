@@ -54,6 +54,7 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
     """Write the events of BUCKET to FILE (`-`: standard output), with their exact bytes, as lines of JSON."""
     from relay_tornado.ops.export import export as write_export
     from relay_tornado.ops.opening import locate
+    from relay_tornado.storage.migrate import sync
 
     if append and (after is not None or file == STANDARD):
         raise click.UsageError("--append finds out by itself where FILE ends: leave --after out, and name a FILE")
@@ -65,6 +66,13 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         output.flush()
         if file != STANDARD:
             os.fsync(output.fileno())
+            with suppress(PermissionError):  # one may write to a directory that one may not read
+                sync(file.absolute().parent)
+    if done.found:
+        note(
+            f"the log of {done.bucket} is damaged, and does not say which events it holds: these are all that are in "
+            "the relay's file, and others may be missing before and behind them; `relay check` says more"
+        )
     summary = {"bucket": done.bucket, "file": str(file), "events": done.events, "last": done.last}
     if file == STANDARD:
         note(f"exported {counted(done.events, 'event')} of {done.bucket}")

@@ -15,20 +15,29 @@ import relay_tornado
 from relay_tornado.errors import Conflict, Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
-from relay_tornado.log.loading import load, renew
+from relay_tornado.log.loading import Loaded, Row, load, renew
 from relay_tornado.model import Bounds, Cursor, Epoch
 from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import Step, read
 
+_BY_EVENTS = """
+SELECT id,
+    iif(typeof(first) = 'integer', first, (SELECT min(seq) FROM event WHERE log = log.id AND typeof(seq) = 'integer')),
+    iif(typeof(head) = 'integer', head, (SELECT max(seq) FROM event WHERE log = log.id AND typeof(seq) = 'integer'))
+FROM log WHERE bucket = ? AND dropped = 0
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written: so many events, up to `last` (0: none)."""
+    """What was written: so many events, up to `last` (0: none). `found`: which there are was not said by their log,
+    whose row is damaged, but seen by what is in the file."""
 
     bucket: str
     events: int
     last: int
+    found: bool = False
 
 
 class _Damaged(Unavailable):
@@ -63,6 +72,7 @@ def export(
                 f"the file holds events of another bucket, {source}, and {name!r} is {bucket_id}: name another file"
             )
         loaded = load(raw)
+        found = _found(raw, loaded, bucket_id)
         renew(loaded)
         row = next((each for each in loaded.live if each.bucket_id == bucket_id), None)
         if row is None:
@@ -87,7 +97,18 @@ def export(
         except _Damaged as damaged:
             write(_header(about, damaged.seq, damaged.seq - 1, epochs))
             raise
-        return Exported(name, max(total, 0), row.head if total > 0 else 0)
+        return Exported(name, max(total, 0), row.head if total > 0 else 0, found)
+
+
+def _found(raw: sqlite3.Connection, loaded: Loaded, bucket_id: str) -> bool:
+    """Takes up the bucket's log where its row does not say what it holds: from its first event to its last. Returns
+    whether it is so."""
+    row = raw.execute(_BY_EVENTS, (bucket_id,)).fetchone()
+    if row is None or row[0] not in loaded.damaged:
+        return False
+    key, first, head = row
+    loaded.live.append(Row(key, bucket_id, first or 1, head or 0, 0, 0.0))
+    return True
 
 
 def _header(about: dict[str, Any], first: int, head: int, epochs: Sequence[Epoch]) -> bytes:
@@ -135,7 +156,7 @@ def _not_there(raw: sqlite3.Connection, log: int, name: str, seq: int) -> Unavai
     row = raw.execute("SELECT first FROM log WHERE id = ? AND dropped = 0", (log,)).fetchone()
     if row is None:
         return Unavailable(f"the bucket {name!r} was deleted meanwhile")
-    if seq < row[0]:
+    if isinstance(row[0], int) and seq < row[0]:
         return Unavailable(f"retention removed the events up to {row[0] - 1} meanwhile: export again into a new file")
     return _Damaged(
         f"event {seq} is missing or damaged: `relay check` says more. What follows it can be exported into another "

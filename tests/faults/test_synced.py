@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +18,9 @@ from relay_tornado.ops.backup import make
 from relay_tornado.ops.check import check
 from relay_tornado.ops.restore import restore
 from relay_tornado.storage import migrate, witness
+from tests.acceptance.relay import TIMEOUT
 from tests.faults.disk import MIB, Disk, needs_disk
+from tests.needs import needs
 from tests.ops.filling import fill, rows
 
 
@@ -79,6 +85,18 @@ def test_an_orderly_end(disk: Disk) -> None:
     (stamp,) = rows(disk.place / "data" / "relay.db", "SELECT id, commits, appended FROM meta")
     assert witness.peek(disk.place / "data" / "relay.witness") == witness.Stamp(*stamp)
     assert events(disk.place / "data" / "relay.db") == 30
+
+
+def test_an_export(tmp_path: Path, source: Path) -> None:
+    """The file, and then the directory that has its name. (An ext4 would have both with the first.)"""
+    needs("strace", "install strace")
+    (tmp_path / "to").mkdir()
+    environment = {**os.environ, "RELAY_DATA": str(source.parent)}
+    relay = [sys.executable, "-m", "relay_tornado", "export", "orders", str(tmp_path / "to" / "e")]
+    traced = ["strace", "-f", "-y", "-e", "trace=fsync", "-o", str(tmp_path / "trace"), *relay]
+    subprocess.run(traced, env=environment, check=True, timeout=TIMEOUT)
+    synced = re.findall(r"fsync\(\d+<([^>]+)>\) += 0", (tmp_path / "trace").read_text())
+    assert synced == [str(tmp_path / "to" / "e"), str(tmp_path / "to")]
 
 
 def test_a_checkpoint(disk: Disk) -> None:

@@ -263,6 +263,41 @@ def test_a_log_without_an_epoch(cli: Runner, tmp_path: Path) -> None:
     assert content(other, "copy") == before
 
 
+LOOSE = (
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_schema SET sql = replace(sql, ' STRICT', '') WHERE name = 'log'",
+    "PRAGMA writable_schema = RESET",
+)
+"""Lets a column hold what only damage puts there."""
+
+
+@pytest.mark.parametrize("damage", ["first = 'x'", "head = 'x'", "first = x'', head = 1.5"])
+def test_a_log_that_does_not_say_what_it_holds(cli: Runner, tmp_path: Path, damage: str) -> None:
+    """All events that are in the file come out, as they were, and a line says that others may be missing."""
+    fill(cli.data, "orders", 20)
+    change(cli.data / "relay.db", "UPDATE log SET first = 4", "DELETE FROM event WHERE seq < 4")
+    before = content(cli, "orders")
+    change(cli.data / "relay.db", *LOOSE, f"UPDATE log SET {damage}")
+    done = cli("export", "orders", tmp_path / "e")
+    assert "17 events of orders, up to 20" in done.stdout
+    assert "does not say which events it holds" in done.stderr
+    other = Runner(tmp_path / "other")
+    assert other.json("import", "copy", tmp_path / "e")["imported"] == 17
+    assert content(other, "copy") == before
+    assert log(other, "copy")[:2] == (4, 20)
+    change(cli.data / "relay.db", "UPDATE event SET body = x'00' WHERE seq = 7")
+    assert "--after 7" in cli.refused("export", "orders", tmp_path / "part")
+    rest = cli("export", "orders", tmp_path / "rest", "--after", "7", "--json")
+    assert json.loads(rest.stdout)["events"] == 13
+
+
+def test_a_log_that_does_not_say_that_it_is_empty(cli: Runner, tmp_path: Path) -> None:
+    """Nothing comes out."""
+    fill(cli.data, "orders", 0)
+    change(cli.data / "relay.db", *LOOSE, "UPDATE log SET first = 'x', head = 'x'")
+    assert json.loads(cli("export", "orders", tmp_path / "e", "--json").stdout)["events"] == 0
+
+
 def test_damaged_events_out_of_a_backup(cli: Runner, tmp_path: Path) -> None:
     """The way that docs/backup.md tells, with what `relay check` says: a bucket of what a backup has from there on."""
     fill(cli.data, "orders", 20)
