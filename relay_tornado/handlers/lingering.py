@@ -60,15 +60,18 @@ class Lingering:
             self._close(connection)
 
     def _discard(self, connection: socket.socket, events: int) -> None:
-        try:
-            size = len(connection.recv(_READ_SIZE))
-        except BlockingIOError:
-            return
-        except OSError:
-            size = 0
-        self._left[connection] -= size
-        if size == 0 or self._left[connection] < 0:
-            self._close(connection)
+        # To the end of what is there: uvloop tells once of a connection that was reset, whatever is still to be read
+        # before the reset is.
+        while connection in self._left:
+            try:
+                size = len(connection.recv(_READ_SIZE))
+            except BlockingIOError:
+                return
+            except OSError:
+                size = 0
+            self._left[connection] -= size
+            if size == 0 or self._left[connection] < 0:
+                self._close(connection)
 
     def _close(self, connection: socket.socket) -> None:
         del self._left[connection], self._deadlines[connection]

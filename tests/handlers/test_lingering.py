@@ -1,0 +1,40 @@
+"""Connections that end with an answer on them are kept for a moment, and no longer than their peer is there."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from relay_tornado.handlers.lingering import Lingering
+from tests.handlers.raw import eventually
+
+
+def uvloops() -> asyncio.AbstractEventLoop:
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops])
+@pytest.mark.parametrize("sent", [0, 100, 200_000])
+def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEventLoop], sent: int) -> None:
+    """Also with more unread on it than is read at a time. (Nobody looks at its time here.)"""
+
+    async def check() -> None:
+        lingering = Lingering()
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            client = socket.create_connection(listening.getsockname())
+            connection, _ = listening.accept()
+        with connection:
+            lingering.add(connection)
+        client.sendall(b"x" * sent)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await eventually(lambda: not len(lingering))
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(check())
