@@ -122,8 +122,11 @@ class Responses:
         if result.status_code and not 200 <= result.status_code <= 599:
             raise Invalid("status_code: write 200 to 599, or 0 where there was no answer", field="status_code")
         await self._results.record(bucket_id, seq, output, result)
-        if result.status_code:
-            waiters = [each for each in self._waiters.get((bucket_id, seq), ()) if each.output in (None, output)]
+        waiting = self._waiters.get((bucket_id, seq))
+        if result.status_code and waiting:
+            # Where the file lost the event that somebody waits for, another one has its seq.
+            now = format_id(epoch_at((await self._log.bounds(bucket_id)).epochs, seq), seq)
+            waiters = [each for each in waiting if each.id == now and each.output in (None, output)]
             if waiters:
                 answer = client_answer(result.status_code, result.headers, result.body)
                 for waiter in waiters:

@@ -170,6 +170,21 @@ async def test_a_duplicate_gets_the_stored_answer_or_waits_for_it() -> None:
 
 
 @pytest.mark.gen_test
+async def test_an_event_that_has_the_place_of_one_that_was_lost() -> None:
+    """Its answer is not for the sender of the lost one."""
+    desk = Desk()
+    await desk.open()
+    await desk.world.append()
+    desk.wait(1)
+    desk.world.log.lose("id-orders", 1)
+    await desk.world.append()
+    epochs = (await desk.world.log.bounds("id-orders")).epochs
+    await desk.responses.respond(TOKEN, parse_id(f"{epochs[-1].epoch}-1"), result(200, b"another's"))
+    assert desk.answers == []
+    assert desk.responses.waiting == 1
+
+
+@pytest.mark.gen_test
 async def test_a_duplicate_of_what_is_gone() -> None:
     """Nobody can get it any more: 504 at once."""
     desk = Desk()
