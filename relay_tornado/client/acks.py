@@ -9,13 +9,12 @@ from collections.abc import Callable
 from typing import Final
 
 from relay_tornado.client.messages import Document, encode
+from relay_tornado.client.positions import SURE
 
-SURE: Final = 10.0
-"""Seconds before the last byte of a connection in which an ack may not have reached the relay any more."""
 MEMORY: Final = 600.0
 """Seconds for which a late ack is kept for its event."""
 REMEMBERED: Final = 10_000
-"""Events of earlier connections that may still be acknowledged; acks that a silence may have swallowed."""
+"""Events of earlier connections that may still be acknowledged, or were; acks that a silence may have swallowed."""
 
 
 class Acks:
@@ -31,11 +30,17 @@ class Acks:
         """When what was acknowledged on this connection was so."""
         self._late: dict[str, tuple[str, float]] = {}
         """What was acknowledged and the relay may not know, and since when."""
+        self._known: dict[str, str] = {}
+        """What was acknowledged on earlier connections, and the relay knows."""
         self._again: list[str] = []
 
     def came(self, id: str, bucket: str) -> bool:
         """An event came; whether it is acknowledged already, and not for the application."""
         now = self._clock()
+        if id in self._known:
+            # The relay sends it again because its consumer was moved back, and so it does with what comes behind it.
+            self._known = {each: of for each, of in self._known.items() if of != bucket}
+            self.caught_up(bucket)
         if self._late.pop(id, ("", now - MEMORY))[1] > now - MEMORY:
             self._again.append(_message("ack", id))
             self._note(id, bucket, now)
@@ -90,9 +95,11 @@ class Acks:
         sure = now - silence - SURE
         self._late = {each: (bucket, at) for each, (bucket, at) in self._late.items() if at > now - MEMORY}
         self._late |= {each: (bucket, now) for each, (bucket, at) in self._sent.items() if at > sure}
+        self._known |= {each: bucket for each, (bucket, at) in self._sent.items() if at <= sure}
         self._before |= self._open
-        while len(self._before) > REMEMBERED:
-            del self._before[next(iter(self._before))]
+        for kept in (self._before, self._known):
+            while len(kept) > REMEMBERED:
+                del kept[next(iter(kept))]
         self._sent, self._open, self._again = {}, {}, []
 
     def _note(self, id: str, bucket: str, now: float) -> None:

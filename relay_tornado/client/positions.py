@@ -23,7 +23,7 @@ REMEMBERED: Final = 4_096
 """Ids by which `Recent` knows a repeat."""
 SURE: Final = 10.0
 """Seconds before the last byte of a connection in which the relay may not have heard any more that an event was
-received."""
+received, or acknowledged."""
 KEPT: Final = 1_000
 """Ids that a checkpoint's text holds at most: in `Positions` for each bucket."""
 
@@ -247,6 +247,8 @@ class Recent:
         self._clock = clock
         self._before: dict[str, str] = {}
         """What the relay may send again without meaning it: ids with their buckets."""
+        self._known: dict[str, str] = {}
+        """What it has heard of: where it sends that again, its consumer was moved back, and the rest is meant, too."""
         self._seen: dict[str, tuple[str, float]] = {}
         """What this connection brought, and when."""
         self._begun = math.inf
@@ -262,6 +264,9 @@ class Recent:
         return None
 
     def received(self, event: EventData) -> bool | Passed:
+        if event.id in self._known:
+            self._known = {each: bucket for each, bucket in self._known.items() if bucket != event.bucket}
+            self.caught_up(event.bucket)
         repeated = self._before.pop(event.id, None) is not None
         self._seen.pop(event.id, None)
         self._seen[event.id] = (event.bucket, self._clock())
@@ -282,9 +287,11 @@ class Recent:
         sure = self._clock() - silence - SURE
         if self._begun < sure:
             self._before = {}  # else what the connections before this one left is as open as it was
-        self._before |= {each: bucket for each, (bucket, at) in self._seen.items() if at > sure}
-        while len(self._before) > REMEMBERED:
-            del self._before[next(iter(self._before))]
+        for each, (bucket, at) in self._seen.items():
+            (self._before if at > sure else self._known)[each] = bucket
+        for kept in (self._before, self._known):
+            while len(kept) > REMEMBERED:
+                del kept[next(iter(kept))]
         self._seen, self._begun = {}, math.inf
 
     def given(self, event: EventData) -> None:

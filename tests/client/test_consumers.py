@@ -171,6 +171,43 @@ def test_a_consumer_that_is_moved_back_after_a_cut(shared: World, ack: str) -> N
     run(main())
 
 
+@pytest.mark.parametrize("ack", ["receipt", "explicit"])
+def test_a_consumer_that_is_moved_back_while_its_client_is_away(
+    shared: World, monkeypatch: pytest.MonkeyPatch, ack: str
+) -> None:
+    """By more than what a cut may have swallowed: all of it is given again, also what came right before the cut."""
+    monkeypatch.setattr("relay_tornado.client.acks.SURE", 0.2)
+    monkeypatch.setattr("relay_tornado.client.positions.SURE", 0.2)
+    bucket = shared.bucket()
+    shared.send("1", bucket=bucket)
+
+    async def main() -> None:
+        said: list[str] = []
+        async with (
+            Cable(shared.relay.port) as cable,
+            subscribe(
+                cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", consumer="c",
+                backoff=SOON, ack=ack, on_notice=lambda notice: said.append(notice.kind),
+            ) as events,
+        ):  # fmt: skip
+            first = await anext(events)
+            if ack == "explicit":
+                await first.ack()
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(shared.send, "2", "3", bucket=bucket)
+            for event in await take(events, 2):
+                if ack == "explicit":
+                    await event.ack()
+            cable.cut_after = 1  # so it stays away
+            cable.cut()
+            await until(lambda: "disconnected" in said, "the cut")
+            await asyncio.to_thread(shared.relay.command, "consumer", "seek", bucket, "c", "--to", "earliest")
+            cable.cut_after = None
+            assert bodies(await take(events, 3)) == ["1", "2", "3"]
+
+    run(main())
+
+
 def test_a_durable_token_with_the_stock_protocol(world: World) -> None:
     """A client that can resume nothing by itself misses nothing, and gets nothing twice in one run."""
     key, secret = world.relay.create_token("--durable")

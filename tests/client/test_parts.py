@@ -194,6 +194,30 @@ def test_what_comes_again_after_everything_came_is_meant() -> None:
     assert acks.came("c", "others")
 
 
+def test_what_the_relay_knows_and_sends_again_is_meant() -> None:
+    """Its consumer was moved back while nobody was connected: so what follows is meant, too, in this bucket."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    for each, bucket in (("a", "orders"), ("z", "others")):
+        acks.came(each, bucket)
+        acks.ack(each, False)
+    now[0] += SURE + 1
+    for each, bucket in (("b", "orders"), ("c", "orders"), ("y", "others")):
+        acks.came(each, bucket)
+        acks.ack(each, False)
+    acks.cut()
+    for each in "abc":
+        assert not acks.came(each, "orders")
+    assert acks.late() == []
+    assert acks.came("y", "others")
+    for each in range(2 * REMEMBERED):
+        acks.came(str(each), "orders")
+        acks.ack(str(each), False)
+    now[0] += SURE + 1
+    acks.cut()
+    assert len(acks._known) == REMEMBERED
+
+
 def test_acks_of_everything_and_naks() -> None:
     """With everything, what came before is acknowledged, too; a nak after a cut says nothing."""
     acks = Acks()
