@@ -191,6 +191,11 @@ class Connection(IOStream):
         """Whether it did not come in its time."""
         return self._request is _LATE
 
+    @property
+    def proxied(self) -> bool:
+        """Whether it comes from a proxy whose word counts."""
+        return bool(self._proxy)
+
     def set_nodelay(self, value: bool) -> None:
         """Always on: Tornado would switch it for each answer, two system calls that change nothing here."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -122,6 +123,17 @@ def challenges(request: HTTPServerRequest) -> Iterable[str]:
     headers = request.headers
     page = headers.get("User-Agent", "").startswith("Mozilla/") and "text/html" not in headers.get("Accept", "")
     return ('Bearer realm="relay"',) if page else ('Basic realm="relay", charset="UTF-8"', 'Bearer realm="relay"')
+
+
+def distrusted_proxy(request: HTTPServerRequest) -> str | None:
+    """The address of a proxy near by that says for whom it asks, and whose word does not count; None where there is
+    none."""
+    connection, address = request.connection, request.remote_ip or ""
+    if "X-Forwarded-For" not in request.headers or not isinstance(connection, HTTP1Connection):
+        return None
+    stream = connection.stream
+    trusted = isinstance(stream, Connection) and stream.proxied
+    return None if trusted or ipaddress.ip_address(address).is_global else address
 
 
 def _host(request: HTTPServerRequest) -> str:

@@ -6,6 +6,7 @@ import re
 import time
 from typing import Any, Final
 
+import structlog
 from tornado.routing import URLSpec
 from tornado.web import HTTPError, RedirectHandler
 
@@ -16,7 +17,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import Forbidden, Invalid, TooMany, Unauthorized
 from relay_tornado.handlers.assets import INDEX, Asset, Assets
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, is_secure
+from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, distrusted_proxy, is_secure
 from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.sockets import counted_address
 from relay_tornado.limits import Attempts, retry_after
@@ -34,6 +35,8 @@ MAX_BODY: Final = 8 * KIB
 _YEAR: Final = 31_536_000
 _VERSIONED: Final = re.compile(r"v-([0-9a-f]{12})/(.+)")
 _NO_WEIGHT: Final = re.compile(r"q=0(\.0*)?", re.IGNORECASE)
+
+_log = structlog.get_logger(__name__)
 
 
 class _Handler(JsonHandler):
@@ -106,12 +109,14 @@ class SessionHandler(_Handler):
         administration: Administration,
         attempts: Attempts,
         counters: Counters,
+        told: set[str],
     ) -> None:
         self._callers = callers
         self._sessions = sessions
         self._administration = administration
         self._attempts = attempts
         self._counters = counters
+        self._told = told
 
     def set_default_headers(self) -> None:
         super().set_default_headers()
@@ -126,6 +131,7 @@ class SessionHandler(_Handler):
     async def post(self) -> None:
         """Signs in by `secret`, a token's, or by `code`, of a link that was printed."""
         self._only_from_the_page()
+        self._tell_of_proxy()
         address = counted_address(self.request.remote_ip or "") or "local"
         wait = self._attempts.wait(address, time.monotonic())
         if wait:
@@ -164,6 +170,18 @@ class SessionHandler(_Handler):
     def _only_from_the_page(self) -> None:
         self._callers.refuse_foreign_page(self.request)
         self._callers.refuse_without_origin(self.request)
+
+    def _tell_of_proxy(self) -> None:
+        """Once: for whom it asks is not known, so that one person's wrong secrets keep everybody out."""
+        address = distrusted_proxy(self.request)
+        if address is not None and not self._told:
+            self._told.add(address)
+            _log.warning(
+                "proxy_not_trusted",
+                address=address,
+                consequence="whoever comes through it counts as one sender, whose wrong secrets are limited together",
+                remedy=f"name it: --proxy-trust {address}",
+            )
 
     async def _begin(self) -> tuple[str, Session, Token]:
         check_size(len(self.request.body), MAX_BODY)
@@ -225,6 +243,7 @@ def routes(callers: Callers, administration: Administration, counters: Counters)
         "administration": administration,
         "attempts": Attempts(FAILURES, MAX_ADDRESSES),
         "counters": counters,
+        "told": set[str](),
     }
     return [
         URLSpec("/", _ToThePage, {"url": "/ui/", "permanent": False}),

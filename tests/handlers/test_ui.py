@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from tornado.httpclient import HTTPResponse
 
 from relay_tornado.admin.commands import run_command
@@ -185,6 +186,19 @@ async def test_guessing_is_slow(tmp_path: Path) -> None:
         assert answer.code == 429
         assert 1 <= int(answer.headers["Retry-After"]) <= 3
         assert json.loads(answer.body)["code"] == "too_many"
+
+
+@pytest.mark.parametrize(("trust", "claim", "told"), [("", "192.0.2.1", 1), ("127.0.0.1", "192.0.2.1", 0), ("", "", 0)])
+@pytest.mark.gen_test
+async def test_a_proxy_that_nobody_named_is_told_once(tmp_path: Path, trust: str, claim: str, told: int) -> None:
+    """Whoever comes through it counts as one sender: the log says so, and what to do."""
+    async with world(tmp_path, proxy_trust=trust) as here:
+        sent = {"X-Forwarded-For": claim} if claim else {}
+        with structlog.testing.capture_logs() as lines:
+            for _ in range(2):
+                assert (await enter(here, {"secret": "wrong"}, **sent)).code == 401
+        said = [line for line in lines if line["event"] == "proxy_not_trusted"]
+        assert [line["remedy"] for line in said] == ["name it: --proxy-trust 127.0.0.1"] * told
 
 
 @pytest.mark.gen_test
