@@ -69,12 +69,13 @@ WHERE log.id = :log AND log.dropped = 0 AND (
 """
 _OLD_PARKED = """
 SELECT consumer.id, seq, attempts, since FROM consumer JOIN parked ON parked.consumer = consumer.id
-WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log) LIMIT :step
+WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log AND dropped = 0) LIMIT :step
 """
 _OLD_DEAD = """
 DELETE FROM dead_letter WHERE (consumer, seq) IN (
     SELECT consumer.id, seq FROM consumer JOIN dead_letter ON dead_letter.consumer = consumer.id
-    WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log) AND reason <> 'retention' LIMIT :step
+    WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log AND dropped = 0)
+    AND reason <> 'retention' LIMIT :step
 )
 """
 _SURPLUS = """
@@ -82,7 +83,7 @@ DELETE FROM dead_letter WHERE (consumer, seq) IN (
     SELECT consumer, seq FROM (
         SELECT consumer, seq, row_number() OVER (PARTITION BY consumer ORDER BY seq DESC) AS place
         FROM dead_letter JOIN consumer ON consumer.id = dead_letter.consumer
-        WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log)
+        WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log AND dropped = 0)
     ) WHERE place > :missed LIMIT :step
 )
 """
@@ -264,8 +265,6 @@ def has_old(raw: sqlite3.Connection, log: int) -> bool:
 def forget_old(raw: sqlite3.Connection, log: int, now: float) -> bool:
     """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all;
     of a log that was dropped meanwhile all leaves elsewhere."""
-    if not has_old(raw, log):
-        return True
     values = {"log": log, "step": STEP, "missed": MISSED}
     for consumer, seq, attempts, since in raw.execute(_OLD_PARKED, values).fetchall():
         raw.execute("DELETE FROM parked WHERE consumer = ? AND seq = ?", (consumer, seq))
