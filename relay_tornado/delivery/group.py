@@ -24,21 +24,19 @@ from typing import Final, NamedTuple, NoReturn, Protocol
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
+from relay_tornado.delivery.fetching import EPHEMERAL, fetch
 from relay_tornado.delivery.flight import SLICE, Flight
 from relay_tornado.delivery.in_flight import InFlight, Item
 from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns
-from relay_tornado.errors import BucketGone, CursorLost
+from relay_tornado.errors import BucketGone
 from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event, Gap
 from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Taken
-
-DAMAGED: Final = "damaged"
-"""Why an event is dead that the log can't read."""
 
 _LOOK: Final = 1.0
 """Seconds until those who wait are woken again where what there is was not taken: whoever was woken may be slow."""
@@ -278,7 +276,9 @@ class Group:
         chunk = self._groups.flight.chunk()
         dealt = 0
         try:
-            events = await self._read(taken, chunk)
+            events = await fetch(self._groups.log, self.ledger, taken, chunk, self._groups.ledgers.clock())
+            if any(isinstance(event, str) for event in events):
+                self._changed()
             behind = self._head() - taken[0].seq
             dealt, more, written = await self._groups.turns.run(lambda: self._deal(member, taken, events), behind)
             return more, written
@@ -293,7 +293,7 @@ class Group:
             self._arm()
 
     def _deal(
-        self, member: Member, taken: Sequence[Taken], events: Sequence[Event | None]
+        self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str]
     ) -> tuple[int, bool, Awaitable[None] | None]:
         """How many of these were dealt with, whether there may be more, and the write that was begun. Raises
         BucketGone."""
@@ -307,7 +307,7 @@ class Group:
         return dealt, True, self._write(member, given) if given else None
 
     def _select(
-        self, member: Member, taken: Sequence[Taken], events: Sequence[Event | None], chunk: int
+        self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str], chunk: int
     ) -> tuple[list[_Given], int]:
         """What is to be written of these, within the chunk's size but at least one, and how many were dealt with."""
         progress, place = self.ledger.progress, member.place
@@ -316,8 +316,11 @@ class Group:
         dealt = 0
         for one, event in zip(taken, events, strict=False):
             again = one.seq in progress.parked
-            if event is None:
-                progress.bury(one, self._groups.ledgers.clock(), DAMAGED)
+            if isinstance(event, str):
+                if event == EPHEMERAL and not again:  # a gap, and nothing that could be sent again
+                    progress.done(one)
+                else:
+                    progress.bury(one, self._groups.ledgers.clock(), event, tried=False)
             else:
                 copies = member.receiver.copies(place, event, one.attempt)
                 if copies is None:
@@ -347,41 +350,6 @@ class Group:
         counters.delivered_bytes += sum(map(len, frames))
         counters.redeliveries += sum(each.taken.attempt > 1 for each in given)
         return member.receiver.write(frames)
-
-    async def _read(self, taken: Sequence[Taken], size: int) -> list[Event | None]:
-        """The events of the first of these, as many as fit in the size but at least one; None for one that the log
-        can't give any more. Raises BucketGone, Unavailable."""
-        log, bucket_id = self._groups.log, self.ledger.key.bucket_id
-        events: list[Event | None] = []
-        while len(events) < len(taken) and size > 0:
-            at = len(events)
-            first, count = taken[at].seq, 1
-            while at + count < len(taken) and taken[at + count].seq == first + count:
-                count += 1
-            try:
-                found = log.peek(bucket_id, first - 1, count, size)
-                if found is None:
-                    found = await log.read(bucket_id, first - 1, count, size)
-            except CursorLost as lost:
-                gone = await self._lost(first, lost)
-                events += [None] * max(sum(one.seq < gone for one in taken[at : at + count]), 1)
-                continue
-            if not found:
-                break
-            events += found
-            size -= sum(event.size for event in found)
-        return events
-
-    async def _lost(self, first: int, lost: CursorLost) -> int:
-        """The event `first` is not there any more. Returns the next one that is. Raises BucketGone, Unavailable."""
-        bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
-        if bounds.first > first:
-            self.ledger.trim(bounds.first)
-        else:
-            # What retention removed lies below the log's first event; within the log it is damage.
-            self.ledger.met(Gap("reset", first, lost.first - 1), self._groups.ledgers.clock())
-        self._changed()
-        return max(bounds.first, lost.first)
 
     async def look(self) -> None:
         """Finds out which epoch the group has reached, where no event told it."""

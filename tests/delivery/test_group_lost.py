@@ -1,0 +1,84 @@
+"""relay_tornado/delivery/fetching.py: what a consumer with explicit acks takes and the log does not give any more."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tests.delivery.test_gaps import damage
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
+from tests.delivery.workers import KEY, Worker, floor, worker, world_of
+from tests.delivery.world import World, quiet, until
+
+LONGEST = 61
+"""Seconds after which the content of no ephemeral event is in memory."""
+
+
+async def dead(world: World) -> list[tuple[int, int, str]]:
+    letters = await world.consumers.dead("id-orders", KEY, 0, 100)
+    return [(letter.seq, letter.attempts, letter.reason) for letter in letters]
+
+
+def gaps(one: Worker) -> list[dict[str, Any]]:
+    return [each["gap"] for each in one.reader.statuses() if each["status"] == "gap"]
+
+
+@virtual_test
+async def test_content_that_was_never_stored_is_a_gap() -> None:
+    """A bucket that was ephemeral: told as that, once however few are taken at a time, and nobody finds dead letters
+    that nobody can send."""
+    world = world_of()
+    await world.bucket(ephemeral=True)
+    await world.append(3, ephemeral=True)
+    await asyncio.sleep(LONGEST)
+    await world.change(ephemeral=False)
+    await world.append(2)
+    one = await worker(world, max_in_flight=1)
+    await until(lambda: one.seqs == [4])
+    assert one.ack(4)
+    await until(lambda: one.seqs == [4, 5])
+    assert one.ack(5)
+    assert gaps(one) == [{"from": 1, "to": 3, "count": 3, "reason": "ephemeral"}]
+    assert world.ledgers.counters.gaps["ephemeral"] == 1
+    assert await floor(world) == 5
+    assert await dead(world) == []
+
+
+@virtual_test
+async def test_content_that_left_before_the_next_try() -> None:
+    """It was given, so it is a dead letter and no gap; what was acked beside it has nothing to do with it."""
+    world = world_of()
+    await world.bucket()
+    one = await worker(world)
+    await world.change(ephemeral=True)
+    await world.append(3, ephemeral=True)
+    await until(lambda: one.seqs == [1, 2, 3])
+    assert one.ack(1)
+    assert one.ack(3)
+    assert one.nak(2, delay=2 * LONGEST)
+    await asyncio.sleep(3 * LONGEST)
+    await world.append(1, ephemeral=True)
+    await until(lambda: one.seqs == [1, 2, 3, 4])
+    assert gaps(one) == []
+    assert await dead(world) == [(2, 1, "ephemeral")]
+    assert one.ack(4)
+    assert await floor(world) == 4
+
+
+@virtual_test
+async def test_damage_is_a_gap_that_is_told_once() -> None:
+    """Whatever a connection takes at a time; each event of it is a dead letter that was never tried."""
+    world = world_of()
+    await world.bucket()
+    await world.append(7)
+    damage(world)
+    one = await worker(world, max_in_flight=1)
+    for seq in (1, 2, 6, 7):
+        await until(lambda: one.seqs[-1:] == [seq])  # noqa: B023
+        assert one.ack(seq)
+    await quiet()
+    assert gaps(one) == [{"from": 3, "to": 5, "count": 3, "reason": "reset"}]
+    assert world.ledgers.counters.gaps["reset"] == 1
+    assert await dead(world) == [(seq, 0, "damaged") for seq in (3, 4, 5)]
+    assert await floor(world) == 7
