@@ -27,7 +27,7 @@ from relay_tornado.delivery.subscription import MOST_ENDED, Placement, Reached, 
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
-from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Latest, Position, Token
+from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Position, Token
 from relay_tornado.wire import control, frames, websocket
 from relay_tornado.wire.acks import Ack, Nak
 
@@ -175,8 +175,7 @@ class Delivery:
         known = any(bucket.id in those for those in (self._places, self._expected, self._joining))
         if known or not self.subscription.wants(bucket):
             return
-        request = self.subscription.request
-        self._joining[bucket.id] = Earliest() if new else request.position(bucket.id, bucket.name) or Latest()
+        self._joining[bucket.id] = Earliest() if new else self.subscription.begins(bucket)
         self._go_on()
 
     def keep(self, bucket_id: BucketId) -> None:

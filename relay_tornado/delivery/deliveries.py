@@ -17,7 +17,7 @@ from relay_tornado.delivery.keeping import Keeper, check, consumer_fields, ephem
 from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.delivery.receipts import Held, Receipts
 from relay_tornado.delivery.shared import Shared
-from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, not_found
+from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, named, not_found
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone, Conflict, Unavailable
 from relay_tornado.log.consumers import Key, span
@@ -81,9 +81,10 @@ class Deliveries:
         has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
         keeper = keeper_of(request, token, self._directory, receipts=ping is not None)
-        if keeper is not None:
-            asked = self._wanted(request, token).values()
-            await check(self._ledgers, keeper, [bucket for bucket in asked if bucket is not None])
+        if keeper is not None or isinstance(request.since, Cursor | Mapping):
+            asked = [bucket for bucket in self._wanted(request, token).values() if bucket is not None]
+            request = await named(self._log, request, asked)
+            await check(self._ledgers, keeper, asked)
         kept: Mapping[BucketId, Reached] = {}
         going_on: Mapping[BucketId, Held | None] = {}
         if replaces is not None:

@@ -66,10 +66,10 @@ def ephemeral(bucket: Bucket) -> dict[str, Any]:
     }
 
 
-async def check(ledgers: Ledgers, keeper: Keeper, buckets: Iterable[Bucket]) -> None:
+async def check(ledgers: Ledgers, keeper: Keeper | None, buckets: Iterable[Bucket]) -> None:
     """Raises Conflict where one of these buckets has a consumer of this name that is moved in the other way, or lacks
     it and may have no more."""
-    if keeper.kind == "client":
+    if keeper is not None and keeper.kind == "client":
         for bucket in buckets:
             key = keeper.key(bucket.id)
             known = ledgers.find(key) or await ledgers.store.get(key)

@@ -90,12 +90,40 @@ class Subscription:
             return False
         return self.names is None or not self.names.isdisjoint(names)
 
+    def begins(self, bucket: Bucket) -> Position:
+        """Where a bucket begins that has come to fit and is not new."""
+        position = self.request.position(bucket.id, bucket.name)
+        if position is None or (bucket.ephemeral and not isinstance(position, Cursor)):
+            return Latest()
+        return position
+
     def without(self, request: control.Unsubscribe, ids: Iterable[BucketId]) -> Subscription:
         """Less what is unsubscribed; `ids` are the buckets that the request names."""
         if not request.buckets:
             return replace(self, names=frozenset())
         names = request.buckets if self.names is None else self.names.intersection(request.buckets)
         return replace(self, ended=self.ended.union(names, ids))
+
+
+async def named(log: EventLog, request: control.Subscribe, buckets: Sequence[Bucket]) -> control.Subscribe:
+    """The request with every id as the position of the bucket that it is about; `buckets` are those that it asks for.
+
+    A bare id is about its own bucket, or about every one where it is of none of these: then each is told that it can't
+    be honoured, also those that come to fit later. In a map an id whose name none of these has is about its own, too:
+    the bucket was renamed since.
+    """
+    since = request.since
+    if isinstance(since, Cursor):
+        own = await log.find(since.epoch)
+        about = next((bucket.id for bucket in buckets if bucket.id == own), "*")
+        return replace(request, since={about: since})
+    if not isinstance(since, Mapping):
+        return request
+    names = {"*", *(name for bucket in buckets for name in (bucket.id, bucket.name))}
+    strays = [at for name, at in since.items() if isinstance(at, Cursor) and name not in names]
+    owners = {await log.find(at.epoch): at for at in strays}
+    unsaid = [bucket.id for bucket in buckets if since.keys().isdisjoint((bucket.id, bucket.name))]
+    return replace(request, since={**since, **{each: owners[each] for each in unsaid if each in owners}})
 
 
 class Reached(NamedTuple):
@@ -161,19 +189,14 @@ async def place_all(
 ) -> list[Placement]:
     """Judges the request's positions for these buckets; one whose log is gone is left out.
 
-    A bucket for which no position is asked goes on behind what `kept` has of it, or else at the head. `later`: they
-    join a subscription whose other buckets were placed before, so a bare id of another bucket is about one of those.
-    `floors` count before anything that is asked, `first` where nothing is.
+    A bucket for which no position is asked goes on behind what `kept` has of it, or else at the head. An id is that of
+    every bucket for which it is asked, see `named`. `later`: they join a subscription whose other buckets were placed
+    before, new ones at their first event. `floors` count before anything that is asked, `first` where nothing is.
     """
     held = [(bucket, bounds) for bucket in buckets if (bounds := await _bounds(log, bucket.id)) is not None]
-    bare = request.since if isinstance(request.since, Cursor) else None
-    known = bare is not None and (later or any(_holds(bounds, bare) for _, bounds in held))
     placements = []
     for bucket, bounds in held:
         position = request.position(bucket.id, bucket.name)
-        if known and bare is not None and not _holds(bounds, bare):
-            # The id is about another bucket.
-            position = None
         floor = floors.get(bucket.id)
         if floor is not None:
             position = None
@@ -198,10 +221,6 @@ async def _bounds(log: EventLog, bucket_id: BucketId) -> Bounds | None:
         return await log.bounds(bucket_id)
     except BucketGone:
         return None
-
-
-def _holds(bounds: Bounds, cursor: Cursor) -> bool:
-    return any(epoch.epoch == cursor.epoch for epoch in bounds.epochs)
 
 
 async def _judge(

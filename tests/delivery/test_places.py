@@ -1,6 +1,7 @@
 """relay_tornado/delivery: where delivery of a bucket begins, and which buckets come and go."""
 
 import asyncio
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -205,6 +206,85 @@ async def test_a_bucket_that_comes_into_scope_joins_at_the_position_asked_for() 
     await world.append(1, "id-b")
     await until(lambda: named.seqs("c") == [4])
     assert stock.seqs("c") == [4]
+
+
+@pytest.mark.gen_test
+async def test_a_position_by_the_name_that_a_bucket_had_is_its_own() -> None:
+    """As pings told it before the bucket was renamed. What is said of the bucket as it is called now counts before."""
+    world = World()
+    await world.bucket("a")
+    await world.append(3, "id-a")
+    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    await world.change("id-a", name="b")
+    reader, _, (answer,) = await world.subscribe(since={"a": f"{epoch}-1"})
+    assert (answer["bucket_name"], answer["start"], answer["gap"]) == ("b", 2, None)
+    await until(lambda: reader.seqs("b") == [2, 3])
+    for said in ("b", "id-a"):
+        _, _, (answer,) = await world.subscribe(since={"a": f"{epoch}-1", said: f"{epoch}-2"})
+        assert answer["start"] == 3
+    _, _, (answer,) = await world.subscribe(since={"a": f"{epoch}-1", "*": "earliest"})
+    assert answer["start"] == 2
+    # Where another one has that name by now it is about that, and no id of it.
+    await world.bucket("a", "id-a2")
+    _, _, answers = await world.subscribe(since={"a": f"{epoch}-1"})
+    found = {each["bucket_id"]: (each["start"], each["gap"] and each["gap"]["reason"]) for each in answers}
+    assert found == {"id-a": (4, None), "id-a2": (1, "reset")}
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(
+    ("since", "kept"),
+    [({"b": "{a}-1"}, False), ({"*": "zzzzzzzzzzzz-1"}, False), ("zzzzzzzzzzzz-1", False), ("{a}-1", True)],
+)
+async def test_an_id_of_another_log_is_told_by_a_bucket_that_comes_into_scope_too(since: Any, kept: bool) -> None:
+    """As at the subscribe: it is gap `reset`, unless it is about a bucket that was subscribed to."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(2, "id-a")
+    await world.append(2, "id-b")
+    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    world.token = replace(TOKEN, buckets=frozenset({"id-a"}))
+    text = json.loads(json.dumps(since).replace("{a}", epoch))
+    reader, delivery, _ = await world.subscribe(since=text)
+    delivery.rescope(TOKEN)
+    await until(lambda: not delivery.busy)
+    told = [each["gap"] for each in reader.statuses() if each["status"] == "gap"]
+    reset = {"from": None, "to": None, "count": None, "reason": "reset"}
+    assert (told, reader.seqs("b")) == (([], []) if kept else ([reset], [1, 2]))
+
+
+@pytest.mark.gen_test
+async def test_an_id_of_a_bucket_that_comes_into_scope_is_honoured() -> None:
+    """Bare as it was, and of none of those that were there."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("b")
+    await world.append(3, "id-a")
+    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    world.token = replace(TOKEN, buckets=frozenset({"id-b"}))
+    reader, delivery, (answer,) = await world.subscribe(since=f"{epoch}-1")
+    assert answer["gap"]["reason"] == "reset"
+    delivery.rescope(TOKEN)
+    await until(lambda: reader.seqs("a") == [2, 3])
+    assert [each["status"] for each in reader.statuses()] == ["caught_up"]
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("since", ["earliest", {"last": 5}, {"time": 0}])
+async def test_an_ephemeral_bucket_that_comes_into_scope_begins_at_its_head(since: Any) -> None:
+    """Whatever was asked for: nothing comes from below it, and that is no gap."""
+    world = World()
+    await world.bucket("a")
+    await world.bucket("brief", ephemeral=True)
+    await world.append(2, "id-brief", ephemeral=True)
+    world.token = replace(TOKEN, buckets=frozenset({"id-a"}))
+    reader, delivery, _ = await world.subscribe(since={"*": since}, on_gap="fail")
+    delivery.rescope(TOKEN)
+    await until(lambda: not delivery.busy)
+    await world.append(1, "id-brief", ephemeral=True)
+    await until(lambda: reader.seqs("brief") == [3])
+    assert reader.ends == []
 
 
 @pytest.mark.gen_test
