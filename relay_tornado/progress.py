@@ -202,6 +202,10 @@ class Progress:
         fresh = [self.floor + 1] if self.floor < head else []
         return min([*fresh, *self.parked], default=None)
 
+    def expects(self, seq: int) -> bool:
+        """Whether this event is out, or is to be handed out (again)."""
+        return seq in self.parked or (seq > self.floor and seq not in self._settled)
+
     def take(self, head: int, limit: int, now: float, last: int | None = None) -> list[Taken]:
         """At most `limit` events that are to be handed out, of a log with this head: parked ones that are due (up to
         the seq `last`, where that is not None), then fresh ones in order."""
@@ -299,8 +303,7 @@ class Progress:
         """It was not tried after all: as if it had not been taken. False as in `done`."""
         if not self._came_back(taken):
             return False
-        one = self.parked.get(taken.seq)
-        if one is not None:
+        if (one := self.parked.get(taken.seq)) is not None:
             heapq.heappush(self._due, (one.due, taken.seq))
         else:
             # Those between are settled or out, and are passed over.
@@ -315,8 +318,7 @@ class Progress:
         self.look(now)
         scheduled = []
         for seq, due in dues.items():
-            to_come = seq > self.floor and seq not in self._settled
-            if seq < self._first or seq in self.parked or to_come or not self._spare():
+            if seq < self._first or self.expects(seq) or not self._spare():
                 continue
             self._park(seq, Parked(0, due, now))
             self._changes.dead.pop(seq, None)

@@ -111,7 +111,7 @@ class Delivery:
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
                 self._let_go(placement)
                 self._tell(frames.bucket_deleted(bucket.name))
-            elif self._enter(placement, None if replaces is None else replaces.kept) and self.extended:
+            elif self._enter(placement, replaces) and self.extended:
                 self._replaying[bucket.id] = None
 
     def start(self) -> None:
@@ -158,13 +158,13 @@ class Delivery:
     def reaches(self, bucket_id: BucketId, event: Event) -> bool:
         """Whether this event's copies are for this subscriber, written or still to be. One that only looks at events
         is not counted."""
-        if self._ended or self.subscription.request.outputs == "none":
+        if (self._ended and bucket_id not in self._expected) or self.subscription.request.outputs == "none":
             return False
         place = self._places.get(bucket_id)
         if place is None:
             if bucket_id not in self._joining and bucket_id not in self._expected:
                 return False
-        elif place.began >= event.seq:
+        elif place.began >= event.seq and (self.kept is None or not self.kept.expects(bucket_id, event.seq)):
             return False
         rules = self.subscription.filter
         return rules is None or self._shared.cache.passes(event, rules)
@@ -402,9 +402,7 @@ class Delivery:
             gap = gap_behind(bounds, place.seq, lost)
             if self.kept is not None:
                 self.kept.overtaken(place.bucket_id, bounds.first, gap)
-            place.seq = lost.first - 1
-            place.output = 0
-            place.epoch = epoch_at(bounds.epochs, place.seq)
+            place.move(lost.first - 1, epoch_at(bounds.epochs, lost.first - 1))
             self._missing(place.bucket_id, gap)
 
     async def _enter_later(self, bucket_id: BucketId) -> None:
@@ -448,11 +446,14 @@ class Delivery:
         self.end()
         self.outlet.gap_refused()
 
-    def _enter(self, placement: Placement, before: Kept | None = None) -> Place | None:
+    def _enter(self, placement: Placement, replaces: Delivery | None = None) -> Place | None:
         """A place for what was placed; None where its consumer, with explicit acks, was deleted meanwhile."""
         bucket_id, ledger = placement.bucket.id, placement.ledger
         reached, name = placement.reached, placement.bucket.name
         place = Place(self, bucket_id, reached.seq, placement.epoch, reached.output, name)
+        before = None if replaces is None else replaces.kept
+        if replaces is not None and bucket_id in replaces._places:
+            place.began = min(place.began, replaces._places[bucket_id].began)
         self._places[bucket_id] = place
         if ledger is not None and ledger.gone and not ledger.terms.receipt:
             self._let_go(placement)

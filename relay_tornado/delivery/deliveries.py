@@ -81,13 +81,16 @@ class Deliveries:
         has no receipts here. Raises Conflict, and then nothing has changed; Unavailable, NoSpace, Unknown.
         """
         keeper = keeper_of(request, token, self._directory, receipts=ping is not None)
-        if keeper is not None or isinstance(request.since, Cursor | Mapping):
+        asked: list[Bucket] = []
+        if keeper is not None or replaces is not None or isinstance(request.since, Cursor | Mapping):
             asked = [bucket for bucket in self._wanted(request, token).values() if bucket is not None]
             request = await named(self._log, request, asked)
             await check(self._ledgers, keeper, asked)
         kept: Mapping[BucketId, Reached] = {}
         going_on: Mapping[BucketId, Held | None] = {}
         if replaces is not None:
+            # Senders count on it meanwhile.
+            replaces.expect(bucket.id for bucket in asked)
             replaces.pause()
             await replaces.ended()
             # It still hears of new buckets, up to here: those begin with their first event for the next one, too.

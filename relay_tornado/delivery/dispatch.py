@@ -82,9 +82,14 @@ class Place:
         self.open = True
         self.given = 0
         self.began = seq
-        """Where delivery began."""
+        """Where delivery began, or the lowest place that it went back to."""
         self.pinged = seq
         """The seq that the last ping told."""
+
+    def move(self, seq: int, epoch: str) -> None:
+        """The subscriber goes on behind `seq`, wherever it was."""
+        self.seq, self.epoch, self.output = seq, epoch, 0
+        self.began = min(self.began, seq)
 
 
 class _Chunk(NamedTuple):

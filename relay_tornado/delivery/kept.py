@@ -113,6 +113,11 @@ class Kept:
         for bucket_id in [*self.members, *self.held]:
             self.leave(bucket_id)
 
+    def expects(self, bucket_id: BucketId, seq: int) -> bool:
+        """Whether a consumer with explicit acks is still to give this event to its connections, or has given it."""
+        member = self.members.get(bucket_id)
+        return member is not None and member.group.ledger.progress.expects(seq)
+
     async def follow(self, place: Place, receiver: Receiver) -> bool:
         """Goes where somebody else has moved a consumer that is astray, or takes part in one that it lacks. False where
         they deleted it: it is left.
@@ -130,9 +135,8 @@ class Kept:
         elif held.moved_away():
             bounds = await self._shared.log.bounds(bucket_id)
             if place.open:
-                place.seq = min(held.ledger.progress.floor, bounds.head)
-                place.output = 0
-                place.epoch = epoch_at(bounds.epochs, place.seq)
+                seq = min(held.ledger.progress.floor, bounds.head)
+                place.move(seq, epoch_at(bounds.epochs, seq))
                 self._shared.receipts.begin(held)
         return True
 

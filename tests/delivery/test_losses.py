@@ -19,7 +19,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.model import Bucket, Earliest, Gap, Input
+from relay_tornado.model import Bucket, Earliest, Gap, Input, Latest
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
@@ -125,6 +125,20 @@ async def test_who_had_what_is_lost_is_told_and_misses_nothing_new(tmp_path: Pat
         await until(lambda: len(bodies(again)) == 11)
         assert bodies(again) == [*(each.decode() for each in OLD[:8]), "new 1", "new 2", "new 3"]
         assert gaps(again) == []
+
+
+@pytest.mark.gen_test
+async def test_what_comes_instead_of_what_is_lost_reaches_who_is_there(tmp_path: Path) -> None:
+    """Its sender may wait for an answer, though the seq is one that the subscriber began behind."""
+    async with world(tmp_path) as here:
+        await here.append(*OLD)
+        reader, _ = await here.subscribe(Latest())
+        await here.lose(8)
+        await until(lambda: gaps(reader))
+        await here.append(b"new 1")
+        (event,) = await here.log.read("b", 8, 1, 1 << 20)
+        assert here.deliveries.reaches("b", event, None)
+        await until(lambda: bodies(reader) == ["new 1"])
 
 
 @pytest.mark.gen_test

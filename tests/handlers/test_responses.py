@@ -279,6 +279,28 @@ async def test_duplicates(folder: Path | None) -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_repeat_of_what_a_consumer_is_given_again() -> None:
+    """The application died over it, and its next connection has it again: the sender that repeats waits for that."""
+    async with desk(dedupe=Dedupe("auto")) as site:
+        webhook = request(URL, b"x", b"webhook-id: 1\r\n")
+        client = await site.client({"consumer": "w"})
+        sender = await site.sender(webhook)
+        await events(client, 1)
+        client.abort()
+        sender.writer.transport.abort()
+        await eventually(lambda: site.waiting == 0)
+        again = await site.client({"consumer": "w"})
+        (event,) = await events(again, 1)
+        assert event["meta"]["attempt"] == 2
+        sender = await site.sender(webhook)
+        await eventually(lambda: site.waiting == 1)
+        await again.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "at last"})
+        reply = await sender.reply()
+        assert (reply.status, reply.body) == (201, b"at last")
+        assert len(await site.site.events()) == 1
+
+
+@pytest.mark.gen_test
 async def test_a_named_output() -> None:
     """Its copy's answer alone counts."""
     async with desk(output="out-2", outputs=OUTPUTS) as site:

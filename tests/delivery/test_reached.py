@@ -1,0 +1,99 @@
+"""relay_tornado/delivery: whom an event counts as reaching that is not new any more, as a sender's repeat finds it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
+from tests.delivery.workers import KEY, parked, worker, world_of
+from tests.delivery.world import Reader, World, quiet, until
+
+
+async def reached(world: World, seq: int) -> bool:
+    (event,) = await world.log.read("id-orders", seq - 1, 1, 1)
+    return world.deliveries.reaches("id-orders", event, None)
+
+
+@virtual_test
+async def test_what_a_consumer_gives_again() -> None:
+    """It reaches whoever shares the consumer by then, until it is acked or dead; what was acked before, does not."""
+    world = world_of()
+    await world.bucket()
+    await world.append(3)
+    one = await worker(world, max_deliver=3)
+    await until(lambda: one.seqs == [1, 2, 3])
+    assert one.ack(1)
+    assert one.ack(3)
+    one.leave()
+    assert not await reached(world, 2)
+    two = await worker(world)
+    await until(lambda: two.tries() == [(2, 2)])
+    assert [await reached(world, seq) for seq in (1, 2, 3)] == [False, True, False]
+    assert two.nak(2, delay=60)
+    assert await parked(world) == [2]
+    three = await worker(world)
+    two.leave()
+    assert await reached(world, 2), "it is to come"
+    await asyncio.sleep(61)
+    assert three.ack(2)
+    assert not await reached(world, 2)
+
+
+@virtual_test
+async def test_what_a_consumer_was_moved_back_to() -> None:
+    """By receipt: whoever is connected gets it once more."""
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    await world.subscribe("orders", consumer="w", ack="receipt", since="latest")
+    await quiet()
+    assert not await reached(world, 4)
+    async with world.ledgers.using(KEY) as ledger:
+        ledger.progress.seek(3)
+        ledger.tell()
+    await quiet()
+    assert [await reached(world, seq) for seq in (3, 4)] == [False, True]
+
+
+@pytest.mark.gen_test
+async def test_what_a_connection_had_before_it_subscribed_anew() -> None:
+    """It has it still; in a bucket that it has left it answers for nothing."""
+    world = World()
+    await world.bucket()
+    await world.append()
+    reader, first, _ = await world.subscribe("orders")
+    await world.append()
+    await until(lambda: reader.seqs() == [2])
+    _, second, _ = await world.subscribe("orders", "other", reader=reader, replaces=first)
+    assert [await reached(world, seq) for seq in (1, 2)] == [False, True]
+    await world.subscribe("other", reader=reader, replaces=second)
+    assert not await reached(world, 2)
+
+
+@pytest.mark.gen_test
+async def test_what_comes_while_a_connection_subscribes_anew() -> None:
+    """It waits for a write that is under way, and gets then what has come meanwhile, where it still asks for that."""
+    world = World()
+    await world.bucket()
+    await world.bucket("other")
+    reader = Reader()
+    _, first, _ = await world.subscribe(reader=reader)
+    await until(lambda: not first.busy)
+    reader.paused = True
+    await world.append(2)
+    await until(lambda: reader.waiting > 0)
+    subscribing = asyncio.ensure_future(world.subscribe("orders", reader=reader, replaces=first))
+    await quiet()
+    await world.append()
+    await world.append(1, "id-other")
+    (other,) = await world.log.read("id-other", 0, 1, 1)
+    assert await reached(world, 3)
+    assert not world.deliveries.reaches("id-other", other, None)
+    reader.resume()
+    await subscribing
+    await until(lambda: reader.seqs() == [1, 2, 3])
+    assert await reached(world, 3)
+    assert reader.seqs("other") == []
