@@ -388,6 +388,7 @@ class Progress:
         if known:
             self._forget_above(head)
         changes = self._changes
+        changes.dead = {seq: one for seq, one in changes.dead.items() if seq <= head}
         changes.cleared = self._changed = True
         changes.parked = dict(self.parked)
         changes.unparked.clear()
@@ -406,7 +407,6 @@ class Progress:
         self._fresh = 0
         for seq in [seq for seq in self.parked if seq > head]:
             self._unpark(seq)
-        self._changes.dead = {seq: one for seq, one in self._changes.dead.items() if seq <= head}
         self._settled.cut_above(head)
         self.floor = min(self.floor, head)
 

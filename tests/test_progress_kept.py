@@ -59,6 +59,17 @@ def test_what_was_stored_and_lost_is_stored_anew() -> None:
     assert progress.done(three)
 
 
+def test_no_letter_is_left_of_what_was_lost_behind_a_seek() -> None:
+    """A dead one that was not stored yet, though the consumer begins anew before it: another event gets its seq."""
+    progress = Progress(0)
+    one, two = take(progress, 2)
+    progress.bury(one, 1.0, "x")
+    progress.bury(two, 1.0, "x")
+    progress.seek(0)
+    assert not progress.lose(1)
+    assert set(stored(progress).dead) == {1}
+
+
 def test_what_a_log_let_go_and_lost_may_be_had() -> None:
     """Where it had let go of more than it holds again, new events are taken, and may be sought."""
     progress = Progress(0)
