@@ -329,3 +329,25 @@ async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
     world.log.peek = peek  # type: ignore[method-assign]
     await asyncio.sleep(1.1)
     assert one.tries() == [(1, 1), (2, 1), (3, 1)]
+
+
+@virtual_test
+async def test_a_naks_delay_outlasts_a_crash() -> None:
+    """It comes when it would have come, as its next try, to whoever is there; what is new does not wait for it."""
+    world = world_of()
+    await world.bucket()
+    await world.append(1)
+    one = await worker(world)
+    await until(lambda: one.seqs == [1])
+    due = day() + 100
+    assert one.nak(1, 100)
+    await asyncio.sleep(30)
+    world.restart()
+    two = await worker(world)
+    await world.append(1)
+    await quiet()
+    assert two.tries() == [(2, 1)]
+    assert two.ack(2)
+    await later(lambda: len(two.seqs) == 2)
+    assert two.tries()[1:] == [(1, 2)]
+    assert day() == pytest.approx(due, abs=0.1)

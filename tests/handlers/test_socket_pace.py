@@ -142,6 +142,37 @@ async def test_a_slow_reader_lives_and_gets_everything() -> None:
 
 
 @pytest.mark.gen_test
+async def test_pings_during_a_replay_tell_what_came_before_them() -> None:
+    """By the clock, between two pages: whoever resumes from one misses nothing that its filter lets pass."""
+    rules = {"match": {"type": "value", "value": "1", "parameter": {"source": "header", "name": "N"}}}
+    async with live(ping_interval=0.05) as server:
+        await server.bucket()
+        for number in range(100):
+            await server.append(body=b"x" * 300_000, headers=b"N: %d\r\n" % (number % 2))
+        client = await server.authenticated(max_queue=1)
+        transport = client.socket.transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        await client.say({"action": "subscribe", "since": "earliest", "filter": rules})
+        await client.hear_status("subscribed")
+        seqs: list[int] = []
+        told: list[int] = []
+        while (message := await client.hear()).get("status") != "caught_up":
+            if message["type"] == "webhook":
+                seqs.append(message["meta"]["seq"])
+                if len(seqs) <= 3:
+                    transport.pause_reading()
+                    await asyncio.sleep(0.1)
+                    transport.resume_reading()
+                continue
+            for position in message["positions"].values():
+                told.append(int(position.partition("-")[2]))
+                assert told[-1] <= (seqs[-1] if seqs else 0) + 1, "2, 4, … pass, and each was read by then"
+        assert seqs == list(range(2, 101, 2))
+        assert told
+        assert told == sorted(told)
+
+
+@pytest.mark.gen_test
 async def test_a_full_socket_loses_and_mixes_nothing() -> None:
     """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
     where the kernel has room again before the rest that is buffered has gone."""
