@@ -141,16 +141,16 @@ class Delivery:
         return () if self._untold is None else self._untold.get(bucket_id, ())
 
     def reached(self) -> Mapping[BucketId, str]:
-        """By bucket, the id of the last event written or passed over. Not of a bucket of whose next event some copies
-        were had before delivery began."""
-        places = self._places.values()
-        return {place.bucket_id: format_id(place.epoch, place.seq) for place in places if not place.output}
+        """By bucket, the id of the last event written or passed over. Not of one with a gap before that which nothing
+        written has told yet, nor where some copies of the next event were had before delivery began."""
+        places = [place for place in self._places.values() if not (place.output or self.untold(place.bucket_id))]
+        return {place.bucket_id: format_id(place.epoch, place.seq) for place in places}
 
     def moved(self) -> Mapping[str, str]:
-        """By bucket name, the id of the last event written, where that moved since the last call."""
+        """As `reached`, by bucket name, of those that moved since the last call."""
         moved = {}
         for place in self._places.values():
-            if place.seq != place.pinged and place.epoch:
+            if place.seq != place.pinged and place.epoch and not self.untold(place.bucket_id):
                 place.pinged = place.seq
                 moved[self._shared.directory.name(place.bucket_id)] = format_id(place.epoch, place.seq)
         return moved

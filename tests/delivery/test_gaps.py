@@ -356,3 +356,17 @@ def test_a_receipt_consumer_that_meets_damage_shows_it() -> None:
         assert (stored.floor, stored.gaps.times, stored.gaps.last) == (9, 1, Gap("reset", 3, 5))
 
     virtual.run(test)
+
+
+@pytest.mark.gen_test
+async def test_no_position_is_told_over_a_gap_that_was_not() -> None:
+    """A client that is cut off between the two would go on behind the gap, and never hear of it."""
+    world = World()
+    reader, delivery, gate = await _untold(world)
+    assert (delivery.moved(), delivery.reached()) == ({}, {})
+    gate.set()
+    await until(lambda: reader.seqs() == [9, 10])
+    assert [each["status"] for each in reader.statuses()][:1] == ["gap"]
+    await quiet()
+    assert delivery.moved()["orders"].endswith("-10")
+    assert delivery.reached()["id-orders"].endswith("-10")
