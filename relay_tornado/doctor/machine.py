@@ -39,7 +39,7 @@ VERY_SLOW_SYNC: Final = 0.100
 
 LEAST_SQLITE: Final = (3, 38, 0)
 
-_OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?")
+_OWN: Final = re.compile(r"relay\.(lock|sock|witness)|(relay|search|series)\.db([-.].*)?|sessions\.(json|new)")
 """The names of a relay's own files: nothing is said about others that lie in its directory."""
 
 _CLOCKS_APART: Final = 2.0

@@ -69,6 +69,17 @@ def test_others_could_read(data: Path) -> None:
     assert "chmod" not in said["directory"].remedy
 
 
+def test_the_sessions_of_the_page(data: Path) -> None:
+    """They are the relay's own, too: a directory with them in it may be closed, and so may they."""
+    for name in ("sessions.json", "sessions.new"):
+        (data / name).touch()
+        (data / name).chmod(0o644)
+    data.chmod(0o755)
+    said = found(machine.rights(data))
+    assert said["directory"].remedy == f"chmod 0700 {data}"
+    assert said["modes"].remedy == f"chmod 0600 {data}/sessions.json {data}/sessions.new"
+
+
 def test_no_relays_directory(tmp_path: Path) -> None:
     """One finding, which fails, whatever else lies there."""
     (tmp_path / "relay.conf").touch()
