@@ -371,6 +371,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def printable(text: str) -> str:
+    """The text with whatever could steer a terminal written as an escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def to_document(value: Any) -> Any:
     """A record as plain JSON data, for storage: dataclasses become objects, tuples and sets become lists."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -14,10 +14,10 @@ import click
 from relay_tornado.cli.client import check_rights
 from relay_tornado.cli.errors import Failure, file_words
 from relay_tornado.cli.options import Switch, data_option, json_option, settings_from_environment
-from relay_tornado.cli.output import print_json, printable, size_words
+from relay_tornado.cli.output import print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
-from relay_tornado.model import counted
+from relay_tornado.model import counted, printable
 
 if TYPE_CHECKING:
     from relay_tornado.ops.check import Report

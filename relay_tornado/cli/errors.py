@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import click
 
+from relay_tornado.model import printable
+
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
 """The commands that work with a relay on another machine, too."""
 
@@ -41,7 +43,8 @@ class Failure(click.ClickException):
     exit_code = 1
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"relay: {self.format_message()}", file=file, err=True)
+        # What it quotes may be of a file or a relay elsewhere.
+        click.echo(f"relay: {printable(self.format_message())}", file=file, err=True)
 
 
 def near_only(command: str | None, source: str) -> str:

@@ -16,10 +16,10 @@ from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, data_option, date_time, json_option, options_of
-from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, printable, when
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.errors import Invalid, RelayError
 from relay_tornado.ids import parse_id
-from relay_tornado.model import STATUSES, counted
+from relay_tornado.model import STATUSES, counted, printable
 from relay_tornado.settings import parse_duration
 
 _ANSWER = 500

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.options import format_duration, format_size
-from relay_tornado.model import counted
+from relay_tornado.model import counted, printable
 
 Document = dict[str, Any]
 
@@ -28,7 +28,7 @@ def print_json(value: Any) -> None:
 
 def note(text: str) -> None:
     """A line for people on stderr."""
-    click.echo(f"relay: {text}", err=True)
+    click.echo(f"relay: {printable(text)}", err=True)
 
 
 def print_fields(pairs: Iterable[tuple[str, str]]) -> None:
@@ -70,11 +70,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         console.print(table)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())
-
-
-def printable(text: str) -> str:
-    """The text with whatever could steer a terminal written as an escape."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def size_words(size: float) -> str:

@@ -8,6 +8,8 @@ from typing import IO
 
 import click
 
+from relay_tornado.model import printable
+
 _CLEAR = "\r\x1b[K"
 
 
@@ -33,7 +35,7 @@ class Screen:
     def note(self, text: str) -> None:
         """A line for people on stderr."""
         self._clear()
-        click.echo(f"relay: {text}", err=True)
+        click.echo(f"relay: {printable(text)}", err=True)
         self._draw()
 
     def status(self, text: str) -> None:

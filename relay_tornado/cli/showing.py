@@ -9,7 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Protocol
 
-from relay_tornado.cli.output import Document, printable, size_words
+from relay_tornado.cli.output import Document, size_words
+from relay_tornado.model import printable
 
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData

@@ -15,12 +15,11 @@ from relay_tornado.cli.output import (
     print_fields,
     print_json,
     print_table,
-    printable,
     retention_words,
     size_words,
     when,
 )
-from relay_tornado.model import counted
+from relay_tornado.model import counted, printable
 from relay_tornado.storage.lock import read_owner
 
 _LONG: Final = 365.0

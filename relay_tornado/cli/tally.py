@@ -13,9 +13,9 @@ import click
 from relay_tornado.agent.engine import Outcome, Verdict
 from relay_tornado.agent.request import Request
 from relay_tornado.agent.target import Answer, Trouble
-from relay_tornado.cli.output import printable
 from relay_tornado.cli.screen import Screen
 from relay_tornado.client.event import Event, Gap, Notice
+from relay_tornado.model import printable
 
 _COLOURS: Final[Mapping[Verdict, str]] = {"delivered": "green", "refused": "yellow", "failed": "red"}
 _PATIENCE: Final = 8

@@ -17,7 +17,7 @@ from relay_tornado.cli.options import Switch, data_option, json_option
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import Conflict, Invalid, RelayError
-from relay_tornado.model import counted
+from relay_tornado.model import counted, printable
 
 if TYPE_CHECKING:
     from relay_tornado.ops.lines import Header
@@ -80,7 +80,7 @@ def export(bucket: str, file: Path, after: str | None, append: bool, data: Path,
         print_json(summary)
     else:
         click.echo(
-            f"{file}: {counted(done.events, 'event')} of {done.bucket}, up to {done.last}"
+            f"{file}: {counted(done.events, 'event')} of {printable(done.bucket)}, up to {done.last}"
             if done.events
             else f"{file}: none"
         )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,24 @@ def test_a_check_of_what_can_not_be_read(relay: Runner, tmp_path: Path, monkeypa
     run = relay("check", tmp_path / "b.db")
     assert run.exit_code == 4
     assert run.stderr.startswith(f"relay: {tmp_path}/b.db: this user may not use it: run this as its owner")
+
+
+def test_what_would_steer_a_terminal(relay: Runner, tmp_path: Path) -> None:
+    """What errors and notes quote of a file, which may come from anybody, is shown and not obeyed."""
+    steering, shown = "\x1b[2J", r"\x1b[2J"
+    made = relay.json("bucket", "create", "orders")
+    file = tmp_path / "orders.ndjson"
+    relay.json("export", "orders", file)
+    event = dict.fromkeys(("path", "query", "headers", "body", steering), "")
+    file.write_text(file.read_text() + json.dumps(event) + "\n")
+    assert f"fields that this relay does not know: {shown}" in relay.refused("import", "copy", file)
+    newer = tmp_path / "newer.db"
+    with closing(sqlite3.connect(newer)) as raw:
+        raw.executescript("CREATE TABLE meta (version); PRAGMA user_version = 99;")
+        raw.execute("INSERT INTO meta VALUES (?)", (steering,))
+        raw.commit()
+    assert f"written by relay {shown}" in relay.refused("export", "orders", "--data", newer)
+    with closing(sqlite3.connect(relay.data / "relay.db")) as raw:
+        raw.execute("UPDATE bucket SET name = ? WHERE id = ?", (steering, made["id"]))
+        raw.commit()
+    assert shown in relay("export", made["id"]).stderr
