@@ -38,6 +38,8 @@ _PAUSING = 3
 
 _ASIDE = (search.NAME, series.NAME)
 _PART = NAME + ".restoring"
+_ENDS = ("", "-journal", "-wal", "-shm")
+"""What SQLite puts behind a file's name; also beside the one that is made, for a moment, where its source says WAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         raise StartupError(f"{file} could not be restored ({error}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)
-        for suffix in ("", "-journal"):
+        for suffix in _ENDS:
             part.with_name(part.name + suffix).unlink(missing_ok=True)
     return Restored(directory / NAME, after, stamp.database, tokens, paused, disabled)
 
@@ -171,9 +173,9 @@ def _check_empty(directory: Path) -> None:
         return
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
-    allowed = {lock.NAME, _PART, _PART + "-journal", "lost+found"}
+    allowed = {lock.NAME, "lost+found"} | {_PART + end for end in _ENDS}
     # They follow the log, and find out by themselves that it is another one.
-    allowed |= {name + end for name in _ASIDE for end in ("", "-wal", "-shm")}
+    allowed |= {name + end for name in _ASIDE for end in _ENDS}
     if NAME not in names:
         allowed.add(witnesses.NAME)
     if names - allowed:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +23,9 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate, witness
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
+from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
+from tests.needs import needs
 from tests.ops.filling import change, consume, fill, rows
 from tests.ops.test_upgrade import first_schema
 
@@ -134,6 +139,23 @@ def test_only_an_empty_directory(cli: Runner, file: Path, tmp_path: Path) -> Non
     plain = Runner(tmp_path / "file")
     plain.data.write_text("a file")
     assert plain("restore", file).exit_code == 1
+
+
+@pytest.mark.parametrize("end", ["-shm", "-wal"])
+def test_a_restore_that_is_killed_is_repeated(cli: Runner, tmp_path: Path, end: str) -> None:
+    """Also where that meets it as SQLite takes away what stood beside the file, whose source says WAL."""
+    needs("strace", "install strace")
+    fill(cli.data, "orders", 30)
+    new, source = restored(cli, tmp_path), cli.data / "relay.db"
+    beside = new.data / f"relay.db.restoring{end}"
+    unlink = "?unlink,?unlinkat"
+    killing = ["-P", beside, "-e", f"trace={unlink}", "-e", f"inject={unlink}:signal=KILL"]
+    command = [sys.executable, "-m", "relay_tornado", "restore", source, "--data", new.data]
+    done = subprocess.run(["strace", "-f", "-qq", "-o", os.devnull, *killing, *command], timeout=TIMEOUT)
+    assert done.returncode == -signal.SIGKILL
+    assert beside.exists()
+    assert new.json("restore", source)["events"] == 30
+    assert not list(new.data.glob("relay.db.restoring*"))
 
 
 def test_a_fresh_disk_is_empty(cli: Runner, file: Path, tmp_path: Path) -> None:
