@@ -114,6 +114,8 @@ def classify(result: Result) -> Exception:
         return Unavailable("there was no memory left for the write; nothing was stored")
     if result.committing or not isinstance(error, Exception):
         return Unknown(f"the write was broken off ({type(error).__name__}); it may have been stored")
+    if result.stuck and not isinstance(error, RelayError):
+        return Unavailable(f"the write failed ({type(error).__name__}) and could not be undone; nothing was stored")
     return error
 
 

@@ -295,7 +295,7 @@ class Writer:
         try:
             self._await_locks(raw, False)
             raw.execute("BEGIN IMMEDIATE")
-        except sqlite3.Error:
+        except (sqlite3.Error, MemoryError):
             return False
         return True
 
@@ -476,7 +476,7 @@ def _misplaced(name: str) -> str:
 
 
 def _undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> Result:
-    with contextlib.suppress(sqlite3.Error):
+    with contextlib.suppress(sqlite3.Error, MemoryError):
         if raw.in_transaction:
             raw.execute("ROLLBACK")
     if quotes_a_text(error):

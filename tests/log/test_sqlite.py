@@ -22,7 +22,7 @@ from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.state import LogState
-from relay_tornado.model import Bounds, Cursor, Gap, NewEvent, Retention
+from relay_tornado.model import Appended, Bounds, Cursor, Gap, NewEvent, Retention
 from relay_tornado.storage import database as databases
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
@@ -500,6 +500,27 @@ async def test_a_full_disk_by_sqlite(faulty: SqliteWorld, faults: Faults) -> Non
     assert {type(result) for result in results} == {NoSpace}
     await settled(faulty)
     assert (await faulty.log.append("b", event())).seq == 1
+
+
+@log_test
+@pytest.mark.parametrize(
+    "met",
+    ["BEGIN IMMEDIATE", "INSERT OR FAIL INTO event", "UPDATE meta", "ROLLBACK", "COMMIT", "PRAGMA wal_checkpoint"],
+)
+async def test_too_little_memory_for_a_moment(faulty: SqliteWorld, faults: Faults, met: str) -> None:
+    """Whichever statement of the writer it meets, the writer goes on, and what was acknowledged is there."""
+    await make(faulty.log)
+    await fill(faulty.log, 1)
+    faulty.database._writer._checkpoint_at = 1
+    left = ["INSERT OR FAIL INTO event", "ROLLBACK"] if met == "ROLLBACK" else [met]
+    faults.before = lambda sql: sqlite3.SQLITE_NOMEM if left and sql.startswith(left[0]) and left.pop(0) else None
+    (outcome,) = await asyncio.gather(faulty.log.append("b", event()), return_exceptions=True)
+    assert isinstance(outcome, Appended | Unavailable)
+    await until(lambda: not left)
+    await until(faulty.database.healthy)
+    stored = 2 if isinstance(outcome, Appended) else 1
+    assert (await faulty.log.append("b", event())).seq == stored + 1
+    assert [e.seq for e in await read_all(faulty.log)] == list(range(1, stored + 2))
 
 
 @log_test
