@@ -88,7 +88,8 @@ class Callers:
         host = _host(request).lower()
         # A proxy in front may speak TLS without a word that counts of it; nobody else makes an https page of this host.
         schemes = ("https",) if request.protocol == "https" else ("http", "https")
-        return origin.lower() in {self._public, *(f"{scheme}://{host}" for scheme in schemes if host)}
+        own = {self._public, *(f"{scheme}://{host}" for scheme in schemes if host)}
+        return origin != "" and origin.lower() in own
 
 
 def cookie(request: HTTPServerRequest) -> str | None:

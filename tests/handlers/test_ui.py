@@ -271,6 +271,18 @@ async def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> N
 
 
 @pytest.mark.gen_test
+async def test_an_empty_origin_is_nobodys(tmp_path: Path) -> None:
+    """Neither is it that of a relay that knows no public URL."""
+    async with world(tmp_path) as here:
+        headers = {"Cookie": await cookie_of(here), "Origin": ""}
+        for path in ("/v1/buckets", "/ui/session"):
+            assert (await here.fetch("GET", path, None, headers)).code == 403
+        assert (await here.fetch("POST", "/v1/buckets", b'{"name": "orders"}', headers)).code == 403
+        assert (await here.fetch("DELETE", "/ui/session", None, headers)).code == 403
+        assert (await enter(here, {"secret": here.tokens["administrator"][1]}, Origin="")).code == 403
+
+
+@pytest.mark.gen_test
 async def test_over_tls_the_cookie_is_for_tls(tmp_path: Path) -> None:
     """Where a proxy speaks TLS the cookie says so, and one without that name does not count behind a trusted one."""
     async with world(tmp_path, proxy_trust="127.0.0.1", public_url="https://relay.example.org") as here:
