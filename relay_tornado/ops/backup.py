@@ -57,7 +57,7 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
 
     Nothing but a whole and checked copy ever has the target's name. `reserve` bytes stay free where both lie on one
     file system. Raises Conflict where the target is there (and no `force`), NotFound where its directory is not,
-    NoSpace, StartupError where the source can't be read, and Damaged.
+    NoSpace, StartupError where the source can't be read, Damaged, and OSError where the target can't be written.
     """
     begun = time.monotonic()
     _check_target(source, target, force)
@@ -66,7 +66,7 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
         try:
             report = _copied(source, part, descriptor, progress, _room(source, target, reserve))
         except sqlite3.Error as error:
-            raise _failed(target, error) from error
+            raise _failed(target, error, descriptor) from error
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise copying.no_room(target) from error
@@ -160,7 +160,12 @@ def _room(source: Path, target: Path, reserve: int) -> int:
     return disk.free - max(min(MARGIN, disk.size // 16), disk.least(reserve) if same else 0)
 
 
-def _failed(target: Path, error: sqlite3.Error) -> RelayError:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+def _failed(target: Path, error: sqlite3.Error, descriptor: int) -> RelayError | OSError:
+    refusal = copying.refusal(error, descriptor)
+    full = refusal is not None and refusal.errno == errno.ENOSPC
+    if full or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return copying.no_room(target)
+    if refusal is not None:
+        refusal.filename = str(target)
+        return refusal
     return Unavailable(f"the backup could not be made ({error}); nothing was left behind. `relay check` may say why")

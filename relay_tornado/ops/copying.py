@@ -233,6 +233,20 @@ def needed(raw: sqlite3.Connection) -> int:
     return pages * size
 
 
+def refusal(error: sqlite3.Error, descriptor: int) -> OSError | None:
+    """Why SQLite could not write to the open file, where it says no more than that: a quota, a limit of a file's size.
+    None where the file can be written. It grows by what is tried."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_IOERR:
+        return None
+    try:
+        for _ in range(2):  # up to a limit less is written, without an error
+            os.pwrite(descriptor, bytes(MIB), os.fstat(descriptor).st_size)
+        os.fsync(descriptor)
+    except OSError as found:
+        return found
+    return None
+
+
 def check_room(part: Path, needed: int, room: int) -> None:
     """Raises NoSpace where more is needed than there is."""
     if needed > room:

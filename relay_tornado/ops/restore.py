@@ -110,6 +110,10 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         part.replace(directory / NAME)
         migrate.sync(directory)
     except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # a damaged record has any form
+        refusal = copying.refusal(error, descriptor) if isinstance(error, sqlite3.Error) else None
+        if refusal is not None:
+            refusal.filename = str(directory)
+            raise refusal from error
         raise StartupError(f"{file} could not be restored ({error}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)

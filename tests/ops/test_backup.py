@@ -7,6 +7,8 @@ import fcntl
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -24,7 +26,9 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.lock import Lock
+from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
+from tests.needs import needs
 from tests.ops.filling import change, consume, event, fill, rows
 
 EVENTS = "SELECT log, seq, crc, body FROM event ORDER BY log, seq"
@@ -176,6 +180,35 @@ def test_a_backup_that_fails_leaves_nothing(
     assert "no room" in cli.refused("backup", tmp_path / "b.db", "--force")
     assert (tmp_path / "b.db").read_bytes() == b"precious"
     assert {path.name for path in tmp_path.iterdir()} == {"b.db", "data"}
+
+
+WORDS = {
+    "EFBIG": "the file is as large as it may be: raise the limit",
+    "EDQUOT": "the quota is used up: free some space",
+}
+
+
+@pytest.mark.parametrize("error", ["EFBIG", "EDQUOT"])
+@pytest.mark.parametrize("command", ["backup", "restore"])
+def test_why_it_can_not_be_written(cli: Runner, tmp_path: Path, command: str, error: str) -> None:
+    """Whatever keeps SQLite from writing is said in words, with what to do, and nothing is left."""
+    fill(cli.data, "orders", 200, size=2_000)
+    target, new = tmp_path / "b.db", tmp_path / "new"
+    part = tmp_path / "b.db.part" if command == "backup" else new / "relay.db.restoring"
+    arguments = ["backup", target, "--data", cli.data] if command == "backup" else ["restore", cli.data, "--data", new]
+    if error == "EDQUOT":
+        needs("strace", "install strace")
+        failing = f"inject=pwrite64:error={error}:when=20+"
+        refusing = ["strace", "-qq", "-o", os.devnull, "-P", part, "-e", "trace=pwrite64", "-e", failing]
+    else:
+        refusing = ["sh", "-c", 'ulimit -f 200; exec "$@"', "sh"]
+    done = subprocess.run(
+        [*refusing, sys.executable, "-m", "relay_tornado", *arguments], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert done.stderr.startswith(f"relay: {target if command == 'backup' else new}: {WORDS[error]}")
+    assert {path.name for path in tmp_path.iterdir()} - {"new"} == {"data"}
+    assert not new.exists() or {path.name for path in new.iterdir()} == {"relay.lock"}
 
 
 def test_what_comes_to_be_there_meanwhile_stays(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
