@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay_tornado.cli.client import check_rights
-from relay_tornado.cli.errors import Failure, file_words
+from relay_tornado.cli.errors import NO_MEMORY, Failure, file_words
 from relay_tornado.cli.options import Switch, data_option, json_option, settings_from_environment
 from relay_tornado.cli.output import print_json, size_words
 from relay_tornado.cli.progress import show_progress
@@ -149,10 +149,12 @@ def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
         with show_progress(as_json) as progress:
             report = checking.check(locate(place), progress, full=full)
             space = None if file is not None else _space(data)
-    except (RelayError, OSError, sqlite3.Error, click.ClickException) as error:
+    except (RelayError, OSError, sqlite3.Error, MemoryError, click.ClickException) as error:
         message = error.format_message() if isinstance(error, click.ClickException) else str(error)
         if isinstance(error, OSError):
             message = file_words(error)
+        elif isinstance(error, MemoryError):
+            message = NO_MEMORY
         if as_json:
             print_json(_document(checking.Report(place)) | {"sound": None, "error": message})
         raise _NotLookedAt(message) from error

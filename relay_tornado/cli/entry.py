@@ -16,7 +16,16 @@ import click
 from click.core import ParameterSource
 
 import relay_tornado
-from relay_tornado.cli.errors import REMOTE, STDOUT, Failure, drop_output, file_words, is_printing, near_only
+from relay_tornado.cli.errors import (
+    NO_MEMORY,
+    REMOTE,
+    STDOUT,
+    Failure,
+    drop_output,
+    file_words,
+    is_printing,
+    near_only,
+)
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.streams import open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
@@ -27,6 +36,8 @@ _COMMANDS: Final = {
 }
 """What the relay's errors name to those who speak REST, and what it is here."""
 
+_NOT_MAPPED: Final = "failed to map segment from shared object"
+"""What glibc says where there is no memory for a library; for any other reason it says more."""
 
 _BEHIND: Final = {"--data": " PATH", "--json": "", "--public-url": " URL"}
 """Options of nearly every command, which none of them is before its command."""
@@ -111,9 +122,11 @@ class Commands(click.Group):
         except OSError as error:
             raise _failed(error) from error
         except MemoryError as error:
-            raise Failure(
-                "there is too little memory: close what takes it, or raise the limit (`ulimit -v`)"
-            ) from error
+            raise Failure(NO_MEMORY) from error
+        except ImportError as error:
+            if not str(error).endswith(_NOT_MAPPED):
+                raise
+            raise Failure(NO_MEMORY) from error
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None

@@ -13,12 +13,15 @@ from typing import Any, Final
 
 import click
 
+from relay_tornado.errors import NO_DESCRIPTOR
 from relay_tornado.model import printable
 
 REMOTE = ("bucket", "input", "output", "token", "logs", "search", "apply", "listen", "forward", "replay", "consumer")
 """The commands that work with a relay on another machine, too."""
 
 STDOUT: Final = "standard output"
+
+NO_MEMORY: Final = "there is too little memory: close what takes it, or raise the limit (`ulimit -v`)"
 
 _RIGHTS: Final = "this user may not use it: run this as its owner or as root, or change its rights"
 _WORDS: Final[Mapping[int, str]] = {
@@ -33,6 +36,9 @@ _WORDS: Final[Mapping[int, str]] = {
     errno.ENOTDIR: "a part of the path is a file: name a directory there",
     errno.EROFS: "the file system is read-only: mount it read-write, or name a file on another one",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.ENOMEM: NO_MEMORY,
+    errno.EMFILE: NO_DESCRIPTOR,
+    errno.ENFILE: NO_DESCRIPTOR,
     errno.EIO: "the disk failed: look at it, and use another one",
 }
 

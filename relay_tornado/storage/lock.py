@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relay_tornado import __version__
-from relay_tornado.errors import Locked, NotWritable
+from relay_tornado.errors import NO_DESCRIPTOR, Locked, NotWritable
 from relay_tornado.storage import rights
 
 NAME = "relay.lock"
@@ -144,5 +144,7 @@ def _refusal(directory: Path, error: OSError) -> str:
         errno.ENOSPC: "the disk is full; free some space",
     }.get(error.errno or 0, "check the path and its rights")
     refusal = f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): "
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"{refusal}{NO_DESCRIPTOR}."
     mend = rights.advice(directory) if error.errno in (errno.EACCES, errno.EPERM) else None
     return refusal + (mend or f"{advice}, or choose another one with --data.")

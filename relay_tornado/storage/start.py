@@ -143,10 +143,10 @@ def secure(path: Path) -> None:
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
     """What to tell a person of an error that kept the database from opening."""
-    if descriptors_lack():
-        return StartupError(f"{path} can't be opened: {NO_DESCRIPTOR}.")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EMFILE, errno.ENFILE) or descriptors_lack():
+        return StartupError(f"{path} can't be opened: {NO_DESCRIPTOR}.")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or number in (
         errno.EACCES,
         errno.EPERM,

@@ -79,13 +79,18 @@ def test_a_check_of_what_can_not_be_read(relay: Runner, tmp_path: Path, monkeypa
     """It could not be looked at (4), and the line has words as well."""
     (tmp_path / "b.db").write_text("")
 
+    problems: list[Exception] = [PermissionError(errno.EACCES, "", str(tmp_path / "b.db")), MemoryError()]
+
     def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "", str(tmp_path / "b.db"))
+        raise problems.pop(0)
 
     monkeypatch.setattr("relay_tornado.ops.check.check", refuse)
     run = relay("check", tmp_path / "b.db")
     assert run.exit_code == 4
     assert run.stderr.startswith(f"relay: {tmp_path}/b.db: this user may not use it: run this as its owner")
+    run = relay("check", tmp_path / "b.db", "--json")
+    assert (run.exit_code, json.loads(run.stdout)["sound"]) == (4, None)
+    assert run.stderr.startswith("relay: there is too little memory: ")
 
 
 def test_what_would_steer_a_terminal(relay: Runner, tmp_path: Path) -> None:

@@ -171,3 +171,18 @@ def test_there_is_too_little_memory(relay: Runner, monkeypatch: pytest.MonkeyPat
     relay.json("bucket", "create", "orders")
     monkeypatch.setattr(Administration, "list_buckets", list_buckets)
     assert "there is too little memory" in relay.refused("bucket", "list")
+
+
+def test_there_is_too_little_memory_for_a_library(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is an error of an import; another one is a fault, and keeps its traceback."""
+    said = "libsqlite3.so.0: failed to map segment from shared object"
+
+    def list_buckets(_: Administration) -> None:
+        raise ImportError(said)
+
+    relay.json("bucket", "create", "orders")
+    monkeypatch.setattr(Administration, "list_buckets", list_buckets)
+    assert "there is too little memory" in relay.refused("bucket", "list")
+    said += ": Operation not permitted"
+    with pytest.raises(ImportError):
+        relay("bucket", "list")

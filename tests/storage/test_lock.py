@@ -131,6 +131,30 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
             Lock.acquire(path)
 
 
+SHORT = """
+import os, pathlib, resource, sys
+from relay_tornado.errors import NotWritable
+from relay_tornado.storage.lock import Lock
+first = os.dup(0)
+os.close(first)
+resource.setrlimit(resource.RLIMIT_NOFILE, (first + int(sys.argv[2]),) * 2)
+try:
+    Lock.acquire(pathlib.Path(sys.argv[1]))
+except NotWritable as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_no_descriptor_is_left(tmp_path: Path, left: int) -> None:
+    """That has nothing to do with rights, and which limit is to be raised is said."""
+    command = [sys.executable, "-c", SHORT, str(tmp_path), str(left)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert "(Too many open files): no more files can be opened: " in done.stdout
+    assert "raise the limit (`ulimit -n`" in done.stdout
+    assert "rights" not in done.stdout
+
+
 REFUSED = """
 import asyncio, dataclasses, os, pathlib, sys
 from relay_tornado.errors import NotWritable
