@@ -27,7 +27,7 @@ from relay_tornado.cli.errors import (
     near_only,
 )
 from relay_tornado.cli.flags import in_flags
-from relay_tornado.cli.streams import open_closed
+from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
 
 _COMMANDS: Final = {
@@ -72,6 +72,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         open_closed()
+        escape_unknown()
         return super().main(*args, **extra)
 
     def list_commands(self, ctx: click.Context) -> list[str]:

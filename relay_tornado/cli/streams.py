@@ -1,7 +1,8 @@
-"""The standard streams, where whoever started the program closed one of them (`>&-`)."""
+"""The standard streams, where whoever started the program closed one of them (`>&-`), and what they can't show."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,12 @@ def open_closed() -> None:
         if getattr(sys, name) is None:
             _closed.add(name)
             setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  # open as long as we run
+
+
+def escape_unknown() -> None:
+    """Has what the terminal's encoding does not know, as in a locale of ISO-8859-1, printed as an escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def is_closed(name: str) -> bool:

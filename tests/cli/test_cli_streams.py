@@ -112,6 +112,15 @@ def test_a_secret_that_none_can_be(relay: Runner) -> None:
     assert "gehe" not in said
 
 
+@pytest.mark.parametrize("arguments", [("bucket", "list"), ("bucket", "show", "注文")], ids=" ".join)
+def test_what_the_encoding_does_not_know(relay: Runner, arguments: tuple[str, ...]) -> None:
+    """It is printed as an escape, as errors have it."""
+    relay.json("bucket", "create", "注文")
+    run = shell("", *arguments, RELAY_DATA=str(relay.data), PYTHONIOENCODING="iso-8859-1")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert r"\u6ce8\u6587" in run.stdout
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     "arguments",
