@@ -237,6 +237,7 @@ def operations(handler: type[RestHandler]) -> dict[str, Operation]:
 
 
 def route(handler: type[RestHandler], rest: Rest) -> URLSpec:
-    """Where Tornado finds the handler."""
+    """Where Tornado finds the handler. A slash may follow: the original's first description of its API wrote one behind
+    each id, and clients were made from that."""
     pattern = handler.PATH.replace(".", r"\.").replace("{", "(?P<").replace("}", ">[^/]+)")
-    return URLSpec(pattern, handler, {"rest": rest})
+    return URLSpec(f"{pattern}/?", handler, {"rest": rest})

@@ -14,7 +14,7 @@ from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import BinAnswer, BucketAnswer, Deleted, DeleteQuery, InputAnswer, OutputAnswer
 from relay_tornado.handlers.rest.service import changes, shown
 from relay_tornado.model import Bucket
-from relay_tornado.wire.destination import is_public
+from relay_tornado.wire.destination import is_public, masked
 from relay_tornado.wire.rest import (
     BucketFields,
     Document,
@@ -198,11 +198,24 @@ async def _set_output(handler: RestHandler, output: str, document: dict[str, Any
     """Changes an output of the handler's bucket by what was sent, and answers with it."""
 
     def wanted(now: Bucket) -> Document:
-        return changes(handler.token, "output", output_document(now.id, find_output(now, output)), document)
+        before = output_document(now.id, find_output(now, output))
+        return changes(handler.token, "output", before, _as_meant(document, before))
 
     found = find_output(handler.bucket, output)
     changed, made = await handler.rest.administration.set_output(found.id, handler.bucket.id, wanted)
     handler.answer(shown(handler.token, "output", output_document(changed.id, made)))
+
+
+def _as_meant(document: dict[str, Any], before: Document) -> dict[str, Any]:
+    """A change of an output as its client means it: one in Go can't leave out that an output is not internal. A URL
+    that the relay does not call makes it so; one that the output has already leaves it as it is."""
+    if _WHOLE not in document or document.get("internal") is not False:
+        return document
+    there = before["destination"]
+    destination = document.get("destination", there)
+    if is_public(destination):
+        return document
+    return {**document, "internal": before["internal"] or destination not in (there, masked(there))}
 
 
 def _check_shared(options: dict[str, Any], before: Document) -> None:

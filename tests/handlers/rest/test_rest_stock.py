@@ -68,11 +68,53 @@ async def test_an_output_as_the_library_in_go_makes_it(tmp_path: Path, destinati
         path = "/v1/buckets/orders/outputs"
         made = await here.call("POST", path, in_go(destination=destination))
         assert (made.status, made.document["internal"]) == (201, internal), made.document
-        said = {"destination": destination, "internal": False}
-        assert (await here.call("POST", path, said)).document["internal"] is False
-        # What somebody else made public stays so.
-        kept = await here.call("PUT", f"{path}/{made.document['id']}", in_go(name="a", destination=destination))
+        # What somebody made public stays so.
+        public = (await here.call("POST", path, {"destination": destination, "internal": False})).document
+        assert public["internal"] is False
+        kept = await here.call("PUT", f"{path}/{public['id']}", in_go(name="a", destination=destination))
         assert (kept.status, kept.document["internal"]) == (200, False)
+
+
+@pytest.mark.gen_test
+async def test_an_output_as_the_library_in_go_changes_it(tmp_path: Path) -> None:
+    """It says `false` then, too, and so does the Kubernetes operator at each turn: what the relay does not call stays
+    what it is, and such a URL in the place of a public one makes the output internal."""
+    public, private = "https://example.org/hook?key=1", "http://jenkins:8080/hook?key=1"
+    async with world(tmp_path) as here:
+        bucket = await here.bucket("orders")
+        await here.token("scoped", buckets=[bucket.id])
+        path = "/v1/buckets/orders/outputs"
+        for token in ("administrator", "scoped"):
+            made = (await here.call("POST", path, in_go(name=token, destination=private), token=token)).document
+            path_of_it = f"{path}/{made['id']}"
+            for destination, internal in ((private, True), (public, False), (public, False), (private, True)):
+                sent = in_go(name=token, destination=destination)
+                changed = await here.call("PUT", path_of_it, sent, token=token)
+                assert (changed.status, changed.document["internal"]) == (200, internal), changed.document
+            # Who writes no more than what is to change means it.
+            changed = await here.call("PUT", path_of_it, {"internal": False}, token=token)
+            assert changed.document["internal"] is False
+            # As it is read, so it is sent back.
+            for sent in (changed.document, in_go(name=token, destination=changed.document["destination"])):
+                kept = await here.call("PUT", path_of_it, sent, token=token)
+                assert (kept.status, kept.document["internal"]) == (200, False)
+
+
+@pytest.mark.gen_test
+async def test_a_path_with_a_slash_at_its_end(tmp_path: Path) -> None:
+    """As the original's first description of its API had it behind each id, and clients that were made from it."""
+    async with world(tmp_path) as here:
+        bucket = await here.bucket("orders")
+        log = await here.send(bucket)
+        assert (await here.call("GET", f"/v1/buckets/{bucket.id}/")).document["id"] == bucket.id
+        assert (await here.call("PUT", "/v1/buckets/orders/", {"description": "new"})).document["description"] == "new"
+        token = (await here.call("POST", "/v1/tokens/", {})).document
+        assert (await here.call("PUT", f"/v1/tokens/{token['id']}/", {"description": "new"})).status == 200
+        assert (await here.call("DELETE", f"/v1/tokens/{token['id']}/")).document["status"] == "deleted"
+        assert (await here.call("PUT", f"/v1/logs/{log}/", {"status_code": 200})).status == 200
+        assert (await here.call("GET", "/v1/logs/?bucket=orders")).document["total"] == 1
+        assert (await here.call("DELETE", f"/v1/buckets/{bucket.id}/?force=true")).status == 200
+        assert (await here.call("GET", "/v1/buckets//")).status == 404
 
 
 @pytest.mark.gen_test
@@ -265,6 +307,8 @@ async def test_queries_that_do_not_fit(tmp_path: Path) -> None:
         ({"status": "preparing", "status_code": 200}, ("sent", 200, b"")),
         ({"status": 0, "status_code": 404}, ("failed", 404, b"")),
         ({"status": "sent", "status_code": 500}, ("sent", 500, b"")),
+        ({"status_code": 302}, ("sent", 302, b"")),
+        ({"status_code": 400}, ("failed", 400, b"")),
         ({"status_code": 500}, ("failed", 500, b"")),
         ({"status": "sent"}, ("sent", 200, b"")),
         ({"status": "failed", "duration_ms": 5}, ("failed", 0, b"")),
