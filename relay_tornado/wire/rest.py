@@ -37,6 +37,9 @@ from relay_tornado.wire.fields import load as load
 MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""
 MAX_TIME = 253_402_300_799  # the last second of the year 9999
+MAX_NAME = 2_100
+"""Characters of the name of an input or output: the original's agent calls an output as its destination is, and its
+input `ingress for` that."""
 MAX_TIMEOUT = 180
 """Seconds; whole ones, since clients in Go can't read others."""
 MAX_RETRIES = 1_000
@@ -283,7 +286,7 @@ class InputFields(StockFields):
     """What can be set of an input; `id` of a new one only."""
 
     id = Text(1_000)
-    name = Text(100)
+    name = Text(MAX_NAME)
     description = Text(4_000, lines=True)
     status_code = _StatusCode(200, 599)
     body = Text(MAX_BODY_TEXT, raw=True)
@@ -328,7 +331,7 @@ class OutputFields(StockFields):
 
     OURS = frozenset({"strict_order", "secret", "paused"})
 
-    name = Text(100)
+    name = Text(MAX_NAME)
     description = Text(4_000, lines=True)
     destination = Text(4_000)
     internal = Flag()

@@ -371,3 +371,16 @@ async def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
         assert [(type(each), each) for each in numbers] == [
             (int, each) for each in (2, 10, 3_600_000_000_000, 3_600_000_000_000, 1_000_000_000, 2)
         ]
+
+
+@pytest.mark.gen_test
+async def test_names_as_the_agent_of_the_original_gives_them(tmp_path: Path) -> None:
+    """An output is called as its destination is, and an input after it, however long that is."""
+    async with world(tmp_path) as here:
+        await here.bucket("orders")
+        destination = "http://jenkins:8080/generic-webhook-trigger/invoke?token=".ljust(2_048, "a")
+        name = f"ingress for {destination}"
+        made = await here.call("POST", "/v1/buckets/orders/inputs", {"name": name})
+        assert (made.status, made.document["name"]) == (201, name)
+        made = await here.call("POST", "/v1/buckets/orders/outputs", {"name": destination, "destination": destination})
+        assert (made.status, made.document["name"]) == (201, destination)
