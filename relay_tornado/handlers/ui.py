@@ -221,15 +221,12 @@ class SessionHandler(_Handler):
         self.answer(document)
 
 
-class _ToThePage(RedirectHandler):
+class _ToThePage(JsonHandler, RedirectHandler):
     """From where somebody who only knows the relay's address looks first."""
 
-    def set_default_headers(self) -> None:
-        self.clear_header("Server")
+    def get(self, *args: Any) -> None:
         self.clear_header("Content-Type")
-
-    def head(self, *args: Any, **kwargs: Any) -> None:
-        self.get(*args, **kwargs)
+        super().get(*args)
 
 
 def routes(callers: Callers, administration: Administration, counters: Counters) -> list[URLSpec]:

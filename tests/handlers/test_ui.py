@@ -53,11 +53,15 @@ async def cookie_of(here: World, token: str = "administrator") -> str:
 @pytest.mark.parametrize("transport", ["direct", "tornado"])
 @pytest.mark.gen_test
 async def test_the_page_is_behind_every_path(tmp_path: Path, transport: str) -> None:
-    """/ and /ui lead there; what is no file is the page, a file that is not there a 404, and all of it is guarded."""
+    """/ and /ui lead there, and take no webhook; what is no file is the page, a file that is not there a 404, and all
+    of it is guarded."""
     async with world(tmp_path, transport=transport) as here:
         for path in ("/", "/ui"):
             answer = await get(here, path)
             assert (answer.code, answer.headers["Location"]) == (302, "/ui/")
+            refused = await get(here, path, "POST", Content_Length="0")
+            assert (refused.code, json.loads(refused.body)["code"]) == (405, "method_not_allowed")
+            assert refused.headers["Allow"] == "GET, HEAD"
         for path in ("/ui/", "/ui/buckets/a%2Fb/events?x=1", "/ui/index.html", "/ui/../ui/x"):
             answer = await get(here, path)
             assert answer.code == 200
