@@ -242,6 +242,10 @@ def _set(
         changed = relay.call("output.set", output=output, bucket=bucket, options=options)
         if not options.keys().isdisjoint(("destination", "internal")):
             _tell_refusal(relay, changed)
+    if options.get("paused") is False and changed["disabled"]:
+        note(f"it is disabled, too, and gets nothing: `relay output set {changed['id']} --enabled` ends that")
+    if options.get("disabled") is False and changed["paused"]:
+        note(f"it is paused, too, and gets nothing: `relay output resume {changed['id']}` ends that")
     _show(changed, as_json, reveal=reveal)
 
 

@@ -270,6 +270,23 @@ def test_an_internal_output_is_not_paused(relay: Runner) -> None:
 
 
 @pytest.mark.usefixtures("made")
+def test_an_output_that_is_disabled_and_paused(relay: Runner) -> None:
+    """Whoever takes one of them away is told that the other still holds it, and how that ends."""
+    public = ("output", "create", "orders", "--public", "--destination", "https://example.org/", "--disabled")
+    made = json.loads(relay(*public, "--json").stdout)
+    relay("output", "pause", "orders")
+    resumed = relay("output", "resume", "orders", "--json")
+    assert json.loads(resumed.stdout)["paused"] is False
+    assert resumed.stderr == (
+        f"relay: it is disabled, too, and gets nothing: `relay output set {made['id']} --enabled` ends that\n"
+    )
+    assert relay("output", "pause", "orders").stderr == ""
+    enabled = relay("output", "set", "orders", "--enabled").stderr
+    assert enabled == f"relay: it is paused, too, and gets nothing: `relay output resume {made['id']}` ends that\n"
+    assert relay("output", "resume", "orders").stderr == ""
+
+
+@pytest.mark.usefixtures("made")
 def test_rules_of_an_output(relay: Runner, tmp_path: Path) -> None:
     """They are set from a file or standard input, shown, and removed; what is wrong is named."""
     relay.json("output", "create", "orders", "--name", "worker")

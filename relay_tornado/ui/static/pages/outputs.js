@@ -22,10 +22,9 @@ function terms({ retries, durability, throttle, strict_order: strict }) {
 }
 
 function State({ output }) {
-  if (output.disabled_reason) return html`<${Badge} kind="bad">disabled by the relay<//>`;
-  if (output.disabled) return html`<${Badge} kind="warn">disabled<//>`;
-  if (output.paused && !output.internal) return html`<${Badge} kind="warn">paused<//>`;
-  return null;
+  const paused = output.paused && !output.internal;
+  return html`${output.disabled_reason ? html`<${Badge} kind="bad">disabled by the relay<//>` : output.disabled && html`<${Badge}
+    kind="warn">disabled<//>`}${paused && html`<${Badge} kind="warn">paused<//>`}`;
 }
 
 /** How far a public output is. `act` opens what can be done about it. */
@@ -42,14 +41,17 @@ function Position({ consumer, title, act }) {
 
 function Output({ output, bucket, consumer, act, changed }) {
   const { name, internal, destination, paused } = output;
+  // What the relay answers counts: somebody else may have changed the rest meanwhile.
   const pause = async () => {
-    await put(v1("buckets", bucket.id, "outputs", output.id), { paused: !paused });
-    tell(paused ? `${name} resumed` : `${name} paused`);
+    const { disabled } = await put(v1("buckets", bucket.id, "outputs", output.id), { paused: !paused });
+    if (paused && disabled) tell(`${name} resumed, but it is disabled: nothing goes there until it is enabled`, "bad");
+    else tell(paused ? `${name} resumed` : `${name} paused`);
     changed();
   };
   const enable = async () => {
-    await put(v1("buckets", bucket.id, "outputs", output.id), { disabled: false });
-    tell(`${name} enabled`);
+    const answer = await put(v1("buckets", bucket.id, "outputs", output.id), { disabled: false });
+    if (answer.paused) tell(`${name} enabled, but it is paused: nothing goes there until it is resumed`, "bad");
+    else tell(`${name} enabled`);
     changed();
   };
   return html`<li class="card stack item"><div class="head"><div class="row grow"><span class="soft num"
