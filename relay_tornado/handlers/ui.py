@@ -59,6 +59,10 @@ class PageHandler(_Handler):
     def initialize(self, assets: Assets) -> None:
         self._assets = assets
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """A path that is no UTF-8 names no part of the page, which says so itself; Tornado would answer 400."""
+        return value.decode(errors="replace")
+
     def get(self, path: str) -> None:
         """`path` is what follows /ui/."""
         if not path.startswith("static/"):

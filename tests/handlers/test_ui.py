@@ -62,13 +62,13 @@ async def test_the_page_is_behind_every_path(tmp_path: Path, transport: str) -> 
             refused = await get(here, path, "POST", Content_Length="0")
             assert (refused.code, json.loads(refused.body)["code"]) == (405, "method_not_allowed")
             assert refused.headers["Allow"] == "GET, HEAD"
-        for path in ("/ui/", "/ui/buckets/a%2Fb/events?x=1", "/ui/index.html", "/ui/../ui/x"):
+        for path in ("/ui/", "/ui/buckets/a%2Fb/events?x=1", "/ui/index.html", "/ui/../ui/x", "/ui/events/%ff"):
             answer = await get(here, path)
             assert answer.code == 200
             assert answer.body.startswith(b"<!doctype html>")
             assert answer.headers["Cache-Control"] == "no-cache"
             assert {name: answer.headers[name] for name in GUARDS} == GUARDS
-        for path in ("", "nothing.js", "../__init__.py", "%2e%2e/%2e%2e/__init__.py", "vendor", "/etc/passwd"):
+        for path in ("", "nothing.js", "%ff", "../__init__.py", "%2e%2e/%2e%2e/__init__.py", "vendor", "/etc/passwd"):
             answer = await get(here, "/ui/static/" + path)
             assert answer.code == 404
             assert answer.headers["Content-Security-Policy"] == GUARDS["Content-Security-Policy"]
