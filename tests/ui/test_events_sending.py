@@ -135,3 +135,91 @@ def test_a_sample(events: Page, sender: Sender) -> None:
     dialog.get_by_role("button", name="Send", exact=True).click()
     expect(rows(events)).to_have_count(1)
     expect(rows(events).first).to_contain_text("verified")
+
+
+def test_sent_once_however_often_it_is_pressed(events: Page, sender: Sender) -> None:
+    """While the relay has not answered yet, Send does nothing more: of a sample, and of an event made by hand."""
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    dialog = events.get_by_role("dialog")
+    for button, path in (("New event", "**/events"), ("Send a test event", "**/samples")):
+        events.route(f"**/v1/buckets/*{path[2:]}", hold)
+        events.get_by_role("button", name=button).click()
+        events.wait_for_load_state("networkidle")
+        send = dialog.get_by_role("button", name="Send", exact=True)
+        send.dblclick()
+        send.click(force=True)
+        for route in held:
+            route.continue_()
+        expect(dialog).to_have_count(0)
+        assert len(held) == 1
+        held.clear()
+    expect(rows(events)).to_have_count(2)
+
+
+def test_an_edit_is_not_lost(events: Page, sender: Sender) -> None:
+    """A dialog that is closed by Escape, or beside it, keeps what was written until it is sent or taken back."""
+    sender.send("/o", b'{"a": 1}', Content_Type="application/json")
+    rows(events).first.click()
+    dialog = events.get_by_role("dialog")
+    body = dialog.get_by_label("Body", exact=True)
+    for close in ("escape", "beside"):
+        events.get_by_role("button", name="Edit and send").click()
+        body.fill(f"by hand, {close}")
+        if close == "escape":
+            events.keyboard.press("Escape")
+        else:
+            events.mouse.click(5, 5)
+        expect(dialog).to_have_count(0)
+        expect(events.get_by_role("link", name=re.compile("Events.*not saved"))).to_be_visible()
+        events.get_by_role("button", name="Edit and send").click()
+        expect(body).to_have_value(f"by hand, {close}")
+        expect(dialog).to_contain_text("These changes were not sent before.")
+        events.keyboard.press("Escape")
+    events.get_by_role("button", name="New event").click()
+    expect(body).to_have_value('{"hello": "world"}')
+    events.keyboard.press("Escape")
+    events.get_by_role("button", name="Edit and send").click()
+    dialog.get_by_role("button", name="Cancel").click()
+    events.get_by_role("button", name="Edit and send").click()
+    expect(body).to_have_value('{"a": 1}')
+    body.fill("sent")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(rows(events)).to_have_count(2)
+    expect(events.get_by_role("link", name=re.compile("Events.*not saved"))).to_have_count(0)
+
+
+def test_sending_is_not_ended_by_mistake(events: Page, watch: Watch, sender: Sender) -> None:
+    """Neither Escape nor a press beside the dialog ends it; a relay that is gone does, where it is."""
+    watch.expected.append("ERR_CONNECTION_REFUSED")
+    for index in range(3):
+        sender.send(f"/{index}")
+    expect(rows(events)).to_have_count(3)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+        if len(held) == 1:
+            route.continue_()
+
+    events.route("**/action", hold)
+    events.get_by_role("listbox").focus()
+    events.keyboard.press("Control+a")
+    events.get_by_role("button", name="Send again").click()
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(dialog).to_contain_text("1 of 3 done, 1 sent")
+    events.mouse.click(5, 5)
+    events.keyboard.press("Escape")
+    expect(events.locator(".toast").first).to_contain_text("stop it first")
+    expect(dialog.get_by_role("button", name="Stop")).to_be_visible()
+    expect(dialog.get_by_role("button", name="Cancel")).to_have_count(0)
+    held[1].abort("connectionrefused")
+    expect(dialog).to_contain_text("1 of 3 done, 1 sent. Stopped.")
+    expect(dialog.get_by_role("alert")).to_contain_text("The relay can't be reached")
+    assert len(held) == 2
+    dialog.get_by_role("button", name="Close", exact=True).last.click()
+    expect(dialog).to_have_count(0)

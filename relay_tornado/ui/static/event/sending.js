@@ -87,7 +87,7 @@ export async function* sendAgain({ bucket, events, range, target, abort }) {
       else await post(v1("logs", id, "action"), { action: "resend", ...orders(target) });
       state.sent += 1;
     } catch (error) {
-      if (error.name === "AbortError" || error.status === 401 || error.status === 403) throw error;
+      if (error.name === "AbortError" || [0, 401, 403].includes(error.status)) throw error;
       state.failed.push({ id, message: error.message });
     }
     state.done += 1;

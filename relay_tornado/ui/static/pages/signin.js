@@ -9,7 +9,7 @@ let code = null;
 export async function withCode() {
   code ??= new URLSearchParams(window.location.hash.slice(1)).get("code");
   if (!code) return;
-  window.history.replaceState(null, "", window.location.pathname + window.location.search);
+  window.history.replaceState(window.history.state, "", window.location.pathname + window.location.search);
   try {
     await signIn({ code });
   } catch (error) {
@@ -22,13 +22,17 @@ export async function withCode() {
 export function SignIn() {
   const [secret, setSecret] = useState("");
   const [wrong, setWrong] = useState("");
+  const [busy, setBusy] = useState(false);
   const submit = async (event) => {
     event.preventDefault();
+    if (busy) return;
+    setBusy(true);
     try {
       await signIn({ secret: secret.trim() });
     } catch (error) {
       setWrong(error.message);
     }
+    setBusy(false);
   };
   if (session.value) return null;
   return html`<form class="card stack signin" onSubmit=${submit}>
@@ -36,7 +40,7 @@ export function SignIn() {
     ${signedOut.value && html`<p class="note warn" role="alert">${signedOut.value}</p>`}
     <${Field} label="A token's secret" type="password" autocomplete="current-password" required value=${secret} wrong=${wrong}
       hint="It is kept nowhere in the browser: a session cookie takes its place." onInput=${(event) => setSecret(event.target.value)} />
-    <div><${Button} type="submit" kind="first">Sign in<//></div>
+    <div><${Button} type="submit" kind="first" aria-disabled=${busy ? "true" : undefined}>Sign in<//></div>
     <p class="soft small">On the relay's machine, <code>relay ui</code> prints a link that signs you in. <code>relay token create</code> makes a token.</p>
   </form>`;
 }

@@ -107,15 +107,16 @@ export function useForm(key, initial, { conflict = "" } = {}) {
   };
 }
 
-/** A form's end: what is wrong with it as a whole, and its buttons. `onCancel` closes a dialog, and takes the draft back. */
-export function FormFoot({ form, action, kind = "first", always = false, disabled = false, onCancel, children }) {
+/** A form's end: what is wrong with it as a whole, and its buttons; `done` says what its action makes of the changes. `onCancel` closes a dialog, and
+ *  takes the draft back. */
+export function FormFoot({ form, action, done = "saved", kind = "first", always = false, disabled = false, onCancel, children }) {
   const cancel = () => {
     form.discard();
     onCancel?.();
   };
   return html`<${Problem} error=${form.general()} />
     <div class="row form-foot">
-      <span class="grow small soft" role="status">${form.kept ? "These changes were not saved before." : form.dirty ? "Not saved yet." : ""}</span>
+      <span class="grow small soft" role="status">${form.kept ? `These changes were not ${done} before.` : form.dirty ? `Not ${done} yet.` : ""}</span>
       ${children}
       ${(onCancel || form.dirty) && html`<${Button} onPress=${cancel}>${onCancel ? "Cancel" : "Discard"}<//>`}
       <${Button} type="submit" kind=${kind} disabled=${form.busy || disabled || !(form.dirty || always)}>${action}<//>

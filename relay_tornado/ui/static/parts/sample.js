@@ -15,8 +15,7 @@ export function SendSample({ bucket, onClose }) {
   const expected = bucket.inputs.find((each) => each.id === input)?.verify?.provider;
   const first = samples?.find((each) => each.provider === expected) ?? samples?.[0];
   const now = chosen || (first ? key(first) : "");
-  const send = async (event) => {
-    event.preventDefault();
+  const send = async () => {
     const [provider, name] = JSON.parse(now);
     try {
       const { id, signed } = await post(v1("buckets", bucket.id, "samples"), { provider, event: name, input });
@@ -26,7 +25,7 @@ export function SendSample({ bucket, onClose }) {
       setError(failure);
     }
   };
-  return html`<${Dialog} title="Send a test event" onClose=${onClose}><form onSubmit=${send}>
+  return html`<${Dialog} title="Send a test event" onClose=${onClose}>
     <${Problem} error=${problem ?? error} />
     <${Field} as="select" label="Sample" value=${now} onChange=${(event) => setChosen(event.target.value)}>
       ${providers.map((provider) => html`<optgroup label=${provider} key=${provider}>
@@ -35,7 +34,7 @@ export function SendSample({ bucket, onClose }) {
     <${Field} as="select" label="Input" hint="The sample is signed where the input checks this provider's signatures." value=${input}
       onChange=${(event) => setInput(event.target.value)}>${bucket.inputs.map((each) => html`<option value=${each.id} key=${each.id}>
         ${each.name}${each.verify ? `, checks ${each.verify.provider}` : ""}</option>`)}<//>
-    <div class="row"><span class="grow"></span><${Button} onPress=${onClose}>Cancel<//><${Button} kind="first" type="submit"
-      disabled=${!now}>Send<//></div>
-  </form><//>`;
+    <div class="row"><span class="grow"></span><${Button} onPress=${onClose}>Cancel<//><${Button} kind="first"
+      disabled=${!now} onPress=${send}>Send<//></div>
+  <//>`;
 }

@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { consumerName, sendAgain, seqOf } from "../event/sending.js";
-import { Badge, Button, Dialog, Field, Problem, duration, number, useLoaded } from "./basic.js";
+import { Badge, Button, Dialog, Field, Problem, duration, number, tell, useLoaded } from "./basic.js";
 import { Answer } from "./deliveries.js";
 
 function Choice({ kind, now, onKind, title, children }) {
@@ -76,7 +76,9 @@ export function SendAgain({ bucket, events, range, onClose }) {
   const edge = (name, label) => html`<${Field} label=${label} type="number" min="1" step="1" required value=${span[name]}
     wrong=${name === "last" ? wrong : ""} hint=${name === "first" ? "An event's number is the end of its id." : ""}
     onInput=${(event) => setSpan({ ...span, [name]: Number(event.target.value) })} />`;
-  return html`<${Dialog} title=${title} onClose=${onClose}><form onSubmit=${send}>
+  // Closed by mistake, it would end somewhere in the middle.
+  const close = () => (run?.running ? tell("It is still sending: stop it first.") : onClose());
+  return html`<${Dialog} title=${title} onClose=${close}><form onSubmit=${send}>
     ${span && html`<div class="row two">${edge("first", "From number")}${edge("last", "To number")}</div>`}
     <fieldset class="stack" disabled=${run?.running}><legend class="label">To</legend>
       <${Choice} kind="subscribers" now=${kind} onKind=${setKind} title="Subscribers and outputs, as for a new event" />
@@ -96,8 +98,7 @@ export function SendAgain({ bucket, events, range, onClose }) {
           onInput=${(event) => setUrl(event.target.value.trim())} hint="The relay sends it, once, and keeps nothing of the answer." /><//>
     </fieldset>
     ${run && html`<${Progress} ...${run} onStop=${() => abort.current.abort()} />`}
-    <div class="row"><span class="grow"></span>${run && !run.running ? html`<${Button} onPress=${onClose}>Close<//>` : html`<${Button}
-      onPress=${onClose}>Cancel<//>`}
+    <div class="row"><span class="grow"></span>${!run?.running && html`<${Button} onPress=${onClose}>${run ? "Close" : "Cancel"}<//>`}
       <${Button} kind="first" type="submit" disabled=${missing || run?.running}>${run ? "Send once more" : "Send"}<//></div>
   </form><//>`;
 }
