@@ -58,7 +58,7 @@ def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
     row.get_by_role("button", name="Move billing").focus()
     clients.keyboard.press("Enter")
     dialog = clients.get_by_role("dialog", name="Move billing")
-    said = dialog.get_by_role("status")
+    said = dialog.get_by_role("status").first
     expect(said).to_contain_text("skips 19 events that it has not done")
     dialog.get_by_role("radio").first.focus()
     clients.keyboard.press("ArrowDown")

@@ -27,22 +27,27 @@ export class ApiError extends Error {
   }
 }
 
-/** Asks the relay and returns its JSON. `path` begins with /; `query` drops what is empty. Throws ApiError, or ApiError(0) where it can't be reached. */
-export async function ask(method, path, { query, body, signal: abort } = {}) {
+const GOES_ON = " The page goes on by itself when it is back.";
+const UNKNOWN = " Whether it did what was asked is not known: look before you do it again.";
+
+/** Asks the relay and returns its JSON. `path` begins with /; `query` drops what is empty. Throws ApiError, or ApiError(0) where it can't be reached, which
+ *  says `unreached`, too. */
+export async function ask(method, path, { query, body, signal: abort, unreached = method === "GET" ? GOES_ON : UNKNOWN } = {}) {
   const kept = Object.entries(query ?? {}).filter(([, value]) => value != null && value !== "");
   const search = kept.length ? `?${new URLSearchParams(kept)}` : "";
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   let response;
+  let text;
   try {
     response = await fetch(path + search, {
       method, headers, signal: abort, credentials: "same-origin", body: body === undefined ? undefined : JSON.stringify(body),
     });
+    text = await response.text();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError(0, { message: "The relay can't be reached. The page goes on by itself when it is back." });
+    throw new ApiError(0, { message: `The relay can't be reached.${unreached}` });
   }
   compareClocks(response.headers.get("Date"));
-  const text = await response.text();
   let document = null;
   try {
     document = text ? JSON.parse(text) : null;
@@ -77,7 +82,7 @@ export async function who() {
 
 /** Signs in with a token's secret or with a one-time code. */
 export async function signIn(credentials) {
-  session.value = await post("/ui/session", credentials);
+  session.value = await ask("POST", "/ui/session", { body: credentials, unreached: "" });
   signedOut.value = "";
 }
 

@@ -1,5 +1,5 @@
 // The page's frame: who is signed in, the rail, and the part that the address names.
-import { html, render, signal, useEffect, useState } from "./lib.js";
+import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
 import { session, signOut, signedOut, who } from "./api.js";
 import { Loaded, Toasts, tell } from "./parts/basic.js";
 import { link, match, place } from "./router.js";
@@ -46,6 +46,12 @@ function Page() {
     const named = RAIL.find(([, at]) => at === page?.pattern);
     if (named) document.title = `${named[2]} · Relay`;
   }, [page?.pattern]);
+  const begun = useRef(false);
+  useEffect(() => {
+    // What was pressed has gone with the part that it was in: the focus goes to the part that came.
+    if (begun.current && document.activeElement === document.body) document.getElementById("main").focus({ preventScroll: true });
+    begun.current = true;
+  }, [path]);
   if (!page) return html`<h1>There is nothing here</h1><p><a href=${link("/")}>Go to the buckets</a></p>`;
   return html`<${Loaded} load=${page.load} ...${page.parts} query=${query} />`;
 }

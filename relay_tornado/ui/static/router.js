@@ -3,12 +3,17 @@ import { signal } from "./lib.js";
 
 const ROOT = "/ui";
 
+/** A name for an entry of the browser's history that no other one has. */
+const named = () => ({ entry: Math.random().toString(36).slice(2) });
+
 function here() {
+  if (!window.history.state?.entry) window.history.replaceState(named(), "");
   const { pathname, search } = window.location;
-  return { path: pathname.startsWith(ROOT) ? pathname.slice(ROOT.length) || "/" : "/", query: new URLSearchParams(search) };
+  const path = pathname.startsWith(ROOT) ? pathname.slice(ROOT.length) || "/" : "/";
+  return { path, query: new URLSearchParams(search), entry: window.history.state.entry };
 }
 
-/** {path: "/buckets/orders", query: URLSearchParams}. */
+/** {path: "/buckets/orders", query: URLSearchParams, entry: what tells this entry of the browser's history from all others}. */
 export const place = signal(here());
 
 /** The address of a place: link("/buckets", name), parts are encoded; an object at the end is the query. */
@@ -21,12 +26,38 @@ export function link(first, ...rest) {
 
 /** Goes to an address that `link` made. */
 export function go(address, { replace = false } = {}) {
-  window.history[replace ? "replaceState" : "pushState"](null, "", address);
+  if (replace) window.history.replaceState(window.history.state, "", address);
+  else window.history.pushState(named(), "", address);
   place.value = here();
+}
+
+/** How far down the window was, by entry. */
+const depths = new Map();
+const PATIENCE = 5000;
+
+window.addEventListener("scroll", () => depths.set(place.peek().entry, window.scrollY), { passive: true });
+
+/** Scrolls to where it was, once what is loaded is as long again; whoever scrolls meanwhile has it as they like. */
+function down(depth) {
+  const watch = new ResizeObserver(() => {
+    window.scrollTo(0, depth);
+    if (window.scrollY > depth - 1) end();
+  });
+  const timer = setTimeout(() => end(), PATIENCE);
+  const own = ["wheel", "touchstart", "pointerdown", "keydown", "popstate"];
+  const end = () => {
+    watch.disconnect();
+    clearTimeout(timer);
+    for (const each of own) window.removeEventListener(each, end);
+  };
+  for (const each of own) window.addEventListener(each, end);
+  watch.observe(document.body);
 }
 
 window.addEventListener("popstate", () => {
   place.value = here();
+  const depth = depths.get(place.value.entry);
+  if (depth) down(depth);
 });
 
 // Links within the page change the place and load nothing; a click that asks for a new tab stays the browser's.

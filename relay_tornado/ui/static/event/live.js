@@ -65,9 +65,17 @@ export class Live {
     return this.rows.indexOf(id);
   }
 
+  /** Whether there may be events that only a search finds. */
+  get behind() {
+    return needsSearch(this.filter) || this.missed || Boolean(this.error.value);
+  }
+
   // its life
 
+  /** Begins, also once more after the end: then with the rows that it had, and what came meanwhile. */
   start() {
+    this.abort = new AbortController();
+    if (this.paused.value) this.resume();
     this.fill();
     const until = Number(this.filter.to);
     if (until && until < Date.now() / 1000) {
@@ -86,7 +94,7 @@ export class Live {
       subscribed: (entry, resumed) => {
         // What came between the first page and the subscription is on no stream: look again where there may be such events.
         this.missed ||= !resumed && (entry.head ?? 0) > (this.rows.newest?.seq ?? 0);
-        if (!this.filled || needsSearch(this.filter) || this.missed) this.fill();
+        if (!this.filled || (this.behind && !this.paused.value)) this.fill();
       },
       status: (text) => this.became(text),
     });
@@ -119,6 +127,7 @@ export class Live {
     clearInterval(this.looking);
     clearTimeout(this.soon);
     cancelAnimationFrame(this.frame);
+    Object.assign(this, { rested: undefined, soon: undefined, frame: 0 });
   }
 
   // what comes in
@@ -197,7 +206,7 @@ export class Live {
         this.clear();
         this.fill();
       } else for (const record of held) this.rows.place(record);
-      if (needsSearch(this.filter)) this.fill();
+      if (this.behind) this.fill();
       this.trim();
       this.changed();
     });
@@ -213,11 +222,17 @@ export class Live {
 
   /** The newest page, joined with what is there. */
   async fill() {
+    const known = (record) => this.rows.has(record.id);
     try {
-      const { records, next } = await this.ask({ limit: PAGE });
+      let { records, next } = await this.ask({ limit: PAGE });
+      // Where somebody looks at older ones, what came above them is read until it meets them.
+      while (this.away && this.filled && next && records.length < KEEP && !records.some(known)) {
+        const page = await this.ask({ limit: 500, cursor: next });
+        [records, next] = [[...records, ...page.records], page.next];
+      }
       batch(() => {
         // A page of nothing but news has more of them behind it, so what was there is too far away to be joined.
-        if (!this.rows.length || (this.filled && records.length >= PAGE && !records.some((record) => this.rows.has(record.id)))) {
+        if (!this.rows.length || (this.filled && records.length >= PAGE && !records.some(known))) {
           this.rows = new Rows(records.length ? this.rows.after(records[0]) : []);
           this.cursor = next;
           this.whole.value = !next;

@@ -7,7 +7,7 @@ import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
 import { Badge, Problem, Time, bytes, number, useLoaded } from "../parts/basic.js";
-import { Plain, Short, useFirst } from "../parts/plain.js";
+import { Path, Plain, Short, useFirst } from "../parts/plain.js";
 import { link } from "../router.js";
 
 const AROUND = 3;
@@ -123,8 +123,7 @@ function Bodies({ left, right }) {
 function Side({ log, name }) {
   return html`<div class="card stack"><div class="row"><${Badge} kind=${name === "Left" ? "bad" : "good"}>${name}<//><a
     href=${link("/events", log.id)}>${log.id}</a></div>
-    <div class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <span class="mono"><${Plain}
-      text=${(log.extra_path || "/") + (log.raw_query && `?${log.raw_query}`)} /></span></div>
+    <div class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} log=${log} /></div>
     <div class="soft small"><${Time} at=${log.received_at} exact /> from <span class="mono">${log.ip_address}</span></div></div>`;
 }
 

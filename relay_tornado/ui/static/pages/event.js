@@ -6,11 +6,11 @@ import { curl } from "../event/curl.js";
 import { fields } from "../event/forms.js";
 import { headersOf } from "../event/headers.js";
 import { shown } from "../event/plain.js";
-import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded } from "../parts/basic.js";
+import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, zone } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
 import { Deliveries, HeaderTable } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
-import { Plain } from "../parts/plain.js";
+import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
 import { go, link } from "../router.js";
 
@@ -34,8 +34,7 @@ function Verdict({ log }) {
 function Facts({ log, input, size, headerSize }) {
   const exact = new Date(log.received_at * 1000);
   return html`<dl class="facts">
-    <dt>Received</dt><dd><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span
-      class="soft">(<${Time} at=${log.received_at} />)</span></dd>
+    <dt>Received</dt><dd><${Time} at=${log.received_at} exact />.${String(exact.getMilliseconds()).padStart(3, "0")} <span class="soft">${zone(exact)} (<${Time} at=${log.received_at} />)</span></dd>
     <dt>Sender</dt><dd class="mono"><${Plain} text=${log.ip_address || "–"} /></dd>
     <dt>Input</dt><dd><${Plain} text=${input?.name ?? log.input_id} /></dd>
     <dt>Size</dt><dd>${bytes(size)} of body, ${bytes(headerSize)} of headers</dd>
@@ -97,14 +96,22 @@ const eventId = (id) => id.split("-").slice(0, 2).join("-");
  *  was loaded; `chosen` are ids to compare with. */
 export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen = [] }) {
   const settled = useRef(false);
-  const [log, error, again] = useLoaded((signal) => get(v1("logs", id), undefined, signal), { on: [id] });
+  const asking = useRef(0);
+  const [log, error, again] = useLoaded(async (signal) => {
+    asking.current += 1;
+    try {
+      return await get(v1("logs", id), undefined, signal);
+    } finally {
+      asking.current -= 1;
+    }
+  }, { on: [id] });
   const [dialog, setDialog] = useState("");
   const top = useRef(null);
   const bodyBytes = useMemo(() => (log ? bodyOf(log) : null), [log?.id]);
   const headers = useMemo(() => (log ? headersOf(log) : []), [log?.id]);
   settled.current = !log || log.id !== id || (log.size ?? bodyBytes.length) > SMALL || document.hidden;
   useEffect(() => {
-    const timer = setInterval(() => settled.current || again(), REFRESH * 1000);
+    const timer = setInterval(() => settled.current || asking.current || again(), REFRESH * 1000);
     return () => clearInterval(timer);
   }, [id]);
   useEffect(() => {
@@ -140,8 +147,8 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const permalink = new URL(link("/events", log.id), window.location.href).href;
   return html`<article class="event stack" aria-busy=${log.id !== id ? "true" : "false"}>
     ${tools}
-    <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <span class="mono"><${Plain}
-      text=${(log.extra_path || "/") + (log.raw_query && `?${log.raw_query}`)} /></span>${log.edited && html` <${Badge}
+    <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} key=${log.id}
+      log=${log} />${log.edited && html` <${Badge}
         kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>
     <div class="row">
       <${Button} kind="first" disabled=${!bucket} onPress=${() => setDialog("send")}>Send again<//><${Button} disabled=${!bucket}
@@ -165,11 +172,8 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
 
 /** The page of one event. */
 export default function EventPage({ id }) {
-  const [bucket, setBucket] = useState(null);
   const [log, setLog] = useState(null);
-  useEffect(() => {
-    if (log && log.bucket_id !== bucket?.id) get(v1("buckets", log.bucket_id)).then(setBucket, (error) => tell(error.message, "bad"));
-  }, [log?.bucket_id]);
+  const [bucket, trouble] = useLoaded(async (signal) => log && get(v1("buckets", log.bucket_id), undefined, signal), { on: [log?.bucket_id] });
   useEffect(() => {
     if (log) document.title = `${shown(`${log.method} ${log.extra_path || "/"}`).slice(0, 80)} · Relay`;
     return () => {
@@ -188,6 +192,7 @@ export default function EventPage({ id }) {
   return html`<div class="stack">
     <nav aria-label="Where this is" class="soft">${bucket ? html`<a href=${link("/buckets", bucket.name)}>${bucket.name}
       </a>` : "Bucket"} / event</nav>
+    <${Problem} error=${trouble} />
     <div class="card"><${EventView} id=${id} bucket=${bucket} onLog=${setLog} onNewer=${() => to(newerThan, "This is the newest event.")}
       onOlder=${() => to(olderThan, "This is the oldest event that is kept.")} /></div>
   </div>`;

@@ -1,9 +1,10 @@
 // The events of a bucket: a live list, newest first, and beside it the event that one looks at.
-import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
+import { effect, html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
+import { session } from "../api.js";
 import { MOST, Live } from "../event/live.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
-import { Badge, Empty, Problem, bytes, number } from "../parts/basic.js";
+import { Badge, Empty, Problem, bytes, number, today } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
 import { FEW, Plain } from "../parts/plain.js";
@@ -11,11 +12,11 @@ import { DELIVERY } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
-import { go, link } from "../router.js";
+import { go, link, place } from "../router.js";
 import { EventView } from "./event.js";
 
 const WIDE = matchMedia("(min-width: 1100px)");
-const DAY = new Intl.DateTimeFormat("sv-SE", { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" });
+const DAY = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
 const CLOCK = new Intl.DateTimeFormat("sv-SE", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const REFRESH = 4000;
 
@@ -26,8 +27,7 @@ const STATES = {
 
 function Clock({ at }) {
   const date = new Date(at * 1000);
-  const today = date.toDateString() === new Date().toDateString();
-  return html`<time dateTime=${date.toISOString()}>${(today ? CLOCK : DAY).format(date)}</time>`;
+  return html`<time dateTime=${date.toISOString()}>${date.toDateString() === today.value ? CLOCK.format(date) : DAY.format(date).slice(5)}</time>`;
 }
 
 const GAPS = new Map([
@@ -74,7 +74,7 @@ function useWide() {
 
 /** The height that is left of the window below an element's top. */
 function useRest(element, on) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const fit = () => {
       if (!element.current) return;
       const bar = window.innerWidth < 800 ? 72 : 64;
@@ -92,17 +92,39 @@ function useRest(element, on) {
   }, on);
 }
 
+/** The lists that were left, by the entry of the browser's history, the last one last: whoever goes back finds one as it was. */
+const left = new Map();
+
+effect(() => {
+  if (!session.value) left.clear();
+});
+
+function leave(entry, list) {
+  if (!session.peek()) return;
+  left.delete(entry);
+  left.set(entry, list);
+  let rows = 0;
+  for (const each of [...left.keys()].reverse()) {
+    rows += left.get(each).live.length;
+    if (rows > MOST && each !== entry) left.delete(each);
+  }
+}
+
 /** The tab. `bucket` is the bucket's document, `query` the address's: the filter, and with `event` the event that is looked at. */
 export default function Events({ bucket, query }) {
   const wide = useWide();
   const filter = filterOf(query);
-  const about = JSON.stringify(filter);
-  const live = useMemo(() => new Live(bucket.id, filter), [bucket.id, about]);
-  const [chosen, setChosen] = useState(new Set());
-  const [active, setActive] = useState(query.get("event"));
+  const about = JSON.stringify([bucket.id, filter]);
+  const entry = useMemo(() => place.peek().entry, [query]);
+  const [before] = useState(() => (left.get(entry)?.about === about ? left.get(entry) : null));
+  const live = useMemo(() => (before?.about === about ? before.live : new Live(bucket.id, filter)), [about]);
+  const at = useRef({ top: before?.at.top ?? 0 }).current;
+  const [chosen, setChosen] = useState(before?.chosen ?? new Set());
+  const [active, setActive] = useState(query.get("event") ?? before?.active ?? null);
   const [dialog, setDialog] = useState(null);
   const panes = useRef(null);
   const sight = useRef([0, 0]);
+  const had = useRef(null);
   const open = query.get("event");
   const named = JSON.stringify(bucket.inputs.length > 1 ? bucket.inputs.map((each) => [each.id, each.name]) : []);
   const inputs = useMemo(() => new Map(JSON.parse(named)), [named]);
@@ -116,11 +138,26 @@ export default function Events({ bucket, query }) {
     };
   }, [live]);
   useRest(panes, [wide]);
+  const leaving = useRef(null);
+  leaving.current = () => leave(entry, { about, live, at, chosen, active });
+  useEffect(() => () => leaving.current(), []);
 
   useEffect(() => {
     // Over the list, the event is all that there is.
     if (open && !wide) panes.current.querySelector(".event-pane").focus();
+    // Closed by the browser's Back, it had the focus.
+    else if (!open && had.current && document.activeElement === document.body) panes.current.querySelector("[role=listbox]").focus();
+    had.current = open;
   }, [open, wide]);
+  const over = Boolean(open) && !wide;
+  useEffect(() => {
+    // What it covers is not seen, so it is not to be reached either.
+    const covered = over ? [...document.querySelectorAll("main > *, .events > *, .below")].filter((each) => !each.contains(panes.current)) : [];
+    for (const each of covered) each.inert = true;
+    return () => {
+      for (const each of covered) each.inert = false;
+    };
+  }, [over]);
 
   const to = (next, options) => go(window.location.pathname + (Object.keys(next).length ? `?${new URLSearchParams(next)}` : ""), options);
   const show = (id) => to(id ? { ...filter, event: id } : filter, { replace: wide || Boolean(open) });
@@ -168,7 +205,7 @@ export default function Events({ bucket, query }) {
   const two = ids.length === 2 && [...ids].sort((a, b) => live.indexOf(b) - live.indexOf(a));
   const pastEvent = live.filled && !live.length && live.whole.value;
   return html`<div class="events stack">
-    <div class="head"><div class="row" role="status"><${Badge} kind=${paused ? "warn" : kind}>${paused ? "Paused" : word}<//>
+    <div class="head"><div class="row"><span role="status"><${Badge} kind=${paused ? "warn" : kind}>${paused ? "Paused" : word}<//></span>
       ${paused ? html`<span class="soft">${number(waiting)} waiting</span>` : html`<span class="soft small">
         ${number(live.length)}${live.whole.value ? "" : "+"} listed</span>`}</div>
       <div class="row">${live.state.value !== "past" && html`<button type="button" class="button" aria-keyshortcuts="p"
@@ -184,11 +221,11 @@ export default function Events({ bucket, query }) {
       <button type="button" class="button tiny" onClick=${() => setDialog("chosen")}>Send again</button>
       <button type="button" class="button tiny" onClick=${() => setChosen(new Set())}>Clear</button></div>`}
     <div class=${`panes${open ? " with-event" : ""}`} ref=${panes}>
-      <div class="pane" inert=${Boolean(open) && !wide}><${List} label="Events, newest first" length=${live.length}
+      <div class="pane" inert=${over}><${List} label="Events, newest first" length=${live.length}
         row=${(index) => live.row(index)} version=${version} active=${active} chosen=${chosen}
         draw=${(row, isChosen) => html`<${Row} row=${row} chosen=${isChosen} inputs=${inputs} />`} drawnFor=${inputs} onActive=${look}
         onChosen=${setChosen} onOpen=${opened}
-        onAway=${(away) => { live.away = away; }} onEnd=${() => live.older()} onSight=${(from, end) => { sight.current = [from, end]; }}>
+        onAway=${(away) => { live.away = away; }} onEnd=${() => live.older()} onSight=${(from, end) => { sight.current = [from, end]; }} at=${at}>
         ${pastEvent && html`<${Nothing} filtered=${Object.keys(filter).length > 0} />`}
         <${Bottom} live=${live} />
       <//></div>

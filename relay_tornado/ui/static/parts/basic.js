@@ -1,11 +1,12 @@
 // Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
-import { html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
+import { computed, html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
 import { ahead } from "../api.js";
 
 // numbers and times
 
 const NUMBER = new Intl.NumberFormat("en");
 const WHEN = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
+const ZONE = new Intl.DateTimeFormat("en", { timeZoneName: "shortOffset" });
 
 export const number = (value) => (value == null ? "–" : NUMBER.format(value));
 
@@ -34,19 +35,28 @@ setInterval(() => {
   if (!document.hidden) now.value = Date.now();
 }, 5000);
 
+/** The day that it is, as Date.toDateString has it. */
+export const today = computed(() => new Date(now.value).toDateString());
+
+/** UTC+5:30, by which times of this date are shown. */
+export const zone = (date) => ZONE.formatToParts(date).find(({ type }) => type === "timeZoneName").value.replace("GMT", "UTC");
+
 /** A moment in unix seconds, as how long ago it is, or (exact) as date and time. */
 export function Time({ at, exact = false }) {
   if (!at) return html`<span class="soft">never</span>`;
   const date = new Date(at * 1000);
   const past = (now.value + ahead.value) / 1000 - at;
   const text = exact ? WHEN.format(date) : past < 5 && past > -5 ? "now" : past >= 0 ? `${duration(past)} ago` : `in ${duration(-past)}`;
-  return html`<time dateTime=${date.toISOString()} title=${WHEN.format(date)}>${text}</time>`;
+  return html`<time dateTime=${date.toISOString()} title=${`${WHEN.format(date)} ${zone(date)}`}>${text}</time>`;
 }
 
 // what is said to the person
 
 export const toasts = signal([]);
 let told = 0;
+
+/** The dialogs that are open, the topmost last. */
+const dialogs = signal([]);
 
 /** Says something for a few seconds; kind "bad" stays longer. */
 export function tell(text, kind = "") {
@@ -57,16 +67,18 @@ export function tell(text, kind = "") {
   }, kind === "bad" ? 10000 : 4000);
 }
 
-export function Toasts() {
+/** What is told stands in the topmost dialog, the page itself where none is open: outside a dialog screen readers read nothing. `within` is the
+ *  dialog that this is a part of. */
+export function Toasts({ within }) {
   const box = useRef(null);
-  const newest = toasts.value.at(-1)?.id;
-  // Shown anew with each, so that it stands above a dialog that was opened meanwhile.
+  const here = dialogs.value.at(-1) === within;
+  // Shown anew once the dialog is open, so that it stands above it.
   useLayoutEffect(() => {
     box.current.hidePopover?.();
     box.current.showPopover?.();
-  }, [newest]);
+  }, [here]);
   return html`<div class="toasts" ref=${box} popover="manual" role="status" aria-live="polite">
-    ${toasts.value.map((toast) => html`<p class=${`toast ${toast.kind}`} key=${toast.id}>${toast.text}</p>`)}
+    ${here && toasts.value.map((toast) => html`<p class=${`toast ${toast.kind}`} key=${toast.id}>${toast.text}</p>`)}
   </div>`;
 }
 
@@ -103,19 +115,31 @@ export function Button({ onPress, children, kind = "", type = "button", disabled
   return html`<button type=${type} class=${`button ${kind}`} disabled=${disabled} aria-disabled=${busy ? "true" : undefined} aria-busy=${busy} onClick=${press} ...${rest}>${children}</button>`;
 }
 
+/** Copies a text where the browser has no clipboard for pages, as on plain HTTP: by a selection beside the button, since outside a dialog nothing can
+ *  be selected while it is open. Whether it did. */
+function copyBy(button, text) {
+  const area = document.createElement("textarea");
+  area.value = text;
+  area.className = "hidden";
+  button.after(area);
+  area.select();
+  const copied = document.activeElement === area && document.execCommand("copy");
+  area.remove();
+  button.focus();
+  return copied;
+}
+
 /** Copies a text, or what a function makes then; `label` says what it is, for those who can't see. */
 export function Copy({ text, label, children }) {
-  const copy = async () => {
+  const copy = async ({ currentTarget: button }) => {
     const copied = typeof text === "function" ? text() : text;
     try {
       await navigator.clipboard.writeText(copied);
     } catch {
-      const area = document.createElement("textarea");
-      area.value = copied;
-      document.body.append(area);
-      area.select();
-      document.execCommand("copy");
-      area.remove();
+      if (!copyBy(button, copied)) {
+        tell(`This browser copied nothing: select the ${label} and copy it by hand.`, "bad");
+        return;
+      }
     }
     tell(`${label} copied`);
   };
@@ -143,7 +167,9 @@ export function Dialog({ title, onClose, wide = false, children }) {
   useLayoutEffect(() => {
     const [before, element] = [document.activeElement, dialog.current];
     element.showModal();
+    dialogs.value = [...dialogs.peek(), dialog];
     return () => {
+      dialogs.value = dialogs.peek().filter((each) => each !== dialog);
       element.close();
       before?.focus?.();
     };
@@ -166,6 +192,7 @@ export function Dialog({ title, onClose, wide = false, children }) {
   return html`<dialog ref=${dialog} class=${wide ? "wide" : ""} aria-label=${title} onCancel=${escape} onClose=${closed} onMouseDown=${outside}>
     <div class="stack"><div class="head"><h2>${title}</h2>
       <button type="button" class="button plain" aria-label="Close" onClick=${onClose}>✕</button></div>${children}</div>
+    <${Toasts} within=${dialog} />
   </dialog>`;
 }
 
@@ -231,7 +258,7 @@ function patient(whole) {
   return { signal: AbortSignal.any([whole, own.signal]), settle: () => clearTimeout(timer) };
 }
 
-/** Loads something and again every `every` seconds while the page is looked at: [value, error, again]. */
+/** Loads something, again every `every` seconds while the page is looked at, and again where the relay can't be reached: [value, error, again]. */
 export function useLoaded(load, { every = 0, on = [] } = {}) {
   const [state, setState] = useState({ value: undefined, error: null });
   const [turn, setTurn] = useState(0);
@@ -240,14 +267,16 @@ export function useLoaded(load, { every = 0, on = [] } = {}) {
     const abort = new AbortController();
     const run = async () => {
       const asked = patient(abort.signal);
+      let wait = every * 1000;
       try {
         const value = await load(every ? asked.signal : abort.signal);
         if (!abort.signal.aborted) setState({ value, error: null });
       } catch (error) {
         if (!abort.signal.aborted) setState((before) => ({ ...before, error }));
+        if (error.status === 0) wait ||= AGAIN;
       }
       asked.settle();
-      if (every && !abort.signal.aborted) timer = setTimeout(next, every * 1000);
+      if (wait && !abort.signal.aborted) timer = setTimeout(next, wait);
     };
     const next = () => (document.hidden ? (timer = setTimeout(next, 1000)) : run());
     run();

@@ -28,13 +28,14 @@ function Drawn({ item, isChosen, drawnFor, draw }) {
  * The list. `length` rows, `row(index)` an object with an `id`, which is another one once it has changed; `version` changes whenever rows do.
  * `draw(row, chosen)` is what stands in one, and is asked again when `drawnFor` changes. `active` is the id of the row that the keyboard is at,
  * `chosen` a Set of ids. Callbacks: onActive(id), onChosen(Set), onOpen(id, event), onAway(boolean: not at the top), onEnd() near the last row,
- * onSight(from, to) after the rows in sight have changed.
+ * onSight(from, to) after the rows in sight have changed. `at` is where it begins, {top: pixels}, and is kept up to date.
  */
-export function List({ label, length, row, version, draw, drawnFor, active, chosen, onActive, onChosen, onOpen, onAway, onEnd, onSight, children }) {
+export function List({ label, length, row, version, draw, drawnFor, active, chosen, onActive, onChosen, onOpen, onAway, onEnd, onSight, at: place, children }) {
   const box = useRef(null);
   const [view, setView] = useState({ top: 0, height: 600 });
   const rowHeight = useRowHeight(box);
   const anchor = useRef(null);
+  const begin = useRef(place.top);
   const from = useRef(null);
   const prefix = useMemo(() => `list-${Math.random().toString(36).slice(2, 8)}`, []);
   const most = Math.min(length, Math.floor(MAX_HEIGHT / rowHeight));
@@ -52,6 +53,7 @@ export function List({ label, length, row, version, draw, drawnFor, active, chos
   const remember = () => {
     if (!box.current) return;
     const { scrollTop, clientHeight } = box.current;
+    place.top = scrollTop;
     const index = Math.floor(scrollTop / rowHeight);
     anchor.current = index < most ? { id: row(index)?.id, index } : null;
     setView((before) => (before.top === scrollTop && before.height === clientHeight ? before : { top: scrollTop, height: clientHeight }));
@@ -60,6 +62,7 @@ export function List({ label, length, row, version, draw, drawnFor, active, chos
   };
 
   useEffect(() => {
+    if (begin.current) box.current.scrollTop = begin.current;
     const watch = new ResizeObserver(remember);
     watch.observe(box.current);
     return () => watch.disconnect();

@@ -28,6 +28,13 @@ export function Short({ text, lines = false, most = MOST }) {
     class="button tiny" onClick=${() => setMore(more + 10 * MOST)}>${text.length - begun.length} more characters</button>`}`;
 }
 
+/** Characters of a path that stand above all else at first. */
+const LINE = 300;
+
+/** The path of a log with its query, as it came; its beginning where it is long. */
+export const Path = ({ log }) => html`<span class="mono"><${Short} text=${(log.extra_path || "/") + (log.raw_query && `?${log.raw_query}`)}
+  most=${LINE} /></span>`;
+
 const ROWS = 200;
 
 /** The first of rows of which a sender may have sent any number, and a button for more where there are: [shown, button]. */

@@ -1,0 +1,212 @@
+"""What the page tells, and what it says of a relay that is slow or away. A real relay and Chromium."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, Route, expect
+
+from tests.acceptance.relay import Relay
+from tests.ui.browser import Watch, sign_in, watched
+from tests.ui.sending import Sender, live, rows
+
+NO_CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', { value: undefined });"
+"""What a page that did not come over HTTPS has."""
+
+
+def read_aloud(page: Page) -> str:
+    """What Chromium gives to screen readers, as one text."""
+    client = page.context.new_cdp_session(page)
+    nodes: list[Any] = client.send("Accessibility.getFullAXTree")["nodes"]
+    return "\n".join(str(each["name"].get("value", "")) for each in nodes if not each["ignored"] and "name" in each)
+
+
+def test_what_is_told_is_read_aloud(events: Page, watch: Watch, sender: Sender) -> None:
+    """Also while a dialog is open, or one over another, and once it is closed."""
+    watch.expected.append("status of 503")
+    sender.send("/x")
+    rows(events).first.click()
+    events.get_by_role("button", name="Edit and send").click()
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_label("Body", exact=True).fill("x")
+    dialog.get_by_role("button", name="Edit as base64").click()
+    dialog.get_by_label("Body, in base64").fill("gICA")
+    dialog.get_by_role("button", name="Edit as text").click()
+    expect(events.locator(".toast")).to_have_text("This body is no text.")
+    assert "This body is no text." in read_aloud(events)
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(events.locator(".toast").last).to_contain_text("Sent as")
+    expect(dialog).to_have_count(0)
+    assert "Sent as" in read_aloud(events)
+
+
+def test_events_are_not_read_aloud(events: Page, sender: Sender) -> None:
+    """Whether it is live is announced; how many are listed, at each event that comes, is not."""
+    said = events.get_by_role("status").all_inner_texts()
+    sender.send("/x")
+    expect(rows(events)).to_have_count(1)
+    expect(events.get_by_text("1 listed")).to_be_visible()
+    assert events.get_by_role("status").all_inner_texts() == said
+
+
+def test_copying_without_a_clipboard(page: Page, relay: Relay, administrator: str) -> None:
+    """Where pages have none, as over plain HTTP, it is copied all the same, also out of a dialog: a secret is shown
+    once. What can't be copied is said to be so."""
+    page.add_init_script(NO_CLIPBOARD)
+    relay.create_bucket("copied")
+    sign_in(page, relay, administrator)
+    page.goto("/ui/tokens?bucket=copied")
+    page.get_by_role("button", name="Make the token").click()
+    dialog = page.get_by_role("dialog", name="The secret, this once")
+    button = dialog.get_by_role("button", name="Copy secret")
+    button.click()
+    expect(page.locator(".toast")).to_have_text("secret copied")
+    expect(button).to_be_focused()
+    secret = dialog.locator("code").first.inner_text()
+    dialog.get_by_role("button", name="I have it").click()
+    page.goto("/ui/")
+    page.get_by_role("button", name="New bucket").click()
+    page.get_by_label("Name", exact=True).focus()
+    page.keyboard.press("Control+v")
+    expect(page.get_by_label("Name", exact=True)).to_have_value(secret)
+    page.get_by_role("button", name="Cancel").click()
+    page.evaluate("() => { document.execCommand = () => false; }")
+    page.get_by_role("link", name="copied").click()
+    page.get_by_role("link", name="Connect").click()
+    page.get_by_role("button", name="Copy URL", exact=True).click()
+    expect(page.locator(".toast")).to_contain_text("copied nothing")
+
+
+def test_what_could_not_be_asked_is_asked_again(events: Page, watch: Watch, sender: Sender) -> None:
+    """An event that was asked for while the relay was away is there once it is back; nobody has to press anything."""
+    watch.expected.append("ERR_CONNECTION_REFUSED")
+    sender.send("/0")
+    (event,) = sender.events()
+    events.route("**/v1/logs/*", lambda route: route.abort("connectionrefused"))
+    events.goto(f"/ui/events/{event['id']}")
+    expect(events.get_by_role("alert")).to_contain_text("The relay can't be reached. The page goes on by itself")
+    events.unroute("**/v1/logs/*")
+    expect(events.get_by_role("heading", level=1)).to_contain_text("/0")
+    expect(events.get_by_role("button", name="Send again")).to_be_enabled()
+
+
+def test_a_part_that_failed_comes_with_the_stream(page: Page, watch: Watch, tmp_path: Path) -> None:
+    """Older events that could not be loaded while the relay was away: the list says so no longer once it is live."""
+    watch.expected += ["ERR_CONNECTION", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE", "Failed to load resource", "asked for"]
+    with Relay(tmp_path / "data") as own:
+        _, secret = own.create_token()
+        ours = Sender(own, secret, "away")
+        for index in range(150):
+            ours.send(f"/{index}")
+        assert page.request.post(f"{own.url}/ui/session", data={"secret": secret}, headers={"Origin": own.url}).ok
+        page.goto(f"{own.url}/ui/buckets/away")
+        live(page)
+        expect(rows(page).first).to_contain_text("/149")
+        own.kill()
+        page.get_by_role("listbox").focus()
+        page.keyboard.press("End")
+        expect(page.get_by_role("alert").first).to_contain_text("can't be reached")
+        own.start()
+        live(page)
+        expect(page.get_by_role("alert")).to_have_count(0)
+        ours.close()
+        page.goto("about:blank")
+
+
+def test_what_may_have_been_done(events: Page, watch: Watch, sender: Sender) -> None:
+    """Of a change that got no answer the page does not say that it goes on by itself."""
+    watch.expected.append("ERR_CONNECTION_RESET")
+    sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", {"name": "shop", "internal": False,
+                "destination": "https://shop.example.org/", "paused": True})  # fmt: skip
+    events.goto(f"/ui/buckets/{sender.name}/outputs")
+    events.route(re.compile("/outputs/"), lambda route: route.abort("connectionreset"))
+    events.get_by_role("button", name="Resume shop").click()
+    expect(events.locator(".toast")).to_have_text(
+        "The relay can't be reached. Whether it did what was asked is not known: look before you do it again."
+    )
+
+
+def test_an_event_by_a_slow_relay(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
+    """What became of it is there at last, though each answer takes longer than the page waits between two looks."""
+    sender.send("/x")
+    (event,) = sender.events()
+    page.clock.install()
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/events/{event['id']}")
+    expect(page.get_by_text("Nobody has said yet")).to_be_visible()
+    expect(page.get_by_role("button", name="Send again")).to_be_enabled()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/logs/*", hold)
+    sender.rest("PUT", f"/v1/logs/{event['id']}", {"status_code": 200, "status": "sent"})
+    for _ in range(4):
+        page.clock.run_for(4000)
+        page.evaluate("() => 0")
+    assert len(held) == 1
+    held[0].continue_()
+    expect(page.locator(".delivery")).to_contain_text("sent 200")
+
+
+def test_an_output_that_is_disabled_and_paused(events: Page, sender: Sender) -> None:
+    """It is shown as both. Whoever takes one away is told of the other, also where somebody else disabled it since."""
+    path = f"/v1/buckets/{sender.name}/outputs"
+    output = {"name": "shop", "internal": False, "destination": "https://shop.example.org/", "paused": True}
+    made = sender.rest("POST", path, output)
+    events.goto(f"/ui/buckets/{sender.name}/outputs")
+    resume = events.get_by_role("button", name="Resume shop")
+    expect(resume).to_be_visible()
+    sender.rest("PUT", f"{path}/{made['id']}", {"disabled": True})
+    resume.click()
+    expect(events.locator(".toast")).to_contain_text("shop resumed, but it is disabled")
+    expect(events.get_by_role("button", name="Enable shop")).to_be_visible()
+    sender.rest("PUT", f"{path}/{made['id']}", {"paused": True})
+    events.reload()
+    card = events.get_by_role("listitem").filter(has_text="shop").last
+    expect(card.locator(".badge")).to_have_text(["public", "disabled", "paused"])
+    events.get_by_role("button", name="Enable shop").click()
+    expect(events.locator(".toast")).to_contain_text("shop enabled, but it is paused")
+    expect(resume).to_be_visible()
+
+
+def test_times_say_their_zone(chromium: Browser, relay: Relay, administrator: str, sender: Sender) -> None:
+    """Those of the browser: whoever compares them with another log knows by which."""
+    sender.send("/x")
+    (event,) = sender.events()
+    with watched(chromium, relay.url, timezone_id="Asia/Kolkata") as (page, _):
+        sign_in(page, relay, administrator)
+        page.goto(f"/ui/events/{event['id']}")
+        expect(page.get_by_text(re.compile(r"UTC\+5:30"))).to_be_visible()
+        expect(page.locator(".facts time").last).to_have_attribute("title", re.compile(r" UTC\+5:30$"))
+
+
+def test_yesterdays_events_say_so(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
+    """In a list that stays open over midnight, too."""
+    sender.send("/x")
+    page.clock.install()
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/buckets/{sender.name}")
+    when = rows(page).first.locator(".when")
+    expect(when).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))
+    page.clock.fast_forward("24:00:00")
+    expect(when).to_have_text(re.compile(r"^\d\d-\d\d \d\d:\d\d$"))
+
+
+def test_on_paper(events: Page, sender: Sender) -> None:
+    """All of a long body is there, in dark on light whatever the page is in, and nothing to press."""
+    body = "".join(f"line {index}\n" for index in range(500))
+    sender.send("/x", body.encode(), Content_Type="text/plain")
+    rows(events).first.click()
+    code = events.get_by_label("Body, raw")
+    expect(code).to_be_visible()
+    events.evaluate("() => { document.documentElement.dataset.theme = 'dark'; }")
+    events.emulate_media(media="print")
+    assert code.evaluate("(code) => code.clientHeight >= code.scrollHeight - 1")
+    assert events.locator(".event-pane").evaluate("(pane) => pane.clientHeight >= pane.scrollHeight - 1")
+    assert events.evaluate("() => getComputedStyle(document.body).color") == "rgb(26, 31, 41)"
+    for hidden in (events.locator(".rail"), events.get_by_role("button", name="Send again").first):
+        expect(hidden).to_be_hidden()
