@@ -379,3 +379,52 @@ def test_no_part_scrolls_sideways(
         page.goto(path)
         page.get_by_role("heading", level=1).wait_for()
         assert page.evaluate(wide) <= width
+
+
+def test_what_is_typed_stays(events: Page, sender: Sender) -> None:
+    """A search for two words that is thought about between them; a time whose year is corrected, digit by digit."""
+    sender.send("/x", b"two words")
+    sender.send("/y", b"two birds")
+    expect(rows(events)).to_have_count(2)
+    search = events.get_by_label("Search in bodies")
+    search.press_sequentially("two ")
+    expect(events).to_have_url(re.compile(r"q=two$"))
+    search.press_sequentially("words")
+    expect(rows(events)).to_have_count(1)
+    expect(search).to_have_value("two words")
+    events.get_by_role("button", name="Show all").click()
+    expect(search).to_have_value("")
+    events.get_by_role("button", name="Filter").click()
+    since = events.get_by_label("From", exact=True)
+    since.fill("2031-02-03T04:05:06")
+    expect(events.get_by_text("No event fits")).to_be_visible()
+    since.focus()
+    for key in ("ArrowRight", "ArrowRight", *"2024"):
+        events.keyboard.press(key)
+        events.wait_for_timeout(500)  # longer than what is typed is waited for
+    expect(rows(events)).to_have_count(2)
+    expect(since).to_have_value("2024-02-03T04:05:06")
+    expect(events).to_have_url(re.compile(r"from=170\d{7}$"))
+
+
+def test_a_long_path_leaves_the_buttons_in_sight(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:
+    """On a phone it is shown by its beginning, and the rest at a press."""
+    path = "/" + "x" * 4000
+    sender.send(path)
+    page.set_viewport_size({"width": 390, "height": 844})
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/events/{sender.events()[0]['id']}")
+    expect(page.get_by_role("button", name="Send again")).to_be_in_viewport(ratio=1)
+    heading = page.get_by_role("heading", level=1)
+    heading.get_by_role("button", name="more characters").click()
+    expect(heading).to_contain_text(path)
+
+
+def test_an_address_that_is_none(page: Page, relay: Relay, administrator: str) -> None:
+    """Also one that is no text is answered by the page, with a way on."""
+    sign_in(page, relay, administrator)
+    for path in ("events/%ff", "buckets/%c3%28/events", "nowhere/%"):
+        page.goto(f"/ui/{path}")
+        expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
+        page.get_by_role("link", name="Go to the buckets").click()
+        expect(page.get_by_role("heading", name="Buckets")).to_be_visible()

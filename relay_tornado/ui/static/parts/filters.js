@@ -18,25 +18,35 @@ function local(seconds) {
 }
 const seconds = (value) => (value ? String(Math.floor(new Date(value).getTime() / 1000)) : "");
 
-/** An input that says what was typed once typing has paused, or at Enter. */
-function Typed({ value, onValue, ...rest }) {
-  const [text, setText] = useState(value);
+/** An input that says what was typed once typing has paused, or at Enter; `write` makes a text of a value, `read` a value of a text. What is typed
+ *  stays as it is typed, whatever it says. */
+function Typed({ value, onValue, read = (text) => text.trim(), write = (given) => given, ...rest }) {
+  const [text, setText] = useState(write(value));
   const timer = useRef(0);
-  useEffect(() => setText(value), [value]);
+  const said = useRef(value);
+  useEffect(() => {
+    if (value !== said.current) setText(write(value));
+    said.current = value;
+  }, [value]);
   useEffect(() => () => clearTimeout(timer.current), []);
-  const now = (next) => {
+  const now = ({ value: typed, validity }) => {
     clearTimeout(timer.current);
-    if (next !== value) onValue(next);
+    const next = read(typed);
+    if (next === value || !validity.valid) return;
+    said.current = next;
+    onValue(next);
   };
-  const input = (event) => {
-    const next = event.target.value;
-    setText(next);
+  const input = ({ target }) => {
+    setText(target.value);
     clearTimeout(timer.current);
-    timer.current = setTimeout(now, 400, next.trim());
+    timer.current = setTimeout(now, 400, target);
   };
-  return html`<${Field} ...${rest} value=${text} onInput=${input} onKeyDown=${(event) => event.key === "Enter" && now(text.trim())}
-    onBlur=${() => now(text.trim())} autocomplete="off" spellcheck=${false} />`;
+  return html`<${Field} ...${rest} value=${text} onInput=${input} onKeyDown=${(event) => event.key === "Enter" && now(event.target)}
+    onBlur=${(event) => now(event.target)} autocomplete="off" spellcheck=${false} />`;
 }
+
+/** A moment in unix seconds. A year that is half typed is none. */
+const When = (rest) => html`<${Typed} type="datetime-local" step="1" min="1970-01-02T00:00" read=${seconds} write=${local} ...${rest} />`;
 
 /** The form. `filter` is what filterOf gives; onFilter gets the next one. */
 export function Filters({ filter, onFilter }) {
@@ -77,10 +87,8 @@ export function Filters({ filter, onFilter }) {
       <${Typed} label="Header" placeholder="X-Kind: order" value=${filter.header ?? ""} onValue=${(value) => set("header", value)} />
       ${choice("verified", "Signature", VERDICTS)}
       ${choice("delivery", "Delivery", STATUSES)}
-      <${Field} label="From" type="datetime-local" step="1" value=${local(filter.from)}
-        onChange=${(event) => set("from", seconds(event.target.value))} />
-      <${Field} label="Before" type="datetime-local" step="1" value=${local(filter.to)}
-        onChange=${(event) => set("to", seconds(event.target.value))} />
+      <${When} label="From" value=${filter.from ?? ""} onValue=${(value) => set("from", value)} />
+      <${When} label="Before" value=${filter.to ?? ""} onValue=${(value) => set("to", value)} />
     </div>`}
   </search>`;
 }
