@@ -428,3 +428,30 @@ def test_an_address_that_is_none(page: Page, relay: Relay, administrator: str) -
         expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
         page.get_by_role("link", name="Go to the buckets").click()
         expect(page.get_by_role("heading", name="Buckets")).to_be_visible()
+
+
+def test_the_list_follows_the_event(events: Page, sender: Sender) -> None:
+    """Whoever goes from event to event sees where that is in the list, gets to its end however long it is, and is told
+    that there is no further one."""
+    for index in range(650):
+        sender.send(f"/{index}")
+    events.reload()
+    expect(rows(events).first).to_contain_text("/649")
+    rows(events).first.click()
+    heading = events.get_by_role("article").get_by_role("heading", level=2)
+    expect(heading).to_contain_text("/649")
+    events.locator(".event-pane").focus()
+    events.keyboard.press("k")
+    expect(events.locator(".toast")).to_have_text("This is the newest event in the list.")
+    while "/0" not in heading.inner_text().split():
+        for _ in range(20):
+            events.keyboard.press("j")
+        events.wait_for_timeout(50)
+        if events.get_by_text("This is the oldest event in the list.").count():
+            break
+    expect(heading).to_have_text(re.compile(r"/0$"))
+    expect(events.locator(".list-row.active")).to_be_in_viewport(ratio=0.9)
+    events.get_by_label("Search in bodies").fill("nothing has that")
+    expect(events.get_by_text("No event fits")).to_be_visible()
+    events.get_by_role("button", name="Newer").click()
+    expect(events.locator(".toast").last).to_have_text("This event is not in the list.")

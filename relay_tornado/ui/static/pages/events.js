@@ -4,7 +4,7 @@ import { session } from "../api.js";
 import { MOST, Live } from "../event/live.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
-import { Badge, Empty, Problem, bytes, number, today } from "../parts/basic.js";
+import { Badge, Empty, Problem, bytes, number, tell, today } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
 import { FEW, Plain } from "../parts/plain.js";
@@ -172,14 +172,19 @@ export default function Events({ bucket, query }) {
     show(null);
     panes.current.querySelector("[role=listbox]").focus();
   };
-  const step = (by) => {
-    const at = live.indexOf(open);
-    for (let index = at + by; at >= 0 && index >= 0 && index < live.length; index += by) {
+  const step = async (by) => {
+    if (live.indexOf(open) < 0) {
+      tell("This event is not in the list.");
+      return;
+    }
+    if (by > 0 && live.indexOf(open) === live.length - 1) await live.older();
+    for (let index = live.indexOf(open) + by; index >= 0 && index < live.length; index += by) {
       if (live.row(index).gap) continue;
       setActive(live.row(index).id);
       show(live.row(index).id);
       return;
     }
+    tell(by < 0 ? "This is the newest event in the list." : "This is the oldest event in the list.");
   };
   const opened = (id, event) => {
     if (event.ctrlKey || event.metaKey || event.button === 1) window.open(link("/events", id), "_blank", "noopener");

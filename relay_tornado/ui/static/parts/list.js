@@ -82,6 +82,12 @@ export function List({ label, length, row, version, draw, drawnFor, active, chos
     if (index * rowHeight < scrollTop) box.current.scrollTop = index * rowHeight;
     else if ((index + 1) * rowHeight > scrollTop + clientHeight) box.current.scrollTop = (index + 1) * rowHeight - clientHeight;
   };
+  const shownFor = useRef(active);
+  useEffect(() => {
+    // Another one was made active from outside, by the event beside the list.
+    if (shownFor.current !== active && at >= 0) reveal(at);
+    shownFor.current = active;
+  }, [active]);
   const moveTo = (index, { extend = false } = {}) => {
     if (!most) return;
     const to = Math.max(0, Math.min(most - 1, index));
