@@ -1,7 +1,8 @@
 """What is searched of an event, and what a query means: each of its terms stands somewhere in that text.
 
 Case is ignored (Unicode's case folding, on both sides). A term is found wherever it stands, in the middle of a word,
-too. JSON writes some characters as escapes, so a term that has such characters is looked for in that form as well.
+too. JSON writes some characters as escapes, whose case is not that of the text: a term that has such characters is
+looked for in that form as well, in the cases in which it is likely to be written.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def parse_query(text: str) -> Query:
     terms = []
     for index, part in enumerate(text.split('"')):
         terms += [part] if index % 2 and part.strip() else part.split()
-    return Query(tuple(dict.fromkeys(_forms(_folded(term)) for term in terms)))
+    return Query(tuple(dict.fromkeys(_forms(term) for term in terms)))
 
 
 def _folded(text: str) -> str:
@@ -80,8 +81,10 @@ def _folded(text: str) -> str:
 
 
 def _forms(term: str) -> tuple[str, ...]:
-    escaped = (json.dumps(each)[1:-1].casefold() for each in (term, term.upper()))
-    return tuple(dict.fromkeys((term, *escaped))) if not term.isascii() else (term,)
+    if term.isascii():
+        return (_folded(term),)
+    cases = (term, term.lower(), term.upper(), term.capitalize(), term.title())
+    return tuple(dict.fromkeys((_folded(term), *(json.dumps(each)[1:-1].casefold() for each in cases))))
 
 
 def _grams(form: str) -> list[str]:
