@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,12 @@ def test_imports_point_down(path: Path) -> None:
         same_layer = own in LAYERS[0] or RANK[own] == len(LAYERS) - 1
         allowed = RANK[parts[1]] < RANK[own] or (same_layer and RANK[parts[1]] == RANK[own])
         assert allowed, f"{path.name} ({own}) imports {imported}, which is not below it"
+
+
+def test_imports_run_in_no_circle() -> None:
+    """Nor do two modules of one layer import each other, for their types either."""
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in MODULES}
+    TopologicalSorter({name: names.keys() & set(_imports(path)) for name, path in names.items()}).prepare()
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if _name(path) in SANS_IO], ids=lambda path: path.name)

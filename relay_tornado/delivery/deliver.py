@@ -14,10 +14,10 @@ import structlog
 
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.flight import Landing, Pace
-from relay_tornado.delivery.group import Member
 from relay_tornado.delivery.keeping import Keeper, place_later
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.lane import Lane
+from relay_tornado.delivery.member import Member
 from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
 from relay_tornado.delivery.reader import Reader
 from relay_tornado.delivery.receipts import Held

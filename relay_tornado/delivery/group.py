@@ -20,14 +20,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Sequence
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import EPHEMERAL, fetch
 from relay_tornado.delivery.flight import SLICE, Flight
-from relay_tornado.delivery.in_flight import InFlight, Item
 from relay_tornado.delivery.lane import Lane
+from relay_tornado.delivery.member import InFlight, Item, Member, Receiver
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone
@@ -35,7 +35,7 @@ from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import BucketId, Event, Gap
+from relay_tornado.model import BucketId, Event
 from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Taken
 
 _LOOK: Final = 1.0
@@ -50,71 +50,6 @@ class _Given(NamedTuple):
     taken: Taken
     epoch: str
     copies: Copies
-
-
-class Receiver(Protocol):
-    """A delivery, as a group sees it."""
-
-    @property
-    def busy(self) -> bool:
-        """Its task is at work, or it has not begun, or it has ended."""
-
-    @property
-    def over(self) -> bool:
-        """Nothing more is written."""
-
-    def mark(self, bucket_id: BucketId) -> None:
-        """The bucket may have something to read."""
-
-    def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
-        """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
-
-    def write(self, data: Sequence[bytes]) -> Awaitable[None]:
-        """Begins to write frames; awaiting it is the backpressure. Raises OutletClosed."""
-
-    def missed(self, bucket_id: BucketId, gap: Gap) -> None:
-        """The consumer met a gap."""
-
-    def released(self, bucket_id: BucketId) -> None:
-        """The consumer was deleted."""
-
-    def leave(self, bucket_id: BucketId) -> None:
-        """The bucket was deleted."""
-
-
-class Member:
-    """One connection's part in one group. `place` is told how far the group is. `slow`: it let an event's `ack_wait`
-    pass, and gets what others have no room for until it answers."""
-
-    __slots__ = ("group", "in_flight", "place", "receiver", "slow")
-
-    def __init__(self, group: Group, receiver: Receiver, in_flight: InFlight, place: Place) -> None:
-        self.group = group
-        self.receiver = receiver
-        self.in_flight = in_flight
-        self.place = place
-        self.slow = False
-
-    async def page(self) -> bool:
-        """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken."""
-        group = self.group
-        async with group.lock:
-            if self.receiver.over or not self.place.open:
-                return True
-            taken = group.take(self)
-            if not taken:
-                return False
-            more, written = await group.give(self, taken)
-        if written is not None:
-            await written
-        if group.others_wait():
-            # A write that the kernel takes at once gives nobody else a turn.
-            await asyncio.sleep(0)
-        return more
-
-    def caught_up(self) -> bool:
-        """Whether everything was handed out, where `page` found nothing."""
-        return self.in_flight.credit > 0 and self.group.exhausted
 
 
 class Group:

@@ -8,9 +8,8 @@ from functools import partial
 from typing import Final
 
 from relay_tornado.delivery.dispatch import Place
-from relay_tornado.delivery.group import Member, Receiver
-from relay_tornado.delivery.in_flight import InFlight
 from relay_tornado.delivery.keeping import Keeper, open_kept
+from relay_tornado.delivery.member import InFlight, Member, Receiver
 from relay_tornado.delivery.receipts import Held, Receipt
 from relay_tornado.delivery.shared import Shared
 from relay_tornado.log.ledgers import Ledger

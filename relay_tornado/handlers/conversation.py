@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import structlog
+from tornado.httputil import HTTPServerRequest
 from tornado.iostream import IOStream, StreamClosedError
 
 from relay_tornado import session
@@ -22,10 +23,19 @@ from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import KIB, Token
 from relay_tornado.wire import websocket
 
-if TYPE_CHECKING:
-    from relay_tornado.handlers.socket import SocketHandler
-
 _log = structlog.get_logger(__name__)
+
+
+class Edge(Protocol):
+    """Tornado's side of a WebSocket, as the conversation on it sees it."""
+
+    request: HTTPServerRequest
+
+    def allow(self, size: int) -> None:
+        """Reads messages of up to so many bytes from now on."""
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Begins to close."""
 
 
 class Conversation(Subscribed):
@@ -33,7 +43,7 @@ class Conversation(Subscribed):
 
     __slots__ = (
         "_alarm",
-        "_handler",
+        "_edge",
         "_liveness",
         "_loop",
         "_open",
@@ -47,17 +57,17 @@ class Conversation(Subscribed):
         "user_agent",
     )
 
-    def __init__(self, sockets: Sockets, handler: SocketHandler, stream: IOStream, address: str | None) -> None:
+    def __init__(self, sockets: Sockets, edge: Edge, stream: IOStream, address: str | None) -> None:
         self.address = address
         """What it is counted under among its like, None where it is not."""
         self.key = ""
         """The key of its token, "" before it has one."""
-        self.user_agent = handler.request.headers.get("User-Agent", "")[:1000]
+        self.user_agent = edge.request.headers.get("User-Agent", "")[:1000]
         """What the client calls itself, "" where it says nothing."""
         self.subscribed_at: float | None = None
         """When it subscribed last, in unix seconds."""
         self._sockets = sockets
-        self._handler = handler
+        self._edge = edge
         self._stream = stream
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
@@ -76,7 +86,7 @@ class Conversation(Subscribed):
 
     @property
     def client_ip(self) -> str:
-        return self._handler.request.remote_ip or ""
+        return self._edge.request.remote_ip or ""
 
     # what comes in
 
@@ -192,7 +202,7 @@ class Conversation(Subscribed):
                     data += websocket.text(payload)
                 case session.Close(code, reason):
                     self._shut()
-                    self._handler.close(code, reason)
+                    self._edge.close(code, reason)
                     self._tell("socket_closed", code=code, reason=reason)
                 case session.Log(message):
                     self._tell("message_ignored", reason=message)
@@ -212,7 +222,7 @@ class Conversation(Subscribed):
         self._sockets.identify(self, token)
         # Until now a message was short; an answer or a map of positions may be longer.
         limit = self._sockets.settings.max_message
-        self._handler.allow(2 * limit + 64 * KIB)
+        self._edge.allow(2 * limit + 64 * KIB)
         return self._session.authenticated(token)
 
     async def _subscribe(self, effect: session.Subscribe) -> None:

@@ -91,7 +91,7 @@ async def test_a_socket_is_read_in_a_task_of_its_own() -> None:
         assert type(connection._write_futures) is _Short
         assert type(connection._write_buffer._buffers) is _Short
         [conversation] = site.site.sockets._live
-        protocol = conversation._handler.ws_connection  # type: ignore[attr-defined]
+        protocol = conversation._edge.ws_connection  # type: ignore[attr-defined]
         assert not protocol._receiving.done()
 
 
@@ -110,7 +110,7 @@ async def test_what_an_open_socket_needs_no_more(monkeypatch: pytest.MonkeyPatch
     async with edge() as site:
         url = f"ws://127.0.0.1:{site.port}/v1/socket"
         async with websockets.connect(url, proxy=None), websockets.connect(url, proxy=None):
-            handlers = [conversation._handler for conversation in site.site.sockets._live]  # type: ignore[attr-defined]
+            handlers = [conversation._edge for conversation in site.site.sockets._live]  # type: ignore[attr-defined]
             for handler in handlers:
                 assert set(handler.__dict__) == {"application", "request", "ws_connection"}
             first, second = (handler.ws_connection for handler in handlers)

@@ -1,21 +1,122 @@
-"""What one connection was given of consumers with explicit acks, and has not answered for."""
+"""A connection's part in the groups that share consumers with explicit acks, and what it was given there and has not
+answered for."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from relay_tornado.model import Cursor
+from relay_tornado.delivery.dispatch import Place
+from relay_tornado.delivery.selection import Copies
+from relay_tornado.log.ledgers import Ledger
+from relay_tornado.model import BucketId, Cursor, Event, Gap
 from relay_tornado.progress import Taken
-
-if TYPE_CHECKING:
-    from relay_tornado.delivery.group import Member
 
 _ENOUGH: Final = 64
 """Room for so many events is worth a write of its own at once, as is a quarter of what a connection may have;"""
 _PATIENCE: Final = 0.002
 """less waits so many seconds for more acks, which come one by one and would else cost a write each."""
+
+
+class Receiver(Protocol):
+    """A delivery, as a group sees it."""
+
+    @property
+    def busy(self) -> bool:
+        """Its task is at work, or it has not begun, or it has ended."""
+
+    @property
+    def over(self) -> bool:
+        """Nothing more is written."""
+
+    def mark(self, bucket_id: BucketId) -> None:
+        """The bucket may have something to read."""
+
+    def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
+        """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
+
+    def write(self, data: Sequence[bytes]) -> Awaitable[None]:
+        """Begins to write frames; awaiting it is the backpressure. Raises OutletClosed."""
+
+    def missed(self, bucket_id: BucketId, gap: Gap) -> None:
+        """The consumer met a gap."""
+
+    def released(self, bucket_id: BucketId) -> None:
+        """The consumer was deleted."""
+
+    def leave(self, bucket_id: BucketId) -> None:
+        """The bucket was deleted."""
+
+
+class Sharing(Protocol):
+    """A group, as its members see it."""
+
+    ledger: Ledger
+    lock: asyncio.Lock
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything that the log has was handed out once."""
+
+    def others_wait(self) -> bool:
+        """Whether somebody who has room waits."""
+
+    def take(self, member: Member) -> list[Taken]:
+        """The member's share of what there is now. Where that is nothing, it waits, for events or for room."""
+
+    async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
+        """Reads what was taken and begins to write it, under the lock. Returns whether there may be more, and the
+        write."""
+
+    async def look(self) -> None:
+        """Finds out which epoch the group has reached, where no event told it."""
+
+    def leave(self, member: Member, heir: Member | None = None) -> None:
+        """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
+        repeated."""
+
+    def done(self, item: Item) -> None:
+        """It is acked."""
+
+    def refuse(self, item: Item, delay: float) -> None:
+        """It is to be tried again after so many seconds."""
+
+
+class Member:
+    """One connection's part in one group. `place` is told how far the group is. `slow`: it let an event's `ack_wait`
+    pass, and gets what others have no room for until it answers."""
+
+    __slots__ = ("group", "in_flight", "place", "receiver", "slow")
+
+    def __init__(self, group: Sharing, receiver: Receiver, in_flight: InFlight, place: Place) -> None:
+        self.group = group
+        self.receiver = receiver
+        self.in_flight = in_flight
+        self.place = place
+        self.slow = False
+
+    async def page(self) -> bool:
+        """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken."""
+        group = self.group
+        async with group.lock:
+            if self.receiver.over or not self.place.open:
+                return True
+            taken = group.take(self)
+            if not taken:
+                return False
+            more, written = await group.give(self, taken)
+        if written is not None:
+            await written
+        if group.others_wait():
+            # A write that the kernel takes at once gives nobody else a turn.
+            await asyncio.sleep(0)
+        return more
+
+    def caught_up(self) -> bool:
+        """Whether everything was handed out, where `page` found nothing."""
+        return self.in_flight.credit > 0 and self.group.exhausted
 
 
 class Item:
