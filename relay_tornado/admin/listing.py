@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from relay_tornado.admin.stored import SCAN, Found, Key, Stored, document_of, output_of
+from relay_tornado.admin.stored import SCAN, Found, Judging, Key, Stored, document_of, output_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import format_id
@@ -231,6 +231,7 @@ class _Place:
         if not goes.perhaps:
             return set(seqs)
         without: set[int] = set()
+        judging = Judging()
         after, last = (min(seqs) - 1, max(seqs)) if seqs else (0, 0)
         while after < last:
             try:
@@ -238,7 +239,9 @@ class _Place:
             except CursorLost as lost:
                 after = lost.first - 1
                 continue
-            without.update(event.seq for event in events if not goes.there(event))
+            for event in events:
+                if not await judging.fits(event, goes.there):
+                    without.add(event.seq)
             self.looked += sum(event.size for event in events)
             after = events[-1].seq
         return without.intersection(seqs)

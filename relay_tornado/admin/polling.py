@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
-from relay_tornado.admin.stored import SCAN, Found, Stored, document_of, output_of
+from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, document_of, output_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.ids import parse_id
@@ -169,6 +169,7 @@ class _Window:
         Raises BucketGone."""
         copy = None if self.output is None else self.output.n
         room, left = PAGE_BYTES, SCAN
+        judging = Judging()
         while left > 0:
             try:
                 events = await self._stored.log.read(self.bucket.id, self.after, min(_READ, left), MIB)
@@ -189,7 +190,7 @@ class _Window:
                 else {}
             )
             for event in events:
-                if self._wants(event) and statuses.get(event.seq) not in done:
+                if await judging.fits(event, self._wants) and statuses.get(event.seq) not in done:
                     room -= event.size
                     if self.taken and room < 0:
                         return

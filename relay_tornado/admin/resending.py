@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from relay_tornado.admin.stored import SCAN, Located, Stored, honoured, output_of
+from relay_tornado.admin.stored import SCAN, Judging, Located, Stored, honoured, output_of
 from relay_tornado.errors import Conflict, CursorLost, Invalid, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import position_id
@@ -19,6 +19,9 @@ from relay_tornado.wire.frames import gap_fields
 
 MOST: Final = 1_000
 """Copies of one request."""
+
+LONG: Final = 10.0
+"""Seconds that a request has events judged."""
 
 _READ: Final = 256
 _TO: Final = ".."
@@ -96,8 +99,9 @@ class Resending:
         after, last, skipped = await self._bounds(found, wanted)
         ids: list[str] = []
         scanned = 0
+        judging = Judging()
         while after < last:
-            if len(ids) >= MOST or scanned >= SCAN:
+            if len(ids) >= MOST or scanned >= SCAN or judging.seconds >= LONG:
                 return Resent(ids, await self._cursor(found, after, last), skipped=skipped)
             try:
                 events = await self._stored.log.read(found.id, after, min(_READ, last - after, SCAN - scanned), MIB)
@@ -106,16 +110,21 @@ class Resending:
                 after = lost.first - 1
                 scanned += 1
                 continue
-            chosen = [event for event in events if rules.matches(Subject(event))][: MOST - len(ids)]
+            chosen: list[Event] = []
+            looked = 0
+            while looked < len(events) and len(ids) + len(chosen) < MOST and judging.seconds < LONG:
+                if await judging.fits(events[looked], lambda event: rules.matches(Subject(event))):
+                    chosen.append(events[looked])
+                looked += 1
             places, problem = await self._append(chosen, orders)
             ids += [format_id(place.epoch, place.seq) for place in places]
-            scanned += len(events)
+            scanned += looked
             if problem is not None:
                 if not ids:
                     raise problem
                 reached = chosen[len(places)].seq - 1
                 return Resent(ids, await self._cursor(found, reached, last), str(problem), skipped)
-            after = chosen[-1].seq if len(ids) >= MOST and chosen else events[-1].seq
+            after = events[looked - 1].seq
         return Resent(ids, skipped=skipped)
 
     async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int, list[Gap]]:

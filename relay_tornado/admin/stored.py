@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,6 +17,7 @@ from relay_tornado.log.deliveries import Deliveries, Latest
 from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Event, Output, Token
 from relay_tornado.registry.contract import Registry
+from relay_tornado.rules import rest
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import log_document
 
@@ -22,6 +25,9 @@ SCAN: Final = 10_000
 """Events that one request looks at, at most."""
 
 _WHOLE: Final = 1 << 62
+
+_SLICE: Final = 0.003
+"""Seconds after which others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +145,27 @@ class Stored:
                 f"there is no event {located.seq} in the bucket {located.bucket.name!r}: it has left, or is damaged"
             )
         return await self.find(located.bucket, located.bounds, outlines[0])
+
+
+class Judging:
+    """Has events judged, by rules perhaps, which may take a tenth of a second for one: others have their turn between
+    two. `seconds` is how long it took so far."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since = time.perf_counter()
+
+    async def fits(self, event: Event, judge: Callable[[Event], bool]) -> bool:
+        """Whether the event is what the judge wants."""
+        began = time.perf_counter()
+        fits = judge(event)
+        now = time.perf_counter()
+        pause = rest(now - began)
+        if pause or now - self._since > _SLICE:
+            await asyncio.sleep(pause)
+            self._since = now = time.perf_counter()
+        self.seconds += now - began
+        return fits
 
 
 def without_content(bounds: Bounds, outline: Outline) -> Found:

@@ -318,7 +318,7 @@ class Delivery:
             self.lane.busy = self._ended
 
     async def _deliver(self) -> None:
-        pace = Pace()
+        pace = Pace(self._selection.rest)
         while not self._ended:
             try:
                 if not await self._step(pace):

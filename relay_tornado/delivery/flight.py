@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Final
 
 from relay_tornado.model import KIB
@@ -61,14 +61,18 @@ class Landing:
 
 
 class Pace:
-    """Gives the loop back every `SLICE` seconds, also where nothing has to be waited for."""
+    """Gives the loop back every `SLICE` seconds, also where nothing has to be waited for; and for as long as `rest`
+    says."""
 
-    __slots__ = ("_since",)
+    __slots__ = ("_rest", "_since")
 
-    def __init__(self) -> None:
+    def __init__(self, rest: Callable[[], float]) -> None:
+        """`rest` is asked each time, and gives seconds."""
+        self._rest = rest
         self._since = time.perf_counter()
 
     async def keep(self) -> None:
-        if time.perf_counter() - self._since > SLICE:
-            await asyncio.sleep(0)
+        rest = self._rest()
+        if rest or time.perf_counter() - self._since > SLICE:
+            await asyncio.sleep(rest)
             self._since = time.perf_counter()

@@ -10,7 +10,7 @@ from relay_tornado.delivery.dispatch import Place
 from relay_tornado.delivery.flight import SLICE
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.model import BucketId, Event
-from relay_tornado.rules import Rules
+from relay_tornado.rules import Rules, rest
 from relay_tornado.wire import control
 
 
@@ -34,13 +34,14 @@ class Run(NamedTuple):
 class Selection:
     """`apart`: it is not what others get. Its methods raise BucketGone."""
 
-    __slots__ = ("_cache", "_itself", "_max_body", "_rules", "apart")
+    __slots__ = ("_cache", "_itself", "_max_body", "_owed", "_rules", "apart")
 
     def __init__(self, cache: FrameCache, request: control.Subscribe, filter: Rules | None) -> None:
         self._cache = cache
         self._rules = filter
         self._max_body = request.max_body
         self._itself = request.outputs == "none"
+        self._owed = 0.0
         self.apart = filter is not None or self._itself
 
     def run(self, place: Place, events: Sequence[Event], at: int, chunk: int, *, keep: bool) -> Run:
@@ -52,7 +53,7 @@ class Selection:
         taken = 0
         for index in range(at, len(events)):
             event = events[index]
-            if rules is None or cache.passes(event, rules):
+            if rules is None or self._passes(event, rules):
                 before = len(data)
                 data += self._frame(place, event, keep) if own else cache.frame(bucket_id, event, keep=keep)
                 size = len(data)
@@ -66,11 +67,23 @@ class Selection:
 
     def copies(self, place: Place, event: Event, attempt: int, *, keep: bool) -> Copies | None:
         """What it gets of an event that a consumer gives out for the `attempt`th time, None where that is nothing."""
-        cache, bucket_id, rules = self._cache, place.bucket_id, self._rules
-        if rules is not None and not cache.passes(event, rules):
+        bucket_id, rules = place.bucket_id, self._rules
+        if rules is not None and not self._passes(event, rules):
             return None
         data = self._frame(place, event, keep, attempt)
         return Copies(data, self._numbers(bucket_id, event)) if data else None
+
+    def rest(self) -> float:
+        """How many seconds the subscriber is to wait before it gets more, for what its filter took of everybody's time
+        since the last call."""
+        owed, self._owed = self._owed, 0.0
+        return owed
+
+    def _passes(self, event: Event, rules: Rules) -> bool:
+        began = time.perf_counter()
+        passed = self._cache.passes(event, rules)
+        self._owed += rest(time.perf_counter() - began)
+        return passed
 
     def _numbers(self, bucket_id: BucketId, event: Event) -> Sequence[int]:
         return () if self._itself else self._cache.numbers(bucket_id, event)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from itertools import pairwise
 
 import pytest
 
@@ -10,7 +12,10 @@ from relay_tornado.admin import resending
 from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Conflict, Invalid, NotFound, Overloaded
 from relay_tornado.model import Appended, NewEvent, Retention
+from relay_tornado.rules import Rules
+from relay_tornado.subject import Subject
 from tests.admin.logs_world import ROOT, OpenLogs, forget, logs_test
+from tests.hostile import HOSTILE, HOSTILE_BODY
 
 
 @logs_test
@@ -131,6 +136,63 @@ async def test_a_resend_looks_at_so_many_events_only(open_logs: OpenLogs, monkey
         third = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=second.next_cursor or ""))
         assert [(await world.logs.get(ROOT, each))["resend_of"] for each in third.ids] == sent[-1:]
         assert third.next_cursor is None
+
+
+@logs_test
+async def test_a_resend_looks_for_so_long_only(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one event at least; it goes on with the next request."""
+    monkeypatch.setattr(resending, "LONG", 1e-9)
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(4)))
+        parameter = {"source": "body"}
+        odd = {"match": {"type": "regex", "regex": "[13]", "parameter": parameter}}
+        wanted, made = Range(filter=odd), []
+        for more in (True, True, True, False):
+            resent = await world.logs.resend_range(ROOT, "orders", wanted)
+            assert (resent.next_cursor is not None) == more
+            made.append([(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids])
+            wanted = Range(filter=odd, cursor=resent.next_cursor or "")
+        assert made == [[], sent[1:2], [], sent[3:]]
+
+
+@logs_test
+@pytest.mark.parametrize("request_", ["resend", "list", "page", "drain"])
+async def test_others_have_their_turn_while_rules_look(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch, request_: str
+) -> None:
+    """Between two events, where each takes long."""
+    turns: list[int] = []
+    gone_round = itertools.count()
+    matches = Rules.matches
+
+    def noted(self: Rules, subject: Subject) -> bool:
+        turns.append(next(gone_round))
+        return matches(self, subject)
+
+    async def others() -> None:
+        while True:
+            next(gone_round)
+            await asyncio.sleep(0)
+
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        await world.administration.create_output("orders", name="out", rules=HOSTILE)
+        await world.send(bucket, *([HOSTILE_BODY] * 4))
+        monkeypatch.setattr(Rules, "matches", noted)
+        task = asyncio.create_task(others())
+        match request_:
+            case "resend":
+                assert (await world.logs.resend_range(ROOT, "orders", Range(filter=HOSTILE))).ids == []
+            case "list":
+                assert (await world.logs.list(ROOT, bucket="orders", output="out")).data == []
+            case "page":
+                assert (await world.logs.page(ROOT, "orders", output="out")).logs == []
+            case "drain":
+                assert (await world.logs.drain(ROOT, "orders", output="out")).logs == []
+        task.cancel()
+    assert len(turns) == 4
+    assert all(later - before > 1 for before, later in pairwise(turns))
 
 
 @logs_test

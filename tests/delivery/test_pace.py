@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery.flight import CHUNK, LEAST_CHUNK, Flight
+from relay_tornado.delivery.frames import FrameCache
+from relay_tornado.model import Event
+from relay_tornado.rules import Rules
 from tests.delivery.world import Reader, World, quiet, until
+from tests.hostile import HOSTILE, HOSTILE_BODY
 
 
 @pytest.mark.gen_test
@@ -163,3 +167,32 @@ async def test_delivery_gives_the_loop_back() -> None:
         await asyncio.sleep(0)
         turns += 1
     assert turns > 5
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("consumer", [None, "worker"])
+async def test_a_filter_that_takes_long_has_a_tenth_of_the_time(
+    monkeypatch: pytest.MonkeyPatch, consumer: str | None
+) -> None:
+    """Whoever asked for it waits for nine times as long as it took before it looks at the next event."""
+    took: list[float] = []
+    passes = FrameCache.passes
+
+    def timed(self: FrameCache, event: Event, filter: Rules) -> bool:
+        began = time.perf_counter()
+        passed = passes(self, event, filter)
+        took.append(time.perf_counter() - began)
+        return passed
+
+    monkeypatch.setattr(FrameCache, "passes", timed)
+    world = World()
+    await world.bucket()
+    await world.append(5, body=HOSTILE_BODY)
+    began = time.perf_counter()
+    named = {} if consumer is None else {"consumer": consumer}
+    reader, _, _ = await world.subscribe("orders", since="earliest", filter={"not": HOSTILE}, **named)
+    while len(reader.seqs()) < 5:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    passed = time.perf_counter() - began
+    assert min(took) > 0.01
+    assert passed > 9 * sum(took[:4])
