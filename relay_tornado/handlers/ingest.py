@@ -104,9 +104,14 @@ class IngestRequest(HTTPMessageDelegate):
             stream.refused(DISCARD_TIME)
 
     def _answer(self, answer: Answer) -> None:
-        if not self._stream.closed():
+        if self._stream.closed():
+            return
+        try:
             self._write(answer)
-            self._done()
+        except BaseException:
+            self._stream.close()  # rather than that its sender waits for an answer for ever
+            raise
+        self._done()
 
     def _write(self, answer: Answer) -> None:
         extra = CLOSE if self._stream.last else self._extra

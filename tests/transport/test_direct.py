@@ -442,6 +442,18 @@ async def test_a_sender_that_can_not_be_answered_is_let_go(monkeypatch: pytest.M
 
 
 @pytest.mark.gen_test
+async def test_nor_does_it_wait_behind_tornado(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same where Tornado has the connection."""
+    async with edge(transport="tornado") as site, Raw(site.port) as raw:
+        with monkeypatch.context() as patch, structlog.testing.capture_logs():
+            patch.setattr(Answer, "encode", lambda *_, **__: 1 // 0)
+            raw.send(request(URL, b"x"))
+            assert await raw.closed() == b""
+        assert [event.body for event in await site.events()] == [b"x"]
+        assert not site.site.listener.connections
+
+
+@pytest.mark.gen_test
 async def test_a_method_has_its_bounds(transport: str) -> None:
     """It stands in no size, so that one as long as a head would go around every limit."""
     async with edge(transport=transport) as site, Raw(site.port) as raw:
