@@ -68,9 +68,9 @@ class Ephemeral:
                 fleeting.start = event.seq
             fleeting.end = event.seq
             cost = event.size + OVERHEAD
-            fleeting.events[event.seq] = event
             self._order.append((now + self._age, fleeting, event.seq, cost))
             self.used += cost
+            fleeting.events[event.seq] = event
         while self.used > self._budget:
             self._evict()
         if self._timer is None and self._order:

@@ -116,13 +116,14 @@ class SqliteEventLog:
                 self._epochs[growth.opened.epoch] = state.bucket_id
                 state.epochs += (growth.opened,)
                 state.open = True
+            # First, since what lies behind the head is read from the file where the rest fails.
+            state.head = growth.head
+            state.bytes += growth.bytes
+            state.last_at = growth.at
             if growth.events:
                 self._tail.add(state.recent, growth.events, growth.kept)
             if growth.fleeting:
                 self._ephemeral.add(state.fleeting, growth.fleeting)
-            state.head = growth.head
-            state.bytes += growth.bytes
-            state.last_at = growth.at
 
     def _announce(self, made: Plan) -> None:
         for growth in made.growths:

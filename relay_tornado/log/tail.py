@@ -68,9 +68,9 @@ class Tail:
             if not events:
                 return
         first, last = events[0].seq, events[-1].seq
-        recent.events.update(zip([event.seq for event in events], events, strict=True))
         self._order.append((recent, first, last, cost))
         self._used += cost
+        recent.events.update(zip([event.seq for event in events], events, strict=True))
         while self._used > self._budget:
             self._evict()
 
