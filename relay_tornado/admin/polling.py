@@ -18,7 +18,7 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import DONE, Latest, sent
-from relay_tornado.log.lineage import Placed, gap_behind, place_cursor, position_id
+from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
 from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
 from relay_tornado.wire.fields import Document
 
@@ -60,11 +60,8 @@ class Polling:
         """See `Logs.page`."""
         found = self._stored.bucket(token, bucket)
         chosen = output_of(found, output) if output else None
-        placed = await self._place(found, cursor)
-        after = placed.after
-        if placed.output is not None and chosen is not None and chosen.n > placed.output:
-            after -= 1  # of the event that the cursor names, this copy was not had
-        window = _Window(self._stored, found, chosen, after, _limit(limit), self._oldest(max_age))
+        placed = await self._place(found, chosen, cursor)
+        window = _Window(self._stored, found, chosen, placed.after, _limit(limit), self._oldest(max_age))
         gap = await window.read_to_gap(placed.gap)
         newest = await self._latest(window)
         bounds = await self._stored.log.bounds(found.id)
@@ -117,7 +114,7 @@ class Polling:
         logs = [self._document(window, event, latest) for event in window.taken if event.seq in claimed]
         return EventPage(logs, window.after < head)
 
-    async def _place(self, bucket: Bucket, cursor: str) -> Placed:
+    async def _place(self, bucket: Bucket, output: Output | None, cursor: str) -> Placed:
         bounds = await self._stored.log.bounds(bucket.id)
         if not cursor:
             return Placed(bounds.head if bucket.ephemeral else bounds.first - 1)
@@ -125,7 +122,11 @@ class Polling:
             parsed = parse_id(cursor)
         except Invalid as error:
             raise Invalid(f"cursor: {error}", "cursor") from None
-        return place_cursor(bounds, parsed, bucket.ephemeral)
+        placed = place_cursor(bounds, parsed, bucket.ephemeral)
+        if not parsed.seq or parsed.output is None or output is None or output.n <= parsed.output:
+            return placed
+        # Of the event that the cursor names, this copy was not had.
+        return Placed(placed.after - (placed.gap is None), gap_within(parsed, placed.gap))
 
     async def _latest(self, window: _Window) -> dict[int, Latest]:
         copy = None if window.output is None else window.output.n

@@ -11,7 +11,7 @@ from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.log.lineage import Placed, epoch_at, place_cursor
+from relay_tornado.log.lineage import epoch_at, gap_within, place_cursor
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rules import Rules
@@ -202,6 +202,9 @@ async def place_all(
             position = None
         elif position is None and bucket.id not in kept:
             position = first.get(bucket.id)
+        if request.outputs == "none" and isinstance(position, Cursor):
+            # Whoever gets each event once has had the one of which it names a copy.
+            position = replace(position, output=None)
         try:
             reached, gap = await _judge(log, bucket, bounds, position, floor or kept.get(bucket.id))
         except BucketGone:
@@ -210,7 +213,7 @@ async def place_all(
             # Nothing comes from below the head there.
             reached = Reached(bounds.head)
         if reached.output and request.outputs == "none":
-            # Whoever gets each event once has had this one.
+            # So it is with what a subscribe before has reached.
             reached = Reached(reached.seq + 1)
         placements.append(Placement(bucket, bounds, reached, gap))
     return placements
@@ -241,15 +244,18 @@ async def _judge(
         case Since(time):
             return Reached(await log.seek(bucket.id, time)), None
         case Cursor():
-            return _after(bucket, bounds, place_cursor(bounds, position, bucket.ephemeral))
+            return _after(bucket, bounds, position)
 
 
-def _after(bucket: Bucket, bounds: Bounds, placed: Placed) -> tuple[Reached, Gap | None]:
+def _after(bucket: Bucket, bounds: Bounds, cursor: Cursor) -> tuple[Reached, Gap | None]:
     """Behind a cursor, which may be the id of one of an event's copies."""
-    seq, output = placed.after, placed.output
+    placed = place_cursor(bounds, cursor, bucket.ephemeral)
+    seq, output, gap = placed.after, cursor.output, placed.gap
     if output is None or seq == 0:
-        return Reached(seq), placed.gap
+        return Reached(seq), gap
+    if gap is not None:
+        return Reached(seq), gap_within(cursor, gap) if active(bucket, output) else gap
     if seq >= bounds.first:
-        return Reached(seq - 1, output), placed.gap
+        return Reached(seq - 1, output), None
     # The event is not kept any more, and with it went what copies there may have been behind this one.
     return Reached(seq), Gap("retention", seq, seq) if active(bucket, output) else None

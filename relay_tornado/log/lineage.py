@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from relay_tornado.errors import CursorLost
 from relay_tornado.ids import format_id
@@ -20,8 +20,6 @@ class Placed:
 
     after: int
     gap: Gap | None = None
-    output: int | None = None
-    """The copies of event `after` up to this output's number were had; None: all of them."""
 
 
 def epoch_at(epochs: Sequence[Epoch], seq: int) -> str:
@@ -48,10 +46,19 @@ def gap_behind(bounds: Bounds, seq: int, lost: CursorLost) -> Gap:
 def place_cursor(bounds: Bounds, cursor: Cursor | None, ephemeral: bool = False) -> Placed:
     """Judges an id as a position in this log; None (an epoch of no log, or of another one) has gap `reset`.
 
-    In an `ephemeral` bucket every position below the head means the head, with a gap of what lies between.
+    The id of a copy counts as that of its event. In an `ephemeral` bucket every position below the head means the head,
+    with a gap of what lies between.
     """
     placed = _place(bounds, cursor)
     return at_head(bounds, placed) if ephemeral else placed
+
+
+def gap_within(cursor: Cursor, gap: Gap | None) -> Gap | None:
+    """The gap of a cursor behind some copies of its event, where others of them were not had: where what follows is
+    missing, so are they."""
+    if gap is None or not cursor.seq or gap.from_seq != cursor.seq + 1:
+        return gap
+    return replace(gap, from_seq=cursor.seq)
 
 
 def at_head(bounds: Bounds, placed: Placed) -> Placed:
@@ -80,7 +87,7 @@ def _place(bounds: Bounds, cursor: Cursor | None) -> Placed:
         return Placed(end, Gap("reset", end + 1, cursor.seq))
     if cursor.seq < bounds.first - 1:
         return Placed(bounds.first - 1, Gap("retention", cursor.seq + 1, bounds.first - 1))
-    return Placed(cursor.seq, None, cursor.output)
+    return Placed(cursor.seq)
 
 
 def _index(epochs: Sequence[Epoch], name: str) -> int | None:

@@ -10,7 +10,7 @@ import pytest
 from relay_tornado.admin import listing
 from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Conflict, Invalid, NotFound
-from relay_tornado.model import Retention, Token
+from relay_tornado.model import Gap, Retention, Token
 from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
 
 LOG = [
@@ -384,6 +384,13 @@ async def test_a_cursor_between_the_copies_of_an_event(open_logs: OpenLogs) -> N
         assert [each["id"] for each in page.logs] == [f"{event_id}-2"]
         for output, cursor in (("out-1", f"{event_id}-1"), ("out-2", f"{event_id}-2"), ("", f"{event_id}-1")):
             assert (await world.logs.page(ROOT, "orders", output=output, cursor=cursor)).logs == []
+        page = await world.logs.page(ROOT, "orders", output="out-2", cursor=f"{event_id.partition('-')[0]}-0-1")
+        assert ([each["id"] for each in page.logs], page.gap) == ([f"{event_id}-2"], None)
+        await world.send(bucket, b"y", b"z")
+        await world.log.trim(bucket, Retention(None, 1, None), None)
+        for output, first in (("out-1", 2), ("out-2", 1), ("", 2)):
+            page = await world.logs.page(ROOT, "orders", output=output, cursor=f"{event_id}-1")
+            assert page.gap == Gap("retention", first, 2)
 
 
 @logs_test

@@ -173,6 +173,16 @@ async def test_a_cursor_between_copies_of_an_event_that_is_gone() -> None:
     assert (answer["start"], answer["gap"]) == (3, None)
     _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-1-2")
     assert (answer["start"], answer["gap"]["from"]) == (3, 2)
+    # With the events behind it leaves what was not had of the cursor's own.
+    _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-1-1")
+    assert (answer["start"], answer["gap"]) == (3, {"from": 1, "to": 2, "count": 2, "reason": "retention"})
+    for cursor, gap in (("1-1", 2), ("2-1", None)):
+        _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-{cursor}", outputs="none")
+        assert (answer["start"], answer["gap"] and answer["gap"]["from"]) == (3, gap), "it was had"
+    await world.change(ephemeral=True)
+    for cursor, gap in (("3-1", 3), ("3-2", 4)):
+        _, _, (answer,) = await world.subscribe("orders", since=f"{epoch}-{cursor}")
+        assert (answer["start"], answer["gap"]["from"], answer["gap"]["reason"]) == (5, gap, "ephemeral")
 
 
 @pytest.mark.gen_test

@@ -22,7 +22,7 @@ CLOSED = Bounds(first=5, head=30, epochs=LINE, open=False)
         pytest.param(OPEN, Cursor(C, 7), Placed(7), id="a seq that an earlier epoch gave its id"),
         pytest.param(OPEN, Cursor(B, 20), Placed(20), id="at the end of an ended epoch"),
         pytest.param(OPEN, Cursor(A, 4), Placed(4), id="first - 1 is no gap"),
-        pytest.param(OPEN, Cursor(C, 25, 2), Placed(25, None, 2), id="between the copies of an event"),
+        pytest.param(OPEN, Cursor(C, 25, 2), Placed(25), id="the id of a copy"),
         pytest.param(OPEN, Cursor(A, 1), Placed(4, Gap("retention", 2, 4)), id="below first - 1"),
         pytest.param(OPEN, Cursor(A, 0), Placed(4, Gap("retention", 1, 4)), id="the very beginning, trimmed"),
         pytest.param(OPEN, Cursor(A, 12), Placed(10, Gap("reset", 11, 12)), id="above the end of an ended epoch"),
@@ -78,7 +78,7 @@ def test_a_position_is_named_by_the_epoch_of_its_seq(seq: int, epoch: str) -> No
     [
         pytest.param(OPEN, Cursor(C, 30), Placed(30), id="at the head"),
         pytest.param(OPEN, Cursor(C, 25), Placed(30, Gap("ephemeral", 26, 30)), id="below the head"),
-        pytest.param(OPEN, Cursor(C, 25, 2), Placed(30, Gap("ephemeral", 26, 30)), id="between copies"),
+        pytest.param(OPEN, Cursor(C, 25, 2), Placed(30, Gap("ephemeral", 26, 30)), id="the id of a copy"),
         pytest.param(OPEN, Cursor(A, 1), Placed(30, Gap("ephemeral", 2, 30)), id="below first - 1"),
         pytest.param(OPEN, Cursor(A, 12), Placed(30, Gap("ephemeral", 11, 30)), id="above the end of an ended epoch"),
         pytest.param(CLOSED, Cursor(C, 31), Placed(30, Gap("reset", 31, 31)), id="above the head after a start"),
