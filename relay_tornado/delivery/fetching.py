@@ -1,28 +1,19 @@
-"""Reads what was taken of a consumer with explicit acks, and says why what the log does not give any more is not there.
-
-What was never tried is a gap then, which the consumer meets once, however many reads it takes to get over it.
-"""
+"""Reads what was taken of a consumer with explicit acks, and says why what is not there any more is not."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
 
 from relay_tornado.errors import CursorLost
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.model import Event, Gap, GapReason
+from relay_tornado.model import Event
 from relay_tornado.progress import RETENTION, Taken
 
-DAMAGED: Final = "damaged"
-"""Why an event is dead that the log can't read."""
-EPHEMERAL: Final = "ephemeral"
-"""Why an event is dead whose content was in memory only, and has left it since it was tried."""
 
-
-async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int, now: float) -> list[Event | str]:
+async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int) -> list[Event | str]:
     """The events of the first of these, as many as fit in the size but at least one; in the place of one that is not
-    there why, as its dead letter says it. `now` is unix seconds. Raises BucketGone, Unavailable.
+    there why, as its dead letter says it. Raises BucketGone, Unavailable.
 
     Where there is such a one, the consumer may have met a gap: whoever delivers looks at it.
     """
@@ -44,12 +35,8 @@ async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int
             if bounds.first > first:
                 ledger.trim(bounds.first)
                 found += [RETENTION] * len(gone)
-            elif lost.reason == "ephemeral":
-                _meet(ledger, gone, lost, "ephemeral", now)
-                found += [EPHEMERAL] * len(gone)
             else:
-                _meet(ledger, gone, lost, "reset", now)
-                found += [DAMAGED] * len(gone)
+                found += [ledger.miss(one.seq, lost) for one in gone]
         else:
             if not events:
                 break
@@ -64,12 +51,3 @@ def _run(taken: Sequence[Taken]) -> Sequence[Taken]:
     while count < len(taken) and taken[count].seq == taken[0].seq + count:
         count += 1
     return taken[:count]
-
-
-def _meet(ledger: Ledger, gone: Sequence[Taken], lost: CursorLost, reason: GapReason, now: float) -> None:
-    """The consumer meets a gap where one of these was never tried, unless that is in the one that it met last."""
-    fresh = next((one.seq for one in gone if one.seq not in ledger.progress.parked), None)
-    last = ledger.gap or Gap(reason)
-    if fresh is None or (last.reason == reason and fresh in range(last.from_seq or 0, (last.to_seq or -1) + 1)):
-        return
-    ledger.met(Gap(reason, fresh, max(lost.first - 1, fresh)), now)

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
-from relay_tornado.delivery.fetching import EPHEMERAL, fetch
+from relay_tornado.delivery.fetching import fetch
 from relay_tornado.delivery.flight import SLICE, Flight
 from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.member import InFlight, Item, Member, Receiver
@@ -33,7 +33,7 @@ from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import Ledger, Ledgers
+from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event
 from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Taken
@@ -211,7 +211,7 @@ class Group:
         chunk = self._groups.flight.chunk()
         dealt = 0
         try:
-            events = await fetch(self._groups.log, self.ledger, taken, chunk, self._groups.ledgers.clock())
+            events = await fetch(self._groups.log, self.ledger, taken, chunk)
             if any(isinstance(event, str) for event in events):
                 self._changed()
             behind = self._head() - taken[0].seq

@@ -36,7 +36,7 @@ from relay_tornado.forwarding.shared import Shared
 from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.model import KIB, Bucket, Event, Gap, Output
+from relay_tornado.model import KIB, Bucket, Event, Output
 from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.wire.destination import parse
 
@@ -74,8 +74,6 @@ class Forwarder:
         self._tasks: set[asyncio.Task[None]] = set()
         self._trying = 0
         self._held: set[int] = set()
-        self._unreadable = range(0)
-        """The events of the last gap that was told and that retention did not make."""
         self._timer: asyncio.TimerHandle | None = None
         self._poked = self._ended = self._gone = False
         self._on_gone = gone
@@ -348,11 +346,11 @@ class Forwarder:
             self.ledger.trim(bounds.first)
             self._hold_again()
             return
-        if taken.seq not in self._unreadable:
-            self._unreadable = range(taken.seq, max(lost.first, taken.seq + 1))
-            reason = "reset" if lost.reason == "retention" else lost.reason
-            self.ledger.met(Gap(reason, taken.seq, self._unreadable.stop - 1), self._shared.clock())
-        self._settle(taken)
+        again, why = taken.seq in self.ledger.progress.parked, self.ledger.miss(taken.seq, lost)
+        if again:
+            await self._give_up(taken, Unsent(why, "its content is not there any more"))
+        else:
+            self._settle(taken)
 
     # what came of it
 
@@ -432,8 +430,8 @@ class Forwarder:
         except Invalid as error:
             return Unsent(f"invalid: {error}"[:_REASON], str(error))
 
-    async def _give_up(self, taken: Taken, unsent: Unsent, lane: _Lane) -> None:
-        if not self.output.strict_order:
+    async def _give_up(self, taken: Taken, unsent: Unsent, lane: _Lane | None = None) -> None:
+        if lane is not None and not self.output.strict_order:
             lane.leave()
         await self._record(taken, Try("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None), "failed")
         self._bury(taken, unsent.reason, tried=False)

@@ -9,16 +9,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 from weakref import WeakValueDictionary
 
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import Damaged, NotFound
+from relay_tornado.errors import CursorLost, Damaged, NotFound
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import Changes, Missed, Progress
+
+DAMAGED: Final = "damaged"
+"""Why an event is dead that the log can't read."""
+EPHEMERAL: Final = "ephemeral"
+"""Why an event is dead whose content was in memory only, and has left it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -91,6 +97,19 @@ class Ledger:
         # Whoever is past it need not be asked, which takes a look at all who are connected.
         waits = self.progress.floor < self._first - 1 <= self.given()
         return Missed((), ()) if self.gone or waits else self.trim(self._first)
+
+    def miss(self, seq: int, lost: CursorLost) -> str:
+        """An event within the log, which was taken, can't be read any more. Returns why, as its dead letter says it.
+
+        Where it was never tried, it is a gap with what follows it, which the consumer meets once.
+        """
+        ephemeral = lost.reason == EPHEMERAL
+        gap = Gap("ephemeral" if ephemeral else "reset", seq, max(lost.first - 1, seq))
+        last = self.gap or Gap(gap.reason)
+        known = last.reason == gap.reason and seq in range(last.from_seq or 0, (last.to_seq or -1) + 1)
+        if not known and seq not in self.progress.parked:
+            self.met(gap, self._ledgers.clock())
+        return EPHEMERAL if ephemeral else DAMAGED
 
     def lose(self, head: int) -> bool:
         """See `Progress.lose`."""

@@ -190,3 +190,33 @@ async def test_what_can_not_be_read_says_nothing_of_what_can(told: Any, reason: 
         assert await w.dead() == []
         assert w.forwarder().ledger.progress.floor == 4
         assert sum(w.ledgers.counters.gaps.values()) == 1
+
+
+@pytest.mark.parametrize(("told", "reason"), [("retention", "damaged"), ("ephemeral", "ephemeral")])
+@pytest.mark.gen_test
+async def test_what_can_not_be_read_at_its_next_try_is_given_up(told: Any, reason: str) -> None:
+    """It was tried, so it is a dead letter, and its log says so; it is no gap, and those behind it are sent."""
+
+    def answers(got: Got) -> bytes:
+        return answer(503) if got.body == b"1" else answer()
+
+    async with Target(answers) as target, world(public(target.url, retries=2)) as w:
+        await quick_tries(w, target)
+        whole = w.log.peek
+
+        def gone(bucket_id: str, after: int, limit: int, max_bytes: int) -> Any:
+            if after == 0:
+                raise CursorLost(2, told)
+            return whole(bucket_id, after, limit, max_bytes)
+
+        w.log.peek = gone  # type: ignore[method-assign]
+        await w.append(b"2")
+        await target.until(4)
+        await w.idle()
+        await w.turn(11.0)
+        await w.idle()
+        assert target.bodies == [b"1", b"1", b"1", b"2"]
+        assert [(each.seq, each.attempts, each.reason) for each in await w.dead()] == [(1, 3, reason)]
+        assert [each.status for each in await w.stored(1)] == ["stalled"] * 3 + ["failed"]
+        assert w.forwarder().ledger.gap is None
+        assert w.forwarder().ledger.progress.floor == 2
