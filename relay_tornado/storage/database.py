@@ -63,6 +63,7 @@ class Database:
             wal.check(path)
             start.check_there(path)
             start.secure(path)
+            start.roll_back(path)
             witness, verdict = start.examine(path)
             opened.callback(witness.close)
             connection = await Connection.writer(path, factory)

@@ -129,6 +129,15 @@ def check_there(path: Path) -> None:
         )
 
 
+def roll_back(path: Path) -> None:
+    """Undoes what a start did not get to the end of that was killed before the file was one with a WAL: until then no
+    connection that only reads can read it. Raises sqlite3.Error."""
+    wal = wal_of(path)
+    if wal.with_name(f"{wal.name.removesuffix('-wal')}-journal").exists():
+        with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw:
+            raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
+
+
 def secure(path: Path) -> None:
     """Sees to it that only the owner may read the file, made where it is missing; what SQLite puts beside it gets
     the same rights. Raises OSError."""

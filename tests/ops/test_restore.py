@@ -50,6 +50,16 @@ def restored(cli: Runner, tmp_path: Path) -> Runner:
     return Runner(tmp_path / "new")
 
 
+def kill(file: Path, *arguments: object) -> None:
+    """Runs `relay ARGUMENTS`, which is killed as it is about to take this file away."""
+    unlink = "?unlink,?unlinkat"
+    strace = ["strace", "-f", "-qq", "-o", os.devnull, "-P", file]
+    strace += ["-e", f"trace={unlink}", "-e", f"inject={unlink}:signal=KILL"]
+    command = [*strace, sys.executable, "-m", "relay_tornado", *arguments]
+    done = subprocess.run([str(each) for each in command], capture_output=True, timeout=TIMEOUT)
+    assert (done.returncode, file.exists()) == (-signal.SIGKILL, True), done.stderr
+
+
 def test_a_restored_relay_is_another_database(cli: Runner, file: Path, tmp_path: Path) -> None:
     """It has an id of its own, so that no witness of the old one fits, and one that fits it; all else is the same."""
     new = restored(cli, tmp_path)
@@ -147,15 +157,22 @@ def test_a_restore_that_is_killed_is_repeated(cli: Runner, tmp_path: Path, end: 
     needs("strace", "install strace")
     fill(cli.data, "orders", 30)
     new, source = restored(cli, tmp_path), cli.data / "relay.db"
-    beside = new.data / f"relay.db.restoring{end}"
-    unlink = "?unlink,?unlinkat"
-    killing = ["-P", beside, "-e", f"trace={unlink}", "-e", f"inject={unlink}:signal=KILL"]
-    command = [sys.executable, "-m", "relay_tornado", "restore", source, "--data", new.data]
-    done = subprocess.run(["strace", "-f", "-qq", "-o", os.devnull, *killing, *command], timeout=TIMEOUT)
-    assert done.returncode == -signal.SIGKILL
-    assert beside.exists()
+    kill(new.data / f"relay.db.restoring{end}", "restore", source, "--data", new.data)
     assert new.json("restore", source)["events"] == 30
     assert not list(new.data.glob("relay.db.restoring*"))
+
+
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_first_start_that_is_killed(cli: Runner, file: Path, tmp_path: Path, is_new: bool) -> None:
+    """As SQLite makes the file one with a WAL: the next start undoes that and goes on, of restored data as of none."""
+    needs("strace", "install strace")
+    new = restored(cli, tmp_path)
+    if not is_new:
+        new.json("restore", file)
+    kill(new.data / "relay.db-journal", "bucket", "create", "more", "--data", new.data)
+    assert new.json("bucket", "create", "more")["name"] == "more"
+    checked = new.json("check")
+    assert (checked["findings"], checked["events"]) == ([], 0 if is_new else 30)
 
 
 def test_a_fresh_disk_is_empty(cli: Runner, file: Path, tmp_path: Path) -> None:
