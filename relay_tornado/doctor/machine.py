@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import resource
@@ -260,12 +261,10 @@ def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Findi
                 os.fdatasync(file.fileno())
                 times.append(clock() - began)
     except OSError as error:
-        return Finding(
-            "sync",
-            "fail",
-            f"{data} can't be written ({error.strerror})",
-            "run this as the relay's user; if that is who runs it, give the directory to it",
-        )
+        remedy = "run this as the relay's user; if that is who runs it, give the directory to it"
+        if error.errno == errno.EROFS:
+            remedy = "mount its disk read-write; a disk that became read-only by itself has failed: look at it first"
+        return Finding("sync", "fail", f"{data} can't be written ({error.strerror})", remedy)
     middle, worst = statistics.median(times), max(times)
     says = f"{middle * 1000:.1f} ms a sync, {worst * 1000:.1f} at worst"
     remedy = "put the data directory on a local SSD, and see what else writes to this disk"

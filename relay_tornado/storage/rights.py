@@ -1,4 +1,4 @@
-"""Which of the relay's files this process must not write, and what mends that."""
+"""What keeps this process from writing the relay's files, and what mends that."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from relay_tornado.storage.whereabouts import wal_of
 
 
 def advice(directory: Path) -> str | None:
-    """Names the files of a data directory that are shut, on a disk that may be written; None where none is seen."""
+    """Names the files of a data directory that are shut, or says that their disk is; None where nothing is seen."""
     if not os.access(directory, os.X_OK, effective_ids=True):
         return None
     database = directory / "relay.db"
     wal = wal_of(database)
+    if wal.parent.is_dir() and os.statvfs(wal.parent).f_flag & os.ST_RDONLY:
+        return f"{wal.parent} is mounted read-only: mount it read-write, or copy it to another disk, and name that"
     shm = wal.with_name(f"{wal.name.removesuffix('-wal')}-shm")
     files = (directory / "relay.lock", database, wal, shm, directory / "relay.witness")
     shut = [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]

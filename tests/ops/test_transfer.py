@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pty
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from hypothesis import strategies as st
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Event
 from relay_tornado.ops.lines import Stub, item_line, parse
-from tests.acceptance.relay import Relay
+from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.runner import Runner
+from tests.needs import needs, needs_root
 from tests.ops.filling import change, fill, rows
 
 CONTENT = (
@@ -356,6 +359,36 @@ def test_with_a_running_relay(new_relay: Callable[..., Relay], tmp_path: Path) -
     assert relay.command("import", "copy", str(tmp_path / "e"))["imported"] == 0
     assert relay.command("check")["findings"] == []
     assert relay.stop() == 0
+
+
+READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+
+
+def test_a_disk_that_is_mounted_read_only(cli: Runner) -> None:
+    """What lies in a file alone is read from there; what needs files that can't be made there says so, and no word of
+    rights."""
+    needs_root("it mounts a directory")
+    needs("unshare", "install util-linux")
+    fill(cli.data, "orders", 5)
+
+    def relay(*arguments: str) -> subprocess.CompletedProcess[str]:
+        place = ["unshare", "-m", "sh", "-c", READ_ONLY, "sh", str(cli.data)]
+        command = [*place, sys.executable, "-m", "relay_tornado", *arguments, "--data", str(cli.data)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+
+    assert relay("export", "orders").stdout.count("\n") == 6
+    with closing(sqlite3.connect(cli.data / "relay.db")) as raw:  # a WAL that was copied without what stands beside it
+        raw.execute("UPDATE meta SET version = 'x'")
+        raw.commit()
+        wal = (cli.data / "relay.db-wal").read_bytes()
+    (cli.data / "relay.db-wal").write_bytes(wal)
+    (cli.data / "relay.db-wal").chmod(0o600)
+    for arguments in (("export", "orders"), ("check",), ("doctor", "--idle", "0")):
+        said = relay(*arguments)
+        assert said.returncode in (1, 3, 4)
+        assert "mount" in said.stdout + said.stderr
+        assert "chmod 0600" not in said.stdout + said.stderr
+        assert "give the directory" not in said.stdout
 
 
 def test_an_import_from_a_terminal_says_what_it_waits_for(tmp_path: Path) -> None:
