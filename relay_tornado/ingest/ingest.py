@@ -242,16 +242,17 @@ class Upload:
             ingest.counters.rejected("too_large")
             return endpoint.too_large
         if ingest.buffered + size > ingest.capacity:
-            self.abandon()
-            ingest.counters.rejected("overloaded")
-            return ingest.full
+            return self._overloaded()
+        try:
+            if self._size == 0:
+                self._body = chunk
+            elif isinstance(self._body, bytes):
+                self._body = bytearray(self._body) + chunk
+            else:
+                self._body += chunk
+        except MemoryError:
+            return self._overloaded()
         ingest.buffered += size
-        if self._size == 0:
-            self._body = chunk
-        elif isinstance(self._body, bytes):
-            self._body = bytearray(self._body) + chunk
-        else:
-            self._body += chunk
         self._size += size
         if self._digest is not None:
             self._digest.update(chunk)
@@ -259,10 +260,15 @@ class Upload:
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
-        its signature is refused."""
+        its signature is refused, or there is no memory for it."""
         ingest, place, head = self._ingest, self._place, self._head
         endpoint = place.endpoint
-        event = ingest.judge(place, head.method, self._headers, bytes(self._body), head.remote_ip, self._digest)
+        try:
+            body = bytes(self._body)
+        except MemoryError:
+            answered(self._overloaded())
+            return
+        event = ingest.judge(place, head.method, self._headers, body, head.remote_ip, self._digest)
         if isinstance(event, Answer):
             self.abandon()
             answered(event)
@@ -290,6 +296,11 @@ class Upload:
         self._left = True
         if self._leave is not None:
             self._leave()
+
+    def _overloaded(self) -> Answer:
+        self.abandon()
+        self._ingest.counters.rejected("overloaded")
+        return self._ingest.full
 
     def abandon(self) -> None:
         """Lets go of what was fed. May be repeated."""

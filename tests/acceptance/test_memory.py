@@ -1,0 +1,50 @@
+"""A relay that memory is short for: what it can't take is refused, none of that is held, and then all is as before."""
+
+from __future__ import annotations
+
+import resource
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tests.acceptance.relay import TIMEOUT, Relay
+
+BODY = bytes(2_900_000)
+
+
+def post(relay: Relay, path: str, body: bytes) -> tuple[int, str | None]:
+    """The status, and Retry-After."""
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(relay.url + path, body, method="POST"), timeout=TIMEOUT
+        ) as answer:
+            return answer.status, answer.headers["Retry-After"]
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers["Retry-After"]
+
+
+def metric(relay: Relay, secret: str, name: str) -> float:
+    request = urllib.request.Request(f"{relay.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        lines = answer.read().decode().splitlines()
+    return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
+
+def test_a_body_for_which_there_is_no_memory(relay: Relay) -> None:
+    """Its sender is told to send it again, and its bytes count for nothing any more."""
+    path = relay.create_bucket("orders")
+    _, secret = relay.create_token()
+    assert post(relay, path, b"before") == (200, None)
+    status = Path(f"/proc/{relay.pid}/status").read_text()
+    size = int(next(line for line in status.splitlines() if line.startswith("VmSize:")).split()[1]) << 10
+    resource.prlimit(relay.pid, resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))
+    answers = [post(relay, path, BODY) for _ in range(8)]
+    assert (503, "1") in answers
+    assert set(answers) <= {(200, None), (503, "1")}
+    resource.prlimit(relay.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert post(relay, path, BODY) == (200, None)
+    assert metric(relay, secret, "relay_ingest_buffer_bytes") == 0
+    assert relay.stop() == 0
+    assert "Traceback" not in relay.said()
+    assert relay.command("check")["events"] == 2 + answers.count((200, None))
