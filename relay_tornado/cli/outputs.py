@@ -319,7 +319,7 @@ def _show(document: Document, as_json: bool, *, reveal: bool = False) -> None:
 
 def _tries(document: Document) -> str:
     if (document["durability"] or {}).get("enabled"):
-        return f"by the schedule {document['durability'].get('schedule') or 'seconds'}"
+        return f"by the schedule {document['durability'].get('schedule') or 'long'}"
     return "1" if document["retries"] < 0 else str(3 + document["retries"])
 
 

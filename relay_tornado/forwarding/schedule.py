@@ -31,6 +31,8 @@ SCHEDULES: Final[Mapping[str, tuple[Sequence[float], float]]] = {
     "long": ((_MINUTE, 5 * _MINUTE, 15 * _MINUTE, 30 * _MINUTE, _HOUR, 2 * _HOUR, 4 * _HOUR, 8 * _HOUR), 30 * DAY),
 }
 """By name: seconds between tries, the last one again and again, and the deadline in seconds where none is given."""
+USUAL: Final = "long"
+"""Where `durability` names none, as in the original."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +70,11 @@ def schedule_of(output: Output) -> Schedule:
     if not durability.get("enabled"):
         return Schedule(quick, [_backoff(index) for index in range(max(output.retries, 0))], False, None)
     deadline = _seconds(durability.get("deadline"))
-    name = durability.get("schedule") or "seconds"
+    name = durability.get("schedule") or USUAL
     if name == "custom":
         delays = [_seconds(each) or 0.0 for each in durability.get("custom_delays") or ()]
         return Schedule(quick, delays, deadline is not None, deadline)
-    named, usual = SCHEDULES.get(name, SCHEDULES["seconds"])
+    named, usual = SCHEDULES.get(name, SCHEDULES[USUAL])
     return Schedule(quick, named, True, usual if deadline is None else deadline)
 
 

@@ -52,7 +52,7 @@ def test_its_numbers() -> None:
     assert f"{ {3: 'three'}[schedule.QUICK] } tries, 1 s and 3 s apart" in TEXT
     assert f"`seconds` for {schedule.SCHEDULES['seconds'][1] / 60:.0f} minutes" in TEXT
     assert f"`medium` for {schedule.SCHEDULES['medium'][1] / 3600:.0f} hours" in TEXT
-    assert f"`long` for {schedule.SCHEDULES['long'][1] / 86400:.0f} days" in TEXT
+    assert f"`long` for {schedule.SCHEDULES[schedule.USUAL][1] / 86400:.0f} days (the default)" in TEXT
     assert schedule.LONGEST_RETRY_AFTER == 3600
     assert "obeyed up to an hour" in TEXT
     assert circuit.FAILURES == 10

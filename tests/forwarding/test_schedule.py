@@ -56,6 +56,13 @@ def test_named_schedules(name: str, deadline: float) -> None:
     assert times(durability={"enabled": False, "schedule": name}) == times()
 
 
+def test_a_schedule_without_a_name() -> None:
+    """It is the long one, as in the original."""
+    usual = times(durability={"enabled": True, "schedule": "long"})
+    for durability in ({"enabled": True}, {"enabled": True, "schedule": "", "deadline": 0}):
+        assert times(durability=durability) == usual
+
+
 def test_custom_schedule() -> None:
     """Its delays once each; with a deadline the last one again and again until then."""
     custom = {"enabled": True, "schedule": "custom", "custom_delays": [5 * SECOND, 60 * SECOND]}

@@ -40,7 +40,7 @@ export function throttleDocument(values, before) {
 }
 
 export const durabilityValues = (durability) => ({
-  "durability.schedule": durability?.enabled ? durability.schedule || "seconds" : "",
+  "durability.schedule": durability?.enabled ? durability.schedule || "long" : "",
   "durability.custom_delays": delaysText(durability?.custom_delays), "durability.deadline": seconds(durability?.deadline),
 });
 
