@@ -76,6 +76,28 @@ def test_by_a_link(page: Page, watch: Watch, relay: Relay, chromium: Browser) ->
     assert code not in page.url
 
 
+def test_a_link_in_the_tab_that_asks_for_it(page: Page, watch: Watch, relay: Relay, administrator: str) -> None:
+    """Where the page is open already a link signs in, too: the browser then loads nothing. It is used up by that, and one
+    that is used already is told."""
+    watch.expected.append("status of 401")
+    page.goto("/ui/")
+    signed_out(page)
+    link = relay.command("ui")["url"]
+    page.goto(link)
+    signed(page)
+    expect(page.get_by_text("the relay's owner")).to_be_visible()
+    assert "code=" not in page.url
+    page.goto(link)
+    expect(page.get_by_text("used already, or is too old")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.goto(link)
+    expect(page.get_by_role("alert")).to_contain_text("used already, or is too old")
+    sign_in(page, relay, administrator)
+    signed(page)
+    page.goto(relay.command("ui")["url"])
+    expect(page.get_by_text("the relay's owner")).to_be_visible()
+
+
 def test_a_link_outlives_a_relay_that_does_not_answer(page: Page, watch: Watch, relay: Relay) -> None:
     """Its code is used once the relay is there."""
     watch.expected.append("ERR_CONNECTION_REFUSED")

@@ -100,6 +100,10 @@ function App() {
       }
     };
     start();
+    // A link that is opened where the page is open already changes the address, and loads nothing.
+    const linked = () => window.location.hash.startsWith("#code=") && start();
+    window.addEventListener("hashchange", linked);
+    return () => window.removeEventListener("hashchange", linked);
   }, []);
   if (session.value === undefined) return html`<p class="starting">${error ? error.message : "Loading…"}</p>`;
   if (session.value === null) return html`<main><${SignIn} /></main><${Toasts} />`;

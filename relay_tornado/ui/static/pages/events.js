@@ -7,6 +7,7 @@ import { filterOf } from "../event/record.js";
 import { Badge, Empty, Problem, bytes, number, tell, today } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
+import { bucketLink } from "../parts/names.js";
 import { FEW, Plain } from "../parts/plain.js";
 import { DELIVERY } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
@@ -231,7 +232,7 @@ export default function Events({ bucket, query }) {
         draw=${(row, isChosen) => html`<${Row} row=${row} chosen=${isChosen} inputs=${inputs} />`} drawnFor=${inputs} onActive=${look}
         onChosen=${setChosen} onOpen=${opened}
         onAway=${(away) => { live.away = away; }} onEnd=${() => live.older()} onSight=${(from, end) => { sight.current = [from, end]; }} at=${at}>
-        ${pastEvent && html`<${Nothing} filtered=${Object.keys(filter).length > 0} />`}
+        ${pastEvent && html`<${Nothing} filtered=${Object.keys(filter).length > 0} bucket=${bucket} />`}
         <${Bottom} live=${live} />
       <//></div>
       ${open && html`<section class="pane event-pane" aria-label="Event" tabindex="-1"><${EventView} id=${open} bucket=${bucket}
@@ -253,10 +254,11 @@ function span(live) {
   return seqs.length ? { first: seqs[0], last: seqs.at(-1) } : { first: 1, last: 1 };
 }
 
-function Nothing({ filtered }) {
+function Nothing({ filtered, bucket }) {
   if (filtered) return html`<${Empty} title="No event fits">
     <p>Nothing that this bucket keeps is what you look for. New events that fit appear here.</p><//>`;
-  return html`<${Empty} title="No event yet"><p>Events appear here as they come in. Send a test event, or see how to connect a sender.</p><//>`;
+  return html`<${Empty} title="No event yet"><p>Events appear here as they come in. Send a test event, or <a
+    href=${bucketLink(bucket, "connect")}>see how to connect a sender</a>.</p><//>`;
 }
 
 function Bottom({ live }) {

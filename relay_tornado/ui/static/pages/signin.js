@@ -3,11 +3,11 @@ import { html, useState } from "../lib.js";
 import { session, signIn, signedOut } from "../api.js";
 import { Button, Field } from "../parts/basic.js";
 
-let code = null;
+let code = "";
 
 /** Uses the code that the address has behind its #, and takes it out of the address. Throws ApiError(0) where nobody answered: then call it again. */
 export async function withCode() {
-  code ??= new URLSearchParams(window.location.hash.slice(1)).get("code");
+  code = new URLSearchParams(window.location.hash.slice(1)).get("code") || code;
   if (!code) return;
   window.history.replaceState(window.history.state, "", window.location.pathname + window.location.search);
   try {
