@@ -166,3 +166,25 @@ def test_what_an_event_covers(
     expect(page.get_by_role("article")).to_have_count(0)
     page.get_by_role("link", name=re.compile("^Inputs")).click()
     expect(page.get_by_role("heading", name="Default public endpoint")).to_be_visible()
+
+
+def test_another_size_changes_nothing_else(events: Page, sender: Sender) -> None:
+    """A window that is drawn higher and lower loads no older events; and what one reads stays where it is as more come
+    in, also once something is chosen."""
+    for index in range(700):
+        sender.send(f"/{index}")
+    events.reload()
+    expect(rows(events).first).to_contain_text("/699")
+    older: list[str] = []
+    events.on("request", lambda request: older.append(request.url) if "limit=500" in request.url else None)
+    for height in (800, 850, 900, 950, 900):
+        events.set_viewport_size({"width": 1400, "height": height})
+        events.evaluate("() => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)))")
+    before = scroll(events, 1440)
+    rows(events).filter(has_text=before).locator(".tick").click()
+    expect(events.get_by_text("1 selected")).to_be_visible()
+    for index in range(700, 703):
+        sender.send(f"/{index}")
+        expect(events.get_by_text(f"{index - 599}+ listed")).to_be_visible()
+        assert first(events) == before
+    assert older == []

@@ -61,9 +61,11 @@ export function List({ label, length, row, version, draw, drawnFor, active, chos
     if (scrollTop + clientHeight > (most - 20) * rowHeight) onEnd?.();
   };
 
+  const latest = useRef(remember);
+  latest.current = remember;
   useEffect(() => {
     if (begin.current) box.current.scrollTop = begin.current;
-    const watch = new ResizeObserver(remember);
+    const watch = new ResizeObserver(() => latest.current());
     watch.observe(box.current);
     return () => watch.disconnect();
   }, []);
