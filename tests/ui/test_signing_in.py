@@ -77,7 +77,7 @@ def test_by_a_link(page: Page, watch: Watch, relay: Relay, chromium: Browser) ->
 
 
 def test_a_link_in_the_tab_that_asks_for_it(page: Page, watch: Watch, relay: Relay, administrator: str) -> None:
-    """Where the page is open already a link signs in, too, though the browser loads nothing; one that was used is told."""
+    """Where the page is open already a link signs in, too, though the browser loads nothing; a used one is told."""
     watch.expected.append("status of 401")
     page.goto("/ui/")
     signed_out(page)
