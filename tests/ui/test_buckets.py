@@ -411,3 +411,27 @@ def test_every_tab_fits_a_phone(chromium: Browser, relay: Relay, administrator: 
                 assert box is not None
                 assert 0 <= box["x"] <= 390 - box["width"]
                 page.get_by_role("button", name="Cancel").click()
+
+
+def test_long_names_fit_a_phone_everywhere(chromium: Browser, relay: Relay, administrator: str) -> None:
+    """Also where it stands on an event's page, and where it is to be typed; and a strange name is led to from everywhere."""
+    with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):
+        sign_in(page, relay, administrator)
+        bucket = make(page, "n" * 100)
+        page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
+        (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
+        page.goto(f"/ui/events/{event['id']}")
+        expect(page.get_by_role("link", name="n" * 100)).to_be_visible()
+        no_sideways_scroll(page)
+        page.goto(f"/ui/buckets/{bucket['id']}/settings")
+        page.get_by_role("button", name="Delete the bucket…").click()
+        dialog = page.get_by_role("dialog")
+        expect(dialog.get_by_text("1 event")).to_be_visible()
+        assert dialog.evaluate("(dialog) => dialog.scrollWidth <= dialog.clientWidth")
+        page.get_by_role("button", name="Cancel").click()
+        bucket = make(page, ".")
+        page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
+        (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
+        page.goto(f"/ui/events/{event['id']}")
+        page.get_by_role("navigation", name="Where this is").get_by_role("link").click()
+        expect(page.get_by_role("heading", name=".", exact=True)).to_be_visible()

@@ -10,6 +10,7 @@ import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoad
 import { Body, Fields } from "../parts/body.js";
 import { Deliveries, HeaderTable } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
+import { bucketLink } from "../parts/names.js";
 import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
 import { go, link } from "../router.js";
@@ -190,7 +191,7 @@ export default function EventPage({ id }) {
     }
   };
   return html`<div class="stack">
-    <nav aria-label="Where this is" class="soft">${bucket ? html`<a href=${link("/buckets", bucket.name)}>${bucket.name}
+    <nav aria-label="Where this is" class="soft wrap">${bucket ? html`<a href=${bucketLink(bucket)}>${bucket.name}
       </a>` : "Bucket"} / event</nav>
     <${Problem} error=${trouble} />
     <div class="card"><${EventView} id=${id} bucket=${bucket} onLog=${setLog} onNewer=${() => to(newerThan, "This is the newest event.")}

@@ -3,6 +3,7 @@ import { html, useMemo } from "../lib.js";
 import { get, session, v1 } from "../api.js";
 import { go, link } from "../router.js";
 import { Problem, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { bucketLink } from "../parts/names.js";
 import { BYTES, COUNT, LATENCY, Plot, RATE, last, written } from "../parts/plot.js";
 
 const SPANS = { hour: "Hour", day: "Day", month: "Month" };
@@ -45,10 +46,8 @@ function Tile({ label, value, note, kind = "" }) {
   return html`<div class="card tile"><dt>${label}</dt><dd class=${kind}>${value}</dd><dd class="soft small">${note}</dd></div>`;
 }
 
-/** The slowest consumer of all buckets: [events, bucket's name, consumer]. */
-function slowest(buckets) {
-  return buckets.filter(({ lag }) => lag).map(({ lag, name }) => [lag.events, name, lag.consumer]).sort((a, b) => b[0] - a[0])[0] ?? null;
-}
+/** The bucket of the slowest consumer of all. */
+const slowest = (buckets) => buckets.filter(({ lag }) => lag).sort((a, b) => b.lag.events - a.lag.events)[0] ?? null;
 
 function Tiles({ status, data, span }) {
   const { buckets } = status;
@@ -64,8 +63,8 @@ function Tiles({ status, data, span }) {
       written(LATENCY, now("commit_p99"))}`} />`}
     <${Tile} label="Subscribers" value=${number(data ? now("subscribers") ?? subscribers : subscribers)} note=${`${
       number(buckets.length)} buckets`} />
-    <${Tile} label="Lag" value=${number(slow?.[0] ?? 0)} kind=${slow?.[0] > 1000 ? "warned" : ""}
-      note=${slow?.[0] ? html`events: ${slow[2]} of <a href=${link("/buckets", slow[1], "consumers")}>${slow[1]}</a>` : "no consumer is behind"} />
+    <${Tile} label="Lag" value=${number(slow?.lag.events ?? 0)} kind=${slow?.lag.events > 1000 ? "warned" : ""}
+      note=${slow?.lag.events ? html`events: ${slow.lag.consumer} of <a href=${bucketLink(slow, "consumers")}>${slow.name}</a>` : "no consumer is behind"} />
     ${data && html`<${Tile} label="Disk left" value=${bytes(now("disk_free"))} note=${`${
       bytes(total(buckets.map((bucket) => bucket.bytes)))} of events`} />
       <${Tile} label=${`Errors, last ${span}`} value=${number(wrong)} kind=${wrong ? "failed" : ""} note=${wrong ? `most: ${

@@ -38,13 +38,13 @@ function begin(log) {
   return { text: plain, form: "text", ends };
 }
 
-/** What the form begins with. */
+/** What the form begins with. `ends` are the body's line ends, which a text area does not tell. */
 function values(bucket, log) {
-  const { text: body, form } = begin(log);
+  const { text: body, form, ends } = begin(log);
   const [first] = bucket.inputs;
   return {
     input: bucket.inputs.some((each) => each.id === log?.input_id) ? log.input_id : (first?.id ?? ""), method: log?.method ?? "POST",
-    path: log?.extra_path ?? "", query: log?.raw_query ?? "", output: "", body, form,
+    path: log?.extra_path ?? "", query: log?.raw_query ?? "", output: "", body, form, ends,
     headers: log ? headersOf(log).filter(({ name }) => !CONNECTION.has(name.toLowerCase())).map(({ name, value }) => `${name}: ${value}`).join("\n")
       : "Content-Type: application/json",
   };
@@ -52,10 +52,9 @@ function values(bucket, log) {
 
 /** The dialog; with `log` it begins with that event. */
 export function EditEvent({ bucket, log, onClose }) {
-  const ends = useMemo(() => begin(log).ends, []);
   const first = useMemo(() => values(bucket, log), []);
   const form = useForm(`${bucket.id}/events/${log?.id ?? "new"}`, first);
-  const { input, method, path, query, headers, body, output } = form.values;
+  const { input, method, path, query, headers, body, output, ends } = form.values;
   const asText = form.values.form === "text";
 
   const bytesNow = () => (asText ? encode(body.replaceAll("\n", ends)) : fromBase64(body));
