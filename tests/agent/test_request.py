@@ -72,6 +72,9 @@ def test_the_outputs_own_destination() -> None:
         ("http://h//\xe9#f", b"/\xe9", b"//\xe9?q=\xff"),
         ("http://h/b//\xe9", b"/\xe9", b"/b//\xe9?q=\xff"),
         ("http://h/locked#f", b"/\xe9", b"/locked?q=\xff"),
+        ("http://h/locked?next=/a", b"/a", b"/locked?next=/a&q=\xff"),
+        ("http://h/locked#/a", b"/a", b"/locked?q=\xff"),
+        ("http://h/b/a/a", b"/a", b"/b/a/a?q=\xff"),
     ],
 )
 def test_exact_bytes_in_a_destination(destination: str, path: bytes, target: bytes) -> None:
@@ -151,6 +154,8 @@ def test_credentials_in_the_url() -> None:
     assert address(request) == "http://localhost:1/h?k=v"
     assert texts(request) == (("Authorization", "Basic bWU6cEBzcw=="),)
     assert shape.shown == "http://localhost:1/h"
+    given = Shape("http://me:p%40ss@localhost:1/h", headers=(("authorization", "Bearer mine"),))
+    assert texts(given.request(event(method="GET"))) == (("authorization", "Bearer mine"),)
 
 
 @pytest.mark.parametrize("value", ["a\r\nb", "a\nb", "a\0b"])

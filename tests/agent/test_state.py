@@ -40,8 +40,12 @@ def test_any_bucket_has_a_file_name(bucket: str) -> None:
 
 
 def test_one_holder(tmp_path: Path) -> None:
-    """The second one is told who the first is; a dead one holds nothing."""
-    place = tmp_path / "new" / "orders.checkpoint"
+    """The second one is told who the first is, whoever was there before; a dead one holds nothing."""
+    place = tmp_path / "new" / "deep" / "orders.checkpoint"
+    Holder(place).close()
+    assert [each.stat().st_mode & 0o777 for each in (place.parent, *place.parent.iterdir())] == [0o700, 0o600]
+    place.with_name("orders.checkpoint.lock").write_text("1234567890123\n")
+    place.write_text("how far it is")
     holder = Holder(place)
     with pytest.raises(InUse, match=f"^{os.getpid()}$"):
         Holder(place)
@@ -49,3 +53,11 @@ def test_one_holder(tmp_path: Path) -> None:
     code = "import os, sys, pathlib, relay_tornado.agent.state as s; s.Holder(pathlib.Path(sys.argv[1])); os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code, str(place)], timeout=60).returncode == 9
     Holder(place).close()
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """A pipe would be waited for without end."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="is no regular file"):
+        Holder(tmp_path / "pipe")
+    assert [each.name for each in tmp_path.iterdir()] == ["pipe"]

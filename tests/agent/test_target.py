@@ -103,6 +103,40 @@ def test_a_request_byte_for_byte(method: str, body: bytes) -> None:
     assert seen == [head + body] * 2
 
 
+def test_a_host_of_its_own() -> None:
+    """It goes out first, and alone."""
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(GOOD)
+
+    async def run() -> None:
+        async with serving(serve) as url, Target(20.0) as target:
+            fields = ((b"B", b"1"), (b"A", b"2"), (b"host", b"shop.example"))
+            await target.send(Request("GET", url, b"/", fields, b""))
+
+    asyncio.run(run())
+    assert seen == [b"GET / HTTP/1.1\r\nhost: shop.example\r\nB: 1\r\nA: 2\r\n\r\n"]
+
+
+def test_long_lines_of_an_answer() -> None:
+    """Large cookies and policies are no reason to send an event again and again."""
+    value = b"x" * 60_000
+    head = b"HTTP/1.1 200 " + value + b"\r\nX-Long: " + value + b"\r\nContent-Length: 0\r\n\r\n"
+    [answer] = asyncio.run(ask(answering(head)))
+    assert isinstance(answer, Answer)
+    assert answer.headers["X-Long"] == [value.decode()]
+
+
+@pytest.mark.parametrize(("status", "good"), [(200, True), (399, True), (400, False), (600, False)])
+def test_which_answers_are_good(status: int, good: bool) -> None:
+    """The target took the event."""
+    [answer] = asyncio.run(ask(answering(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status)))
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.good) == (status, good)
+
+
 def test_an_answer_to_head_has_no_body() -> None:
     """Its length is that of another answer; the connection goes on."""
 
