@@ -51,6 +51,32 @@ class Fine:
     def ended(self, event: Event, outcome: Outcome) -> None: ...
 
 
+class Slow(Fine):
+    """One that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def send(self, request: Request) -> Answer:
+        self.asked.set()
+        await self.go.wait()
+        return await super().send(request)
+
+
+class Busy(Fine):
+    """One that asks for an hour."""
+
+    def __init__(self) -> None:
+        self.waits: list[tuple[int, float]] = []
+
+    async def send(self, request: Request) -> Answer:
+        return Answer(503, {}, b"", retry_after=3600.0)
+
+    def retrying(self, event: Event, request: Request, result: Answer, tries: int, wait: float) -> None:
+        self.waits.append((tries, wait))
+
+
 @pytest.mark.parametrize(("grace", "back", "finished"), [(0.05, False, []), (60.0, True, ["1"])])
 def test_an_answer_has_a_while_once_it_is_stopped(
     monkeypatch: pytest.MonkeyPatch, grace: float, back: bool, finished: list[str]
@@ -70,6 +96,59 @@ def test_an_answer_has_a_while_once_it_is_stopped(
         return relay.finished, agent.open
 
     assert asyncio.run(main()) == (finished, 1 - len(finished))
+
+
+def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The try that runs is waited for, and then the relay that is away for no longer than it was for the others."""
+    monkeypatch.setattr(engine, "GRACE", 0.05)
+
+    async def main() -> None:
+        relay, slow = Relay(), Slow()
+        agent = Agent(cast("Target", slow), Shape("http://localhost:1"), cast("Any", slow), respond=relay.respond)
+        running = asyncio.create_task(agent.run(relay.events()))
+        await slow.asked.wait()
+        agent.stop()
+        slow.go.set()
+        await asyncio.wait_for(running, 20)
+        assert (relay.asked.is_set(), relay.finished, agent.open) == (True, [], 1)
+
+    asyncio.run(main())
+
+
+def test_it_stops_when_answers_are_back() -> None:
+    """Those that the relay has are waited for no more."""
+
+    async def main() -> None:
+        relay, fine = Relay(), cast("Any", Fine())
+        relay.back.set()
+        agent = Agent(cast("Target", fine), Shape("http://localhost:1"), fine, respond=relay.respond)
+        running = asyncio.create_task(agent.run(relay.events()))
+        while agent.open or not relay.finished:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        agent.stop()
+        await asyncio.wait_for(running, 20)
+        assert relay.finished == ["1"]
+
+    asyncio.run(main())
+
+
+def test_what_waits_for_its_next_try_is_left_undone() -> None:
+    """It waits as long as the target asks for, and not when it is told to stop."""
+
+    async def main() -> None:
+        relay, busy = Relay(), Busy()
+        agent = Agent(cast("Target", busy), Shape("http://localhost:1"), cast("Any", busy), respond=relay.respond)
+        running = asyncio.create_task(agent.run(relay.events()))
+        while not busy.waits:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert busy.waits == [(1, 3600.0)]
+        agent.stop()
+        await asyncio.wait_for(running, 20)
+        assert (relay.finished, agent.open, busy.waits) == ([], 1, [(1, 3600.0)])
+
+    asyncio.run(main())
 
 
 def test_there_is_room_for_the_next_however_many_came() -> None:
