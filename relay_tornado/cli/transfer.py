@@ -117,14 +117,18 @@ def _output(file: Path, append: bool) -> Iterator[tuple[IO[bytes], _Continued | 
 
 
 def _continued(file: Path, output: BinaryIO) -> _Continued | None:
-    """Cuts off what is no whole line at the end; how the file goes on, None where it is empty."""
+    """Cuts off what is no whole line at the end; how the file goes on, None where it is empty. Raises Conflict where it
+    is no export, and leaves it as it is."""
     from relay_tornado.ids import format_id
-    from relay_tornado.ops.lines import Header, parse
+    from relay_tornado.ops.lines import BEGINNING, Header, parse
 
-    end = output.seek(0, os.SEEK_END)
-    end = _line_end(output, end)
-    output.truncate(end)
+    end = _line_end(output, output.seek(0, os.SEEK_END))
     if end == 0:
+        output.seek(0)
+        if not BEGINNING.startswith(output.read(len(BEGINNING))):
+            raise Conflict(f"{file} is no export: name another file")
+        output.seek(0)
+        output.truncate()
         return None
     start = _line_end(output, end - 1)
     output.seek(start)
@@ -137,6 +141,7 @@ def _continued(file: Path, output: BinaryIO) -> _Continued | None:
     except Invalid as error:
         raise Conflict(f"the {place} line of {file} {error}: name another file") from None
     output.seek(end)
+    output.truncate()
     source = str(first.bucket.get("id")) if isinstance(first, Header) else None
     if isinstance(last, Header):
         newest = last.epochs[-1].get("epoch") if last.epochs else None

@@ -20,6 +20,8 @@ from relay_tornado.log import rows
 from relay_tornado.model import Event
 
 FORMAT = 1
+BEGINNING = b'{"relay_export":'
+"""The first bytes of every export."""
 
 _FIELDS = msgspec.structs.fields(Event)
 _BYTES = frozenset(field.name for field in _FIELDS if field.type is bytes)

@@ -153,9 +153,12 @@ def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
     file.write_bytes(whole[:20])
     assert cli.json("export", "orders", file, "--append")["events"] == 150
     assert "leave --after out" in cli.misused("export", "orders", file, "--append", "--after", "3")
-    file.write_bytes(b"notes of mine\n")
-    assert "name another file" in cli.refused("export", "orders", file, "--append")
-    assert file.read_bytes() == b"notes of mine\n"
+    file.write_bytes(whole[:5])
+    assert cli.json("export", "orders", file, "--append")["events"] == 150
+    for notes in (b"notes of mine\n", b"notes\nof mine", b"notes of mine", b'{"relay"'):
+        file.write_bytes(notes)
+        assert "name another file" in cli.refused("export", "orders", file, "--append")
+        assert file.read_bytes() == notes
 
 
 def test_an_export_is_continued_with_its_own_events_only(cli: Runner, tmp_path: Path) -> None:
