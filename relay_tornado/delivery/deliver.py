@@ -141,18 +141,18 @@ class Delivery:
         return () if self._untold is None else self._untold.get(bucket_id, ())
 
     def reached(self) -> Mapping[BucketId, str]:
-        """By bucket, the id of the last event written or passed over. Not of one with a gap before that which nothing
-        written has told yet, nor where some copies of the next event were had before delivery began."""
+        """By bucket, the id of the last event written or passed over; of none with an untold gap or between copies."""
         places = [place for place in self._places.values() if not (place.output or self.untold(place.bucket_id))]
         return {place.bucket_id: format_id(place.epoch, place.seq) for place in places}
 
     def moved(self) -> Mapping[str, str]:
-        """As `reached`, by bucket name, of those that moved since the last call."""
+        """As `reached`, by bucket name, of those that moved since the last call, and with what is being written."""
         moved = {}
         for place in self._places.values():
-            if place.seq != place.pinged and place.epoch and not self.untold(place.bucket_id):
-                place.pinged = place.seq
-                moved[self._shared.directory.name(place.bucket_id)] = format_id(place.epoch, place.seq)
+            seq, epoch = place.told()
+            if seq != place.pinged and epoch and not self.untold(place.bucket_id):
+                place.pinged = seq
+                moved[self._shared.directory.name(place.bucket_id)] = format_id(epoch, seq)
         return moved
 
     def reaches(self, bucket_id: BucketId, event: Event) -> bool:

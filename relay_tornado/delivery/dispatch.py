@@ -48,7 +48,8 @@ class Place:
     """A subscriber's position in one bucket: every event up to `seq` was written or passed over, and its epoch is
     `epoch`; of the next event the copies for outputs up to number `output` were had before delivery began.
 
-    `given` is how far events were given to a write, which may be under way; what the pass sends `seq` alone tells.
+    `given`, in `given_epoch`, is how far events were given to a write, which may be under way; what the pass sends
+    `seq` alone tells.
     `open` until the bucket leaves the subscription. `lost` is where the log ends again because the file lost what came
     after it, until the subscriber has looked; None else. `name` is what the bucket was called when it was placed.
     """
@@ -58,6 +59,7 @@ class Place:
         "bucket_id",
         "epoch",
         "given",
+        "given_epoch",
         "lane",
         "lost",
         "name",
@@ -81,6 +83,7 @@ class Place:
         self.output = output
         self.open = True
         self.given = 0
+        self.given_epoch = ""
         self.began = seq
         """Where delivery began, or the lowest place that it went back to."""
         self.pinged = seq
@@ -88,8 +91,12 @@ class Place:
 
     def move(self, seq: int, epoch: str) -> None:
         """The subscriber goes on behind `seq`, wherever it was."""
-        self.seq, self.epoch, self.output = seq, epoch, 0
+        self.seq, self.epoch, self.output, self.given = seq, epoch, 0, 0
         self.began = min(self.began, seq)
+
+    def told(self) -> tuple[int, str]:
+        """The seq and the epoch of the last event that lies before whatever is written next, or was passed over."""
+        return (self.given, self.given_epoch) if self.given > self.seq else (self.seq, self.epoch)
 
 
 class _Chunk(NamedTuple):

@@ -91,5 +91,5 @@ class Reader:
         data, taken, at = self._selection.run(place, events, at, shared.flight.chunk(), keep=keep)
         shared.counters.deliveries += taken
         shared.counters.delivered_bytes += len(data)
-        place.given = events[at - 1].seq
+        place.given, place.given_epoch = events[at - 1].seq, events[at - 1].epoch
         return at, self._writer.write((data,)) if data else None
