@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.whereabouts import wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
+
+_JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
+_JOURNAL = struct.Struct(">16s I 4x I")
+"""Magic and two numbers, how many pages the file had, and their size (https://www.sqlite.org/fileformat2.html, 3)."""
+_FIRST_PAGES = 2
+"""By so many a file grows before it is one with a WAL."""
 
 _log = structlog.get_logger(__name__)
 
@@ -131,11 +138,23 @@ def check_there(path: Path) -> None:
 
 def roll_back(path: Path) -> None:
     """Undoes what a start did not get to the end of that was killed before the file was one with a WAL: until then no
-    connection that only reads can read it. Raises sqlite3.Error."""
+    connection that only reads can read it. Raises sqlite3.Error and OSError, and StartupError where what SQLite would
+    do it from is of another file."""
     wal = wal_of(path)
-    if wal.with_name(f"{wal.name.removesuffix('-wal')}-journal").exists():
-        with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw:
-            raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    journal = wal.with_name(f"{wal.name.removesuffix('-wal')}-journal")
+    try:
+        with journal.open("rb") as file:
+            head = file.read(_JOURNAL.size)
+    except FileNotFoundError:
+        return
+    if head.startswith(_JOURNAL_MAGIC) and len(head) == _JOURNAL.size:
+        pages, page = _JOURNAL.unpack(head)[1:]
+        if abs(path.stat().st_size - pages * page) > _FIRST_PAGES * page:
+            raise StartupError(
+                f"{journal} is not of {path}, which it would cut to {pages} pages: move it away, and start again"
+            )
+    with unquoted(), contextlib.closing(sqlite3.connect(uri(path, "rw"), uri=True)) as raw:
+        raw.execute("SELECT 1 FROM sqlite_schema").fetchone()
 
 
 def secure(path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -173,6 +174,20 @@ def test_a_first_start_that_is_killed(cli: Runner, file: Path, tmp_path: Path, i
     assert new.json("bucket", "create", "more")["name"] == "more"
     checked = new.json("check")
     assert (checked["findings"], checked["events"]) == ([], 0 if is_new else 30)
+
+
+def test_what_a_killed_first_start_left_beside_another_file(cli: Runner, file: Path, tmp_path: Path) -> None:
+    """A backup that was put in the place of the new file is not cut to what that was; without the journal it starts."""
+    needs("strace", "install strace")
+    new = restored(cli, tmp_path)
+    journal = new.data / "relay.db-journal"
+    kill(journal, "bucket", "create", "more", "--data", new.data)
+    shutil.copyfile(file, new.data / "relay.db")
+    assert f"{journal} is not of {new.data / 'relay.db'}" in new.refused("bucket", "list")
+    assert (new.data / "relay.db").read_bytes() == file.read_bytes()
+    journal.unlink()
+    assert "orders" in new("bucket", "list").stdout
+    assert new.json("check")["events"] == 30
 
 
 def test_a_fresh_disk_is_empty(cli: Runner, file: Path, tmp_path: Path) -> None:
