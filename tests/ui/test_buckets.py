@@ -414,7 +414,7 @@ def test_every_tab_fits_a_phone(chromium: Browser, relay: Relay, administrator: 
 
 
 def test_long_names_fit_a_phone_everywhere(chromium: Browser, relay: Relay, administrator: str) -> None:
-    """Also where it stands on an event's page, and where it is to be typed; and a strange name is led to from everywhere."""
+    """Also on an event's page, and where it is to be typed; and a strange name is led to from there."""
     with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):
         sign_in(page, relay, administrator)
         bucket = make(page, "n" * 100)

@@ -160,7 +160,7 @@ def test_what_an_event_covers(
     page.goto(f"/ui/buckets/{sender.name}")
     rows(page).first.click()
     expect(page.get_by_role("article")).to_be_visible()
-    search = page.get_by_label("Search in bodies")
+    search = page.get_by_label("Search paths, headers and bodies")
     assert search.evaluate("(field) => { field.focus(); return document.activeElement === field; }") == (not covered)
     page.get_by_role("button", name="Close the event").click()
     expect(page.get_by_role("article")).to_have_count(0)

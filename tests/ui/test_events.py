@@ -87,7 +87,7 @@ def test_by_keyboard_alone(events: Page, sender: Sender) -> None:
     events.keyboard.press("Escape")
     expect(events.get_by_role("article")).to_have_count(0)
     events.keyboard.press("/")
-    expect(events.get_by_label("Search in bodies")).to_be_focused()
+    expect(events.get_by_label("Search paths, headers and bodies")).to_be_focused()
 
 
 def test_paused_it_counts_what_waits(events: Page, sender: Sender) -> None:
@@ -175,7 +175,7 @@ def test_filters_and_search(events: Page, sender: Sender) -> None:
     sender.send("/push", b"hay", method="PUT", X_Kind="push")
     expect(rows(events)).to_have_count(2)
     events.get_by_role("button", name="Filter").click()
-    events.get_by_label("Header").fill("x-kind: ORD")
+    events.get_by_label("Header", exact=True).fill("x-kind: ORD")
     expect(rows(events)).to_have_count(1)
     expect(events).to_have_url(re.compile(r"header=x-kind"))
     live(events)
@@ -186,14 +186,20 @@ def test_filters_and_search(events: Page, sender: Sender) -> None:
     expect(events.get_by_text("No event fits")).to_be_visible()
     events.get_by_role("button", name="Show all").click()
     expect(rows(events)).to_have_count(4)
-    events.get_by_label("Search in bodies").fill("Needle")
+    events.get_by_label("Search paths, headers and bodies").fill("Needle")
     expect(rows(events)).to_have_count(2)
     sender.send("/orders/3", b'{"sku": "needle-9"}')
     expect(rows(events)).to_have_count(3)
     expect(rows(events).first).to_contain_text("/orders/3")
+    search = events.get_by_label("Search paths, headers and bodies")
+    for text, count in (("push", 2), ("/orders/2", 1), ('"sku needle"', 0)):
+        search.fill(text)
+        expect(rows(events)).to_have_count(count)
+    search.fill("Needle")
+    expect(rows(events)).to_have_count(3)
     events.reload()
     expect(rows(events)).to_have_count(3)
-    expect(events.get_by_label("Search in bodies")).to_have_value("Needle")
+    expect(events.get_by_label("Search paths, headers and bodies")).to_have_value("Needle")
 
 
 def test_one_event(events: Page, sender: Sender) -> None:
@@ -386,7 +392,7 @@ def test_what_is_typed_stays(events: Page, sender: Sender) -> None:
     sender.send("/x", b"two words")
     sender.send("/y", b"two birds")
     expect(rows(events)).to_have_count(2)
-    search = events.get_by_label("Search in bodies")
+    search = events.get_by_label("Search paths, headers and bodies")
     search.press_sequentially("two ")
     expect(events).to_have_url(re.compile(r"q=two$"))
     search.press_sequentially("words")
@@ -451,7 +457,7 @@ def test_the_list_follows_the_event(events: Page, sender: Sender) -> None:
             break
     expect(heading).to_have_text(re.compile(r"/0$"))
     expect(events.locator(".list-row.active")).to_be_in_viewport(ratio=0.9)
-    events.get_by_label("Search in bodies").fill("nothing has that")
+    events.get_by_label("Search paths, headers and bodies").fill("nothing has that")
     expect(events.get_by_text("No event fits")).to_be_visible()
     events.get_by_role("button", name="Newer").click()
     expect(events.locator(".toast").last).to_have_text("This event is not in the list.")

@@ -75,7 +75,7 @@ export function Filters({ filter, onFilter }) {
   }, []);
   return html`<search class="filters">
     <div class="row" ref=${search}>
-      <div class="grow sr-label"><${Typed} label="Search in bodies" type="search" placeholder="Search in bodies" value=${filter.q ?? ""}
+      <div class="grow sr-label"><${Typed} label="Search paths, headers and bodies" type="search" placeholder="Search paths, headers and bodies" value=${filter.q ?? ""}
         onValue=${(value) => set("q", value)} /></div>
       <button type="button" class="button" aria-expanded=${open ? "true" : "false"}
         onClick=${() => setOpen(!open)}>Filter${others.length ? ` (${others.length})` : ""}</button>
