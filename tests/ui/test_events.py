@@ -322,6 +322,7 @@ def test_comparing(events: Page, sender: Sender) -> None:
     for index in range(2):
         rows(events).nth(index).locator(".tick").click()
     events.get_by_role("link", name="Compare").click()
+    expect(events).to_have_title("Compare · Relay")
     bodies = events.get_by_role("region", name="Differences of the bodies")
     expect(bodies.get_by_role("row")).to_have_text(["PlaceLeftRight", "n12"])
     heads = events.get_by_role("region", name="Headers")

@@ -197,7 +197,8 @@ def test_yesterdays_events_say_so(page: Page, relay: Relay, administrator: str, 
 
 
 def test_on_paper(events: Page, sender: Sender) -> None:
-    """All of a long body is there, in dark on light whatever the page is in, and nothing to press."""
+    """All of a long body is there, in dark on light whatever the page is in, and nothing to press. A list is what one
+    sees of it."""
     body = "".join(f"line {index}\n" for index in range(500))
     sender.send("/x", body.encode(), Content_Type="text/plain")
     rows(events).first.click()
@@ -210,3 +211,6 @@ def test_on_paper(events: Page, sender: Sender) -> None:
     assert events.evaluate("() => getComputedStyle(document.body).color") == "rgb(26, 31, 41)"
     for hidden in (events.locator(".rail"), events.get_by_role("button", name="Send again").first):
         expect(hidden).to_be_hidden()
+    events.keyboard.press("Escape")
+    expect(events.get_by_role("article")).to_have_count(0)
+    assert events.locator(".list").evaluate("(list) => list.clientHeight < innerHeight")

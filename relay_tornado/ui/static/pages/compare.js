@@ -1,5 +1,5 @@
 // Two events side by side: what differs between their request lines, headers, fields and bodies.
-import { html, useMemo, useState } from "../lib.js";
+import { html, useEffect, useMemo, useState } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { bodyOf, hexDump, utf8 } from "../event/bytes.js";
 import { diffJson, diffLines, diffPairs } from "../event/diff.js";
@@ -132,6 +132,12 @@ const verdict = (log) => (log.verified == null ? "not checked" : log.verified ? 
 export default function Compare({ left, right }) {
   const load = (signal) => Promise.all([left, right].map((id) => get(v1("logs", id), undefined, signal)));
   const [logs, error, again] = useLoaded(load, { on: [left, right] });
+  useEffect(() => {
+    document.title = "Compare · Relay";
+    return () => {
+      document.title = "Relay";
+    };
+  }, []);
   const parts = useMemo(() => logs?.map((log) => ({
     request: [["Method", log.method], ["Path", log.extra_path || "/"], ["Sender", log.ip_address], ["Signature", verdict(log)]],
     query: fields(log.raw_query), headers: pairsOf(log),
