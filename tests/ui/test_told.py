@@ -80,7 +80,8 @@ def test_copying_without_a_clipboard(page: Page, relay: Relay, administrator: st
 
 
 def test_what_could_not_be_asked_is_asked_again(events: Page, watch: Watch, sender: Sender) -> None:
-    """An event that was asked for while the relay was away is there once it is back; nobody has to press anything."""
+    """An event, or those of a time that is over, asked for while the relay was away, are there once it is back; nobody
+    has to press anything."""
     watch.expected.append("ERR_CONNECTION_REFUSED")
     sender.send("/0")
     (event,) = sender.events()
@@ -90,6 +91,12 @@ def test_what_could_not_be_asked_is_asked_again(events: Page, watch: Watch, send
     events.unroute("**/v1/logs/*")
     expect(events.get_by_role("heading", level=1)).to_contain_text("/0")
     expect(events.get_by_role("button", name="Send again")).to_be_enabled()
+    events.route("**/v1/search?**", lambda route: route.abort("connectionrefused"))
+    events.goto(f"/ui/buckets/{sender.name}?to={int(event['received_at']) + 1}")
+    expect(events.get_by_role("alert")).to_contain_text("The relay can't be reached. The page goes on by itself")
+    events.unroute("**/v1/search?**")
+    expect(rows(events)).to_have_count(1)
+    expect(events.get_by_role("alert")).to_have_count(0)
 
 
 def test_a_part_that_failed_comes_with_the_stream(page: Page, watch: Watch, tmp_path: Path) -> None:

@@ -138,6 +138,13 @@ export default function Events({ bucket, query }) {
       live.end();
     };
   }, [live]);
+  const problem = live.error.value;
+  useEffect(() => {
+    // Where there is no stream whose coming back would say so.
+    if (problem?.status !== 0 || live.state.value !== "past") return undefined;
+    const timer = setTimeout(() => live.fill(), REFRESH);
+    return () => clearTimeout(timer);
+  }, [problem]);
   useRest(panes, [wide]);
   const leaving = useRef(null);
   leaving.current = () => leave(entry, { about, live, at, chosen, active });
@@ -221,7 +228,7 @@ export default function Events({ bucket, query }) {
         <button type="button" class="button" onClick=${() => setDialog("range")}>Send a range again</button></div></div>
     <${Filters} filter=${filter} onFilter=${(next) => to(open && wide ? { ...next, event: open } : next, { replace: true })} />
     ${live.building.value && html`<p class="note warn">The index of the search is still being built: older events may be missing here.</p>`}
-    <${Problem} error=${live.error.value} retry=${() => live.fill()} />
+    <${Problem} error=${problem} retry=${() => live.fill()} />
     ${ids.length > 0 && html`<div class="note row" role="status"><span class="grow">${number(ids.length)} selected</span>
       ${two && html`<a class="button tiny" href=${link("/compare", two[0], two[1])}>Compare</a>`}
       <button type="button" class="button tiny" onClick=${() => setDialog("chosen")}>Send again</button>
