@@ -462,3 +462,20 @@ def test_the_list_follows_the_event(events: Page, sender: Sender) -> None:
     expect(events.get_by_text("No event fits")).to_be_visible()
     events.get_by_role("button", name="Newer").click()
     expect(events.locator(".toast").last).to_have_text("This event is not in the list.")
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_thumb_selects(page: Page, relay: Relay, administrator: str, sender: Sender, width: int) -> None:
+    """All of a row's beginning selects it, not the small box alone: what is pressed beside that opens the event."""
+    sender.send("/x")
+    page.set_viewport_size({"width": width, "height": 844})
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/buckets/{sender.name}")
+    row = rows(page).first
+    expect(row).to_be_visible()
+    height = row.evaluate("(row) => row.offsetHeight")
+    for times, (x, y) in enumerate([(3, 3), (28, height - 4), (16, height // 2)]):
+        row.click(position={"x": x, "y": y})
+        expect(row).to_have_attribute("aria-selected", "false" if times % 2 else "true")
+    row.click(position={"x": 60, "y": 10})
+    expect(page.get_by_role("article")).to_be_visible()
