@@ -479,3 +479,26 @@ def test_a_thumb_selects(page: Page, relay: Relay, administrator: str, sender: S
         expect(row).to_have_attribute("aria-selected", "false" if times % 2 else "true")
     row.click(position={"x": 60, "y": 10})
     expect(page.get_by_role("article")).to_be_visible()
+
+
+def test_on_a_phone_what_belongs_together_stands_together(
+    page: Page, relay: Relay, administrator: str, sender: Sender
+) -> None:
+    """The values of a comparison have most of its width, whatever their places are called; a choice stands before its
+    text."""
+    for value in ("one", "another"):
+        sender.send("/x", json.dumps({"the_customer_of_this_order": {"preferred_language": value}}).encode())
+    left, right = (each["id"] for each in sender.events())
+    page.set_viewport_size({"width": 390, "height": 844})
+    sign_in(page, relay, administrator)
+    page.goto(f"/ui/compare/{left}/{right}")
+    cells = page.get_by_role("region", name="Differences of the bodies").get_by_role("cell")
+    expect(cells).to_have_text(['"one"', '"another"'])
+    assert sum(cell.evaluate("(cell) => cell.offsetWidth") for cell in cells.all()) > 200
+    page.goto(f"/ui/events/{left}")
+    page.get_by_role("button", name="Send again").click()
+    choice = page.get_by_role("radio").first
+    box, text = choice.bounding_box(), page.get_by_text("Subscribers and outputs").bounding_box()
+    assert box is not None
+    assert text is not None
+    assert text["y"] < box["y"] + box["height"]

@@ -49,7 +49,7 @@ function JsonChanges({ changes }) {
   return html`<div class="scroll" tabindex="0" role="region" aria-label="Differences of the bodies"><table class="compare"><thead><tr><th
     scope="col">Place</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
     ${shown.map((change, index) => html`<tr key=${index}
-      class=${change.left && change.right ? "changed" : change.left ? "only-left" : "only-right"}><th scope="row" class="value name">
+      class=${change.left && change.right ? "changed" : change.left ? "only-left" : "only-right"}><th scope="row" class="value name place">
         <${Short} text=${change.path} /></th><${Cell} values=${shortly(change.left)} /><${Cell} values=${shortly(change.right)} /></tr>`)}
           </tbody></table></div>${more}`;
 }
