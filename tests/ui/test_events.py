@@ -315,12 +315,15 @@ def test_deliveries_and_answers(events: Page, sender: Sender) -> None:
 
 
 def test_comparing(events: Page, sender: Sender) -> None:
-    """Two that are selected are put side by side: headers and JSON by what they are, text by lines."""
+    """Two that are selected are put side by side, the older one on the left, also where the list has them no longer:
+    headers and JSON by what they are, text by lines."""
     sender.send("/a", b'{"n": 1, "same": [1, 2]}', Content_Type="application/json", X_One="1")
     sender.send("/a", b'{"same": [1, 2], "n": 2}', Content_Type="application/json", X_Two="2")
     expect(rows(events)).to_have_count(2)
     for index in range(2):
         rows(events).nth(index).locator(".tick").click()
+    events.get_by_label("Search paths, headers and bodies").fill("nothing has that")
+    expect(events.get_by_text("No event fits")).to_be_visible()
     events.get_by_role("link", name="Compare").click()
     expect(events).to_have_title("Compare · Relay")
     bodies = events.get_by_role("region", name="Differences of the bodies")

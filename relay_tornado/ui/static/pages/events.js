@@ -4,6 +4,7 @@ import { session } from "../api.js";
 import { MOST, Live } from "../event/live.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
+import { seqOf } from "../event/sending.js";
 import { Badge, Empty, Problem, bytes, number, tell, today } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
@@ -215,7 +216,7 @@ export default function Events({ bucket, query }) {
   const paused = live.paused.value;
   const waiting = live.waiting.value;
   const ids = [...chosen];
-  const two = ids.length === 2 && [...ids].sort((a, b) => live.indexOf(b) - live.indexOf(a));
+  const two = ids.length === 2 && [...ids].sort((a, b) => seqOf(a) - seqOf(b));
   const pastEvent = live.filled && !live.length && live.whole.value;
   return html`<div class="events stack">
     <div class="head"><div class="row"><span role="status"><${Badge} kind=${paused ? "warn" : kind}>${paused ? "Paused" : word}<//></span>
