@@ -435,3 +435,22 @@ def test_long_names_fit_a_phone_everywhere(chromium: Browser, relay: Relay, admi
         page.goto(f"/ui/events/{event['id']}")
         page.get_by_role("navigation", name="Where this is").get_by_role("link").click()
         expect(page.get_by_role("heading", name=".", exact=True)).to_be_visible()
+
+
+def test_a_bucket_that_somebody_else_changes(signed_in: Page, watch: Watch, relay: Relay) -> None:
+    """Renamed while one looks at it, it goes on under its new name, with what was not saved; deleted, it says so."""
+    watch.expected.append("status of 404")
+    page = signed_in
+    made = make(page, "old name")
+    page.clock.install()
+    page.goto("/ui/buckets/old name/settings?x=1")
+    page.get_by_label("Description").fill("half a sentence")
+    relay.command("bucket", "set", made["id"], "--name", "new name")
+    page.clock.run_for(21_000)
+    expect(page.get_by_role("heading", name="new name", level=1)).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/ui/buckets/new%20name/settings\?x=1$"))
+    expect(page.get_by_label("Description")).to_have_value("half a sentence")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    ask(page, "DELETE", f"/v1/buckets/{made['id']}?force=true")
+    page.clock.run_for(21_000)
+    expect(page.get_by_role("alert")).to_contain_text("not there any more")

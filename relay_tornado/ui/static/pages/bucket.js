@@ -5,7 +5,7 @@ import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded } from ".
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { Hour } from "../parts/spark.js";
-import { link } from "../router.js";
+import { go, link } from "../router.js";
 import { Lag } from "./buckets.js";
 
 /** Each tab is loaded when it is gone to: its name in the address, its text, its component, and the forms that are in it. */
@@ -17,6 +17,8 @@ const TABS = [
   ["consumers", "Consumers", () => import("../parts/consumers.js").then((module) => module.Consumers)],
   ["settings", "Settings", () => import("./settings.js").then((module) => module.default)],
 ];
+
+const GONE = new Error("This bucket is not there any more: it was deleted, or your token does not have it any more.");
 
 /** How the bucket stands, in one line. */
 function Standing({ standing, outputs }) {
@@ -32,9 +34,20 @@ function Standing({ standing, outputs }) {
 }
 
 export default function BucketPage({ bucket: reference, tab: wanted = "events", query }) {
-  const [found, error, again] = useLoaded((abort) => get(v1("buckets", reference), {}, abort), { every: 20, on: [reference] });
+  // Once it is known by its id it is asked for by that: its name may change while one looks at it.
+  const known = useRef({});
+  const [found, error, again] = useLoaded(async (abort) => {
+    const answer = await get(v1("buckets", known.current[reference] ?? reference), {}, abort);
+    known.current = { [reference]: answer.id };
+    return answer;
+  }, { every: 20, on: [reference] });
   const [status] = useLoaded((abort) => get("/v1/status", {}, abort), { every: 5 });
-  const bucket = found && [found.id, found.name].includes(reference) ? found : null;
+  const named = found && [found.id, found.name].includes(reference);
+  const renamed = found && !named && known.current[reference] === found.id;
+  const bucket = named || renamed ? found : null;
+  useEffect(() => {
+    if (renamed) go(bucketLink(found, wanted) + window.location.search, { replace: true });
+  }, [renamed]);
   const tab = TABS.find(([name]) => name === wanted);
   const tabs = useRef(null);
   useEffect(() => {
@@ -57,7 +70,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
       <span class="row">${bucket.ephemeral && html`<${Badge}>ephemeral<//>`}${!bucket.stream && html`<${Badge} kind="warn">stream off<//>`}
         ${bucket.expires_at && html`<a href=${bucketLink(bucket, "settings")}><${Badge} kind="warn">deleted <${Time} at=${bucket.expires_at} /><//>
           </a>`}</span></div>
-    <${Problem} error=${error} retry=${again} />
+    <${Problem} error=${error?.status === 404 ? GONE : error} retry=${again} />
     <${Standing} standing=${status?.buckets.find(({ id }) => id === bucket.id)} outputs=${bucket.outputs} />
     <nav class="tabs" ref=${tabs} aria-label=${`Parts of ${bucket.name}`}>${TABS.map(([name, text]) => html`<a key=${name}
         href=${bucketLink(bucket, name)} aria-current=${name === wanted ? "page" : undefined}>${text}

@@ -266,7 +266,7 @@ function Nothing({ filtered, bucket }) {
   if (filtered) return html`<${Empty} title="No event fits">
     <p>Nothing that this bucket keeps is what you look for. New events that fit appear here.</p><//>`;
   return html`<${Empty} title="No event yet"><p>Events appear here as they come in. Send a test event, or <a
-    href=${bucketLink(bucket, "connect")}>see how to connect a sender</a>.</p><//>`;
+    href=${bucketLink(bucket, "connect")}>see what to give to a sender</a>.</p><//>`;
 }
 
 function Bottom({ live }) {
