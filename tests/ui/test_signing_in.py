@@ -89,6 +89,7 @@ def test_a_link_in_the_tab_that_asks_for_it(page: Page, watch: Watch, relay: Rel
     page.goto(link)
     expect(page.get_by_text("used already, or is too old")).to_be_visible()
     page.get_by_role("button", name="Sign out").click()
+    signed_out(page)
     page.goto(link)
     expect(page.get_by_role("alert")).to_contain_text("used already, or is too old")
     sign_in(page, relay, administrator)
