@@ -304,10 +304,15 @@ async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_p
 
 @log_test
 async def test_ephemeral_events_are_not_in_it(world: SqliteWorld, tmp_path: Path) -> None:
-    """What is kept in memory only is written to no file by way of the index."""
+    """What is kept in memory only is written to no file by way of the index, whether it was there before or comes."""
     await world.log.append("b", event(b"a secret that flies by", ephemeral=True))
     await fill(world, 1)
+    await world.log.append("b", event(b"a secret of the newest", ephemeral=True))
     async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [2]
+        assert await look(made, world, "secret") == []
+        await world.log.append("b", event(b"a secret that flies by later", ephemeral=True))
         await caught_up(made, world)
         assert await look(made, world, "number") == [2]
         assert await look(made, world, "secret") == []
