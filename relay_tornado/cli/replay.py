@@ -122,7 +122,7 @@ def replay(
         if course is None:
             raise
         course.stopped = True
-    except RelayError:
+    except (RelayError, Failure):
         if course is not None and course.passed:
             note(_how_to_go_on(course))
         raise

@@ -14,7 +14,7 @@ import pytest
 from relay_tornado.errors import Overloaded, RelayError, Unavailable
 from tests.acceptance.relay import wait_for
 from tests.cli.runner import Runner
-from tests.cli.server import serving
+from tests.cli.server import Server, serving
 
 
 @pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
@@ -99,6 +99,21 @@ def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
     assert "not sent: 1 to 2," in relay("logs", "resend", "--bucket", "orders").stderr
 
 
+def full_after(most: int, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay takes so many events more, and says then that it is too much."""
+    append, left = server.relay.administration.logs._stored.log.append, [most]
+
+    def full(bucket_id: str, event: Any) -> Any:
+        left[0] -= 1
+        if left[0] < 0:
+            refused = asyncio.get_running_loop().create_future()
+            refused.set_exception(Overloaded("too much is coming in"))
+            return refused
+        return append(bucket_id, event)
+
+    monkeypatch.setattr(server.relay.administration.logs._stored.log, "append", full)
+
+
 def test_a_resend_that_stops_in_its_middle(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was sent is told, and how to go on: whoever repeats the whole command sends it twice."""
     made = relay.json("bucket", "create", "orders")
@@ -114,21 +129,25 @@ def test_a_resend_that_stops_in_its_middle(relay: Runner, monkeypatch: pytest.Mo
         )
         assert run.stderr == f"relay: {printed['problem']}\n"
 
-        append, left = server.relay.administration.logs._stored.log.append, [2]
-
-        def full(bucket_id: str, event: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                refused = asyncio.get_running_loop().create_future()
-                refused.set_exception(Overloaded("too much is coming in"))
-                return refused
-            return append(bucket_id, event)
-
-        monkeypatch.setattr(server.relay.administration.logs._stored.log, "append", full)
+        full_after(2, server, monkeypatch)
         run = relay("logs", "resend", "--bucket", "orders", "--last", "3")
         assert (run.exit_code, run.stdout.partition(":")[0]) == (1, "Sent 2 events again")
         goes_on = "the same command with --first 3 --last 3 goes on there"
         assert run.stderr == f"relay: broken off: too much is coming in; {goes_on}\n"
+
+
+def test_a_replay_that_stops_in_its_middle(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how to go on, too."""
+    made = relay.json("bucket", "create", "orders")
+    relay.json("output", "create", "orders", "--name", "worker")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"%d" % n)
+        full_after(2, server, monkeypatch)
+        run = relay("replay", "orders", "--from", "earliest", "--to-output", "worker")
+    assert (run.exit_code, run.stdout) == (1, "")
+    goes_on = "stopped after 2 of 3: the same command with --from seq:3 --to seq:3 goes on there"
+    assert run.stderr == f"relay: {goes_on}\nrelay: broken off: too much is coming in\n"
 
 
 @pytest.mark.parametrize("error", [Unavailable("it is away"), None])
