@@ -8,6 +8,7 @@ import http
 import http.server
 import json
 import logging
+import time
 from typing import Any
 
 import pytest
@@ -158,6 +159,41 @@ def test_a_silent_service_is_left() -> None:
     run(main())
     said = [notice.message for notice in notices if notice.kind == "disconnected"]
     assert said[:2] == ["the relay does not answer", "nothing came for 0.2 s"]
+
+
+@pytest.mark.parametrize(
+    ("date", "begun"), [("Tue, 02 Jan 2001 03:04:05 GMT", 978_404_645.0), ("yesterday", None), (None, None)]
+)
+def test_the_services_clock_counts(date: str | None, begun: float | None) -> None:
+    """From when on a bucket is read that comes into reach later is a time of the service's; without it, one's own."""
+    saved: list[str] = []
+
+    class Memory:
+        def load(self) -> str | None:
+            return None
+
+        def save(self, text: str) -> None:
+            saved.append(text)
+
+    def dated(connection: ServerConnection, request: Request, response: Response) -> Response:
+        del response.headers["Date"]
+        if date is not None:
+            response.headers["Date"] = date
+        return response
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk, process_response=dated) as url, at(url, checkpoint=Memory()) as events:
+            await anext(events)
+
+    before = time.time()
+    run(main())
+    found = json.loads(saved[-1])["begun"]
+    assert found == begun if begun is not None else before <= found <= time.time()
 
 
 def test_an_event_that_takes_long_is_no_silence() -> None:
