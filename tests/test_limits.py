@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.limits import Limiter, retry_after
+from relay_tornado.limits import Attempts, Limiter, retry_after
 from relay_tornado.model import RateLimit
 
 
@@ -26,6 +26,26 @@ def test_a_burst_and_then_the_rate() -> None:
     assert limiter.wait(1000.0) == 2.0
     limiter.give_back()
     assert limiter.wait(1000.0) == 0
+
+
+def test_who_failed_too_often_waits() -> None:
+    """As long as the rate says, however often they fail meanwhile; nobody else does."""
+    attempts = Attempts(RateLimit(2, 10.0), 3)
+    assert attempts.wait("a", 0.0) == 0
+    attempts.failed("a", 0.0)
+    assert attempts.wait("a", 0.0) == 0
+    for _ in range(5):
+        attempts.failed("a", 0.0)
+    assert (attempts.wait("a", 0.0), attempts.wait("b", 0.0)) == (5.0, 0)
+    assert attempts.wait("a", 5.0) == 0
+
+
+def test_who_failed_longest_ago_is_forgotten_first() -> None:
+    """However many there are, no more are known than were said; whoever fails again counts as new."""
+    attempts = Attempts(RateLimit(1, 10.0), 2)
+    for who in "abac":
+        attempts.failed(who, 0.0)
+    assert [attempts.wait(who, 0.0) for who in "abc"] == [10.0, 0, 10.0]
 
 
 def test_retry_after_is_whole_seconds() -> None:
