@@ -133,9 +133,12 @@ async def test_five_minutes_become_one_point_and_the_old_leaves(world: World, mo
     await world.go(600, events=20)
     with closing(sqlite3.connect(world.series.path)) as raw:
         rows = raw.execute("SELECT step, min(at), max(at) FROM point GROUP BY step").fetchall()
+        names = {name for (name,) in raw.execute("SELECT name FROM series")}
     ranges = {step: (low, high) for step, low, high in rows}
     assert world.now - 900 <= ranges[10][0] < ranges[10][1] == world.now
     assert ranges[300][0] >= world.now - 3600
+    assert "bucket:b" in names
+    assert "errors:overloaded" not in names  # of which there is no point any more
     _, step, found = await world.series.whole("month")
     assert step == 1800
     assert max(points(found["events"])) > 0
@@ -201,13 +204,13 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
 
 @pytest.mark.gen_test
 async def test_a_full_file_lets_go_of_the_oldest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many series there are, there are no more points than may be."""
+    """However many series there are, there are no more points than may be; and no more leave than have to."""
     monkeypatch.setattr(file, "MOST_POINTS", 300)
 
     await world.series.open(world.levels.heads)
     await world.go(3600, events=1)
     with closing(sqlite3.connect(world.series.path)) as raw:
         count = raw.execute("SELECT count(*) FROM point").fetchone()[0]
-    assert 0 < count <= 300 + 10 * 30
+    assert 300 <= count <= 300 + 10 * 30
     _, _, found = await world.series.whole("hour")
     assert points(found["events"])
