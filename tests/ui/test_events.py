@@ -414,6 +414,8 @@ def test_what_is_typed_stays(events: Page, sender: Sender) -> None:
         events.wait_for_timeout(500)  # longer than what is typed is waited for
     expect(rows(events)).to_have_count(2)
     expect(since).to_have_value("2024-02-03T04:05:06")
+    events.keyboard.type("07")  # the year is full: what follows is the hour
+    expect(since).to_have_value("2024-02-03T07:05:06")
     expect(events).to_have_url(re.compile(r"from=170\d{7}$"))
 
 

@@ -102,7 +102,7 @@ export function Moment({ label, value, onValue, hint, wrong }) {
     <div class="amount"><select id=${id} value=${value ? "at" : "never"} ...${about(id, hint, wrong)} onChange=${pick}>
         <option value="never">never</option>${LATER.map(([name, size]) => html`<option key=${name} value=${size}>${name}</option>`)}<option
             value="at">at a time:</option></select>
-      ${value && html`<input type="datetime-local" aria-label=${`${label}: time`} value=${local(value)} onChange=${enter} />`}</div>
+      ${value && html`<input type="datetime-local" max="9999-12-31T23:59" aria-label=${`${label}: time`} value=${local(value)} onChange=${enter} />`}</div>
     <${Notes} id=${id} hint=${hint} wrong=${wrong} /></div>`;
 }
 

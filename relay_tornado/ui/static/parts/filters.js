@@ -11,7 +11,7 @@ const two = (value) => String(value).padStart(2, "0");
 
 /** Unix seconds as the value of a datetime-local input, and back. */
 function local(seconds) {
-  if (!seconds) return "";
+  if (!Number(seconds)) return "";
   const date = new Date(Number(seconds) * 1000);
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `${day}T${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
@@ -46,7 +46,7 @@ function Typed({ value, onValue, read = (text) => text.trim(), write = (given) =
 }
 
 /** A moment in unix seconds. A year that is half typed is none. */
-const When = (rest) => html`<${Typed} type="datetime-local" step="1" min="1970-01-02T00:00" read=${seconds} write=${local} ...${rest} />`;
+const When = (rest) => html`<${Typed} type="datetime-local" step="1" min="1970-01-02T00:00" max="9999-12-31T23:59" read=${seconds} write=${local} ...${rest} />`;
 
 /** The form. `filter` is what filterOf gives; onFilter gets the next one. */
 export function Filters({ filter, onFilter }) {

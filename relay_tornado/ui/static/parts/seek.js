@@ -74,7 +74,7 @@ export function Seek({ consumer, title, onMoved, onClose }) {
   };
   const fields = {
     last: html`<input type="number" min="1" max="1000000000" aria-label="How many events" value=${given.last} onInput=${enter("last")} />`,
-    time: html`<input type="datetime-local" step="1" aria-label="Since when" value=${given.time} onInput=${enter("time")} />`,
+    time: html`<input type="datetime-local" step="1" max="9999-12-31T23:59" aria-label="Since when" value=${given.time} onInput=${enter("time")} />`,
     id: html`<input class="mono" spellcheck=${false} aria-label="The event's id" placeholder=${consumer.head} value=${given.id} onInput=${
       enter("id")} />`,
   };
