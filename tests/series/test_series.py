@@ -66,6 +66,7 @@ async def test_what_is_measured(world: World) -> None:
     world.counters.rejected("too_large")
     world.levels = replace(world.levels, consumers=[ConsumerLevel("b", "worker", 70, 5.0, 0)])
     await world.go(10, events=50)
+    world.counters.rejected("too_large")
     await world.go(10)
     first, step, found = await world.series.whole("hour")
     assert (step, first + 3600) == (10, START + 30)
@@ -73,7 +74,7 @@ async def test_what_is_measured(world: World) -> None:
     assert points(found["subscribers"]) == [2, 2]
     assert points(found["lag"]) == [70, 70]
     assert points(found["disk_free"]) == [1 << 30] * 2
-    assert points(found["errors:too_large"]) == [2, 0]
+    assert points(found["errors:too_large"]) == [2, 1]
     assert [0.001 < each <= 0.0025 for each in points(found["commit_p50"])] == [True]
     assert found["events"][-2:] == [5.0, 0.0]
     assert found["events"][0] is None
@@ -114,10 +115,54 @@ async def test_rates_by_the_minute(world: World) -> None:
     rate = world.rate("b")
     assert len(rate) == 60
     assert sum(rate) == 18 + 4
+    assert rate[-4:] == [5, 6, 6, 1 + 4]
     assert world.rate("c")[-1] == 9
+    world.levels = replace(world.levels, heads={})
+    await world.go(10)
+    assert world.rate("b") == [0] * 60  # it is deleted
+    world.levels = replace(world.levels, heads={"b": 4})
+    await world.go(10)
+    assert sum(world.rate("b")) == 4
     world.now += 3600 * 2
     assert sum(world.rate("b")[:-1]) == 0
     assert world.rate("unknown") == [0] * 60
+
+
+@pytest.mark.parametrize(
+    ("took", "p50", "p99"),
+    [
+        ([0.0001] * 10, 0.00025, 0.000495),
+        ([0.002] * 100, 0.00175, 0.002485),
+        ([0.002] * 50 + [0.02] * 50, 0.0025, 0.0247),
+        ([99.0], 10.0, 10.0),
+    ],
+)
+@pytest.mark.gen_test
+async def test_how_long_commits_took(world: World, took: list[float], p50: float, p99: float) -> None:
+    """Those since the measure before: within two bounds it is even, and behind the last one it is that."""
+    world.counters.committed(1, 100, 5.0)
+    await world.go(10)
+    for seconds in took:
+        world.counters.committed(1, 100, seconds)
+    await world.go(10)
+    _, _, found = await world.series.whole("hour")
+    assert points(found["commit_p50"])[-1] == pytest.approx(p50)
+    assert points(found["commit_p99"])[-1] == pytest.approx(p99)
+
+
+@pytest.mark.gen_test
+async def test_who_has_series_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many buckets those to which the most came, of many consumers those that are furthest behind."""
+    monkeypatch.setattr("relay_tornado.series.series.BUCKETS", 2)
+    monkeypatch.setattr("relay_tornado.series.series.CONSUMERS", 2)
+    counts = {"one": 1, "many": 9, "some": 5, "none": 0}
+    world.levels = Levels(heads=counts, consumers=[ConsumerLevel("b", name, n, 1.0, 0) for name, n in counts.items()])
+    await world.go(10)
+    world.levels = Levels(heads=counts, consumers=[ConsumerLevel("b", "none", 0, 0.0, 0)])
+    await world.go(10)
+    with closing(sqlite3.connect(world.series.path)) as raw:
+        names = {name for (name,) in raw.execute("SELECT name FROM series WHERE name LIKE '%:%'")}
+    assert names == {"bucket:many", "bucket:some", "lag:b/many", "lag:b/some"}
 
 
 @pytest.mark.gen_test
