@@ -51,6 +51,16 @@ class Fine:
     def ended(self, event: Event, outcome: Outcome) -> None: ...
 
 
+class Told(Fine):
+    """One that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+
+    def ended(self, event: Event, outcome: Outcome) -> None:
+        self.outcomes.append(outcome)
+
+
 class Slow(Fine):
     """One that answers when it is told to."""
 
@@ -193,3 +203,22 @@ def test_a_run_after_an_event_was_held_begins_anew() -> None:
 
     asyncio.run(main())
     assert relay.finished == ["1", "2"]
+
+
+def test_an_event_that_is_not_held_has_failed() -> None:
+    """Where nothing can be asked for again, an event that has nowhere to go holds up none behind it."""
+    relay, told = Relay(), Told()
+    relay.back.set()
+
+    async def events() -> AsyncIterator[Event]:
+        yield relay.event(1)
+        yield relay.event(2, destination="http://localhost:1/")
+
+    async def main() -> None:
+        agent = Agent(cast("Target", told), Shape(), cast("Any", told), respond=relay.respond)
+        await asyncio.wait_for(agent.run(events()), 60)
+        assert (agent.held, agent.open) == (None, 0)
+
+    asyncio.run(main())
+    assert relay.finished == ["1", "2"]
+    assert [(each.verdict, each.tries) for each in told.outcomes] == [("failed", 0), ("delivered", 1)]
