@@ -157,19 +157,25 @@ def test_pruned(relay: Runner, tmp_path: Path, name: str) -> None:
         relay.json("input", "create", "orders", "--name", "extra", **variables)
         relay.json("output", "create", "orders", "--name", "old", **variables)
         relay.json("bucket", "create", "other", **variables)
-        path = manifest(tmp_path, "[buckets.orders.outputs.new]\n")
+        relay.json("bucket", "create", "kept", **variables)
+        relay.json("output", "create", "kept", "--name", "own", **variables)
+        path = manifest(tmp_path, "[buckets.orders.outputs.new]\n[buckets.kept]\n")
         assert steps(relay.json("apply", path, "--dry-run", **variables)) == [("create", "output", "new")]
         assert "--yes" in relay("apply", path, "--prune", **variables).stderr
-        assert len(relay.json("bucket", "list", **variables)) == 2
+        assert len(relay.json("bucket", "list", **variables)) == 3
         pruned = relay.json("apply", path, "--prune", "--yes", **variables)
         assert steps(pruned) == [
             ("delete", "bucket", "other"),
             ("delete", "output", "old"),
             ("create", "output", "new"),
         ]
-        (orders,) = relay.json("bucket", "list", **variables)
+        left = {each["name"]: each for each in relay.json("bucket", "list", **variables)}
+    orders, kept = left.pop("orders"), left.pop("kept")
+    assert not left
     assert [each["name"] for each in orders["outputs"]] == ["new"]
     assert len(orders["inputs"]) == 2
+    assert [each["name"] for each in kept["outputs"]] == ["own"]
+    assert len(kept["inputs"]) == 1
 
 
 @pytest.mark.parametrize(
