@@ -228,17 +228,21 @@ class ConsumerAdministration:
 
     async def dead(self, bucket: Bucket, reference: str | None, *, limit: int = 0, cursor: str = "") -> Document:
         """Dead letters of a consumer, or (None) of all of the bucket's, oldest event first; at most `limit` (0: 100),
-        behind `cursor` (an event's id). There is more where `next_cursor` is."""
+        or those of one event, behind `cursor` (an event's id). There is more where `next_cursor` is."""
         key = None if reference is None else key_of(bucket, reference)
         if key is not None:
             await self._there(bucket, key, reference or "")
         bounds = await self._log.bounds(bucket.id)
         after = honoured(bounds, cursor).seq if cursor else 0
-        most = min(limit or 100, MOST)
+        most = min(limit, MOST) if limit > 0 else 100
         await self._ledgers.store.saved()
         # Letters of several consumers may be of one event, and a page ends between events.
-        found = await self._ledgers.store.dead(bucket.id, key, after, most + 1)
-        page = _page(found, most)
+        while True:
+            found = await self._ledgers.store.dead(bucket.id, key, after, most + 1)
+            page = _page(found, most)
+            if page or not found:
+                break
+            most *= 2
         document: Document = {"data": [dead_document(letter, bounds) for letter in page]}
         if len(page) < len(found):
             document["next_cursor"] = position_id(bounds, page[-1].seq)
@@ -396,9 +400,7 @@ def _anchor(text: str) -> tuple[float | None, float]:
 
 def _page(found: Sequence[DeadLetter], most: int) -> Sequence[DeadLetter]:
     """At most so many of one more than that, all or none of those of one event."""
-    if len(found) <= most:
-        return found
-    return [letter for letter in found[:most] if letter.seq < found[most].seq] or found[:most]
+    return found if len(found) <= most else [letter for letter in found[:most] if letter.seq < found[most].seq]
 
 
 def _seq(bounds: Bounds, text: str) -> int:

@@ -306,16 +306,17 @@ async def test_dead_letters_are_listed_given_again_and_forgotten() -> None:
         rest = await world.consumers.dead(BUCKET, "one", cursor=page["next_cursor"])
         assert [each["seq"] for each in rest["data"]] == list(range(5, 11))
         assert "next_cursor" not in rest
-        seen: list[tuple[int, str]] = []
-        cursor = ""
-        while True:
-            # A page ends between events, so that none of two consumers' letters is lost between two pages.
-            every = await world.consumers.dead(BUCKET, None, limit=3, cursor=cursor)
-            seen += [(each["seq"], each["consumer"]) for each in every["data"]]
-            if "next_cursor" not in every:
-                break
-            cursor = every["next_cursor"]
-        assert sorted(seen) == sorted([*((seq, "one") for seq in range(1, 11)), (3, "two"), (5, "two")])
+        for limit in (1, 2, 3):
+            seen: list[tuple[int, str]] = []
+            cursor = ""
+            while True:
+                # A page ends between events, so that none of two consumers' letters is lost between two pages.
+                every = await world.consumers.dead(BUCKET, None, limit=limit, cursor=cursor)
+                seen += [(each["seq"], each["consumer"]) for each in every["data"]]
+                if "next_cursor" not in every:
+                    break
+                cursor = every["next_cursor"]
+            assert sorted(seen) == sorted([*((seq, "one") for seq in range(1, 11)), (3, "two"), (5, "two")])
         told: list[int] = []
         one.watch(lambda: told.append(1))
         again = await world.consumers.resend(BUCKET, "one", [world.id(2), world.id(9), world.id(15)])
