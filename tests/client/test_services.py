@@ -25,7 +25,7 @@ from relay_tornado.client import (
     Unreachable,
 )
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
-from tests.client.world import TIMEOUT, run, until
+from tests.client.world import TIMEOUT, Memory, run, until
 
 
 @pytest.mark.parametrize("code", [4001, 4500, 4503, 4999])
@@ -168,13 +168,6 @@ def test_the_services_clock_counts(date: str | None, begun: float | None) -> Non
     """From when on a bucket is read that comes into reach later is a time of the service's; without it, one's own."""
     saved: list[str] = []
 
-    class Memory:
-        def load(self) -> str | None:
-            return None
-
-        def save(self, text: str) -> None:
-            saved.append(text)
-
     def dated(connection: ServerConnection, request: Request, response: Response) -> Response:
         del response.headers["Date"]
         if date is not None:
@@ -187,7 +180,7 @@ def test_the_services_clock_counts(date: str | None, begun: float | None) -> Non
         await peer.stay()
 
     async def main() -> None:
-        async with service(talk, process_response=dated) as url, at(url, checkpoint=Memory()) as events:
+        async with service(talk, process_response=dated) as url, at(url, checkpoint=Memory(saved)) as events:
             await anext(events)
 
     before = time.time()
@@ -287,13 +280,6 @@ def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
     gone = asyncio.Event()
     notices: list[str] = []
 
-    class Memory:
-        def load(self) -> str | None:
-            return None
-
-        def save(self, text: str) -> None:
-            saved.append(text)
-
     async def talk(peer: Peer) -> None:
         await peer.welcome(buckets=[ENTRY])
         await peer.send(webhook("abcdefghijkl-1"))
@@ -304,7 +290,7 @@ def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
     async def main() -> None:
         async with (
             service(talk) as url,
-            at(url, checkpoint=Memory(), on_notice=lambda notice: notices.append(notice.kind)) as events,
+            at(url, checkpoint=Memory(saved), on_notice=lambda notice: notices.append(notice.kind)) as events,
         ):
             await anext(events)
             assert "abcdefghijkl" in saved[-1]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.client import CheckpointError, Gap, GapRefused, Refused, Rejected, RelayClientError, subscribe
-from tests.client.world import SOON, Cable, World, bodies, run, take, until
+from tests.client.world import SOON, Cable, Memory, World, bodies, run, take, until
 
 
 def test_events_come_whole(shared: World) -> None:
@@ -197,15 +197,8 @@ def test_the_checkpoint_is_saved_before_the_next_event_is_given(shared: World) -
     shared.send("1", "2", "3", bucket=bucket)
     saved: list[str] = []
 
-    class Memory:
-        def load(self) -> str | None:
-            return saved[-1] if saved else None
-
-        def save(self, text: str) -> None:
-            saved.append(text)
-
     async def main() -> None:
-        async with shared.subscribe(bucket, since="earliest", checkpoint=Memory()) as events:
+        async with shared.subscribe(bucket, since="earliest", checkpoint=Memory(saved)) as events:
             before = None
             async for event in events:
                 if before is not None:

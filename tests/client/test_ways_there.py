@@ -25,7 +25,7 @@ from relay_tornado.client import (
 )
 from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, service, webhook
-from tests.client.world import TIMEOUT, free_port, run, until
+from tests.client.world import TIMEOUT, Memory, free_port, run, until
 
 
 def test_tls(tmp_path: Path) -> None:
@@ -299,20 +299,13 @@ def test_where_it_began_is_saved_before_the_first_event() -> None:
     """Whoever crashes over the first event after "latest" must meet it again."""
     saved: list[str] = []
 
-    class Memory:
-        def load(self) -> str | None:
-            return None
-
-        def save(self, text: str) -> None:
-            saved.append(text)
-
     async def talk(peer: Peer) -> None:
         await peer.welcome(buckets=[ENTRY | {"head": 6, "start": 7}])
         await peer.send(webhook("abcdefghijkl-7"))
         await peer.stay()
 
     async def main() -> None:
-        async with service(talk) as url, at(url, checkpoint=Memory()) as events:
+        async with service(talk) as url, at(url, checkpoint=Memory(saved)) as events:
             core = events._core
             assert core is not None
             await until(lambda: len(core.intake) >= 2, "the position and the event")

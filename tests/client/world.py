@@ -46,6 +46,19 @@ def bodies(events: list[Event]) -> list[str]:
     return [event.text for event in events]
 
 
+class Memory:
+    """A checkpoint that is kept in a list: the last text is what it holds."""
+
+    def __init__(self, saved: list[str]) -> None:
+        self._saved = saved
+
+    def load(self) -> str | None:
+        return self._saved[-1] if self._saved else None
+
+    def save(self, text: str) -> None:
+        self._saved.append(text)
+
+
 class World:
     """A relay, its token, and a way to send to its buckets."""
 

@@ -14,6 +14,28 @@ from tests.ui.browser import Watch
 from tests.ui.sending import Sender, rows
 
 
+def _amid_sending(events: Page, sender: Sender) -> list[Any]:
+    """Sends three events again; the first is through, the second's request is held: the last of these."""
+    for index in range(3):
+        sender.send(f"/{index}")
+    expect(rows(events)).to_have_count(3)
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+        if len(held) == 1:
+            route.continue_()
+
+    events.route("**/action", hold)
+    events.get_by_role("listbox").focus()
+    events.keyboard.press("Control+a")
+    events.get_by_role("button", name="Send again").click()
+    dialog = events.get_by_role("dialog")
+    dialog.get_by_role("button", name="Send", exact=True).click()
+    expect(dialog).to_contain_text("1 of 3 done, 1 sent")
+    return held
+
+
 def test_sending_again(events: Page, sender: Sender) -> None:
     """One event, a selection, a range: each comes again as a new event, and the bar says how far it is."""
     for index in range(4):
@@ -39,23 +61,8 @@ def test_sending_again(events: Page, sender: Sender) -> None:
 
 def test_sending_can_be_stopped(events: Page, sender: Sender) -> None:
     """Stop ends it where it is; nothing is sent after that."""
-    for index in range(3):
-        sender.send(f"/{index}")
-    expect(rows(events)).to_have_count(3)
-    held: list[Any] = []
-
-    def hold(route: Any) -> None:
-        held.append(route)
-        if len(held) == 1:
-            route.continue_()
-
-    events.route("**/action", hold)
-    events.get_by_role("listbox").focus()
-    events.keyboard.press("Control+a")
-    events.get_by_role("button", name="Send again").click()
+    held = _amid_sending(events, sender)
     dialog = events.get_by_role("dialog")
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(dialog).to_contain_text("1 of 3 done, 1 sent")
     dialog.get_by_role("button", name="Stop").click()
     expect(dialog).to_contain_text("Stopped.")
     assert [each["extra_path"] for each in sender.events()] == ["/0", "/1", "/2", "/0"]
@@ -195,23 +202,8 @@ def test_an_edit_is_not_lost(events: Page, sender: Sender) -> None:
 def test_sending_is_not_ended_by_mistake(events: Page, watch: Watch, sender: Sender) -> None:
     """Neither Escape nor a press beside the dialog ends it; a relay that is gone does, where it is."""
     watch.expected.append("ERR_CONNECTION_REFUSED")
-    for index in range(3):
-        sender.send(f"/{index}")
-    expect(rows(events)).to_have_count(3)
-    held: list[Any] = []
-
-    def hold(route: Any) -> None:
-        held.append(route)
-        if len(held) == 1:
-            route.continue_()
-
-    events.route("**/action", hold)
-    events.get_by_role("listbox").focus()
-    events.keyboard.press("Control+a")
-    events.get_by_role("button", name="Send again").click()
+    held = _amid_sending(events, sender)
     dialog = events.get_by_role("dialog")
-    dialog.get_by_role("button", name="Send", exact=True).click()
-    expect(dialog).to_contain_text("1 of 3 done, 1 sent")
     events.mouse.click(5, 5)
     events.keyboard.press("Escape")
     expect(events.locator(".toast").first).to_contain_text("stop it first")
