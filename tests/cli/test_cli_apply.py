@@ -293,3 +293,18 @@ def test_the_documents_example(relay: Runner, tmp_path: Path) -> None:
     (tmp_path / "shop-password").write_text("p")
     assert len(relay.json("apply", path, GITHUB_SECRET="s")["changes"]) == 3
     assert relay.json("apply", path, GITHUB_SECRET="s")["changes"] == []
+
+
+def test_what_is_shown_of_a_change(relay: Runner, tmp_path: Path) -> None:
+    """No secret, neither the one before nor the one after; a time that is switched off is none."""
+    text = "[buckets.a]\nexpires_at = 2100-01-01\n[buckets.a.outputs.o]\nsecret = 'whsec_b2xkLW9sZC1vbGQtb2xk'\n"
+    relay.json("apply", manifest(tmp_path, text))
+    changed = text.replace("b2xk", "bmV3").replace("2100-01-01", "'none'")
+    path = manifest(tmp_path, changed)
+    for arguments in (["--dry-run"], []):
+        shown = relay("apply", path, *arguments)
+        assert shown.exit_code == 0
+        assert shown.stdout == "~ bucket a: expires_at 4102444800 → none\n~ output o of a: secret\n"
+        assert "whsec" not in shown.output
+    assert relay.json("apply", path)["changes"] == []
+    assert relay("apply", manifest(tmp_path, text)).stdout.startswith("~ bucket a: expires_at none → 4102444800")
