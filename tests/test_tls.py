@@ -379,10 +379,13 @@ def test_a_file_that_may_not_be_read_is_named() -> None:
     [(-3, ["certificate_expired"]), (5, ["certificate_expires_soon"]), (60, [])],
 )
 def test_an_old_certificate_is_warned_of_and_serves(files: Files, days: int, said: list[str]) -> None:
-    """Expired or about to be: the log says so, and the relay starts all the same."""
+    """Expired or about to be: the log says so, and the relay starts all the same; and so where it is loaded again."""
     now = datetime.datetime.now(datetime.UTC)
     files.put(issue(not_before=now - datetime.timedelta(days=90), not_after=now + datetime.timedelta(days=days)))
     with capture_logs() as lines:
         certificate = files.load()
     assert [line["event"] for line in lines] == said
+    with capture_logs() as lines:
+        assert certificate.reload()
+    assert [line["event"] for line in lines] == ["certificate_loaded", *said]
     assert certificate.expires == pytest.approx((now + datetime.timedelta(days=days)).timestamp(), abs=2)
