@@ -16,13 +16,13 @@ FIRST = """() => {
   const top = (each) => each.getBoundingClientRect().top;
   const from = top(document.querySelector(".list"));
   const seen = [...document.querySelectorAll(".list-row")].filter((row) => top(row) + row.offsetHeight > from + 1);
-  return seen.sort((a, b) => top(a) - top(b))[0].querySelector(".path").innerText.trim();
+  return seen.sort((a, b) => top(a) - top(b))[0]?.querySelector(".path").innerText.trim();
 }"""
-"""The path of the first row in sight."""
+"""The path of the first row in sight; none while the rows are not drawn."""
 
 
 def first(page: Page) -> str:
-    return str(page.evaluate(FIRST))
+    return str(page.wait_for_function(FIRST).json_value())
 
 
 def scroll(page: Page, top: int) -> str:
