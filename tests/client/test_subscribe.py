@@ -109,6 +109,7 @@ def test_it_comes_back_after_kills(world: World) -> None:
 
     async def main() -> None:
         async with world.subscribe(since="earliest", on_notice=lambda notice: notices.append(notice.kind)) as events:
+            await until(lambda: "connected" in notices, "the first connection")
             sending = asyncio.create_task(asyncio.to_thread(sender))
             got = await take(events, 60)
             await sending

@@ -352,6 +352,6 @@ def test_a_stream_that_falls_silent_is_opened_again(page: Page) -> None:
         page.evaluate("say('ping', { positions: {} }, 'e-9')")
     assert page.evaluate("[opened.length, statuses]") == [1, ["connecting", "live"]]
     page.clock.run_for(45_000)
-    page.wait_for_function("opened.length === 2", polling=50)
+    page.wait_for_function("() => opened.length === 2", polling=50)
     assert page.evaluate("[opened[0].closed, statuses]") == [True, ["connecting", "live", "away"]]
     assert page.evaluate("new URLSearchParams(opened[1].url.split('?')[1]).get('since')") == "e-9"
