@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from relay_tornado.handlers.crowd import Crowd
 from tests.delivery.virtual import run
@@ -56,5 +57,25 @@ def test_nobody_waits_where_few_come() -> None:
             loop.call_soon(done.set_result, None)
             await done
             await asyncio.sleep(0)
+
+    run(test)
+
+
+def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
+    """Python, which counts what is made less what is freed, would not: as much goes as comes."""
+
+    async def test() -> None:
+        crowd = Crowd(4)
+        before: list[list[int]] = [[] for _ in range(4_000)]
+        gc.collect()
+        stay: list[list[int]] = []
+        young = 0
+        while before:
+            before.pop()
+            stay.append([])
+            await crowd.turn()
+            if len(before) % 100 == 0:
+                young = max(young, sum(len(gc.get_objects(generation=each)) for each in (0, 1)))
+        assert young < 2_000
 
     run(test)
