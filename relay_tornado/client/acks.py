@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from relay_tornado.client.messages import Document, encode
-from relay_tornado.client.positions import SURE
+from relay_tornado.client.positions import SURE, drop_oldest
 
 MEMORY: Final = 600.0
 """Seconds for which a late ack is kept for its event."""
@@ -98,8 +98,7 @@ class Acks:
         self._known |= {each: bucket for each, (bucket, at) in self._sent.items() if at <= sure}
         self._before |= self._open
         for kept in (self._before, self._known):
-            while len(kept) > REMEMBERED:
-                del kept[next(iter(kept))]
+            drop_oldest(kept, REMEMBERED)
         self._sent, self._open, self._again = {}, {}, []
 
     def _note(self, id: str, bucket: str, now: float) -> None:

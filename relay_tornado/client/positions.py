@@ -235,6 +235,12 @@ class Positions:
         return next((self._asked[key] for key in (bucket_id, name, "*") if key in self._asked), None)
 
 
+def drop_oldest(kept: dict[str, Any], most: int) -> None:
+    """Leaves at most so many, those that came last."""
+    while len(kept) > most:
+        del kept[next(iter(kept))]
+
+
 class Recent:
     """Where only ids tell a repeat: what the connection before brought in its last seconds, or an earlier run was done
     with, is left out.
@@ -270,8 +276,7 @@ class Recent:
         repeated = self._before.pop(event.id, None) is not None
         self._seen.pop(event.id, None)
         self._seen[event.id] = (event.bucket, self._clock())
-        if len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
+        drop_oldest(self._seen, REMEMBERED)
         return not repeated
 
     def passed(self, name: str, id: str) -> Passed | None:
@@ -290,8 +295,7 @@ class Recent:
         for each, (bucket, at) in self._seen.items():
             (self._before if at > sure else self._known)[each] = bucket
         for kept in (self._before, self._known):
-            while len(kept) > REMEMBERED:
-                del kept[next(iter(kept))]
+            drop_oldest(kept, REMEMBERED)
         self._seen, self._begun = {}, math.inf
 
     def given(self, event: EventData) -> None:

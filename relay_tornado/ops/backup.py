@@ -98,7 +98,7 @@ def _written(part: Path, target: Path) -> Iterator[int]:
             yield descriptor
         finally:
             if _is_at(descriptor, part):  # behind a rename another backup may have begun there
-                for suffix in ("", "-journal", "-wal", "-shm"):
+                for suffix in copying.ENDS:
                     part.with_name(part.name + suffix).unlink(missing_ok=True)
     finally:
         os.close(descriptor)
@@ -161,11 +161,10 @@ def _room(source: Path, target: Path, reserve: int) -> int:
 
 
 def _failed(target: Path, error: sqlite3.Error, descriptor: int) -> RelayError | OSError:
-    refusal = copying.refusal(error, descriptor)
+    refusal = copying.refusal(error, descriptor, target)
     full = refusal is not None and refusal.errno == errno.ENOSPC
     if full or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
         return copying.no_room(target)
     if refusal is not None:
-        refusal.filename = str(target)
         return refusal
     return Unavailable(f"the backup could not be made ({error}); nothing was left behind. `relay check` may say why")

@@ -30,6 +30,8 @@ from relay_tornado.storage.connection import uri
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is in all."""
 
+ENDS = ("", "-journal", "-wal", "-shm")
+"""What SQLite puts behind a file's name; also beside one that is made, for a moment, where its source says WAL."""
 PAGES = 64
 """Pages in one step: 256 KiB."""
 STEP = 0.003
@@ -233,9 +235,9 @@ def needed(raw: sqlite3.Connection) -> int:
     return pages * size
 
 
-def refusal(error: sqlite3.Error, descriptor: int) -> OSError | None:
-    """Why SQLite could not write to the open file, where it says no more than that: a quota, a limit of a file's size.
-    None where the file can be written. It grows by what is tried."""
+def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None:
+    """Why SQLite could not write to the open file, as an error of `path`, where it says no more than that: a quota, a
+    limit of a file's size. None where the file can be written. It grows by what is tried."""
     if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_IOERR:
         return None
     try:
@@ -243,6 +245,7 @@ def refusal(error: sqlite3.Error, descriptor: int) -> OSError | None:
             os.pwrite(descriptor, bytes(MIB), os.fstat(descriptor).st_size)
         os.fsync(descriptor)
     except OSError as found:
+        found.filename = str(path)
         return found
     return None
 

@@ -38,8 +38,6 @@ _PAUSING = 3
 
 _ASIDE = (search.NAME, series.NAME)
 _PART = NAME + ".restoring"
-_ENDS = ("", "-journal", "-wal", "-shm")
-"""What SQLite puts behind a file's name; also beside the one that is made, for a moment, where its source says WAL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +108,13 @@ def _restore(file: Path, directory: Path, progress: Progress, before: Report) ->
         part.replace(directory / NAME)
         migrate.sync(directory)
     except (sqlite3.Error, TypeError, ValueError, AttributeError) as error:  # a damaged record has any form
-        refusal = copying.refusal(error, descriptor) if isinstance(error, sqlite3.Error) else None
+        refusal = copying.refusal(error, descriptor, directory) if isinstance(error, sqlite3.Error) else None
         if refusal is not None:
-            refusal.filename = str(directory)
             raise refusal from error
         raise StartupError(f"{file} could not be restored ({error}); nothing was left in {directory}.") from error
     finally:
         os.close(descriptor)
-        for suffix in _ENDS:
+        for suffix in copying.ENDS:
             part.with_name(part.name + suffix).unlink(missing_ok=True)
     return Restored(directory / NAME, after, stamp.database, tokens, paused, disabled)
 
@@ -177,9 +174,9 @@ def _check_empty(directory: Path) -> None:
         return
     except NotADirectoryError:
         raise Conflict(f"{directory} is a file: name a directory with --data") from None
-    allowed = {lock.NAME, "lost+found"} | {_PART + end for end in _ENDS}
+    allowed = {lock.NAME, "lost+found"} | {_PART + end for end in copying.ENDS}
     # They follow the log, and find out by themselves that it is another one.
-    allowed |= {name + end for name in _ASIDE for end in _ENDS}
+    allowed |= {name + end for name in _ASIDE for end in copying.ENDS}
     if NAME not in names:
         allowed.add(witnesses.NAME)
     if names - allowed:

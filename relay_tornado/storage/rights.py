@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.whereabouts import beside, wal_of
 
 
 def advice(directory: Path) -> str | None:
@@ -17,8 +17,7 @@ def advice(directory: Path) -> str | None:
     wal = wal_of(database)
     if wal.parent.is_dir() and os.statvfs(wal.parent).f_flag & os.ST_RDONLY:
         return f"{wal.parent} is mounted read-only: mount it read-write, or copy it to another disk, and name that"
-    shm = wal.with_name(f"{wal.name.removesuffix('-wal')}-shm")
-    files = (directory / "relay.lock", database, wal, shm, directory / "relay.witness")
+    files = (directory / "relay.lock", database, wal, beside(database, "-shm"), directory / "relay.witness")
     shut = [path for path in files if path.exists() and not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]
     if not shut:
         return None

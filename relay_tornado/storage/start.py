@@ -25,7 +25,7 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import unquoted
 from relay_tornado.storage.descriptors import descriptors_lack
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.whereabouts import beside, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
 _JOURNAL_MAGIC = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"
@@ -140,8 +140,7 @@ def roll_back(path: Path) -> None:
     """Undoes what a start did not get to the end of that was killed before the file was one with a WAL: until then no
     connection that only reads can read it. Raises sqlite3.Error and OSError, and StartupError where what SQLite would
     do it from is of another file."""
-    wal = wal_of(path)
-    journal = wal.with_name(f"{wal.name.removesuffix('-wal')}-journal")
+    journal = beside(path, "-journal")
     try:
         with journal.open("rb") as file:
             head = file.read(_JOURNAL.size)

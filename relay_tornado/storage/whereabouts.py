@@ -16,10 +16,15 @@ _SETTLED_SECONDS = 3.0
 is no whole second, and to 2 s at worst."""
 
 
-def wal_of(path: Path) -> Path:
-    """Where SQLite puts a database's WAL: beside the file itself, where `path` is a symlink to it."""
+def beside(path: Path, end: str) -> Path:
+    """Where SQLite puts what has this end (`-journal`, say): beside the database itself, where `path` is a symlink."""
     real = path.resolve() if os.path.islink(path) else path  # noqa: PTH114  # Path.is_symlink raises for want of rights
-    return real.with_name(f"{real.name}-wal")
+    return real.with_name(real.name + end)
+
+
+def wal_of(path: Path) -> Path:
+    """Where SQLite puts a database's WAL."""
+    return beside(path, "-wal")
 
 
 class _Folder(NamedTuple):
