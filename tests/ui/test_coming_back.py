@@ -50,10 +50,12 @@ def test_a_list_is_where_it_was(events: Page, sender: Sender) -> None:
     rows(events).filter(has_text="/146").click()
     events.get_by_role("link", name="Open as a page").click()
     expect(events.get_by_role("heading", level=1)).to_contain_text("/146")
+    expect(events).to_have_title("POST /146 · Relay")
     for index in range(260, 420):
         sender.send(f"/{index}")
     events.go_back()
     stays(events, before)
+    expect(events).to_have_title(f"{sender.name} · Relay")
     expect(events.get_by_text("1 selected")).to_be_visible()
     expect(events.get_by_role("article")).to_contain_text("/146")
     expect(events.get_by_text("420 listed")).to_be_visible()

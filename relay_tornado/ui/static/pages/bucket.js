@@ -1,7 +1,7 @@
 // One bucket: how it stands, and the tabs with what it holds and how it is set.
 import { html, useEffect, useRef } from "../lib.js";
 import { get, v1 } from "../api.js";
-import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded } from "../parts/basic.js";
+import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { Hour } from "../parts/spark.js";
@@ -53,12 +53,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
   useEffect(() => {
     tabs.current?.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
   }, [wanted, Boolean(bucket)]);
-  useEffect(() => {
-    document.title = bucket ? `${bucket.name} · Relay` : "Relay";
-    return () => {
-      document.title = "Relay";
-    };
-  }, [bucket?.name]);
+  useTitle(bucket?.name ?? "");
   if (!bucket && error?.status === 404) {
     return html`<${Empty} as="h1" title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
       <a href=${link("/")}>All buckets</a></p><//>`;

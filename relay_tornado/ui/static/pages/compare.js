@@ -1,12 +1,12 @@
 // Two events side by side: what differs between their request lines, headers, fields and bodies.
-import { html, useEffect, useMemo, useState } from "../lib.js";
+import { html, useMemo, useState } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { bodyOf, hexDump, utf8 } from "../event/bytes.js";
 import { diffJson, diffLines, diffPairs } from "../event/diff.js";
 import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
-import { Badge, Problem, Time, bytes, number, useLoaded } from "../parts/basic.js";
+import { Badge, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { Path, Plain, Short, useFirst } from "../parts/plain.js";
 import { link } from "../router.js";
 
@@ -132,12 +132,7 @@ const verdict = (log) => (log.verified == null ? "not checked" : log.verified ? 
 export default function Compare({ left, right }) {
   const load = (signal) => Promise.all([left, right].map((id) => get(v1("logs", id), undefined, signal)));
   const [logs, error, again] = useLoaded(load, { on: [left, right] });
-  useEffect(() => {
-    document.title = "Compare · Relay";
-    return () => {
-      document.title = "Relay";
-    };
-  }, []);
+  useTitle("Compare");
   const parts = useMemo(() => logs?.map((log) => ({
     request: [["Method", log.method], ["Path", log.extra_path || "/"], ["Sender", log.ip_address], ["Signature", verdict(log)]],
     query: fields(log.raw_query), headers: pairsOf(log),

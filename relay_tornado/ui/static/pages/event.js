@@ -6,7 +6,7 @@ import { curl } from "../event/curl.js";
 import { fields } from "../event/forms.js";
 import { headersOf } from "../event/headers.js";
 import { shown } from "../event/plain.js";
-import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, zone } from "../parts/basic.js";
+import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, useTitle, zone } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
 import { Deliveries, HeaderTable } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
@@ -175,12 +175,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
 export default function EventPage({ id }) {
   const [log, setLog] = useState(null);
   const [bucket, trouble] = useLoaded(async (signal) => log && get(v1("buckets", log.bucket_id), undefined, signal), { on: [log?.bucket_id] });
-  useEffect(() => {
-    if (log) document.title = `${shown(`${log.method} ${log.extra_path || "/"}`).slice(0, 80)} · Relay`;
-    return () => {
-      document.title = "Relay";
-    };
-  }, [log?.id]);
+  useTitle(log ? shown(`${log.method} ${log.extra_path || "/"}`).slice(0, 80) : undefined);
   const to = async (find, none) => {
     try {
       const next = log && (await find(log.bucket_id, id));

@@ -258,6 +258,16 @@ function patient(whole) {
   return { signal: AbortSignal.any([whole, own.signal]), settle: () => clearTimeout(timer) };
 }
 
+/** Has the window's title say what this is; "" names nothing, undefined leaves it as it is. */
+export function useTitle(name) {
+  useEffect(() => {
+    if (name !== undefined) document.title = name ? `${name} · Relay` : "Relay";
+    return () => {
+      document.title = "Relay";
+    };
+  }, [name]);
+}
+
 /** Loads something, again every `every` seconds while the page is looked at, and again where the relay can't be reached: [value, error, again]. */
 export function useLoaded(load, { every = 0, on = [] } = {}) {
   const [state, setState] = useState({ value: undefined, error: null });
