@@ -424,7 +424,8 @@ class Ntfy(_Program):
         return self._readers(loop, 1, UPGRADE.format(path="/bench/ws?since=all", port=self.port))
 
     def _readers(self, loop: Loop, count: int, request: str) -> Readers:
-        return Readers(loop, self.port, count, [(request.encode(), END)], self.mark)
+        # It accepts the WebSocket before it subscribes it, and then says so.
+        return Readers(loop, self.port, count, [(request.encode(), b'"event":"open"')], self.mark)
 
 
 class _NatsSenders(Senders):

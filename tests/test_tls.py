@@ -23,6 +23,7 @@ from tornado.tcpserver import TCPServer
 
 from relay_tornado.errors import StartupError
 from relay_tornado.tls import Certificate
+from tests.waiting import until
 
 CA = trustme.CA()
 NAME = "hooks.example.com"
@@ -137,12 +138,6 @@ def trusting() -> ssl.SSLContext:
     context = ssl.create_default_context()
     CA.configure_trust(context)
     return context
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

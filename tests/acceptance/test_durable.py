@@ -16,6 +16,7 @@ from tests.acceptance.clients import Sender
 from tests.acceptance.cutting import CuttingProxy
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.acceptance.stock_clients import StockClient, command
+from tests.waiting import until
 
 CLIENTS = ("node", "python") * 4
 CUTS = 50
@@ -44,17 +45,6 @@ async def send(relay: Relay, path: str, sent: list[str], stop: asyncio.Event) ->
                         sent.append(f"event {number}")
                     await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)
-
-
-async def until(condition: Any, what: str, timeout: float = 2 * TIMEOUT) -> None:
-    try:
-        async with asyncio.timeout(timeout):
-            while True:
-                if condition():
-                    return
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"waited {timeout} s for {what}") from None
 
 
 def connections(client: StockClient) -> list[list[int]]:

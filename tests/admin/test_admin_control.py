@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from relay_tornado.handlers.control import ControlServer
 from tests.admin.world import OpenWorld, World
 from tests.handlers.raw import eventually
 from tests.needs import needs_root
+from tests.waiting import until
 
 TIMEOUT = 60
 
@@ -63,12 +64,6 @@ async def connected(path: Path) -> AsyncIterator[Client]:
         yield Client(reader, writer)
     finally:
         writer.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110  # the server has no event for it
-            await asyncio.sleep(0.001)
 
 
 @pytest.mark.gen_test

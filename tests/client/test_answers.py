@@ -8,7 +8,8 @@ import pytest
 
 from relay_tornado.client import Refused
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
-from tests.client.world import run, take, until
+from tests.client.world import run, take
+from tests.waiting import until
 
 STORED = {"type": "status", "status": "responded"}
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from relay_tornado.client import Event, Rejected, Subscription, subscribe
-from tests.client.world import SOON, Cable, World, bodies, run, take, until
+from tests.client.world import SOON, Cable, World, bodies, run, take
+from tests.waiting import until
 
 
 def test_explicit_acks(shared: World) -> None:

@@ -25,7 +25,8 @@ from relay_tornado.client import (
     Unreachable,
 )
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
-from tests.client.world import TIMEOUT, Memory, run, until
+from tests.client.world import TIMEOUT, Memory, run
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("code", [4001, 4500, 4503, 4999])

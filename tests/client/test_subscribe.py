@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from relay_tornado.client import CheckpointError, Gap, GapRefused, Refused, Rejected, RelayClientError, subscribe
-from tests.client.world import SOON, Cable, Memory, World, bodies, run, take, until
+from tests.client.world import SOON, Cable, Memory, World, bodies, run, take
+from tests.waiting import until
 
 
 def test_events_come_whole(shared: World) -> None:

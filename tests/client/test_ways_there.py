@@ -25,7 +25,8 @@ from relay_tornado.client import (
 )
 from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, service, webhook
-from tests.client.world import TIMEOUT, Memory, free_port, run, until
+from tests.client.world import TIMEOUT, Memory, free_port, run
+from tests.waiting import until
 
 
 def test_tls(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import socket
 import urllib.request
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -27,14 +27,6 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             return await coroutine
 
     return asyncio.run(bounded())
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    """Waits until it is true."""
-    deadline = asyncio.get_running_loop().time() + TIMEOUT
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"waited for {what}"
-        await asyncio.sleep(0.005)
 
 
 async def take(events: Subscription, number: int) -> list[Event]:

@@ -27,6 +27,7 @@ from relay_tornado.wire import control
 from tests.delivery.world import TOKEN, Reader
 from tests.log.worlds import SqliteWorld, behind, event
 from tests.storage.faults import Faults
+from tests.waiting import until
 
 
 class World:
@@ -92,12 +93,6 @@ def bodies(reader: Reader) -> list[str]:
 
 def gaps(reader: Reader) -> list[dict[str, Any]]:
     return [message["gap"] for message in reader.statuses() if message["status"] == "gap"]
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
 
 
 OLD = [b"old %d" % number for number in range(1, 11)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import time
@@ -262,13 +263,14 @@ class World:
         return reader, delivery, answers
 
 
-async def until(condition: Any, turns: int = 20_000) -> None:
-    """Lets the loop go round until the condition holds; fails where it does not."""
-    for _ in range(turns):
+async def until(condition: Any, turns: int | None = None) -> None:
+    """Lets the loop go round until the condition holds; fails where it does not within so many turns, or 30 s."""
+    end = time.monotonic() + 30
+    for turn in itertools.count():
         if condition():
             return
+        assert turn < turns if turns else time.monotonic() < end, "what the test waits for did not happen"
         await asyncio.sleep(0)
-    raise AssertionError("what the test waits for did not happen")
 
 
 async def quiet(turns: int = 50) -> None:

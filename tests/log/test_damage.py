@@ -24,7 +24,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, once
-from tests.storage.waiting import until
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 

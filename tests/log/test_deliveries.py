@@ -17,7 +17,7 @@ from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Retention
 from tests.log.worlds import SqliteWorld, World, behind, event, fill, make
-from tests.storage.waiting import until
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 

@@ -13,7 +13,7 @@ from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import MIB, Event, Retention
 from tests.delivery.virtual import run
 from tests.log.worlds import MANY, SqliteWorld, World, event, make
-from tests.storage.waiting import until
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 

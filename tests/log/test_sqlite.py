@@ -29,7 +29,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, always, once
-from tests.storage.waiting import until
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 

@@ -27,7 +27,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.log.worlds import SqliteWorld, event, fill, make
 from tests.storage.faults import Faults, always, once
-from tests.storage.waiting import until
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 

@@ -13,7 +13,7 @@ from relay_tornado.log import reclaim
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Retention
 from tests.log.worlds import MANY, SqliteWorld, World, event, fill, make, read_all
-from tests.storage.waiting import until
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 

@@ -20,7 +20,7 @@ from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
-from tests.storage.waiting import until
+from tests.waiting import until
 
 registry_test = pytest.mark.gen_test
 

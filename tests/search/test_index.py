@@ -6,7 +6,7 @@ import asyncio
 import errno
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Connection
 from tests.log.conftest import disk as disk
 from tests.log.worlds import SqliteWorld, World, event
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 
@@ -50,12 +51,6 @@ def world(disk: SqliteWorld, io_loop: IOLoop) -> SqliteWorld:
 
 def bucket(name: str = "b") -> Bucket:
     return replace(new_bucket(name, {}, Settings(), 0.0), id=name)
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nobody tells
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

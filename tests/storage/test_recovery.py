@@ -22,7 +22,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
 from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import names, put
-from tests.storage.waiting import until
+from tests.waiting import until
 
 storage_test = pytest.mark.gen_test(timeout=60)
 

@@ -15,7 +15,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import riders
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, always, once
-from tests.storage.waiting import until
+from tests.waiting import until
 
 storage_test = pytest.mark.gen_test
 

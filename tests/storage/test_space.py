@@ -24,7 +24,7 @@ from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
 from tests.needs import needs_root
-from tests.storage.waiting import until
+from tests.waiting import until
 
 Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
 

@@ -20,7 +20,7 @@ from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, once
 from tests.storage.jobs import commits, names, put
-from tests.storage.waiting import until
+from tests.waiting import until
 
 storage_test = pytest.mark.gen_test
 
