@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.cli.manifest import DeclaredBucket, Manifest
+from relay_tornado.cli.output import when
 from relay_tornado.wire.destination import masked
 from relay_tornado.wire.fields import Document
 
@@ -149,6 +150,8 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
 
 
 def _words(key: str, before: Any, after: Any) -> str:
+    if key == "expires_at":
+        return f"{key} {when(before, seconds=True)} → {when(after, seconds=True)}"
     plain = (str, int, float, bool, type(None))
     if key in _UNSHOWN or not isinstance(before, plain) or not isinstance(after, plain):
         return key

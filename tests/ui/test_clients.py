@@ -99,6 +99,7 @@ def test_dead_letters(clients: Page, demo: Demo) -> None:
     expect(rows).to_have_count(len(letters))
     dialog.get_by_role("button", name=f"Send again {letters[0]['id']}", exact=True).click()
     expect(rows).to_have_count(len(letters) - 1)
+    assert clients.evaluate("() => document.activeElement.closest('dialog') !== null")
     dialog.get_by_role("checkbox", name=f"Choose {letters[1]['id']}", exact=True).check()
     dialog.get_by_role("button", name="Forget 1 chosen").click()
     clients.get_by_role("dialog", name="Forget 1 dead letters?").get_by_role("button", name="Forget").click()
@@ -120,6 +121,8 @@ def test_lag_over_time_and_deletion(clients: Page, demo: Demo) -> None:
     dialog.get_by_label("Type mailer to go on").fill("mailer")
     dialog.get_by_role("button", name="Delete").click()
     expect(clients.get_by_role("button", name="Delete mailer")).to_have_count(0)
+    # The button that asked for it has gone with its row.
+    expect(clients.get_by_role("main")).to_be_focused()
     assert "mailer" not in [each["name"] for each in demo.rest("GET", "/v1/buckets/orders/consumers")]
 
 

@@ -1,7 +1,7 @@
 // The page's frame: who is signed in, the rail, and the part that the address names.
 import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
 import { session, signOut, signedOut, who } from "./api.js";
-import { Loaded, Toasts, tell } from "./parts/basic.js";
+import { Loaded, Toasts, dialogs, tell } from "./parts/basic.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
 
@@ -111,6 +111,18 @@ function App() {
     <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page} /></main>
       ${narrow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${Toasts} />`;
 }
+
+// What has the focus may go, as a row does with what it deleted: the focus stays near, and does not begin anew.
+let focused = null;
+document.addEventListener("focusin", ({ target }) => {
+  focused = target;
+});
+new MutationObserver(() => {
+  if (!focused || focused.isConnected || document.activeElement !== document.body) return;
+  focused = null;
+  const dialog = dialogs.peek().at(-1)?.current;
+  (dialog?.querySelector("button") ?? document.getElementById("main"))?.focus({ preventScroll: true });
+}).observe(document.body, { childList: true, subtree: true });
 
 const theme = localStorage.getItem("theme");
 if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;

@@ -151,7 +151,7 @@ export default function Events({ bucket, query }) {
   leaving.current = () => leave(entry, { about, live, at, chosen, active });
   useEffect(() => () => leaving.current(), []);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     // Over the list, the event is all that there is.
     if (open && !wide) panes.current.querySelector(".event-pane").focus();
     // Closed by the browser's Back, it had the focus.

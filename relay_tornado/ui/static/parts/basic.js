@@ -56,7 +56,7 @@ export const toasts = signal([]);
 let told = 0;
 
 /** The dialogs that are open, the topmost last. */
-const dialogs = signal([]);
+export const dialogs = signal([]);
 
 /** Says something for a few seconds; kind "bad" stays longer. */
 export function tell(text, kind = "") {
