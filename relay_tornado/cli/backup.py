@@ -13,7 +13,7 @@ import click
 
 from relay_tornado.cli.client import check_rights
 from relay_tornado.cli.errors import NO_MEMORY, Failure, file_words
-from relay_tornado.cli.options import Switch, data_option, json_option, settings_from_environment
+from relay_tornado.cli.options import data_option, json_option, options_of, settings_from_environment
 from relay_tornado.cli.output import print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
@@ -34,14 +34,7 @@ class _NotLookedAt(Failure):
 
 @click.command(name="backup")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--force",
-    is_flag=True,
-    type=Switch(),
-    envvar="RELAY_BACKUP_FORCE",
-    show_envvar=True,
-    help="Replace FILE where it is there.",
-)
+@options_of("BACKUP")("--force", is_flag=True, help="Replace FILE where it is there.")
 @data_option
 @json_option
 def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
@@ -69,14 +62,7 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
 
 @click.command(name="restore")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--damaged",
-    type=Switch(),
-    is_flag=True,
-    envvar="RELAY_RESTORE_DAMAGED",
-    show_envvar=True,
-    help="Restore FILE although damage is found in it, and say which.",
-)
+@options_of("RESTORE")("--damaged", is_flag=True, help="Restore FILE although damage is found in it, and say which.")
 @data_option
 @json_option
 def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
@@ -123,14 +109,7 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
 
 @click.command(name="check")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option(
-    "--full",
-    is_flag=True,
-    type=Switch(),
-    envvar="RELAY_CHECK_FULL",
-    show_envvar=True,
-    help="Look whether indexes agree with their tables, too.",
-)
+@options_of("CHECK")("--full", is_flag=True, help="Look whether indexes agree with their tables, too.")
 @data_option
 @json_option
 def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:

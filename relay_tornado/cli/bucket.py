@@ -18,7 +18,6 @@ from relay_tornado.cli.options import (
     NoneOr,
     Number,
     Size,
-    Switch,
     data_option,
     json_option,
     options_of,
@@ -205,16 +204,7 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
 
 @bucket.command()
 @click.argument("bucket")
-@click.option(
-    "--yes",
-    "--force",
-    "yes",
-    is_flag=True,
-    type=Switch(),
-    envvar="RELAY_BUCKET_YES",
-    show_envvar=True,
-    help="Do not ask first.",
-)
+@_option("--yes", "--force", "yes", is_flag=True, help="Do not ask first.")
 @data_option
 @json_option
 def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:

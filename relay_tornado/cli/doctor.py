@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay_tornado.cli.client import Relay, check_rights
-from relay_tornado.cli.options import Duration, data_option, json_option, settings_from_environment, url_option
+from relay_tornado.cli.options import (
+    Duration,
+    data_option,
+    json_option,
+    options_of,
+    settings_from_environment,
+    url_option,
+)
 from relay_tornado.cli.output import note, print_json, print_table
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.storage.lock import Owner, read_owner
@@ -28,13 +35,11 @@ _MARGIN = 300.0
 
 
 @click.command(name="doctor")
-@click.option(
+@options_of("DOCTOR")(
     "--idle",
     type=Duration(zero=True),
     default="30s",
     show_default=True,
-    envvar="RELAY_DOCTOR_IDLE",
-    show_envvar=True,
     help="How long an idle socket is watched; 0 does not.",
 )
 @url_option

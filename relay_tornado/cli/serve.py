@@ -20,7 +20,7 @@ import structlog
 from relay_tornado.admin import Administration
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
-from relay_tornado.cli.options import Switch, settings_from, settings_options
+from relay_tornado.cli.options import options_of, settings_from, settings_options
 from relay_tornado.cli.program import program
 from relay_tornado.cli.ui import link
 from relay_tornado.cli.variables import unknown_variables
@@ -42,13 +42,8 @@ _EXTENSION = 60.0
 
 @click.command()
 @settings_options
-@click.option(
-    "--demo",
-    is_flag=True,
-    type=Switch(),
-    envvar="RELAY_SERVE_DEMO",
-    show_envvar=True,
-    help="Make a bucket and a token, and print a curl and a client line to try them.",
+@options_of("SERVE")(
+    "--demo", is_flag=True, help="Make a bucket and a token, and print a curl and a client line to try them."
 )
 def serve(demo: bool, **params: Any) -> None:
     """Run the relay until SIGTERM or SIGINT (Ctrl-C).

@@ -13,7 +13,7 @@ import click
 
 from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.errors import STDOUT, about
-from relay_tornado.cli.options import Switch, data_option, json_option
+from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import Conflict, Invalid, RelayError
@@ -28,26 +28,14 @@ BATCH_BYTES = 1 << 20
 CHUNK = 1 << 20
 
 _BUCKET_FIELDS = ("description", "retention")
+_option = options_of("EXPORT")
 
 
 @click.command(name="export")
 @click.argument("bucket")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
-@click.option(
-    "--after",
-    metavar="SEQ|ID",
-    envvar="RELAY_EXPORT_AFTER",
-    show_envvar=True,
-    help="Only the events after this one, as for `-` that continues an export.",
-)
-@click.option(
-    "--append",
-    is_flag=True,
-    type=Switch(),
-    envvar="RELAY_EXPORT_APPEND",
-    show_envvar=True,
-    help="Go on where FILE ends, also where an export was broken off.",
-)
+@_option("--after", metavar="SEQ|ID", help="Only the events after this one, as for `-` that continues an export.")
+@_option("--append", is_flag=True, help="Go on where FILE ends, also where an export was broken off.")
 @data_option
 @json_option
 def export(bucket: str, file: Path, after: str | None, append: bool, data: Path, as_json: bool) -> None:
