@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -74,11 +74,8 @@ async def extend(access: Access) -> None:
 
 
 def _call(data: Path, command: str, **arguments: Any) -> None:
-    relay = Relay(data, create=False)
-    try:
+    with closing(Relay(data, create=False)) as relay:
         relay.call(command, **arguments)
-    finally:
-        relay.close()
 
 
 def _make(relay: Caller, what: str, buckets: Sequence[str]) -> Document:

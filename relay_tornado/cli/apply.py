@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -70,11 +71,8 @@ def _rehearse(file: Path, steps: list[Step], buckets: list[Document]) -> None:
     """Raises Failure naming the first step that the relay would refuse."""
     from relay_tornado.cli.rehearsal import Rehearsal  # here, so that other commands start faster
 
-    rehearsal = Rehearsal(buckets)
-    try:
+    with closing(Rehearsal(buckets)) as rehearsal:
         _Run(rehearsal, buckets, f"{file}: ", rehearsed=True).do(steps)
-    finally:
-        rehearsal.close()
 
 
 class _Run:

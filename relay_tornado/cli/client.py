@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -108,11 +108,8 @@ class Relay:
 @contextmanager
 def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
     """The relay at `--url`, or of this data directory; with `create` that is made where it is missing."""
-    relay: Caller = remote_relay() or Relay(data, create)
-    try:
+    with closing(remote_relay() or Relay(data, create)) as relay:
         yield relay
-    finally:
-        relay.close()
 
 
 def remote_relay() -> Caller | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.errors import Failure
+from relay_tornado.cli.errors import Failure, file_words
 from relay_tornado.cli.options import NONE
 from relay_tornado.cli.output import Document, print_json
 from relay_tornado.cli.parts import find_part
@@ -64,6 +65,21 @@ def ask(yes: bool, question: str) -> None:
         raise click.UsageError("nobody is here to be asked whether to delete it: say --yes")
     if not click.confirm(question, err=True):
         raise Failure("nothing was deleted")
+
+
+@contextmanager
+def held(checkpoint: Path, in_use: str) -> Iterator[None]:
+    """The checkpoint is this process's alone. Raises Failure, with `in_use` behind the other process's number."""
+    from relay_tornado.agent.state import Holder, InUse
+
+    try:
+        holder = Holder(checkpoint)
+    except InUse as error:
+        raise Failure(f"process {error} {in_use}") from None
+    except OSError as error:
+        raise Failure(f"the checkpoint can't be kept: {file_words(error)}; or name another with --checkpoint") from None
+    with closing(holder):
+        yield
 
 
 def delete_part(data: Path, part: str, reference: str, bucket: str | None, *, yes: bool, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
     if owner is None:
         return asyncio.run(_look(Place(public_url), None, 0)) if public_url else []
     try:
-        with _relay(data) as relay:
+        with closing(Relay(data, create=False)) as relay:
             info = relay.call("relay.info")
             place = Place(public_url or info["url"] or info["address"], info["instance"])
             with _token(relay, idle) as credentials:
@@ -86,15 +86,6 @@ def _at_the_url(data: Path, owner: Owner | None, public_url: str | None, idle: f
     except RelayError as error:
         remedy = "the log of the relay may say why"
         return [Finding("control", "fail", f"the running relay can't be asked: {error}", remedy)]
-
-
-@contextmanager
-def _relay(data: Path) -> Iterator[Relay]:
-    relay = Relay(data, create=False)
-    try:
-        yield relay
-    finally:
-        relay.close()
 
 
 @contextmanager

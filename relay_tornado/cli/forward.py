@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +12,9 @@ import click
 
 from relay_tornado.cli.access import Access, extend, open_access
 from relay_tornado.cli.client import open_relay, place_given
+from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
-from relay_tornado.cli.errors import Failure, file_words
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import data_option, json_option, options_of
 from relay_tornado.cli.parts import no_output
 from relay_tornado.cli.positions import Place, PlaceType
@@ -83,8 +82,9 @@ def forward(
     tally = Tally(screen, as_json, endless=sending.max_tries is None)
     target = sending.target()
     respond = None if no_respond else Answers(screen.note).give
+    path = checkpoint or _checkpoint(data, bucket, url, output)
     with (
-        _checkpoint(checkpoint, data, bucket, url, output) as path,
+        held(path, f"forwards {bucket} so already: stop it, or keep two apart by --checkpoint"),
         open_access(data, "relay forward", [bucket], key) as access,
     ):
         # The original's protocol has no positions, so what is held would not come again.
@@ -184,25 +184,13 @@ def _subscribed(subscription: Subscription, tally: Tally) -> Events:
     )
 
 
-@contextmanager
-def _checkpoint(given: Path | None, data: Path, bucket: str, url: str, output: str | None) -> Iterator[Path]:
-    """The checkpoint's path, held for this process. Raises Failure."""
-    from relay_tornado.agent.state import Holder, InUse, default_path
+def _checkpoint(data: Path, bucket: str, url: str, output: str | None) -> Path:
+    """Where the checkpoint lies if nobody says. Raises Failure."""
+    from relay_tornado.agent.state import default_path
 
     place = place_given()
     relay = str(data.absolute()) if place is None else place.url
     try:
-        path = given or default_path(relay, bucket, f"{url}\n{output or ''}", os.environ)
-        holder = Holder(path)
-    except InUse as error:
-        raise Failure(
-            f"process {error} forwards {bucket} so already: stop it, or keep two apart by --checkpoint"
-        ) from None
-    except OSError as error:
-        raise Failure(f"the checkpoint can't be kept: {file_words(error)}; or name another with --checkpoint") from None
+        return default_path(relay, bucket, f"{url}\n{output or ''}", os.environ)
     except RuntimeError as error:
         raise Failure(f"the checkpoint can't be kept: {error}: name a file with --checkpoint") from None
-    try:
-        yield path
-    finally:
-        holder.close()

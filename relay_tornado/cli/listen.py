@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,8 +16,9 @@ from click.core import ParameterSource
 
 from relay_tornado.cli.access import Access, extend, open_access
 from relay_tornado.cli.client import place_given
+from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
-from relay_tornado.cli.errors import Failure, file_words
+from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
@@ -93,10 +94,11 @@ def listen(
     from relay_tornado.client import sync
     from relay_tornado.client.errors import RelayClientError
 
+    in_use = f"has the checkpoint {checkpoint}: stop it, or name another file"
     with (
         _ended_by_sigterm(),
         ended_with_reader(),
-        _held(checkpoint),
+        nullcontext() if checkpoint is None else held(checkpoint, in_use),
         open_access(data, "relay listen", buckets, key) as access,
         _extending(access),
     ):
@@ -120,26 +122,6 @@ def listen(
                         break
         except RelayClientError as error:
             raise Failure(str(error)) from error
-
-
-@contextmanager
-def _held(checkpoint: Path | None) -> Iterator[None]:
-    """The checkpoint is this process's alone. Raises Failure."""
-    if checkpoint is None:
-        yield
-        return
-    from relay_tornado.agent.state import Holder, InUse
-
-    try:
-        holder = Holder(checkpoint)
-    except InUse as error:
-        raise Failure(f"process {error} has the checkpoint {checkpoint}: stop it, or name another file") from None
-    except OSError as error:
-        raise Failure(f"the checkpoint can't be kept: {file_words(error)}; or name another with --checkpoint") from None
-    try:
-        yield
-    finally:
-        holder.close()
 
 
 def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: bool) -> Callable[[EventData], None]:
