@@ -20,14 +20,10 @@ FORM: Final = (
 _SHORT = re.compile(r"(header|query|payload)[:.]([^=~!]+)(!?[=~])(.*)|(body)(!?[=~])(.*)", re.DOTALL)
 
 
-class Condition(click.ParamType[Any]):
+class Condition(Lines):
     """A document of rules. In the short forms `=` is equal, `~` is found by a regular expression, `!` before it not."""
 
     name = "condition"
-    envvar_list_splitter = "\n"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return Lines().split_envvar_value(rv)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from base64 import b64decode
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.group import Group
-from relay_tornado.cli.options import Number, data_option, date_time, json_option, options_of
+from relay_tornado.cli.options import Number, data_option, json_option, options_of, unix_time
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
-from relay_tornado.errors import Invalid, RelayError
+from relay_tornado.errors import RelayError
 from relay_tornado.ids import parse_id
 from relay_tornado.model import STATUSES, counted, printable
 from relay_tornado.settings import parse_duration
@@ -34,15 +33,8 @@ class Past(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
             return value
-        text = value.strip()
-        if text.isascii() and text.isdigit():
-            return float(text)
         try:
-            return max(0.0, datetime.now(UTC).timestamp() - parse_duration(text.removesuffix("ago")))
-        except Invalid:
-            pass
-        try:
-            return max(0.0, date_time(text))
+            return max(0.0, unix_time(value.strip(), lambda text: -parse_duration(text.removesuffix("ago"))))
         except ValueError:
             self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000", param, ctx)
 

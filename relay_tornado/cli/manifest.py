@@ -10,13 +10,13 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
 from marshmallow import Schema
 
-from relay_tornado.cli.options import NONE
+from relay_tornado.cli.options import NONE, date_time
 from relay_tornado.errors import Invalid
 from relay_tornado.rules import compile_rules
 from relay_tornado.settings import parse_duration, parse_size
@@ -142,8 +142,7 @@ def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
     if path in _OFF and value == NONE.value:
         return None
     if path == ("expires_at",) and isinstance(value, date):
-        moment = value if isinstance(value, datetime) else datetime.combine(value, time())
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return date_time(value.isoformat())
     if isinstance(value, str) and path in _WORDS:
         try:
             return _WORDS[path](value)

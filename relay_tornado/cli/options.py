@@ -12,6 +12,7 @@ import enum
 import time
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
@@ -136,6 +137,15 @@ def date_time(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def unix_time(text: str, span: Callable[[str], float]) -> float:
+    """The same of unix seconds, a stretch of time from now as `span` reads it, or an ISO date. Raises ValueError."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    with suppress(Invalid):
+        return time.time() + span(text)
+    return date_time(text)
+
+
 class Moment(click.ParamType[Any]):
     """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
 
@@ -147,19 +157,10 @@ class Moment(click.ParamType[Any]):
         text = value.strip()
         if text.lower() == NONE.value:
             return NONE
-        if text.isascii() and text.isdigit():
-            return self._checked(float(text), value, param, ctx)
         try:
-            return self._checked(time.time() + parse_duration(text), value, param, ctx)
-        except Invalid:
-            pass
-        try:
-            moment = date_time(text)
+            moment = unix_time(text, parse_duration)
         except ValueError:
             self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000", param, ctx)
-        return self._checked(moment, value, param, ctx)
-
-    def _checked(self, moment: float, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if moment <= time.time():
             self.fail(f"{value!r} lies in the past; a time from now on is written with its unit, like 30d", param, ctx)
         return moment

@@ -22,14 +22,10 @@ if TYPE_CHECKING:
 _STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-class Header(click.ParamType[Any]):
+class Header(Lines):
     """A header as "Name: value"; its variable holds one a line."""
 
     name = "name: value"
-    envvar_list_splitter = "\n"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return Lines().split_envvar_value(rv)
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         return '"NAME: VALUE"'
