@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -32,7 +31,8 @@ def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
         "SELECT consumer.id FROM consumer JOIN log ON log.id = consumer.log WHERE log.dropped = 0 ORDER BY 1"
     ).fetchall()
     for (consumer,) in found:
-        with _snapshot(raw):
+        with raw:
+            raw.execute("BEGIN")
             row = raw.execute(
                 "SELECT bucket, first, head, kind, name, floor, done, tried, gap FROM consumer"
                 " JOIN log ON log.id = consumer.log WHERE consumer.id = ? AND dropped = 0",
@@ -43,15 +43,6 @@ def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
                 for problem in _problems(raw, consumer, first, head, floor, done, tried, gap):
                     tell(f"the {kind} {name!r} {problem}", _SEEK, bucket_id)
     return len(found)
-
-
-@contextlib.contextmanager
-def _snapshot(raw: sqlite3.Connection) -> Iterator[None]:
-    raw.execute("BEGIN")
-    try:
-        yield
-    finally:
-        raw.execute("ROLLBACK")
 
 
 def _problems(

@@ -104,14 +104,9 @@ def in_steps(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Pro
     with _attached(raw, part):
         columns = _make_tables(raw)
         ends = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
-        raw.execute("BEGIN")
-        try:
+        with raw:
+            raw.execute("BEGIN")
             _make_up(raw, columns, ends)
-            raw.execute("COMMIT")
-        except BaseException:
-            if raw.in_transaction:
-                raw.execute("ROLLBACK")
-            raise
         _make_rest(raw)
     os.fsync(descriptor)
 

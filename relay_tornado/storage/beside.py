@@ -53,15 +53,9 @@ def prepare(raw: sqlite3.Connection, name: str, version: int, schema: str) -> No
 
 def transact(raw: sqlite3.Connection, job: Callable[[sqlite3.Connection], T]) -> T:
     """Runs the job in a transaction; what it raises undoes it, and comes out."""
-    raw.execute("BEGIN IMMEDIATE")
-    try:
-        result = job(raw)
-        raw.execute("COMMIT")
-    except BaseException:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        raise
-    return result
+    with raw:
+        raw.execute("BEGIN IMMEDIATE")
+        return job(raw)
 
 
 def remove(path: Path) -> None:

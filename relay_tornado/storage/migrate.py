@@ -150,15 +150,10 @@ def sync(path: Path) -> None:
 
 
 def _script(raw: sqlite3.Connection, script: str, first: bool = False) -> None:
-    try:
+    with raw:
         raw.executescript(f"BEGIN IMMEDIATE;\n{script}")
         if first:
             row = (new_uuid(), time.time(), __version__)
             raw.execute("INSERT INTO meta VALUES (1, ?, 0, 0, ?, ?)", row)
         else:
             raw.execute("UPDATE meta SET version = ?", (__version__,))
-        raw.execute("COMMIT")
-    except BaseException:
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-        raise
