@@ -21,6 +21,7 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
 from relay_tornado.storage import migrate
+from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of
 
 OWN = ("relay.", search.NAME, series.NAME)
@@ -163,7 +164,7 @@ def _room(source: Path, target: Path, reserve: int) -> int:
 def _failed(target: Path, error: sqlite3.Error, descriptor: int) -> RelayError | OSError:
     refusal = copying.refusal(error, descriptor, target)
     full = refusal is not None and refusal.errno == errno.ENOSPC
-    if full or getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+    if full or code_of(error) == sqlite3.SQLITE_FULL:
         return copying.no_room(target)
     if refusal is not None:
         return refusal

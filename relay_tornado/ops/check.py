@@ -26,6 +26,7 @@ from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import read
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
+from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.database import NAME
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -147,7 +148,7 @@ def _look_at_witness(path: Path, report: Report) -> witnesses.Stamp | None:
 
 def _is_damage(path: Path, error: StartupError, witness: witnesses.Stamp | None) -> bool:
     """Whether a file that can't be opened was a relay's once, rather than something else."""
-    code = getattr(error.__cause__, "sqlite_errorcode", 0) & 0xFF
+    code = code_of(error.__cause__)
     if code == sqlite3.SQLITE_NOTADB or path.stat().st_size == 0:
         return witness is not None
     return code == sqlite3.SQLITE_CORRUPT

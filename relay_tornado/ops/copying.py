@@ -26,6 +26,8 @@ from typing import TypeAlias
 from relay_tornado.errors import NoSpace
 from relay_tornado.model import MIB
 from relay_tornado.storage.connection import uri
+from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.space import free_pages
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and how much there is in all."""
@@ -225,15 +227,13 @@ def by_pages(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Pro
 
 def needed(raw: sqlite3.Connection) -> int:
     """Bytes that a copy takes, at most about."""
-    pages: int = raw.execute("PRAGMA main.page_count").fetchone()[0]
-    size: int = raw.execute("PRAGMA main.page_size").fetchone()[0]
-    return pages * size
+    return free_pages(raw)[1]
 
 
 def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None:
     """Why SQLite could not write to the open file, as an error of `path`, where it says no more than that: a quota, a
     limit of a file's size. None where the file can be written. It grows by what is tried."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_IOERR:
+    if code_of(error) != sqlite3.SQLITE_IOERR:
         return None
     try:
         for _ in range(2):  # up to a limit less is written, without an error

@@ -19,7 +19,7 @@ from relay_tornado.model import DAY
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
-from relay_tornado.storage.space import disk_of
+from relay_tornado.storage.space import disk_of, free_pages
 from relay_tornado.storage.whereabouts import wal_of
 
 HOUR = 3600.0
@@ -85,9 +85,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
     """Looks at the relay's file `path`. Raises StartupError and sqlite3.Error."""
     now = time.time() if now is None else now
     with contextlib.closing(open_file(path)) as raw:
-        page: int = raw.execute("PRAGMA main.page_size").fetchone()[0]
-        pages: int = raw.execute("PRAGMA main.page_count").fetchone()[0]
-        free: int = raw.execute("PRAGMA main.freelist_count").fetchone()[0]
+        free, size = free_pages(raw)
         records = raw.execute("SELECT id, name, document FROM bucket ORDER BY rowid").fetchall()
         logs = {row.bucket_id: row for row in load(raw).live}
         buckets = tuple(
@@ -99,16 +97,15 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
     disk = disk_of(wal.parent)
     least = disk.least(reserve)
     held = sum(bucket.bytes for bucket in buckets)
-    used = (pages - free) * page
     # Rows and indexes take room of their own: as much for each byte of an event as so far.
-    growth = round(sum(bucket.a_day for bucket in buckets) * (used / held if held else 1.0))
-    room = disk.free + free * page - least
+    growth = round(sum(bucket.a_day for bucket in buckets) * ((size - free) / held if held else 1.0))
+    room = disk.free + free - least
     return Stats(
         path=path,
         buckets=buckets,
-        database=pages * page,
+        database=size,
         wal=wal.stat().st_size if wal.exists() else 0,
-        free_pages=free * page,
+        free_pages=free,
         disk_free=disk.free,
         reserve=least,
         growth_a_day=growth,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from relay_tornado.storage import beside
+from relay_tornado.storage.space import free_pages
 
 NAME: Final = "search.db"
 VERSION: Final = 1
@@ -206,15 +207,14 @@ def drop_segment(raw: sqlite3.Connection, segment: int) -> None:
 
 def used(raw: sqlite3.Connection) -> int:
     """Bytes of the file that hold something."""
-    pages, free = (raw.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
-    return int(pages - free) * int(raw.execute("PRAGMA page_size").fetchone()[0])
+    free, size = free_pages(raw)
+    return size - free
 
 
 def give_back(raw: sqlite3.Connection, keep: int) -> None:
     """Makes the file smaller where more than `keep` bytes in it are free, by a bounded step."""
-    free, size = (int(raw.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("freelist_count", "page_size"))
-    if free * size > keep:
-        raw.executescript(f"PRAGMA incremental_vacuum({min(free, _VACUUM)})")
+    if free_pages(raw)[0] > keep:
+        raw.executescript(f"PRAGMA incremental_vacuum({_VACUUM})")
 
 
 def find(

@@ -35,11 +35,15 @@ def sound(row: Any, types: type[T]) -> T:
         raise malformed(str(error)) from None
 
 
+def code_of(error: BaseException | None) -> int:
+    """SQLite's primary error code."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether what was read is malformed, a page of the file or a value in it: what lies elsewhere can still be
     read."""
-    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
-    return code == sqlite3.SQLITE_CORRUPT or str(error).startswith((_UNDECODED, _NO_JSON))
+    return code_of(error) == sqlite3.SQLITE_CORRUPT or str(error).startswith((_UNDECODED, _NO_JSON))
 
 
 def quotes_a_text(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,13 @@ def disk_of(path: Path) -> Disk:
     """The file system that holds the path. Raises OSError."""
     found = os.statvfs(path)
     return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def free_pages(raw: sqlite3.Connection) -> tuple[int, int]:
+    """Bytes of the file that hold nothing, and bytes of the file."""
+    page = int(raw.execute("PRAGMA page_size").fetchone()[0])
+    free = int(raw.execute("PRAGMA freelist_count").fetchone()[0])
+    return free * page, int(raw.execute("PRAGMA page_count").fetchone()[0]) * page
 
 
 class Space:

@@ -23,7 +23,7 @@ from relay_tornado.errors import NO_DESCRIPTOR, NotWritable, StartupError
 from relay_tornado.storage import migrate, rights, wal
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
-from relay_tornado.storage.damage import unquoted
+from relay_tornado.storage.damage import code_of, unquoted
 from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.whereabouts import beside, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
@@ -170,7 +170,7 @@ def secure(path: Path) -> None:
 
 def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
     """What to tell a person of an error that kept the database from opening."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    code = code_of(error)
     number = error.errno if isinstance(error, OSError) else None
     if number in (errno.EMFILE, errno.ENFILE) or descriptors_lack():
         return StartupError(f"{path} can't be opened: {NO_DESCRIPTOR}.")

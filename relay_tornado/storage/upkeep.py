@@ -16,6 +16,7 @@ from relay_tornado.errors import RelayError
 from relay_tornado.model import DAY, MIB
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import WARN, Forecast
+from relay_tornado.storage.space import free_pages
 
 INTERVAL: Final = 60.0
 STEP: Final = 128
@@ -133,13 +134,6 @@ class Upkeep:
                 bytes_a_day=round((self.forecast.rate or 0.0) * DAY),
                 remedy="make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age",
             )
-
-
-def free_pages(raw: sqlite3.Connection) -> tuple[int, int]:
-    """Bytes of the file that hold nothing, and bytes of the file."""
-    page = int(raw.execute("PRAGMA page_size").fetchone()[0])
-    free = int(raw.execute("PRAGMA freelist_count").fetchone()[0])
-    return free * page, int(raw.execute("PRAGMA page_count").fetchone()[0]) * page
 
 
 def give_back(raw: sqlite3.Connection) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.storage.damage import code_of
 
 CLOSED = "the relay is shutting down; send it again in a moment"
 FULL = "the disk of relay.db is full, so nothing was stored: free some space on it"
@@ -127,11 +128,6 @@ def blames_environment(error: Exception) -> bool:
         return False
     code = code_of(error)
     return code == sqlite3.SQLITE_FULL or (code in _ENVIRONMENT and code != sqlite3.SQLITE_CORRUPT)
-
-
-def code_of(error: BaseException) -> int:
-    """SQLite's primary error code."""
-    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
 
 
 def again(error: RelayError) -> RelayError:

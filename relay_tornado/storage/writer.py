@@ -31,7 +31,7 @@ import structlog
 
 from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
-from relay_tornado.storage.damage import MALFORMED_TEXT, quotes_a_text
+from relay_tornado.storage.damage import MALFORMED_TEXT, code_of, quotes_a_text
 from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
@@ -49,7 +49,6 @@ from relay_tornado.storage.work import (
     Work,
     again,
     classify,
-    code_of,
 )
 
 CHECKPOINT_SOON = 250

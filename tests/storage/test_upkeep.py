@@ -19,7 +19,8 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import KIB, MIB, NewEvent, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-from relay_tornado.storage.upkeep import QUIET, STEP, Upkeep, free_pages, give_back
+from relay_tornado.storage.space import free_pages
+from relay_tornado.storage.upkeep import QUIET, STEP, Upkeep, give_back
 from tests.waiting import until
 
 Disk = namedtuple("Disk", "f_bavail f_frsize f_blocks")
