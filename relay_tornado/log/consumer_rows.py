@@ -169,27 +169,19 @@ def write(
 
 
 def _note(raw: sqlite3.Connection, consumer: int, key: Key, gaps: Sequence[tuple[Gap, float | None]]) -> None:
-    (last,) = raw.execute("SELECT gap FROM consumer WHERE id = ?", (consumer,)).fetchone()
-    document = {} if last is None else json.loads(last)
-    untold = _untold(document)
+    (stored,) = raw.execute("SELECT gap FROM consumer WHERE id = ?", (consumer,)).fetchone()
+    last = None if stored is None else _read_gap(stored)
+    untold = _untold(last)
     for gap, at in gaps:
         if at is not None:
-            document |= _gap_document(gap) | {"at": at}
+            last = _Met(gap.reason, gap.from_seq, gap.to_seq, at)
             untold = with_untold(key, untold, gap)
-        elif gap in untold:
+        else:
             untold = tuple(each for each in untold if each != gap)
-    if document:
-        document["untold"] = [_gap_document(gap) for gap in untold]
-        met = sum(at is not None for _, at in gaps)
-        raw.execute("UPDATE consumer SET gaps = gaps + ?, gap = ? WHERE id = ?", (met, json.dumps(document), consumer))
-
-
-def _gap_document(gap: Gap) -> dict[str, Any]:
-    return {"reason": gap.reason, "from": gap.from_seq, "to": gap.to_seq}
-
-
-def _untold(document: dict[str, Any]) -> tuple[Gap, ...]:
-    return tuple(Gap(each["reason"], each["from"], each["to"]) for each in document.get("untold", ()))
+    if last is not None:
+        last.untold = [_Missed(gap.reason, gap.from_seq, gap.to_seq) for gap in untold]
+        met, text = sum(at is not None for _, at in gaps), msgspec.json.encode(last).decode()
+        raw.execute("UPDATE consumer SET gaps = gaps + ?, gap = ? WHERE id = ?", (met, text, consumer))
 
 
 def _change(raw: sqlite3.Connection, consumer: int, first: int, head: int, changes: Changes, at: float) -> None:
@@ -329,6 +321,10 @@ _read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
 _read_gap = msgspec.json.Decoder(_Met).decode
 
 
+def _untold(last: _Met | None) -> tuple[Gap, ...]:
+    return () if last is None else tuple(each.gap() for each in last.untold)
+
+
 def _key(row: Sequence[Any]) -> Key:
     return Key(row[0], row[1].decode(errors="replace"), row[2].decode(errors="replace"))
 
@@ -348,5 +344,5 @@ def _stored(key: Key, row: _Row) -> Stored:
         key, Terms(wait, most, key.kind == "token" or bool(receipt)), floor, tuple(settled), {}, letters,
         created, updated,
         None if last is None else Gaps(times, last.gap(), last.at), tuple(held),
-        () if last is None else tuple(each.gap() for each in last.untold),
+        _untold(last),
     )  # fmt: skip
