@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from marshmallow import Schema, fields, validate
 
@@ -17,13 +17,9 @@ from relay_tornado.admin import positions
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
-from relay_tornado.admin.sessions import CODE_LIFE, Sessions
+from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import Invalid, Unavailable
-from relay_tornado.model import Token
 from relay_tornado.wire.rest import Document, bucket_document, input_document, load, output_document
-
-OWNER: Final = Token(key="", secret_hash="", created_at=0.0)
-"""Who gives a command on the relay's own machine: somebody who may see everything."""
 
 Run: TypeAlias = Callable[[Administration, Document], Awaitable[Any]]
 
@@ -64,16 +60,12 @@ class _DeleteBucket(_Bucket):
     force = fields.Boolean(load_default=False)
 
 
-class _SetBucket(_Bucket, _Options):
+class _OfBucket(_Bucket, _Options):
     pass
 
 
 class _ImportBucket(_Bucket):
     events = fields.List(fields.Raw(), required=True)
-
-
-class _CreatePart(_Bucket, _Options):
-    pass
 
 
 class _Input(Schema):
@@ -132,8 +124,7 @@ class _ResendLog(_Log, _Orders):
     pass
 
 
-class _ResendRange(_Orders):
-    bucket = fields.String(required=True)
+class _ResendRange(_Bucket, _Orders):
     first = fields.Integer(load_default=None, allow_none=True)
     last = fields.Integer(load_default=None, allow_none=True)
     since = fields.Float(load_default=None, allow_none=True)
@@ -294,13 +285,13 @@ COMMANDS: Mapping[str, Command] = {
     "bucket.create": Command(_CreateBucket(), _create_bucket),
     "bucket.list": Command(_Nothing(), _list_buckets),
     "bucket.show": Command(_Bucket(), _show_bucket),
-    "bucket.set": Command(_SetBucket(), _set_bucket),
+    "bucket.set": Command(_OfBucket(), _set_bucket),
     "bucket.delete": Command(_DeleteBucket(), _delete_bucket),
     "bucket.import": Command(_ImportBucket(), _import_bucket),
-    "input.create": Command(_CreatePart(), _create_input),
+    "input.create": Command(_OfBucket(), _create_input),
     "input.set": Command(_SetInput(), _set_input),
     "input.delete": Command(_Input(), _delete_input),
-    "output.create": Command(_CreatePart(), _create_output),
+    "output.create": Command(_OfBucket(), _create_output),
     "output.set": Command(_SetOutput(), _set_output),
     "output.delete": Command(_Output(), _delete_output),
     "logs.list": Command(_ListLogs(), _list_logs),

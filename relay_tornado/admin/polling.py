@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
-from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, document_of, output_of
+from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, cursor_of, document_of, output_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
-from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import DONE, Latest, sent
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
 from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
@@ -118,10 +117,7 @@ class Polling:
         bounds = await self._stored.log.bounds(bucket.id)
         if not cursor:
             return Placed(bounds.head if bucket.ephemeral else bounds.first - 1)
-        try:
-            parsed = parse_id(cursor)
-        except Invalid as error:
-            raise Invalid(f"cursor: {error}", "cursor") from None
+        parsed = cursor_of(cursor)
         placed = place_cursor(bounds, parsed, bucket.ephemeral)
         if not parsed.seq or parsed.output is None or output is None or output.n <= parsed.output:
             return placed

@@ -14,6 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -24,6 +25,7 @@ from relay_tornado.errors import Unauthorized
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import DAY, Token
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.storage.migrate import sync
 
 _log = structlog.get_logger(__name__)
 
@@ -61,18 +63,16 @@ class Held(Protocol):
     def session_ended(self) -> None: ...
 
 
+@dataclass(eq=False, slots=True)
 class Session:
     """`token` is its key, "" for the owner; `secret_hash` is of the secret that it was begun with."""
 
-    __slots__ = ("created_at", "expires_at", "held", "id", "secret_hash", "token")
-
-    def __init__(self, id: str, token: str, secret_hash: str, created_at: float, expires_at: float) -> None:
-        self.id = id
-        self.token = token
-        self.secret_hash = secret_hash
-        self.created_at = created_at
-        self.expires_at = expires_at
-        self.held: set[Held] = set()
+    id: str
+    token: str
+    secret_hash: str = field(repr=False)
+    created_at: float
+    expires_at: float
+    held: set[Held] = field(default_factory=set)
 
 
 class Sessions:
@@ -221,8 +221,4 @@ def _write(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(descriptor)
     made.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
