@@ -29,6 +29,7 @@ from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import MIB, STATUSES
 from relay_tornado.wire.fields import MAX_COUNT, Document, Headers, HeaderValues, Text, Whole, load
+from relay_tornado.wire.frames import gap_fields
 from relay_tornado.wire.rest import MAX_TIME
 
 MAX_ANSWER: Final = 10 * MIB
@@ -252,14 +253,7 @@ class ResendHandler(RestHandler):
     async def post(self, bucket: str) -> None:
         given = load(_RANGE, self.document())
         orders = _orders(given)
-        wanted = Range(
-            first=given.get("first"),
-            last=given.get("last"),
-            since=given.get("since"),
-            until=given.get("until"),
-            cursor=given.get("cursor") or "",
-            filter=given.get("filter"),
-        )
+        wanted = Range(**{name: value for name, value in given.items() if value is not None})
         self.answer(resent_document(await self.rest.logs.resend_range(self.token, self.bucket.id, wanted, **orders)))
 
 
@@ -285,9 +279,7 @@ class EventsHandler(RestHandler):
         if page.next_cursor is not None:
             document["next_cursor"] = page.next_cursor
         if page.gap is not None:
-            gap = page.gap
-            numbers = {"from": gap.from_seq, "to": gap.to_seq, "count": gap.count}
-            document["gap"] = {**numbers, "reason": gap.reason}
+            document["gap"] = gap_fields(page.gap)
         self.answer(document)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+import time
 from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields
@@ -183,7 +184,7 @@ class SampleHandler(RestHandler):
         shown = sample.provider != "gitlab" or self.token.administrator
         if into.verify is not None and into.verify.provider == sample.provider and shown:
             secret = into.verify.secrets[0]
-        made = samples.make(sample, secret, self.rest.clock(), new_uuid())
+        made = samples.make(sample, secret, time.time(), new_uuid())
         appended = await self.rest.ingest.make(
             into.id, "POST", b"", b"", block(made.headers, made.body), made.body, self.request.remote_ip or ""
         )

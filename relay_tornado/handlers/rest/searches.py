@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from typing import Final
 
 from marshmallow import Schema, fields, validate
 
@@ -14,15 +14,13 @@ from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import LogAnswer, QueryNumber
-from relay_tornado.ids import format_id
 from relay_tornado.log.contract import Extent
-from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.lineage import position_id
 from relay_tornado.model import STATUSES, Bounds, Bucket
 from relay_tornado.search.text import MOST_QUERY
+from relay_tornado.series.series import SPANS
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import MAX_TIME
-
-SPANS: Final = ("hour", "day", "month")
 
 
 def _words(about: str, most: int = 1_000) -> fields.String:
@@ -187,7 +185,7 @@ class StatusHandler(RestHandler):
             {
                 "version": relay_tornado.__version__,
                 "instance": administration.instance,
-                "now": rest.clock(),
+                "now": time.time(),
                 "buckets": found,
             }
         )
@@ -210,7 +208,7 @@ class StatusHandler(RestHandler):
             "expires_at": bucket.expires_at,
             "first": bounds.first,
             "head": bounds.head,
-            "position": format_id(epoch_at(bounds.epochs, bounds.head), bounds.head),
+            "position": position_id(bounds, bounds.head),
             "events": bounds.head - bounds.first + 1,
             "bytes": extent.bytes,
             "oldest_at": extent.oldest_at,

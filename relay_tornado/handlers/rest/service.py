@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
@@ -46,8 +45,6 @@ class Rest:
     series: Series
     lags: Callable[[], Sequence[ConsumerLevel]]
     """How far consumers are behind, as it was read last."""
-    clock: Callable[[], float] = time.time
-    """Gives unix seconds."""
     incoming: int = 0
     """Bytes of bodies that are held now."""
 
