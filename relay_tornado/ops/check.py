@@ -11,7 +11,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,6 +24,7 @@ from relay_tornado.model import Bucket, Epoch, Token, from_document
 from relay_tornado.ops.check_consumers import check_consumers
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import read
+from relay_tornado.ranges import Ranges
 from relay_tornado.storage import lock, migrate
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import code_of
@@ -330,7 +331,7 @@ class _Logs:
         self._report.bytes += held
         kept = self._first(row)
         lost = [seq for seq in missing if kept is not None and seq >= kept]
-        for first, last in _runs(lost):
+        for first, last in Ranges((seq, seq) for seq in lost):
             self._tell_missing(row, first, last)
         if kept == row.first and not lost:
             if held != row.bytes:
@@ -434,12 +435,3 @@ def _by_hand(sql: str) -> str:
         f"stop the relay, run `.dbconfig enable_trigger off` and `{sql}` on the file with SQLite's own shell, and "
         "check again; or restore the newest backup"
     )
-
-
-def _runs(seqs: list[int]) -> Iterator[tuple[int, int]]:
-    """Ascending numbers as stretches without a hole."""
-    start = 0
-    for place in range(1, len(seqs) + 1):
-        if place == len(seqs) or seqs[place] != seqs[place - 1] + 1:
-            yield seqs[start], seqs[place - 1]
-            start = place

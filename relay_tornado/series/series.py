@@ -150,8 +150,7 @@ class Series:
 
     async def whole(self, span: Span) -> tuple[int, int, Mapping[str, Sequence[float | None]]]:
         """The relay's own series: where they begin (unix seconds), seconds between points, and points by name."""
-        first, step, found = await self._span(span, _PLAIN, ("errors:",))
-        return first, step, found
+        return await self._span(span, _PLAIN, ("errors:",))
 
     async def bucket(self, span: Span, bucket_id: BucketId) -> tuple[int, int, Sequence[float | None]]:
         """The same of a bucket's events: how many a second."""
