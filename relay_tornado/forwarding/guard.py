@@ -13,15 +13,12 @@ import socket
 import threading
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, TypeAlias
 
-from tornado.netutil import Resolver
-
 from relay_tornado.errors import NO_THREAD, Invalid
+from relay_tornado.proxy import Address, Network
 
-Address: TypeAlias = IPv4Address | IPv6Address
-Network: TypeAlias = IPv4Network | IPv6Network
 Socket: TypeAlias = tuple[int, Any]
 """An address family and a socket address of it."""
 
@@ -101,20 +98,20 @@ class Guard:
         return False
 
 
-class GuardedResolver(Resolver):
+class GuardedResolver:
     """A resolver that gives only addresses that may be called; `resolve` raises Refused, and OSError."""
 
-    def initialize(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._turns = asyncio.Semaphore(_LOOKUPS)
         self._pending: dict[tuple[str, int], asyncio.Task[list[Socket]]] = {}
 
-    async def resolve(self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[Socket]:
+    async def resolve(self, host: str, port: int) -> list[Socket]:
         """Every address that the host stands for, each judged."""
         found = await self._find(host, port)
         for _, address in found:
             self._guard.judge(str(address[0]), port)
-        return [each for each in found if family in (socket.AF_UNSPEC, each[0])]
+        return found
 
     async def _find(self, host: str, port: int) -> list[Socket]:
         try:
