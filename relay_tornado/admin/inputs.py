@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from relay_tornado.admin.answers import check_answer, check_headers
 from relay_tornado.admin.buckets import changed_rate_limit
-from relay_tornado.admin.missing import no_such_part
+from relay_tornado.admin.parts import part_of
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
@@ -67,10 +67,7 @@ def without_input(bucket: Bucket, input_id: str, now: float) -> Bucket:
 
 def find_input(bucket: Bucket, input_id: str) -> Input:
     """The bucket's input with this id. Raises NotFound."""
-    for each in bucket.inputs:
-        if each.id == input_id:
-            return each
-    raise no_such_part(bucket, "input", bucket.inputs, input_id)
+    return part_of(bucket, "input", bucket.inputs, input_id)
 
 
 def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from relay_tornado.admin.answers import OF_CONNECTION, check_headers
-from relay_tornado.admin.missing import no_such_part
+from relay_tornado.admin.parts import part_of
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output, to_document
@@ -80,10 +80,7 @@ def without_output(bucket: Bucket, output_id: str, now: float) -> Bucket:
 
 def find_output(bucket: Bucket, output_id: str) -> Output:
     """The bucket's output with this id. Raises NotFound."""
-    for each in bucket.outputs:
-        if each.id == output_id:
-            return each
-    raise no_such_part(bucket, "output", bucket.outputs, output_id)
+    return part_of(bucket, "output", bucket.outputs, output_id)
 
 
 def _changed(before: Output, options: Mapping[str, Any]) -> Output:
