@@ -91,7 +91,7 @@ class Gauges:
         database, certificate, forwarding, site = self._database, self._certificate, self._forwarding, self._site
         space, loss = database.space, database.loss
         return counters.Levels(
-            ready=database.healthy(),
+            ready=not database.problem,
             append_queue=self._log.append_queue,
             append_queue_limit=self._settings.append_queue,
             ingest_buffer=site.ingest.buffered,

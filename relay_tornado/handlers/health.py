@@ -18,8 +18,6 @@ class Store(Protocol):
     @property
     def loss(self) -> Any: ...
 
-    def healthy(self) -> bool: ...
-
 
 class HealthHandler(JsonHandler):
     """200 while the process serves. `instance` names it, so that its operator sees whether an address leads to it."""
@@ -41,13 +39,11 @@ class ReadyHandler(JsonHandler):
 
     def get(self) -> None:
         store = self._store
-        ready = store.healthy()
-        document: dict[str, Any] = {"status": "ready" if ready else "unavailable"}
-        if not ready:
-            document["problem"] = store.problem
+        problem = store.problem
+        document: dict[str, Any] = {"status": "unavailable", "problem": problem} if problem else {"status": "ready"}
         if store.loss is not None:
             document["events_missing"] = store.loss.events
-        self.answer(document, 200 if ready else 503)
+        self.answer(document, 503 if problem else 200)
 
 
 def routes(store: Store, instance: str) -> list[URLSpec]:

@@ -174,10 +174,6 @@ class Database:
             return NoSpace(_NO_SPACE)
         return None
 
-    def healthy(self) -> bool:
-        """Whether events can be committed."""
-        return not self.problem
-
     @property
     def problem(self) -> str:
         """What keeps events from being committed, "" where nothing does."""

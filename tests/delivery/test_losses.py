@@ -68,7 +68,7 @@ class World:
             await self.append(b"refused")
         self._faults.heal()
         async with asyncio.timeout(60):
-            while not self.file.database.healthy() or (await self.log.bounds("b")).head != head:  # noqa: ASYNC110
+            while self.file.database.problem or (await self.log.bounds("b")).head != head:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 

@@ -76,9 +76,6 @@ class MemoryStore:
     problem: str = ""
     loss: Loss | None = None
 
-    def healthy(self) -> bool:
-        return not self.problem
-
 
 @dataclass
 class Edge:

@@ -60,7 +60,7 @@ async def commits(world: SqliteWorld) -> int:
 
 async def settled(world: SqliteWorld) -> None:
     """Waits until the writer is past an error."""
-    await until(world.database.healthy)
+    await until(lambda: not world.database.problem)
     await world.database.write(lambda raw: None)
 
 
@@ -480,14 +480,14 @@ async def test_while_the_file_can_not_be_opened_appends_fail_at_once(
     faults.opening = sqlite3.SQLITE_CANTOPEN
     with pytest.raises(Unknown):
         await faulty.log.append("b", event())
-    await until(lambda: not faulty.database.healthy())
+    await until(lambda: faulty.database.problem)
     future = asyncio.ensure_future(faulty.log.append("b", event()))
     assert future.done()
     with pytest.raises(Unavailable):
         await future
     assert len(await read_all(faulty.log)) == 3
     faults.heal()
-    await until(faulty.database.healthy)
+    await until(lambda: not faulty.database.problem)
     assert (await faulty.log.append("b", event())).seq == 4
 
 
@@ -517,7 +517,7 @@ async def test_too_little_memory_for_a_moment(faulty: SqliteWorld, faults: Fault
     (outcome,) = await asyncio.gather(faulty.log.append("b", event()), return_exceptions=True)
     assert isinstance(outcome, Appended | Unavailable)
     await until(lambda: not left)
-    await until(faulty.database.healthy)
+    await until(lambda: not faulty.database.problem)
     stored = 2 if isinstance(outcome, Appended) else 1
     assert (await faulty.log.append("b", event())).seq == stored + 1
     assert [e.seq for e in await read_all(faulty.log)] == list(range(1, stored + 2))
@@ -533,11 +533,11 @@ async def test_low_space(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> 
     assert future.done()
     with pytest.raises(NoSpace):
         await future
-    assert not disk.database.healthy()
+    assert disk.database.problem
     assert "disk" in disk.database.problem
     assert await disk.log.trim("b", Retention(None, 5, None), None) == 5
     monkeypatch.undo()
-    assert disk.database.healthy()
+    assert not disk.database.problem
     assert (await disk.log.append("b", event())).seq == 11
 
 

@@ -176,7 +176,7 @@ async def test_an_error_of_the_disk_loses_nothing(faulty: SqliteWorld, faults: F
         await faulty.log.append("b", event())
     except RelayError:
         store.save(KEY, lambda: Changes(6, (), False, {5: Parked(1, 5.0, 1.0)}, {3}))
-    await until(faulty.database.healthy)
+    await until(lambda: not faulty.database.problem)
     await store.saved()
     stored = await store.get(KEY)
     assert stored is not None

@@ -117,7 +117,7 @@ async def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> Non
         faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
         await uses.write()
         assert await database.read(lambda raw: raw.execute("SELECT used_at FROM token").fetchone()) == (None,)
-        await until(database.healthy)
+        await until(lambda: not database.problem)
         await uses.write()
     async with opened(tmp_path) as (_, uses, _):
         assert uses.last("a") == NOW

@@ -37,7 +37,7 @@ async def test_an_error_before_the_commit(settings: Settings, faults: Faults) ->
     assert not isinstance(error.value, Unknown)
     await database.write(put("b"))
     assert await database.read(names) == ["b"]
-    assert database.healthy()
+    assert not database.problem
     await database.close()
 
 
@@ -105,9 +105,9 @@ async def test_while_the_file_can_not_be_opened(
         assert await database.read(names) == ["before"]
         faults.opening = None  # it opens, but commits still fail
         await asyncio.sleep(0.05)
-        assert not database.healthy()
+        assert database.problem
         faults.heal()
-        await until(database.healthy)
+        await until(lambda: not database.problem)
         await database.write(put("d"))
         assert await database.read(names) == ["before", "d"]
     events = [entry["event"] for entry in logs]
@@ -151,7 +151,7 @@ async def test_opening_anew_fails_for_any_reason(
         failing = "apply"
         await until(lambda: "can't be opened (KeyError, see the log)" in database.problem)
         failing = ""
-        await until(database.healthy)
+        await until(lambda: not database.problem)
     await database.write(put("after"))
     assert [(entry["event"], bool(entry.get("exc_info"))) for entry in logs] == [
         ("commit_failed", False),
@@ -200,7 +200,7 @@ async def test_a_file_that_is_taken_away(
         for _ in range(3):
             with pytest.raises(Unavailable, match=f"^{name} was deleted, moved or replaced"):
                 await database.write(put("a"))
-            await until(lambda: not database.healthy())
+            await until(lambda: database.problem)
     assert [entry["event"] for entry in logs] == ["commit_failed", "database_unavailable"]
     await database.close()
 
@@ -214,12 +214,12 @@ async def test_a_file_that_is_put_back(settings: Settings, monkeypatch: pytest.M
     take_away(settings.data)
     with pytest.raises(Unknown, match="it may have been stored"):
         await database.write(put("meanwhile"))
-    await until(lambda: not database.healthy())
+    await until(lambda: database.problem)
     with pytest.raises(Unavailable) as refused:
         await database.write(put("refused"))
     assert not isinstance(refused.value, Unknown)
     settings.data.with_name("elsewhere").rename(settings.data)
-    await until(database.healthy)
+    await until(lambda: not database.problem)
     await database.write(put("after"))
     assert await database.read(names) == ["before", "meanwhile", "after"]
     assert database.loss is None
@@ -234,7 +234,7 @@ async def test_close_while_the_file_can_not_be_opened(settings: Settings, faults
     faults.opening = sqlite3.SQLITE_CANTOPEN
     with pytest.raises(Unknown):
         await database.write(put("a"))
-    await until(lambda: not database.healthy())
+    await until(lambda: database.problem)
     await database.close()
 
 
@@ -258,7 +258,7 @@ async def test_what_follows_a_commit_ends_nothing(settings: Settings, kind: type
         await second
     assert kept == [["a"], ["announced", "b"]]
     assert [entry["event"] for entry in logs] == ["outcome_not_told"]
-    assert database.healthy()
+    assert not database.problem
     assert await database.read(names) == ["a", "b"]
     await database.close()
 
@@ -321,7 +321,7 @@ async def test_a_writer_that_breaks_is_not_healthy(settings: Settings) -> None:
     with capture_logs() as logs:
         database.attach(Broken())
         database.notify()
-        await until(lambda: not database.healthy())
+        await until(lambda: database.problem)
     assert "restart" in database.problem
     assert [entry["event"] for entry in logs] == ["writer_failed"]
     with pytest.raises(Unavailable):
@@ -346,7 +346,7 @@ async def test_without_descriptors_the_file_is_not_opened_anew(
         assert "`ulimit -n`" in database.problem
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    await until(database.healthy)
+    await until(lambda: not database.problem)
     await database.write(put("b"))
     assert await database.read(names) == ["b"]
     await database.close()

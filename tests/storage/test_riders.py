@@ -204,7 +204,7 @@ async def test_it_comes_once_the_file_can_be_written_again(
     faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
     with pytest.raises(Unknown):
         await database.write(put("lost"))
-    await until(lambda: not database.healthy())
+    await until(lambda: database.problem)
     refused = []
     submit = database._writer.submit
 

@@ -144,12 +144,12 @@ async def test_a_full_disk(small_disk: Path) -> None:
             refused = [result for result in results if isinstance(result, BaseException)]
             assert {type(error) for error in refused} <= {NoSpace}
             acknowledged += len(results) - len(refused)
-        await until(lambda: not database.healthy())
+        await until(lambda: database.problem)
         with pytest.raises(NoSpace):
             await log.append("b", event())
         assert len(await log.read("b", acknowledged - 1, 10, MIB)) == 1
         filler.unlink()
-        await until(database.healthy)
+        await until(lambda: not database.problem)
     assert (await log.append("b", event())).seq == acknowledged + 1
     assert await log.trim("b", Retention(None, 10, None), None) == acknowledged - 9
     await log.close()

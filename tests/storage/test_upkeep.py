@@ -185,11 +185,11 @@ def test_a_full_disk_gets_its_pages_back_at_once(tmp_path: Path, monkeypatch: py
             # A disk that is full but for its reserve, which is an eighth of it.
             limit = sum(file.stat().st_size for file in tmp_path.glob("relay.db*")) * 8 // 7
             monkeypatch.setattr("relay_tornado.storage.space.os.statvfs", statvfs)
-            await until(lambda: not database.healthy())
+            await until(lambda: database.problem)
             await log.trim("b", Retention(max_events=3), None)
-            assert not database.healthy()
+            assert database.problem
             task = asyncio.create_task(Upkeep(database, interval=0.05).run())
-            await until(database.healthy)
+            await until(lambda: not database.problem)
             await fill(log, 1)
             await until(lambda: any(each["event"] == "space_given_back" and each.get("urgent") for each in logs))
             task.cancel()

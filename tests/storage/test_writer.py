@@ -258,7 +258,7 @@ async def test_a_quick_work_that_fails(
     database._writer.submit(work)
     with pytest.raises(expected):
         await work.ended
-    await until(database.healthy)
+    await until(lambda: not database.problem)
     await database.write(put("b"))
     assert await database.read(names) == ["b"]
     database._writer.submit(work := Quick(lambda raw: {}[put("c")(raw)]))  # type: ignore[index]
@@ -378,7 +378,7 @@ async def test_close_commits_what_is_queued(settings: Settings) -> None:
         await database.write(put("late"))
     with pytest.raises(Unavailable):
         await database.read(names)
-    assert not database.healthy()
+    assert database.problem
     await database.close()
     assert threads_since(before) == []
     database = await Database.open(settings)
