@@ -15,6 +15,7 @@ from marshmallow import Schema, fields, validate
 import relay_tornado
 from relay_tornado.admin import positions
 from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.listing import listed_document
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
@@ -201,11 +202,7 @@ async def _delete_output(administration: Administration, arguments: Document) ->
 
 
 async def _list_logs(administration: Administration, arguments: Document) -> Document:
-    page = await administration.logs.list(OWNER, **arguments)
-    document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
-    if page.next_cursor is not None:
-        document["next_cursor"] = page.next_cursor
-    return {**document, "truncated": True} if page.truncated else document
+    return listed_document(await administration.logs.list(OWNER, **arguments))
 
 
 async def _search(administration: Administration, arguments: Document) -> Document:

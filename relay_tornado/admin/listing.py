@@ -53,6 +53,14 @@ class LogPage:
     truncated: bool
 
 
+def listed_document(page: LogPage) -> Document:
+    """A page as JSON data."""
+    document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
+    if page.next_cursor is not None:
+        document["next_cursor"] = page.next_cursor
+    return {**document, "truncated": True} if page.truncated else document
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """What is asked for. `since` and `until` are unix seconds; received at or after the one, before the other."""

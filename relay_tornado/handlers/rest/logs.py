@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate
 
+from relay_tornado.admin.listing import listed_document
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
@@ -192,13 +193,7 @@ class LogsHandler(RestHandler):
 
     @operation("Events, newest first, each with its latest delivery", LogPage(), query=_LOG_QUERY)
     async def get(self) -> None:
-        page = await self.rest.logs.list(self.token, **self.query(_LOG_QUERY))
-        document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
-        if page.next_cursor is not None:
-            document["next_cursor"] = page.next_cursor
-        if page.truncated:
-            document["truncated"] = True
-        self.answer(document)
+        self.answer(listed_document(await self.rest.logs.list(self.token, **self.query(_LOG_QUERY))))
 
 
 class LogHandler(RestHandler):
