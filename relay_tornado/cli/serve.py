@@ -17,7 +17,6 @@ from typing import Any
 import click
 import structlog
 
-from relay_tornado.admin import Administration
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
 from relay_tornado.cli.options import options_of, settings_from, settings_options
@@ -171,21 +170,16 @@ async def _prepare_demo(relay: Relay) -> None:
         )
         return
     bucket = await administration.create_bucket(DEMO)
-    key, secret = await _token(administration)
+    token, secret = await administration.create_token(description=DEMO, buckets=[DEMO])
     _say(
         f"Made the bucket {DEMO!r} and a token for it; the secret is shown this once:",
-        f"  key    {key}",
+        f"  key    {token.key}",
         f"  secret {secret}",
         "Connect a client, with websocket-client" + _hint(),
-        f"  {_client(relay, key, secret)}",
+        f"  {_client(relay, token.key, secret)}",
         "then, in another terminal, send a webhook:",
         f"  {_curl(relay, bucket)}",
     )
-
-
-async def _token(administration: Administration) -> tuple[str, str]:
-    token, secret = await administration.create_token(description=DEMO, buckets=[DEMO])
-    return token.key, secret
 
 
 def _hint() -> str:

@@ -93,20 +93,8 @@ class MemoryEventLog:
                 log.open = True
             log.events += growth.events
             for fleeting in growth.fleeting:
-                log.events.append(
-                    Event(
-                        fleeting.seq,
-                        fleeting.epoch,
-                        fleeting.received_at,
-                        event.input_id,
-                        event.method,
-                        b"",
-                        b"",
-                        b"",
-                        b"",
-                        "",
-                    )
-                )
+                stub = msgspec.structs.replace(fleeting, path=b"", query=b"", headers=b"", body=b"", remote_ip="")
+                log.events.append(stub)
                 log.stubs[fleeting.seq] = fleeting.size
             self._ephemeral.add(log.fleeting, growth.fleeting)
             log.head, log.last_at = growth.head, growth.at
