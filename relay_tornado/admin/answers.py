@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Input
-from relay_tornado.wire.answers import NOT_CONFIGURABLE
-from relay_tornado.wire.fields import is_text
-from relay_tornado.wire.headers import HOP_BY_HOP
+from relay_tornado.wire.answers import BODILESS, NOT_CONFIGURABLE
+from relay_tornado.wire.headers import HOP_BY_HOP, is_name, is_value
 from relay_tornado.wire.rest import MAX_BODY_TEXT
 
 OF_CONNECTION = HOP_BY_HOP | {"connection", "content-length"}
 """Header names (in lower case) that no output may have."""
-BODILESS = frozenset({204, 304})
-"""Status codes whose answers have no body."""
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 16_384
-
-_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FORBIDDEN = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def is_header_name(name: str) -> bool:
-    """Whether it is a token as RFC 9110 wants a field name to be."""
-    return _NAME.fullmatch(name) is not None
 
 
 def check_headers(
@@ -35,12 +23,12 @@ def check_headers(
     checked: dict[str, list[str]] = {}
     size = 0
     for name, values in headers.items():
-        if not is_header_name(name):
+        if not is_name(name):
             raise Invalid(f"headers: {name[:80]!r} is no header name: use letters, digits and -", "headers")
         if name.lower() in refused:
             raise Invalid(f"headers: {name} can't be set by {owner}: leave it out", "headers")
         for value in values:
-            if _FORBIDDEN.search(value) or not is_text(value):
+            if not is_value(value):
                 raise Invalid(
                     f"headers: the value of {name} holds a line end or another control character: leave it out",
                     "headers",

@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from relay_tornado.admin.answers import is_header_name
 from relay_tornado.admin.names import check_bucket_name
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, RateLimit, Retention
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import load_with_extra
+from relay_tornado.wire.headers import is_name
 from relay_tornado.wire.rest import READ_ONLY_OF_BUCKET, BucketFields
 
 DEFAULT_INPUT = "Default public endpoint"
@@ -126,7 +126,7 @@ def _changed_dedupe(before: Dedupe | None, given: Mapping[str, Any]) -> Dedupe:
         raise Invalid(
             'dedupe.header: is missing: name the header that holds the delivery\'s id, or "auto"', "dedupe.header"
         )
-    if not is_header_name(header):
+    if not is_name(header):
         raise Invalid(f"dedupe.header: {header!r} is no header name: use letters, digits and -", "dedupe.header")
     if header.lower() == "auto":
         header = "auto"

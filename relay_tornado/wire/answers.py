@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from email.utils import formatdate
@@ -10,10 +9,12 @@ from http.client import responses
 
 from relay_tornado.errors import RelayError
 from relay_tornado.model import Input
-from relay_tornado.wire.headers import HOP_BY_HOP
+from relay_tornado.wire.headers import HOP_BY_HOP, is_name, is_value
 
 PLAIN = ("Content-Type", "text/plain; charset=utf-8")
 CLOSE = b"Connection: close\r\n"
+BODILESS = frozenset({204, 304})
+"""Status codes whose answers have no body."""
 
 _FENCE = (("Content-Security-Policy", "sandbox"), ("X-Content-Type-Options", "nosniff"))
 """On every answer: what an input answers with may come from anybody, and must not act as this site's own page."""
@@ -32,8 +33,6 @@ NOT_CONFIGURABLE = frozenset(
 """Header names (in lower case) that no configuration and no client can give an answer: those of the connection, the
 relay's own, what would set state in a browser, or lead it away: for a browser an answer is the relay's page; and what a
 proxy in front would take for the relay's orders, as to give out a file of its own."""
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_FORBIDDEN_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 
 
 class Answer:
@@ -45,7 +44,7 @@ class Answer:
         self.status = status
         self.headers = (*_FENCE, *headers)
         self.body = b""
-        if status not in (204, 304):
+        if status not in BODILESS:
             self.body = body
             self.headers += (("Content-Length", str(len(body))),)
         lines = [f"HTTP/1.1 {status} {responses.get(status, 'Unknown')}"]
@@ -109,9 +108,9 @@ def client_answer(status: int, headers: Mapping[str, Sequence[str]], body: bytes
 
 def _allowed(headers: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str]]:
     for name, values in headers.items():
-        if _NAME.fullmatch(name) and name.lower() not in NOT_CONFIGURABLE:
+        if is_name(name) and name.lower() not in NOT_CONFIGURABLE:
             for value in values:
-                if not _FORBIDDEN_IN_VALUE.search(value):
+                if is_value(value):
                     yield name, value
 
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final, TypeAlias
 
 _TOKEN = frozenset(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~")
+_NOT_IN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 HOP_BY_HOP: Final = frozenset(
     (
         *("keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer"),
@@ -36,6 +37,16 @@ _LINE: Final = 48
 _Field: TypeAlias = tuple[str, tuple[str]]
 _fields: dict[str, _Field] = {}
 """From a line to how frames spell its name ("" where they leave it out), and its value."""
+
+
+def is_name(text: str) -> bool:
+    """Whether it is a token, as RFC 9110 wants a field name to be."""
+    return text != "" and _TOKEN.issuperset(text)
+
+
+def is_value(text: str) -> bool:
+    """Whether a header can have it: no line end or other control character, and no half of a surrogate pair."""
+    return _NOT_IN_VALUE.search(text) is None
 
 
 def parse(block: bytes) -> list[tuple[bytes, bytes]]:

@@ -15,15 +15,13 @@ from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
 from relay_tornado.model import MIB, Bucket, Input
-from relay_tornado.wire.fields import Text, is_text, load
-from relay_tornado.wire.headers import canonical, decode
+from relay_tornado.wire.fields import Text, load
+from relay_tornado.wire.headers import canonical, decode, is_name, is_value
 
 MAX_MADE: Final = 16 * MIB
 """Bytes of an event that is made, as JSON, its body in base64."""
 
 _METHOD: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40}")
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
-_VALUE: Final = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _PATH: Final = re.compile(r"""(/[!"$->@-~]*)?""")
 _QUERY: Final = re.compile(r"""[!"$-~]*""")
 _BASE64: Final = re.compile("([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
@@ -61,9 +59,9 @@ class _Headers(fields.Field[list[tuple[str, str]]]):
             if not isinstance(each, list) or len(each) != 2 or not all(isinstance(part, str) for part in each):
                 raise ValidationError("must be a list of pairs [name, value].")
             name, text = each
-            if not _NAME.fullmatch(name):
+            if len(name) > 200 or not is_name(name):
                 raise ValidationError(f"{name[:80]!r} is no name of a header.")
-            if not _VALUE.fullmatch(text) or not is_text(text):
+            if not is_value(text):
                 raise ValidationError(f"the value of {name} has a line break or another control character in it.")
             made.append((name, text))
         return made

@@ -8,12 +8,12 @@ from __future__ import annotations
 import copy
 from typing import Any, Final
 
-from relay_tornado.admin.answers import BODILESS, OF_CONNECTION
+from relay_tornado.admin.answers import OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
 from relay_tornado.handlers.rest.schemas import NUMBERED
 from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody
 from relay_tornado.model import STATUSES
-from relay_tornado.wire.answers import NOT_CONFIGURABLE
+from relay_tornado.wire.answers import BODILESS, NOT_CONFIGURABLE
 from relay_tornado.wire.fields import MAX_COUNT, Document, StockFields
 from relay_tornado.wire.rest import AuthFields, BucketFields, InputFields, OutputFields
 
