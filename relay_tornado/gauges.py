@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from relay_tornado import counters
 from relay_tornado.admin.consumers import ConsumerAdministration, reference_of
@@ -23,13 +23,6 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import Forecast
 from relay_tornado.storage.whereabouts import wal_of
 from relay_tornado.tls import Certificate
-
-
-class Queue(Protocol):
-    """What is read of a log."""
-
-    @property
-    def append_queue(self) -> int: ...
 
 
 class ConsumerLevels:
@@ -67,7 +60,7 @@ class Gauges:
         self,
         settings: Settings,
         database: Database,
-        log: Queue,
+        log: EventLog,
         registry: Registry,
         forecast: Forecast,
         certificate: Certificate | None,

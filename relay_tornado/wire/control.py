@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -156,6 +156,16 @@ class _Names(_Lenient):
     )
 
 
+def _one_of(choices: Sequence[str], words: str) -> fields.String:
+    """One of these, or nothing."""
+    return fields.String(
+        load_default=None,
+        allow_none=True,
+        validate=validate.OneOf(choices, error=words),
+        error_messages={"invalid": words},
+    )
+
+
 def _whole(first: int, last: int, words: str) -> fields.Integer:
     """A whole number, or nothing."""
     return fields.Integer(
@@ -188,12 +198,7 @@ class _Number(fields.Float):
 
 class _Subscribe(_Names):
     since = _SincePosition(load_default=None, allow_none=True)
-    on_gap = fields.String(
-        load_default=None,
-        allow_none=True,
-        validate=validate.OneOf(("resume", "fail"), error='write "resume" or "fail"'),
-        error_messages={"invalid": 'write "resume" or "fail"'},
-    )
+    on_gap = _one_of(("resume", "fail"), 'write "resume" or "fail"')
     max_body = fields.Integer(
         strict=True,
         load_default=None,
@@ -202,21 +207,11 @@ class _Subscribe(_Names):
         error_messages={"invalid": "write a whole number of bytes, like 1000000"},
     )
     filter = fields.Raw(load_default=None, allow_none=True)
-    outputs = fields.String(
-        load_default=None,
-        allow_none=True,
-        validate=validate.OneOf(("none",), error='write "none", or leave it out'),
-        error_messages={"invalid": 'write "none", or leave it out'},
-    )
+    outputs = _one_of(("none",), 'write "none", or leave it out')
     consumer = fields.String(
         load_default=None, allow_none=True, error_messages={"invalid": "write the consumer's name in quotes"}
     )
-    ack = fields.String(
-        load_default=None,
-        allow_none=True,
-        validate=validate.OneOf(("explicit", "receipt"), error='write "explicit" or "receipt"'),
-        error_messages={"invalid": 'write "explicit" or "receipt"'},
-    )
+    ack = _one_of(("explicit", "receipt"), 'write "explicit" or "receipt"')
     max_in_flight = _whole(1, MAX_IN_FLIGHT, f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
     ack_wait = _seconds(1, f"write a number of seconds from 1 to {MAX_ACK_WAIT}")
     max_deliver = _whole(0, MAX_DELIVER, f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")

@@ -9,7 +9,6 @@ what fields mean together is judged by `relay_tornado.admin`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,14 +17,12 @@ from marshmallow import Schema, fields, validate
 from relay_tornado.model import (
     DAY,
     Bucket,
-    BucketAuth,
     Dedupe,
     Input,
     Output,
     RateLimit,
     Retention,
     Token,
-    Verify,
     to_document,
 )
 from relay_tornado.wire.fields import MAX_COUNT as MAX_COUNT
@@ -50,7 +47,7 @@ MOST_AT_ONCE = 100
 def bucket_document(bucket: Bucket) -> Document:
     """A bucket with its inputs and outputs, secrets and all: for an administrator."""
     return {
-        **_plain(bucket.extra),
+        **to_document(bucket.extra),
         "id": bucket.id,
         "name": bucket.name,
         "description": bucket.description,
@@ -62,7 +59,7 @@ def bucket_document(bucket: Bucket) -> Document:
         "suspended": False,
         "static_ip": bool(bucket.extra.get("static_ip", False)),
         "large_webhooks": bucket.large_webhooks,
-        "auth": _auth_document(bucket.auth),
+        "auth": to_document(bucket.auth),
         "inputs": [input_document(bucket.id, each) for each in bucket.inputs],
         "outputs": [output_document(bucket.id, each) for each in bucket.outputs],
         "retention": _retention_document(bucket.retention),
@@ -76,7 +73,7 @@ def bucket_document(bucket: Bucket) -> Document:
 def input_document(bucket_id: str, value: Input) -> Document:
     """An input of the bucket with this id, with the secrets of its `verify`."""
     return {
-        **_plain(value.extra),
+        **to_document(value.extra),
         "id": value.id,
         "name": value.name,
         "description": value.description,
@@ -84,12 +81,12 @@ def input_document(bucket_id: str, value: Input) -> Document:
         "function_id": value.function_id,
         "status_code": value.status_code,
         "body": value.body,
-        "headers": _headers_document(value.headers),
+        "headers": to_document(value.headers),
         "custom_domain": value.custom_domain,
         "path_prefix": value.path_prefix,
         "strip_path_prefix": value.strip_path_prefix,
         "response_from_output": value.response_from_output,
-        "verify": _verify_document(value.verify),
+        "verify": to_document(value.verify),
         "rate_limit": _rate_document(value.rate_limit),
         "created_at": int(value.created_at),
         "updated_at": int(value.updated_at),
@@ -99,7 +96,7 @@ def input_document(bucket_id: str, value: Input) -> Document:
 def output_document(bucket_id: str, value: Output) -> Document:
     """An output of the bucket with this id. `rules`, `throttle` and `durability` are null where none were set."""
     return {
-        **_plain(value.extra),
+        **to_document(value.extra),
         "id": value.id,
         "name": value.name,
         "description": value.description,
@@ -112,7 +109,7 @@ def output_document(bucket_id: str, value: Output) -> Document:
         "timeout": math.ceil(value.timeout),
         "retries": value.retries,
         "tls_verification": value.tls_verification,
-        "headers": _headers_document(value.headers),
+        "headers": to_document(value.headers),
         "rules": to_document(value.rules),
         "function_id": value.function_id,
         "throttle": to_document(value.throttle),
@@ -149,10 +146,6 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
     }
 
 
-def _auth_document(auth: BucketAuth) -> Document:
-    return {"type": auth.type, "username": auth.username, "password": auth.password, "token": auth.token}
-
-
 def _retention_document(keep: Retention) -> Document:
     max_age = None if keep.max_age is None else whole(keep.max_age)
     return {
@@ -170,20 +163,6 @@ def _dedupe_document(dedupe: Dedupe | None) -> Document | None:
 
 def _rate_document(limit: RateLimit | None) -> Document | None:
     return None if limit is None else {"events": limit.events, "interval": whole(limit.interval)}
-
-
-def _verify_document(verify: Verify | None) -> Document | None:
-    if verify is None:
-        return None
-    return {"provider": verify.provider, "secrets": list(verify.secrets), "on_failure": verify.on_failure}
-
-
-def _headers_document(headers: Mapping[str, Sequence[str]]) -> Document:
-    return {name: list(values) for name, values in headers.items()}
-
-
-def _plain(extra: Mapping[str, Any]) -> Document:
-    return {name: to_document(value) for name, value in extra.items()}
 
 
 def whole(seconds: float) -> float:
