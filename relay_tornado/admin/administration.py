@@ -37,7 +37,8 @@ from relay_tornado.model import Bucket, BucketId, Input, Output, Token, counted
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.uses import Uses
 from relay_tornado.settings import Settings
-from relay_tornado.wire.rest import Document, token_document
+from relay_tornado.wire.fields import Document
+from relay_tornado.wire.rest import token_document
 
 _logger = structlog.get_logger(__name__)
 

@@ -20,7 +20,8 @@ from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import Invalid, Unavailable
-from relay_tornado.wire.rest import Document, bucket_document, input_document, load, output_document
+from relay_tornado.wire.fields import Document, load
+from relay_tornado.wire.rest import bucket_document, input_document, output_document
 
 Run: TypeAlias = Callable[[Administration, Document], Awaitable[Any]]
 

@@ -13,7 +13,7 @@ from relay_tornado.admin.consumers import replayed_document
 from relay_tornado.admin.standing import seeked_document
 from relay_tornado.errors import BucketGone
 from relay_tornado.wire.control import read_position
-from relay_tornado.wire.rest import Document
+from relay_tornado.wire.fields import Document
 
 Run: TypeAlias = Callable[[Administration, Document], Awaitable[Any]]
 

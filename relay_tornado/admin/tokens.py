@@ -9,7 +9,8 @@ from typing import Any, Final
 from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import DAY, Bucket, BucketId, Token
-from relay_tornado.wire.rest import TokenFields, load
+from relay_tornado.wire.fields import load
+from relay_tornado.wire.rest import TokenFields
 
 MAX_GRACE: Final = 366 * DAY
 """Longest time, in seconds, for which the secret before a rotation stays good."""

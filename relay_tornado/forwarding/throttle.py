@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay_tornado.wire.rest import MOST_AT_ONCE as MOST_AT_ONCE
+from relay_tornado.wire.rest import MOST_AT_ONCE
 
 _INTERVALS: Final = {"": 1.0, "second": 1.0, "minute": 60.0, "hour": 3600.0}
 _NANO: Final = 1e-9

@@ -25,11 +25,7 @@ from relay_tornado.model import (
     Token,
     to_document,
 )
-from relay_tornado.wire.fields import MAX_COUNT as MAX_COUNT
-from relay_tornado.wire.fields import Anything, Flag, Form, Headers, Seconds, StockFields, Whole
-from relay_tornado.wire.fields import Document as Document
-from relay_tornado.wire.fields import Text as Text
-from relay_tornado.wire.fields import load as load
+from relay_tornado.wire.fields import Anything, Document, Flag, Form, Headers, Seconds, StockFields, Text, Whole
 
 MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from relay_tornado.counters import OUTCOMES, Counters, Levels
 from relay_tornado.forwarding import circuit, schedule
-from relay_tornado.forwarding.throttle import MOST_AT_ONCE
 from relay_tornado.metrics import Metrics
+from relay_tornado.wire.rest import MOST_AT_ONCE
 from tests.cli.runner import Runner
 
 TEXT = (Path(__file__).parents[2] / "docs" / "forwarding.md").read_text()

@@ -12,10 +12,11 @@ import pytest
 
 from relay_tornado.forwarding.circuit import FAILURES, FIRST, LONGEST, Circuit
 from relay_tornado.forwarding.schedule import begun, retry_after, schedule_of
-from relay_tornado.forwarding.throttle import MOST_AT_ONCE, Throttle
+from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.ids import new_signing_secret
 from relay_tornado.model import DAY
 from relay_tornado.signatures import sign
+from relay_tornado.wire.rest import MOST_AT_ONCE
 from tests.forwarding.world import public
 
 SECOND = 10**9

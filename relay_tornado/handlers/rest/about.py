@@ -8,7 +8,8 @@ from typing import Any
 from relay_tornado.errors import BucketGone
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer
-from relay_tornado.wire.rest import Document, whole
+from relay_tornado.wire.fields import Document
+from relay_tornado.wire.rest import whole
 
 _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-]+)")
 

@@ -21,7 +21,7 @@ from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.rest.scopes import NEEDS, Need
 from relay_tornado.handlers.rest.service import Rest
 from relay_tornado.model import KIB, MIB, Bucket, Token
-from relay_tornado.wire.rest import Document, load
+from relay_tornado.wire.fields import Document, load
 
 SMALL: Final = 64 * KIB
 """A refused request's body of up to so many bytes is read to its end, and the connection goes on."""

@@ -15,9 +15,9 @@ from relay_tornado.handlers.rest.schemas import BinAnswer, BucketAnswer, Deleted
 from relay_tornado.handlers.rest.service import changes, shown
 from relay_tornado.model import Bucket
 from relay_tornado.wire.destination import is_public, masked
+from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import (
     BucketFields,
-    Document,
     InputFields,
     OutputFields,
     bucket_document,

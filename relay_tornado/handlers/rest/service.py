@@ -21,7 +21,7 @@ from relay_tornado.model import MIB, Bucket, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.series.series import Series
 from relay_tornado.wire.destination import MASK, masked, parse
-from relay_tornado.wire.rest import Document
+from relay_tornado.wire.fields import Document
 
 BODIES: Final = 64 * MIB
 """Bytes of request bodies that are on their way in at once; over it 503."""

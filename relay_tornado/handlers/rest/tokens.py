@@ -11,8 +11,8 @@ from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
-from relay_tornado.wire.fields import Flag, StockFields
-from relay_tornado.wire.rest import MAX_TIME, Document, Text, load
+from relay_tornado.wire.fields import Document, Flag, StockFields, Text, load
+from relay_tornado.wire.rest import MAX_TIME
 
 
 class ScopesBody(StockFields):
