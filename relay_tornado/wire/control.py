@@ -18,6 +18,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
 from relay_tornado.wire.acks import Ack, Nak, read_ack, read_nak
+from relay_tornado.wire.fields import Number
 
 Positions: TypeAlias = Position | Mapping[str, Position]
 """A position for every bucket, or from a bucket's name or id to its position, "*" being the rest."""
@@ -177,25 +178,6 @@ def _whole(first: int, last: int, words: str) -> fields.Integer:
     )
 
 
-def _seconds(first: float, words: str) -> fields.Float:
-    """A number of seconds up to a day, or nothing."""
-    return _Number(
-        load_default=None,
-        allow_none=True,
-        validate=validate.Range(first, MAX_ACK_WAIT, error=words),
-        error_messages=dict.fromkeys(("invalid", "special"), words),
-    )
-
-
-class _Number(fields.Float):
-    """A number that is written as one."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
-        if not _is_number(value):
-            raise self.make_error("invalid", input=value)
-        return super()._deserialize(value, attr, data, **kwargs)
-
-
 class _Subscribe(_Names):
     since = _SincePosition(load_default=None, allow_none=True)
     on_gap = _one_of(("resume", "fail"), 'write "resume" or "fail"')
@@ -213,7 +195,9 @@ class _Subscribe(_Names):
     )
     ack = _one_of(("explicit", "receipt"), 'write "explicit" or "receipt"')
     max_in_flight = _whole(1, MAX_IN_FLIGHT, f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
-    ack_wait = _seconds(1, f"write a number of seconds from 1 to {MAX_ACK_WAIT}")
+    ack_wait = Number(
+        f"write a number of seconds from 1 to {MAX_ACK_WAIT}", 1, MAX_ACK_WAIT, load_default=None, allow_none=True
+    )
     max_deliver = _whole(0, MAX_DELIVER, f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")
 
 

@@ -51,18 +51,25 @@ class Whole(fields.Integer):
         return super()._deserialize(exact, attr, data, **kwargs)
 
 
-class Seconds(fields.Float):
-    """A JSON number of seconds, above 0 and at most `most`."""
+class Number(fields.Float):
+    """A JSON number within limits; `message` says what it must be."""
 
-    def __init__(self, most: float = MAX_SECONDS, **kwargs: Any) -> None:
-        message = f"must be a number of seconds above 0 and at most {most:.0f}."
-        limits = validate.Range(min=0, min_inclusive=False, max=most, error=message)
-        super().__init__(validate=limits, error_messages={"invalid": message, "special": message}, **kwargs)
+    def __init__(self, message: str, least: float, most: float, *, above: bool = False, **kwargs: Any) -> None:
+        """With `above` it is not `least` itself, either."""
+        limits = validate.Range(least, most, min_inclusive=not above, error=message)
+        super().__init__(validate=limits, error_messages=dict.fromkeys(("invalid", "special"), message), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
         if isinstance(value, str):
             raise self.make_error("invalid")
         return super()._deserialize(value, attr, data, **kwargs)
+
+
+class Seconds(Number):
+    """A JSON number of seconds, above 0 and at most `most`."""
+
+    def __init__(self, most: float = MAX_SECONDS, **kwargs: Any) -> None:
+        super().__init__(f"must be a number of seconds above 0 and at most {most:.0f}.", 0, most, above=True, **kwargs)
 
 
 _NOT_TEXT = re.compile("[\ud800-\udfff]")

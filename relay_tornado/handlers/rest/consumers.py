@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from marshmallow import Schema, fields, validate
 
@@ -24,26 +24,9 @@ from relay_tornado.handlers.rest.schemas import (
     SeekAnswer,
 )
 from relay_tornado.wire.control import read_position
-from relay_tornado.wire.fields import Flag, Text, Whole, load
+from relay_tornado.wire.fields import Flag, Number, Text, Whole, load
 
 _FASTEST: Final = 1_000_000
-
-
-class _Speed(fields.Float):
-    """How many times as fast as they came."""
-
-    def __init__(self) -> None:
-        message = f"must be a number above 0 and at most {_FASTEST}, or null for at once."
-        limits = validate.Range(min=0, min_inclusive=False, max=_FASTEST, error=message)
-        super().__init__(
-            allow_none=True, validate=limits, error_messages={"invalid": message, "special": message},
-            metadata={"description": "How many times as fast as they came; null is at once."},
-        )  # fmt: skip
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
-        if isinstance(value, str | bool):
-            raise self.make_error("invalid")
-        return super()._deserialize(value, attr, data, **kwargs)
 
 
 class SeekBody(Schema):
@@ -59,7 +42,14 @@ class ReplayBody(Schema):
 
     first = Whole(1, required=True)
     last = Whole(1, allow_none=True)
-    speed = _Speed()
+    speed = Number(
+        f"must be a number above 0 and at most {_FASTEST}, or null for at once.",
+        0,
+        _FASTEST,
+        above=True,
+        allow_none=True,
+        metadata={"description": "How many times as fast as they came; null is at once."},
+    )
     anchor = Text(200, allow_none=True)
 
 

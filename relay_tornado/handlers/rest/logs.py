@@ -29,7 +29,7 @@ from relay_tornado.handlers.rest.schemas import (
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import MIB, STATUSES
-from relay_tornado.wire.fields import MAX_COUNT, Document, Headers, HeaderValues, Text, Whole, load
+from relay_tornado.wire.fields import MAX_COUNT, Document, Headers, HeaderValues, Number, Text, Whole, load
 from relay_tornado.wire.frames import gap_fields
 from relay_tornado.wire.rest import MAX_TIME
 
@@ -110,21 +110,8 @@ class _Lenient(fields.Integer):
         return round(value) if value >= 0 else -1
 
 
-class _Moment(fields.Float):
-    """A unix time in JSON."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        message = "must be a time in unix seconds."
-        limits = validate.Range(min=0, max=MAX_TIME, error=message)
-        super().__init__(
-            allow_none=True, validate=limits, error_messages={"invalid": message, "special": message}, **kwargs
-        )
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> float:
-        if isinstance(value, str | bool):
-            raise self.make_error("invalid")
-        number: float = super()._deserialize(value, attr, data, **kwargs)
-        return number
+def _moment(name: str) -> Number:
+    return Number("must be a time in unix seconds.", 0, MAX_TIME, allow_none=True, data_key=name)
 
 
 def _choice_of_policy() -> fields.String:
@@ -174,8 +161,8 @@ class RangeBody(Schema):
 
     first = Whole(1, allow_none=True)
     last = Whole(0, allow_none=True)
-    since = _Moment(data_key="from")
-    until = _Moment(data_key="to")
+    since = _moment("from")
+    until = _moment("to")
     cursor = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
     filter = fields.Dict(keys=fields.String(), allow_none=True, error_messages={"invalid": "must be a JSON object."})
     output = Text(1_000, allow_none=True)
