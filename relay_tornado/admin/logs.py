@@ -37,11 +37,11 @@ class Logs:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`index` is of the events' texts, None where there is none. `clock` gives unix seconds."""
-        self._stored = Stored(log, deliveries, registry)
-        self._listing = Listing(self._stored)
-        self._polling = Polling(self._stored, clock)
-        self._resending = Resending(self._stored)
-        self._searching = Searching(self._stored, index)
+        self.stored = Stored(log, deliveries, registry)
+        self._listing = Listing(self.stored)
+        self._polling = Polling(self.stored, clock)
+        self._resending = Resending(self.stored)
+        self._searching = Searching(self.stored, index)
 
     async def list(
         self,
@@ -76,24 +76,19 @@ class Logs:
         Overloaded."""
         return await self._searching.page(token, bucket, wanted, limit, cursor)
 
-    async def locate(self, token: Token, log_id: str) -> Located:
-        """The bucket and the seq of an event by its id, or that of a copy. The seq has to lie in its own epoch's
-        stretch. Raises NotFound."""
-        return await self._stored.locate(token, log_id)
-
     async def get(self, token: Token, log_id: str) -> Document:
         """One Log by its id with all its `deliveries`, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound, too, for
         a copy that the event does not have as outputs and rules are now, and of which nothing is recorded."""
-        located = await self._stored.locate(token, log_id)
+        located = await self.stored.locate(token, log_id)
         bucket, copy = located.bucket, located.copy
-        found = await self._stored.one(located)
-        latest = (await self._stored.deliveries.latest(bucket.id, [located.seq], copy)).get(located.seq)
-        if copy is not None and latest is None and not self._stored.has_copy(bucket, copy, found):
+        found = await self.stored.one(located)
+        latest = (await self.stored.deliveries.latest(bucket.id, [located.seq], copy)).get(located.seq)
+        if copy is not None and latest is None and not self.stored.has_copy(bucket, copy, found):
             raise NotFound(f"there is no log {log_id}: the event does not go to an output {copy} of {bucket.name!r}")
         return {**document_of(bucket, found, copy, latest), "deliveries": await self._deliveries(located)}
 
     async def _deliveries(self, located: Located) -> Sequence[Document]:
-        results = await self._stored.deliveries.of(located.bucket.id, located.seq, located.seq)
+        results = await self.stored.deliveries.of(located.bucket.id, located.seq, located.seq)
         wanted = [
             (output, each) for (_, output), tried in results.items() for each in tried if located.copy in (None, output)
         ]
@@ -107,7 +102,7 @@ class Logs:
     async def event(self, token: Token, log_id: str) -> Event:
         """The event with this id (or that of a copy of it), whole. Raises NotFound, too, where its content was kept in
         memory only and is gone."""
-        found = await self._stored.one(await self._stored.locate(token, log_id))
+        found = await self.stored.one(await self.stored.locate(token, log_id))
         if found.stub:
             raise NotFound(f"the body of {log_id[:100]!r} is not kept (any more): its bucket is, or was, ephemeral")
         return found.event

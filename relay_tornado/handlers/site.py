@@ -68,10 +68,9 @@ class Site:
         self.rest = rest.Rest(
             administration=administration,
             logs=administration.logs,
+            stored=administration.logs.stored,
             responses=responses,
             callers=callers,
-            registry=registry,
-            log=log,
             sockets=self.sockets,
             ingest=self.ingest,
             forwarding=forwarding,

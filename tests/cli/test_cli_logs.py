@@ -101,7 +101,7 @@ def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
 
 def full_after(most: int, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The relay takes so many events more, and says then that it is too much."""
-    append, left = server.relay.administration.logs._stored.log.append, [most]
+    append, left = server.relay.administration.logs.stored.log.append, [most]
 
     def full(bucket_id: str, event: Any) -> Any:
         left[0] -= 1
@@ -111,7 +111,7 @@ def full_after(most: int, server: Server, monkeypatch: pytest.MonkeyPatch) -> No
             return refused
         return append(bucket_id, event)
 
-    monkeypatch.setattr(server.relay.administration.logs._stored.log, "append", full)
+    monkeypatch.setattr(server.relay.administration.logs.stored.log, "append", full)
 
 
 def test_a_resend_that_stops_in_its_middle(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,11 +21,11 @@ class UsageHandler(RestHandler):
 
     @operation("How much there is in the token's buckets, and what the relay allows", UsageAnswer())
     async def get(self) -> None:
-        buckets = self.rest.buckets(self.token)
+        buckets = self.rest.stored.buckets(self.token)
         stored = received = 0
         for bucket in buckets:
             try:
-                bounds = await self.rest.log.bounds(bucket.id)
+                bounds = await self.rest.stored.log.bounds(bucket.id)
             except BucketGone:
                 continue  # deleted since the list was read
             stored += bounds.head - bounds.first + 1
@@ -64,7 +64,7 @@ class ClientsHandler(RestHandler):
 def clients(handler: RestHandler) -> list[Document]:
     """The live subscribers as far as the token may know of them: in its buckets, and other tokens' keys left out."""
     token = handler.token
-    names = {bucket.id: bucket.name for bucket in handler.rest.buckets(token)}
+    names = {bucket.id: bucket.name for bucket in handler.rest.stored.buckets(token)}
     found = []
     for client in handler.rest.sockets.subscribed:
         buckets = sorted(names[bucket_id] for bucket_id in client.buckets if bucket_id in names)

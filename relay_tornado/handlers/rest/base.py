@@ -199,9 +199,9 @@ class RestHandler(JsonHandler):
         if need is Need.ADMINISTRATOR and not self.token.administrator:
             raise Forbidden(_ADMINISTRATORS)
         if need is Need.BUCKET:
-            self.bucket = self.rest.bucket(self.token, self.path_kwargs["bucket"])
+            self.bucket = self.rest.stored.bucket(self.token, self.path_kwargs["bucket"])
         elif need in (Need.EVENT, Need.ANSWER):
-            self.bucket = (await self.rest.logs.locate(self.token, self.path_kwargs["log"])).bucket
+            self.bucket = (await self.rest.stored.locate(self.token, self.path_kwargs["log"])).bucket
 
     def refuse_unless_administrator(self) -> None:
         """Raises Forbidden for a token that has only some buckets."""

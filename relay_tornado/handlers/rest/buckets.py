@@ -45,7 +45,8 @@ class BucketsHandler(RestHandler):
 
     @operation("The buckets that the token has, oldest first", BucketAnswer(many=True))
     async def get(self) -> None:
-        self.answer([shown(self.token, "bucket", bucket_document(each)) for each in self.rest.buckets(self.token)])
+        buckets = self.rest.stored.buckets(self.token)
+        self.answer([shown(self.token, "bucket", bucket_document(each)) for each in buckets])
 
     @operation("Make a bucket with one input", BucketAnswer(), status=201, body=BucketFields(), statuses=(412,))
     async def post(self) -> None:

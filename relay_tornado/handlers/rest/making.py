@@ -136,7 +136,7 @@ class MadeHandler(RestHandler):
         body: bytes = given["body_base64"]
         original, target = None, None
         if given["edited_from"]:
-            located = await self.rest.logs.locate(self.token, given["edited_from"])
+            located = await self.rest.stored.locate(self.token, given["edited_from"])
             if located.bucket.id != self.bucket.id:
                 raise Invalid("edited_from: is an event of another bucket", "edited_from")
             original = given["edited_from"]

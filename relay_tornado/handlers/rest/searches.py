@@ -160,8 +160,8 @@ class StatusHandler(RestHandler):
     @operation("What each bucket of the token holds, and what goes on in it", StatusAnswer())
     async def get(self) -> None:
         rest = self.rest
-        buckets = rest.buckets(self.token)
-        extents = await rest.log.extents([bucket.id for bucket in buckets])
+        buckets = rest.stored.buckets(self.token)
+        extents = await rest.stored.log.extents([bucket.id for bucket in buckets])
         listening: dict[str, int] = {}
         for client in rest.sockets.subscribed:
             for bucket_id in client.buckets:
@@ -176,7 +176,7 @@ class StatusHandler(RestHandler):
             if bucket.id not in extents:
                 continue
             try:
-                bounds = await rest.log.bounds(bucket.id)
+                bounds = await rest.stored.log.bounds(bucket.id)
             except BucketGone:
                 continue  # deleted meanwhile
             found.append(self._bucket(bucket, bounds, extents, listening, slowest.get(bucket.name)))
@@ -233,7 +233,7 @@ class SeriesHandler(RestHandler):
             raise Invalid("consumer: belongs to a bucket: name that, too", "consumer")
         if not bucket:
             self.refuse_unless_administrator()
-        found = self.rest.bucket(self.token, bucket) if bucket else None
+        found = self.rest.stored.bucket(self.token, bucket) if bucket else None
         if found is not None and not may_see(self.token, consumer):
             raise missing(found, consumer)
         if found is None:

@@ -9,16 +9,15 @@ from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
+from relay_tornado.admin.stored import Stored
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.delivery.responses import Responses
-from relay_tornado.errors import Forbidden, Invalid, NotFound, Overloaded
+from relay_tornado.errors import Forbidden, Invalid, Overloaded
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.credentials import Callers
 from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
-from relay_tornado.log.contract import EventLog
-from relay_tornado.model import MIB, Bucket, Token
-from relay_tornado.registry.contract import Registry
+from relay_tornado.model import MIB, Token
 from relay_tornado.series.series import Series
 from relay_tornado.wire.destination import MASK, masked, parse
 from relay_tornado.wire.fields import Document
@@ -33,10 +32,9 @@ class Rest:
 
     administration: Administration
     logs: Logs
+    stored: Stored
     responses: Responses
     callers: Callers
-    registry: Registry
-    log: EventLog
     sockets: Sockets
     description: Callable[[], Document]
     """Gives the API's own, for /openapi.json."""
@@ -56,20 +54,6 @@ class Rest:
 
     def give_back(self, size: int) -> None:
         self.incoming -= size
-
-    def buckets(self, token: Token) -> Sequence[Bucket]:
-        """The buckets in the token's scope, oldest first."""
-        return [bucket for bucket in self.administration.list_buckets() if token.reads(bucket.id)]
-
-    def bucket(self, token: Token, reference: str) -> Bucket:
-        """The bucket with this id or name in the token's scope. Raises NotFound, the same for those of others."""
-        try:
-            bucket = self.administration.find_bucket(reference)
-        except NotFound:
-            bucket = None
-        if bucket is None or not token.reads(bucket.id):
-            raise NotFound(f"there is no bucket {reference[:100]!r}: GET /v1/buckets lists those that you have")
-        return bucket
 
 
 Kind: TypeAlias = Literal["bucket", "input", "output"]
