@@ -1,5 +1,6 @@
 """What a test needs of the machine: where it is missing the test is skipped, and says what to install."""
 
+import asyncio
 import os
 import shutil
 
@@ -21,3 +22,10 @@ def needs_root(remedy: str) -> None:
     """Skips the running test where it does not run as root; `remedy` says why it must."""
     if os.geteuid() != 0:
         pytest.skip(f"it does not run as root: {remedy}")
+
+
+def uvloops() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop's. Skips the running test where it is not installed."""
+    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

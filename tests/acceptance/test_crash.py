@@ -11,23 +11,24 @@ from tests.acceptance.clients import Sender, read_log
 from tests.acceptance.relay import Relay
 
 
+async def send(relay: Relay, path: str, body: bytes) -> int:
+    async with Sender(relay, path) as sender:
+        return await sender.post(body)
+
+
 def test_a_second_process_on_the_directory(relay: Relay, new_relay: Callable[..., Relay]) -> None:
     """A second relay on one directory refuses, says who holds it, and disturbs nothing."""
     path = relay.create_bucket("orders")
     token = relay.create_token()
 
-    async def send(body: bytes) -> int:
-        async with Sender(relay, path) as sender:
-            return await sender.post(body)
-
-    assert asyncio.run(send(b"before")) == 200
+    assert asyncio.run(send(relay, path, b"before")) == 200
     second = new_relay("data")
     second.output = second.output.with_name("second.out")
     second.spawn()
     assert second.wait() not in (0, None)
     assert str(relay.pid) in second.said()
     assert "Traceback" not in second.said()
-    assert asyncio.run(send(b"after")) == 200
+    assert asyncio.run(send(relay, path, b"after")) == 200
     assert [event.body for event in asyncio.run(read_log(relay, token, "orders"))] == [b"before", b"after"]
     assert relay.stop() == 0
 
@@ -37,10 +38,6 @@ def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
     path = relay.create_bucket("orders")
     token = relay.create_token()
 
-    async def send(body: bytes) -> int:
-        async with Sender(relay, path) as sender:
-            return await sender.post(body)
-
     def readiness() -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=10)
         with contextlib.closing(connection):
@@ -48,12 +45,12 @@ def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
 
-    assert asyncio.run(send(b"before")) == 200
+    assert asyncio.run(send(relay, path, b"before")) == 200
     assert readiness()[0] == 200
     shutil.rmtree(relay.data)
     status, words = readiness()
     assert (status, "relay.db was deleted, moved or replaced" in words) == (503, True)
-    assert asyncio.run(send(b"after")) == 503
+    assert asyncio.run(send(relay, path, b"after")) == 503
     held = {}
     for fd in Path(f"/proc/{relay.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -65,7 +62,7 @@ def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
     for name in ("relay.db", "relay.db-wal"):
         (relay.data / f"{name}.saved").rename(relay.data / name)
     relay.start()
-    assert asyncio.run(send(b"again")) == 200
+    assert asyncio.run(send(relay, path, b"again")) == 200
     bodies = [event.body for event in asyncio.run(read_log(relay, token, "orders"))]
     assert bodies[0] == b"before"
     assert bodies[-1] == b"again"

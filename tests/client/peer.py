@@ -64,6 +64,13 @@ def webhook(id: str, body: str = "x", **meta: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+async def one_event(peer: Peer) -> None:
+    """A talk: one event, and then nothing more."""
+    await peer.welcome(buckets=[ENTRY])
+    await peer.send(webhook("abcdefghijkl-1"))
+    await peer.stay()
+
+
 @asynccontextmanager
 async def service(talk: Talk, **options: Any) -> AsyncIterator[str]:
     """A service on a port of its own; every connection has this conversation."""

@@ -24,7 +24,7 @@ from relay_tornado.client import (
     RelayClientError,
     Unreachable,
 )
-from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, run
 from tests.waiting import until
 
@@ -175,13 +175,8 @@ def test_the_services_clock_counts(date: str | None, begun: float | None) -> Non
             response.headers["Date"] = date
         return response
 
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
     async def main() -> None:
-        async with service(talk, process_response=dated) as url, at(url, checkpoint=Memory(saved)) as events:
+        async with service(one_event, process_response=dated) as url, at(url, checkpoint=Memory(saved)) as events:
             await anext(events)
 
     before = time.time()

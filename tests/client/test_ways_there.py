@@ -24,7 +24,7 @@ from relay_tornado.client import (
     Unreachable,
 )
 from relay_tornado.client.opener import opener
-from tests.client.peer import ENTRY, Peer, at, service, webhook
+from tests.client.peer import ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, free_port, run
 from tests.waiting import until
 
@@ -37,13 +37,8 @@ def test_tls(tmp_path: Path) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
 
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
     async def main() -> None:
-        async with service(talk, ssl=server) as url:
+        async with service(one_event, ssl=server) as url:
             async with at(url, ssl=trusting) as events:
                 await anext(events)
             async with at(url) as events:
@@ -78,11 +73,6 @@ def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes through the proxy that the environment names, and past it with `proxy=None`."""
     asked: list[bytes] = []
 
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append(await reader.readuntil(b"\r\n"))
         writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
@@ -93,7 +83,7 @@ def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
             monkeypatch.delenv(name, raising=False)
-        async with service(talk) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        async with service(one_event) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
             monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
             said: list[str] = []
             async with at(url, on_notice=lambda notice: said.append(notice.message)) as events:
@@ -116,13 +106,8 @@ def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str)
     for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
     async def main() -> None:
-        async with service(talk) as url, at(url) as events:
+        async with service(one_event) as url, at(url) as events:
             event = await anext(events)
             monkeypatch.setenv("http_proxy", proxy)
             with pytest.raises(Unreachable, match="the proxy's URL"):
@@ -146,13 +131,8 @@ def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
         dialled.append(host)
         return [found for each in ("127.0.0.2", "127.0.0.1") for found in look_up(each, *arguments, **options)]
 
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
     async def main() -> None:
-        async with service(talk) as url:
+        async with service(one_event) as url:
             port = int(url.rpartition(":")[2])
             with silent("127.0.0.2", port):
                 async with at(f"ws://relay.test:{port}", proxy=None, open_timeout=10) as events:

@@ -16,22 +16,17 @@ from pathlib import Path
 
 import structlog
 
-from relay_tornado.admin import Administration
-from relay_tornado.admin.logs import Logs
 from relay_tornado.errors import CursorLost, RelayError, StartupError
 from relay_tornado.ids import format_id, parse_id
-from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.lineage import place_cursor, position_id
-from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Event, NewEvent
 from relay_tornado.ops.check import Report, check
-from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
 from tests.faults.outcome import Outcome
+from tests.ops.filling import opened
 
 FILE_EVENTS = 1_000
 WAL_EVENTS = 20
@@ -116,22 +111,16 @@ async def _fill(data: Path, randoms: random.Random, count: int, killed: Path | N
     settings = replace(Settings(), data=data)
     database = await Database.open(settings)
     try:
-        log = await SqliteEventLog.open(database, settings)
-        ledgers = Ledgers(MemoryConsumers(log), log)
-        registry = await SqliteRegistry.open(database)
-        logs = Logs(log, SqliteDeliveries(database, settings), registry)
-        administration = Administration(log, registry, settings, ledgers, logs)
-        await administration.reconcile()
-        buckets = administration.list_buckets() or [await administration.create_bucket("orders")]
-        appends = [log.append(buckets[0].id, _event(randoms)) for _ in range(0 if killed else count)]
-        await asyncio.gather(*appends)
-        if killed is not None:
-            for _ in range(count):
-                await log.append(buckets[0].id, _event(randoms))
-            killed.mkdir()
-            for name in FILES:
-                shutil.copy(data / name, killed / name)
-        await log.close()
+        async with opened(database, settings) as (log, administration):
+            buckets = administration.list_buckets() or [await administration.create_bucket("orders")]
+            appends = [log.append(buckets[0].id, _event(randoms)) for _ in range(0 if killed else count)]
+            await asyncio.gather(*appends)
+            if killed is not None:
+                for _ in range(count):
+                    await log.append(buckets[0].id, _event(randoms))
+                killed.mkdir()
+                for name in FILES:
+                    shutil.copy(data / name, killed / name)
     finally:
         await database.close()
 
@@ -171,18 +160,12 @@ async def _see(data: Path, ids: list[str]) -> Seen:
         return Seen(refused=True)
     try:
         seen.loss = database.loss
-        log = await SqliteEventLog.open(database, settings)
-        ledgers = Ledgers(MemoryConsumers(log), log)
-        registry = await SqliteRegistry.open(database)
-        logs = Logs(log, SqliteDeliveries(database, settings), registry)
-        administration = Administration(log, registry, settings, ledgers, logs)
-        await administration.reconcile()
-        buckets = administration.list_buckets()
-        if not buckets:
-            seen.refused = True
-        else:
-            await _see_log(seen, log, buckets[0].id, ids)
-        await log.close()
+        async with opened(database, settings) as (log, administration):
+            buckets = administration.list_buckets()
+            if not buckets:
+                seen.refused = True
+            else:
+                await _see_log(seen, log, buckets[0].id, ids)
     except (StartupError, RelayError, sqlite3.DatabaseError):
         seen.unread = True
     finally:

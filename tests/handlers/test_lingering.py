@@ -11,12 +11,7 @@ import pytest
 
 from relay_tornado.handlers.lingering import Lingering
 from tests.handlers.raw import eventually
-
-
-def uvloops() -> asyncio.AbstractEventLoop:
-    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+from tests.needs import uvloops
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops])

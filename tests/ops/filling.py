@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,18 @@ def event(bucket: Bucket, number: int, size: int = 100, **marks: object) -> NewE
     return msgspec.structs.replace(made, **marks)
 
 
+@asynccontextmanager
+async def opened(database: Database, settings: Settings) -> AsyncIterator[tuple[SqliteEventLog, Administration]]:
+    """The log of an open database, and who administers its buckets."""
+    log = await SqliteEventLog.open(database, settings)
+    registry = await SqliteRegistry.open(database)
+    logs = Logs(log, SqliteDeliveries(database, settings), registry)
+    administration = Administration(log, registry, settings, Ledgers(MemoryConsumers(log), log), logs)
+    await administration.reconcile()
+    yield log, administration
+    await log.close()
+
+
 def fill(data: Path, name: str, events: int, size: int = 100, **marks: object) -> Bucket:
     """Appends so many events to the bucket, made where it is missing, in one run of the relay's log."""
 
@@ -43,18 +55,12 @@ def fill(data: Path, name: str, events: int, size: int = 100, **marks: object) -
         settings = replace(Settings(), data=data)
         database = await Database.open(settings)
         try:
-            log = await SqliteEventLog.open(database, settings)
-            ledgers = Ledgers(MemoryConsumers(log), log)
-            registry = await SqliteRegistry.open(database)
-            logs = Logs(log, SqliteDeliveries(database, settings), registry)
-            administration = Administration(log, registry, settings, ledgers, logs)
-            await administration.reconcile()
-            named = [bucket for bucket in administration.list_buckets() if bucket.name == name]
-            bucket = named[0] if named else await administration.create_bucket(name)
-            await asyncio.gather(
-                *(log.append(bucket.id, event(bucket, number, size, **marks)) for number in range(events))
-            )
-            await log.close()
+            async with opened(database, settings) as (log, administration):
+                named = [bucket for bucket in administration.list_buckets() if bucket.name == name]
+                bucket = named[0] if named else await administration.create_bucket(name)
+                await asyncio.gather(
+                    *(log.append(bucket.id, event(bucket, number, size, **marks)) for number in range(events))
+                )
             return bucket
         finally:
             await database.close()

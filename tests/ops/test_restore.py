@@ -28,14 +28,8 @@ from tests.acceptance.relay import TIMEOUT
 from tests.cli.runner import Runner
 from tests.needs import needs
 from tests.ops.filling import change, consume, fill, rows
+from tests.ops.test_backup import no_niceness as no_niceness
 from tests.ops.test_upgrade import first_schema
-
-
-@pytest.fixture(autouse=True)
-def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands run in the test's own process, which stays as urgent as it is."""
-    monkeypatch.setattr(os, "nice", lambda by: by)
-    monkeypatch.setattr("signal.signal", lambda number, handler: None)
 
 
 @pytest.fixture

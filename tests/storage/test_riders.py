@@ -15,6 +15,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import riders
 from relay_tornado.storage.database import Database
 from tests.storage.faults import Faults, always, once
+from tests.storage.jobs import names
 from tests.waiting import until
 
 storage_test = pytest.mark.gen_test
@@ -51,10 +52,6 @@ class Passenger:
 
 def put(name: str) -> Callable[[sqlite3.Connection], None]:
     return lambda raw: raw.execute("INSERT INTO bucket VALUES (?, ?, 1, '{}')", (name, name)) and None
-
-
-def names(raw: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in raw.execute("SELECT name FROM bucket ORDER BY rowid")]
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from relay_tornado.wire.answers import Answer
 from tests.handlers.edge import BUCKET, DIRECT, URL, Edge, Entrance, edge
 from tests.handlers.raw import Raw, eventually, request
 from tests.handlers.test_ingest import HeldLog
+from tests.needs import uvloops
 
 HEALTH = request(b"/healthz", method=b"GET")
 
@@ -358,12 +359,6 @@ async def test_an_input_with_its_own_domain() -> None:
             assert kind(site) is Connection
         [event] = await site.events()
         assert (event.path, event.query) == (b"/shop/a", b"b")
-
-
-def uvloops() -> asyncio.AbstractEventLoop:
-    uvloop = pytest.importorskip("uvloop", reason="it comes with the extra `fast`")
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops])
