@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from itertools import pairwise
 
 import pytest
@@ -180,6 +181,7 @@ async def test_others_have_their_turn_while_rules_look(
         await world.administration.create_output("orders", name="out", rules=HOSTILE)
         await world.send(bucket, *([HOSTILE_BODY] * 4))
         monkeypatch.setattr(Rules, "matches", noted)
+        monkeypatch.setattr(resending, "LONG", math.inf)
         task = asyncio.create_task(others())
         match request_:
             case "resend":
