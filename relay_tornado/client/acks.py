@@ -23,7 +23,7 @@ class Acks:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._open: dict[str, str] = {}
-        """What came on this connection and is not acknowledged, in its order; with its bucket, as all of these."""
+        """What came on this connection and is not acknowledged, in its order; with its bucket's id, as all of these."""
         self._before: dict[str, str] = {}
         """The same of earlier connections."""
         self._sent: dict[str, tuple[str, float]] = {}

@@ -19,6 +19,7 @@ from relay_tornado.client.event import EventData, Gap, Notice
 from relay_tornado.client.intake import Intake
 from relay_tornado.client.link import Cut, Link, dial
 from relay_tornado.client.messages import Document
+from relay_tornado.client.names import Names
 from relay_tornado.client.options import Options
 from relay_tornado.client.positions import Passed, Positions, Recent, Tracker, Untracked
 from relay_tornado.client.rest import put_answer
@@ -70,6 +71,7 @@ class Core:
         self._over: RelayClientError | None = None
         self._gaps: list[Gap] = []
         self._told: set[str] = set()
+        self._names = Names()
 
     # the loop
 
@@ -163,6 +165,7 @@ class Core:
                     self._tell(Notice("missing", f"there is no bucket {name!r} yet, for this token", name))
                 continue
             self._told.discard(name)
+            self._names.learn(name, str(entry.get("bucket_id")), str(entry.get("epoch")))
             if entry.get("gap"):
                 self._gap(name, entry["gap"])
                 if self.options.on_gap == "fail":
@@ -174,8 +177,9 @@ class Core:
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":
             event = messages.read_event(document)
-            if event is None or (self.options.explicit and self._acks.came(event.id, event.bucket)):
+            if event is None or (self.options.explicit and self._acks.came(event.id, event.bucket_id)):
                 return
+            self._names.learn(event.bucket, event.bucket_id, event.epoch)
             got = self.tracker.received(event)
             if got is True:
                 self.intake.put(event, size)
@@ -185,17 +189,20 @@ class Core:
         name = str(document.get("bucket_name"))
         match document.get("status"):
             case "ping":
-                for each, at in (document.get("positions") or {}).items():
-                    self._passed(each, str(at))
+                told = (document.get("positions") or {}).items()
+                for each, at in self._names.moved({name: str(position) for name, position in told}):
+                    self._passed(each, at)
             case "caught_up":
-                self._passed(name, str(document.get("id")))
-                self.tracker.caught_up(name)
-                self._acks.caught_up(name)
+                at = str(document.get("id"))
+                bucket_id = self._names.find(name, at)
+                self._passed(bucket_id, at)
+                self.tracker.caught_up(bucket_id)
+                self._acks.caught_up(bucket_id)
                 self.intake.put(Notice("caught_up", f"caught up with {name}", name), SMALL)
             case "gap":
                 self._gap(name, document.get("gap") or {})
             case "bucket_deleted":
-                self.tracker.deleted(name)
+                self.tracker.deleted(self._names.find(name))
                 self._moved()
                 self.intake.put(Notice("bucket_deleted", f"the bucket {name!r} is gone, for this token", name), SMALL)
             case "error":
@@ -205,8 +212,8 @@ class Core:
             case "unauthorized":
                 raise Refused(4001, str(document.get("message", "unauthorized")))
 
-    def _passed(self, name: str, id: str) -> None:
-        passed = self.tracker.passed(name, id)
+    def _passed(self, bucket_id: str, id: str) -> None:
+        passed = self.tracker.passed(bucket_id, id)
         if passed is not None:
             self.intake.put(passed, SMALL)
 

@@ -51,13 +51,13 @@ class Tracker(Protocol):
     def received(self, event: EventData) -> bool | Passed:
         """Whether the application gets it; `Passed` where it is known to be done with it."""
 
-    def passed(self, name: str, id: str) -> Passed | None:
+    def passed(self, bucket_id: str, id: str) -> Passed | None:
         """The server says that this bucket's position is `id`."""
 
-    def caught_up(self, name: str) -> None:
+    def caught_up(self, bucket_id: str) -> None:
         """The server has sent everything of this bucket that was there."""
 
-    def deleted(self, name: str) -> None: ...
+    def deleted(self, bucket_id: str) -> None: ...
 
     def cut(self, silence: float = 0.0) -> None:
         """The connection ended, after nothing had come for so many seconds."""
@@ -108,7 +108,6 @@ class Positions:
         """`since` is the position that the application asked for, as on the wire; None for the default."""
         self._asked = since
         self._buckets: dict[str, _Bucket] = {}
-        self._ids: dict[str, str] = {}
         self._begun: float | None = None
         self._first = True
         """Whether this run has not subscribed yet."""
@@ -137,7 +136,6 @@ class Positions:
 
     def subscribed(self, entry: Document) -> Passed | None:
         bucket_id, name = str(entry.get("bucket_id")), str(entry.get("bucket_name"))
-        self._ids[name] = bucket_id
         bucket = self._buckets.get(bucket_id)
         if bucket is not None:
             bucket.name = name
@@ -155,7 +153,6 @@ class Positions:
         return Passed(bucket_id, at)
 
     def received(self, event: EventData) -> bool | Passed:
-        self._ids[event.bucket] = event.bucket_id
         bucket = self._buckets.get(event.bucket_id)
         if bucket is None:
             # It joined later, and so from its first event.
@@ -169,19 +166,18 @@ class Positions:
             return Passed(event.bucket_id, event.id)
         return True
 
-    def passed(self, name: str, id: str) -> Passed | None:
-        bucket_id = self._ids.get(name, "")
+    def passed(self, bucket_id: str, id: str) -> Passed | None:
         bucket = self._buckets.get(bucket_id)
         if bucket is None:
             return None
         bucket.received = id
         return Passed(bucket_id, id)
 
-    def caught_up(self, name: str) -> None:
+    def caught_up(self, bucket_id: str) -> None:
         """Positions tell repeats."""
 
-    def deleted(self, name: str) -> None:
-        self._buckets.pop(self._ids.pop(name, ""), None)
+    def deleted(self, bucket_id: str) -> None:
+        self._buckets.pop(bucket_id, None)
 
     def cut(self, silence: float = 0.0) -> None:
         """What was received stays in hand, so it is not asked for again."""
@@ -271,21 +267,21 @@ class Recent:
 
     def received(self, event: EventData) -> bool | Passed:
         if event.id in self._known:
-            self._known = {each: bucket for each, bucket in self._known.items() if bucket != event.bucket}
-            self.caught_up(event.bucket)
+            self._known = {each: bucket for each, bucket in self._known.items() if bucket != event.bucket_id}
+            self.caught_up(event.bucket_id)
         repeated = self._before.pop(event.id, None) is not None
         self._seen.pop(event.id, None)
-        self._seen[event.id] = (event.bucket, self._clock())
+        self._seen[event.id] = (event.bucket_id, self._clock())
         drop_oldest(self._seen, REMEMBERED)
         return not repeated
 
-    def passed(self, name: str, id: str) -> Passed | None:
+    def passed(self, bucket_id: str, id: str) -> Passed | None:
         return None
 
-    def caught_up(self, name: str) -> None:
-        self._before = {each: bucket for each, bucket in self._before.items() if bucket != name}
+    def caught_up(self, bucket_id: str) -> None:
+        self._before = {each: bucket for each, bucket in self._before.items() if bucket != bucket_id}
 
-    def deleted(self, name: str) -> None:
+    def deleted(self, bucket_id: str) -> None:
         """A deleted bucket's ids come no more."""
 
     def cut(self, silence: float = 0.0) -> None:

@@ -185,6 +185,12 @@ class Delivery:
             kept.astray[bucket_id] = None
             self._go_on()
 
+    def renamed(self, bucket_id: BucketId) -> None:
+        """The next ping tells the bucket's position under its new name: another one may get the old one, and its
+        position would take this one's place with whoever keeps them by names."""
+        if bucket_id in self._places:
+            self._places[bucket_id].pinged = -1
+
     def leave(self, bucket_id: BucketId) -> None:
         """The bucket was deleted, or left the token's scope: delivery ends within it, and who wants to know is told."""
         if self._drop(bucket_id):

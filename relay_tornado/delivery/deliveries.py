@@ -197,12 +197,16 @@ class Deliveries:
         if kind != "bucket":
             return
         self._cache.forget(key)
+        before = self._directory.name(key)
         new = self._directory.changed(key)
+        renamed = not new and self._directory.name(key) != before
         bucket = self._directory.get(key)
         for delivery in list(self._live):
             if bucket is None:
                 delivery.leave(key)
             else:
+                if renamed:
+                    delivery.renamed(key)
                 delivery.join(bucket, new=new)
                 delivery.keep(key)
         if bucket is None:

@@ -95,7 +95,7 @@ def test_repeats_are_passed_over() -> None:
     assert positions.received(event(1, 1)) is True
     assert positions.received(event(1, 2)) is True
     assert positions.received(event(1, 1)) is False
-    positions.passed("name of b", f"{EPOCH}-1")
+    positions.passed("b", f"{EPOCH}-1")
     assert positions.received(event(1, 3)) is False
     assert positions.received(event(2)) is True
     assert positions.received(event(2, 1)) is False
@@ -128,9 +128,9 @@ def test_a_gap_may_lead_back() -> None:
 def test_deleted_buckets_are_forgotten() -> None:
     """Nothing of them is asked for or kept; words about unknown buckets change nothing."""
     positions = begun()
-    positions.deleted("name of b")
+    positions.deleted("b")
     positions.deleted("never heard of")
-    assert positions.passed("name of b", f"{EPOCH}-5") is None
+    assert positions.passed("b", f"{EPOCH}-5") is None
     positions.reached(Passed("b", f"{EPOCH}-5"))
     positions.given(event(1))
     assert positions.done(event(1)) is False
@@ -138,12 +138,12 @@ def test_deleted_buckets_are_forgotten() -> None:
 
 
 def test_a_bucket_that_joins_later() -> None:
-    """Its first event gives it a position, and its name, by which pings move it."""
+    """Its first event gives it a position, which pings move."""
     positions = begun()
     assert positions.received(event(1, bucket="c")) is True
     assert positions.since()["c"] == f"{EPOCH}-1"
     assert json.loads(positions.text())["buckets"]["c"]["id"] == f"{EPOCH}-0"
-    assert positions.passed("name of c", f"{EPOCH}-3") == Passed("c", f"{EPOCH}-3")
+    assert positions.passed("c", f"{EPOCH}-3") == Passed("c", f"{EPOCH}-3")
     assert positions.received(event(3, bucket="c")) is False
 
 
@@ -152,7 +152,7 @@ def test_a_renamed_bucket_keeps_its_position() -> None:
     positions = begun()
     assert positions.received(replace(event(1), bucket="new")) is True
     assert kept(positions)["name"] == "new"
-    passed = positions.passed("new", f"{EPOCH}-2")
+    passed = positions.passed("b", f"{EPOCH}-2")
     assert passed == Passed("b", f"{EPOCH}-2")
     positions.reached(passed)
     assert kept(positions)["id"] == f"{EPOCH}-2"
@@ -261,7 +261,7 @@ def test_what_a_consumer_is_moved_back_to_is_given() -> None:
     assert recent.received(event(1))
     assert recent.received(event(3))
     assert not recent.received(event(5, bucket="c"))
-    recent.caught_up("name of c")
+    recent.caught_up("c")
     assert recent.received(event(6, bucket="c"))
     now[0] += SURE + 1
     recent.cut()
@@ -337,7 +337,7 @@ def test_nothing_twice_on_one_checkpoint_and_nothing_missed(steps: list[str], da
             text = positions.text()
             done_in_text = set(done)
         elif step == "ping" and at and at % OUTPUTS == 0:
-            passed = positions.passed("name of b", f"{EPOCH}-{LOG[at - 1].seq}")
+            passed = positions.passed("b", f"{EPOCH}-{LOG[at - 1].seq}")
             assert passed is not None
             queue.append(passed)
         elif step == "cut":

@@ -300,6 +300,41 @@ def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("positions", "expected"),
+    [
+        # The bucket was renamed, and another one has its name; in either order.
+        ({"b": "bcdefghijklm-7", "old b": "abcdefghijkl-1"}, "abcdefghijkl-1"),
+        ({"old b": "abcdefghijkl-2", "b": "bcdefghijklm-7"}, "abcdefghijkl-2"),
+        # Its log has a new epoch.
+        ({"b": "bcdefghijklm-7"}, "bcdefghijklm-7"),
+    ],
+)
+def test_a_name_that_another_bucket_has_taken_moves_no_position(positions: dict[str, str], expected: str) -> None:
+    """An epoch is one bucket's for good, whatever it is called; what is new counts for who had the name last."""
+    asked: list[Any] = []
+    done = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        asked.append(await peer.welcome(buckets=[ENTRY] if peer.number == 1 else [ENTRY | {"start": 2}]))
+        if peer.number == 1:
+            await peer.send(webhook("abcdefghijkl-1"))
+            await peer.send({"type": "status", "status": "ping", "positions": positions})
+            if len(positions) > 1:
+                await peer.send({"type": "status", "status": "bucket_deleted", "bucket_name": "b"})
+            return
+        done.set()
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, since="earliest") as events:
+            assert (await anext(events)).id == "abcdefghijkl-1"
+            await done.wait()
+
+    run(main())
+    assert asked[1]["since"]["B"] == expected
+
+
 def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is read the client still says that it is there."""
     monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)
@@ -414,7 +449,7 @@ def test_odd_frames_are_passed_over() -> None:
         await peer.welcome(buckets=[ENTRY])
         await peer.send("", "[", "3", b"\x00", {"type": "tunnel"}, {"status": "new"}, {"type": "webhook", "meta": {}})
         await peer.send({"type": "status", "status": "error", "code": "x", "message": "words"})
-        await peer.send({"type": "status", "status": "ping", "positions": {"who": "abcdefghijkl-5"}})
+        await peer.send({"type": "status", "status": "ping", "positions": {"who": "bcdefghijklm-5", "b": 5}})
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 

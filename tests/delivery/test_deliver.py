@@ -99,6 +99,25 @@ async def test_positions_are_told_once_they_moved() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_position_is_told_anew_under_a_new_name() -> None:
+    """Though it has not moved: whoever keeps positions by name has it, also where another bucket takes the old name."""
+    world = World()
+    await world.bucket("a")
+    epoch = (await world.log.bounds("id-a")).epochs[0].epoch
+    reader, delivery, _ = await world.subscribe(extended=True)
+    await world.append(2, "id-a")
+    await until(lambda: len(reader.seqs("a")) == 2)
+    assert delivery.moved() == {"a": f"{epoch}-2"}
+    await world.change("id-a", name="b")
+    await world.bucket("a", "id-new")
+    await until(lambda: not delivery.busy)
+    assert delivery.moved() == {"b": f"{epoch}-2"}
+    await world.change("id-a", description="renamed")
+    await until(lambda: not delivery.busy)
+    assert delivery.moved() == {}
+
+
+@pytest.mark.gen_test
 async def test_a_position_is_in_the_epoch_of_its_event() -> None:
     """The first event after a start opens an epoch, and the one before ended where it begins: an id of that would be
     told a gap. By the pass after a commit as by a replay."""
