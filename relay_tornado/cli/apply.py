@@ -47,6 +47,9 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
         _ask([step for step in steps if step.action == "delete"])
     if steps and not dry_run:
         with open_relay(data, create=True) as relay:
+            buckets = relay.call("bucket.list")
+            if plan(manifest, buckets, prune=prune) != steps:
+                raise Failure("somebody else changed something meanwhile: apply the file again (nothing was changed)")
             _Run(relay, buckets).do(steps)
     if as_json:
         print_json({"changes": [step.document() for step in steps], "applied": not dry_run})

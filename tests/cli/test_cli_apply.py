@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.cli.plan import Step
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 
@@ -176,6 +177,22 @@ def test_pruned(relay: Runner, tmp_path: Path, name: str) -> None:
     assert len(orders["inputs"]) == 2
     assert [each["name"] for each in kept["outputs"]] == ["own"]
     assert len(kept["inputs"]) == 1
+
+
+def test_what_changes_while_somebody_is_asked(relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done then: a bucket that got a name of the file meanwhile would go, with every event in it."""
+    with serving(relay.data):
+        relay.json("bucket", "create", "orders-new")
+        path = manifest(tmp_path, "[buckets.orders]\n")
+
+        def ask(steps: list[Step]) -> None:
+            assert [step.action for step in steps] == ["delete"]
+            relay.json("bucket", "set", "orders-new", "--name", "orders")
+
+        monkeypatch.setattr("relay_tornado.cli.apply._ask", ask)
+        answer = relay("apply", path, "--prune")
+        assert (answer.exit_code, "nothing was changed" in answer.stderr) == (1, True)
+        assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
 
 
 @pytest.mark.parametrize(
