@@ -139,15 +139,9 @@ class Ingest:
 
     def _admit(self, endpoint: Endpoint, headers: bytes, declared: int) -> bytes | Answer:
         """The headers to store of a webhook whose body has so many bytes; or the refusal."""
-        if endpoint.challenge is not None:
-            rest = endpoint.authorized(headers)
-            if rest is None:
-                self.counters.rejected("unauthorized")
-                return endpoint.challenge
-            headers = rest
-        if declared > endpoint.max_body:
-            self.counters.rejected("too_large")
-            return endpoint.too_large
+        allowed = self.allow(endpoint, headers, declared)
+        if isinstance(allowed, Answer):
+            return allowed
         if self.buffered + declared > self.capacity:
             self.counters.rejected("overloaded")
             return self.full
@@ -162,6 +156,19 @@ class Ingest:
                 return _too_fast(wait)
             for limiter in endpoint.limiters:
                 limiter.take()
+        return allowed
+
+    def allow(self, endpoint: Endpoint, headers: bytes, size: int) -> bytes | Answer:
+        """As `_admit`, by what the input and its bucket ask for, and not by how much comes in."""
+        if endpoint.challenge is not None:
+            rest = endpoint.authorized(headers)
+            if rest is None:
+                self.counters.rejected("unauthorized")
+                return endpoint.challenge
+            headers = rest
+        if size > endpoint.max_body:
+            self.counters.rejected("too_large")
+            return endpoint.too_large
         return headers
 
     def judge(
@@ -260,14 +267,19 @@ class Upload:
 
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
-        its signature is refused, or there is no memory for it."""
-        ingest, place, head = self._ingest, self._place, self._head
-        endpoint = place.endpoint
+        it is refused as things are by now, or there is no memory for it."""
+        ingest, head = self._ingest, self._head
         try:
             body = bytes(self._body)
         except MemoryError:
             answered(self._overloaded())
             return
+        refusal = self._look_again(body)
+        if refusal is not None:
+            self.abandon()
+            answered(refusal)
+            return
+        place, endpoint = self._place, self._place.endpoint
         event = ingest.judge(place, head.method, self._headers, body, head.remote_ip, self._digest)
         if isinstance(event, Answer):
             self.abandon()
@@ -285,6 +297,29 @@ class Upload:
                 self._leave = ingest.answers.wait(endpoint.bucket, endpoint.input, outcome, answered)
 
         ingest.log.submit(endpoint.bucket.id, event, appended)
+
+    def _look_again(self, body: bytes) -> Answer | None:
+        """Where the input or its bucket was changed while the body came, they count as they are now: what was made
+        ephemeral by then must not lie on the disk, and what is so no longer must. The refusal where they ask for
+        something else, or are gone."""
+        ingest, before = self._ingest, self._place.endpoint
+        endpoint = ingest.endpoints.get(before.input.id)
+        if endpoint is None:
+            ingest.counters.rejected("not_found")
+            return NO_SUCH_INPUT
+        if endpoint.bucket is before.bucket:
+            return None
+        headers = ingest.allow(endpoint, self._head.headers, self._size)
+        if isinstance(headers, Answer):
+            return headers
+        self._place = self._place._replace(endpoint=endpoint)
+        if endpoint.challenge is not None:
+            # Else what the bucket's auth had used up before stays out.
+            self._headers = headers
+        self._digest = self._place.digest(self._head.method, self._headers)
+        if self._digest is not None:
+            self._digest.update(body)
+        return None
 
     @property
     def waits(self) -> bool:

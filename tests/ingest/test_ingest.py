@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from relay_tornado import errors
 from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent
+from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, Verify
 from relay_tornado.wire.answers import Answer
-from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish
+from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, replace_input
 
 pytestmark = pytest.mark.usefixtures("ways")
 
@@ -108,6 +108,58 @@ async def test_a_changed_input_answers_anew() -> None:
     assert (await bench.send()).status == 201
     await bench.registry.delete("bucket", BUCKET.id)
     assert (await bench.send()).status == 404
+
+
+SIGNED = Verify("github", ("a secret",), "reject")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "status"),
+    [
+        (BUCKET, dataclasses.replace(BUCKET, ephemeral=True), 200),
+        (dataclasses.replace(BUCKET, ephemeral=True), BUCKET, 200),
+        (BUCKET, dataclasses.replace(BUCKET, inputs=()), 404),
+        (BUCKET, None, 404),
+        (BUCKET, dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret")), 401),
+        (BUCKET, dataclasses.replace(BUCKET, max_body=3), 413),
+        (BUCKET, replace_input(verify=SIGNED), 401),
+        (replace_input(verify=SIGNED), BUCKET, 200),
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_change_while_the_body_comes(before: Bucket, after: Bucket | None, status: int) -> None:
+    """What is asked for, and whether the content is stored, is as it is once the body is there."""
+    bench = await Bench(before).open()
+    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 4, "192.0.2.7"))
+    assert isinstance(upload, Upload)
+    assert upload.feed(b"bo") is None
+    if after is None:
+        await bench.registry.delete("bucket", BUCKET.id)
+    else:
+        await bench.registry.put("bucket", BUCKET.id, after)
+    assert upload.feed(b"dy") is None
+    assert (await finish(upload)).status == status
+    outlines = await bench.log.outline(BUCKET.id, 1, 9)
+    assert [each.stub for each in outlines] == ([after is not None and after.ephemeral] if status == 200 else [])
+    assert bench.ingest.buffered == 0
+
+
+@pytest.mark.gen_test
+async def test_a_change_of_auth_and_dedupe_while_the_body_comes() -> None:
+    """Credentials that were used up are not stored, and a repeat is known by what is asked for now."""
+    before = dataclasses.replace(BUCKET, auth=BucketAuth("token", token="s3cret"))
+    bench = await Bench(before).open()
+    uploads = []
+    for _ in range(2):
+        headers = b"Authorization: Bearer s3cret\r\nwebhook-id: 1\r\n"
+        upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", headers, 4, "192.0.2.7"))
+        assert isinstance(upload, Upload)
+        uploads.append(upload)
+    await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, dedupe=Dedupe("auto", 60)))
+    for upload in uploads:
+        assert upload.feed(b"body") is None
+        assert (await finish(upload)).status == 200
+    assert [event.headers for event in await bench.events()] == [b"webhook-id: 1\r\n"]
 
 
 @pytest.mark.parametrize("target", [b"/v1/webhooks/in-2", b"/v1/webhooks/", b"/v1/webhooks/%69n-1", b"/other"])
