@@ -184,7 +184,7 @@ class Administration:
 
     async def import_events(self, reference: str, documents: Sequence[Any]) -> dict[str, int]:
         """Takes over a batch of an export's events; see `admin.imports`."""
-        return await take(self._log, self.find_bucket(reference).id, documents)
+        return await take(self._log, self.find_bucket(reference), documents)
 
     # inputs
 

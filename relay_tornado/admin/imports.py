@@ -11,14 +11,15 @@ from typing import Any
 
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.log.contract import EventLog
-from relay_tornado.model import DAY, BucketId
+from relay_tornado.model import DAY, Bucket, BucketId
 from relay_tornado.ops.lines import Item, Stub, item
 
 
-async def take(log: EventLog, bucket_id: BucketId, documents: Sequence[Any]) -> dict[str, int]:
+async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[str, int]:
     """Takes over a batch of events in the form of an export's lines; returns how many were new, and the head.
 
-    Raises Invalid where they are no events, Conflict where other ones are in their places.
+    Raises Invalid where they are no events, Conflict where other ones are in their places, and where the bucket is to
+    have no content on the disk.
     """
     items = []
     latest = time.time() + DAY
@@ -30,12 +31,14 @@ async def take(log: EventLog, bucket_id: BucketId, documents: Sequence[Any]) -> 
             items.append(made)
         except Invalid as error:
             raise Invalid(f"event {place + 1} of the batch {error}", "events") from None
-    bounds = await log.bounds(bucket_id)
-    await _compare(log, bucket_id, [each for each in items if bounds.first <= each.seq <= bounds.head])
+    if bucket.ephemeral and not all(isinstance(each, Stub) for each in items):
+        raise Conflict(f"the bucket {bucket.name!r} is ephemeral, and stores no content: import into another one")
+    bounds = await log.bounds(bucket.id)
+    await _compare(log, bucket.id, [each for each in items if bounds.first <= each.seq <= bounds.head])
     new = [each for each in items if each.seq > bounds.head]
     stubs = {each.seq: each.size for each in new if isinstance(each, Stub)}
-    await log.import_events(bucket_id, [each.event() if isinstance(each, Stub) else each for each in new], stubs)
-    return {"imported": len(new), "head": (await log.bounds(bucket_id)).head}
+    await log.import_events(bucket.id, [each.event() if isinstance(each, Stub) else each for each in new], stubs)
+    return {"imported": len(new), "head": (await log.bounds(bucket.id)).head}
 
 
 async def _compare(log: EventLog, bucket_id: BucketId, items: Sequence[Item]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from relay_tornado.admin.stored import SCAN, Judging, Located, Stored, honoured, output_of
@@ -116,6 +116,8 @@ class Resending:
                 if await judging.fits(events[looked], lambda event: rules.matches(Subject(event))):
                     chosen.append(events[looked])
                 looked += 1
+            # Whether its content is stored may have been changed since, as by a request that looks for long.
+            orders = replace(orders, bucket=self._stored.bucket(token, found.id))
             places, problem = await self._append(chosen, orders)
             ids += [format_id(place.epoch, place.seq) for place in places]
             scanned += looked

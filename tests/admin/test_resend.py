@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
+from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from relay_tornado.admin import resending
 from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Conflict, Invalid, NotFound, Overloaded
-from relay_tornado.model import Appended, NewEvent, Retention
+from relay_tornado.model import Appended, Event, NewEvent, Retention
 from relay_tornado.rules import Rules
 from relay_tornado.subject import Subject
 from tests.admin.logs_world import ROOT, OpenLogs, forget, logs_test
@@ -248,6 +250,34 @@ async def test_a_resend_stops_at_what_is_refused(open_logs: OpenLogs, monkeypatc
         copies = [await world.logs.get(ROOT, each) for each in [*resent.ids, *rest.ids]]
         assert [each["resend_of"] for each in copies] == sent
         assert (await world.log.bounds(bucket)).head == 10
+
+
+@logs_test
+async def test_a_bucket_that_is_made_ephemeral_while_a_resend_looks(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copies' content is stored no more; and where the bucket is gone by then, none is made."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        await world.send(bucket, b"1", b"2")
+        fits = resending.Judging.fits
+
+        async def judged(self: resending.Judging, event: Event, rule: Callable[[Event], bool]) -> bool:
+            await world.administration.set_bucket("orders", ephemeral=True)
+            return await fits(self, event, rule)
+
+        monkeypatch.setattr(resending.Judging, "fits", judged)
+        assert len((await world.logs.resend_range(ROOT, "orders", Range())).ids) == 2
+        assert [each.stub for each in await world.log.outline(bucket, 1, 9)] == [False, False, True, True]
+
+        async def gone(self: resending.Judging, event: Event, rule: Callable[[Event], bool]) -> bool:
+            with suppress(NotFound):
+                await world.administration.delete_bucket("orders")
+            return True
+
+        monkeypatch.setattr(resending.Judging, "fits", gone)
+        with pytest.raises(NotFound):
+            await world.logs.resend_range(ROOT, "orders", Range(last=2))
 
 
 @logs_test

@@ -137,6 +137,15 @@ def test_a_repeated_import_adds_nothing(cli: Runner, tmp_path: Path) -> None:
     assert cli.json("check")["findings"] == []
 
 
+def test_an_ephemeral_bucket_takes_no_content(cli: Runner, tmp_path: Path) -> None:
+    """By an import neither: none of it lies on the disk."""
+    fill(cli.data, "orders", 3)
+    cli.json("export", "orders", tmp_path / "e.ndjson")
+    cli.json("bucket", "create", "brief", "--ephemeral")
+    assert "'brief' is ephemeral" in cli.refused("import", "brief", tmp_path / "e.ndjson")
+    assert log(cli, "brief")[:2] == (1, 0)
+
+
 def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
     """--append goes on where the file ends, cutting off what is no whole line; nothing is overwritten without it."""
     file = tmp_path / "e.ndjson"
