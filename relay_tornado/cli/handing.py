@@ -8,14 +8,15 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData
 
 _SECRETS: Final = ("RELAY_SECRET", "RELAY_SECRET_FILE")
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _LONGEST: Final = 128 * 1024 - 64
 """Bytes of one variable that the kernel takes, with its name."""
 _LONGEST_DELAY: Final = 60.0
@@ -52,20 +53,38 @@ def variables(event: EventData) -> dict[str, str]:
 def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
     """Runs it by `sh -c`, and returns its exit status; that of a signal is negative. Raises OSError."""
     inherited = {name: value for name, value in environment.items() if name not in _SECRETS}
-    process = subprocess.Popen(  # noqa: S603  # the user's own command
-        ["/bin/sh", "-c", command],
-        stdin=subprocess.PIPE,
-        env=inherited | variables(event),
-        bufsize=0,
-        # A group of its own, so that what the shell has begun is ended with it.
-        start_new_session=True,
-    )
+    process = None
     try:
+        with _signals_after():
+            process = subprocess.Popen(  # noqa: S603  # the user's own command
+                ["/bin/sh", "-c", command],
+                stdin=subprocess.PIPE,
+                env=inherited | variables(event),
+                bufsize=0,
+                # A group of its own, so that what the shell has begun is ended with it.
+                start_new_session=True,
+            )
         process.communicate(event.body)
     except BaseException:
-        _end(process)
+        if process is not None:
+            _end(process)
         raise
     return process.returncode
+
+
+@contextmanager
+def _signals_after() -> Iterator[None]:
+    """What would end this process comes behind the block: in the midst of a start nobody knows what to end with it."""
+    came: list[int] = []
+    handled = [number for number in _ENDING if callable(signal.getsignal(number))]
+    before = [signal.signal(number, lambda number, _: came.append(number)) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 import click
 import pytest
 
+from relay_tornado.cli import handing
 from relay_tornado.cli.access import Access, extend
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.handing import Hand
@@ -352,6 +353,35 @@ def test_a_command_is_ended_with_all_that_it_began(shared: World, tmp_path: Path
         process.wait(TIMEOUT)
         child = Path("/proc") / pid.read_text().strip() / "stat"
         wait_for(lambda: not child.exists() or child.read_text().split()[2] == "Z", "its end")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_while_a_command_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """It is there already, and who began it does not know it yet: it is ended, too."""
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Popen(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            begun.append(self)
+            signal.raise_signal(number)
+
+    def end(*_: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(handing.subprocess, "Popen", Popen)
+    event = read_event({"type": "webhook", "meta": {"id": "k3v9x1q7m2ab-1"}})
+    assert event is not None
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(SystemExit):
+            handing.run("sleep 1000", event, os.environ)
+        assert signal.getsignal(number) is end
+        assert begun[0].returncode == -signal.SIGTERM
+    finally:
+        signal.signal(number, before)
+        with begun[0]:
+            begun[0].kill()
 
 
 def test_a_command_in_hand_comes_again(shared: World, tmp_path: Path) -> None:
