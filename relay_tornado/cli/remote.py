@@ -60,6 +60,8 @@ class Remote:
 
     def request(self, method: str, *path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
         """One request under /v1; returns the answer's document. Raises RelayError."""
+        if "" in path:  # what is left then is the path of something else
+            raise NotFound("a name or an id is empty: is the variable set that it is taken from?")
         url = f"{self.url}/v1/{'/'.join(quote(part, safe='') for part in path)}"
         given = {name: value for name, value in (query or {}).items() if value is not None}
         if given:
@@ -187,7 +189,7 @@ def _times(arguments: Document) -> Document:
 
 
 def _list_consumers(remote: Remote, arguments: Document) -> list[Document]:
-    if arguments.get("bucket"):
+    if arguments.get("bucket") is not None:
         named: list[Document] = remote.request("GET", "buckets", arguments["bucket"], "consumers")
         return named
     found: list[Document] = []
@@ -198,7 +200,7 @@ def _list_consumers(remote: Remote, arguments: Document) -> list[Document]:
 
 
 def _dead(remote: Remote, arguments: Document) -> Any:
-    named = ("consumers", arguments["consumer"]) if arguments.get("consumer") else ()
+    named = ("consumers", arguments["consumer"]) if arguments.get("consumer") is not None else ()
     query = {"limit": arguments.get("limit"), "cursor": arguments.get("cursor") or None}
     return remote.request("GET", "buckets", arguments["bucket"], *named, "dead", query=query)
 

@@ -101,6 +101,29 @@ def test_errors(relay: Runner, tmp_path: Path) -> None:
         assert "administrator" in relay.refused("token", "list", **limited)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bucket", "show", ""),
+        ("bucket", "show", "", "--json"),
+        ("bucket", "set", "", "--description", "x"),
+        ("bucket", "delete", "", "--yes"),
+        ("input", "create", ""),
+        ("logs", "show", ""),
+        ("logs", "resend", ""),
+        ("token", "revoke", ""),
+        ("consumer", "list", ""),
+        ("consumer", "show", "orders", ""),
+        ("consumer", "dead", "orders", ""),
+        ("consumer", "delete", "orders", "", "--yes"),
+    ],
+)
+def test_an_empty_name(relay: Runner, command: tuple[str, ...]) -> None:
+    """As an unset variable of the shell leaves it: it is never the path of all of them."""
+    said = relay.refused(*command, RELAY_URL="http://127.0.0.1:1", RELAY_SECRET="x")
+    assert said == "a name or an id is empty: is the variable set that it is taken from?"
+
+
 def test_a_port_that_speaks_no_https(relay: Runner, tmp_path: Path) -> None:
     """Whoever writes https:// for it is told so, and at once."""
     with serving(tmp_path / "remote") as server:
