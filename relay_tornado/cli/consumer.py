@@ -13,7 +13,7 @@ from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, data_option, format_duration, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.cli.positions import Place, PlaceType
-from relay_tornado.model import counted
+from relay_tornado.model import DAY, counted
 
 _option = options_of("CONSUMER")
 
@@ -234,4 +234,10 @@ def _wanted(ids: Sequence[str], everything: bool) -> list[str] | None:
 
 
 def _waited(found: Document) -> str:
-    return format_duration(int(found["lag"]["seconds"])) if found["pending"] else ""
+    return waited_words(int(found["lag"]["seconds"])) if found["pending"] else ""
+
+
+def waited_words(seconds: int) -> str:
+    """`119s`, `26h`, `14d`: in the largest unit of which there are two, as nobody needs it more exactly."""
+    unit = next((each for each in (DAY, 3600, 60) if seconds >= 2 * each), 1)
+    return format_duration(seconds - seconds % unit)

@@ -241,7 +241,7 @@ def format_duration(seconds: float) -> str:
     for unit, factor in (("d", DAY), ("h", 3600), ("m", 60)):
         if seconds and seconds % factor == 0:
             return f"{seconds / factor:.0f}{unit}"
-    return f"{seconds:g}s"
+    return f"{seconds:.15g}s"
 
 
 def format_default(field: dataclasses.Field[Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
+from relay_tornado.cli.consumer import waited_words
 from relay_tornado.storage.lock import Lock
 from tests.cli.runner import Runner
 from tests.cli.server import Server, serving
@@ -135,3 +136,21 @@ def test_a_question_keeps_nobody_waiting(relay: Runner, monkeypatch: pytest.Monk
     monkeypatch.setattr("relay_tornado.cli.consumer.ask", ask)
     assert relay("consumer", "delete", "orders", "billing").stdout == "Deleted billing.\n"
     assert "Delete the consumer billing of orders" in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0s"),
+        (119, "119s"),
+        (120, "2m"),
+        (7199, "119m"),
+        (7200, "2h"),
+        (93_784, "26h"),
+        (172_800, "2d"),
+        (1_234_567, "14d"),
+    ],
+)
+def test_how_long_the_oldest_event_has_waited(seconds: int, words: str) -> None:
+    """In a unit that one reads at a glance."""
+    assert waited_words(seconds) == words

@@ -157,7 +157,7 @@ def test_sizes_are_written_as_they_are_read(size: int) -> None:
     assert parse_size(format_size(size)) == size
 
 
-@pytest.mark.parametrize("seconds", [0.5, 1, 59, 60, 90, 3600, 5400, DAY, 30 * DAY, 100_000])
+@pytest.mark.parametrize("seconds", [0.5, 1, 59, 60, 90, 3600, 5400, DAY, 30 * DAY, 100_000, 1_234_567, 0.1])
 def test_times_are_written_as_they_are_read(seconds: float) -> None:
     """What is printed can be given back."""
     assert parse_duration(format_duration(seconds)) == seconds
