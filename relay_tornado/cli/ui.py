@@ -13,7 +13,7 @@ from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.secret import must_be_seen
 
 _option = options_of("UI")
-_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # looked for, not listened on
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # looked for, not listened on
 
 
 @click.command()
@@ -48,5 +48,6 @@ def link(base: str, code: str) -> str:
     """The page's URL with a code in its fragment, which browsers send to nobody."""
     parts = urlsplit(base)
     if parts.hostname in _EVERYWHERE:
-        base = parts._replace(netloc=f"127.0.0.1:{parts.port}").geturl()
+        port = "" if parts.port is None else f":{parts.port}"
+        base = parts._replace(netloc=_EVERYWHERE[parts.hostname] + port).geturl()
     return f"{base.rstrip('/')}/ui/#code={code}"

@@ -23,6 +23,7 @@ from relay_tornado.cli.outputs import output
 from relay_tornado.cli.search import search
 from relay_tornado.cli.stats import lasts
 from relay_tornado.cli.token import token
+from relay_tornado.cli.ui import link
 from relay_tornado.wire.rest import BucketFields, InputFields, OutputFields, TokenFields
 from tests.cli.runner import Runner
 from tests.cli.server import serving
@@ -245,3 +246,17 @@ def test_a_checkpoint_that_is_no_file(relay: Runner, tmp_path: Path) -> None:
         said = relay.refused(*arguments, "--checkpoint", pipe)
         assert said.startswith(f"the checkpoint can't be kept: {pipe} is no regular file: ")
     assert not pipe.with_name("pipe.lock").exists()
+
+
+@pytest.mark.parametrize(
+    ("base", "page"),
+    [
+        ("http://0.0.0.0:8080", "http://127.0.0.1:8080/ui/"),
+        ("http://0.0.0.0", "http://127.0.0.1/ui/"),
+        ("http://[::]:8080", "http://[::1]:8080/ui/"),
+        ("https://relay.example.org/hooks/", "https://relay.example.org/hooks/ui/"),
+    ],
+)
+def test_where_the_page_is(base: str, page: str) -> None:
+    """A relay that listens on every address is reached at the one of this machine, by IPv4 or IPv6 as it listens."""
+    assert link(base, "x") == f"{page}#code=x"
