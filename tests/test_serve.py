@@ -218,6 +218,15 @@ def test_the_demo(tmp_path: Path, flags: list[str]) -> None:
         assert [bucket["name"] for bucket in listed] == ["demo"]
 
 
+def test_the_demo_without_its_input(tmp_path: Path) -> None:
+    """The relay starts, and says how to make one."""
+    made = json.loads(shell(f"{shlex.join(RELAY)} bucket create demo --data {tmp_path}/relay-data --json"))
+    shell(f"{shlex.join(RELAY)} input delete {made['inputs'][0]['id']} --yes --data {tmp_path}/relay-data")
+    with served(tmp_path, "--demo") as relay:
+        create = relay.wait_for(r"\n  (.* input create .*)\n")[1]
+        assert json.loads(shell(create + " --json"))["bucket_id"] == made["id"]
+
+
 def send(curl: str) -> None:
     """Does what a curl line does."""
     program, url, flag, body = shlex.split(curl)

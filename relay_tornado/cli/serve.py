@@ -162,9 +162,13 @@ async def _prepare_demo(relay: Relay) -> None:
     administration = relay.administration
     bucket = next((each for each in administration.list_buckets() if each.name == DEMO), None)
     if bucket is not None:
+        if bucket.inputs:
+            sending = "Send it a webhook with:", f"  {_curl(relay, bucket)}"
+        else:
+            sending = "It has no input; one is made by:", f"  {_command(relay.settings, f'input create {DEMO}')}"
         _say(
-            f"The bucket {DEMO!r} is there already. Send it a webhook with:",
-            f"  {_curl(relay, bucket)}",
+            f"The bucket {DEMO!r} is there already. {sending[0]}",
+            sending[1],
             "Its token's secret was shown when it was made. Another one is made by:",
             f"  {_command(relay.settings, f'token create --bucket {DEMO}')}",
         )
