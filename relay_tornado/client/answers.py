@@ -104,7 +104,7 @@ class Answers:
             while not self._stale:
                 self._more.clear()
                 for each in tuple(self._waiting):
-                    if not each.sent:
+                    if not (each.sent or each.stored.done()):
                         each.sent = True
                         await link.send(each.text)
                 more = asyncio.ensure_future(self._more.wait())

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from relay_tornado.client import Refused
+from relay_tornado.client import Refused, Rejected, RelayClientError
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
 from tests.client.world import run, take
 from tests.waiting import until
@@ -86,6 +86,41 @@ def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
 
 
 def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
+def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
+    """While the one before it waits for the network: else the word about it would count for the one behind it."""
+    go = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 3)
+        await begin(peer)
+        peer.socket.transport.pause_reading()
+        await go.wait()
+        peer.socket.transport.resume_reading()
+        refused = {"type": "status", "status": "error", "code": "not_found", "message": "gone"}
+        async for text in peer.socket:
+            await peer.send(refused if "abcdefghijkl-3" in str(text) else STORED)
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two, three = await take(events, 3)
+            assert events._core is not None
+            answers = events._core._answers
+            large = [asyncio.create_task(one.respond(200, b"x" * 600_000)) for _ in range(20)]
+            await until(lambda: len(answers) == 20 and answers._waiting[0].sent, "the first")
+            assert not answers._waiting[-1].sent
+            large.pop().cancel()
+            await until(lambda: len(answers) == 19, "one that is given up")
+            second, third = asyncio.create_task(two.respond()), asyncio.create_task(three.respond())
+            await until(lambda: len(answers) == 21, "the others")
+            go.set()
+            await asyncio.gather(*large, second)
+            with pytest.raises(Rejected, match="gone"):
+                await third
+
+    run(main())
+
+
     """The next one gets a connection of its own."""
 
     async def talk(peer: Peer) -> None:
