@@ -38,7 +38,7 @@ LARGE: Final = 700_000
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Nothing comes any more, for this reason; None where the application closed the subscription."""
+    """Nothing comes any more, for this reason."""
 
     error: RelayClientError | None
 
@@ -85,6 +85,9 @@ class Core:
             await self._stay()
         except RelayClientError as error:
             self._end(error)
+        except asyncio.CancelledError:
+            self._end(_closed())
+            raise
         except Exception as error:
             log.exception("the client failed")
             self._end(RelayClientError(f"the client failed: {error!r}"))
@@ -265,11 +268,9 @@ class Core:
     async def close(self) -> None:
         """The application wants nothing more. Saves what is to be saved. Raises CheckpointError."""
         if self._over is None:
-            self._over = RelayClientError("the subscription is closed")
-            self._answers.end(self._over)
+            self._end(_closed())
         await self._answers.close()
-        self.intake.drop(lambda item: True)
-        self.intake.put(Ended(None), SMALL)
+        self.intake.drop(lambda item: not isinstance(item, Ended))
         if self._saver is not None:
             await self._saver.close()
 
@@ -310,3 +311,7 @@ class Core:
             # What a cut swallows is known to the acks.
             with suppress(Cut):
                 await self._link.send(text)
+
+
+def _closed() -> RelayClientError:
+    return RelayClientError("the subscription is closed")

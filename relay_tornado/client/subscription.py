@@ -175,8 +175,6 @@ class Subscription:
                 case Notice():
                     self._notify(item)
                     core.intake.take(item)
-                case Ended(None):
-                    raise StopAsyncIteration
                 case Ended(error):
                     assert error is not None
                     raise error
@@ -188,10 +186,9 @@ class Subscription:
         self._closed = True
         if self._core is None:
             return
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.wait((task,))
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
         await self._core.close()
 
     def __del__(self) -> None:

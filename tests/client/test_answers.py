@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -85,7 +86,6 @@ def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
     assert received == ["abcdefghijkl-1", "abcdefghijkl-2"]
 
 
-def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
 def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
     """While the one before it waits for the network: else the word about it would count for the one behind it."""
     go = asyncio.Event()
@@ -121,6 +121,7 @@ def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
     run(main())
 
 
+def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
     """The next one gets a connection of its own."""
 
     async def talk(peer: Peer) -> None:
@@ -159,5 +160,34 @@ def test_the_connection_for_answers_ends_with_it() -> None:
             await (await anext(events)).respond()
             await events.aclose()
             assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay client")]
+
+    run(main())
+
+
+def test_nothing_of_a_dropped_subscription_stays() -> None:
+    """Neither its connection for events nor that for answers; who still holds an event is told."""
+    ended: list[int] = []
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 1)
+        else:
+            await begin(peer)
+            await peer.receive()
+            await peer.send(STORED)
+            await peer.stay()
+        ended.append(peer.number)
+
+    async def main() -> None:
+        async with service(talk) as url:
+            events = at(url, consumer="c")
+            event = await anext(events)
+            await event.respond()
+            del events
+            gc.collect()
+            await until(lambda: len(ended) == 2, "the end of both connections")
+            for doing in (event.ack(), event.nak(), event.respond()):
+                with pytest.raises(RelayClientError, match="closed"):
+                    await doing
 
     run(main())

@@ -529,3 +529,28 @@ def test_waits_begin_anew_after_a_good_while() -> None:
 
     run(main())
     assert delays[3] > 0.2 * 0.001 * 6**3 > delays[4]
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> None:
+    """By the loop's end where the application closes it meanwhile; by an error where the end of what ran behind it was
+    not its own, as of a loop that was left."""
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            waiting = asyncio.create_task(anext(events, None))
+            await asyncio.sleep(0)
+            if cancelled:
+                assert events._task is not None
+                events._task.cancel()
+                with pytest.raises(RelayClientError, match="closed"):
+                    await waiting
+            await asyncio.gather(events.aclose(), events.aclose())
+            assert cancelled or await waiting is None
+            assert await anext(events, None) is None
+
+    run(main())
