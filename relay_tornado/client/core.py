@@ -234,6 +234,10 @@ class Core:
             log.log(level, "%s; next try in %.1f s", notice.message, notice.delay)
         elif notice.kind == "missing" and self.options.on_notice is None:
             log.warning("%s", notice.message)
+        self.notify(notice)
+
+    def notify(self, notice: Notice) -> None:
+        """Calls the application back."""
         if self.options.on_notice is not None:
             try:
                 self.options.on_notice(notice)

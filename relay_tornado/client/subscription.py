@@ -173,10 +173,11 @@ class Subscription:
                     await self._tell(item)
                     core.intake.take(item)
                 case Notice():
-                    self._notify(item)
+                    core.notify(item)
                     core.intake.take(item)
                 case Ended(error):
-                    assert error is not None
+                    if self._closed:
+                        raise StopAsyncIteration
                     raise error
                 case _:
                     assert_never(item)
@@ -212,10 +213,6 @@ class Subscription:
         answer = self._options.on_gap(gap)
         if inspect.isawaitable(answer):
             await answer
-
-    def _notify(self, notice: Notice) -> None:
-        if self._options.on_notice is not None:
-            self._options.on_notice(notice)
 
 
 def _event(data: EventData, core: Core) -> Event:

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.client import (
     Backoff,
+    Gap,
     GapRefused,
     Notice,
     Refused,
@@ -471,6 +472,7 @@ def test_notices_that_raise_break_nothing() -> None:
 
     async def talk(peer: Peer) -> None:
         await peer.welcome(buckets=[ENTRY, {"bucket_name": "x", "error": "not_found"}])
+        await peer.send({"type": "status", "status": "caught_up", "bucket_name": "b", "id": "abcdefghijkl-0"})
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
@@ -479,6 +481,32 @@ def test_notices_that_raise_break_nothing() -> None:
             await anext(events)
 
     run(main())
+
+
+def test_a_gap_that_can_not_be_taken_is_told_again() -> None:
+    """What `on_gap` raises comes out of the loop, and no event behind the gap before that is mended."""
+    gap = {"from": 1, "to": 2, "count": 2, "reason": "retention"}
+    told: list[Gap] = []
+
+    def take(gap: Gap) -> None:
+        told.append(gap)
+        if len(told) < 3:
+            raise RuntimeError("mine")
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY | {"start": 3, "gap": gap}])
+        await peer.send(webhook("abcdefghijkl-3"))
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, on_gap=take) as events:
+            for _ in range(2):
+                with pytest.raises(RuntimeError, match="mine"):
+                    await anext(events)
+            assert (await anext(events)).seq == 3
+
+    run(main())
+    assert [each.last for each in told] == [2, 2, 2]
 
 
 def test_what_goes_wrong_at_the_beginning_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
