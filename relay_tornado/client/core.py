@@ -40,7 +40,7 @@ LARGE: Final = 700_000
 class Ended:
     """Nothing comes any more, for this reason."""
 
-    error: RelayClientError | None
+    error: RelayClientError
 
 
 Item: TypeAlias = EventData | Passed | Gap | Notice | Ended
@@ -286,7 +286,7 @@ class Core:
         if self.options.extended and len(body) < LARGE:
             await self._answers.send(event.id, status, body, headers, timeout)
         else:
-            async with self._puts:
+            async with asyncio.timeout(timeout), self._puts:
                 await put_answer(self._address, self.options, event.id, status, body, dict(headers), timeout)
 
     async def ack(self, event: EventData, everything: bool) -> None:

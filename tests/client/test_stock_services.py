@@ -22,7 +22,7 @@ from relay_tornado.client import (
     Subscription,
 )
 from tests.client.peer import Peer, at, service, webhook
-from tests.client.world import bodies, run, take
+from tests.client.world import TIMEOUT, bodies, run, take
 
 
 def test_the_stock_protocol_alone(tmp_path: Path) -> None:
@@ -133,6 +133,26 @@ def test_an_answer_that_nobody_waits_for_any_more() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         run(main(silent.getsockname()[1]))
     assert time.monotonic() - begun < 10
+
+
+def test_an_answer_that_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its `timeout` holds for the whole of it, the wait for its turn included."""
+    monkeypatch.setattr("relay_tornado.client.core.PUTS", 1)
+
+    async def main(port: int) -> None:
+        async with service(one_event) as url, at(url, extended=False) as events:
+            answers_at(events, port)
+            event = await anext(events)
+            first = asyncio.ensure_future(event.respond(timeout=TIMEOUT / 3))
+            await asyncio.sleep(0)
+            with pytest.raises(TimeoutError):
+                await event.respond(timeout=0.1)
+            assert not first.done()
+            first.cancel()
+            await asyncio.wait((first,))
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run(main(silent.getsockname()[1]))
 
 
 @pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
