@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -114,7 +115,7 @@ class Subscription:
         """Ends it; may be called from another thread, too. Raises CheckpointError."""
         self._closed = True
         loop, self._loop = self._loop, None
-        if loop is None:
+        if loop is None or not loop.runs:
             return
         try:
             loop.run(self._inner.aclose)
@@ -190,14 +191,22 @@ class _Loop:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._open: set[_Answer[Any]] = set()
+        self._process = os.getpid()
         # A program that forgets to close must be able to end.
         self._thread = threading.Thread(target=self._serve, name="relay client", daemon=True)
         self._thread.start()
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has its thread here: the child of a fork has none."""
+        return os.getpid() == self._process
 
     def begin(self, answer: _Answer[Any]) -> None:
         """Begins it there, unless it has begun. Raises RelayClientError once the loop is closed."""
         if answer.known:
             return
+        if not self.runs:
+            raise _closed()
         self._open.add(answer)
         try:
             self._loop.call_soon_threadsafe(answer.begin, self._open.discard)

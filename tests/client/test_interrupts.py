@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dis
 import gc
+import multiprocessing
 import sys
 import threading
 from collections.abc import Callable
@@ -109,3 +110,24 @@ def test_who_still_waits_at_the_end_is_told() -> None:
     with pytest.raises(RelayClientError, match="closed"):
         next(events)
     closing.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_the_child_of_a_fork_is_told() -> None:
+    """The thread of its loop is not there: an error says so, and a close returns, where both would wait for ever."""
+    events = Subscription(Numbers(0))  # type: ignore[arg-type]
+    assert next(events).seq == 1
+
+    def go_on() -> None:
+        with pytest.raises(RelayClientError, match="closed"):
+            next(events)
+        events.close()
+
+    child = multiprocessing.get_context("fork").Process(target=go_on)
+    child.start()
+    child.join(TIMEOUT / 3)
+    child.kill()
+    child.join()
+    assert child.exitcode == 0
+    assert next(events).seq == 2
+    events.close()
