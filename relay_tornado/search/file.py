@@ -75,17 +75,17 @@ class Row(NamedTuple):
     """One event to be indexed."""
 
     seq: int
-    at: float
     text: str
 
 
 class Stretch(NamedTuple):
-    """The rows of the events `first` to `last` (none: first > last), and the epoch of the last one that has a row."""
+    """The rows of the events `first` to `last` (none: first > last), and when the newest of these was received, whether
+    it has a row or not."""
 
     first: int
     last: int
     rows: list[Row]
-    epoch: str
+    newest: float
 
     @property
     def characters(self) -> int:
@@ -104,14 +104,13 @@ class State:
 
     def add(self, key: int, segment: int, stretch: Stretch) -> None:
         """What `insert` did."""
-        newest = max((row.at for row in stretch.rows), default=0.0)
         parts = self.parts.setdefault(key, [])
         for index, part in enumerate(parts):
             if part.segment == segment:
                 first, last = min(part.first, stretch.first), max(part.last, stretch.last)
-                parts[index] = Part(segment, first, last, max(part.newest, newest))
+                parts[index] = Part(segment, first, last, max(part.newest, stretch.newest))
                 return
-        parts.append(Part(segment, stretch.first, stretch.last, newest))
+        parts.append(Part(segment, stretch.first, stretch.last, stretch.newest))
         parts.sort(key=lambda part: part.first)
 
 
@@ -162,11 +161,10 @@ def insert(raw: sqlite3.Connection, segment: int, key: int, stretch: Stretch, re
         places = ", ".join(["(?, ?)"] * len(some))
         raw.execute(f"INSERT INTO s{segment} (rowid, text) VALUES {places}", values)  # noqa: S608 - numbers only, as below
         rest()
-    newest = max((row.at for row in rows), default=0.0)
     raw.execute(
         "INSERT INTO part VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET"
         " first = min(first, ?3), last = max(last, ?4), newest = max(newest, ?5)",
-        (segment, key, stretch.first, stretch.last, newest),
+        (segment, key, stretch.first, stretch.last, stretch.newest),
     )
     raw.execute("UPDATE segment SET bytes = bytes + ? WHERE id = ?", (stretch.characters, segment))
 

@@ -223,7 +223,8 @@ class Index:
         if found.last < bounds.head:
             self._dirty.setdefault(bucket_id)
         low = place.low if place.high >= place.low else found.first
-        return [_Found(bucket_id, place._replace(epoch=found.epoch or place.epoch, low=low, high=found.last), found)]
+        epoch = epoch_at(bounds.epochs, found.last)
+        return [_Found(bucket_id, place._replace(epoch=epoch, low=low, high=found.last), found)]
 
     async def _downwards(self, bucket_id: BucketId) -> list[_Found]:
         """What stands before the oldest event that is indexed, or the last of that."""

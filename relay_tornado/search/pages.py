@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.log.contract import EventLog
+from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.model import MIB, BucketId
 from relay_tornado.search.file import Row, Stretch
 from relay_tornado.search.text import text_of
@@ -24,7 +25,7 @@ async def above(log: EventLog, bucket_id: BucketId, after: int, head: int) -> St
         if size > BYTES and outline.seq > after + 1:
             last = outline.seq - 1
             break
-    return await _read(log, bucket_id, after + 1, last, {each.seq for each in outlines if each.stub})
+    return await _read(log, bucket_id, after + 1, last, outlines)
 
 
 async def below(log: EventLog, bucket_id: BucketId, before: int, first: int) -> Stretch:
@@ -36,12 +37,13 @@ async def below(log: EventLog, bucket_id: BucketId, before: int, first: int) -> 
         if size > BYTES and outline.seq < before - 1:
             start = outline.seq + 1
             break
-    return await _read(log, bucket_id, start, before - 1, {each.seq for each in outlines if each.stub})
+    return await _read(log, bucket_id, start, before - 1, outlines)
 
 
-async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, stubs: set[int]) -> Stretch:
+async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, outlines: Sequence[Outline]) -> Stretch:
     rows: list[Row] = []
-    epoch, after = "", first - 1
+    stubs = {each.seq for each in outlines if each.stub}
+    after = first - 1
     while after < last:
         try:
             events = await log.read(bucket_id, after, last - after, BYTES)
@@ -51,6 +53,7 @@ async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, stubs
         if not events:
             break
         # What an ephemeral bucket is sent is nowhere but in memory.
-        rows += [Row(event.seq, event.received_at, text_of(event)) for event in events if event.seq not in stubs]
-        epoch, after = events[-1].epoch, events[-1].seq
-    return Stretch(first, last, rows, epoch)
+        rows += [Row(event.seq, text_of(event)) for event in events if event.seq not in stubs]
+        after = events[-1].seq
+    newest = max((each.received_at for each in outlines if first <= each.seq <= last), default=0.0)
+    return Stretch(first, last, rows, newest)

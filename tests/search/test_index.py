@@ -26,7 +26,7 @@ from relay_tornado.search.text import parse_query, text_of
 from relay_tornado.settings import Settings
 from relay_tornado.storage.connection import Connection
 from tests.log.conftest import disk as disk
-from tests.log.worlds import SqliteWorld, World, event
+from tests.log.worlds import SqliteWorld, World, behind, event
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -63,11 +63,21 @@ async def indexed(
     try:
         yield made
     finally:
+        if settled:
+            await as_the_file_says(made)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:
+async def as_the_file_says(made: Index) -> None:
+    """Returns once what is known in memory is what a restart would read."""
+    while True:
+        if made._writer is not None and vars(await made._writer.run(file.load)) == vars(made._state):
+            return
+        await asyncio.sleep(0.01)
+
+
     """The least counts, and whoever asked for less can see that."""
     with capture_logs() as said:
         Index(tmp_path, MemoryEventLog(), list, 1 << 20)
@@ -163,6 +173,28 @@ async def test_what_the_log_lost_is_not_found_any_more(world: SqliteWorld, tmp_p
 async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
     """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
     first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
+@log_test
+async def test_damage_at_the_end_is_no_loss(world: SqliteWorld, tmp_path: Path) -> None:
+    """Where the first events of an epoch can't be read, the index has been there all the same, and goes on."""
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    await world.reopen()
+    await fill(world, 2)
+    await world.close()
+    with behind(world) as raw:
+        raw.execute("UPDATE event SET body = x'00' WHERE seq > 3")
+    await world.reopen()
+    with capture_logs() as said:
+        async with indexed(world, tmp_path) as made:
+            await caught_up(made, world)
+        async with indexed(world, tmp_path) as made:
+            await fill(world, 1)
+            await caught_up(made, world)
+            assert await look(made, world, "number") == [6, 3, 2, 1]
+    assert "search_index_taken_back" not in [each["event"] for each in said]
+
+
     try:
         for world, epoch, text in ((first, "aaaaaaaaaaaa", "these"), (second, "bbbbbbbbbbbb", "those")):
             await world.log.create("b", epoch)

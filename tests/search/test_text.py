@@ -94,7 +94,7 @@ def test_the_index_finds_whatever_is_there(text: str, other: str, data: st.DataO
         file.prepare(raw, file.Path("search.db"))
         key, segment = file.begin_bucket(raw, "b", "k3v9x1q7m2ab", 1, 1), file.begin_segment(raw, False)
         found = text_of(event((text + other).encode(errors="replace")))
-        file.insert(raw, segment, key, file.Stretch(1, 1, [file.Row(1, 0.0, found)], "e"), lambda: None)
+        file.insert(raw, segment, key, file.Stretch(1, 1, [file.Row(1, found)], 0.0), lambda: None)
         start = data.draw(st.integers(0, max(len(text) - 1, 0)))
         query = parse_query(
             data.draw(st.sampled_from([other, text[start : start + 20].encode(errors="replace").decode()]))

@@ -116,6 +116,23 @@ async def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.gen_test
+async def test_pages_with_an_ephemeral_bucket(tmp_path: Path, way: str) -> None:
+    """Its events have no text to be looked up, and stand in their order all the same."""
+    async with world(tmp_path, **options(way)) as here:
+        kept, ephemeral = await here.bucket("kept"), await here.bucket("ephemeral", ephemeral=True)
+        sent = [await here.send(bucket, b"needle") for bucket in (kept, ephemeral, kept, ephemeral, ephemeral)]
+        for bucket in (kept, ephemeral):
+            await ready(here, bucket, way)
+        found: list[str] = []
+        cursor = ""
+        while cursor is not None:
+            page = await find(here, limit=2, cursor=cursor)
+            found += [each["id"] for each in page["data"]]
+            cursor = page["next_cursor"]
+        assert found == sent[::-1]
+
+
+@pytest.mark.gen_test
 async def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the page ends, perhaps empty, and the cursor goes on: nothing is passed over."""
     monkeypatch.setattr(searching, "LOOKED_AT", 8)
