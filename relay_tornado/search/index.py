@@ -118,10 +118,10 @@ class Index:
     async def find(self, bucket_id: BucketId, match: str, first: int, last: int, limit: int) -> list[int] | None:
         """The newest seqs of a bucket, from `first` to `last`, whose text may fit the expression; newest first.
 
-        None where nothing can be looked up (any more). Raises Overloaded.
+        None where not all of them can be looked up (any more). Raises Overloaded.
         """
         place, reader = self._state.places.get(bucket_id), self._reader
-        if place is None or reader is None:
+        if place is None or reader is None or first < place.low or last > place.high:
             return None
         if self._searches >= _SEARCHES:
             raise Overloaded("too many searches at once: send this one again")

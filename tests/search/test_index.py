@@ -100,7 +100,10 @@ async def caught_up(made: Index, world: World, name: str = "b", low: int | None 
 async def look(made: Index, world: World, text: str, name: str = "b") -> list[int]:
     """The seqs of the events that have this text, as the index names them; the log decides."""
     query = parse_query(text)
-    found = await made.find(name, query.match(), 1, 1 << 30, 5000)
+    covered = made.covered(name)
+    if covered is None:
+        return []
+    found = await made.find(name, query.match(), covered.low, covered.high, 5000)
     assert found is not None
     assert found == sorted(found, reverse=True)
     events = await world.log.pick(name, found, 1 << 30)
@@ -218,6 +221,8 @@ async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, mon
     bound = 2_000_000
     async with indexed(world, tmp_path, bound=bound) as made:
         for turn in range(6):
+        await until(lambda: made._writer is not None, "it to open")
+        writer = made._writer
             for start in range(0, 200, 50):
                 texts = [f"{turn}-{start}-{n} {noise()}".encode() for n in range(50)]
                 await asyncio.gather(*(world.log.append("b", event(text)) for text in texts))
@@ -229,6 +234,8 @@ async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, mon
         assert await look(made, world, "5-150-49") == [1200]
         assert await look(made, world, "0-0-49 ") == []
         size = (tmp_path / file.NAME).stat().st_size
+        assert await made.find("b", '"abc"', covered.low - 1, 1200, 1) is None
+        assert made._writer is writer
         assert size < 1.5 * bound
 
 
@@ -263,6 +270,7 @@ async def test_what_left_the_log_leaves_the_index(
         await caught_up(made, world)
         await caught_up(made, world, "c")
         await world.log.trim("b", Retention(None, 0, None), None)
+        writer = made._writer
         key = made._state.places["b"].key
         await until(lambda: not made._state.parts.get(key), "the trim")
         assert await look(made, world, "number") == []
@@ -274,6 +282,7 @@ async def test_what_left_the_log_leaves_the_index(
         await world.log.drop("b")
         await until(lambda: not made._state.segments, "the segments to go")
 
+        assert made._writer is writer
 
 @pytest.mark.parametrize("harm", ["deleted", "overwritten", "emptied", "of another version", "a directory's worth"])
 @log_test
@@ -330,6 +339,43 @@ async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_p
 
 
 @log_test
+@log_test
+async def test_a_file_that_can_not_be_taken_away_is_tried_again(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that can only be read: the index waits for another one."""
+    real, failed = beside.remove, []
+
+    def remove(path: Path) -> None:
+        if len(failed) < 2:
+            failed.append(path)
+            raise OSError(errno.EROFS, "no")
+        real(path)
+
+    monkeypatch.setattr(beside, "remove", remove)
+    (tmp_path / file.NAME).write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    assert len(failed) == 2
+
+
+@log_test
+async def test_what_another_file_does_not_mend_is_tried_seldom(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SQLite without FTS5, for one, refuses each of them."""
+    monkeypatch.setattr(file, "_SEGMENT", "CREATE VIRTUAL TABLE s{} USING fts0(text)")
+    monkeypatch.setattr(index, "_AGAIN", 3600.0)
+    await fill(world, 3)
+    with capture_logs() as said:
+        async with indexed(world, tmp_path, settled=False) as made:
+            await until(lambda: said, "the refusal")
+            await until(lambda: made._writer is None, "the file to be closed")
+            await asyncio.sleep(0.1)
+    assert [each["reason"] for each in said] == ["no such module: fts0"]
+
+
 async def test_ephemeral_events_are_not_in_it(world: SqliteWorld, tmp_path: Path) -> None:
     """What is kept in memory only is written to no file by way of the index, whether it was there before or comes."""
     await world.log.append("b", event(b"a secret that flies by", ephemeral=True))

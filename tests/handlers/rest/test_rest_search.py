@@ -183,6 +183,29 @@ async def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.gen_test
+async def test_what_leaves_the_index_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two looks of one request it may come to its bound: what it had is looked at as it stands."""
+    monkeypatch.setattr(index, "_SETTLE", 0.01)
+    real, left = index.Index.find, []
+
+    async def find_later(self: index.Index, *arguments: Any) -> Any:
+        if not left:
+            left.append(await self._write(index._shrink))
+        return await real(self, *arguments)
+
+    async with world(tmp_path) as here:
+        bucket = await here.bucket("orders")
+        for _ in range(3):
+            await here.send(bucket, b"needle")
+        await ready(here, bucket, "indexed")
+        monkeypatch.setattr(index.Index, "find", find_later)
+        page = await find(here, bucket="orders", q="needle")
+        assert left
+        assert [each["seq"] for each in page["data"]] == [3, 2, 1]
+        assert page["complete"]
+
+
+@pytest.mark.gen_test
 async def test_a_token_finds_what_is_its_own(tmp_path: Path) -> None:
     """Nothing of other buckets is in a page, its cursors or its status."""
     async with world(tmp_path) as here:
