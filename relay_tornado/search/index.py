@@ -148,17 +148,16 @@ class Index:
                     await self._close()
                     if _is_useless(error):
                         _log.warning("search_index_made_anew", reason=str(error))
-                        beside.remove(self.path)
+                        with suppress(OSError):  # else it is of no use the next time, too
+                            beside.remove(self.path)
                     else:
                         _log.warning("search_index_waits", reason=str(error))
-                        await asyncio.sleep(_AGAIN)
                 except (RelayError, OSError) as error:
                     _log.warning("search_index_waits", reason=str(error))
-                    await asyncio.sleep(_AGAIN)
                 except Exception:
                     _log.exception("search_index_failed")
                     await self._close()
-                    await asyncio.sleep(_AGAIN)
+                await asyncio.sleep(_AGAIN)
         finally:
             watch.close()
             self._pacing.end()

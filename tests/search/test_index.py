@@ -24,6 +24,7 @@ from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query, text_of
 from relay_tornado.settings import Settings
+from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
 from tests.log.conftest import disk as disk
 from tests.log.worlds import SqliteWorld, World, behind, event
@@ -55,21 +56,20 @@ def bucket(name: str = "b") -> Bucket:
 
 @asynccontextmanager
 async def indexed(
-    world: World, folder: Path, names: Sequence[str] = ("b",), bound: int = BOUND, **how: Any
+    world: World, folder: Path, names: Sequence[str] = ("b",), bound: int = BOUND, settled: bool = True, **how: Any
 ) -> AsyncIterator[Index]:
-    """An index that runs over these buckets, and has all of them to begin with."""
+    """An index that runs over these buckets, and has all of them to begin with. `settled`: it has a file at the end."""
     made = Index(folder, world.log, lambda: [bucket(name) for name in names], bound, **how)
     task = asyncio.create_task(made.run())
     try:
         yield made
-    finally:
         if settled:
             await as_the_file_says(made)
+    finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:
 async def as_the_file_says(made: Index) -> None:
     """Returns once what is known in memory is what a restart would read."""
     while True:
@@ -78,6 +78,7 @@ async def as_the_file_says(made: Index) -> None:
         await asyncio.sleep(0.01)
 
 
+def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:
     """The least counts, and whoever asked for less can see that."""
     with capture_logs() as said:
         Index(tmp_path, MemoryEventLog(), list, 1 << 20)
@@ -172,10 +173,6 @@ async def test_what_the_log_lost_is_not_found_any_more(world: SqliteWorld, tmp_p
         assert await look(made, world, "number-000003") == [3]
 
 
-@pytest.mark.gen_test
-async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
-    """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
-    first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
 @log_test
 async def test_damage_at_the_end_is_no_loss(world: SqliteWorld, tmp_path: Path) -> None:
     """Where the first events of an epoch can't be read, the index has been there all the same, and goes on."""
@@ -198,6 +195,10 @@ async def test_damage_at_the_end_is_no_loss(world: SqliteWorld, tmp_path: Path) 
     assert "search_index_taken_back" not in [each["event"] for each in said]
 
 
+@pytest.mark.gen_test
+async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
+    """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
+    first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
     try:
         for world, epoch, text in ((first, "aaaaaaaaaaaa", "these"), (second, "bbbbbbbbbbbb", "those")):
             await world.log.create("b", epoch)
@@ -220,9 +221,9 @@ async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, mon
     monkeypatch.setattr(pages, "EVENTS", 16)
     bound = 2_000_000
     async with indexed(world, tmp_path, bound=bound) as made:
-        for turn in range(6):
         await until(lambda: made._writer is not None, "it to open")
         writer = made._writer
+        for turn in range(6):
             for start in range(0, 200, 50):
                 texts = [f"{turn}-{start}-{n} {noise()}".encode() for n in range(50)]
                 await asyncio.gather(*(world.log.append("b", event(text)) for text in texts))
@@ -233,9 +234,9 @@ async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, mon
         assert 1 < covered.low <= 1200
         assert await look(made, world, "5-150-49") == [1200]
         assert await look(made, world, "0-0-49 ") == []
-        size = (tmp_path / file.NAME).stat().st_size
         assert await made.find("b", '"abc"', covered.low - 1, 1200, 1) is None
         assert made._writer is writer
+        size = (tmp_path / file.NAME).stat().st_size
         assert size < 1.5 * bound
 
 
@@ -269,8 +270,8 @@ async def test_what_left_the_log_leaves_the_index(
     async with indexed(world, tmp_path, live) as made:
         await caught_up(made, world)
         await caught_up(made, world, "c")
-        await world.log.trim("b", Retention(None, 0, None), None)
         writer = made._writer
+        await world.log.trim("b", Retention(None, 0, None), None)
         key = made._state.places["b"].key
         await until(lambda: not made._state.parts.get(key), "the trim")
         assert await look(made, world, "number") == []
@@ -281,8 +282,8 @@ async def test_what_left_the_log_leaves_the_index(
         live.remove("b")
         await world.log.drop("b")
         await until(lambda: not made._state.segments, "the segments to go")
-
         assert made._writer is writer
+
 
 @pytest.mark.parametrize("harm", ["deleted", "overwritten", "emptied", "of another version", "a directory's worth"])
 @log_test
@@ -339,7 +340,6 @@ async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_p
 
 
 @log_test
-@log_test
 async def test_a_file_that_can_not_be_taken_away_is_tried_again(
     world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +376,7 @@ async def test_what_another_file_does_not_mend_is_tried_seldom(
     assert [each["reason"] for each in said] == ["no such module: fts0"]
 
 
+@log_test
 async def test_ephemeral_events_are_not_in_it(world: SqliteWorld, tmp_path: Path) -> None:
     """What is kept in memory only is written to no file by way of the index, whether it was there before or comes."""
     await world.log.append("b", event(b"a secret that flies by", ephemeral=True))
