@@ -9,7 +9,7 @@ import pytest
 
 from relay_tornado.client import Refused, Rejected, RelayClientError
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
-from tests.client.world import run, take
+from tests.client.world import SOON, run, take
 from tests.waiting import until
 
 STORED = {"type": "status", "status": "responded"}
@@ -121,6 +121,30 @@ def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
     run(main())
 
 
+def test_where_nothing_waits_nothing_is_dialled() -> None:
+    """A connection for answers that ends is made again for the next answer, and not before."""
+    numbers: list[int] = []
+
+    async def talk(peer: Peer) -> None:
+        numbers.append(peer.number)
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        await peer.receive()
+        await peer.send(STORED)
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two = await take(events, 2)
+            await one.respond()
+            await asyncio.sleep(5 * SOON.longest)
+            assert numbers == [1, 2]
+            await two.respond()
+            assert numbers == [1, 2, 3]
+
+    run(main())
+
+
 def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
     """The next one gets a connection of its own."""
 
@@ -145,20 +169,28 @@ def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
 
 
 def test_the_connection_for_answers_ends_with_it() -> None:
-    """Once the subscription is closed, nothing of it runs any more."""
+    """Once the subscription is closed, nothing of it runs any more; who waits for an answer to be stored is told."""
+    received = asyncio.Event()
 
     async def talk(peer: Peer) -> None:
         if peer.number == 1:
-            await give(peer, 1)
+            await give(peer, 2)
         await begin(peer)
         await peer.receive()
         await peer.send(STORED)
+        await peer.receive()
+        received.set()
         await peer.stay()
 
     async def main() -> None:
         async with service(talk) as url, at(url) as events:
-            await (await anext(events)).respond()
+            one, two = await take(events, 2)
+            await one.respond()
+            waiting = asyncio.create_task(two.respond())
+            await received.wait()
             await events.aclose()
+            with pytest.raises(RelayClientError, match="closed"):
+                await waiting
             assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay client")]
 
     run(main())

@@ -157,9 +157,11 @@ def test_an_ack_just_before_a_cut_is_said_again() -> None:
     acks = Acks(lambda: now[0])
     acks.came("a", "orders")
     acks.ack("a", False)
-    acks.cut()
-    now[0] += MEMORY - 1
-    assert acks.came("a", "orders")
+    for _ in range(2):
+        acks.cut()
+        acks.cut()
+        now[0] += MEMORY - 1
+        assert acks.came("a", "orders")
     acks.cut()
     now[0] += MEMORY + 1
     assert not acks.came("a", "orders")
@@ -216,6 +218,33 @@ def test_what_the_relay_knows_and_sends_again_is_meant() -> None:
     now[0] += SURE + 1
     acks.cut()
     assert len(acks._known) == REMEMBERED
+
+
+def test_an_ack_after_a_cut_is_of_its_event_alone() -> None:
+    """Not of what came before it; nor is one that was given back acknowledged by what follows."""
+    acks = Acks()
+    for each in "abc":
+        acks.came(each, "orders")
+    acks.cut()
+    assert acks.nak("c", None) is None
+    for each in "bc":
+        assert acks.ack(each, False) is None
+    assert not acks.came("a", "orders")
+    assert acks.came("b", "orders")
+    assert not acks.came("c", "orders")
+
+
+def test_everything_is_what_came_before_on_this_connection() -> None:
+    """In the order in which it came the last time, less what was given back since."""
+    acks = Acks()
+    for each in "abcda":
+        acks.came(each, "orders")
+    assert acks.nak("b", None) == '{"action":"nak","id":"b"}'
+    assert acks.ack("c", True) == '{"action":"ack","id":"c","all":true}'
+    acks.cut()
+    assert acks.came("c", "orders")
+    for each in "abd":
+        assert not acks.came(each, "orders")
 
 
 def test_acks_of_everything_and_naks() -> None:

@@ -60,8 +60,10 @@ def test_since_goes_on_where_it_was() -> None:
         positions.subscribed(entry(8))
         assert positions.since() == {"b": f"{EPOCH}-7", "*": rest}
     assert begun({"last": "earliest"}).since()["last"] == "earliest"  # a bucket of that name
-    named = begun({"name of c": "earliest", "*": {"last": 2}})
-    assert named.since() == {"b": f"{EPOCH}-0", "name of c": "earliest", "*": {"time": 1000.0}}
+    for rest, later in (({"last": 2}, {"time": 1000.0}), ("earliest", "earliest")):
+        named = begun({"name of c": "earliest", "*": rest})
+        for _ in range(2):
+            assert named.since() == {"b": f"{EPOCH}-0", "name of c": "earliest", "*": later}
 
 
 def test_a_bucket_of_a_name_that_is_made_while_away_is_met_from_its_first_event() -> None:
@@ -79,10 +81,11 @@ def test_a_bucket_of_a_name_that_is_made_while_away_is_met_from_its_first_event(
 
 def test_a_position_between_two_copies_is_kept() -> None:
     """Delivery that begins within an event, behind one of its copies, does not go back to its first copy."""
-    positions = begun(f"{EPOCH}-7-2", start=7)
-    assert positions.since()["b"] == f"{EPOCH}-7-2"
-    assert positions.received(event(7, 2)) is False
-    assert positions.received(event(7, 3)) is True
+    for key in (None, "b", "name of b", "*"):
+        positions = begun(f"{EPOCH}-7-2" if key is None else {"c": "latest", key: f"{EPOCH}-7-2"}, start=7)
+        assert positions.since()["b"] == f"{EPOCH}-7-2"
+        assert positions.received(event(7, 2)) is False
+        assert positions.received(event(7, 3)) is True
     assert begun(f"{EPOCH}-7", start=8).since()["b"] == f"{EPOCH}-7"
     # Where events are lost it begins where the relay says.
     for asked, start in (("7-2", 1), ("7-2", 12), ("7", 1), ("7", 7), ("7", 12)):
@@ -145,6 +148,8 @@ def test_a_bucket_that_joins_later() -> None:
     assert json.loads(positions.text())["buckets"]["c"]["id"] == f"{EPOCH}-0"
     assert positions.passed("c", f"{EPOCH}-3") == Passed("c", f"{EPOCH}-3")
     assert positions.received(event(3, bucket="c")) is False
+    assert positions.received(event(5, bucket="d")) is True
+    assert json.loads(positions.text())["buckets"]["d"]["id"] == f"{EPOCH}-4"
 
 
 def test_a_renamed_bucket_keeps_its_position() -> None:
@@ -200,7 +205,8 @@ def test_what_is_done_beyond_an_open_event_is_kept_over_restarts() -> None:
         positions.reached(Passed("b", f"{EPOCH}-3"))
         text = positions.text()
         assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-0", "done": [event(2).id, event(3).id]}
-    positions.done(event(1))
+    assert positions.done(event(1)) is True
+    assert positions.done(event(1)) is False
     assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-3"}
 
 
@@ -233,8 +239,10 @@ def test_recent_ids() -> None:
     for seq in range(3, 3 * REMEMBERED):
         again.received(event(seq))
     assert len(again._seen) == REMEMBERED
-    again.cut()
-    assert len(again._before) == REMEMBERED
+    for cuts in (1, 2):
+        again.cut()
+        assert len(again._before) == REMEMBERED
+        again.received(event(cuts, bucket="c"))
     untracked = Untracked()
     untracked.received(event(1))
     untracked.cut()
