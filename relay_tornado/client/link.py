@@ -67,7 +67,7 @@ class Link:
         date = None if response is None else response.headers.get("Date")
         try:
             self.server_time = time.time() if date is None else parsedate_to_datetime(date).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             self.server_time = time.time()
         """The server's clock when the connection was made, in unix seconds."""
 

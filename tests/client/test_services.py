@@ -164,7 +164,13 @@ def test_a_silent_service_is_left() -> None:
 
 
 @pytest.mark.parametrize(
-    ("date", "begun"), [("Tue, 02 Jan 2001 03:04:05 GMT", 978_404_645.0), ("yesterday", None), (None, None)]
+    ("date", "begun"),
+    [
+        ("Tue, 02 Jan 2001 03:04:05 GMT", 978_404_645.0),
+        ("Tue, 02 Jan 20010000000000000000 03:04:05 GMT", None),
+        ("yesterday", None),
+        (None, None),
+    ],
 )
 def test_the_services_clock_counts(date: str | None, begun: float | None) -> None:
     """From when on a bucket is read that comes into reach later is a time of the service's; without it, one's own."""
