@@ -93,6 +93,8 @@ class Link:
                 return await self._expect(status)
         except TimeoutError:
             raise Cut("the relay does not answer") from None
+        except TooBig:
+            raise Rejected("too_large", f"a message of {len(text)} bytes is too big") from None
 
     async def _expect(self, status: str) -> Document:
         while True:

@@ -89,6 +89,23 @@ def test_errors_of_a_subscribe() -> None:
     run(main())
 
 
+def test_a_subscribe_that_is_too_big() -> None:
+    """It would be so each time: it is said, and not tried again."""
+    connections: list[int] = []
+
+    async def talk(peer: Peer) -> None:
+        connections.append(peer.number)
+        await peer.welcome(buckets=[ENTRY])
+
+    async def main() -> None:
+        async with service(talk, max_size=1_000) as url, at(url, filter={"body": "x" * 1_000}) as events:
+            with pytest.raises(Rejected, match="too big"):
+                await anext(events)
+
+    run(main())
+    assert connections == [1]
+
+
 @pytest.mark.parametrize("status", [301, 401, 404])
 def test_a_url_that_is_no_relays(status: int) -> None:
     """What waiting does not mend is said at once; a redirect is not followed, since the secret would go with it."""
