@@ -48,7 +48,11 @@ def parse_address(url: str) -> Address:
     """`https://relay.example`, `wss://relay.example/v1/socket` and what lies between. Raises ValueError."""
     parts = urlsplit(url)
     scheme = _SCHEMES.get(parts.scheme.lower())
-    if scheme is None or not parts.hostname or not url.isprintable():
+    try:
+        whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if scheme is None or not whole or not url.isprintable():
         raise ValueError(f"{url!r} is not a URL like https://relay.example.org")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("the relay's URL has no user, password, query or fragment: key and secret go by themselves")

@@ -40,7 +40,18 @@ def test_addresses(url: str, socket: str, rest: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["relay.example", "ftp://x", "https://", "https://u:p@x", "https://x?secret=1", "http://a\n"]
+    "url",
+    [
+        "relay.example",
+        "ftp://x",
+        "https://",
+        "https://u:p@x",
+        "https://x?secret=1",
+        "http://a\n",
+        "http://a:99999",
+        "http://a:port",
+        "http://a:0",
+    ],
 )
 def test_addresses_that_are_none(url: str) -> None:
     """They are refused at once, and with words."""
