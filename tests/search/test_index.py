@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.buckets import new_bucket
-from relay_tornado.errors import NO_THREAD
+from relay_tornado.errors import NO_THREAD, Overloaded
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Bucket, Retention
 from relay_tornado.search import file, index, pacing, pages
@@ -129,7 +129,8 @@ async def test_old_and_new_events_are_found(world: SqliteWorld, tmp_path: Path) 
     await world.log.create("c", "cccccccccccc")
     await fill(world, 3 * pages.EVENTS)
     await fill(world, 5, "c")
-    async with indexed(world, tmp_path, ("b", "c")) as made:
+    await world.log.create("empty", "dddddddddddd")
+    async with indexed(world, tmp_path, ("b", "c", "empty")) as made:
         await caught_up(made, world)
         await caught_up(made, world, "c")
         assert await look(made, world, "number-000001") == [1]
@@ -143,6 +144,21 @@ async def test_old_and_new_events_are_found(world: SqliteWorld, tmp_path: Path) 
         made._state.parts[made._state.places["b"].key].append(file.Part(1 << 30, 1, 771, 0.0))
         assert await made.find("b", parse_query("number").match(), 1, 771, 1) is None
         made._state = await made._connection().run(file.load)
+
+
+@log_test
+async def test_so_many_look_ups_wait_for_one_another(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more is told to come again."""
+    monkeypatch.setattr(index, "_SEARCHES", 2)
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        answers = await asyncio.gather(*(look(made, world, "event") for _ in range(3)), return_exceptions=True)
+        assert answers[:2] == [[3, 2, 1], [3, 2, 1]]
+        assert isinstance(answers[2], Overloaded)
+        assert await look(made, world, "event") == [3, 2, 1]
 
 
 @log_test
