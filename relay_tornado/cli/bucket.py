@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -43,6 +43,9 @@ from relay_tornado.cli.secret import read_secret
 from relay_tornado.settings import Settings
 
 _AUTH = click.Choice(["none", "basic", "token"])
+
+_SWITCHES: Final = frozenset({"on", "off", "yes", "no", "true", "false", "1", "0"})
+"""What nobody calls a header, and somebody writes who wants it switched."""
 
 
 _option = options_of("BUCKET")
@@ -194,12 +197,15 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
     if not options:
         raise click.UsageError("nothing to change: name at least one option, like --retention-age 7d")
     with open_relay(data) as relay:
-        changed = relay.call("bucket.set", bucket=bucket, options=options)
+        before = relay.call("bucket.show", bucket=bucket)
+        changed = relay.call("bucket.set", bucket=before["id"], options=options)
         base = known_url(relay, public_url)
     if as_json:
         print_json(changed)
-    else:
-        _print(changed, base)
+        return
+    _print(changed, base)
+    if _keeps_less(before["retention"], changed["retention"]):
+        note("events over these limits leave within a minute or two of the relay's running, and do not come back")
 
 
 @bucket.command()
@@ -242,6 +248,8 @@ def _options(params: dict[str, Any]) -> Document:
     limit = rate_given(params.pop("rate_limit"), params.pop("rate_interval"))
     params["expires_at"] = params.pop("expires")
     options = {**_given(params), **limit}
+    if dedupe["header"] is not None:
+        dedupe["header"] = _dedupe_header(dedupe["header"])
     if dedupe["header"] == NONE.value:
         if dedupe["window"] is not None:
             raise click.UsageError("--dedupe-window does nothing with --dedupe none: leave one of them out")
@@ -251,6 +259,20 @@ def _options(params: dict[str, Any]) -> Document:
         if _given(part):
             options[name] = _given(part)
     return options
+
+
+def _keeps_less(before: Document, after: Document) -> bool:
+    """Whether some limit of the retention is lower than it was."""
+    limits = ((before[name], after[name]) for name in ("max_age", "max_events", "max_bytes"))
+    return any(new is not None and (old is None or new < old) for old, new in limits)
+
+
+def _dedupe_header(text: str) -> str:
+    """The header's name, `auto` or `none`. Raises UsageError."""
+    word = text.lower()
+    if word in _SWITCHES:
+        raise click.UsageError(f"--dedupe {text} names a header: auto knows the usual ones, none switches it off")
+    return word if word in ("auto", NONE.value) else text
 
 
 def _given(values: Document) -> Document:

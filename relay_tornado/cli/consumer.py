@@ -100,7 +100,12 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 @consumer.command()
 @click.argument("bucket")
 @click.argument("consumer")
-@_option("--to", type=PlaceType(), required=True, help="An id, a time like 2h (ago), last:100, earliest or latest.")
+@_option(
+    "--to",
+    type=PlaceType(past=True),
+    required=True,
+    help="An id, a time like 2h (ago), last:100, earliest or latest.",
+)
 @_option("--preview", is_flag=True, help="Only say what it would repeat and pass over.")
 @data_option
 @json_option

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import re
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -41,6 +42,12 @@ _NOT_MAPPED: Final = "failed to map segment from shared object"
 
 _BEHIND: Final = {"--data": " PATH", "--json": "", "--public-url": " URL"}
 """Options of nearly every command, which none of them is before its command."""
+
+_BEFORE: Final = frozenset({"--url", "--secret", "--secret-file"})
+"""Options of `relay` itself, which say where every command's relay is."""
+
+_KEY: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What a token's key looks like, and a secret does not."""
 
 
 class Commands(click.Group):
@@ -168,11 +175,21 @@ def _is_text(argument: str) -> bool:
 
 
 def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> click.UsageError:
-    """The error where an option stands before the command that it belongs to."""
-    if context is None or not isinstance(context.command, click.Group) or error.option_name not in _BEHIND:
+    """The error where an option stands on the wrong side of the command."""
+    if context is None:
         return error
-    example = f"relay bucket list {error.option_name}{_BEHIND[error.option_name]}"
-    return click.UsageError(f"{error.option_name} stands behind the command, as in `{example}`", context)
+    name = error.option_name
+    if isinstance(context.command, click.Group):
+        if name in _BEHIND:
+            example = f"relay bucket list {name}{_BEHIND[name]}"
+            return click.UsageError(f"{name} stands behind the command, as in `{example}`", context)
+    elif name in _BEFORE:
+        command = context.find_root().invoked_subcommand
+        if command not in REMOTE:
+            return click.UsageError(near_only(command, name), context)
+        example = f"relay --url URL --secret-file FILE {command} …"
+        return click.UsageError(f"{name} stands before the command, as in `{example}`", context)
+    return error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -207,6 +224,7 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
 
 
 def _secret(secret: str | None, file: Path | None) -> str:
+    from relay_tornado.cli.output import note
     from relay_tornado.cli.secret import read_secret
 
     # A variable may have the line end of the file that it was made from.
@@ -215,4 +233,6 @@ def _secret(secret: str | None, file: Path | None) -> str:
         raise click.UsageError("--url needs a token's secret: --secret, --secret-file or RELAY_SECRET")
     if not (found.isascii() and found.isprintable()):
         raise click.UsageError("the secret holds what none does: a token's has signs of ASCII alone")
+    if _KEY.fullmatch(found):
+        note("this secret looks like a token's key: the secret stood beside it when it was made, as sk-rly_…")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64decode
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,15 @@ class Past(click.ParamType[Any]):
             self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000", param, ctx)
 
 
+def nothing_found(since: float | None, until: float | None) -> str:
+    """What is said where no event is in a range of time, with the reason where nothing can be in it."""
+    if since is not None and since > time.time():
+        return f"there is no such event: --since is in the future, as it is {when(time.time())} here"
+    if since is not None and until is not None and since >= until:
+        return "there is no such event: --until is not later than --since"
+    return "there is no such event"
+
+
 _option = options_of("LOGS")
 
 
@@ -73,7 +83,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
         print_json(page)
         return
     if not page["data"]:
-        note("there is no such event")
+        note(nothing_found(params["since"], params["until"]))
         return
     print_table(
         ("ID", "RECEIVED", "BUCKET", "METHOD", "SIZE", "STATUS", "ANSWER"),
@@ -188,7 +198,7 @@ def resend(
     elif made:
         click.echo(f"Sent {counted(len(made), 'event')} again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
     else:
-        note("there is no such event")
+        note(nothing_found(wanted.get("since"), wanted.get("until")))
     if problem:
         raise Failure(problem)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import click
 
 from relay_tornado.cli.logs import Past
+from relay_tornado.cli.output import when
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 
@@ -30,12 +32,13 @@ class Place:
 
 
 class PlaceType(click.ParamType[Any]):
-    """What `Place` holds; a seq only where `seqs`."""
+    """What `Place` holds; a seq only where `seqs`, a time to come not where `past`."""
 
     name = "position"
 
-    def __init__(self, *, seqs: bool = False) -> None:
+    def __init__(self, *, seqs: bool = False, past: bool = False) -> None:
         self._seqs = seqs
+        self._past = past
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not isinstance(value, str):
@@ -55,6 +58,10 @@ class PlaceType(click.ParamType[Any]):
         else:
             return Place("id", text)
         try:
-            return Place("time", Past().convert(text, param, ctx))
+            moment = Past().convert(text, param, ctx)
         except click.UsageError:
             self.fail(f"{value!r} is not {FORM.format('seq:42, ' if self._seqs else '')}", param, ctx)
+        if self._past and moment > time.time():
+            now = when(time.time())
+            self.fail(f"{value!r} lies in the future, as it is {now} here: latest is behind all there is", param, ctx)
+        return Place("time", moment)

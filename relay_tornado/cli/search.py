@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.logs import Past
+from relay_tornado.cli.logs import Past, nothing_found
 from relay_tornado.cli.options import Number, data_option, json_option, options_of
 from relay_tornado.cli.output import note, print_json, print_table, when
 from relay_tornado.model import STATUSES
@@ -60,7 +60,8 @@ def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
             ),
         )
     else:
-        note("there is no such event" if page["next_cursor"] is None else "there is no such event so far")
+        words = nothing_found(params["since"], params["until"])
+        note(words if page["next_cursor"] is None else f"{words} so far")
     if page["next_cursor"] is not None:
         note(f"there is more: go on with --cursor {page['next_cursor']}")
     if not page["complete"]:

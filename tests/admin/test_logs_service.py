@@ -76,7 +76,7 @@ async def test_one_copy_by_its_id(open_logs: OpenLogs) -> None:
 
 @logs_test
 async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
-    """What is no id, left, never was, or is out of the token's scope is not found, all in the same words."""
+    """What left, never was, or is out of the token's scope is not found, in the same words; nor is what is no id."""
     async with open_logs() as world:
         bucket = await world.bucket()
         (event_id,) = await world.send(bucket, b"x")
@@ -84,7 +84,6 @@ async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
         other = Token("other", "h", 0.0, buckets=frozenset({"elsewhere"}))
         words = set()
         for token, log_id in (
-            (ROOT, "nonsense"),
             (ROOT, f"{epoch}-0"),
             (ROOT, f"{epoch}-2"),
             (ROOT, "zzzzzzzzzzzz-1"),
@@ -94,6 +93,8 @@ async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
                 await world.logs.get(token, log_id)
             words.add(str(caught.value).replace(repr(log_id), "…"))
         assert len(words) == 1
+        with pytest.raises(NotFound, match="a whole id is like"):
+            await world.logs.get(ROOT, epoch)
         assert (await world.logs.list(other)).data == []
 
 

@@ -187,6 +187,22 @@ def test_wrong_command_lines(relay: Runner, arguments: tuple[str, ...], words: s
     assert not relay.data.exists()
 
 
+def test_a_lower_limit_is_told(relay: Runner) -> None:
+    """Who writes 30 for 30 days hears what leaves while it is still there; a higher limit is nothing to tell."""
+    relay("bucket", "create", "orders")
+    assert "and do not come back" in relay("bucket", "set", "orders", "--retention-age", "30").stderr
+    assert "and do not come back" in relay("bucket", "set", "orders", "--retention-events", "5").stderr
+    for higher in (("--retention-age", "none"), ("--retention-events", "6"), ("--description", "x")):
+        assert relay("bucket", "set", "orders", *higher).stderr == ""
+
+
+@pytest.mark.parametrize(("word", "header"), [("AUTO", "auto"), ("Auto", "auto"), ("X-On", "X-On")])
+def test_dedupe_by_a_word_in_any_case(relay: Runner, word: str, header: str) -> None:
+    """`auto` and `none` are no headers, however they are written."""
+    assert relay.json("bucket", "create", "orders", "--dedupe", word)["dedupe"]["header"] == header
+    assert relay.json("bucket", "set", "orders", "--dedupe", "None")["dedupe"] is None
+
+
 def test_deleting_asks_first(relay: Runner) -> None:
     """Where nobody can be asked it refuses, and says what to write; with --yes, --force or the variable it deletes."""
     for name, *way in (("a", "--yes"), ("b", "--force"), ("c",)):

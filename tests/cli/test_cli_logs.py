@@ -90,6 +90,17 @@ def test_the_tries_of_a_delivery(relay: Runner) -> None:
     assert tries == ["failed 500  in 7 ms", "failed 500  in 7 ms", "sent 200  in 7 ms"]
 
 
+def test_why_nothing_is_found(relay: Runner) -> None:
+    """A time to come (of another zone, in milliseconds), a range that ends before it begins, an id that was cut."""
+    relay.json("bucket", "create", "orders")
+    for command in (("logs", "list"), ("search", "x")):
+        assert "--since is in the future, as it is 20" in relay(*command, "--since", "2999-12-31T12:00").stderr
+        assert "--until is not later than --since" in relay(*command, "--since", "2h", "--until", "3h").stderr
+        assert relay(*command, "--since", "3h", "--until", "2h").stderr == "relay: there is no such event\n"
+    assert relay.refused("logs", "show", "k3v9x1q7m2ab").endswith("a whole id is like k3v9x1q7m2ab-42")
+    assert relay.refused("logs", "show", "k3v9x1q7m2ab-42").endswith("it has left, or never was")
+
+
 def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
     """Events whose content is gone are named; nobody takes the range for sent."""
     made = relay.json("bucket", "create", "orders", "--ephemeral")

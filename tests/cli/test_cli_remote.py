@@ -95,6 +95,9 @@ def test_errors(relay: Runner, tmp_path: Path) -> None:
         assert "no input" in relay.refused("input", "set", "x", "--name", "n", **at(server))
         wrong = {**at(server), "RELAY_SECRET": "sk-rly_wrong"}
         assert "wrong, revoked or expired" in relay.refused("bucket", "list", **wrong)
+        (token,) = relay.json("token", "list", **at(server))
+        said = relay("bucket", "list", **{**at(server), "RELAY_SECRET": token["key"]}).stderr.splitlines()
+        assert ["looks like a token's key" in said[0], "wrong, revoked or expired" in said[1]] == [True, True]
         scoped = relay.json("token", "create", "--bucket", "orders", **at(server))
         limited = {**at(server), "RELAY_SECRET": scoped["secret"]}
         assert [each["name"] for each in relay.json("bucket", "list", **limited)] == ["orders"]
