@@ -195,6 +195,14 @@ def test_what_changes_while_somebody_is_asked(relay: Runner, tmp_path: Path, mon
         assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
 
 
+def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
+    """A file that was cut to nothing on its way deletes no bucket, whoever said yes."""
+    relay.json("bucket", "create", "orders")
+    for text in ("", "# [buckets.orders]\n", "[buckets]\n"):
+        assert "declares no bucket" in relay.refused("apply", manifest(tmp_path, text), "--prune", "--yes")
+    assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
