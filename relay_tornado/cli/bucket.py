@@ -205,7 +205,7 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
         return
     _print(changed, base)
     if _keeps_less(before["retention"], changed["retention"]):
-        note("events over these limits leave within a minute or two of the relay's running, and do not come back")
+        note("events over these limits leave within a minute or two, and do not come back")
 
 
 @bucket.command()

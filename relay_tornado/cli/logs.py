@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from base64 import b64decode
 from collections.abc import Sequence
@@ -190,6 +191,10 @@ def resend(
         raise click.UsageError(f"--{next(iter(wanted))} belongs to --bucket: leave it out with ids")
     if "filter" in wanted:
         wanted["filter"] = _parse(wanted["filter"])
+    everything = bucket is not None and not wanted
+    question = f"Send every event of {printable(bucket or '')} again?"
+    if everything and sys.stdin.isatty() and not click.confirm(question, err=True):
+        raise Failure("nothing was sent")
     made: list[str] = []
     with open_relay(data) as relay:
         problem = _each(relay, ids, orders, made) if bucket is None else _range(relay, bucket, wanted, orders, made)

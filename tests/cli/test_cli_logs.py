@@ -7,10 +7,12 @@ import contextlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from relay_tornado.cli import logs as commands
 from relay_tornado.errors import Overloaded, RelayError, Unavailable
 from tests.acceptance.relay import wait_for
 from tests.cli.runner import Runner
@@ -108,6 +110,23 @@ def test_a_resend_says_what_it_passed_over(relay: Runner) -> None:
         for _ in range(2):
             server.send(made["inputs"][0]["id"], b"x")
     assert "not sent: 1 to 2," in relay("logs", "resend", "--bucket", "orders").stderr
+
+
+def test_all_of_a_bucket_is_asked_for(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, where the range that one thought of may have been left out; a script is not asked."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        server.send(made["inputs"][0]["id"], b"x")
+        terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+        with monkeypatch.context() as patched:
+            patched.setattr(commands, "sys", terminal)
+            refused = relay("logs", "resend", "--bucket", "orders", input="n\n")
+            assert (refused.exit_code, refused.stdout) == (1, "")
+            assert "Send every event of orders again?" in refused.stderr
+            assert "relay: nothing was sent" in refused.stderr
+            assert "again?" not in relay("logs", "resend", "--bucket", "orders", "--last", "1").stderr
+            assert "Sent 2 events again" in relay("logs", "resend", "--bucket", "orders", input="y\n").stdout
+        assert len(relay.json("logs", "resend", "--bucket", "orders")["ids"]) == 4
 
 
 def full_after(most: int, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
