@@ -129,7 +129,8 @@ def _options(schema: Schema, value: Any, key: str, folder: Path) -> Document:
         if options.get("rules") is not None:
             compile_rules(options["rules"])
     except Invalid as error:
-        raise Invalid(f"{key}.{error}" if error.field else f"{key}: {error}", error.field) from None
+        words = str(error).replace("must be a JSON object", "must be a table: { … }")
+        raise Invalid(f"{key}.{words}" if error.field else f"{key}: {words}", error.field) from None
     return options
 
 

@@ -219,6 +219,7 @@ def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
         ("[buckets.orders.inputs.a]\nid = 'b'", "buckets.orders.inputs.a.id"),
         ("[buckets.orders.outputs.'a b']\ndestinaton = 'x'", 'buckets.orders.outputs."a b".destinaton'),
         ("[buckets.orders.outputs.a]\nrules = { match = { type = 'x' } }", "buckets.orders.outputs.a.rules"),
+        ("[buckets.orders]\ndedupe = 'auto'", "buckets.orders.dedupe: must be a table: { … }"),
         ("buckets = 1", "buckets: must be a table"),
         ("[buckets]\norders = 1", "buckets.orders: must be a table"),
     ],
