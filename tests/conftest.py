@@ -87,7 +87,7 @@ def no_thread_left() -> Iterator[None]:
     yield
     left = [t for t in threading.enumerate() if t not in before and not t.daemon]
     for thread in left:
-        thread.join(5)
+        thread.join(60)
     assert not [t.name for t in left if t.is_alive()], "the test left a thread running"
 
 

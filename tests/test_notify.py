@@ -24,7 +24,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
     address = str(tmp_path / "notify") if request.param == "path" else f"@{uuid.uuid4().hex}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(address.replace("@", "\0", 1) if request.param == "abstract" else address)
-        listening.settimeout(10)
+        listening.settimeout(60)
         yield address, listening
 
 
@@ -57,7 +57,7 @@ def test_outside_a_service_manager_nothing_happens() -> None:
     notifier.ready("x")
     notifier.alive()
     assert notifier.watchdog is None
-    asyncio.run(asyncio.wait_for(notifier.keep_alive(), 10))
+    asyncio.run(asyncio.wait_for(notifier.keep_alive(), 60))
 
 
 def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path) -> None:
@@ -121,10 +121,10 @@ def test_a_socket_is_handed_over(tmp_path: Path) -> None:
             assert process.stderr is not None
             assert b"Listening" in process.stderr.readline()
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(20)
+                client.settimeout(60)
                 client.connect(str(path))
                 assert client.recv(100) == b"served"
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
 

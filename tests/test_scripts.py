@@ -56,7 +56,7 @@ class Clone:
         self.calls.write_text("")
         environment = {"PATH": str(self.bin), "CALLS": str(self.calls), "RELAY": str(self.relay)}
         command = [str(self.root / "scripts/serve"), "--port", "0"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
     def installs(self) -> int:
         return self.calls.read_text().count("--require-hashes")

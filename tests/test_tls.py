@@ -111,7 +111,7 @@ class Client:
     @classmethod
     async def connect(cls, port: int, context: ssl.SSLContext) -> Client:
         connecting = asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=NAME)
-        return cls(*await asyncio.wait_for(connecting, 30))
+        return cls(*await asyncio.wait_for(connecting, 60))
 
     @property
     def session(self) -> ssl.SSLObject:
@@ -126,7 +126,7 @@ class Client:
 
     async def echo(self, text: bytes) -> None:
         self._writer.write(text)
-        assert await asyncio.wait_for(self._reader.readexactly(len(text)), 30) == text
+        assert await asyncio.wait_for(self._reader.readexactly(len(text)), 60) == text
 
     async def close(self) -> None:
         self._writer.close()

@@ -58,4 +58,4 @@ class StockClient:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)

@@ -39,7 +39,7 @@ def test_a_directory_that_is_deleted_under_it(relay: Relay) -> None:
     token = relay.create_token()
 
     def readiness() -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=60)
         with contextlib.closing(connection):
             connection.request("GET", "/readyz")
             answer = connection.getresponse()

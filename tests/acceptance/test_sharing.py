@@ -44,7 +44,7 @@ class Process:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager
@@ -125,7 +125,7 @@ def test_what_fails_too_often_can_be_sent_again(relay: Relay) -> None:
     path = relay.create_bucket("orders")
     key, secret = relay.create_token()
     asyncio.run(send(relay, path, 0, 2))
-    with connect(relay.ws_url, proxy=None, open_timeout=30, ping_interval=None) as socket:
+    with connect(relay.ws_url, proxy=None, open_timeout=60, ping_interval=None) as socket:
 
         def say(**message: Any) -> None:
             socket.send(json.dumps(message))

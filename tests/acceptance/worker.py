@@ -8,7 +8,7 @@ import time
 from websockets.sync.client import connect
 
 url, key, secret, fields = sys.argv[1:]
-with connect(url, proxy=None, open_timeout=30, ping_interval=None) as socket:
+with connect(url, proxy=None, open_timeout=60, ping_interval=None) as socket:
     socket.send(json.dumps({"action": "auth", "key": key, "secret": secret}))
     socket.recv()
     socket.send(json.dumps({"action": "subscribe", **json.loads(fields)}))

@@ -244,7 +244,7 @@ async def test_a_stale_socket_is_replaced(open_memory: OpenWorld, tmp_path: Path
 STRANGER = """
 import os, socket, sys
 client = socket.socket(socket.AF_UNIX)
-client.settimeout(20)
+client.settimeout(60)
 os.setgid(65534)
 os.setuid(int(sys.argv[2]))
 client.connect(sys.argv[1])

@@ -260,7 +260,7 @@ async def test_housekeeping_goes_on(open_world: OpenWorld) -> None:
         for _ in range(4):
             await world.log.append(bucket.id, event())
         task = asyncio.create_task(world.administration.run_housekeeping())
-        await asyncio.wait_for(third.wait(), 10)
+        await asyncio.wait_for(third.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -102,7 +102,7 @@ def test_an_answer_has_a_while_once_it_is_stopped(
         agent.stop()
         if back:
             relay.back.set()
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
         return relay.finished, agent.open
 
     assert asyncio.run(main()) == (finished, 1 - len(finished))
@@ -119,7 +119,7 @@ def test_an_answer_that_comes_after_the_stop_has_a_while_too(monkeypatch: pytest
         await slow.asked.wait()
         agent.stop()
         slow.go.set()
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
         assert (relay.asked.is_set(), relay.finished, agent.open) == (True, [], 1)
 
     asyncio.run(main())
@@ -136,7 +136,7 @@ def test_it_stops_when_answers_are_back() -> None:
         while agent.open or not relay.finished:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
         agent.stop()
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
         assert relay.finished == ["1"]
 
     asyncio.run(main())
@@ -155,7 +155,7 @@ def test_what_waits_for_its_next_try_is_left_undone() -> None:
             await asyncio.sleep(0)
         assert busy.waits == [(1, 3600.0)]
         agent.stop()
-        await asyncio.wait_for(running, 20)
+        await asyncio.wait_for(running, 60)
         assert (relay.finished, agent.open, busy.waits) == ([], 1, [(1, 3600.0)])
 
     asyncio.run(main())

@@ -31,7 +31,7 @@ class Wiretap:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         for each in self._sockets:
             each.close()
 

@@ -19,7 +19,7 @@ def work(server: Server, acks: int) -> None:
     """A client with the consumer `billing` gets all three events, acks the first ones, and leaves: each may be tried
     once, so that the others are given up."""
     url = server.url.replace("http", "ws") + "/v1/socket"
-    with connect(url, proxy=None, open_timeout=20) as socket:
+    with connect(url, proxy=None, open_timeout=60) as socket:
         socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
         socket.recv(20)
         message = {"action": "subscribe", "buckets": ["orders"], "consumer": "billing", "since": "earliest",
@@ -34,7 +34,7 @@ def work(server: Server, acks: int) -> None:
             socket.send(json.dumps({"action": "ack", "id": each}))
 
     async def gone() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while server.relay.administration.clients():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
@@ -101,7 +101,7 @@ def test_stats_and_list_say_who_has_what(relay: Runner) -> None:
     relay.json("bucket", "create", "orders")
     with serving(relay.data) as server:
         url = server.url.replace("http", "ws") + "/v1/socket"
-        with connect(url, proxy=None, open_timeout=20) as socket:
+        with connect(url, proxy=None, open_timeout=60) as socket:
             socket.send(json.dumps({"action": "auth", "key": "whr", "secret": server.secret}))
             socket.recv(20)
             socket.send(json.dumps({"action": "subscribe", "buckets": ["orders"], "consumer": "billing"}))

@@ -29,7 +29,7 @@ def test_a_script_is_its_command(tmp_path: Path, script: str, command: str) -> N
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert (run.returncode, run.stdout) == (0, "|".join(["relay", *command.split(), "two words", "--json", ""]))
     assert "--require-hashes" in clone.calls.read_text()

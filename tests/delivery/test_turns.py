@@ -67,7 +67,7 @@ def test_who_is_near_ends_a_rest_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> N
         pressed = Turns(lambda: 1, lambda: 0, lambda: passed)
         worked, rests = (asyncio.create_task(pressed.run(work, BEHIND)) for _ in range(2))
         await worked
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await pressed.run(lambda: "near", FAR) == "near"
         rests.cancel()
 

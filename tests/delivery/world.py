@@ -264,8 +264,8 @@ class World:
 
 
 async def until(condition: Any, turns: int | None = None) -> None:
-    """Lets the loop go round until the condition holds; fails where it does not within so many turns, or 30 s."""
-    end = time.monotonic() + 30
+    """Lets the loop go round until the condition holds; fails where it does not within so many turns, or a minute."""
+    end = time.monotonic() + 60
     for turn in itertools.count():
         if condition():
             return

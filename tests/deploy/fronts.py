@@ -26,6 +26,7 @@ import websockets
 from tornado.httpclient import AsyncHTTPClient, HTTPResponse
 
 from tests.needs import needs
+from tests.ports import hold_port, port_of
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 NAME = "hooks.example.com"
@@ -72,7 +73,7 @@ def nginx(upstream: int, directory: Path, changes: Mapping[str, str] | None = No
             "-e",
             str(directory / "error.log"),
         ]
-        subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=30)
+        subprocess.run([*command, "-t"], check=True, capture_output=True, timeout=60)
         # As at an upgrade of nginx's own program: it takes over sockets that listen already.
         descriptors = [plain.fileno(), secure.fileno()]
         environ = {**os.environ, "NGINX": "".join(f"{descriptor};" for descriptor in descriptors)}
@@ -112,8 +113,8 @@ def caddy(upstream: int, directory: Path) -> Iterator[Front]:
     """Caddy with deploy/caddy/Caddyfile, without TLS (it would ask an authority for a certificate)."""
     needs("caddy", "apt-get install caddy")
     (directory / "Caddyfile").write_text("{\n\tadmin off\n}\n" + replaced(DEPLOY / "caddy" / "Caddyfile", {}))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    held = hold_port()
+    port = port_of(held)
     environ = {
         **os.environ,
         "HOME": str(directory),
@@ -122,7 +123,7 @@ def caddy(upstream: int, directory: Path) -> Iterator[Front]:
         "RELAY_DOMAIN": f"http://127.0.0.1:{port}",
         "RELAY_UPSTREAM": f"127.0.0.1:{upstream}",
     }
-    with (directory / "caddy.log").open("wb") as log:
+    with held, (directory / "caddy.log").open("wb") as log:
         process = subprocess.Popen(
             ["caddy", "run", "--adapter", "caddyfile", "--config", str(directory / "Caddyfile")],
             env=environ,
@@ -138,7 +139,7 @@ def caddy(upstream: int, directory: Path) -> Iterator[Front]:
 
 def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
     """Until it answers a connection."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         assert process.poll() is None, "the proxy has ended"
         try:
@@ -156,10 +157,10 @@ def _wait(port: int, process: subprocess.Popen[bytes]) -> None:
 def _end(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(10)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 FRONTS: Mapping[str, Callable[..., AbstractContextManager[Front]]] = {"nginx": nginx, "caddy": caddy}
@@ -190,7 +191,7 @@ class Behind:
                 raise_error=False,
                 follow_redirects=False,
                 ssl_options=context(self.front),
-                request_timeout=30,
+                request_timeout=60,
                 decompress_response=False,
                 **options,
             )
@@ -206,7 +207,7 @@ class Behind:
     def socket(self, path: str) -> Any:
         url = f"ws{self.front.url.removeprefix('http')}{path}"
         return websockets.connect(
-            url, ssl=context(self.front), open_timeout=20, close_timeout=5, ping_interval=None, proxy=None
+            url, ssl=context(self.front), open_timeout=60, close_timeout=5, ping_interval=None, proxy=None
         )
 
 

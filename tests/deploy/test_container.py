@@ -89,6 +89,6 @@ def test_the_context_holds_what_is_copied_and_no_more() -> None:
 
 def test_the_trial_says_what_it_needs() -> None:
     """Its help works on any machine with Python."""
-    done = subprocess.run([sys.executable, DOCKER / "try-without-docker", "--help"], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, DOCKER / "try-without-docker", "--help"], capture_output=True, timeout=60)
     assert done.returncode == 0
     assert b"no" in done.stdout

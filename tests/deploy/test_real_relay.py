@@ -77,7 +77,7 @@ def test_a_renewed_certificate_drops_no_socket(secure: Relay, tls: ssl.SSLContex
         async with gate:
             opened = await stack.enter_async_context(
                 websockets.connect(
-                    f"wss://127.0.0.1:{secure.port}/v1/socket", ssl=tls, ping_interval=None, proxy=None, open_timeout=20
+                    f"wss://127.0.0.1:{secure.port}/v1/socket", ssl=tls, ping_interval=None, proxy=None, open_timeout=60
                 )
             )
             client = Client(opened)

@@ -92,7 +92,7 @@ class Target:
 
     async def until(self, count: int) -> None:
         """Waits until so many requests have come."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.got) < count:
                 self._news.clear()
                 await self._news.wait()

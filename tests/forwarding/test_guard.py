@@ -296,8 +296,8 @@ async def test_without_a_thread_to_look_a_name_up(names: Names) -> None:
 
     transport = Transport(GuardedResolver(Guard()))
     with no_threads(), pytest.raises(Unanswered, match="it can't be reached: no thread can be started") as failed:
-        await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
+        await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=60)
     assert failed.value.kind == "unreachable"
     with pytest.raises(Refused):
-        await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=20)
+        await transport.send(b"", b"", parse(f"http://{INSIDE}/"), method="GET", verify=True, timeout=60)
     await transport.close()

@@ -218,7 +218,7 @@ async def test_idle_connections_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Target() as target, transport() as made:
         await send(made, target.url)
         assert len(made._live) == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while made._live or made._idle:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -240,7 +240,7 @@ def test_a_request_that_is_cancelled_as_its_connection_is_made(monkeypatch: pyte
             monkeypatch.setattr(_Connection, "connection_made", cancelled)
             with pytest.raises(asyncio.CancelledError):
                 await sending
-            await asyncio.wait_for(made.close(), 20)
+            await asyncio.wait_for(made.close(), 60)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test())

@@ -30,7 +30,7 @@ INPUT = Input("in-1", "public", 0, 0)
 
 
 async def eventually(condition: Callable[[], Any], what: str = "it") -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.002)
 

@@ -27,7 +27,7 @@ from tests.handlers.raw import Raw, eventually, request
 from tests.handlers.sockets import HANDSHAKE, Client
 from tests.handlers.test_ingest import HeldLog
 
-pytestmark = [pytest.mark.gen_test(timeout=30), pytest.mark.usefixtures("transport")]
+pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("transport")]
 
 PLACES = 3
 

@@ -88,7 +88,7 @@ async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
                 for fd in spare:
                     os.close(fd)
             await asyncio.get_running_loop().sock_sendall(client, request(URL, b"x"))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await asyncio.get_running_loop().sock_recv(client, 15)) == b"HTTP/1.1 200 OK"
 
 
@@ -123,7 +123,7 @@ async def test_accepted_requests_finish() -> None:
             reply = await raw.reply()
             assert (reply.status, reply.header("Connection")) == (200, "close")
             assert await raw.closed() == b""
-        await asyncio.wait_for(stopping, 20)
+        await asyncio.wait_for(stopping, 60)
 
 
 @pytest.mark.gen_test
@@ -133,7 +133,7 @@ async def test_a_drain_ends() -> None:
     async with edge(log=log, drain_timeout=0.1) as site, Raw(site.port) as raw:
         raw.send(request(URL, b"x"))
         await eventually(lambda: log.held)
-        await asyncio.wait_for(site.site.stop(), 20)
+        await asyncio.wait_for(site.site.stop(), 60)
         assert await raw.closed() == b""
         assert not site.site.listener.connections
 
@@ -147,10 +147,10 @@ async def test_sockets_have_no_deadline() -> None:
         for _ in range(2):
             async with Raw(site.port) as idle:
                 assert await idle.closed() == b""
-        await asyncio.wait_for(await client.ping(), 20)
+        await asyncio.wait_for(await client.ping(), 60)
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test(timeout=60)
 async def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is idle is closed, too, where the clock of day went back by an hour meanwhile."""
     async with edge(idle_timeout=0.3) as site, Raw(site.port) as idle:
@@ -178,7 +178,7 @@ def small(port: int, size: int = 2048) -> socket.socket:
     return client
 
 
-@pytest.mark.gen_test(timeout=30)
+@pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("asked", UNREAD, ids=["REST", "webhooks"])
 async def test_who_never_reads_is_let_go(asked: bytes) -> None:
     """A client that leaves its answers unread is closed, no matter whether anybody knows it."""
@@ -190,7 +190,7 @@ async def test_who_never_reads_is_let_go(asked: bytes) -> None:
             await eventually(lambda: not site.site.listener.connections)
 
 
-@pytest.mark.gen_test(timeout=20)
+@pytest.mark.gen_test(timeout=60)
 @pytest.mark.parametrize("what", ["a download", "an answer to a webhook"])
 async def test_who_reads_slowly_is_not(what: str) -> None:
     """What a client reads may take many times what a connection may be idle, while some of it leaves now and then."""

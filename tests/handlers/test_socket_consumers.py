@@ -21,7 +21,7 @@ async def floor(server: Live, key: Key) -> int:
 
 
 async def reaches(server: Live, key: Key, seq: int) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             if await floor(server, key) == seq:
                 return
@@ -141,7 +141,7 @@ async def test_a_gap_is_told_once_it_was_read(on_gap: str) -> None:
             assert (await client.end())[0] == 4509
         else:
             assert (await client.hear())["meta"]["seq"] == 5
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 stored = await server.ledgers.store.get(key)
                 if stored is not None and not stored.untold:

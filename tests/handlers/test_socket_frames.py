@@ -16,7 +16,7 @@ from tests.handlers.edge import Edge, edge
 from tests.handlers.raw import TIMEOUT, Raw, eventually
 from tests.handlers.sockets import HANDSHAKE
 
-pytestmark = pytest.mark.gen_test(timeout=30)
+pytestmark = pytest.mark.gen_test(timeout=60)
 
 
 async def closes(site: Edge, data: bytes) -> int:

@@ -65,8 +65,8 @@ async def test_a_quiet_stream_lets_go_of_its_deques() -> None:
     assert stream._write_buffer._size == len(stream._write_buffer) > 0
     assert stream._write_buffer._buffers
     whole = b"".join(pieces)
-    assert await asyncio.wait_for(reader.read_bytes(len(whole)), 20) == whole
-    await asyncio.wait_for(asyncio.gather(*writes), 20)
+    assert await asyncio.wait_for(reader.read_bytes(len(whole)), 60) == whole
+    await asyncio.wait_for(asyncio.gather(*writes), 60)
     assert not stream.writing()
     assert stream._write_buffer._size == 0
     assert not stream._write_futures
@@ -145,8 +145,8 @@ async def test_what_writes_to_a_stream() -> None:
     assert lane.socket is None
     stream.open_to(later)
     assert later.socket is None
-    await asyncio.wait_for(reader.read_bytes(4 << 20), 20)
-    await asyncio.wait_for(writing, 20)
+    await asyncio.wait_for(reader.read_bytes(4 << 20), 60)
+    await asyncio.wait_for(writing, 60)
     assert later.socket is ours
     assert lane.socket is None
     stream.close()

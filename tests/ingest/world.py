@@ -108,7 +108,7 @@ class Bench:
         outcome: asyncio.Queue[Appended | BaseException] = asyncio.Queue()
         refusal = self.ingest.take(place, method, headers, body, "192.0.2.7", outcome.put_nowait)
         if refusal is None:
-            refusal = self.ingest.answer(place, await asyncio.wait_for(outcome.get(), 10))
+            refusal = self.ingest.answer(place, await asyncio.wait_for(outcome.get(), 60))
             await asyncio.sleep(0)
         assert outcome.empty(), "told twice, or in spite of a refusal"
         return refusal
@@ -120,7 +120,7 @@ class Bench:
 async def finish(upload: Upload) -> Answer:
     answers: asyncio.Queue[Answer] = asyncio.Queue()
     upload.finish(answers.put_nowait)
-    answer = await asyncio.wait_for(answers.get(), 10)
+    answer = await asyncio.wait_for(answers.get(), 60)
     await asyncio.sleep(0)
     assert answers.empty(), "answered twice"
     return answer

@@ -104,7 +104,7 @@ class Machine(RuleBasedStateMachine):
 
     def run(self, *awaitables: Awaitable[Any]) -> list[Any]:
         async def all_() -> list[Any]:
-            return [await asyncio.wait_for(each, 30) for each in awaitables]
+            return [await asyncio.wait_for(each, 60) for each in awaitables]
 
         return self.loop.run_until_complete(all_())
 

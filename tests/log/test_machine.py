@@ -36,7 +36,7 @@ class Engines(RuleBasedStateMachine):
 
     def run(self, awaitable: Awaitable[Any]) -> Any:
         async def step() -> Any:
-            return await asyncio.wait_for(awaitable, 30)
+            return await asyncio.wait_for(awaitable, 60)
 
         return self.loop.run_until_complete(step())
 

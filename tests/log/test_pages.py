@@ -186,4 +186,4 @@ def test_a_read_that_is_just_done_is_not_shared() -> None:
         assert len(reads) == 2
         await pages.close()
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))

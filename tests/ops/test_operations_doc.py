@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.needs import needs
+from tests.ports import hold_port, port_of
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "operations.md"
@@ -109,15 +109,13 @@ class Shell:
 
 @pytest.fixture
 def shell(disk_path: Path) -> Iterator[Shell]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     (disk_path / "var" / "lib").mkdir(parents=True)
-    made = Shell(disk_path, port)
-    yield made
-    made.end()
+    with hold_port() as held:
+        made = Shell(disk_path, port_of(held))
+        yield made
+        made.end()
 
 
-@pytest.mark.timeout(180)
 def test_every_command_in_the_order_that_it_stands_there(shell: Shell) -> None:
     """Whoever follows the page from top to bottom meets no error, and ends with a relay that is sound."""
     needs("curl", "apt-get install curl")
@@ -134,7 +132,6 @@ def test_every_command_in_the_order_that_it_stands_there(shell: Shell) -> None:
     shell.stop()
 
 
-@pytest.mark.timeout(120)
 def test_a_file_that_was_deleted_under_a_running_relay_is_saved(shell: Shell) -> None:
     """The steps of RelayNotReady, where there is what they are for."""
     needs("curl", "apt-get install curl")
@@ -164,7 +161,7 @@ def test_what_is_not_run_names_what_there_is() -> None:
     marked = [block for block in blocks() if block.mark in ("root", "stop")]
     assert {block.mark for block in blocks()} == {"", "server", "stop", "root"}
     for block in marked:
-        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True, timeout=30)
+        subprocess.run(["bash", "-n"], input=block.text, text=True, check=True, timeout=60)
         for name in re.findall(r"(?<![\w/.])(?:deploy/[\w./-]+|requirements\.lock)", block.text):
             assert (ROOT / name).is_file(), f"line {block.line} names {name}"
 

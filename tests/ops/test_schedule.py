@@ -33,7 +33,7 @@ def test_a_relay_makes_backups(new_relay: Callable[..., Relay], tmp_path: Path) 
     wait_for(lambda: len(backups(folder)) == 2 and not old.exists(), "a second backup, and the oldest to leave")
     secret = relay.command("token", "create")["secret"]
     request = urllib.request.Request(f"{relay.url}/metrics", headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         told = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#"))
     assert float(told["relay_backup_last_duration_seconds"]) > 0
     assert float(told["relay_backup_last_success"]) == 1
@@ -211,7 +211,7 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(tmp_path: Path, monkeyp
         await begun.wait()
         task.cancel()
         try:
-            await asyncio.wait((task,), timeout=30)
+            await asyncio.wait((task,), timeout=60)
             assert task.cancelled()
             assert made[0].returncode == -signal.SIGTERM
         finally:

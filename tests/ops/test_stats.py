@@ -107,9 +107,9 @@ def test_who_polls_is_no_consumer(new_relay: Callable[..., Relay]) -> None:
     _, secret = relay.create_token()
     relay.start()
     for body in (b"one", b"two"):
-        urllib.request.urlopen(relay.url + path, data=body, timeout=30).close()
+        urllib.request.urlopen(relay.url + path, data=body, timeout=60).close()
     ask = urllib.request.Request(f"{relay.url}/v1/events?bucket=orders", headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(ask, timeout=30) as answer:
+    with urllib.request.urlopen(ask, timeout=60) as answer:
         assert [log["body"] for log in json.load(answer)["logs"]] == ["one"]
     assert relay.command("stats")["consumers"] == relay.command("consumer", "list") == []
     assert relay.stop() == 0

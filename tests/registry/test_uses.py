@@ -157,9 +157,9 @@ async def test_a_kill_takes_the_last_minute_along_and_no_more(tmp_path: Path) ->
         with process.stdout:
             assert process.stdout.readline() == "written\n"
             process.send_signal(signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     finally:
         process.kill()
-        process.wait(30)
+        process.wait(60)
     async with opened(tmp_path) as (registry, uses, database):
         assert (uses.last("a"), registry.revision("token", "a"), database.loss) == (NOW, 1, None)

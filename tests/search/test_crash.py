@@ -14,14 +14,14 @@ from tests.acceptance.relay import Relay, wait_for
 def call(relay: Relay, secret: str, path: str, **query: Any) -> Any:
     url = f"{relay.url}{path}?{urlencode(query)}"
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {secret}"})
-    with urllib.request.urlopen(request, timeout=20) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         return json.loads(response.read())
 
 
 def send(relay: Relay, path: str, first: int, count: int) -> None:
     for number in range(first, first + count):
         body = f'{{"order": "number-{number:06d}"}}'.encode()
-        urllib.request.urlopen(relay.url + path, body, timeout=20).close()
+        urllib.request.urlopen(relay.url + path, body, timeout=60).close()
 
 
 def test_nothing_is_lost_to_searches_by_kills(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
                 Lock.acquire(tmp_path)
             assert read_owner(tmp_path) == Owner(holder.pid, __version__, Path("/run/control"))
             getattr(holder, end)()
-            holder.wait(10)
+            holder.wait(60)
         assert read_owner(tmp_path) is None
         Lock.acquire(tmp_path).release()
 
@@ -62,7 +62,7 @@ def test_a_lock_that_was_removed(tmp_path: Path) -> None:
             with pytest.raises(Locked, match="in use by another process"):
                 Lock.acquire(tmp_path)
         holder.kill()
-        holder.wait(10)
+        holder.wait(60)
     Lock.acquire(tmp_path).release()
     Lock.acquire(tmp_path).release()
 
@@ -105,7 +105,7 @@ def test_a_look_does_not_take_the_lock(tmp_path: Path) -> None:
     with waits:
         assert waits.stdout is not None
         assert waits.stdout.readline() == "held\n"
-        waits.communicate("", timeout=10)
+        waits.communicate("", timeout=60)
 
 
 @pytest.mark.gen_test
@@ -227,7 +227,7 @@ def test_the_advice_on_rights_mends_them(open_to_all: Path, what: str, how: str)
         mend = f"chmod {mend}"
     else:
         assert "uid 0" in said
-    subprocess.run(mend, shell=True, check=True, timeout=10)
+    subprocess.run(mend, shell=True, check=True, timeout=60)
     assert opened() == ""
 
 

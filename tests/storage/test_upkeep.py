@@ -82,7 +82,7 @@ def test_space_goes_back_when_it_is_quiet(tmp_path: Path) -> None:
             _, smaller = await database.read(free_pages)
             return size, smaller, len(await log.read("b", 397, 10, 1 << 30))
 
-    size, smaller, events = asyncio.run(asyncio.wait_for(run(), 30))
+    size, smaller, events = asyncio.run(asyncio.wait_for(run(), 60))
     assert smaller < size / 2
     assert events == 3
     with sqlite3.connect(tmp_path / "relay.db") as raw:
@@ -119,7 +119,7 @@ def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
             await asyncio.wait([task])
             return before, (await database.read(free_pages))[0]
 
-    before, after = asyncio.run(asyncio.wait_for(run(), 30))
+    before, after = asyncio.run(asyncio.wait_for(run(), 60))
     assert after == before
 
 
@@ -216,7 +216,7 @@ def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: 
             assert (await database.read(free_pages))[0] > 0
             monkeypatch.setattr(database.space, "low", lambda *_: True)
             before = database.commits
-            await asyncio.wait_for(Upkeep(database)._make_room(), 10)
+            await asyncio.wait_for(Upkeep(database)._make_room(), 60)
             await log.close()
             return database.commits - before
         finally:

@@ -50,7 +50,7 @@ def threads_since(before: set[threading.Thread]) -> list[str]:
     """Names of the threads that were started since and do not end."""
     new = [thread for thread in threading.enumerate() if thread not in before]
     for thread in new:
-        thread.join(10)
+        thread.join(60)
     return [thread.name for thread in new if thread.is_alive()]
 
 
@@ -278,7 +278,7 @@ async def test_shrinking_while_a_transaction_gathers(settings: Settings) -> None
     database.attach(source)
     database.notify()
     await asyncio.sleep(0)
-    await asyncio.wait_for(database.shrink(), 10)
+    await asyncio.wait_for(database.shrink(), 60)
     await database.close()
 
 

@@ -141,11 +141,11 @@ async def test_a_socket_after_a_webhook() -> None:
     async with edge() as site, Raw(site.port) as raw:
         assert (await raw.ask(request(URL, b"x"))).status == 200
         raw.send(upgrade)
-        assert b" 101 " in await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), 20)
+        assert b" 101 " in await asyncio.wait_for(raw.reader.readuntil(b"\r\n\r\n"), 60)
         assert kind(site) is Connection
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as client:
             await client.send(json.dumps({"action": "auth", "key": "k", "secret": "s"}))
-            assert "unauthorized" in str(await asyncio.wait_for(client.recv(), 20))
+            assert "unauthorized" in str(await asyncio.wait_for(client.recv(), 60))
 
 
 ASKED: dict[str, bytes] = {
@@ -193,7 +193,7 @@ async def test_both_answer_alike(asked: bytes) -> None:
     for each in ("direct", "tornado"):
         async with edge(transport=each) as site, Raw(site.port) as raw:
             raw.send(asked + HEALTH)
-            with_date = [await asyncio.wait_for(raw.reader.read(1), 20)]
+            with_date = [await asyncio.wait_for(raw.reader.read(1), 60)]
             raw.writer.write_eof()
             with_date.append(await raw.closed(reset=True))
             text = re.sub(rb"(?m)^(Date|Etag|Server|Request-Id): .*\r\n", b"", b"".join(with_date))
@@ -268,7 +268,7 @@ async def test_slow_senders_disturb_nobody(transport: str) -> None:
             raw = await stack.enter_async_context(Raw(site.port))
             raw.send(request(URL, b"body")[: -2 if number % 2 else -10])
         sent = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(site.site.listener.connections) > 1 or not sent:
                 assert (await good.ask(request(URL, b"good"))).status == 200
                 sent += 1
@@ -296,7 +296,7 @@ async def test_what_waits_is_bounded() -> None:
             assert len(connection._rest) <= 2 * direct.READ_SIZE
             assert not connection._reading
             loop, answers = asyncio.get_running_loop(), b""
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while answers.count(b"HTTP/1.1 200") < sent // len(one):
                     await eventually(lambda: log.held)
                     log.release()
@@ -327,7 +327,7 @@ async def test_a_stop_finishes_what_is_going_on() -> None:
         raw.send(b"y")
         assert (await raw.reply()).header("Connection") == "close"
         assert await raw.closed() == b""
-        await asyncio.wait_for(stopping, 20)
+        await asyncio.wait_for(stopping, 60)
 
 
 @pytest.mark.gen_test
@@ -337,7 +337,7 @@ async def test_a_handed_over_connection_keeps_its_peer() -> None:
         for number, extra in ((1, b""), (2, b"Expect: 100-continue\r\n"), (3, b"")):
             proxy.send(request(URL, b"x", b"X-Forwarded-For: 192.0.2.%d\r\n" % number + extra))
             if extra:
-                assert b"100" in await asyncio.wait_for(proxy.reader.readuntil(b"\r\n\r\n"), 20)
+                assert b"100" in await asyncio.wait_for(proxy.reader.readuntil(b"\r\n\r\n"), 60)
             assert (await proxy.reply()).status == 200
         assert (await proxy.ask(request(URL, b"x"))).status == 200
         assert kind(site) is Connection

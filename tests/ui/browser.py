@@ -22,7 +22,7 @@ from playwright.sync_api import (
 from tests.acceptance.relay import Relay
 
 CHROMIUM = "/usr/bin/chromium"
-TIMEOUT = 30_000.0
+TIMEOUT = 60_000.0
 """Milliseconds that an action or an expectation of a page may take on a busy machine."""
 
 expect.set_options(timeout=TIMEOUT)

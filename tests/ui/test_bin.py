@@ -23,7 +23,7 @@ def test_from_nothing_to_the_first_event(signed_in: Page, relay: Relay) -> None:
     url = page.locator(".bin-url.large code").inner_text()
     assert url.startswith(relay.url + "/v1/webhooks/")
     assert f"'{url}'" in page.locator(".bin-url code").nth(1).inner_text()
-    with urllib.request.urlopen(urllib.request.Request(url + "/first?a=1", data=b'{"n": 1}'), timeout=10) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url + "/first?a=1", data=b'{"n": 1}'), timeout=60) as answer:
         assert answer.status == 200
     row = page.get_by_role("option").filter(has_text="/first?a=1")
     expect(row).to_be_visible()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.acceptance.relay import TIMEOUT, Relay
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.ui.browser import Watch, sign_in
 from tests.ui.sending import Sender, live, paths, rows
 
@@ -42,12 +42,9 @@ def test_only_rows_in_sight_are_in_the_document(page: Page, relay: Relay, admini
     assert rows(page).count() < 80
     box = page.get_by_role("listbox")
     box.focus()
+    oldest = page.get_by_text("This is the oldest event that is kept.")
     # Older pages come as one gets near them.
-    for _ in range(10):
-        page.keyboard.press("End")
-        if page.get_by_text("This is the oldest event that is kept.").count():
-            break
-        page.wait_for_timeout(150)
+    wait_for(lambda: page.keyboard.press("End") or page.wait_for_timeout(150) or oldest.count(), "the oldest event")
     page.keyboard.press("End")
     expect(page.locator(".list-row.active .path")).to_have_text("/0")
     assert rows(page).count() < 80

@@ -33,7 +33,7 @@ def hostile(relay: Relay) -> dict[str, str]:
     path = relay.create_bucket(NAME, "--description", MARKUP)
     relay.command("input", "set", path.rpartition("/")[2], "--body", ANSWER, "--header",
                   "Content-Type: text/html", "--description", MARKUP)  # fmt: skip
-    connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", relay.port, timeout=60)
     for kind, body in (
         ("text/html", MARKUP.encode()),
         ("application/json", json.dumps({MARKUP: MARKUP, "__proto__": {"ran": True}, "list": [MARKUP]}).encode()),

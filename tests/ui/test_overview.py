@@ -116,7 +116,7 @@ def test_real_series(signed_in: Page, relay: Relay) -> None:
     """What the relay measures arrives: after its first 10 seconds there is a plot of the disk."""
     page = signed_in
     page.goto("/ui/overview")
-    expect(page.get_by_role("img", name=re.compile("^Disk left, now: free [0-9.]+ .iB"))).to_be_visible(timeout=25_000)
+    expect(page.get_by_role("img", name=re.compile("^Disk left, now: free [0-9.]+ .iB"))).to_be_visible()
 
 
 def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay, watch: Watch) -> None:

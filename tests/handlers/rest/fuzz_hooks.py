@@ -25,7 +25,7 @@ def call(method: str, path: str, body: Any = None) -> Any:
     request = urllib.request.Request(
         URL + path, None if body is None else json.dumps(body).encode(), headers, method=method
     )
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=60) as response:
         data = response.read()
     return json.loads(data) if data else None
 

@@ -121,5 +121,5 @@ def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
         assert int(tested[1]) == len(NEEDS) - 1
     finally:
         serving.terminate()
-        _, log = serving.communicate(timeout=30)
+        _, log = serving.communicate(timeout=60)
     assert '"error"' not in log, log[-4000:]

@@ -214,7 +214,7 @@ async def test_a_large_body_is_refused_in_words(tmp_path: Path) -> None:
             (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, basic(here), b"PUT"), 404),
             (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, method=b"PUT"), 401),
         ):
-            async with Raw(here.relay.port) as raw, asyncio.timeout(20):
+            async with Raw(here.relay.port) as raw, asyncio.timeout(60):
                 raw.writer.transport.set_write_buffer_limits(0)
                 raw.send(message)
                 await raw.writer.drain()
@@ -226,7 +226,7 @@ async def test_nobody_is_read_on_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     """Behind a refusal so much is read and dropped, and no more."""
     monkeypatch.setattr(lingering, "BYTES", 1 << 20)
 
-    async with world(tmp_path) as here, Raw(here.relay.port) as raw, asyncio.timeout(20):
+    async with world(tmp_path) as here, Raw(here.relay.port) as raw, asyncio.timeout(60):
         raw.send(request(b"/v1/buckets", b"x" * (64 << 20)))
         with pytest.raises(ConnectionError):
             await raw.writer.drain()

@@ -84,7 +84,7 @@ class World:
             allow_nonstandard_methods=True,
             follow_redirects=False,
             decompress_response=False,
-            request_timeout=20,
+            request_timeout=60,
         )
         return await AsyncHTTPClient().fetch(request, raise_error=False)
 

@@ -1,0 +1,16 @@
+"""Ports that nobody else gets."""
+
+import socket
+
+
+def hold_port() -> socket.socket:
+    """Has a port of 127.0.0.1 until it is closed: connections are refused, and whoever asks for any port gets another
+    one, but a server that allows an address to be used again (as all do here) can listen on it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
+def port_of(held: socket.socket) -> int:
+    return int(held.getsockname()[1])
