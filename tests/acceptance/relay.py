@@ -9,9 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
+
+from relay_tornado.cli import client
+from tests.ports import hold_port, port_of
 
 TIMEOUT = 90.0
 """Seconds after which whatever a test waits for is taken as never to come."""
@@ -31,7 +35,7 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT) 
 class Server:
     """A server as a subprocess that says `listening on http://…`. A context manager kills what still runs at its end.
 
-    After a restart it has the port that it had.
+    After a restart it has the port that it had, which nobody gets meanwhile.
     """
 
     def __init__(self, output: Path) -> None:
@@ -70,6 +74,10 @@ class Server:
 
     def start(self) -> None:
         """Starts the server and waits until it says where it listens."""
+        if not self.port:
+            held = hold_port()
+            weakref.finalize(self, held.close)
+            self.port = port_of(held)
         self.spawn()
         match = wait_for(self._listening, "the server to listen")
         self.port = int(match[1].rpartition(":")[2].strip("/"))
@@ -173,12 +181,26 @@ class Relay(Server):
             command, env=self.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT
         )
 
+    def call(self, command: str, **arguments: Any) -> Any:
+        """What the running relay answers such a command: a process of its own, as of `command`, takes much longer."""
+        relay = client.Relay(self.data, create=False)
+        try:
+            return relay.call(command, **arguments)
+        finally:
+            relay.close()
+
     def create_bucket(self, name: str, *options: str) -> str:
         """Makes a bucket and returns the path of its input's URL."""
-        bucket = self.command("bucket", "create", name, *options)
+        if options or self.process is None:
+            bucket = self.command("bucket", "create", name, *options)
+        else:
+            bucket = self.call("bucket.create", name=name, options={})
         return f"/v1/webhooks/{bucket['inputs'][0]['id']}"
 
     def create_token(self, *options: str) -> tuple[str, str]:
         """Makes a token and returns its key and secret."""
-        token = self.command("token", "create", *options)
+        if options or self.process is None:
+            token = self.command("token", "create", *options)
+        else:
+            token = self.call("token.create", options={})
         return token["key"], token["secret"]

@@ -139,5 +139,5 @@ def send(relay: Relay, path: str, number: int, body: bytes = b"{}", method: str 
 
 def logs(relay: Relay, bucket: str) -> dict[int, Any]:
     """The events of a bucket with their newest result, by seq."""
-    page = relay.command("logs", "list", "--bucket", bucket, "--limit", "500")
+    page = relay.call("logs.list", bucket=bucket, limit=500)
     return {each["seq"]: each for each in page["data"]}

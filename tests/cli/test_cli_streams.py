@@ -16,7 +16,7 @@ import pytest
 from relay_tornado.admin.administration import Administration
 from tests.acceptance.relay import TIMEOUT, wait_for
 from tests.cli.runner import Runner
-from tests.client.world import free_port
+from tests.ports import hold_port, port_of
 
 
 def shell(redirection: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -47,7 +47,8 @@ def test_closed_streams(relay: Runner, redirection: str) -> None:
 
 def test_a_relay_without_any_stream(tmp_path: Path) -> None:
     """It serves, and ends in order."""
-    port = free_port()
+    held = hold_port()
+    port = port_of(held)
     arguments = ("serve", "--data", tmp_path / "data", "--port", str(port))
 
     def answers() -> bool:
@@ -57,7 +58,7 @@ def test_a_relay_without_any_stream(tmp_path: Path) -> None:
         except OSError:
             return False
 
-    with subprocess.Popen(command("<&- >&- 2>&-", *arguments), env=environment()) as process:
+    with held, subprocess.Popen(command("<&- >&- 2>&-", *arguments), env=environment()) as process:
         try:
             wait_for(lambda: process.poll() is not None or answers(), "the relay")
             process.send_signal(signal.SIGTERM)

@@ -314,7 +314,7 @@ def test_gaps_are_told_in_their_place(tmp_path: Path) -> None:
         world.send(*"23456", bucket=bucket)
 
         def trimmed() -> bool:
-            return len(world.relay.command("logs", "list", "--bucket", bucket)["data"]) == 2
+            return len(world.relay.call("logs.list", bucket=bucket)["data"]) == 2
 
         await until(trimmed, "retention")
         for _ in range(2):

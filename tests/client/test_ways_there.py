@@ -25,7 +25,8 @@ from relay_tornado.client import (
 )
 from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, one_event, service, webhook
-from tests.client.world import TIMEOUT, Memory, free_port, run
+from tests.client.world import TIMEOUT, Memory, run
+from tests.ports import hold_port, port_of
 from tests.waiting import until
 
 
@@ -135,7 +136,7 @@ def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
         async with service(one_event) as url:
             port = int(url.rpartition(":")[2])
             with silent("127.0.0.2", port):
-                async with at(f"ws://relay.test:{port}", proxy=None, open_timeout=10) as events:
+                async with at(f"ws://relay.test:{port}", proxy=None, open_timeout=60) as events:
                     await anext(events)
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
@@ -220,10 +221,11 @@ def test_nobody_there() -> None:
     notices: list[Notice] = []
 
     async def main() -> None:
-        async with at(f"ws://127.0.0.1:{free_port()}", on_notice=notices.append) as events:
-            waiting = asyncio.ensure_future(anext(events))
-            await until(lambda: len(notices) >= 2, "two tries")
-            waiting.cancel()
+        with hold_port() as held:
+            async with at(f"ws://127.0.0.1:{port_of(held)}", on_notice=notices.append) as events:
+                waiting = asyncio.ensure_future(anext(events))
+                await until(lambda: len(notices) >= 2, "two tries")
+                waiting.cancel()
 
     run(main())
     assert "can't be reached" in notices[0].message

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import urllib.request
 from collections.abc import Coroutine
 from pathlib import Path
@@ -169,10 +168,3 @@ class Cable:
                     return
         except OSError:
             pass
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
