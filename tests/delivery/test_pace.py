@@ -187,12 +187,12 @@ async def test_a_filter_that_takes_long_has_a_tenth_of_the_time(
     monkeypatch.setattr(FrameCache, "passes", timed)
     world = World()
     await world.bucket()
-    await world.append(5, body=HOSTILE_BODY)
+    await world.append(3, body=HOSTILE_BODY)
     began = time.perf_counter()
     named = {} if consumer is None else {"consumer": consumer}
     reader, _, _ = await world.subscribe("orders", since="earliest", filter={"not": HOSTILE}, **named)
-    while len(reader.seqs()) < 5:  # noqa: ASYNC110
+    while len(reader.seqs()) < 3:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     passed = time.perf_counter() - began
     assert min(took) > 0.01
-    assert passed > 9 * sum(took[:4])
+    assert passed > 9 * sum(took[:2])

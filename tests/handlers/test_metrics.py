@@ -75,7 +75,7 @@ async def test_refusals_are_counted() -> None:
         counted = site.counters.rejections
         assert (await raw.ask(request(URL + b"x", b"x"))).status == 404
         assert (await raw.ask(request(URL, bytes(101)))).status == 413
-        await site.change(input={"rate_limit": RateLimit(1, 1)})
+        await site.change(input={"rate_limit": RateLimit(1, 600)})
         assert {(await raw.ask(request(URL, b"x"))).status for _ in range(3)} == {200, 429}
         await site.change()
         async with Raw(site.port) as slow:

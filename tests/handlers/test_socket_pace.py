@@ -120,7 +120,7 @@ async def test_a_client_that_closes_and_reads_no_more_is_cut_off() -> None:
 @pytest.mark.gen_test
 async def test_a_slow_reader_lives_and_gets_everything() -> None:
     """It answers no ping in time, for megabytes lie before them, but its kernel acknowledges what it reads."""
-    async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
+    async with live(ping_interval=0.1, stuck_timeout=1.4) as server:
         await server.bucket()
         await server.append(30, body=b"x" * 300_000)
         client = await server.authenticated(max_queue=1)
