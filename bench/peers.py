@@ -25,6 +25,7 @@ from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, Loop, Readers, Senders, Subscribers
 from bench.report import percentile
 from bench.servers import LOAD_CORE, SERVER_CORE, PinnedRelay, Plain, processor_time
+from tests.ports import port_for
 
 _NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
@@ -85,6 +86,8 @@ def wrk(loop: Loop, port: int, paths: Sequence[str], connections: int, seconds: 
             stdout=output,
             stderr=subprocess.STDOUT,
         )
+        # What comes before would end it without a word.
+        loop.until(lambda: process.poll() is not None or _catches(process.pid, signal.SIGINT), "wrk to begin")
         end = time.perf_counter() + seconds
         loop.until(lambda: time.perf_counter() >= end or process.poll() is not None, "the end", seconds + TIMEOUT)
         process.send_signal(signal.SIGINT)
@@ -98,10 +101,10 @@ def wrk(loop: Loop, port: int, paths: Sequence[str], connections: int, seconds: 
     return Blast(float(rate[1]), shares["50"], shares["99"])
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    caught = re.search(r"(?m)^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
 
 
 class Contender:
@@ -294,7 +297,7 @@ class Nchan(_Program):
     mark = b'{"bench": "'
 
     def start(self) -> None:
-        self.port = self.port or _free_port()
+        self.port = self.port or port_for(self)
         configuration = self.folder / "nginx.conf"
         places = "".join(
             f"{kind}_temp_path {self.folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -355,7 +358,7 @@ class NchanRedis(Nchan):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._redis = _free_port()
+        self._redis = port_for(self)
 
     def start(self) -> None:
         options = {"dir": self.folder, "appendonly": "yes", "appendfsync": "always", "save": ""}
@@ -397,7 +400,7 @@ class Ntfy(_Program):
     mark = b'"event":"message"'
 
     def start(self) -> None:
-        self.port = self.port or _free_port()
+        self.port = self.port or port_for(self)
         configuration = self.folder / "server.yml"
         configuration.write_text(
             json.dumps(
@@ -460,7 +463,7 @@ class Nats(_Program):
     durable = "yes"
 
     def start(self) -> None:
-        self.port = self.port or _free_port()
+        self.port = self.port or port_for(self)
         configuration = self.folder / "nats.conf"
         configuration.write_text(
             f"listen: 127.0.0.1:{self.port}\njetstream {{ store_dir: {self.folder}/js, sync_interval: always }}\n"

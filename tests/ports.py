@@ -1,6 +1,7 @@
 """Ports that nobody else gets."""
 
 import socket
+import weakref
 
 
 def hold_port() -> socket.socket:
@@ -10,6 +11,13 @@ def hold_port() -> socket.socket:
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     held.bind(("127.0.0.1", 0))
     return held
+
+
+def port_for(owner: object) -> int:
+    """A port that is held as long as its owner is there."""
+    held = hold_port()
+    weakref.finalize(owner, held.close)
+    return port_of(held)
 
 
 def port_of(held: socket.socket) -> int:

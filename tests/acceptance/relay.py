@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from relay_tornado.cli import client
-from tests.ports import hold_port, port_of
+from tests.ports import port_for
 
 TIMEOUT = 90.0
 """Seconds after which whatever a test waits for is taken as never to come."""
@@ -75,9 +74,7 @@ class Server:
     def start(self) -> None:
         """Starts the server and waits until it says where it listens."""
         if not self.port:
-            held = hold_port()
-            weakref.finalize(self, held.close)
-            self.port = port_of(held)
+            self.port = port_for(self)
         self.spawn()
         match = wait_for(self._listening, "the server to listen")
         self.port = int(match[1].rpartition(":")[2].strip("/"))

@@ -35,7 +35,7 @@ BODY: Final = b"x" * 1_000
 @dataclass(frozen=True)
 class Size:
     """How often every connection dies, how many there are, and after how many seconds the relay and its clients take
-    one for dead."""
+    one for dead: the relay first, as by default. What it has not given up when its client is back comes again later."""
 
     silences: int
     clients: int
@@ -43,7 +43,7 @@ class Size:
     client: float
 
 
-QUICK = Size(silences=2, clients=6, relay=2, client=2)
+QUICK = Size(silences=2, clients=6, relay=1, client=3)
 LONG = Size(silences=30, clients=30, relay=4, client=5)
 
 
