@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 def measure(part: str, figures: Path) -> tuple[dict[str, Any], str]:
     """Runs a part in small; what it wrote, and what it printed."""
     command = [sys.executable, "-m", "bench", part, "--quick", "--json", str(figures)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr
     return json.loads(figures.read_text()), run.stdout
 
@@ -36,7 +36,7 @@ def test_the_quick_pass(tmp_path: Path) -> None:
 def test_what_acks_cost() -> None:
     """`python -m bench.acks --quick` measures appends alone and beside acks."""
     command = [sys.executable, "-m", "bench.acks", "--quick"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr
     for way in ("alone", "acks in memory", "acks saved"):
         assert way in run.stdout
@@ -47,7 +47,7 @@ def test_the_page(tmp_path: Path) -> None:
     """`python -m bench.ui --quick` measures the first load, an event's way to the screen, memory, and open pages."""
     needs("chromium", "apt-get install chromium")
     command = [sys.executable, "-m", "bench.ui", "--quick", "--json", str(tmp_path / "figures.json")]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr
     found = json.loads((tmp_path / "figures.json").read_text())
     assert [row["page"] for row in found["First load"]] == ["buckets", "events of a bucket"]

@@ -28,7 +28,7 @@ def test_they_are_small_and_all_are_shown() -> None:
 def test_they_can_be_made(tmp_path: Path, chromium: Browser) -> None:
     """A picture is made from a demo relay: a WebP of its size."""
     command = [sys.executable, "-m", "tests.ui.screenshots", "overview", "--to", str(tmp_path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=560)
     assert run.returncode == 0, run.stderr
     picture = (tmp_path / "overview.webp").read_bytes()
     assert picture[:4] == b"RIFF"
