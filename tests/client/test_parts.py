@@ -19,6 +19,7 @@ from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.intake import Intake
 from relay_tornado.client.messages import decode, read_event
 from tests.client.world import run
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
@@ -441,5 +442,31 @@ def test_saves_can_be_put_off() -> None:
         await saver.flush()
         with pytest.raises(CheckpointError, match="no"):
             await saver.close()
+
+    run(main())
+
+
+def test_what_changes_during_a_save_that_was_put_off_is_saved_after_it() -> None:
+    """Nobody waits for it, and nobody asks again."""
+
+    async def main() -> None:
+        slow, asked, text = Slow(), [], "1"
+
+        def current() -> str:
+            asked.append(text)
+            return text
+
+        saver = Saver(slow, current, 0.001)
+        saver.moved()
+        await saver.flush()
+        task = saver._task
+        assert task is not None
+        await until(lambda: asked, "the first save")
+        text = "2"
+        saver.moved()
+        await saver.flush()
+        slow.go.set()
+        await until(lambda: slow.saved == ["1", "2"], "both saves")
+        assert saver._task is task
 
     run(main())
