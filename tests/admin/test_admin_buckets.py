@@ -343,5 +343,7 @@ async def test_when_it_expires(open_memory: OpenWorld) -> None:
         bucket = await world.administration.create_bucket("trial", expires_at=world.now + 10.5)
         world.now += 20
         assert await world.administration.set_bucket("trial", expires_at=int(world.now - 20 + 10)) == bucket
+        longer = await world.administration.set_bucket("trial", expires_at=world.now + 60)
+        assert longer.expires_at == world.now + 60
         kept = await world.administration.set_bucket("trial", expires_at=None)
         assert kept.expires_at is None

@@ -490,3 +490,32 @@ async def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
         assert [each["name"] for each in await listed(administration, {"bucket": None})] == ["w"]
         with pytest.raises(NotFound):
             await listed(administration, {"bucket": "deleted"})
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("change", ["seek", "replay", "resend"])
+async def test_a_change_is_answered_once_it_is_stored(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it saves it waits for: a kill behind the answer takes nothing of it back."""
+    async with opened() as world:
+        await world.events(3)
+        await world.bury(await world.open(), 1)
+        seen: list[str] = []
+        save, saved = world.store.save, world.store.saved
+
+        def saving(*arguments: Any) -> None:
+            seen.append("save")
+            save(*arguments)
+
+        async def waited() -> None:
+            await saved()
+            seen.append("saved")
+
+        monkeypatch.setattr(world.store, "save", saving)
+        monkeypatch.setattr(world.store, "saved", waited)
+        if change == "seek":
+            await world.consumers.seek(BUCKET, "w", Earliest())
+        elif change == "replay":
+            await world.consumers.replay(BUCKET, "w", first=1)
+        else:
+            await world.consumers.resend(BUCKET, "w", None)
+        assert "saved" in seen[seen.index("save") :]

@@ -138,15 +138,21 @@ async def test_it_follows_the_grace_of_a_rotation(world: World) -> None:
 
 @pytest.mark.gen_test
 async def test_it_ends_by_itself(world: World) -> None:
-    """After seven days, or when its token does."""
+    """After seven days, or when its token does, whatever that had for its end when the session began."""
     long, short = await world.token(), await world.token(expires_at=world.now + 100)
     first, _ = await world.sessions.begin(*long)
     second, session = await world.sessions.begin(*short)
     assert session.expires_at == world.now + 100
     world.now += 100
     assert [world.is_good(first), world.is_good(second)] == [True, False]
-    world.now = NOW + LIFE
+    await world.put(dataclasses.replace(long[0], expires_at=world.now + 1))
+    assert world.is_good(first)
+    world.now += 1
     assert not world.is_good(first)
+    await world.put(long[0])
+    third, _ = await world.sessions.begin(*long)
+    world.now += LIFE
+    assert not world.is_good(third)
 
 
 @pytest.mark.gen_test

@@ -418,6 +418,20 @@ def test_somebody_is_asked_before_a_bucket_goes(tmp_path: Path) -> None:
     assert relay.command("bucket", "list") == []
 
 
+def test_somebody_is_asked_before_a_file_deletes(tmp_path: Path) -> None:
+    """`apply --prune` at a terminal prints what it would do, and tells how much goes with it; no changes nothing."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    file = tmp_path / "relay.toml"
+    file.write_text("[buckets.billing]\n")
+    returned, out, err, _ = at_terminal(relay, "apply", str(file), "--prune", typed=b"n\n")
+    assert returned == 1
+    assert [line[0] for line in out.splitlines()] == ["-", "+"]
+    assert "Delete 1 thing, and every event in 1 bucket?" in err
+    assert "relay: nothing was changed" in err
+    assert [each["name"] for each in relay.command("bucket", "list")] == ["orders"]
+
+
 def test_a_secret_that_is_typed_is_not_shown(tmp_path: Path) -> None:
     """`--password -` at a terminal asks on stderr, and echoes nothing."""
     relay = Relay(tmp_path / "data")

@@ -221,7 +221,11 @@ def test_a_public_output(relay: Runner) -> None:
     found = relay.json("output", "show", "w", "--bucket", "orders")
     assert found["strict_order"] is True
     assert re.search(rf"^signed with +{re.escape(found['secret'])}$", made, re.MULTILINE)
-    assert found["secret"] not in relay("output", "show", "w", "--bucket", "orders").stdout
+    shown = relay("output", "show", "w", "--bucket", "orders").stdout
+    assert found["secret"] not in shown
+    assert re.search("^tries +3\norder +strict$", shown, re.MULTILINE)
+    once = relay("output", "set", "orders", "--retries", "-1", "--no-strict-order").stdout
+    assert re.search("^tries +1\n(?!order)", once, re.MULTILINE)
     assert relay.json("output", "pause", "w", "--bucket", "orders")["paused"] is True
     assert "public, paused" in relay("output", "list").stdout
     assert relay.json("output", "resume", "orders")["paused"] is False
