@@ -56,6 +56,8 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
         info = relay.call("relay.info")
         if not info.get("address"):
             raise Unavailable(f"no relay runs on {data}: start it with `relay serve`, or name one with --url")
+        for each in buckets:
+            relay.call("bucket.show", bucket=each)  # which says in a command's words what is not there
         made = _make(relay, what, buckets)
     try:
         yield Access(_near(info), made["key"], made["secret"], data)

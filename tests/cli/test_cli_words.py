@@ -96,6 +96,12 @@ def test_errors_name_flags(relay: Runner) -> None:
     check()
     with serving(relay.data) as server:
         check(RELAY_URL=server.url, RELAY_SECRET=server.secret)
+        for command in (("listen", "Orders"), ("forward", "Orders", "http://127.0.0.1:9")):
+            said = relay(*command)
+            assert (said.exit_code, said.stderr.splitlines()[-1]) == (
+                1,
+                "relay: there is no bucket 'Orders': `relay bucket list` shows which there are",
+            )
 
 
 @pytest.mark.parametrize(
