@@ -219,8 +219,7 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         raise Cut(f"{address.socket} can't be reached: {reason}") from None
     except (InvalidProxy, ImportError) as error:
         # Its URL may hold a password.
-        reason = error.msg if isinstance(error, InvalidProxy) else str(error)
-        raise Unreachable(f"{_PROXY} can't be used: {reason}") from None
+        raise Unreachable(f"{_PROXY} can't be used: {error.msg}") from None
     except ValueError:
         raise Unreachable(f"the host of {address.socket} can't be looked up, or {_PROXY} has a slip in it") from None
     assert isinstance(made, _Socket)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.request import ProxyHandler
 
 import pytest
@@ -100,7 +100,8 @@ def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "proxy", ["localhost:3128", "ftp://localhost", "http://me:hidden@localhost:none", "http://", "socks5://localhost"]
+    "proxy",
+    ["localhost:3128", "ftp://me:hidden@localhost", "http://me:hidden@localhost:none", "http://", "socks5://localhost"],
 )
 def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     """It is said at once, in words that hold no password; for an answer's own connection, too."""
@@ -121,8 +122,12 @@ def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str)
     run(main())
 
 
-def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a name's addresses one on which nothing answers, not even by a refusal, hides none behind it."""
+@pytest.mark.parametrize("proxy", [None, True])
+def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch, proxy: Literal[True] | None) -> None:
+    """Of a name's addresses one on which nothing answers, not even by a refusal, hides none behind it; also where the
+    environment might have named a proxy."""
+    for name in ("all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     look_up = socket.getaddrinfo
     dialled: list[str] = []
 
@@ -136,7 +141,7 @@ def test_the_first_address_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
         async with service(one_event) as url:
             port = int(url.rpartition(":")[2])
             with silent("127.0.0.2", port):
-                async with at(f"ws://relay.test:{port}", proxy=None, open_timeout=60) as events:
+                async with at(f"ws://relay.test:{port}", proxy=proxy, open_timeout=60) as events:
                     await anext(events)
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
