@@ -30,18 +30,24 @@ class Acks:
         """When what was acknowledged on this connection was so."""
         self._late: dict[str, tuple[str, float]] = {}
         """What was acknowledged and the relay may not know, and since when."""
+        self._past: dict[str, tuple[str, float]] = {}
+        """The same once the bucket was caught up with: a relay that took the connection before for alive still had it
+        out there."""
         self._known: dict[str, str] = {}
         """What was acknowledged on earlier connections, and the relay knows."""
         self._again: list[str] = []
 
-    def came(self, id: str, bucket: str) -> bool:
-        """An event came; whether it is acknowledged already, and not for the application."""
+    def came(self, id: str, bucket: str, attempt: int = 1) -> bool:
+        """An event came, for the `attempt`th time as the relay counts, which begins anew where a consumer is moved;
+        whether it is acknowledged already, and not for the application."""
         now = self._clock()
         if id in self._known:
             # The relay sends it again because its consumer was moved back, and so it does with what comes behind it.
             self._known = {each: of for each, of in self._known.items() if of != bucket}
             self.caught_up(bucket)
-        if self._late.pop(id, ("", now - MEMORY))[1] > now - MEMORY:
+        past, late = self._past.pop(id, None), self._late.pop(id, None)
+        late = late or (past if attempt > 1 else None)
+        if late is not None and late[1] > now - MEMORY:
             self._again.append(_message("ack", id))
             self._note(id, bucket, now)
             return True
@@ -52,7 +58,9 @@ class Acks:
 
     def caught_up(self, bucket: str) -> None:
         """Everything of it was handed out anew: what comes again from now on is meant, as where a consumer was moved
-        back."""
+        back, unless it is one more attempt."""
+        self._past |= {each: late for each, late in self._late.items() if late[0] == bucket}
+        drop_oldest(self._past, REMEMBERED)
         self._late = {each: late for each, late in self._late.items() if late[0] != bucket}
 
     def late(self) -> list[str]:
@@ -93,7 +101,10 @@ class Acks:
         """The connection ended, after nothing had come for so many seconds."""
         now = self._clock()
         sure = now - silence - SURE
-        self._late = {each: (bucket, at) for each, (bucket, at) in self._late.items() if at > now - MEMORY}
+        self._late, self._past = (
+            {each: (bucket, at) for each, (bucket, at) in kept.items() if at > now - MEMORY}
+            for kept in (self._late, self._past)
+        )
         self._late |= {each: (bucket, now) for each, (bucket, at) in self._sent.items() if at > sure}
         self._known |= {each: bucket for each, (bucket, at) in self._sent.items() if at <= sure}
         self._before |= self._open

@@ -180,7 +180,9 @@ class Core:
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":
             event = messages.read_event(document)
-            if event is None or (self.options.explicit and self._acks.came(event.id, event.bucket_id)):
+            if event is None:
+                return
+            if self.options.explicit and self._acks.came(event.id, event.bucket_id, event.attempt):
                 return
             self._names.learn(event.bucket, event.bucket_id, event.epoch)
             got = self.tracker.received(event)

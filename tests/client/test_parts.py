@@ -208,6 +208,25 @@ def test_what_comes_again_after_everything_came_is_meant() -> None:
     assert acks.came("c", "others")
 
 
+def test_what_a_dead_connection_held_is_acknowledged_again() -> None:
+    """Where the relay took it for alive until after the bucket was caught up with: what was out there comes as one more
+    attempt. What the application was given since is its own again."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    for each in "abc":
+        acks.came(each, "orders")
+        acks.ack(each, False)
+    acks.cut()
+    acks.caught_up("orders")
+    assert acks.came("a", "orders", 2)
+    assert acks.late() == ['{"action":"ack","id":"a"}']
+    assert not acks.came("b", "orders", 1)
+    assert not acks.came("b", "orders", 2)
+    acks.cut()
+    now[0] += MEMORY + 1
+    assert not acks.came("c", "orders", 2)
+
+
 def test_what_the_relay_knows_and_sends_again_is_meant() -> None:
     """Its consumer was moved back while nobody was connected: so what follows is meant, too, in this bucket."""
     now = [0.0]

@@ -58,10 +58,10 @@ def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
     """Where no answer comes the page says so, asks again, and goes on."""
     page = signed_in
     hung: list[Route] = []
-    page.goto("/ui/")
+    page.goto("about:blank")  # where no question of an earlier page is on its way any more
     page.clock.install()
     page.route("**/v1/status", lambda route: route.continue_() if hung else hung.append(route))
-    page.reload()
+    page.goto("/ui/")
     wait_for(lambda: page.wait_for_timeout(20) or hung, "the question")
     said = page.get_by_text("can't be reached")
     page.clock.run_for(35_000)
