@@ -152,14 +152,6 @@ class Live:
         await client.hear_status("subscribed")
         return client
 
-    async def until(self, condition: Any) -> None:
-        """Waits for something that the server does."""
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                if condition():
-                    return
-                await asyncio.sleep(0.005)
-
 
 @asynccontextmanager
 async def live(**settings: Any) -> AsyncIterator[Live]:

@@ -18,6 +18,7 @@ from relay_tornado.model import Retention, Token
 from tests.handlers.edge import BUCKET, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, live
+from tests.waiting import until
 
 WORDS = {
     "type": "status",
@@ -90,7 +91,7 @@ async def test_tornados_client_is_served_alike() -> None:
         assert json.loads(str(await socket.read_message()))["type"] == "webhook"
         assert key
         socket.close()
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)
 
 
 @pytest.mark.gen_test
@@ -140,7 +141,7 @@ async def test_who_has_no_token_fills_no_log(monkeypatch: pytest.MonkeyPatch) ->
                 assert (await (await server.client()).end())[0] == 4029
                 await client.say({"action": "auth"})
                 assert (await client.end())[0] == 4001
-                await server.until(lambda: server.sockets.count == 0)
+                await until(lambda: server.sockets.count == 0)
             monkeypatch.setattr(log_limit, "_PAUSE", 0.0)
             client = await server.authenticated(token)
             assert (await (await server.client()).end())[0] == 4029
@@ -395,8 +396,8 @@ async def test_a_client_that_vanishes_leaves_nothing() -> None:
         await server.append(20, body=b"x" * 300_000)
         client = await server.subscribed("orders", since="earliest")
         client.abort()
-        await server.until(lambda: server.sockets.count == 0)
-        await server.until(lambda: server.sockets.deliveries.flight.outstanding == 0)
+        await until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.deliveries.flight.outstanding == 0)
         assert server.sockets._tokens == {}
         assert server.sockets.deliveries._live == set()
         assert server.sockets.deliveries._dispatcher._places == {}

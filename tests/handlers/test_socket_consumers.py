@@ -13,6 +13,7 @@ from relay_tornado.log import consumers
 from relay_tornado.log.consumers import Key, Stored, Terms, damaged
 from relay_tornado.model import Retention
 from tests.handlers.sockets import Client, Live, live
+from tests.waiting import until
 
 
 async def floor(server: Live, key: Key) -> int:
@@ -58,7 +59,7 @@ async def test_acks() -> None:
         again = await client.hear()
         assert (again["meta"]["id"], again["meta"]["attempt"]) == (came[2], 2)
         client.abort()
-        await server.until(lambda: server.sockets.deliveries.connections(key) == 0)
+        await until(lambda: server.sockets.deliveries.connections(key) == 0)
         other = await server.subscribed("orders", consumer="w")
         assert await ids(other, 2) == [came[2], came[3]]
 
@@ -130,9 +131,9 @@ async def test_a_gap_is_told_once_it_was_read(on_gap: str) -> None:
         cut = await server.authenticated()
         cut.socket.transport.pause_reading()
         await cut.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
-        await server.until(lambda: server.ledgers.counters.gaps["retention"] == 1)
+        await until(lambda: server.ledgers.counters.gaps["retention"] == 1)
         cut.abort()
-        await server.until(lambda: server.ledgers.find(key) is None)
+        await until(lambda: server.ledgers.find(key) is None)
         client = await server.authenticated()
         await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
         answer = await client.hear_status("subscribed")
@@ -175,11 +176,11 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
         await deaf.hear_status("subscribed")
         client.abort()
         deaf.socket.transport.pause_reading()
-        await server.until(lambda: server.sockets.deliveries.connections(key) == 1)
+        await until(lambda: server.sockets.deliveries.connections(key) == 1)
         await server.append(2)
         (held,) = server.sockets.deliveries._receipts._held["id-orders"]
-        await server.until(lambda: held.pinged == 5)
-        await server.until(lambda: len(held.receipt._pings) > 1)
+        await until(lambda: held.pinged == 5)
+        await until(lambda: len(held.receipt._pings) > 1)
         assert await floor(server, key) == 3
         deaf.abort()
         third = await server.authenticated(token)

@@ -9,6 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.handlers.sockets import live
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -62,7 +63,7 @@ async def test_there_are_only_so_many_sockets() -> None:
         assert "2" in reason
         assert server.sockets.count == 2
         clients[0].abort()
-        await server.until(lambda: server.sockets.count == 1)
+        await until(lambda: server.sockets.count == 1)
         await server.authenticated(token)
 
 
@@ -101,12 +102,12 @@ async def test_who_leaves_gives_a_place_of_its_address_back() -> None:
         clients = [await server.authenticated(token, **address) for _ in range(2)]
         for _ in range(2):
             clients.pop(0).abort()
-            await server.until(lambda: server.sockets.count == 1)
+            await until(lambda: server.sockets.count == 1)
             clients.append(await server.authenticated(token, **address))
             assert (await (await server.client(**address)).end())[0] == 4029
         for client in clients:
             client.abort()
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)
         assert server.sockets._addresses == {}
 
 
@@ -134,4 +135,4 @@ async def test_huge_messages_cost_no_memory() -> None:
         client = await server.client()
         with contextlib.suppress(Exception):
             await client.say("x" * (4 << 20))
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)

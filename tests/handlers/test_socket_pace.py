@@ -10,6 +10,7 @@ from tornado.iostream import IOStream
 
 from tests.delivery.world import frames
 from tests.handlers.sockets import HANDSHAKE, TIMEOUT, Client, Live, live, masked
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -54,9 +55,9 @@ async def test_a_stuck_reader_is_closed() -> None:
     async with live(ping_interval=0.1, stuck_timeout=0.8) as server:
         client = await reads_nothing(server)
         flight = server.sockets.deliveries.flight
-        await server.until(lambda: flight.outstanding > 0)
+        await until(lambda: flight.outstanding > 0)
         conversations = list(server.sockets._live)
-        await server.until(lambda: not conversations[0]._open)
+        await until(lambda: not conversations[0]._open)
         # One chunk, and some pings: everything else stays in the log.
         assert flight.outstanding < 1_000_000
         assert conversations[0]._delivery.positions()["id-orders"].seq < 100
@@ -64,7 +65,7 @@ async def test_a_stuck_reader_is_closed() -> None:
         code, reason = await client.end()
         assert code == 4008
         assert "too slow" in reason
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)
 
 
 @pytest.mark.gen_test
@@ -72,7 +73,7 @@ async def test_a_stuck_reader_that_stays_so_is_cut_off() -> None:
     """A close frame that can't be delivered does not keep the socket."""
     async with live(ping_interval=0.1, stuck_timeout=0.5) as server:
         await reads_nothing(server)
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)
 
 
 @contextlib.asynccontextmanager
@@ -83,15 +84,15 @@ async def closes_behind(server: Live) -> AsyncIterator[tuple[socket.socket, IOSt
     with socket.create_connection(("127.0.0.1", server.port)) as client:
         messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
         client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
-        await server.until(lambda: bool(server.sockets.subscribed))
+        await until(lambda: bool(server.sockets.subscribed))
         (conversation,) = server.sockets._live
         stream = conversation._stream
         # So that its kernel does not take what waits once it is asked again.
         stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
         await server.append(100, body=b"x" * 300_000)
-        await server.until(stream.writing)
+        await until(stream.writing)
         client.sendall(b"\x88\x82\0\0\0\0\x03\xe8")
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)
         yield client, stream
 
 
@@ -114,7 +115,7 @@ async def test_a_client_that_closes_behind_its_events_is_answered() -> None:
 async def test_a_client_that_closes_and_reads_no_more_is_cut_off() -> None:
     """What waits for it does not keep the socket."""
     async with live() as server, closes_behind(server) as (_, stream):
-        await server.until(stream.closed)
+        await until(stream.closed)
 
 
 @pytest.mark.gen_test
@@ -189,7 +190,7 @@ async def test_a_full_socket_loses_and_mixes_nothing() -> None:
                         heard.extend(data)
 
             async def read_until(condition: Callable[[], bool]) -> None:
-                await server.until(lambda: read() or condition())
+                await until(lambda: read() or condition())
 
             messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
             client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
@@ -245,4 +246,4 @@ async def test_one_that_stops_reading_before_a_ping_has_left_is_cut_off() -> Non
         await server.bucket()
         await server.append(200, body=b"x" * 100_000)
         await server.subscribed("orders", since="earliest")
-        await server.until(lambda: server.sockets.count == 0)
+        await until(lambda: server.sockets.count == 0)

@@ -48,7 +48,7 @@ function Page() {
   }, [page?.pattern]);
   const begun = useRef(false);
   useEffect(() => {
-    // What was pressed has gone with the part that it was in: the focus goes to the part that came.
+    // Nothing has the focus, as behind the browser's Back: it goes to the part that came.
     if (begun.current && document.activeElement === document.body) document.getElementById("main").focus({ preventScroll: true });
     begun.current = true;
   }, [path]);
