@@ -104,6 +104,8 @@ class Index:
         self._used = 0
         self._pacing = Pacing(events)
         self._whole = False
+        self._more = False
+        """Whether the last step has left some of what it could have had, as it was enough."""
 
     # looking up
 
@@ -178,7 +180,7 @@ class Index:
             if self._whereabouts is not None and self._whereabouts.missing():
                 raise sqlite3.DatabaseError("its file was taken away")
             done = await self._step() if self._room() > _ROOM else 0
-            if done >= _WORTH:
+            if done >= _WORTH or (done and self._more):
                 continue
             if not done and self._room() > _ROOM and not self._whole:
                 self._whole = True
@@ -191,19 +193,23 @@ class Index:
             await asyncio.sleep(_SETTLE)
 
     async def _step(self) -> int:
-        """Indexes some of what is new, or else of what is old; returns how many events that were."""
+        """Indexes some of what is new, or else of what is old, a stretch of each bucket at most: where the next one
+        begins is known once this one is stored. Returns how many events that were."""
         found: list[_Found] = []
+        self._more = False
         self._pacing.begin()
-        while self._dirty and not _full(found):
-            bucket_id = next(iter(self._dirty))
+        for bucket_id in list(self._dirty):
+            if _full(found):
+                break
             del self._dirty[bucket_id]
             try:
                 found += await self._upwards(bucket_id)
             except BucketGone:
                 self._behind.pop(bucket_id, None)
         backwards = not found and self._used < self._bound * _FULL
-        while backwards and self._behind and not _full(found):
-            bucket_id = next(iter(self._behind))
+        for bucket_id in list(self._behind) if backwards else ():
+            if _full(found):
+                break
             del self._behind[bucket_id]
             with suppress(BucketGone):
                 found += await self._downwards(bucket_id)
@@ -220,6 +226,7 @@ class Index:
             return []
         found = await pages.above(self._log, bucket_id, max(place.high, bounds.first - 1), bounds.head)
         if found.last < bounds.head:
+            self._more = True
             self._dirty.setdefault(bucket_id)
         low = place.low if place.high >= place.low else found.first
         epoch = epoch_at(bounds.epochs, found.last)
@@ -233,6 +240,7 @@ class Index:
             return []
         found = await pages.below(self._log, bucket_id, min(place.low, bounds.head + 1), bounds.first)
         if found.first > bounds.first:
+            self._more = True
             self._behind[bucket_id] = None
         return [_Found(bucket_id, place._replace(low=found.first), found)]
 

@@ -508,3 +508,30 @@ async def test_large_events_of_many_buckets_are_not_held_together(
     await asyncio.gather(task, return_exceptions=True)
     assert sum(steps) > 16_000
     assert max(steps) < 6_000
+
+
+@log_test
+async def test_large_events_without_a_text_are_taken_in_once(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stretch has of text may be little where its events are large: the step ends with it all the same, in
+    either direction, and the next one follows at once."""
+    monkeypatch.setattr(pages, "BYTES", 3_000)
+    monkeypatch.setattr(index, "_SETTLE", 3600.0)
+    taken: list[tuple[int, int]] = []
+
+    class Watched(Index):
+        async def _add(self, found: Sequence[Any], backwards: bool) -> None:
+            taken.extend((each.stretch.first, each.stretch.last) for each in found)
+            await super()._add(found, backwards)
+
+    for order in ([3, 2, 1], [4, 5, 6]):
+        for _ in order:
+            await world.log.append("b", event(b"\xff" * 2_000))
+        taken.clear()
+        made = Watched(tmp_path, world.log, lambda: [bucket()], BOUND)
+        task = asyncio.create_task(made.run())
+        await caught_up(made, world)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert taken == [(seq, seq) for seq in order]
