@@ -38,14 +38,16 @@ DELETE FROM dedupe
 WHERE log = :log AND hash IN (SELECT hash FROM dedupe WHERE log = :log AND until < :now LIMIT :most)
 """
 _OLD_DELIVERIES = """
-WITH run AS (
-    SELECT delivery.id, sum(length(body)) OVER (ORDER BY delivery.id) AS total, length(body) AS size
-    FROM (
-        SELECT id FROM delivery WHERE log = :log AND seq < (SELECT first FROM log WHERE id = :log)
-        ORDER BY seq LIMIT 256
-    ) JOIN delivery USING (id)
+DELETE FROM delivery WHERE id IN (
+    WITH run AS (
+        SELECT delivery.id, sum(length(body)) OVER (ORDER BY delivery.id) AS total, length(body) AS size
+        FROM (
+            SELECT id FROM delivery WHERE log = :log AND seq < (SELECT first FROM log WHERE id = :log)
+            ORDER BY seq LIMIT 256
+        ) JOIN delivery USING (id)
+    )
+    SELECT id FROM run WHERE total <= :most OR total = size
 )
-DELETE FROM delivery WHERE id IN (SELECT id FROM run WHERE total <= :most OR total = size)
 """
 _BYTES = "SELECT coalesce(sum(size), 0) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 
@@ -115,9 +117,10 @@ def has_old_deliveries(raw: sqlite3.Connection, log: int) -> bool:
 
 
 def forget_deliveries(raw: sqlite3.Connection, log: int) -> bool:
-    """Removes up to 256 results or 8 MiB (one at least) of events that have left. Returns whether that is done."""
-    raw.execute(_OLD_DELIVERIES, {"log": log, "most": STEP_BYTES})
-    return not has_old_deliveries(raw, log)
+    """Removes up to 256 results or 8 MiB (one at least) of events that have left. Returns whether that is done; what
+    only a damaged index has can't be removed, and stays."""
+    gone = raw.execute(_OLD_DELIVERIES, {"log": log, "most": STEP_BYTES}).rowcount
+    return not gone or not has_old_deliveries(raw, log)
 
 
 def has_old_digests(raw: sqlite3.Connection, log: int, now: float) -> bool:

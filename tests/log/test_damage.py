@@ -15,9 +15,11 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
+from relay_tornado.log.deliveries import sent
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.pages import Block
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
 from relay_tornado.settings import Settings
@@ -402,3 +404,32 @@ async def test_a_head_that_is_too_low_refuses_no_others_events(
             assert seqs == list(range(seqs[0], seqs[0] + 2))
     assert (await disk.log.bounds("b")).head == 10
     assert [entry["event"] for entry in logs] == ["commit_failed"]
+
+
+@log_test
+async def test_an_entry_of_the_index_that_leads_to_no_result(disk: SqliteWorld) -> None:
+    """It can't be removed with its event; what else is to leave does, also where the log is dropped."""
+    await make(disk.log)
+    await fill(disk.log, 6)
+    results = SqliteDeliveries(disk.database, disk.settings)
+    for seq in (2, 3, 4):
+        await results.record("b", seq, 0, sent(1.5))
+    await results.close()
+    await disk.close()
+    data = disk.database.path.read_bytes()
+    # An entry as SQLite writes it: log 1 and output 0 (which take no byte), the seq and the rowid in one byte each.
+    entry, other = (bytes((5, 9, 1, 8, 1, 3, rowid)) for rowid in (2, 66))
+    assert data.count(entry) == 1
+    disk.database.path.write_bytes(data.replace(entry, other))
+    await disk.reopen()
+
+    async def left() -> list[int]:
+        """What is in the table itself."""
+        return await disk.database.read(lambda raw: [row for row, _ in raw.execute("SELECT id, body FROM delivery")])
+
+    assert await disk.log.trim("b", Retention(None, 3, None), None) == 3
+    assert await left() == [2, 3]
+    await disk.log.drop("b")
+    await until(lambda: not disk.log._trimming._purges, "the rows of the log to leave")
+    assert await left() == [2]
+    assert await disk.database.read(lambda raw: raw.execute("SELECT id FROM log").fetchall()) == []
