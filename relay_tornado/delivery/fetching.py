@@ -28,7 +28,7 @@ async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int
                 events = await log.read(bucket_id, first - 1, len(run), size)
         except CursorLost as lost:
             bounds = await log.bounds(bucket_id)
-            if run[0].generation != ledger.progress.generation:
+            if not ledger.live or run[0].generation != ledger.progress.generation:
                 break
             gone = [one for one in run if one.seq < max(bounds.first, lost.first)] or run[:1]
             # What retention removed lies below the log's first event; within the log it is damage, or was never stored.

@@ -60,6 +60,11 @@ class Ledger:
         self._saving = False
         self._watchers: dict[Callable[[], None], None] = {}
 
+    @property
+    def live(self) -> bool:
+        """Whether somebody uses it. Where nobody does, another one may stand for its consumer by now."""
+        return self._ledgers.find(self.key) is self
+
     def save(self) -> None:
         """Has what changed be committed soon; cheap, however often it is called."""
         if not self._saving and not self.gone:

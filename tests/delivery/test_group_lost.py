@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from relay_tornado.model import Retention
 from tests.delivery.test_gaps import damage
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, Worker, floor, worker, world_of
+from tests.delivery.workers import KEY, Worker, floor, held_up, worker, world_of
 from tests.delivery.world import World, quiet, until
 
 LONGEST = 61
@@ -82,3 +83,26 @@ async def test_damage_is_a_gap_that_is_told_once() -> None:
     assert world.ledgers.counters.gaps["reset"] == 1
     assert await dead(world) == [(seq, 0, "damaged") for seq in (3, 4, 5)]
     assert await floor(world) == 7
+
+
+@virtual_test
+async def test_what_left_while_it_was_read_for_a_connection_that_is_gone() -> None:
+    """The consumer was taken up by another connection, which was given it in time and has acked it: it is neither a gap
+    nor dead."""
+    world = world_of()
+    await world.bucket()
+    await world.append(5)
+    gate = held_up(world)
+    one = await worker(world)
+    await quiet()
+    one.leave()
+    two = await worker(world)
+    await until(lambda: two.seqs == [1, 2, 3, 4, 5])
+    assert two.ack(4, all=True)
+    assert await world.log.trim("id-orders", Retention(None, 3, None), None) == 2
+    world.ledgers.trimmed("id-orders", 3)
+    gate.set()
+    await quiet()
+    assert await floor(world) == 4
+    assert await dead(world) == []
+    assert sum(world.ledgers.counters.gaps.values()) == 0

@@ -14,7 +14,7 @@ from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, Worker, floor, outputs, worker, world_of
+from tests.delivery.workers import KEY, Worker, floor, held_up, outputs, worker, world_of
 from tests.delivery.world import TOKEN, quiet, until
 
 
@@ -461,22 +461,13 @@ async def test_a_seek_while_events_are_read() -> None:
     world = world_of()
     await world.bucket()
     await world.append(5)
-    gate = asyncio.Event()
-    read = world.log.read
-
-    async def late(*args: Any) -> Any:
-        await gate.wait()
-        return await read(*args)
-
-    world.log.read = late  # type: ignore[method-assign]
-    world.log.peek = lambda *args: None  # type: ignore[method-assign]
+    gate = held_up(world)
     one = await worker(world)
     await quiet()
     async with world.ledgers.using(KEY) as ledger:
         ledger.progress.seek(2)
         ledger.tell()
     await quiet()
-    world.log.read = read  # type: ignore[method-assign]
     gate.set()
     await quiet()
     assert one.seqs == [3, 4, 5]

@@ -91,3 +91,18 @@ async def later(condition: Any) -> None:
 
 def outputs() -> tuple[Output, ...]:
     return tuple(Output(f"o{n}", n, f"out {n}", 0, 0, internal=True) for n in (1, 2))
+
+
+def held_up(world: World) -> asyncio.Event:
+    """Has the next read of the log wait for this; those behind it don't."""
+    gate = asyncio.Event()
+    read, peek = world.log.read, world.log.peek
+
+    async def late(*args: Any) -> Any:
+        world.log.read, world.log.peek = read, peek  # type: ignore[method-assign]
+        await gate.wait()
+        return await read(*args)
+
+    world.log.read = late  # type: ignore[method-assign]
+    world.log.peek = lambda *args: None  # type: ignore[method-assign]
+    return gate
