@@ -225,14 +225,17 @@ class Group:
                 progress.release(one)
             self.ledger.save()
             self._show(member)
-            self._arm()
+            if member.over:
+                self._wake()  # that is the others'
+            else:
+                self._arm()
 
     def _deal(
         self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str]
     ) -> tuple[int, bool, Awaitable[None] | None]:
         """How many of these were dealt with, whether there may be more, and the write that was begun. Raises
         BucketGone."""
-        if member.receiver.over or not member.place.open or taken[0].generation != self.ledger.progress.generation:
+        if member.over or taken[0].generation != self.ledger.progress.generation:
             return 0, True, None
         given, dealt = self._select(member, taken, events, self._groups.flight.chunk())
         if not dealt:

@@ -97,11 +97,16 @@ class Member:
         self.place = place
         self.slow = False
 
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is written to it."""
+        return self.receiver.over or not self.place.open
+
     async def page(self) -> bool:
         """Takes a share of what there is, and writes it. False where there is nothing for it now: it is woken."""
         group = self.group
         async with group.lock:
-            if self.receiver.over or not self.place.open:
+            if self.over:
                 return True
             taken = group.take(self)
             if not taken:

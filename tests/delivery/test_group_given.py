@@ -11,7 +11,7 @@ from relay_tornado.progress import MAX_DELIVER
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, floor, later, outputs, parked, worker, world_of
+from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, worker, world_of
 from tests.delivery.world import World, quiet, until
 
 
@@ -329,6 +329,24 @@ async def test_what_can_not_be_had_now_is_looked_for_again() -> None:
     world.log.peek = peek  # type: ignore[method-assign]
     await asyncio.sleep(1.1)
     assert one.tries() == [(1, 1), (2, 1), (3, 1)]
+
+
+@virtual_test
+async def test_what_was_being_read_for_a_connection_that_is_cut() -> None:
+    """Another one that waits gets it as soon as it is given back, at no later time."""
+    world = world_of()
+    await world.bucket()
+    one, two = await worker(world), await worker(world)
+    await quiet()
+    gate = held_up(world)
+    await world.append()
+    await quiet()
+    one.leave()
+    await quiet()
+    assert two.seqs == []
+    gate.set()
+    await quiet()
+    assert two.seqs == [1]
 
 
 @virtual_test
