@@ -113,9 +113,10 @@ async def place_kept(
     try:
         for bucket in buckets:
             if not bucket.ephemeral:
-                ledger = await _open(ledgers, keeper, bucket)
+                ledger = await open_kept(ledgers, keeper, bucket.id)
                 if ledger is not None:
                     opened[bucket.id] = ledger
+                    await _agree(ledgers, keeper, bucket, ledger)
         floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in opened.items()}
         generations = {bucket_id: ledger.progress.generation for bucket_id, ledger in opened.items()}
         for bucket_id, held in going_on.items():
@@ -172,12 +173,6 @@ def _telling(placement: Placement) -> Placement:
     return replace(placement, gap=span(ledger.untold) if ledger.untold else None)
 
 
-async def _open(ledgers: Ledgers, keeper: Keeper, bucket: Bucket) -> Ledger | None:
-    """The bucket's consumer on the keeper's terms, None where there is none."""
-    ledger = await open_kept(ledgers, keeper, bucket.id)
-    return None if ledger is None else await _agreed(ledgers, keeper, bucket, ledger)
-
-
 async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId) -> Ledger | None:
     """The keeper's consumer in a bucket, opened as it is; None where there is none."""
     try:
@@ -186,27 +181,22 @@ async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId) -> Le
         return None
 
 
-async def _agreed(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledger) -> Ledger:
-    """A consumer that was opened, on the keeper's terms. It is closed where that raises: Conflict, where it is moved in
-    the other way, and what the store raises."""
-    try:
-        _same(keeper, ledger.terms, bucket)
-        await ledgers.agree(ledger, keeper.terms(ledger.terms))
-    except BaseException:
-        ledgers.close(ledger)
-        raise
-    return ledger
+async def _agree(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledger) -> None:
+    """Puts a consumer on the keeper's terms. Raises Conflict where it is moved in the other way, and what the store
+    raises."""
+    _same(keeper, ledger.terms, bucket)
+    await ledgers.agree(ledger, keeper.terms(ledger.terms))
 
 
 async def _kept(ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: dict[BucketId, Ledger]) -> Placement:
-    """A placement with its consumer, which is made where there is none; a gap before the position at which it is made
-    is one that it met."""
+    """A placement with its consumer, which is made where there is none, and is among those `opened` then; a gap before
+    the position at which it is made is one that it met."""
     bucket_id = placement.bucket.id
     ledger = opened.get(bucket_id)
     if ledger is not None:
         return replace(placement, ledger=ledger)
     try:
-        ledger = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
+        ledger = opened[bucket_id] = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
     except BucketGone:
         return placement
     if not keeper.has(bucket_id):
@@ -214,7 +204,7 @@ async def _kept(ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: 
         await ledgers.delete(ledger.key)
         return placement
     # Somebody may have made it a moment ago, on terms of their own.
-    opened[bucket_id] = await _agreed(ledgers, keeper, placement.bucket, ledger)
+    await _agree(ledgers, keeper, placement.bucket, ledger)
     if placement.gap is not None:
         ledger.met(placement.gap, ledgers.clock())
     progress = ledger.progress

@@ -10,7 +10,6 @@ import pytest
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
 from tests.delivery.virtual import START, day, run, virtual_test
@@ -450,28 +449,6 @@ async def test_who_has_no_receipts_costs_nothing() -> None:
     assert world.deliveries._receipts._timer is None
     assert not world.deliveries._receipts._held
     assert world.ledgers.find(KEY) is None
-
-
-@virtual_test
-async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
-    """Also where its client subscribes at that moment: what it was about to make is not there afterwards."""
-    world = World(clock=day)
-    await world.bucket()
-    await world.registry.put("token", DURABLE.key, DURABLE)
-    opened = world.ledgers.open
-
-    async def revoked(key: Key, *how: Any) -> Ledger:
-        if how:
-            await world.registry.delete("token", DURABLE.key)
-            await world.ledgers.delete(KEY)
-        return await opened(key, *how)
-
-    world.ledgers.open = revoked  # type: ignore[method-assign]
-    _, delivery, (answer,) = await world.subscribe("orders", token=DURABLE)
-    assert "consumer" not in answer
-    assert await world.consumers.get(KEY) is None
-    assert world.ledgers.find(KEY) is None
-    world.deliveries.end(delivery)
 
 
 @virtual_test

@@ -41,7 +41,7 @@ async def _floor(world: World) -> int:
 
 def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before: bool) -> None:
     """The operator moves the consumer behind the second event, `before` or after its place was judged."""
-    place_all, opening = keeping.place_all, keeping._open
+    place_all, agree = keeping.place_all, keeping._agree
 
     def seek() -> None:
         ledger = world.ledgers.find(KEY)
@@ -50,11 +50,10 @@ def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before:
         ledger.save()
         ledger.tell()
 
-    async def opened(*arguments: Any) -> Any:
-        ledger = await opening(*arguments)
+    async def agreed(*arguments: Any) -> None:
+        await agree(*arguments)
         if before:
             seek()
-        return ledger
 
     async def placed(*arguments: Any, **fields: Any) -> Any:
         placements = await place_all(*arguments, **fields)
@@ -62,7 +61,7 @@ def _seek_while_placed(monkeypatch: pytest.MonkeyPatch, world: World, *, before:
             seek()
         return placements
 
-    monkeypatch.setattr(keeping, "_open", opened)
+    monkeypatch.setattr(keeping, "_agree", agreed)
     monkeypatch.setattr(keeping, "place_all", placed)
 
 
