@@ -268,27 +268,21 @@ class Upload:
     def finish(self, answered: Callable[[Answer], None]) -> None:
         """Appends the event. `answered` is called once, from the event loop, when its outcome is known; at once where
         it is refused as things are by now, or there is no memory for it."""
-        ingest, head = self._ingest, self._head
+        ingest = self._ingest
         try:
-            body = bytes(self._body)
+            event = self._event()
         except MemoryError:
-            answered(self._overloaded())
-            return
-        refusal = self._look_again(body)
-        if refusal is not None:
+            event = self._overloaded()
+        except BaseException:
             self.abandon()
-            answered(refusal)
-            return
-        place, endpoint = self._place, self._place.endpoint
-        event = ingest.judge(place, head.method, self._headers, body, head.remote_ip, self._digest)
+            raise
         if isinstance(event, Answer):
             self.abandon()
             answered(event)
             return
         self._spent = False
-        ingest.buffered -= self._size
-        self._size = 0
-        self._body = b""
+        self.abandon()
+        place, endpoint = self._place, self._place.endpoint
 
         def appended(outcome: Appended | BaseException) -> None:
             if not endpoint.waits or isinstance(outcome, BaseException):
@@ -297,6 +291,14 @@ class Upload:
                 self._leave = ingest.answers.wait(endpoint.bucket, endpoint.input, outcome, answered)
 
         ingest.log.submit(endpoint.bucket.id, event, appended)
+
+    def _event(self) -> NewEvent | Answer:
+        """What is appended; or the refusal."""
+        body, head = bytes(self._body), self._head
+        refusal = self._look_again(body)
+        if refusal is not None:
+            return refusal
+        return self._ingest.judge(self._place, head.method, self._headers, body, head.remote_ip, self._digest)
 
     def _look_again(self, body: bytes) -> Answer | None:
         """Where the input or its bucket was changed while the body came, they count as they are now: what was made

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado import errors
+from relay_tornado.ingest.endpoints import Endpoint
 from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, Verify
+from relay_tornado.model import Appended, Bucket, BucketAuth, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.wire.answers import Answer
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, finish, replace_input
 
@@ -240,6 +241,31 @@ async def test_the_ingest_buffer() -> None:
     third.abandon()
     third.abandon()
     assert bench.ingest.buffered == 0
+
+
+@pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError])
+@pytest.mark.gen_test
+async def test_a_body_that_the_relay_fails_on_is_let_go(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Neither its bytes nor its turn stay taken. For want of memory it is refused, as anywhere on its way."""
+    bench = await Bench(dataclasses.replace(BUCKET, rate_limit=RateLimit(1))).open()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Endpoint, "verdict", fail)
+    upload = bench.ingest.begin(Head("POST", b"/v1/webhooks/in-1", HEADERS, 4, "192.0.2.7"))
+    assert isinstance(upload, Upload)
+    assert upload.feed(b"body") is None
+    if error is MemoryError:
+        assert (await finish(upload)).status == 503
+    else:
+        with pytest.raises(error):
+            await finish(upload)
+    assert bench.ingest.buffered == 0
+    monkeypatch.undo()
+    assert (await bench.send(body=b"x")).status == 200
 
 
 @pytest.mark.parametrize(
