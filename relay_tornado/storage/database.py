@@ -211,8 +211,9 @@ class Database:
                     synced = self._writer.stamp
                     try:
                         await self.read(lambda raw: self._witness.sync())
-                    except OSError as error:
-                        _log.warning("witness_not_synced", error=str(error))
+                    except Exception as error:  # there is no memory for it, say
+                        with contextlib.suppress(MemoryError):  # nor for words
+                            _log.warning("witness_not_synced", error=str(error) or repr(error))
         finally:
             if not self._closing:  # everything is being cancelled: let no thread keep the process from ending
                 for reader in self._readers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -421,3 +422,29 @@ async def test_the_witness_is_synced_while_it_changes(settings: Settings, monkey
     assert threading.get_ident() not in synced
     await database.close()
     assert synced[-1] == threading.get_ident()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "no"), MemoryError()])
+@storage_test
+async def test_a_witness_that_is_not_synced_keeps_nobody_from_reading(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is said, and tried again with what is committed next, whatever it was."""
+    monkeypatch.setattr(databases, "_WITNESS_INTERVAL", 0.01)
+    database = await Database.open(settings)
+    tried: list[None] = []
+
+    def sync() -> None:
+        tried.append(None)
+        raise error
+
+    monkeypatch.setattr(database._witness, "sync", sync)
+    with capture_logs() as said:
+        for count in (1, 2):
+            await database.write(put(f"{count}"))
+            await until(lambda count=count: len(said) == count)  # type: ignore[misc]
+    assert [each["event"] for each in said] == ["witness_not_synced"] * 2
+    assert len(tried) == 2
+    assert await database.read(lambda raw: raw.execute("SELECT 1").fetchone()) == (1,)
+    monkeypatch.undo()
+    await database.close()
