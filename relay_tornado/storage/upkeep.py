@@ -12,7 +12,6 @@ from typing import Final
 
 import structlog
 
-from relay_tornado.errors import RelayError
 from relay_tornado.model import DAY, MIB
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import WARN, Forecast
@@ -72,10 +71,11 @@ class Upkeep:
                 elif rate <= QUIET and self._is_much(free, size):
                     await self._vacuum(free, size)
                 self._problem = ""
-            except (RelayError, sqlite3.Error) as error:
-                if str(error) != self._problem:  # on a full disk it comes each second
-                    self._problem = str(error)
-                    _log.warning("upkeep_waits", reason=self._problem)
+            except Exception as error:  # there is no memory for it, say
+                problem = str(error) or repr(error)
+                if problem != self._problem:  # on a full disk it comes each second
+                    self._problem = problem
+                    _log.warning("upkeep_waits", reason=problem)
             commits, before = self._database.commits, self._clock()
             await self._pause()
 

@@ -228,17 +228,18 @@ def test_a_file_that_gives_no_pages_back_is_let_be(tmp_path: Path, monkeypatch: 
 
 
 def test_what_keeps_it_from_its_work_is_said_once(tmp_path: Path) -> None:
-    """A full disk has it look each second; once there was room it is said anew."""
+    """A full disk has it look each second; once there was room it is said anew. Whatever it is, the next look comes."""
 
     async def run() -> list[str]:
         async with opened(tmp_path) as (database, _):
-            problems = iter([*["full"] * 3, *["broken"] * 3, *[""] * 2, *["broken"] * 3])
+            full, broken = NoSpace("full"), MemoryError()
+            problems = iter([*[full] * 3, *[broken] * 3, *[None] * 2, *[broken] * 3])
             looks = []
 
             async def read(job: Any, what: str = "") -> Any:
-                looks.append(problem := next(problems, ""))
-                if problem:
-                    raise NoSpace(problem)
+                looks.append(problem := next(problems, None))
+                if problem is not None:
+                    raise problem
                 return 0, 1 << 20
 
             database.read = read  # type: ignore[method-assign]
@@ -250,4 +251,4 @@ def test_what_keeps_it_from_its_work_is_said_once(tmp_path: Path) -> None:
             del database.read
             return [line["reason"] for line in logged if line["event"] == "upkeep_waits"]
 
-    assert asyncio.run(run()) == ["full", "broken", "broken"]
+    assert asyncio.run(run()) == ["full", "MemoryError()", "MemoryError()"]
