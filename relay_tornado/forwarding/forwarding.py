@@ -242,9 +242,11 @@ class Forwarding:
                     await self._settle(bucket_id, number, head)
                 except (NotFound, BucketGone):
                     continue
-                except RelayError as error:
+                except Exception as error:
                     if not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
-                        _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+                        trace, reason = not isinstance(error, RelayError), str(error) or repr(error)
+                        told = {"bucket": bucket_id, "output": number, "reason": reason}
+                        _log.warning("output_not_opened", **told, exc_info=trace)
                     self._dirty.setdefault((bucket_id, number), head)
                     await asyncio.sleep(_AGAIN)
         finally:
