@@ -344,6 +344,7 @@ class Forwarder:
             return
         if taken.seq < bounds.first:
             self.ledger.trim(bounds.first)
+            self.ledger.progress.release(taken)  # nothing more comes of it
             self._hold_again()
             return
         again, why = taken.seq in self.ledger.progress.parked, self.ledger.miss(taken.seq, lost)

@@ -145,7 +145,7 @@ async def test_deleted_while_a_request_is_out() -> None:
 
 @pytest.mark.gen_test
 async def test_retention_overtakes() -> None:
-    """What left the log is passed over; what is still there is sent."""
+    """What left the log is passed over, and nothing is remembered of it; what is still there is sent."""
     async with Target() as target, world(public(target.url, paused=True)) as w:
         await w.append(b"1", b"2", b"3")
         await w.log.trim(B, Retention(max_events=1), None)
@@ -154,6 +154,7 @@ async def test_retention_overtakes() -> None:
         await w.idle()
         assert target.bodies == [b"3"]
         assert w.forwarder().ledger.progress.floor == 3
+        assert not w.forwarder().ledger.progress._gone
 
 
 @pytest.mark.parametrize(("told", "reason"), [("retention", "reset"), ("ephemeral", "ephemeral")])
