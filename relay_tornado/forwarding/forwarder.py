@@ -30,10 +30,9 @@ import structlog
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.forwarding.attempt import Request, Try, attempt, prepare
-from relay_tornado.forwarding.circuit import Circuit
+from relay_tornado.forwarding.lanes import Lane, Lanes
 from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
-from relay_tornado.forwarding.throttle import Throttle
 from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import KIB, Bucket, Event, Output
@@ -69,10 +68,8 @@ class Forwarder:
         self.bucket = bucket
         self.output = output
         self.ledger = ledger
-        self._circuit = Circuit(shared.spread)
-        self._throttle = Throttle(output.throttle)
+        self._lanes = Lanes(shared, output, self.poke)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._trying = 0
         self._held: set[int] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._poked = self._ended = self._gone = False
@@ -89,7 +86,7 @@ class Forwarder:
 
     @property
     def circuit_open(self) -> bool:
-        return self._circuit.opened
+        return self._lanes.circuit.opened
 
     @property
     def parked(self) -> int:
@@ -99,25 +96,25 @@ class Forwarder:
     @property
     def trying(self) -> int:
         """Requests that are out."""
-        return self._trying
+        return self._lanes.trying
 
     @property
     def full(self) -> bool:
         """Whether as many events wait as may, beside those that are out."""
-        depth = self._throttle.depth
+        depth = self._lanes.throttle.depth
         if depth is None or not self.active:
             return False
-        head, most = self._shared.head(self.bucket.id), depth + self._trying
+        head, most = self._shared.head(self.bucket.id), depth + self.trying
         return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
 
     @property
     def bounded(self) -> bool:
         """Whether its queue can be full."""
-        return self._throttle.depth is not None
+        return self._lanes.throttle.depth is not None
 
     def reaches(self, event: Event) -> bool:
         """Whether the event is sent there about now."""
-        return self.active and not self._circuit.opened and self._goes.there(event, self._shared.subjects.of)
+        return self.active and not self.circuit_open and self._goes.there(event, self._shared.subjects.of)
 
     # what happens to it
 
@@ -126,8 +123,6 @@ class Forwarder:
         before = self.output
         self._take_over(bucket, output)
         if before != output:
-            # Whoever changed it expects it to be tried.
-            self._circuit = Circuit(self._shared.spread)
             self._gone = False
         if before.destination != output.destination:
             # They wait for what the other one said of itself.
@@ -145,7 +140,7 @@ class Forwarder:
         """Takes nothing more; what is out goes on to its end."""
         self._ended = True
         self._unwatch()
-        self._shared.slots.leave(self)
+        self._lanes.close()
         if self._timer is not None:
             self._timer.cancel()
 
@@ -164,8 +159,7 @@ class Forwarder:
         self.bucket, self.output = bucket, output
         self._goes = Goes(bucket, output)
         self._schedule: Schedule = schedule_of(output)
-        if not self._throttle.same(output.throttle):
-            self._throttle = Throttle(output.throttle)
+        self._lanes.change(output)
         self._hold_again()
 
     def _told(self) -> None:
@@ -179,15 +173,11 @@ class Forwarder:
     def _hold_again(self) -> None:
         self._held = {seq for seq, one in self.ledger.progress.parked.items() if self._holds(one.attempts)}
 
-    @property
-    def _at_once(self) -> int:
-        return 1 if self.output.strict_order else self._throttle.at_once
-
     def _holds(self, attempts: int) -> bool:
         """Whether an event keeps later ones waiting after so many tries in vain."""
         if self.output.strict_order:
             return attempts > 0
-        return self._at_once == 1 and 0 < attempts < self._schedule.quick
+        return self._lanes.at_once == 1 and 0 < attempts < self._schedule.quick
 
     # taking
 
@@ -196,11 +186,10 @@ class Forwarder:
         for _ in range(_TURNS):
             if not self.active or self.ledger.gone:
                 return
-            if self._trying >= self._at_once or len(self._tasks) >= self._at_once + _RECORDS:
+            most = self._lanes.at_once
+            if self.trying >= most or len(self._tasks) >= most + _RECORDS:
                 return  # whoever ends pokes
-            now = self._shared.monotonic()
-            wait = max(self._circuit.wait(now), self._throttle.wait(now))
-            if wait:
+            if wait := self._lanes.wait():
                 if wait < math.inf:
                     self._wake_in(wait)
                 return
@@ -226,13 +215,10 @@ class Forwarder:
         if event is not None and not self._goes.there(event, self._shared.subjects.of):
             self._settle(taken)
             return True
-        if self._trying and not self._shared.slots.take(self, self.poke):
+        lane = self._lanes.take()
+        if lane is None:
             progress.release(taken)
             return False
-        extra = self._trying > 0
-        self._trying += 1
-        lane = _Lane(self, extra, self._circuit.begin())
-        self._throttle.take()
         task = asyncio.get_running_loop().create_task(self._work(taken, event, lane))
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -260,7 +246,7 @@ class Forwarder:
 
     # trying
 
-    async def _work(self, taken: Taken, event: Event | None, lane: _Lane) -> None:
+    async def _work(self, taken: Taken, event: Event | None, lane: Lane) -> None:
         """From an event that was taken to what is stored of it."""
         tried: Try | None = None
         try:
@@ -289,7 +275,7 @@ class Forwarder:
             self.ledger.progress.release(taken)
             self.ledger.save()
             if not isinstance(error, asyncio.CancelledError):
-                lane.circuit.hold(self._shared.monotonic() + _FAULT)
+                lane.hold(_FAULT)
             raise
         finally:
             if tried is None:
@@ -329,7 +315,7 @@ class Forwarder:
             events = ()
         if not events:
             self.ledger.progress.release(taken)
-            self._circuit.hold(self._shared.monotonic() + _FAULT)
+            self._lanes.hold(_FAULT)
             return None
         return events[0]
 
@@ -355,9 +341,9 @@ class Forwarder:
 
     # what came of it
 
-    async def _judge(self, taken: Taken, received_at: float, tried: Try, lane: _Lane) -> None:
+    async def _judge(self, taken: Taken, received_at: float, tried: Try, lane: Lane) -> None:
         if tried.outcome == "sent":
-            if lane.circuit.succeeded():
+            if lane.succeeded():
                 _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
             if not self.output.strict_order:
                 lane.leave()  # the next one need not wait until this one is stored
@@ -365,20 +351,20 @@ class Forwarder:
             self._settle(taken)
             return
         self._failed(tried, lane)
-        if tried.status == 410 and not self._moved(lane):
+        if tried.status == 410 and not lane.moved:
             self._gone = True
             await self._record(taken, tried, "failed")
             self._bury(taken, GONE)
-            if not self._moved(lane):
+            if not lane.moved:
                 await self._disable()
             return
-        due = AT_ONCE if self._moved(lane) else self._due(taken, received_at, tried)
+        due = AT_ONCE if lane.moved else self._due(taken, received_at, tried)
         if isinstance(due, str):
             await self._record(taken, tried, "failed")
             self._bury(taken, due)
             return
         await self._record(taken, tried, "stalled")
-        if self._moved(lane):
+        if lane.moved:
             due = AT_ONCE
         if self.ledger.progress.fail(taken, due, self._shared.clock()) and self._holds(taken.attempt):
             self._held.add(taken.seq)
@@ -386,16 +372,11 @@ class Forwarder:
             self._held.discard(taken.seq)
         self.ledger.save()
 
-    def _moved(self, lane: _Lane) -> bool:
-        """Whether the output has another destination than the one that was asked."""
-        return lane.destination != self.output.destination
-
-    def _failed(self, tried: Try, lane: _Lane) -> None:
-        now = self._shared.monotonic()
+    def _failed(self, tried: Try, lane: Lane) -> None:
         if tried.retry_after and tried.status in (429, 503):
             # It speaks of itself, not of this event.
-            lane.circuit.hold(now + tried.retry_after)
-        if lane.circuit.failed(now, lane.probe) and not self._moved(lane):
+            lane.hold(tried.retry_after)
+        if lane.failed() and not lane.moved:
             _log.warning(
                 "circuit_opened",
                 output=self.output.id,
@@ -414,7 +395,7 @@ class Forwarder:
 
     def _expired(self, event: Event, taken: Taken) -> bool:
         """Whether the throttle's deadline is over."""
-        deadline = self._throttle.deadline
+        deadline = self._lanes.throttle.deadline
         if deadline is None:
             return False
         return self._shared.clock() > begun(event.received_at, self._since(taken), deadline) + deadline
@@ -431,7 +412,7 @@ class Forwarder:
         except Invalid as error:
             return Unsent(f"invalid: {error}"[:_REASON], str(error))
 
-    async def _give_up(self, taken: Taken, unsent: Unsent, lane: _Lane | None = None) -> None:
+    async def _give_up(self, taken: Taken, unsent: Unsent, lane: Lane | None = None) -> None:
         if lane is not None and not self.output.strict_order:
             lane.leave()
         await self._record(taken, Try("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None), "failed")
@@ -484,47 +465,6 @@ class Unsent(NamedTuple):
 
     reason: str
     words: str
-
-
-class _Lane:
-    """The place that a try takes among those of its output, at the circuit and the throttle as they were when it was
-    taken; left once. Then `begin` or `cancel`."""
-
-    __slots__ = ("_extra", "_forwarder", "_left", "_open", "_throttle", "circuit", "destination", "probe")
-
-    def __init__(self, forwarder: Forwarder, extra: bool, probe: bool) -> None:
-        self._forwarder = forwarder
-        self._extra = extra
-        self._left = False
-        self._open = True
-        self._throttle = forwarder._throttle
-        self.circuit = forwarder._circuit
-        self.destination = forwarder.output.destination
-        self.probe = probe
-
-    def begin(self) -> None:
-        """The request goes out, to the destination that the output has now."""
-        self.destination = self._forwarder.output.destination
-        self._throttle.begin(self._forwarder._shared.monotonic())
-        self._open = False
-        if self._throttle.rated:
-            self._forwarder.poke()  # who waits knows from here how long
-
-    def cancel(self) -> None:
-        """Nothing goes out; or it was cut off."""
-        self.circuit.cancelled(self.probe)
-        if self._open:
-            self._open = False
-            self._throttle.give_back()
-
-    def leave(self) -> None:
-        if self._left:
-            return
-        self._left = True
-        self._forwarder._trying -= 1
-        if self._extra:
-            self._forwarder._shared.slots.give_back()
-        self._forwarder.poke()
 
 
 def _shown(output: Output) -> str:
