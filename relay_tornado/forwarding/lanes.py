@@ -102,8 +102,9 @@ class Lane:
         self._circuit.hold(self._lanes.shared.monotonic() + seconds)
 
     def cancel(self) -> None:
-        """Nothing goes out; or it was cut off."""
+        """Nothing goes out; or it was cut off. May be repeated."""
         self._circuit.cancelled(self._probe)
+        self._probe = False
         if self._open:
             self._open = False
             self._throttle.give_back()
