@@ -16,7 +16,8 @@ import websockets
 from relay_tornado.app import Relay, open_administration
 from relay_tornado.errors import Locked, NewerSchema, StartupError
 from relay_tornado.settings import Settings
-from tests.handlers.raw import TIMEOUT, Raw, eventually, request
+from tests.handlers.raw import TIMEOUT, Raw, request
+from tests.waiting import until
 
 
 def settings(folder: Path, **changes: Any) -> Settings:
@@ -44,7 +45,7 @@ async def test_a_relay(tmp_path: Path) -> None:
         await relay.stop()
         assert await raw.closed() == b""
     await relay.stop()
-    await eventually(lambda: asyncio.all_tasks() == tasks)
+    await until(lambda: asyncio.all_tasks() == tasks)
     relay = await started(tmp_path)
     async with Raw(relay.port) as raw:
         assert (await raw.ask(request(path, b"two"))).status == 200

@@ -21,7 +21,6 @@ from relay_tornado.errors import NotWritable
 from relay_tornado.handlers import control
 from relay_tornado.handlers.control import ControlServer
 from tests.admin.world import OpenWorld, World
-from tests.handlers.raw import eventually
 from tests.needs import needs_root
 from tests.waiting import until
 
@@ -275,7 +274,7 @@ async def test_another_user_is_sent_away(open_memory: OpenWorld) -> None:
                 with capture_logs() as logs:
                     out, err = await asyncio.wait_for(process.communicate(), TIMEOUT)
                     # He may be gone before the server has looked at who he is.
-                    await eventually(lambda let_in=let_in, logs=logs: let_in or logs)
+                    await until(lambda let_in=let_in, logs=logs: let_in or logs)
                 assert [line["event"] for line in logs] == ([] if let_in else ["control_refused"])
                 assert (process.returncode, err) == (0, b"")
                 assert ("version" in out.decode()) == let_in

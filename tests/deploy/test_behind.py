@@ -14,8 +14,8 @@ from relay_tornado.model import Token
 from relay_tornado.proxy import ProxyTrust
 from tests.deploy.fronts import FRONTS, behind
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import eventually
 from tests.handlers.sockets import Client
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("kind", FRONTS)
@@ -81,10 +81,10 @@ def test_a_stream_comes_through_as_it_is_written(kind: str, tmp_path: Path) -> N
                     streaming_callback=heard.extend,
                 )
             )
-            await eventually(lambda: b"event: caught_up\n" in heard)
+            await until(lambda: b"event: caught_up\n" in heard)
             for number in range(1, 4):
                 assert (await front.fetch(URL.decode(), method="POST", body=b"x")).code == 200
-                await eventually(lambda number=number: heard.count(b"event: webhook\n") == number)
+                await until(lambda number=number: heard.count(b"event: webhook\n") == number)
             await site.registry.delete("token", token.key)
             assert (await stream).code == 200
             assert heard.endswith(b"\n\n")

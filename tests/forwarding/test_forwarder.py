@@ -13,7 +13,8 @@ from relay_tornado.model import Appended, Event
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.answers import Answer
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import B, eventually, public, world
+from tests.forwarding.world import B, public, world
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -285,11 +286,11 @@ async def test_the_sender_waits_for_the_destinations_answer() -> None:
             head = (await w.log.bounds(B)).head
             waits = replace(w.bucket.inputs[0], response_from_output=output)
             w.responses.wait(w.bucket, waits, Appended(epoch, head), answers.append)
-        await eventually(lambda: len(answers) == 2)
+        await until(lambda: len(answers) == 2)
         assert [(each.status, each.body) for each in answers] == [(202, b"theirs")] * 2
         assert ("X-Key", "v") in answers[0].headers
         await w.change(public(target.url, paused=True))
         await w.append(b"2")
         w.responses.wait(w.bucket, waits, Appended(epoch, 3), answers.append)
-        await eventually(lambda: len(answers) == 3)
+        await until(lambda: len(answers) == 3)
         assert answers[2].status == 504

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import eventually, public, world
+from tests.forwarding.world import public, world
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("status", [429, 410, 500])
@@ -26,7 +27,7 @@ async def test_a_late_answer_of_the_old_destination(status: int) -> None:
         await old.until(1)
         await w.change(public(new.url))
         gate.set()
-        await eventually(lambda: new.bodies == [b"1", b"2"])
+        await until(lambda: new.bodies == [b"1", b"2"])
         await w.idle()
         assert (old.bodies, w.disabled, await w.dead()) == ([b"1"], [], [])
         assert [(each.status, each.status_code) for each in await w.stored(1)] == [
@@ -50,7 +51,7 @@ async def test_what_waited_for_the_old_destination(status: int) -> None:
         w.forwarder().ledger.progress.schedule({1: w.now + 60.0}, w.now)
         await w.append(b"3")
         await w.change(public(new.url))
-        await eventually(lambda: new.bodies == [b"2", b"3"])
+        await until(lambda: new.bodies == [b"2", b"3"])
         await w.idle()
         assert [each.retries for each in await w.stored(2)] == [0, 1]
 
@@ -84,7 +85,7 @@ async def test_the_old_destination_gives_nothing_up(fields: dict[str, Any]) -> N
         await old.until(1)
         await w.change(public(new.url, **fields))
         gate.set()
-        await eventually(lambda: new.bodies == [b"1"])
+        await until(lambda: new.bodies == [b"1"])
         await w.idle()
         assert await w.dead() == []
         assert [each.status for each in await w.stored(1)] == ["stalled", "sent"]

@@ -22,8 +22,8 @@ from relay_tornado.settings import Settings
 from tests.acceptance.relay import Relay as Process
 from tests.acceptance.relay import wait_for
 from tests.forwarding.target import Target, answer, once_open
-from tests.forwarding.world import eventually
 from tests.handlers.raw import Raw, request
+from tests.waiting import until
 
 
 @asynccontextmanager
@@ -69,7 +69,7 @@ async def test_from_sender_to_destination(tmp_path: Path) -> None:
                 assert (answered.status, answered.body) == (202, b"taken:two")
                 await administration.set_output(output.id, paused=True)
                 assert (await raw.ask(request(path, b"three"))).status == 504
-        await eventually(lambda: not [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)])
+        await until(lambda: not [task for task in asyncio.all_tasks() - tasks if "_serve" not in repr(task)])
         async with started(tmp_path) as relay:
             await relay.administration.set_output(output.id, paused=False)
             await target.until(3)
@@ -102,7 +102,7 @@ async def target_ready(relay: Relay) -> None:
     site = relay._site
     assert site is not None
     forwarding: Any = site.sockets.responses.forwarding
-    await eventually(lambda: forwarding._forwarders)
+    await until(lambda: forwarding._forwarders)
 
 
 @pytest.mark.gen_test

@@ -11,7 +11,8 @@ import pytest
 from relay_tornado.errors import CursorLost
 from relay_tornado.model import Gap, Retention
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, eventually, public, quick_tries, world
+from tests.forwarding.world import B, public, quick_tries, world
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -86,7 +87,7 @@ async def test_durability() -> None:
             begun = w.now
             times = []
             for count in range(1, 7):
-                await eventually(lambda count=count: len(target.got) == count)
+                await until(lambda count=count: len(target.got) == count)
                 await w.idle()
                 times.append(w.now - begun)
                 due = w.forwarder().ledger.progress.due()
@@ -110,22 +111,22 @@ async def test_changes_at_any_moment() -> None:
         await w.append(b"2")
         await two.until(1)
         await w.change(replace(public(two.url), internal=True))
-        await eventually(lambda: B not in w.forwarding._forwarders)
+        await until(lambda: B not in w.forwarding._forwarders)
         await w.append(b"3")
         await w.change(public(two.url))
         await w.append(b"4")
         await two.until(2)
         assert two.bodies == [b"2", b"4"], "public again, it begins at the head again"
         await w.change()
-        await eventually(lambda: B not in w.forwarding._forwarders)
-        await eventually(lambda: not w.forwarding._dirty and w.forwarding._worker is None)
+        await until(lambda: B not in w.forwarding._forwarders)
+        await until(lambda: not w.forwarding._dirty and w.forwarding._worker is None)
         assert await w.consumers.list() == []
         await w.change(public(two.url))
-        await eventually(lambda: B in w.forwarding._forwarders)
+        await until(lambda: B in w.forwarding._forwarders)
         await w.registry.delete("bucket", B)
         await w.log.drop(B)
         w.ledgers.forget(B)
-        await eventually(lambda: B not in w.forwarding._forwarders)
+        await until(lambda: B not in w.forwarding._forwarders)
 
 
 @pytest.mark.gen_test
@@ -138,9 +139,9 @@ async def test_deleted_while_a_request_is_out() -> None:
         await w.registry.delete("bucket", B)
         await w.log.drop(B)
         w.ledgers.forget(B)
-        await eventually(lambda: B not in w.forwarding._forwarders)
+        await until(lambda: B not in w.forwarding._forwarders)
         gate.set()
-        await eventually(lambda: not w.forwarding._leaving)
+        await until(lambda: not w.forwarding._leaving)
 
 
 @pytest.mark.gen_test

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from tests.forwarding.target import Got, Target, answer, once_open
-from tests.forwarding.world import B, eventually, public, quick_tries, world
+from tests.forwarding.world import B, public, quick_tries, world
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -157,7 +158,7 @@ async def test_410_disables() -> None:
     async with Target(lambda got: answer(410)) as target, world(public(target.url)) as w:
         await w.append(b"1", b"2")
         await target.until(1)
-        await eventually(lambda: w.disabled)
+        await until(lambda: w.disabled)
         await w.idle()
         assert (w.bucket.outputs[0].disabled, w.bucket.outputs[0].disabled_reason) == (True, "410 Gone")
         await w.turn(100)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,16 +23,11 @@ from relay_tornado.model import Bucket, Event, Input, NewEvent, Output
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from tests.forwarding.target import Target
+from tests.waiting import until
 
 B = "b-1"
 PLENTY = 1 << 20
 INPUT = Input("in-1", "public", 0, 0)
-
-
-async def eventually(condition: Callable[[], Any], what: str = "it") -> None:
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.002)
 
 
 def public(url: str, n: int = 1, **fields: Any) -> Output:
@@ -132,7 +127,7 @@ class World:
     async def idle(self, n: int = 1) -> None:
         """Waits until an output has nothing out, and what came of it is stored."""
         await asyncio.sleep(0)
-        await eventually(lambda: not self.forwarder(n)._tasks and not self.forwarder(n)._poked)
+        await until(lambda: not self.forwarder(n)._tasks and not self.forwarder(n)._poked)
 
     async def stored(self, seq: int, n: int = 1) -> Sequence[Result]:
         return (await self.results.of(B, seq, seq)).get((seq, n), [])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable
 from typing import NamedTuple, Self
 
 TIMEOUT = 60.0
@@ -79,10 +78,3 @@ def request(
     """A request with a Host, these header lines (each with its line end) and a Content-Length."""
     length = b"" if not body and method in (b"GET", b"HEAD") else b"Content-Length: %d\r\n" % len(body)
     return b"%b %b %b\r\nHost: relay.test\r\n%b%b\r\n%b" % (method, path, version, headers, length, body)
-
-
-async def eventually(condition: Callable[[], object]) -> None:
-    """Waits until the condition holds."""
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

@@ -15,7 +15,8 @@ from typing import Any, Self
 from relay_tornado.ids import hash_secret, new_epoch, new_secret
 from relay_tornado.model import Bucket, Input, NewEvent, Token
 from tests.handlers.edge import BUCKET, Edge, edge
-from tests.handlers.raw import TIMEOUT, eventually
+from tests.handlers.raw import TIMEOUT
+from tests.waiting import until
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ async def here(**settings: Any) -> AsyncIterator[Here]:
         made = Here(site)
         made.secret = await made.token()
         yield made
-        await eventually(lambda: not site.site.sockets.count)
+        await until(lambda: not site.site.sockets.count)
         assert site.site.sockets.deliveries.flight.outstanding == 0
 
 

@@ -22,8 +22,9 @@ from relay_tornado.model import MIB, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.tls import Certificate
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -112,7 +113,7 @@ async def test_who_hangs_up_behind_a_handshake_takes_no_place(certificate: Certi
                 client.send(HANDSHAKE)
         async with Raw(site.port, tls=tls) as last:
             assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
-        await eventually(lambda: not site.site.listener.connections)
+        await until(lambda: not site.site.listener.connections)
         assert site.site.sockets.count == 0
 
 

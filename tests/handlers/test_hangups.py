@@ -23,9 +23,10 @@ from relay_tornado.ingest.ingest import Upload
 from relay_tornado.model import Token
 from relay_tornado.transport import direct
 from tests.handlers.edge import URL, Edge, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client
 from tests.handlers.test_ingest import HeldLog
+from tests.waiting import until
 
 pytestmark = [pytest.mark.gen_test(timeout=60), pytest.mark.usefixtures("transport")]
 
@@ -59,7 +60,7 @@ async def nobody(site: Edge) -> None:
     async with Raw(site.port) as last:
         # Those before it were accepted before it.
         assert (await last.ask(request(b"/healthz", method=b"GET"))).status == 200
-    await eventually(lambda: not site.site.listener.connections)
+    await until(lambda: not site.site.listener.connections)
 
 
 async def test_who_leaves_before_the_answers_leaves_nothing_behind(tmp_path: Path, quiet: None) -> None:
@@ -101,7 +102,7 @@ async def test_a_socket_that_can_not_be_opened_takes_no_place(monkeypatch: pytes
             patch.setattr(SocketHandler, "_forget_handshake", fail)
             client.send(HANDSHAKE)
             assert (await client.closed(reset=True)).startswith(b"HTTP/1.1 101")
-            await eventually(lambda: site.site.sockets.count == 0)
+            await until(lambda: site.site.sockets.count == 0)
         assert [line["event"] for line in lines if line["log_level"] == "error"] == ["handler_failed"]
         async with websockets.connect(f"ws://127.0.0.1:{site.port}/v1/socket", proxy=None) as served:
             await (await served.ping())
@@ -136,7 +137,7 @@ async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: in
         for _ in range(answers):
             assert (await client.reply()).status in (200, 404)
         assert await client.closed() == b""
-        await eventually(lambda: not site.site.listener.connections)
+        await until(lambda: not site.site.listener.connections)
 
 
 @pytest.mark.parametrize("headers", [b"", b"Connection: TE, close\r\nTE: deflate\r\n"])
@@ -148,7 +149,7 @@ async def test_who_may_have_left_is_not_held_for_long(headers: bytes, monkeypatc
     log = HeldLog()
     async with edge(log=log, idle_timeout=1.0) as site, Raw(site.port) as client:
         client.send(request(URL, b"one", headers))
-        await eventually(lambda: log.held)
+        await until(lambda: log.held)
         client.writer.write_eof()
         reads = 0
         read = Connection.read_from_fd
@@ -201,7 +202,7 @@ async def test_a_stream_whose_client_has_left_takes_no_place(how: str, more: byt
         left = [hang_up(site.port, asked + more, how) for _ in range(PLACES)]
         await nobody(site)
         # Its task notices the end of its connection a turn of the loop later.
-        await eventually(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.sockets.count == 0)
         for client in left:
             client.close()
 
@@ -231,10 +232,10 @@ async def test_a_reset_ends_a_stream(more: bytes, monkeypatch: pytest.MonkeyPatc
     async with edge(ping_interval=600.0) as site:
         with socket.create_connection(("127.0.0.1", site.port)) as client:
             client.sendall(await stream_of(site))
-            await eventually(lambda: site.site.sockets.count == 1)
+            await until(lambda: site.site.sockets.count == 1)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.sendall(more)
-        await eventually(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.sockets.count == 0)
 
 
 @pytest.mark.usefixtures("quiet")
@@ -245,11 +246,11 @@ async def test_a_stream_that_nobody_waits_for_does_not_begin(monkeypatch: pytest
 
         async def slowly(*args: Any, **options: Any) -> Any:
             client.writer.transport.abort()
-            await eventually(lambda: not site.site.listener.connections)
+            await until(lambda: not site.site.listener.connections)
             return await subscribe(*args, **options)
 
         monkeypatch.setattr(site.site.sockets.deliveries, "subscribe", slowly)
         client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.send(await stream_of(site))
-        await eventually(lambda: site.site.sockets.count == 1)
-        await eventually(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.sockets.count == 1)
+        await until(lambda: site.site.sockets.count == 0)

@@ -13,7 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.handlers.edge import INPUT, URL, HeldLog, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
+from tests.waiting import until
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
 
@@ -279,11 +280,11 @@ async def test_what_waits_stays_outside() -> None:
     count = 100
     async with edge(log=log) as site, Raw(site.port) as raw:
         raw.send(request(URL, b"x" * 20_000) * count)
-        await eventually(lambda: log.held)
+        await until(lambda: log.held)
         for _ in range(200):
             await asyncio.sleep(0)
         for _ in range(count):
-            await eventually(lambda: log.held)
+            await until(lambda: log.held)
             log.release()
             assert (await raw.reply()).status == 200
 
@@ -362,7 +363,7 @@ async def test_nothing_is_taken_behind_the_last_request(headers: bytes, version:
             async with Raw(site.port) as raw:
                 raw.send(last + request(URL, b"behind"))
                 assert (await raw.closed(reset=True)).count(b" 200 OK") == 1
-            await eventually(lambda: not site.site.listener.connections)
+            await until(lambda: not site.site.listener.connections)
             assert b"behind" not in [event.body for event in await site.events()]
 
 
@@ -376,7 +377,7 @@ async def test_a_large_answer_to_a_slow_reader() -> None:
         for _ in range(2):
             assert (await raw.reply()).body == text.encode()
         raw.send(request(URL, b"x", b"Connection: close\r\n"))
-        await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+        await until(lambda: any(each.writing() for each in site.site.listener.connections))
         assert (await raw.reply()).body == text.encode()
         assert await raw.closed() == b""
 

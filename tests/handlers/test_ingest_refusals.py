@@ -13,7 +13,8 @@ from relay_tornado.handlers import connection
 from relay_tornado.model import BucketAuth
 from relay_tornado.transport import direct
 from tests.handlers.edge import BUCKET, URL, HeldLog, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
+from tests.waiting import until
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
 
@@ -129,8 +130,8 @@ async def test_a_client_that_leaves() -> None:
     async with edge() as site:
         async with Raw(site.port) as raw:
             raw.send(request(URL, b"x" * 2_000_000)[:1_000_000])
-            await eventually(lambda: site.site.ingest.buffered >= 900_000)
-        await eventually(lambda: not (site.site.ingest.buffered or site.site.listener.connections))
+            await until(lambda: site.site.ingest.buffered >= 900_000)
+        await until(lambda: not (site.site.ingest.buffered or site.site.listener.connections))
         assert await site.events() == []
 
 
@@ -145,11 +146,11 @@ async def test_a_client_that_leaves_before_its_answer(monkeypatch: pytest.Monkey
     async with edge(log=log) as site:
         async with Raw(site.port) as raw:
             raw.send(request(URL, b"x"))
-            await eventually(lambda: log.held)
+            await until(lambda: log.held)
         if not patience:
-            await eventually(lambda: not site.site.listener.connections)
+            await until(lambda: not site.site.listener.connections)
         log.release()
-        await eventually(lambda: not site.site.listener.connections)
+        await until(lambda: not site.site.listener.connections)
         async with Raw(site.port) as raw:
             assert (await raw.ask(request(b"/healthz", method=b"GET"))).status == 200
 
@@ -189,7 +190,7 @@ async def test_the_ingest_buffer_is_full() -> None:
     async with edge(ingest_buffer=100_000) as site, Raw(site.port) as first, Raw(site.port) as second:
         body = b"x" * 90_000
         first.send(request(URL, body)[:-10])
-        await eventually(lambda: site.site.ingest.buffered >= 89_000)
+        await until(lambda: site.site.ingest.buffered >= 89_000)
         assert (await second.ask(request(URL, body[:20_000]))).status == 503
         assert (await first.ask(b"x" * 10)).status == 200
         assert (await second.ask(request(URL, body[:20_000]))).status == 200

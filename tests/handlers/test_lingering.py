@@ -10,8 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from relay_tornado.handlers.lingering import Lingering
-from tests.handlers.raw import eventually
 from tests.needs import uvloops
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloops])
@@ -29,7 +29,7 @@ def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEvent
         client.sendall(b"x" * sent)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        await eventually(lambda: not len(lingering))
+        await until(lambda: not len(lingering))
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(check())

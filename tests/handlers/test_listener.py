@@ -21,8 +21,9 @@ from relay_tornado.handlers.listener import Listener
 from relay_tornado.ids import format_id, hash_secret, new_secret
 from relay_tornado.model import Token
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
 from tests.handlers.test_ingest import HeldLog
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
 
@@ -41,7 +42,7 @@ async def test_the_number_of_connections(monkeypatch: pytest.MonkeyPatch) -> Non
         assert [line["event"] for line in lines] == ["too_many_connections"]
         assert (await first.ask(request(URL, b"x"))).status == 200
         second.writer.close()
-        await eventually(lambda: len(site.site.listener.connections) == 1)
+        await until(lambda: len(site.site.listener.connections) == 1)
         async with Raw(site.port) as third:
             assert (await third.ask(request(URL, b"x"))).status == 200
 
@@ -79,7 +80,7 @@ async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
             try:
                 await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", site.port))
-                await eventually(lambda: lines)
+                await until(lambda: lines)
                 before = tries
                 for _ in range(100):
                     await asyncio.sleep(0)
@@ -112,14 +113,14 @@ async def test_accepted_requests_finish() -> None:
         assert (await idle.ask(request(b"/healthz", method=b"GET"))).status == 200
         busy.send(request(URL, b"x"))
         sending.send(request(URL, b"body")[:-2])
-        await eventually(lambda: log.held and site.site.ingest.buffered)
+        await until(lambda: log.held and site.site.ingest.buffered)
         stopping = asyncio.create_task(site.site.stop())
         assert await idle.closed() == b""
         with pytest.raises(ConnectionRefusedError):
             async with Raw(site.port):
                 pass
         sending.send(b"dy")
-        await eventually(lambda: len(log.held) == 2)
+        await until(lambda: len(log.held) == 2)
         log.release()
         for raw in (busy, sending):
             reply = await raw.reply()
@@ -134,7 +135,7 @@ async def test_a_drain_ends() -> None:
     log = HeldLog()
     async with edge(log=log, drain_timeout=0.1) as site, Raw(site.port) as raw:
         raw.send(request(URL, b"x"))
-        await eventually(lambda: log.held)
+        await until(lambda: log.held)
         await asyncio.wait_for(site.site.stop(), 60)
         assert await raw.closed() == b""
         assert not site.site.listener.connections
@@ -188,8 +189,8 @@ async def test_who_never_reads_is_let_go(asked: bytes) -> None:
         await site.change(input={"body": "x" * 200_000})
         with small(site.port) as client:
             client.sendall(asked)
-            await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
-            await eventually(lambda: not site.site.listener.connections)
+            await until(lambda: any(each.writing() for each in site.site.listener.connections))
+            await until(lambda: not site.site.listener.connections)
 
 
 @pytest.mark.gen_test(timeout=60)
@@ -209,7 +210,7 @@ async def test_who_reads_slowly_is_not(what: str) -> None:
             download = request(path, b"", f"Authorization: Bearer {secret}\r\n".encode(), b"GET")
             client.sendall(download if what == "a download" else request(URL))
             client.setblocking(False)
-            await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+            await until(lambda: any(each.writing() for each in site.site.listener.connections))
             whole = bytearray()
             paused = 0
             while len(whole) < len(body):

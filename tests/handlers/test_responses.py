@@ -19,8 +19,9 @@ from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import Dedupe, Output, Token, Verify
 from relay_tornado.signatures import sign
 from tests.handlers.edge import BUCKET, INPUT, URL, Edge, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import TIMEOUT, Client
+from tests.waiting import until
 
 pytestmark = [pytest.mark.filterwarnings("error"), pytest.mark.usefixtures("transport")]
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0, destination=f"http://to-{n}.example") for n in (1, 2))
@@ -223,7 +224,7 @@ async def test_nobody_is_there(folder: Path | None) -> None:
                                                "parameter": {"source": "payload", "name": ""}}}})  # fmt: skip
         await refused()
         await client.say({"action": "subscribe", "buckets": ["another"]})
-        await eventually(lambda: not site.site.site.sockets.deliveries._dispatcher._places)
+        await until(lambda: not site.site.site.sockets.deliveries._dispatcher._places)
         await refused()
         await site.client()
         await site.change("out-2", outputs=OUTPUTS[:1])
@@ -242,7 +243,7 @@ async def test_a_client_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
         sender = await site.sender(request(URL, b"first"))
         (event,) = await events(client, 1)
         client.abort()
-        await eventually(lambda: site.site.site.sockets.count == 0)
+        await until(lambda: site.site.site.sockets.count == 0)
         again = await site.client({"since": "earliest"})
         (same,) = await events(again, 1)
         assert same["meta"]["id"] == event["meta"]["id"]
@@ -265,7 +266,7 @@ async def test_duplicates(folder: Path | None) -> None:
         webhook = request(URL, b"x", b"webhook-id: 1\r\n")
         senders = [await site.sender(webhook) for _ in range(2)]
         (event,) = await events(client, 1)
-        await eventually(lambda: site.waiting == 2)
+        await until(lambda: site.waiting == 2)
         await client.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "once"})
         await client.hear_status("responded")
         client.abort()
@@ -286,12 +287,12 @@ async def test_a_repeat_of_what_a_consumer_is_given_again() -> None:
         await events(client, 1)
         client.abort()
         sender.writer.transport.abort()
-        await eventually(lambda: site.waiting == 0)
+        await until(lambda: site.waiting == 0)
         again = await site.client({"consumer": "w"})
         (event,) = await events(again, 1)
         assert event["meta"]["attempt"] == 2
         sender = await site.sender(webhook)
-        await eventually(lambda: site.waiting == 1)
+        await until(lambda: site.waiting == 1)
         await again.say({"action": "respond", "id": event["meta"]["id"], "status": 201, "body": "at last"})
         reply = await sender.reply()
         assert (reply.status, reply.body) == (201, b"at last")
@@ -320,9 +321,9 @@ async def test_a_sender_that_leaves_waits_no_longer() -> None:
         client = await site.client()
         sender = await site.sender(request(URL, b"x"))
         await events(client, 1)
-        await eventually(lambda: site.waiting == 1)
+        await until(lambda: site.waiting == 1)
         sender.writer.transport.abort()
-        await eventually(lambda: site.waiting == 0)
+        await until(lambda: site.waiting == 0)
 
 
 @pytest.mark.gen_test

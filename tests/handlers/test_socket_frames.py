@@ -13,8 +13,9 @@ from relay_tornado.settings import Settings
 from tests.faults.echo import RelayEcho
 from tests.faults.frames import CLOSE, REFUSED
 from tests.handlers.edge import Edge, edge
-from tests.handlers.raw import TIMEOUT, Raw, eventually
+from tests.handlers.raw import TIMEOUT, Raw
 from tests.handlers.sockets import HANDSHAKE
+from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test(timeout=60)
 
@@ -43,7 +44,7 @@ async def test_who_breaks_the_protocol_is_told(data: bytes, codes: frozenset[int
         more = b""  # it would not be read: nothing comes behind a close frame
     async with edge() as site:
         assert await closes(site, data + more) in codes
-        await eventually(lambda: site.site.sockets.count == 0)
+        await until(lambda: site.site.sockets.count == 0)
 
 
 async def test_the_echo_of_the_row_autobahn() -> None:

@@ -19,8 +19,9 @@ from relay_tornado.handlers import feed, stream
 from relay_tornado.ids import hash_secret, new_epoch
 from relay_tornado.model import Output, Retention
 from tests.handlers.edge import BUCKET
-from tests.handlers.raw import TIMEOUT, eventually
+from tests.handlers.raw import TIMEOUT
 from tests.handlers.streams import basic, here, ids
+from tests.waiting import until
 
 # the form
 
@@ -308,7 +309,7 @@ async def test_a_gap_is_an_event_or_a_refusal() -> None:
         async with site.source("bucket=orders&on_gap=fail", last=last) as source:
             assert (source.status, source.error["code"]) == (410, "cursor_lost")
             assert source.error["buckets"][0]["gap"]["count"] == 2
-        await eventually(lambda: not site.edge.site.sockets.count)
+        await until(lambda: not site.edge.site.sockets.count)
 
 
 def test_everything_is_documented() -> None:

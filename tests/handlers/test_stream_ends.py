@@ -14,8 +14,9 @@ from relay_tornado.handlers import feed
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Retention
 from tests.handlers.edge import BUCKET
-from tests.handlers.raw import TIMEOUT, eventually
+from tests.handlers.raw import TIMEOUT
 from tests.handlers.streams import Source, here
+from tests.waiting import until
 
 
 async def ended(source: Source, code: str) -> None:
@@ -122,7 +123,7 @@ async def test_one_that_reads_nothing_for_long_is_cut_off() -> None:
         async with site.source() as idle, site.source("since=earliest") as stuck:
             await idle.hear("subscribed")
             await stuck.hear("subscribed")
-            await eventually(lambda: site.edge.site.sockets.count == 1)
+            await until(lambda: site.edge.site.sockets.count == 1)
             await idle.hear("caught_up")
             await site.append()
             await idle.hear("webhook")
@@ -191,7 +192,7 @@ async def test_no_id_leads_back() -> None:
         async with site.source("bucket=orders&since=earliest") as source:
             await source.hear("subscribed")
             (there,) = site.edge.site.sockets.subscribed
-            await eventually(lambda: there._heartbeat is not None and there._stream.writing())  # type: ignore[attr-defined]
+            await until(lambda: there._heartbeat is not None and there._stream.writing())  # type: ignore[attr-defined]
             seqs = [int(source.id.rpartition("-")[2])]
             while seqs[-1] < 200:
                 message = await source.next()

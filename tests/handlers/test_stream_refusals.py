@@ -9,8 +9,8 @@ import pytest
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
 from tests.handlers.edge import BUCKET
-from tests.handlers.raw import eventually
 from tests.handlers.streams import here
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("name", ["secret", "token", "access_token", "Key", "api_key", "authorization"])
@@ -148,7 +148,7 @@ async def test_streams_count_among_sockets() -> None:
                 assert three.headers["retry-after"] == "1"
             assert [each.user_agent for each in site.edge.site.sockets.subscribed] == ["", ""]
             assert site.edge.site.sockets.subscribed[0].buckets == {BUCKET.id}
-        await eventually(lambda: not site.edge.site.sockets.count)
+        await until(lambda: not site.edge.site.sockets.count)
         async with site.source() as source:
             await source.hear("subscribed")
 

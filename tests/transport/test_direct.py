@@ -23,9 +23,10 @@ from relay_tornado.transport import direct
 from relay_tornado.transport.direct import DirectConnection
 from relay_tornado.wire.answers import Answer
 from tests.handlers.edge import BUCKET, DIRECT, URL, Edge, Entrance, edge
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
 from tests.handlers.test_ingest import HeldLog
 from tests.needs import uvloops
+from tests.waiting import until
 
 HEALTH = request(b"/healthz", method=b"GET")
 
@@ -75,11 +76,9 @@ async def test_a_head_in_two_pieces() -> None:
             for cut in (1, 4, *range(len(head) - 5, len(head))):
                 async with Raw(site.port) as raw:
                     raw.send(head[:cut])
-                    await eventually(
-                        lambda cut=cut: [len(each._rest) for each in site.site.listener.connections] == [cut]
-                    )
+                    await until(lambda cut=cut: [len(each._rest) for each in site.site.listener.connections] == [cut])
                     assert (await raw.ask(head[cut:])).status == 200
-                await eventually(lambda: not site.site.listener.connections)
+                await until(lambda: not site.site.listener.connections)
         assert len(await site.events()) == 14
 
 
@@ -252,7 +251,7 @@ async def test_a_head_has_its_time(transport: str) -> None:
                 break
             with_byte.cancel()
             await asyncio.wait((with_byte,))
-        await eventually(lambda: len(site.site.listener.connections) == 1)
+        await until(lambda: len(site.site.listener.connections) == 1)
         assert (await silent.ask(request(URL, b"y"))).status == 200
 
 
@@ -273,7 +272,7 @@ async def test_slow_senders_disturb_nobody(transport: str) -> None:
                 assert (await good.ask(request(URL, b"good"))).status == 200
                 sent += 1
         # Tornado tells of an end a turn of the loop later.
-        await eventually(lambda: site.site.ingest.buffered == 0)
+        await until(lambda: site.site.ingest.buffered == 0)
         assert {event.body for event in await site.events()} == {b"good"}
         assert site.counters.rejections["timeout"] == 50
 
@@ -298,10 +297,10 @@ async def test_what_waits_is_bounded() -> None:
             loop, answers = asyncio.get_running_loop(), b""
             async with asyncio.timeout(60):
                 while answers.count(b"HTTP/1.1 200") < sent // len(one):
-                    await eventually(lambda: log.held)
+                    await until(lambda: log.held)
                     log.release()
                     answers += await loop.sock_recv(client, 65536)
-        await eventually(lambda: not site.site.listener.connections)
+        await until(lambda: not site.site.listener.connections)
 
 
 @pytest.mark.gen_test
@@ -321,7 +320,7 @@ async def test_a_stop_finishes_what_is_going_on() -> None:
     async with edge() as site, Raw(site.port) as raw, Raw(site.port) as partial:
         raw.send(request(URL, b"body")[:-1])
         partial.send(b"POST ")
-        await eventually(lambda: site.site.ingest.buffered)
+        await until(lambda: site.site.ingest.buffered)
         stopping = asyncio.create_task(site.site.stop())
         assert await partial.closed() == b""
         raw.send(b"y")
@@ -369,7 +368,7 @@ def test_on_either_loop(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
         async with edge(body_timeout=0.2) as site, Raw(site.port) as raw, Raw(site.port) as idle:
             await site.change(input={"body": "x" * 8_000_000})
             raw.send(request(URL, b"one") * 2)
-            await eventually(lambda: any(each.writing() for each in site.site.listener.connections))
+            await until(lambda: any(each.writing() for each in site.site.listener.connections))
             for _ in range(2):
                 assert len((await raw.reply()).body) == 8_000_000
             await site.change(input={"body": ""})
@@ -500,11 +499,11 @@ async def test_a_reset() -> None:
         for size in (0, 10, 200, 100_000, len(sent)):
             async with Raw(site.port) as raw:
                 raw.send(sent[:size])
-                await eventually(lambda: len(site.site.listener.connections) == 1)
+                await until(lambda: len(site.site.listener.connections) == 1)
                 raw.writer.transport.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0"
                 )
-            await eventually(lambda: not site.site.listener.connections)
+            await until(lambda: not site.site.listener.connections)
             assert site.site.ingest.buffered == 0
         assert {event.body for event in await site.log.read(BUCKET.id, 0, 10, 1 << 30)} <= {b"x" * 300_000}
         assert DIRECT.certificate is None
@@ -530,6 +529,6 @@ async def test_a_sender_that_has_said_everything(sent: bytes, answers: int) -> N
         statuses = [(await raw.reply()).status for _ in range(answers)]
         assert len(set(statuses)) == 1
         assert await raw.closed() == b""
-        await eventually(lambda: not site.site.listener.connections)
+        await until(lambda: not site.site.listener.connections)
         assert site.site.ingest.buffered == 0
         assert len(await site.events()) == (answers if statuses[0] == 200 else 0)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.handlers.raw import Raw, Reply, eventually
+from tests.handlers.raw import Raw, Reply
 from tests.handlers.rest.world import World, world
 from tests.handlers.test_ui import cookie_of
+from tests.waiting import until
 
 
 def bearer(here: World, token: str) -> str:
@@ -33,7 +34,7 @@ async def held(
         else:
             assert here.relay._site is not None
             rest = here.relay._site.rest
-            await eventually(lambda: rest.incoming == 1)
+            await until(lambda: rest.incoming == 1)
         await between
         return await raw.ask(b"0\r\n\r\n" if chunked else data[1:])
 

@@ -13,8 +13,9 @@ from relay_tornado.handlers import lingering
 from relay_tornado.handlers.rest.base import SMALL
 from relay_tornado.handlers.rest.logs import MAX_ANSWER
 from relay_tornado.handlers.rest.service import BODIES
-from tests.handlers.raw import Raw, eventually, request
+from tests.handlers.raw import Raw, request
 from tests.handlers.rest.world import World, world
+from tests.waiting import until
 
 
 def basic(here: World) -> bytes:
@@ -257,9 +258,9 @@ async def test_a_client_that_leaves_holds_nothing(tmp_path: Path) -> None:
             head = b"PUT /v1/buckets/orders HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 100000\r\n"
             await here.bucket("orders")
             raw.send(head + basic(here) + b"\r\n" + b" " * 50_000)
-            await eventually(lambda: rest.incoming == 50_000)
+            await until(lambda: rest.incoming == 50_000)
             assert executing()
-        await eventually(lambda: rest.incoming == 0 and not executing())
+        await until(lambda: rest.incoming == 0 and not executing())
 
 
 def executing() -> bool:
