@@ -59,7 +59,7 @@ ROWS = (
     Row("writes", "no 2xx on a failed write", failing_writes.run, (300, 60), (300,), failing_writes.needs_strace),
     Row("bits", "a loss is noticed", bitflips.run, (20, 10), (200, 50)),
     Row("replay", "replay is exact, or a gap is told", replays.run, (100,), (500,)),
-    Row("silence", "a silent connection is noticed", silences.run, (silences.QUICK,), (silences.LONG,)),
+    Row("silence", "a silent connection is noticed", silences.run, silences.QUICK, silences.LONG),
     Row("disk", "a full disk heals", full_disks.run, (1,), (6,), needs_disk),
     Row("stuck", "stuck consumers slow nobody", stuck.run, (stuck.SMALL,), (stuck.LONG,)),
     Row("slow", "slow senders are closed", slow.run, (slow.SMALL,), (slow.LONG,)),

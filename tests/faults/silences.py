@@ -22,8 +22,11 @@ SMALL: Final = 16 << 10
 """Bytes that a dead connection's other end still takes, more or less: a router would take none."""
 
 WAYS: Final = (("up", "down"), ("down",))
-"""What dies in turn: `up` is from the client to the relay. Where that alone dies so does the other soon, as nothing is
-acknowledged any more; a proxy can't show that."""
+"""What dies in turn, a moment apart: `up` is from the client to the relay. Where that dies so does the other soon, as
+nothing is acknowledged any more; a proxy can't show that. What is acked in between reaches nobody."""
+
+MOMENT: Final = 0.1
+"""In seconds."""
 
 KINDS: Final[tuple[dict[str, Any], ...]] = ({}, {"ack": "explicit"}, {"ack": "receipt"})
 """What clients ask for, in turn: the first keeps its position, the others have a consumer each."""
@@ -35,16 +38,26 @@ BODY: Final = b"x" * 1_000
 @dataclass(frozen=True)
 class Size:
     """How often every connection dies, how many there are, and after how many seconds the relay and its clients take
-    one for dead: the relay first, as by default. What it has not given up when its client is back comes again later."""
+    one for dead. What the relay has not given up when its client is back it sends once more later."""
 
     silences: int
     clients: int
     relay: float
     client: float
 
+    @property
+    def ping(self) -> float:
+        """Seconds between the relay's pings: several before anybody gives up."""
+        return min(self.relay, self.client) / 4
 
-QUICK = Size(silences=2, clients=6, relay=1, client=3)
-LONG = Size(silences=30, clients=30, relay=4, client=5)
+    @property
+    def clients_first(self) -> bool:
+        return self.client < self.relay
+
+
+QUICK = (Size(silences=2, clients=6, relay=1, client=3), Size(silences=2, clients=6, relay=3, client=1))
+LONG = (Size(silences=20, clients=30, relay=4, client=5), Size(silences=20, clients=30, relay=8, client=2))
+"""The relay is first, as by default, and then the clients."""
 
 
 class Nat:
@@ -72,11 +85,13 @@ class Nat:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def forget(self, ways: tuple[str, ...]) -> None:
+    async def forget(self, ways: tuple[str, ...]) -> None:
         """Nothing passes on those that there are any more in these directions, nor does their end."""
-        for mapping in self._live:
-            mapping.dead.update(ways)
-        self._live.clear()
+        mappings, self._live = self._live, set()
+        for way in ways:
+            for mapping in mappings:
+                mapping.dead.add(way)
+            await asyncio.sleep(MOMENT)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -160,45 +175,64 @@ class Client:
             outcome.expect(self.got == sorted(self.got), f"{self.name} {self.options} got events out of order")
 
 
-def run(folder: Path, size: Size) -> Outcome:
-    """See `Size`."""
+def run(folder: Path, *sizes: Size) -> Outcome:
+    """See `Size`; one after the other."""
     outcome = Outcome()
-    with Relay(folder / "silent", stuck_timeout=size.relay, ping_interval=size.relay / 4) as relay:
-        path, token = relay.create_bucket("orders"), relay.create_token()
-        kinds = itertools.islice(itertools.cycle(KINDS), size.clients)
-        clients = [Client(f"client-{number}", kind) for number, kind in enumerate(kinds)]
-        sent, noticed, back = asyncio.run(_run(relay, path, token, clients, size))
-    for client in clients:
-        client.judge(sent, outcome)
+    events = received = early = 0
+    times: dict[str, object] = {}
+    for size in sizes:
+        name = "the clients first" if size.clients_first else "the relay first"
+        with Relay(folder / name.replace(" ", "-"), stuck_timeout=size.relay, ping_interval=size.ping) as relay:
+            path, token = relay.create_bucket("orders"), relay.create_token()
+            kinds = itertools.islice(itertools.cycle(KINDS), size.clients)
+            clients = [Client(f"client-{number}", kind) for number, kind in enumerate(kinds)]
+            run = asyncio.run(_run(relay, path, token, clients, size))
+        for client in clients:
+            client.judge(run.sent, outcome)
+        events += run.sent
+        received += sum(len(client.got) for client in clients)
+        early += run.early
+        times |= {
+            f"{name}: all clients back after, s": median(run.back),
+            f"{name}: all dead ones closed by the relay after, s": median(run.noticed),
+        }
+        late, last = max(run.back), max(run.noticed)
+        outcome.expect_in_time(late < 2 * size.client + 10, f"{name}: clients were back after {late:.1f} s only")
+        outcome.expect_in_time(last < 2 * size.relay + 12, f"{name}: the relay noticed after {last:.1f} s only")
+        if size.clients_first:
+            outcome.expect_in_time(run.early > 0, "the relay always gave up its connections before the clients did")
     outcome.figures = {
-        "silences": size.silences,
-        "connections that died": size.silences * size.clients,
-        "events": sent,
-        "received": sum(len(client.got) for client in clients),
-        "all clients back after, s": median(back),
-        "all dead ones closed by the relay after, s": median(noticed),
+        "silences": sum(size.silences for size in sizes),
+        "clients were back first": early,
+        "connections that died": sum(size.silences * size.clients for size in sizes),
+        "events": events,
+        "received": received,
+        **times,
     }
-    outcome.expect_in_time(max(back) < 2 * size.client + 10, f"clients were back after {max(back):.1f} s only")
-    outcome.expect_in_time(max(noticed) < 2 * size.relay + 12, f"the relay noticed after {max(noticed):.1f} s only")
     return outcome
 
 
-async def _run(
-    relay: Relay, path: str, token: tuple[str, str], clients: list[Client], size: Size
-) -> tuple[int, list[float], list[float]]:
-    """How many events were sent; after how many seconds each time the relay and the clients had noticed."""
-    sent, sending = 0, True
-    noticed: list[float] = []
-    back: list[float] = []
+@dataclass
+class _Run:
+    """What a run was like: events, after how many seconds each time clients and relay had noticed, and how often the
+    relay took dead connections for alive when all clients were back."""
+
+    sent: int = 0
+    back: list[float] = field(default_factory=list)
+    noticed: list[float] = field(default_factory=list)
+    early: int = 0
+
+
+async def _run(relay: Relay, path: str, token: tuple[str, str], clients: list[Client], size: Size) -> _Run:
+    run, sending = _Run(), True
     loop = asyncio.get_running_loop()
 
     async def send() -> None:
-        nonlocal sent
         async with Sender(relay, path) as sender:
             while sending:
                 await asyncio.sleep(1 / RATE)
                 assert await sender.post(BODY) == 200
-                sent += 1
+                run.sent += 1
 
     async with asyncio.timeout(TIMEOUT + size.silences * 20), Nat(relay.port) as nat:
         reading = [asyncio.create_task(client.run(nat.url, token, size)) for client in clients]
@@ -208,23 +242,24 @@ async def _run(
             await asyncio.sleep(0.3)
             before = [client.connected for client in clients]
             began = loop.time()
-            nat.forget(ways)
+            await nat.forget(ways)
             await _until(
                 lambda were=before: all(client.connected > was for client, was in zip(clients, were, strict=True)),
                 [*reading, sender],
             )
-            back.append(loop.time() - began)
+            run.back.append(loop.time() - began)
+            run.early += await asyncio.to_thread(_connected, relay, token) > len(clients)
             await asyncio.to_thread(
                 wait_for, lambda: _connected(relay, token) <= len(clients), "the relay to close what is dead"
             )
-            noticed.append(loop.time() - began)
+            run.noticed.append(loop.time() - began)
         sending = False
         await sender
-        await _until(lambda: all(len(set(client.got)) >= sent for client in clients), reading)
+        await _until(lambda: all(len(set(client.got)) >= run.sent for client in clients), reading)
         for task in reading:
             task.cancel()
         await asyncio.wait(reading)
-    return sent, noticed, back
+    return run
 
 
 async def _until(condition: Any, tasks: list[asyncio.Task[None]]) -> None:
