@@ -8,6 +8,7 @@ and may be written 90, 30s, 10m, 24h or 30d; "none" switches an optional limit o
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,4 +133,7 @@ def _parse(text: str, units: dict[str, Any], form: str) -> float:
     match = _QUANTITY.fullmatch(text.strip())
     if match is None or match[2].lower() not in units:
         raise Invalid(f"{text!r} is not {form}")
-    return float(match[1]) * float(units[match[2].lower()])
+    quantity = float(match[1]) * float(units[match[2].lower()])
+    if math.isinf(quantity):
+        raise Invalid(f"{text!r} is not {form}")
+    return quantity

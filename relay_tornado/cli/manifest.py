@@ -147,7 +147,7 @@ def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
     if isinstance(value, str) and path in _WORDS:
         try:
             return _WORDS[path](value)
-        except (Invalid, OverflowError) as error:
+        except Invalid as error:
             raise Invalid(f"{key}.{'.'.join(path)}: {error}", ".".join(path)) from None
     if (
         isinstance(value, dict)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 import time
 import typing
 from collections.abc import Callable, Mapping
@@ -79,7 +80,7 @@ class _Quantity(click.ParamType[Any]):
             return value
         try:
             quantity = self.read(value)
-        except (Invalid, OverflowError):
+        except Invalid:
             self.fail(f"{value!r} is not {self.form}", param, ctx)
         if quantity == 0 and not self._zero:
             self.fail("must be above 0", param, ctx)
@@ -140,7 +141,9 @@ def date_time(text: str) -> float:
 def unix_time(text: str, span: Callable[[str], float]) -> float:
     """The same of unix seconds, a stretch of time from now as `span` reads it, or an ISO date. Raises ValueError."""
     if text.isascii() and text.isdigit():
-        return float(text)
+        if math.isinf(seconds := float(text)):
+            raise ValueError
+        return seconds
     with suppress(Invalid):
         return time.time() + span(text)
     return date_time(text)

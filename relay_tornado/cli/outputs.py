@@ -287,7 +287,7 @@ def _tell_nowhere(destination: str) -> None:
 def _read(file: Path) -> Any:
     try:
         return json.loads(read_text("--file", file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--file: {file} holds no JSON: {error}") from None
 
 

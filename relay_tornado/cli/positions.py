@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -12,6 +13,8 @@ from relay_tornado.cli.logs import Past
 from relay_tornado.cli.output import when
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
+
+_COUNT: Final = re.compile("[0-9]{1,18}")
 
 FORM: Final = "an id, 2h (ago), 2026-12-31T12:00, unix seconds, last:100, {}earliest or latest"
 
@@ -47,7 +50,7 @@ class PlaceType(click.ParamType[Any]):
         if text in ("earliest", "latest"):
             return Place("earliest" if text == "earliest" else "latest")
         word, colon, number = text.partition(":")
-        if colon and word in ("last", "seq") and number.isascii() and number.isdigit() and int(number) > 0:
+        if colon and word in ("last", "seq") and _COUNT.fullmatch(number) and int(number) > 0:
             if word == "seq" and not self._seqs:
                 self.fail("a seq alone is no place here: write the id, <epoch>-<seq>", param, ctx)
             return Place("last" if word == "last" else "seq", int(number))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import relay_tornado
 from relay_tornado.errors import Conflict, Invalid, NotFound, Unavailable
@@ -20,6 +21,8 @@ from relay_tornado.model import Bounds, Cursor, Epoch
 from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import Step, read
+
+_SEQ: Final = re.compile("[0-9]{1,18}")
 
 _BY_EVENTS = """
 SELECT id,
@@ -126,7 +129,7 @@ def _find(raw: sqlite3.Connection, reference: str) -> tuple[str, str, dict[str, 
 
 
 def _after(bounds: Bounds, after: str) -> int:
-    if not after.isdecimal():
+    if not _SEQ.fullmatch(after):
         placed = place_cursor(bounds, parse_id(after))
         if placed.gap is None:
             return placed.after

@@ -166,6 +166,28 @@ def test_a_position_that_is_not_taken_is_not_offered(relay: Runner, arguments: t
     assert "seq:42" in relay.misused("replay", "orders", "--to-url", "http://localhost:3000", "--from", "foo")
 
 
+@pytest.mark.parametrize("digits", [19, 400, 5_000])
+def test_a_number_of_too_many_digits(relay: Runner, digits: int) -> None:
+    """It is refused as any other that is none, wherever a number is looked for in a text."""
+    number = "9" * digits
+    relay.json("bucket", "create", "orders")
+    assert "is not an id," in relay.misused("consumer", "seek", "orders", "worker", "--to", f"last:{number}")
+    assert "is not an id," in relay.misused(
+        "replay", "orders", "--to-url", "http://localhost", "--from", f"seq:{number}"
+    )
+    assert "no event id" in relay.refused("export", "orders", "--after", number)
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "d"])
+def test_a_time_without_an_end(relay: Runner, text: str) -> None:
+    """The same."""
+    for command in (("logs", "list"), ("search", "x")):
+        assert "is not a time like" in relay.misused(
+            *command, "--since", text, RELAY_URL="http://localhost:1", RELAY_SECRET="x"
+        )
+    assert "is not a time like" in relay.misused("bucket", "create", "a", "--retention-age", text)
+
+
 def test_a_line_to_paste_brings_what_the_bucket_wants(relay: Runner) -> None:
     """And no secret: curl asks for a password, and a token is put in by hand."""
     made = relay("bucket", "create", "a", "--auth", "basic", "--username", "a b", "--password", "hidden-1").stdout

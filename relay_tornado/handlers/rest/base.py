@@ -107,7 +107,7 @@ class RestHandler(JsonHandler):
         assert isinstance(connection, HTTP1Connection)
         connection.set_max_body_size(_UNLIMITED)
         length = self.request.headers.get("Content-Length", "0")
-        announced = int(length) if length.isascii() and length.isdigit() else 0
+        announced = int(length[:18]) if length.isascii() and length.isdigit() else 0
         try:
             await self._authorize()
             check_size(announced, self.MAX_BODY)
