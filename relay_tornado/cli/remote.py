@@ -10,7 +10,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException, IncompleteRead
 from typing import Any, Final, NoReturn
@@ -29,6 +29,9 @@ ANSWER: Final = 120.0
 
 _NO_PATH: Final = "there is nothing at this path"
 """What a relay answers with 404 where it has no such path at all."""
+
+_PART: Final = 150
+"""Ids of events in one request: a URL of them passes proxies that take 8 KiB."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -205,16 +208,27 @@ def _dead(remote: Remote, arguments: Document) -> Any:
     return remote.request("GET", "buckets", arguments["bucket"], *named, "dead", query=query)
 
 
-def _resend_dead(remote: Remote, arguments: Document) -> Any:
-    ids = arguments.get("ids")
+def _resend_dead(remote: Remote, arguments: Document) -> Document:
     path = ("buckets", arguments["bucket"], "consumers", arguments["consumer"], "dead", "resend")
-    return remote.request("POST", *path, body={"all": True} if ids is None else {"ids": ids})
+    return _in_parts(
+        arguments.get("ids"),
+        lambda ids: remote.request("POST", *path, body={"all": True} if ids is None else {"ids": ids}),
+    )
 
 
-def _forget_dead(remote: Remote, arguments: Document) -> Any:
-    ids = arguments.get("ids")
+def _forget_dead(remote: Remote, arguments: Document) -> Document:
     path = ("buckets", arguments["bucket"], "consumers", arguments["consumer"], "dead")
-    return remote.request("DELETE", *path, query={"all": "true"} if ids is None else {"ids": ",".join(ids)})
+    return _in_parts(
+        arguments.get("ids"),
+        lambda ids: remote.request("DELETE", *path, query={"all": "true"} if ids is None else {"ids": ",".join(ids)}),
+    )
+
+
+def _in_parts(ids: Sequence[str] | None, request: Callable[[Sequence[str] | None], Document]) -> Document:
+    """The sums of what is answered for all ids (None: whichever there are), a part of them a request."""
+    parts = [None] if ids is None else [ids[at : at + _PART] for at in range(0, len(ids), _PART)]
+    answers = [request(part) for part in parts]
+    return {name: sum(each[name] for each in answers) for name in answers[0]}
 
 
 def _on_consumer(verb: str) -> Callable[[Remote, Document], Any]:

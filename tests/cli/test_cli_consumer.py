@@ -43,7 +43,7 @@ def work(server: Server, acks: int) -> None:
 
 @pytest.mark.parametrize("way", ["control socket", "REST", "data directory"])
 def test_show_move_and_handle_what_was_given_up(relay: Runner, way: str) -> None:
-    """All commands, in words and as JSON."""
+    """All commands, in words and as JSON; with as many ids as one likes."""
     made = relay.json("bucket", "create", "orders")
     with serving(relay.data) as server:
         for n in range(3):
@@ -74,14 +74,15 @@ def check(relay: Runner, **variables: str) -> None:
     assert "go on with --cursor" in table.stderr
     assert "by their ids" in relay.misused("consumer", "resend", "orders", "billing", **variables)
     assert "by their ids" in relay.misused("consumer", "resend", "orders", "billing", "x", "--all", **variables)
-    again = relay("consumer", "resend", "orders", "billing", second["id"], **variables)
+    epoch = second["id"].partition("-")[0]
+    others = [f"{epoch}-1"] * 3_000
+    again = relay("consumer", "resend", "orders", "billing", *others, second["id"], **variables)
     assert again.stdout == "1 event to be given again.\n"
     assert "say --yes" in relay.misused("consumer", "forget", "orders", "billing", "--all", **variables)
-    assert relay("consumer", "forget", "orders", "billing", third["id"], "--yes", **variables).stdout == (
+    assert relay("consumer", "forget", "orders", "billing", *others, third["id"], "--yes", **variables).stdout == (
         "Forgot 1 dead letter.\n"
     )
     assert relay("consumer", "dead", "orders", **variables).stderr == "relay: nothing was given up\n"
-    epoch = second["id"].partition("-")[0]
     looked = relay("consumer", "seek", "orders", "billing", "--to", "last:2", "--preview", **variables).stdout
     assert looked == f"Would move from {epoch}-3 to {epoch}-1: 1 event again, 0 events passed over\n"
     moved = relay.json("consumer", "seek", "orders", "billing", "--to", f"{epoch}-0", **variables)
