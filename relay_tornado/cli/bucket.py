@@ -10,6 +10,7 @@ import click
 
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.common import ask, rate_given
+from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
@@ -121,20 +122,21 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
     with open_relay(data, create=True) as relay:
         made = relay.call("bucket.create", name=name, options=options)
         base = known_url(relay, public_url)
-    if as_json:
-        print_json(made)
-        return
-    _print(made, base)
-    where = "" if data == Settings().data else f" --data {shlex.quote(str(data))}"
-    click.echo("")
-    if base is None:
-        settings = Settings()
-        base = f"http://{settings.host}:{settings.port}"
-        click.echo(f"Start the relay:          {program()} serve{where}")
-    click.echo(
-        f"Send a webhook:           curl {webhook_url(base, made['inputs'][0]['id'])} -d hello{_proof(made['auth'])}"
-    )
-    click.echo(f"Give clients access:      {program()} token create --bucket {shlex.quote(made['name'])}{where}")
+    shown = shlex.quote(made["name"])
+    with unless_seen(f"the bucket {made['name']} was made: `relay bucket show {shown}` shows it"):
+        if as_json:
+            print_json(made)
+            return
+        _print(made, base)
+        where = "" if data == Settings().data else f" --data {shlex.quote(str(data))}"
+        click.echo("")
+        if base is None:
+            settings = Settings()
+            base = f"http://{settings.host}:{settings.port}"
+            click.echo(f"Start the relay:          {program()} serve{where}")
+        url = webhook_url(base, made["inputs"][0]["id"])
+        click.echo(f"Send a webhook:           curl {url} -d hello{_proof(made['auth'])}")
+        click.echo(f"Give clients access:      {program()} token create --bucket {shown}{where}")
 
 
 @bucket.command(name="list")

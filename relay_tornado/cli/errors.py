@@ -79,6 +79,17 @@ def drop_output() -> bool:
     return False
 
 
+@contextmanager
+def unless_seen(done: str) -> Iterator[None]:
+    """Where what is printed in here can't be written, the error says what was done, and what to do now."""
+    try:
+        yield
+    except OSError as error:
+        drop_output()
+        reason = "whoever read it has left" if error.errno == errno.EPIPE else file_words(error)
+        raise Failure(f"{STDOUT}: {reason}; {done}") from error
+
+
 def is_printing(error: OSError) -> bool:
     """Whether it came of what prints. Where Python buffers nothing, nothing is left for `drop_output` to find."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 
-from relay_tornado.cli.errors import Failure
+from relay_tornado.cli.errors import STDOUT, Failure, file_words
 from relay_tornado.cli.streams import is_closed
+
+_STDOUT: Final = 1
+_NOTHING_MADE: Final = ", so nobody would see the secret: nothing was made"
 
 
 def must_be_seen() -> None:
-    """Raises Failure where what is printed is seen by nobody: before a secret is made that is shown once."""
-    if is_closed("stdout"):
-        raise Failure("standard output is closed, so nobody would see the secret: nothing was made")
+    """Raises Failure where what is printed is seen by nobody: before a secret is made that is shown once. Not all that
+    can fail is known before: `unless_seen` is for the rest."""
+    try:
+        if is_closed("stdout"):
+            raise Failure(f"{STDOUT} is closed{_NOTHING_MADE}")
+        os.write(_STDOUT, b"")
+        if stat.S_ISREG(os.fstat(_STDOUT).st_mode) and (disk := os.fstatvfs(_STDOUT)).f_bfree == 0 < disk.f_blocks:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise Failure(f"{STDOUT}: {file_words(error)}{_NOTHING_MADE}") from error
 
 
 def read_secret(name: str, value: str | None, file: Path | None) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
@@ -90,22 +91,27 @@ def create(
     with open_relay(data, create=True) as relay:
         base = known_url(relay, public_url)
         made = relay.call("token.create", options=options)
-    if as_json:
-        print_json(made)
-        return
-    print_fields(
-        [
-            ("key", made["key"]),
-            ("secret", made["secret"]),
-            ("reads", ", ".join(buckets) or "every bucket, those to come, too"),
-            ("API access", api_access),
-            *([("administrator", _ADMINISTRATOR)] if not buckets and api_access == "enabled" else []),
-            ("durable", "yes: the relay keeps its position" if durable else "no"),
-            ("expires", when(options.get("expires_at"))),
-            ("socket", socket_url(base)),
-        ]
-    )
-    click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
+    key = made["key"]
+    with unless_seen(
+        f"the token {key} was made, and nobody has seen its secret: `relay token rotate {key}` makes another one, "
+        f"`relay token revoke {key}` ends it"
+    ):
+        if as_json:
+            print_json(made)
+            return
+        print_fields(
+            [
+                ("key", made["key"]),
+                ("secret", made["secret"]),
+                ("reads", ", ".join(buckets) or "every bucket, those to come, too"),
+                ("API access", api_access),
+                *([("administrator", _ADMINISTRATOR)] if not buckets and api_access == "enabled" else []),
+                ("durable", "yes: the relay keeps its position" if durable else "no"),
+                ("expires", when(options.get("expires_at"))),
+                ("socket", socket_url(base)),
+            ]
+        )
+        click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
 
 
 @token.command(name="list")
@@ -179,12 +185,17 @@ def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
     must_be_seen()
     with open_relay(data) as relay:
         made = relay.call("token.rotate", key=key, grace=grace)
-    if as_json:
-        print_json(made)
-        return
-    old = f"good for {format_duration(grace)} more" if grace else "ended; connections made with it are closed"
-    print_fields([("key", made["key"]), ("secret", made["secret"]), ("old secret", old)])
-    click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
+    lasts = f"is good for {format_duration(grace)} more, and ends with that" if grace else "has ended"
+    with unless_seen(
+        f"the token {key} has a new secret that nobody has seen: `relay token rotate {key}` makes another one; "
+        f"the old one {lasts}"
+    ):
+        if as_json:
+            print_json(made)
+            return
+        old = f"good for {format_duration(grace)} more" if grace else "ended; connections made with it are closed"
+        print_fields([("key", made["key"]), ("secret", made["secret"]), ("old secret", old)])
+        click.echo("\nKeep the secret now: it is not stored, and nobody can show it again.")
 
 
 @token.command()

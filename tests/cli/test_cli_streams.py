@@ -16,6 +16,8 @@ import pytest
 from relay_tornado.admin.administration import Administration
 from tests.acceptance.relay import TIMEOUT, wait_for
 from tests.cli.runner import Runner
+from tests.cli.server import serving
+from tests.needs import needs, needs_root
 from tests.ports import hold_port, port_of
 
 
@@ -134,6 +136,86 @@ def test_a_full_standard_output_is_named(relay: Runner, arguments: tuple[str, ..
     assert run.returncode == 1
     assert run.stderr.startswith("relay: standard output: the disk is full")
     assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_no_secret_is_made_that_nobody_would_see(relay: Runner, redirection: str) -> None:
+    """The one before stays good."""
+    made = relay.json("token", "create")
+    before = relay.json("token", "list")
+    for arguments in (("create",), ("create", "--json"), ("rotate", made["key"], "--grace", "1h")):
+        run = shell(redirection, "token", *arguments, RELAY_DATA=str(relay.data))
+        assert run.returncode == 1
+        assert run.stderr.startswith("relay: standard output")
+        assert run.stderr.endswith("nobody would see the secret: nothing was made\n")
+    assert relay.json("token", "list") == before
+
+
+def test_no_secret_is_made_for_a_full_disk(relay: Runner, tmp_path: Path) -> None:
+    """Whatever else takes what is written there."""
+    needs_root("it mounts a small file system")
+    needs("unshare", "install util-linux")
+    relay.json("token", "create")
+    (tmp_path / "disk").mkdir()
+    filled = f"mount -t tmpfs -o size=4k none {tmp_path}/disk && printf x > {tmp_path}/disk/x && "
+    inside = ["unshare", "-m", "sh", "-c", f'{filled} exec "$@"', "sh"]
+    run = subprocess.run(
+        [*inside, *command(f">{tmp_path}/disk/secret", "token", "create")],
+        env=environment() | {"RELAY_DATA": str(relay.data)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    assert run.returncode == 1
+    assert run.stderr.startswith("relay: standard output: the disk is full")
+    assert len(relay.json("token", "list")) == 1
+
+
+def test_what_nobody_saw_of_what_was_made(relay: Runner, tmp_path: Path) -> None:
+    """Where that can't be known before, it is said, with what to do."""
+    key = relay.json("token", "create")["key"]
+
+    def said(*arguments: str) -> str:
+        run = subprocess.run(
+            command(f">{tmp_path}/out", *arguments, "--data", relay.data),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+        assert run.returncode == 1
+        assert run.stderr.startswith("relay: standard output: the file is as large as it may be")
+        assert run.stderr.count("\n") == 1
+        return run.stderr
+
+    with serving(relay.data):
+        assert "the bucket orders was made: `relay bucket show orders`" in said("bucket", "create", "orders")
+        before = relay.json("token", "list")
+        made = said("token", "create")
+        (other,) = (each["key"] for each in relay.json("token", "list") if each not in before)
+        assert f"the token {other} was made, and nobody has seen its secret: `relay token rotate {other}`" in made
+        rotated = said("token", "rotate", key, "--json")
+        assert f"`relay token rotate {key}` makes another one; the old one has ended" in rotated
+        assert "the old one is good for 1h more" in said("token", "rotate", key, "--grace", "1h")
+
+
+def test_the_reader_of_a_secret_has_left(relay: Runner) -> None:
+    """As where the program behind a pipe is not there."""
+    theirs, ours = os.pipe()
+    os.close(theirs)
+    run = subprocess.run(
+        command("", "token", "create", "--data", relay.data),
+        env=environment(),
+        stdout=ours,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=TIMEOUT,
+    )
+    os.close(ours)
+    assert run.returncode == 1
+    assert "whoever read it has left; the token " in run.stderr
+    assert "nobody has seen its secret" in run.stderr
 
 
 @pytest.mark.parametrize("arguments", [(), ("--append",)])
