@@ -18,7 +18,7 @@ from relay_tornado.cli.progress import Progress
 from relay_tornado.cli.span import Course
 from relay_tornado.cli.tally import reason_of
 from relay_tornado.cli.target import Sending, shape_of, until_told
-from relay_tornado.client import subscribe
+from relay_tornado.client import Subscription, subscribe
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, Gap, Notice
 from relay_tornado.model import counted
@@ -63,9 +63,11 @@ class _Watch:
             return next(iter(self._open))
         return (self.course.span.last if self._complete else self._taken) + 1
 
-    async def begun(self, events: AsyncIterator[Event]) -> AsyncGenerator[Event, None]:
-        """Marks what the agent takes."""
+    async def begun(self, events: AsyncIterator[Event], subscription: Subscription) -> AsyncGenerator[Event, None]:
+        """Marks what the agent takes. Raises what ended the subscription, whatever was read ahead of that."""
         async for event in events:
+            if subscription.ended is not None:
+                raise subscription.ended
             self._open[event.seq] = None
             self._taken = event.seq
             yield event
@@ -134,6 +136,6 @@ async def _send(agent: Agent, target: Target, access: Access, watch: _Watch, pac
             target,
             subscription,
             aclosing(paced(subscription, span.last, watch.caught_up, pace)) as events,
-            aclosing(watch.begun(events)) as wanted,
+            aclosing(watch.begun(events, subscription)) as wanted,
         ):
             await agent.run(wanted)

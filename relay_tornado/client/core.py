@@ -68,7 +68,8 @@ class Core:
         self._link: Link | None = None
         self._connected = False
         """Whether it was, at least once."""
-        self._over: RelayClientError | None = None
+        self.over: RelayClientError | None = None
+        """What ended it."""
         self._gaps: list[Gap] = []
         self._told: set[str] = set()
         self._names = Names()
@@ -93,7 +94,7 @@ class Core:
             self._end(RelayClientError(f"the client failed: {error!r}"))
 
     def _end(self, error: RelayClientError) -> None:
-        self._over = error
+        self.over = error
         self._answers.end(error)
         self.intake.put(Ended(error), SMALL)
 
@@ -273,7 +274,7 @@ class Core:
 
     async def close(self) -> None:
         """The application wants nothing more. Saves what is to be saved. Raises CheckpointError."""
-        if self._over is None:
+        if self.over is None:
             self._end(_closed())
         await self._answers.close()
         self.intake.drop(lambda item: not isinstance(item, Ended))
@@ -283,8 +284,8 @@ class Core:
     async def respond(
         self, event: EventData, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float
     ) -> None:
-        if self._over is not None:
-            raise self._over
+        if self.over is not None:
+            raise self.over
         if self.options.extended and len(body) < LARGE:
             await self._answers.send(event.id, status, body, headers, timeout)
         else:
@@ -309,8 +310,8 @@ class Core:
     def _must_be_explicit(self) -> None:
         if not self.options.explicit:
             raise RelayClientError('only a consumer with ack="explicit" takes acks: name one in subscribe')
-        if self._over is not None:
-            raise self._over
+        if self.over is not None:
+            raise self.over
 
     async def _transmit(self, text: str | None) -> None:
         if text is not None and self._link is not None:

@@ -14,6 +14,7 @@ from relay_tornado.client.address import Address, parse_address
 from relay_tornado.client.backoff import Backoff
 from relay_tornado.client.checkpoint import Checkpoint, FileCheckpoint
 from relay_tornado.client.core import Core, Ended, log
+from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, EventData, Gap, Notice
 from relay_tornado.client.options import MIB, OnGap, OnNotice, Options, Since, names
 from relay_tornado.client.positions import Passed
@@ -181,6 +182,11 @@ class Subscription:
                     raise error
                 case _:
                     assert_never(item)
+
+    @property
+    def ended(self) -> RelayClientError | None:
+        """What the loop raises once all that was read ahead is given, None while more may come."""
+        return None if self._core is None else self._core.over
 
     async def aclose(self) -> None:
         """Ends it; what it was not asked for stays with the relay. Raises CheckpointError where it can't be saved."""

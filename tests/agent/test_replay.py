@@ -137,6 +137,24 @@ def test_stopped_and_taken_up(relay: Relay, secret: str, shop: str, target: Targ
     assert target.numbers() == list(range(2, 11))
 
 
+def test_a_token_that_is_revoked(relay: Relay, shop: str, target: Target, tmp_path: Path) -> None:
+    """Nothing more is sent, of what was read ahead neither."""
+    key, secret = relay.create_token()
+    path = relay.create_bucket("many")
+    for number in range(1, 101):
+        send(relay, path, number)
+    arguments = ("replay", "many", "--from", "earliest", "--to-url", target.url, "--pace", "2/s")
+    agent = Agent(tmp_path, relay.url, secret, *arguments)
+    agent.start(until=lambda: bool(target.seen()))
+    with agent:
+        relay.command("token", "revoke", key)
+        assert agent.wait() == 1
+    count = len(target.seen())
+    assert count < 100
+    assert f"the same command with --from seq:{count + 1} --to seq:100 goes on there" in agent.said()
+    assert "the token was revoked" in agent.said()
+
+
 def test_across_a_restart_of_the_relay(tmp_path: Path, target: Target) -> None:
     """It comes back by itself, and repeats and skips nothing."""
     with Relay(tmp_path / "data") as relay:
