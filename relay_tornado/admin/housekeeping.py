@@ -126,7 +126,7 @@ class Housekeeping:
         keep = bucket.retention if by_age else dataclasses.replace(bucket.retention, max_age=None)
         if by_age:
             await self._log.forget_repeats(bucket.id)
-        floor = await self._ledgers.store.floor(bucket.id) if keep.wait_for_consumers else None
+        floor = await self._needed(bucket, by_age) if keep.wait_for_consumers else None
         left = await self._log.trim(bucket.id, keep, floor)
         if keep.wait_for_consumers and keep.hard_max_bytes is not None:
             forced = await self._log.trim(bucket.id, Retention(None, None, keep.hard_max_bytes), None)
@@ -136,6 +136,13 @@ class Housekeeping:
         if left:
             self._ledgers.trimmed(bucket.id, (await self._log.bounds(bucket.id)).first)
         return left
+
+    async def _needed(self, bucket: Bucket, by_age: bool) -> int | None:
+        """The oldest seq that is waited for. With a token that has expired nobody can come; it counts while the clock
+        is in doubt."""
+        now = self._now()
+        over = [token.key for token in self._registry.list("token") if by_age and token.expired(now)]
+        return await self._ledgers.store.floor(bucket.id, but=over)
 
     async def run(self) -> None:
         """A pass every interval, until it is cancelled; a pass that fails is logged, and the next one comes."""

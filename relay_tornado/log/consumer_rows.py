@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -58,6 +58,7 @@ _DEAD = (
 _FLOOR = (
     "SELECT min(min(floor + 1, coalesce((SELECT min(seq) FROM parked WHERE consumer = consumer.id), floor + 1)))"
     " FROM log JOIN consumer ON consumer.log = log.id WHERE log.bucket = ? AND log.dropped = 0 AND kind <> 'events'"
+    " AND NOT (kind = 'token' AND name IN (SELECT value FROM json_each(?)))"
 )
 _OLD = """
 SELECT 1 FROM log JOIN consumer ON consumer.log = log.id
@@ -235,9 +236,9 @@ def forget_dead(raw: sqlite3.Connection, key: Key, seqs: set[int]) -> int:
     return 0 if row is None else _delete(raw, "dead_letter", row[0], seqs)
 
 
-def floor(raw: sqlite3.Connection, bucket_id: BucketId) -> int | None:
-    """The oldest seq that some consumer is not done with; None where there is no consumer."""
-    found: int | None = raw.execute(_FLOOR, (bucket_id,)).fetchone()[0]
+def floor(raw: sqlite3.Connection, bucket_id: BucketId, but: Collection[str]) -> int | None:
+    """The oldest seq that some consumer is not done with, those of the tokens `but` aside; None where there is none."""
+    found: int | None = raw.execute(_FLOOR, (bucket_id, json.dumps(list(but)))).fetchone()[0]
     return found
 
 

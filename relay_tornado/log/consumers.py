@@ -12,7 +12,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
@@ -177,9 +177,10 @@ class Consumers(Protocol):
     async def forget_dead(self, key: Key, seqs: Sequence[int]) -> int:
         """Removes dead letters, and returns how many there were."""
 
-    async def floor(self, bucket_id: BucketId) -> int | None:
-        """The oldest seq that some consumer (kind `events` aside) is not known, by what is committed, to be done with:
-        its floor + 1, or a parked one below. None where the bucket has no consumer. What retention waits for."""
+    async def floor(self, bucket_id: BucketId, but: Collection[str] = ()) -> int | None:
+        """The oldest seq that some consumer (kind `events`, and those of the tokens `but`, aside) is not known, by what
+        is committed, to be done with: its floor + 1, or a parked one below. None where there is no such consumer in
+        the bucket. What retention waits for."""
 
     def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
         """Calls `lost` with every bucket and its log's head whenever what was committed may have gone, and before

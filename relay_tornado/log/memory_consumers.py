@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from relay_tornado.errors import BucketGone
@@ -140,12 +140,12 @@ class MemoryConsumers:
         kept = self._kept.get(key)
         return 0 if kept is None else sum(kept.dead.pop(seq, None) is not None for seq in set(seqs))
 
-    async def floor(self, bucket_id: BucketId) -> int | None:
+    async def floor(self, bucket_id: BucketId, but: Collection[str] = ()) -> int | None:
         """See the contract."""
         found = [
             min([kept.floor + 1, *kept.parked])
             for key, kept in self._kept.items()
-            if key.bucket_id == bucket_id and key.kind != "events"
+            if key.bucket_id == bucket_id and key.kind != "events" and not (key.kind == "token" and key.name in but)
         ]
         return min(found, default=None)
 

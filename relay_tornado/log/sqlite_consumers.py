@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import TypeVar
 
@@ -245,9 +245,9 @@ class SqliteConsumers:
         await self.saved()
         return await self._database.write(lambda raw: consumer_rows.forget_dead(raw, key, set(seqs)))
 
-    async def floor(self, bucket_id: BucketId) -> int | None:
+    async def floor(self, bucket_id: BucketId, but: Collection[str] = ()) -> int | None:
         """See the contract."""
-        return await self._read(lambda raw: consumer_rows.floor(raw, bucket_id))
+        return await self._read(lambda raw: consumer_rows.floor(raw, bucket_id, but))
 
     async def close(self) -> None:
         """See the contract."""

@@ -366,6 +366,23 @@ async def test_retention_waits_for_a_durable_token_that_has_not_come(open_world:
         assert await first(world, bucket) == 4
 
 
+@pytest.mark.parametrize(("grace", "then"), [(0.0, 5), (600.0, 1)], ids=["sure", "in doubt"])
+@pytest.mark.gen_test
+async def test_retention_waits_for_no_token_that_has_expired(open_world: OpenWorld, grace: float, then: int) -> None:
+    """Nobody can come for what it is not done with: but its position stays, and it is waited for while the clock is in
+    doubt."""
+    async with open_world(retention_grace=grace) as world:
+        token, _ = await world.administration.create_token(durable=True, expires_at=world.now + 100)
+        bucket = await world.administration.create_bucket("orders", retention=WAITING)
+        for _ in range(5):
+            await world.log.append(bucket.id, event())
+        assert await first(world, bucket) == 1
+        world.now += 100
+        assert await first(world, bucket) == then
+        (stored,) = await world.administration.ledgers.store.list()
+        assert stored.key.name == token.key
+
+
 @pytest.mark.gen_test
 async def test_a_deleted_bucket_takes_its_consumers_along(open_world: OpenWorld) -> None:
     """Whoever uses one is told that it is gone."""

@@ -267,6 +267,10 @@ async def test_what_retention_waits_for(world: World, consumers: Consumers) -> N
     assert await consumers.floor("b") == 8
     await save(consumers, Changes(9, ((11, 11),), False, {5: Parked(1, 1.0, 1.0), 11: Parked(1, 1.0, 1.0)}))
     assert await consumers.floor("b") == 5
+    await consumers.create(Key("b", "token", "t"), 2, TERMS, 1.0)
+    assert await consumers.floor("b") == 3
+    assert await consumers.floor("b", but=["t", "x"]) == 5
+    assert await consumers.delete(Key("b", "token", "t"))
     await save(consumers, Changes(12, (), False, {}, {5, 11}))
     assert await consumers.floor("b") == 10
 
