@@ -104,6 +104,9 @@ _bucket_options = together(
 )
 """What `create` and `set` have in common."""
 
+_NAMED: Final = 10
+"""Consumers that a note names."""
+
 
 @click.group(cls=Group)
 def bucket() -> None:
@@ -202,10 +205,18 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
         before = relay.call("bucket.show", bucket=bucket)
         changed = relay.call("bucket.set", bucket=before["id"], options=options)
         base = known_url(relay, public_url)
+        fades = changed["ephemeral"] and not before["ephemeral"]
+        there = relay.call("consumer.list", bucket=changed["id"]) if fades and not as_json else []
     if as_json:
         print_json(changed)
         return
     _print(changed, base)
+    if names := [each["name"] for each in there if each["kind"] == "client"]:
+        shown = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+        note(
+            f"nobody can come back to these consumers while the bucket is ephemeral: {shown}; "
+            "they keep their places, and retention waits for them where it is to: `relay consumer delete` ends that"
+        )
     if _keeps_less(before["retention"], changed["retention"]):
         note("events over these limits leave within a minute or two, and do not come back")
 

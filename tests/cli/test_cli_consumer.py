@@ -97,6 +97,24 @@ def check(relay: Runner, **variables: str) -> None:
     assert relay.json("consumer", "list", **variables) == []
 
 
+def test_a_bucket_that_becomes_ephemeral_says_who_stays_behind(relay: Runner) -> None:
+    """Clients' consumers, which nobody can use until it is so no longer: they go on where they were then."""
+    made = relay.json("bucket", "create", "orders")
+    assert relay("bucket", "set", "orders", "--ephemeral").stderr == ""
+    relay("bucket", "set", "orders", "--no-ephemeral")
+    relay.json("token", "create", "--durable")
+    with serving(relay.data) as server:
+        for n in range(3):
+            server.send(made["inputs"][0]["id"], b"body %d" % n)
+        work(server, 1)
+        told = relay("bucket", "set", "orders", "--ephemeral").stderr
+        assert told.startswith("relay: nobody can come back to these consumers while the bucket is ephemeral: billing;")
+        assert relay("bucket", "set", "orders", "--ephemeral").stderr == ""
+        (kept,) = relay.json("consumer", "list", "orders")
+        assert (kept["name"], kept["dead"]) == ("billing", 2)
+        assert relay("bucket", "set", "orders", "--no-ephemeral").stderr == ""
+
+
 def test_stats_and_list_say_who_has_what(relay: Runner) -> None:
     """A client with a consumer is shown with it."""
     relay.json("bucket", "create", "orders")
