@@ -117,7 +117,7 @@ class HeaderValues(fields.Field[list[str]]):
 
 
 class Headers(fields.Dict):
-    """A JSON object from names to what `values` reads, or null."""
+    """A JSON object from names to what `values` reads, or null; an empty list is an empty object, as PHP writes it."""
 
     def __init__(self, values: HeaderValues | None = None) -> None:
         super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True)
@@ -127,7 +127,8 @@ class Headers(fields.Dict):
             held = sum(len(each) if isinstance(each, list) else 1 for each in value.values())
             if held > MAX_HEADERS:
                 raise ValidationError(f"holds {held} values; {MAX_HEADERS} are allowed.")
-        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        named = {} if value == [] else value
+        return super()._deserialize(named, attr, data, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class Form(fields.Field[Document | None]):
@@ -236,4 +237,6 @@ _WORDS = {
     "Field may not be null.": "must not be null.",
     "Missing data for required field.": "is missing.",
     "Invalid input type.": "must be a JSON object.",
+    "Not a valid mapping type.": "must be a JSON object.",
+    "Not a valid list.": "must be a list.",
 }

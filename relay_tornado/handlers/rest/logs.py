@@ -96,7 +96,7 @@ def _text(value: Any) -> Any:
 
 
 class _Lenient(fields.Integer):
-    """A number that is kept as a whole one, and which some clients send as a float or as null."""
+    """A number that is kept as a whole one, and which some clients send as a float, as a text or as null."""
 
     def __init__(self, most: int, **kwargs: Any) -> None:
         message = f"must be a number from 0 to {most}."
@@ -105,6 +105,8 @@ class _Lenient(fields.Integer):
         super().__init__(allow_none=True, validate=limits, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
+        if isinstance(value, str) and _DIGITS.fullmatch(value):
+            value = int(value)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValidationError(self._said)
         return round(value) if value >= 0 else -1
@@ -289,7 +291,9 @@ def _result(given: Document) -> Result:
     status = given.get("status") or ""
     if "status_code" not in given and not status:
         raise Invalid("status_code: is missing.", "status_code")
-    code = given.get("status_code", 200 if status == "sent" else 0) or 0
+    code = given.get("status_code")
+    if code is None:
+        code = 200 if status == "sent" else 0
     headers = given.get("response_headers") or {}
     return Result(
         status=status or status_of(code),

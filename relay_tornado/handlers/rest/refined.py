@@ -51,7 +51,8 @@ _VALUE: Final[Document] = {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\
 
 def _headers(refused: frozenset[str]) -> Document:
     return {
-        "type": ["object", "null"],
+        "type": ["object", "array", "null"],
+        "maxItems": 0,
         "description": "Values by name: a text, or a list of texts.",
         "propertyNames": {"pattern": f"^{_HEADER_NAME}$", "not": {"enum": sorted(refused)}},
         "additionalProperties": {"anyOf": [_VALUE, {"type": "array", "items": _VALUE}]},
@@ -94,7 +95,13 @@ _POSITION: Final[Document] = {
 _NUMBERS: Final = range(len(NUMBERED))
 """Of statuses."""
 
-_ROUNDED: Final[Document] = {"type": ["number", "null"], "minimum": 0, "maximum": MAX_COUNT}
+_DIGITS: Final = "^[0-9]{1,9}$"
+_ROUNDED: Final[Document] = {
+    "type": ["number", "string", "null"],
+    "minimum": 0,
+    "maximum": MAX_COUNT,
+    "pattern": _DIGITS,
+}
 _PLAIN: Final[list[Document]] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
 _PROPERTIES: Final[Document] = {
     "BucketFields": {
@@ -116,13 +123,14 @@ _PROPERTIES: Final[Document] = {
     "AnswerBody": {
         "status_code": {
             "type": ["integer", "string", "null"],
-            "pattern": "^[0-9]{1,9}$",
+            "pattern": _DIGITS,
             "description": "200 to 599; any other, as 0, says that nobody answered.",
         },
         "duration_ms": _ROUNDED,
         "retries": _ROUNDED,
         "response_headers": {
-            "type": ["object", "null"],
+            "type": ["object", "array", "null"],
+            "maxItems": 0,
             "description": "Values by name: a text, a number, true or false, or a list of them.",
             "additionalProperties": {
                 "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from marshmallow import Schema, fields, validate
@@ -78,7 +80,8 @@ class TokensHandler(RestHandler):
         if options.get("expires_at") is None:
             options["expires_at"] = self.token.expires_at
         _check_end(self.token, options["expires_at"])
-        token, secret = await self.rest.administration.create_token(**options)
+        with _in_scopes():
+            token, secret = await self.rest.administration.create_token(**options)
         self.answer({**self.rest.administration.describe_token(token), "secret": secret}, 201)
 
 
@@ -92,7 +95,8 @@ class TokenHandler(RestHandler):
         found = self.rest.administration.find_token(token)
         options = _options(self.document())
         _check_end(self.token, options.get("expires_at", found.expires_at))
-        changed = await self.rest.administration.set_token(found.key, **options)
+        with _in_scopes():
+            changed = await self.rest.administration.set_token(found.key, **options)
         self.answer(self.rest.administration.describe_token(changed))
 
     @operation("Revoke a token: its connections are closed, and it opens no more", Deleted())
@@ -124,6 +128,17 @@ def _check_end(asking: Token, end: float | None) -> None:
             f"the token that asks ends at {asking.expires_at:.0f}, and can't give access for longer: "
             "name an earlier expires_at, or use a token that does not end"
         )
+
+
+@contextmanager
+def _in_scopes() -> Iterator[None]:
+    """Where a bucket of a token's scope is refused, the field is named as the API's form has it."""
+    try:
+        yield
+    except Invalid as error:
+        if error.field != "buckets":
+            raise
+        raise Invalid(f"scopes.{error}", "scopes.buckets") from None
 
 
 def _options(document: dict[str, Any]) -> Document:

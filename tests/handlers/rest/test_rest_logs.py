@@ -73,6 +73,12 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
         {"status_code": "200", "response_headers": {"A": 7, "B": True, "C": ["x", 1.5, False]}},
         ("sent", 200, b"", {"A": ["7"], "B": ["true"], "C": ["x", "1.5", "false"]}),
     ),
+    (
+        "other numbers as texts, and no headers as a list, as PHP writes them",
+        {"status_code": "201", "duration_ms": "12", "retries": "2", "response_headers": []},
+        ("sent", 201, b"", {}),
+    ),
+    ("a status, and null for the code", {"status": "sent", "status_code": None}, ("sent", 200, b"", {})),
     *(
         (
             f"a status code that no answer has: {code}, as {status}",
@@ -123,6 +129,9 @@ async def test_an_answer_that_does_not_fit(tmp_path: Path) -> None:
             ({"status_code": True}, "status_code"),
             ({"status_code": 200, "duration_ms": -0.1}, "duration_ms"),
             ({"status_code": 200, "duration_ms": 1e300}, "duration_ms"),
+            ({"status_code": 200, "duration_ms": "12ms"}, "duration_ms"),
+            ({"status_code": 200, "retries": "-1"}, "retries"),
+            ({"status_code": 200, "response_headers": [["X", "v"]]}, "response_headers"),
             ({"status_code": 200, "status": "done"}, "status"),
             ({"status_code": 200, "response_headers": {"X": {}}}, "response_headers.X"),
             ({"status_code": 200, "response_headers": {"X": [None]}}, "response_headers.X"),

@@ -202,6 +202,30 @@ async def test_an_auth_as_the_original_shows_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
+async def test_another_type_of_auth_in_what_was_read(tmp_path: Path) -> None:
+    """Clients that change it there send what the type before needed along; anything else would do nothing, and is
+    refused."""
+    async with world(tmp_path) as here:
+        bucket = await here.bucket("orders")
+        await here.token("scoped", buckets=[bucket.id])
+        basic = {"type": "basic", "username": "u", "password": "p"}
+        for token in ("administrator", "scoped"):
+            for changed in ({"type": "none"}, {"type": "token", "token": "t"}):
+                await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
+                read = (await here.call("GET", "/v1/buckets/orders", token=token)).document
+                sent = {**read, "auth": {**read["auth"], **changed}}
+                answer = await here.call("PUT", "/v1/buckets/orders", sent, token=token)
+                assert answer.status == 200, answer.document
+                shown = (await here.call("GET", "/v1/buckets/orders")).document["auth"]
+                assert shown == {"username": "", "password": "", "token": "", **changed}
+        await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
+        for field in ("username", "password"):
+            sent = {"auth": {"type": "none", "username": "u", "password": "p", field: "another"}}
+            refused = await here.call("PUT", "/v1/buckets/orders", sent)
+            assert (refused.status, refused.document["field"]) == (400, f"auth.{field}")
+
+
+@pytest.mark.gen_test
 async def test_a_token_as_the_library_in_go_sends_it_back(tmp_path: Path) -> None:
     """Whole, with what nobody can set; it reads a token that works as active."""
     async with world(tmp_path) as here:

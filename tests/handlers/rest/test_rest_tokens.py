@@ -113,9 +113,11 @@ async def test_scopes(tmp_path: Path) -> None:
         for scopes in ({}, None, {"buckets": []}, {"buckets": None}):
             made = await here.call("POST", "/v1/tokens", {"scopes": scopes})
             assert (made.status, made.document["scopes"]["buckets"]) == (201, []), scopes
-        refused = await here.call("POST", "/v1/tokens", {"scopes": {"buckets": ["nothing"]}})
-        assert (refused.status, refused.document["field"]) == (400, "buckets")
         key = await here.token("worker", buckets=["orders"])
+        for method, path in (("POST", "/v1/tokens"), ("PUT", f"/v1/tokens/{key}")):
+            refused = await here.call(method, path, {"scopes": {"buckets": ["nothing"]}})
+            assert (refused.status, refused.document["field"]) == (400, "scopes.buckets")
+            assert refused.document["message"].startswith("scopes.buckets: there is no bucket 'nothing'")
         await here.relay.administration.delete_bucket("orders")
         await here.bucket("orders")
         shown = (await here.call("GET", "/v1/tokens")).document[-1]
