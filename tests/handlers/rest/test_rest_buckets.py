@@ -129,6 +129,14 @@ async def test_an_outputs_life(tmp_path: Path) -> None:
         assert (wrong.status, wrong.document["field"].startswith("rules")) == (400, True)
         freed = await here.call("DELETE", f"{path}/rules")
         assert (freed.status, freed.document["rules"]) == (200, None)
+        for nodes, status in ((32, 200), (33, 400)):
+            deep: object = rules
+            for _ in range(nodes - 1):
+                deep = {"and": [deep]}
+            answer = await here.call("PUT", f"{path}/rules", deep)
+            assert (answer.status, "this is node 33" in str(answer.document)) == (status, status == 400)
+        read = (await here.call("GET", "/v1/buckets/orders")).document
+        assert (await here.call("PUT", "/v1/buckets/orders", read)).status == 200
         changed = await here.call("PUT", path, {"disabled": True})
         assert (changed.document["disabled"], changed.document["overrides"]) == (True, body["overrides"])
         assert (await here.call("PUT", path, {"timeout": 181})).document["field"] == "timeout"
