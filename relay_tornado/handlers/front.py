@@ -56,6 +56,7 @@ class _Request(HTTPMessageDelegate):
         stream = self._connection.stream
         assert isinstance(stream, Connection)
         front = self._front
+        _expectation(start_line, headers)
         target = start_line.path
         host = ""
         if not target.startswith("/"):
@@ -87,3 +88,13 @@ class _Request(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         if self._inner is not None:
             self._inner.on_connection_close()
+
+
+def _expectation(start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+    """Writes an expectation as Tornado looks for it. It has no case, and HTTP/1.0 knows none (RFC 9110, 10.1.1): its
+    client would take a 100 for the answer."""
+    expectation = headers.get("Expect", "")
+    if expectation and start_line.version == "HTTP/1.0":
+        del headers["Expect"]
+    elif expectation:
+        headers["Expect"] = expectation.lower()

@@ -234,6 +234,27 @@ async def test_expect(folder: Path | None) -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("target", [URL, b"/v1/nothing"])
+async def test_expect_in_any_case(target: bytes) -> None:
+    """The expectation has no case (RFC 9110, 10.1.1): Java's client writes it with a capital, and waits for its 100."""
+    async with edge() as site, Raw(site.port) as raw:
+        asked = request(target, headers=b"Expect: 100-Continue\r\n")
+        raw.send(asked.replace(b"Length: 0", b"Length: 4"))
+        assert await raw.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 (Continue)\r\n\r\n"
+        assert (await raw.ask(b"body")).status == (200 if target == URL else 404)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("target", [URL, b"/v1/nothing"])
+async def test_http_1_0_knows_no_100(target: bytes) -> None:
+    """A client of HTTP/1.0 would take the 100 for the answer (RFC 9110, 10.1.1): it gets the answer alone."""
+    async with edge() as site, Raw(site.port) as raw:
+        asked = request(target, b"body", b"Expect: 100-continue\r\n", version=b"HTTP/1.0")
+        assert (await raw.ask(asked)).status == (200 if target == URL else 404)
+        assert await raw.closed() == b""
+
+
+@pytest.mark.gen_test
 @pytest.mark.parametrize(("target", "length", "status"), [(URL, 4 << 20, 413), (URL + b"x", 4, 404)])
 async def test_expect_refused(target: bytes, length: int, status: int) -> None:
     """A sender that asks first and is refused gets the refusal, not a 100, and the connection closes."""
