@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
 import structlog
 from tornado.web import HTTPError, RequestHandler
 
-from relay_tornado.errors import Invalid, RelayError
+from relay_tornado.errors import Invalid, RelayError, Unauthorized
+
+BEARER = 'Bearer realm="relay"'
 
 _log = structlog.get_logger(__name__)
 _WORDS = {
@@ -40,8 +43,15 @@ class JsonHandler(RequestHandler):
     def head(self, *args: str, **kwargs: str) -> Any:
         return self.get(*args, **kwargs)
 
+    def challenges(self) -> Iterable[str]:
+        """What a 401 asks for. No Basic: a browser would ask its user for a password."""
+        return (BEARER,)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, Unauthorized):
+            for challenge in self.challenges():
+                self.add_header("WWW-Authenticate", challenge)
         code, message = _WORDS.get(status_code, ("internal", "the relay failed on this request; its log says why"))
         if isinstance(error, RelayError):
             code, message = error.code, str(error) or message

@@ -21,6 +21,7 @@ from tornado.httputil import HTTPServerRequest
 
 from relay_tornado.admin.sessions import Session, Sessions
 from relay_tornado.errors import Forbidden, Unauthorized
+from relay_tornado.handlers.base import BEARER
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import Token
@@ -123,7 +124,7 @@ def challenges(request: HTTPServerRequest) -> Iterable[str]:
     """What a 401 asks for. Not Basic where a page asks: the browser would ask its user for a password."""
     headers = request.headers
     page = headers.get("User-Agent", "").startswith("Mozilla/") and "text/html" not in headers.get("Accept", "")
-    return ('Bearer realm="relay"',) if page else ('Basic realm="relay", charset="UTF-8"', 'Bearer realm="relay"')
+    return (BEARER,) if page else ('Basic realm="relay", charset="UTF-8"', BEARER)
 
 
 def distrusted_proxy(request: HTTPServerRequest) -> str | None:

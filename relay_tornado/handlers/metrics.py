@@ -37,11 +37,6 @@ class MetricsHandler(JsonHandler):
         if not access.by_secret(secret.strip()).administrator:
             raise Forbidden("the metrics are of all buckets: only an administrator's token reads them")
 
-    def write_error(self, status_code: int, **kwargs: object) -> None:
-        if isinstance(kwargs.get("exc_info", (None, None))[1], Unauthorized):  # type: ignore[index]
-            self.set_header("WWW-Authenticate", 'Bearer realm="relay"')
-        super().write_error(status_code, **kwargs)
-
 
 def routes(expose: Callable[[], bytes], access: Access | None) -> list[URLSpec]:
     """`access` None: no token is asked for."""

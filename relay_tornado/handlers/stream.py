@@ -11,7 +11,7 @@ from typing import Any, Final
 from tornado.iostream import StreamClosedError
 from tornado.routing import URLSpec
 
-from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unauthorized, Unavailable
+from relay_tornado.errors import Invalid, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.credentials import Caller, Callers
@@ -174,12 +174,6 @@ class StreamHandler(JsonHandler):
         self.set_header("X-Accel-Buffering", "no")
         self.set_header("Connection", "close")
         await self.flush()
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        if isinstance(kwargs.get("exc_info", (None, None))[1], Unauthorized):
-            # No Basic: a browser would ask its user.
-            self.set_header("WWW-Authenticate", 'Bearer realm="relay"')
-        super().write_error(status_code, **kwargs)
 
 
 def _unnamed(bucket: Bucket, request: control.Subscribe, opened: int, lost: Cursor | None) -> Position | None:

@@ -126,6 +126,10 @@ class SessionHandler(_Handler):
         super().set_default_headers()
         self.set_header("Cache-Control", "no-store")
 
+    def challenges(self) -> tuple[()]:
+        """Nothing: one signs in here."""
+        return ()
+
     def get(self) -> None:
         """Who is signed in."""
         self._callers.refuse_foreign_page(self.request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -13,7 +13,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.routing import URLSpec
 from tornado.web import stream_request_body
 
-from relay_tornado.errors import Forbidden, Invalid, RelayError, Unauthorized
+from relay_tornado.errors import Forbidden, Invalid, RelayError
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.credentials import Caller, challenges
@@ -196,8 +196,8 @@ class RestHandler(JsonHandler):
         self.token = self.caller.token
         if need is not Need.ANSWER and not self.token.api_access:
             raise Forbidden("this token has no API access: it can only connect, and answer events")
-        if need is Need.ADMINISTRATOR and not self.token.administrator:
-            raise Forbidden(_ADMINISTRATORS)
+        if need is Need.ADMINISTRATOR:
+            self.refuse_unless_administrator()
         if need is Need.BUCKET:
             self.bucket = self.rest.stored.bucket(self.token, self.path_kwargs["bucket"])
         elif need in (Need.EVENT, Need.ANSWER):
@@ -208,6 +208,9 @@ class RestHandler(JsonHandler):
         if not self.token.administrator:
             raise Forbidden(_ADMINISTRATORS)
 
+    def challenges(self) -> Iterable[str]:
+        return challenges(self.request)
+
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         connection = self.request.connection
         if isinstance(connection, HTTP1Connection) and isinstance(connection.stream, Connection):
@@ -216,10 +219,6 @@ class RestHandler(JsonHandler):
                 # Tornado closes a connection behind an answer that comes before the request was read to its end.
                 self.set_header("Connection", "close")
                 stream.linger()
-        error = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(error, Unauthorized):
-            for challenge in challenges(self.request):
-                self.add_header("WWW-Authenticate", challenge)
         super().write_error(status_code, **kwargs)
 
     def _let_go(self) -> None:

@@ -176,9 +176,7 @@ class RulesHandler(RestHandler):
 
     @operation("Remove an output's rules: every event goes there", OutputAnswer(), statuses=(412,))
     async def delete(self, bucket: str, output: str) -> None:
-        found = find_output(self.bucket, output)
-        changed, made = await self.rest.administration.set_output(found.id, self.bucket.id, rules=None)
-        self.answer(shown(self.token, "output", output_document(changed.id, made)))
+        await _set_output(self, output, {"rules": None})
 
 
 class BinsHandler(RestHandler):
