@@ -14,8 +14,8 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import Caller, Relay, open_relay, place_given
+from relay_tornado.cli.output import Document
 from relay_tornado.errors import RelayError, Unavailable
-from relay_tornado.wire.fields import Document
 
 LIFE: Final = 7 * 86_400.0
 """Seconds after which a token that could not be revoked ends by itself. A command that runs on puts that off, but not

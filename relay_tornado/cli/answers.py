@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
+
+from relay_tornado.errors import RelayError
+
+ANSWER: Final = 120.0
+"""Seconds that it has for one."""
+
+
+class Refused(RelayError):
+    """The relay's error, as it told it."""
 
 
 class _Answer(dict[str, Any]):

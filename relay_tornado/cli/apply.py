@@ -12,11 +12,10 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.manifest import read_manifest
 from relay_tornado.cli.options import data_option, json_option, options_of
-from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.plan import Step, plan
 from relay_tornado.errors import NotFound, RelayError
 from relay_tornado.model import counted, printable
-from relay_tornado.wire.fields import Document
 
 _option = options_of("APPLY")
 

@@ -21,8 +21,9 @@ import click
 from click.core import ParameterSource
 
 from relay_tornado.cli import answers
+from relay_tornado.cli.answers import Refused
 from relay_tornado.cli.output import note
-from relay_tornado.errors import Locked, NotFound, RelayError, Unavailable
+from relay_tornado.errors import Locked, NotFound, Unavailable
 from relay_tornado.storage.lock import read_owner
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ PATIENCE = 20.0
 """Seconds that a command waits for a server that is starting or stopping: more than a drain takes."""
 SPEAK = 1.0
 """Seconds of waiting after which it says so."""
-ANSWER = 120.0
-"""Seconds that the running relay has for an answer."""
 
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
@@ -46,10 +45,6 @@ class Place:
     url: str
     said: bool
     secret: Callable[[], str]
-
-
-class Refused(RelayError):
-    """The relay's error, as the running one told it."""
 
 
 class _Lost(Exception):
@@ -208,7 +203,7 @@ class _Online:
         self._socket = socket.socket(socket.AF_UNIX)
         self._lines = self._socket.makefile("rb")
         try:
-            self._socket.settimeout(ANSWER)
+            self._socket.settimeout(answers.ANSWER)
             self._socket.connect(os.fspath(path))
             peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             if _CREDENTIALS.unpack(peer)[1] not in (0, os.geteuid(), path.parent.stat().st_uid):

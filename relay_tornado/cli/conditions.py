@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.options import Lines
-from relay_tornado.wire.fields import Document
+from relay_tornado.cli.output import Document
 
 FORM: Final = (
     "header:NAME=VALUE, query:NAME=VALUE, payload.PATH=VALUE, body=VALUE, rules as JSON, or @FILE with such rules"

@@ -16,11 +16,11 @@ from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.output import Document
 from relay_tornado.cli.parts import no_output
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.target import Sending, sending_options, shape_of, until_told
 from relay_tornado.errors import RelayError
-from relay_tornado.wire.fields import Document
 
 if TYPE_CHECKING:
     from relay_tornado.agent.engine import Agent

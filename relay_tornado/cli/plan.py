@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.cli.manifest import DeclaredBucket, Manifest
-from relay_tornado.cli.output import when
+from relay_tornado.cli.output import Document, when
 from relay_tornado.wire.destination import masked
-from relay_tornado.wire.fields import Document
 
 Action: TypeAlias = Literal["create", "change", "delete"]
 Kind: TypeAlias = Literal["bucket", "input", "output"]

@@ -18,14 +18,11 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import relay_tornado
 from relay_tornado.cli import answers
-from relay_tornado.cli.output import note
+from relay_tornado.cli.answers import Refused
+from relay_tornado.cli.output import Document, note
 from relay_tornado.cli.parts import find_part
 from relay_tornado.client.opener import opener
-from relay_tornado.errors import BucketGone, Invalid, NotFound, RelayError, Unavailable
-from relay_tornado.wire.fields import Document
-
-ANSWER: Final = 120.0
-"""Seconds that the relay has for an answer."""
+from relay_tornado.errors import BucketGone, Invalid, NotFound, Unavailable
 
 _NO_PATH: Final = "there is nothing at this path"
 """What a relay answers with 404 where it has no such path at all."""
@@ -34,10 +31,6 @@ _PART: Final = 150
 """Ids of events in one request: a URL of them passes proxies that take 8 KiB."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-class Refused(RelayError):
-    """The relay's error, as it told it."""
 
 
 class Remote:
@@ -77,7 +70,7 @@ class Remote:
         }
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  # checked to be http or https
         try:
-            with self._opener.open(request, timeout=ANSWER) as response:
+            with self._opener.open(request, timeout=answers.ANSWER) as response:
                 return answers.decode(response.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -91,7 +84,11 @@ class Remote:
             raise Unavailable(f"{self.url} can't be reached: {reason}") from None
         except (OSError, IncompleteRead) as error:
             # Not in a URLError: the request has left.
-            what = f"gave no answer within {ANSWER:g} s" if isinstance(error, TimeoutError) else "broke off its answer"
+            what = (
+                f"gave no answer within {answers.ANSWER:g} s"
+                if isinstance(error, TimeoutError)
+                else "broke off its answer"
+            )
             if method == "GET":
                 raise Unavailable(f"{self.url} {what}: try again") from None
             raise Unavailable(f"{self.url} {what}, so this may have been done or not: look, and repeat it") from None

@@ -16,7 +16,7 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.options import data_option, json_option, options_of
-from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.parts import find_output
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.progress import Progress, show_progress
@@ -25,7 +25,6 @@ from relay_tornado.cli.target import SENDING, Sending, sending_options, shape_of
 from relay_tornado.errors import RelayError
 from relay_tornado.ids import parse_id
 from relay_tornado.model import counted
-from relay_tornado.wire.fields import Document
 
 if TYPE_CHECKING:
     from relay_tornado.agent.pace import Pace

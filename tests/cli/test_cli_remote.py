@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,6 +51,14 @@ def scenario(relay: Runner, **variables: str) -> dict[str, Any]:
     seen["delete"] = run("bucket", "delete", "shop", "--yes")
     seen["left"] = run("bucket", "list")
     return seen
+
+
+@pytest.mark.parametrize("module", ["remote", "listen", "forward", "replay"])
+def test_what_speaks_to_a_relay_elsewhere_starts_fast(module: str) -> None:
+    """It imports nothing of what the relay judges requests by."""
+    code = f"import sys, relay_tornado.cli.{module}; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"marshmallow", "sqlite3", "tornado"} & set(run.stdout.split())
 
 
 def shape(value: Any) -> Any:
@@ -243,7 +253,7 @@ def test_a_change_whose_answer_does_not_come(relay: Runner, monkeypatch: pytest.
             (ends, 60.0, "broke off"),
             (f"http://127.0.0.1:{stays.getsockname()[1]}", 0.3, "no answer within 0.3 s"),
         ):
-            monkeypatch.setattr("relay_tornado.cli.remote.ANSWER", seconds)
+            monkeypatch.setattr("relay_tornado.cli.answers.ANSWER", seconds)
             said = relay.refused("bucket", "create", "orders", RELAY_URL=url, RELAY_SECRET="x")
             assert what in said
             assert "may have been done" in said
