@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import Caller, Relay, open_relay, place_given
+from relay_tornado.cli.client import Relay, open_relay, place_given
 from relay_tornado.cli.output import Document
 from relay_tornado.errors import RelayError, Unavailable
 
@@ -58,7 +58,13 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
             raise Unavailable(f"no relay runs on {data}: start it with `relay serve`, or name one with --url")
         for each in buckets:
             relay.call("bucket.show", bucket=each)  # which says in a command's words what is not there
-        made = _make(relay, what, buckets)
+        options: Document = {
+            "description": what,
+            "buckets": list(buckets) or None,
+            "api_access": True,
+            "expires_at": time.time() + LIFE,
+        }
+        made = relay.call("token.create", options=options)
     try:
         yield Access(_near(info), made["key"], made["secret"], data)
     finally:
@@ -78,17 +84,6 @@ async def extend(access: Access) -> None:
 def _call(data: Path, command: str, **arguments: Any) -> None:
     with closing(Relay(data, create=False)) as relay:
         relay.call(command, **arguments)
-
-
-def _make(relay: Caller, what: str, buckets: Sequence[str]) -> Document:
-    options: Document = {
-        "description": what,
-        "buckets": list(buckets) or None,
-        "api_access": True,
-        "expires_at": time.time() + LIFE,
-    }
-    made: Document = relay.call("token.create", options=options)
-    return made
 
 
 def _near(info: Document) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import click
 
 from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.common import ask
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.manifest import read_manifest
 from relay_tornado.cli.options import data_option, json_option, options_of
@@ -44,8 +44,9 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
     if not as_json:
         for step in steps:
             click.echo(printable(str(step)))
-    if not dry_run and not yes:
-        _ask([step for step in steps if step.action == "delete"])
+    deletions = [step for step in steps if step.action == "delete"]
+    if deletions and not dry_run:
+        ask(yes, _question(deletions), "things", "nothing was changed")
     if steps and not dry_run:
         with open_relay(data, create=True) as relay:
             buckets = relay.call("bucket.list")
@@ -60,15 +61,10 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
         note("nothing was changed: this was a dry run")
 
 
-def _ask(deletions: list[Step]) -> None:
-    if not deletions:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError("nobody is here to be asked whether to delete things: say --yes")
+def _question(deletions: list[Step]) -> str:
     buckets = sum(step.kind == "bucket" for step in deletions)
     events = f", and every event in {counted(buckets, 'bucket')}" if buckets else ""
-    if not click.confirm(f"Delete {counted(len(deletions), 'thing')}{events}?", err=True):
-        raise Failure("nothing was changed")
+    return f"Delete {counted(len(deletions), 'thing')}{events}?"
 
 
 def _rehearse(file: Path, steps: list[Step], buckets: list[Document]) -> None:

@@ -55,14 +55,6 @@ class _Lost(Exception):
         self.sent = sent
 
 
-class Connection(Protocol):
-    """One way to the relay."""
-
-    def call(self, command: str, arguments: dict[str, Any]) -> Any: ...
-
-    def close(self) -> None: ...
-
-
 class Caller(Protocol):
     """A relay that takes the commands of admin/commands.py."""
 
@@ -78,7 +70,7 @@ class Relay:
     def __init__(self, data: Path, create: bool) -> None:
         self._data = data
         self._create = create
-        self._connection: Connection | None = None
+        self._connection: _Online | _Offline | None = None
 
     def call(self, command: str, **arguments: Any) -> Any:
         """Runs a command and returns its answer. Raises RelayError."""
@@ -103,22 +95,20 @@ class Relay:
 @contextmanager
 def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
     """The relay at `--url`, or of this data directory; with `create` that is made where it is missing."""
-    with closing(remote_relay() or Relay(data, create)) as relay:
+    place = place_given()
+    if place is None:
+        relay: Caller = Relay(data, create)
+    else:
+        from relay_tornado.cli.remote import Remote
+
+        relay = Remote(place.url, place.secret())
+    with closing(relay):
         yield relay
 
 
-def remote_relay() -> Caller | None:
-    """The relay at `--url`, None where there is none. Raises UsageError where it is not clear which relay is meant."""
-    place = place_given()
-    if place is None:
-        return None
-    from relay_tornado.cli.remote import Remote
-
-    return Remote(place.url, place.secret())
-
-
 def place_given() -> Place | None:
-    """Where `--url` says that the relay is, None where it says nothing. Raises UsageError as `remote_relay`."""
+    """Where `--url` says that the relay is, None where it says nothing. Raises UsageError where it is not clear
+    which relay is meant."""
     context = click.get_current_context(silent=True)
     place: Place | None = None if context is None else context.find_root().obj
     if context is None or place is None:
@@ -136,7 +126,7 @@ def known_url(relay: Caller, public_url: str | None) -> str | None:
     return url
 
 
-def _connect(data: Path, create: bool) -> Connection:
+def _connect(data: Path, create: bool) -> _Online | _Offline:
     begun = time.monotonic()
     told = False
     while True:
@@ -152,7 +142,7 @@ def _connect(data: Path, create: bool) -> Connection:
             time.sleep(0.05)
 
 
-def _try_to_connect(data: Path, create: bool) -> Connection:
+def _try_to_connect(data: Path, create: bool) -> _Online | _Offline:
     """Raises Locked where another process has the directory and can't be talked to (now)."""
     check_rights(data)
     owner = read_owner(data)

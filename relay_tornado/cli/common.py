@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -15,6 +16,9 @@ from relay_tornado.cli.errors import Failure, file_words
 from relay_tornado.cli.options import NONE
 from relay_tornado.cli.output import Document, print_json
 from relay_tornado.cli.parts import find_part
+
+STOP: Final = (signal.SIGTERM, signal.SIGINT)
+"""What ends a command that runs on."""
 
 
 def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | None:
@@ -57,14 +61,14 @@ def read_text(option: str, file: Path) -> str:
         raise click.UsageError(f"{option}: {file} can't be read: {reason}") from None
 
 
-def ask(yes: bool, question: str) -> None:
+def ask(yes: bool, question: str, what: str = "it", otherwise: str = "nothing was deleted") -> None:
     """Returns where the answer is yes. Raises UsageError where nobody can be asked, and Failure for no."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody is here to be asked whether to delete it: say --yes")
+        raise click.UsageError(f"nobody is here to be asked whether to delete {what}: say --yes")
     if not click.confirm(question, err=True):
-        raise Failure("nothing was deleted")
+        raise Failure(otherwise)
 
 
 @contextmanager

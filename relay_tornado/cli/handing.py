@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from relay_tornado.cli.common import STOP
+
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData
 
 _SECRETS: Final = ("RELAY_SECRET", "RELAY_SECRET_FILE")
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 _LONGEST: Final = 128 * 1024 - 64
 """Bytes of one variable that the kernel takes, with its name."""
 _LONGEST_DELAY: Final = 60.0
@@ -76,7 +77,7 @@ def run(command: str, event: EventData, environment: Mapping[str, str]) -> int:
 def _signals_after() -> Iterator[None]:
     """What would end this process comes behind the block: in the midst of a start nobody knows what to end with it."""
     came: list[int] = []
-    handled = [number for number in _ENDING if callable(signal.getsignal(number))]
+    handled = [number for number in STOP if callable(signal.getsignal(number))]
     before = [signal.signal(number, lambda number, _: came.append(number)) for number in handled]
     try:
         yield

@@ -25,7 +25,6 @@ from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.reader import ended_with_reader
 
 if TYPE_CHECKING:
-    from relay_tornado.cli.showing import Show
     from relay_tornado.client.event import EventData, Gap, Notice
 
 _option = options_of("LISTEN")
@@ -132,12 +131,9 @@ def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: boo
         return Hand(command, keep_going, note)
     from relay_tornado.cli.showing import ForPeople, show_body, show_line
 
-    show: Show = show_line
     if bodies_only:
-        show = show_body
-    elif sys.stdout.isatty() and not as_json:
-        show = ForPeople()
-    return show
+        return show_body
+    return ForPeople() if sys.stdout.isatty() and not as_json else show_line
 
 
 def _tell_gap(gap: Gap) -> None:

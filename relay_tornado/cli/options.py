@@ -228,7 +228,7 @@ class Lines(click.ParamType[Any]):
     envvar_list_splitter = "\n"
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        return [line.strip() for line in rv.split("\n") if line.strip()]
+        return [each.strip() for each in rv.split(self.envvar_list_splitter) if each.strip()]
 
 
 def format_size(size: int) -> str:

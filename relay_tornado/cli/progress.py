@@ -23,13 +23,9 @@ def show_progress(as_json: bool) -> Iterator[Progress]:
         with _bar() as progress:
             yield progress
     elif as_json:
-        yield _silence
+        yield lambda *_: None
     else:
         yield _Lines()
-
-
-def _silence(what: str, done: int, total: int) -> None:
-    pass
 
 
 class _Lines:

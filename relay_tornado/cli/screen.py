@@ -8,7 +8,7 @@ from typing import IO
 
 import click
 
-from relay_tornado.model import printable
+from relay_tornado.cli.output import note
 
 _CLEAR = "\r\x1b[K"
 
@@ -35,7 +35,7 @@ class Screen:
     def note(self, text: str) -> None:
         """A line for people on stderr."""
         self._clear()
-        click.echo(f"relay: {printable(text)}", err=True)
+        note(text)
         self._draw()
 
     def status(self, text: str) -> None:

@@ -19,6 +19,7 @@ import structlog
 
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
+from relay_tornado.cli.common import STOP
 from relay_tornado.cli.options import options_of, settings_from, settings_options
 from relay_tornado.cli.program import program
 from relay_tornado.cli.ui import link
@@ -34,7 +35,6 @@ _log = structlog.get_logger(__name__)
 DEMO = "demo"
 
 _SWITCH_INTERVAL = 0.0001
-_STOP = (signal.SIGTERM, signal.SIGINT)
 _EXTENSION = 60.0
 """Seconds by which a start that is still at work puts off its time-out."""
 
@@ -66,7 +66,7 @@ def serve(demo: bool, **params: Any) -> None:
 async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Sequence[socket.socket]) -> None:
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in _STOP:
+    for number in STOP:
         loop.add_signal_handler(number, told_to_stop.set)
     relay = Relay(settings, inherited)
     await _start(relay, notifier)
@@ -92,8 +92,8 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         alive.cancel()
         # A second signal, while the interpreter winds down, must not turn a clean end into another exit status. It is
         # blocked meanwhile: taking the loop's handler away leaves the default one for a moment.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
-        for number in _STOP:
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+        for number in STOP:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 

@@ -7,7 +7,7 @@ import json
 import sys
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from relay_tornado.cli.output import Document, size_words
 from relay_tornado.model import printable
@@ -19,11 +19,6 @@ LINES: Final = 60
 """Lines of a body that are shown on a terminal."""
 WIDTH: Final = 2_000
 """Characters of such a line."""
-
-
-class Show(Protocol):
-    def __call__(self, event: EventData) -> None:
-        """Puts it on stdout, whole before it returns. Raises OSError."""
 
 
 def document(event: EventData) -> Document:

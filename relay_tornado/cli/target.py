@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from relay_tornado.cli.common import STOP
 from relay_tornado.cli.options import Duration, Lines, Number, together
 
 if TYPE_CHECKING:
@@ -19,16 +19,9 @@ if TYPE_CHECKING:
     from relay_tornado.agent.request import Shape
     from relay_tornado.agent.target import Target
 
-_STOP: Final = (signal.SIGTERM, signal.SIGINT)
-
 
 class Header(Lines):
     """A header as "Name: value"; its variable holds one a line."""
-
-    name = "name: value"
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return '"NAME: VALUE"'
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         from relay_tornado.agent.request import NOT_OURS, is_header
@@ -111,25 +104,20 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
     def about(text: str) -> str:
         return when + (text[0].lower() + text[1:] if when else text)
 
-    number: Any = {"metavar": "NUMBER"}
     return together(
         option(
             "--header",
             "headers",
             type=Header(),
             multiple=True,
+            metavar='"NAME: VALUE"',
             help=about("Send this one instead of the sender's; repeats."),
         ),
         option("--lock-path", is_flag=True, help=about("Do not append what follows the input in the webhook's URL.")),
         option(
             "--timeout", type=Duration(), default="30s", show_default=True, help=about("How long one try may take.")
         ),
-        option(
-            "--max-tries",
-            type=Number(min=1),
-            help=about("Give an event up after so many. Default: never."),
-            **number,
-        ),
+        option("--max-tries", type=Number(min=1), help=about("Give an event up after so many. Default: never.")),
         option(
             "--max-delay", type=Duration(), default="30s", show_default=True, help=about("Longest wait between tries.")
         ),
@@ -139,7 +127,6 @@ def sending_options(option: Callable[..., Callable[[Any], Any]], when: str = "")
             default=1,
             show_default=True,
             help=about("Events at once; 1 keeps their order."),
-            **number,
         ),
         option("--insecure", is_flag=True, help=about("Take any TLS certificate.")),
     )
@@ -160,7 +147,7 @@ async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) 
             stopping()
             agent.stop()
 
-    for number in _STOP:
+    for number in STOP:
         loop.add_signal_handler(number, told)
     try:
         yield
@@ -168,5 +155,5 @@ async def until_told(agent: Agent, stopping: Callable[[], None] = lambda: None) 
         if not agent.stopping:
             raise
     finally:
-        for number in _STOP:
+        for number in STOP:
             loop.remove_signal_handler(number)

@@ -14,6 +14,7 @@ from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
     Duration,
+    Lines,
     Moment,
     data_option,
     format_duration,
@@ -25,13 +26,11 @@ from relay_tornado.cli.output import note, print_fields, print_json, print_table
 from relay_tornado.cli.secret import must_be_seen
 
 
-class Names(click.ParamType[Any]):
+class Names(Lines):
     """A bucket's name or id; the variable has them separated by commas."""
 
     name = "name|id"
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return [each.strip() for each in rv.split(",") if each.strip()]
+    envvar_list_splitter = ","
 
 
 _option = options_of("TOKEN")

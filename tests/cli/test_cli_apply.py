@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.cli.plan import Step
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 
@@ -185,11 +184,11 @@ def test_what_changes_while_somebody_is_asked(relay: Runner, tmp_path: Path, mon
         relay.json("bucket", "create", "orders-new")
         path = manifest(tmp_path, "[buckets.orders]\n")
 
-        def ask(steps: list[Step]) -> None:
-            assert [step.action for step in steps] == ["delete"]
+        def ask(yes: bool, question: str, *_: str) -> None:
+            assert (yes, question) == (False, "Delete 1 thing, and every event in 1 bucket?")
             relay.json("bucket", "set", "orders-new", "--name", "orders")
 
-        monkeypatch.setattr("relay_tornado.cli.apply._ask", ask)
+        monkeypatch.setattr("relay_tornado.cli.apply.ask", ask)
         answer = relay("apply", path, "--prune")
         assert (answer.exit_code, "nothing was changed" in answer.stderr) == (1, True)
         assert [each["name"] for each in relay.json("bucket", "list")] == ["orders"]
