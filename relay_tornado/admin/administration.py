@@ -27,6 +27,7 @@ from relay_tornado.admin.outputs import (
     without_output,
 )
 from relay_tornado.admin.sessions import Sessions
+from relay_tornado.admin.stored import bucket_of
 from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, NotClear, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
@@ -173,14 +174,10 @@ class Administration:
 
     def find_bucket(self, reference: str) -> Bucket:
         """The bucket with this id or name. Raises NotFound."""
-        bucket: Bucket | None = self._registry.get("bucket", reference)
-        if bucket is not None:
-            return bucket
-        for each in self._registry.list("bucket"):
-            if each.name == reference:
-                found: Bucket = each
-                return found
-        raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
+        bucket = bucket_of(self._registry, reference)
+        if bucket is None:
+            raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
+        return bucket
 
     async def import_events(self, reference: str, documents: Sequence[Any]) -> dict[str, int]:
         """Takes over a batch of an export's events; see `admin.imports`."""

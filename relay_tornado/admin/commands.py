@@ -6,9 +6,8 @@ control socket or was run on the data directory itself.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from marshmallow import Schema, fields, validate
 
@@ -23,27 +22,13 @@ from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.wire.fields import Document, load
 from relay_tornado.wire.rest import bucket_document, input_document, output_document
 
-Run: TypeAlias = Callable[[Administration, Document], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """`arguments` judges what came (options are judged by the administration itself), `run` does the work."""
-
-    arguments: Schema
-    run: Run
-
 
 async def run_command(administration: Administration, name: str, arguments: Mapping[str, Any]) -> Any:
     """Runs a command and returns its answer as JSON data. Raises Invalid, and what the administration raises."""
-    command = COMMANDS.get(name)
-    if command is None:
+    if name not in COMMANDS:
         raise Invalid(f"there is no command {name[:100]!r}: is the other side of another version?", "command")
-    return await command.run(administration, load(command.arguments, arguments))
-
-
-class _Nothing(Schema):
-    pass
+    judge, run = COMMANDS[name]
+    return await run(administration, load(judge, arguments))
 
 
 class _Options(Schema):
@@ -279,32 +264,33 @@ async def _list_clients(administration: Administration, _: Document) -> list[Doc
     return await administration.list_clients()
 
 
-COMMANDS: Mapping[str, Command] = {
-    "bucket.create": Command(_CreateBucket(), _create_bucket),
-    "bucket.list": Command(_Nothing(), _list_buckets),
-    "bucket.show": Command(_Bucket(), _show_bucket),
-    "bucket.set": Command(_OfBucket(), _set_bucket),
-    "bucket.delete": Command(_DeleteBucket(), _delete_bucket),
-    "bucket.import": Command(_ImportBucket(), _import_bucket),
-    "input.create": Command(_OfBucket(), _create_input),
-    "input.set": Command(_SetInput(), _set_input),
-    "input.delete": Command(_Input(), _delete_input),
-    "output.create": Command(_OfBucket(), _create_output),
-    "output.set": Command(_SetOutput(), _set_output),
-    "output.delete": Command(_Output(), _delete_output),
-    "logs.list": Command(_ListLogs(), _list_logs),
-    "logs.search": Command(_Search(), _search),
-    "logs.show": Command(_Log(), _show_log),
-    "logs.resend": Command(_ResendLog(), _resend_log),
-    "logs.resend_range": Command(_ResendRange(), _resend_range),
-    "token.create": Command(_Options(), _create_token),
-    "token.list": Command(_Nothing(), _list_tokens),
-    "token.set": Command(_SetToken(), _set_token),
-    "token.rotate": Command(_RotateToken(), _rotate_token),
-    "token.revoke": Command(_Token(), _revoke_token),
-    "client.list": Command(_Nothing(), _list_clients),
-    "relay.info": Command(_Nothing(), _info),
-    "ui.code": Command(_Nothing(), _new_code),
-    "ui.end": Command(_Nothing(), _end_sessions),
-    **{name: Command(*parts) for name, parts in positions.COMMANDS.items()},
+COMMANDS: Mapping[str, tuple[Schema, positions.Run]] = {
+    "bucket.create": (_CreateBucket(), _create_bucket),
+    "bucket.list": (Schema(), _list_buckets),
+    "bucket.show": (_Bucket(), _show_bucket),
+    "bucket.set": (_OfBucket(), _set_bucket),
+    "bucket.delete": (_DeleteBucket(), _delete_bucket),
+    "bucket.import": (_ImportBucket(), _import_bucket),
+    "input.create": (_OfBucket(), _create_input),
+    "input.set": (_SetInput(), _set_input),
+    "input.delete": (_Input(), _delete_input),
+    "output.create": (_OfBucket(), _create_output),
+    "output.set": (_SetOutput(), _set_output),
+    "output.delete": (_Output(), _delete_output),
+    "logs.list": (_ListLogs(), _list_logs),
+    "logs.search": (_Search(), _search),
+    "logs.show": (_Log(), _show_log),
+    "logs.resend": (_ResendLog(), _resend_log),
+    "logs.resend_range": (_ResendRange(), _resend_range),
+    "token.create": (_Options(), _create_token),
+    "token.list": (Schema(), _list_tokens),
+    "token.set": (_SetToken(), _set_token),
+    "token.rotate": (_RotateToken(), _rotate_token),
+    "token.revoke": (_Token(), _revoke_token),
+    "client.list": (Schema(), _list_clients),
+    "relay.info": (Schema(), _info),
+    "ui.code": (Schema(), _new_code),
+    "ui.end": (Schema(), _end_sessions),
+    **positions.COMMANDS,
 }
+"""What judges the arguments of each (options are judged by the administration itself), and what does the work."""

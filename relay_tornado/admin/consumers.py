@@ -13,10 +13,10 @@ from math import isfinite, nan
 from typing import Final, get_args
 
 from relay_tornado.admin.standing import Seeked, Standing, consumer_document, dead_document
-from relay_tornado.admin.stored import honoured
+from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound
-from relay_tornado.ids import format_id, parse_id
+from relay_tornado.ids import format_id
 from relay_tornado.log.consumers import DeadLetter, Key, Kind, Stored
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, progress_of
@@ -40,16 +40,6 @@ class Replayed:
     next: int | None
     full: bool
     anchor: str | None
-
-
-def replayed_document(replayed: Replayed) -> Document:
-    """What is answered to a replay."""
-    return {
-        "scheduled": replayed.scheduled,
-        "next": replayed.next,
-        "full": replayed.full,
-        "anchor": replayed.anchor,
-    }
 
 
 class ConsumerAdministration:
@@ -405,10 +395,7 @@ def _page(found: Sequence[DeadLetter], most: int) -> Sequence[DeadLetter]:
 
 def _seq(bounds: Bounds, text: str) -> int:
     """The seq of an event of this bucket. Raises Invalid."""
-    try:
-        cursor = parse_id(text)
-    except Invalid as error:
-        raise Invalid(f"ids: {error}", "ids") from None
+    cursor = cursor_of(text, "ids")
     if cursor.seq and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch:
         return cursor.seq
     raise Invalid(f"ids: {text[:80]} is no event of this bucket", "ids")

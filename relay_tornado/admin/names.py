@@ -10,12 +10,11 @@ MAX_NAME = 100
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def check_bucket_name(name: str) -> str:
-    """The name itself. Raises Invalid, saying which rule it breaks."""
+def check_bucket_name(name: str) -> None:
+    """Raises Invalid, saying which rule it breaks."""
     problem = _problem(name)
     if problem is not None:
         raise Invalid(f"name: {problem}", "name")
-    return name
 
 
 def _problem(name: str) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
 from marshmallow import Schema, fields
 
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.consumers import replayed_document
 from relay_tornado.admin.standing import seeked_document
 from relay_tornado.errors import BucketGone
 from relay_tornado.wire.control import read_position
@@ -105,7 +105,7 @@ async def _forget(administration: Administration, arguments: Document) -> Docume
 async def _replay(administration: Administration, arguments: Document) -> Document:
     bucket = administration.find_bucket(arguments.pop("bucket"))
     arguments["anchor"] = arguments["anchor"] or ""
-    return replayed_document(await administration.consumers.replay(bucket, arguments.pop("consumer"), **arguments))
+    return asdict(await administration.consumers.replay(bucket, arguments.pop("consumer"), **arguments))
 
 
 async def _replay_output(administration: Administration, arguments: Document) -> Document:

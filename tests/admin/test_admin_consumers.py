@@ -486,7 +486,7 @@ async def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
         administration: Any = SimpleNamespace(
             consumers=world.consumers, list_buckets=lambda: [gone, BUCKET], find_bucket=lambda name: gone
         )
-        listed = COMMANDS["consumer.list"].run
+        _, listed = COMMANDS["consumer.list"]
         assert [each["name"] for each in await listed(administration, {"bucket": None})] == ["w"]
         with pytest.raises(NotFound):
             await listed(administration, {"bucket": "deleted"})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import ClassVar, Final
 
 from marshmallow import Schema, fields, validate
 
-from relay_tornado.admin.consumers import MOST, ConsumerAdministration, may_see, missing, replayed_document
+from relay_tornado.admin.consumers import MOST, ConsumerAdministration, may_see, missing
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.admin.standing import seeked_document
 from relay_tornado.errors import Invalid
@@ -136,7 +137,7 @@ class _Replay(_OneConsumer):
     async def post(self, **path: str) -> None:
         given = load(_REPLAY, self.document())
         given["anchor"] = given.get("anchor") or ""
-        self.answer(replayed_document(await self.consumers.replay(self.bucket, self.reference, **given)))
+        self.answer(asdict(await self.consumers.replay(self.bucket, self.reference, **given)))
 
 
 class _Dead(_OneConsumer):
