@@ -43,7 +43,6 @@ class Feed(Subscribed):
 
     __slots__ = (
         "_chunked",
-        "_ended",
         "_heartbeat",
         "_heartbeats",
         "_ids",
@@ -61,10 +60,14 @@ class Feed(Subscribed):
         "_told",
         "address",
         "client_ip",
+        "ended",
         "key",
         "subscribed_at",
         "user_agent",
     )
+
+    consumer = ""
+    """None: nobody acks on a stream."""
 
     def __init__(
         self,
@@ -98,7 +101,7 @@ class Feed(Subscribed):
         self._delivery: Delivery | None = None
         self._ids: dict[BucketId, str] = {}
         self._told: str | None = None
-        self._ended = False
+        self.ended = False
         self._heartbeat: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._heartbeats = min(HEARTBEAT, sockets.settings.ping_interval)
@@ -107,15 +110,6 @@ class Feed(Subscribed):
         self._timer: asyncio.TimerHandle | None = None
         sockets.enter(self)
         sockets.identify(self, token)
-
-    @property
-    def ended(self) -> bool:
-        return self._ended
-
-    @property
-    def consumer(self) -> str:
-        """None: nobody acks on a stream."""
-        return ""
 
     # its life
 
@@ -158,15 +152,18 @@ class Feed(Subscribed):
         delivery.start()
 
     def leave(self) -> None:
-        """It ends before it was opened."""
-        self._forget()
+        """It has ended, or ends before it was opened."""
+        self.ended = True
+        if self._session is not None:
+            self._session.held.discard(self)
+        self._sockets.forget(self)
 
     def close(self, code: int, reason: str) -> None:
         self._end("going_away", reason)
 
     def token_changed(self, token: Token | None) -> None:
         """The registry has another record of the token, or none any more."""
-        if self._ended:
+        if self.ended:
             return
         if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
             self._end("token_revoked", "the token was revoked: use another one")
@@ -185,7 +182,7 @@ class Feed(Subscribed):
 
     def send_now(self, data: bytes) -> bool:
         stream = self._stream
-        if self._ended or stream is None or stream.writing():
+        if self.ended or stream is None or stream.writing():
             return False
         return self._buffer(self._framed(self._events(data))) is not None
 
@@ -193,7 +190,7 @@ class Feed(Subscribed):
         raise AssertionError("frames are not what goes to its socket")
 
     def write(self, data: Frames) -> Awaitable[None]:
-        if self._ended or self._stream is None:
+        if self.ended or self._stream is None:
             raise OutletClosed
         try:
             return Written(self._stream.write(self._framed(self._events(data))))
@@ -300,9 +297,9 @@ class Feed(Subscribed):
 
     def _end(self, code: str, reason: str) -> None:
         """The last event, and the end of the body. May be repeated."""
-        if self._ended:
+        if self.ended:
             return
-        self._ended = True
+        self.ended = True
         _log.info("stream_closed", code=code, reason=reason, address=self.client_ip)
         self._quiet()
         stream = self._stream
@@ -315,13 +312,7 @@ class Feed(Subscribed):
 
     def _closed(self) -> None:
         self._quiet()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._ended = True
-        if self._session is not None:
-            self._session.held.discard(self)
-        self._sockets.forget(self)
+        self.leave()
 
     def _quiet(self) -> None:
         if self._timer is not None:

@@ -141,7 +141,15 @@ class Sockets:
 
     def refusal(self, address: str | None) -> tuple[int, str] | None:
         """Why there is no room for one more connection that is counted so, as a close code and its reason."""
-        return _GOING_AWAY if self._closing else self._full(address)
+        settings = self.settings
+        if self._closing:
+            return _GOING_AWAY
+        if len(self._live) >= settings.max_sockets:
+            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
+        most = settings.max_sockets_per_address
+        if address is not None and self._addresses.get(address, 0) >= most:
+            return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
+        return None
 
     def enter(self, conversation: Connected) -> None:
         """Counts a connection, until it is forgotten."""
@@ -187,15 +195,6 @@ class Sockets:
                 self._expiry.cancel()
             self.deliveries.close()
             self.responses.close()
-
-    def _full(self, address: str | None) -> tuple[int, str] | None:
-        settings = self.settings
-        if len(self._live) >= settings.max_sockets:
-            return CloseCode.TOO_MANY, f"too many sockets: the relay takes {settings.max_sockets}; come back later"
-        most = settings.max_sockets_per_address
-        if address is not None and self._addresses.get(address, 0) >= most:
-            return CloseCode.TOO_MANY, f"too many sockets from {address}: at most {most}; close some"
-        return None
 
     def _unidentify(self, conversation: Connected) -> None:
         same = self._tokens.get(conversation.key)
