@@ -308,10 +308,4 @@ def _unquote(raw: bytes) -> bytes:
 
 def _utf8(raw: bytes) -> bytes:
     """Bytes that are not UTF-8 are taken as Latin-1, as in frames."""
-    if raw.isascii():
-        return raw
-    try:
-        raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1").encode()
-    return raw
+    return raw if headers.is_utf8(raw) else raw.decode("latin-1").encode()

@@ -107,11 +107,6 @@ class Forwarder:
         head, most = self._shared.head(self.bucket.id), depth + self.trying
         return head - self.ledger.progress.floor >= most and self.ledger.progress.pending(head) >= most
 
-    @property
-    def bounded(self) -> bool:
-        """Whether its queue can be full."""
-        return self._lanes.throttle.depth is not None
-
     def reaches(self, event: Event) -> bool:
         """Whether the event is sent there about now."""
         return self.active and not self.circuit_open and self._goes.there(event, self._shared.subjects.of)

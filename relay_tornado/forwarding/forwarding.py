@@ -147,7 +147,7 @@ class Forwarding:
     def full(self, bucket_id: BucketId) -> bool:
         """Whether so many events of the bucket wait for one of its outputs that it takes no more."""
         forwarders = self._forwarders.get(bucket_id)
-        return forwarders is not None and any(each.bounded and each.full for each in forwarders.values())
+        return forwarders is not None and any(each.full for each in forwarders.values())
 
     @property
     def trying(self) -> int:

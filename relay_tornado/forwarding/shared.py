@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,8 +40,8 @@ class Shared:
     """Whether a destination leads back into this relay."""
     disable: Callable[[Bucket, Output, str], Awaitable[None]]
     """Disables an output for a reason."""
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float]
     """Unix seconds."""
-    monotonic: Callable[[], float] = time.monotonic
-    spread: Callable[[], float] = lambda: 1.0
+    monotonic: Callable[[], float]
+    spread: Callable[[], float]
     """A number from 0.8 to 1.2."""

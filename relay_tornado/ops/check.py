@@ -22,6 +22,7 @@ from relay_tornado.errors import StartupError
 from relay_tornado.log.loading import Row, load
 from relay_tornado.model import Bucket, Epoch, Token, from_document
 from relay_tornado.ops.check_consumers import check_consumers
+from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import read
 from relay_tornado.ranges import Ranges
@@ -30,7 +31,6 @@ from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.database import NAME
 
-Progress: TypeAlias = Callable[[str, int, int], None]
 Level: TypeAlias = Literal["damage", "warning"]
 
 MOST = 100

@@ -14,7 +14,7 @@ from relay_tornado.storage import migrate
 Tell = Callable[[str, str, BucketId], None]
 """Is told of damage: what it is, what to do about it, and in which bucket."""
 
-_SINCE = 3
+SINCE = 3
 """The first version whose consumers have a kind."""
 
 _SEEK = (
@@ -25,7 +25,7 @@ _SEEK = (
 
 def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
     """Looks at every consumer, in a transaction each, as the file may be written to; returns how many there are."""
-    if migrate.version(raw) < _SINCE:
+    if migrate.version(raw) < SINCE:
         return 0
     found = raw.execute(
         "SELECT consumer.id FROM consumer JOIN log ON log.id = consumer.log WHERE log.dropped = 0 ORDER BY 1"

@@ -18,6 +18,7 @@ from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import epoch_at, place_cursor
 from relay_tornado.log.loading import Loaded, Row, load, renew
 from relay_tornado.model import Bounds, Cursor, Epoch
+from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, item_line
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import Step, read
@@ -56,7 +57,7 @@ def export(
     bucket: str,
     after: str | None,
     write: Callable[[bytes], Any],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     *,
     header: bool = True,
     source: str | None = None,

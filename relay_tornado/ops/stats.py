@@ -16,6 +16,7 @@ from relay_tornado.log import rows
 from relay_tornado.log.loading import Row, load
 from relay_tornado.log.reclaim import seek
 from relay_tornado.model import DAY
+from relay_tornado.ops.check_consumers import SINCE
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage import migrate
@@ -23,9 +24,6 @@ from relay_tornado.storage.space import disk_of, free_pages
 from relay_tornado.storage.whereabouts import wal_of
 
 HOUR = 3600.0
-
-_CONSUMERS = 3
-"""The first version that has consumers with a kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
             _bucket(raw, logs.get(bucket_id), bucket_id, name, _document(name, document), now)
             for bucket_id, name, document in records
         )
-        consumers = tuple(_consumers(raw)) if migrate.version(raw) >= _CONSUMERS else ()
+        consumers = tuple(_consumers(raw)) if migrate.version(raw) >= SINCE else ()
     wal = wal_of(path)
     disk = disk_of(wal.parent)
     least = disk.least(reserve)

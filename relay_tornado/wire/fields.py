@@ -80,11 +80,6 @@ _LINES = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]*$"
 _LINE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 
 
-def is_text(value: str) -> bool:
-    """Whether it can be stored: half a surrogate pair is no text."""
-    return _NOT_TEXT.search(value) is None
-
-
 class Text(fields.String):
     """A string of at most `most` characters that can be stored and shown: no control characters.
 
