@@ -52,6 +52,8 @@ class _Watch:
     def __init__(self, course: Course, progress: Progress) -> None:
         self.course = course
         self.caught_up = asyncio.Event()
+        self.lost = ""
+        """Why the rest can't be read any more."""
         self._progress = progress
         self._open: dict[int, None] = {}
         self._taken = course.span.first - 1
@@ -71,7 +73,7 @@ class _Watch:
             self._open[event.seq] = None
             self._taken = event.seq
             yield event
-        self._complete = True
+        self._complete = not self.lost
 
     def retrying(self, event: Event, request: Request, result: Answer | Trouble, tries: int, wait: float) -> None:
         words = f"{event.id}: {reason_of(result)}, try {tries + 1} in {wait:.0f} s"
@@ -110,8 +112,8 @@ class _Watch:
         elif notice.kind == "disconnected":
             note(f"{notice.message}: coming back by itself")
         elif notice.kind in ("missing", "bucket_deleted"):
+            self.lost = notice.message
             self.caught_up.set()
-            note(notice.message)
 
     def _show(self, words: str) -> None:
         self._progress(words, self.course.passed, self.course.span.count)
@@ -139,3 +141,5 @@ async def _send(agent: Agent, target: Target, access: Access, watch: _Watch, pac
             aclosing(watch.begun(events, subscription)) as wanted,
         ):
             await agent.run(wanted)
+    if watch.lost and watch.next() <= span.last:
+        raise Failure(watch.lost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -153,6 +154,29 @@ def test_a_token_that_is_revoked(relay: Relay, shop: str, target: Target, tmp_pa
     assert count < 100
     assert f"the same command with --from seq:{count + 1} --to seq:100 goes on there" in agent.said()
     assert "the token was revoked" in agent.said()
+
+
+@pytest.mark.parametrize(("what", "words"), [("bucket", "the bucket 'leaving' is gone"), ("token", "revoked")])
+def test_what_is_taken_away_meanwhile(relay: Relay, target: Target, tmp_path: Path, what: str, words: str) -> None:
+    """The rest was not sent: that is said with the place where it goes on, and is no success."""
+    path = relay.create_bucket("leaving")
+    key, secret = relay.create_token()
+    for number in range(1, 9):  # more than the client reads ahead
+        send(relay, path, number, bytes(2_900_000), X_Wait="5" if number == 1 else "0")
+    agent = Agent(tmp_path, relay.url, secret, "replay", "leaving", "--from", "earliest", "--to-url", target.url)
+    agent.start(until=lambda: bool(target.seen()))
+    with agent:
+        target.freeze()
+        if what == "token":
+            relay.call("token.revoke", key=key)
+        relay.call("bucket.delete", bucket="leaving", force=True)
+        os.kill(target.pid, signal.SIGCONT)
+        assert agent.wait() == 1
+    sent = target.numbers()
+    assert sent == list(range(1, len(sent) + 1))
+    assert len(sent) < 8
+    assert f"stopped after {len(sent)} of 8" in agent.said()
+    assert words in agent.said().splitlines()[-1]
 
 
 def test_across_a_restart_of_the_relay(tmp_path: Path, target: Target) -> None:
