@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import signal
 import urllib.request
 from collections.abc import Callable
@@ -28,6 +29,7 @@ def test_a_relay_makes_backups(new_relay: Callable[..., Relay], tmp_path: Path) 
     (folder / "relay-notes.db").write_text("mine")
     old = folder / name_at(1_000_000_000)
     old.write_bytes(b"an older one")
+    (folder / f"{old.name}.part").write_bytes(b"of one that was killed")
     relay = new_relay(backup_dir=folder, backup_every="1s", backup_keep=2)
     relay.start()
     wait_for(lambda: len(backups(folder)) == 2 and not old.exists(), "a second backup, and the oldest to leave")
@@ -43,7 +45,7 @@ def test_a_relay_makes_backups(new_relay: Callable[..., Relay], tmp_path: Path) 
     for _, path in left:
         assert rows(path, "SELECT count(*) FROM event") == [(20,)]
         assert path.stat().st_mode & 0o777 == 0o600
-    assert not list(folder.glob("*.part"))
+    assert not list(folder.glob("*.part*"))
     assert (folder / "relay-notes.db").read_text() == "mine"
 
 
@@ -139,9 +141,11 @@ def test_names_of_the_future_are_neither_counted_nor_removed(tmp_path: Path, mon
     past = [tmp_path / name_at(clock.now - 86_400 - number) for number in range(2)]
     for path in (*future, *past):
         path.write_bytes(b"an older one")
+    maker = Backups(settings, tmp_path, clock)
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(Backups(settings, tmp_path, clock).run())
+        asyncio.run(maker.run())
     assert made == [2_000_000_000.0 + 7200 * number for number in range(4)]
+    assert maker.newest == made[2]
     assert {path for _, path in backups(tmp_path)} == {*future, *(tmp_path / name_at(at) for at in made[1:3])}
 
 
@@ -150,10 +154,13 @@ def test_a_backup_that_is_taken_away_is_not_made_again_at_once(tmp_path: Path, m
     clock = Clock(monkeypatch, 2_000_000_000.0)
     settings = replace(Settings(), data=tmp_path, backup_every=7200.0)
     made = making(monkeypatch, clock, until=3)
+    older = tmp_path / name_at(clock.now - 8000)
+    older.write_bytes(b"an older one")
 
     async def sleep_and_move(seconds: float) -> None:
         for _, path in backups(tmp_path):
-            path.unlink()
+            if path != older:
+                path.unlink()
         await clock.sleep(seconds)
 
     monkeypatch.setattr(asyncio, "sleep", sleep_and_move)
@@ -162,8 +169,24 @@ def test_a_backup_that_is_taken_away_is_not_made_again_at_once(tmp_path: Path, m
     assert made == [2_000_000_000.0, 2_000_007_200.0, 2_000_014_400.0]
 
 
+def test_a_clock_that_is_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The backup that was made by the wrong one puts off no other."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    made = making(monkeypatch, clock, until=3)
+
+    async def sleep_and_set_back(seconds: float) -> None:
+        await clock.sleep(seconds - (10_000_000 if len(made) == 1 else 0))
+
+    monkeypatch.setattr(asyncio, "sleep", sleep_and_set_back)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(replace(Settings(), data=tmp_path, backup_every=3600.0), tmp_path, clock).run())
+    assert made == [2_000_000_000.0, 1_990_003_600.0, 1_990_007_200.0]
+
+
 def test_a_name_that_is_no_time_is_not_ours(tmp_path: Path) -> None:
-    """Whatever has the form of one and names no moment is passed over."""
+    """Whatever has the form of one and names no moment is passed over, and so is what is no file."""
+    (tmp_path / "notes").write_bytes(b"mine")
+    (tmp_path / name_at(1_000_000_001)).mkdir()
     for text in ("20261331T000000", "20260230T000000", "20260101T250000", "00000101T000000"):
         (tmp_path / f"relay-{text}Z.db").write_bytes(b"")
     (tmp_path / name_at(1_000_000_000)).write_bytes(b"")
@@ -178,20 +201,86 @@ def test_nothing_ends_them_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     async def run(arguments: list[str], _: Settings) -> None:
         problems.append(made.problem)
-        if len(problems) == 3:
+        if len(problems) == 4:
             raise asyncio.CancelledError
-        raise ValueError("nobody expected it")
+        if len(problems) < 3:
+            raise ValueError("nobody expected it")
+        Path(arguments[1]).write_bytes(b"a backup")
 
     monkeypatch.setattr(schedule, "_run", run)
     with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
         asyncio.run(made.run())
-    assert problems == ["", *["ValueError('nobody expected it')"] * 2]
-    assert clock.slept == [60.0, 120.0]
-    assert [(each["event"], each["exc_info"]) for each in logs] == [("backup_failed", True)] * 2
+    assert problems == ["", *["ValueError('nobody expected it')"] * 2, ""]
+    assert clock.slept[:2] == [60.0, 120.0]
+    assert [each["exc_info"] for each in logs if each["event"] == "backup_failed"] == [True] * 2
 
 
-def test_a_relay_that_ends_while_one_is_made_ends_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command is ended and waited for, and that is no failure to be tried again."""
+def test_a_backup_that_fails_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command says is the problem; the directory was made."""
+
+    async def give_up(_: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", give_up)
+    folder = tmp_path / "all" / "backups"
+    made = Backups(replace(Settings(), data=tmp_path / "none"), folder)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(made.run())
+    assert made.problem.startswith(f"there is no {tmp_path / 'none'}: ")
+    assert (made.newest, made.seconds, list(folder.iterdir())) == (None, None, [])
+
+
+def test_a_backup_has_the_relays_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which may come from its command line, and none of its variables."""
+    data, folder = tmp_path / "data", tmp_path / "backups"
+    fill(data, "orders", 3)
+    monkeypatch.setenv("RELAY_PORT", "none, as --port is given")
+
+    async def give_up(_: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", give_up)
+    made = Backups(replace(Settings(), data=data), folder)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(made.run())
+    assert made.problem == ""
+    ((_, path),) = backups(folder)
+    assert rows(path, "SELECT count(*) FROM event") == [(3,)]
+
+
+def test_an_older_one_that_can_not_be_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is a warning; the others are removed, and the new one counts."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    maker = Backups(replace(Settings(), data=tmp_path, backup_keep=1), tmp_path, clock)
+    making(monkeypatch, clock, until=2)
+    past = [tmp_path / name_at(clock.now - 1_000_000 - number) for number in range(2)]
+    for path in past:
+        path.write_bytes(b"an older one")
+    unlink = Path.unlink
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        if path == past[1]:
+            raise OSError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlinked)
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(maker.run())
+    assert maker.problem == ""
+    assert [path for _, path in backups(tmp_path)] == [past[1], tmp_path / name_at(2_000_000_000)]
+    assert [(each["event"], each["file"]) for each in logs if "remove" in each["event"]] == [
+        ("backup_not_removed", str(past[1])),
+        ("backup_removed", str(past[0])),
+    ]
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_relay_that_ends_while_one_is_made_ends_it_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: bool
+) -> None:
+    """The command is ended and waited for, and that is no failure to be tried again; a deaf one is killed."""
+    if ignored:
+        monkeypatch.setattr(schedule, "PATIENCE", 0.1)
     settings = replace(Settings(), data=tmp_path)
     made: list[asyncio.subprocess.Process] = []
     start = asyncio.create_subprocess_exec
@@ -199,7 +288,9 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(tmp_path: Path, monkeyp
     begun = asyncio.Event()
 
     async def started(program: str, *_: str, **options: Any) -> asyncio.subprocess.Process:
-        # In the backup's stead, one that takes for ever.
+        # In the backup's stead, one that takes for ever. What is ignored stays so in a child.
+        if ignored:
+            options["preexec_fn"] = lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN)
         made.append(await start(program, "-c", "import time; time.sleep(600)", **options))
         begun.set()
         return made[0]
@@ -213,7 +304,7 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(tmp_path: Path, monkeyp
         try:
             await asyncio.wait((task,), timeout=60)
             assert task.cancelled()
-            assert made[0].returncode == -signal.SIGTERM
+            assert made[0].returncode == -(signal.SIGKILL if ignored else signal.SIGTERM)
         finally:
             if made[0].returncode is None:
                 made[0].kill()
