@@ -1,0 +1,62 @@
+"""`relay replay` to an output or a consumer: the relay sends, this command says what, how fast and how far it is."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.cli.runner import Runner
+from tests.ops.filling import consume, fill
+
+
+@pytest.fixture
+def shop(relay: Runner) -> Runner:
+    """A bucket with 1,100 events, an internal output, and a consumer that is done with all of them."""
+    consume(relay.data, fill(relay.data, "shop", 1100))
+    relay.json("output", "create", "shop", "--name", "worker")
+    relay.json("consumer", "seek", "shop", "worker", "--to", "latest")
+    return relay
+
+
+def test_a_range_of_more_than_one_request(shop: Runner) -> None:
+    """All of it, to a consumer and to an output: the command goes on until there is no more."""
+    answer = shop("replay", "shop", "--from", "earliest", "--to-consumer", "worker")
+    assert (answer.exit_code, answer.stdout) == (0, "1100 of 1100 events scheduled again\n"), answer.output
+    assert shop.json("consumer", "show", "shop", "worker")["parked"] == 1100
+    answer = shop("replay", "shop", "--from", "earliest", "--to-output", "worker")
+    assert (answer.exit_code, answer.stdout) == (0, "1100 of 1100 events sent again\n"), answer.output
+    assert shop.json("logs", "list", "--bucket", "shop", "--limit", 1)["data"][0]["seq"] == 2200
+
+
+def test_a_filter_holds_for_an_output(shop: Runner) -> None:
+    """Only what fits is sent again; a consumer is given whole ranges alone, and says so."""
+    wanted = ("replay", "shop", "--from", "seq:1", "--to", "seq:10", "--filter", "header:X-Odd~.")
+    assert shop.json(*wanted, "--to-output", "worker")["sent"] == 5
+    copies = shop.json("logs", "list", "--bucket", "shop", "--limit", 6)["data"]
+    assert [int(each["resend_of"].split("-")[1]) for each in copies[:5]] == [10, 8, 6, 4, 2]
+    assert copies[5]["seq"] == 1100
+    assert "--filter goes with --to-url" in shop.misused(*wanted, "--to-consumer", "worker")
+
+
+@pytest.mark.parametrize(("pace", "at_once", "least", "most"), [("10/s", 10, 0.0, 1.0), ("0.001/s", 1, 900.0, 1000.0)])
+def test_stopped_between_two_steps(
+    shop: Runner, monkeypatch: pytest.MonkeyPatch, pace: str, at_once: int, least: float, most: float
+) -> None:
+    """As many as its pace says go at once; Ctrl-C says from where the same command goes on."""
+    slept: list[float] = []
+
+    def interrupted(seconds: float) -> None:
+        slept.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+    arguments = ("replay", "shop", "--from", "seq:5", "--to", "seq:50", "--to-consumer", "worker", "--pace", pace)
+    answer = shop(*arguments, "--json")
+    assert answer.exit_code == 130
+    told = json.loads(answer.stdout)
+    assert (told["first"], told["last"], told["sent"], told["next"]) == (5, 50, at_once, 5 + at_once)
+    assert f"--from seq:{5 + at_once} --to seq:50 goes on there" in answer.stderr
+    assert shop.json("consumer", "show", "shop", "worker")["parked"] == at_once
+    assert least <= slept[0] <= most
