@@ -126,6 +126,6 @@ class _Run:
 
     def _resolved(self, step: Step) -> Document:
         wanted = step.options.get("response_from_output")
-        if step.kind != "input" or not wanted:
+        if not wanted:
             return step.options
         return {**step.options, "response_from_output": self._outputs.get((step.bucket, wanted), wanted)}

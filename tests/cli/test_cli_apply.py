@@ -161,9 +161,12 @@ def test_pruned(relay: Runner, tmp_path: Path, name: str) -> None:
         relay.json("output", "create", "kept", "--name", "own", **variables)
         path = manifest(tmp_path, "[buckets.orders.outputs.new]\n[buckets.kept]\n")
         assert steps(relay.json("apply", path, "--dry-run", **variables)) == [("create", "output", "new")]
-        assert "--yes" in relay("apply", path, "--prune", **variables).stderr
+        refused = relay("apply", path, "--prune", **variables)
+        assert (refused.exit_code, "--yes" in refused.stderr) == (2, True)
+        dry = relay.json("apply", path, "--prune", "--dry-run", **variables)
         assert len(relay.json("bucket", "list", **variables)) == 3
         pruned = relay.json("apply", path, "--prune", "--yes", **variables)
+        assert steps(pruned) == steps(dry)
         assert steps(pruned) == [
             ("delete", "bucket", "other"),
             ("delete", "output", "old"),
@@ -302,6 +305,28 @@ def test_secrets_that_are_not_shown(relay: Runner, tmp_path: Path) -> None:
         (orders,) = (each for each in relay.json("bucket", "list") if each["name"] == "orders")
     assert orders["auth"]["password"] == "hidden-password"
     assert orders["inputs"][0]["verify"]["secrets"] == ["hidden-secret"]
+
+
+def test_a_step_that_fails_in_the_middle(relay: Runner, tmp_path: Path) -> None:
+    """What only the relay knows, as a token's rights: it is said which step it was, and that others are done."""
+    relay.json("bucket", "create", "orders")
+    path = manifest(tmp_path, "[buckets.orders]\ndescription = 'mine'\n[buckets.new]\n")
+    with serving(relay.data) as server:
+        token = relay.json("token", "create", "--bucket", "orders")
+        said = relay("apply", path, RELAY_URL=server.url, RELAY_SECRET=token["secret"])
+        assert said.exit_code == 1
+        assert said.stderr.startswith("relay: bucket new: ")
+        assert said.stderr.endswith(" (1 of 2 changes made; apply the file again after mending it)\n")
+        assert [(each["name"], each["description"]) for each in relay.json("bucket", "list")] == [("orders", "mine")]
+
+
+def test_a_url_that_is_no_relays(relay: Runner, tmp_path: Path) -> None:
+    """Nothing is planned as if there were no bucket."""
+    relay.json("bucket", "create", "orders")
+    path = manifest(tmp_path, "[buckets.orders]\n")
+    with serving(relay.data) as server:
+        for arguments in ((), ("--dry-run",)):
+            relay.refused("apply", path, *arguments, RELAY_URL=f"{server.url}/other", RELAY_SECRET=server.secret)
 
 
 def test_no_file(relay: Runner, tmp_path: Path) -> None:
