@@ -157,13 +157,13 @@ def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
     file.write_bytes(whole[:-40])
     assert cli.json("export", "orders", file, "--append")["events"] == 51
     assert cli.json("export", "orders", file, "--append")["events"] == 0
-    seqs = [json.loads(line).get("seq") for line in file.read_bytes().splitlines()]
-    assert seqs == [None, *range(1, 151)]
-    file.write_bytes(whole[:20])
-    assert cli.json("export", "orders", file, "--append")["events"] == 150
-    assert "leave --after out" in cli.misused("export", "orders", file, "--append", "--after", "3")
-    file.write_bytes(whole[:5])
-    assert cli.json("export", "orders", file, "--append")["events"] == 150
+    for cut in (whole[:20], whole[:5], b'{"relay_export":' + b"1" * 100_000, whole + b"{" * 100_000):
+        file.write_bytes(cut)
+        assert cli.json("export", "orders", file, "--append")["events"] == (50 if b"\n" in cut else 150)
+        seqs = [json.loads(line).get("seq") for line in file.read_bytes().splitlines()]
+        assert seqs == [None, *range(1, 151)]
+    for arguments in ((file, "--append", "--after", "3"), ("-", "--append")):
+        assert "leave --after out" in cli.misused("export", "orders", *arguments)
     for notes in (b"notes of mine\n", b"notes\nof mine", b"notes of mine", b'{"relay"'):
         file.write_bytes(notes)
         assert "name another file" in cli.refused("export", "orders", file, "--append")
