@@ -59,9 +59,11 @@ class _Engine:
 
 
 @asynccontextmanager
-async def _open_engine(settings: Settings, counters: Counters | None = None) -> AsyncIterator[_Engine]:
+async def _open_engine(
+    settings: Settings, counters: Counters | None = None, *, serving: bool = True
+) -> AsyncIterator[_Engine]:
     async with AsyncExitStack() as stack:
-        database = await Database.open(settings)
+        database = await Database.open(settings, serving=serving)
         stack.push_async_callback(database.close)
         log = await SqliteEventLog.open(database, settings, counters)
         stack.push_async_callback(log.close)
@@ -90,7 +92,7 @@ async def _administration(
 @asynccontextmanager
 async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
     """The administration of a data directory, under its lock. Raises StartupError, Locked where a relay serves it."""
-    async with _open_engine(settings) as engine:
+    async with _open_engine(settings, serving=False) as engine:
         yield await _administration(engine, settings)
 
 

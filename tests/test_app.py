@@ -16,6 +16,7 @@ import websockets
 from relay_tornado.app import Relay, open_administration
 from relay_tornado.errors import Locked, NewerSchema, StartupError
 from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
 from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.waiting import until
 
@@ -53,6 +54,37 @@ async def test_a_relay(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "relay.db") as database:
         assert database.execute("SELECT seq, body FROM event ORDER BY seq").fetchall() == [(1, b"one"), (2, b"two")]
     database.close()
+
+
+@pytest.mark.gen_test
+async def test_a_loss_is_told_by_the_relay(tmp_path: Path) -> None:
+    """Commands that open the directory before it leave the loss to it, whatever they change, and `/readyz` and the
+    metrics say how many events are missing; the next relay says nothing any more."""
+    relay = await started(tmp_path)
+    bucket = await relay.administration.create_bucket("orders")
+    path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
+    await relay.stop()
+    old = (tmp_path / "relay.db").read_bytes()
+    relay = await started(tmp_path)
+    async with Raw(relay.port) as raw:
+        assert (await raw.ask(request(path, b"lost"))).status == 200
+    await relay.stop()
+    (tmp_path / "relay.db").write_bytes(old)
+    for name in ("a", "b", "c"):
+        async with open_administration(settings(tmp_path)) as administration:
+            await administration.create_bucket(name)
+    database = await Database.open(settings(tmp_path), serving=False)
+    await database.close()
+    for missing in (1, 0):
+        relay = await started(tmp_path, metrics_port=0)
+        assert relay.metrics_port is not None
+        async with Raw(relay.port) as raw:
+            ready = await raw.ask(request(b"/readyz", method=b"GET"))
+        async with Raw(relay.metrics_port) as raw:
+            metrics = await raw.ask(request(b"/metrics", method=b"GET"))
+        assert json.loads(ready.body).get("events_missing", 0) == missing
+        assert f"relay_events_missing {missing}.0\n".encode() in metrics.body
+        await relay.stop()
 
 
 @pytest.mark.gen_test

@@ -49,11 +49,12 @@ class Database:
         self._closing = False
 
     @classmethod
-    async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
+    async def open(cls, settings: Settings, *, serving: bool = True, factory: Factory = sqlite3.Connection) -> Database:
         """Takes the lock, checks the WAL and the witness, makes or migrates the file (after a copy), and opens it.
 
-        Raises Locked, NotWritable, NewerSchema or StartupError; nothing is held then. `factory` makes the raw
-        connections.
+        A relay (`serving`) tells a loss for as long as it runs, and the witness forgets it; a command logs it, and
+        leaves it to the next relay. Raises Locked, NotWritable, NewerSchema or StartupError; nothing is held then.
+        `factory` makes the raw connections.
         """
         lock = Lock.acquire(settings.data)
         path = settings.data / NAME
@@ -70,6 +71,7 @@ class Database:
             opened.push_async_callback(connection.close)
             stamp = await connection.run(lambda raw: start.prepare(raw, path))
             if not verdict.holds:
+                witness.untold = None if serving else verdict.loss
                 witness.restart(stamp)
             space = Space(path, settings.reserve)
             writer = Writer(path, connection, witness, stamp, space, factory)

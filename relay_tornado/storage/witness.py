@@ -71,11 +71,15 @@ def peek(path: Path) -> Stamp | None:
 
 
 class Witness:
-    """The open file. `write` is called on the writer's thread, `sync` on another; both only use its descriptor."""
+    """The open file. `write` is called on the writer's thread, `sync` on another; both only use its descriptor.
+
+    `untold` is a loss that a later start is to tell: what is written stays ahead of the file by it.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
         self._turn = 0
+        self.untold: Loss | None = None
 
     @classmethod
     def open(cls, path: Path) -> Witness:
@@ -100,6 +104,9 @@ class Witness:
     def write(self, stamp: Stamp) -> None:
         """Replaces the older of the two stamps. Raises OSError."""
         assert self._descriptor is not None, "the witness is closed"
+        if self.untold is not None:
+            appended = stamp.appended + self.untold.events
+            stamp = Stamp(stamp.database, stamp.commits + self.untold.commits, appended)
         os.pwrite(self._descriptor, _encode(stamp), self._turn * SECTOR)
         self._turn = 1 - self._turn
 
