@@ -70,7 +70,7 @@ class BucketHandler(RestHandler):
 
     @operation("Change a bucket; what is left out stays as it is", BucketAnswer(), body=BucketFields(), statuses=(412,))
     async def put(self, bucket: str) -> None:
-        document = self.document()
+        document = _change(self)
 
         def wanted(now: Bucket) -> Document:
             options = changes(self.token, "bucket", bucket_document(now), document)
@@ -109,7 +109,7 @@ class InputHandler(RestHandler):
 
     @operation("Change an input; what is left out stays as it is", InputAnswer(), body=InputFields(), statuses=(412,))
     async def put(self, bucket: str, input: str) -> None:
-        document = self.document()
+        document = _change(self)
 
         def wanted(now: Bucket) -> Document:
             before = input_document(now.id, find_input(now, input))
@@ -153,7 +153,7 @@ class OutputHandler(RestHandler):
         "Change an output; what is left out stays as it is", OutputAnswer(), body=OutputFields(), statuses=(412,)
     )
     async def put(self, bucket: str, output: str) -> None:
-        document = self.document()
+        document = _change(self)
         if document.keys() >= {_WHOLE, "tls_verification"}:  # older libraries know nothing of the parts
             document = dict.fromkeys(_PARTS) | document
         await _set_output(self, output, document)
@@ -191,6 +191,14 @@ class BinsHandler(RestHandler):
         url = f"{(administration.url or '').rstrip('/')}/v1/webhooks/{document['inputs'][0]['id']}"
         answer = {"bucket": shown(self.token, "bucket", document), "url": url, "expires_at": document["expires_at"]}
         self.answer(answer, 201)
+
+
+def _change(handler: RestHandler) -> dict[str, Any]:
+    """What is to be changed: one that writes all of what it knows can't leave the name out, and none is no name."""
+    document = handler.document()
+    if _WHOLE in document and document.get("name") == "":
+        del document["name"]
+    return document
 
 
 async def _set_output(handler: RestHandler, output: str, document: dict[str, Any]) -> None:

@@ -145,6 +145,25 @@ async def test_parts_that_the_library_in_go_removes_from_an_output(tmp_path: Pat
 
 
 @pytest.mark.gen_test
+async def test_a_change_by_the_library_in_go_that_names_nothing(tmp_path: Path) -> None:
+    """It takes an id, and can't leave the name out: that stays. Who writes no more than an empty name means it."""
+    async with world(tmp_path) as here:
+        bucket = await here.bucket("orders")
+        made = (await here.call("POST", "/v1/buckets/orders/outputs", {"name": "local"})).document
+        for path, name in (
+            (f"/v1/buckets/{bucket.id}", "orders"),
+            (f"/v1/buckets/{bucket.id}/inputs/{bucket.inputs[0].id}", "Default public endpoint"),
+            (f"/v1/buckets/{bucket.id}/outputs/{made['id']}", "local"),
+        ):
+            sent = {"name": "", "created_at": -62135596800, "description": "new"}
+            changed = await here.call("PUT", path, sent)
+            assert (changed.status, changed.document.get("name")) == (200, name), changed.document
+            assert changed.document["description"] == "new"
+            refused = await here.call("PUT", path, {"name": ""})
+            assert (refused.status, refused.document["field"]) == (400, "name")
+
+
+@pytest.mark.gen_test
 async def test_no_two_outputs_of_a_bucket_have_one_name(tmp_path: Path) -> None:
     """Clients look them up by it; those without a name get one."""
     async with world(tmp_path) as here:
