@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
@@ -18,7 +18,7 @@ from relay_tornado.wire.rest import MAX_TIME
 
 MAX_AGE = int(36_500 * DAY)
 _DATE_AND_TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?"
 )
 _UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
 _PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
@@ -388,10 +388,11 @@ class QueryNumber(fields.Integer):
 
 
 class QueryTime(QueryNumber):
-    """A unix time in a query; some clients write it as RFC 3339 has it (`2026-01-31T12:00:00Z`)."""
+    """A unix time in a query; some clients write it as RFC 3339 has it (`2026-01-31T12:00:00Z`), or as a date, which is
+    its first moment in UTC."""
 
     def __init__(self, **kwargs: Any) -> None:
-        said = f"must be a unix time from 0 to {MAX_TIME}, or one like 2026-01-31T12:00:00Z."
+        said = f"must be a unix time from 0 to {MAX_TIME}, or one like 2026-01-31T12:00:00Z or 2026-01-31."
         super().__init__(most=MAX_TIME, said=said, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
@@ -399,7 +400,8 @@ class QueryTime(QueryNumber):
         if not _DATE_AND_TIME.fullmatch(value := value.replace(" ", "+")):
             return super()._deserialize(value, attr, data, **kwargs)
         try:
-            return max(math.ceil(datetime.fromisoformat(value).timestamp()), 0)
+            time = datetime.fromisoformat(value)
+            return max(math.ceil((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()), 0)
         except (ValueError, OverflowError):
             raise ValidationError(self._said) from None
 
@@ -465,12 +467,12 @@ class LogQuery(Schema):
     since = QueryTime(
         load_default=None,
         data_key="from",
-        metadata={"description": "Received at this time or later: in unix seconds, or as RFC 3339 has it."},
+        metadata={"description": "Received at this time or later: unix seconds, as RFC 3339 has it, or a date (UTC)."},
     )
     until = QueryTime(
         load_default=None,
         data_key="to",
-        metadata={"description": "Received before this time: in unix seconds, or as RFC 3339 has it."},
+        metadata={"description": "Received before this time: unix seconds, as RFC 3339 has it, or a date (UTC)."},
     )
 
 

@@ -303,6 +303,7 @@ def test_an_age_as_go_writes_it(text: str, seconds: int) -> None:
     [
         ("1767225600", 1_767_225_600),
         ("2026-01-01T00:00:00Z", 1_767_225_600),
+        ("2026-01-01", 1_767_225_600),
         ("2026-01-01T02:00:00+02:00", 1_767_225_600),
         ("2026-01-01T02:00:00 02:00", 1_767_225_600),
         ("2025-12-31t19:00:00.25-05:00", 1_767_225_601),
@@ -310,7 +311,7 @@ def test_an_age_as_go_writes_it(text: str, seconds: int) -> None:
     ],
 )
 def test_a_time_as_rfc_3339_has_it(text: str, time: int) -> None:
-    """The library in Go asks for logs so."""
+    """The library in Go asks for logs so, and the original's description of its API has dates, too."""
     assert load(LogQuery(), {"from": text, "to": text}) | {"since": time, "until": time} == load(
         LogQuery(), {"from": str(time), "to": str(time)}
     )
@@ -327,7 +328,8 @@ async def test_queries_that_do_not_fit(tmp_path: Path) -> None:
             ("/v1/events?bucket=orders&max_age=h", "max_age"),
             ("/v1/events?bucket=orders&max_age=-1h", "max_age"),
             ("/v1/events?bucket=orders&max_age=999999999999h", "max_age"),
-            ("/v1/logs?bucket=orders&from=2026-01-01", "from"),
+            ("/v1/logs?bucket=orders&from=2026-1-1", "from"),
+            ("/v1/logs?bucket=orders&from=2026-02-30", "from"),
             ("/v1/logs?bucket=orders&from=2026-13-01T00:00:00Z", "from"),
             ("/v1/logs?bucket=orders&to=2026-01-01T00:00:00", "to"),
             ("/v1/logs?bucket=orders&limit=many", "limit"),
