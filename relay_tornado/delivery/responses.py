@@ -111,26 +111,27 @@ class Responses:
             and not await self._results.latest(bucket.id, [cursor.seq], copy)
         ):
             raise missing
-        await self.answered(bucket.id, cursor.seq, copy or 0, result)
+        await self.answered(bucket.id, cursor, result)
 
-    async def answered(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
-        """Keeps a result of a copy (`output` 0: of the event itself), then answers the senders that wait for it.
+    async def answered(self, bucket_id: BucketId, copy: Cursor, result: Result) -> None:
+        """Keeps a result of a copy (with no output: of the event itself), then answers the senders that wait for it.
 
         Raises Invalid where the status code is neither 0 (nobody answered) nor 200 to 599, NotFound where the event
         is not kept any more, and what `Deliveries.record` raises.
         """
         if result.status_code and not 200 <= result.status_code <= 599:
             raise Invalid("status_code: write 200 to 599, or 0 where there was no answer", field="status_code")
+        seq, output, event_id = copy.seq, copy.output or 0, format_id(copy.epoch, copy.seq)
+        # Where the file lost an event, another one has its seq.
+        if epoch_at((await self._log.bounds(bucket_id)).epochs, seq) != copy.epoch:
+            raise NotFound(f"the event {event_id} is not there any more")
         await self._results.record(bucket_id, seq, output, result)
-        waiting = self._waiters.get((bucket_id, seq))
-        if result.status_code and waiting:
-            # Where the file lost the event that somebody waits for, another one has its seq.
-            now = format_id(epoch_at((await self._log.bounds(bucket_id)).epochs, seq), seq)
-            waiters = [each for each in waiting if each.id == now and each.output in (None, output)]
-            if waiters:
-                answer = client_answer(result.status_code, result.headers, result.body)
-                for waiter in waiters:
-                    self._end(waiter, answer)
+        waiting = self._waiters.get((bucket_id, seq), ())
+        waiters = [each for each in waiting if each.id == event_id and each.output in (None, output)]
+        if result.status_code and waiters:
+            answer = client_answer(result.status_code, result.headers, result.body)
+            for waiter in waiters:
+                self._end(waiter, answer)
 
     async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
         """Whether an event has a copy for this output; one whose content is gone may have had one."""

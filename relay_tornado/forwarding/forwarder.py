@@ -35,7 +35,8 @@ from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
 from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.model import KIB, Bucket, Event, Output
+from relay_tornado.log.lineage import epoch_at
+from relay_tornado.model import KIB, Bucket, Cursor, Event, Output
 from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.wire.destination import parse
 
@@ -248,7 +249,7 @@ class Forwarder:
             event = await self._admit(taken, event)
             if event is None:
                 return
-            received_at, size = event.received_at, event.size
+            epoch, received_at, size = event.epoch, event.received_at, event.size
             try:
                 ready = self._ready(event, taken)
                 event = None  # it may be large, and storing takes time
@@ -261,10 +262,10 @@ class Forwarder:
                 self._shared.memory.give_back(self, size)
             if isinstance(ready, Unsent):
                 lane.cancel()
-                await self._give_up(taken, ready, lane)
+                await self._give_up(taken, epoch, ready, lane)
             elif tried is not None:
                 del ready  # as large as the event
-                await self._judge(taken, received_at, tried, lane)
+                await self._judge(taken, epoch, received_at, tried, lane)
         except BaseException as error:
             # Nothing is known of it: it goes out again.
             self.ledger.progress.release(taken)
@@ -330,35 +331,36 @@ class Forwarder:
             return
         again, why = taken.seq in self.ledger.progress.parked, self.ledger.miss(taken.seq, lost)
         if again:
-            await self._give_up(taken, Unsent(why, "its content is not there any more"))
+            epoch = epoch_at(bounds.epochs, taken.seq)
+            await self._give_up(taken, epoch, Unsent(why, "its content is not there any more"))
         else:
             self._settle(taken)
 
     # what came of it
 
-    async def _judge(self, taken: Taken, received_at: float, tried: Try, lane: Lane) -> None:
+    async def _judge(self, taken: Taken, epoch: str, received_at: float, tried: Try, lane: Lane) -> None:
         if tried.outcome == "sent":
             if lane.succeeded():
                 _log.info("circuit_closed", output=self.output.id, bucket=self.bucket.name)
             if not self.output.strict_order:
                 lane.leave()  # the next one need not wait until this one is stored
-            await self._record(taken, tried, "sent")
+            await self._record(taken, epoch, tried, "sent")
             self._settle(taken)
             return
         self._failed(tried, lane)
         if tried.status == 410 and not lane.moved:
             self._gone = True
-            await self._record(taken, tried, "failed")
+            await self._record(taken, epoch, tried, "failed")
             self._bury(taken, GONE)
             if not lane.moved:
                 await self._disable()
             return
         due = AT_ONCE if lane.moved else self._due(taken, received_at, tried)
         if isinstance(due, str):
-            await self._record(taken, tried, "failed")
+            await self._record(taken, epoch, tried, "failed")
             self._bury(taken, due)
             return
-        await self._record(taken, tried, "stalled")
+        await self._record(taken, epoch, tried, "stalled")
         if lane.moved:
             due = AT_ONCE
         if self.ledger.progress.fail(taken, due, self._shared.clock()) and self._holds(taken.attempt):
@@ -407,19 +409,21 @@ class Forwarder:
         except Invalid as error:
             return Unsent(f"invalid: {error}"[:_REASON], str(error))
 
-    async def _give_up(self, taken: Taken, unsent: Unsent, lane: Lane | None = None) -> None:
+    async def _give_up(self, taken: Taken, epoch: str, unsent: Unsent, lane: Lane | None = None) -> None:
         if lane is not None and not self.output.strict_order:
             lane.leave()
-        await self._record(taken, Try("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None), "failed")
+        told = Try("invalid", 0, {}, f"Not sent: {unsent.words}.".encode(), 0.0, None)
+        await self._record(taken, epoch, told, "failed")
         self._bury(taken, unsent.reason, tried=False)
 
-    async def _record(self, taken: Taken, tried: Try, status: str) -> None:
+    async def _record(self, taken: Taken, epoch: str, tried: Try, status: str) -> None:
+        """`epoch` is that of the event that was sent: another one may have its seq by now."""
         body = tried.body[:_EXCERPT] if status == "stalled" and taken.attempt > 1 else tried.body
         code = tried.status if 200 <= tried.status <= 599 else 0
         milliseconds = round(tried.seconds * 1000)
         result = Result(status, code, tried.headers, body, milliseconds, taken.attempt - 1, self._shared.clock())
         try:
-            await self._shared.answers.answered(self.bucket.id, taken.seq, self.output.n, result)
+            await self._shared.answers.answered(self.bucket.id, Cursor(epoch, taken.seq, self.output.n), result)
         except (NotFound, BucketGone):
             pass  # it left meanwhile
         except RelayError as error:

@@ -12,14 +12,14 @@ from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.transport import Transport
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Result
-from relay_tornado.model import Bucket, BucketId, Output
+from relay_tornado.model import Bucket, BucketId, Cursor, Output
 from relay_tornado.wire.destination import Destination
 
 
 class Answers(Protocol):
     """Where results are kept, and senders wait for an answer."""
 
-    async def answered(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> None:
+    async def answered(self, bucket_id: BucketId, copy: Cursor, result: Result) -> None:
         """Keeps a result of a copy, then answers the senders that wait for it."""
 
 

@@ -294,3 +294,28 @@ async def test_the_sender_waits_for_the_destinations_answer() -> None:
         w.responses.wait(w.bucket, waits, Appended(epoch, 3), answers.append)
         await until(lambda: len(answers) == 3)
         assert answers[2].status == 504
+
+
+@pytest.mark.gen_test
+async def test_the_answer_of_an_event_that_was_lost_meanwhile() -> None:
+    """It is not that of the event that has its seq now, and not for whoever sent that."""
+    go = asyncio.Event()
+
+    async def late(got: Got) -> bytes:
+        await go.wait()
+        return answer(202, b"of " + got.body)
+
+    async with Target(late) as target, world(public(target.url)) as w:
+        w.responses.forwarding = w.forwarding
+        await w.append(b"1")
+        await target.until(1)
+        w.log.lose(B, 1)
+        await w.append(b"2")
+        answers: list[Answer] = []
+        epoch = (await w.log.bounds(B)).epochs[-1].epoch
+        waits = replace(w.bucket.inputs[0], response_from_output="out-1")
+        w.responses.wait(w.bucket, waits, Appended(epoch, 1), answers.append)
+        go.set()
+        await w.idle()
+        assert answers == []
+        assert await w.stored(1) == []
