@@ -102,6 +102,10 @@ class Searching:
             covered = None if self._index is None else self._index.covered(each.id)
             if bounds.head >= bounds.first:
                 runs.append(_Run(self._stored, self._index, each, bounds, covered, wish, begin, budget))
+        extents = await self._stored.log.extents([run.bucket.id for run in runs])
+        for run in runs:
+            if run.bucket.id in extents:
+                run.not_after(extents[run.bucket.id].newest_at)
         heap = [(-run.newest, run.bucket.id, run) for run in runs]
         heapq.heapify(heap)
         hits: list[_Hit] = []
@@ -232,10 +236,12 @@ class _Run:
         self._low, self._high = bounds.first, bounds.head
         self._chunk = _CHUNKS[0]
         self._unindexed = _UNINDEXED
-        up_to_date = covered is not None and covered.high >= bounds.head
-        self._upper = covered.newest if covered is not None and up_to_date else math.inf
-        if begin is not None:
-            self._upper = min(self._upper, begin.at)
+        self._upper = math.inf if begin is None else begin.at
+
+    def not_after(self, newest: float | None) -> None:
+        """When the bucket's newest event was received, if that is known."""
+        if newest:
+            self._upper = min(self._upper, newest)
 
     @property
     def newest(self) -> float:

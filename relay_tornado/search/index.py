@@ -8,6 +8,7 @@ no use it is made anew, and a relay that can't have one goes on without.
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -63,11 +64,10 @@ class _Found(NamedTuple):
 
 
 class Covered(NamedTuple):
-    """The seqs of a bucket that can be looked up, and when the newest of them was received."""
+    """The seqs of a bucket that can be looked up."""
 
     low: int
     high: int
-    newest: float
 
 
 class Index:
@@ -114,8 +114,7 @@ class Index:
         place = self._state.places.get(bucket_id)
         if place is None or self._reader is None or place.high < place.low:
             return None
-        parts = self._state.parts.get(place.key, ())
-        return Covered(place.low, place.high, max((part.newest for part in parts), default=0.0))
+        return Covered(place.low, place.high)
 
     async def find(self, bucket_id: BucketId, match: str, first: int, last: int, limit: int) -> list[int] | None:
         """The newest seqs of a bucket, from `first` to `last`, whose text may fit the expression; newest first.
@@ -141,6 +140,7 @@ class Index:
     async def run(self) -> None:
         """Follows the log until it is cancelled. Nothing that happens here reaches anybody else."""
         watch = self._log.watch(None, self._wake)
+        anew = -math.inf
         try:
             while True:
                 try:
@@ -152,6 +152,9 @@ class Index:
                         _log.warning("search_index_made_anew", reason=str(error))
                         with suppress(OSError):  # else it is of no use the next time, too
                             beside.remove(self.path)
+                        if time.monotonic() - anew > _AGAIN:
+                            anew = time.monotonic()
+                            continue
                     else:
                         _log.warning("search_index_waits", reason=str(error))
                 except (RelayError, OSError) as error:

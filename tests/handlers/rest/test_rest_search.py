@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -12,7 +14,7 @@ import pytest
 
 from relay_tornado.admin import searching
 from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.search import index
+from relay_tornado.search import file, index
 from tests.handlers.rest.world import World, world
 
 
@@ -130,6 +132,23 @@ async def test_pages_with_an_ephemeral_bucket(tmp_path: Path, way: str) -> None:
             found += [each["id"] for each in page["data"]]
             cursor = page["next_cursor"]
         assert found == sent[::-1]
+
+
+@pytest.mark.gen_test
+async def test_an_index_that_has_other_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of an earlier version has none of ephemeral events: the log's count."""
+    monkeypatch.setattr(index, "_SETTLE", 0.01)
+    async with world(tmp_path) as here:
+        buckets = [await here.bucket(name) for name in "ab"]
+        sent = [await here.send(buckets[number % 2]) for number in range(6)]
+        for bucket in buckets:
+            await ready(here, bucket, "indexed")
+    with closing(sqlite3.connect(tmp_path / "data" / file.NAME)) as raw, raw:
+        raw.execute("UPDATE part SET newest = 0.0 WHERE key = (SELECT max(key) FROM part)")
+    async with world(tmp_path) as here:
+        for bucket in buckets:
+            await ready(here, bucket, "indexed")
+        assert [each["id"] for each in (await find(here, limit=6))["data"]] == sent[::-1]
 
 
 @pytest.mark.gen_test
