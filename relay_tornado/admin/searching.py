@@ -21,7 +21,7 @@ from relay_tornado.log.contract import Outline
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import MIB, Bounds, Bucket, Event, Token
 from relay_tornado.search.index import Covered, Index
-from relay_tornado.search.text import Query, parse_query, text_of
+from relay_tornado.search.text import Query, Turns, parse_query, text_of
 from relay_tornado.wire import headers
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import RECEIVED
@@ -175,7 +175,7 @@ class _Filter:
         parts = _SPLIT.split(wanted.header.strip(), maxsplit=1)
         self._name, self._value = parts[0].casefold(), parts[1].casefold() if len(parts) > 1 else ""
 
-    def fits(self, event: Event) -> bool:
+    async def fits(self, event: Event, turns: Turns) -> bool:
         """Whether it has all of it, the delivery not counted."""
         if self.method and event.method.upper() != self.method:
             return False
@@ -185,7 +185,8 @@ class _Filter:
             return False
         if self._name and not self._has_header(event):
             return False
-        return not self.query.terms or self.query.matches(text_of(event))
+        await turns.give()
+        return not self.query.terms or await self.query.matches(await text_of(event, turns), turns)
 
     @property
     def needs_content(self) -> bool:
@@ -236,6 +237,7 @@ class _Run:
         self._low, self._high = bounds.first, bounds.head
         self._chunk = _CHUNKS[0]
         self._unindexed = _UNINDEXED
+        self._turns = Turns()
         self._upper = math.inf if begin is None else begin.at
 
     def not_after(self, newest: float | None) -> None:
@@ -326,7 +328,7 @@ class _Run:
         hits = []
         for seq, event in zip(seqs, events, strict=False):
             outline = None if outlines is None else outlines[seq]
-            if event is not None and wish.fits(event):
+            if event is not None and await wish.fits(event, self._turns):
                 # The body is not shown, and must not be kept for it.
                 found = Found(msgspec.structs.replace(event, body=b""), False, outline is not None and outline.stub)
                 hits.append(self._hit(event.received_at, found, event.size))

@@ -9,7 +9,7 @@ from relay_tornado.errors import CursorLost
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.model import MIB, BucketId
 from relay_tornado.search.file import Row, Stretch
-from relay_tornado.search.text import text_of
+from relay_tornado.search.text import Turns, text_of
 
 EVENTS: Final = 256
 BYTES: Final = 2 * MIB
@@ -42,6 +42,7 @@ async def below(log: EventLog, bucket_id: BucketId, before: int, first: int) -> 
 
 async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, outlines: Sequence[Outline]) -> Stretch:
     rows: list[Row] = []
+    turns = Turns()
     stubs = {each.seq for each in outlines if each.stub}
     after = first - 1
     while after < last:
@@ -53,7 +54,7 @@ async def _read(log: EventLog, bucket_id: BucketId, first: int, last: int, outli
         if not events:
             break
         # What an ephemeral bucket is sent is nowhere but in memory.
-        rows += [Row(event.seq, text_of(event)) for event in events if event.seq not in stubs]
+        rows += [Row(event.seq, await text_of(event, turns)) for event in events if event.seq not in stubs]
         after = events[-1].seq
     newest = max((each.received_at for each in outlines if first <= each.seq <= last), default=0.0)
     return Stretch(first, last, rows, newest)

@@ -7,13 +7,16 @@ looked for in that form as well, in the cases in which it is likely to be writte
 
 from __future__ import annotations
 
+import asyncio
+import codecs
 import json
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from relay_tornado.errors import Invalid
-from relay_tornado.model import MIB, Event
+from relay_tornado.model import KIB, MIB, Event
 from relay_tornado.wire import headers
 
 SEARCHED: Final = 1 * MIB
@@ -29,14 +32,56 @@ _MOST_GRAMS: Final = 12
 """Parts of one term that the index is asked for: more would only cost time, for what is found is looked at anyway."""
 
 
-def text_of(event: Event) -> str:
+_STEP: Final = 32 * KIB
+"""Bytes that are decoded, or characters that are folded, in one step: a millisecond or two of work."""
+
+_STRETCH: Final = 256 * KIB
+"""Characters in which a term is looked for in one step: as much."""
+
+_SLICE: Final = 0.002
+"""Seconds after which others have their turn."""
+
+
+class Turns:
+    """Whoever works on texts asks after each step whether it is others' turn."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def give(self) -> None:
+        """Lets the loop go round where it has waited for a while."""
+        if time.perf_counter() - self._since > _SLICE:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()
+
+
+async def text_of(event: Event, turns: Turns) -> str:
     """Path, query, values of headers and body, in folded case, each on a line of its own. A body that is not UTF-8 is
     no text."""
     parts = [headers.decode(event.path), headers.decode(event.query)]
     parts += [headers.decode(value) for _, value in headers.parse(event.headers)]
     with suppress(UnicodeDecodeError):
-        parts.append(event.body.decode())
-    return _folded("\n".join(parts)[:SEARCHED])
+        parts.append(await _decoded(event.body, turns))
+    text = "\n".join(parts)[:SEARCHED]
+    folded = []
+    for start in range(0, len(text), _STEP):
+        folded.append(_folded(text[start : start + _STEP]))
+        await turns.give()
+    return "".join(folded)
+
+
+async def _decoded(body: bytes, turns: Turns) -> str:
+    """As much of a body as is searched. Raises UnicodeDecodeError where any of it is not UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    pieces: list[str] = []
+    size = 0
+    for start in range(0, len(body), _STEP):
+        piece = decoder.decode(body[start : start + _STEP], start + _STEP >= len(body))
+        if size < SEARCHED:
+            pieces.append(piece)
+            size += len(piece)
+        await turns.give()
+    return "".join(pieces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +90,15 @@ class Query:
 
     terms: tuple[tuple[str, ...], ...]
 
-    def matches(self, text: str) -> bool:
+    async def matches(self, text: str, turns: Turns) -> bool:
         """Whether a text, as `text_of` gives it, has them all."""
-        return all(any(form in text for form in forms) for forms in self.terms)
+        for forms in self.terms:
+            for form in forms:
+                if await _has(text, form, turns):
+                    break
+            else:
+                return False
+        return True
 
     def match(self) -> str:
         """The same for FTS5, where some terms can be looked up in it: an expression that every matching text fits, and
@@ -73,6 +124,14 @@ def parse_query(text: str) -> Query:
     for index, part in enumerate(text.split('"')):
         terms += [part] if index % 2 and part.strip() else part.split()
     return Query(tuple(dict.fromkeys(_forms(term) for term in terms)))
+
+
+async def _has(text: str, form: str, turns: Turns) -> bool:
+    for start in range(0, len(text), _STRETCH):
+        await turns.give()
+        if text.find(form, start, start + _STRETCH + len(form) - 1) >= 0:
+            return True
+    return False
 
 
 def _folded(text: str) -> str:

@@ -22,7 +22,7 @@ from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Bucket, Retention
 from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
-from relay_tornado.search.text import parse_query, text_of
+from relay_tornado.search.text import Turns, parse_query, text_of
 from relay_tornado.settings import Settings
 from relay_tornado.storage import beside
 from relay_tornado.storage.connection import Connection
@@ -108,7 +108,9 @@ async def look(made: Index, world: World, text: str, name: str = "b") -> list[in
     assert found is not None
     assert found == sorted(found, reverse=True)
     events = await world.log.pick(name, found, 1 << 30)
-    return [event.seq for event in events if event is not None and query.matches(text_of(event))]
+    turns = Turns()
+    there = [event for event in events if event is not None]
+    return [event.seq for event in there if await query.matches(await text_of(event, turns), turns)]
 
 
 def noise() -> str:

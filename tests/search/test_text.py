@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relay_tornado.errors import Invalid
-from relay_tornado.model import Event
-from relay_tornado.search import file
-from relay_tornado.search.text import MOST_QUERY, parse_query, text_of
+from relay_tornado.model import MIB, Event
+from relay_tornado.search import file, text
+from relay_tornado.search.text import MOST_QUERY, SEARCHED, Turns, parse_query, text_of
 
 
 def event(body: bytes = b"", **parts: bytes) -> Event:
@@ -19,8 +22,12 @@ def event(body: bytes = b"", **parts: bytes) -> Event:
                  remote_ip="")  # fmt: skip
 
 
+def read(found: Event) -> str:
+    return asyncio.run(text_of(found, Turns()))
+
+
 def finds(query: str, found: Event) -> bool:
-    return parse_query(query).matches(text_of(found))
+    return asyncio.run(parse_query(query).matches(read(found), Turns()))
 
 
 @pytest.mark.parametrize(
@@ -71,6 +78,52 @@ def test_what_it_does_not_find(query: str, found: Event) -> None:
     assert not finds(query, found)
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 7])
+def test_a_text_in_steps(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever they end, and whatever becomes longer by folding, it is what it is in one; so is what is no text."""
+    monkeypatch.setattr(text, "_STEP", step)
+    monkeypatch.setattr(text, "SEARCHED", 40)
+    for whole in ("", "x", "Straße İstanbul\0 ΣΊΣΥΦΟΣ 注文 \U0001f600!", "é" * 60, "\ufeffBOM"):
+        wanted = f"/P\nq=1\nV\n{whole}"[:40].replace("\0", "\ufffd").casefold()
+        parts = {"path": b"/P", "query": b"q=1", "headers": b"N: V\r\n"}
+        assert read(event(whole.encode(), **parts)) == wanted
+        assert read(event(whole.encode() + b"\xff", **parts)) == "/p\nq=1\nv"
+        assert read(event(whole.encode() + "é".encode()[:1], **parts)) == "/p\nq=1\nv"
+
+
+@pytest.mark.parametrize("stretch", [1, 2, 5])
+def test_a_term_is_found_across_steps(stretch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever one begins and ends."""
+    monkeypatch.setattr(text, "_STRETCH", stretch)
+    for start in range(10):
+        for end in range(start + 1, 11):
+            assert finds("0123456789"[start:end], event(b"0123456789"))
+            assert not finds("0123456789"[start:end] + "x", event(b"0123456789"))
+
+
+def test_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one text is made, of the largest body with what takes longest to fold, and while it is searched."""
+    monkeypatch.setattr(text, "_SLICE", 0.0)
+
+    async def turns_during(work: Coroutine[Any, Any, Any]) -> int:
+        task = asyncio.ensure_future(work)
+        count = 0
+        while not task.done():
+            await asyncio.sleep(0)
+            count += 1
+        return count
+
+    async def both() -> None:
+        large = event("\u0130".encode() * (5 * MIB))
+        assert await turns_during(text_of(large, Turns())) > 10 * MIB // text._STEP + SEARCHED // text._STEP
+        query = parse_query(" ".join(chr(0xE0 + number) for number in range(200)))
+        assert (
+            await turns_during(query.matches("".join(form for forms in query.terms for form in forms), Turns())) > 200
+        )
+
+    asyncio.run(both())
+
+
 def test_what_is_no_query() -> None:
     """One that is too long, or no text."""
     for query in ("x" * (MOST_QUERY + 1), "\ud800"):
@@ -93,13 +146,13 @@ def test_the_index_finds_whatever_is_there(text: str, other: str, data: st.DataO
     try:
         file.prepare(raw, file.Path("search.db"))
         key, segment = file.begin_bucket(raw, "b", "k3v9x1q7m2ab", 1, 1), file.begin_segment(raw, False)
-        found = text_of(event((text + other).encode(errors="replace")))
+        found = read(event((text + other).encode(errors="replace")))
         file.insert(raw, segment, key, file.Stretch(1, 1, [file.Row(1, found)], 0.0), lambda: None)
         start = data.draw(st.integers(0, max(len(text) - 1, 0)))
         query = parse_query(
             data.draw(st.sampled_from([other, text[start : start + 20].encode(errors="replace").decode()]))
         )
-        if query.match() and query.matches(found):
+        if query.match() and asyncio.run(query.matches(found, Turns())):
             assert file.find(raw, [file.Part(segment, 1, 1, 0.0)], key, query.match(), 1, 1, 10) == [1]
         elif query.match():
             file.find(raw, [file.Part(segment, 1, 1, 0.0)], key, query.match(), 1, 1, 10)
