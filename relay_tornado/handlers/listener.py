@@ -250,12 +250,17 @@ class Listener:
 
 
 def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:
-    """The sockets that were handed over. Raises StartupError where one is no TCP port."""
+    """The sockets that were handed over. Raises StartupError where one is no TCP port, or does not listen."""
     for each in sockets:
         if each.family not in (socket.AF_INET, socket.AF_INET6) or each.type != socket.SOCK_STREAM:
             raise StartupError(
                 f"can't serve on {each.getsockname()!r}, which the service manager handed over: it is no TCP port;"
                 " write a port, or an address with one, behind ListenStream="
+            )
+        if not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise StartupError(
+                f"can't serve on {each.getsockname()!r}, which the service manager handed over: it does not listen;"
+                " leave Accept=yes out of the socket's unit"
             )
     return list(sockets)
 

@@ -262,6 +262,16 @@ async def test_a_socket_that_is_no_port(family: socket.AddressFamily, kind: sock
 
 
 @pytest.mark.gen_test
+async def test_a_connection_in_the_place_of_a_socket() -> None:
+    """What systemd hands over with Accept=yes is a sender's connection: nobody could be accepted on it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        handed, _ = listening.accept()
+        with handed, pytest.raises(StartupError, match="does not listen; leave Accept=yes out"):
+            async with edge(entrance=Entrance(inherited=[handed])):
+                pass
+
+
+@pytest.mark.gen_test
 async def test_a_socket_for_both_families() -> None:
     """As systemd makes one for a bare port: who comes by IPv4 has an IPv4 address."""
     with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
