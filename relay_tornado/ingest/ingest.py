@@ -329,7 +329,7 @@ class Upload:
         return self._place.waits
 
     def leave(self) -> None:
-        """The sender left after its webhook was whole: it waits for no client's answer. May be repeated."""
+        """The sender has left: it waits for no client's answer. May be repeated."""
         self._left = True
         if self._leave is not None:
             self._leave()
@@ -340,7 +340,7 @@ class Upload:
         return self._ingest.full
 
     def abandon(self) -> None:
-        """Lets go of what was fed. May be repeated."""
+        """Lets go of what was fed, unless the log has it. May be repeated."""
         self._ingest.buffered -= self._size
         self._size = 0
         self._body = b""

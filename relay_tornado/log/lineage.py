@@ -67,10 +67,8 @@ def at_head(bounds: Bounds, placed: Placed) -> Placed:
     gap = placed.gap
     if placed.after >= bounds.head:
         return placed
-    if gap is not None and gap.from_seq is None:
-        return Placed(bounds.head, gap)
-    from_seq = placed.after + 1 if gap is None or gap.from_seq is None else gap.from_seq
-    return Placed(bounds.head, Gap("ephemeral", from_seq, bounds.head))
+    first = placed.after + 1 if gap is None else gap.from_seq
+    return Placed(bounds.head, gap if first is None else Gap("ephemeral", first, bounds.head))
 
 
 def _place(bounds: Bounds, cursor: Cursor | None) -> Placed:

@@ -173,16 +173,13 @@ class DirectConnection:
         """Closes at once: what was fed is let go of, who waits for an answer waits no more. May be repeated."""
         if self._state is _GONE:
             return
-        waiting = self._state is _ANSWER
         self._let_go()
         self.socket.close()
         self._shared.owner.forget(self)
         upload, self._upload = self._upload, None
         if upload is not None:
-            if waiting:
-                upload.leave()
-            else:
-                upload.abandon()
+            upload.abandon()
+            upload.leave()
 
     def expire(self) -> None:
         """Closes a connection that is past its deadline; a sender whose body is late is told so."""
