@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay_tornado.model import Cursor, NewEvent
+from relay_tornado.delivery.outlet import Frames
+from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import run, virtual_test
 from tests.delivery.workers import KEY, Worker, floor, parked, worker, world_of
-from tests.delivery.world import quiet, until
+from tests.delivery.world import Reader, frames, quiet, until
 
 
 @virtual_test
@@ -163,7 +166,8 @@ async def test_a_little_room_is_used_too() -> None:
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
-    """Connections come, go, ack, refuse, hang; time passes, the relay starts again: every event is acked in the end,
+    """Connections come, go, subscribe again, ack, refuse, hang; time passes, old events leave, the relay starts again:
+    every event is acked in the end, or has left and is not dead where it was acked; what is acked is written to nobody;
     nobody has more than agreed, nothing is out twice, and first tries come in order."""
 
     async def test() -> None:
@@ -171,9 +175,26 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
         world = world_of(seed=seed)
         await world.bucket()
         acked: set[int] = set()
+        again: list[int] = []
         workers: list[Worker] = []
         most = 7
         total = 0
+
+        async def join(before: Worker | None = None) -> Worker:
+            how: dict[str, Any] = {"max_in_flight": most, "max_deliver": 0, "ack_wait": 5}
+            if before is not None:
+                return await worker(world, reader=before.reader, replaces=before.delivery, **how)
+            reader = Reader(world.log.chance)
+            write = reader.write
+
+            def watched(data: Frames) -> Awaitable[None]:
+                if not reader.closed:
+                    written = [each["meta"]["seq"] for each in frames(bytes(data)) if each["type"] == "webhook"]
+                    again.extend(seq for seq in written if seq in acked)
+                return write(data)
+
+            reader.write = watched  # type: ignore[method-assign]
+            return await worker(world, reader=reader, **how)
 
         def outstanding() -> list[int]:
             group = world.deliveries._groups._groups.get(KEY)
@@ -210,7 +231,7 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
                     assert each.delivery.settle(Nak(cursor, chance.choice((0, 0.5, 20))))
 
         for _ in range(120):
-            match chance.randrange(10):
+            match chance.randrange(12):
                 case 0 | 1 | 2:
                     number = chance.randrange(1, 6)
                     total += number
@@ -218,7 +239,7 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
                 case 3 | 4 | 5 if workers:
                     act(chance.choice(workers))
                 case 6 if len(workers) < count:
-                    workers.append(await worker(world, max_in_flight=most, max_deliver=0, ack_wait=5))
+                    workers.append(await join())
                 case 7 if workers:
                     one = chance.choice(workers)
                     if chance.random() < 0.3:
@@ -236,26 +257,40 @@ def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
                     old, workers[:] = list(workers), []
                     world.restart()
                     del old
+                case 10 if workers:
+                    at = chance.randrange(len(workers))
+                    if not workers[at].reader.paused:
+                        workers[at] = await join(workers[at])
+                case 11 if chance.random() < 0.3:
+                    await world.log.trim("id-orders", Retention(None, chance.randrange(12), None), None)
+                    await quiet(chance.randrange(20))
+                    world.ledgers.trimmed("id-orders", (await world.log.bounds("id-orders")).first)
             for _ in range(chance.randrange(30)):
                 await asyncio.sleep(0)
             check()
         for each in workers:
             each.reader.resume()
         if not workers:
-            workers.append(await worker(world, max_in_flight=most, max_deliver=0, ack_wait=5))
+            workers.append(await join())
         for _ in range(3000):
-            if acked == set(range(1, total + 1)) and await floor(world) == total:
+            if await floor(world) == total and not await parked(world):
                 break
             for each in workers:
                 for item in list(each.delivery.kept._in_flight._items.values()):  # type: ignore[union-attr]
                     assert each.delivery.settle(Ack(Cursor(item.epoch, item.taken.seq)))
                     acked.add(item.taken.seq)
             await asyncio.sleep(0.2)
-        assert acked == set(range(1, total + 1))
         assert await floor(world) == total
+        assert await parked(world) == []
+        first = (await world.log.bounds("id-orders")).first
+        assert {*acked, *range(1, first)} == set(range(1, total + 1))
+        assert acked.isdisjoint(each.seq for each in await world.consumers.dead("id-orders", KEY, 0, total))
+        assert again == []
         for each in workers:
             each.leave()
         await quiet()
         assert not world.deliveries._groups._groups
+        assert world.ledgers.find(KEY) is None
+        assert world.deliveries.flight.outstanding == 0
 
     run(test)
