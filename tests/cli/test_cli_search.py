@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from relay_tornado.admin import searching
+from relay_tornado.search.index import Covered, Index
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 
@@ -27,6 +29,7 @@ def test_search(relay: Runner, way: str) -> None:
 def check(relay: Runner, variables: dict[str, str]) -> None:
     page = relay.json("search", "ord-", "--bucket", "orders", "--limit", "2", **variables)
     assert [each["seq"] for each in page["data"]] == [3, 2]
+    assert f"go on with --cursor {page['next_cursor']}\n" in relay("search", "ord-", "--limit", "2", **variables).stderr
     older = relay.json("search", "ord-", "--cursor", page["next_cursor"], **variables)
     assert [each["seq"] for each in older["data"]] == [1]
     assert [each["seq"] for each in relay.json("search", '"ref": "ORD-1"', **variables)["data"]] == [2]
@@ -50,6 +53,20 @@ def check(relay: Runner, variables: dict[str, str]) -> None:
     assert page["data"][0]["id"] in table.stdout
     assert "there is no such event" in relay("search", "nothing like it", **variables).stderr
     assert "cursor" in relay.refused("search", "--cursor", "x", **variables)
+
+
+def test_what_was_not_looked_at_is_told(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds nothing is told that there may be something."""
+    monkeypatch.setattr(Index, "covered", lambda self, bucket_id: Covered(1, 0, 0.0))
+    monkeypatch.setattr(searching, "_UNINDEXED", 0)
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        server.send(made["inputs"][0]["id"], b"needle")
+        for arguments, told in (((), False), (("needle",), True)):
+            answer = relay("search", *arguments)
+            assert answer.exit_code == 0
+            assert ("some older events were not looked at" in answer.stderr) is told
+            assert ("there is no such event" in answer.stderr) is told
 
 
 def test_a_restore_passes_over_what_stands_aside(relay: Runner, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from relay_tornado.admin import searching
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import file, index
+from tests.admin.logs_world import forget
 from tests.handlers.rest.world import World, world
 
 
@@ -72,6 +73,8 @@ async def test_filters(tmp_path: Path, way: str) -> None:
             ([], {"q": "binary"}),
             ([3, 2, 1], {"method": "post"}),
             ([], {"method": "PUT"}),
+            ([2, 1], {"q": "evt", "method": "post"}),
+            ([], {"q": "evt", "method": "PUT"}),
             ([2, 1], {"path": "shop"}),
             ([1], {"header": "x-kind"}),
             ([1], {"header": "X-Kind: PAI"}),
@@ -149,6 +152,42 @@ async def test_an_index_that_has_other_times(tmp_path: Path, monkeypatch: pytest
         for bucket in buckets:
             await ready(here, bucket, "indexed")
         assert [each["id"] for each in (await find(here, limit=6))["data"]] == sent[::-1]
+
+
+@pytest.mark.gen_test
+async def test_events_whose_content_left(tmp_path: Path, way: str) -> None:
+    """They are found by what is left of them, and by nothing that may have stood in their content."""
+    async with world(tmp_path, **options(way)) as here:
+        bucket = await here.bucket("ephemeral", ephemeral=True)
+        for _ in range(2):
+            await here.send(bucket, b"needle", "/shop")
+        await ready(here, bucket, way)
+        forget(here.relay.administration.logs.stored.log)
+        found = (await find(here, method="post", delivery="received"))["data"]
+        assert [(each["seq"], each["ephemeral"], each["headers"]) for each in found] == [(2, True, {}), (1, True, {})]
+        for query in ({"q": "needle"}, {"path": "shop"}, {"header": "Host"}, {"verified": "none"}, {"method": "PUT"}):
+            assert await seqs(here, **query) == [], query
+
+
+@pytest.mark.parametrize("step", ["bounds", "outline"])
+@pytest.mark.gen_test
+async def test_a_bucket_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """What is in the others is found."""
+    async with world(tmp_path) as here:
+        gone, bucket = await here.bucket("gone"), await here.bucket("orders")
+        for each in (gone, bucket, gone):
+            await here.send(each, b"hay")
+        real = getattr(SqliteEventLog, step)
+
+        async def dropped(log: SqliteEventLog, bucket_id: Any, *arguments: Any) -> Any:
+            if bucket_id == gone.id:
+                await log.drop(gone.id)
+            return await real(log, bucket_id, *arguments)
+
+        monkeypatch.setattr(SqliteEventLog, step, dropped)
+        page = await find(here)
+        assert [each["bucket_id"] for each in page["data"]] == [bucket.id]
+        assert page["next_cursor"] is None
 
 
 @pytest.mark.gen_test
