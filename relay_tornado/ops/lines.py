@@ -9,7 +9,6 @@ behind each begin with its `first`, and the last one's reach its `head`.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -22,6 +21,8 @@ from relay_tornado.model import Event
 FORMAT = 1
 BEGINNING = b'{"relay_export":'
 """The first bytes of every export."""
+LARGEST = 1 << 62
+"""No seq is larger, so that a log can go on behind each."""
 
 _FIELDS = msgspec.structs.fields(Event)
 _BYTES = frozenset(field.name for field in _FIELDS if field.type is bytes)
@@ -126,12 +127,14 @@ def item(found: Any) -> Item:
             if unknown:
                 raise Invalid(f"has fields that this relay does not know: {', '.join(sorted(unknown))[:200]}")
             made = msgspec.convert(found, Event, builtin_types=(bytes,))
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+    except msgspec.ValidationError as error:
         raise Invalid(f"is no event ({error})") from None
     if isinstance(made, Event) and crc is not None and crc != rows.checksum(made, rows.marks_of(made)):
         raise Invalid("holds another content than its crc says: the line was changed or damaged")
     if made.seq < 1:
         raise Invalid("has a seq below 1")
+    if max(made.seq, made.size if isinstance(made, Stub) else made.target or 0) > LARGEST:
+        raise Invalid("has a number that is larger than any log's")
     return made
 
 
@@ -143,5 +146,5 @@ def _bytes(found: dict[str, Any], name: str) -> bytes:
         if text is not None:
             return bytes(text.encode())
         return base64.b64decode(encoded, validate=True)
-    except (AttributeError, TypeError, binascii.Error) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise Invalid(f"has a {name} that can't be read ({error})") from None

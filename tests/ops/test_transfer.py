@@ -79,6 +79,9 @@ def test_a_line_holds_every_event(event: Event) -> None:
     [
         (b"{", "no whole line"),
         (b"[]", "an object"),
+        (b"5", "an object"),
+        (b"[" * 200_000, "no whole line"),
+        (b'{"seq": "\xff"}', "no whole line"),
         (b'{"seq": 1}', "needs either"),
         (b'{"relay_export": 2}', "version 2"),
         (b'{"relay_export": 1}', "no header"),
@@ -93,15 +96,26 @@ def test_a_changed_line_is_noticed() -> None:
     """The checksum goes with an event; a field that nobody knows, and a seq of none, are refused."""
     event = Event(3, "k3v9x1q7m2ab", 1.0, "i", "POST", b"", b"", b"", b"hello", "::1")
     line = item_line(event)
+    bare = line[: line.index(b',"crc"')] + b"}"
+    assert parse(bare) == event
+    stub = Stub(3, "k3v9x1q7m2ab", 1.0, "i", "POST", 700)
+    assert parse(item_line(stub)) == stub
     for changed, words in (
         (line.replace(b"hello", b"hullo"), "crc"),
         (line.replace(b"{", b'{"mode":1,', 1), "does not know: mode"),
         (line.replace(b":3,", b":0,"), "seq below 1"),
+        (bare.replace(b":3,", b":4611686018427387905,"), "larger than any"),
+        (bare.replace(b"{", b'{"target":4611686018427387905,', 1), "larger than any"),
+        (item_line(stub).replace(b"700", b"4611686018427387905"), "larger than any"),
+        (bare.replace(b":3,", b':"3",'), "is no event"),
+        (bare.replace(b'"hello"', b"5"), "a body that can't be read"),
+        (bare.replace(b'"body":"hello"', b'"body_base64":"aGVs bG8="'), "a body that can't be read"),
+        (bare.replace(b'"body":"hello"', '"body_base64":"é"'.encode()), "a body that can't be read"),
+        (bare.replace(b'"body":"hello"', b'"body_base64":5'), "a body that can't be read"),
+        (bare.replace(b"{", b'{"body_base64":"aGVsbG8=",', 1), "either body or body_base64"),
     ):
         with pytest.raises(Invalid, match=words):
             parse(changed)
-    stub = Stub(3, "k3v9x1q7m2ab", 1.0, "i", "POST", 700)
-    assert parse(item_line(stub)) == stub
 
 
 def test_there_and_back(cli: Runner, tmp_path: Path) -> None:
