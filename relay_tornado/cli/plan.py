@@ -42,8 +42,8 @@ class Step:
 
     def document(self) -> Document:
         """For --json: without values, which may be secret."""
-        fields = sorted(self.options) if self.action != "delete" else []
-        return {"action": self.action, "kind": self.kind, "name": self.name, "bucket": self.bucket, "fields": fields}
+        where = {"action": self.action, "kind": self.kind, "name": self.name, "bucket": self.bucket}
+        return {**where, "fields": sorted(self.options)}
 
 
 def plan(manifest: Manifest, buckets: list[Document], *, prune: bool) -> list[Step]:
@@ -135,7 +135,7 @@ def _is(key: str, wanted: Any, present: Any) -> bool:
     """Whether a part is as it should be, given how the relay writes it down."""
     if key in _MERGED and isinstance(wanted, Mapping) and isinstance(present, Mapping):
         return all(present.get(name) == value for name, value in wanted.items())
-    if key == "headers" and isinstance(wanted, Mapping):
+    if key == "headers":
         return bool(
             {name: [each.strip(" \t") for each in values] for name, values in wanted.items() if values} == present
         )

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.cli.manifest import DeclaredBucket, Manifest
+from relay_tornado.cli.plan import plan
 from tests.cli.runner import Runner
 from tests.cli.server import serving
 
@@ -76,7 +78,14 @@ def test_made_once(relay: Runner, tmp_path: Path, name: str) -> None:
         assert name != "data directory" or not relay.data.exists()
         first = relay.json("apply", path, **variables)
         assert first["applied"] is True
-        assert steps(first) == steps(dry)
+        assert first["changes"] == dry["changes"]
+        assert first["changes"][1] == {
+            "action": "create",
+            "kind": "output",
+            "name": "worker",
+            "bucket": "orders",
+            "fields": ["destination", "name", "rules", "timeout"],
+        }
         assert steps(first) == [
             ("create", "bucket", "orders"),
             ("create", "output", "worker"),
@@ -290,6 +299,38 @@ def test_an_answering_output_is_replaced(relay: Runner, tmp_path: Path) -> None:
     relay.json("apply", manifest(tmp_path, text.replace("NAME", "one")))
     replaced = relay.json("apply", manifest(tmp_path, text.replace("NAME", "two")), "--prune", "--yes")
     assert steps(replaced) == [("create", "output", "two"), ("change", "input", "x"), ("delete", "output", "one")]
+
+
+def test_outputs_of_one_name() -> None:
+    """A bucket of an older relay may have several: the first is the one that is declared, the others are pruned."""
+    outputs = [{"id": each, "name": "twin", "timeout": 5} for each in ("one", "two", "three")]
+    declared = Manifest([DeclaredBucket("a", {}, None, {"twin": {"timeout": 30}})])
+    planned = plan(declared, [{"id": "b", "name": "a", "inputs": [], "outputs": outputs}], prune=True)
+    assert [(step.action, step.id) for step in planned] == [("delete", "two"), ("delete", "three"), ("change", "one")]
+
+
+def test_parts_that_come_and_go(relay: Runner, tmp_path: Path) -> None:
+    """A part is made where there is none, changed by what the file says of it, and switched off; headers are as a
+    whole what the file says."""
+    for text, expected in (
+        ("", []),
+        ("dedupe = { header = 'X-Id' }", [("change", "bucket", "a")]),
+        ("dedupe = { window = '1h' }", [("change", "bucket", "a")]),
+        ("dedupe = { header = 'X-Id', window = '1h' }", []),
+        ("dedupe = 'none'", [("change", "bucket", "a")]),
+        ("dedupe = 'none'\n[buckets.a.inputs.x]", [("create", "input", "x")]),
+        ("[buckets.a.inputs.x]\nheaders = { A = ' 1 ', B = ['2', '3'], C = [] }", [("change", "input", "x")]),
+        ("[buckets.a.inputs.x]\nheaders = { A = ' 1 ', B = ['2', '3'], C = [] }", []),
+        ("[buckets.a.inputs.x]\nheaders = { A = '1' }", [("change", "input", "x")]),
+        ("[buckets.a.inputs.x]\nheaders = { A = '1' }", []),
+    ):
+        path = manifest(tmp_path, f"[buckets.a]\n{text}\n")
+        if not text:
+            relay.json("apply", path)
+        assert steps(relay.json("apply", path)) == expected, text
+    bucket = relay.json("bucket", "show", "a")
+    assert bucket["dedupe"] is None
+    assert next(each for each in bucket["inputs"] if each["id"] == "x")["headers"] == {"A": ["1"]}
 
 
 def test_secrets_that_are_not_shown(relay: Runner, tmp_path: Path) -> None:
