@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Event
 from relay_tornado.ops.lines import Stub, item_line, parse
+from relay_tornado.ops.reading import read
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.runner import Runner
 from tests.needs import needs, needs_root
@@ -169,8 +170,9 @@ def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
     fill(cli.data, "orders", 50)
     whole = file.read_bytes()
     file.write_bytes(whole[:-40])
-    assert cli.json("export", "orders", file, "--append")["events"] == 51
-    assert cli.json("export", "orders", file, "--append")["events"] == 0
+    for events, last in ((51, 150), (0, 0)):
+        done = cli.json("export", "orders", file, "--append")
+        assert (done["events"], done["last"]) == (events, last)
     for cut in (whole[:20], whole[:5], b'{"relay_export":' + b"1" * 100_000, whole + b"{" * 100_000):
         file.write_bytes(cut)
         assert cli.json("export", "orders", file, "--append")["events"] == (50 if b"\n" in cut else 150)
@@ -225,6 +227,8 @@ def test_parts_put_together(cli: Runner, tmp_path: Path) -> None:
     assert log(cli, "late")[:2] == (41, 60)
     assert content(cli, "late") == content(cli, "orders")[40:]
     assert cli.json("check")["findings"] == []
+    for after, lines_left in (("0", 61), ("59", 2), ("60", 1), (f"{epoch}-0", 61), (f"{epoch}-60", 1)):
+        assert cli("export", "orders", "--after", after).stdout_bytes.count(b"\n") == lines_left
     for after in ("61", "zzzzzzzzzzzz-3", f"{epoch}-99"):
         assert cli("export", "orders", "--after", after).exit_code == 1
 
@@ -327,6 +331,29 @@ def test_a_log_that_does_not_say_that_it_is_empty(cli: Runner, tmp_path: Path) -
     assert json.loads(cli("export", "orders", tmp_path / "e", "--json").stdout)["events"] == 0
 
 
+@pytest.mark.parametrize(
+    ("meanwhile", "words"),
+    [
+        ("UPDATE log SET first = 15", "retention removed the events up to 14 meanwhile"),
+        ("UPDATE log SET dropped = 1", "the bucket 'orders' was deleted meanwhile"),
+    ],
+)
+def test_events_that_leave_meanwhile(
+    cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, meanwhile: str, words: str
+) -> None:
+    """That is no damage, and said as what it is; what was written until then is good."""
+    fill(cli.data, "orders", 20)
+
+    def left(*arguments: Any) -> Any:
+        change(cli.data / "relay.db", meanwhile, "DELETE FROM event WHERE seq BETWEEN 5 AND 14")
+        return read(*arguments)
+
+    monkeypatch.setattr("relay_tornado.ops.export.read", left)
+    assert words in cli.refused("export", "orders", tmp_path / "e")
+    seqs = [json.loads(line).get("seq") for line in (tmp_path / "e").read_bytes().splitlines()]
+    assert seqs == [None, 1, 2, 3, 4]
+
+
 def test_damaged_events_out_of_a_backup(cli: Runner, tmp_path: Path) -> None:
     """The way that docs/backup.md tells, with what `relay check` says: a bucket of what a backup has from there on."""
     fill(cli.data, "orders", 20)
@@ -372,6 +399,8 @@ def test_exports_that_are_whole(cli: Runner, tmp_path: Path) -> None:
     change(cli.data / "relay.db", "DELETE FROM event WHERE seq < 4", "UPDATE log SET first = 4, bytes = 0 WHERE head")
     cli.json("export", "orders", tmp_path / "left")
     assert cli.json("import", "left", tmp_path / "left")["imported"] == 7
+    assert cli("export", "orders", "--after", "3").stdout.count("\n") == 8
+    assert "this bucket holds 4 to 10" in cli.refused("export", "orders", "--after", "2")
 
 
 def test_with_a_running_relay(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
