@@ -235,6 +235,7 @@ def test_what_is_refused(relay: Relay, secret: str, shop: str, arguments: list[s
     run = replay(relay, secret, *arguments)
     assert (run.returncode, run.stdout) == (code, "")
     assert words in " ".join(run.stderr.split())
+    assert "Traceback" not in run.stderr
 
 
 def test_to_a_public_output(relay: Relay, secret: str, target: Target) -> None:

@@ -79,7 +79,8 @@ def test_a_check_of_what_can_not_be_read(relay: Runner, tmp_path: Path, monkeypa
     """It could not be looked at (4), and the line has words as well."""
     (tmp_path / "b.db").write_text("")
 
-    problems: list[Exception] = [PermissionError(errno.EACCES, "", str(tmp_path / "b.db")), MemoryError()]
+    refused = PermissionError(errno.EACCES, "", str(tmp_path / "b.db"))
+    problems: list[Exception] = [refused, MemoryError(), sqlite3.OperationalError("disk I/O error")]
 
     def refuse(*_: object, **__: object) -> None:
         raise problems.pop(0)
@@ -91,6 +92,8 @@ def test_a_check_of_what_can_not_be_read(relay: Runner, tmp_path: Path, monkeypa
     run = relay("check", tmp_path / "b.db", "--json")
     assert (run.exit_code, json.loads(run.stdout)["sound"]) == (4, None)
     assert run.stderr.startswith("relay: there is too little memory: ")
+    run = relay("check", tmp_path / "b.db")
+    assert (run.exit_code, run.stderr) == (4, "relay: disk I/O error\n")
 
 
 def test_what_would_steer_a_terminal(relay: Runner, tmp_path: Path) -> None:

@@ -224,6 +224,26 @@ def test_what_comes_to_be_there_meanwhile_stays(cli: Runner, tmp_path: Path, mon
     assert (tmp_path / "b.db").read_bytes() == b"precious"
 
 
+SIGNALLED = """
+import os, signal
+from relay_tornado.cli.entry import main
+from relay_tornado.ops.copying import Pace
+
+step = Pace.step
+Pace.step = lambda pace: os.kill(os.getpid(), signal.SIGTERM) or step(pace)
+main()
+"""
+
+
+def test_a_backup_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path) -> None:
+    """As where the relay ends meanwhile, that makes it."""
+    fill(cli.data, "orders", 50)
+    command = [sys.executable, "-c", SIGNALLED, "backup", str(tmp_path / "b.db"), "--data", str(cli.data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
 def test_a_copy_that_is_not_sound_is_no_backup(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is lost between the file and its copy is found by the check, and the copy is removed."""
     fill(cli.data, "orders", 50)

@@ -309,6 +309,23 @@ def test_what_could_not_be_looked_at(cli: Runner, tmp_path: Path, file: Path) ->
     assert result.stdout == ""
 
 
+def test_indexes_are_looked_at_where_that_is_asked_for(cli: Runner, file: Path) -> None:
+    """One that holds something else than its table is found by --full alone."""
+    named = "WHERE name = 'input_bucket'"
+    change(
+        file,
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_schema SET sql = replace(sql, '(bucket)', '(upper(bucket))') {named}",
+        "PRAGMA writable_schema = RESET",
+        "REINDEX input_bucket",
+        "PRAGMA writable_schema = ON",
+        f"UPDATE sqlite_schema SET sql = replace(sql, '(upper(bucket))', '(bucket)') {named}",
+    )
+    assert cli("check").exit_code == 0
+    result = cli("check", "--full")
+    assert (result.exit_code, "index" in result.stdout) == (3, True)
+
+
 def test_space_is_looked_at(cli: Runner, file: Path) -> None:
     """A disk at its reserve is a warning."""
     report = cli.json("check", RELAY_RESERVE="100TiB")

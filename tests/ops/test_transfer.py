@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay_tornado.cli import transfer
 from relay_tornado.errors import Invalid
 from relay_tornado.model import Event
 from relay_tornado.ops.lines import Stub, item_line, parse
@@ -161,8 +162,10 @@ def test_an_ephemeral_bucket_takes_no_content(cli: Runner, tmp_path: Path) -> No
     assert log(cli, "brief")[:2] == (1, 0)
 
 
-def test_an_export_is_continued(cli: Runner, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chunk", [1, transfer.CHUNK])
+def test_an_export_is_continued(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     """--append goes on where the file ends, cutting off what is no whole line; nothing is overwritten without it."""
+    monkeypatch.setattr(transfer, "CHUNK", chunk)
     file = tmp_path / "e.ndjson"
     fill(cli.data, "orders", 100)
     cli.json("export", "orders", file, "--append")
