@@ -324,6 +324,19 @@ def test_a_relay_that_dies_with_a_command(relay: Runner, short: Path) -> None:
         assert relay.json("token", "list") == []
 
 
+def test_the_doctor_of_a_relay_that_does_not_answer(
+    relay: Runner, short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is a finding which fails, beside those about the machine."""
+    monkeypatch.setattr(client, "PATIENCE", 0.01)
+    relay.json("bucket", "create", "orders")
+    with locked(relay.data, short / "s"):
+        answer = relay("doctor", "--idle", "0", "--json")
+    assert answer.exit_code == 3
+    found = {each["name"]: each for each in json.loads(answer.stdout)}
+    assert (found["control"]["level"], found["database"]["level"]) == ("fail", "ok")
+
+
 def test_progress_is_told_on_stderr(relay: Runner, short: Path) -> None:
     """Lines of progress come before the answer, and are no part of it."""
     with (

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.cli.runner import Runner
-from tests.ops.filling import consume, fill
+from tests.ops.filling import change, consume, fill
 
 
 @pytest.fixture
@@ -38,6 +38,16 @@ def test_a_filter_holds_for_an_output(shop: Runner) -> None:
     assert [int(each["resend_of"].split("-")[1]) for each in copies[:5]] == [10, 8, 6, 4, 2]
     assert copies[5]["seq"] == 1100
     assert "--filter goes with --to-url" in shop.misused(*wanted, "--to-consumer", "worker")
+
+
+def test_events_that_left_are_counted(relay: Runner) -> None:
+    """What is there is sent again, and how many are missing is told."""
+    fill(relay.data, "shop", 10)
+    leave = "UPDATE log SET first = 5, bytes = (SELECT sum(size) FROM event WHERE seq > 4)"
+    change(relay.data / "relay.db", "DELETE FROM event WHERE seq < 5", leave)
+    relay.json("output", "create", "shop", "--name", "worker")
+    answer = relay("replay", "shop", "--from", "earliest", "--to-output", "worker")
+    assert (answer.exit_code, answer.stdout) == (0, "6 of 10 events sent again, 4 missing\n"), answer.output
 
 
 @pytest.mark.parametrize(("pace", "at_once", "least", "most"), [("10/s", 10, 0.0, 1.0), ("0.001/s", 1, 900.0, 1000.0)])

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -52,10 +53,15 @@ async def answering(talk: Talk) -> AsyncIterator[int]:
 
 @pytest.mark.gen_test
 async def test_a_relay_in_order() -> None:
-    """Everything is ok, also for a socket that was watched."""
+    """Everything is ok, also for a socket that was watched; without a token it is opened and no more."""
     async with edge() as site:
-        said = await examined(Place(f"http://127.0.0.1:{site.port}", "i-1"), 0.3, await credentials(site))
+        place = Place(f"http://127.0.0.1:{site.port}", "i-1")
+        said = await examined(place, 0.3, await credentials(site))
+        unwatched = await examined(place, 0.3)
+        refused = await examined(place, 0.3, ("key", "wrong"))
     assert {name: each.level for name, each in said.items()} == dict.fromkeys(("url", "bodies", "socket", "idle"), "ok")
+    assert {name: each.level for name, each in unwatched.items()} == dict.fromkeys(("url", "bodies", "socket"), "ok")
+    assert {name: each.level for name, each in refused.items()} == {"url": "ok", "bodies": "ok", "socket": "fail"}
 
 
 @pytest.mark.gen_test
@@ -113,6 +119,29 @@ async def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         said = await examined(place, 0.2, await credentials(site))
         assert {each.level for each in said.values()} == {"ok"}
         assert "days" in said["certificate"].says
+
+
+@pytest.mark.parametrize(("days", "level"), [(13, "warn"), (15, "ok"), (-1, "fail")])
+@pytest.mark.gen_test
+async def test_certificates_that_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int, level: str) -> None:
+    """Two weeks before that it is a warning; the rest is looked at until clients refuse it."""
+    ca, now = trustme.CA(), datetime.now(UTC)
+    leaf = ca.issue_cert("127.0.0.1", not_before=now - timedelta(30), not_after=now + timedelta(days))
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+    async with edge(entrance=Entrance(Certificate(tmp_path / "cert.pem", tmp_path / "key.pem"))) as site:
+        said = await examined(Place(f"https://127.0.0.1:{site.port}", "i-1"))
+    assert (said["certificate"].level, "url" in said) == (level, level != "fail")
+
+
+@pytest.mark.gen_test
+async def test_no_tls_where_it_was_told() -> None:
+    """A port of plain HTTP behind an https URL fails."""
+    async with edge() as site:
+        said = await examined(Place(f"https://127.0.0.1:{site.port}", "i-1"))
+    assert {name: each.level for name, each in said.items()} == {"certificate": "fail"}
 
 
 @pytest.mark.gen_test
