@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import pytest
 
+from relay_tornado.admin import consumers
+from relay_tornado.admin.consumers import ConsumerAdministration
 from tests.cli.runner import Runner
 from tests.ops.filling import change, consume, fill
 
@@ -70,3 +73,37 @@ def test_stopped_between_two_steps(
     assert f"--from seq:{5 + at_once} --to seq:50 goes on there" in answer.stderr
     assert shop.json("consumer", "show", "shop", "worker")["parked"] == at_once
     assert least <= slept[0] <= most
+
+
+def test_the_pace_goes_over_requests(shop: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each request says what the one before it went by."""
+    real = ConsumerAdministration.replay
+    asked: list[str] = []
+    told: list[str] = []
+
+    async def replay(consumers: ConsumerAdministration, *arguments: Any, anchor: str, **others: Any) -> Any:
+        asked.append(anchor)
+        answer = await real(consumers, *arguments, anchor=anchor, **others)
+        told.append(answer.anchor)
+        return answer
+
+    monkeypatch.setattr(ConsumerAdministration, "replay", replay)
+    monkeypatch.setattr(consumers, "MOST", 2)
+    shop.json("replay", "shop", "--from", "last:5", "--to-consumer", "worker", "--pace", "original")
+    assert asked == ["", told[0], told[1]]
+    assert all(told)
+
+
+def test_no_room_for_all(shop: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where as many wait as may, the rest waits here until there is room."""
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        monkeypatch.setattr(consumers, "PARKED", 5)
+
+    monkeypatch.setattr(consumers, "PARKED", 3)
+    monkeypatch.setattr(time, "sleep", sleep)
+    answer = shop("replay", "shop", "--from", "last:5", "--to-consumer", "worker")
+    assert (answer.exit_code, answer.stdout) == (0, "5 of 5 events scheduled again\n")
+    assert slept == [0.5]
