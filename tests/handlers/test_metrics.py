@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
 from relay_tornado.app import Relay
+from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
-from relay_tornado.model import RateLimit, Retention, Token
+from relay_tornado.model import NewEvent, RateLimit, Retention, Token
+from relay_tornado.ops import schedule
+from relay_tornado.ops.schedule import name_at
 from relay_tornado.settings import Settings
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
@@ -145,6 +151,63 @@ def test_a_relay_under_traffic(tmp_path: Path) -> None:
     assert after["relay_append_queue_limit_bytes", ""] == Settings().append_queue
     assert after["process_open_fds", ""] > 0
     assert "relay_build_info" in {name for name, _ in after}
+
+
+@pytest.mark.gen_test
+async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup that failed beside one of before, a certificate whose new files are none, a destination that is away
+    and waits for its next try, and how far behind its output is."""
+
+    async def run(*_: object) -> None:
+        raise schedule._Failed("no room")
+
+    monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(ConsumerLevels, "EVERY", 0.05)
+    ends = datetime.now(UTC) + timedelta(30)
+    leaf = trustme.CA().issue_cert("127.0.0.1", not_after=ends)
+    leaf.private_key_pem.write_to_path(tmp_path / "key.pem")
+    leaf.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / name_at(1_000_000_000)).write_bytes(bytes(77))
+    settings = Settings(port=0, metrics_port=0, data=tmp_path / "data", backup_dir=tmp_path / "backups")
+    files = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    relay = Relay(dataclasses.replace(settings, **files, forward_allow="127.0.0.0/8", backup_every=7200.0))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        away = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+    await relay.start()
+    try:
+        bucket = await relay.administration.create_bucket("orders")
+        await relay.administration.create_output(bucket.id, name="away", internal=False, destination=away)
+        for _ in range(3):
+            await relay.administration.logs.stored.log.append(
+                bucket.id, NewEvent(bucket.inputs[0].id, "POST", b"", b"", b"", b"x", "::1")
+            )
+        (tmp_path / "cert.pem").write_text("none")
+        relay.reload()
+        port = relay.metrics_port
+        assert port is not None
+        found: Samples = {}
+        async with asyncio.timeout(60):
+            while (
+                found.get(("relay_consumer_lag_events", "orders")) != 3
+                or found["relay_forward_retries", ""] != 1
+                or found["relay_certificate_reload_success", ""] != 0
+                or found["relay_backup_last_success", ""] != 0
+            ):
+                found = await scrape(port)
+            wal = (tmp_path / "data" / "relay.db-wal").stat().st_size
+    finally:
+        await relay.stop()
+    assert found["relay_forward_circuits_open", ""] == found["relay_forward_requests", ""] == 0
+    assert found["relay_consumer_lag_events", "orders"] == 3
+    assert found["relay_consumer_lag_seconds", "orders"] > 0
+    assert found["relay_dead_letters", "orders"] == 0
+    assert abs(found["relay_certificate_expiry_timestamp_seconds", ""] - ends.timestamp()) <= 1
+    assert found["relay_backup_interval_seconds", ""] == 7200
+    assert found["relay_backup_last_success_timestamp_seconds", ""] == 1_000_000_000
+    assert found["relay_backup_last_size_bytes", ""] == 77
+    assert ("relay_backup_last_duration_seconds", "") not in found
+    assert 0 < found["relay_wal_bytes", ""] <= wal
 
 
 @pytest.mark.gen_test
