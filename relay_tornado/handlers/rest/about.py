@@ -15,8 +15,6 @@ _PRODUCT = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+)/([!#$%&'*+.^_`|~0-9A-Za-z-
 
 
 class UsageHandler(RestHandler):
-    """What there is, and what the settings allow."""
-
     PATH = "/v1/usage"
 
     @operation("How much there is in the token's buckets, and what the relay allows", UsageAnswer())
@@ -52,8 +50,6 @@ class UsageHandler(RestHandler):
 
 
 class ClientsHandler(RestHandler):
-    """Who listens."""
-
     PATH = "/v1/connected-clients"
 
     @operation("The clients that are subscribed to buckets of the token", ClientsAnswer())

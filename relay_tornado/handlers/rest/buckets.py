@@ -39,8 +39,6 @@ class RulesBody(Schema):
 
 
 class BucketsHandler(RestHandler):
-    """All buckets."""
-
     PATH = "/v1/buckets"
 
     @operation("The buckets that the token has, oldest first", BucketAnswer(many=True))
@@ -60,8 +58,6 @@ class BucketsHandler(RestHandler):
 
 
 class BucketHandler(RestHandler):
-    """One bucket."""
-
     PATH = "/v1/buckets/{bucket}"
 
     @operation("One bucket with its inputs and outputs", BucketAnswer())
@@ -89,8 +85,6 @@ class BucketHandler(RestHandler):
 
 
 class InputsHandler(RestHandler):
-    """The inputs of a bucket."""
-
     PATH = "/v1/buckets/{bucket}/inputs"
 
     @operation("Make an input", InputAnswer(), status=201, body=InputFields(), statuses=(412,))
@@ -103,8 +97,6 @@ class InputsHandler(RestHandler):
 
 
 class InputHandler(RestHandler):
-    """One input."""
-
     PATH = "/v1/buckets/{bucket}/inputs/{input}"
 
     @operation("Change an input; what is left out stays as it is", InputAnswer(), body=InputFields(), statuses=(412,))
@@ -130,8 +122,6 @@ class InputHandler(RestHandler):
 
 
 class OutputsHandler(RestHandler):
-    """The outputs of a bucket."""
-
     PATH = "/v1/buckets/{bucket}/outputs"
 
     @operation("Make an output", OutputAnswer(), status=201, body=OutputFields(), statuses=(412,))
@@ -145,8 +135,6 @@ class OutputsHandler(RestHandler):
 
 
 class OutputHandler(RestHandler):
-    """One output."""
-
     PATH = "/v1/buckets/{bucket}/outputs/{output}"
 
     @operation(
@@ -166,8 +154,6 @@ class OutputHandler(RestHandler):
 
 
 class RulesHandler(RestHandler):
-    """The rules of an output."""
-
     PATH = "/v1/buckets/{bucket}/outputs/{output}/rules"
 
     @operation("Set an output's rules", OutputAnswer(), body=RulesBody(), statuses=(412,))

@@ -70,8 +70,6 @@ _DEAD, _FORGET = DeadQuery(), ForgetQuery()
 
 
 class ConsumersHandler(RestHandler):
-    """The consumers of a bucket."""
-
     PATH = "/v1/buckets/{bucket}/consumers"
 
     @operation("The bucket's consumers, and where each is", ConsumerAnswer(many=True))
@@ -80,8 +78,6 @@ class ConsumersHandler(RestHandler):
 
 
 class BucketDeadHandler(RestHandler):
-    """What every consumer of a bucket gave up."""
-
     PATH = "/v1/buckets/{bucket}/dead"
 
     @operation("The dead letters of all consumers of the bucket, oldest event first", DeadPage(), query=_DEAD)
@@ -110,16 +106,12 @@ class _OneConsumer(RestHandler):
 
 
 class _Shown(_OneConsumer):
-    """Where it is."""
-
     @operation("Where a consumer is, and what it is not done with", ConsumerAnswer())
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.show(self.bucket, self.reference))
 
 
 class _Seek(_OneConsumer):
-    """Its position, moved."""
-
     @operation(
         "Move a consumer to a position, or only see what that would do", SeekAnswer(), body=_SEEK, statuses=(412,)
     )
@@ -131,8 +123,6 @@ class _Seek(_OneConsumer):
 
 
 class _Replay(_OneConsumer):
-    """Events once more."""
-
     @operation("Have a range of events be given again", ReplayAnswer(), body=_REPLAY, statuses=(412,))
     async def post(self, **path: str) -> None:
         given = load(_REPLAY, self.document())
@@ -141,8 +131,6 @@ class _Replay(_OneConsumer):
 
 
 class _Dead(_OneConsumer):
-    """What it gave up."""
-
     @operation("A consumer's dead letters, oldest event first", DeadPage(), query=_DEAD)
     async def get(self, **path: str) -> None:
         self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query(_DEAD)))
@@ -157,8 +145,6 @@ class _Dead(_OneConsumer):
 
 
 class _Resend(_OneConsumer):
-    """What it gave up, once more."""
-
     @operation("Have dead letters be given again: those of these events, or all", Rescheduled(), body=_LETTERS)
     async def post(self, **path: str) -> None:
         given = load(_LETTERS, self.document())
@@ -168,8 +154,6 @@ class _Resend(_OneConsumer):
 
 
 class ConsumerHandler(_Shown):
-    """One consumer."""
-
     PATH = "/v1/buckets/{bucket}/consumers/{consumer}"
     PART = "consumer"
 
@@ -183,7 +167,7 @@ def _at(kind: type[_OneConsumer], part: str, ending: str) -> type[_OneConsumer]:
     """The handler of a consumer's path that ends so; `part` is what the path names it by."""
     path = f"/v1/buckets/{{bucket}}/{part}s/{{{part}}}{ending}"
     name = f"{part.title()}{kind.__name__.removeprefix('_')}Handler"
-    return type(name, (kind,), {"__doc__": kind.__doc__, "PATH": path, "PART": part})
+    return type(name, (kind,), {"PATH": path, "PART": part})
 
 
 _ENDINGS: Final[Sequence[tuple[type[_OneConsumer], str]]] = (

@@ -176,8 +176,6 @@ _LOG_QUERY, _EVENT_QUERY = LogQuery(), EventQuery()
 
 
 class LogsHandler(RestHandler):
-    """Everything that was stored."""
-
     PATH = "/v1/logs"
 
     @operation("Events, newest first, each with its latest delivery", LogPage(), query=_LOG_QUERY)
@@ -186,8 +184,6 @@ class LogsHandler(RestHandler):
 
 
 class LogHandler(RestHandler):
-    """One event, or one copy of it: its log, and a client's answer."""
-
     PATH = "/v1/logs/{log}"
     MAX_BODY = MAX_ANSWER
 
@@ -204,8 +200,6 @@ class LogHandler(RestHandler):
 
 
 class BucketLogHandler(RestHandler):
-    """One event of a bucket."""
-
     PATH = "/v1/buckets/{bucket}/logs/{log}"
 
     @operation("The same, in a bucket", LogAnswer())
@@ -217,8 +211,6 @@ class BucketLogHandler(RestHandler):
 
 
 class ActionHandler(RestHandler):
-    """What can be done with one event."""
-
     PATH = "/v1/logs/{log}/action"
 
     @operation("Send an event again, as a new event of its bucket", Resent(), body=_ACTION, statuses=(412,))
@@ -229,8 +221,6 @@ class ActionHandler(RestHandler):
 
 
 class ResendHandler(RestHandler):
-    """Many events of a bucket."""
-
     PATH = "/v1/buckets/{bucket}/resend"
 
     @operation("Send a range of a bucket's events again, in their order", Resent(), body=_RANGE, statuses=(412,))
@@ -242,8 +232,6 @@ class ResendHandler(RestHandler):
 
 
 class EventsHandler(RestHandler):
-    """Events for clients that poll."""
-
     PATH = "/v1/events"
 
     @operation(

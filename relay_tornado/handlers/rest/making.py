@@ -125,8 +125,6 @@ _MADE, _SAMPLE, _SEND = MadeBody(), SampleBody(), SendBody()
 
 
 class MadeHandler(RestHandler):
-    """Events that somebody makes."""
-
     PATH = "/v1/buckets/{bucket}/events"
     MAX_BODY = MAX_MADE
 
@@ -158,8 +156,6 @@ class MadeHandler(RestHandler):
 
 
 class SamplesHandler(RestHandler):
-    """What samples there are."""
-
     PATH = "/v1/samples"
 
     @operation("The events of providers that can be made as samples", SampleAnswer(many=True))
@@ -168,8 +164,6 @@ class SamplesHandler(RestHandler):
 
 
 class SampleHandler(RestHandler):
-    """Samples, made."""
-
     PATH = "/v1/buckets/{bucket}/samples"
 
     @operation("Store a provider's sample, signed where the input has a secret", SampleMade(), status=201, body=_SAMPLE)
@@ -190,8 +184,6 @@ class SampleHandler(RestHandler):
 
 
 class SendHandler(RestHandler):
-    """One event, to a URL."""
-
     PATH = "/v1/logs/{log}/send"
 
     @operation("Send an event to a URL, once and now", SentAnswer(), body=_SEND, statuses=(412, 502))

@@ -46,8 +46,6 @@ _REQUEST_ID: Final = {"description": "Names this request.", "schema": {"type": "
 
 
 class DescriptionHandler(RestHandler):
-    """This description."""
-
     PATH = "/openapi.json"
 
     @operation("This description", None)

@@ -73,23 +73,19 @@ _FILTER: Final[Document] = {
     "examples": [{"match": {"type": "value", "parameter": {"source": "header", "name": "X-Kind"}, "value": "order"}}],
 }
 _RULES: Final[Document] = {**_FILTER, "type": ["object", "array", "null"], "maxItems": 0}
+
+
+def _only(name: str, facts: Document) -> Document:
+    return {"type": "object", "properties": {name: facts}, "required": [name], "additionalProperties": False}
+
+
 _POSITION: Final[Document] = {
     "description": "latest, earliest, an id (what comes after it), the last so many events, or a unix time.",
     "type": ["string", "object"],
     "anyOf": [
         {"type": "string", "pattern": "^(latest|earliest|[a-z0-9]{12}-(0|[1-9][0-9]{0,18})(-[1-9][0-9]{0,9})?)$"},
-        {
-            "type": "object",
-            "properties": {"last": {"type": "integer", "minimum": 0}},
-            "required": ["last"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"time": {"type": "number"}},
-            "required": ["time"],
-            "additionalProperties": False,
-        },
+        _only("last", {"type": "integer", "minimum": 0}),
+        _only("time", {"type": "number"}),
     ],
 }
 _NUMBERS: Final = range(len(NUMBERED))

@@ -139,8 +139,6 @@ _SEARCH, _SERIES = SearchQuery(), SeriesQuery()
 
 
 class SearchHandler(RestHandler):
-    """Finding events."""
-
     PATH = "/v1/search"
 
     @operation("Events that fit, newest first, without their bodies", FoundPage(), query=_SEARCH)
@@ -153,8 +151,6 @@ class SearchHandler(RestHandler):
 
 
 class StatusHandler(RestHandler):
-    """How the buckets do."""
-
     PATH = "/v1/status"
 
     @operation("What each bucket of the token holds, and what goes on in it", StatusAnswer())
@@ -220,8 +216,6 @@ class StatusHandler(RestHandler):
 
 
 class SeriesHandler(RestHandler):
-    """How everything did."""
-
     PATH = "/v1/series"
 
     @operation("What was measured in the last hour, day or month", SeriesAnswer(), query=_SERIES, statuses=(403, 404))

@@ -65,8 +65,6 @@ _ECHOED = frozenset(
 
 
 class TokensHandler(RestHandler):
-    """All tokens."""
-
     PATH = "/v1/tokens"
 
     @operation("All tokens, without their secrets", TokenAnswer(many=True))
@@ -86,8 +84,6 @@ class TokensHandler(RestHandler):
 
 
 class TokenHandler(RestHandler):
-    """One token, by its key."""
-
     PATH = "/v1/tokens/{token}"
 
     @operation("Change a token; what is left out stays as it is", TokenAnswer(), body=_BODY)
@@ -106,8 +102,6 @@ class TokenHandler(RestHandler):
 
 
 class RotateHandler(RestHandler):
-    """A token's secret."""
-
     PATH = "/v1/tokens/{token}/rotate"
 
     @operation(
