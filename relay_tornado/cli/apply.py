@@ -30,7 +30,7 @@ _option = options_of("APPLY")
 def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json: bool) -> None:
     """Make buckets, inputs and outputs what FILE declares, and print each change. Doing so again changes nothing."""
     manifest = read_manifest(file)
-    if prune and not manifest.buckets:
+    if prune and not manifest:
         raise Failure(f"{file} declares no bucket, so --prune would delete every one: is it the right file, and whole?")
     with open_relay(data, create=not dry_run) as relay:
         try:

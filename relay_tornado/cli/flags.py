@@ -6,6 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+
+def _same(*fields: str) -> dict[str, str]:
+    """Those whose flags have their names."""
+    return {each: "--" + each.replace("_", "-") for each in fields}
+
+
 _RATE: Final = {
     "rate_limit": "--rate-limit",
     "rate_limit.events": "--rate-limit",
@@ -14,10 +20,7 @@ _RATE: Final = {
 
 FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
     "bucket": {
-        "description": "--description",
-        "ephemeral": "--ephemeral",
-        "large_webhooks": "--large-webhooks",
-        "max_body": "--max-body",
+        **_same("description", "ephemeral", "large_webhooks", "max_body"),
         "auth.type": "--auth",
         "auth.username": "--username",
         "auth.password": "--password",
@@ -33,52 +36,28 @@ FLAGS: Final[Mapping[str, Mapping[str, str]]] = {
         **_RATE,
     },
     "input": {
-        "id": "--id",
-        "name": "--name",
-        "description": "--description",
+        **_same("id", "name", "description", "body", "custom_domain", "path_prefix", "strip_path_prefix"),
+        **_same("response_from_output"),
         "status_code": "--status",
-        "body": "--body",
         "headers": "--header",
-        "custom_domain": "--custom-domain",
-        "path_prefix": "--path-prefix",
-        "strip_path_prefix": "--strip-path-prefix",
-        "response_from_output": "--response-from-output",
         "verify.provider": "--verify",
         "verify.secrets": "--verify-secret",
         "verify.on_failure": "--on-failure",
         **_RATE,
     },
     "output": {
-        "name": "--name",
-        "description": "--description",
-        "destination": "--destination",
-        "internal": "--internal",
-        "disabled": "--disabled",
-        "lock_path": "--lock-path",
-        "timeout": "--timeout",
-        "retries": "--retries",
-        "tls_verification": "--tls-verification",
+        **_same("name", "description", "destination", "internal", "disabled", "lock_path", "timeout", "retries"),
+        **_same("tls_verification", "strict_order", "secret"),
         "headers": "--header",
-        "strict_order": "--strict-order",
-        "secret": "--secret",
     },
-    "logs": {
-        "bucket": "--bucket",
-        "output": "--output",
-        "limit": "--limit",
-        "cursor": "--cursor",
-        "filter": "--filter",
-    },
-    "search": {"bucket": "--bucket", "header": "--header", "limit": "--limit", "cursor": "--cursor"},
+    "logs": _same("bucket", "output", "limit", "cursor", "filter"),
+    "search": _same("bucket", "header", "limit", "cursor"),
     "token": {
-        "description": "--description",
+        **_same("description", "api_access", "durable", "grace"),
         "buckets": "--bucket",
-        "api_access": "--api-access",
-        "durable": "--durable",
         "expires_at": "--expires",
-        "grace": "--grace",
     },
-    "consumer": {"to": "--to", "limit": "--limit", "cursor": "--cursor"},
+    "consumer": _same("to", "limit", "cursor"),
 }
 """By command, the flag for each field that an error may name."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
@@ -58,15 +58,8 @@ class DeclaredBucket:
     outputs: dict[str, Document] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What the file declares, in its order."""
-
-    buckets: list[DeclaredBucket] = field(default_factory=list)
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Reads and checks the file. Raises Invalid naming the line, or the key."""
+def read_manifest(path: Path) -> list[DeclaredBucket]:
+    """What the file declares, in its order. Raises Invalid naming the line, or the key."""
     try:
         document = tomllib.loads(path.read_bytes().decode())
     except OSError as error:
@@ -81,7 +74,7 @@ def read_manifest(path: Path) -> Manifest:
         raise Invalid(f"{path}: {error}", error.field) from None
 
 
-def _manifest(document: Document, folder: Path) -> Manifest:
+def _manifest(document: Document, folder: Path) -> list[DeclaredBucket]:
     for name in document:
         if name != "buckets":
             raise Invalid(f"{name}: there is no such key: everything stands under [buckets.NAME]", name)
@@ -93,7 +86,7 @@ def _manifest(document: Document, folder: Path) -> Manifest:
             if first != bucket.name:
                 key = f"buckets.{_quoted(bucket.name)}.inputs.{_quoted(each)}"
                 raise Invalid(f"{key}: the id is declared of the bucket {first!r} already", key)
-    return Manifest(buckets)
+    return buckets
 
 
 def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:

@@ -97,14 +97,11 @@ def output() -> None:
 @json_option
 def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
     """Make an output in the bucket with the name or id BUCKET."""
-    generated = params["secret"] == _GENERATE
-    if generated:
-        must_be_seen()
     options = _options(params)
     with open_relay(data) as relay:
         made = relay.call("output.create", bucket=bucket, options=options)
         _tell_refusal(relay, made)
-    _show(made, as_json, reveal=generated)
+    _show(made, as_json, reveal=params["secret"] == _GENERATE)
 
 
 @output.command(name="list")
@@ -160,13 +157,10 @@ def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: A
 
     Where a bucket has one output only, OUTPUT may be the bucket's name or id.
     """
-    generated = params["secret"] == _GENERATE
-    if generated:
-        must_be_seen()
     options = _options(params)
     if not options:
         raise click.UsageError("nothing to change: name at least one option, like --disabled")
-    _set(data, output, bucket, options, as_json, reveal=generated)
+    _set(data, output, bucket, options, as_json, reveal=params["secret"] == _GENERATE)
 
 
 @output.command()
@@ -228,6 +222,8 @@ def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool
 
 def _options(params: dict[str, Any]) -> Document:
     """The options that were given, in the form of the REST interface."""
+    if params["secret"] == _GENERATE:
+        must_be_seen()
     headers = headers_given(params.pop("headers"), params.pop("no_headers"))
     options = {name: value for name, value in params.items() if value is not None}
     if "secret" in options:

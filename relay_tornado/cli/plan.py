@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from relay_tornado.cli.manifest import DeclaredBucket, Manifest
+from relay_tornado.cli.manifest import DeclaredBucket
 from relay_tornado.cli.output import Document, when
 from relay_tornado.wire.destination import masked
 
@@ -46,25 +46,25 @@ class Step:
         return {**where, "fields": sorted(self.options)}
 
 
-def plan(manifest: Manifest, buckets: list[Document], *, prune: bool) -> list[Step]:
+def plan(manifest: list[DeclaredBucket], buckets: list[Document], *, prune: bool) -> list[Step]:
     """The steps, in the order in which they can be done: what is deleted first, as it frees ids and routes.
 
     `buckets` are all that there are.
     """
     present = {bucket["name"]: bucket for bucket in buckets}
     steps: list[Step] = []
-    for declared in manifest.buckets:
+    for declared in manifest:
         steps += _bucket(declared, present.get(declared.name))
     if not prune:
         return steps
-    wanted = {declared.name for declared in manifest.buckets}
+    wanted = {declared.name for declared in manifest}
     first = [
         Step("delete", "bucket", name, name, {}, id=bucket["id"])
         for name, bucket in present.items()
         if name not in wanted
     ]
     last: list[Step] = []
-    for declared in manifest.buckets:
+    for declared in manifest:
         if declared.name in present:
             first += _pruned_inputs(declared, present[declared.name])
             for step, answering in _pruned_outputs(declared, present[declared.name]):

@@ -59,7 +59,7 @@ class Remote:
         if "" in path:  # what is left then is the path of something else
             raise NotFound("a name or an id is empty: is the variable set that it is taken from?")
         url = f"{self.url}/v1/{'/'.join(quote(part, safe='') for part in path)}"
-        given = {name: value for name, value in (query or {}).items() if value is not None}
+        given = {name: value for name, value in (query or {}).items() if value not in (None, "")}
         if given:
             url += "?" + urlencode(given)
         data = None if body is None else json.dumps(body).encode()
@@ -158,33 +158,21 @@ def _change_part(method: str, part: str) -> Callable[[Remote, Document], Any]:
     return run
 
 
-def _list_logs(remote: Remote, arguments: Document) -> Any:
-    query = _times(arguments)
-    return remote.request("GET", "logs", query={name: value for name, value in query.items() if value != ""})
-
-
-def _search(remote: Remote, arguments: Document) -> Any:
-    query = _times(arguments)
-    query["q"] = query.pop("text")
-    return remote.request("GET", "search", query={name: value for name, value in query.items() if value != ""})
-
-
 def _resend_log(remote: Remote, arguments: Document) -> Any:
     body = {**arguments, "action": "resend"}
     return remote.request("POST", "logs", body.pop("id"), "action", body=body)
 
 
 def _resend_range(remote: Remote, arguments: Document) -> Any:
-    body = _times(arguments)
+    body = _named(arguments)
     return remote.request("POST", "buckets", body.pop("bucket"), "resend", body=body)
 
 
-def _times(arguments: Document) -> Document:
-    """With the API's names for the two times, which are whole seconds there."""
-    named = {"since": "from", "until": "to"}
+def _named(arguments: Document) -> Document:
+    """With the API's names, where times are whole seconds."""
+    names = {"since": "from", "until": "to", "text": "q"}
     return {
-        named.get(name, name): int(value) if name in named and value is not None else value
-        for name, value in arguments.items()
+        names.get(name, name): int(value) if isinstance(value, float) else value for name, value in arguments.items()
     }
 
 
@@ -201,7 +189,7 @@ def _list_consumers(remote: Remote, arguments: Document) -> list[Document]:
 
 def _dead(remote: Remote, arguments: Document) -> Any:
     named = ("consumers", arguments["consumer"]) if arguments.get("consumer") is not None else ()
-    query = {"limit": arguments.get("limit"), "cursor": arguments.get("cursor") or None}
+    query = {"limit": arguments.get("limit"), "cursor": arguments.get("cursor")}
     return remote.request("GET", "buckets", arguments["bucket"], *named, "dead", query=query)
 
 
@@ -257,8 +245,8 @@ _COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
     "output.create": _create_part("outputs", internal=True),
     "output.set": _change_part("PUT", "outputs"),
     "output.delete": _change_part("DELETE", "outputs"),
-    "logs.list": _list_logs,
-    "logs.search": _search,
+    "logs.list": lambda remote, of: remote.request("GET", "logs", query=_named(of)),
+    "logs.search": lambda remote, of: remote.request("GET", "search", query=_named(of)),
     "logs.show": lambda remote, of: remote.request("GET", "logs", of["id"]),
     "logs.resend": _resend_log,
     "logs.resend_range": _resend_range,
