@@ -15,7 +15,7 @@ import structlog
 from relay_tornado.admin.buckets import changed_bucket, new_bucket
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.admin.durable import TokenPositions
-from relay_tornado.admin.housekeeping import Housekeeping, Reconciled
+from relay_tornado.admin.housekeeping import Housekeeping
 from relay_tornado.admin.imports import take
 from relay_tornado.admin.inputs import find_input, with_changed_input, with_new_input, without_input
 from relay_tornado.admin.logs import Logs
@@ -321,11 +321,7 @@ class Administration:
 
     async def set_token(self, key: str, /, **options: Any) -> Token:
         """Changes a token; the options are those of `create_token`."""
-
-        def change(token: Token) -> Token:
-            return changed_token(token, options, self._registry.list("bucket"))
-
-        return await self._change_token(key, change)
+        return await self._change_token(key, lambda token: changed_token(token, options, self._registry.list("bucket")))
 
     async def rotate_token(self, key: str, grace: float = 0.0) -> tuple[Token, str]:
         """Gives a token a new secret; returns it with that. The one before it ends after `grace` seconds."""
@@ -383,13 +379,12 @@ class Administration:
 
     # upkeep
 
-    async def reconcile(self) -> Reconciled:
+    async def reconcile(self) -> None:
         """At a start, before anything else: a log for every bucket, and no log without a bucket; a position for every
         durable token, and what consumers tried when the process before ended."""
-        reconciled = await self._housekeeping.reconcile()
+        await self._housekeeping.reconcile()
         await self._positions.reconcile()
         await self.ledgers.recover()
-        return reconciled
 
     async def trim_all(self) -> int:
         """Removes buckets that have expired, and what the others' retention no longer holds; returns how many events

@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
 import structlog
 
@@ -22,16 +21,6 @@ _logger = structlog.get_logger(__name__)
 
 _KEPT = "it takes no events, and no log is removed"
 _DAMAGED = "the file is damaged: run `relay check`, and restore a backup"
-
-
-@dataclass(frozen=True, slots=True)
-class Reconciled:
-    """What a start found: buckets without their log (`missing`) or their record (`hidden`), which is damage, and logs
-    of no bucket, which were dropped."""
-
-    missing: int
-    dropped: int
-    hidden: int = 0
 
 
 class Housekeeping:
@@ -56,7 +45,7 @@ class Housekeeping:
         self._interval = settings.retention_interval
         self._clock = RetentionClock(settings.retention_grace)
 
-    async def reconcile(self) -> Reconciled:
+    async def reconcile(self) -> None:
         """Drops each log without a bucket: deleting is two steps with no transaction around them, and this completes
         the second one. Nothing else may make or delete buckets meanwhile.
 
@@ -79,15 +68,14 @@ class Housekeeping:
             hidden = strange & set(await self._registry.traces()) if strange else strange
         except Unavailable as error:
             _logger.error("logs_not_reconciled", reason=str(error), consequence="no log is removed", hint=_DAMAGED)
-            return Reconciled(missing=len(missing), dropped=0)
+            return
         for bucket_id in hidden:
             _logger.error("bucket_without_record", bucket_id=bucket_id, consequence=_KEPT, hint=_DAMAGED)
         if missing or hidden:
-            return Reconciled(missing=len(missing), dropped=0, hidden=len(hidden))
+            return
         for bucket_id in strange:
             _logger.info("log_without_bucket", bucket_id=bucket_id, consequence="it is removed")
             await self._log.drop(bucket_id)
-        return Reconciled(missing=0, dropped=len(strange))
 
     async def trim_all(self) -> int:
         """One pass over all buckets. A bucket that can't be trimmed now is logged, and keeps no other from it."""
