@@ -100,9 +100,7 @@ def in_steps(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Pro
     It holds all that was committed when this was called, and is a state that the database was in. Raises NoSpace
     where it needs more than `room` bytes, sqlite3.Error and OSError.
     """
-    size = needed(raw)
-    check_room(part, size, room)
-    pace = Pace(descriptor, size, progress)
+    pace = _pace(raw, part, descriptor, progress, room)
     with _attached(raw, part):
         columns = _make_tables(raw)
         ends = {table: _rows(raw, table, columns[table], pace) for table in _BIG if table in columns}
@@ -214,20 +212,13 @@ def by_pages(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Pro
         raw.execute("BEGIN")
         try:
             raw.execute("SELECT 1 FROM main.meta").fetchone()  # from here on nothing that others commit is seen
-            size = needed(raw)
-            check_room(part, size, room)
-            pace = Pace(descriptor, size, progress)
+            pace = _pace(raw, part, descriptor, progress, room)
             raw.backup(target, pages=PAGES, progress=lambda *_: pace.step() and None)
         finally:
             raw.execute("ROLLBACK")
         # The header says WAL, as the source's does; a copy is one file, and can be read where nothing can be written.
         target.execute("PRAGMA journal_mode = DELETE")
     os.fsync(descriptor)
-
-
-def needed(raw: sqlite3.Connection) -> int:
-    """Bytes that a copy takes, at most about."""
-    return free_pages(raw)[1]
 
 
 def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None:
@@ -245,10 +236,12 @@ def refusal(error: sqlite3.Error, descriptor: int, path: Path) -> OSError | None
     return None
 
 
-def check_room(part: Path, needed: int, room: int) -> None:
-    """Raises NoSpace where more is needed than there is."""
+def _pace(raw: sqlite3.Connection, part: Path, descriptor: int, progress: Progress, room: int) -> Pace:
+    """Raises NoSpace where a copy takes more bytes than there are."""
+    _, needed = free_pages(raw)
     if needed > room:
         raise no_room(part, f": {needed} bytes are needed, {max(room, 0)} may be used")
+    return Pace(descriptor, needed, progress)
 
 
 def no_room(part: Path, numbers: str = "") -> NoSpace:
