@@ -150,15 +150,15 @@ class _Relay(Collector):
         yield from _consumers(levels.consumers)
 
 
-def bounded(lag: Mapping[str, int], limit: int = BUCKETS_NAMED) -> Mapping[str, int]:
-    """The first `limit` entries, and the greatest of all others under `OTHER_BUCKETS`.
+def bounded(lag: Mapping[str, int]) -> Mapping[str, int]:
+    """The first `BUCKETS_NAMED` entries, and the greatest of all others under `OTHER_BUCKETS`.
 
     Which are named depends on the order alone, not on the values, so that series do not come and go with the load.
     """
-    if len(lag) <= limit:
+    if len(lag) <= BUCKETS_NAMED:
         return lag
-    named = dict(islice(lag.items(), limit))
-    named[OTHER_BUCKETS] = max(islice(lag.values(), limit, None))
+    named = dict(islice(lag.items(), BUCKETS_NAMED))
+    named[OTHER_BUCKETS] = max(islice(lag.values(), BUCKETS_NAMED, None))
     return named
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -41,10 +40,9 @@ class Certificate:
     Raises StartupError where they can't be used at first.
     """
 
-    def __init__(self, certificate: Path, key: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, certificate: Path, key: Path) -> None:
         self._certificate = certificate
         self._key = key
-        self._clock = clock
         self._seen = self._look()
         self.problem = ""
         self.context, self.expires = self._load()
@@ -111,10 +109,10 @@ class Certificate:
         return tuple(_signature(path) for path in (self._certificate, self._key))
 
     def _days_left(self) -> int:
-        return int((self.expires - self._clock()) // DAY)
+        return int((self.expires - time.time()) // DAY)
 
     def _warn(self) -> None:
-        left = self.expires - self._clock()
+        left = self.expires - time.time()
         if left <= 0:
             _log.warning("certificate_expired", file=str(self._certificate), days_ago=-self._days_left())
         elif left < WARN_BEFORE:

@@ -67,7 +67,8 @@ class Client(Protocol):
 
 
 class Administration:
-    """Options are plain JSON data as wire/rest.py has them, and what is left out stays as it is.
+    """Options are plain JSON data as the forms of wire/rest.py have them. What is left out stays as it is; what no form
+    knows is kept and shown, but of a token.
 
     A bucket is named by its name or its id, everywhere. Errors: Invalid, NotFound, Conflict, and the storage's own
     (Unavailable, NoSpace). A method that was begun should be awaited to its end; where it is not, `reconcile` at the
@@ -115,11 +116,7 @@ class Administration:
     # buckets
 
     async def create_bucket(self, name: str, /, **options: Any) -> Bucket:
-        """Makes a bucket with its log and one input. Conflict where the name is taken.
-
-        Options: description, stream, ephemeral, large_webhooks, max_body, auth, retention, dedupe, rate_limit,
-        expires_at (unix seconds; then it is deleted); what else is given is kept and shown.
-        """
+        """Makes a bucket with its log and one input; options: `BucketFields`. Conflict where the name is taken."""
         bucket = new_bucket(name, options, self.settings, self._clock())
         self._check_free(bucket.name)
         # The log first: nobody knows the id yet, and a bucket that can be seen can be appended to.
@@ -136,7 +133,7 @@ class Administration:
         return bucket
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
-        """Changes a bucket; the options are those of `create_bucket`, and name, or what `wanted` gives."""
+        """Changes a bucket; options: `BucketFields`, or what `wanted` gives."""
 
         def change(bucket: Bucket) -> Bucket:
             changed = changed_bucket(bucket, wanted(bucket) if wanted else options, self.settings, self._clock())
@@ -186,7 +183,7 @@ class Administration:
     # inputs
 
     async def create_input(self, bucket: str, /, **options: Any) -> tuple[Bucket, Input]:
-        """Makes an input; options: those of `set_input`, and id. Returns it in its bucket.
+        """Makes an input; options: `InputFields`. Returns it in its bucket.
 
         Conflict where the id, or the pair of custom_domain and path_prefix, is taken.
         """
@@ -198,9 +195,7 @@ class Administration:
     async def set_input(
         self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
     ) -> tuple[Bucket, Input]:
-        """Changes an input; options: name, description, status_code, body, headers, function_id, custom_domain,
-        path_prefix, strip_path_prefix, response_from_output, verify, rate_limit; what else is given is kept and shown.
-        `wanted` gives them, where it is given. Returns it in its bucket.
+        """Changes an input; options: `InputFields`, or what `wanted` gives. Returns it in its bucket.
 
         `reference` is the input's id; where a bucket has one input only, the bucket's name or id does as well. With
         `bucket`, it is the id or the name of an input of that one.
@@ -228,7 +223,7 @@ class Administration:
     # outputs
 
     async def create_output(self, bucket: str, /, **options: Any) -> tuple[Bucket, Output]:
-        """Makes an output; the options are those of `set_output`. Returns it in its bucket."""
+        """Makes an output; options: `OutputFields`. Returns it in its bucket."""
         changed = await self._change(
             lambda: self.find_bucket(bucket), lambda found: with_new_output(found, options, self._clock())
         )
@@ -237,9 +232,7 @@ class Administration:
     async def set_output(
         self, reference: str, bucket: str | None = None, wanted: Wanted | None = None, /, **options: Any
     ) -> tuple[Bucket, Output]:
-        """Changes an output; options: name, description, destination, internal, disabled, lock_path, timeout, retries,
-        tls_verification, headers, rules, function_id, throttle, durability, strict_order, secret, paused; what else is
-        given is kept and shown. `wanted` gives them, where it is given. Returns it in its bucket.
+        """Changes an output; options: `OutputFields`, or what `wanted` gives. Returns it in its bucket.
 
         It is named as an input is for `set_input`.
         """
@@ -302,11 +295,7 @@ class Administration:
     # tokens
 
     async def create_token(self, /, **options: Any) -> tuple[Token, str]:
-        """Makes a token; returns it with its secret, which nobody can find out again.
-
-        Options: description, buckets (names or ids; left out: all), api_access (true), expires_at (unix seconds),
-        durable (false), tunnels (names that are only kept and shown).
-        """
+        """Makes a token; options: `TokenFields`. Returns it with its secret, which nobody can find out again."""
         token, secret = new_token(options, self._registry.list("bucket"), self._clock())
         begun = await self._positions.begin(None, token)
         try:
@@ -320,7 +309,7 @@ class Administration:
         return token, secret
 
     async def set_token(self, key: str, /, **options: Any) -> Token:
-        """Changes a token; the options are those of `create_token`."""
+        """Changes a token; options: `TokenFields`."""
         return await self._change_token(key, lambda token: changed_token(token, options, self._registry.list("bucket")))
 
     async def rotate_token(self, key: str, grace: float = 0.0) -> tuple[Token, str]:
