@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
 from relay_tornado.cli.options import Lines
 from relay_tornado.cli.output import Document
 
@@ -25,27 +23,25 @@ class Condition(Lines):
 
     name = "condition"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+    def read(self, value: str) -> Any:
         text = value.strip()
         if text.startswith("@"):
             try:
                 text = Path(text[1:]).read_text()
             except (OSError, UnicodeDecodeError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "it is no text"
-                self.fail(f"{text[1:]} can't be read: {reason}", param, ctx)
+                self.fail(f"{text[1:]} can't be read: {reason}")
         elif not text.startswith("{"):
             short = _short(text)
             if short is None:
-                self.fail(f"{value!r} is not {FORM}", param, ctx)
+                self.fail(f"{value!r} is not {FORM}")
             return short
         try:
             rules = json.loads(text)
         except (ValueError, RecursionError) as error:
-            self.fail(f"is no JSON: {error}", param, ctx)
+            self.fail(f"is no JSON: {error}")
         if not isinstance(rules, dict):
-            self.fail("is no JSON object, as rules are", param, ctx)
+            self.fail("is no JSON object, as rules are")
         return rules
 
 

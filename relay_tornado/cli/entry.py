@@ -219,7 +219,7 @@ def main(context: click.Context, url: str | None, secret: str | None, secret_fil
         from relay_tornado.cli.client import Place
         from relay_tornado.cli.options import Url
 
-        base = Url().convert(url, None, context).removesuffix("/v1")
+        base = Url().read(url).removesuffix("/v1")
         context.obj = Place(base, said, lambda: _secret(secret, secret_file))
 
 

@@ -16,7 +16,7 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.group import Group
-from relay_tornado.cli.options import Number, data_option, json_option, options_of, unix_time
+from relay_tornado.cli.options import Number, Read, data_option, json_option, options_of, unix_time
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.errors import RelayError
 from relay_tornado.ids import parse_id
@@ -27,18 +27,16 @@ _ANSWER = 500
 """Characters of an answer that are shown."""
 
 
-class Past(click.ParamType[Any]):
+class Past(Read):
     """A time that was, as unix seconds: 2h ago, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+    def read(self, value: str) -> float:
         try:
             return max(0.0, unix_time(value.strip(), lambda text: -parse_duration(text.removesuffix("ago"))))
         except ValueError:
-            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000", param, ctx)
+            self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000")
 
 
 def nothing_found(since: float | None, until: float | None) -> str:

@@ -66,24 +66,33 @@ def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-class _Quantity(click.ParamType[Any]):
+class Read(click.ParamType[Any]):
+    """What is read from a text; what is none was read already."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.read(value) if isinstance(value, str) else value
+
+    def read(self, value: str) -> Any:
+        """What it says. Raises BadParameter, to which click adds the option's name."""
+        return value
+
+
+class _Quantity(Read):
     """A number with a unit; 0 only where it has a meaning."""
 
     form: str
-    read: Callable[[str], float]
+    parse: Callable[[str], float]
 
     def __init__(self, *, zero: bool = False) -> None:
         self._zero = zero
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+    def read(self, value: str) -> Any:
         try:
-            quantity = self.read(value)
+            quantity = self.parse(value)
         except Invalid:
-            self.fail(f"{value!r} is not {self.form}", param, ctx)
+            self.fail(f"{value!r} is not {self.form}")
         if quantity == 0 and not self._zero:
-            self.fail("must be above 0", param, ctx)
+            self.fail("must be above 0")
         return quantity
 
 
@@ -121,7 +130,7 @@ class Size(_Quantity):
 
     name = "size"
     form = "a size like 1048576, 250KB, 3MiB or 10GiB"
-    read = staticmethod(parse_size)
+    parse = staticmethod(parse_size)
 
 
 class Duration(_Quantity):
@@ -129,7 +138,7 @@ class Duration(_Quantity):
 
     name = "time"
     form = "a time like 90, 30s, 10m, 24h or 30d"
-    read = staticmethod(parse_duration)
+    parse = staticmethod(parse_duration)
 
 
 def date_time(text: str) -> float:
@@ -149,23 +158,21 @@ def unix_time(text: str, span: Callable[[str], float]) -> float:
     return date_time(text)
 
 
-class Moment(click.ParamType[Any]):
+class Moment(Read):
     """A time to come, as unix seconds: 30d from now, 1790000000, 2026-12-31 or 2026-12-31T12:00+01:00; or none."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+    def read(self, value: str) -> Any:
         text = value.strip()
         if text.lower() == NONE.value:
             return NONE
         try:
             moment = unix_time(text, parse_duration)
         except ValueError:
-            self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000", param, ctx)
+            self.fail(f"{value!r} is not a time like 30d, 2026-12-31 or 1790000000")
         if moment <= time.time():
-            self.fail(f"{value!r} lies in the past; a time from now on is written with its unit, like 30d", param, ctx)
+            self.fail(f"{value!r} lies in the past; a time from now on is written with its unit, like 30d")
         return moment
 
 
@@ -185,16 +192,15 @@ class NoneOr(click.ParamType[Any]):
         return self._inner.convert(value, param, ctx)
 
 
-class Url(click.ParamType[Any]):
+class Url(Read):
     """An http or https URL; its closing slash is left out."""
 
     name = "url"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        text = str(value)
-        if not _is_url(text):
-            self.fail(f"{value!r} is not a URL like https://relay.example.org", param, ctx)
-        return text.rstrip("/")
+    def read(self, value: str) -> str:
+        if not _is_url(value):
+            self.fail(f"{value!r} is not a URL like https://relay.example.org")
+        return value.rstrip("/")
 
 
 def _is_url(text: str) -> bool:
@@ -208,20 +214,20 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and port != 0 and text.isprintable() and " " not in text
 
 
-class Ranges(click.ParamType[Any]):
+class Ranges(Read):
     """Addresses and ranges of addresses, with commas or blanks between."""
 
     name = "ranges"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, value: str) -> str:
         try:
-            ProxyTrust.parse(str(value))
+            ProxyTrust.parse(value)
         except Invalid as error:
-            self.fail(str(error), param, ctx)
+            self.fail(str(error))
         return value
 
 
-class Lines(click.ParamType[Any]):
+class Lines(Read):
     """Text whose variable holds one value a line, for options that repeat."""
 
     name = "text"

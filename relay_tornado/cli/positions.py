@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import click
 
 from relay_tornado.cli.logs import Past
+from relay_tornado.cli.options import Read
 from relay_tornado.cli.output import when
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
@@ -34,7 +35,7 @@ class Place:
         return {self.kind: self.value} if self.value is not None else self.kind
 
 
-class PlaceType(click.ParamType[Any]):
+class PlaceType(Read):
     """What `Place` holds; a seq only where `seqs`, a time to come not where `past`."""
 
     name = "position"
@@ -43,16 +44,14 @@ class PlaceType(click.ParamType[Any]):
         self._seqs = seqs
         self._past = past
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
+    def read(self, value: str) -> Place:
         text = value.strip()
         if text in ("earliest", "latest"):
             return Place("earliest" if text == "earliest" else "latest")
         word, colon, number = text.partition(":")
         if colon and word in ("last", "seq") and _COUNT.fullmatch(number) and int(number) > 0:
             if word == "seq" and not self._seqs:
-                self.fail("a seq alone is no place here: write the id, <epoch>-<seq>", param, ctx)
+                self.fail("a seq alone is no place here: write the id, <epoch>-<seq>")
             return Place("last" if word == "last" else "seq", int(number))
         try:
             parse_id(text)
@@ -61,10 +60,10 @@ class PlaceType(click.ParamType[Any]):
         else:
             return Place("id", text)
         try:
-            moment = Past().convert(text, param, ctx)
+            moment = Past().read(text)
         except click.UsageError:
-            self.fail(f"{value!r} is not {FORM.format('seq:42, ' if self._seqs else '')}", param, ctx)
+            self.fail(f"{value!r} is not {FORM.format('seq:42, ' if self._seqs else '')}")
         if self._past and moment > time.time():
             now = when(time.time())
-            self.fail(f"{value!r} lies in the future, as it is {now} here: latest is behind all there is", param, ctx)
+            self.fail(f"{value!r} lies in the future, as it is {now} here: latest is behind all there is")
         return Place("time", moment)

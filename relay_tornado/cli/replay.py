@@ -15,7 +15,7 @@ from relay_tornado.cli.access import open_access
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.options import Read, data_option, json_option, options_of
 from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.parts import find_output
 from relay_tornado.cli.positions import Place, PlaceType
@@ -37,23 +37,21 @@ _FULL: Final = 0.5
 _option = options_of("REPLAY")
 
 
-class PaceType(click.ParamType[Any]):
+class PaceType(Read):
     """`full`, `original`, `2x` (twice as fast as the original), `10/s`."""
 
     name = "pace"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, value: str) -> Pace:
         from relay_tornado.agent.pace import Pace
 
-        if not isinstance(value, str):
-            return value
         if value == "full":
             return Pace()
         if value == "original":
             return Pace(factor=1.0)
         match = _PACE.fullmatch(value.strip())
         if match is None or float(match[1]) == 0:
-            self.fail(f"{value!r} is not full, original, a factor like 2x, or a rate like 10/s", param, ctx)
+            self.fail(f"{value!r} is not full, original, a factor like 2x, or a rate like 10/s")
         return Pace(factor=float(match[1])) if match[2] == "x" else Pace(rate=float(match[1]))
 
 

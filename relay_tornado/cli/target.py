@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 class Header(Lines):
     """A header as "Name: value"; its variable holds one a line."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def read(self, value: str) -> tuple[str, str]:
         from relay_tornado.agent.request import NOT_OURS, is_header
 
-        if not isinstance(value, str):
-            return value
         name, colon, text = value.partition(":")
         name, text = name.strip(), text.strip()
         if not colon or not is_header(name.encode(), text.encode()):
-            self.fail(f'{value!r} is no header: write it like "X-Api-Key: value"', param, ctx)
+            self.fail(f'{value!r} is no header: write it like "X-Api-Key: value"')
         if name.lower() in NOT_OURS:
-            self.fail(f"{name} belongs to the connection, and can't be set", param, ctx)
+            self.fail(f"{name} belongs to the connection, and can't be set")
         return name, text
 
 

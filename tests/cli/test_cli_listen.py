@@ -473,9 +473,9 @@ def parameter(source: str, name: str) -> dict[str, str]:
 )
 def test_conditions(text: str, rules: dict[str, Any], tmp_path: Path) -> None:
     """The short forms become rules; JSON, also from a file, is taken as it is."""
-    assert Condition().convert(text, None, None) == rules
+    assert Condition().read(text) == rules
     (tmp_path / "rules").write_text(json.dumps(rules))
-    assert Condition().convert(f"@{tmp_path}/rules", None, None) == rules
+    assert Condition().read(f"@{tmp_path}/rules") == rules
 
 
 def test_several_conditions() -> None:
@@ -485,4 +485,4 @@ def test_several_conditions() -> None:
     assert joined(({"a": 1}, {"b": 2})) == {"and": [{"a": 1}, {"b": 2}]}
     for wrong in ("x", "header=a", "cookie:a=b", "[]", '{"a"', "payload.a"):
         with pytest.raises(click.BadParameter):
-            Condition().convert(wrong, None, None)
+            Condition().read(wrong)
