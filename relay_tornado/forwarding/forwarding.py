@@ -171,22 +171,21 @@ class Forwarding:
 
         Raises Unavailable.
         """
-        public = {
-            key_of(bucket.id, output.n): (bucket, output)
-            for bucket in self._registry.list("bucket")
-            for output in bucket.outputs
-            if not output.internal
-        }
-        for stored in await self._ledgers.store.list():
-            # Of a bucket whose record can't be found nothing is removed: consumers leave with their log.
-            there = self._registry.get("bucket", stored.key.bucket_id) is not None
-            if there and stored.key.kind == "output" and stored.key not in public:
-                await self._ledgers.delete(stored.key)
+        # What is changed from here on is followed, and what there is by then looked at.
         self._end_watches.append(self._registry.watch(self._changed))
-        for bucket, output in public.values():
-            self._look_at(bucket.id, output.n)
+        for bucket in self._registry.list("bucket"):
+            self._changed("bucket", bucket.id)
+        for stored in await self._ledgers.store.list():
+            if stored.key.kind == "output" and self._is_strange(stored.key):
+                await self._ledgers.delete(stored.key)
         if self._worker is not None:
             await asyncio.wait([self._worker], timeout=_PATIENCE)
+
+    def _is_strange(self, key: Key) -> bool:
+        """Whether its bucket is there, and has no such public output. Of one whose record can't be found nothing is
+        removed: consumers leave with their log."""
+        bucket: Bucket | None = self._registry.get("bucket", key.bucket_id)
+        return bucket is not None and all(each.internal or str(each.n) != key.name for each in bucket.outputs)
 
     async def stop(self, grace: float = 0.0) -> None:
         """Begins no request; what is out has `grace` seconds, and is tried again after the next start otherwise."""
@@ -243,11 +242,11 @@ class Forwarding:
                 except (NotFound, BucketGone):
                     continue
                 except Exception as error:
-                    if not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
-                        trace, reason = not isinstance(error, RelayError), str(error) or repr(error)
-                        told = {"bucket": bucket_id, "output": number, "reason": reason}
-                        _log.warning("output_not_opened", **told, exc_info=trace)
                     self._dirty.setdefault((bucket_id, number), head)
+                    if not isinstance(error, RelayError):
+                        _log.exception("output_not_opened", bucket=bucket_id, output=number)
+                    elif not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
+                        _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
                     await asyncio.sleep(_AGAIN)
         finally:
             self._worker = None
@@ -268,7 +267,11 @@ class Forwarding:
 
     async def _open(self, bucket: Bucket, output: Output, head: int) -> None:
         ledger = await self._ledgers.open(key_of(bucket.id, output.n), head)
-        forwarder = Forwarder(self._shared, bucket, output, ledger, lambda: self._look_at(bucket.id, output.n))
+        try:
+            forwarder = Forwarder(self._shared, bucket, output, ledger, lambda: self._look_at(bucket.id, output.n))
+        except BaseException:
+            self._ledgers.close(ledger)
+            raise
         self._forwarders.setdefault(bucket.id, {})[output.n] = forwarder
         # It may have been changed, or have gone, since.
         self._changed("bucket", bucket.id)

@@ -1,16 +1,17 @@
-"""relay_tornado/forwarding/forwarding.py: whose positions a start removes, and one that can't be opened."""
+"""relay_tornado/forwarding/forwarding.py: which outputs are opened, and whose positions a start removes."""
 
 from __future__ import annotations
 
-import pytest
-from structlog.testing import capture_logs
+import asyncio
+from typing import Any
 
-from relay_tornado.errors import Unavailable
-from relay_tornado.forwarding import forwarding
+import pytest
+
+from relay_tornado.forwarding import forwarder
 from relay_tornado.forwarding.forwarding import key_of
-from relay_tornado.log.consumers import Key, Stored, Terms
+from relay_tornado.log.consumers import Terms
 from tests.forwarding.target import Target
-from tests.forwarding.world import B, public, world
+from tests.forwarding.world import B, World, once, public, world
 
 
 @pytest.mark.gen_test
@@ -25,24 +26,43 @@ async def test_a_bucket_whose_record_is_hidden_keeps_its_positions() -> None:
         assert kept == {key_of(B, 1), key_of("hidden", 1)}
 
 
-@pytest.mark.parametrize("error", [Unavailable("the file can't be read"), MemoryError()])
+@pytest.mark.parametrize(("place", "name"), [("ledgers", "open"), (forwarder.Forwarder, "_take_over")])
 @pytest.mark.gen_test
-async def test_a_position_that_can_not_be_opened_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    """Whatever it was; the output gets what came meanwhile."""
-    monkeypatch.setattr(forwarding, "_AGAIN", 0.01)
-    async with Target() as target, world() as made:
-        get, errors = made.consumers.get, [error]
+async def test_an_output_that_could_not_be_opened(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is opened a little later, where it was to begin, and those behind it are, too."""
+    async with Target() as target, world() as w:
+        holder = w.ledgers if place == "ledgers" else place
+        monkeypatch.setattr(holder, name, once(getattr(holder, name)))
+        await w.change(public(target.url, 1), public(target.url, 2))
+        await w.append(b"1")
+        await target.until(2)
+        for number in (1, 2):
+            await w.idle(number)
+            assert w.forwarder(number).ledger.progress.floor == 1
 
-        async def fails(key: Key) -> Stored | None:
-            if errors:
-                raise errors.pop()
-            return await get(key)
 
-        made.consumers.get = fails  # type: ignore[method-assign]
-        with capture_logs() as said:
-            await made.change(public(target.url))
-            await made.append(b"1")
+@pytest.mark.gen_test
+async def test_an_output_that_is_made_during_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is forwarded to from then on, as any other; the relay serves its administrators by then."""
+    w, going = World(), asyncio.Event()
+    listed = w.consumers.list
+
+    async def slow(*args: Any) -> Any:
+        found = await listed(*args)
+        await going.wait()
+        return found
+
+    async with Target() as target:
+        await w.add()
+        monkeypatch.setattr(w.consumers, "list", slow)
+        starting = asyncio.create_task(w.forwarding.start())
+        try:
+            await asyncio.sleep(0)
+            await w.change(public(target.url))
+            going.set()
+            await starting
+            await w.append(b"1")
             await target.until(1)
-        assert [each["event"] for each in said] == ["output_not_opened"]
+        finally:
+            await w.forwarding.stop()
+            w.responses.close()

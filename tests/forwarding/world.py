@@ -34,6 +34,19 @@ def public(url: str, n: int = 1, **fields: Any) -> Output:
     return Output(f"out-{n}", n, f"output {n}", 0, 0, destination=url, internal=False, **fields)
 
 
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose first call finds no memory."""
+    failed: list[bool] = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        return function(*args, **options)
+
+    return call
+
+
 class Nobody:
     def reaches(self, bucket_id: str, event: Event, output: int | None) -> bool:
         return False
