@@ -53,7 +53,8 @@ class Try(NamedTuple):
 
 
 def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Request:
-    """Raises Invalid where the event can't be sent as it and the output are, and counts that."""
+    """Raises Invalid where the event can't be sent as it and the output are, and counts that; and MemoryError, which
+    says nothing of the event."""
     try:
         destination = parse(output.destination)
         if shared.own(destination):
@@ -61,6 +62,8 @@ def prepare(shared: Shared, bucket: Bucket, output: Output, event: Event) -> Req
         return Request(*encode(event, output, destination, shared.clock()), destination, event.method)
     except Invalid:
         shared.counters.forward_attempts["invalid"] += 1
+        raise
+    except MemoryError:
         raise
     except Exception:
         # Whatever this event did to the relay, it must not do it again and again.

@@ -207,15 +207,31 @@ class Forwarder:
             if due is not None:
                 self._wake_in(due - now)
             return False
+        try:
+            return self._begin(taken)
+        except Exception:
+            progress.release(taken)
+            self._lanes.hold(_FAULT)
+            self._wake_in(_FAULT)
+            _log.exception("event_not_taken", output=self.output.id)
+            return False
+
+    def _begin(self, taken: Taken) -> bool:
+        """What becomes of it; False where there is no room for it."""
         event = self._peek(taken)
         if event is not None and not self._goes.there(event, self._shared.subjects.of):
             self._settle(taken)
             return True
         lane = self._lanes.take()
         if lane is None:
-            progress.release(taken)
+            self.ledger.progress.release(taken)
             return False
-        task = asyncio.get_running_loop().create_task(self._work(taken, event, lane))
+        try:
+            task = asyncio.get_running_loop().create_task(self._work(taken, event, lane))
+        except BaseException:
+            lane.cancel()
+            lane.leave()
+            raise
         self._tasks.add(task)
         task.add_done_callback(self._done)
         return True

@@ -44,11 +44,13 @@ class Lanes:
     def take(self) -> Lane | None:
         """After `wait` said 0. None where there is no slot beside the one that each output has."""
         extra = self.trying > 0
+        lane = Lane(self, extra)  # first, as there may be no memory for it
         if extra and not self.shared.slots.take(self, self.freed):
             return None
         self.trying += 1
         self.throttle.take()
-        return Lane(self, extra, self.circuit.begin())
+        lane.probe = self.circuit.begin()
+        return lane
 
     def hold(self, seconds: float) -> None:
         """None may be taken for so long."""
@@ -61,19 +63,19 @@ class Lanes:
 
 class Lane:
     """The place that a try takes among those of its output, at the circuit and the throttle as they were when it was
-    taken; left once. Then `begin` or `cancel`, and after `begin` one of `succeeded`, `failed` and `cancel`."""
+    taken; left once. Then `begin` or `cancel`, and after `begin` one of `succeeded`, `failed` and `cancel`. `probe`:
+    whether it finds out if the destination is back."""
 
-    __slots__ = ("_circuit", "_extra", "_lanes", "_left", "_open", "_probe", "_throttle", "destination")
+    __slots__ = ("_circuit", "_extra", "_lanes", "_left", "_open", "_throttle", "destination", "probe")
 
-    def __init__(self, lanes: Lanes, extra: bool, probe: bool) -> None:
-        """`probe`: whether it finds out if the destination is back."""
+    def __init__(self, lanes: Lanes, extra: bool) -> None:
         self._lanes = lanes
         self._extra = extra
         self._left = False
         self._open = True
         self._circuit = lanes.circuit
         self._throttle = lanes.throttle
-        self._probe = probe
+        self.probe = False
         self.destination = lanes.output.destination
 
     @property
@@ -95,7 +97,7 @@ class Lane:
 
     def failed(self) -> bool:
         """Whether that opened the circuit."""
-        return self._circuit.failed(self._lanes.shared.monotonic(), self._probe)
+        return self._circuit.failed(self._lanes.shared.monotonic(), self.probe)
 
     def hold(self, seconds: float) -> None:
         """No other may be taken for so long, as far as this circuit goes."""
@@ -103,8 +105,8 @@ class Lane:
 
     def cancel(self) -> None:
         """Nothing goes out; or it was cut off. May be repeated."""
-        self._circuit.cancelled(self._probe)
-        self._probe = False
+        self._circuit.cancelled(self.probe)
+        self.probe = False
         if self._open:
             self._open = False
             self._throttle.give_back()

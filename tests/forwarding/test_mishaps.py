@@ -1,0 +1,85 @@
+"""Forwarding where something fails that has nothing to do with the destination, as for want of memory: it costs time,
+and neither an event nor a place."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from relay_tornado.copies import Goes
+from relay_tornado.forwarding import attempt, forwarder
+from relay_tornado.model import Retention
+from tests.forwarding.target import Got, Target, answer
+from tests.forwarding.world import B, eventually, once, public, world
+
+
+@pytest.mark.parametrize(
+    ("place", "name"), [(Goes, "there"), (forwarder, "_Lane"), (forwarder.Forwarder, "_work"), (attempt, "encode")]
+)
+@pytest.mark.gen_test
+async def test_no_memory_for_a_moment(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever on its way to its request: the event is sent a second later, before those behind it."""
+    async with Target() as target, world(public(target.url)) as w:
+        monkeypatch.setattr(place, name, once(getattr(place, name)))
+        await w.append(b"1", b"2")
+        await w.idle()
+        assert target.bodies == []
+        await w.turn(1.1)
+        await target.until(2)
+        await w.idle()
+        assert target.bodies == [b"1", b"2"]
+        assert await w.dead() == []
+        assert w.forwarder().ledger.progress.floor == 2
+
+
+@pytest.mark.gen_test
+async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the circuit is open there is one try at a time, also behind an event that can't be sent at all."""
+    gate, stored = asyncio.Event(), asyncio.Event()
+
+    async def answers(got: Got) -> bytes:
+        if got.body == b"bad":
+            return answer(500)
+        await gate.wait()
+        return answer()
+
+    throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 3}
+    async with Target(answers) as target, world(public(target.url, retries=-1, throttle=throttle)) as w:
+        await w.append(*[b"bad"] * 10)
+        await target.until(10)
+        await w.idle()
+        assert w.forwarding.circuits_open == 1
+        record = w.results.record
+
+        async def slow(*args: Any) -> bool:
+            await stored.wait()
+            return await record(*args)
+
+        monkeypatch.setattr(w.results, "record", slow)
+        await w.append(b"strange", method="CONNECT")
+        await w.append(b"1", b"2", b"3")
+        await w.turn(15.1)
+        await target.until(11)
+        stored.set()
+        await eventually(lambda: len(w.forwarder()._tasks) == 1)
+        await w.turn(0)
+        assert (w.forwarder().trying, target.busy) == (1, 1)
+        gate.set()
+        await target.until(13)
+        await w.idle()
+        assert target.bodies[10:] == [b"1", b"2", b"3"]
+
+
+@pytest.mark.gen_test
+async def test_what_retention_overtook_leaves_nothing() -> None:
+    """Of an event that was taken and had left by then the state keeps nothing, however often that happens."""
+    async with Target() as target, world(public(target.url, paused=True)) as w:
+        await w.append(b"1", b"2", b"3")
+        await w.log.trim(B, Retention(None, 1, None), None)
+        await w.change(public(target.url))
+        await target.until(1)
+        await w.idle()
+        progress = w.forwarder().ledger.progress
+        assert (target.bodies, progress.floor, progress.out, progress._gone) == ([b"3"], 3, 0, {})
