@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import structlog
 
@@ -44,6 +44,9 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.upkeep import Upkeep
 from relay_tornado.tls import Certificate
+
+AGAIN: Final = 10.0
+"""Seconds until what should never end, and failed, begins again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -194,26 +197,26 @@ class Relay:
             metrics = Metrics(counters, gauges, __version__)
             measured = Measured(gauges, consumers, log, registry)
             stack.callback(measured.close)
-            _keep_running(stack, upkeep.run(), "relay-upkeep")
+            _keep_running(stack, upkeep.run, "relay-upkeep")
             if certificate is not None:
-                _keep_running(stack, certificate.watch(), "relay-certificate")
-            _keep_running(stack, engine.uses.run(lambda: site.sockets.keys), "relay-uses")
-            _keep_running(stack, administration.run_housekeeping(), "relay-housekeeping")
+                _keep_running(stack, certificate.watch, "relay-certificate")
+            _keep_running(stack, lambda: engine.uses.run(lambda: site.sockets.keys), "relay-uses")
+            _keep_running(stack, administration.run_housekeeping, "relay-housekeeping")
             if backups is not None:
-                _keep_running(stack, backups.run(), "relay-backups")
+                _keep_running(stack, backups.run, "relay-backups")
             if index is not None:
-                _keep_running(stack, index.run(), "relay-search")
-            _keep_running(stack, consumers.run(), "relay-levels")
-            _keep_running(stack, series.run(measured), "relay-series")
+                _keep_running(stack, index.run, "relay-search")
+            _keep_running(stack, consumers.run, "relay-levels")
+            _keep_running(stack, lambda: series.run(measured), "relay-series")
             control = ControlServer(administration, settings.data)
             end_forwarding = functools.partial(forwarding.stop, settings.drain_timeout)
             stack.push_async_callback(_together, site.stop, control.close, end_forwarding)
             database.owner(await control.start())
             site.start()
             self._site = site
-            await forwarding.start()
             administration.url = self.url
             administration.address = self.address
+            await forwarding.start()
             self._stack = stack.pop_all()
         ports = {} if self.metrics_port is None else {"metrics_port": self.metrics_port}
         _log.info("started", version=__version__, address=self.address, data=str(settings.data), **ports)
@@ -262,12 +265,15 @@ def _index(engine: _Engine, settings: Settings, counters: Counters) -> Index | N
 
 
 async def _together(*ends: Callable[[], Awaitable[None]]) -> None:
-    await asyncio.gather(*(end() for end in ends))
+    """At once, and each to its end: what they work with is closed next. Then what the first raised comes out."""
+    for outcome in await asyncio.gather(*(end() for end in ends), return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
-def _keep_running(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: str) -> None:
-    """Runs it in a task, which is cancelled when the stack gets there."""
-    task = asyncio.create_task(work, name=name)
+def _keep_running(stack: AsyncExitStack, work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Runs in a task what has no end of its own, until the stack gets there; where it fails, it begins again."""
+    task = asyncio.create_task(_again_and_again(work, name), name=name)
 
     async def end() -> None:
         task.cancel()
@@ -275,3 +281,12 @@ def _keep_running(stack: AsyncExitStack, work: Coroutine[Any, Any, None], name: 
             await task
 
     stack.push_async_callback(end)
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]], name: str) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            _log.exception("task_failed", task=name, again_in=AGAIN)
+        await asyncio.sleep(AGAIN)

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import socket
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ import websockets
 
 from relay_tornado.app import Relay, open_administration
 from relay_tornado.errors import Locked, NewerSchema, StartupError
+from relay_tornado.forwarding.forwarding import Forwarding
+from relay_tornado.gauges import ConsumerLevels
+from relay_tornado.handlers.site import Site
+from relay_tornado.registry.sqlite_uses import SqliteUses
+from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from relay_tornado.storage.upkeep import Upkeep
+from tests.forwarding.target import Target, once_open
 from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.waiting import until
 
@@ -197,4 +205,67 @@ async def test_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
         with pytest.raises(StartupError, match=r"can't listen .* with --host and --port"):
             await started(tmp_path, port=taken.getsockname()[1])
     relay = await started(tmp_path, metrics_port=0)
+    await relay.stop()
+
+
+@pytest.mark.gen_test
+async def test_what_goes_on_in_the_background_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it fails in a way that nobody foresaw, it begins again a while later, and the end is a clean one."""
+    monkeypatch.setattr("relay_tornado.app.AGAIN", 0.01)
+    called: list[str] = []
+
+    def failing(name: str) -> Callable[..., Any]:
+        def call(*_: Any) -> Any:
+            called.append(name)
+            raise TypeError(name)
+
+        return call
+
+    for kind, name in ((ConsumerLevels, "read"), (SqliteUses, "run"), (Upkeep, "_foretell"), (Series, "open")):
+        monkeypatch.setattr(kind, name, failing(f"{kind.__name__}.{name}"))
+    relay = await started(tmp_path)
+    await until(lambda: all(called.count(each) > 1 for each in called) and len(set(called)) == 4)
+    await relay.stop()
+
+
+@pytest.mark.gen_test
+async def test_an_end_that_fails_cuts_no_other_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes of a request that is out is stored all the same, and what failed comes out."""
+    gate = asyncio.Event()
+
+    async def fail(site: Site) -> None:
+        site.listener.close()
+        raise RuntimeError("the site")
+
+    monkeypatch.setattr(Site, "stop", fail)
+    async with Target(once_open(gate)) as target:
+        relay = await started(tmp_path, forward_allow="127.0.0.0/8", drain_timeout=60.0)
+        bucket = await relay.administration.create_bucket("orders")
+        await relay.administration.create_output("orders", destination=target.url, internal=False)
+        async with Raw(relay.port) as raw:
+            assert (await raw.ask(request(f"/v1/webhooks/{bucket.inputs[0].id}".encode(), b"one"))).status == 200
+        await target.until(1)
+        stopping = asyncio.create_task(relay.stop())
+        await asyncio.wait([stopping], timeout=1)
+        gate.set()
+        with pytest.raises(RuntimeError, match="the site"):
+            await stopping
+    with sqlite3.connect(tmp_path / "relay.db") as database:
+        assert database.execute("SELECT status, status_code FROM delivery").fetchall() == [("sent", 200)]
+    database.close()
+
+
+@pytest.mark.gen_test
+async def test_its_url_is_known_once_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the outputs are being opened, which may take seconds."""
+    told: list[tuple[str | None, str]] = []
+    start, relay = Forwarding.start, Relay(settings(tmp_path))
+
+    async def begin(forwarding: Forwarding) -> None:
+        told.append((relay.administration.url, relay.administration.address))
+        await start(forwarding)
+
+    monkeypatch.setattr(Forwarding, "start", begin)
+    await relay.start()
+    assert told == [(relay.url, relay.address)]
     await relay.stop()

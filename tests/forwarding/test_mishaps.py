@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from relay_tornado.copies import Goes
-from relay_tornado.forwarding import attempt, forwarder
+from relay_tornado.forwarding import attempt, forwarder, lanes
 from relay_tornado.model import Retention
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import B, eventually, once, public, world
+from tests.forwarding.world import B, once, public, world
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(
-    ("place", "name"), [(Goes, "there"), (forwarder, "_Lane"), (forwarder.Forwarder, "_work"), (attempt, "encode")]
+    ("place", "name"), [(Goes, "there"), (lanes, "Lane"), (forwarder.Forwarder, "_work"), (attempt, "encode")]
 )
 @pytest.mark.gen_test
 async def test_no_memory_for_a_moment(place: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +64,7 @@ async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
         await w.turn(15.1)
         await target.until(11)
         stored.set()
-        await eventually(lambda: len(w.forwarder()._tasks) == 1)
+        await until(lambda: len(w.forwarder()._tasks) == 1)
         await w.turn(0)
         assert (w.forwarder().trying, target.busy) == (1, 1)
         gate.set()
