@@ -17,11 +17,11 @@ from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound
 from relay_tornado.ids import format_id
-from relay_tornado.log.consumers import DeadLetter, Key, Kind, Stored
+from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.ledgers import Ledger, Ledgers, progress_of
+from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
-from relay_tornado.model import Bounds, Bucket, Cursor, Earliest, Last, Latest, Position, Since, Token
+from relay_tornado.model import Bounds, Bucket, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.progress import AT_ONCE, PARKED, Progress
 from relay_tornado.wire.fields import Document
 
@@ -134,7 +134,7 @@ class ConsumerAdministration:
         if stored is None:
             raise missing(bucket, reference)
         live = self._ledgers.find(key)
-        return _copy(stored, bounds) if live is None else live.progress
+        return _copy(stored, bounds)[0] if live is None else live.progress
 
     async def _floor(self, bucket: Bucket, bounds: Bounds, to: Position, key: Key) -> int:
         """The seq of the last event before a position. Raises Invalid for an id that can't be honoured."""
@@ -283,7 +283,13 @@ class ConsumerAdministration:
         if stored is None:
             return None
         live = self._ledgers.find(key)
-        progress = _copy(stored, bounds) if live is None else live.progress
+        if live is None:
+            progress, gap = _copy(stored, bounds)
+            if gap is not None:
+                times = 0 if stored.gaps is None else stored.gaps.times
+                stored = stored._replace(gaps=Gaps(times + 1, gap, self._ledgers.clock()))
+        else:
+            progress = live.progress
         oldest = progress.oldest(bounds.head)
         since: float | None = None
         if oldest is not None:
@@ -370,11 +376,10 @@ def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Se
     return Seeked(position_id(bounds, before), position_id(bounds, floor), repeats, skips, preview)
 
 
-def _copy(stored: Stored, bounds: Bounds) -> Progress:
-    """What would be the case if somebody used it now."""
+def _copy(stored: Stored, bounds: Bounds) -> tuple[Progress, Gap | None]:
+    """What would be the case if somebody used it now, and the gap that it would meet."""
     progress = progress_of(stored)
-    progress.trim(bounds.first, 0.0)
-    return progress
+    return progress, gap_of(progress.trim(bounds.first, 0.0))
 
 
 def _anchor(text: str) -> tuple[float | None, float]:

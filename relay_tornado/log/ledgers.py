@@ -91,8 +91,9 @@ class Ledger:
         now = self._ledgers.clock()
         missed = self.progress.trim(first, now)
         self.save()
-        if missed.fresh or missed.untried:
-            self.met(_gap(missed), now)
+        gap = gap_of(missed)
+        if gap is not None:
+            self.met(gap, now)
         return missed
 
     def leave(self, first: int = 1) -> Missed:
@@ -290,6 +291,7 @@ class Ledgers:
         self._users.pop(key, None)
 
 
-def _gap(missed: Missed) -> Gap:
+def gap_of(missed: Missed) -> Gap | None:
+    """What was never tried of what left, None where all was."""
     ends = [*missed.untried, *(seq for ends in missed.fresh for seq in ends)]
-    return Gap("retention", min(ends), max(ends))
+    return Gap("retention", min(ends), max(ends)) if ends else None

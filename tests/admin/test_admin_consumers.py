@@ -133,6 +133,31 @@ async def test_show_tells_where_it_is() -> None:
 
 
 @pytest.mark.gen_test
+async def test_what_left_while_nobody_used_it_is_shown() -> None:
+    """As the gap that it will have met when somebody comes; a look meets none, and takes none from whoever comes."""
+    async with opened() as world:
+        await world.events(10)
+        world.ledgers.close(await world.open())
+        before = (await world.consumers.show(BUCKET, "w"))["gaps"]
+        for keep, to in ((6, 4), (4, 6)):
+            await world.log.trim(BUCKET.id, Retention(None, keep, None), None)
+            world.now += 1
+            for shown in (await world.consumers.show(BUCKET, "w"), *await world.consumers.listing(BUCKET)):
+                last = {"from": 1, "to": to, "count": to, "reason": "retention"}
+                assert shown["gaps"] == {"times": 1, "last": last, "at": int(world.now)}
+        assert before is None
+        assert world.ledgers.counters.gaps["retention"] == 0
+        ledger = await world.open()
+        assert ledger.untold == (Gap("retention", 1, 6),)
+        met = (await world.consumers.show(BUCKET, "w"))["gaps"]
+        assert (met["times"], met["last"]) == (1, last)
+        world.ledgers.close(ledger)
+        await world.log.trim(BUCKET.id, Retention(None, 1, None), None)
+        again = (await world.consumers.show(BUCKET, "w"))["gaps"]
+        assert (again["times"], again["last"]["from"], again["last"]["to"]) == (2, 7, 9)
+
+
+@pytest.mark.gen_test
 async def test_all_kinds_are_listed_but_the_queues() -> None:
     """Of the one bucket; each is found by what the list says, and a name that looks like a kind's by its kind."""
     async with opened() as world:
