@@ -111,6 +111,18 @@ def test_it_runs_until_it_is_told(tmp_path: Path, number: int) -> None:
         assert [event for event in events if event != "search_index_ready"] == ["started", "stopped"]
 
 
+def test_as_many_descriptors_as_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection is one: the soft limit, which is meant for other programs, is raised."""
+    monkeypatch.setattr(Served, "program", ["sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh", *RELAY])
+    with served(tmp_path) as relay:
+        relay.url()
+        limits = Path(f"/proc/{relay.process.pid}/limits").read_text()
+        (line,) = (each for each in limits.splitlines() if each.startswith("Max open files"))
+        soft, hard = line.split()[3:5]
+        assert soft == hard
+        assert relay.end() == 0
+
+
 def test_what_to_do_next(tmp_path: Path) -> None:
     """On a new directory it says which commands make a bucket and a token; they work as they are printed, and it says
     so only once."""
@@ -213,9 +225,11 @@ def test_the_demo(tmp_path: Path, flags: list[str]) -> None:
         assert "secret sk-" not in relay.stdout
         send(relay.wait_for(r"\n  (curl .*)\n")[1])
         create = relay.wait_for(r"\n  (.* token create .*)\n")[1]
+        (token,) = json.loads(shell(create.replace("token create --bucket demo", "token list --json")))
         assert "sk-rly_" in shell(create)
         listed = json.loads(shell(create.replace("token create --bucket demo", "bucket list --json")))
         assert [bucket["name"] for bucket in listed] == ["demo"]
+        assert (token["description"], token["scopes"]["buckets"]) == ("demo", [listed[0]["id"]])
 
 
 def test_the_demo_without_its_input(tmp_path: Path) -> None:
