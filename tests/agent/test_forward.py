@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import threading
@@ -132,6 +133,31 @@ def test_an_event_waits_for_its_destination(relay: Relay, secret: str, target: T
         assert agent.stop() == 0
     assert [each.line.split()[1] for each in target.seen()] == ["/a", "/b", "/a", "/b"]
     assert agent.printed()[-1]["failed"] == 0
+
+
+def test_what_people_see(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
+    """A line for each event with its answer, how long it took and how many tries; what is missing; totals at the end."""
+    path = relay.create_bucket("seen", "--retention-events", "3")
+    for number, answer in enumerate(("200", "200", "404", "503", "503 201"), 1):
+        send(relay, f"{path}/{number}?secret=1", number, X_Answer=answer)
+    wait_for(lambda: min(logs(relay, "seen")) == 3, "retention", timeout=60)
+    first = logs(relay, "seen")[3]["id"].partition("-")[0]
+    arguments = ("seen", target.url, "--since", f"{first}-0", "--max-tries", "2", "--max-delay", "0.05")
+    agent = Agent(tmp_path, relay.url, secret, "forward", *arguments)
+    agent.start(until=lambda: "201" in (agent.output.read_text() if agent.output.exists() else ""))
+    with agent:
+        assert agent.stop() == 0
+    lines = [re.sub(r"\d\d:\d\d:\d\d|[\d.]+ m?s\b", "T", line) for line in agent.output.read_text().splitlines()]
+    assert lines == [
+        "T  POST   /3  404  T",
+        "T  POST   /4  503; try 2 in T",
+        "T  POST   /4  503  T  2 tries",
+        "T  POST   /5  503; try 2 in T",
+        "T  POST   /5  201  T  2 tries",
+    ]
+    said = agent.said().splitlines()
+    assert "retention" in next(line for line in said if "2 events" in line)
+    assert re.fullmatch(r"relay: 1 delivered, 1 refused, 1 failed, 2 missing in \d+ s", said[-1])
 
 
 def test_answers_go_back(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
