@@ -136,7 +136,7 @@ def test_an_event_waits_for_its_destination(relay: Relay, secret: str, target: T
 
 
 def test_what_people_see(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
-    """A line for each event with its answer, how long it took and how many tries; what is missing; totals at the end."""
+    """A line for each event: its answer, how long it took, how many tries; what is missing; totals at the end."""
     path = relay.create_bucket("seen", "--retention-events", "3")
     for number, answer in enumerate(("200", "200", "404", "503", "503 201"), 1):
         send(relay, f"{path}/{number}?secret=1", number, X_Answer=answer)

@@ -233,11 +233,27 @@ def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
         ("[buckets.orders]\ndedupe = 'auto'", "buckets.orders.dedupe: must be a table: { … }"),
         ("buckets = 1", "buckets: must be a table"),
         ("[buckets]\norders = 1", "buckets.orders: must be a table"),
+        ("[buckets.orders]\ninputs = 1", "buckets.orders.inputs: must be a table"),
+        ("[buckets.orders.inputs]\na = 1", "buckets.orders.inputs.a: must be a table"),
+        ("[buckets.orders.outputs.a]\nname = 'b'", "buckets.orders.outputs.a.name"),
+        ("[buckets.orders]\nmax_body = 'much'", "buckets.orders.max_body"),
+        (f"[buckets.orders]\nretention = {{ max_age = '{'9' * 400}d' }}", "buckets.orders.retention.max_age"),
+        ("[buckets.orders]\nmax_body = 'x'\nauth = 'none'", "buckets.orders"),
+        ("[buckets.orders]\nauth = { token = { env = 1 } }", "buckets.orders.auth.token: must be a text"),
+        ("[buckets.orders]\nauth = { token = { file = 1 } }", "buckets.orders.auth.token: must be a text"),
+        ("[buckets.orders]\nauth = { token = { env = 'A', file = 'B' } }", "buckets.orders.auth.token: must be a text"),
+        ("[buckets.orders]\nauth = { token = { file = 'latin' } }", "latin can't be read: it is not UTF-8"),
+        (
+            "[buckets.orders.inputs.a]\nverify = { secrets = [{ env = 'NOT_SET' }] }",
+            "a.verify.secrets: the variable NOT",
+        ),
+        (f"a = {'[' * 100_000}", "relay.toml: "),
     ],
 )
 def test_what_is_wrong_is_named(relay: Runner, tmp_path: Path, text: str, said: str) -> None:
     """By its line or its key, before anything is changed."""
     path = manifest(tmp_path, "[buckets.good]\n" + text if text.startswith("[buckets.orders]") else text)
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
     message = relay.refused("apply", path)
     assert said in message
     assert str(path) in message
@@ -371,8 +387,10 @@ def test_a_url_that_is_no_relays(relay: Runner, tmp_path: Path) -> None:
 
 
 def test_no_file(relay: Runner, tmp_path: Path) -> None:
-    """It is said which one can't be read."""
+    """It is said which one can't be read, and which one is no text."""
     assert "none.toml can't be read" in relay.refused("apply", tmp_path / "none.toml")
+    (tmp_path / "latin.toml").write_bytes(b"[buckets.'caf\xe9']\n")
+    assert "latin.toml is not UTF-8 text" in relay.refused("apply", tmp_path / "latin.toml")
 
 
 def test_the_documents_example(relay: Runner, tmp_path: Path) -> None:
