@@ -478,11 +478,12 @@ def test_conditions(text: str, rules: dict[str, Any], tmp_path: Path) -> None:
     assert Condition().read(f"@{tmp_path}/rules") == rules
 
 
-def test_several_conditions() -> None:
+def test_several_conditions(tmp_path: Path) -> None:
     """All of them have to hold; none is no filter."""
+    (tmp_path / "list").write_text("[]")
     assert joined(()) is None
     assert joined(({"a": 1},)) == {"a": 1}
     assert joined(({"a": 1}, {"b": 2})) == {"and": [{"a": 1}, {"b": 2}]}
-    for wrong in ("x", "header=a", "cookie:a=b", "[]", '{"a"', "payload.a"):
+    for wrong in ("x", "header=a", "cookie:a=b", "[]", '{"a"', "payload.a", f"@{tmp_path}/list"):
         with pytest.raises(click.BadParameter):
             Condition().read(wrong)
