@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import pytest
 
 from relay_tornado.admin import Administration
@@ -69,14 +70,7 @@ class LogsWorld:
     async def answer(self, bucket_id: str, seq: int, output: int = 0, code: int = 200, **changes: Any) -> None:
         """Records a result."""
         result = Result("sent" if code else "failed", code, {"X": ["y"]}, b"\xffok", 12, 1, 5.0)
-        for name, value in changes.items():
-            result = replace_result(result, name, value)
-        await self.deliveries.record(bucket_id, seq, output, result)
-
-
-def replace_result(result: Result, name: str, value: Any) -> Result:
-    parts = {field: getattr(result, field) for field in result.__struct_fields__}
-    return Result(**{**parts, name: value})
+        await self.deliveries.record(bucket_id, seq, output, msgspec.structs.replace(result, **changes))
 
 
 @asynccontextmanager

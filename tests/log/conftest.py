@@ -7,8 +7,12 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.log.consumers import Consumers
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
 from tests.log.stores import store_of
 from tests.log.worlds import MemoryWorld, SqliteWorld, World
+from tests.storage.faults import Faults
 
 
 @pytest.fixture(params=["memory", "sqlite", "sqlite-cold"])
@@ -37,6 +41,26 @@ def disk(io_loop: IOLoop, tmp_path: Path) -> Iterator[SqliteWorld]:
 
     made = io_loop.run_sync(open_sqlite)
     yield made
+    io_loop.run_sync(made.close)
+
+
+@pytest.fixture
+def faults() -> Faults:
+    return Faults()
+
+
+@pytest.fixture
+def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWorld]:
+    """A log whose database fails as told."""
+
+    async def open_sqlite() -> SqliteWorld:
+        settings = Settings(data=tmp_path / "data")
+        database = await Database.open(settings, factory=faults.factory)
+        return SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
+
+    made = io_loop.run_sync(open_sqlite)
+    yield made
+    faults.heal()
     io_loop.run_sync(made.close)
 
 

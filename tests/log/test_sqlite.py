@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from relay_tornado.log.loading import load
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Appended, Bounds, Cursor, Gap, NewEvent, Retention
-from relay_tornado.storage import database as databases
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
@@ -32,26 +31,6 @@ from tests.storage.faults import Faults, always, once
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWorld]:
-    """A log whose database fails as told."""
-
-    async def opened() -> SqliteWorld:
-        settings = databases.Settings(data=tmp_path / "data")
-        database = await Database.open(settings, factory=faults.factory)
-        return SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
-
-    world = io_loop.run_sync(opened)
-    yield world
-    faults.heal()
-    io_loop.run_sync(world.close)
 
 
 async def commits(world: SqliteWorld) -> int:

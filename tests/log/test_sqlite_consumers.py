@@ -7,19 +7,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log import consumer_rows, reclaim
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
 from relay_tornado.progress import Changes, Dead, Parked
@@ -33,24 +30,6 @@ log_test = pytest.mark.gen_test
 
 KEY = Key("b", "client", "worker")
 TERMS = Terms()
-
-
-@pytest.fixture
-def faults() -> Faults:
-    return Faults()
-
-
-@pytest.fixture
-def faulty(io_loop: IOLoop, tmp_path: Path, faults: Faults) -> Iterator[SqliteWorld]:
-    async def open_it() -> SqliteWorld:
-        settings = replace(Settings(), data=tmp_path / "data")
-        database = await Database.open(settings, factory=faults.factory)
-        return SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
-
-    made = io_loop.run_sync(open_it)
-    yield made
-    faults.heal()
-    io_loop.run_sync(made.close)
 
 
 def floors(path: Path) -> dict[str, int]:

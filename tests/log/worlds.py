@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.memory import MemoryEventLog
@@ -25,9 +27,7 @@ _DEFAULT = NewEvent("input-1", "POST", b"/a", b"x=1", b"Host: h\r\n", b"body", "
 
 def event(body: bytes = b"body", **changes: Any) -> NewEvent:
     """A webhook with this body."""
-    return NewEvent(
-        **{**{name: getattr(_DEFAULT, name) for name in _DEFAULT.__struct_fields__}, "body": body, **changes}
-    )
+    return msgspec.structs.replace(_DEFAULT, body=body, **changes)
 
 
 class MemoryWorld:
