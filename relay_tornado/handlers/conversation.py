@@ -18,7 +18,7 @@ from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.sockets import Sockets, Subscribed
+from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import KIB, Token
 from relay_tornado.wire import websocket
@@ -38,7 +38,7 @@ class Edge(Protocol):
         """Begins to close."""
 
 
-class Conversation(Subscribed):
+class Conversation(Connected):
     """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
 
     __slots__ = (
@@ -51,21 +51,14 @@ class Conversation(Subscribed):
         "_session",
         "_sockets",
         "_stream",
-        "address",
-        "key",
-        "subscribed_at",
-        "user_agent",
     )
 
     def __init__(self, sockets: Sockets, edge: Edge, stream: IOStream, address: str | None) -> None:
         self.address = address
-        """What it is counted under among its like, None where it is not."""
+        self.client_ip = edge.request.remote_ip or ""
         self.key = ""
-        """The key of its token, "" before it has one."""
         self.user_agent = edge.request.headers.get("User-Agent", "")[:1000]
-        """What the client calls itself, "" where it says nothing."""
-        self.subscribed_at: float | None = None
-        """When it subscribed last, in unix seconds."""
+        self.subscribed_at = None
         self._sockets = sockets
         self._edge = edge
         self._stream = stream
@@ -80,13 +73,8 @@ class Conversation(Subscribed):
 
     @property
     def consumer(self) -> str:
-        """The name of the consumer that it subscribed with, "" where it named none."""
         request = None if self._delivery is None else self._delivery.subscription.request
         return "" if request is None else request.consumer or ""
-
-    @property
-    def client_ip(self) -> str:
-        return self._edge.request.remote_ip or ""
 
     # what comes in
 
@@ -112,7 +100,6 @@ class Conversation(Subscribed):
         await self._perform(effects)
 
     def token_changed(self, token: Token | None) -> None:
-        """The registry has another record of the token, or none any more."""
         self._act(self._session.token_changed(token))
         if token is not None and self._delivery is not None and self._open:
             self._delivery.rescope(token)

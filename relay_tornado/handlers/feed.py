@@ -21,7 +21,7 @@ from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Written, buffered
-from relay_tornado.handlers.sockets import Sockets, Subscribed
+from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.model import BucketId, Cursor, Gap, Token
 from relay_tornado.wire import control, frames, sse, websocket
@@ -38,7 +38,7 @@ _LAST_WORDS: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Feed(Subscribed):
+class Feed(Connected):
     """Counted from its beginning; nothing is sent before `open`."""
 
     __slots__ = (
@@ -58,12 +58,7 @@ class Feed(Subscribed):
         "_timer",
         "_token",
         "_told",
-        "address",
-        "client_ip",
         "ended",
-        "key",
-        "subscribed_at",
-        "user_agent",
     )
 
     consumer = ""
@@ -86,7 +81,7 @@ class Feed(Subscribed):
         self.client_ip = client_ip
         self.user_agent = user_agent
         self.key = token.key
-        self.subscribed_at: float | None = None
+        self.subscribed_at = None
         self._sockets = sockets
         self._token = token
         # The secret before a rotation ends with its grace; the current one is followed through rotations to come.
@@ -162,7 +157,6 @@ class Feed(Subscribed):
         self._end("going_away", reason)
 
     def token_changed(self, token: Token | None) -> None:
-        """The registry has another record of the token, or none any more."""
         if self.ended:
             return
         if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):

@@ -6,8 +6,9 @@ import asyncio
 import dataclasses
 import ipaddress
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
@@ -35,41 +36,26 @@ _EXPIRY: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
-class Connected(Protocol):
-    """What `Sockets` needs of a live connection: a WebSocket's conversation, or a stream of server-sent events."""
+class Connected(ABC):
+    """A live connection that events are delivered to: a WebSocket's conversation, or a stream of server-sent events."""
 
+    __slots__ = ("_delivery", "address", "client_ip", "key", "subscribed_at", "user_agent")
+
+    address: str | None
+    """What it is counted under among its like, None where it is not."""
+    client_ip: str
     key: str
-    user_agent: str
+    """The key of its token, "" before it has one."""
     subscribed_at: float | None
-
-    @property
-    def address(self) -> str | None: ...
-
-    @property
-    def client_ip(self) -> str: ...
-
-    @property
-    def consumer(self) -> str: ...
-
-    @property
-    def buckets(self) -> frozenset[BucketId]: ...
-
-    @property
-    def positions(self) -> Mapping[BucketId, int]: ...
-
-    def token_changed(self, token: Token | None) -> None: ...
-
-    def token_expired(self) -> None: ...
-
-    def close(self, code: int, reason: str) -> None: ...
-
-
-class Subscribed:
-    """A connection's delivery, once it has one."""
-
-    __slots__ = ("_delivery",)
-
+    """When it subscribed last, in unix seconds."""
+    user_agent: str
+    """What the client calls itself, "" where it says nothing."""
     _delivery: Delivery | None
+
+    @property
+    @abstractmethod
+    def consumer(self) -> str:
+        """The name of the consumer that it subscribed with, "" where it named none."""
 
     @property
     def buckets(self) -> frozenset[BucketId]:
@@ -80,6 +66,16 @@ class Subscribed:
     def positions(self) -> Mapping[BucketId, int]:
         """By bucket, the seq of the last event written or passed over."""
         return {} if self._delivery is None else {key: at.seq for key, at in self._delivery.positions().items()}
+
+    @abstractmethod
+    def token_changed(self, token: Token | None) -> None:
+        """The registry has another record of the token, or none any more."""
+
+    @abstractmethod
+    def token_expired(self) -> None: ...
+
+    @abstractmethod
+    def close(self, code: int, reason: str) -> None: ...
 
 
 class Sockets:
