@@ -66,14 +66,14 @@ class Alarms:
         self._timer = None
         now, end = self._loop.time(), time.perf_counter() + _SLICE
         for at in sorted(at for at in self._sleepers if at <= now):
-            sleepers = self._sleepers[at]
-            while sleepers and time.perf_counter() < end:
+            # Who is woken may cancel others, and with the last of them their time.
+            while (sleepers := self._sleepers.get(at)) and time.perf_counter() < end:
                 sleeper, _ = sleepers.popitem()
                 try:
                     sleeper.wake()
                 except Exception:
                     _log.exception("alarm_failed")
-            if not sleepers:
+            if not self._sleepers.get(at):
                 self._sleepers.pop(at, None)
         if self._sleepers:
             # Whoever is left of those that are due has the next turn of the loop.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Generator, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from tornado.httputil import HTTPServerRequest
@@ -22,6 +22,9 @@ from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import KIB, Token
 from relay_tornado.wire import websocket
+
+AGAIN: Final = 1.0
+"""Seconds until a connection is looked at again where that failed."""
 
 _log = structlog.get_logger(__name__)
 
@@ -268,16 +271,20 @@ class Conversation(Connected):
     def wake(self) -> None:
         """It is time to look for what is due."""
         now = self._loop.time()
-        if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
-            self._act(self._session.stuck())
-        elif now >= self._session.due:
-            blocked = self._ping is not None and not self._ping.done()
-            self._act(self._session.tick(now, self._moved, blocked=blocked))
-            if blocked:
-                # It may have read a little since the ping that is still to leave.
-                self._liveness.asked(now)
-        if self._open:
-            self._alarm = self._sockets.alarms.set(self, self._due())
+        again = now + AGAIN
+        try:
+            if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged()):
+                self._act(self._session.stuck())
+            elif now >= self._session.due:
+                blocked = self._ping is not None and not self._ping.done()
+                self._act(self._session.tick(now, self._moved, blocked=blocked))
+                if blocked:
+                    # It may have read a little since the ping that is still to leave.
+                    self._liveness.asked(now)
+            again = self._due()
+        finally:
+            if self._open:
+                self._alarm = self._sockets.alarms.set(self, again)
 
     def _acknowledged(self) -> int | None:
         return None if self._stream.closed() else acknowledged(self._stream.socket)

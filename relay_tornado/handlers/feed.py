@@ -20,7 +20,7 @@ from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.handlers.connection import Connection
-from relay_tornado.handlers.conversation import Written, buffered
+from relay_tornado.handlers.conversation import AGAIN, Written, buffered
 from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.model import BucketId, Cursor, Gap, Token
@@ -125,6 +125,9 @@ class Feed(Connected):
         stream.set_close_callback(self._closed)
         if stream.closed():
             self._closed()
+            return
+        if self.ended:
+            stream.close()
             return
         self.subscribed_at = time.time()
         for entry in answers:
@@ -243,25 +246,31 @@ class Feed(Connected):
         return min(self._next, self._liveness.due)
 
     def _tick(self) -> None:
+        now = self._loop.time()
+        again = now + AGAIN
+        try:
+            self._look(now)
+            again = self._due()
+        finally:
+            if not self.ended:
+                self._timer = self._loop.call_at(again, self._tick)
+
+    def _look(self, now: float) -> None:
         stream = self._stream
         assert stream is not None
-        now = self._loop.time()
         if now >= self._liveness.due and self._liveness.stuck(now, self._acknowledged(stream, now)):
             seconds = f"{self._sockets.settings.stuck_timeout:g} s"
             self._end("too_slow", f"too slow: no sign of life for {seconds}; reconnect to go on")
             # It reads nothing, so there is no use in waiting for it.
             stream.close()
-            return
-        if self._session is not None and time.time() >= self._session.expires_at:
+        elif self._session is not None and time.time() >= self._session.expires_at:
             self.session_ended()
-            return
-        if now >= self._next:
+        elif now >= self._next:
             self._next = now + self._heartbeats
             if self._heartbeat is None or self._heartbeat.done():
                 self._heartbeat = self._buffer(self._framed(self._beat()))
             # One that has not left yet is asked again, for the client may have read a little meanwhile.
             self._liveness.asked(now)
-        self._timer = self._loop.call_at(self._due(), self._tick)
 
     def _beat(self) -> bytes:
         """A sign of life: an event, since a page's script sees no comment."""

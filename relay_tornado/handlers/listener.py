@@ -168,12 +168,15 @@ class Listener:
         if self._arriving:
             self._loop.add_callback(self._welcome)
         for arrival in some:
-            stream = Connection(arrival.socket, arrival.peer, self._limits, self, arrival.data)
-            try:
-                self._serve(stream)
-            except Exception:
-                _log.exception("request_failed")
-                stream.close()
+            self._begin(Connection(arrival.socket, arrival.peer, self._limits, self, arrival.data))
+
+    def _begin(self, stream: Connection) -> None:
+        """Serves a connection; one on which that fails is closed."""
+        try:
+            self._serve(stream)
+        except Exception:
+            _log.exception("request_failed")
+            stream.close()
 
     def _serve(self, stream: Connection) -> None:
         self.connections.add(stream)
@@ -198,7 +201,7 @@ class Listener:
             if self._direct is not None:
                 self.connections.add(DirectConnection(self._direct, connection, remote_ip))
             elif (stream := self._stream(connection, remote_ip)) is not None:
-                self._serve(stream)
+                self._begin(stream)
 
     def _stream(self, connection: socket.socket, remote_ip: str) -> Connection | None:
         """None where the client is gone before TLS began."""

@@ -7,7 +7,9 @@ import dataclasses
 import ipaddress
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from operator import methodcaller
 from typing import Any, Final
 
 import structlog
@@ -202,9 +204,18 @@ class Sockets:
     def _changed(self, kind: Kind, key: str) -> None:
         if kind == "token" and key in self._tokens:
             token: Token | None = self._registry.get("token", key)
-            for conversation in list(self._tokens[key]):
-                conversation.token_changed(token)
+            self._tell_all(key, methodcaller("token_changed", token))
             self._look_at_expiry()
+
+    def _tell_all(self, key: str, tell: Callable[[Connected], None]) -> None:
+        """Tells every connection of a token; one that fails on it goes on with nothing, and keeps none from hearing."""
+        for conversation in list(self._tokens.get(key, ())):
+            try:
+                tell(conversation)
+            except Exception:
+                _log.exception("connection_not_told")
+                with suppress(Exception):
+                    conversation.close(*_GOING_AWAY)
 
     def _look_at_expiry(self) -> None:
         """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are
@@ -219,13 +230,11 @@ class Sockets:
             if token is None:
                 continue
             if token.expired(now):
-                for conversation in list(self._tokens[key]):
-                    conversation.token_expired()
+                self._tell_all(key, methodcaller("token_expired"))
                 continue
             if token.previous_hash and token.previous_until <= now:
                 token = dataclasses.replace(token, previous_hash="", previous_until=0.0)
-                for conversation in list(self._tokens.get(key, ())):
-                    conversation.token_changed(token)
+                self._tell_all(key, methodcaller("token_changed", token))
             ends = [end for end in (token.expires_at, token.previous_until) if end]
             soonest = min(ends if soonest is None else [soonest, *ends], default=None)
         if soonest is not None:

@@ -71,28 +71,29 @@ class StreamHandler(JsonHandler):
         except BaseException:
             feed.leave()
             raise
-        request, answers = _by_place(request, answers)
-        refusal = self._refusal(feed, request, answers)
-        if refusal is None:
-            try:
+        stream: Connection | None = None
+        try:
+            request, answers = _by_place(request, answers)
+            refusal = self._refusal(feed, request, answers)
+            if refusal is None:
                 await self._begin()
-            except BaseException as error:
+                stream = self._taken_over()
+        except StreamClosedError:
+            return  # the client has left already
+        finally:
+            if stream is None:
                 self._sockets.deliveries.end(delivery)
                 feed.leave()
-                if isinstance(error, StreamClosedError):
-                    return  # the client has left already
+        if stream is not None:
+            try:
+                feed.open(stream, delivery, request, answers, chunked=self.request.version == "HTTP/1.1")
+            except BaseException:
+                stream.close()  # which the feed hears of
                 raise
-            stream = self.detach()
-            assert isinstance(stream, Connection)
-            stream.detached()
-            stream.drop()
-            feed.open(stream, delivery, request, answers, chunked=self.request.version == "HTTP/1.1")
-            return
-        self._sockets.deliveries.end(delivery)
-        feed.leave()
-        if isinstance(refusal, RelayError):
+        elif isinstance(refusal, RelayError):
             raise refusal
-        self.answer(refusal, 410)
+        else:
+            self.answer(refusal, 410)
 
     # who asks
 
@@ -174,6 +175,18 @@ class StreamHandler(JsonHandler):
         self.set_header("X-Accel-Buffering", "no")
         self.set_header("Connection", "close")
         await self.flush()
+
+    def _taken_over(self) -> Connection:
+        """The connection, on which nothing is read any more."""
+        stream = self.detach()
+        assert isinstance(stream, Connection)
+        try:
+            stream.detached()
+            stream.drop()
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
 
 def _unnamed(bucket: Bucket, request: control.Subscribe, opened: int, lost: Cursor | None) -> Position | None:

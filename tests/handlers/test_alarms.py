@@ -158,3 +158,30 @@ def test_what_is_overdue_on_uvloop() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test())
+
+
+def test_whoever_is_woken_may_cancel_the_others() -> None:
+    """Also all of those who are due with it, at another time; who is left is woken."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        alarms, late = Alarms(), Sleeper()
+        others = [Sleeper(), Sleeper()]
+        set_for: dict[Sleeper, float] = {}
+
+        class Cancelling(Sleeper):
+            def wake(self) -> None:
+                super().wake()
+                for other, at in set_for.items():
+                    alarms.cancel(other, at)
+
+        first = Cancelling()
+        alarms.set(first, loop.time() - 2)
+        for other, ahead in zip(others, (-1.0, -0.5), strict=True):
+            set_for[other] = alarms.set(other, loop.time() + ahead)
+        alarms.set(late, loop.time() + 1)
+        await asyncio.sleep(5)
+        assert [len(each.woken) for each in (first, *others, late)] == [1, 0, 0, 1]
+        assert not alarms._sleepers
+
+    run(test)

@@ -91,7 +91,7 @@ class RestHandler(JsonHandler):
     def initialize(self, rest: Rest) -> None:
         self.rest = rest
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = self._held = 0
         self._refusal: RelayError | None = None
 
     def set_default_headers(self) -> None:
@@ -121,6 +121,7 @@ class RestHandler(JsonHandler):
             return
         try:
             self.rest.take(len(chunk))
+            self._held += len(chunk)
             self._size += len(chunk)
             self._chunks.append(chunk)
             check_size(self._size, self.MAX_BODY)
@@ -222,7 +223,8 @@ class RestHandler(JsonHandler):
         super().write_error(status_code, **kwargs)
 
     def _let_go(self) -> None:
-        self.rest.give_back(sum(map(len, self._chunks)))
+        held, self._held = self._held, 0
+        self.rest.give_back(held)
         self._chunks = []
 
 

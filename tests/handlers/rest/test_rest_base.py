@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay_tornado.handlers import lingering
-from relay_tornado.handlers.rest.base import SMALL
+from relay_tornado.handlers.rest.base import SMALL, RestHandler
 from relay_tornado.handlers.rest.logs import MAX_ANSWER
-from relay_tornado.handlers.rest.service import BODIES
+from relay_tornado.handlers.rest.service import BODIES, Rest
 from tests.handlers.raw import Raw, request
 from tests.handlers.rest.world import World, world
 from tests.waiting import until
@@ -246,6 +246,30 @@ async def test_bodies_on_their_way_are_bounded(tmp_path: Path) -> None:
         rest.give_back(BODIES)
         assert (await here.call("POST", "/v1/buckets", {"name": "n"})).status == 201
         assert (await here.call("POST", "/v1/buckets", b"{")).status == 400
+        assert rest.incoming == 0
+
+
+@pytest.mark.gen_test
+async def test_a_body_that_can_not_be_kept_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory for what came of it, its connection ends, and all of it is given back."""
+
+    class Full(list[bytes]):
+        def append(self, chunk: bytes) -> None:
+            raise MemoryError
+
+    initialize = RestHandler.initialize
+
+    def begin(handler: RestHandler, rest: Rest) -> None:
+        initialize(handler, rest)
+        handler._chunks = Full()
+
+    async with world(tmp_path) as here, Raw(here.relay.port) as raw:
+        assert here.relay._site is not None
+        rest = here.relay._site.rest
+        monkeypatch.setattr(RestHandler, "initialize", begin)
+        raw.send(request(b"/v1/buckets", b"x" * 10_000, basic(here)))
+        await raw.closed(reset=True)
+        await until(lambda: not executing())
         assert rest.incoming == 0
 
 

@@ -1,0 +1,116 @@
+"""What fails in one connection, as for want of memory, ends that one at most: nobody goes on who is not served or whose
+token does not count any more, and no place stays taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from relay_tornado import session
+from relay_tornado.handlers import conversation, feed, listener
+from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.conversation import Conversation
+from relay_tornado.handlers.feed import Feed
+from relay_tornado.handlers.stream import StreamHandler
+from relay_tornado.ids import hash_secret
+from tests.handlers.raw import Raw, request
+from tests.handlers.sockets import TIMEOUT, Client, live
+from tests.handlers.streams import here
+from tests.waiting import until
+
+pytestmark = pytest.mark.gen_test
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose first call finds no memory."""
+    failed: list[bool] = []
+
+    def call(*args: Any, **options: Any) -> Any:
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        return function(*args, **options)
+
+    return call
+
+
+async def code_of(client: Client) -> int:
+    """The code that the relay closes with; 1006: with none."""
+    async with asyncio.timeout(TIMEOUT):
+        with pytest.raises(ConnectionClosed) as closed:
+            await client._read_on()
+    return 1006 if closed.value.rcvd is None else closed.value.rcvd.code
+
+
+async def test_a_ping_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one comes, on a WebSocket and on a stream."""
+    monkeypatch.setattr(conversation, "AGAIN", 0.05)
+    monkeypatch.setattr(feed, "AGAIN", 0.05)
+    monkeypatch.setattr(session.Session, "tick", once(session.Session.tick))
+    monkeypatch.setattr(Feed, "_beat", once(Feed._beat))
+    async with live(ping_interval=0.1) as server:
+        await server.bucket()
+        client = await server.subscribed("orders")
+        await client.hear_status("ping")
+    async with here(ping_interval=0.1) as site, site.source() as source:
+        await source.until("ping")
+
+
+@pytest.mark.parametrize("how", ["revoked", "expired"])
+async def test_one_that_can_not_be_told_of_its_token(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed, and the others of that token are told."""
+    for name in ("token_changed", "token_expired"):
+        monkeypatch.setattr(Conversation, name, once(getattr(Conversation, name)))
+    async with live() as server:
+        await server.bucket()
+        token = await server.token(lasts=1.0 if how == "expired" else None)
+        clients = [await server.subscribed(token=token) for _ in range(3)]
+        if how == "revoked":
+            await server.registry.delete("token", token[0])
+        final = {"revoked": 4503, "expired": 4504}[how]
+        assert sorted([await code_of(client) for client in clients]) == [1001, final, final]
+
+
+async def test_a_connection_that_can_not_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed, and counts no longer."""
+    async with live() as server:
+        monkeypatch.setattr(listener, "HTTP1ServerConnection", once(listener.HTTP1ServerConnection))
+        async with Raw(server.port) as raw:
+            await raw.closed(reset=True)
+        await until(lambda: not server.listener.connections)
+        async with Raw(server.port) as raw:
+            assert (await raw.ask(request(b"/", method=b"GET"))).status == 404
+
+
+@pytest.mark.parametrize(("owner", "name"), [(StreamHandler, "_refusal"), (Connection, "drop"), (Feed, "_event")])
+async def test_a_stream_that_can_not_begin(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection ends, and it takes no place."""
+    monkeypatch.setattr(owner, name, once(getattr(owner, name)))
+    async with here() as site:
+        sockets = site.edge.site.sockets
+        async with site.source() as source:
+            assert source.status == 500 or await source.reader.read() == b""
+        await until(lambda: sockets.count == 0)
+        assert sockets.deliveries.subscribers == 0
+        async with site.source() as source:
+            await source.hear("subscribed")
+
+
+async def test_a_token_that_is_revoked_while_its_stream_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stream ends, instead of going on without events."""
+    begin = StreamHandler._begin
+    async with here() as site:
+        secret = await site.token()
+
+        async def revoke(handler: StreamHandler) -> None:
+            await begin(handler)
+            await site.edge.registry.delete("token", hash_secret(secret))
+
+        monkeypatch.setattr(StreamHandler, "_begin", revoke)
+        async with site.source(secret=secret) as source:
+            assert await source.reader.read() == b""
+        await until(lambda: site.edge.site.sockets.count == 0)
