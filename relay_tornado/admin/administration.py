@@ -146,9 +146,11 @@ class Administration:
     async def delete_bucket(self, reference: str, *, force: bool = False) -> Bucket:
         """Removes a bucket, its inputs, outputs and events; returns what it was. Its name is free at once.
 
-        Without `force`, Conflict where it has outputs, or inputs beside the one that it was made with.
+        Without `force`, Conflict where it has outputs, or inputs beside the one that it was made with, or is changed
+        meanwhile.
         """
         bucket = self.find_bucket(reference)
+        revision = None if force else self._registry.revision("bucket", bucket.id)
         first = next((each for each in bucket.inputs if each.created_at == bucket.created_at), None)
         if not force and (bucket.outputs or any(each is not first for each in bucket.inputs)):
             raise Conflict(
@@ -156,7 +158,7 @@ class Administration:
                 f"{counted(len(bucket.outputs), 'output')}: delete all but the input that it was made with, or say "
                 "force to delete everything"
             )
-        await self._remove_bucket(bucket)
+        await self._remove_bucket(bucket, revision)
         return bucket
 
     async def _remove_bucket(self, bucket: Bucket, revision: int | None = None) -> None:
@@ -429,6 +431,8 @@ class Administration:
             head = (await self._log.bounds(changed.id)).head
             for output in begun:
                 key = Key(changed.id, "output", str(output.n))
+                # One that is there is of an output that is not public (any more), or of a change that failed.
+                await self.ledgers.delete(key)
                 await self.ledgers.store.create(key, head, Terms(), self._clock())
 
     async def _change_token(self, key: str, change: Callable[[Token], Token]) -> Token:
@@ -441,7 +445,12 @@ class Administration:
                 begun = await self._positions.begin(token, changed)
                 try:
                     await self._registry.put("token", key, changed, expect=revision)
-                except Conflict:
+                except Unknown:
+                    raise  # as in `_change`
+                except RelayError as error:
+                    await self._positions.end(changed, token)
+                    if not isinstance(error, Conflict):
+                        raise
                     continue
                 await self._positions.end(token, changed)
                 await self._positions.complete(self._positions.begin(token, changed, begun))

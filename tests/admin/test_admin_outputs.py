@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.errors import Conflict, Invalid, NotFound
+from relay_tornado.errors import Conflict, Invalid, NoSpace, NotFound
 from relay_tornado.model import Bucket
 from relay_tornado.wire.destination import parse
 from relay_tornado.wire.rest import bucket_document, output_document
-from tests.admin.world import OpenWorld
+from tests.admin.world import OpenWorld, event
 
 RULES = {"and": [{"match": {"type": "value", "value": "push", "parameter": {"source": "header", "name": "X-Event"}}}]}
 
@@ -329,3 +329,44 @@ async def test_what_is_wanted_is_judged_by_what_is_written(open_world: OpenWorld
             found = world.administration.find_bucket("orders")
             part = (found.outputs[0], found.inputs[0], found)[number]
             assert part.description == f"of d-{number}"
+
+
+@pytest.mark.gen_test
+async def test_an_output_begins_at_the_head_behind_a_change_that_failed(open_world: OpenWorld) -> None:
+    """What came in between, while it was not public, is not sent to it."""
+    async with open_world() as world:
+        administration = world.administration
+        bucket = await administration.create_bucket("orders")
+        _, output = await administration.create_output("orders", destination="https://example.org/", internal=True)
+        put = world.registry.put
+
+        async def fail(*arguments: object, **options: object) -> None:
+            raise NoSpace("the disk is full")
+
+        world.registry.put = fail  # type: ignore[method-assign, assignment]
+        with pytest.raises(NoSpace):
+            await administration.set_output(output.id, internal=False)
+        world.registry.put = put  # type: ignore[method-assign]
+        await world.log.append(bucket.id, event())
+        await administration.set_output(output.id, internal=False)
+        assert [(each.key.name, each.floor) for each in await world.consumers.list(bucket.id)] == [("1", 1)]
+
+
+@pytest.mark.gen_test
+async def test_what_is_made_meanwhile_is_not_deleted_without_force(open_world: OpenWorld) -> None:
+    """An output that comes while its bucket is being deleted keeps that, as one that was there before does."""
+    async with open_world() as world:
+        administration = world.administration
+        await administration.create_bucket("orders")
+        delete = world.registry.delete
+
+        async def late(*arguments: Any) -> None:
+            await administration.create_output("orders")
+            await delete(*arguments)
+
+        world.registry.delete = late  # type: ignore[method-assign]
+        with pytest.raises(Conflict):
+            await administration.delete_bucket("orders")
+        assert len(administration.find_bucket("orders").outputs) == 1
+        world.registry.delete = delete  # type: ignore[method-assign]
+        await administration.delete_bucket("orders", force=True)

@@ -427,3 +427,26 @@ async def test_a_bucket_without_its_positions_is_not_made(open_world: OpenWorld)
             await world.administration.create_bucket("orders")
         assert world.administration.list_buckets() == []
         assert list(await world.log.buckets()) == []
+
+
+@pytest.mark.gen_test
+async def test_a_token_that_can_not_be_changed_keeps_no_position(open_world: OpenWorld) -> None:
+    """What was made for it is removed again: retention may wait for it."""
+    async with open_world() as world:
+        administration = world.administration
+        orders = await administration.create_bucket("orders")
+        token, _ = await administration.create_token(buckets=["orders"])
+        put = world.registry.put
+
+        async def fail(*arguments: object, **options: object) -> None:
+            assert await positions(world, token.key) == {"orders": 0}
+            raise NoSpace("the disk is full")
+
+        world.registry.put = fail  # type: ignore[method-assign, assignment]
+        with pytest.raises(NoSpace):
+            await administration.set_token(token.key, durable=True)
+        assert await positions(world, token.key) == {}
+        world.registry.put = put  # type: ignore[method-assign]
+        await world.log.append(orders.id, event())
+        await administration.set_token(token.key, durable=True)
+        assert await positions(world, token.key) == {"orders": 1}
