@@ -34,7 +34,7 @@ class Routes:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._by_input: dict[str, Route] = {}
-        self._inputs_of: dict[BucketId, tuple[str, ...]] = {}
+        self._inputs_of: dict[BucketId, tuple[Input, ...]] = {}
         self._places: dict[str, dict[bytes, list[str]]] = {}
         self.revision = 0
         registry.watch(self._changed)
@@ -75,11 +75,13 @@ class Routes:
         if kind != "bucket":
             return
         self.revision += 1
-        for input_id in self._inputs_of.pop(key, ()):
-            place = _place(self._by_input.pop(input_id)[1])
+        for each in self._inputs_of.pop(key, ()):
+            if self._by_input[each.id][0].id == key:  # of several changes that are told at once another bucket has it
+                del self._by_input[each.id]
+            place = _place(each)
             if place is not None:
                 prefixes = self._places[place.host]
-                prefixes[place.prefix].remove(input_id)
+                prefixes[place.prefix].remove(each.id)
                 if not prefixes[place.prefix]:
                     del prefixes[place.prefix]
                 if not prefixes:
@@ -89,7 +91,7 @@ class Routes:
             self._enter(bucket)
 
     def _enter(self, bucket: Bucket) -> None:
-        self._inputs_of[bucket.id] = tuple(each.id for each in bucket.inputs)
+        self._inputs_of[bucket.id] = tuple(bucket.inputs)
         for each in bucket.inputs:
             self._by_input[each.id] = (bucket, each)
             place = _place(each)

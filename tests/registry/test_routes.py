@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from relay_tornado.model import Bucket, Input, Token
@@ -38,3 +40,25 @@ async def test_routes() -> None:
     assert revisions == sorted(set(revisions))
     await registry.put("token", "t", Token("t", "0", 0))
     assert routes.revision == revisions[-1]
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.gen_test
+async def test_an_input_that_went_from_one_bucket_to_another(order: str) -> None:
+    """It is found in the one that has it by now, in whatever order the two changes are told that were made together."""
+    registry = MemoryRegistry()
+    placed = dataclasses.replace(bucket("a", "1").inputs[0], path_prefix="/shop")
+    before = dataclasses.replace(bucket("a"), inputs=(placed,)), bucket("b", "2")
+    after = bucket("a"), dataclasses.replace(bucket("b"), inputs=(placed,))
+    routes = Routes(registry)
+    for made in (before, after, before, after):
+        for each in made:
+            registry.store("bucket", each.id, each, 1)
+        for key in order:
+            registry.tell("bucket", key)
+        owner = "a" if made is before else "b"
+        route = routes.find("1")
+        assert route is not None
+        assert route[0].id == owner
+        assert routes.locate("x", b"/shop/1") == (placed, b"/shop/1")
+        assert (routes.find("2") is None) == (made is after)
