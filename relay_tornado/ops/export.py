@@ -151,7 +151,10 @@ def _items(raw: sqlite3.Connection, log: int, name: str, bounds: Bounds, step: S
             yield event
         elif seq in step.found.stubs:
             sql = "SELECT received_at, input_id, method, size FROM event WHERE log = ? AND seq = ?"
-            yield Stub(seq, epoch_at(bounds.epochs, seq), *raw.execute(sql, (log, seq)).fetchone())
+            row = raw.execute(sql, (log, seq)).fetchone()
+            if row is None:  # it left since
+                raise _not_there(raw, log, name, seq)
+            yield Stub(seq, epoch_at(bounds.epochs, seq), *row)
         else:
             raise _not_there(raw, log, name, seq)
 

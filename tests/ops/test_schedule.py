@@ -311,3 +311,20 @@ def test_a_relay_that_ends_while_one_is_made_ends_it_too(
                 await made[0].wait()
 
     asyncio.run(main())
+
+
+def test_a_backup_that_is_taken_away_at_once_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for it may be faster than the relay that looks at its size; that is no failure."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    settings = replace(Settings(), data=tmp_path, backup_every=7200.0)
+    made: list[float] = []
+
+    async def run(arguments: list[str], _: Settings) -> None:
+        made.append(clock.now)
+        if len(made) == 3:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(schedule, "_run", run)
+    with capture_logs() as logs, pytest.raises(asyncio.CancelledError):
+        asyncio.run(Backups(settings, tmp_path, clock).run())
+    assert [each["event"] for each in logs] == ["backup_made"] * 2

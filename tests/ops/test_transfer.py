@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado.cli import transfer
-from relay_tornado.errors import Invalid
+from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.model import Event
+from relay_tornado.ops.export import export
 from relay_tornado.ops.lines import Stub, item_line, parse
 from relay_tornado.ops.reading import read
 from tests.acceptance.relay import TIMEOUT, Relay
@@ -468,3 +469,19 @@ def test_an_import_from_a_terminal_says_what_it_waits_for(tmp_path: Path) -> Non
         process.wait()
         os.close(ours)
         os.close(theirs)
+
+
+def test_places_that_leave_during_an_export(cli: Runner) -> None:
+    """It says that retention took them, as of any event."""
+    fill(cli.data, "orders", 3, ephemeral=True)
+    path = cli.data / "relay.db"
+    written: list[bytes] = []
+
+    def write(line: bytes) -> None:
+        written.append(line)
+        if len(written) == 2:
+            change(path, "UPDATE log SET first = 3", "DELETE FROM event WHERE seq < 3")
+
+    with pytest.raises(Unavailable, match="retention removed the events up to 2 meanwhile"):
+        export(path, "orders", None, write, lambda *_: None)
+    assert len(written) == 2
