@@ -129,8 +129,8 @@ class Backups:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerLevel:
-    """A consumer of a bucket, both by name: how many events it is not done with, how many seconds the oldest of them
-    has waited, and how many it gave up."""
+    """A consumer, and its bucket by its name, or where that is said by its id: how many events it is not done with, how
+    many seconds the oldest of them has waited, and how many it gave up."""
 
     bucket: str
     consumer: str

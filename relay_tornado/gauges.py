@@ -34,7 +34,7 @@ class ConsumerLevels:
         self._consumers = consumers
         self._registry = registry
         self.latest: Sequence[counters.ConsumerLevel] = ()
-        """As it was read last, the buckets oldest first."""
+        """As it was read last, the buckets by their ids, oldest first."""
 
     async def run(self) -> None:
         """Reads, until it is cancelled."""
@@ -48,7 +48,7 @@ class ConsumerLevels:
         """Reads once. Raises Unavailable."""
         buckets = sorted(self._registry.list("bucket"), key=lambda bucket: (bucket.created_at, bucket.id))
         self.latest = [
-            counters.ConsumerLevel(bucket.name, reference_of(each.key), each.pending, each.lag, each.stored.dead)
+            counters.ConsumerLevel(bucket.id, reference_of(each.key), each.pending, each.lag, each.stored.dead)
             for bucket, each in await self._consumers.standings(buckets)
         ]
 
@@ -96,7 +96,7 @@ class Gauges:
             forward_circuits_open=forwarding.circuits_open,
             forward_retries=forwarding.parked,
             lag=self._lag(site),
-            consumers=self._consumers.latest,
+            consumers=self._lags(),
             buckets=len(self._registry.list("bucket")),
             database=_size(database.path),
             wal=_size(wal_of(database.path)),
@@ -113,6 +113,12 @@ class Gauges:
         lag = site.sockets.deliveries.lag()
         buckets = sorted(self._registry.list("bucket"), key=lambda bucket: (bucket.created_at, bucket.id))
         return {bucket.name: lag[bucket.id] for bucket in buckets if bucket.id in lag}
+
+    def _lags(self) -> Sequence[counters.ConsumerLevel]:
+        """Where consumers are, by the names that their buckets have now."""
+        names = {bucket.id: bucket.name for bucket in self._registry.list("bucket")}
+        latest = self._consumers.latest
+        return [dataclasses.replace(each, bucket=names[each.bucket]) for each in latest if each.bucket in names]
 
     def _made(self) -> counters.Backups:
         backups = self._backups
@@ -139,18 +145,14 @@ class Measured:
 
     def __call__(self) -> Levels:
         buckets = self._registry.list("bucket")
-        ids = {bucket.name: bucket.id for bucket in buckets}
+        heads = {bucket.id: self._watch.head(bucket.id) for bucket in buckets}
         levels = self._gauges()
         return Levels(
             subscribers=levels.subscribers,
             lag=max(levels.lag.values(), default=0),
             disk_free=levels.space_free,
-            heads={bucket.id: self._watch.head(bucket.id) for bucket in buckets},
-            consumers=[
-                dataclasses.replace(each, bucket=ids[each.bucket])
-                for each in self._consumers.latest
-                if each.bucket in ids
-            ],
+            heads=heads,
+            consumers=[each for each in self._consumers.latest if each.bucket in heads],
         )
 
     def close(self) -> None:

@@ -53,8 +53,8 @@ class Site:
         lags: Callable[[], Sequence[ConsumerLevel]] = tuple,
         expose: Callable[[], bytes] = bytes,
     ) -> None:
-        """Where the administration has sessions, there is the page. `lags` says how far consumers are behind, `expose`
-        gives what /metrics answers with."""
+        """Where the administration has sessions, there is the page. `lags` says how far consumers are behind, by their
+        buckets' ids; `expose` gives what /metrics answers with."""
         access = Access(registry, counters=counters, uses=administration.uses)
         self.port = 0
         self.metrics_port: int | None = None

@@ -175,7 +175,7 @@ class StatusHandler(RestHandler):
                 bounds = await rest.stored.log.bounds(bucket.id)
             except BucketGone:
                 continue  # deleted meanwhile
-            found.append(self._bucket(bucket, bounds, extents, listening, slowest.get(bucket.name)))
+            found.append(self._bucket(bucket, bounds, extents, listening, slowest.get(bucket.id)))
         administration = rest.administration
         self.answer(
             {

@@ -42,7 +42,7 @@ class Rest:
     forwarding: Forwarding
     series: Series
     lags: Callable[[], Sequence[ConsumerLevel]]
-    """How far consumers are behind, as it was read last."""
+    """How far consumers are behind, as it was read last, with their buckets' ids."""
     incoming: int = 0
     """Bytes of bodies that are held now."""
 

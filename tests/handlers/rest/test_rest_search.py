@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from urllib.parse import urlencode
 import pytest
 
 from relay_tornado.admin import searching
+from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.search import file, index
 from tests.admin.logs_world import forget
 from tests.handlers.rest.world import World, world
+from tests.waiting import until
 
 
 async def find(here: World, token: str = "administrator", **query: Any) -> Any:
@@ -348,3 +351,34 @@ async def test_deliveries(tmp_path: Path) -> None:
         assert every[0]["response_headers"] == {"X-A": ["b"]}
         of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
         assert json.dumps([each["status_code"] for each in of_one]) == "[500, 201]"
+
+
+@pytest.mark.gen_test
+async def test_a_lag_is_of_the_bucket_that_it_was_read_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another bucket, of somebody else, has got its name since."""
+    monkeypatch.setattr(ConsumerLevels, "EVERY", 0.01)
+    async with world(tmp_path) as here:
+        orders, other = await here.bucket("orders"), await here.bucket("other")
+        await here.token("scoped", buckets=["other"])
+        await here.consumer(orders, "worker")
+        await here.send(orders)
+
+        async def lags(token: str = "administrator") -> dict[str, Any]:
+            found = (await here.call("GET", "/v1/status", token=token)).document["buckets"]
+            return {each["id"]: each["lag"] and each["lag"]["consumer"] for each in found}
+
+        expected = {orders.id: "worker", other.id: None}
+        await until(lambda: _is(lags(), expected))
+
+        async def nothing(_: ConsumerLevels) -> None:
+            pass
+
+        monkeypatch.setattr(ConsumerLevels, "read", nothing)
+        await here.relay.administration.set_bucket("orders", name="former")
+        await here.relay.administration.set_bucket("other", name="orders")
+        assert await lags() == expected
+        assert await lags("scoped") == {other.id: None}
+
+
+async def _is(found: Awaitable[Any], expected: Any) -> bool:
+    return bool(await found == expected)

@@ -198,8 +198,9 @@ async def test_a_tokens_position_is_its_own(tmp_path: Path) -> None:
         for who in ("administrator", "durable"):
             assert (await here.call("GET", series + key, token=who)).status == 200
         here.relay._site.rest.lags = lambda: [
-            ConsumerLevel("orders-0", f"token:{key}", 9, 90.0, 0), ConsumerLevel("orders-0", "worker", 1, 5.0, 0)
-        ]  # fmt: skip
+            ConsumerLevel(things["bucket"], f"token:{key}", 9, 90.0, 0),
+            ConsumerLevel(things["bucket"], "worker", 1, 5.0, 0),
+        ]
         for who, slowest in (
             ("administrator", f"token:{key}"),
             ("durable", f"token:{key}"),
