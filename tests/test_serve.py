@@ -144,14 +144,15 @@ def test_what_to_do_next(tmp_path: Path) -> None:
         assert "bucket create" not in relay.stdout
 
 
-def sign_in(link: str) -> int:
-    """Uses a link's code, as the page does; returns the status."""
+def sign_in(link: str, demo: bool = False) -> int:
+    """Uses a link's code, as the page does, which is told whether this is the demo; returns the status."""
     url, _, code = link.partition("/ui/#code=")
     headers = {"Origin": url, "Content-Type": "application/json"}
     request = urllib.request.Request(f"{url}/ui/session", json.dumps({"code": code}).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            assert json.loads(answer.read())["administrator"]
+            told = json.loads(answer.read())
+            assert (told["administrator"], told["demo"]) == (True, demo)
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -178,7 +179,7 @@ def test_the_link_to_the_page(tmp_path: Path) -> None:
         assert relay.end() == 0
         assert "/ui/" not in relay.stdout
     with served(tmp_path, "--demo") as relay:
-        assert sign_in(relay.wait_for(link)[1]) == 200
+        assert sign_in(relay.wait_for(link)[1], demo=True) == 200
         assert relay.end() == 0
 
 

@@ -83,7 +83,6 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
             _say_what_next(settings)
         if signs_in and relay.administration.sessions is not None:
             _say_link(relay, relay.administration.sessions)
-        sys.stdout.flush()
         notifier.ready(f"listening on {relay.address}")
         await told_to_stop.wait()
     finally:
