@@ -234,7 +234,8 @@ def test_the_demo(tmp_path: Path, flags: list[str]) -> None:
 
 
 def test_the_demo_without_its_input(tmp_path: Path) -> None:
-    """The relay starts, and says how to make one."""
+    """The relay starts, and says how to make one, whatever other buckets have."""
+    shell(f"{shlex.join(RELAY)} bucket create another --data {tmp_path}/relay-data --json")
     made = json.loads(shell(f"{shlex.join(RELAY)} bucket create demo --data {tmp_path}/relay-data --json"))
     shell(f"{shlex.join(RELAY)} input delete {made['inputs'][0]['id']} --yes --data {tmp_path}/relay-data")
     with served(tmp_path, "--demo") as relay:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
-from tests.acceptance.relay import Relay
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 
 
 def test_a_relay_that_runs(disk_path: Path) -> None:
@@ -19,6 +23,31 @@ def test_a_relay_that_runs(disk_path: Path) -> None:
         assert run.returncode == 3
         assert "http://127.0.0.1:9/healthz does not answer" in run.stdout
         assert "\nurl: look at" in run.stdout
+    with Relay(disk_path / "data", public_url="http://127.0.0.1:9") as relay:
+        run = relay.run("doctor", "--idle", "0")
+        assert (run.returncode, "http://127.0.0.1:9/healthz does not answer" in run.stdout) == (3, True)
+
+
+def test_the_token_for_its_socket(tmp_path: Path) -> None:
+    """It may do no more than connect and read one bucket, and goes with the command, also where that is broken off."""
+    with Relay(tmp_path / "data") as relay:
+        relay.create_bucket("orders")
+        relay.create_bucket("billing")
+        command = [sys.executable, "-m", "relay_tornado", "doctor", "--idle", "600s"]
+        doctor = subprocess.Popen(
+            command, env=relay.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            wait_for(lambda: relay.call("client.list"), "the socket")
+            (token,) = relay.call("token.list")
+            assert (token["api_access"], len(token["scopes"]["buckets"])) == ("disabled", 1)
+            assert time.time() + 600 < token["expires_at"] < time.time() + 1800
+            doctor.send_signal(signal.SIGINT)
+            assert doctor.wait(TIMEOUT) == 130
+            assert relay.call("token.list") == []
+        finally:
+            doctor.kill()
+            doctor.wait()
 
 
 def test_a_directory_without_a_relay(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import socket
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import connect
 
+from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.app import Relay
+from relay_tornado.errors import Unavailable
 from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
 from relay_tornado.model import NewEvent, RateLimit, Retention, Token
@@ -156,12 +159,20 @@ def test_a_relay_under_traffic(tmp_path: Path) -> None:
 @pytest.mark.gen_test
 async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backup that failed beside one of before, a certificate whose new files are none, a destination that is away
-    and waits for its next try, and how far behind its output is."""
+    and waits for its next try, and how far behind its output is, which could not be read at first."""
 
     async def run(*_: object) -> None:
         raise schedule._Failed("no room")
 
+    real, broken = ConsumerAdministration.standings, [Unavailable("the disk fails")]
+
+    async def standings(consumers: ConsumerAdministration, buckets: Any) -> Any:
+        if broken:
+            raise broken.pop()
+        return await real(consumers, buckets)
+
     monkeypatch.setattr(schedule, "_run", run)
+    monkeypatch.setattr(ConsumerAdministration, "standings", standings)
     monkeypatch.setattr(ConsumerLevels, "EVERY", 0.05)
     ends = datetime.now(UTC) + timedelta(30)
     leaf = trustme.CA().issue_cert("127.0.0.1", not_after=ends)

@@ -259,6 +259,7 @@ def test_a_copy_that_is_not_sound_is_no_backup(cli: Runner, tmp_path: Path, monk
     # Where the steps went wrong, the pages are still right.
     monkeypatch.setattr("relay_tornado.ops.backup._WAYS", (lossy, copying.by_pages))
     assert cli.json("backup", tmp_path / "b.db")["events"] == 50
+    assert rows(tmp_path / "b.db", "PRAGMA journal_mode") == [("delete",)]
 
 
 def test_damage_of_the_source_is_kept_and_told(cli: Runner, tmp_path: Path) -> None:
