@@ -237,7 +237,7 @@ def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
         ("[buckets.orders.inputs]\na = 1", "buckets.orders.inputs.a: must be a table"),
         ("[buckets.orders.outputs.a]\nname = 'b'", "buckets.orders.outputs.a.name"),
         ("[buckets.orders]\nmax_body = 'much'", "buckets.orders.max_body"),
-        (f"[buckets.orders]\nretention = {{ max_age = '{'9' * 400}d' }}", "buckets.orders.retention.max_age"),
+        (f"[buckets.orders]\nretention = {{ max_bytes = '{'9' * 400}GiB' }}", "buckets.orders.retention.max_bytes"),
         ("[buckets.orders]\nmax_body = 'x'\nauth = 'none'", "buckets.orders"),
         ("[buckets.orders]\nauth = { token = { env = 1 } }", "buckets.orders.auth.token: must be a text"),
         ("[buckets.orders]\nauth = { token = { file = 1 } }", "buckets.orders.auth.token: must be a text"),

@@ -1,0 +1,38 @@
+"""What the series measure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from relay_tornado.admin.buckets import new_bucket
+from relay_tornado.counters import ConsumerLevel, Levels
+from relay_tornado.gauges import Measured
+from relay_tornado.log.memory import MemoryEventLog
+from relay_tornado.registry.memory import MemoryRegistry
+from relay_tornado.settings import Settings
+from tests.log.worlds import event
+
+
+@pytest.mark.gen_test
+async def test_the_series_are_by_bucket() -> None:
+    """The slowest subscriber's lag; a consumer by its bucket's id, and none of a bucket that was deleted since."""
+    log, registry = MemoryEventLog(), MemoryRegistry()
+    bucket = replace(new_bucket("orders", {}, Settings(), 0.0), id="b-1")
+    await registry.put("bucket", bucket.id, bucket)
+    await log.create(bucket.id, "aaaaaaaaaaaa")
+    read = (ConsumerLevel("b-1", "worker", 7, 1.5, 2), ConsumerLevel("b-gone", "worker", 9, 1.5, 2))
+    levels = Levels(subscribers=5, lag={"orders": 12, "billing": 3}, space_free=77)
+    parts: Any = (lambda: levels, SimpleNamespace(latest=read))
+    measured = Measured(*parts, log, registry)
+    await log.append(bucket.id, event())
+    found = measured()
+    assert (found.subscribers, found.lag, found.disk_free, found.heads) == (5, 12, 77, {"b-1": 1})
+    assert list(found.consumers) == [read[0]]
+    levels = Levels()
+    assert measured().lag == 0
+    measured.close()
+    await log.close()
