@@ -16,7 +16,7 @@ from relay_tornado.model import Cursor, NewEvent, Retention
 from relay_tornado.wire.acks import Ack, Nak
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import run, virtual_test
-from tests.delivery.workers import KEY, Worker, floor, parked, worker, world_of
+from tests.delivery.workers import KEY, Worker, floor, parked, stocked, worker, world_of
 from tests.delivery.world import Reader, frames, quiet, until
 
 
@@ -136,9 +136,7 @@ async def test_a_full_window_opens_for_whoever_waits() -> None:
 @virtual_test
 async def test_a_little_room_is_used_too() -> None:
     """A few acks make room at once, or nearly so; the order of what was given holds over several subscribes."""
-    world = world_of()
-    await world.bucket()
-    await world.append(60)
+    world = await stocked(60)
     one = await worker(world, max_in_flight=20)
     await until(lambda: len(one.seqs) == 20)
     one.ack(1)

@@ -11,16 +11,14 @@ from relay_tornado.progress import MAX_DELIVER
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, worker, world_of
+from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, stocked, worker, world_of
 from tests.delivery.world import World, quiet, until
 
 
 @virtual_test
 async def test_what_is_acked_never_comes_again() -> None:
     """The position is kept over a crash: acked events are done, the others come again, and were tried before."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     one = await worker(world)
     await until(lambda: one.seqs == [1, 2, 3, 4, 5])
     for seq in (1, 2, 4):
@@ -83,9 +81,7 @@ async def test_ack_wait_is_one_timer() -> None:
 @virtual_test
 async def test_a_nak_comes_again_after_its_delay() -> None:
     """At once without one; meanwhile later events go on."""
-    world = world_of()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     one = await worker(world)
     await until(lambda: one.seqs == [1, 2])
     assert one.nak(1, 5)
@@ -154,9 +150,7 @@ async def test_the_clock_of_day_is_set_back() -> None:
 @virtual_test
 async def test_what_fails_too_often_is_dead() -> None:
     """After `max_deliver` tries, whatever they ended with; then it counts as dealt with."""
-    world = world_of()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     one = await worker(world, max_deliver=3, ack_wait=5)
     await until(lambda: one.seqs == [1, 2])
     one.ack(2)
@@ -230,9 +224,7 @@ async def test_all_acks_what_came_before_in_the_order_given() -> None:
 async def test_tries_count_across_crashes() -> None:
     """No event is given more often than it may be, however often the relay ends with no word; what was never written
     was not tried."""
-    world = world_of()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     for attempt in (1, 2):
         one = await worker(world, max_deliver=2, max_in_flight=2)
         await until(lambda one=one: one.seqs == [1, 2])
@@ -278,9 +270,7 @@ async def test_copies_are_one_unit() -> None:
 @virtual_test
 async def test_what_is_scheduled_comes_when_it_is_due() -> None:
     """A replay on the server, at once and later."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     one = await worker(world)
     await until(lambda: len(one.seqs) == 5)
     one.ack(5, all=True)
@@ -352,9 +342,7 @@ async def test_what_was_being_read_for_a_connection_that_is_cut() -> None:
 @virtual_test
 async def test_a_naks_delay_outlasts_a_crash() -> None:
     """It comes when it would have come, as its next try, to whoever is there; what is new does not wait for it."""
-    world = world_of()
-    await world.bucket()
-    await world.append(1)
+    world = await stocked(1)
     one = await worker(world)
     await until(lambda: one.seqs == [1])
     due = day() + 100

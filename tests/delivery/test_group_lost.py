@@ -9,7 +9,7 @@ from relay_tornado.model import Retention
 from tests.delivery.test_gaps import damage
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, Worker, floor, held_up, worker, world_of
+from tests.delivery.workers import KEY, Worker, floor, held_up, stocked, worker, world_of
 from tests.delivery.world import World, quiet, until
 
 LONGEST = 61
@@ -70,9 +70,7 @@ async def test_content_that_left_before_the_next_try() -> None:
 @virtual_test
 async def test_damage_is_a_gap_that_is_told_once() -> None:
     """Whatever a connection takes at a time; each event of it is a dead letter that was never tried."""
-    world = world_of()
-    await world.bucket()
-    await world.append(7)
+    world = await stocked(7)
     damage(world)
     one = await worker(world, max_in_flight=1)
     for seq in (1, 2, 6, 7):

@@ -14,16 +14,14 @@ from relay_tornado.model import Output, Retention
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
-from tests.delivery.workers import KEY, Worker, floor, held_up, outputs, worker, world_of
+from tests.delivery.workers import KEY, Worker, floor, held_up, outputs, stocked, worker, world_of
 from tests.delivery.world import TOKEN, quiet, until
 
 
 @virtual_test
 async def test_the_answer_tells_of_the_consumer() -> None:
     """Its name, its floor as an id, what it is not done with, and its terms: the last subscribe's count."""
-    world = world_of()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
     one = await worker(world, ack_wait=7, max_deliver=9)
     assert one.answers[0]["consumer"] == {
@@ -40,9 +38,7 @@ async def test_the_answer_tells_of_the_consumer() -> None:
 @virtual_test
 async def test_a_second_subscribe_keeps_what_is_out() -> None:
     """On the same consumer: nothing goes out again, and what came before can still be acked, in its order."""
-    world = world_of()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     one = await worker(world, max_in_flight=4)
     await until(lambda: one.seqs == [1, 2, 3])
     again = Worker(world, *await world.subscribe("orders", reader=one.reader, replaces=one.delivery, consumer="w"))
@@ -112,9 +108,7 @@ async def test_bodies_and_outputs_as_they_were_asked_for() -> None:
 @virtual_test
 async def test_a_seek_reaches_who_is_connected() -> None:
     """Delivery goes on from there at once; acks of before count for nothing."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     one = await worker(world)
     await until(lambda: len(one.seqs) == 5)
     one.ack(5, all=True)
@@ -141,9 +135,7 @@ async def test_a_seek_reaches_who_is_connected() -> None:
 @virtual_test
 async def test_a_deleted_consumer_ends() -> None:
     """The client is told, nothing comes any more, also when its bucket changes; a new subscribe makes it anew."""
-    world = world_of()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     one = await worker(world)
     await until(lambda: len(one.seqs) == 2)
     assert await world.ledgers.delete(KEY)
@@ -256,9 +248,7 @@ async def test_buckets_come_and_go() -> None:
 @virtual_test
 async def test_a_smaller_scope_ends_it() -> None:
     """What was out of a bucket that leaves the token's scope goes to others."""
-    world = world_of()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     one = await worker(world)
     await until(lambda: len(one.seqs) == 2)
     other = await worker(world)
@@ -272,9 +262,7 @@ async def test_a_smaller_scope_ends_it() -> None:
 @virtual_test
 async def test_caught_up_and_positions() -> None:
     """Once everything was handed out to somebody; positions are those of the group."""
-    world = world_of()
-    await world.bucket()
-    await world.append(4)
+    world = await stocked(4)
     one = await worker(world, max_in_flight=2)
     await quiet()
     assert one.seqs == [1, 2]
@@ -314,9 +302,7 @@ async def test_who_unsubscribes_waits_for_nothing() -> None:
 async def test_nothing_is_left_of_a_group_that_all_have_left() -> None:
     """Nobody is behind then, however much comes. Who comes later gets all that is open, and what is new, also where
     somebody who administers the consumer has used it all the while."""
-    world = world_of()
-    await world.bucket()
-    await world.append(2)
+    world = await stocked(2)
     one = await worker(world)
     await until(lambda: one.seqs == [1, 2])
     async with world.ledgers.using(KEY):
@@ -333,9 +319,7 @@ async def test_nothing_is_left_of_a_group_that_all_have_left() -> None:
 @virtual_test
 async def test_what_is_given_once_more_moves_no_position_back() -> None:
     """Pings and lag tell how far the group has got, also when an old event is replayed."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     one = await worker(world)
     await until(lambda: len(one.seqs) == 5)
     one.ack(5, all=True)
@@ -351,9 +335,7 @@ async def test_what_is_given_once_more_moves_no_position_back() -> None:
 @virtual_test
 async def test_a_gap_is_told() -> None:
     """What retention takes from under a consumer: in the answer, or while it is connected; delivery goes on behind."""
-    world = world_of()
-    await world.bucket()
-    await world.append(4)
+    world = await stocked(4)
     one = await worker(world, max_in_flight=1)
     await until(lambda: one.seqs == [1])
     await world.append(6)
@@ -442,9 +424,7 @@ async def test_a_gap_under_a_group_is_told_until_somebody_has_read_it() -> None:
 @virtual_test
 async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
     """It is told until it was read, and counted once."""
-    world = world_of()
-    await world.bucket()
-    await world.append(9)
+    world = await stocked(9)
     await world.log.trim("id-orders", Retention(max_events=4), None)
     epoch = (await world.log.bounds("id-orders")).epochs[0].epoch
     one = await worker(world, since=f"{epoch}-2")
@@ -458,9 +438,7 @@ async def test_a_gap_before_where_a_consumer_is_made_is_its_own() -> None:
 @virtual_test
 async def test_a_seek_while_events_are_read() -> None:
     """What was taken before it is not given: everything comes once from the new position on, and can be acked."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     gate = held_up(world)
     one = await worker(world)
     await quiet()

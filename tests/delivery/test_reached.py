@@ -8,7 +8,7 @@ import pytest
 
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
-from tests.delivery.workers import KEY, parked, worker, world_of
+from tests.delivery.workers import KEY, parked, stocked, worker
 from tests.delivery.world import Reader, World, quiet, until
 
 
@@ -20,9 +20,7 @@ async def reached(world: World, seq: int) -> bool:
 @virtual_test
 async def test_what_a_consumer_gives_again() -> None:
     """It reaches whoever shares the consumer by then, until it is acked or dead; what was acked before, does not."""
-    world = world_of()
-    await world.bucket()
-    await world.append(3)
+    world = await stocked(3)
     one = await worker(world, max_deliver=3)
     await until(lambda: one.seqs == [1, 2, 3])
     assert one.ack(1)
@@ -45,9 +43,7 @@ async def test_what_a_consumer_gives_again() -> None:
 @virtual_test
 async def test_what_a_consumer_was_moved_back_to() -> None:
     """By receipt: whoever is connected gets it once more."""
-    world = world_of()
-    await world.bucket()
-    await world.append(5)
+    world = await stocked(5)
     await world.subscribe("orders", consumer="w", ack="receipt", since="latest")
     await quiet()
     assert not await reached(world, 4)

@@ -63,6 +63,14 @@ def world_of(**options: Any) -> World:
     return World(clock=day, **options)
 
 
+async def stocked(count: int) -> World:
+    """A world with the bucket "orders", in which so many events are."""
+    world = world_of()
+    await world.bucket()
+    await world.append(count)
+    return world
+
+
 async def worker(world: World, *buckets: str, consumer: str = "w", **fields: Any) -> Worker:
     fields = {"since": "earliest"} | fields
     return Worker(world, *await world.subscribe(*(buckets or ("orders",)), consumer=consumer, **fields))
