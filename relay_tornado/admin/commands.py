@@ -153,10 +153,6 @@ async def _delete_bucket(administration: Administration, arguments: Document) ->
     return {"id": bucket.id, "status": "deleted"}
 
 
-async def _import_bucket(administration: Administration, arguments: Document) -> Document:
-    return await administration.import_events(arguments["bucket"], arguments["events"])
-
-
 async def _create_input(administration: Administration, arguments: Document) -> Document:
     bucket, made = await administration.create_input(arguments["bucket"], **arguments["options"])
     return input_document(bucket.id, made)
@@ -194,10 +190,6 @@ async def _list_logs(administration: Administration, arguments: Document) -> Doc
 async def _search(administration: Administration, arguments: Document) -> Document:
     place = {name: arguments.pop(name) for name in ("bucket", "limit", "cursor")}
     return found_document(await administration.logs.search(OWNER, Wanted(**arguments), **place))
-
-
-async def _show_log(administration: Administration, arguments: Document) -> Document:
-    return await administration.logs.get(OWNER, arguments["id"])
 
 
 async def _resend_log(administration: Administration, arguments: Document) -> Document:
@@ -260,17 +252,13 @@ async def _end_sessions(administration: Administration, _: Document) -> Document
     return {"ended": await _sessions(administration).end_all()}
 
 
-async def _list_clients(administration: Administration, _: Document) -> list[Document]:
-    return await administration.list_clients()
-
-
 COMMANDS: Mapping[str, tuple[Schema, positions.Run]] = {
     "bucket.create": (_CreateBucket(), _create_bucket),
     "bucket.list": (Schema(), _list_buckets),
     "bucket.show": (_Bucket(), _show_bucket),
     "bucket.set": (_OfBucket(), _set_bucket),
     "bucket.delete": (_DeleteBucket(), _delete_bucket),
-    "bucket.import": (_ImportBucket(), _import_bucket),
+    "bucket.import": (_ImportBucket(), lambda relay, of: relay.import_events(of["bucket"], of["events"])),
     "input.create": (_OfBucket(), _create_input),
     "input.set": (_SetInput(), _set_input),
     "input.delete": (_Input(), _delete_input),
@@ -279,7 +267,7 @@ COMMANDS: Mapping[str, tuple[Schema, positions.Run]] = {
     "output.delete": (_Output(), _delete_output),
     "logs.list": (_ListLogs(), _list_logs),
     "logs.search": (_Search(), _search),
-    "logs.show": (_Log(), _show_log),
+    "logs.show": (_Log(), lambda relay, of: relay.logs.get(OWNER, of["id"])),
     "logs.resend": (_ResendLog(), _resend_log),
     "logs.resend_range": (_ResendRange(), _resend_range),
     "token.create": (_Options(), _create_token),
@@ -287,7 +275,7 @@ COMMANDS: Mapping[str, tuple[Schema, positions.Run]] = {
     "token.set": (_SetToken(), _set_token),
     "token.rotate": (_RotateToken(), _rotate_token),
     "token.revoke": (_Token(), _revoke_token),
-    "client.list": (Schema(), _list_clients),
+    "client.list": (Schema(), lambda relay, _: relay.list_clients()),
     "relay.info": (Schema(), _info),
     "ui.code": (Schema(), _new_code),
     "ui.end": (Schema(), _end_sessions),

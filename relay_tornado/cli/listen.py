@@ -25,7 +25,7 @@ from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.reader import ended_with_reader
 
 if TYPE_CHECKING:
-    from relay_tornado.client.event import EventData, Gap, Notice
+    from relay_tornado.client.event import EventData, Notice
 
 _option = options_of("LISTEN")
 
@@ -87,7 +87,7 @@ def listen(
         flag = "--no-outputs" if "outputs" in options else "--" + next(iter(options)).replace("_", "-")
         raise click.UsageError(f"{flag} is an addition of this relay, and --stock sends none: leave one out")
     if not stock:
-        options["on_gap"] = _tell_gap
+        options["on_gap"] = lambda gap: note(str(gap))
     deal = _deal(as_json, bodies_only, command, exec_keep_going)
 
     from relay_tornado.client import sync
@@ -134,10 +134,6 @@ def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: boo
     if bodies_only:
         return show_body
     return ForPeople() if sys.stdout.isatty() and not as_json else show_line
-
-
-def _tell_gap(gap: Gap) -> None:
-    note(str(gap))
 
 
 class _Notices:

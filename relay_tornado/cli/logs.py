@@ -227,7 +227,8 @@ def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made:
         try:
             # Where the first request's bound is met, later ones must not meet the copies themselves.
             if "last" not in wanted:
-                wanted["last"] = _head(relay.call("logs.list", bucket=bucket, limit=1))
+                newest = relay.call("logs.list", bucket=bucket, limit=1)["data"]
+                wanted["last"] = int(newest[0]["seq"]) if newest else 0
             answer = relay.call("logs.resend_range", bucket=bucket, **wanted, **orders)
         except RelayError as error:
             if not made:
@@ -243,10 +244,6 @@ def _range(relay: Caller, bucket: str, wanted: Document, orders: Document, made:
         problem = answer.get("problem", "")
     first = parse_id(wanted["cursor"].partition("..")[0]).seq + 1
     return f"broken off: {problem}; the same command with --first {first} --last {wanted['last']} goes on there"
-
-
-def _head(page: Document) -> int:
-    return int(page["data"][0]["seq"]) if page["data"] else 0
 
 
 def _parse(text: str) -> Any:

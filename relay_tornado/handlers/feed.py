@@ -136,7 +136,8 @@ class Feed(Connected):
             if isinstance(since, Cursor) and "bucket_id" in entry:
                 self._ids[entry["bucket_id"]] = format_id(since.epoch, since.seq, since.output)
         self._refresh()
-        first = [self._event("subscribed", frames.subscribed(request.buckets, answers), _retry())]
+        retry = random.randint(*_RETRY)  # noqa: S311  # no secret
+        first = [self._event("subscribed", frames.subscribed(request.buckets, answers), retry)]
         for entry in answers:
             if entry.get("gap"):
                 gap = entry["gap"]
@@ -322,7 +323,3 @@ class Feed(Connected):
             self._timer.cancel()
         if self._delivery is not None:
             self._sockets.deliveries.end(self._delivery)
-
-
-def _retry() -> int:
-    return random.randint(*_RETRY)  # noqa: S311  # no secret
