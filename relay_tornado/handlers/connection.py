@@ -30,8 +30,8 @@ from relay_tornado.wire.answers import CLOSE, LATE, Answer, text_answer
 _TORNADOS_400 = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 _MALFORMED = text_answer(
     400,
-    "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, or"
-    " its body is too large.",
+    "This request can't be read: its request line, its headers or its body's framing are not what RFC 9112 allows, its"
+    " chunks have extensions or trailers, which the relay does not read, or its body is too large.",
 ).encode(CLOSE)
 _PROXIED = text_answer(
     400,
