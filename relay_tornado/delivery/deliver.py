@@ -290,7 +290,12 @@ class Delivery:
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The bucket's consumer met a gap; that is counted already."""
-        self._tell_gap(bucket_id, gap)
+        self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
+        if self.extended:
+            self._untold = {} if self._untold is None else self._untold
+            self._untold.setdefault(bucket_id, []).append(gap)
+            if self.kept is not None:
+                self.kept.tell(bucket_id)
         self._refusing = self._refusing or self.subscription.request.on_gap == "fail"
 
     def released(self, bucket_id: BucketId) -> None:
@@ -500,14 +505,6 @@ class Delivery:
         if self.extended:
             self._notices.append(websocket.text(payload))
             self._go_on()
-
-    def _tell_gap(self, bucket_id: BucketId, gap: Gap) -> None:
-        self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
-        if self.extended:
-            self._untold = {} if self._untold is None else self._untold
-            self._untold.setdefault(bucket_id, []).append(gap)
-            if self.kept is not None:
-                self.kept.tell(bucket_id)
 
     def _fail(self, reason: str, error: Exception) -> None:
         self.end()
