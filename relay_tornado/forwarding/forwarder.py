@@ -152,10 +152,12 @@ class Forwarder:
         await self.ended()
 
     def _take_over(self, bucket: Bucket, output: Output) -> None:
-        self.bucket, self.output = bucket, output
-        self._goes = Goes(bucket, output)
-        self._schedule: Schedule = schedule_of(output)
+        """All of it, or nothing where it raises."""
+        goes, schedule = Goes(bucket, output), schedule_of(output)
         self._lanes.change(output)
+        self.bucket, self.output = bucket, output
+        self._goes = goes
+        self._schedule: Schedule = schedule
         self._hold_again()
 
     def _told(self) -> None:

@@ -221,7 +221,11 @@ class Forwarding:
         known = self._forwarders.get(key, {})
         for number, output in public.items():
             if bucket is not None and number in known:
-                known[number].change(bucket, output)
+                try:
+                    known[number].change(bucket, output)
+                except Exception:
+                    _log.exception("output_not_changed", bucket=key, output=number)
+                    self._look_at(key, number)
         for number in known.keys() ^ public.keys():
             # What is published from here on is what the output gets.
             self._look_at(key, number)
@@ -264,6 +268,8 @@ class Forwarding:
             await self._ledgers.delete(key_of(bucket_id, number))
         elif known is None:
             await self._open(bucket, output, head)
+        elif known.bucket is not bucket:
+            known.change(bucket, output)
 
     async def _open(self, bucket: Bucket, output: Output, head: int) -> None:
         ledger = await self._ledgers.open(key_of(bucket.id, output.n), head)

@@ -30,11 +30,9 @@ class Lanes:
 
     def change(self, output: Output) -> None:
         """The output was changed. Whoever did that expects it to be tried."""
-        if output != self.output:
-            self.circuit = Circuit(self.shared.spread)
-        if not self.throttle.same(output.throttle):
-            self.throttle = Throttle(output.throttle)
-        self.output = output
+        circuit = self.circuit if output == self.output else Circuit(self.shared.spread)
+        throttle = self.throttle if self.throttle.same(output.throttle) else Throttle(output.throttle)
+        self.circuit, self.throttle, self.output = circuit, throttle, output
 
     def wait(self) -> float:
         """In how many seconds the next one may be taken; infinity while that depends on one that is."""

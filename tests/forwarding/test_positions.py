@@ -12,6 +12,7 @@ from relay_tornado.forwarding.forwarding import key_of
 from relay_tornado.log.consumers import Terms
 from tests.forwarding.target import Target
 from tests.forwarding.world import B, World, once, public, world
+from tests.waiting import until
 
 
 @pytest.mark.gen_test
@@ -39,6 +40,18 @@ async def test_an_output_that_could_not_be_opened(place: Any, name: str, monkeyp
         for number in (1, 2):
             await w.idle(number)
             assert w.forwarder(number).ledger.progress.floor == 1
+
+
+@pytest.mark.gen_test
+async def test_an_output_that_could_not_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a little later, as are those behind it: nothing goes on to where it no longer belongs."""
+    async with Target() as old, Target() as new, world(public(old.url, 1), public(old.url, 2)) as w:
+        monkeypatch.setattr(forwarder, "Goes", once(forwarder.Goes))
+        await w.change(public(new.url, 1), public(new.url, 2))
+        await until(lambda: w.forwarder(1).output.destination == new.url)
+        await w.append(b"1")
+        await new.until(2)
+        assert old.bodies == []
 
 
 @pytest.mark.gen_test
