@@ -188,6 +188,7 @@ class Group:
         credit = member.in_flight.credit
         if credit <= 0:
             member.in_flight.run_short(member)
+            self._wake()  # others may have room
             return []
         able = self._able()
         if member.slow and any(not each.receiver.busy for each in able):

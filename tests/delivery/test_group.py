@@ -161,6 +161,25 @@ async def test_a_little_room_is_used_too() -> None:
     assert await parked(world) == [8]
 
 
+@virtual_test
+async def test_what_one_has_no_room_for_goes_to_one_that_was_slow() -> None:
+    """At once, where what made it short of room came at the same time, in another bucket."""
+    world = world_of()
+    await world.bucket()
+    await world.bucket("other")
+    await world.append()
+    slow = await worker(world, ack_wait=5)
+    await asyncio.sleep(6)
+    assert slow.tries() == [(1, 1), (1, 2)]
+    one = await worker(world, "orders", "other", max_in_flight=1)
+    await quiet()
+    await world.append(1, "id-other")
+    await world.append(1)
+    await quiet()
+    assert one.reader.seqs("other") == [1]
+    assert slow.seqs == [1, 1, 2]
+
+
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 5))
 @settings(max_examples=60, deadline=None)
 def test_everything_is_handled_whatever_happens(seed: int, count: int) -> None:
