@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from itertools import accumulate, takewhile
 from typing import Protocol, TypeAlias, cast
 
@@ -84,7 +85,9 @@ class Pages:
         self._used = 0
         self._blocks: OrderedDict[_Key, Block] = OrderedDict()
         self._levels: OrderedDict[tuple[int, int], int] = OrderedDict()
-        self._coming: dict[_Key, asyncio.Task[Block]] = {}
+        self._coming: dict[tuple[int, _Key], asyncio.Task[Block]] = {}
+        """The reads in flight, by how often something was forgotten before each."""
+        self._forgotten = 0
 
     @property
     def used(self) -> int:
@@ -108,24 +111,27 @@ class Pages:
         It may come out without it: where a trim went by, or where a block that another reader asked for turned out to
         be smaller and to lie elsewhere. Then the caller looks again. Raises sqlite3.Error or Unavailable.
         """
-        block = self.peek(state, seq)
-        if block is not None:
-            return block
-        level = self._levels.get((state.key, (seq - 1) // LEVELS[0]), LEVELS[0])
-        key = (state.key, level, (seq - 1) // level)
-        task = self._coming.get(key)
-        if task is not None and task.done():
-            # Its callback comes later in this turn of the loop.
-            self._arrived(key, state, task)
+        while True:
             block = self.peek(state, seq)
             if block is not None:
                 return block
-            task = None
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._fetch(key, state, seq))
-            self._coming[key] = task
-            task.add_done_callback(lambda done: self._arrived(key, state, done))
-        return await asyncio.shield(task)
+            level = self._levels.get((state.key, (seq - 1) // LEVELS[0]), LEVELS[0])
+            key, times = (state.key, level, (seq - 1) // level), self._forgotten
+            task = self._coming.get((times, key))
+            if task is not None and task.done():
+                # Its callback comes later in this turn of the loop.
+                self._arrived(times, key, state, task)
+                block = self.peek(state, seq)
+                if block is not None:
+                    return block
+                task = None
+            if task is None:
+                task = asyncio.get_running_loop().create_task(self._fetch(key, state, seq))
+                self._coming[times, key] = task
+                task.add_done_callback(partial(self._arrived, times, key, state))
+            block = await asyncio.shield(task)
+            if times == self._forgotten or state.gone or seq > state.head:
+                return block
 
     async def _fetch(self, key: _Key, state: LogState, seq: int) -> Block:
         first, head, epochs, log, asked = state.first, state.head, state.epochs, state.key, key[1]
@@ -144,11 +150,11 @@ class Pages:
 
         return await self._read(job)
 
-    def _arrived(self, key: _Key, state: LogState, task: asyncio.Task[Block]) -> None:
-        if self._coming.get(key) is not task:
+    def _arrived(self, times: int, key: _Key, state: LogState, task: asyncio.Task[Block]) -> None:
+        if self._coming.get((times, key)) is not task:
             return
-        del self._coming[key]
-        if task.cancelled() or task.exception() is not None or state.gone:
+        del self._coming[times, key]
+        if task.cancelled() or task.exception() is not None or state.gone or times != self._forgotten:
             return
         block = task.result()
         log, number = state.key, (block.start - 1) // LEVELS[0]
@@ -169,7 +175,8 @@ class Pages:
             self._used -= self._blocks.popitem(last=False)[1].cost
 
     def forget(self, log: int) -> None:
-        """Lets go of all blocks of a log."""
+        """Lets go of all blocks of a log; what is being read is not kept, for it may hold what the log has lost."""
+        self._forgotten += 1
         for key in [key for key in self._blocks if key[0] == log]:
             self._used -= self._blocks.pop(key).cost
 

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from tornado.ioloop import IOLoop
 
+from relay_tornado.log.loading import load
 from relay_tornado.log.pages import Block, Pages
 from relay_tornado.log.state import LogState
+from relay_tornado.log.tail import Recent
 from relay_tornado.model import MIB, Epoch, Event, Retention
-from tests.log.worlds import MANY, SqliteWorld, event, fill, make, read_all
+from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
+from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 
@@ -187,3 +190,32 @@ def test_a_read_that_is_just_done_is_not_shared() -> None:
         await pages.close()
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@log_test
+async def test_what_is_read_while_the_log_goes_back(io_loop: IOLoop, tmp_path: Path) -> None:
+    """The events that the file lost are neither given nor kept: others have their seqs by then."""
+    world = await reopened(tmp_path, 20)
+    log, read, gate = world.log, world.database.read, asyncio.Event()
+    held = 0
+
+    async def late(job: Any) -> Any:
+        nonlocal held
+        found = await read(job)
+        held += 1
+        await gate.wait()
+        return found
+
+    log._pages._read = late  # type: ignore[assignment]
+    reader = asyncio.create_task(log.read("b", 12, 8, MANY))
+    await until(lambda: held, "the events to be read")
+    with behind(world) as raw:
+        raw.execute("DELETE FROM event WHERE seq > 12")
+        raw.execute("UPDATE log SET head = 12")
+    log._apply(await read(load))
+    await log.append("b", event(b"new"))
+    log._logs["b"].recent = Recent()  # that is read from the file, too
+    gate.set()
+    assert [(each.seq, each.body) for each in await reader] == [(13, b"new")]
+    assert [(each.seq, each.body) for each in log.peek("b", 12, 8, MANY) or ()] == [(13, b"new")]
+    await world.close()
