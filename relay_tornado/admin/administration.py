@@ -115,21 +115,22 @@ class Administration:
 
     # buckets
 
-    async def create_bucket(self, name: str, /, **options: Any) -> Bucket:
-        """Makes a bucket with its log and one input; options: `BucketFields`. Conflict where the name is taken."""
+    async def create_bucket(self, name: str, first: int = 1, /, **options: Any) -> Bucket:
+        """Makes a bucket with its log, which begins with the seq `first`, and one input; options: `BucketFields`.
+        Conflict where the name is taken."""
         bucket = new_bucket(name, options, self.settings, self._clock())
         self._check_free(bucket.name)
         # The log first: nobody knows the id yet, and a bucket that can be seen can be appended to.
-        await self._log.create(bucket.id, new_epoch())
+        await self._log.create(bucket.id, new_epoch(), first)
         try:
-            followed = await self._positions.follow(bucket)
+            followed = await self._positions.follow(bucket, first)
             await self._registry.put("bucket", bucket.id, bucket, expect=0)
         except Unknown:
             raise  # the bucket may be there after all, and needs its log then; `reconcile` sees which it is
         except RelayError:
             await self._drop_log(bucket.id)
             raise
-        await self._positions.complete(self._positions.follow(bucket, followed))
+        await self._positions.complete(self._positions.follow(bucket, first, followed))
         return bucket
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:

@@ -37,6 +37,7 @@ class _Options(Schema):
 
 class _CreateBucket(_Options):
     name = fields.String(required=True)
+    first = fields.Integer(strict=True, validate=validate.Range(1, 1 << 62), load_default=1)
 
 
 class _Bucket(Schema):
@@ -133,7 +134,8 @@ class _RotateToken(_Token):
 
 
 async def _create_bucket(administration: Administration, arguments: Document) -> Document:
-    return bucket_document(await administration.create_bucket(arguments["name"], **arguments["options"]))
+    name, first = arguments["name"], arguments["first"]
+    return bucket_document(await administration.create_bucket(name, first, **arguments["options"]))
 
 
 async def _list_buckets(administration: Administration, _: Document) -> list[Document]:

@@ -42,12 +42,12 @@ class TokenPositions:
                 await self._make_at_head(bucket, token)
         return buckets
 
-    async def follow(self, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:
-        """At the first event of a bucket that is being made. Returns the keys of all tokens."""
+    async def follow(self, bucket: Bucket, first: int, but: Collection[str] = ()) -> Collection[str]:
+        """At the first event, `first`, of a bucket that is being made. Returns the keys of all tokens."""
         tokens = self._tokens()
         for token in tokens.values():
             if token.key not in but and token.keeps_position(bucket) and not token.expired(self._clock()):
-                await self._make(bucket, token, 0)
+                await self._make(bucket, token, first - 1)
         return tokens
 
     async def stay(self, before: Bucket, bucket: Bucket, but: Collection[str] = ()) -> Collection[str]:

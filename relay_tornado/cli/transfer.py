@@ -264,8 +264,11 @@ class _Import:
         )
         if found is None:
             options = {name: header.bucket[name] for name in _BUCKET_FIELDS if header.bucket.get(name)}
-            found = self._relay.call("bucket.create", name=self._name, options=options)
+            # Whoever reads it from its first event on misses nothing of what the export does not hold.
+            begin = {"first": header.first} if header.first > 1 else {}
+            found = self._relay.call("bucket.create", name=self._name, options=options, **begin)
             self.created = True
+            self.head = max(header.first, 1) - 1
         self.bucket_id = found["id"]
 
     def _send(self, batch: list[Any], first: int, last: int) -> None:

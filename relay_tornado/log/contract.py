@@ -100,8 +100,9 @@ class EventLog(Protocol):
         """A position (a seq, 0 at least) such that every event received at or after `time` lies behind it, and as
         late as that allows, but not below first - 1. Raises BucketGone."""
 
-    async def create(self, bucket_id: BucketId, epoch: str) -> None:
-        """Makes an empty log with its first epoch, open in this process. Repeating it changes nothing."""
+    async def create(self, bucket_id: BucketId, epoch: str, first: int = 1) -> None:
+        """Makes an empty log with its first epoch, open in this process; its first event will have the seq `first`.
+        Repeating it changes nothing."""
 
     async def drop(self, bucket_id: BucketId) -> None:
         """Removes a log: gone at once, its rows in the background. Repeating it, or dropping none, is no error."""

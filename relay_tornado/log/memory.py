@@ -28,8 +28,8 @@ class _Log(LogState):
 
     __slots__ = ("digests", "events", "stubs")
 
-    def __init__(self, key: int, bucket_id: BucketId, epoch: str) -> None:
-        super().__init__(key, bucket_id, [Epoch(epoch, 1)], True)
+    def __init__(self, key: int, bucket_id: BucketId, epoch: str, first: int) -> None:
+        super().__init__(key, bucket_id, [Epoch(epoch, 1)], True, first)
         self.events: list[Event] = []
         self.stubs: dict[int, int] = {}
         self.digests: dict[tuple[int, bytes], tuple[int, float]] = {}
@@ -200,14 +200,14 @@ class MemoryEventLog:
         log = self._log(bucket_id)
         return log.first - 1 + bisect_left(log.events, time, key=lambda event: event.received_at)
 
-    async def create(self, bucket_id: BucketId, epoch: str) -> None:
+    async def create(self, bucket_id: BucketId, epoch: str, first: int = 1) -> None:
         """See the contract."""
         if bucket_id in self._logs:
             return
         if await self.find(epoch) is not None:
             raise Conflict(f"the epoch {epoch} is in use")
         self._made += 1
-        self._logs[bucket_id] = _Log(self._made, bucket_id, epoch)
+        self._logs[bucket_id] = _Log(self._made, bucket_id, epoch, first)
 
     async def drop(self, bucket_id: BucketId) -> None:
         """See the contract."""

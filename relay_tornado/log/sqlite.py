@@ -281,21 +281,22 @@ class SqliteEventLog:
 
     # making, trimming, dropping
 
-    async def create(self, bucket_id: BucketId, epoch: str) -> None:
+    async def create(self, bucket_id: BucketId, epoch: str, first: int = 1) -> None:
         if bucket_id in self._logs:
             return
 
         def job(raw: sqlite3.Connection) -> int | None:
             if raw.execute("SELECT 1 FROM log WHERE bucket = ? AND dropped = 0", (bucket_id,)).fetchone() is not None:
                 return None
-            key = raw.execute("INSERT INTO log (bucket) VALUES (?)", (bucket_id,)).lastrowid
+            values = (bucket_id, first, first - 1)
+            key = raw.execute("INSERT INTO log (bucket, first, head) VALUES (?, ?, ?)", values).lastrowid
             raw.execute("INSERT INTO epoch VALUES (?, ?, 1)", (epoch, key))
             return key
 
         def created(key: int | None) -> None:
             if key is not None:
                 self._opened.add(epoch)
-                self._add(LogState(key, bucket_id, [Epoch(epoch, 1)], True))
+                self._add(LogState(key, bucket_id, [Epoch(epoch, 1)], True, first))
 
         try:
             await self._database.write(job, created)

@@ -35,11 +35,11 @@ class LogState:
         "weighed",
     )
 
-    def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool) -> None:
+    def __init__(self, key: int, bucket_id: BucketId, epochs: Sequence[Epoch], open: bool, first: int = 1) -> None:
         self.key = key
         self.bucket_id = bucket_id
-        self.first = 1
-        self.head = 0
+        self.first = first
+        self.head = first - 1
         self.bytes = 0
         self.last_at = 0.0
         self.epochs = tuple(epochs)

@@ -319,8 +319,8 @@ async def test_the_log_is_there_before_the_bucket(open_world: OpenWorld) -> None
         logs: set[str] = set()
         create, drop = world.log.create, world.log.drop
 
-        async def noted_create(bucket_id: str, epoch: str) -> None:
-            await create(bucket_id, epoch)
+        async def noted_create(bucket_id: str, epoch: str, first: int = 1) -> None:
+            await create(bucket_id, epoch, first)
             logs.add(bucket_id)
 
         async def noted_drop(bucket_id: str) -> None:

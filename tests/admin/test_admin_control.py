@@ -287,10 +287,10 @@ async def test_closing_lets_a_running_command_finish(open_memory: OpenWorld, tmp
         begun, go_on = asyncio.Event(), asyncio.Event()
         create = world.administration.create_bucket
 
-        async def slow(name: str, /, **options: Any) -> Any:
+        async def slow(name: str, first: int = 1, /, **options: Any) -> Any:
             begun.set()
             await go_on.wait()
-            return await create(name, **options)
+            return await create(name, first, **options)
 
         world.administration.create_bucket = slow  # type: ignore[method-assign]
         async with connected(path) as busy, connected(path) as idle:

@@ -63,6 +63,24 @@ async def test_a_log_may_begin_anywhere(world: World) -> None:
 
 
 @log_test
+async def test_a_log_may_be_made_to_begin_anywhere(world: World) -> None:
+    """It is as one whose events have left: its first seq is that, whether it is imported or appended, after a restart
+    too, and whoever begins at its first event misses nothing."""
+    await world.log.create("b", "aaaaaaaaaaaa", 41)
+    await world.log.create("c", "cccccccccccc", 7)
+    bounds = await world.log.bounds("b")
+    assert (bounds.first, bounds.head) == (41, 40)
+    assert not await world.log.read("b", bounds.first - 1, 10, MANY)
+    with pytest.raises(Conflict):
+        await world.log.import_events("b", exported(1, 60), {})
+    await world.log.import_events("b", exported(41, 60), {})
+    assert await read_all(world.log, after=40) == under("aaaaaaaaaaaa", exported(41, 60))
+    await world.reopen()
+    assert [(await world.log.bounds(each)).first for each in ("b", "c")] == [41, 7]
+    assert (await world.log.append("c", event())).seq == 7
+
+
+@log_test
 async def test_a_later_run_opens_an_epoch(world: World) -> None:
     """As an append does: what was lost with a crash can't come back under an old id."""
     epoch = await make(world.log)

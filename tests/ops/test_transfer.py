@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.sync.client import connect
 
 from relay_tornado.cli import transfer
 from relay_tornado.errors import Invalid, Unavailable
@@ -416,6 +417,33 @@ def test_with_a_running_relay(new_relay: Callable[..., Relay], tmp_path: Path) -
     assert relay.command("export", "orders", str(tmp_path / "e"))["events"] == 401
     assert relay.command("import", "copy", str(tmp_path / "e"))["imported"] == 401
     assert relay.command("import", "copy", str(tmp_path / "e"))["imported"] == 0
+    assert relay.command("check")["findings"] == []
+    assert relay.stop() == 0
+
+
+def test_who_reads_every_bucket_misses_nothing_of_a_later_part(new_relay: Callable[..., Relay], tmp_path: Path) -> None:
+    """A part of an export makes a bucket that begins with it. Who joins at its first event is told no gap, be it one
+    that refuses gaps, one with a consumer, or a durable token."""
+    fill(tmp_path / "data", "orders", 20)
+    relay = new_relay()
+    relay.start()
+    relay.command("export", "orders", str(tmp_path / "part"), "--after", "14")
+    durable, token = (relay.command("token", "create", *options) for options in (["--durable"], []))
+    with connect(relay.ws_url, proxy=None) as socket, connect(relay.ws_url, proxy=None) as worker:
+        for each, fields in ((socket, {"on_gap": "fail"}), (worker, {"consumer": "worker"})):
+            each.send(json.dumps({"action": "auth", **token}))
+            each.send(json.dumps({"action": "subscribe", **fields}))
+            while json.loads(each.recv(TIMEOUT)).get("status") != "caught_up":
+                pass
+        assert relay.command("import", "part", str(tmp_path / "part"))["imported"] == 6
+        for each in (socket, worker):
+            frames = [json.loads(each.recv(TIMEOUT)) for _ in range(6)]
+            assert [frame.get("meta", {}).get("seq") for frame in frames] == [15, 16, 17, 18, 19, 20]
+    for name in ("worker", f"token:{durable['key']}"):
+        consumer = relay.command("consumer", "show", "part", name)
+        assert (consumer["pending"], consumer["gaps"]) == (6, None)
+    relay.command("export", "orders", str(tmp_path / "none"), "--after", "20")
+    assert relay.command("import", "none", str(tmp_path / "none"))["head"] == 20
     assert relay.command("check")["findings"] == []
     assert relay.stop() == 0
 
