@@ -112,7 +112,7 @@ class HeaderValues(fields.Field[list[str]]):
 
 
 class Headers(fields.Dict):
-    """A JSON object from names to what `values` reads, or null; an empty list is an empty object, as PHP writes it."""
+    """A JSON object from names to what `values` reads, or null."""
 
     def __init__(self, values: HeaderValues | None = None) -> None:
         super().__init__(keys=fields.String(), values=values or HeaderValues(), allow_none=True)
@@ -122,8 +122,7 @@ class Headers(fields.Dict):
             held = sum(len(each) if isinstance(each, list) else 1 for each in value.values())
             if held > MAX_HEADERS:
                 raise ValidationError(f"holds {held} values; {MAX_HEADERS} are allowed.")
-        named = {} if value == [] else value
-        return super()._deserialize(named, attr, data, **kwargs)  # type: ignore[no-untyped-call]
+        return super()._deserialize(value, attr, data, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class Form(fields.Field[Document | None]):

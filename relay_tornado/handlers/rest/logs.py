@@ -91,6 +91,16 @@ class _Values(HeaderValues):
         return super()._deserialize(values, attr, data, **kwargs)
 
 
+class _ResponseHeaders(Headers):
+    """Headers of an answer; some clients, such as those in PHP, write none as an empty list."""
+
+    def __init__(self) -> None:
+        super().__init__(_Values(allow_none=True))
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        return super()._deserialize({} if value == [] else value, attr, data, **kwargs)
+
+
 def _text(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, bool | int | float) else value
 
@@ -135,7 +145,7 @@ class AnswerBody(Schema):
     status = _Status()
     status_code = _Code(allow_none=True)
     response_body = _Bytes()
-    response_headers = Headers(_Values(allow_none=True))
+    response_headers = _ResponseHeaders()
     duration_ms = _Lenient(MAX_COUNT)
     retries = _Lenient(MAX_COUNT)
 

@@ -51,8 +51,7 @@ _VALUE: Final[Document] = {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\
 
 def _headers(refused: frozenset[str]) -> Document:
     return {
-        "type": ["object", "array", "null"],
-        "maxItems": 0,
+        "type": ["object", "null"],
         "description": "Values by name: a text, or a list of texts.",
         "propertyNames": {"pattern": f"^{_HEADER_NAME}$", "not": {"enum": sorted(refused)}},
         "additionalProperties": {"anyOf": [_VALUE, {"type": "array", "items": _VALUE}]},

@@ -85,11 +85,8 @@ async def test_an_inputs_life(tmp_path: Path) -> None:
         assert made.status == 201
         assert set(made.document) >= INPUT
         assert (made.document["status_code"], made.document["headers"]) == (200, {"X": ["1"]})
-        for kind in ("inputs", "outputs"):
-            empty = await here.call("POST", f"/v1/buckets/orders/{kind}", {"headers": []})
-            assert (empty.status, empty.document["headers"]) == (201, {})
-            wrong = await here.call("POST", f"/v1/buckets/orders/{kind}", {"headers": ["X"]})
-            assert (wrong.status, wrong.document["message"]) == (400, "headers: must be a JSON object.")
+        wrong = await here.call("POST", "/v1/buckets/orders/inputs", {"headers": ["X"]})
+        assert (wrong.status, wrong.document["message"]) == (400, "headers: must be a JSON object.")
         path = f"/v1/buckets/orders/inputs/{made.document['id']}"
         changed = await here.call("PUT", path, {**made.document, "body": "ok", "status_code": 202})
         assert (changed.status, changed.document["body"], changed.document["status_code"]) == (200, "ok", 202)
