@@ -239,9 +239,14 @@ class Connection(IOStream):
                 if not (size_or_none := super().read_from_fd(buf)):
                     return size_or_none
             return None
-        if size_or_none == 0 and self._request in (_ANSWER, _BODY) and not super().reading() and self.halves:
-            self._end_reading()
-            return None
+        if size_or_none == 0 and self.halves:
+            if super().reading():
+                # What is read may have come whole just before, as Tornado does not look at it behind each part: who
+                # reads next finds the end again.
+                return size_or_none if self._find_read_pos() is None else None
+            if self._request in (_ANSWER, _BODY):
+                self._end_reading()
+                return None
         return size_or_none
 
     def _end_reading(self) -> None:

@@ -140,6 +140,19 @@ async def test_who_has_said_everything_gets_the_answers(sent: bytes, answers: in
         await until(lambda: not site.site.listener.connections)
 
 
+@pytest.mark.usefixtures("quiet")
+@pytest.mark.parametrize("target", [URL, b"/healthz"])
+async def test_the_end_behind_a_head_in_parts_is_not_within_it(target: bytes) -> None:
+    """A head that more than one read takes is there as a whole where the next one finds the client's end."""
+    long = request(target, b"", b"TE: deflate\r\nConnection: TE\r\nX-Long: %b\r\n" % (b"x" * (40 << 10)), b"GET")
+    async with edge(max_header=64 << 10) as site, Raw(site.port) as client:
+        assert (await client.ask(HEALTH)).status == 200
+        client.send(long)
+        client.writer.write_eof()
+        assert (await client.reply()).status == 200
+        assert await client.closed() == b""
+
+
 @pytest.mark.parametrize("headers", [b"", b"Connection: TE, close\r\nTE: deflate\r\n"])
 async def test_who_may_have_left_is_not_held_for_long(headers: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no answer comes, a connection whose client sends nothing more is closed after a while, and costs the loop
