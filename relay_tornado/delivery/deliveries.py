@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+
+import structlog
 
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliver import Delivery
@@ -28,6 +31,8 @@ from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.rules import Rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
+
+_log = structlog.get_logger(__name__)
 
 
 class Deliveries:
@@ -202,13 +207,19 @@ class Deliveries:
         renamed = not new and self._directory.name(key) != before
         bucket = self._directory.get(key)
         for delivery in list(self._live):
-            if bucket is None:
-                delivery.leave(key)
-            else:
-                if renamed:
-                    delivery.renamed(key)
-                delivery.join(bucket, new=new)
-                delivery.keep(key)
+            try:
+                if bucket is None:
+                    delivery.leave(key)
+                else:
+                    if renamed:
+                        delivery.renamed(key)
+                    delivery.join(bucket, new=new)
+                    delivery.keep(key)
+            except Exception:
+                # It comes back to what there is by then; the others hear of it now.
+                _log.exception("delivery_not_told", bucket=key)
+                with suppress(Exception):
+                    delivery.outlet.unavailable("the relay failed on a change of a bucket: come back")
         if bucket is None:
             self._ledgers.forget(key)
             self._directory.forget(key)

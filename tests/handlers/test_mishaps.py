@@ -11,6 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from relay_tornado import session
+from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.handlers import conversation, feed, listener
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Conversation
@@ -73,6 +74,33 @@ async def test_one_that_can_not_be_told_of_its_token(how: str, monkeypatch: pyte
             await server.registry.delete("token", token[0])
         final = {"revoked": 4503, "expired": 4504}[how]
         assert sorted([await code_of(client) for client in clients]) == [1001, final, final]
+
+
+@pytest.mark.parametrize("name", ["join", "leave"])
+async def test_one_that_can_not_be_told_of_a_bucket(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has to come again, and the others hear of what was made or deleted."""
+    monkeypatch.setattr(Delivery, name, once(getattr(Delivery, name)))
+    async with live() as server:
+        if name == "leave":
+            await server.bucket()
+        clients = [await server.subscribed(extended=True) for _ in range(3)]
+        if name == "leave":
+            await server.registry.delete("bucket", "id-orders")
+        else:
+            await server.bucket()
+            await server.append()
+        heard = sorted([await first(client) for client in clients])
+        assert heard == ["1001", *[{"join": "webhook", "leave": "bucket_deleted"}[name]] * 2]
+
+
+async def first(client: Client) -> str:
+    """What comes first that is no word of how far its events are, or else the code that it ends with."""
+    try:
+        while (message := await client.hear()).get("status") in ("caught_up", "ping"):
+            pass
+    except ConnectionClosed as closed:
+        return str(closed.rcvd and closed.rcvd.code)
+    return str(message.get("status", message["type"]))
 
 
 async def test_a_connection_that_can_not_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
