@@ -20,6 +20,7 @@ from relay_tornado.settings import Settings
 _logger = structlog.get_logger(__name__)
 
 _KEPT = "it takes no events, and no log is removed"
+_LATER = "it is removed at the next start"
 _DAMAGED = "the file is damaged: run `relay check`, and restore a backup"
 
 
@@ -75,7 +76,10 @@ class Housekeeping:
             return
         for bucket_id in strange:
             _logger.info("log_without_bucket", bucket_id=bucket_id, consequence="it is removed")
-            await self._log.drop(bucket_id)
+            try:
+                await self._log.drop(bucket_id)
+            except RelayError as error:  # which is no reason not to serve the others
+                _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=_LATER)
 
     async def trim_all(self) -> int:
         """One pass over all buckets. A bucket that can't be trimmed now is logged, and keeps no other from it."""
@@ -107,6 +111,8 @@ class Housekeeping:
                 continue  # somebody keeps it
             except (RelayError, sqlite3.Error) as error:
                 _logger.warning("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name, reason=str(error))
+            except Exception:
+                _logger.exception("expired_bucket_kept", bucket_id=bucket.id, bucket=bucket.name)
             else:
                 _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
 

@@ -36,6 +36,29 @@ async def test_reconcile_completes_what_was_cut_off(open_world: OpenWorld) -> No
 
 
 @pytest.mark.gen_test
+async def test_a_log_that_can_not_be_dropped_keeps_nobody_from_serving(
+    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its rows are damaged, say: the other strange ones go, and it does at another start."""
+    async with open_world() as world:
+        strays, drop = [new_uuid(), new_uuid()], world.log.drop
+        for stray in strays:
+            await world.log.create(stray, new_epoch())
+
+        async def failing_drop(bucket_id: str) -> None:
+            if bucket_id == strays[0]:
+                raise Unavailable("the disk failed")
+            await drop(bucket_id)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.log, "drop", failing_drop)
+            await world.administration.reconcile()
+        assert set(await world.log.buckets()) == {strays[0]}
+        await world.administration.reconcile()
+        assert set(await world.log.buckets()) == set()
+
+
+@pytest.mark.gen_test
 async def test_damage_removes_nothing(open_world: OpenWorld) -> None:
     """Where a bucket's log has another bucket's id by now, no log is dropped or made, however often the relay starts;
     the bucket takes no events, and the others do."""
@@ -218,7 +241,9 @@ async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorl
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("error", [Unavailable("the disk failed"), sqlite3.DatabaseError("malformed")])
+@pytest.mark.parametrize(
+    "error", [Unavailable("the disk failed"), sqlite3.DatabaseError("malformed"), TypeError("not a number")]
+)
 async def test_one_bucket_keeps_no_other_from_expiring(
     open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
