@@ -26,6 +26,9 @@ _MOST_HEAD: Final = 32 * KIB
 _JOINED: Final = 16 * KIB
 _IDLE: Final = 15.0
 """Seconds for which a connection is kept for the next request; most servers keep it longer."""
+_TOO_IDLE: Final = 408
+"""What some servers say as they close a connection on which nothing came for a while (RFC 9110, 15.5.9); it may cross
+the next request, which it is no answer to."""
 _IDLE_EACH: Final = 4
 _IDLE_ALL: Final = 256
 
@@ -51,7 +54,7 @@ class Unanswered(Exception):
 
 
 class _Stale(Exception):
-    """A connection that was used before was closed by the other side, without a byte of an answer."""
+    """A connection that was used before was closed by the other side, without a byte of an answer to the request."""
 
 
 class Transport:
@@ -86,6 +89,7 @@ class Transport:
                     try:
                         answer = await connection.ask(head, body, method)
                     except _Stale:
+                        connection.abort()
                         continue
                     self._keep(key, connection)
                     return answer
@@ -216,7 +220,10 @@ class _Connection(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
         try:
-            return await self._answer
+            answer = await self._answer
+            if stale and answer.status == _TOO_IDLE:
+                raise _Stale
+            return answer
         except Unanswered:
             if stale and not self._heard:
                 raise _Stale from None

@@ -18,6 +18,7 @@ from relay_tornado.forwarding.guard import Guard, GuardedResolver, parse_ranges
 from relay_tornado.forwarding.transport import MOST_BODY, Answer, Transport, Unanswered, _Connection
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Got, Target, answer
+from tests.waiting import until
 
 HEAD = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"
 
@@ -71,6 +72,21 @@ async def test_connections_are_used_again() -> None:
             target.answers = lambda got, data=data: data
             assert (await send(made, target.url)).status == 200
             assert not made._idle
+
+
+@pytest.mark.gen_test
+async def test_a_word_about_idleness_is_no_answer() -> None:
+    """A server that says 408 as it closes a connection that was quiet has not looked at the request that crosses that:
+    it goes out on another one. On a new connection 408 is an answer as any other."""
+    answers = [answer(200, b"one"), answer(408, b"", "Connection: close"), answer(200, b"two")]
+    async with Target(lambda got: answers.pop(0)) as target, transport() as made:
+        assert (await send(made, target.url, b"1")).body == b"one"
+        assert (await send(made, target.url, b"2")).body == b"two"
+        assert (target.connections, target.bodies) == (2, [b"1", b"2", b"2"])
+    async with Target(lambda got: answer(408)) as target, transport() as made:
+        assert [(await send(made, target.url)).status for _ in range(2)] == [408, 408]
+        assert len(target.got) == 3
+        await until(lambda: len(made._live) == 1)
 
 
 @pytest.mark.gen_test
