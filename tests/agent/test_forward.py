@@ -102,6 +102,7 @@ def test_bytes_that_are_no_text(relay: Relay, secret: str, target: Target, tmp_p
 def test_nowhere_to_go(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
     """Without URL a bucket that says nowhere where its events go is an error at the start, which says what to give."""
     relay.create_bucket("nowhere")
+    relay.command("output", "create", "nowhere", "--name", "far", "--public", "--destination", target.url)
     for arguments in ((), ("--output", "there"), ("--output", "blank")):
         with forward(tmp_path, relay, secret, "nowhere", *arguments) as agent:
             assert agent.wait() == 2
@@ -133,6 +134,32 @@ def test_an_event_waits_for_its_destination(relay: Relay, secret: str, target: T
         assert agent.stop() == 0
     assert [each.line.split()[1] for each in target.seen()] == ["/a", "/b", "/a", "/b"]
     assert agent.printed()[-1]["failed"] == 0
+
+
+def test_an_event_with_no_destination_under_the_original_protocol(
+    relay: Relay, secret: str, target: Target, tmp_path: Path
+) -> None:
+    """It would not come again, so nothing waits for it: it is told as failed, and the others go out."""
+    path = relay.create_bucket("unplaced")
+    for name, given in (("a", ()), ("b", ("--destination", f"{target.url}/b"))):
+        relay.command("output", "create", "unplaced", "--name", name, *given)
+    with forward(tmp_path, relay, secret, "unplaced", "--stock") as agent:
+        for number in (1, 2):
+            send(relay, path, number)
+        wait_for(lambda: target.numbers() == [1, 2], "every event that has somewhere to go")
+        assert agent.stop() == 0
+    assert [each["output"] for each in agent.printed() if each["what"] == "failed"] == ["a", "a"]
+
+
+def test_a_token_that_may_not_ask(relay: Relay, target: Target, tmp_path: Path) -> None:
+    """Whether the output is there can't be looked up: what comes for it goes out all the same."""
+    path = relay.create_bucket("unasked")
+    relay.command("output", "create", "unasked", "--name", "worker")
+    _, secret = relay.create_token("--bucket", "unasked", "--api-access", "disabled")
+    with forward(tmp_path, relay, secret, "unasked", target.url, "--output", "worker") as agent:
+        send(relay, path, 1)
+        wait_for(target.seen, "the request")
+        assert agent.stop() == 0
 
 
 def test_what_people_see(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
@@ -350,12 +377,12 @@ def test_a_second_signal_ends_at_once(relay: Relay, secret: str, target: Target,
 def test_a_slow_target_is_tried_again(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
     """An answer that does not come in --timeout is none."""
     path = relay.create_bucket("slow")
-    with forward(tmp_path, relay, secret, "slow", target.url, "--timeout", "0.2", "--max-tries", "2") as agent:
+    with forward(tmp_path, relay, secret, "slow", target.url, "--timeout", "2", "--max-tries", "2") as agent:
         send(relay, path, 1, X_Wait="1000")
         wait_for(lambda: [each for each in agent.printed() if each["what"] == "failed"], "the end")
         wait_for(lambda: logs(relay, "slow")[1]["status"] == "failed", "the answer")
     assert target.numbers() == [1, 1]
-    assert "within 0.2 s" in agent.printed()[0]["error"]
+    assert "within 2 s" in agent.printed()[0]["error"]
 
 
 def test_the_relay_of_this_machine(relay: Relay, target: Target, tmp_path: Path) -> None:

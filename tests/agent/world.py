@@ -120,6 +120,7 @@ class Agent:
         assert self.process is not None
         code = self.process.wait(TIMEOUT)
         self.process = None
+        assert "Traceback" not in self.said()
         return code
 
     def kill(self) -> None:
