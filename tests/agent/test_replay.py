@@ -32,9 +32,10 @@ def replay(relay: Relay, secret: str, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def shop(relay: Relay) -> str:
-    """A bucket with ten events, which has an output; returns the path of its input."""
+    """A bucket with ten events, which has two outputs; returns the path of its input."""
     path = relay.create_bucket("shop")
-    relay.command("output", "create", "shop", "--name", "worker", "--destination", "http://localhost:1/")
+    for name in ("worker", "other"):
+        relay.command("output", "create", "shop", "--name", name, "--destination", "http://localhost:1/")
     for number in range(1, 11):
         send(relay, f"{path}/p{number}?q={number}", number, bytes([number]), X_Even=str(number % 2 == 0))
     return path
@@ -197,7 +198,6 @@ def test_across_a_restart_of_the_relay(tmp_path: Path, target: Target) -> None:
 
 def test_to_an_internal_output(relay: Relay, secret: str, shop: str, target: Target, tmp_path: Path) -> None:
     """Whoever is connected gets copies for that output."""
-    relay.command("output", "create", "shop", "--name", "other", "--destination", target.url)
     arguments = ("forward", "shop", target.url, "--output", "worker", "--json")
     with Agent(tmp_path, relay.url, secret, *arguments) as agent:
         run = replay(relay, secret, "shop", "--from", "seq:9", "--to", "seq:10", "--to-output", "worker")

@@ -15,6 +15,7 @@ from relay_tornado.ops.stats import stats
 from tests.acceptance.clients import Sender, Subscriber
 from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
+from tests.cli.server import serving
 from tests.ops.filling import change, consume, fill, rows
 
 
@@ -33,7 +34,11 @@ def test_what_takes_the_space(cli: Runner) -> None:
     assert found["clients"] is None
     assert found["growth_a_day"] > 0
     assert found["days_left"] > 0
-    text = cli("stats").stdout
+    shown = cli("stats")
+    assert shown.stderr == "relay: no relay runs here, so there are no clients\n"
+    text = shown.stdout
+    with serving(cli.data):
+        assert cli("stats").stdout.endswith("\nNo client is subscribed.\n")
     assert re.search(r"^orders +300 ", text, re.MULTILINE)
     assert re.search(r"(days|over a year) until the reserve is met$", text, re.MULTILINE)
 
