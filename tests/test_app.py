@@ -19,6 +19,7 @@ from relay_tornado.errors import Locked, NewerSchema, StartupError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.gauges import ConsumerLevels
 from relay_tornado.handlers.site import Site
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.registry.sqlite_uses import SqliteUses
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
@@ -26,6 +27,7 @@ from relay_tornado.storage.database import Database
 from relay_tornado.storage.upkeep import Upkeep
 from tests.forwarding.target import Target, once_open
 from tests.handlers.raw import TIMEOUT, Raw, request
+from tests.storage.faults import Faults, always
 from tests.waiting import until
 
 
@@ -92,6 +94,50 @@ async def test_a_loss_is_told_by_the_relay(tmp_path: Path) -> None:
             metrics = await raw.ask(request(b"/metrics", method=b"GET"))
         assert json.loads(ready.body).get("events_missing", 0) == missing
         assert f"relay_events_missing {missing}.0\n".encode() in metrics.body
+        await relay.stop()
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR])
+@pytest.mark.gen_test
+async def test_a_disk_that_takes_nothing_keeps_no_relay_from_starting(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What there is can be read, and what the start has to store of consumers and outputs is stored once it can be."""
+    relay = await started(tmp_path)
+    administration = relay.administration
+    bucket = await administration.create_bucket("orders")
+    async with Raw(relay.port) as raw:
+        assert (await raw.ask(request(f"/v1/webhooks/{bucket.inputs[0].id}".encode(), b"one"))).status == 200
+    for name in ("a", "b", "c"):
+        ledger = await administration.ledgers.open(Key(bucket.id, "client", name), 0, Terms(30.0, 2))
+        (one,) = ledger.progress.take(1, 1, 1.0)
+        ledger.progress.begin(one)
+        ledger.save()
+    await administration.ledgers.store.create(Key(bucket.id, "output", "9"), 0, Terms(), 1.0)
+    await relay.stop()
+    faults, opened, opens = Faults(), [], Database.open
+
+    async def opening(*args: Any, **options: Any) -> Database:
+        opened.append(await opens(*args, **options, factory=faults.factory))
+        return opened[-1]
+
+    monkeypatch.setattr(Database, "open", opening)
+    faults.before = always("COMMIT", code)
+    relay = await started(tmp_path)
+    try:
+        async with Raw(relay.port) as raw:
+            assert (await raw.ask(request(b"/healthz", method=b"GET"))).status == 200
+        ledgers = relay.administration.ledgers
+        for name in ("a", "b", "c"):
+            assert next(each for each in await ledgers.store.list() if each.key.name == name).tried
+        faults.heal()
+        await until(lambda: not opened[0].problem)
+        for name in ("a", "b", "c"):
+            stored = await ledgers.store.get(Key(bucket.id, "client", name))
+            assert stored is not None
+            assert (list(stored.parked), stored.tried) == ([1], ())
+    finally:
+        faults.heal()
         await relay.stop()
 
 

@@ -167,19 +167,23 @@ class Forwarding:
     # beginning and end
 
     async def start(self) -> None:
-        """Opens the positions of all public outputs, and removes those of outputs that are not public (any more).
-
-        Raises Unavailable.
-        """
+        """Opens the positions of all public outputs, and removes those of outputs that are not public (any more): what
+        can't be removed now is so at the next start, or as the output becomes public. Raises Unavailable."""
         # What is changed from here on is followed, and what there is by then looked at.
         self._end_watches.append(self._registry.watch(self._changed))
         for bucket in self._registry.list("bucket"):
             self._changed("bucket", bucket.id)
         for stored in await self._ledgers.store.list():
             if stored.key.kind == "output" and self._is_strange(stored.key):
-                await self._ledgers.delete(stored.key)
+                await self._remove(stored.key)
         if self._worker is not None:
             await asyncio.wait([self._worker], timeout=_PATIENCE)
+
+    async def _remove(self, key: Key) -> None:
+        try:
+            await self._ledgers.delete(key)
+        except RelayError as error:
+            _log.warning("output_position_kept", output=key.name, bucket=key.bucket_id, reason=str(error))
 
     def _is_strange(self, key: Key) -> bool:
         """Whether its bucket is there, and has no such public output. Of one whose record can't be found nothing is

@@ -121,14 +121,16 @@ class SqliteConsumers:
 
     async def saved(self) -> None:
         """See the contract."""
-        saves = [*self._pending.values(), *self._flying.values()]
+        await self._stored([*self._pending.values(), *self._flying.values()])
+
+    async def _stored(self, saves: Sequence[_Save]) -> None:
         if not saves:
             return
         futures = []
         for save in saves:
             save.waiting.append(asyncio.get_running_loop().create_future())
             futures.append(save.waiting[-1])
-        for _ in range(_ROUNDS + 2 * len(saves)):
+        for _ in range(_ROUNDS + 2 * (len(self._pending) + len(self._flying))):
             await self._database.write(lambda raw: None)
             if all(future.done() for future in futures):
                 return
@@ -201,7 +203,7 @@ class SqliteConsumers:
 
     async def get(self, key: Key) -> Stored | None:
         """See the contract."""
-        await self.saved()
+        await self._stored([saves[key] for saves in (self._pending, self._flying) if key in saves])
         try:
             return await self._read(lambda raw: consumer_rows.get(raw, key))
         except Damaged as error:
