@@ -62,11 +62,9 @@ class _Engine:
 
 
 @asynccontextmanager
-async def _open_engine(
-    settings: Settings, counters: Counters | None = None, *, serving: bool = True
-) -> AsyncIterator[_Engine]:
+async def _open_engine(settings: Settings, counters: Counters | None = None) -> AsyncIterator[_Engine]:
     async with AsyncExitStack() as stack:
-        database = await Database.open(settings, serving=serving)
+        database = await Database.open(settings)
         stack.push_async_callback(database.close)
         log = await SqliteEventLog.open(database, settings, counters)
         stack.push_async_callback(log.close)
@@ -95,7 +93,7 @@ async def _administration(
 @asynccontextmanager
 async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
     """The administration of a data directory, under its lock. Raises StartupError, Locked where a relay serves it."""
-    async with _open_engine(settings, serving=False) as engine:
+    async with _open_engine(settings) as engine:
         yield await _administration(engine, settings)
 
 
@@ -217,6 +215,7 @@ class Relay:
             administration.url = self.url
             administration.address = self.address
             await forwarding.start()
+            await database.told()
             self._stack = stack.pop_all()
         ports = {} if self.metrics_port is None else {"metrics_port": self.metrics_port}
         _log.info("started", version=__version__, address=self.address, data=str(settings.data), **ports)

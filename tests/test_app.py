@@ -68,8 +68,9 @@ async def test_a_relay(tmp_path: Path) -> None:
 
 @pytest.mark.gen_test
 async def test_a_loss_is_told_by_the_relay(tmp_path: Path) -> None:
-    """Commands that open the directory before it leave the loss to it, whatever they change, and `/readyz` and the
-    metrics say how many events are missing; the next relay says nothing any more."""
+    """Commands that open the directory before it leave the loss to it, whatever they change, as does a relay that
+    could not start, and `/readyz` and the metrics say how many events are missing; the next relay says nothing any
+    more."""
     relay = await started(tmp_path)
     bucket = await relay.administration.create_bucket("orders")
     path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
@@ -83,8 +84,10 @@ async def test_a_loss_is_told_by_the_relay(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         async with open_administration(settings(tmp_path)) as administration:
             await administration.create_bucket(name)
-    database = await Database.open(settings(tmp_path), serving=False)
+    database = await Database.open(settings(tmp_path))
     await database.close()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartupError, match="can't listen on"):
+        await started(tmp_path, port=taken.getsockname()[1])
     for missing in (1, 0):
         relay = await started(tmp_path, metrics_port=0)
         assert relay.metrics_port is not None

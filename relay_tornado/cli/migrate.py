@@ -37,7 +37,7 @@ def command(data: Path, as_json: bool) -> None:
     configure(dataclasses.replace(settings, log_format="console", log_level="warning"))
 
     async def run() -> None:
-        opened = await database.Database.open(settings, serving=False)
+        opened = await database.Database.open(settings)
         await opened.close()
 
     before = _version(path)

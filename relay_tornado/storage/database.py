@@ -49,11 +49,11 @@ class Database:
         self._closing = False
 
     @classmethod
-    async def open(cls, settings: Settings, *, serving: bool = True, factory: Factory = sqlite3.Connection) -> Database:
+    async def open(cls, settings: Settings, *, factory: Factory = sqlite3.Connection) -> Database:
         """Takes the lock, checks the WAL and the witness, makes or migrates the file (after a copy), and opens it.
 
-        A relay (`serving`) tells a loss for as long as it runs, and the witness forgets it; a command logs it, and
-        leaves it to the next relay. Raises Locked, NotWritable, NewerSchema or StartupError; nothing is held then.
+        A loss is logged, and left to the next start as well, unless it is `told`. Raises Locked, NotWritable,
+        NewerSchema or StartupError; nothing is held then.
         `factory` makes the raw connections.
         """
         lock = Lock.acquire(settings.data)
@@ -71,7 +71,7 @@ class Database:
             opened.push_async_callback(connection.close)
             stamp = await connection.run(lambda raw: start.prepare(raw, path))
             if not verdict.holds:
-                witness.untold = None if serving else verdict.loss
+                witness.untold = verdict.loss
                 witness.restart(stamp)
             space = Space(path, settings.reserve)
             writer = Writer(path, connection, witness, stamp, space, factory)
@@ -100,6 +100,16 @@ class Database:
     def loss(self) -> Loss | None:
         """What is known to be missing: found by the witness at this start, or after an error since."""
         return self._writer.loss or self._loss
+
+    async def told(self) -> None:
+        """Whoever serves tells the `loss` for as long as it runs: the witness forgets it, and no later start tells it
+        again. Where that can't be written now, it is logged."""
+        if self._loss is None:
+            return
+        try:
+            await self.write(lambda raw: self._witness.forget(self._writer.stamp))
+        except (RelayError, OSError) as error:
+            _log.warning("loss_not_forgotten", reason=str(error), consequence="the next start may tell it again")
 
     async def write(self, job: Callable[[sqlite3.Connection], T], announce: Callable[[T], None] | None = None) -> T:
         """Runs the job in a transaction of its own, and returns what it returned once that is committed.

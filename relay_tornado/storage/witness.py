@@ -116,6 +116,11 @@ class Witness:
         self.write(stamp)
         self.sync()
 
+    def forget(self, stamp: Stamp) -> None:
+        """The loss is told: `stamp` is what is known. Raises OSError."""
+        self.untold = None
+        self.restart(stamp)
+
     def sync(self) -> None:
         """Waits until the disk has it. Raises OSError."""
         if self._descriptor is not None:
