@@ -176,16 +176,19 @@ class Series:
 
     async def _do(self, job: Callable[[sqlite3.Connection], T]) -> T | None:
         """Runs it; None where the file fails."""
+        connection = None
         try:
             async with self._opening:
                 connection = await self._opened()
             return None if connection is None else await connection.run(job)
         except (sqlite3.Error, OSError) as error:
             _log.warning("series_not_kept", reason=str(error), hint="the file may be deleted: it is made anew")
-            await self.close()
-            if type(error) is sqlite3.DatabaseError:
-                beside.remove(self.path)  # another one is made at the next try
             self._retry = time.monotonic() + _AGAIN
+            async with self._opening:
+                if self._connection is connection:  # else somebody let go of it before
+                    await self.close()
+                    if type(error) is sqlite3.DatabaseError:
+                        beside.remove(self.path)  # another one is made at the next try
             return None
 
     async def _opened(self) -> Connection | None:

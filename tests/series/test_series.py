@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,9 @@ from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.model import DAY
 from relay_tornado.series import file
 from relay_tornado.series.series import Levels, Series
+from relay_tornado.storage import beside
+from relay_tornado.storage.connection import Connection
+from tests.waiting import until
 
 START = 1_800_000_000
 """A multiple of every step."""
@@ -245,6 +248,38 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
     assert len(points(found["events"])) == (0 if harm == "a directory" else 2)
     assert sum(world.rate("b")) == (4 if harm == "taken away" else 2)
     await world.series.close()
+
+
+@pytest.mark.gen_test
+async def test_a_file_that_is_being_let_go_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody opens it again meanwhile, to have it taken away from under them."""
+    await world.series.open(world.levels.heads)
+    closing_it, closed, opened = asyncio.Event(), asyncio.Event(), []
+    close, writer = Connection.close, beside.writer
+
+    async def slow(connection: Connection) -> None:
+        closing_it.set()
+        await closed.wait()
+        await close(connection)
+
+    def open_another(path: Path) -> Awaitable[Connection]:
+        opened.append(path)
+        return writer(path)
+
+    def fail(*args: object) -> None:
+        raise sqlite3.DatabaseError("it is malformed")
+
+    monkeypatch.setattr(Connection, "close", slow)
+    monkeypatch.setattr(beside, "writer", open_another)
+    monkeypatch.setattr(file, "write", fail)
+    failing = asyncio.create_task(world.go(10, events=1))
+    await closing_it.wait()
+    reading = asyncio.create_task(world.series.whole("hour"))
+    await until(lambda: reading.done() or world.series._opening.locked())
+    closed.set()
+    await asyncio.gather(failing, reading)
+    assert opened == []
+    assert not world.series.path.exists()
 
 
 @pytest.mark.gen_test
