@@ -18,9 +18,10 @@ import structlog
 
 from relay_tornado.errors import Damaged, RelayError, Unavailable
 from relay_tornado.log import consumer_rows
-from relay_tornado.log.consumers import DeadLetter, Key, Stored, Terms
+from relay_tornado.log.consumers import MISSED, DeadLetter, Key, Stored, Terms
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import Changes
+from relay_tornado.storage.damage import is_damage
 from relay_tornado.storage.database import Database
 
 T = TypeVar("T")
@@ -36,10 +37,12 @@ _log = structlog.get_logger(__name__)
 class _Save:
     """What is to be stored of one consumer: what will be asked for, and what was already."""
 
-    __slots__ = ("changes", "gaps", "sources", "waiting")
+    __slots__ = ("changes", "gaps", "source", "sources", "waiting")
 
     def __init__(self) -> None:
         self.sources: list[Callable[[], Changes | None]] = []
+        self.source: Callable[[], Changes | None] | None = None
+        """Who was asked last."""
         self.changes: Changes | None = None
         self.gaps: list[tuple[Gap, float | None]] = []
         """In their order; with None, one that a client was told of."""
@@ -49,6 +52,7 @@ class _Save:
         """Asks for the changes. Returns whether there is anything."""
         sources, self.sources = self.sources, []
         for source in sources:
+            self.source = source
             try:
                 self._add(source())
             except Exception:
@@ -85,6 +89,8 @@ class SqliteConsumers:
         self._flying: dict[Key, _Save] = {}
         self._alone: set[Key] = set()
         """Consumers one of whose changes could not be stored: they are tried one by one."""
+        self._kept: dict[Key, _Save] = {}
+        """What damage kept from being stored."""
         self._told: set[Key] = set()
         """Damaged ones that were logged."""
         self._at = 0.0
@@ -102,7 +108,11 @@ class SqliteConsumers:
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
         """See the contract."""
-        self._to_save(key).sources.append(changes)
+        save, kept = self._to_save(key), self._kept.pop(key, None)
+        if kept is not None and kept.source == changes:  # which build on it; anybody else goes by what the file says
+            kept.follow(save)
+            save = self._pending[key] = kept
+        save.sources.append(changes)
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
         """See the contract."""
@@ -188,8 +198,24 @@ class SqliteConsumers:
             )
             self._alone.discard(key)
             save.end()
+            if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
+                self._keep(key, save)
         self._flying = {}
         self._go_on()
+
+    def _keep(self, key: Key, save: _Save) -> None:
+        """It goes along with what is saved next: without it, that would be ahead of what is stored."""
+        if save.changes is None:
+            return
+        for seq in sorted(save.changes.dead)[:-MISSED]:
+            del save.changes.dead[seq]
+        save.gaps, save.waiting = [], []
+        later = self._pending.get(key)
+        if later is not None and save.source in later.sources:
+            save.follow(later)
+            self._pending[key] = save
+        else:
+            self._kept[key] = save
 
     def _go_on(self) -> None:
         if self._pending:
@@ -233,6 +259,7 @@ class SqliteConsumers:
         return await self._database.write(lambda raw: consumer_rows.delete(raw, key), lambda deleted: self._forget(key))
 
     def _forget(self, key: Key) -> None:
+        self._kept.pop(key, None)
         save = self._pending.pop(key, None)
         if save is not None:
             save.end()

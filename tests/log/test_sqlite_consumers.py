@@ -120,6 +120,47 @@ async def test_one_that_can_not_be_stored_harms_nobody(disk: SqliteWorld) -> Non
 
 
 @log_test
+async def test_what_damage_keeps_from_being_stored(faulty: SqliteWorld, faults: Faults) -> None:
+    """It is stored with what is saved next: a floor is never there without what is tried again, and dead, below it.
+    Whoever takes the consumer up from the file goes on from what the file says."""
+    store = await begin(faulty, "worker")
+    ledgers = Ledgers(store, faulty.log)
+    ledger = await ledgers.open(KEY)
+    for number, taken in enumerate(ledger.progress.take(20, 6, 0.0)):
+        faults.before = always("UPDATE consumer", sqlite3.SQLITE_CORRUPT)
+        if number % 3 == 0:
+            ledger.progress.fail(taken, 50.0, 1.0)
+        elif number % 3 == 1:
+            ledger.progress.bury(taken, 1.0, "x")
+        else:
+            ledger.progress.done(taken)
+            faults.heal()
+        ledger.save()
+        await store.saved()
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert (stored.floor, set(stored.parked), stored.dead) == (6, {1, 4}, 2)
+
+    faults.before = always("UPDATE consumer", sqlite3.SQLITE_CORRUPT)
+    (taken,) = (one for one in ledger.progress.take(20, 9, 0.0) if one.seq == 7)
+    ledger.progress.fail(taken, 50.0, 1.0)
+    ledger.save()
+    await store.saved()
+    ledgers.close(ledger)
+    faults.heal()
+    again = await ledgers.open(KEY)
+    assert again.progress.floor == 6
+    (taken,) = (one for one in again.progress.take(20, 9, 0.0) if one.seq == 7)
+    assert again.progress.done(taken)
+    again.save()
+    await store.saved()
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert (stored.floor, set(stored.parked)) == (7, {1, 4})
+    ledgers.close(again)
+
+
+@log_test
 async def test_a_source_that_fails_harms_nobody(disk: SqliteWorld) -> None:
     """What can't say its changes is logged, and the rest is stored."""
     store = await begin(disk, "a", "c")
