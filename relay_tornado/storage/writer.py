@@ -336,13 +336,17 @@ class Writer:
         if missing:
             return Result(Misplaced(_misplaced(missing)), True)
         self.stamp = stamp
+        self._testify(self._witness.write)
+        return COMMITTED
+
+    def _testify(self, write: Callable[[Stamp], None]) -> None:
+        """Runs on the thread: has the witness know what was committed."""
         try:
-            self._witness.write(stamp)
+            write(self.stamp)
         except OSError as error:
             if self._witness_error is None:
                 _log.error("witness_not_written", error=str(error), consequence="a loss might go unnoticed")
             self._witness_error = error
-        return COMMITTED
 
     # after an error
 
@@ -403,6 +407,8 @@ class Writer:
             self.loss = found
             _log.error("committed_work_lost", commits=found.commits, events=found.events, while_running=True)
         self.stamp = stamp
+        if found is not None:  # no later start is to tell it again
+            await self._connection.run(lambda raw: self._testify(self._witness.restart))
         for keeper, value in zip(self.keepers, kept, strict=True):
             keeper.apply(value)
         return await self._try_again()

@@ -354,18 +354,22 @@ async def test_without_descriptors_the_file_is_not_opened_anew(
 
 @storage_test
 async def test_a_loss_while_running_is_told(settings: Settings, faults: Faults) -> None:
-    """Where the file, opened anew, knows less than was committed, `loss` and the log say how much."""
+    """Where the file, opened anew, knows less than was committed, `loss` and the log say how much; no later start
+    tells it again."""
     database = await Database.open(settings, factory=faults.factory)
-    for name in "abc":
+    for name in "123456789":
         await database.write(put(name))
     with contextlib.closing(sqlite3.connect(database.path)) as behind, behind:
-        behind.execute("UPDATE meta SET commits = commits - 2")
+        behind.execute("UPDATE meta SET commits = commits - 5")
     faults.before = once("INSERT", sqlite3.SQLITE_IOERR)
     with capture_logs() as logs:
         with pytest.raises(Unavailable):
             await database.write(put("d"))
         await until(lambda: database.loss is not None)
-    assert database.loss == Loss(2, 0)
+    assert database.loss == Loss(5, 0)
     assert "committed_work_lost" in [entry["event"] for entry in logs]
+    await database.close()
+    database = await Database.open(settings)
+    assert database.loss is None
     await database.write(put("e"))
     await database.close()
