@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.cli.manifest import DeclaredBucket, Manifest
+from relay_tornado.cli.manifest import DeclaredBucket
 from relay_tornado.cli.plan import plan
 from tests.cli.runner import Runner
 from tests.cli.server import serving
@@ -321,7 +321,7 @@ def test_an_answering_output_is_replaced(relay: Runner, tmp_path: Path) -> None:
 def test_outputs_of_one_name() -> None:
     """A bucket of an older relay may have several: the first is the one that is declared, the others are pruned."""
     outputs = [{"id": each, "name": "twin", "timeout": 5} for each in ("one", "two", "three")]
-    declared = Manifest([DeclaredBucket("a", {}, None, {"twin": {"timeout": 30}})])
+    declared = [DeclaredBucket("a", {}, None, {"twin": {"timeout": 30}})]
     planned = plan(declared, [{"id": "b", "name": "a", "inputs": [], "outputs": outputs}], prune=True)
     assert [(step.action, step.id) for step in planned] == [("delete", "two"), ("delete", "three"), ("change", "one")]
 

@@ -57,7 +57,7 @@ def check(relay: Runner, variables: dict[str, str]) -> None:
 
 def test_what_was_not_looked_at_is_told(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever finds nothing is told that there may be something."""
-    monkeypatch.setattr(Index, "covered", lambda self, bucket_id: Covered(1, 0, 0.0))
+    monkeypatch.setattr(Index, "covered", lambda self, bucket_id: Covered(1, 0))
     monkeypatch.setattr(searching, "_UNINDEXED", 0)
     made = relay.json("bucket", "create", "orders")
     with serving(relay.data) as server:
