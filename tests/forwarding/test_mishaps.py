@@ -11,8 +11,9 @@ import pytest
 from relay_tornado.copies import Goes
 from relay_tornado.forwarding import attempt, forwarder, lanes
 from relay_tornado.model import Retention
+from tests.failing import once
 from tests.forwarding.target import Got, Target, answer
-from tests.forwarding.world import B, once, public, world
+from tests.forwarding.world import B, public, world
 from tests.waiting import until
 
 

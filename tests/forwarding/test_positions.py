@@ -10,8 +10,9 @@ import pytest
 from relay_tornado.forwarding import forwarder
 from relay_tornado.forwarding.forwarding import key_of
 from relay_tornado.log.consumers import Terms
+from tests.failing import once
 from tests.forwarding.target import Target
-from tests.forwarding.world import B, World, once, public, world
+from tests.forwarding.world import B, World, public, world
 from tests.waiting import until
 
 

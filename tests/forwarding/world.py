@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -32,19 +32,6 @@ INPUT = Input("in-1", "public", 0, 0)
 
 def public(url: str, n: int = 1, **fields: Any) -> Output:
     return Output(f"out-{n}", n, f"output {n}", 0, 0, destination=url, internal=False, **fields)
-
-
-def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose first call finds no memory."""
-    failed: list[bool] = []
-
-    def call(*args: Any, **options: Any) -> Any:
-        if not failed:
-            failed.append(True)
-            raise MemoryError
-        return function(*args, **options)
-
-    return call
 
 
 class Nobody:

@@ -4,7 +4,6 @@ token does not count any more, and no place stays taken."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,25 +17,13 @@ from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.feed import Feed
 from relay_tornado.handlers.stream import StreamHandler
 from relay_tornado.ids import hash_secret
+from tests.failing import once
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import TIMEOUT, Client, live
 from tests.handlers.streams import here
 from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
-
-
-def once(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose first call finds no memory."""
-    failed: list[bool] = []
-
-    def call(*args: Any, **options: Any) -> Any:
-        if not failed:
-            failed.append(True)
-            raise MemoryError
-        return function(*args, **options)
-
-    return call
 
 
 async def code_of(client: Client) -> int:
