@@ -212,8 +212,8 @@ def _forget_dead(remote: Remote, arguments: Document) -> Document:
 def _in_parts(ids: Sequence[str] | None, request: Callable[[Sequence[str] | None], Document]) -> Document:
     """The sums of what is answered for all ids (None: whichever there are), a part of them a request."""
     parts = [None] if ids is None else [ids[at : at + _PART] for at in range(0, len(ids), _PART)]
-    answers = [request(part) for part in parts]
-    return {name: sum(each[name] for each in answers) for name in answers[0]}
+    done = [request(part) for part in parts]
+    return {name: sum(each[name] for each in done) for name in done[0]}
 
 
 def _on_consumer(verb: str) -> Callable[[Remote, Document], Any]:

@@ -100,7 +100,7 @@ def create(
             return
         print_fields(
             [
-                ("key", made["key"]),
+                ("key", key),
                 ("secret", made["secret"]),
                 ("reads", ", ".join(buckets) or "every bucket, those to come, too"),
                 ("API access", api_access),

@@ -105,7 +105,7 @@ class Index:
         self._pacing = Pacing(events)
         self._whole = False
         self._more = False
-        """Whether the last step has left some of what it could have had, as it was enough."""
+        """Whether the last step left some of what it was to index, as its stretches were full."""
 
     # looking up
 

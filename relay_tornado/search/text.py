@@ -31,7 +31,6 @@ _MOST_TERMS: Final = 16
 _MOST_GRAMS: Final = 12
 """Parts of one term that the index is asked for: more would only cost time, for what is found is looked at anyway."""
 
-
 _STEP: Final = 32 * KIB
 """Bytes that are decoded, or characters that are folded, in one step: a millisecond or two of work."""
 

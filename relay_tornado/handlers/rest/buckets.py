@@ -180,7 +180,8 @@ class BinsHandler(RestHandler):
 
 
 def _change(handler: RestHandler) -> dict[str, Any]:
-    """What is to be changed: one that writes all of what it knows can't leave the name out, and none is no name."""
+    """What is to be changed. Who writes all that a bucket or a part of it has can't leave the name out: an empty one is
+    none then."""
     document = handler.document()
     if _WHOLE in document and document.get("name") == "":
         del document["name"]
