@@ -133,8 +133,9 @@ def item(found: Any) -> Item:
         raise Invalid("holds another content than its crc says: the line was changed or damaged")
     if made.seq < 1:
         raise Invalid("has a seq below 1")
-    if max(made.seq, made.size if isinstance(made, Stub) else made.target or 0) > LARGEST:
-        raise Invalid("has a number that is larger than any log's")
+    number = made.size if isinstance(made, Stub) else made.target or 0
+    if made.seq > LARGEST or not 0 <= number <= LARGEST:
+        raise Invalid("has a number that no log has")
     return made
 
 
