@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -40,6 +41,10 @@ if os.environ.get("RELAY_TEST_LOOP") == "uvloop":
     import uvloop
 
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
+# What a script begins with `&` ignores Ctrl-C, and so would every command that a test sends that to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The build machine tries the same examples each time; who runs the tests by hand looks further. Neither is timed.
 settings.register_profile("relay", derandomize=strict(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
