@@ -75,16 +75,17 @@ class IngestRequest(HTTPMessageDelegate):
                 self._stream.close()
 
     def finish(self) -> None:
-        if self._upload is not None:
-            upload, self._upload = self._upload, None
-            if upload.waits:
-                self._connection.set_close_callback(upload.leave)
-                if self._stream.waits():
-                    upload.leave()
-                    self._stream.close()
-            upload.finish(self._answer)
-        else:
+        upload = self._upload
+        if upload is None:
             self._done()
+            return
+        upload.finish(self._answer)
+        if self._upload is not None and upload.waits:
+            self._connection.set_close_callback(upload.leave)
+            if self._stream.waits():
+                upload.leave()
+                self._stream.close()
+        self._upload = None
 
     def on_connection_close(self) -> None:
         if self._upload is not None:
@@ -104,6 +105,7 @@ class IngestRequest(HTTPMessageDelegate):
             stream.refused(DISCARD_TIME)
 
     def _answer(self, answer: Answer) -> None:
+        self._upload = None
         if self._stream.closed():
             return
         try:

@@ -325,7 +325,7 @@ class Upload:
 
     @property
     def waits(self) -> bool:
-        """Whether the sender waits for a client's answer once its webhook is stored."""
+        """Whether the sender waits for a client's answer once its webhook is stored; `finish` has the last word."""
         return self._place.waits
 
     def leave(self) -> None:

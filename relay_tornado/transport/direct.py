@@ -394,9 +394,9 @@ class DirectConnection:
                 self._next()
             return
         self.deadline = NEVER
+        upload.finish(self._answered)
         if not upload.waits:
             self._upload = None
-        upload.finish(self._answered)
 
     # out
 

@@ -327,6 +327,23 @@ async def test_a_sender_that_leaves_waits_no_longer() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_sender_that_leaves_where_it_waits_by_a_change_while_its_body_came() -> None:
+    """The same, and not only when nobody has answered in time."""
+    async with desk(output="") as site:
+        site.site.site.sockets.responses._wait = 3600.0
+        client = await site.client()
+        webhook = request(URL, b"body")
+        sender = await site.sender(webhook[:-2])
+        await until(lambda: site.site.site.ingest.buffered == len(b"bo"))
+        await site.change()
+        sender.send(webhook[-2:])
+        await events(client, 1)
+        await until(lambda: site.waiting == 1)
+        sender.writer.transport.abort()
+        await until(lambda: site.waiting == 0)
+
+
+@pytest.mark.gen_test
 async def test_the_relay_stops() -> None:
     """Whoever waits is told."""
     async with desk() as site:
