@@ -164,21 +164,28 @@ class Responses:
             return _nothing
         self._waiters.setdefault((bucket.id, appended.seq), {})[waiter] = None
         self.waiting += 1
-        waiter.timer = asyncio.get_running_loop().call_later(
-            self._wait, lambda: self._end(waiter, _late(waiter.id, self._wait))
-        )
-        event = None if appended.duplicate else self._peek(waiter)
-        if event is None:
-            task = asyncio.get_running_loop().create_task(self._begin(waiter, appended.duplicate))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        else:
-            self._judge(waiter, event)
+        try:
+            self._look(waiter, appended.duplicate)
+        except BaseException:
+            self._remove(waiter)
+            raise
 
         def leave() -> None:
             self._remove(waiter)
 
         return leave
+
+    def _look(self, waiter: _Waiter, duplicate: bool) -> None:
+        """Sets its time, and looks whether there is somebody to wait for."""
+        loop = asyncio.get_running_loop()
+        waiter.timer = loop.call_later(self._wait, lambda: self._end(waiter, _late(waiter.id, self._wait)))
+        event = None if duplicate else self._peek(waiter)
+        if event is None:
+            task = loop.create_task(self._begin(waiter, duplicate))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        else:
+            self._judge(waiter, event)
 
     def close(self) -> None:
         """Answers everybody who waits that nobody did."""

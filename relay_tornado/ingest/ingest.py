@@ -285,10 +285,16 @@ class Upload:
         place, endpoint = self._place, self._place.endpoint
 
         def appended(outcome: Appended | BaseException) -> None:
-            if not endpoint.waits or isinstance(outcome, BaseException):
-                answered(ingest.answer(place, outcome))
-            elif not self._left:
-                self._leave = ingest.answers.wait(endpoint.bucket, endpoint.input, outcome, answered)
+            try:
+                if endpoint.waits and not isinstance(outcome, BaseException):
+                    if not self._left:
+                        self._leave = ingest.answers.wait(endpoint.bucket, endpoint.input, outcome, answered)
+                    return
+                answer = ingest.answer(place, outcome)
+            except BaseException:
+                answered(_FAILED)  # rather than that its sender waits for an answer for ever
+                raise
+            answered(answer)
 
         ingest.log.submit(endpoint.bucket.id, event, appended)
 
@@ -358,6 +364,7 @@ def _too_fast(wait: float) -> Answer:
     )
 
 
+_FAILED = error_answer(RelayError())
 _LONG_METHOD = text_answer(400, f"The method of this request is longer than {MOST_METHOD} characters.")
 _QUEUE_FULL = text_answer(
     429,

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from websockets.asyncio.client import ClientConnection, connect
 
+from relay_tornado.delivery.responses import Responses
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
+from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import Dedupe, Output, Token, Verify
 from relay_tornado.signatures import sign
 from tests.handlers.edge import BUCKET, INPUT, URL, Edge, edge
@@ -341,6 +344,26 @@ async def test_a_sender_that_leaves_where_it_waits_by_a_change_while_its_body_ca
         await until(lambda: site.waiting == 1)
         sender.writer.transport.abort()
         await until(lambda: site.waiting == 0)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize(("owner", "name"), [(Responses, "_peek"), (Ingest, "answer")])
+async def test_a_sender_on_which_the_relay_fails_once_it_is_stored(
+    owner: type, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told so, once, takes no place, and its connection goes on."""
+    async with desk(output="anyOutput" if owner is Responses else "") as site:
+        sender = await site.sender(b"")
+        with monkeypatch.context() as patch, structlog.testing.capture_logs():
+            patch.setattr(owner, name, lambda *_: 1 // 0)
+            webhook = request(URL, b"body")
+            sender.send(webhook[:-2])
+            await until(lambda: site.site.site.ingest.buffered == len(b"bo"))
+            sender.send(webhook[-2:])
+            reply = await sender.reply()
+        assert (reply.status, b"may have been stored" in reply.body, site.waiting) == (500, True, 0)
+        assert (await sender.ask(request(URL, b"x"))).status == (504 if owner is Responses else 200)
+        assert [event.body for event in await site.site.events()] == [b"body", b"x"]
 
 
 @pytest.mark.gen_test
