@@ -5,7 +5,7 @@ is remembered, and said when the event comes again: then the application does no
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from relay_tornado.client.messages import Document, encode
@@ -26,6 +26,8 @@ class Acks:
         """What came on this connection and is not acknowledged, in its order; with its bucket's id, as all of these."""
         self._before: dict[str, str] = {}
         """The same of earlier connections."""
+        self._untaken: set[str] = set()
+        """Those among them that the application did not get."""
         self._sent: dict[str, tuple[str, float]] = {}
         """When what was acknowledged on this connection was so."""
         self._late: dict[str, tuple[str, float]] = {}
@@ -52,6 +54,7 @@ class Acks:
             self._note(id, bucket, now)
             return True
         self._before.pop(id, None)
+        self._untaken.discard(id)
         self._open.pop(id, None)
         self._open[id] = bucket
         return False
@@ -78,6 +81,8 @@ class Acks:
         order = self._open if mine else self._before
         if everything and id in order:
             for each in tuple(order):
+                if not mine and each in self._untaken and each != id:
+                    continue
                 bucket = order.pop(each)
                 if mine:
                     self._note(each, bucket, now)
@@ -97,8 +102,8 @@ class Acks:
         del self._open[id]
         return _message("nak", id) if delay is None else _message("nak", id, delay=delay)
 
-    def cut(self, silence: float = 0.0) -> None:
-        """The connection ended, after nothing had come for so many seconds."""
+    def cut(self, silence: float = 0.0, untaken: Iterable[str] = ()) -> None:
+        """The connection ended, after nothing had come for so many seconds; the application did not get these."""
         now = self._clock()
         sure = now - silence - SURE
         self._late, self._past = (
@@ -110,6 +115,7 @@ class Acks:
         self._before |= self._open
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
+        self._untaken = (self._untaken | set(untaken)) & self._before.keys()
         self._sent, self._open, self._again = {}, {}, []
 
     def _note(self, id: str, bucket: str, now: float) -> None:

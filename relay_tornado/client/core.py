@@ -114,10 +114,10 @@ class Core:
                     self._link = None
                     silence = link.silence
                     self.tracker.cut(silence)
-                    self._acks.cut(silence)
                     if self.options.explicit:
                         # The relay gives them to somebody again; perhaps to us.
-                        self.intake.drop(lambda item: isinstance(item, EventData))
+                        dropped = self.intake.drop(lambda item: isinstance(item, EventData))
+                        self._acks.cut(silence, [item.id for item in dropped if isinstance(item, EventData)])
                     await link.close()
             except Cut as cut:
                 good = since is not None and loop.time() - since >= self.options.backoff.good

@@ -55,11 +55,13 @@ class Intake(Generic[T]):
         self._shrink(size)
         return True
 
-    def drop(self, unwanted: Callable[[T], bool]) -> None:
-        """Removes every item that is unwanted."""
+    def drop(self, unwanted: Callable[[T], bool]) -> list[T]:
+        """Removes every item that is unwanted, and returns them."""
+        dropped = [item for item, _ in self._items if unwanted(item)]
         kept = deque((item, size) for item, size in self._items if not unwanted(item))
         self._shrink(self.size - sum(size for _, size in kept))
         self._items = kept
+        return dropped
 
     def _shrink(self, size: int) -> None:
         self.size -= size

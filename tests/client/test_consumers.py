@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from relay_tornado.client import Event, Rejected, Subscription, subscribe
+from relay_tornado.client import Event, Notice, Rejected, Subscription, subscribe
+from tests.client.peer import ENTRY, Peer, at, service, webhook
 from tests.client.world import SOON, Cable, World, bodies, run, take
 from tests.waiting import until
 
@@ -122,6 +123,45 @@ def test_an_ack_after_a_cut_keeps_the_event_from_coming_again(shared: World) -> 
             assert (await anext(events)).text == "3"
         async with shared.subscribe(bucket, consumer="c") as events:
             assert (await anext(events)).text == "3"
+
+    run(main())
+
+
+def test_an_ack_of_everything_after_a_cut_spares_what_was_not_taken() -> None:
+    """What was read ahead on an earlier connection, and is given later, did not come before the event."""
+
+    async def main() -> None:
+        received, cut, taken, gone, acked = (asyncio.Event() for _ in range(5))
+
+        async def talk(peer: Peer) -> None:
+            await peer.welcome(buckets=[ENTRY])
+            if peer.number == 1:
+                await peer.send(*(webhook(f"abcdefghijkl-{seq}") for seq in (1, 2, 3)))
+                await peer.send({"type": "status", "status": "error", "code": "x", "message": "all are sent"})
+                await received.wait()
+            elif peer.number == 2:
+                await peer.send(webhook("abcdefghijkl-2", attempt=2))
+                await taken.wait()
+            else:
+                await acked.wait()
+                await peer.send(*(webhook(f"abcdefghijkl-{seq}", attempt=3) for seq in (3, 4)))
+                await peer.stay()
+
+        def told(notice: Notice) -> None:
+            if notice.kind == "problem":
+                received.set()
+            elif notice.kind == "disconnected":
+                (gone if taken.is_set() else cut).set()
+
+        async with service(talk) as url, at(url, consumer="worker", on_notice=told) as events:
+            await cut.wait()
+            second = await anext(events)
+            assert second.seq == 2
+            taken.set()
+            await gone.wait()
+            await second.ack(everything=True)
+            acked.set()
+            assert (await anext(events)).seq == 3
 
     run(main())
 
