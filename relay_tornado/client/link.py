@@ -64,9 +64,10 @@ class Link:
         self.answer: Document = {}
         """The answer to subscribe."""
         response = connection.response
-        date = None if response is None else response.headers.get("Date")
+        # A proxy may add one of its own.
+        dates = [] if response is None else response.headers.get_all("Date")
         try:
-            self.server_time = time.time() if date is None else parsedate_to_datetime(date).timestamp()
+            self.server_time = parsedate_to_datetime(dates[0]).timestamp() if dates else time.time()
         except (ValueError, OverflowError):
             self.server_time = time.time()
         """The server's clock when the connection was made, in unix seconds."""

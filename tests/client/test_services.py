@@ -609,3 +609,16 @@ def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> None:
             assert await anext(events, None) is None
 
     run(main())
+
+
+def test_two_dates() -> None:
+    """An answer to the upgrade with a second Date, as of a proxy, is as good as one with a single one."""
+
+    def dated(_: ServerConnection, __: Request, response: Response) -> None:
+        response.headers["Date"] = "Thu, 01 Jan 2026 00:00:00 GMT"
+
+    async def main() -> None:
+        async with service(one_event, process_response=dated) as url, at(url) as events:
+            assert (await anext(events)).seq == 1
+
+    run(main())
