@@ -310,7 +310,10 @@ class Recent:
         return json.dumps({"version": 1, "recent": list(self._done)}) + "\n"
 
     def load(self, text: str) -> None:
-        self._done.extend(map(str, _read(text, "recent")["recent"]))
+        recent = _read(text, "recent")["recent"]
+        if not isinstance(recent, list):
+            raise CheckpointError(_DAMAGED)
+        self._done.extend(map(str, recent))
         self._before = dict.fromkeys(self._done, "")
 
 
@@ -327,7 +330,7 @@ _DAMAGED: Final = "the checkpoint is not what a subscriber of this kind wrote: n
 def _read(text: str, part: str) -> Document:
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(_DAMAGED) from None
     if not isinstance(document, dict) or document.get("version") != 1 or part not in document:
         raise CheckpointError(_DAMAGED)

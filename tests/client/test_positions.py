@@ -370,3 +370,10 @@ def test_nothing_twice_on_one_checkpoint_and_nothing_missed(steps: list[str], da
     assert done == {each.id for each in LOG}
     assert kept(positions)["id"] in (LOG[-1].id, f"{EPOCH}-{LOG[-1].seq}")
     assert "done" not in kept(positions)
+
+
+@pytest.mark.parametrize("text", ['{"version":1,"recent":5}', '{"version":1,"recent":"abc"}', "[" * 100_000])
+def test_a_damaged_checkpoint_of_recent_ids(text: str) -> None:
+    """It is told as what it is."""
+    with pytest.raises(CheckpointError):
+        Recent().load(text)
