@@ -1,6 +1,8 @@
 """Tokens: their scope, their secret, and who gets in with them."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -352,23 +354,30 @@ async def test_changes_at_once_keep_the_positions(open_world: OpenWorld) -> None
         assert len(await positions(world, token.key)) == 5
 
 
+@contextmanager
+def full_disk(world: World, key: str) -> Iterator[None]:
+    """No record can be put, and the change fails by that; this token has its position in `orders` by then."""
+    put = world.registry.put
+
+    async def fail(*arguments: object, **options: object) -> None:
+        assert await positions(world, key) == {"orders": 0}
+        raise NoSpace("the disk is full")
+
+    world.registry.put = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(NoSpace):
+        yield
+    world.registry.put = put  # type: ignore[method-assign]
+
+
 @pytest.mark.gen_test
 async def test_a_bucket_that_can_not_be_changed_keeps_no_position(open_world: OpenWorld) -> None:
     """What was made for it is removed again."""
     async with open_world() as world:
         token, _ = await world.administration.create_token(durable=True)
         await world.administration.create_bucket("orders", ephemeral=True)
-        put = world.registry.put
-
-        async def fail(*arguments: object, **options: object) -> None:
-            assert await positions(world, token.key) == {"orders": 0}
-            raise NoSpace("the disk is full")
-
-        world.registry.put = fail  # type: ignore[method-assign, assignment]
-        with pytest.raises(NoSpace):
+        with full_disk(world, token.key):
             await world.administration.set_bucket("orders", ephemeral=False)
         assert await positions(world, token.key) == {}
-        world.registry.put = put  # type: ignore[method-assign]
 
 
 @pytest.mark.gen_test
@@ -436,17 +445,9 @@ async def test_a_token_that_can_not_be_changed_keeps_no_position(open_world: Ope
         administration = world.administration
         orders = await administration.create_bucket("orders")
         token, _ = await administration.create_token(buckets=["orders"])
-        put = world.registry.put
-
-        async def fail(*arguments: object, **options: object) -> None:
-            assert await positions(world, token.key) == {"orders": 0}
-            raise NoSpace("the disk is full")
-
-        world.registry.put = fail  # type: ignore[method-assign, assignment]
-        with pytest.raises(NoSpace):
+        with full_disk(world, token.key):
             await administration.set_token(token.key, durable=True)
         assert await positions(world, token.key) == {}
-        world.registry.put = put  # type: ignore[method-assign]
         await world.log.append(orders.id, event())
         await administration.set_token(token.key, durable=True)
         assert await positions(world, token.key) == {"orders": 1}
