@@ -15,12 +15,18 @@ from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.world import World
 
 
-@virtual_test
-async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
-    """Also where its client subscribes at that moment: what it was about to make is not there afterwards."""
+async def durable() -> World:
+    """A bucket, and a durable token that has no position in it yet."""
     world = World(clock=day)
     await world.bucket()
     await world.registry.put("token", DURABLE.key, DURABLE)
+    return world
+
+
+@virtual_test
+async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
+    """Also where its client subscribes at that moment: what it was about to make is not there afterwards."""
+    world = await durable()
     opened = world.ledgers.open
 
     async def revoked(key: Key, *how: Any) -> Ledger:
@@ -40,9 +46,7 @@ async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
 @virtual_test
 async def test_what_a_revoked_token_leaves_for_want_of_a_disk_is_in_nobodys_hands() -> None:
     """The subscribe fails, and nobody has the consumer open after it, as if it were given its events."""
-    world = World(clock=day)
-    await world.bucket()
-    await world.registry.put("token", DURABLE.key, DURABLE)
+    world = await durable()
     create = world.consumers.create
 
     async def full(key: Key) -> bool:
