@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from relay_tornado import counters
@@ -21,7 +20,7 @@ from relay_tornado.series.series import Levels
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.forecast import Forecast
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.whereabouts import size_of, wal_of
 from relay_tornado.tls import Certificate
 
 
@@ -98,8 +97,8 @@ class Gauges:
             lag=self._lag(site),
             consumers=self._lags(),
             buckets=len(self._registry.list("bucket")),
-            database=_size(database.path),
-            wal=_size(wal_of(database.path)),
+            database=size_of(database.path),
+            wal=size_of(wal_of(database.path)),
             space_free=space.free,
             space_reserve=space.least,
             space_seconds_left=self._forecast.seconds_left,
@@ -128,7 +127,7 @@ class Gauges:
         return counters.Backups(
             interval=self._settings.backup_every,
             last_success=0.0 if newest is None else newest,
-            last_size=None if newest is None else _size(self._settings.backup_dir / name_at(newest)),
+            last_size=None if newest is None else size_of(self._settings.backup_dir / name_at(newest)),
             last_seconds=backups.seconds,
             last_ok=not backups.problem,
         )
@@ -157,9 +156,3 @@ class Measured:
 
     def close(self) -> None:
         self._watch.close()
-
-
-def _size(path: Path) -> int | None:
-    with suppress(OSError):
-        return path.stat().st_size
-    return None

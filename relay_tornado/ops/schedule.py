@@ -12,7 +12,6 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -20,6 +19,7 @@ import structlog
 from relay_tornado.errors import StartupError
 from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
+from relay_tornado.storage.whereabouts import size_of
 
 RETRY = (60.0, 3600.0)
 """Seconds after which a backup that failed is tried again: at first, and at most."""
@@ -116,7 +116,7 @@ class Backups:
         await _run(["backup", str(target), "--force", "--json"], self._settings)
         self.newest = self._begun = begun
         self.seconds = round(time.monotonic() - started, 1)
-        _log.info("backup_made", file=str(target), bytes=_size(target), seconds=self.seconds)
+        _log.info("backup_made", file=str(target), bytes=size_of(target), seconds=self.seconds)
         # One of the future is neither counted nor removed: the clock that named it was wrong, or is now.
         past = [path for at, path in backups(self._directory) if at <= begun and path != target]
         for path in past[: max(len(past) + 1 - self._settings.backup_keep, 0)]:
@@ -127,13 +127,6 @@ class Backups:
                 _log.warning("backup_not_removed", file=str(path), reason=str(error))
             else:
                 _log.info("backup_removed", file=str(path), keep=self._settings.backup_keep)
-
-
-def _size(path: Path) -> int | None:
-    """None where somebody took it away already."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_size
-    return None
 
 
 class _Failed(Exception):

@@ -16,7 +16,7 @@ from pathlib import Path
 from relay_tornado.errors import StartupError
 from relay_tornado.storage.connection import uri
 from relay_tornado.storage.damage import unquoted
-from relay_tornado.storage.whereabouts import wal_of
+from relay_tornado.storage.whereabouts import size_of, wal_of
 from relay_tornado.storage.witness import NAME, Stamp, read_stamp
 
 # https://www.sqlite.org/fileformat2.html
@@ -32,7 +32,7 @@ def check(path: Path) -> None:
     """Raises StartupError where the WAL beside `path` is not its own, and OSError. Changes nothing."""
     check_not_empty(path)
     wal = wal_of(path)
-    if not _size(wal):
+    if not size_of(wal):
         return
     with path.open("rb") as file:
         header = file.read(100)
@@ -52,7 +52,7 @@ def check(path: Path) -> None:
 def check_not_empty(path: Path) -> None:
     """Raises StartupError where a WAL lies beside a file that is missing or empty: SQLite would delete it."""
     wal = wal_of(path)
-    if _size(wal) and not _size(path):
+    if size_of(wal) and not size_of(path):
         how = "is empty" if path.exists() else "is missing"
         raise StartupError(
             f"{path} {how}, and {wal} has what was committed to it last: put the file back, or, {_without(path)}"
@@ -67,13 +67,6 @@ def beside(path: Path) -> str:
 
 def _without(path: Path) -> str:
     return f"to go on without what is only in the WAL, move {beside(path)} away together."
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _in_file(path: Path) -> tuple[Stamp, int]:

@@ -27,6 +27,14 @@ def wal_of(path: Path) -> Path:
     return beside(path, "-wal")
 
 
+def size_of(path: Path) -> int | None:
+    """A file's bytes; None where that can't be known, as where it is not there (any more)."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
 class _Folder(NamedTuple):
     device: int
     inode: int
