@@ -19,6 +19,7 @@ from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import Invalid, Unavailable
+from relay_tornado.ops.lines import LARGEST
 from relay_tornado.wire.fields import Document, load
 from relay_tornado.wire.rest import bucket_document, input_document, output_document
 
@@ -37,7 +38,7 @@ class _Options(Schema):
 
 class _CreateBucket(_Options):
     name = fields.String(required=True)
-    first = fields.Integer(strict=True, validate=validate.Range(1, 1 << 62), load_default=1)
+    first = fields.Integer(strict=True, validate=validate.Range(1, LARGEST), load_default=1)
 
 
 class _Bucket(Schema):
