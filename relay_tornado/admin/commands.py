@@ -1,287 +1,269 @@
 """The commands by which the relay is administered from outside: one table, for the running server and without one.
 
 A command takes a JSON object and answers with JSON data, so that it behaves the same whether it came through the
-control socket or was run on the data directory itself.
+control socket or was run on the data directory itself. Its arguments are the parameters of its function.
 """
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, get_type_hints
 
-from marshmallow import Schema, fields, validate
+import msgspec
 
 import relay_tornado
 from relay_tornado.admin import positions
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.listing import listed_document
+from relay_tornado.admin.positions import Run
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.ops.lines import LARGEST
-from relay_tornado.wire.fields import Document, load
+from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import bucket_document, input_document, output_document
+
+Options = Mapping[str, Any]
+"""As the forms of wire/rest.py have them: the administration itself judges them."""
+
+_NONE: Final[Options] = MappingProxyType({})
+_FIELD: Final = re.compile(r"`(?:\$\.)?(\w+)[^`]*`$")
+"""The field in msgspec's words, which end with it."""
 
 
 async def run_command(administration: Administration, name: str, arguments: Mapping[str, Any]) -> Any:
     """Runs a command and returns its answer as JSON data. Raises Invalid, and what the administration raises."""
-    if name not in COMMANDS:
+    run = COMMANDS.get(name)
+    if run is None:
         raise Invalid(f"there is no command {name[:100]!r}: is the other side of another version?", "command")
-    judge, run = COMMANDS[name]
-    return await run(administration, load(judge, arguments))
+    try:
+        given = msgspec.convert(arguments, _form(run))
+    except msgspec.ValidationError as error:
+        words = str(error)
+        found = _FIELD.search(words)
+        field = "" if found is None else found[1]
+        raise Invalid(f"{field}: {words[0].lower()}{words[1:]}", field) from None
+    return await run(administration, **msgspec.structs.asdict(given))
 
 
-class _Options(Schema):
-    options = fields.Dict(keys=fields.String(), load_default=dict)
+@cache
+def _form(run: Run) -> type[msgspec.Struct]:
+    """The arguments of a command, as the parameters of its function behind the first one say."""
+    kinds = get_type_hints(run, include_extras=True)
+    _, *parameters = inspect.signature(run).parameters.values()
+    fields = [
+        (each.name, kinds[each.name], msgspec.NODEFAULT if each.default is each.empty else each.default)
+        for each in parameters
+    ]
+    return msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
 
 
-class _CreateBucket(_Options):
-    name = fields.String(required=True)
-    first = fields.Integer(strict=True, validate=validate.Range(1, LARGEST), load_default=1)
+async def _create_bucket(
+    relay: Administration,
+    name: str,
+    first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] = 1,
+    options: Options = _NONE,
+) -> Document:
+    return bucket_document(await relay.create_bucket(name, first, **options))
 
 
-class _Bucket(Schema):
-    bucket = fields.String(required=True)
+async def _list_buckets(relay: Administration) -> list[Document]:
+    return [bucket_document(bucket) for bucket in relay.list_buckets()]
 
 
-class _DeleteBucket(_Bucket):
-    force = fields.Boolean(load_default=False)
+async def _show_bucket(relay: Administration, bucket: str) -> Document:
+    return bucket_document(relay.find_bucket(bucket))
 
 
-class _OfBucket(_Bucket, _Options):
-    pass
+async def _set_bucket(relay: Administration, bucket: str, options: Options = _NONE) -> Document:
+    return bucket_document(await relay.set_bucket(bucket, **options))
 
 
-class _ImportBucket(_Bucket):
-    events = fields.List(fields.Raw(), required=True)
+async def _delete_bucket(relay: Administration, bucket: str, force: bool = False) -> Document:
+    return _deleted((await relay.delete_bucket(bucket, force=force)).id)
 
 
-class _Input(Schema):
-    input = fields.String(required=True)
-    bucket = fields.String(load_default=None, allow_none=True)
+async def _import(relay: Administration, bucket: str, events: list[Any]) -> Document:
+    return await relay.import_events(bucket, events)
 
 
-class _SetInput(_Input, _Options):
-    pass
+async def _create_input(relay: Administration, bucket: str, options: Options = _NONE) -> Document:
+    found, made = await relay.create_input(bucket, **options)
+    return input_document(found.id, made)
 
 
-class _Output(Schema):
-    output = fields.String(required=True)
-    bucket = fields.String(load_default=None, allow_none=True)
+async def _set_input(
+    relay: Administration, input: str, bucket: str | None = None, options: Options = _NONE
+) -> Document:
+    found, changed = await relay.set_input(input, bucket, **options)
+    return input_document(found.id, changed)
 
 
-class _SetOutput(_Output, _Options):
-    pass
+async def _delete_input(relay: Administration, input: str, bucket: str | None = None) -> Document:
+    return _deleted((await relay.delete_input(input, bucket)).id)
 
 
-class _ListLogs(Schema):
-    bucket = fields.String(load_default="")
-    output = fields.String(load_default="")
-    status = fields.String(load_default="")
-    since = fields.Float(load_default=None, allow_none=True)
-    until = fields.Float(load_default=None, allow_none=True)
-    limit = fields.Integer(load_default=0)
-    offset = fields.Integer(load_default=0)
-    cursor = fields.String(load_default="")
+async def _create_output(relay: Administration, bucket: str, options: Options = _NONE) -> Document:
+    found, made = await relay.create_output(bucket, **options)
+    return output_document(found.id, made)
 
 
-class _Search(Schema):
-    text = fields.String(load_default="")
-    bucket = fields.String(load_default="")
-    method = fields.String(load_default="")
-    path = fields.String(load_default="")
-    header = fields.String(load_default="")
-    verified = fields.String(load_default="", validate=validate.OneOf(["", "true", "false", "none"]))
-    delivery = fields.String(load_default="")
-    since = fields.Float(load_default=None, allow_none=True)
-    until = fields.Float(load_default=None, allow_none=True)
-    limit = fields.Integer(load_default=0)
-    cursor = fields.String(load_default="")
+async def _set_output(
+    relay: Administration, output: str, bucket: str | None = None, options: Options = _NONE
+) -> Document:
+    found, changed = await relay.set_output(output, bucket, **options)
+    return output_document(found.id, changed)
 
 
-class _Log(Schema):
-    id = fields.String(required=True)
+async def _delete_output(relay: Administration, output: str, bucket: str | None = None) -> Document:
+    return _deleted((await relay.delete_output(output, bucket)).id)
 
 
-class _Orders(Schema):
-    output = fields.String(load_default="")
-    process_policy = fields.String(load_default="skip")
+async def _list_logs(
+    relay: Administration,
+    bucket: str = "",
+    output: str = "",
+    status: str = "",
+    since: float | None = None,
+    until: float | None = None,
+    limit: int = 0,
+    offset: int = 0,
+    cursor: str = "",
+) -> Document:
+    place: Document = {"bucket": bucket, "limit": limit, "offset": offset, "cursor": cursor}
+    return listed_document(
+        await relay.logs.list(OWNER, output=output, status=status, since=since, until=until, **place)
+    )
 
 
-class _ResendLog(_Log, _Orders):
-    pass
-
-
-class _ResendRange(_Bucket, _Orders):
-    first = fields.Integer(load_default=None, allow_none=True)
-    last = fields.Integer(load_default=None, allow_none=True)
-    since = fields.Float(load_default=None, allow_none=True)
-    until = fields.Float(load_default=None, allow_none=True)
-    cursor = fields.String(load_default="")
-    filter = fields.Raw(load_default=None, allow_none=True)
-
-
-class _Token(Schema):
-    key = fields.String(required=True)
-
-
-class _SetToken(_Token, _Options):
-    pass
-
-
-class _RotateToken(_Token):
-    grace = fields.Float(load_default=0.0)
-
-
-async def _create_bucket(administration: Administration, arguments: Document) -> Document:
-    name, first = arguments["name"], arguments["first"]
-    return bucket_document(await administration.create_bucket(name, first, **arguments["options"]))
-
-
-async def _list_buckets(administration: Administration, _: Document) -> list[Document]:
-    return [bucket_document(bucket) for bucket in administration.list_buckets()]
-
-
-async def _show_bucket(administration: Administration, arguments: Document) -> Document:
-    return bucket_document(administration.find_bucket(arguments["bucket"]))
-
-
-async def _set_bucket(administration: Administration, arguments: Document) -> Document:
-    return bucket_document(await administration.set_bucket(arguments["bucket"], **arguments["options"]))
-
-
-async def _delete_bucket(administration: Administration, arguments: Document) -> Document:
-    bucket = await administration.delete_bucket(arguments["bucket"], force=arguments["force"])
-    return {"id": bucket.id, "status": "deleted"}
-
-
-async def _create_input(administration: Administration, arguments: Document) -> Document:
-    bucket, made = await administration.create_input(arguments["bucket"], **arguments["options"])
-    return input_document(bucket.id, made)
-
-
-async def _set_input(administration: Administration, arguments: Document) -> Document:
-    bucket, changed = await administration.set_input(arguments["input"], arguments["bucket"], **arguments["options"])
-    return input_document(bucket.id, changed)
-
-
-async def _delete_input(administration: Administration, arguments: Document) -> Document:
-    gone = await administration.delete_input(arguments["input"], arguments["bucket"])
-    return {"id": gone.id, "status": "deleted"}
-
-
-async def _create_output(administration: Administration, arguments: Document) -> Document:
-    bucket, made = await administration.create_output(arguments["bucket"], **arguments["options"])
-    return output_document(bucket.id, made)
-
-
-async def _set_output(administration: Administration, arguments: Document) -> Document:
-    bucket, changed = await administration.set_output(arguments["output"], arguments["bucket"], **arguments["options"])
-    return output_document(bucket.id, changed)
-
-
-async def _delete_output(administration: Administration, arguments: Document) -> Document:
-    gone = await administration.delete_output(arguments["output"], arguments["bucket"])
-    return {"id": gone.id, "status": "deleted"}
-
-
-async def _list_logs(administration: Administration, arguments: Document) -> Document:
-    return listed_document(await administration.logs.list(OWNER, **arguments))
-
-
-async def _search(administration: Administration, arguments: Document) -> Document:
-    place = {name: arguments.pop(name) for name in ("bucket", "limit", "cursor")}
-    return found_document(await administration.logs.search(OWNER, Wanted(**arguments), **place))
-
-
-async def _resend_log(administration: Administration, arguments: Document) -> Document:
-    return resent_document(await administration.logs.resend(OWNER, arguments.pop("id"), **arguments))
-
-
-async def _resend_range(administration: Administration, arguments: Document) -> Document:
-    orders = {name: arguments.pop(name) for name in ("output", "process_policy")}
-    bucket = arguments.pop("bucket")
-    return resent_document(await administration.logs.resend_range(OWNER, bucket, Range(**arguments), **orders))
-
-
-async def _create_token(administration: Administration, arguments: Document) -> Document:
-    token, secret = await administration.create_token(**arguments["options"])
+async def _search(
+    relay: Administration,
+    text: str = "",
+    bucket: str = "",
+    method: str = "",
+    path: str = "",
+    header: str = "",
+    verified: Literal["", "true", "false", "none"] = "",
+    delivery: str = "",
+    since: float | None = None,
+    until: float | None = None,
+    limit: int = 0,
+    cursor: str = "",
+) -> Document:
+    wanted = Wanted(text, method, path, header, verified, delivery, since, until)
+    return found_document(await relay.logs.search(OWNER, wanted, bucket=bucket, limit=limit, cursor=cursor))
+
+
+async def _show_log(relay: Administration, id: str) -> Document:
+    return await relay.logs.get(OWNER, id)
+
+
+async def _resend_log(relay: Administration, id: str, output: str = "", process_policy: str = "skip") -> Document:
+    return resent_document(await relay.logs.resend(OWNER, id, output=output, process_policy=process_policy))
+
+
+async def _resend_range(
+    relay: Administration,
+    bucket: str,
+    first: int | None = None,
+    last: int | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    cursor: str = "",
+    filter: Any = None,
+    output: str = "",
+    process_policy: str = "skip",
+) -> Document:
+    wanted = Range(first, last, since, until, cursor, filter)
+    return resent_document(
+        await relay.logs.resend_range(OWNER, bucket, wanted, output=output, process_policy=process_policy)
+    )
+
+
+async def _create_token(relay: Administration, options: Options = _NONE) -> Document:
+    token, secret = await relay.create_token(**options)
     return {"key": token.key, "secret": secret}
 
 
-async def _list_tokens(administration: Administration, _: Document) -> list[Document]:
-    return [administration.describe_token(token) for token in administration.list_tokens()]
+async def _list_tokens(relay: Administration) -> list[Document]:
+    return [relay.describe_token(token) for token in relay.list_tokens()]
 
 
-async def _set_token(administration: Administration, arguments: Document) -> Document:
-    return administration.describe_token(await administration.set_token(arguments["key"], **arguments["options"]))
+async def _set_token(relay: Administration, key: str, options: Options = _NONE) -> Document:
+    return relay.describe_token(await relay.set_token(key, **options))
 
 
-async def _rotate_token(administration: Administration, arguments: Document) -> Document:
-    token, secret = await administration.rotate_token(arguments["key"], arguments["grace"])
+async def _rotate_token(relay: Administration, key: str, grace: float = 0.0) -> Document:
+    token, secret = await relay.rotate_token(key, grace)
     return {"key": token.key, "secret": secret}
 
 
-async def _revoke_token(administration: Administration, arguments: Document) -> Document:
-    token = await administration.revoke_token(arguments["key"])
-    return {"id": token.key, "status": "deleted"}
+async def _revoke_token(relay: Administration, key: str) -> Document:
+    return _deleted((await relay.revoke_token(key)).key)
 
 
-async def _info(administration: Administration, _: Document) -> Document:
+async def _info(relay: Administration) -> Document:
     return {
         "version": relay_tornado.__version__,
-        "url": administration.url,
-        "address": administration.address,
-        "instance": administration.instance,
-        "forward_allow": administration.settings.forward_allow,
+        "url": relay.url,
+        "address": relay.address,
+        "instance": relay.instance,
+        "forward_allow": relay.settings.forward_allow,
     }
 
 
-def _sessions(administration: Administration) -> Sessions:
-    if administration.sessions is None:
+async def _new_code(relay: Administration) -> Document:
+    return {"code": _sessions(relay).new_code(), "expires_in": int(CODE_LIFE)}
+
+
+async def _end_sessions(relay: Administration) -> Document:
+    return {"ended": await _sessions(relay).end_all()}
+
+
+def _sessions(relay: Administration) -> Sessions:
+    if relay.sessions is None:
         raise Unavailable(
             "there is no page to sign in to: no relay runs on this directory (start it with `relay serve`), or it runs "
             "with --no-ui"
         )
-    return administration.sessions
+    return relay.sessions
 
 
-async def _new_code(administration: Administration, _: Document) -> Document:
-    return {"code": _sessions(administration).new_code(), "expires_in": int(CODE_LIFE)}
+def _deleted(id: str) -> Document:
+    return {"id": id, "status": "deleted"}
 
 
-async def _end_sessions(administration: Administration, _: Document) -> Document:
-    return {"ended": await _sessions(administration).end_all()}
-
-
-COMMANDS: Mapping[str, tuple[Schema, positions.Run]] = {
-    "bucket.create": (_CreateBucket(), _create_bucket),
-    "bucket.list": (Schema(), _list_buckets),
-    "bucket.show": (_Bucket(), _show_bucket),
-    "bucket.set": (_OfBucket(), _set_bucket),
-    "bucket.delete": (_DeleteBucket(), _delete_bucket),
-    "bucket.import": (_ImportBucket(), lambda relay, of: relay.import_events(of["bucket"], of["events"])),
-    "input.create": (_OfBucket(), _create_input),
-    "input.set": (_SetInput(), _set_input),
-    "input.delete": (_Input(), _delete_input),
-    "output.create": (_OfBucket(), _create_output),
-    "output.set": (_SetOutput(), _set_output),
-    "output.delete": (_Output(), _delete_output),
-    "logs.list": (_ListLogs(), _list_logs),
-    "logs.search": (_Search(), _search),
-    "logs.show": (_Log(), lambda relay, of: relay.logs.get(OWNER, of["id"])),
-    "logs.resend": (_ResendLog(), _resend_log),
-    "logs.resend_range": (_ResendRange(), _resend_range),
-    "token.create": (_Options(), _create_token),
-    "token.list": (Schema(), _list_tokens),
-    "token.set": (_SetToken(), _set_token),
-    "token.rotate": (_RotateToken(), _rotate_token),
-    "token.revoke": (_Token(), _revoke_token),
-    "client.list": (Schema(), lambda relay, _: relay.list_clients()),
-    "relay.info": (Schema(), _info),
-    "ui.code": (Schema(), _new_code),
-    "ui.end": (Schema(), _end_sessions),
+COMMANDS: Final[Mapping[str, Run]] = {
+    "bucket.create": _create_bucket,
+    "bucket.list": _list_buckets,
+    "bucket.show": _show_bucket,
+    "bucket.set": _set_bucket,
+    "bucket.delete": _delete_bucket,
+    "bucket.import": _import,
+    "input.create": _create_input,
+    "input.set": _set_input,
+    "input.delete": _delete_input,
+    "output.create": _create_output,
+    "output.set": _set_output,
+    "output.delete": _delete_output,
+    "logs.list": _list_logs,
+    "logs.search": _search,
+    "logs.show": _show_log,
+    "logs.resend": _resend_log,
+    "logs.resend_range": _resend_range,
+    "token.create": _create_token,
+    "token.list": _list_tokens,
+    "token.set": _set_token,
+    "token.rotate": _rotate_token,
+    "token.revoke": _revoke_token,
+    "client.list": Administration.list_clients,
+    "relay.info": _info,
+    "ui.code": _new_code,
+    "ui.end": _end_sessions,
     **positions.COMMANDS,
 }
-"""What judges the arguments of each (options are judged by the administration itself), and what does the work."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import isfinite, nan
 from typing import Final, get_args
 
-from relay_tornado.admin.standing import Seeked, Standing, consumer_document, dead_document
+from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound
@@ -29,17 +28,6 @@ MOST: Final = 1_000
 """Events of one replay, and dead letters of one page or one request."""
 
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What a replay did: how many events it `scheduled`, which seq to go on with (`next`, None where the range is
-    done), whether it stopped because as many wait as may (`full`), and the `anchor` that keeps the pace."""
-
-    scheduled: int
-    next: int | None
-    full: bool
-    anchor: str | None
 
 
 class ConsumerAdministration:
@@ -103,9 +91,10 @@ class ConsumerAdministration:
 
     # moving it
 
-    async def seek(self, bucket: Bucket, reference: str, to: Position, *, preview: bool = False) -> Seeked:
+    async def seek(self, bucket: Bucket, reference: str, to: Position, *, preview: bool = False) -> Document:
         """Moves a consumer to a position: it is given what lies behind that, and nothing else; `preview` only tells
-        what that would repeat and pass over. One whose record is damaged begins anew there."""
+        what that does. `repeats`: events that it was done with and is given again; `skips`: events that it was not
+        done with and does not get. One whose record is damaged begins anew there."""
         key = key_of(bucket, reference)
         if preview:
             bounds = await self._log.bounds(bucket.id)
@@ -119,7 +108,7 @@ class ConsumerAdministration:
             await self._ledgers.renew(key, floor)
         return await self._move(bucket, key, to)
 
-    async def _move(self, bucket: Bucket, key: Key, to: Position) -> Seeked:
+    async def _move(self, bucket: Bucket, key: Key, to: Position) -> Document:
         async with self._ledgers.using(key) as ledger:
             bounds = await self._log.bounds(bucket.id)
             floor = await self._floor(bucket, bounds, to, key)
@@ -170,10 +159,11 @@ class ConsumerAdministration:
         first: int,
         last: int | None = None,
         speed: float | None = None,
-        anchor: str = "",
-    ) -> Replayed:
+        anchor: str | None = None,
+    ) -> Document:
         """Has the events `first` to `last` (None: the head) be given again, at most `MOST` of them; those that it is
-        still to be given anyway are not counted. The same with `next` as `first` goes on.
+        still to be given anyway are not counted as `scheduled`. The same with `next` as `first` goes on, None where the
+        range is done; `full`: it stopped because as many wait as may.
 
         `speed` None: at once. Else in their original pace, so many times as fast, by `anchor` of the answer before.
         Raises Conflict for one that is moved by receipts.
@@ -199,10 +189,11 @@ class ConsumerAdministration:
                 dues = {seq: due for seq, due in dues.items() if seq <= upto}
             scheduled = ledger.progress.schedule(dues, now)
             await self._committed(ledger)
-        return Replayed(len(scheduled), upto + 1 if upto < end else None, full, kept)
+        going_on = upto + 1 if upto < end else None
+        return {"scheduled": len(scheduled), "next": going_on, "full": full, "anchor": kept}
 
     async def _dues(
-        self, bucket: Bucket, first: int, last: int, speed: float | None, anchor: str, now: float
+        self, bucket: Bucket, first: int, last: int, speed: float | None, anchor: str | None, now: float
     ) -> tuple[dict[int, float], str | None]:
         """When each of these events is due, and the anchor: when the first one of all came, and when it is due."""
         if speed is None:
@@ -368,12 +359,18 @@ def missing(bucket: Bucket, reference: str) -> NotFound:
     )
 
 
-def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Seeked:
+def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Document:
     """What a seek to this floor does."""
     before = min(progress.floor, bounds.head)
     repeats = progress.done_above(floor)
     skips = max(progress.pending(bounds.head) - (bounds.head - floor - repeats), 0)
-    return Seeked(position_id(bounds, before), position_id(bounds, floor), repeats, skips, preview)
+    return {
+        "from": position_id(bounds, before),
+        "to": position_id(bounds, floor),
+        "repeats": repeats,
+        "skips": skips,
+        "preview": preview,
+    }
 
 
 def _copy(stored: Stored, bounds: Bounds) -> tuple[Progress, Gap | None]:

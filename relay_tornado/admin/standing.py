@@ -1,4 +1,4 @@
-"""Where a consumer is, as a reading of it, and the JSON forms of that, of a seek and of a dead letter."""
+"""Where a consumer is, as a reading of it, and the JSON forms of that and of a dead letter."""
 
 from __future__ import annotations
 
@@ -31,18 +31,6 @@ class Standing:
         return self.stored.key
 
 
-@dataclass(frozen=True, slots=True)
-class Seeked:
-    """A seek, done or looked at: from one position to another. `repeats`: events that it was done with and is given
-    again; `skips`: events that it was not done with and does not get."""
-
-    before: str
-    after: str
-    repeats: int
-    skips: int
-    preview: bool
-
-
 def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Document:
     """A consumer of this bucket."""
     stored, terms, key = standing.stored, standing.terms, standing.key
@@ -67,17 +55,6 @@ def consumer_document(standing: Standing, bucket: Bucket, bounds: Bounds) -> Doc
         "gaps": None if gaps is None else {"times": gaps.times, "last": gap_fields(gaps.last), "at": int(gaps.at)},
         "created_at": int(stored.created_at),
         "updated_at": int(stored.updated_at),
-    }
-
-
-def seeked_document(seeked: Seeked) -> Document:
-    """What is answered to a seek."""
-    return {
-        "from": seeked.before,
-        "to": seeked.after,
-        "repeats": seeked.repeats,
-        "skips": seeked.skips,
-        "preview": seeked.preview,
     }
 
 

@@ -101,7 +101,7 @@ async def test_a_start_goes_on_and_a_seek_mends(tmp_path: Path, what: str) -> No
         assert names == ["other"]
         assert {each.key.name for _, each in await administration.standings([bucket])} >= {"other"}
         seeked = await administration.seek(bucket, "worker", Last(3))
-        assert seeked.after.endswith("-7")
+        assert seeked["to"].endswith("-7")
         async with ledgers.using(key) as ledger:
             assert (ledger.progress.floor, ledger.terms) == (7, Terms() if "ack_wait" in what else Terms(7.5))
         assert (await administration.show(bucket, "worker"))["pending"] == 3

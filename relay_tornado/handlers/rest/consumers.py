@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import ClassVar, Final
 
 from marshmallow import Schema, fields, validate
 
 from relay_tornado.admin.consumers import MOST, ConsumerAdministration, may_see, missing
 from relay_tornado.admin.outputs import find_output
-from relay_tornado.admin.standing import seeked_document
 from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import (
@@ -119,15 +117,13 @@ class _Seek(_OneConsumer):
         given = load(_SEEK, self.document())
         to = read_position(given["to"], "to")
         preview = given.get("preview", False)
-        self.answer(seeked_document(await self.consumers.seek(self.bucket, self.reference, to, preview=preview)))
+        self.answer(await self.consumers.seek(self.bucket, self.reference, to, preview=preview))
 
 
 class _Replay(_OneConsumer):
     @operation("Have a range of events be given again", ReplayAnswer(), body=_REPLAY, statuses=(412,))
     async def post(self, **path: str) -> None:
-        given = load(_REPLAY, self.document())
-        given["anchor"] = given.get("anchor") or ""
-        self.answer(asdict(await self.consumers.replay(self.bucket, self.reference, **given)))
+        self.answer(await self.consumers.replay(self.bucket, self.reference, **load(_REPLAY, self.document())))
 
 
 class _Dead(_OneConsumer):
