@@ -58,49 +58,36 @@ class Distribution:
         self.sum += value
 
 
+def _zeros(names: Sequence[str]) -> dict[str, int]:
+    return field(default_factory=lambda: dict.fromkeys(names, 0))
+
+
+def _distribution(bounds: Sequence[float]) -> Distribution:
+    return field(default_factory=lambda: Distribution(bounds))
+
+
+@dataclass(eq=False, slots=True)
 class Counters:
     """What has happened since the start. Add to a number where it happens: `counters.events += 1`."""
 
-    __slots__ = (
-        "auth_failures",
-        "commit_events",
-        "commit_seconds",
-        "connections_refused",
-        "delivered_bytes",
-        "deliveries",
-        "duplicates",
-        "event_bytes",
-        "events",
-        "forward_attempts",
-        "forward_given_up",
-        "forward_seconds",
-        "gaps",
-        "redeliveries",
-        "rejections",
-        "retention_events",
-        "tail_hits",
-        "tail_misses",
-    )
-
-    def __init__(self) -> None:
-        self.events = 0
-        self.event_bytes = 0
-        self.duplicates = 0
-        self.rejections = dict.fromkeys(REJECTIONS, 0)
-        self.commit_seconds = Distribution(COMMIT_SECONDS)
-        self.commit_events = Distribution(COMMIT_EVENTS)
-        self.tail_hits = 0
-        self.tail_misses = 0
-        self.deliveries = 0
-        self.delivered_bytes = 0
-        self.redeliveries = 0
-        self.gaps = dict.fromkeys(GAPS, 0)
-        self.auth_failures = 0
-        self.forward_attempts = dict.fromkeys(OUTCOMES, 0)
-        self.forward_seconds = Distribution(FORWARD_SECONDS)
-        self.forward_given_up = 0
-        self.retention_events = 0
-        self.connections_refused = 0
+    events: int = 0
+    event_bytes: int = 0
+    duplicates: int = 0
+    rejections: dict[str, int] = _zeros(REJECTIONS)
+    commit_seconds: Distribution = _distribution(COMMIT_SECONDS)
+    commit_events: Distribution = _distribution(COMMIT_EVENTS)
+    tail_hits: int = 0
+    tail_misses: int = 0
+    deliveries: int = 0
+    delivered_bytes: int = 0
+    redeliveries: int = 0
+    gaps: dict[str, int] = _zeros(GAPS)
+    auth_failures: int = 0
+    forward_attempts: dict[str, int] = _zeros(OUTCOMES)
+    forward_seconds: Distribution = _distribution(FORWARD_SECONDS)
+    forward_given_up: int = 0
+    retention_events: int = 0
+    connections_refused: int = 0
 
     def rejected(self, code: str) -> None:
         """Counts a webhook that was refused; `code` is one of `REJECTIONS`."""

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 from relay_tornado import counters
@@ -45,47 +46,34 @@ class ConsumerLevels:
 
     async def read(self) -> None:
         """Reads once. Raises Unavailable."""
-        buckets = sorted(self._registry.list("bucket"), key=lambda bucket: (bucket.created_at, bucket.id))
         self.latest = [
             counters.ConsumerLevel(bucket.id, reference_of(each.key), each.pending, each.lag, each.stored.dead)
-            for bucket, each in await self._consumers.standings(buckets)
+            for bucket, each in await self._consumers.standings(self._registry.list("bucket"))
         ]
 
 
+@dataclass(frozen=True, slots=True)
 class Gauges:
     """Reads them: a call gives what is the case at that moment. Quick, for the event loop waits."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        database: Database,
-        log: EventLog,
-        registry: Registry,
-        forecast: Forecast,
-        certificate: Certificate | None,
-        backups: Backups | None,
-        consumers: ConsumerLevels,
-        forwarding: Forwarding,
-        site: Site,
-    ) -> None:
-        self._settings = settings
-        self._database = database
-        self._log = log
-        self._registry = registry
-        self._forecast = forecast
-        self._certificate = certificate
-        self._backups = backups
-        self._consumers = consumers
-        self._forwarding = forwarding
-        self._site = site
+    settings: Settings
+    database: Database
+    log: EventLog
+    registry: Registry
+    forecast: Forecast
+    certificate: Certificate | None
+    backups: Backups | None
+    consumers: ConsumerLevels
+    forwarding: Forwarding
+    site: Site
 
     def __call__(self) -> counters.Levels:
-        database, certificate, forwarding, site = self._database, self._certificate, self._forwarding, self._site
+        database, certificate, forwarding, site = self.database, self.certificate, self.forwarding, self.site
         space, loss = database.space, database.loss
         return counters.Levels(
             ready=not database.problem,
-            append_queue=self._log.append_queue,
-            append_queue_limit=self._settings.append_queue,
+            append_queue=self.log.append_queue,
+            append_queue_limit=self.settings.append_queue,
             ingest_buffer=site.ingest.buffered,
             replay_buffer=site.sockets.deliveries.flight.outstanding,
             connections=len(site.listener.connections),
@@ -94,40 +82,39 @@ class Gauges:
             forward_requests=forwarding.trying,
             forward_circuits_open=forwarding.circuits_open,
             forward_retries=forwarding.parked,
-            lag=self._lag(site),
+            lag=self._lag(),
             consumers=self._lags(),
-            buckets=len(self._registry.list("bucket")),
+            buckets=len(self.registry.list("bucket")),
             database=size_of(database.path),
             wal=size_of(wal_of(database.path)),
             space_free=space.free,
             space_reserve=space.least,
-            space_seconds_left=self._forecast.seconds_left,
+            space_seconds_left=self.forecast.seconds_left,
             events_missing=0 if loss is None else loss.events,
             certificate_expires=None if certificate is None else certificate.expires,
             certificate_ok=None if certificate is None else not certificate.problem,
             backups=self._made(),
         )
 
-    def _lag(self, site: Site) -> Mapping[str, int]:
-        lag = site.sockets.deliveries.lag()
-        buckets = sorted(self._registry.list("bucket"), key=lambda bucket: (bucket.created_at, bucket.id))
-        return {bucket.name: lag[bucket.id] for bucket in buckets if bucket.id in lag}
+    def _lag(self) -> Mapping[str, int]:
+        lag = self.site.sockets.deliveries.lag()
+        return {bucket.name: lag[bucket.id] for bucket in self.registry.list("bucket") if bucket.id in lag}
 
     def _lags(self) -> Sequence[counters.ConsumerLevel]:
         """Where consumers are, by the names that their buckets have now."""
-        names = {bucket.id: bucket.name for bucket in self._registry.list("bucket")}
-        latest = self._consumers.latest
+        names = {bucket.id: bucket.name for bucket in self.registry.list("bucket")}
+        latest = self.consumers.latest
         return [dataclasses.replace(each, bucket=names[each.bucket]) for each in latest if each.bucket in names]
 
     def _made(self) -> counters.Backups:
-        backups = self._backups
-        if backups is None or self._settings.backup_dir is None:
+        backups = self.backups
+        if backups is None or self.settings.backup_dir is None:
             return counters.Backups()
         newest = backups.newest
         return counters.Backups(
-            interval=self._settings.backup_every,
+            interval=self.settings.backup_every,
             last_success=0.0 if newest is None else newest,
-            last_size=None if newest is None else size_of(self._settings.backup_dir / name_at(newest)),
+            last_size=None if newest is None else size_of(self.settings.backup_dir / name_at(newest)),
             last_seconds=backups.seconds,
             last_ok=not backups.problem,
         )
