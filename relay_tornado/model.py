@@ -6,7 +6,6 @@ Nothing here does I/O. Times are unix seconds (float), sizes are bytes, identifi
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -377,20 +376,12 @@ def printable(text: str) -> str:
 
 
 def to_document(value: Any) -> Any:
-    """A record as plain JSON data, for storage: dataclasses become objects, tuples and sets become lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_document(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: to_document(item) for key, item in value.items()}
-    if isinstance(value, frozenset | set):
-        return sorted(value)
-    if isinstance(value, list | tuple):
-        return [to_document(item) for item in value]
-    return value
+    """A record, or a part of one, as plain JSON data of its own: what is a set or a tuple becomes a list."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def from_document(kind: type[Any], document: Any) -> Any:
-    """The inverse of `to_document` for `Bucket` and `Token`; a field that is not known is refused.
+    """A `Bucket` or a `Token` from its JSON data; a field that is not known is refused.
 
     Raises msgspec.ValidationError where the document does not fit.
     """

@@ -10,7 +10,7 @@ from relay_tornado.admin.answers import OF_CONNECTION, check_headers
 from relay_tornado.admin.parts import part_of
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
-from relay_tornado.model import Bucket, Output, to_document
+from relay_tornado.model import Bucket, Output
 from relay_tornado.rules import compile_rules
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.destination import parse
@@ -94,9 +94,9 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
     if given.get("secret") and given["secret"] != before.secret:
         _check_secret(given["secret"])
     # What was taken before may be sent back as it was.
-    if given.get("throttle") and given["throttle"] != to_document(before.throttle):
+    if given.get("throttle") and given["throttle"] != before.throttle:
         _check_throttle(given["throttle"])
-    if given.get("durability") and given["durability"] != to_document(before.durability):
+    if given.get("durability") and given["durability"] != before.durability:
         _check_durability(given["durability"])
     if given.get("disabled") is False:
         given["disabled_reason"] = ""

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from relay_tornado.errors import StartupError
-from relay_tornado.model import from_document, to_document
+from relay_tornado.model import from_document
 from relay_tornado.registry.contract import Kind
 from relay_tornado.registry.memory import KINDS, Records
 from relay_tornado.storage.database import Database
@@ -59,7 +59,7 @@ class SqliteRegistry(Records):
         def job(raw: sqlite3.Connection) -> int:
             # Memory can't change while this runs: it is changed between two transactions only.
             revision = self.check(kind, key, value, expect)
-            document = msgspec.json.encode(to_document(value)).decode()
+            document = msgspec.json.encode(value).decode()
             if kind == "bucket":
                 raw.execute(
                     "INSERT INTO bucket VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE"
