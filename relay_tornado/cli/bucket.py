@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.common import ask, rate_given
+from relay_tornado.cli.client import call, known_url, open_relay
+from relay_tornado.cli.common import ask, rate_given, relay_options, sender_options
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
@@ -19,11 +19,8 @@ from relay_tornado.cli.options import (
     NoneOr,
     Number,
     Size,
-    data_option,
-    json_option,
     options_of,
     together,
-    url_option,
 )
 from relay_tornado.cli.output import (
     Document,
@@ -31,6 +28,7 @@ from relay_tornado.cli.output import (
     dedupe_words,
     exact_size,
     note,
+    print_answer,
     print_fields,
     print_json,
     print_table,
@@ -116,9 +114,7 @@ def bucket() -> None:
 @bucket.command()
 @click.argument("name")
 @_bucket_options
-@data_option
-@url_option
-@json_option
+@sender_options
 def create(name: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
     """Make the bucket NAME with one input, and print the URL that its senders use."""
     options = _options(params)
@@ -143,9 +139,7 @@ def create(name: str, data: Path, public_url: str | None, as_json: bool, **param
 
 
 @bucket.command(name="list")
-@data_option
-@url_option
-@json_option
+@sender_options
 def list_(data: Path, public_url: str | None, as_json: bool) -> None:
     """List all buckets."""
     with open_relay(data) as relay:
@@ -175,9 +169,7 @@ def list_(data: Path, public_url: str | None, as_json: bool) -> None:
 
 @bucket.command()
 @click.argument("bucket")
-@data_option
-@url_option
-@json_option
+@sender_options
 def show(bucket: str, data: Path, public_url: str | None, as_json: bool) -> None:
     """Show the bucket with the name or id BUCKET."""
     with open_relay(data) as relay:
@@ -193,9 +185,7 @@ def show(bucket: str, data: Path, public_url: str | None, as_json: bool) -> None
 @click.argument("bucket")
 @_option("--name", help="A new name.")
 @_bucket_options
-@data_option
-@url_option
-@json_option
+@sender_options
 def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
     """Change the bucket with the name or id BUCKET; what is not named stays as it is."""
     options = _options(params)
@@ -224,20 +214,14 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
 @bucket.command()
 @click.argument("bucket")
 @_option("--yes", "--force", "yes", is_flag=True, help="Do not ask first.")
-@data_option
-@json_option
+@relay_options
 def delete(bucket: str, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the bucket with the name or id BUCKET, its inputs, its outputs and every event in it."""
     # Not one conversation: while somebody thinks about the question, a server may start.
-    with open_relay(data) as relay:
-        found = relay.call("bucket.show", bucket=bucket)
+    found = call(data, "bucket.show", bucket=bucket)
     ask(yes, f"Delete the bucket {found['name']!r} and every event in it?")
-    with open_relay(data) as relay:
-        answer = relay.call("bucket.delete", bucket=found["id"], force=True)
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"Deleted the bucket {found['name']} ({found['id']}).")
+    answer = call(data, "bucket.delete", bucket=found["id"], force=True)
+    print_answer(answer, f"Deleted the bucket {found['name']} ({found['id']}).", as_json)
 
 
 def _proof(auth: Document) -> str:

@@ -106,6 +106,12 @@ def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
         yield relay
 
 
+def call(data: Path, command: str, **arguments: Any) -> Any:
+    """One command of the relay at `--url`, or of this data directory, and its answer. Raises RelayError."""
+    with open_relay(data) as relay:
+        return relay.call(command, **arguments)
+
+
 def place_given() -> Place | None:
     """Where `--url` says that the relay is, None where it says nothing. Raises UsageError where it is not clear
     which relay is meant."""

@@ -11,11 +11,16 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import open_relay
+from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words
-from relay_tornado.cli.options import NONE
-from relay_tornado.cli.output import Document, print_json
+from relay_tornado.cli.options import NONE, data_option, json_option, together, url_option
+from relay_tornado.cli.output import Document, print_answer
 from relay_tornado.cli.parts import find_part
+
+relay_options = together(data_option, json_option)
+"""What a command has that asks a relay and prints its answer."""
+sender_options = together(data_option, url_option, json_option)
+"""The same, where the answer says where senders send to."""
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends a command that runs on."""
@@ -90,12 +95,7 @@ def delete_part(data: Path, part: str, reference: str, bucket: str | None, *, ye
     """Deletes an input or an output (`part` as for `find_part`) after asking, and says so. Raises Failure, NotFound and
     NotClear."""
     kind = part.removesuffix("s")
-    with open_relay(data) as relay:
-        owner, found = find_part(relay.call("bucket.list"), part, reference, bucket)
+    owner, found = find_part(call(data, "bucket.list"), part, reference, bucket)
     ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?")
-    with open_relay(data) as relay:
-        answer = relay.call(f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"Deleted the {kind} {found['name']} ({found['id']}).")
+    answer = call(data, f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})
+    print_answer(answer, f"Deleted the {kind} {found['name']} ({found['id']}).", as_json)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.common import ask
+from relay_tornado.cli.client import call
+from relay_tornado.cli.common import ask, relay_options
 from relay_tornado.cli.group import Group
-from relay_tornado.cli.options import Number, data_option, format_duration, json_option, options_of
-from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
+from relay_tornado.cli.options import Number, format_duration, options_of
+from relay_tornado.cli.output import Document, note, print_answer, print_fields, print_json, print_table, when
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.model import DAY, counted
 
@@ -25,12 +25,10 @@ def consumer() -> None:
 
 @consumer.command(name="list")
 @click.argument("bucket", required=False)
-@data_option
-@json_option
+@relay_options
 def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     """List all consumers, or those of the bucket with the name or id BUCKET."""
-    with open_relay(data) as relay:
-        found = relay.call("consumer.list", bucket=bucket)
+    found = call(data, "consumer.list", bucket=bucket)
     if as_json:
         print_json(found)
     elif not found:
@@ -59,15 +57,13 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
 @consumer.command()
 @click.argument("bucket")
 @click.argument("consumer")
-@data_option
-@json_option
+@relay_options
 def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
     """Show where the consumer CONSUMER of the bucket BUCKET is.
 
     CONSUMER is its name; `token:KEY` is a durable token's, `output:NAME` that of a public output.
     """
-    with open_relay(data) as relay:
-        found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
+    found = call(data, "consumer.show", bucket=bucket, consumer=consumer)
     if as_json:
         print_json(found)
         return
@@ -107,43 +103,32 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
     help="An id, a time like 2h (ago), last:100, earliest or latest.",
 )
 @_option("--preview", is_flag=True, help="Only say what it would repeat and pass over.")
-@data_option
-@json_option
+@relay_options
 def seek(bucket: str, consumer: str, to: Place, preview: bool, data: Path, as_json: bool) -> None:
     """Move the consumer CONSUMER of the bucket BUCKET: it is given what lies behind the new position."""
-    with open_relay(data) as relay:
-        done = relay.call("consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
-    if as_json:
-        print_json(done)
-        return
-    would = "Would move" if preview else "Moved"
-    click.echo(
-        f"{would} from {done['from']} to {done['to']}: {counted(done['repeats'], 'event')} again, "
-        f"{counted(done['skips'], 'event')} passed over"
+    done = call(data, "consumer.seek", bucket=bucket, consumer=consumer, to=to.since, preview=preview)
+    words = (
+        f"{'Would move' if preview else 'Moved'} from {done['from']} to {done['to']}: "
+        f"{counted(done['repeats'], 'event')} again, {counted(done['skips'], 'event')} passed over"
     )
+    print_answer(done, words, as_json)
 
 
 @consumer.command()
 @click.argument("bucket")
 @click.argument("consumer")
 @_option("--yes", is_flag=True, help="Do not ask first.")
-@data_option
-@json_option
+@relay_options
 def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the consumer CONSUMER of the bucket BUCKET: its position and its dead letters. Events stay."""
     # Not one conversation: while somebody thinks about the question, a server may start.
     if not yes:
-        with open_relay(data) as relay:
-            found = relay.call("consumer.show", bucket=bucket, consumer=consumer)
+        found = call(data, "consumer.show", bucket=bucket, consumer=consumer)
         lost = f"{counted(found['pending'], 'event')} pending and {found['dead']} given up"
         ask(yes, f"Delete the consumer {reference(found)} of {found['bucket_name']}, with {lost}?")
         bucket = found["bucket_id"]
-    with open_relay(data) as relay:
-        gone = relay.call("consumer.delete", bucket=bucket, consumer=consumer)
-    if as_json:
-        print_json(gone)
-    else:
-        click.echo(f"Deleted {gone['id']}.")
+    gone = call(data, "consumer.delete", bucket=bucket, consumer=consumer)
+    print_answer(gone, f"Deleted {gone['id']}.", as_json)
 
 
 @consumer.command()
@@ -151,12 +136,10 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
 @click.argument("consumer", required=False)
 @_option("--limit", type=Number(1, 1000), default=100, show_default=True, help="At most this many.")
 @_option("--cursor", help="Go on behind this id.")
-@data_option
-@json_option
+@relay_options
 def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
     """List what the consumer CONSUMER, or every one, of the bucket BUCKET gave up."""
-    with open_relay(data) as relay:
-        page = relay.call("consumer.dead", bucket=bucket, consumer=consumer, limit=limit, cursor=cursor or "")
+    page = call(data, "consumer.dead", bucket=bucket, consumer=consumer, limit=limit, cursor=cursor or "")
     if as_json:
         print_json(page)
         return
@@ -189,13 +172,11 @@ _ALL = _option("--all", "everything", is_flag=True, help="All of them, instead o
 @click.argument("consumer")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_ALL
-@data_option
-@json_option
+@relay_options
 def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, data: Path, as_json: bool) -> None:
     """Have the consumer CONSUMER of the bucket BUCKET be given again what it gave up: the events ID, or all."""
     wanted = _wanted(ids, everything)
-    with open_relay(data) as relay:
-        done = relay.call("consumer.resend", bucket=bucket, consumer=consumer, ids=wanted)
+    done = call(data, "consumer.resend", bucket=bucket, consumer=consumer, ids=wanted)
     if as_json:
         print_json(done)
         return
@@ -210,20 +191,15 @@ def resend(bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, d
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_ALL
 @_option("--yes", is_flag=True, help="Do not ask first.")
-@data_option
-@json_option
+@relay_options
 def forget(
     bucket: str, consumer: str, ids: tuple[str, ...], everything: bool, yes: bool, data: Path, as_json: bool
 ) -> None:
     """Forget what the consumer CONSUMER of the bucket BUCKET gave up: the events ID, or all. The events stay."""
     wanted = _wanted(ids, everything)
     ask(yes, f"Forget {'all dead letters' if wanted is None else counted(len(wanted), 'dead letter')} of {consumer}?")
-    with open_relay(data) as relay:
-        done = relay.call("consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)
-    if as_json:
-        print_json(done)
-    else:
-        click.echo(f"Forgot {counted(done['forgotten'], 'dead letter')}.")
+    done = call(data, "consumer.forget", bucket=bucket, consumer=consumer, ids=wanted)
+    print_answer(done, f"Forgot {counted(done['forgotten'], 'dead letter')}.", as_json)
 
 
 def reference(found: Document) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.common import delete_part, header_rows, headers_given, rate_given, read_text
+from relay_tornado.cli.common import (
+    delete_part,
+    header_rows,
+    headers_given,
+    rate_given,
+    read_text,
+    relay_options,
+    sender_options,
+)
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
@@ -16,11 +24,8 @@ from relay_tornado.cli.options import (
     Lines,
     NoneOr,
     Number,
-    data_option,
-    json_option,
     options_of,
     together,
-    url_option,
 )
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
 from relay_tornado.cli.parts import find_part, parts_of
@@ -107,9 +112,7 @@ def inputs() -> None:
 @click.argument("bucket")
 @_option("--id", "input_id", help="The id in its URL, instead of a random one: 1 to 64 letters, digits, - and _.")
 @_input_options
-@data_option
-@url_option
-@json_option
+@sender_options
 def create(bucket: str, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
     """Make an input in the bucket with the name or id BUCKET, and print its URL."""
     input_id = params.pop("input_id")
@@ -124,9 +127,7 @@ def create(bucket: str, data: Path, public_url: str | None, as_json: bool, **par
 
 @inputs.command(name="list")
 @click.argument("bucket", required=False)
-@data_option
-@url_option
-@json_option
+@sender_options
 def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool) -> None:
     """List all inputs, or those of the bucket with the name or id BUCKET."""
     with open_relay(data) as relay:
@@ -157,9 +158,7 @@ def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool)
 @inputs.command()
 @click.argument("input")
 @_bucket_option
-@data_option
-@url_option
-@json_option
+@sender_options
 def show(input: str, bucket: str | None, data: Path, public_url: str | None, as_json: bool) -> None:
     """Show the input with the id INPUT."""
     with open_relay(data) as relay:
@@ -172,9 +171,7 @@ def show(input: str, bucket: str | None, data: Path, public_url: str | None, as_
 @click.argument("input")
 @_bucket_option
 @_input_options
-@data_option
-@url_option
-@json_option
+@sender_options
 def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_json: bool, **params: Any) -> None:
     """Change the input with the id INPUT; what is not named stays as it is.
 
@@ -193,8 +190,7 @@ def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_
 @click.argument("input")
 @_bucket_option
 @_option("--yes", is_flag=True, help="Do not ask first.")
-@data_option
-@json_option
+@relay_options
 def delete(input: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the input with the id INPUT: its URL answers 404 from now on. Its events stay."""
     delete_part(data, "inputs", input, bucket, yes=yes, as_json=as_json)

@@ -26,6 +26,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def print_answer(answer: Any, words: str, as_json: bool) -> None:
+    """An answer as one document, or what it says in a line."""
+    if as_json:
+        print_json(answer)
+    else:
+        click.echo(words)
+
+
 def note(text: str) -> None:
     """A line for people on stderr."""
     click.echo(f"relay: {printable(text)}", err=True)

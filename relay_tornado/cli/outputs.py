@@ -9,16 +9,14 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.common import delete_part, header_rows, headers_given, read_text
+from relay_tornado.cli.client import Caller, call, open_relay
+from relay_tornado.cli.common import delete_part, header_rows, headers_given, read_text, relay_options
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     Duration,
     Lines,
     Number,
-    data_option,
     format_duration,
-    json_option,
     options_of,
     together,
 )
@@ -93,8 +91,7 @@ def output() -> None:
 @output.command()
 @click.argument("bucket")
 @_output_options
-@data_option
-@json_option
+@relay_options
 def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
     """Make an output in the bucket with the name or id BUCKET."""
     options = _options(params)
@@ -106,12 +103,10 @@ def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
 
 @output.command(name="list")
 @click.argument("bucket", required=False)
-@data_option
-@json_option
+@relay_options
 def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     """List all outputs, or those of the bucket with the name or id BUCKET."""
-    with open_relay(data) as relay:
-        found = parts_of(relay.call("bucket.list"), "outputs", bucket)
+    found = parts_of(call(data, "bucket.list"), "outputs", bucket)
     if as_json:
         print_json([one for _, one in found])
     elif not found:
@@ -137,12 +132,10 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
 @output.command()
 @click.argument("output")
 @_bucket_option
-@data_option
-@json_option
+@relay_options
 def show(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
     """Show the output with the id OUTPUT."""
-    with open_relay(data) as relay:
-        _, found = find_part(relay.call("bucket.list"), "outputs", output, bucket)
+    _, found = find_part(call(data, "bucket.list"), "outputs", output, bucket)
     _show(found, as_json)
 
 
@@ -150,8 +143,7 @@ def show(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
 @click.argument("output")
 @_bucket_option
 @_output_options
-@data_option
-@json_option
+@relay_options
 def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: Any) -> None:
     """Change the output with the id OUTPUT; what is not named stays as it is.
 
@@ -166,8 +158,7 @@ def set_(output: str, bucket: str | None, data: Path, as_json: bool, **params: A
 @output.command()
 @click.argument("output")
 @_bucket_option
-@data_option
-@json_option
+@relay_options
 def pause(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
     """Have the public output with the id OUTPUT forward nothing until it is resumed; its events wait in the log."""
     _set(data, output, bucket, {"paused": True}, as_json)
@@ -176,8 +167,7 @@ def pause(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
 @output.command()
 @click.argument("output")
 @_bucket_option
-@data_option
-@json_option
+@relay_options
 def resume(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
     """Have a paused output go on where it stopped."""
     _set(data, output, bucket, {"paused": False}, as_json)
@@ -188,8 +178,7 @@ def resume(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
 @_bucket_option
 @_option("--file", type=click.Path(path_type=Path), help='File that holds new rules as JSON; "-" is standard input.')
 @_option("--none", is_flag=True, help="Remove the rules, so that it gets every event.")
-@data_option
-@json_option
+@relay_options
 def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: Path, as_json: bool) -> None:
     """Show or change which events the output with the id OUTPUT gets.
 
@@ -197,12 +186,11 @@ def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: 
     """
     if file is not None and none:
         raise click.UsageError("--file sets rules and --none removes them: leave one of them out")
-    with open_relay(data) as relay:
-        if file is None and not none:
-            _, found = find_part(relay.call("bucket.list"), "outputs", output, bucket)
-        else:
-            wanted = None if file is None else _read(file)
-            found = relay.call("output.set", output=output, bucket=bucket, options={"rules": wanted})
+    if file is None and not none:
+        _, found = find_part(call(data, "bucket.list"), "outputs", output, bucket)
+    else:
+        wanted = None if file is None else _read(file)
+        found = call(data, "output.set", output=output, bucket=bucket, options={"rules": wanted})
     if as_json or found["rules"]:
         print_json(found["rules"])
     else:
@@ -213,8 +201,7 @@ def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: 
 @click.argument("output")
 @_bucket_option
 @_option("--yes", is_flag=True, help="Do not ask first.")
-@data_option
-@json_option
+@relay_options
 def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the output with the id OUTPUT."""
     delete_part(data, "outputs", output, bucket, yes=yes, as_json=as_json)

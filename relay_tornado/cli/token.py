@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import click
 
-from relay_tornado.cli.client import known_url, open_relay
+from relay_tornado.cli.client import call, known_url, open_relay
+from relay_tornado.cli.common import relay_options, sender_options
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
@@ -16,13 +17,10 @@ from relay_tornado.cli.options import (
     Duration,
     Lines,
     Moment,
-    data_option,
     format_duration,
-    json_option,
     options_of,
-    url_option,
 )
-from relay_tornado.cli.output import note, print_fields, print_json, print_table, socket_url, when
+from relay_tornado.cli.output import note, print_answer, print_fields, print_json, print_table, socket_url, when
 from relay_tornado.cli.secret import must_be_seen
 
 
@@ -63,9 +61,7 @@ def token() -> None:
 )
 @_option("--description", help="Whose it is, and what for.")
 @_option("--expires", type=Moment(), help="When it ends: 30d from now, a date (UTC), unix seconds, or none.")
-@data_option
-@url_option
-@json_option
+@sender_options
 def create(
     buckets: tuple[str, ...],
     api_access: str,
@@ -114,8 +110,7 @@ def create(
 
 
 @token.command(name="list")
-@data_option
-@json_option
+@relay_options
 def list_(data: Path, as_json: bool) -> None:
     """List all tokens, without their secrets."""
     with open_relay(data) as relay:
@@ -152,20 +147,15 @@ def list_(data: Path, as_json: bool) -> None:
     default=None,
     help="Keep its position from now on, or forget it.",
 )
-@data_option
-@json_option
+@relay_options
 def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
     """Change the token with the key KEY."""
     if durable is None:
         raise click.UsageError("say which of the two: --durable keeps the token's position, --no-durable forgets it")
-    with open_relay(data) as relay:
-        changed = relay.call("token.set", key=key, options={"durable": durable})
-    if as_json:
-        print_json(changed)
-    elif durable:
-        click.echo(f"The relay keeps the position of the token {changed['key']} from now on.")
-    else:
-        click.echo(f"The relay keeps no position of the token {changed['key']} any more.")
+    changed = call(data, "token.set", key=key, options={"durable": durable})
+    kept = f"The relay keeps the position of the token {key} from now on."
+    forgotten = f"The relay keeps no position of the token {key} any more."
+    print_answer(changed, kept if durable else forgotten, as_json)
 
 
 @token.command()
@@ -177,13 +167,11 @@ def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
     show_default=True,
     help="How long the old secret stays good, so that clients can be changed one by one.",
 )
-@data_option
-@json_option
+@relay_options
 def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
     """Give the token with the key KEY a new secret, and print it. The secret is shown this once."""
     must_be_seen()
-    with open_relay(data) as relay:
-        made = relay.call("token.rotate", key=key, grace=grace)
+    made = call(data, "token.rotate", key=key, grace=grace)
     lasts = f"is good for {format_duration(grace)} more, and ends with that" if grace else "has ended"
     with unless_seen(
         f"the token {key} has a new secret that nobody has seen: `relay token rotate {key}` makes another one; "
@@ -199,13 +187,8 @@ def rotate(key: str, grace: float, data: Path, as_json: bool) -> None:
 
 @token.command()
 @click.argument("key")
-@data_option
-@json_option
+@relay_options
 def revoke(key: str, data: Path, as_json: bool) -> None:
     """Revoke the token with the key KEY: its connections are closed, and it opens no more."""
-    with open_relay(data) as relay:
-        answer = relay.call("token.revoke", key=key)
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(f"Revoked the token {answer['id']}.")
+    answer = call(data, "token.revoke", key=key)
+    print_answer(answer, f"Revoked the token {answer['id']}.", as_json)
