@@ -218,17 +218,13 @@ class _Online:
             pass  # what it said last is still to be read
         except OSError:
             raise _Lost(sent=True) from None
-        while True:
-            answer = self._read()
-            if "progress" in answer:
-                note(str(answer["progress"]))
-                continue
-            error = answer.get("error")
-            if error is None:
-                return answer.get("result")
-            if error["code"] == "closing":
-                raise _Lost(sent=False)
-            raise Refused(error["message"])
+        answer = self._read()
+        error = answer.get("error")
+        if error is None:
+            return answer.get("result")
+        if error["code"] == "closing":
+            raise _Lost(sent=False)
+        raise Refused(error["message"])
 
     def _read(self) -> dict[str, Any]:
         try:

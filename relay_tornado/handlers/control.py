@@ -1,7 +1,7 @@
 """The control socket: an owner-only Unix socket through which commands reach the running relay.
 
 A line in: `{"command": "bucket.create", "arguments": {…}}`. A line out: `{"result": …}` or `{"error": {"code": …,
-"message": …, "field": …}}`; lines `{"progress": …}` may come before it. Any number of such turns on one connection.
+"message": …, "field": …}}`. Any number of such turns on one connection.
 """
 
 from __future__ import annotations

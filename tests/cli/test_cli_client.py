@@ -54,7 +54,7 @@ def locked(data: Path, path: Path | None = None) -> Iterator[Lock]:
 def pretending(path: Path, *conversations: list[Any]) -> Iterator[list[Any]]:
     """A control socket whose connections are answered as told, then cut; yields the requests that came.
 
-    A conversation is a list of answers; one may be a list of lines, or None, which cuts without an answer.
+    A conversation is a list of answers; one may be None, which cuts without an answer.
     """
     requests: list[Any] = []
     listener = socket.socket(socket.AF_UNIX)
@@ -69,8 +69,8 @@ def pretending(path: Path, *conversations: list[Any]) -> Iterator[list[Any]]:
                 connection.settimeout(TIMEOUT)
                 for answer in conversation:
                     requests.append(json.loads(lines.readline()))
-                    for part in answer if isinstance(answer, list) else [] if answer is None else [answer]:
-                        connection.sendall(json.dumps(part).encode() + b"\n")
+                    if answer is not None:
+                        connection.sendall(json.dumps(answer).encode() + b"\n")
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -335,16 +335,6 @@ def test_the_doctor_of_a_relay_that_does_not_answer(
     assert answer.exit_code == 3
     found = {each["name"]: each for each in json.loads(answer.stdout)}
     assert (found["control"]["level"], found["database"]["level"]) == ("fail", "ok")
-
-
-def test_progress_is_told_on_stderr(relay: Runner, short: Path) -> None:
-    """Lines of progress come before the answer, and are no part of it."""
-    with (
-        locked(relay.data, short / "s"),
-        pretending(short / "s", [INFO, [{"progress": "half way"}, {"progress": "nearly"}, {"result": []}]]),
-    ):
-        result = relay("token", "list", "--json")
-    assert (result.stdout, result.stderr) == ("[]\n", "relay: half way\nrelay: nearly\n")
 
 
 def test_another_users_directory(tmp_path: Path) -> None:
