@@ -13,7 +13,7 @@ from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, RateLimit, Re
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.headers import is_name
-from relay_tornado.wire.rest import READ_ONLY_OF_BUCKET, BucketFields
+from relay_tornado.wire.rest import BucketFields
 
 DEFAULT_INPUT = "Default public endpoint"
 
@@ -36,7 +36,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
 
     Raises Invalid naming the field.
     """
-    given = load_with_extra(_BUCKET_FIELDS, options, READ_ONLY_OF_BUCKET, bucket.extra)
+    given = load_with_extra(_BUCKET_FIELDS, options, bucket.extra)
     if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
         raise Invalid("static_ip: must be true or false.", "static_ip")
     if "name" in given:

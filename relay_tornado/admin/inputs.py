@@ -15,7 +15,7 @@ from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.fields import load_with_extra
-from relay_tornado.wire.rest import READ_ONLY_OF_INPUT, InputFields
+from relay_tornado.wire.rest import InputFields
 
 MAX_INPUTS: Final = 1_000
 """Inputs of one bucket."""
@@ -71,7 +71,7 @@ def find_input(bucket: Bucket, input_id: str) -> Input:
 
 
 def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input:
-    given = load_with_extra(_FIELDS, options, READ_ONLY_OF_INPUT, before.extra)
+    given = load_with_extra(_FIELDS, options, before.extra)
     given.pop("id", None)
     if "name" in given and not given["name"].strip():
         raise Invalid("name: is empty: give the input a name", "name")

@@ -15,7 +15,7 @@ from relay_tornado.rules import compile_rules
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.destination import parse
 from relay_tornado.wire.fields import load_with_extra
-from relay_tornado.wire.rest import MOST_AT_ONCE, READ_ONLY_OF_OUTPUT, OutputFields
+from relay_tornado.wire.rest import MOST_AT_ONCE, OutputFields
 
 MAX_OUTPUTS: Final = 1_000
 """Outputs of one bucket."""
@@ -84,7 +84,7 @@ def find_output(bucket: Bucket, output_id: str) -> Output:
 
 
 def _changed(before: Output, options: Mapping[str, Any]) -> Output:
-    given = load_with_extra(_FIELDS, options, READ_ONLY_OF_OUTPUT, before.extra)
+    given = load_with_extra(_FIELDS, options, before.extra)
     if "name" in given and not given["name"].strip():
         raise Invalid("name: is empty: give the output a name", "name")
     if "headers" in given:

@@ -101,6 +101,15 @@ class Text(fields.String):
             raise ValidationError(f"must not hold the character U+{ord(found[0]):04X}.")
 
 
+class Choice(fields.String):
+    """One of these words."""
+
+    def __init__(self, *words: str, **kwargs: Any) -> None:
+        *others, last = [word for word in words if word]
+        message = f"must be {', '.join(others)} or {last}."
+        super().__init__(validate=validate.OneOf(words, error=message), error_messages={"invalid": message}, **kwargs)
+
+
 class HeaderValues(fields.Field[list[str]]):
     """One value, or a list of values."""
 
@@ -184,12 +193,9 @@ def load(schema: Schema, document: Mapping[str, Any]) -> Document:
     return _load(schema, document, RAISE)
 
 
-def load_with_extra(
-    schema: Schema, document: Mapping[str, Any], read_only: frozenset[str], before: Mapping[str, Any]
-) -> Document:
-    """The same; but where there are fields that the schema does not know, `extra` has them with those of `before`, less
-    those that clients only read."""
-    loaded = _load(schema, {name: value for name, value in document.items() if name not in read_only}, INCLUDE)
+def load_with_extra(schema: Schema, document: Mapping[str, Any], before: Mapping[str, Any]) -> Document:
+    """The same; but where there are fields that the schema does not know, `extra` has them with those of `before`."""
+    loaded = _load(schema, document, INCLUDE)
     known = {name: value for name, value in loaded.items() if name in schema.fields}
     extra = {name: value for name, value in loaded.items() if name not in schema.fields}
     for name, value in extra.items():

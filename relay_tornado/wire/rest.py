@@ -25,7 +25,7 @@ from relay_tornado.model import (
     Token,
     to_document,
 )
-from relay_tornado.wire.fields import Anything, Document, Flag, Form, Headers, Seconds, StockFields, Text, Whole
+from relay_tornado.wire.fields import Anything, Choice, Document, Flag, Form, Headers, Seconds, StockFields, Text, Whole
 
 MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""
@@ -58,9 +58,9 @@ def bucket_document(bucket: Bucket) -> Document:
         "auth": to_document(bucket.auth),
         "inputs": [input_document(bucket.id, each) for each in bucket.inputs],
         "outputs": [output_document(bucket.id, each) for each in bucket.outputs],
-        "retention": _retention_document(bucket.retention),
-        "dedupe": _dedupe_document(bucket.dedupe),
-        "rate_limit": _rate_document(bucket.rate_limit),
+        "retention": _part(bucket.retention),
+        "dedupe": _part(bucket.dedupe),
+        "rate_limit": _part(bucket.rate_limit),
         "max_body": bucket.max_body,
         "expires_at": None if bucket.expires_at is None else int(bucket.expires_at),
     }
@@ -83,7 +83,7 @@ def input_document(bucket_id: str, value: Input) -> Document:
         "strip_path_prefix": value.strip_path_prefix,
         "response_from_output": value.response_from_output,
         "verify": to_document(value.verify),
-        "rate_limit": _rate_document(value.rate_limit),
+        "rate_limit": _part(value.rate_limit),
         "created_at": int(value.created_at),
         "updated_at": int(value.updated_at),
     }
@@ -142,34 +142,15 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
     }
 
 
-def _retention_document(keep: Retention) -> Document:
-    max_age = None if keep.max_age is None else whole(keep.max_age)
-    return {
-        "max_age": max_age,
-        "max_events": keep.max_events,
-        "max_bytes": keep.max_bytes,
-        "wait_for_consumers": keep.wait_for_consumers,
-        "hard_max_bytes": keep.hard_max_bytes,
-    }
-
-
-def _dedupe_document(dedupe: Dedupe | None) -> Document | None:
-    return None if dedupe is None else {"header": dedupe.header, "window": whole(dedupe.window)}
-
-
-def _rate_document(limit: RateLimit | None) -> Document | None:
-    return None if limit is None else {"events": limit.events, "interval": whole(limit.interval)}
+def _part(value: Retention | Dedupe | RateLimit | None) -> Document | None:
+    """A part of a record; seconds are integers where they are whole."""
+    document: Document | None = to_document(value)
+    return document and {name: whole(each) if isinstance(each, float) else each for name, each in document.items()}
 
 
 def whole(seconds: float) -> float:
     """The same number, as an integer where it is one."""
     return int(seconds) if seconds == int(seconds) else seconds
-
-
-def _choice(*values: str) -> fields.String:
-    words = [value for value in values if value]
-    message = f"must be {', '.join(words[:-1])} or {words[-1]}."
-    return fields.String(validate=validate.OneOf(values, error=message), error_messages={"invalid": message})
 
 
 class _StatusCode(Whole):
@@ -186,7 +167,7 @@ class AuthFields(StockFields):
     OURS = frozenset({"type", "username", "password", "token"})
     ECHOED = frozenset({"id", "created_at", "updated_at"})
 
-    type = _choice("", "none", "basic", "token")
+    type = Choice("", "none", "basic", "token")
     username = Text(1_000)
     password = Text(1_000)
     token = Text(4_000)
@@ -216,22 +197,21 @@ class RateLimitFields(Schema):
     interval = Seconds(DAY)
 
 
-def _moment() -> fields.Float:
+def moment(least: float | None = None) -> fields.Float:
+    """A unix time, or null."""
     return fields.Float(
         allow_none=True,
-        validate=validate.Range(max=MAX_TIME, error="must be a unix time before the year 10000."),
-        error_messages={"invalid": "must be a time in unix seconds.", "special": "must be a time in unix seconds."},
+        validate=validate.Range(min=least, max=MAX_TIME, error="must be a unix time before the year 10000."),
+        error_messages=dict.fromkeys(("invalid", "special"), "must be a time in unix seconds."),
     )
 
 
-READ_ONLY_OF_BUCKET = frozenset({"id", "account_id", "created_at", "updated_at", "suspended", "inputs", "outputs"})
-"""What a client that sends back what it read sends along; inputs and outputs have endpoints of their own."""
-
-
 class BucketFields(StockFields):
-    """What can be set of a bucket. What is left out stays as it is, in the nested parts, too."""
+    """What can be set of a bucket. What is left out stays as it is, in the nested parts, too. Its inputs and outputs
+    have forms of their own."""
 
     OURS = frozenset({"retention"})
+    ECHOED = frozenset({"id", "account_id", "created_at", "updated_at", "suspended", "inputs", "outputs"})
 
     name = Text(1_000)
     description = Text(4_000, lines=True)
@@ -243,7 +223,7 @@ class BucketFields(StockFields):
     retention = fields.Nested(RetentionFields)
     dedupe = fields.Nested(DedupeFields, allow_none=True)
     rate_limit = fields.Nested(RateLimitFields, allow_none=True)
-    expires_at = _moment()
+    expires_at = moment()
 
 
 class VerifyFields(Schema):
@@ -251,14 +231,13 @@ class VerifyFields(Schema):
 
     provider = Text(100)
     secrets = fields.List(Text(1_100))
-    on_failure = _choice("reject", "mark")
-
-
-READ_ONLY_OF_INPUT = frozenset({"bucket_id", "account_id", "created_at", "updated_at"})
+    on_failure = Choice("reject", "mark")
 
 
 class InputFields(StockFields):
     """What can be set of an input; `id` of a new one only."""
+
+    ECHOED = frozenset({"bucket_id", "account_id", "created_at", "updated_at"})
 
     id = Text(1_000)
     name = Text(MAX_NAME)
@@ -279,9 +258,9 @@ class ThrottleFields(Schema):
     """`throttle` of an output."""
 
     enabled = Flag()
-    mode = _choice("", "rate", "concurrency")
+    mode = Choice("", "rate", "concurrency")
     rate = Whole(0)
-    interval = _choice("", "second", "minute", "hour")
+    interval = Choice("", "second", "minute", "hour")
     max_concurrent = Whole(0)
     max_queue_depth = Whole(0)
     deadline = Whole(0)
@@ -291,20 +270,16 @@ class DurabilityFields(Schema):
     """`durability` of an output; durations are whole nanoseconds."""
 
     enabled = Flag()
-    schedule = _choice("", "seconds", "medium", "long", "custom")
+    schedule = Choice("", "seconds", "medium", "long", "custom")
     custom_delays = fields.List(Whole(0), allow_none=True, validate=validate.Length(max=100))
     deadline = Whole(0)
-
-
-READ_ONLY_OF_OUTPUT = frozenset(
-    {"id", "bucket_id", "account_id", "created_at", "updated_at", "number", "disabled_reason"}
-)
 
 
 class OutputFields(StockFields):
     """What can be set of an output."""
 
     OURS = frozenset({"strict_order", "secret", "paused"})
+    ECHOED = frozenset({"id", "bucket_id", "account_id", "created_at", "updated_at", "number", "disabled_reason"})
 
     name = Text(MAX_NAME)
     description = Text(4_000, lines=True)
@@ -334,4 +309,4 @@ class TokenFields(Schema):
     tunnels = fields.List(Text(1_000), validate=validate.Length(max=1_000, error="must have at most 1000 entries."))
     api_access = Flag()
     durable = Flag()
-    expires_at = _moment()
+    expires_at = moment()

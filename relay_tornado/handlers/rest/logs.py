@@ -29,7 +29,7 @@ from relay_tornado.handlers.rest.schemas import (
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import Result, status_of
 from relay_tornado.model import MIB, STATUSES
-from relay_tornado.wire.fields import MAX_COUNT, Document, Headers, HeaderValues, Number, Text, Whole, load
+from relay_tornado.wire.fields import MAX_COUNT, Choice, Document, Headers, HeaderValues, Number, Text, Whole, load
 from relay_tornado.wire.frames import gap_fields
 from relay_tornado.wire.rest import MAX_TIME
 
@@ -126,15 +126,6 @@ def _moment(name: str) -> Number:
     return Number("must be a time in unix seconds.", 0, MAX_TIME, allow_none=True, data_key=name)
 
 
-def _choice_of_policy() -> fields.String:
-    message = "must be skip or force."
-    return fields.String(
-        allow_none=True,
-        validate=validate.OneOf(["", "skip", "force"], error=message),
-        error_messages={"invalid": message},
-    )
-
-
 class AnswerBody(Schema):
     """A client's answer to an event. `response_body` is base64; what does not decode is taken as it is. `status_code`
     0, or one that is not 200 to 599, says that nobody answered. One of `status` and `status_code` has to be there; each
@@ -163,7 +154,7 @@ class ActionBody(Schema):
         error_messages={"invalid": "must be resend."},
     )
     output = Text(1_000, allow_none=True)
-    process_policy = _choice_of_policy()
+    process_policy = Choice("", "skip", "force", allow_none=True)
 
 
 class RangeBody(Schema):
@@ -178,7 +169,7 @@ class RangeBody(Schema):
     cursor = fields.String(allow_none=True, error_messages={"invalid": "must be a string."})
     filter = fields.Dict(keys=fields.String(), allow_none=True, error_messages={"invalid": "must be a JSON object."})
     output = Text(1_000, allow_none=True)
-    process_policy = _choice_of_policy()
+    process_policy = Choice("", "skip", "force", allow_none=True)
 
 
 _ACTION, _RANGE = ActionBody(), RangeBody()

@@ -13,8 +13,8 @@ from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
-from relay_tornado.wire.fields import Document, Flag, StockFields, Text, load
-from relay_tornado.wire.rest import MAX_TIME
+from relay_tornado.wire.fields import Choice, Document, Flag, StockFields, Text, load
+from relay_tornado.wire.rest import moment
 
 
 class ScopesBody(StockFields):
@@ -31,19 +31,15 @@ class TokenBody(StockFields):
     """What can be said of a token. A token that ends makes and changes none that outlasts it."""
 
     OURS = frozenset({"durable"})
+    ECHOED = frozenset(
+        {"id", "key", "created_at", "updated_at", "last_used_at", "last_login", "account_id", "active", "secret"}
+    )
 
     description = Text(4_000, lines=True)
     scopes = fields.Nested(ScopesBody, allow_none=True)
-    api_access = fields.String(
-        validate=validate.OneOf(["", "enabled", "disabled"], error="must be enabled or disabled."),
-        error_messages={"invalid": "must be enabled or disabled."},
-    )
+    api_access = Choice("", "enabled", "disabled")
     durable = Flag()
-    expires_at = fields.Float(
-        allow_none=True,
-        validate=validate.Range(min=0, max=MAX_TIME, error="must be a unix time before the year 10000."),
-        error_messages={"invalid": "must be a time in unix seconds.", "special": "must be a time in unix seconds."},
-    )
+    expires_at = moment(0)
 
 
 class RotateBody(Schema):
@@ -58,10 +54,6 @@ class RotateBody(Schema):
 
 _BODY = TokenBody()
 _ROTATE = RotateBody()
-_ECHOED = frozenset(
-    {"id", "key", "created_at", "updated_at", "last_used_at", "last_login", "account_id", "active", "secret"}
-)
-"""Fields of a token that clients send back and that nobody can set."""
 
 
 class TokensHandler(RestHandler):
@@ -140,7 +132,7 @@ def _options(document: dict[str, Any]) -> Document:
     # Stock clients always send both, whatever they know of `active`.
     if document.get("active") is False and "last_login" not in document:
         raise Invalid("active: a token can't be switched off: delete it, or give it an expires_at", "active")
-    given = load(_BODY, {name: value for name, value in document.items() if name not in _ECHOED})
+    given = load(_BODY, document)
     options: Document = {name: given[name] for name in ("description", "durable", "expires_at") if name in given}
     if options.get("expires_at") == 0:
         options["expires_at"] = None  # some clients can't leave a number out
