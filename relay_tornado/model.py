@@ -96,6 +96,21 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool = False
 
 
+class Result(msgspec.Struct, frozen=True):
+    """What came of one try. `status`: sent, failed, stalled, rejected. `status_code`: 0 where nobody answered.
+
+    `retries`: how many tries came before. `at`: unix seconds.
+    """
+
+    status: str
+    status_code: int
+    headers: Mapping[str, Sequence[str]]
+    body: bytes
+    duration_ms: int
+    retries: int
+    at: float
+
+
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """One stretch of a bucket's log: it begins at `from_seq` and ends where the next epoch begins."""

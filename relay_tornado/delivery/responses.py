@@ -17,9 +17,9 @@ from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound, RelayError
 from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries, Result
+from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Token
+from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Result, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.wire.answers import Answer, client_answer, text_answer
 

@@ -33,10 +33,9 @@ from relay_tornado.forwarding.attempt import Request, Try, attempt, prepare
 from relay_tornado.forwarding.lanes import Lane, Lanes
 from relay_tornado.forwarding.schedule import Schedule, begun, schedule_of
 from relay_tornado.forwarding.shared import Shared
-from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
-from relay_tornado.model import KIB, Bucket, Cursor, Event, Output
+from relay_tornado.model import KIB, Bucket, Cursor, Event, Output, Result
 from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.wire.destination import parse
 

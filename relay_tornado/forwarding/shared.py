@@ -11,8 +11,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.transport import Transport
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Result
-from relay_tornado.model import Bucket, BucketId, Cursor, Output
+from relay_tornado.model import Bucket, BucketId, Cursor, Output, Result
 from relay_tornado.wire.destination import Destination
 
 

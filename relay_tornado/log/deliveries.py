@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from relay_tornado.errors import Invalid
-from relay_tornado.model import BucketId
+from relay_tornado.model import BucketId, Result
 
 MOST: Final = 20
 """Results that are kept of a copy: over it the oldest goes that is not its first answer."""
@@ -30,21 +30,6 @@ def sent(at: float) -> Result:
 def status_of(code: int) -> str:
     """The status of a copy that an application answered with this status code; 0: it did not."""
     return "sent" if 200 <= code < 400 else "failed"
-
-
-class Result(msgspec.Struct, frozen=True):
-    """What came of one try. `status`: sent, failed, stalled, rejected. `status_code`: 0 where nobody answered.
-
-    `retries`: how many tries came before. `at`: unix seconds.
-    """
-
-    status: str
-    status_code: int
-    headers: Mapping[str, Sequence[str]]
-    body: bytes
-    duration_ms: int
-    retries: int
-    at: float
 
 
 class Latest(NamedTuple):

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from relay_tornado.errors import BucketGone, NotFound
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import DONE, MOST, Latest, Result, sent, storable, surplus
-from relay_tornado.model import BucketId
+from relay_tornado.log.deliveries import DONE, MOST, Latest, sent, storable, surplus
+from relay_tornado.model import BucketId, Result
 
 
 class _Kept:

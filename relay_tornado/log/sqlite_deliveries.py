@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
-from relay_tornado.log.deliveries import DONE, MOST, Latest, Result, sent, storable, surplus
-from relay_tornado.model import BucketId
+from relay_tornado.log.deliveries import DONE, MOST, Latest, sent, storable, surplus
+from relay_tornado.model import BucketId, Result
 from relay_tornado.settings import Settings
 from relay_tornado.storage.damage import sound
 from relay_tornado.storage.database import Database

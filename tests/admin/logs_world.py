@@ -15,7 +15,7 @@ from relay_tornado.admin import Administration
 from relay_tornado.admin.listing import LogPage
 from relay_tornado.admin.logs import Logs
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import Deliveries, Result
+from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.ephemeral import Ephemeral
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
@@ -23,7 +23,7 @@ from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
-from relay_tornado.model import NewEvent, Token
+from relay_tornado.model import NewEvent, Result, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry

@@ -14,12 +14,11 @@ from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.forwarding import Forwarding, key_of
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import DeadLetter
-from relay_tornado.log.deliveries import Result
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.memory_deliveries import MemoryDeliveries
-from relay_tornado.model import Bucket, Event, Input, NewEvent, Output
+from relay_tornado.model import Bucket, Event, Input, NewEvent, Output, Result
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from tests.forwarding.target import Target

@@ -27,8 +27,8 @@ from relay_tornado.handlers.rest.schemas import (
     Resent,
 )
 from relay_tornado.ids import parse_id
-from relay_tornado.log.deliveries import Result, status_of
-from relay_tornado.model import MIB, STATUSES
+from relay_tornado.log.deliveries import status_of
+from relay_tornado.model import MIB, STATUSES, Result
 from relay_tornado.wire.fields import MAX_COUNT, Choice, Document, Headers, HeaderValues, Number, Text, Whole, load
 from relay_tornado.wire.frames import gap_fields
 from relay_tornado.wire.rest import MAX_TIME
