@@ -37,21 +37,21 @@ def read_ack(document: dict[str, Any]) -> Ack:
     every = document.get("all")
     if every is not None and not isinstance(every, bool):
         raise Invalid("all: write true or false")
-    return Ack(_id(document), bool(every))
+    return Ack(read_id(document.get("id")), bool(every))
 
 
 def read_nak(document: dict[str, Any]) -> Nak:
     """Raises Invalid, which says the field and what to write instead."""
     delay = document.get("delay")
     if delay is None:
-        return Nak(_id(document))
+        return Nak(read_id(document.get("id")))
     if not isinstance(delay, int | float) or isinstance(delay, bool) or not 0 <= delay <= MAX_DELAY:
         raise Invalid(f"delay: write a number of seconds from 0 to {MAX_DELAY}")
-    return Nak(_id(document), float(delay))
+    return Nak(read_id(document.get("id")), float(delay))
 
 
-def _id(document: dict[str, Any]) -> Cursor:
-    text = document.get("id")
+def read_id(text: Any) -> Cursor:
+    """Raises Invalid, which says so of `id`."""
     if not isinstance(text, str):
         raise Invalid("id: write the meta.id of the event, in quotes")
     try:

@@ -17,7 +17,7 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
-from relay_tornado.wire.acks import Ack, Nak, read_ack, read_nak
+from relay_tornado.wire.acks import Ack, Nak, read_ack, read_id, read_nak
 from relay_tornado.wire.fields import Number
 
 Positions: TypeAlias = Position | Mapping[str, Position]
@@ -118,6 +118,9 @@ _EXPLICIT: Final = ("max_in_flight", "ack_wait", "max_deliver")
 _CONSUMERS: Final = ("ack", *_EXPLICIT)
 """What only a consumer has."""
 _OURS: Final = ("since", "on_gap", "consumer", *_CONSUMERS, "filter", "max_body", "outputs")
+"""What of a subscribe is an addition of ours."""
+_ADDED: Final = frozenset({"unsubscribe", "respond", "ack", "nak"})
+"""Actions that are."""
 MAX_NAMES: Final = 1_000
 """Most names in `buckets`: everybody else waits while a message is read."""
 MAX_POSITIONS: Final = 10_000
@@ -141,11 +144,6 @@ class _SincePosition(fields.Field[Positions]):
 class _Lenient(Schema):
     class Meta:
         unknown = EXCLUDE
-
-
-class _Auth(_Lenient):
-    key = fields.String(load_default="", allow_none=True)
-    secret = fields.String(load_default="", allow_none=True)
 
 
 class _Names(_Lenient):
@@ -233,7 +231,6 @@ class _Respond(_Lenient):
     body_base64 = fields.String(load_default=None, allow_none=True, error_messages={"invalid": "write a text"})
 
 
-_AUTH = _Auth()
 _NAMES = _Names()
 _SUBSCRIBE = _Subscribe()
 _RESPOND = _Respond()
@@ -256,44 +253,46 @@ def parse(message: str | bytes) -> Incoming:
     extended = document.get("extended") is True
     if not isinstance(action, str):
         return Incoming("", extended, Problem("invalid", "action: write the name of an action, in quotes"))
+    if action in _ADDED or (action == "subscribe" and any(key in document for key in _OURS)):
+        extended = True
+    try:
+        return Incoming(action, extended, _content(action, document))
+    except Invalid as error:
+        return Incoming(action, extended, Problem("invalid", str(error)))
+
+
+def _content(action: str, document: dict[str, Any]) -> Message | Problem:
+    """Raises Invalid, which says the field and what to write instead."""
     match action:
+        case "ack":
+            return read_ack(document)
+        case "nak":
+            return read_nak(document)
         case "auth":
-            return Incoming(action, extended, _auth(document))
+            return _auth(document)
         case "subscribe":
-            return Incoming(action, extended or any(key in document for key in _OURS), _subscribe(document))
+            return _subscribe(document)
         case "unsubscribe":
-            return Incoming(action, True, _unsubscribe(document))
+            _check_number(document)
+            return Unsubscribe(_named(_load(_NAMES, document)["buckets"]))
         case "respond":
-            return Incoming(action, True, _respond(document))
-        case "ack" | "nak":
-            try:
-                return Incoming(action, True, read_ack(document) if action == "ack" else read_nak(document))
-            except Invalid as error:
-                return Incoming(action, True, Problem("invalid", str(error)))
+            return _respond(document)
         case "pong":
-            return Incoming(action, extended, Pong())
+            return Pong()
     known = "auth, subscribe, unsubscribe, ack, nak, respond and pong"
-    return Incoming(action, extended, Problem("unknown_action", f"action: {action[:80]!r} is none of {known}"))
+    return Problem("unknown_action", f"action: {action[:80]!r} is none of {known}")
 
 
 def _auth(document: dict[str, Any]) -> Auth:
-    try:
-        loaded = _AUTH.load(document)
-    except ValidationError:
-        # What is no text is no key and no secret: the answer is that of wrong ones.
-        return Auth("", "")
-    return Auth(loaded["key"] or "", loaded["secret"] or "")
+    # What is no text is no key and no secret: the answer is that of wrong ones.
+    given = (document.get("key"), document.get("secret"))
+    return Auth(*(each if isinstance(each, str) else "" for each in given))
 
 
-def _subscribe(document: dict[str, Any]) -> Subscribe | Problem:
-    if (problem := _too_many(document)) is not None:
-        return problem
-    try:
-        loaded = _SUBSCRIBE.load(document)
-    except ValidationError as error:
-        return _problem(error)
-    if (problem := _consumer(loaded)) is not None:
-        return problem
+def _subscribe(document: dict[str, Any]) -> Subscribe:
+    _check_number(document)
+    loaded = _load(_SUBSCRIBE, document)
+    _check_consumer(loaded)
     return Subscribe(
         _named(loaded["buckets"]),
         loaded["since"],
@@ -309,63 +308,47 @@ def _subscribe(document: dict[str, Any]) -> Subscribe | Problem:
     )
 
 
-def _consumer(loaded: dict[str, Any]) -> Problem | None:
-    """What is wrong with the consumer that a subscribe asks for."""
+def _check_consumer(loaded: dict[str, Any]) -> None:
+    """Raises Invalid where the consumer that a subscribe asks for can't be."""
     name = loaded["consumer"]
     if name is None:
         for key in _CONSUMERS:
             if loaded[key] is not None:
-                return Problem("invalid", f'{key}: only a consumer has it; name one, like "consumer": "worker"')
-        return None
+                raise Invalid(f'{key}: only a consumer has it; name one, like "consumer": "worker"')
+        return
     if not 1 <= len(name) <= MAX_CONSUMER:
-        return Problem("invalid", f"consumer: write a name of 1 to {MAX_CONSUMER} characters")
+        raise Invalid(f"consumer: write a name of 1 to {MAX_CONSUMER} characters")
     if not name.isprintable() or "/" in name or name != name.strip():
         words = 'write a name of printable characters, without "/" and without a space at either end'
-        return Problem("invalid", f"consumer: {words}")
+        raise Invalid(f"consumer: {words}")
     if loaded["ack"] == "receipt":
         for key in _EXPLICIT:
             if loaded[key] is not None:
-                return Problem("invalid", f'{key}: nobody acks with "ack": "receipt"; leave it out')
-    return None
+                raise Invalid(f'{key}: nobody acks with "ack": "receipt"; leave it out')
 
 
-def _unsubscribe(document: dict[str, Any]) -> Unsubscribe | Problem:
-    if (problem := _too_many(document)) is not None:
-        return problem
-    try:
-        return Unsubscribe(_named(_NAMES.load(document)["buckets"]))
-    except ValidationError as error:
-        return _problem(error)
-
-
-def _too_many(document: dict[str, Any]) -> Problem | None:
+def _check_number(document: dict[str, Any]) -> None:
+    """Raises Invalid where too many buckets or positions are named."""
     for key, most, instead in (
         ("buckets", MAX_NAMES, "for every bucket, leave buckets out"),
         ("since", MAX_POSITIONS, '"*" is the position of every bucket that is not named'),
     ):
         value = document.get(key)
         if isinstance(value, list | dict) and len(value) > most:
-            return Problem("invalid", f"{key}: at most {most} are read here; {instead}")
-    return None
+            raise Invalid(f"{key}: at most {most} are read here; {instead}")
 
 
-def _respond(document: dict[str, Any]) -> Respond | Problem:
-    try:
-        loaded = _RESPOND.load(document)
-    except ValidationError as error:
-        return _problem(error)
-    try:
-        cursor = parse_id(loaded["id"])
-    except Invalid as error:
-        return Problem("invalid", f"id: {error}")
+def _respond(document: dict[str, Any]) -> Respond:
+    loaded = _load(_RESPOND, document)
+    cursor = read_id(loaded["id"])
     body = (loaded["body"] or "").encode()
     if loaded["body_base64"] is not None:
         if body:
-            return Problem("invalid", "body_base64: write either body or body_base64")
+            raise Invalid("body_base64: write either body or body_base64")
         try:
             body = base64.b64decode(loaded["body_base64"], validate=True)
         except ValueError:
-            return Problem("invalid", "body_base64: this is no base64")
+            raise Invalid("body_base64: this is no base64") from None
     return Respond(cursor, loaded["status"], loaded["headers"] or {}, body)
 
 
@@ -421,15 +404,18 @@ def _time(value: float, where: str) -> float:
     return time
 
 
-def _problem(error: ValidationError) -> Problem:
-    """The first thing that is wrong, with the field's name and what to write instead."""
-    path: list[str] = []
-    found: Any = error.messages
-    while isinstance(found, dict):
-        key, found = next(iter(found.items()))
-        path.append(f"[{key}]" if isinstance(key, int) else str(key))
-    message = found[0] if isinstance(found, list) else found
-    field = "".join(path)
-    # A position names the very place within the field by itself.
-    text = str(message)
-    return Problem("invalid", text if text.startswith((f"{field}:", f"{field}.")) else f"{field}: {text}")
+def _load(schema: Schema, document: dict[str, Any]) -> dict[str, Any]:
+    """The document as the schema reads it. Raises Invalid: the first thing that is wrong, with the field's name and
+    what to write instead."""
+    try:
+        loaded: dict[str, Any] = schema.load(document)
+    except ValidationError as error:
+        path: list[str] = []
+        found: Any = error.messages
+        while isinstance(found, dict):
+            key, found = next(iter(found.items()))
+            path.append(f"[{key}]" if isinstance(key, int) else str(key))
+        field, text = "".join(path), str(found[0] if isinstance(found, list) else found)
+        # A position names the very place within the field by itself.
+        raise Invalid(text if text.startswith((f"{field}:", f"{field}.")) else f"{field}: {text}") from None
+    return loaded
