@@ -1,14 +1,15 @@
-"""The commands by which the relay is administered from outside: one table, for the running server and without one.
+"""The commands by which the relay is administered from outside, for the running server and without one.
 
 A command takes a JSON object and answers with JSON data, so that it behaves the same whether it came through the
-control socket or was run on the data directory itself. Its arguments are the parameters of its function.
+control socket or was run on the data directory itself.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_type_hints
@@ -16,18 +17,18 @@ from typing import Annotated, Any, Final, Literal, get_type_hints
 import msgspec
 
 import relay_tornado
-from relay_tornado.admin import positions
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.listing import listed_document
-from relay_tornado.admin.positions import Run
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.admin.searching import Wanted, found_document
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
-from relay_tornado.errors import Invalid, Unavailable
+from relay_tornado.errors import BucketGone, Invalid, Unavailable
 from relay_tornado.ops.lines import LARGEST
+from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import bucket_document, input_document, output_document
 
+Run = Callable[..., Awaitable[Any]]
 Options = Mapping[str, Any]
 """As the forms of wire/rest.py have them: the administration itself judges them."""
 
@@ -48,12 +49,12 @@ async def run_command(administration: Administration, name: str, arguments: Mapp
         found = _FIELD.search(words)
         field = "" if found is None else found[1]
         raise Invalid(f"{field}: {words[0].lower()}{words[1:]}", field) from None
-    return await run(administration, **msgspec.structs.asdict(given))
+    return await run(Commands(administration), **msgspec.structs.asdict(given))
 
 
 @cache
 def _form(run: Run) -> type[msgspec.Struct]:
-    """The arguments of a command, as the parameters of its function behind the first one say."""
+    """The arguments of a command, as its parameters say."""
     kinds = get_type_hints(run, include_extras=True)
     _, *parameters = inspect.signature(run).parameters.values()
     fields = [
@@ -63,175 +64,210 @@ def _form(run: Run) -> type[msgspec.Struct]:
     return msgspec.defstruct("Arguments", fields, forbid_unknown_fields=True, kw_only=True)
 
 
-async def _create_bucket(
-    relay: Administration,
-    name: str,
-    first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] = 1,
-    options: Options = _NONE,
-) -> Document:
-    return bucket_document(await relay.create_bucket(name, first, **options))
+class Commands:
+    """Each of its coroutines is a command: `bucket_create` is `bucket.create`, and its parameters are the arguments."""
 
+    def __init__(self, relay: Administration) -> None:
+        self.relay = relay
 
-async def _list_buckets(relay: Administration) -> list[Document]:
-    return [bucket_document(bucket) for bucket in relay.list_buckets()]
+    async def bucket_create(
+        self,
+        name: str,
+        first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] = 1,
+        options: Options = _NONE,
+    ) -> Document:
+        return bucket_document(await self.relay.create_bucket(name, first, **options))
 
+    async def bucket_list(self) -> list[Document]:
+        return [bucket_document(bucket) for bucket in self.relay.list_buckets()]
 
-async def _show_bucket(relay: Administration, bucket: str) -> Document:
-    return bucket_document(relay.find_bucket(bucket))
+    async def bucket_show(self, bucket: str) -> Document:
+        return bucket_document(self.relay.find_bucket(bucket))
 
+    async def bucket_set(self, bucket: str, options: Options = _NONE) -> Document:
+        return bucket_document(await self.relay.set_bucket(bucket, **options))
 
-async def _set_bucket(relay: Administration, bucket: str, options: Options = _NONE) -> Document:
-    return bucket_document(await relay.set_bucket(bucket, **options))
+    async def bucket_delete(self, bucket: str, force: bool = False) -> Document:
+        return _deleted((await self.relay.delete_bucket(bucket, force=force)).id)
 
+    async def bucket_import(self, bucket: str, events: list[Any]) -> Document:
+        return await self.relay.import_events(bucket, events)
 
-async def _delete_bucket(relay: Administration, bucket: str, force: bool = False) -> Document:
-    return _deleted((await relay.delete_bucket(bucket, force=force)).id)
+    async def input_create(self, bucket: str, options: Options = _NONE) -> Document:
+        found, made = await self.relay.create_input(bucket, **options)
+        return input_document(found.id, made)
 
+    async def input_set(self, input: str, bucket: str | None = None, options: Options = _NONE) -> Document:
+        found, changed = await self.relay.set_input(input, bucket, **options)
+        return input_document(found.id, changed)
 
-async def _import(relay: Administration, bucket: str, events: list[Any]) -> Document:
-    return await relay.import_events(bucket, events)
+    async def input_delete(self, input: str, bucket: str | None = None) -> Document:
+        return _deleted((await self.relay.delete_input(input, bucket)).id)
 
+    async def output_create(self, bucket: str, options: Options = _NONE) -> Document:
+        found, made = await self.relay.create_output(bucket, **options)
+        return output_document(found.id, made)
 
-async def _create_input(relay: Administration, bucket: str, options: Options = _NONE) -> Document:
-    found, made = await relay.create_input(bucket, **options)
-    return input_document(found.id, made)
+    async def output_set(self, output: str, bucket: str | None = None, options: Options = _NONE) -> Document:
+        found, changed = await self.relay.set_output(output, bucket, **options)
+        return output_document(found.id, changed)
 
+    async def output_delete(self, output: str, bucket: str | None = None) -> Document:
+        return _deleted((await self.relay.delete_output(output, bucket)).id)
 
-async def _set_input(
-    relay: Administration, input: str, bucket: str | None = None, options: Options = _NONE
-) -> Document:
-    found, changed = await relay.set_input(input, bucket, **options)
-    return input_document(found.id, changed)
-
-
-async def _delete_input(relay: Administration, input: str, bucket: str | None = None) -> Document:
-    return _deleted((await relay.delete_input(input, bucket)).id)
-
-
-async def _create_output(relay: Administration, bucket: str, options: Options = _NONE) -> Document:
-    found, made = await relay.create_output(bucket, **options)
-    return output_document(found.id, made)
-
-
-async def _set_output(
-    relay: Administration, output: str, bucket: str | None = None, options: Options = _NONE
-) -> Document:
-    found, changed = await relay.set_output(output, bucket, **options)
-    return output_document(found.id, changed)
-
-
-async def _delete_output(relay: Administration, output: str, bucket: str | None = None) -> Document:
-    return _deleted((await relay.delete_output(output, bucket)).id)
-
-
-async def _list_logs(
-    relay: Administration,
-    bucket: str = "",
-    output: str = "",
-    status: str = "",
-    since: float | None = None,
-    until: float | None = None,
-    limit: int = 0,
-    offset: int = 0,
-    cursor: str = "",
-) -> Document:
-    place: Document = {"bucket": bucket, "limit": limit, "offset": offset, "cursor": cursor}
-    return listed_document(
-        await relay.logs.list(OWNER, output=output, status=status, since=since, until=until, **place)
-    )
-
-
-async def _search(
-    relay: Administration,
-    text: str = "",
-    bucket: str = "",
-    method: str = "",
-    path: str = "",
-    header: str = "",
-    verified: Literal["", "true", "false", "none"] = "",
-    delivery: str = "",
-    since: float | None = None,
-    until: float | None = None,
-    limit: int = 0,
-    cursor: str = "",
-) -> Document:
-    wanted = Wanted(text, method, path, header, verified, delivery, since, until)
-    return found_document(await relay.logs.search(OWNER, wanted, bucket=bucket, limit=limit, cursor=cursor))
-
-
-async def _show_log(relay: Administration, id: str) -> Document:
-    return await relay.logs.get(OWNER, id)
-
-
-async def _resend_log(relay: Administration, id: str, output: str = "", process_policy: str = "skip") -> Document:
-    return resent_document(await relay.logs.resend(OWNER, id, output=output, process_policy=process_policy))
-
-
-async def _resend_range(
-    relay: Administration,
-    bucket: str,
-    first: int | None = None,
-    last: int | None = None,
-    since: float | None = None,
-    until: float | None = None,
-    cursor: str = "",
-    filter: Any = None,
-    output: str = "",
-    process_policy: str = "skip",
-) -> Document:
-    wanted = Range(first, last, since, until, cursor, filter)
-    return resent_document(
-        await relay.logs.resend_range(OWNER, bucket, wanted, output=output, process_policy=process_policy)
-    )
-
-
-async def _create_token(relay: Administration, options: Options = _NONE) -> Document:
-    token, secret = await relay.create_token(**options)
-    return {"key": token.key, "secret": secret}
-
-
-async def _list_tokens(relay: Administration) -> list[Document]:
-    return [relay.describe_token(token) for token in relay.list_tokens()]
-
-
-async def _set_token(relay: Administration, key: str, options: Options = _NONE) -> Document:
-    return relay.describe_token(await relay.set_token(key, **options))
-
-
-async def _rotate_token(relay: Administration, key: str, grace: float = 0.0) -> Document:
-    token, secret = await relay.rotate_token(key, grace)
-    return {"key": token.key, "secret": secret}
-
-
-async def _revoke_token(relay: Administration, key: str) -> Document:
-    return _deleted((await relay.revoke_token(key)).key)
-
-
-async def _info(relay: Administration) -> Document:
-    return {
-        "version": relay_tornado.__version__,
-        "url": relay.url,
-        "address": relay.address,
-        "instance": relay.instance,
-        "forward_allow": relay.settings.forward_allow,
-    }
-
-
-async def _new_code(relay: Administration) -> Document:
-    return {"code": _sessions(relay).new_code(), "expires_in": int(CODE_LIFE)}
-
-
-async def _end_sessions(relay: Administration) -> Document:
-    return {"ended": await _sessions(relay).end_all()}
-
-
-def _sessions(relay: Administration) -> Sessions:
-    if relay.sessions is None:
-        raise Unavailable(
-            "there is no page to sign in to: no relay runs on this directory (start it with `relay serve`), or it runs "
-            "with --no-ui"
+    async def logs_list(
+        self,
+        bucket: str = "",
+        output: str = "",
+        status: str = "",
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 0,
+        offset: int = 0,
+        cursor: str = "",
+    ) -> Document:
+        place: Document = {"bucket": bucket, "limit": limit, "offset": offset, "cursor": cursor}
+        return listed_document(
+            await self.relay.logs.list(OWNER, output=output, status=status, since=since, until=until, **place)
         )
-    return relay.sessions
+
+    async def logs_search(
+        self,
+        text: str = "",
+        bucket: str = "",
+        method: str = "",
+        path: str = "",
+        header: str = "",
+        verified: Literal["", "true", "false", "none"] = "",
+        delivery: str = "",
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 0,
+        cursor: str = "",
+    ) -> Document:
+        wanted = Wanted(text, method, path, header, verified, delivery, since, until)
+        return found_document(await self.relay.logs.search(OWNER, wanted, bucket=bucket, limit=limit, cursor=cursor))
+
+    async def logs_show(self, id: str) -> Document:
+        return await self.relay.logs.get(OWNER, id)
+
+    async def logs_resend(self, id: str, output: str = "", process_policy: str = "skip") -> Document:
+        return resent_document(await self.relay.logs.resend(OWNER, id, output=output, process_policy=process_policy))
+
+    async def logs_resend_range(
+        self,
+        bucket: str,
+        first: int | None = None,
+        last: int | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        cursor: str = "",
+        filter: Any = None,
+        output: str = "",
+        process_policy: str = "skip",
+    ) -> Document:
+        wanted = Range(first, last, since, until, cursor, filter)
+        return resent_document(
+            await self.relay.logs.resend_range(OWNER, bucket, wanted, output=output, process_policy=process_policy)
+        )
+
+    async def consumer_list(self, bucket: str | None = None) -> list[Document]:
+        if bucket is not None:
+            return await self.relay.consumers.listing(self.relay.find_bucket(bucket))
+        found: list[Document] = []
+        for each in self.relay.list_buckets():
+            with suppress(BucketGone):  # it is deleted meanwhile
+                found += await self.relay.consumers.listing(each)
+        return found
+
+    async def consumer_show(self, bucket: str, consumer: str) -> Document:
+        return await self.relay.consumers.show(self.relay.find_bucket(bucket), consumer)
+
+    async def consumer_seek(self, bucket: str, consumer: str, to: Any, preview: bool = False) -> Document:
+        found, position = self.relay.find_bucket(bucket), read_position(to, "to")
+        return await self.relay.consumers.seek(found, consumer, position, preview=preview)
+
+    async def consumer_delete(self, bucket: str, consumer: str) -> Document:
+        gone = await self.relay.consumers.delete(self.relay.find_bucket(bucket), consumer)
+        return _deleted(gone.name)
+
+    async def consumer_dead(
+        self, bucket: str, consumer: str | None = None, limit: int = 0, cursor: str = ""
+    ) -> Document:
+        return await self.relay.consumers.dead(self.relay.find_bucket(bucket), consumer, limit=limit, cursor=cursor)
+
+    async def consumer_resend(self, bucket: str, consumer: str, ids: list[str] | None = None) -> Document:
+        return await self.relay.consumers.resend(self.relay.find_bucket(bucket), consumer, ids)
+
+    async def consumer_forget(self, bucket: str, consumer: str, ids: list[str] | None = None) -> Document:
+        return await self.relay.consumers.forget(self.relay.find_bucket(bucket), consumer, ids)
+
+    async def consumer_replay(
+        self,
+        bucket: str,
+        consumer: str,
+        first: int,
+        last: int | None = None,
+        speed: float | None = None,
+        anchor: str | None = None,
+    ) -> Document:
+        found = self.relay.find_bucket(bucket)
+        return await self.relay.consumers.replay(found, consumer, first=first, last=last, speed=speed, anchor=anchor)
+
+    async def output_replay(
+        self,
+        bucket: str,
+        output: str,
+        first: int,
+        last: int | None = None,
+        speed: float | None = None,
+        anchor: str | None = None,
+    ) -> Document:
+        found, one = self.relay.find_output(output, bucket)
+        return await self.consumer_replay(found.id, f"output:{one.n}", first, last, speed, anchor)
+
+    async def token_create(self, options: Options = _NONE) -> Document:
+        token, secret = await self.relay.create_token(**options)
+        return {"key": token.key, "secret": secret}
+
+    async def token_list(self) -> list[Document]:
+        return [self.relay.describe_token(token) for token in self.relay.list_tokens()]
+
+    async def token_set(self, key: str, options: Options = _NONE) -> Document:
+        return self.relay.describe_token(await self.relay.set_token(key, **options))
+
+    async def token_rotate(self, key: str, grace: float = 0.0) -> Document:
+        token, secret = await self.relay.rotate_token(key, grace)
+        return {"key": token.key, "secret": secret}
+
+    async def token_revoke(self, key: str) -> Document:
+        return _deleted((await self.relay.revoke_token(key)).key)
+
+    async def relay_info(self) -> Document:
+        return {
+            "version": relay_tornado.__version__,
+            "url": self.relay.url,
+            "address": self.relay.address,
+            "instance": self.relay.instance,
+            "forward_allow": self.relay.settings.forward_allow,
+        }
+
+    async def ui_code(self) -> Document:
+        return {"code": self._sessions().new_code(), "expires_in": int(CODE_LIFE)}
+
+    async def ui_end(self) -> Document:
+        return {"ended": await self._sessions().end_all()}
+
+    def _sessions(self) -> Sessions:
+        if self.relay.sessions is None:
+            raise Unavailable(
+                "there is no page to sign in to: no relay runs on this directory (start it with `relay serve`), or it "
+                "runs with --no-ui"
+            )
+        return self.relay.sessions
+
+    async def client_list(self) -> list[Document]:
+        return await self.relay.list_clients()
 
 
 def _deleted(id: str) -> Document:
@@ -239,31 +275,5 @@ def _deleted(id: str) -> Document:
 
 
 COMMANDS: Final[Mapping[str, Run]] = {
-    "bucket.create": _create_bucket,
-    "bucket.list": _list_buckets,
-    "bucket.show": _show_bucket,
-    "bucket.set": _set_bucket,
-    "bucket.delete": _delete_bucket,
-    "bucket.import": _import,
-    "input.create": _create_input,
-    "input.set": _set_input,
-    "input.delete": _delete_input,
-    "output.create": _create_output,
-    "output.set": _set_output,
-    "output.delete": _delete_output,
-    "logs.list": _list_logs,
-    "logs.search": _search,
-    "logs.show": _show_log,
-    "logs.resend": _resend_log,
-    "logs.resend_range": _resend_range,
-    "token.create": _create_token,
-    "token.list": _list_tokens,
-    "token.set": _set_token,
-    "token.rotate": _rotate_token,
-    "token.revoke": _revoke_token,
-    "client.list": Administration.list_clients,
-    "relay.info": _info,
-    "ui.code": _new_code,
-    "ui.end": _end_sessions,
-    **positions.COMMANDS,
+    name.replace("_", ".", 1): run for name, run in inspect.getmembers(Commands, inspect.iscoroutinefunction)
 }

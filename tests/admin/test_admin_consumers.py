@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.admin.commands import COMMANDS
+from relay_tornado.admin.commands import Commands
 from relay_tornado.admin.consumers import MOST, ConsumerAdministration, key_of
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
@@ -511,10 +511,10 @@ async def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
         administration: Any = SimpleNamespace(
             consumers=world.consumers, list_buckets=lambda: [gone, BUCKET], find_bucket=lambda name: gone
         )
-        listed = COMMANDS["consumer.list"]
-        assert [each["name"] for each in await listed(administration, None)] == ["w"]
+        commands = Commands(administration)
+        assert [each["name"] for each in await commands.consumer_list()] == ["w"]
         with pytest.raises(NotFound):
-            await listed(administration, "deleted")
+            await commands.consumer_list("deleted")
 
 
 @pytest.mark.gen_test
