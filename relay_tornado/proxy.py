@@ -59,8 +59,8 @@ class ProxyTrust:
 
     @classmethod
     def parse(cls, text: str) -> ProxyTrust:
-        """Of "127.0.0.1, 10.0.0.0/8 fd00::/8": addresses or ranges, with commas or blanks between. Raises Invalid."""
-        return cls(_network(part) for part in re.split(r"[,\s]+", text) if part)
+        """Raises Invalid as `parse_ranges` does."""
+        return cls(parse_ranges(text))
 
     def trusts(self, address: str) -> bool:
         """Whether a peer's headers count. One answer holds for a whole connection."""
@@ -100,11 +100,16 @@ def speaks_proxy_protocol(head: bytes) -> bool:
     return bool(_V1.match(head)) or head == _V2[:4] or head.startswith(_V2)
 
 
+def parse_ranges(text: str) -> tuple[Network, ...]:
+    """Of "127.0.0.1, 10.0.0.0/8 fd00::/8": addresses or ranges, with commas or blanks between. Raises Invalid."""
+    return tuple(_network(part) for part in re.split(r"[,\s]+", text) if part)
+
+
 def _network(text: str) -> Network:
     try:
         network = ip_network(text)
     except ValueError:
-        raise Invalid(f"{text!r} is not {_meant(text)}", "proxy_trust") from None
+        raise Invalid(f"{text!r} is not {_meant(text)}") from None
     if isinstance(network, IPv6Network) and network.subnet_of(_MAPPED):
         return IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
     return network

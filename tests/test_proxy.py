@@ -149,9 +149,8 @@ def test_a_range_in_ipv6s_form_is_its_ipv4_range() -> None:
 )
 def test_a_bad_range_is_refused_with_words(text: str, words: str) -> None:
     """The error names the part and what to write instead."""
-    with pytest.raises(Invalid, match=words) as caught:
+    with pytest.raises(Invalid, match=words):
         ProxyTrust.parse(f"127.0.0.1, {text}")
-    assert caught.value.field == "proxy_trust"
 
 
 @pytest.mark.parametrize(

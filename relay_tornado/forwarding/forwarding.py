@@ -20,7 +20,7 @@ from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, Damaged, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
 from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.forwarder import Forwarder
-from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused, parse_ranges
+from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
 from relay_tornado.forwarding.request import encode
 from relay_tornado.forwarding.shared import Answers, Shared
 from relay_tornado.forwarding.transport import Answer, Transport, Unanswered
@@ -28,6 +28,7 @@ from relay_tornado.log.consumers import Key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Event, Output
+from relay_tornado.proxy import parse_ranges
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
 from relay_tornado.wire.destination import PORTS, Destination

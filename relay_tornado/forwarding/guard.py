@@ -16,7 +16,7 @@ from contextlib import suppress
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final, TypeAlias
 
-from relay_tornado.errors import NO_THREAD, Invalid
+from relay_tornado.errors import NO_THREAD
 from relay_tornado.proxy import Address, Network
 
 Socket: TypeAlias = tuple[int, Any]
@@ -43,17 +43,6 @@ _UNICAST: Final = IPv6Network("2000::/3")
 
 class Refused(Exception):
     """The relay does not call this destination. The message says why, and what would allow it."""
-
-
-def parse_ranges(text: str) -> tuple[Network, ...]:
-    """Of "10.0.0.0/8, fd00::/8": addresses and ranges, with commas or blanks between. Raises Invalid."""
-    ranges: list[Network] = []
-    for part in text.replace(",", " ").split():
-        try:
-            ranges.append(ip_network(part))
-        except ValueError:
-            raise Invalid(f"{part!r} is no range of addresses like 10.0.0.0/8, or has bits set behind it") from None
-    return tuple(ranges)
 
 
 class Guard:

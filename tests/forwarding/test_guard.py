@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from relay_tornado.errors import Invalid
-from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused, parse_ranges
+from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
 from relay_tornado.forwarding.transport import Transport, Unanswered
+from relay_tornado.proxy import parse_ranges
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
 from tests.forwarding.world import public, world
@@ -216,8 +217,8 @@ def test_allowed(address: str) -> None:
 
 def test_ranges() -> None:
     """Ranges that the operator names may be called, mapped addresses by what they stand for; nothing else."""
-    guard = Guard(parse_ranges("10.0.0.0/8, fd00::/8 127.0.0.1"))
-    for address in ("10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "127.0.0.1"):
+    guard = Guard(parse_ranges("10.0.0.0/8, fd00::/8 127.0.0.1 ::ffff:192.168.7.0/120"))
+    for address in ("10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "127.0.0.1", "192.168.7.1"):
         guard.judge(address, 80)
     for address in ("127.0.0.2", "11::1", "192.168.0.1", "fc00::1"):
         with pytest.raises(Refused):

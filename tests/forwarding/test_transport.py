@@ -14,8 +14,9 @@ import pytest
 import trustme
 
 from relay_tornado.errors import Invalid
-from relay_tornado.forwarding.guard import Guard, GuardedResolver, parse_ranges
+from relay_tornado.forwarding.guard import Guard, GuardedResolver
 from relay_tornado.forwarding.transport import MOST_BODY, Answer, Transport, Unanswered, _Connection
+from relay_tornado.proxy import parse_ranges
 from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Got, Target, answer
 from tests.waiting import until
