@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
 from relay_tornado import errors
 from relay_tornado.model import GapReason
@@ -33,9 +33,11 @@ its input's check."""
 
 GAPS: Final[tuple[str, ...]] = get_args(GapReason)
 
-OUTCOMES: Final = ("sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid")
+Outcome: TypeAlias = Literal["sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid"]
 """What comes of a try to forward an event: 2xx; another answer; none in time, no connection, a connection broken off;
 an address that is not called; what can't be sent."""
+
+OUTCOMES: Final[tuple[str, ...]] = get_args(Outcome)
 
 FORWARD_SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 180.0)
 COMMIT_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

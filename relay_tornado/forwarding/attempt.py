@@ -6,10 +6,11 @@ What can't be made a request of is no try: nothing is dialled, and that says not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import structlog
 
+from relay_tornado.counters import Outcome
 from relay_tornado.errors import Invalid
 from relay_tornado.forwarding.guard import Refused
 from relay_tornado.forwarding.request import encode
@@ -27,9 +28,6 @@ _CUT: Final = "X-Relay-Truncated"
 """A header of an answer whose body is not whole."""
 
 _log = structlog.get_logger(__name__)
-
-Outcome: TypeAlias = Literal["sent", "rejected", "timeout", "unreachable", "broken", "refused", "invalid"]
-"""What came of a try: 2xx, another answer, or why there was none. `invalid`: there was no try."""
 
 
 class Request(NamedTuple):

@@ -17,7 +17,7 @@ import structlog
 
 from relay_tornado.copies import Subjects
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Damaged, Forbidden, Invalid, NotFound, NotSent, Overloaded, RelayError
+from relay_tornado.errors import BucketGone, Damaged, Forbidden, NotFound, NotSent, Overloaded, RelayError
 from relay_tornado.forwarding.bounds import Memory, Slots
 from relay_tornado.forwarding.forwarder import Forwarder
 from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
@@ -31,8 +31,7 @@ from relay_tornado.model import Bucket, BucketId, Event, Output
 from relay_tornado.proxy import parse_ranges
 from relay_tornado.registry.contract import Kind, Registry
 from relay_tornado.settings import Settings
-from relay_tornado.wire.destination import PORTS, Destination
-from relay_tornado.wire.destination import parse as parse_destination
+from relay_tornado.wire.destination import PORTS, Destination, parse
 
 _AGAIN: Final = 1.0
 """Seconds until a position that could not be opened is tried again."""
@@ -76,7 +75,6 @@ class Forwarding:
         """`answers` keeps what came of tries, `disable` disables an output for a reason. `own` gives the addresses and
         ports that the relay listens on. `clock` gives unix seconds, `monotonic` seconds that never go back, `spread` a
         number from 0.8 to 1.2 that delays are multiplied by. Raises Invalid where `forward_allow` can't be read."""
-        self._log = log
         self._registry = registry
         self._ledgers = ledgers
         self._public = _place(settings.public_url)
@@ -111,10 +109,7 @@ class Forwarding:
         """Sends an event to a URL, as a public output with that destination would, once and at once; returns the answer
         and the seconds that it took. Nothing is stored. Raises Invalid, Forbidden, Overloaded, and NotSent where nobody
         answered."""
-        try:
-            destination = parse_destination(url)
-        except Invalid as error:
-            raise Invalid(str(error).replace("destination:", "url:", 1), "url") from None
+        destination = parse(url, "url")
         if self._once >= _ONCE:
             raise Overloaded("too many events are being sent to URLs: send this one again in a moment")
         if self._leads_back(destination):

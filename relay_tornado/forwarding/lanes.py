@@ -31,7 +31,7 @@ class Lanes:
     def change(self, output: Output) -> None:
         """The output was changed. Whoever did that expects it to be tried."""
         circuit = self.circuit if output == self.output else Circuit(self.shared.spread)
-        throttle = self.throttle if self.throttle.same(output.throttle) else Throttle(output.throttle)
+        throttle = self.throttle if output.throttle == self.output.throttle else Throttle(output.throttle)
         self.circuit, self.throttle, self.output = circuit, throttle, output
 
     def wait(self) -> float:

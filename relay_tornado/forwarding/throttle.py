@@ -25,11 +25,10 @@ class Throttle:
     """Times are seconds of a clock that never goes back. Whoever tries calls `take` first, and then one of `begin` and
     `give_back`."""
 
-    __slots__ = ("_document", "_window", "at_once", "deadline", "depth")
+    __slots__ = ("_window", "at_once", "deadline", "depth")
 
     def __init__(self, document: Any) -> None:
         """`document` is an output's `throttle`."""
-        self._document = document
         found = document if isinstance(document, Mapping) and document.get("enabled") else {}
         rated = found.get("mode") != "concurrency"
         self.at_once = min(max(int(found.get("max_concurrent") or 1), 1), MOST_AT_ONCE)
@@ -45,10 +44,6 @@ class Throttle:
     @property
     def rated(self) -> bool:
         return self._window is not None
-
-    def same(self, document: Any) -> bool:
-        """Whether it is this document's."""
-        return bool(self._document == document)
 
     def wait(self, now: float) -> float:
         """In how many seconds one may be taken, as far as the rate is concerned; infinity while that depends on those

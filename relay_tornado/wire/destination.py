@@ -53,26 +53,26 @@ class Destination:
         return self.host.rstrip(".").partition("%")[0]
 
 
-def parse(url: str) -> Destination:
-    """Raises Invalid where it is no http or https URL that can be called."""
+def parse(url: str, field: str = "destination") -> Destination:
+    """Raises Invalid naming the field where it is no http or https URL that can be called."""
     try:
         parts = urlsplit(url.strip())
         port = parts.port
         host = parts.hostname or ""
     except ValueError:
         # Python's words quote what may be a password.
-        raise Invalid("destination: is no URL: look at its host and its port", "destination") from None
+        raise Invalid(f"{field}: is no URL: look at its host and its port", field) from None
     if parts.scheme not in PORTS or not host or port == 0:
-        raise Invalid("destination: must be an http or https URL", "destination")
+        raise Invalid(f"{field}: must be an http or https URL", field)
     if _NOT_IN_PLACE.search(parts.netloc):
-        raise Invalid("destination: has a blank in its host or its login: write it there as %20", "destination")
+        raise Invalid(f"{field}: has a blank in its host or its login: write it there as %20", field)
     if not host.isascii():
         try:
             host = host.encode("idna").decode()
         except UnicodeError:
-            raise Invalid(f"destination: {host!r} is no host name", "destination") from None
+            raise Invalid(f"{field}: {host!r} is no host name", field) from None
     if not _HOST.fullmatch(host) or not (":" in host or _is_name(host)):
-        raise Invalid(f"destination: {host!r} is no host name", "destination")
+        raise Invalid(f"{field}: {host!r} is no host name", field)
     login = ""
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")
