@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay
-from relay_tornado.cli.common import ask, rate_given, relay_options, sender_options
+from relay_tornado.cli.common import ask, given, rate_given, relay_options, sender_options
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
@@ -31,7 +31,7 @@ from relay_tornado.cli.output import (
     print_answer,
     print_fields,
     print_json,
-    print_table,
+    print_list,
     rate_words,
     retention_words,
     webhook_url,
@@ -145,26 +145,19 @@ def list_(data: Path, public_url: str | None, as_json: bool) -> None:
     with open_relay(data) as relay:
         buckets = relay.call("bucket.list")
         base = known_url(relay, public_url)
-    if as_json:
-        print_json(buckets)
-    elif not buckets:
-        note("there is no bucket yet: make one with `relay bucket create NAME`")
-    else:
-        print_table(
-            ("NAME", "ID", "WEBHOOK URL", "RETENTION", "DEDUPE", "AUTH", "DESCRIPTION"),
-            (
-                (
-                    each["name"],
-                    each["id"],
-                    " ".join(webhook_url(base, one["id"]) for one in each["inputs"]),
-                    retention_words(each["retention"]),
-                    dedupe_words(each["dedupe"]),
-                    auth_words(each["auth"]),
-                    each["description"],
-                )
-                for each in buckets
-            ),
-        )
+    rows = (
+        {
+            "NAME": each["name"],
+            "ID": each["id"],
+            "WEBHOOK URL": " ".join(webhook_url(base, one["id"]) for one in each["inputs"]),
+            "RETENTION": retention_words(each["retention"]),
+            "DEDUPE": dedupe_words(each["dedupe"]),
+            "AUTH": auth_words(each["auth"]),
+            "DESCRIPTION": each["description"],
+        }
+        for each in buckets
+    )
+    print_list(buckets, rows, "there is no bucket yet: make one with `relay bucket create NAME`", as_json)
 
 
 @bucket.command()
@@ -244,7 +237,7 @@ def _options(params: dict[str, Any]) -> Document:
     dedupe = {"header": params.pop("dedupe"), "window": params.pop("dedupe_window")}
     limit = rate_given(params.pop("rate_limit"), params.pop("rate_interval"))
     params["expires_at"] = params.pop("expires")
-    options = {**_given(params), **limit}
+    options = {**given(params), **limit}
     if dedupe["header"] is not None:
         dedupe["header"] = _dedupe_header(dedupe["header"])
     if dedupe["header"] == NONE.value:
@@ -253,8 +246,8 @@ def _options(params: dict[str, Any]) -> Document:
         options["dedupe"] = None
         dedupe = {}
     for name, part in (("auth", auth), ("retention", retention), ("dedupe", dedupe)):
-        if _given(part):
-            options[name] = _given(part)
+        if given(part):
+            options[name] = given(part)
     return options
 
 
@@ -272,16 +265,11 @@ def _dedupe_header(text: str) -> str:
     return word if word in ("auto", NONE.value) else text
 
 
-def _given(values: Document) -> Document:
-    return {name: None if value is NONE else value for name, value in values.items() if value is not None}
-
-
 def _print(found: Document, base: str | None) -> None:
     size = found["max_body"]
     largest = "as large_max_body says" if found["large_webhooks"] else "as max_body says"
-    rows = [("bucket", found["name"]), ("id", found["id"])]
-    if found["description"]:
-        rows.append(("description", found["description"]))
+    limit, end = found["rate_limit"], found["expires_at"]
+    rows = [("bucket", found["name"]), ("id", found["id"]), ("description", found["description"] or None)]
     for each in found["inputs"]:
         rows += [("input", f"{each['id']}  {each['name']}, answers {each['status_code']}")]
         rows += [("webhook URL", webhook_url(base, each["id"]))]
@@ -290,10 +278,10 @@ def _print(found: Document, base: str | None) -> None:
         ("retention", retention_words(found["retention"])),
         ("dedupe", dedupe_words(found["dedupe"])),
         ("auth", auth_words(found["auth"])),
-        *([("ephemeral", "yes, no content is stored")] if found["ephemeral"] else []),
-        *([("at most", rate_words(found["rate_limit"]))] if found["rate_limit"] else []),
+        ("ephemeral", "yes, no content is stored" if found["ephemeral"] else None),
+        ("at most", limit and rate_words(limit)),
         ("largest body", largest if size is None else exact_size(size)),
         ("created", when(found["created_at"])),
-        *([("deleted at", when(found["expires_at"]))] if found["expires_at"] else []),
+        ("deleted at", end and when(end)),
     ]
     print_fields(rows)

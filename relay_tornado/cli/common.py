@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +24,11 @@ sender_options = together(data_option, url_option, json_option)
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends a command that runs on."""
+
+
+def given(values: Mapping[str, Any]) -> Document:
+    """What was given of these, in the form of the REST interface: null for "none"."""
+    return {name: None if value is NONE else value for name, value in values.items() if value is not None}
 
 
 def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | None:
@@ -47,8 +52,8 @@ def rate_given(rate: Any, interval: float | None) -> Document:
         if interval is not None:
             raise click.UsageError("--rate-interval does nothing with --rate-limit none: leave one of them out")
         return {"rate_limit": None}
-    given = {name: value for name, value in (("events", rate), ("interval", interval)) if value is not None}
-    return {"rate_limit": given} if given else {}
+    limit = given({"events": rate, "interval": interval})
+    return {"rate_limit": limit} if limit else {}
 
 
 def header_rows(document: Document) -> list[tuple[str, str]]:

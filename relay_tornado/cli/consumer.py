@@ -11,7 +11,16 @@ from relay_tornado.cli.client import call
 from relay_tornado.cli.common import ask, relay_options
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, format_duration, options_of
-from relay_tornado.cli.output import Document, note, print_answer, print_fields, print_json, print_table, when
+from relay_tornado.cli.output import (
+    Document,
+    note,
+    print_answer,
+    print_fields,
+    print_json,
+    print_list,
+    print_table,
+    when,
+)
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.model import DAY, counted
 
@@ -29,29 +38,22 @@ def consumer() -> None:
 def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     """List all consumers, or those of the bucket with the name or id BUCKET."""
     found = call(data, "consumer.list", bucket=bucket)
-    if as_json:
-        print_json(found)
-    elif not found:
-        note("there is no consumer: a client makes one when it subscribes with it")
-    else:
-        print_table(
-            ("BUCKET", "CONSUMER", "ACKS", "POSITION", "PENDING", "OLDEST", "OUT", "PARKED", "DEAD", "CONNECTIONS"),
-            (
-                (
-                    each["bucket_name"],
-                    reference(each),
-                    each["ack"],
-                    each["floor"],
-                    str(each["pending"]),
-                    _waited(each),
-                    str(each["out"]),
-                    str(each["parked"]),
-                    str(each["dead"]),
-                    str(each["connections"]),
-                )
-                for each in found
-            ),
-        )
+    rows = (
+        {
+            "BUCKET": each["bucket_name"],
+            "CONSUMER": reference(each),
+            "ACKS": each["ack"],
+            "POSITION": each["floor"],
+            "PENDING": str(each["pending"]),
+            "OLDEST": _waited(each),
+            "OUT": str(each["out"]),
+            "PARKED": str(each["parked"]),
+            "DEAD": str(each["dead"]),
+            "CONNECTIONS": str(each["connections"]),
+        }
+        for each in found
+    )
+    print_list(found, rows, "there is no consumer: a client makes one when it subscribes with it", as_json)
 
 
 @consumer.command()
@@ -147,18 +149,15 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
         note("nothing was given up")
         return
     print_table(
-        ("EVENT", "CONSUMER", "TRIES", "FIRST", "GIVEN UP", "REASON"),
-        (
-            (
-                each["id"],
-                reference({"kind": each["kind"], "name": each["consumer"]}),
-                str(each["attempts"]),
-                when(each["since"]),
-                when(each["at"]),
-                each["reason"],
-            )
-            for each in page["data"]
-        ),
+        {
+            "EVENT": each["id"],
+            "CONSUMER": reference({"kind": each["kind"], "name": each["consumer"]}),
+            "TRIES": str(each["attempts"]),
+            "FIRST": when(each["since"]),
+            "GIVEN UP": when(each["at"]),
+            "REASON": each["reason"],
+        }
+        for each in page["data"]
     )
     if "next_cursor" in page:
         note(f"there is more: go on with --cursor {page['next_cursor']}")

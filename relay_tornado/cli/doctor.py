@@ -61,7 +61,7 @@ def doctor(idle: float, public_url: str | None, data: Path, as_json: bool) -> No
     if as_json:
         print_json([dataclasses.asdict(finding) for finding in findings])
     else:
-        print_table(("", "what", "found"), [(each.level, each.name, each.says) for each in findings])
+        print_table([{"": each.level, "what": each.name, "found": each.says} for each in findings])
         for each in findings:
             if each.remedy:
                 click.echo(f"\n{each.name}: {each.remedy}")

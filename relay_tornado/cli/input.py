@@ -10,6 +10,7 @@ import click
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.common import (
     delete_part,
+    given,
     header_rows,
     headers_given,
     rate_given,
@@ -27,7 +28,14 @@ from relay_tornado.cli.options import (
     options_of,
     together,
 )
-from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, rate_words, webhook_url
+from relay_tornado.cli.output import (
+    Document,
+    print_fields,
+    print_json,
+    print_list,
+    rate_words,
+    webhook_url,
+)
 from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted
@@ -133,26 +141,19 @@ def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool)
     with open_relay(data) as relay:
         found = parts_of(relay.call("bucket.list"), "inputs", bucket)
         base = known_url(relay, public_url)
-    if as_json:
-        print_json([one for _, one in found])
-    elif not found:
-        note("there is no input")
-    else:
-        print_table(
-            ("BUCKET", "NAME", "ID", "WEBHOOK URL", "ANSWERS", "VERIFY", "DESCRIPTION"),
-            (
-                (
-                    each["name"],
-                    one["name"],
-                    one["id"],
-                    webhook_url(base, one["id"]),
-                    _answers(one),
-                    _verify_words(one),
-                    one["description"],
-                )
-                for each, one in found
-            ),
-        )
+    rows = (
+        {
+            "BUCKET": each["name"],
+            "NAME": one["name"],
+            "ID": one["id"],
+            "WEBHOOK URL": webhook_url(base, one["id"]),
+            "ANSWERS": _answers(one),
+            "VERIFY": _verify_words(one),
+            "DESCRIPTION": one["description"],
+        }
+        for each, one in found
+    )
+    print_list([one for _, one in found], rows, "there is no input", as_json)
 
 
 @inputs.command()
@@ -202,7 +203,7 @@ def _options(params: dict[str, Any]) -> Document:
     headers = headers_given(params.pop("headers"), params.pop("no_headers"))
     verify = _verify(params)
     rate, interval = params.pop("rate_limit"), params.pop("rate_interval")
-    options = {name: value for name, value in params.items() if value is not None}
+    options = given(params)
     if body_file is not None:
         if "body" in options:
             raise click.UsageError("--body and --body-file both give the body: leave one of them out")
@@ -221,14 +222,8 @@ def _verify(params: dict[str, Any]) -> Document:
         if secrets or on_failure:
             raise click.UsageError("--verify none checks nothing: leave out its secrets and --on-failure")
         return {"verify": None}
-    given: Document = {}
-    if provider is not None:
-        given["provider"] = provider
-    if secrets:
-        given["secrets"] = secrets
-    if on_failure is not None:
-        given["on_failure"] = on_failure
-    return {"verify": given} if given else {}
+    checks = given({"provider": provider, "secrets": secrets or None, "on_failure": on_failure})
+    return {"verify": checks} if checks else {}
 
 
 def _show(document: Document, base: str | None, as_json: bool) -> None:
@@ -240,13 +235,13 @@ def _show(document: Document, base: str | None, as_json: bool) -> None:
         [
             ("input", document["id"]),
             ("name", document["name"]),
-            *([("description", document["description"])] if document["description"] else []),
+            ("description", document["description"] or None),
             ("webhook URL", webhook_url(base, document["id"])),
-            *([("found at", route)] if route else []),
+            ("found at", route or None),
             ("answers", _answers(document)),
             *header_rows(document),
-            *([("verifies", _verify_words(document))] if document["verify"] else []),
-            *([("at most", rate_words(document["rate_limit"]))] if document["rate_limit"] else []),
+            ("verifies", document["verify"] and _verify_words(document)),
+            ("at most", document["rate_limit"] and rate_words(document["rate_limit"])),
         ]
     )
 

@@ -85,19 +85,16 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
         note(nothing_found(params["since"], params["until"]))
         return
     print_table(
-        ("ID", "RECEIVED", "BUCKET", "METHOD", "SIZE", "STATUS", "ANSWER"),
-        (
-            (
-                each["id"],
-                when(each["created_at"], seconds=True),
-                names.get(each["bucket_id"], each["bucket_id"]),
-                each["method"],
-                str(len(each["body"].encode(errors="replace"))),
-                each["status"],
-                str(each["status_code"] or ""),
-            )
-            for each in page["data"]
-        ),
+        {
+            "ID": each["id"],
+            "RECEIVED": when(each["created_at"], seconds=True),
+            "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
+            "METHOD": each["method"],
+            "SIZE": str(len(each["body"].encode(errors="replace"))),
+            "STATUS": each["status"],
+            "ANSWER": str(each["status_code"] or ""),
+        }
+        for each in page["data"]
     )
     if "next_cursor" in page:
         note(f"there is more: go on with --cursor {page['next_cursor']}")

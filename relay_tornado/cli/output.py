@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -39,18 +39,18 @@ def note(text: str) -> None:
     click.echo(f"relay: {printable(text)}", err=True)
 
 
-def print_fields(pairs: Iterable[tuple[str, str]]) -> None:
-    """Aligned lines `name  value` on stdout."""
-    rows = list(pairs)
+def print_fields(pairs: Iterable[tuple[str, str | None]]) -> None:
+    """Aligned lines `name  value` on stdout, but for those whose value is None."""
+    rows = [(name, value) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         click.echo(f"{name:<{width}}  {printable(value)}".rstrip())
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table on stdout, in which no id and no URL is broken, so that it can be copied: only the last column goes on in
-    further lines, between words. Where the terminal is too narrow for that, each row is one line, which the terminal
-    breaks; where there is no terminal, it always is."""
+def print_table(rows: Iterable[Mapping[str, str]]) -> None:
+    """A table on stdout, from its rows: what stands in each column. No id and no URL is broken, so that it can be
+    copied: only the last column goes on in further lines, between words. Where the terminal is too narrow for that,
+    each row is one line, which the terminal breaks; where there is no terminal, it always is. Nothing for no rows."""
     from rich import box
     from rich.cells import cell_len
     from rich.console import Console
@@ -59,17 +59,20 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, header_style="bold")
-    cells = [[printable(cell) for cell in row] for row in rows]
-    for place, column in enumerate(columns):
-        texts = [column, *(row[place] for row in cells)]
+    cells = [{column: printable(cell) for column, cell in row.items()} for row in rows]
+    if not cells:
+        return
+    columns = list(cells[0])
+    for column in columns:
+        texts = [column, *(row[column] for row in cells)]
         least = max(map(cell_len, texts))
-        last = place == len(columns) - 1
+        last = column == columns[-1]
         if last:
             least = min(least, max([_PROSE, *(cell_len(word) for text in texts for word in text.split())]))
         table.add_column(column, min_width=least, no_wrap=not last, overflow="fold")
     for row in cells:
         # As Text, not as markup: what users and senders wrote is shown, not obeyed.
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row.values()))
     console = Console(highlight=False)
     needed = Measurement.get(console, console.options.update(max_width=_ONE_LINE), table).minimum
     if not sys.stdout.isatty() or needed > console.width:
@@ -78,6 +81,16 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         console.print(table)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())
+
+
+def print_list(found: Sequence[Any], rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:
+    """What was found as one document, or as a table with these rows; where it is nothing, a note says so."""
+    if as_json:
+        print_json(found)
+    elif not found:
+        note(nothing)
+    else:
+        print_table(rows)
 
 
 def size_words(size: float) -> str:

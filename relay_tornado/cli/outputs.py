@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import Caller, call, open_relay
-from relay_tornado.cli.common import delete_part, header_rows, headers_given, read_text, relay_options
+from relay_tornado.cli.common import delete_part, given, header_rows, headers_given, read_text, relay_options
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     Duration,
@@ -20,7 +20,7 @@ from relay_tornado.cli.options import (
     options_of,
     together,
 )
-from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_list
 from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.secret import must_be_seen, read_secret
 from relay_tornado.errors import Invalid
@@ -107,26 +107,19 @@ def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
 def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     """List all outputs, or those of the bucket with the name or id BUCKET."""
     found = parts_of(call(data, "bucket.list"), "outputs", bucket)
-    if as_json:
-        print_json([one for _, one in found])
-    elif not found:
-        note("there is no output: every subscriber gets each event once")
-    else:
-        print_table(
-            ("BUCKET", "NUMBER", "NAME", "ID", "KIND", "DESTINATION", "RULES"),
-            (
-                (
-                    each["name"],
-                    str(one["number"]),
-                    one["name"],
-                    one["id"],
-                    _kind(one),
-                    one["destination"],
-                    "yes" if one["rules"] else "no",
-                )
-                for each, one in found
-            ),
-        )
+    rows = (
+        {
+            "BUCKET": each["name"],
+            "NUMBER": str(one["number"]),
+            "NAME": one["name"],
+            "ID": one["id"],
+            "KIND": _kind(one),
+            "DESTINATION": one["destination"],
+            "RULES": "yes" if one["rules"] else "no",
+        }
+        for each, one in found
+    )
+    print_list([one for _, one in found], rows, "there is no output: every subscriber gets each event once", as_json)
 
 
 @output.command()
@@ -212,7 +205,7 @@ def _options(params: dict[str, Any]) -> Document:
     if params["secret"] == _GENERATE:
         must_be_seen()
     headers = headers_given(params.pop("headers"), params.pop("no_headers"))
-    options = {name: value for name, value in params.items() if value is not None}
+    options = given(params)
     if "secret" in options:
         options["secret"] = _SECRETS.get(options["secret"], lambda: read_secret("secret", params["secret"], None))()
     return options if headers is None else {**options, "headers": headers}
@@ -284,17 +277,13 @@ def _show(document: Document, as_json: bool, *, reveal: bool = False) -> None:
             ("output", document["id"]),
             ("number", str(document["number"])),
             ("name", document["name"]),
-            *([("description", document["description"])] if document["description"] else []),
+            ("description", document["description"] or None),
             ("kind", _kind(document)),
             ("destination", document["destination"] or "none"),
             ("timeout", format_duration(document["timeout"])),
             ("tries", _tries(document)),
-            *([("order", "strict")] if document["strict_order"] else []),
-            *(
-                [("signed with", document["secret"] if reveal else "a secret, see --json")]
-                if document["secret"]
-                else []
-            ),
+            ("order", "strict" if document["strict_order"] else None),
+            ("signed with", (document["secret"] if reveal else "a secret, see --json") if document["secret"] else None),
             *header_rows(document),
             ("rules", "yes, see `relay output rules`" if document["rules"] else "none, it gets every event"),
         ]

@@ -45,19 +45,16 @@ def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
         return
     if page["data"]:
         print_table(
-            ("ID", "RECEIVED", "BUCKET", "METHOD", "PATH", "SIZE", "STATUS"),
-            (
-                (
-                    each["id"],
-                    when(each["created_at"], seconds=True),
-                    names.get(each["bucket_id"], each["bucket_id"]),
-                    each["method"],
-                    each["extra_path"],
-                    str(each["size"]),
-                    each["status"],
-                )
-                for each in page["data"]
-            ),
+            {
+                "ID": each["id"],
+                "RECEIVED": when(each["created_at"], seconds=True),
+                "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
+                "METHOD": each["method"],
+                "PATH": each["extra_path"],
+                "SIZE": str(each["size"]),
+                "STATUS": each["status"],
+            }
+            for each in page["data"]
         )
     else:
         words = nothing_found(params["since"], params["until"])

@@ -46,20 +46,17 @@ def command(data: Path, as_json: bool) -> None:
     names = {bucket.id: bucket.name for bucket in found.buckets}
     if found.buckets:
         print_table(
-            ("BUCKET", "EVENTS", "SIZE", "RANGE", "OLDEST", "NEWEST", "LAST DAY", "RETENTION"),
-            (
-                (
-                    bucket.name,
-                    str(bucket.events),
-                    size_words(bucket.bytes),
-                    f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
-                    when(bucket.oldest_at),
-                    when(bucket.newest_at),
-                    counted(bucket.events_last_day, "event"),
-                    retention_words(bucket.retention),
-                )
-                for bucket in found.buckets
-            ),
+            {
+                "BUCKET": bucket.name,
+                "EVENTS": str(bucket.events),
+                "SIZE": size_words(bucket.bytes),
+                "RANGE": f"{bucket.first} to {bucket.head}" if bucket.events else "empty",
+                "OLDEST": when(bucket.oldest_at),
+                "NEWEST": when(bucket.newest_at),
+                "LAST DAY": counted(bucket.events_last_day, "event"),
+                "RETENTION": retention_words(bucket.retention),
+            }
+            for bucket in found.buckets
         )
         click.echo("")
     print_fields(
@@ -73,18 +70,15 @@ def command(data: Path, as_json: bool) -> None:
     if found.consumers:
         click.echo("")
         print_table(
-            ("CONSUMER", "KIND", "BUCKET", "BEHIND", "TRIED AGAIN", "DEAD LETTERS"),
-            (
-                (
-                    printable(one.name),
-                    one.kind,
-                    one.bucket,
-                    counted(one.behind, "event"),
-                    str(one.parked),
-                    str(one.dead),
-                )
-                for one in found.consumers
-            ),
+            {
+                "CONSUMER": printable(one.name),
+                "KIND": one.kind,
+                "BUCKET": one.bucket,
+                "BEHIND": counted(one.behind, "event"),
+                "TRIED AGAIN": str(one.parked),
+                "DEAD LETTERS": str(one.dead),
+            }
+            for one in found.consumers
         )
     if clients is None:
         note("no relay runs here, so there are no clients")
@@ -94,18 +88,15 @@ def command(data: Path, as_json: bool) -> None:
         click.echo("No client is subscribed.")
         return
     print_table(
-        ("CLIENT", "TOKEN", "CONSUMER", "BUCKET", "BEHIND"),
-        (
-            (
-                client["client_ip"],
-                client["token"],
-                client["consumer"],
-                names.get(bucket, bucket),
-                counted(behind, "event"),
-            )
-            for client in clients
-            for bucket, behind in sorted(client["behind"].items(), key=lambda each: -each[1])
-        ),
+        {
+            "CLIENT": client["client_ip"],
+            "TOKEN": client["token"],
+            "CONSUMER": client["consumer"],
+            "BUCKET": names.get(bucket, bucket),
+            "BEHIND": counted(behind, "event"),
+        }
+        for client in clients
+        for bucket, behind in sorted(client["behind"].items(), key=lambda each: -each[1])
     )
 
 

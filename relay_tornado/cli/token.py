@@ -9,18 +9,24 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay
-from relay_tornado.cli.common import relay_options, sender_options
+from relay_tornado.cli.common import given, relay_options, sender_options
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
-    NONE,
     Duration,
     Lines,
     Moment,
     format_duration,
     options_of,
 )
-from relay_tornado.cli.output import note, print_answer, print_fields, print_json, print_table, socket_url, when
+from relay_tornado.cli.output import (
+    print_answer,
+    print_fields,
+    print_json,
+    print_list,
+    socket_url,
+    when,
+)
 from relay_tornado.cli.secret import must_be_seen
 
 
@@ -74,15 +80,15 @@ def create(
 ) -> None:
     """Make a token, and print its key and its secret. The secret is shown this once."""
     must_be_seen()
-    options: dict[str, Any] = {"api_access": api_access == "enabled"}
-    if durable:
-        options["durable"] = True
-    if buckets:
-        options["buckets"] = list(buckets)
-    if description is not None:
-        options["description"] = description
-    if expires is not None and expires is not NONE:
-        options["expires_at"] = expires
+    options = given(
+        {
+            "api_access": api_access == "enabled",
+            "durable": durable or None,
+            "buckets": list(buckets) or None,
+            "description": description,
+            "expires_at": expires,
+        }
+    )
     with open_relay(data, create=True) as relay:
         base = known_url(relay, public_url)
         made = relay.call("token.create", options=options)
@@ -100,7 +106,7 @@ def create(
                 ("secret", made["secret"]),
                 ("reads", ", ".join(buckets) or "every bucket, those to come, too"),
                 ("API access", api_access),
-                *([("administrator", _ADMINISTRATOR)] if not buckets and api_access == "enabled" else []),
+                ("administrator", _ADMINISTRATOR if not buckets and api_access == "enabled" else None),
                 ("durable", "yes: the relay keeps its position" if durable else "no"),
                 ("expires", when(options.get("expires_at"))),
                 ("socket", socket_url(base)),
@@ -116,28 +122,21 @@ def list_(data: Path, as_json: bool) -> None:
     with open_relay(data) as relay:
         tokens = relay.call("token.list")
         names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
-    if as_json:
-        print_json(tokens)
-    elif not tokens:
-        note("there is no token yet: make one with `relay token create`")
-    else:
-        now = time.time()
-        print_table(
-            ("KEY", "BUCKETS", "API ACCESS", "DURABLE", "CREATED", "LAST USED", "EXPIRES", "DESCRIPTION"),
-            (
-                (
-                    each["key"],
-                    ", ".join(names.get(one, f"{one} (deleted)") for one in each["scopes"]["buckets"]) or "all",
-                    each["api_access"],
-                    "yes" if each["durable"] else "no",
-                    when(each["created_at"]),
-                    when(each["last_used_at"]),
-                    when(each["expires_at"]) + (" (expired)" if (each["expires_at"] or now + 1) <= now else ""),
-                    each["description"],
-                )
-                for each in tokens
-            ),
-        )
+    now = time.time()
+    rows = (
+        {
+            "KEY": each["key"],
+            "BUCKETS": ", ".join(names.get(one, f"{one} (deleted)") for one in each["scopes"]["buckets"]) or "all",
+            "API ACCESS": each["api_access"],
+            "DURABLE": "yes" if each["durable"] else "no",
+            "CREATED": when(each["created_at"]),
+            "LAST USED": when(each["last_used_at"]),
+            "EXPIRES": when(each["expires_at"]) + (" (expired)" if (each["expires_at"] or now + 1) <= now else ""),
+            "DESCRIPTION": each["description"],
+        }
+        for each in tokens
+    )
+    print_list(tokens, rows, "there is no token yet: make one with `relay token create`", as_json)
 
 
 @token.command(name="set")

@@ -254,8 +254,8 @@ def test_what_is_copied_from_a_terminal_is_whole(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    print_table(("KEY", "CREATED", "DESCRIPTION"), [(key, "2026-11-26 10:41 UTC", prose)])
-    print_table(("NAME", "URL", "KEY"), [("orders", url, key)])
+    print_table([{"KEY": key, "CREATED": "2026-11-26 10:41 UTC", "DESCRIPTION": prose}])
+    print_table([{"NAME": "orders", "URL": url, "KEY": key}])
     out = capsys.readouterr().out
     assert out.count(key) == 2
     assert out.count(url) == 1
@@ -270,9 +270,9 @@ def test_what_is_copied_from_a_terminal_is_whole(
 
 
 def test_a_table_without_rows_and_with_empty_cells(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(("A", ""), [])
-    print_table(("", "B"), [("x", "")])
-    assert capsys.readouterr().out == "A\n   B\nx\n"
+    print_table([])
+    print_table([{"": "x", "B": ""}])
+    assert capsys.readouterr().out == "   B\nx\n"
 
 
 def test_a_checkpoint_that_is_no_file(relay: Runner, tmp_path: Path) -> None:
