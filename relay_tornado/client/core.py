@@ -251,17 +251,19 @@ class Core:
 
     def given(self, event: EventData) -> None:
         """The application gets it now."""
-        self.tracker.given(event)
+        if self._saver is not None:
+            self.tracker.given(event)
 
     def reached(self, passed: Passed) -> None:
         """The application got everything before it."""
-        self.tracker.reached(passed)
-        self._moved()
+        if self._saver is not None:
+            self.tracker.reached(passed)
+            self._saver.moved()
 
     def settle(self, event: EventData) -> None:
         """The application is done with it."""
-        if self.tracker.done(event):
-            self._moved()
+        if self._saver is not None and self.tracker.done(event):
+            self._saver.moved()
 
     def _moved(self) -> None:
         if self._saver is not None:

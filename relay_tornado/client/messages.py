@@ -24,6 +24,15 @@ class Place:
     seq: int
     output: float
 
+    @property
+    def order(self) -> tuple[int, float]:
+        """By which places in one epoch follow each other."""
+        return self.seq, self.output
+
+    def __str__(self) -> str:
+        """The id that names it."""
+        return f"{self.epoch}-{self.seq}" + ("" if self.output == float("inf") else f"-{self.output:.0f}")
+
 
 def parse_place(id: str) -> Place | None:
     """The place that an event's id names; None where it has not the form of this relay's ids."""

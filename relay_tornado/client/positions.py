@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData
 from relay_tornado.client.messages import Document, Place, parse_place
+from relay_tornado.client.trail import Known, Stretch, Trail
 
 REMEMBERED: Final = 4_096
 """Ids by which `Recent` knows a repeat."""
@@ -25,7 +26,9 @@ SURE: Final = 10.0
 """Seconds before the last byte of a connection in which the relay may not have heard any more that an event was
 received, or acknowledged."""
 KEPT: Final = 1_000
-"""Ids that a checkpoint's text holds at most: in `Positions` for each bucket."""
+"""Ids that the text of `Recent` holds at most."""
+STRETCHES: Final = 10_000
+"""Stretches of what is done that the text of `Positions` holds at most, for each bucket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,26 +82,13 @@ class Tracker(Protocol):
 
 
 @dataclass(slots=True)
-class _Entry:
-    """A position that is to be passed in its turn: an event that is done with or not, or no event."""
-
-    id: str
-    done: bool
-    event: bool
-
-
-@dataclass(slots=True)
 class _Bucket:
     name: str
     received: str
-    settled: str
-    """Up to here the application is done."""
-    pending: deque[_Entry] = field(default_factory=deque)
-    """What the application was given since, in its order."""
-    open: dict[str, _Entry] = field(default_factory=dict)
-    """Those among them that it is not done with, by id."""
-    ahead: set[str] = field(default_factory=set)
-    """What an earlier run was done with beyond its `settled`, and is not passed yet; it is not given again."""
+    trail: Trail
+    """What the application was given, and up to where it is done."""
+    ahead: Known = field(default_factory=Known)
+    """What an earlier run was done with beyond that; it is not given again."""
 
 
 class Positions:
@@ -147,7 +137,7 @@ class Positions:
         if place is not None and place.output != float("inf") and entry.get("start") == place.seq:
             at = str(asked)  # delivery begins within that event, behind one of its copies
         if bucket is None:
-            self._buckets[bucket_id] = _Bucket(name, at, at)
+            self._buckets[bucket_id] = _Bucket(name, at, Trail(at))
         else:
             bucket.received = at
         return Passed(bucket_id, at)
@@ -157,7 +147,7 @@ class Positions:
         if bucket is None:
             # It joined later, and so from its first event.
             before = f"{event.epoch}-{max(event.seq - 1, 0)}"
-            bucket = self._buckets[event.bucket_id] = _Bucket(event.bucket, before, before)
+            bucket = self._buckets[event.bucket_id] = _Bucket(event.bucket, before, Trail(before))
         elif not _follows(parse_place(event.id), parse_place(bucket.received)):
             return False
         bucket.name = event.bucket
@@ -185,34 +175,25 @@ class Positions:
     def given(self, event: EventData) -> None:
         bucket = self._buckets.get(event.bucket_id)
         if bucket is not None:
-            entry = bucket.open[event.id] = _Entry(event.id, done=False, event=True)
-            bucket.pending.append(entry)
+            bucket.trail.given(event.id)
+            bucket.ahead.pass_by(event.id)
 
     def reached(self, passed: Passed) -> None:
         bucket = self._buckets.get(passed.bucket_id)
-        if bucket is None:
-            return
-        if bucket.pending and not bucket.pending[-1].event:
-            bucket.pending.pop()
-        event = passed.id in bucket.ahead
-        bucket.ahead.discard(passed.id)
-        bucket.pending.append(_Entry(passed.id, done=True, event=event))
-        _settle(bucket)
+        if bucket is not None:
+            bucket.trail.passed(passed.id, event=passed.id in bucket.ahead)
+            bucket.ahead.pass_by(passed.id)
 
     def done(self, event: EventData) -> bool:
         bucket = self._buckets.get(event.bucket_id)
-        entry = None if bucket is None else bucket.open.pop(event.id, None)
-        if bucket is None or entry is None:
-            return False
-        entry.done = True
-        _settle(bucket)
-        return True
+        return bucket is not None and bucket.trail.done(event.id)
 
     def text(self) -> str:
         buckets = {}
         for bucket_id, bucket in self._buckets.items():
-            done = [each.id for each in bucket.pending if each.done and each.event] + sorted(bucket.ahead)
-            buckets[bucket_id] = {"name": bucket.name, "id": bucket.settled} | ({"done": done[:KEPT]} if done else {})
+            stretches = (bucket.trail.beyond() + bucket.ahead.stretches())[:STRETCHES]
+            done = [first if first == last else [first, last] for first, last in stretches]
+            buckets[bucket_id] = {"name": bucket.name, "id": bucket.trail.settled} | ({"done": done} if done else {})
         return json.dumps({"version": 1, "begun": self._begun, "buckets": buckets}, indent=1) + "\n"
 
     def load(self, text: str) -> None:
@@ -221,7 +202,8 @@ class Positions:
             self._begun = float(document["begun"])
             for bucket_id, each in document["buckets"].items():
                 name, at = str(each["name"]), str(each["id"])
-                self._buckets[bucket_id] = _Bucket(name, at, at, ahead=set(map(str, each.get("done", ()))))
+                ahead = Known(_stretch(done) for done in each.get("done", ()))
+                self._buckets[bucket_id] = _Bucket(name, at, Trail(at), ahead)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise CheckpointError(_DAMAGED) from None
 
@@ -337,6 +319,14 @@ def _read(text: str, part: str) -> Document:
     return document
 
 
+def _stretch(done: Any) -> Stretch:
+    """As it stands in a checkpoint: an id, or the first and the last one. Raises ValueError."""
+    if isinstance(done, list):
+        first, last = done
+        return str(first), str(last)
+    return str(done), str(done)
+
+
 def _is_map(since: Any) -> bool:
     """Whether `since` is from bucket to position, as the protocol tells it from a position."""
     if not isinstance(since, Mapping):
@@ -356,9 +346,4 @@ def _follows(event: Place | None, at: Place | None) -> bool:
     """Whether the event comes after this place. Where their epochs differ the relay's word counts, which sent it."""
     if event is None or at is None or event.epoch != at.epoch:
         return True
-    return (event.seq, event.output) > (at.seq, at.output)
-
-
-def _settle(bucket: _Bucket) -> None:
-    while bucket.pending and bucket.pending[0].done:
-        bucket.settled = bucket.pending.popleft().id
+    return event.order > at.order

@@ -285,6 +285,12 @@ def kept(checkpoint: Path) -> str:
     return str(bucket["id"])
 
 
+def beyond(checkpoint: Path) -> str:
+    """The end of the stretch beyond that position that is done, "" where there is none."""
+    [bucket] = json.loads(checkpoint.read_text())["buckets"].values()
+    return str(bucket.get("done", [["", ""]])[-1][-1])
+
+
 def test_several_at_once(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
     """Others pass an event that is tried again; the checkpoint does not, and a later start repeats it alone."""
     path = relay.create_bucket("many")
@@ -297,9 +303,7 @@ def test_several_at_once(relay: Relay, secret: str, target: Target, tmp_path: Pa
         for number in range(3, 9):
             send(relay, path, number)
         wait_for(lambda: len({*target.numbers()}) == 8, "the others")
-        wait_for(
-            lambda: len(json.loads(place.read_text())["buckets"].popitem()[1].get("done", ())) == 6, "the checkpoint"
-        )
+        wait_for(lambda: beyond(place).endswith("-8"), "the checkpoint")
         assert kept(place).endswith("-1")
         assert agent.stop() == 0
         assert agent.printed()[-1]["unfinished"] == 1
@@ -309,6 +313,25 @@ def test_several_at_once(relay: Relay, secret: str, target: Target, tmp_path: Pa
         send(relay, path, 9)
         wait_for(lambda: 9 in target.numbers(), "the next event")
     assert {*target.numbers()[before:]} == {2, 9}
+
+
+def test_one_that_is_stuck_among_many(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
+    """However many pass an event that is tried without end, a later start repeats none of them."""
+    path = relay.create_bucket("stuck")
+    place = tmp_path / "stuck.checkpoint"
+    arguments = ("stuck", target.url, "--concurrency", "3", "--no-respond", "--checkpoint", str(place))
+    with forward(tmp_path, relay, secret, *arguments) as agent:
+        send(relay, path, 1, X_Answer="500")
+        for number in range(2, 1_501):
+            send(relay, path, number)
+        wait_for(lambda: beyond(place).endswith("-1500"), "the checkpoint")
+        assert kept(place).endswith("-0")
+        assert agent.stop() == 0
+    before = len(target.numbers())
+    with forward(tmp_path, relay, secret, *arguments):
+        send(relay, path, 1_501)
+        wait_for(lambda: 1_501 in target.numbers(), "the next event")
+    assert {*target.numbers()[before:]} == {1, 1_501}
 
 
 def test_the_first_start_is_kept(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import pytest
 import relay_tornado.client as client
 from relay_tornado.client import Event, Notice, subscribe
 from relay_tornado.client.core import LARGE
-from relay_tornado.client.positions import KEPT
 from tests.client.world import TIMEOUT, World
 
 TEXT = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
@@ -130,7 +129,6 @@ def test_every_error_and_notice_is_documented() -> None:
 def test_numbers() -> None:
     """The bounds are those of the code."""
     assert f"{LARGE:,} bytes" in TEXT
-    assert f"{KEPT:,} events" in TEXT
     backoff = client.Backoff()
     assert f"Backoff(first={backoff.first:g}, factor={backoff.factor:g}, longest={backoff.longest:g}, " in TEXT
     defaults = inspect.signature(subscribe).parameters

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData, Headers
 from relay_tornado.client.messages import parse_place
-from relay_tornado.client.positions import KEPT, REMEMBERED, SURE, Passed, Positions, Recent, Tracker, Untracked
+from relay_tornado.client.positions import REMEMBERED, STRETCHES, SURE, Passed, Positions, Recent, Tracker, Untracked
 
 EPOCH = "abcdefghijkl"
 LATER = "bcdefghijklm"
@@ -177,6 +177,7 @@ def test_what_is_no_checkpoint_is_refused() -> None:
         '"buckets": {}',
         '"buckets": {}, "begun": "x"',
         '"buckets": {}, "begun": []',
+        '"buckets": {"b": {"name": "n", "id": "x", "done": [["one"]]}}, "begun": 1',
     ):
         with pytest.raises(CheckpointError):
             Positions(None).load(f'{{"version": 1, {rest}}}')
@@ -197,28 +198,82 @@ def test_what_is_done_beyond_an_open_event_is_kept_over_restarts() -> None:
             got = positions.received(event(seq))
             if run:
                 assert got == Passed("b", event(seq).id)
-                assert kept(positions)["done"] == [event(2).id, event(3).id]
+                assert kept(positions)["done"][-1] == [event(2).id, event(3).id]
                 positions.reached(got)
             else:
                 positions.given(event(seq))
                 positions.done(event(seq))
         positions.reached(Passed("b", f"{EPOCH}-3"))
         text = positions.text()
-        assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-0", "done": [event(2).id, event(3).id]}
+        assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-0", "done": [[event(2).id, event(3).id]]}
     assert positions.done(event(1)) is True
     assert positions.done(event(1)) is False
     assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-3"}
 
 
-def test_a_checkpoint_stays_small() -> None:
-    """Of what is done beyond an event that is not, so many ids are kept; the first ones, which come first again."""
+def test_what_is_done_behind_an_open_event_takes_no_room() -> None:
+    """However much it is, in memory and in the text: and a later run gets none of it again."""
     positions = begun()
-    for seq in range(1, 3 * KEPT):
-        positions.received(event(seq))
+    newest = 30_000
+    for seq in range(1, newest + 1):
+        for output in (1, 2):
+            positions.received(event(seq, output))
+            positions.given(event(seq, output))
+            assert (seq, output) == (1, 2) or positions.done(event(seq, output))
+    assert len(positions._buckets["b"].trail) == 2
+    assert kept(positions)["id"] == f"{EPOCH}-1-1"
+    assert kept(positions)["done"] == [[f"{EPOCH}-2-1", f"{EPOCH}-{newest}-2"]]
+    again = Positions(None)
+    again.load(positions.text())
+    assert again.received(event(1, 2)) is True
+    again.given(event(1, 2))
+    for seq in range(2, newest + 1):
+        for output in (1, 2):
+            assert again.received(event(seq, output)) == Passed("b", event(seq, output).id)
+            again.reached(Passed("b", event(seq, output).id))
+    assert again.received(event(newest + 1, 1)) is True
+    assert again.done(event(1, 2))
+    assert kept(again) == {"name": "name of b", "id": f"{EPOCH}-{newest}-2"}
+
+
+def test_stretches_over_epochs() -> None:
+    """A stretch is of one epoch; what was done of another is known beside it, and ids of an older text count, too."""
+    positions = begun()
+    for epoch, seq in ((EPOCH, 1), (EPOCH, 2), (EPOCH, 3), (LATER, 4), (LATER, 5)):
+        positions.received(event(seq, epoch=epoch))
+        positions.given(event(seq, epoch=epoch))
+        assert seq == 1 or positions.done(event(seq, epoch=epoch))
+    assert kept(positions)["done"] == [[f"{EPOCH}-2", f"{EPOCH}-3"], [f"{LATER}-4", f"{LATER}-5"]]
+    document = json.loads(positions.text())
+    document["buckets"]["b"]["done"] += [f"{LATER}-7", f"{LATER}-8", "what is no id"]
+    again = Positions(None)
+    again.load(json.dumps(document))
+    got = [again.received(event(seq, epoch=LATER)) for seq in (4, 5, 6, 7, 8, 9)]
+    assert [each is True for each in got] == [False, False, True, False, False, True]
+    again.given(event(6, epoch=LATER))
+    assert kept(again)["done"] == [[f"{EPOCH}-2", f"{EPOCH}-3"], f"{LATER}-7", f"{LATER}-8"]
+
+
+def test_an_event_that_is_given_twice_is_open_once() -> None:
+    """Where a gap led back over one that is open, it is the later one that counts."""
+    positions = begun()
+    for seq in (1, 2):
         positions.given(event(seq))
-        assert seq == 1 or positions.done(event(seq))
+    positions.reached(Passed("b", f"{EPOCH}-0"))
+    for seq in (1, 2):
+        positions.given(event(seq))
+        assert positions.done(event(seq))
+    assert kept(positions) == {"name": "name of b", "id": f"{EPOCH}-2"}
+
+
+def test_a_checkpoint_stays_small() -> None:
+    """Of stretches between events that are open so many are kept: the first ones, which come first again."""
+    positions = begun()
+    for seq in range(1, 2 * STRETCHES + 4):
+        positions.given(event(seq))
+        assert seq % 2 or positions.done(event(seq))
     assert kept(positions)["done"][0] == f"{EPOCH}-2"
-    assert len(kept(positions)["done"]) == KEPT
+    assert len(kept(positions)["done"]) == STRETCHES
 
 
 def test_recent_ids() -> None:
