@@ -17,14 +17,12 @@ from relay_tornado.client.checkpoint import Checkpoint, Saver, load
 from relay_tornado.client.errors import GapRefused, Refused, RelayClientError
 from relay_tornado.client.event import EventData, Gap, Notice
 from relay_tornado.client.intake import Intake
-from relay_tornado.client.link import Cut, Link, dial
-from relay_tornado.client.messages import Document
+from relay_tornado.client.link import Cut, Link, dial, log
+from relay_tornado.client.messages import Document, Malformed
 from relay_tornado.client.names import Names
 from relay_tornado.client.options import Options
 from relay_tornado.client.positions import Passed, Positions, Recent, Tracker, Untracked
 from relay_tornado.client.rest import put_answer
-
-log = logging.getLogger("relay_tornado.client")
 
 LIFE: Final = 15.0
 """Seconds between two signs of life, which go out also while the application is busy and nothing is read."""
@@ -129,14 +127,20 @@ class Core:
     async def _serve(self, link: Link) -> None:
         """Reads until the connection ends. Raises Cut and Refused."""
         self._gaps = []
-        self._subscribed(link)
+        try:
+            self._subscribed(link)
+        except Malformed as error:
+            raise Cut(f"the relay sent {error}") from None
         self._link = link
         breathing = asyncio.create_task(self._breathe(link))
         try:
             while True:
                 await self.intake.room()
                 document, size = await link.receive(self.options.idle_timeout)
-                self._received(document, size)
+                try:
+                    self._received(document, size)
+                except Malformed as error:
+                    link.pass_over(error)
                 for text in self._acks.late():
                     await link.send(text)
         except Refused as refused:
@@ -157,11 +161,11 @@ class Core:
     # what comes in
 
     def _subscribed(self, link: Link) -> None:
-        entries = link.answer.get("buckets") or ()
+        entries = messages.read_entries(link.answer) if self.options.extended else []
         self._connected = True
         self._tell(Notice("connected", str(link.answer.get("message", ""))))
         self.tracker.began(link.server_time)
-        for entry in entries if isinstance(entries, list) else ():
+        for entry in entries:
             name = str(entry.get("bucket_name"))
             if "error" in entry:
                 if name not in self._told:
@@ -181,8 +185,6 @@ class Core:
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":
             event = messages.read_event(document)
-            if event is None:
-                return
             if self.options.explicit and self._acks.came(event.id, event.bucket_id, event.attempt):
                 return
             self._names.learn(event.bucket, event.bucket_id, event.epoch)
@@ -195,18 +197,17 @@ class Core:
         name = str(document.get("bucket_name"))
         match document.get("status"):
             case "ping":
-                told = (document.get("positions") or {}).items()
-                for each, at in self._names.moved({name: str(position) for name, position in told}):
+                for each, at in self._names.moved(messages.read_positions(document)):
                     self._passed(each, at)
             case "caught_up":
-                at = str(document.get("id"))
+                at = messages.read_position(document.get("id"))
                 bucket_id = self._names.find(name, at)
                 self._passed(bucket_id, at)
                 self.tracker.caught_up(bucket_id)
                 self._acks.caught_up(bucket_id)
                 self.intake.put(Notice("caught_up", f"caught up with {name}", name), SMALL)
             case "gap":
-                self._gap(name, document.get("gap") or {})
+                self._gap(name, document.get("gap"))
             case "bucket_deleted":
                 self.tracker.deleted(self._names.find(name))
                 self._moved()
@@ -215,6 +216,10 @@ class Core:
                 message = f"{document.get('message')} ({document.get('code')})"
                 log.warning("the relay says: %s", message)
                 self._tell(Notice("problem", message))
+            case "consumer_deleted":
+                consumer = f"the consumer {document.get('consumer')!r} of {name} was deleted"
+                log.warning("%s", consumer)
+                self._tell(Notice("problem", consumer, name))
             case "unauthorized":
                 raise Refused(4001, str(document.get("message", "unauthorized")))
 
@@ -223,8 +228,8 @@ class Core:
         if passed is not None:
             self.intake.put(passed, SMALL)
 
-    def _gap(self, name: str, document: Mapping[str, Any]) -> None:
-        gap = messages.read_gap(name, dict(document))
+    def _gap(self, name: str, document: Any) -> None:
+        gap = messages.read_gap(name, document)
         self._gaps.append(gap)
         if self.options.on_gap != "fail":
             self.intake.put(gap, SMALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 import time
@@ -19,8 +20,10 @@ from relay_tornado.client import messages
 from relay_tornado.client.address import Address, tls_trouble
 from relay_tornado.client.aside import aside
 from relay_tornado.client.errors import NotExtended, Refused, Rejected, RelayClientError, Unreachable
-from relay_tornado.client.messages import Document
+from relay_tornado.client.messages import Document, Malformed
 from relay_tornado.client.options import Options
+
+log = logging.getLogger("relay_tornado.client")
 
 USER_AGENT: Final = f"relay-tornado-client/{relay_tornado.__version__}"
 CLOSING: Final = 0.5
@@ -126,7 +129,18 @@ class Link:
             except ConnectionClosed as closed:
                 raise self._closed(closed) from None
             else:
-                return messages.decode(text), len(text)
+                try:
+                    return messages.decode(text), len(text)
+                except Malformed as error:
+                    self.pass_over(error)
+                    return {}, len(text)
+
+    def pass_over(self, error: Malformed) -> None:
+        """What can't be read may have been an event. Raises Cut where the next connection begins before it; the
+        original service would send it no more."""
+        if self._options.extended:
+            raise Cut(f"the relay sent {error}") from None
+        log.warning("the service sent %s, which is passed over", error)
 
     async def send(self, text: str) -> None:
         """Raises Cut."""

@@ -46,13 +46,19 @@ def encode(document: Mapping[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
+class Malformed(Exception):
+    """A message that can't be read; the text says what of it, for people."""
+
+
 def decode(text: str | bytes) -> Document:
-    """The object that a message holds; {} where it holds none, which is passed over."""
+    """The object that a message holds. Raises Malformed."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+        raise Malformed("a message that is no JSON") from None
+    if not isinstance(document, dict):
+        raise Malformed("a message that is no JSON object")
+    return document
 
 
 def auth(key: str, secret: str) -> Document:
@@ -82,19 +88,21 @@ def put_log(id: str, status: int, body: bytes, headers: Mapping[str, list[str]])
     }
 
 
-def read_event(document: Document) -> EventData | None:
-    """A webhook frame as an event; None where it has no id, and so can't be told from another."""
+def read_event(document: Document) -> EventData:
+    """A webhook frame as an event. Raises Malformed, also where it has no id, and so can't be told from another."""
     meta = document.get("meta")
     if not isinstance(meta, dict) or not isinstance(meta.get("id"), str) or not meta["id"]:
-        return None
+        raise Malformed("an event without an id")
     place = parse_place(meta["id"])
     encoded = document.get("body_base64")
     if isinstance(encoded, str):
-        body = base64.b64decode(encoded)
+        try:
+            body = base64.b64decode(encoded, validate=True)
+        except ValueError:
+            raise Malformed(f"a body that is no base64, of the event {meta['id']}") from None
     else:
         # A lone surrogate can't be UTF-8; the original service may send one where the body was none.
         body = _text(document, "body").encode("utf-8", "surrogatepass")
-    received = meta.get("received_at")
     attempt = meta.get("attempt")
     verified = meta.get("verified")
     return EventData(
@@ -114,7 +122,7 @@ def read_event(document: Document) -> EventData | None:
         headers=Headers(_lists(document.get("headers"))),
         body=body,
         truncated=document.get("truncated") is True,
-        received_at=float(received) if isinstance(received, int | float) else None,
+        received_at=_number(meta, "received_at"),
         attempt=attempt if isinstance(attempt, int) else 1,
         verified=verified if isinstance(verified, bool) else None,
         host=_text(meta, "host"),
@@ -123,8 +131,40 @@ def read_event(document: Document) -> EventData | None:
     )
 
 
-def read_gap(bucket: str, gap: Document) -> Gap:
+def read_gap(bucket: str, gap: Any) -> Gap:
+    """Raises Malformed."""
+    if not isinstance(gap, dict) or not all(_is_count(gap.get(name)) for name in ("from", "to", "count")):
+        raise Malformed("a gap without its numbers")
     return Gap(bucket, gap.get("from"), gap.get("to"), gap.get("count"), _text(gap, "reason"))
+
+
+def read_entries(answer: Document) -> list[Document]:
+    """What the answer to a subscribe says of each bucket. Raises Malformed."""
+    entries = answer.get("buckets") or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise Malformed("an answer to the subscribe that lists no buckets")
+    if not all("error" in entry or isinstance(entry.get("start", 1), int) for entry in entries):
+        raise Malformed("an answer to the subscribe that does not say where it begins")
+    return entries
+
+
+def read_positions(ping: Document) -> dict[str, str]:
+    """The positions that a ping tells by the buckets' names. Raises Malformed."""
+    told = ping.get("positions") or {}
+    if not isinstance(told, dict):
+        raise Malformed("positions without names")
+    return {name: read_position(position) for name, position in told.items()}
+
+
+def read_position(value: Any) -> str:
+    """Raises Malformed."""
+    if not isinstance(value, str) or parse_place(value) is None:
+        raise Malformed("a position that is none")
+    return value
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or isinstance(value, int)
 
 
 def _text(document: Mapping[str, Any], name: str) -> str:
@@ -140,3 +180,11 @@ def _lists(headers: Any) -> dict[str, list[str]]:
         for name, value in headers.items()
         if value is not None
     }
+
+
+def _number(document: Mapping[str, Any], name: str) -> float | None:
+    value = document.get(name)
+    try:
+        return float(value) if isinstance(value, int | float) else None
+    except OverflowError:
+        return None

@@ -13,9 +13,10 @@ from typing import Any, Literal, Self, assert_never
 from relay_tornado.client.address import Address, parse_address
 from relay_tornado.client.backoff import Backoff
 from relay_tornado.client.checkpoint import Checkpoint, FileCheckpoint
-from relay_tornado.client.core import Core, Ended, log
+from relay_tornado.client.core import Core, Ended
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, EventData, Gap, Notice
+from relay_tornado.client.link import log
 from relay_tornado.client.options import MIB, OnGap, OnNotice, Options, Since, names
 from relay_tornado.client.positions import Passed
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from relay_tornado.client.address import parse_address
 from relay_tornado.client.checkpoint import MAX_SIZE, Saver
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.intake import Intake
-from relay_tornado.client.messages import decode, read_event
+from relay_tornado.client.messages import Malformed, decode, read_event
 from tests.client.world import run
 from tests.waiting import until
 
@@ -126,7 +127,6 @@ def test_a_webhook_of_the_original_service() -> None:
             "query": "a=b", "body": "caf\u00e9 \ud800", "method": "PUT",
         }
     )  # fmt: skip
-    assert event is not None
     assert (event.id, event.seq, event.epoch, event.bucket_id, event.output) == ("4b6e…", 0, "", "b", "o")
     assert event.headers.lists() == {"X": ["1"], "Plain": ["2"]}
     assert event.body == b"caf\xc3\xa9 \xed\xa0\x80"
@@ -135,10 +135,25 @@ def test_a_webhook_of_the_original_service() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "3", b"\xff", "[" * 100_000])
-def test_what_is_no_message_is_passed_over(text: str | bytes) -> None:
-    """Nothing that a server sends breaks the reader."""
-    assert decode(text) == {}
-    assert read_event({"meta": {}}) is None
+def test_what_is_no_message_is_said(text: str | bytes) -> None:
+    """It may have been an event."""
+    with pytest.raises(Malformed, match="JSON"):
+        decode(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"meta": {}}, "without an id"), ({"meta": []}, "id"), ({"meta": {"id": "a"}, "body_base64": "eA"}, "base64")],
+)
+def test_an_event_that_is_none_is_said(fields: dict[str, Any], words: str) -> None:
+    """It is neither left out nor given with another body."""
+    with pytest.raises(Malformed, match=words):
+        read_event({"type": "webhook", **fields})
+
+
+def test_a_time_that_is_none() -> None:
+    """An event is worth more than the time at which it came."""
+    assert read_event({"meta": {"id": "a", "received_at": 10**400}}).received_at is None
 
 
 # acks

@@ -410,15 +410,18 @@ def test_a_message_that_is_too_big_ends_it() -> None:
     run(main())
 
 
-def test_an_answer_that_makes_no_sense_ends_it() -> None:
+def test_a_client_that_fails_says_so() -> None:
     """It is raised where events are waited for: nobody waits for ever on a client that has given up."""
 
+    class Broken(Backoff):
+        def delay(self, failures: int) -> float:
+            raise RuntimeError("mine")
+
     async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=["b"])
-        await peer.stay()
+        await peer.socket.close(1001)
 
     async def main() -> None:
-        async with service(talk) as url, at(url) as events:
+        async with service(talk) as url, at(url, backoff=Broken()) as events:
             with pytest.raises(RelayClientError, match="the client failed"):
                 await anext(events)
 
@@ -468,27 +471,6 @@ def test_of_each_connection_its_own_is_told() -> None:
 
     run(main())
     assert notices.count("missing") == 2
-
-
-def test_odd_frames_are_passed_over() -> None:
-    """What it does not know, and what is no JSON, breaks nothing."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.send("", "[", "3", b"\x00", {"type": "tunnel"}, {"status": "new"}, {"type": "webhook", "meta": {}})
-        await peer.send({"type": "status", "status": "error", "code": "x", "message": "words"})
-        await peer.send({"type": "status", "status": "ping", "positions": {"who": "bcdefghijklm-5", "b": 5}})
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
-    notices: list[str] = []
-
-    async def main() -> None:
-        async with service(talk) as url, at(url, on_notice=lambda notice: notices.append(notice.message)) as events:
-            assert (await anext(events)).id == "abcdefghijkl-1"
-
-    run(main())
-    assert "words (x)" in notices
 
 
 def test_notices_that_raise_break_nothing() -> None:
