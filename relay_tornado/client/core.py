@@ -21,7 +21,7 @@ from relay_tornado.client.link import Cut, Link, dial, log
 from relay_tornado.client.messages import Document, Malformed
 from relay_tornado.client.names import Names
 from relay_tornado.client.options import Options
-from relay_tornado.client.positions import Passed, Positions, Recent, Tracker, Untracked
+from relay_tornado.client.positions import Left, Passed, Positions, Recent, Tracker, Untracked
 from relay_tornado.client.rest import put_answer
 
 LIFE: Final = 15.0
@@ -41,7 +41,7 @@ class Ended:
     error: RelayClientError
 
 
-Item: TypeAlias = EventData | Passed | Gap | Notice | Ended
+Item: TypeAlias = EventData | Passed | Left | Gap | Notice | Ended
 
 
 class Core:
@@ -209,8 +209,9 @@ class Core:
             case "gap":
                 self._gap(name, document.get("gap"))
             case "bucket_deleted":
-                self.tracker.deleted(self._names.find(name))
-                self._moved()
+                left = Left(self._names.find(name))
+                self.tracker.left(left)
+                self.intake.put(left, SMALL)
                 self.intake.put(Notice("bucket_deleted", f"the bucket {name!r} is gone, for this token", name), SMALL)
             case "error":
                 message = f"{document.get('message')} ({document.get('code')})"
@@ -264,6 +265,11 @@ class Core:
         if self._saver is not None:
             self.tracker.reached(passed)
             self._saver.moved()
+
+    def left(self, left: Left) -> None:
+        """The application got everything that came before the bucket was gone."""
+        self.tracker.deleted(left)
+        self._moved()
 
     def settle(self, event: EventData) -> None:
         """The application is done with it."""

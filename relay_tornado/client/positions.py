@@ -39,6 +39,13 @@ class Passed:
     id: str
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Left:
+    """The bucket was deleted, or left the token's scope. It may come back."""
+
+    bucket_id: str
+
+
 class Tracker(Protocol):
     """Goes along with a subscriber."""
 
@@ -60,7 +67,11 @@ class Tracker(Protocol):
     def caught_up(self, bucket_id: str) -> None:
         """The server has sent everything of this bucket that was there."""
 
-    def deleted(self, bucket_id: str) -> None: ...
+    def left(self, left: Left) -> None:
+        """The server says so."""
+
+    def deleted(self, left: Left) -> None:
+        """The application got everything before that."""
 
     def cut(self, silence: float = 0.0) -> None:
         """The connection ended, after nothing had come for so many seconds."""
@@ -89,6 +100,8 @@ class _Bucket:
     """What the application was given, and up to where it is done."""
     ahead: Known = field(default_factory=Known)
     """What an earlier run was done with beyond that; it is not given again."""
+    gone: Left | None = None
+    """It is not there any more; what was received before that may not be given yet."""
 
 
 class Positions:
@@ -128,7 +141,7 @@ class Positions:
         bucket_id, name = str(entry.get("bucket_id")), str(entry.get("bucket_name"))
         bucket = self._buckets.get(bucket_id)
         if bucket is not None:
-            bucket.name = name
+            bucket.name, bucket.gone = name, None
             if entry.get("gap") is None:
                 return None
         at = f"{entry.get('epoch')}-{int(entry.get('start', 1)) - 1}"
@@ -148,8 +161,10 @@ class Positions:
             # It joined later, and so from its first event.
             before = f"{event.epoch}-{max(event.seq - 1, 0)}"
             bucket = self._buckets[event.bucket_id] = _Bucket(event.bucket, before, Trail(before))
-        elif not _follows(parse_place(event.id), parse_place(bucket.received)):
+        elif not _follows(parse_place(event.id), parse_place(bucket.received), otherwise=True):
+            bucket.gone = None
             return False
+        bucket.gone = None
         bucket.name = event.bucket
         bucket.received = event.id
         if event.id in bucket.ahead:
@@ -158,7 +173,8 @@ class Positions:
 
     def passed(self, bucket_id: str, id: str) -> Passed | None:
         bucket = self._buckets.get(bucket_id)
-        if bucket is None:
+        # Where it left and came back the relay begins where it was asked to before.
+        if bucket is None or _follows(parse_place(bucket.received), parse_place(id), otherwise=False):
             return None
         bucket.received = id
         return Passed(bucket_id, id)
@@ -166,8 +182,15 @@ class Positions:
     def caught_up(self, bucket_id: str) -> None:
         """Positions tell repeats."""
 
-    def deleted(self, bucket_id: str) -> None:
-        self._buckets.pop(bucket_id, None)
+    def left(self, left: Left) -> None:
+        bucket = self._buckets.get(left.bucket_id)
+        if bucket is not None:
+            bucket.gone = left
+
+    def deleted(self, left: Left) -> None:
+        bucket = self._buckets.get(left.bucket_id)
+        if bucket is not None and bucket.gone is left:
+            del self._buckets[left.bucket_id]
 
     def cut(self, silence: float = 0.0) -> None:
         """What was received stays in hand, so it is not asked for again."""
@@ -263,7 +286,10 @@ class Recent:
     def caught_up(self, bucket_id: str) -> None:
         self._before = {each: bucket for each, bucket in self._before.items() if bucket != bucket_id}
 
-    def deleted(self, bucket_id: str) -> None:
+    def left(self, left: Left) -> None:
+        """There are no positions."""
+
+    def deleted(self, left: Left) -> None:
         """A deleted bucket's ids come no more."""
 
     def cut(self, silence: float = 0.0) -> None:
@@ -342,8 +368,8 @@ def _stands(asked: Any) -> bool:
     return asked == "earliest" or (isinstance(asked, Mapping) and "time" in asked)
 
 
-def _follows(event: Place | None, at: Place | None) -> bool:
-    """Whether the event comes after this place. Where their epochs differ the relay's word counts, which sent it."""
+def _follows(event: Place | None, at: Place | None, *, otherwise: bool) -> bool:
+    """Whether the event comes after this place; `otherwise` where their epochs differ, and only the relay knows."""
     if event is None or at is None or event.epoch != at.epoch:
-        return True
+        return otherwise
     return event.order > at.order

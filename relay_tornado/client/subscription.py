@@ -18,7 +18,7 @@ from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, EventData, Gap, Notice
 from relay_tornado.client.link import log
 from relay_tornado.client.options import MIB, OnGap, OnNotice, Options, Since, names
-from relay_tornado.client.positions import Passed
+from relay_tornado.client.positions import Left, Passed
 
 ANY_KEY = "whr"
 """The key with which the secret alone decides."""
@@ -171,6 +171,9 @@ class Subscription:
                 case Passed():
                     core.intake.take(item)
                     core.reached(item)
+                case Left():
+                    core.intake.take(item)
+                    core.left(item)
                 case Gap():
                     await self._tell(item)
                     core.intake.take(item)

@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData, Headers
 from relay_tornado.client.messages import parse_place
-from relay_tornado.client.positions import REMEMBERED, STRETCHES, SURE, Passed, Positions, Recent, Tracker, Untracked
+from relay_tornado.client.positions import (
+    REMEMBERED,
+    STRETCHES,
+    SURE,
+    Left,
+    Passed,
+    Positions,
+    Recent,
+    Tracker,
+    Untracked,
+)
 
 EPOCH = "abcdefghijkl"
 LATER = "bcdefghijklm"
@@ -131,12 +141,32 @@ def test_a_gap_may_lead_back() -> None:
 def test_deleted_buckets_are_forgotten() -> None:
     """Nothing of them is asked for or kept; words about unknown buckets change nothing."""
     positions = begun()
-    positions.deleted("b")
-    positions.deleted("never heard of")
+    for left in (Left("b"), Left("never heard of")):
+        positions.left(left)
+        positions.deleted(left)
     assert positions.passed("b", f"{EPOCH}-5") is None
     positions.reached(Passed("b", f"{EPOCH}-5"))
     positions.given(event(1))
     assert positions.done(event(1)) is False
+    assert json.loads(positions.text())["buckets"] == {}
+
+
+def test_a_bucket_that_leaves_and_comes_back() -> None:
+    """What was received before is no less received; it is forgotten only where it has not come back by the time that
+    the application got all of it."""
+    positions = begun()
+    assert [positions.received(event(seq)) for seq in (1, 2)] == [True, True]
+    once, again = Left("b"), Left("b")
+    positions.left(once)
+    assert positions.since()["b"] == f"{EPOCH}-2"
+    assert [positions.received(event(seq)) for seq in (1, 2, 3)] == [False, False, True]
+    positions.left(again)
+    positions.deleted(once)
+    for seq in (1, 2, 3):
+        positions.given(event(seq))
+        assert positions.done(event(seq))
+    assert kept(positions)["id"] == f"{EPOCH}-3"
+    positions.deleted(again)
     assert json.loads(positions.text())["buckets"] == {}
 
 

@@ -328,6 +328,40 @@ def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
     run(main())
 
 
+def test_a_bucket_that_comes_back_is_not_given_twice() -> None:
+    """Nor is it forgotten what of it is done: it left and came back while the application was busy, and the relay began
+    where it was asked to before."""
+    saved: list[str] = []
+
+    async def talk(peer: Peer) -> None:
+        await peer.welcome(buckets=[ENTRY])
+        await peer.send(*(webhook(f"abcdefghijkl-{seq}") for seq in (1, 2, 3)))
+        await peer.send({"type": "status", "status": "bucket_deleted", "bucket_name": "b"})
+        await peer.send(webhook("abcdefghijkl-1"))
+        await peer.send({"type": "status", "status": "ping", "positions": {"b": "abcdefghijkl-1"}})
+        await peer.send(*(webhook(f"abcdefghijkl-{seq}") for seq in (2, 3, 4)))
+        await peer.send({"type": "status", "status": "caught_up", "bucket_name": "b", "id": "abcdefghijkl-4"})
+        await peer.stay()
+
+    async def main() -> None:
+        notices: list[str] = []
+        async with (
+            service(talk) as url,
+            at(url, checkpoint=Memory(saved), on_notice=lambda notice: notices.append(notice.kind)) as events,
+        ):
+            core = events._start()
+            await until(lambda: core.intake._items and str(core.intake._items[-1][0]).find("caught_up") > 0, "all")
+            got = [(await anext(events)).seq for _ in range(4)]
+            waiting = asyncio.create_task(anext(events))
+            await until(lambda: notices[-1] == "caught_up", "the last word")
+            waiting.cancel()
+            await asyncio.wait((waiting,))
+            assert got == [1, 2, 3, 4]
+
+    run(main())
+    assert json.loads(saved[-1])["buckets"]["B"] == {"name": "b", "id": "abcdefghijkl-4"}
+
+
 @pytest.mark.parametrize(
     ("positions", "expected"),
     [
