@@ -16,15 +16,26 @@ from relay_tornado.client.options import Options
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
+    id: str
     text: str
     stored: asyncio.Future[None]
     sent: bool = False
+
+    def end(self, error: RelayClientError | None) -> None:
+        """It is stored, or it failed; who has given it up is told no more."""
+        if self.stored.done():
+            return
+        if error is None:
+            self.stored.set_result(None)
+        else:
+            self.stored.set_exception(error)
 
 
 class Answers:
     """Sends what an application answers until the relay has stored it, over as many connections as that takes.
 
-    The relay answers a connection's messages in their order, so each word is about the oldest that was sent.
+    The relay answers a connection's messages in their order: a word that names no event is about the oldest that was
+    sent.
     """
 
     def __init__(self, address: Address, options: Options) -> None:
@@ -41,7 +52,7 @@ class Answers:
     async def send(self, id: str, status: int, body: bytes, headers: Mapping[str, list[str]], timeout: float) -> None:
         """Returns once the relay has stored it. Raises Rejected, TimeoutError, and what ended the connections."""
         text = messages.encode(messages.respond(id, status, body, headers))
-        waiting = _Waiting(text, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(id, text, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._more.set()
         if self._task is None or self._task.done():
@@ -63,8 +74,7 @@ class Answers:
         """Everything that waits fails with this; nothing may be sent any more."""
         if self._task is not None:
             self._task.cancel()
-        while self._waiting:
-            self._settle(error)
+        self._fail(error)
 
     async def close(self) -> None:
         """Returns once the connection is closed; `end` came before."""
@@ -74,26 +84,29 @@ class Answers:
     async def _run(self) -> None:
         failures = 0
         while True:
-            await self._more.wait()
+            while not self._waiting:
+                self._more.clear()
+                await self._more.wait()
             try:
                 link = await dial(self._address, self._options, known=True)
                 try:
                     await link.authenticate()
                     failures = 0
                     await self._serve(link)
+                except TooBig:
+                    # What was sent before it was answered before this.
+                    self._settle(Rejected("too_large", "the answer is too big for the relay"))
+                    raise
                 finally:
                     self._waiting = [each for each in self._waiting if not each.stored.done()]
                     for each in self._waiting:
                         each.sent = False
                     await link.close()
-            except TooBig:
-                self._settle(Rejected("too_large", "the answer is too big for the relay"))
             except Cut:
                 failures += 1
                 await asyncio.sleep(self._options.backoff.delay(failures))
             except RelayClientError as error:
-                while self._waiting:
-                    self._settle(error)
+                self._fail(error)
                 return
 
     async def _serve(self, link: Link) -> None:
@@ -106,7 +119,11 @@ class Answers:
                 for each in tuple(self._waiting):
                     if not (each.sent or each.stored.done()):
                         each.sent = True
-                        await link.send(each.text)
+                        try:
+                            await link.send(each.text)
+                        except Cut:
+                            await reading  # which takes what was said before, and raises
+                            raise
                 more = asyncio.ensure_future(self._more.wait())
                 try:
                     await asyncio.wait((reading, more), return_when=asyncio.FIRST_COMPLETED)
@@ -118,8 +135,6 @@ class Answers:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            if self._waiting:
-                self._more.set()
 
     async def _read(self, link: Link) -> None:
         while True:
@@ -127,21 +142,22 @@ class Answers:
             document, _ = await link.receive(self._options.idle_timeout)
             match document.get("status"):
                 case "responded":
-                    self._settle(None)
+                    self._settle(None, document.get("id"))
                 case "error":
-                    self._settle(_rejected(document))
+                    self._settle(_rejected(document), document.get("id"))
 
-    def _settle(self, error: RelayClientError | None) -> None:
-        """The oldest is stored, or it failed."""
-        if not self._waiting:
-            return
-        waiting = self._waiting.pop(0)
-        if waiting.stored.done():
-            return
-        if error is None:
-            waiting.stored.set_result(None)
-        else:
-            waiting.stored.set_exception(error)
+    def _settle(self, error: RelayClientError | None, id: object = None) -> None:
+        """Of what was sent, the oldest one for this event (None: the oldest) is stored, or it failed."""
+        waiting = next((each for each in self._waiting if each.sent and id in (None, each.id)), None)
+        if waiting is not None:
+            self._waiting.remove(waiting)
+            waiting.end(error)
+
+    def _fail(self, error: RelayClientError) -> None:
+        """Everything that waits fails with this."""
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.end(error)
 
 
 def _rejected(document: Document) -> Rejected:

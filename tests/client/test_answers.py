@@ -86,6 +86,65 @@ def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
     assert received == ["abcdefghijkl-1", "abcdefghijkl-2"]
 
 
+def test_a_word_that_names_its_event_is_about_that() -> None:
+    """In whatever order it comes; one that names an event of which nothing was sent is about none."""
+    first, second = "abcdefghijkl-1", "abcdefghijkl-2"
+    stored = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        assert {(await peer.receive())["id"], (await peer.receive())["id"]} == {first, second}
+        await peer.send(STORED | {"id": "abcdefghijkl-3"}, STORED | {"id": second})
+        await stored.wait()
+        await peer.send({"type": "status", "status": "error", "code": "x", "message": "gone", "id": first})
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two = await take(events, 2)
+            waiting = asyncio.create_task(one.respond())
+            await two.respond()
+            assert not waiting.done()
+            stored.set()
+            with pytest.raises(Rejected, match="gone"):
+                await waiting
+
+    run(main())
+
+
+def test_an_answer_that_is_too_big_and_given_up_is_no_other_one() -> None:
+    """The relay closes over it; the one that was sent behind it is sent again, and stored."""
+    received: list[tuple[int, str]] = []
+    cancelled = asyncio.Event()
+
+    async def talk(peer: Peer) -> None:
+        if peer.number == 1:
+            await give(peer, 2)
+        await begin(peer)
+        received.append((peer.number, (await peer.receive())["id"]))
+        if peer.number == 2:
+            received.append((2, (await peer.receive())["id"]))
+            await cancelled.wait()
+            await peer.socket.close(1009)
+        await peer.send(STORED)
+        await peer.stay()
+
+    async def main() -> None:
+        async with service(talk) as url, at(url) as events:
+            one, two = await take(events, 2)
+            first, second = asyncio.create_task(one.respond()), asyncio.create_task(two.respond())
+            await until(lambda: len(received) == 2, "both")
+            first.cancel()
+            await asyncio.wait((first,))
+            cancelled.set()
+            await second
+
+    run(main())
+    assert received == [(2, "abcdefghijkl-1"), (2, "abcdefghijkl-2"), (3, "abcdefghijkl-2")]
+
+
 def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
     """While the one before it waits for the network: else the word about it would count for the one behind it."""
     go = asyncio.Event()
