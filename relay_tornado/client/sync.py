@@ -64,7 +64,8 @@ class Subscription:
         self._closed = False
 
     def __enter__(self) -> Self:
-        self._start()
+        if not self._closed:
+            self._start()
         return self
 
     def __exit__(
@@ -89,20 +90,16 @@ class Subscription:
 
     def next(self, timeout: float | None = None) -> Event | None:
         """The next event; None once the subscription is closed. Raises TimeoutError after `timeout` seconds."""
-        if self._closed:
-            return None
-        loop = self._start()
-        if self._asked is None:
-            self._asked = _Answer(lambda: _next(self._inner))
-        # What a time-out or an interrupt leaves unanswered is the next call's.
-        asked = self._asked
-        loop.begin(asked)
-        asked.wait(timeout)
         try:
-            event = asked.result()
-        except Exception:
-            # An error is told once, as the asynchronous client does: the next call asks anew.
-            self._asked = None
+            loop = self._start()
+            # What a time-out or an interrupt leaves unanswered is the next call's.
+            asked = self._asked = self._asked or _Answer(lambda: _next(self._inner))
+            loop.begin(asked)
+            asked.wait(timeout)
+            event = self._told(asked)
+        except _Closed:
+            if self._closed:
+                return None
             raise
         made = None
         if event is not None:
@@ -111,6 +108,14 @@ class Subscription:
         self._taken, self._asked = asked, None
         return made
 
+    def _told(self, asked: _Answer[T]) -> T:
+        try:
+            return asked.result()
+        except Exception:
+            # An error is told once, as the asynchronous client does: the next call asks anew.
+            self._asked = None
+            raise
+
     def close(self) -> None:
         """Ends it; may be called from another thread, too. Raises CheckpointError."""
         self._closed = True
@@ -118,15 +123,26 @@ class Subscription:
         if loop is None or not loop.runs:
             return
         try:
-            loop.run(self._inner.aclose)
+            with suppress(_Closed):  # where another thread does the same
+                loop.run(self._inner.aclose)
         finally:
             loop.close()
 
     def _start(self) -> _Loop:
-        if self._loop is None:
-            self._loop = _Loop()
-            self._loop.run(self._inner.__aenter__)
-        return self._loop
+        """Raises _Closed."""
+        loop = self._loop
+        if loop is None and not self._closed:
+            loop = self._loop = _Loop()
+            # Another thread that closes it now sees the loop, or what it said of it is seen here.
+            if self._is_closed():
+                self.close()
+            loop.run(self._inner.__aenter__)
+        if loop is None:
+            raise _Closed
+        return loop
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
 
 async def _next(inner: subscription.Subscription) -> AsyncEvent | None:
@@ -206,12 +222,12 @@ class _Loop:
         if answer.known:
             return
         if not self.runs:
-            raise _closed()
+            raise _Closed
         self._open.add(answer)
         try:
             self._loop.call_soon_threadsafe(answer.begin, self._open.discard)
         except RuntimeError:
-            raise _closed() from None
+            raise _Closed from None
 
     def run(self, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Runs it there and returns what it returns. What interrupts the wait cancels it."""
@@ -226,7 +242,8 @@ class _Loop:
                     self._loop.call_soon_threadsafe(answer.cancel)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with suppress(RuntimeError):  # it is closed already
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _serve(self) -> None:
@@ -251,12 +268,15 @@ class _Loop:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _closed() -> RelayClientError:
-    return RelayClientError("the subscription is closed")
+class _Closed(RelayClientError):
+    """The loop has ended, or has no thread here."""
+
+    def __init__(self) -> None:
+        super().__init__("the subscription is closed")
 
 
 def _refuse() -> NoReturn:
-    raise _closed()
+    raise _Closed
 
 
 def _blocking(function: Callable[P, subscription.Subscription]) -> Callable[P, Subscription]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.client import sync
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import EventData
 from relay_tornado.client.sync import Subscription
@@ -101,14 +102,52 @@ def test_an_interrupt_anywhere_ends_the_close() -> None:
     assert before > 100
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_close_anywhere_in_a_wait_ends_it(begun: bool) -> None:
+    """From another thread, at whatever step of `next`: that gives its event or ends, and nothing stays."""
+    threads = threading.active_count()
+    for before in range(100_000):
+        numbers = Numbers(0.002)
+        events = Subscription(numbers)  # type: ignore[arg-type]
+        if begun:
+            assert next(events).seq == 1
+        left = before
+
+        def step(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename != sync.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                left -= 1
+                if left == -1:
+                    closing = threading.Thread(target=events.close)  # noqa: B023 - it is of this round
+                    closing.start()
+                    closing.join(TIMEOUT)
+            return step
+
+        tracer = sys.gettrace()
+        sys.settrace(step)
+        try:
+            event = events.next()
+        finally:
+            sys.settrace(tracer)
+        if left >= 0:
+            break
+        assert event is None or event.seq == 1 + begun
+        assert events.next() is None
+        assert threading.active_count() == threads
+    assert before > 50
+    events.close()
+
+
 def test_who_still_waits_at_the_end_is_told() -> None:
-    """Where what it waits for does not end with the subscription, by an error that programs catch."""
+    """Where what it waits for does not end with the subscription, too: the loop ends."""
     events = Subscription(Numbers(TIMEOUT))  # type: ignore[arg-type]
     events.__enter__()
     closing = threading.Timer(0.1, events.close)
     closing.start()
-    with pytest.raises(RelayClientError, match="closed"):
-        next(events)
+    assert list(events) == []
     closing.join()
 
 
