@@ -22,17 +22,23 @@ def is_transient(status: int) -> bool:
     return status in _TRANSIENT or 500 <= status <= 599
 
 
-def retry_after_of(value: str | None, now: float) -> float:
-    """Seconds that a Retry-After header asks for: a number, or a date after `now` (unix time); 0 where it asks for
-    nothing that can be understood."""
+def retry_after_of(value: str | None, date: str | None, now: float) -> float:
+    """Seconds that a Retry-After header asks for: a number, or a date after the answer's own, for the target's clock
+    may be another than ours (`now`, unix time); 0 where it asks for nothing that can be understood."""
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), LONGEST_RETRY_AFTER)
-    try:
-        wait = parsedate_to_datetime(text).timestamp() - now
-    except (ValueError, OverflowError):
+    until, since = _unix(text), _unix(date or "")
+    if until is None:
         return 0.0
-    return min(max(wait, 0.0), LONGEST_RETRY_AFTER)
+    return min(max(until - (now if since is None else since), 0.0), LONGEST_RETRY_AFTER)
+
+
+def _unix(date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class Target:
             for name, value in response.headers.items():
                 if name.lower() not in _NOT_BACK:
                     headers.setdefault(name, []).append(_text(value))
-            wait = retry_after_of(response.headers.get("Retry-After"), time.time())
+            wait = retry_after_of(response.headers.get("Retry-After"), response.headers.get("Date"), time.time())
             return Answer(response.status, headers, bytes(body) if whole else b"", whole, wait)
 
 

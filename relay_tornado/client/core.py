@@ -105,6 +105,7 @@ class Core:
                 link = await dial(self._address, self.options, known)
                 try:
                     await link.authenticate()
+                    self.tracker.dialled(link.server_time)
                     await link.subscribe(self.tracker.since())
                     since, known = loop.time(), True
                     await self._serve(link)

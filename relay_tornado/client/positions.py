@@ -25,6 +25,8 @@ REMEMBERED: Final = 4_096
 SURE: Final = 10.0
 """Seconds before the last byte of a connection in which the relay may not have heard any more that an event was
 received, or acknowledged."""
+EXACT: Final = 2.0
+"""Seconds by which a server's time is uncertain: it is told in whole seconds."""
 KEPT: Final = 1_000
 """Ids that the text of `Recent` holds at most."""
 STRETCHES: Final = 10_000
@@ -49,11 +51,14 @@ class Left:
 class Tracker(Protocol):
     """Goes along with a subscriber."""
 
+    def dialled(self, now: float) -> None:
+        """There is a connection; `now` is the server's time when it was made, in unix seconds."""
+
     def since(self) -> Any:
         """The `since` to subscribe with, None for none."""
 
     def began(self, now: float) -> None:
-        """The subscribe is answered; `now` is the server's time, in unix seconds."""
+        """The subscribe is answered; `now` as above."""
 
     def subscribed(self, entry: Document) -> Passed | None:
         """One bucket's entry of that answer."""
@@ -107,13 +112,27 @@ class _Bucket:
 class Positions:
     """For a subscriber that resumes from positions of its own, the checkpoint's among them."""
 
-    def __init__(self, since: Any) -> None:
+    def __init__(self, since: Any, clock: Callable[[], float] = time.monotonic) -> None:
         """`since` is the position that the application asked for, as on the wire; None for the default."""
         self._asked = since
+        self._clock = clock
         self._buckets: dict[str, _Bucket] = {}
         self._begun: float | None = None
+        self._offset: float | None = None
+        """The least by which the server's clock was ahead of ours."""
         self._first = True
         """Whether this run has not subscribed yet."""
+
+    def dialled(self, now: float) -> None:
+        offset = now - self._clock()
+        back = 0.0 if self._offset is None else self._offset - offset
+        if self._offset is None or back > EXACT:
+            self._offset = offset
+        if self._begun is not None and back > EXACT:
+            # What came since it was set back bears times from before this began.
+            self._begun -= back
+        if self._begun is not None and self._begun > now + EXACT:
+            self._begun = 0.0  # so it was between two runs, and nobody knows by how much
 
     def since(self) -> Any:
         if self._begun is None:
@@ -260,6 +279,9 @@ class Recent:
         """What this connection brought, and when."""
         self._begun = math.inf
         self._done: deque[str] = deque(maxlen=KEPT)
+
+    def dialled(self, now: float) -> None:
+        """There are no times to begin at."""
 
     def since(self) -> Any:
         return self._since

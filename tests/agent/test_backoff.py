@@ -44,4 +44,11 @@ def test_a_target_may_ask_for_more() -> None:
 )
 def test_retry_after(value: str | None, seconds: float) -> None:
     """Seconds or a date, an hour at most; nonsense asks for nothing."""
-    assert retry_after_of(value, now=40.0) == seconds
+    assert retry_after_of(value, None, now=40.0) == seconds
+    assert retry_after_of(value, "yesterday", now=40.0) == seconds
+
+
+def test_retry_after_by_the_targets_clock() -> None:
+    """A date is one of its own clock's, whatever ours says."""
+    later, date = "Thu, 01 Jan 1970 00:01:40 GMT", "Thu, 01 Jan 1970 00:01:30 GMT"
+    assert [retry_after_of(later, date, now) for now in (0.0, 40.0, 1e9)] == [10.0, 10.0, 10.0]

@@ -89,6 +89,33 @@ def test_a_bucket_of_a_name_that_is_made_while_away_is_met_from_its_first_event(
     assert again.since()["name of d"] == again.since()["name of e"] == {"time": 1000.0}
 
 
+def test_a_clock_that_is_set_back() -> None:
+    """A bucket that was made since then has times from before this began, and is met from its first event all the
+    same. A clock that goes forward, or is told a little late, changes nothing."""
+    now = [50.0]
+    positions = Positions(None, clock=lambda: now[0])
+    told = []
+    for passed, time in ((0, 1000.0), (10, 1009.0), (10, 5000.0), (10, 30.0), (10, 4000.0), (10, 50.0)):
+        now[0] += passed
+        positions.dialled(time)
+        positions.since()
+        positions.began(time)
+        told.append(positions.since()["*"])
+    assert told == [{"time": 1000.0}] * 3 + [{"time": 0.0}] * 3
+
+
+def test_a_clock_that_was_set_back_between_two_runs() -> None:
+    """Nobody knows by how much: what was not there before comes from its beginning."""
+    again = Positions(None)
+    again.load(begun().text())
+    again.dialled(1000.0)
+    assert again.since()["*"] == {"time": 1000.0}
+    again = Positions(None)
+    again.load(begun().text())
+    again.dialled(900.0)
+    assert again.since()["*"] == {"time": 0.0}
+
+
 def test_a_position_between_two_copies_is_kept() -> None:
     """Delivery that begins within an event, behind one of its copies, does not go back to its first copy."""
     for key in (None, "b", "name of b", "*"):

@@ -213,6 +213,29 @@ def test_the_services_clock_counts(date: str | None, begun: float | None) -> Non
     assert found == begun if begun is not None else before <= found <= time.time()
 
 
+def test_the_services_clock_is_set_back() -> None:
+    """Between two connections: what was not there before is asked for from as much earlier."""
+    asked: list[Any] = []
+
+    def dated(connection: ServerConnection, request: Request, response: Response) -> Response:
+        del response.headers["Date"]
+        response.headers["Date"] = f"Tue, 02 Jan 2001 0{3 - len(asked)}:04:05 GMT"
+        return response
+
+    async def talk(peer: Peer) -> None:
+        asked.append((await peer.welcome(buckets=[ENTRY])).get("since"))
+        if peer.number == 2:
+            await peer.send(webhook("abcdefghijkl-1"))
+            await peer.stay()
+
+    async def main() -> None:
+        async with service(talk, process_response=dated) as url, at(url) as events:
+            await anext(events)
+
+    run(main())
+    assert 978_404_645 - 3600 - TIMEOUT <= asked[1]["*"]["time"] <= 978_404_645 - 3600
+
+
 def test_an_event_that_takes_long_is_no_silence() -> None:
     """On a slow link one event takes longer than `idle_timeout`: as long as some of it comes, the client stays."""
     payload = json.dumps(webhook("abcdefghijkl-1", "x" * 400_000)).encode()
