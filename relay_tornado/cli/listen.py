@@ -18,11 +18,12 @@ from relay_tornado.cli.access import Access, extend, open_access
 from relay_tornado.cli.client import place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
-from relay_tornado.cli.errors import Failure
+from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
 from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.reader import ended_with_reader
+from relay_tornado.cli.streams import is_closed
 
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData, Notice
@@ -131,9 +132,25 @@ def _deal(as_json: bool, bodies_only: bool, command: str | None, keep_going: boo
         return Hand(command, keep_going, note)
     from relay_tornado.cli.showing import ForPeople, show_body, show_line
 
+    if is_closed("stdout"):
+        raise Failure(f"{STDOUT} is closed, so nobody would see the events: name a file, or a command with --exec")
     if bodies_only:
-        return show_body
-    return ForPeople() if sys.stdout.isatty() and not as_json else show_line
+        return _printed(show_body)
+    return _printed(ForPeople() if sys.stdout.isatty() and not as_json else show_line)
+
+
+def _printed(show: Callable[[EventData], None]) -> Callable[[EventData], None]:
+    """A reader that has left ends the command in order."""
+
+    def deal(event: EventData) -> None:
+        try:
+            with about(STDOUT):
+                show(event)
+        except BrokenPipeError:
+            drop_output()
+            raise SystemExit(0) from None
+
+    return deal
 
 
 class _Notices:

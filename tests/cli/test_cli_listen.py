@@ -9,6 +9,7 @@ import pty
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -227,6 +228,42 @@ def test_it_ends_in_order(shared: World, tmp_path: Path) -> None:
     )  # fmt: skip
     assert json.loads(said.stdout)["body"] == "0"
     assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize("how", [(), ("--bodies-only",)], ids=["lines", "bodies"])
+def test_what_could_not_be_printed_comes_again(shared: World, tmp_path: Path, how: tuple[str, ...]) -> None:
+    """On a full disk, and to a reader that has left, whatever it reads through; a standard output that is closed shows
+    nothing, and takes nothing."""
+    bucket = shared.bucket()
+    shared.send("0", "1", bucket=bucket)
+
+    def run(place: Path, redirection: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+        arguments = shlex.join(command("listen", bucket, "--since", "earliest", "--checkpoint", place, *how))
+        return subprocess.run(
+            f"exec {arguments} {redirection}", shell=True, env=shared.relay.environment(), stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, timeout=TIMEOUT, **streams,
+        )  # fmt: skip
+
+    full = run(tmp_path / "full", ">/dev/full")
+    assert (full.returncode, full.stderr.count("\n")) == (1, 1)
+    assert full.stderr.startswith("relay: standard output: the disk is full")
+    assert kept(tmp_path / "full").endswith("-0")
+    closed = run(tmp_path / "closed", ">&-")
+    assert closed.returncode == 1
+    assert closed.stderr.startswith("relay: standard output is closed")
+    assert not (tmp_path / "closed").exists()
+    reader, writer = socket.socketpair()
+    reader.close()
+    with writer:
+        left = run(tmp_path / "left", "", stdout=writer)
+    assert (left.returncode, left.stderr) == (0, "")
+    assert kept(tmp_path / "left").endswith("-0")
+
+
+def kept(checkpoint: Path) -> str:
+    """The position in a checkpoint of one bucket."""
+    [bucket] = json.loads(checkpoint.read_text())["buckets"].values()
+    return str(bucket["id"])
 
 
 def test_it_comes_back(world: World, tmp_path: Path) -> None:
