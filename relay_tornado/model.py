@@ -131,6 +131,11 @@ class Bounds:
     epochs: tuple[Epoch, ...]
     open: bool
 
+    @property
+    def begin(self) -> int:
+        """With which seq the log began: it never held any before that."""
+        return self.epochs[0].from_seq
+
 
 GapReason: TypeAlias = Literal["retention", "reset", "future", "ephemeral"]
 

@@ -376,6 +376,7 @@ def _seeked(progress: Progress, bounds: Bounds, floor: int, preview: bool) -> Do
 def _copy(stored: Stored, bounds: Bounds) -> tuple[Progress, Gap | None]:
     """What would be the case if somebody used it now, and the gap that it would meet."""
     progress = progress_of(stored)
+    progress.advance(bounds.begin - 1)
     return progress, gap_of(progress.trim(bounds.first, 0.0))
 
 

@@ -174,7 +174,8 @@ class _Window:
                 left -= 1
                 if self._tells:
                     bounds = await self._stored.log.bounds(self.bucket.id)
-                    if not self._joins(gap_behind(bounds, self.after, lost)):
+                    gap = gap_behind(bounds, self.after, lost)
+                    if gap is not None and not self._joins(gap):
                         return
                 self.after = lost.first - 1
                 continue

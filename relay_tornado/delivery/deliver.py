@@ -414,7 +414,8 @@ class Delivery:
             if self.kept is not None:
                 self.kept.overtaken(place.bucket_id, bounds.first, gap)
             place.move(lost.first - 1, epoch_at(bounds.epochs, lost.first - 1))
-            self._missing(place.bucket_id, gap)
+            if gap is not None:
+                self._missing(place.bucket_id, gap)
 
     async def _enter_later(self, bucket_id: BucketId) -> None:
         """Places a bucket that has come to fit."""

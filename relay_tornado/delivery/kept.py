@@ -149,15 +149,17 @@ class Kept:
         else:
             self._shared.ledgers.close(ledger)
 
-    def overtaken(self, bucket_id: BucketId, first: int, gap: Gap) -> None:
+    def overtaken(self, bucket_id: BucketId, first: int, gap: Gap | None) -> None:
         """The bucket's log holds nothing below `first`, and not all of it was given, or it lacks what this gap is: a
         consumer by receipt met one."""
         held = self.held.get(bucket_id)
         if held is not None and not held.ledger.gone and not held.moved_away():
             ledger = held.ledger
             ledger.trim(first)
+            if gap is None or gap.reason == "retention":
+                return
             # Others may have met it before, and gone on behind it.
-            if gap.reason != "retention" and (gap.to_seq is None or gap.to_seq > ledger.progress.floor):
+            if gap.to_seq is None or gap.to_seq > ledger.progress.floor:
                 ledger.met(gap, self._shared.ledgers.clock())
 
     def settle(self, request: Ack | Nak) -> bool:

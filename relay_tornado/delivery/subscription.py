@@ -11,7 +11,7 @@ from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger
-from relay_tornado.log.lineage import epoch_at, gap_within, place_cursor
+from relay_tornado.log.lineage import epoch_at, gap_up_to, gap_within, place_cursor
 from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rules import Rules
@@ -234,7 +234,7 @@ async def _judge(
         case None:
             if kept is None:
                 return Reached(bounds.head), None
-            return (kept, None) if kept.seq >= lowest else (Reached(lowest), Gap("retention", kept.seq + 1, lowest))
+            return (kept, None) if kept.seq >= lowest else (Reached(lowest), gap_up_to(bounds, kept.seq, lowest))
         case Latest():
             return Reached(bounds.head), None
         case Earliest():

@@ -90,6 +90,9 @@ class EventLog(Protocol):
     async def bounds(self, bucket_id: BucketId) -> Bounds:
         """Raises BucketGone."""
 
+    def begin(self, bucket_id: BucketId) -> int:
+        """See `Bounds.begin`. Quick. Raises BucketGone."""
+
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
         """How much these logs hold; one that is gone is left out. Raises Unavailable."""
 

@@ -14,6 +14,7 @@ from relay_tornado.log import rows
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Epoch, Event
 
+_BEGIN = "UPDATE epoch SET from_seq = ? WHERE log = ?"
 _MOVE = "UPDATE log SET first = ?, head = ?, bytes = bytes + ?, last_at = ? WHERE id = ?"
 
 
@@ -34,6 +35,7 @@ class Arrival:
         self.head = start - 1
         self.at = state.last_at
         self.bytes = 0
+        self.epochs = state.epochs if state.head > 0 else tuple(Epoch(each.epoch, start) for each in state.epochs)
         self.opened = None if state.open else Epoch(new_epoch(), start)
         self._plain: list[Any] = []
         self._marked: list[Any] = []
@@ -62,6 +64,8 @@ class Arrival:
     def write(self, raw: sqlite3.Connection) -> None:
         """On the writer's thread, inside its transaction."""
         rows.insert(raw, self._plain, self._marked)
+        if self.state.head == 0:
+            raw.execute(_BEGIN, (self.first, self.state.key))
         if self.opened is not None:
             rows.insert_epochs(raw, [self.opened.epoch, self.state.key, self.opened.from_seq])
         raw.execute(_MOVE, (self.first, self.head, self.bytes, self.at, self.state.key))
@@ -71,6 +75,7 @@ class Arrival:
         state = self.state
         state.first, state.head, state.last_at = self.first, self.head, self.at
         state.bytes += self.bytes
+        state.epochs = self.epochs
         if self.opened is not None:
             state.epochs += (self.opened,)
             state.open = True

@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import CursorLost, Damaged, NotFound
+from relay_tornado.errors import BucketGone, CursorLost, Damaged, NotFound
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_untold
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
@@ -87,8 +87,9 @@ class Ledger:
 
     def trim(self, first: int) -> Missed:
         """The log holds nothing below `first` any more. What was never tried is a gap: it is logged and counted, and
-        the consumer shows it."""
+        the consumer shows it. What the log never held is none."""
         now = self._ledgers.clock()
+        self.progress.advance(self._ledgers.begin(self.key.bucket_id) - 1)
         missed = self.progress.trim(first, now)
         self.save()
         gap = gap_of(missed)
@@ -170,6 +171,13 @@ class Ledgers:
         if live is not None:
             live.untold = tuple(gap for gap in live.untold if gap not in gaps)
         self.store.told(ledger.key, gaps)
+
+    def begin(self, bucket_id: BucketId) -> int:
+        """See `EventLog.begin`; 1 where there is no log."""
+        try:
+            return self._log.begin(bucket_id)
+        except BucketGone:
+            return 1
 
     def find(self, key: Key) -> Ledger | None:
         """The ledger, where somebody uses it now."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from relay_tornado.errors import CursorLost
 from relay_tornado.ids import format_id
-from relay_tornado.model import Bounds, Cursor, Epoch, Gap
+from relay_tornado.model import Bounds, Cursor, Epoch, Gap, GapReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +33,21 @@ def position_id(bounds: Bounds, seq: int) -> str:
     return format_id(epoch_at(bounds.epochs, seq), seq)
 
 
-def gap_behind(bounds: Bounds, seq: int, lost: CursorLost) -> Gap:
-    """The gap that a reader has met behind `seq`, where it was told that reading goes on elsewhere."""
+def gap_behind(bounds: Bounds, seq: int, lost: CursorLost) -> Gap | None:
+    """The gap that a reader has met behind `seq`, where it was told that reading goes on elsewhere. None where all that
+    it passes over is what the log never held."""
     if lost.first <= seq:
         # The log has gone back below the position, and names those seqs anew: that vouches for nothing.
         return Gap("reset")
     # What retention removed lies below the log's first event; within the log it is damage.
     damaged = lost.reason == "retention" and seq + 1 >= bounds.first
-    return Gap("reset" if damaged else lost.reason, seq + 1, lost.first - 1)
+    return gap_up_to(bounds, seq, lost.first - 1, "reset" if damaged else lost.reason)
+
+
+def gap_up_to(bounds: Bounds, seq: int, last: int, reason: GapReason = "retention") -> Gap | None:
+    """The gap of what follows on `seq` up to `last`, less what lies before the log's beginning."""
+    start = max(seq + 1, bounds.begin)
+    return Gap(reason, start, last) if start <= last else None
 
 
 def place_cursor(bounds: Bounds, cursor: Cursor | None, ephemeral: bool = False) -> Placed:
@@ -84,7 +91,7 @@ def _place(bounds: Bounds, cursor: Cursor | None) -> Placed:
             return Placed(bounds.first - 1, Gap("reset"))
         return Placed(end, Gap("reset", end + 1, cursor.seq))
     if cursor.seq < bounds.first - 1:
-        return Placed(bounds.first - 1, Gap("retention", cursor.seq + 1, bounds.first - 1))
+        return Placed(bounds.first - 1, gap_up_to(bounds, cursor.seq, bounds.first - 1))
     return Placed(cursor.seq)
 
 

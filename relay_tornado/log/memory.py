@@ -29,7 +29,7 @@ class _Log(LogState):
     __slots__ = ("digests", "events", "stubs")
 
     def __init__(self, key: int, bucket_id: BucketId, epoch: str, first: int) -> None:
-        super().__init__(key, bucket_id, [Epoch(epoch, 1)], True, first)
+        super().__init__(key, bucket_id, [Epoch(epoch, first)], True, first)
         self.events: list[Event] = []
         self.stubs: dict[int, int] = {}
         self.digests: dict[tuple[int, bytes], tuple[int, float]] = {}
@@ -177,6 +177,10 @@ class MemoryEventLog:
     async def bounds(self, bucket_id: BucketId) -> Bounds:
         """See the contract."""
         return self._log(bucket_id).bounds()
+
+    def begin(self, bucket_id: BucketId) -> int:
+        """See the contract."""
+        return self._log(bucket_id).epochs[0].from_seq
 
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
         """See the contract."""

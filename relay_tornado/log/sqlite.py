@@ -253,6 +253,9 @@ class SqliteEventLog:
     async def bounds(self, bucket_id: BucketId) -> Bounds:
         return self._state(bucket_id).bounds()
 
+    def begin(self, bucket_id: BucketId) -> int:
+        return self._state(bucket_id).epochs[0].from_seq
+
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
         states = [self._logs[bucket_id] for bucket_id in bucket_ids if bucket_id in self._logs]
         held = {state.bucket_id: (state.key, state.first, state.bytes, state.last_at) for state in states}
@@ -290,13 +293,13 @@ class SqliteEventLog:
                 return None
             values = (bucket_id, first, first - 1)
             key = raw.execute("INSERT INTO log (bucket, first, head) VALUES (?, ?, ?)", values).lastrowid
-            raw.execute("INSERT INTO epoch VALUES (?, ?, 1)", (epoch, key))
+            rows.insert_epochs(raw, [epoch, key, first])
             return key
 
         def created(key: int | None) -> None:
             if key is not None:
                 self._opened.add(epoch)
-                self._add(LogState(key, bucket_id, [Epoch(epoch, 1)], True, first))
+                self._add(LogState(key, bucket_id, [Epoch(epoch, first)], True, first))
 
         try:
             await self._database.write(job, created)

@@ -1,6 +1,7 @@
 """What is known of one log, in memory, as it was committed; and the arithmetic that every engine shares.
 
-Invariants: 1 <= first <= head + 1; epochs ascend by from_seq, the first begins at 1; `last_at` never goes back.
+Invariants: 1 <= first <= head + 1; epochs ascend by from_seq, the first begins with the log; `last_at` never
+goes back.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid
-from relay_tornado.model import Event
+from relay_tornado.log.lineage import Placed, place_cursor
+from relay_tornado.model import Cursor, Event, Gap, Retention
 from tests.log.worlds import MANY, World, event, fill, make, read_all
 
 log_test = pytest.mark.gen_test
@@ -50,16 +51,27 @@ async def test_places_and_times_are_kept(world: World) -> None:
 
 @log_test
 async def test_a_log_may_begin_anywhere(world: World) -> None:
-    """What an empty log takes over first is its first event; nothing before it is kept."""
+    """What an empty log takes over first is its first event, with which it began: nothing before it was ever there, so
+    that no position from before misses any of that."""
     epoch = await make(world.log)
+    await make(world.log, "c")
     await world.log.import_events("b", exported(41, 60), {})
     bounds = await world.log.bounds("b")
-    assert (bounds.first, bounds.head) == (41, 60)
+    assert (bounds.first, bounds.head, bounds.begin, world.log.begin("b")) == (41, 60, 41, 41)
+    assert place_cursor(bounds, Cursor(epoch, 0)) == Placed(40)
     assert await read_all(world.log, after=40) == under(epoch, exported(41, 60))
     with pytest.raises(CursorLost):
         await world.log.read("b", 3, 10, MANY)
     await world.reopen()
-    assert (await world.log.bounds("b")).first == 41
+    assert (await world.log.bounds("b")).first == world.log.begin("b") == 41
+    before = (await world.log.bounds("c")).epochs[0].epoch
+    await world.log.import_events("c", exported(41, 45), {})
+    bounds = await world.log.bounds("c")
+    assert [each.from_seq for each in bounds.epochs] == [41, 41]
+    assert place_cursor(bounds, Cursor(before, 0)) == Placed(40)
+    await world.log.trim("c", Retention(None, 2, None), None)
+    assert place_cursor(await world.log.bounds("c"), Cursor(before, 0)) == Placed(43, Gap("retention", 41, 43))
+    assert (await world.log.bounds("c")).epochs == bounds.epochs
 
 
 @log_test
@@ -77,6 +89,7 @@ async def test_a_log_may_be_made_to_begin_anywhere(world: World) -> None:
     assert await read_all(world.log, after=40) == under("aaaaaaaaaaaa", exported(41, 60))
     await world.reopen()
     assert [(await world.log.bounds(each)).first for each in ("b", "c")] == [41, 7]
+    assert [world.log.begin(each) for each in ("b", "c")] == [41, 7]
     assert (await world.log.append("c", event())).seq == 7
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from relay_tornado.errors import CursorLost
@@ -51,6 +53,16 @@ def test_place_cursor(bounds: Bounds, cursor: Cursor | None, placed: Placed) -> 
 def test_a_gap_behind_a_reader(seq: int, lost: CursorLost, gap: Gap) -> None:
     """What is missing before where reading goes on, and why."""
     assert gap_behind(OPEN, seq, lost) == gap
+
+
+def test_what_a_log_never_held_is_no_gap() -> None:
+    """Where it began beyond seq 1, a gap begins there at the earliest."""
+    bounds = Bounds(first=15, head=30, epochs=LINE[1:], open=True)
+    assert place_cursor(bounds, Cursor(B, 0)) == Placed(14, Gap("retention", 11, 14))
+    assert gap_behind(bounds, 3, CursorLost(15)) == Gap("retention", 11, 14)
+    fresh = replace(bounds, first=11)
+    assert place_cursor(fresh, Cursor(B, 0)) == Placed(10)
+    assert gap_behind(fresh, 3, CursorLost(11)) is None
 
 
 def test_an_end_below_first_vouches_for_nothing() -> None:

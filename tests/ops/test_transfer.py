@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from relay_tornado.cli import transfer
 from relay_tornado.errors import Invalid, Unavailable
@@ -448,6 +448,52 @@ def test_who_reads_every_bucket_misses_nothing_of_a_later_part(new_relay: Callab
     assert relay.command("import", "none", str(tmp_path / "none"))["head"] == 20
     assert relay.command("check")["findings"] == []
     assert relay.stop() == 0
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_reads_an_empty_bucket_misses_nothing_of_a_later_part(
+    restarted: bool, new_relay: Callable[..., Relay], tmp_path: Path
+) -> None:
+    """An empty bucket that takes over a part of an export begins with it: nobody who reads it from its beginning on is
+    told a gap, connected or not, be it one that refuses gaps, one with a consumer, or a durable token."""
+    fill(tmp_path / "data", "orders", 20)
+    relay = new_relay()
+    relay.start()
+    relay.command("export", "orders", str(tmp_path / "part"), "--after", "14")
+    relay.command("bucket", "create", "part")
+    if restarted:
+        assert relay.stop() == 0
+        relay.start()
+    durable, token = (relay.command("token", "create", *options) for options in (["--durable"], []))
+    members = [{"on_gap": "fail"}, {"consumer": "worker"}, {"consumer": "mirror", "ack": "receipt", "on_gap": "fail"}]
+    with ExitStack() as stack:
+        sockets = []
+        for fields in [*members, {"consumer": "away"}]:
+            socket = stack.enter_context(connect(relay.ws_url, proxy=None))
+            sockets.append(socket)
+            beginning = subscribe(socket, token, fields)
+        sockets.pop().close()
+        assert relay.command("import", "part", str(tmp_path / "part"))["imported"] == 6
+        with connect(relay.ws_url, proxy=None) as later:
+            subscribe(later, token, {"since": beginning, "on_gap": "fail"}, until="subscribed")
+            for each in [*sockets, later]:
+                frames = [json.loads(each.recv(TIMEOUT)) for _ in range(6)]
+                assert [frame.get("meta", {}).get("seq") for frame in frames] == [15, 16, 17, 18, 19, 20]
+    for name in ("worker", "away", f"token:{durable['key']}"):
+        consumer = relay.command("consumer", "show", "part", name)
+        assert (consumer["pending"], consumer["gaps"]) == (6, None)
+    assert relay.command("consumer", "show", "part", "mirror")["gaps"] is None
+    assert relay.command("check")["findings"] == []
+    assert relay.stop() == 0
+
+
+def subscribe(socket: ClientConnection, token: dict[str, Any], fields: dict[str, str], until: str = "caught_up") -> str:
+    """Subscribes to the bucket "part"; returns the position that the last answer names."""
+    socket.send(json.dumps({"action": "auth", "key": token["key"], "secret": token["secret"]}))
+    socket.send(json.dumps({"action": "subscribe", "buckets": ["part"], **fields}))
+    while (said := json.loads(socket.recv(TIMEOUT)))["status"] != until:
+        pass
+    return str(said.get("id"))
 
 
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
