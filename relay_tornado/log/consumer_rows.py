@@ -15,7 +15,7 @@ from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, T
 from relay_tornado.model import BucketId, Gap, GapReason
 from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
-from relay_tornado.storage.damage import is_damage, sound
+from relay_tornado.storage.damage import is_damage, malformed, sound
 
 STEP = 256
 """Rows that leave in one transaction."""
@@ -171,7 +171,10 @@ def write(
 
 def _note(raw: sqlite3.Connection, consumer: int, key: Key, gaps: Sequence[tuple[Gap, float | None]]) -> None:
     (stored,) = raw.execute("SELECT gap FROM consumer WHERE id = ?", (consumer,)).fetchone()
-    last = None if stored is None else _read_gap(stored)
+    try:
+        last = None if stored is None else _read_gap(stored)
+    except msgspec.MsgspecError as error:
+        raise malformed(str(error)) from None
     untold = _untold(last)
     for gap, at in gaps:
         if at is not None:

@@ -90,7 +90,7 @@ class SqliteConsumers:
         self._alone: set[Key] = set()
         """Consumers one of whose changes could not be stored: they are tried one by one."""
         self._kept: dict[Key, _Save] = {}
-        """What damage kept from being stored."""
+        """What could not be stored: of changes what damage kept from it, and all gaps."""
         self._told: set[Key] = set()
         """Damaged ones that were logged."""
         self._at = 0.0
@@ -108,11 +108,10 @@ class SqliteConsumers:
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
         """See the contract."""
-        save, kept = self._to_save(key), self._kept.pop(key, None)
-        if kept is not None and kept.source == changes:  # which build on it; anybody else goes by what the file says
-            kept.follow(save)
-            save = self._pending[key] = kept
-        save.sources.append(changes)
+        kept = self._kept.get(key)
+        if kept is not None and kept.source != changes:
+            kept.changes = None  # these do not build on it, but on what the file says
+        self._to_save(key).sources.append(changes)
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
         """See the contract."""
@@ -125,7 +124,7 @@ class SqliteConsumers:
     def _to_save(self, key: Key) -> _Save:
         found = self._pending.get(key)
         if found is None:
-            found = self._pending[key] = _Save()
+            found = self._pending[key] = self._kept.pop(key) if key in self._kept else _Save()
             self._database.ride(self)
         return found
 
@@ -198,24 +197,27 @@ class SqliteConsumers:
             )
             self._alone.discard(key)
             save.end()
-            if isinstance(error, sqlite3.DatabaseError) and is_damage(error):
-                self._keep(key, save)
+            if not (isinstance(error, sqlite3.DatabaseError) and is_damage(error)):
+                save.changes = None
+            self._keep(key, save)
         self._flying = {}
         self._go_on()
 
     def _keep(self, key: Key, save: _Save) -> None:
         """It goes along with what is saved next: without it, that would be ahead of what is stored."""
-        if save.changes is None:
-            return
-        for seq in sorted(save.changes.dead)[:-MISSED]:
-            del save.changes.dead[seq]
-        save.gaps, save.waiting = [], []
+        if save.changes is not None:
+            for seq in sorted(save.changes.dead)[:-MISSED]:
+                del save.changes.dead[seq]
+        del save.gaps[:-MISSED]
+        save.waiting = []
         later = self._pending.get(key)
-        if later is not None and save.source in later.sources:
-            save.follow(later)
-            self._pending[key] = save
-        else:
+        if later is None:
             self._kept[key] = save
+            return
+        if later.sources and save.source not in later.sources:
+            save.changes = None
+        save.follow(later)
+        self._pending[key] = save
 
     def _go_on(self) -> None:
         if self._pending:
@@ -252,6 +254,7 @@ class SqliteConsumers:
     async def renew(self, key: Key, floor: int, at: float) -> None:
         """See the contract."""
         self._told.discard(key)
+        self._kept.pop(key, None)
         await self._database.write(lambda raw: consumer_rows.renew(raw, key, floor, at))
 
     async def delete(self, key: Key) -> bool:

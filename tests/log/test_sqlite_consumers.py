@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from structlog.testing import capture_logs
 
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log import consumer_rows, reclaim
-from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.consumers import Gaps, Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.model import Retention
+from relay_tornado.model import Gap, Retention
 from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
@@ -460,3 +461,77 @@ async def test_what_is_parked_in_a_log_that_is_dropped_becomes_nothing(disk: Sql
 
     assert await disk.database.write(job) == (True, 0)
     await disk.log.drop("b")
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT])
+@pytest.mark.parametrize("match", ["UPDATE consumer SET floor", "UPDATE consumer SET gaps"])
+@log_test
+async def test_gaps_that_could_not_be_stored_are_later(
+    faulty: SqliteWorld, faults: Faults, match: str, code: int
+) -> None:
+    """Those that were met with changes, and those without: a client that comes after a restart is told of them."""
+    store = await begin(faulty, "worker", "other")
+    keys = (KEY, KEY._replace(name="other"))
+    first, second, third = Gap("retention", 1, 2), Gap("retention", 7, 9), Gap("retention", 15, 16)
+    faults.before = always(match, code)
+    for place, key in enumerate(keys):
+        if place or match.endswith("floor"):
+            store.save(key, lambda: Changes(9))
+        store.met(key, first, 5.0)
+        store.met(key, second, 6.0)
+    with suppress(Unavailable):
+        await store.saved()
+    faults.heal()
+    for key in keys:
+        store.met(key, third, 7.0)
+    await store.saved()
+    for key in keys:
+        stored = await store.get(key)
+        assert stored is not None
+        assert (stored.untold, stored.gaps) == ((first, second, third), Gaps(3, third, 7.0))
+    assert floors(faulty.database.path) == {"worker": 9 if match.endswith("floor") else 0, "other": 9}
+
+
+@log_test
+async def test_changes_that_can_not_be_stored_take_no_gap_along(disk: SqliteWorld) -> None:
+    """Gaps are stored with what is saved next."""
+    store = await begin(disk, "worker")
+    store.save(KEY, lambda: Changes(5, (), False, {3: Parked(1 << 70, 1.0, 1.0)}))
+    store.met(KEY, Gap("retention", 1, 2), 5.0)
+    await store.saved()
+    store.save(KEY, lambda: Changes(6))
+    await store.saved()
+    stored = await store.get(KEY)
+    assert stored is not None
+    assert (stored.floor, stored.untold) == (6, (Gap("retention", 1, 2),))
+
+
+@log_test
+async def test_a_damaged_record_of_gaps_keeps_no_change_from_being_stored(disk: SqliteWorld) -> None:
+    """It goes along with what is saved next, as with any damage; where the consumer begins anew, nothing does."""
+    store = await begin(disk, "worker")
+    gap = Gap("retention", 1, 2)
+
+    def set_gap(text: str | None) -> None:
+        with closing(sqlite3.connect(disk.database.path)) as raw, raw:
+            raw.execute("UPDATE consumer SET gap = ?", (text,))
+
+    def changes() -> Changes:
+        return left.pop(0)
+
+    for renewed, floor, parked, untold in ((False, 6, {3}, (gap,)), (True, 0, set(), ())):
+        left = [Changes(5, (), False, {3: Parked(1, 1.0, 1.0)}), Changes(6)]
+        set_gap("{}")
+        store.save(KEY, changes)
+        store.met(KEY, gap, 5.0)
+        await store.saved()
+        if renewed:
+            await store.renew(KEY, 0, 6.0)
+            store.told(KEY, ())
+        else:
+            set_gap(None)
+            store.save(KEY, changes)
+        await store.saved()
+        stored = await store.get(KEY)
+        assert stored is not None
+        assert (stored.floor, set(stored.parked), stored.untold) == (floor, parked, untold)
