@@ -6,6 +6,7 @@ looking again; afterwards the answer, or its absence, decides.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -186,7 +187,8 @@ def check_rights(data: Path) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        raise Refused(f"{data} can't be reached ({error.strerror}): run this as the relay's user, or as root") from None
+        mend = "name a shorter one" if error.errno == errno.ENAMETOOLONG else "run this as the relay's user, or as root"
+        raise Refused(f"{data} can't be reached ({error.strerror}): {mend}") from None
     if uid != os.geteuid() and not os.access(data, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
         raise Refused(f"{data} belongs to another user (uid {uid}): run this as that user, or as root")
 

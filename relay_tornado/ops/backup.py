@@ -20,7 +20,7 @@ from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import migrate
+from relay_tornado.storage import migrate, rights
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.space import disk_of
 
@@ -63,6 +63,8 @@ def make(source: Path, target: Path, progress: Progress, *, force: bool = False,
     begun = time.monotonic()
     _check_target(source, target, force)
     part = target.with_name(target.name + ".part")
+    if (long := rights.too_long(part)) is not None:
+        raise StartupError(f"{part} can't be made: {long}.")
     with _written(part, target) as descriptor:
         try:
             report = _copied(source, part, descriptor, progress, _room(source, target, reserve))

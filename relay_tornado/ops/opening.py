@@ -45,7 +45,7 @@ def open_file(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         if raw is not None:
             raw.close()
-        mend = rights.advice(path.parent) if path.name == NAME else None
+        mend = rights.too_long(path) or (rights.advice(path.parent) if path.name == NAME else None)
         why = mend or "it is damaged, no relay's file, or another user's. Try another copy."
         raise StartupError(f"{path} can't be read ({error}): {why}") from error
     except BaseException:

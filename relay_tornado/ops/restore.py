@@ -25,7 +25,7 @@ from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.search import file as search
 from relay_tornado.series import file as series
-from relay_tornado.storage import lock, migrate
+from relay_tornado.storage import lock, migrate, rights
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.damage import decode
 from relay_tornado.storage.database import NAME
@@ -84,6 +84,8 @@ def restore(file: Path, directory: Path, progress: Progress, *, damaged: bool = 
 
 def _restore(file: Path, directory: Path, progress: Progress, before: Report) -> Restored:
     part = directory / _PART
+    if (long := rights.too_long(part)) is not None:
+        raise StartupError(f"{part} can't be made: {long}.")
     descriptor = os.open(part, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         os.fchmod(descriptor, 0o600)

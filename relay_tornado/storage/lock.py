@@ -142,6 +142,7 @@ def _refusal(directory: Path, error: OSError) -> str:
         errno.ENOTDIR: "a part of the path is a file; name a directory",
         errno.EEXIST: "it is a file; name a directory",
         errno.ENOSPC: "the disk is full; free some space",
+        errno.ENAMETOOLONG: "a name in it, or all of it, is too long; shorten it",
     }.get(error.errno or 0, "check the path and its rights")
     refusal = f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): "
     if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -5,8 +5,20 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
+from typing import Final
 
 from relay_tornado.storage.whereabouts import beside, wal_of
+
+_LONGEST: Final = 504
+"""Bytes of the longest full path that SQLite opens: it has 512, and makes files with longer names beside it."""
+
+
+def too_long(path: Path) -> str | None:
+    """Says so where SQLite opens no file of that name, whoever asks; None where it does."""
+    size = len(os.fsencode(os.path.realpath(path)))
+    if size <= _LONGEST:
+        return None
+    return f"its full path has {size} bytes, and SQLite opens {_LONGEST} at most: choose a directory of a shorter one"
 
 
 def advice(directory: Path) -> str | None:

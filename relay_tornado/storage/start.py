@@ -127,7 +127,10 @@ def prepare(raw: sqlite3.Connection, path: Path) -> Stamp:
 
 def check_there(path: Path) -> None:
     """Raises StartupError where `path` is a symlink to a file that was there at an earlier start and is not now: its
-    disk is not mounted, and a new file would be made in the empty mount point. Raises OSError."""
+    disk is not mounted, and a new file would be made in the empty mount point. Raises NotWritable where it is too long,
+    and OSError."""
+    if (long := rights.too_long(path)) is not None:
+        raise NotWritable(f"{path} can't be opened: {long}.")
     witness = path.with_name(witnesses.NAME)
     if path.is_symlink() and not path.exists() and witnesses.peek(witness) is not None:
         raise StartupError(

@@ -56,6 +56,40 @@ def test_files_that_are_not_there(relay: Runner, tmp_path: Path) -> None:
     assert "[Errno" not in said
 
 
+def test_paths_that_are_too_long(relay: Runner, tmp_path: Path) -> None:
+    """SQLite takes fewer bytes than the system: neither is told as a lack of rights. The longest that works does."""
+    relay.json("bucket", "create", "orders")
+    relay.json("backup", tmp_path / "backup.db")
+
+    def directory(size: int) -> Path:
+        path = tmp_path
+        while (left := size - len(str(path))) > 0:
+            path /= "d" * (left - 1 if left <= 200 else min(200, left - 102))
+        assert len(str(path)) == size
+        return path
+
+    longest = directory(504 - len("/relay.db"))
+    Runner(longest).json("bucket", "create", "orders")
+    assert Runner(longest).json("check")["buckets"] == 1
+    longer = longest.rename(longest.with_name(f"{longest.name}d"))
+    (tmp_path / "link").symlink_to(longer)
+    restored = Runner(directory(504 - len("/relay.db.restoring") + 1))
+    for said in (
+        Runner(longer).refused("bucket", "create", "orders"),
+        Runner(longer).refused("stats"),
+        Runner(tmp_path / "link").refused("bucket", "list"),
+        restored.refused("restore", tmp_path / "backup.db"),
+        relay.refused("backup", longer / "0123456789"),
+    ):
+        assert "bytes, and SQLite opens 504 at most: choose a directory of a shorter one" in said
+        assert "right" not in said
+    for command in (("migrate",), ("bucket", "list"), ("restore", tmp_path / "backup.db")):
+        said = Runner(directory(5000)).refused(*command)
+        assert "too long" in said
+        assert "shorte" in said
+        assert "right" not in said
+
+
 def test_an_export_to_a_full_disk(relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is named, and so is standard output."""
 
