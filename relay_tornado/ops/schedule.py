@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import calendar
+import fcntl
 import os
 import re
 import sys
@@ -66,6 +67,29 @@ def _time(name: str) -> float | None:
         return None
 
 
+def _sweep(directory: Path) -> None:
+    """Removes what killed backups left. One that is being made, by hand or for a relay that was killed itself,
+    holds its file locked (ops/backup.py)."""
+    for path in directory.iterdir():
+        part = path.with_name(path.name.partition(".part")[0] + ".part")
+        if _time(part.stem) is not None and path.name.startswith(part.name) and not _held(part):
+            path.unlink(missing_ok=True)
+
+
+def _held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class Backups:
     """Makes them until it is cancelled. `newest` is when the newest one was begun, None while there is none; `seconds`
     how long the last one of this process took, None before it; `problem` says why the last try failed, "" where it did
@@ -109,11 +133,10 @@ class Backups:
                 retry = RETRY[0]
 
     async def _make(self) -> None:
-        for left in self._directory.glob("relay-*Z.db.part*"):  # of one that was killed
-            left.unlink(missing_ok=True)
+        _sweep(self._directory)
         begun, started = self._clock(), time.monotonic()
         target = self._directory / name_at(begun)
-        await _run(["backup", str(target), "--force", "--json"], self._settings)
+        await _run(["backup", str(target), "--json"], self._settings)
         self.newest = self._begun = begun
         self.seconds = round(time.monotonic() - started, 1)
         _log.info("backup_made", file=str(target), bytes=size_of(target), seconds=self.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import signal
 import urllib.request
 from collections.abc import Callable
@@ -147,6 +148,33 @@ def test_names_of_the_future_are_neither_counted_nor_removed(tmp_path: Path, mon
     assert made == [2_000_000_000.0 + 7200 * number for number in range(4)]
     assert maker.newest == made[2]
     assert {path for _, path in backups(tmp_path)} == {*future, *(tmp_path / name_at(at) for at in made[1:3])}
+
+
+def test_what_others_make_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backup that is being made by hand under a name like these, and files of other names."""
+    clock = Clock(monkeypatch, 2_000_000_000.0)
+    making(monkeypatch, clock, until=2)
+    by_hand, killed = (tmp_path / f"{name_at(clock.now - number)}.part" for number in (10, 20))
+    ends = [killed, killed.with_name(f"{killed.name}-wal")]
+    others = [tmp_path / "relay-mineZ.db.part", tmp_path / "relay-mineZ.db.parts"]
+    for path in (by_hand, *ends, *others):
+        path.write_bytes(b"")
+    with by_hand.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(Backups(replace(Settings(), data=tmp_path), tmp_path, clock).run())
+    assert [path.exists() for path in (by_hand, *ends, *others)] == [True, False, False, True, True]
+
+
+def test_a_backup_that_was_made_by_hand_is_not_replaced(tmp_path: Path) -> None:
+    """Not even where it has the name of this very second."""
+    fill(tmp_path / "data", "orders", 3)
+    by_hand = tmp_path / name_at(1_000_000_000)
+    by_hand.write_bytes(b"mine")
+    maker = Backups(replace(Settings(), data=tmp_path / "data"), tmp_path, lambda: 1_000_000_000.0)
+    with pytest.raises(schedule._Failed, match="is there already"):
+        asyncio.run(maker._make())
+    assert by_hand.read_bytes() == b"mine"
 
 
 def test_a_backup_that_is_taken_away_is_not_made_again_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
