@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -38,7 +39,7 @@ _AGAIN: Final = 1.0
 _ONCE: Final = 10
 """Events that are on their way to URLs, at once."""
 _PATIENCE: Final = 5.0
-"""Seconds for which a start waits until all positions are open."""
+"""Seconds for which a start waits until each position was tried once to be opened."""
 
 Disable: TypeAlias = Callable[[Bucket, Output, str], Awaitable[None]]
 
@@ -82,6 +83,8 @@ class Forwarding:
         self._leaving: dict[Forwarder, asyncio.Task[None]] = {}
         self._dirty: dict[tuple[BucketId, int], int] = {}
         self._worker: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        """The worker has tried to open each position once."""
         self._stopped = False
         self._once = 0
         self._end_watches: list[Callable[[], None]] = []
@@ -173,7 +176,8 @@ class Forwarding:
             if stored.key.kind == "output" and self._is_strange(stored.key):
                 await self._remove(stored.key)
         if self._worker is not None:
-            await asyncio.wait([self._worker], timeout=_PATIENCE)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._tried.wait(), _PATIENCE)
 
     async def _remove(self, key: Key) -> None:
         try:
@@ -236,24 +240,38 @@ class Forwarding:
             self._worker = asyncio.get_running_loop().create_task(self._work(), name="relay-outputs")
 
     async def _work(self) -> None:
-        """Brings positions and forwarders in line with the registry, one output after the other."""
+        """Brings positions and forwarders in line with the registry, one output after the other; those with which that
+        failed again and again, and nobody else waits for them."""
         try:
             while self._dirty:
-                (bucket_id, number), head = next(iter(self._dirty.items()))
-                del self._dirty[bucket_id, number]
-                try:
-                    await self._settle(bucket_id, number, head)
-                except (NotFound, BucketGone):
-                    continue
-                except Exception as error:
-                    self._dirty.setdefault((bucket_id, number), head)
-                    if not isinstance(error, RelayError):
-                        _log.exception("output_not_opened", bucket=bucket_id, output=number)
-                    elif not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
-                        _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+                failed = await self._settle_all()
+                self._tried.set()
+                for place, head in failed.items():
+                    self._dirty.setdefault(place, head)
+                if failed:
                     await asyncio.sleep(_AGAIN)
         finally:
             self._worker = None
+
+    async def _settle_all(self) -> dict[tuple[BucketId, int], int]:
+        """Settles each that is dirty, until none is; returns those with which that failed."""
+        failed: dict[tuple[BucketId, int], int] = {}
+        while self._dirty:
+            (bucket_id, number), head = next(iter(self._dirty.items()))
+            del self._dirty[bucket_id, number]
+            if (bucket_id, number) in failed:
+                continue  # another one was opened meanwhile: this one waits, and begins where it was to begin
+            try:
+                await self._settle(bucket_id, number, head)
+            except (NotFound, BucketGone):
+                continue
+            except Exception as error:
+                failed[bucket_id, number] = head
+                if not isinstance(error, RelayError):
+                    _log.exception("output_not_opened", bucket=bucket_id, output=number)
+                elif not isinstance(error, Damaged):  # which is logged once, and waits for somebody to mend it
+                    _log.warning("output_not_opened", bucket=bucket_id, output=number, reason=str(error))
+        return failed
 
     async def _settle(self, bucket_id: BucketId, number: int, head: int) -> None:
         known = self._forwarders.get(bucket_id, {}).get(number)

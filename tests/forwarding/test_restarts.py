@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import CursorLost
+from relay_tornado.log.consumers import Key, Stored, damaged
 from relay_tornado.model import Gap, Retention
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, quick_tries, world
@@ -51,6 +52,29 @@ async def test_what_was_out_at_an_end_is_sent_again(killed: bool, retries: int) 
         await w.idle()
         assert target.bodies == [b"1", b"1"]
         assert [each.retries for each in await w.stored(1)] == [retries]
+
+
+@pytest.mark.gen_test
+async def test_a_position_that_can_not_be_opened_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start waits for one try of each output, and the others are open then; it is tried again until it works."""
+    monkeypatch.setattr("relay_tornado.forwarding.forwarding._PATIENCE", 3600.0)
+    async with Target() as target, world(*(public(target.url, n) for n in (1, 2, 3))) as w:
+        get, broken, tries = w.consumers.get, {"1", "2"}, []
+
+        async def refused(key: Key) -> Stored | None:
+            if key.kind == "output" and key.name in broken:
+                tries.append(key.name)
+                raise damaged(key, "a test says so")
+            return await get(key)
+
+        monkeypatch.setattr(w.consumers, "get", refused)
+        await w.restart()
+        assert list(w.forwarding._forwarders[B]) == [3]
+        await until(lambda: tries.count("1") > 2 and tries.count("2") > 2)
+        broken.clear()
+        await until(lambda: len(w.forwarding._forwarders[B]) == 3)
+        await w.append(b"1")
+        await target.until(3)
 
 
 @pytest.mark.gen_test
