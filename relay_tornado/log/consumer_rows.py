@@ -172,7 +172,7 @@ def write(
 def _note(raw: sqlite3.Connection, consumer: int, key: Key, gaps: Sequence[tuple[Gap, float | None]]) -> None:
     (stored,) = raw.execute("SELECT gap FROM consumer WHERE id = ?", (consumer,)).fetchone()
     try:
-        last = None if stored is None else _read_gap(stored)
+        last = None if stored is None else read_gap(stored)
     except msgspec.MsgspecError as error:
         raise malformed(str(error)) from None
     untold = _untold(last)
@@ -321,8 +321,10 @@ class _Row(NamedTuple):
     head: int
 
 
-_read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
-_read_gap = msgspec.json.Decoder(_Met).decode
+read_ranges = msgspec.json.Decoder(list[tuple[int, int]]).decode
+"""What stands in `done` and in `tried`. Raises MsgspecError."""
+read_gap = msgspec.json.Decoder(_Met).decode
+"""What stands in `gap`. Raises MsgspecError."""
 
 
 def _untold(last: _Met | None) -> tuple[Gap, ...]:
@@ -336,14 +338,14 @@ def _key(row: Sequence[Any]) -> Key:
 def _stored(key: Key, row: _Row) -> Stored:
     """Raises MsgspecError and ValueError where that can't be understood."""
     wait, most, receipt, floor, done, letters, created, updated, times, gap, out, first, head = row
-    settled, tried = _read_ranges(done), _read_ranges(out)
+    settled, tried = read_ranges(done), read_ranges(out)
     if not 0 <= floor <= head or any(not floor < begin <= end <= head for begin, end in settled):
         raise ValueError("what it is done with does not go with what its log holds")
     if any(end > head for _, end in tried):
         raise ValueError("what it is trying does not go with what its log holds")
     held = Ranges(tried)
     held.cut_below(first)
-    last = None if gap is None else _read_gap(gap)
+    last = None if gap is None else read_gap(gap)
     return Stored(
         key, Terms(wait, most, key.kind == "token" or bool(receipt)), floor, tuple(settled), {}, letters,
         created, updated,

@@ -87,6 +87,7 @@ _AFTER_STUBS = (
     " ORDER BY seq LIMIT 1"
 )
 
+_NEXT = "SELECT min(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 _RECEIVED_AT = (
     "SELECT received_at FROM event WHERE log = ? AND seq >= ? AND typeof(received_at) = 'real' ORDER BY seq LIMIT 1"
 )
@@ -215,6 +216,14 @@ def after_stubs(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
     """The next seq that is no stub; head + 1 where there is none."""
     row = raw.execute(_AFTER_STUBS, (log, seq, head)).fetchone()
     return head + 1 if row is None else int(row[0])
+
+
+def next_there(raw: sqlite3.Connection, log: int, seq: int, head: int) -> int:
+    """The first seq from `seq` to `head` that has a row; head + 1 where none has, `seq` where that can't be known."""
+    row = one(raw, _NEXT, log, seq, head)
+    if row is None:
+        return seq
+    return head + 1 if row[0] is None else int(row[0])
 
 
 class Found(NamedTuple):

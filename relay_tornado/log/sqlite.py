@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -196,6 +197,10 @@ class SqliteEventLog:
         start = seq
         while seq <= state.head:
             if not block.start <= seq <= block.end:
+                # Where the head is damaged, the next one that is there may be far off.
+                seq = await self._read(partial(rows.next_there, log=state.key, seq=seq, head=state.head))
+                if seq > state.head:
+                    break
                 # Another reader's read may turn out to hold less, and a trim may go by.
                 block = await self._page(state, seq)
                 if state.gone:

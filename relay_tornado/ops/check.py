@@ -20,6 +20,7 @@ import msgspec
 
 from relay_tornado.errors import StartupError
 from relay_tornado.log.loading import Row, load
+from relay_tornado.log.rows import one
 from relay_tornado.model import Bucket, Epoch, Token, from_document
 from relay_tornado.ops.check_consumers import check_consumers
 from relay_tornado.ops.copying import Progress
@@ -123,7 +124,7 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
 
 def _check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str, str]) -> None:
     def tell(message: str, advice: str, bucket_id: str) -> None:
-        report.add("damage", "consumer", message, advice, names.get(bucket_id, bucket_id))
+        report.add("damage", "consumer", message, advice, names.get(bucket_id, str(bucket_id)))
 
     report.consumers = check_consumers(raw, tell)
 
@@ -238,15 +239,15 @@ def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]
     claimed = dict(raw.execute("SELECT id, bucket FROM input").fetchall())
     for bucket_id, name, document in raw.execute("SELECT id, name, document FROM bucket").fetchall():
         report.buckets += 1
-        names[bucket_id] = name
+        named = names[bucket_id] = str(name)  # which is no text where it is damaged
         bucket = _decoded(report, "bucket", bucket_id, document, Bucket)
         if bucket is None:
             continue
         if (bucket.id, bucket.name) != (bucket_id, name):
-            report.add("damage", "record", f"the record of bucket {bucket_id} is another one's", RESTORE, name)
+            report.add("damage", "record", f"the record of bucket {bucket_id} is another one's", RESTORE, named)
         for made in bucket.inputs:
             if claimed.pop(made.id, None) != bucket_id:
-                report.add("damage", "record", f"its input {made.id} is not claimed by it", RESTORE, name)
+                report.add("damage", "record", f"its input {made.id} is not claimed by it", RESTORE, named)
     for input_id in claimed:
         report.add("damage", "record", f"the input {input_id} is in no bucket's record", RESTORE)
     for key, secret_hash, document in raw.execute("SELECT key, secret_hash, document FROM token").fetchall():
@@ -314,13 +315,14 @@ class _Logs:
 
     def _check_events(self, row: Row, epochs: list[Epoch]) -> None:
         held, newest = 0, 0.0
-        missing: list[int] = []
-        for step in read(self._raw, row.key, row.first, row.head, epochs or [Epoch("", 1)]):
+        least, most = self._stretch(row)
+        missing = Ranges([(row.first, least - 1), (most + 1, row.head)])
+        for step in read(self._raw, row.key, least, most, epochs or [Epoch("", 1)]):
             held += step.bytes
             for seq, event in enumerate(step.found.events, step.start):
                 if event is None:
                     if seq not in step.found.stubs:
-                        missing.append(seq)
+                        missing.add(seq)
                     continue
                 if event.received_at < newest:
                     self._tell("damage", "time", row, f"event {seq} was received before the one before it", RESTORE)
@@ -330,10 +332,11 @@ class _Logs:
         self._report.events += max(row.head - row.first + 1 - len(missing), 0)
         self._report.bytes += held
         kept = self._first(row)
-        lost = [seq for seq in missing if kept is not None and seq >= kept]
-        for first, last in Ranges((seq, seq) for seq in lost):
-            self._tell_missing(row, first, last)
-        if kept == row.first and not lost:
+        if kept is not None:
+            missing.cut_below(kept)
+            for first, last in missing:
+                self._tell_missing(row, first, last)
+        if kept == row.first and not missing:
             if held != row.bytes:
                 self._tell(
                     "warning",
@@ -353,6 +356,15 @@ class _Logs:
                 message = f"its newest event is of the future, {_AND_SO_ARE_OTHERS}"
                 how = "look at the machine's clock; where that was right, the file is damaged, and a new bucket helps"
                 self._tell("warning", "time", row, message, how)
+
+    def _stretch(self, row: Row) -> tuple[int, int]:
+        """Where a log's events begin and end, by what is there: what its row says may be damaged, and far off."""
+        sql = "SELECT min(seq), max(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
+        found = one(self._raw, sql, row.key, row.first, row.head)
+        if found is None:
+            return row.first, row.head
+        least, most = found
+        return (row.head + 1, row.head) if least is None else (least, most)
 
     def _check_above(self, row: Row) -> None:
         """Events above the head of this very moment, which one statement sees: those that come are no finding."""
@@ -426,7 +438,7 @@ class _Logs:
         return known is None and self._first(row) is not None
 
     def _tell(self, level: Level, kind: str, row: Row, message: str, advice: str) -> None:
-        self._report.add(level, kind, message, advice, self._names.get(row.bucket_id, row.bucket_id))
+        self._report.add(level, kind, message, advice, self._names.get(row.bucket_id, str(row.bucket_id)))
 
 
 def _by_hand(sql: str) -> str:

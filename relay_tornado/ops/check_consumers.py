@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterator
 
+import msgspec
+
+from relay_tornado.log.consumer_rows import read_gap, read_ranges
 from relay_tornado.model import BucketId
 from relay_tornado.progress import WINDOW
 from relay_tornado.ranges import Ranges
@@ -52,8 +54,8 @@ def _problems(
         yield f"is said to be done with everything up to {floor}, and its log ends at {head}"
     settled = Ranges()
     try:
-        ranges = [(int(begin), int(end)) for begin, end in json.loads(done)]
-    except (ValueError, TypeError):
+        ranges = read_ranges(done)
+    except msgspec.MsgspecError:
         yield "has a record of what it is done with that can't be understood"
     else:
         settled = Ranges(ranges)
@@ -61,12 +63,8 @@ def _problems(
             yield f"is done with {str(ranges[:5])[1:-1]}, which does not go with its floor {floor} and the head {head}"
     if gap is not None:
         try:
-            last = json.loads(gap)
-            _ = (
-                float(last["at"]),
-                [(str(one["reason"]), one["from"], one["to"]) for one in (last, *last.get("untold", ()))],
-            )
-        except (ValueError, TypeError, KeyError, AttributeError):
+            read_gap(gap)
+        except msgspec.MsgspecError:
             yield "has a record of its last gap that can't be understood"
     parked = [seq for (seq,) in raw.execute("SELECT seq FROM parked WHERE consumer = ? ORDER BY 1", (consumer,))]
     strange = [seq for seq in parked if seq > head or seq < 1]
@@ -76,8 +74,8 @@ def _problems(
     if loose:
         yield f"tries event {loose[0]} again and is to get it anyway"
     try:
-        ranges = [(int(begin), int(end)) for begin, end in json.loads(tried)]
-    except (ValueError, TypeError):
+        ranges = read_ranges(tried)
+    except msgspec.MsgspecError:
         yield "has a record of what it is trying that can't be understood"
     else:
         out = Ranges(ranges)

@@ -125,8 +125,17 @@ def _find(raw: sqlite3.Connection, reference: str) -> tuple[str, str, dict[str, 
         sql = f"SELECT id, name, document FROM bucket WHERE {column} = ?"  # noqa: S608
         found = raw.execute(sql, (reference,)).fetchone()
         if found is not None:
-            return found[0], found[1], json.loads(found[2])
+            return found[0], found[1], _document(found[2])
     raise NotFound(f"there is no bucket {reference[:100]!r}: `relay bucket list` shows which there are")
+
+
+def _document(text: Any) -> dict[str, Any]:
+    """Nothing of a record that is damaged: what its log holds comes out all the same."""
+    try:
+        document = json.loads(text)
+    except (ValueError, TypeError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _after(bounds: Bounds, after: str) -> int:

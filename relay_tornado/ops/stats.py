@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from relay_tornado.errors import StartupError
 from relay_tornado.log import rows
 from relay_tornado.log.loading import Row, load
 from relay_tornado.log.reclaim import seek
-from relay_tornado.model import DAY
+from relay_tornado.model import DAY, Bucket, from_document
 from relay_tornado.ops.check_consumers import SINCE
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ranges import Ranges
@@ -87,7 +89,7 @@ def stats(path: Path, reserve: int, now: float | None = None) -> Stats:
         records = raw.execute("SELECT id, name, document FROM bucket ORDER BY rowid").fetchall()
         logs = {row.bucket_id: row for row in load(raw).live}
         buckets = tuple(
-            _bucket(raw, logs.get(bucket_id), bucket_id, name, _document(name, document), now)
+            _bucket(raw, logs.get(bucket_id), bucket_id, name, _document(bucket_id, name, document), now)
             for bucket_id, name, document in records
         )
         consumers = tuple(_consumers(raw)) if migrate.version(raw) >= SINCE else ()
@@ -119,7 +121,8 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         " (SELECT count(*) FROM parked WHERE consumer = consumer.id),"
         " (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id)"
         " FROM consumer JOIN log ON log.id = consumer.log AND dropped = 0 JOIN bucket ON bucket.id = log.bucket"
-        " WHERE kind != 'events' ORDER BY bucket.rowid, kind, consumer.name"
+        " WHERE kind != 'events' AND typeof(head) = 'integer' AND typeof(first) = 'integer'"
+        " AND typeof(floor) = 'integer' ORDER BY bucket.rowid, kind, consumer.name"
     )
     for bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
         try:
@@ -130,11 +133,14 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         yield ConsumerStats(bucket, kind, name, behind, parked, dead)
 
 
-def _document(name: str, text: str) -> dict[str, Any]:
+def _document(bucket_id: str, name: str, text: str) -> dict[str, Any]:
     try:
         document: dict[str, Any] = json.loads(text)
-    except ValueError as error:
+        known = from_document(Bucket, document)
+    except (ValueError, TypeError, RecursionError, msgspec.MsgspecError) as error:
         raise StartupError(f"the bucket {name!r} can't be understood ({error}): `relay check` says more") from error
+    if (known.id, known.name) != (bucket_id, name):
+        raise StartupError(f"the record of the bucket {name!r} is another one's: `relay check` says more")
     return document
 
 

@@ -120,7 +120,7 @@ class SqliteRegistry(Records):
 def _decode(kind: Kind, key: str, document: str) -> Any:
     try:
         return from_document(KINDS[kind], msgspec.json.decode(document))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, TypeError) as error:
         raise StartupError(
             f"the {kind} {key} in relay.db can't be understood ({error}). Restore a backup of the file into a new "
             "directory (relay restore), or go back to the relay that wrote it."

@@ -406,15 +406,16 @@ def test_times_that_are_none(relay: Runner, text: str) -> None:
 
 
 def test_the_last_use_of_a_token_is_listed(relay: Runner) -> None:
-    """Also where no relay runs: what one has written is shown, and "never" before that."""
+    """Also where no relay runs: what one has written is shown, and "never" before that, or where it is damaged."""
     made = relay.json("token", "create")
     assert relay.json("token", "list")[0]["last_used_at"] is None
     header, line = relay("token", "list").stdout.splitlines()[:2]
     assert line[header.index("LAST USED") :].startswith("never")
-    with contextlib.closing(sqlite3.connect(relay.data / "relay.db", isolation_level=None)) as raw:
-        raw.execute("UPDATE token SET used_at = 1800000000 WHERE key = ?", (made["key"],))
-    line = relay("token", "list").stdout.splitlines()[1]
-    assert line[header.index("LAST USED") :].startswith("2027-01-15 08:00 UTC")
+    for used_at, shown in ((1_800_000_000, "2027-01-15 08:00 UTC"), (1 << 62, "never"), (-1 << 62, "never")):
+        with contextlib.closing(sqlite3.connect(relay.data / "relay.db", isolation_level=None)) as raw:
+            raw.execute("UPDATE token SET used_at = ? WHERE key = ?", (used_at, made["key"]))
+        line = relay("token", "list").stdout.splitlines()[1]
+        assert line[header.index("LAST USED") :].startswith(shown)
 
 
 def test_an_expired_token_is_listed_as_such(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

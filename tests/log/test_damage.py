@@ -249,6 +249,24 @@ async def test_a_head_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) ->
 
 
 @log_test
+async def test_a_head_that_is_far_too_high_keeps_no_reader(disk: SqliteWorld) -> None:
+    """Whoever reads on behind the last event is told at once that nothing follows up to the head, and what comes
+    behind it is read."""
+    await make(disk.log)
+    await fill(disk.log, 1000)
+    await restart(disk, "UPDATE log SET head = 1 << 48")
+    with pytest.raises(CursorLost) as lost:
+        await disk.log.read("b", 1000, 10, MANY)
+    assert lost.value.first == (1 << 48) + 1
+    assert (await disk.log.append("b", event())).seq == (1 << 48) + 1
+    await disk.reopen()
+    with pytest.raises(CursorLost) as lost:
+        await disk.log.read("b", 1000, 10, MANY)
+    assert lost.value.first == (1 << 48) + 1
+    assert len(await disk.log.read("b", 1 << 48, 10, MANY)) == 1
+
+
+@log_test
 @pytest.mark.parametrize("damage", ["DELETE FROM epoch WHERE log = 1", "UPDATE epoch SET log = 7 WHERE log = 1"])
 async def test_a_log_without_an_epoch(disk: SqliteWorld, damage: str) -> None:
     """It is told, and gets a new one, which later starts know; positions from before are told a gap, and other logs go

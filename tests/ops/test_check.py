@@ -104,6 +104,8 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("DROP INDEX log_bucket", "schema", "index log_bucket"),
         ("UPDATE event SET received_at = 1.0 WHERE seq = 400 AND log = 1", "time", "event 400"),
         ("UPDATE log SET last_at = 1.0 WHERE id = 1", "time", "younger"),
+        ("UPDATE log SET head = 1 << 48 WHERE id = 1", "hole", f"events 1001 to {1 << 48} are missing"),
+        ("UPDATE log SET head = 1 << 49, first = 1 << 48 WHERE id = 1", "hole", f"{1 << 48} to {1 << 49} are missing"),
         ("UPDATE log SET last_at = 9e18 WHERE id = 1", "time", "of the future"),
         ("UPDATE bucket SET document = '{}' WHERE name = 'orders'", "record", "can't be understood"),
         ("UPDATE bucket SET name = 'other' WHERE name = 'orders'", "record", "another one's"),
@@ -119,8 +121,11 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE consumer SET done = '[[6, 6], [7, 7]]'", "consumer", "does not go with"),
         ("UPDATE consumer SET done = '[[6, 1001]]'", "consumer", "the head 1000"),
         ("UPDATE consumer SET done = '[[4, 6]]'", "consumer", "does not go with"),
+        ('UPDATE consumer SET done = \'[["6", "7"]]\'', "consumer", "can't be understood"),
         ("UPDATE consumer SET gap = '{}'", "consumer", "its last gap"),
+        ('UPDATE consumer SET gap = \'{"reason": "x", "from": 1, "to": 2, "at": 1.0}\'', "consumer", "its last gap"),
         ("UPDATE consumer SET tried = '[[5]]'", "consumer", "what it is trying that can't be understood"),
+        ("UPDATE consumer SET tried = '[[2.0, 3.0]]'", "consumer", "what it is trying that can't be understood"),
         ("UPDATE consumer SET tried = '[[8, 7]]'", "consumer", "is trying (8, 7), which does not go with"),
         ("UPDATE consumer SET tried = '[[7, 1001]]'", "consumer", "the head 1000"),
         ("UPDATE consumer SET tried = '[[2, 3]]'", "consumer", "is trying event 3, which it is done with"),
@@ -392,3 +397,43 @@ def test_an_older_file_is_looked_at_as_it_is(file: Path, tmp_path: Path) -> None
     assert [each.message.split(",")[0] for each in check(old, quiet).findings] == [
         "the trigger event_update is missing"
     ]
+
+
+DAMAGED_RECORDS = {
+    "a number": "UPDATE bucket SET document = '5' WHERE name = 'orders'",
+    "no JSON": "UPDATE bucket SET document = 'x' WHERE name = 'orders'",
+    "another one's": "UPDATE bucket SET document = json_set(document, '$.name', 'x') WHERE name = 'orders'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED_RECORDS)
+def test_what_a_bucket_whose_record_is_damaged_holds(cli: Runner, file: Path, damage: str) -> None:
+    """It can be exported, and stats say in a line what keeps them from being counted."""
+    change_types(file, DAMAGED_RECORDS[damage])
+    assert "record" in {each["kind"] for each in found(cli)}
+    assert cli("export", "orders").stdout.count("\n") == 1001
+    assert "`relay check` says more" in cli.refused("stats")
+    assert "`relay check` says more" in cli.refused("stats", "--json")
+
+
+def test_a_name_that_has_become_a_blob(cli: Runner, file: Path) -> None:
+    """A flipped bit in a row's head makes one of a text: it is told as any damage, with --json too."""
+    change_types(file, "UPDATE bucket SET name = CAST('orders' AS BLOB) WHERE name = 'orders'")
+    change_types(file, "UPDATE log SET bucket = CAST(bucket AS BLOB) WHERE id = 1")
+    assert found(cli)
+    assert "`relay check` says more" in cli.refused("stats", "--json")
+
+
+def test_a_consumer_of_a_log_that_does_not_say_what_it_holds(cli: Runner, file: Path) -> None:
+    """Stats leave it out."""
+    assert [each["name"] for each in cli.json("stats")["consumers"]] == ["worker"]
+    change_types(file, "UPDATE log SET first = 'x' WHERE id = 1")
+    assert cli.json("stats")["consumers"] == []
+
+
+def change_types(file: Path, statement: str) -> None:
+    """As `change`, past the types that columns have."""
+    strict = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name IN ('bucket', 'log')"
+    change(file, "PRAGMA writable_schema = ON", strict.format(") STRICT", ")"))
+    change(file, statement)
+    change(file, "PRAGMA writable_schema = ON", strict.format("\n)", "\n) STRICT"))
