@@ -61,5 +61,5 @@ class Attempts:
 
 
 def retry_after(seconds: float) -> int:
-    """The whole seconds of a Retry-After header."""
-    return max(1, math.ceil(seconds))
+    """The whole seconds of a Retry-After header, for whoever has to wait."""
+    return math.ceil(seconds)

@@ -24,7 +24,7 @@ MAX_HOPS: Final = 32
 """Most proxies in a row that are looked at."""
 
 _LONGEST: Final = 100
-"""Characters of the longest entry that is read; an address has 45 at most."""
+"""Characters of the longest entry that is read, and so remembered; an address has 45 at most."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
@@ -70,6 +70,8 @@ class ProxyTrust:
         """The address of a request's sender. `proxy` is the peer, which is trusted; `headers` the raw header block."""
         client = proxy
         for entry in _entries(_FOR, headers)[: -MAX_HOPS - 1 : -1]:
+            if len(entry) > _LONGEST:
+                break
             address, trusted = self._judge(entry)
             if address is None:
                 break
@@ -86,8 +88,6 @@ class ProxyTrust:
 
     def _read(self, text: str) -> tuple[str | None, bool]:
         """An entry's address, None where it is none, and whether it is trusted."""
-        if len(text) > _LONGEST:
-            return None, False
         address = _address(text)
         if address is None:
             return None, False

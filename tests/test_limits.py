@@ -26,6 +26,8 @@ def test_a_burst_and_then_the_rate() -> None:
     assert limiter.wait(1000.0) == 2.0
     limiter.give_back()
     assert limiter.wait(1000.0) == 0
+    limiter.take()
+    assert limiter.wait(1000.0) == 2.0
 
 
 def test_who_failed_too_often_waits() -> None:
@@ -49,7 +51,7 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
 
 
 def test_retry_after_is_whole_seconds() -> None:
-    """Rounded up, and one at least."""
+    """Rounded up."""
     assert [retry_after(seconds) for seconds in (0.001, 1.0, 1.001, 59.2)] == [1, 1, 2, 60]
 
 

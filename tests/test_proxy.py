@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from ipaddress import ip_address
 
 import pytest
@@ -117,6 +118,17 @@ def test_a_long_list_is_cut() -> None:
     """A head full of trusted addresses costs a bounded walk."""
     assert client(", ".join(["10.0.0.1"] * 5 + ["10.0.0.2"] * MAX_HOPS)) == "10.0.0.2"
     assert client(", ".join(["10.0.0.1"] * 5 + ["10.0.0.2"] * (MAX_HOPS - 1))) == "10.0.0.1"
+
+
+def test_a_long_entry_is_not_kept() -> None:
+    """Addresses that come again are remembered, and what is none is not, however much of it comes."""
+    trust = ProxyTrust.parse("10.0.0.0/8")
+    tracemalloc.start()
+    for number in range(100):
+        assert trust.client(PROXY, block(f"X-Forwarded-For: {number}{'a' * 30_000}")) == PROXY
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < 1_000_000
 
 
 @pytest.mark.parametrize("address", ["10.255.0.1", "127.0.0.1", "::ffff:10.0.0.1", "fd12::1", "fd12::1%eth0"])
