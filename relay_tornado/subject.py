@@ -52,7 +52,7 @@ class Subject:
     """One event, read as far as rules asked for. Share it between all rules that look at the event. `steps` is for who
     looks at it now: what searches in it may still cost."""
 
-    __slots__ = ("_addressed", "_event", "_headers", "_levels", "_macs", "_query", "_remote", "_values", "steps")
+    __slots__ = ("_event", "_headers", "_levels", "_macs", "_query", "_values", "steps")
 
     def __init__(self, event: Event | NewEvent) -> None:
         self.steps = 0
@@ -62,8 +62,6 @@ class Subject:
         self._levels: dict[str, _Level | None] = {}
         self._values: dict[str, bytes | None] = {}
         self._macs: dict[tuple[str, bytes], bytes] = {}
-        self._addressed = False
-        self._remote: IPAddress | None = None
 
     def header(self, name: bytes) -> bytes | None:
         """A header's value; `name` is in lower case."""
@@ -106,14 +104,11 @@ class Subject:
     @property
     def remote(self) -> IPAddress | None:
         """The sender's address; an IPv4 address that is mapped into IPv6 comes as IPv4."""
-        if not self._addressed:
-            self._addressed = True
-            try:
-                address = ipaddress.ip_address(self._event.remote_ip)
-            except ValueError:
-                return None
-            self._remote = getattr(address, "ipv4_mapped", None) or address
-        return self._remote
+        try:
+            address = ipaddress.ip_address(self._event.remote_ip)
+        except ValueError:
+            return None
+        return getattr(address, "ipv4_mapped", None) or address
 
     def _find(self, name: str) -> bytes | None:
         at, rest = "", name
@@ -122,8 +117,8 @@ class Subject:
             value = level.get(rest)
             if value is not None:
                 return _text(value)
-            head, dot, rest = rest.partition(".")
-            value = level.get(head) if dot else None
+            head, _, rest = rest.partition(".")
+            value = level.get(head)
             if value is None:
                 return None
             at = f"{at}{head}."
@@ -259,11 +254,8 @@ def _open(body: bytes) -> _Level | None:
     if not opening:
         return None
     body = body[opening.end() - 1 :]
-    if not body.isascii():
-        try:
-            body.decode()
-        except UnicodeDecodeError:
-            body = body.decode(errors="replace").encode()
+    if not headers.is_utf8(body):
+        body = body.decode(errors="replace").encode()
     try:
         return _parse(body)
     except RecursionError:

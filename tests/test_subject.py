@@ -123,6 +123,7 @@ def test_a_cut_character_spoils_nothing_else(body: bytes, values: dict[str, str]
         b'{"a":1,}',
         b'{"a":1,"b":"\\x"}',
         b'{"a":1,"b":\x00"\\ud83d"}',
+        b'{"a":1,"b":"\x00\x00\\ud83d"}',
         b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         b"[" * 1_000_000,
@@ -236,22 +237,36 @@ def test_the_payload_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert large.payload("a.b") is found
 
 
+def test_headers_and_query_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names are asked for."""
+    read: list[str] = []
+    parse, fields = module.headers.parse, module._Fields
+    monkeypatch.setattr(module.headers, "parse", lambda block: read.append("headers") or parse(block))
+    monkeypatch.setattr(module, "_Fields", lambda raw: read.append("query") or fields(raw))
+    seen = subject(headers=b"X-A: 1\r\n", query=b"a=1")
+    assert [(seen.header(name), seen.query("a")) for name in (b"x-a", b"x-b", b"x-a")] == [
+        (b"1", b"1"), (None, b"1"), (b"1", b"1"),
+    ]  # fmt: skip
+    assert read == ["headers", "query"]
+
+
 def test_a_form_is_a_payload() -> None:
     """A form's fields are parameters, decoded; the first of a repeated name counts."""
-    seen = subject(b"a=1+2%203&b=%C3%A9&c=%E9&empty=&bare&a=2&%64=4&e=5=6", FORM)
-    names = ("a", "b", "c", "empty", "bare", "d", "e", "f")
+    seen = subject(b"a=1+2%203&b=%C3%A9&c=%E9&empty=&bare&a=2&%64=4&e=5=6&quoted=%22x%22", FORM)
+    names = ("a", "b", "c", "empty", "bare", "d", "e", "f", "quoted")
     assert [seen.payload(name) for name in names] == [
-        b"1 2 3", "é".encode(), "é".encode(), b"", b"", b"4", b"5=6", None,
+        b"1 2 3", "é".encode(), "é".encode(), b"", b"", b"4", b"5=6", None, b'"x"',
     ]  # fmt: skip
     assert subject(b"a=1").payload("a") is None
+    assert subject(b"a=1", b"content-type: Application/X-WWW-Form-URLEncoded ;charset=utf-8\r\n").payload("a") == b"1"
 
 
 def test_a_forms_field_with_json_in_it_can_be_gone_into() -> None:
     """GitHub's and Slack's `payload={…}` opens like a body of JSON."""
-    seen = subject(b"payload=%7B%22repository%22%3A%7B%22name%22%3A%22a+b%22%7D%7D&other=7", FORM)
+    seen = subject(b"payload=%7B%22repository%22%3A%7B%22name%22%3A%22a+b%22%7D%7D&other=7&none=&half=%7B%22x", FORM)
     assert seen.payload("payload.repository.name") == b"a b"
     assert seen.payload("payload") == b'{"repository":{"name":"a b"}}'
-    assert seen.payload("other.x") is None
+    assert [seen.payload(name) for name in ("other.x", "none.x", "half.x")] == [None] * 3
 
 
 def test_json_is_json_whatever_its_content_type() -> None:
@@ -265,7 +280,8 @@ def test_a_form_of_many_fields_is_read_in_part() -> None:
     many = b"&".join(b"f%d=%d" % (number, number) for number in range(5000))
     assert subject(many, FORM).payload("f999") == b"999"
     assert subject(many, FORM).payload("f1000") is None
-    assert subject(b"a=" + b"%41" * 1_000_000, FORM).payload("a") is None
+    largest = b"a=1&b=".ljust(1 << 20, b"2")
+    assert (subject(largest, FORM).payload("a"), subject(largest + b"2", FORM).payload("a")) == (b"1", None)
 
 
 def test_query_parameters() -> None:
