@@ -56,7 +56,7 @@ class Resent:
 
 def resent_document(resent: Resent) -> Document:
     """What is answered to a resend."""
-    document: Document = {"status": "resent", "ids": list(resent.ids)}
+    document: Document = {"status": "resent", "ids": resent.ids}
     if resent.next_cursor is not None:
         document["next_cursor"] = resent.next_cursor
     if resent.problem:

@@ -14,7 +14,7 @@ import pytest
 from relay_tornado.admin import resending
 from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Conflict, Invalid, NotFound, Overloaded
-from relay_tornado.model import Appended, Event, NewEvent, Retention
+from relay_tornado.model import Appended, Bounds, Event, NewEvent, Retention
 from relay_tornado.rules import Rules
 from relay_tornado.subject import Subject
 from tests.admin.logs_world import ROOT, OpenLogs, forget, logs_test
@@ -62,9 +62,9 @@ async def test_resend_appends_a_copy(open_logs: OpenLogs) -> None:
 
 @logs_test
 async def test_resend_of_a_range_keeps_the_order(open_logs: OpenLogs) -> None:
-    """By seq, by time and by filter; what is appended meanwhile is not sent again."""
+    """By seq, by filter and by cursor, perhaps to one output; what is appended meanwhile is not sent again."""
     async with open_logs() as world:
-        bucket = await world.bucket()
+        bucket = await world.bucket(outputs=2)
         sent = await world.send(bucket, *(b'{"n": %d}' % n for n in range(8)))
         resent = await world.logs.resend_range(ROOT, "orders", Range(first=3, last=6))
         assert resent.next_cursor is None
@@ -75,6 +75,16 @@ async def test_resend_of_a_range_keeps_the_order(open_logs: OpenLogs) -> None:
         resent = await world.logs.resend_range(ROOT, "orders", Range(last=8, filter=match))
         assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == [sent[0], sent[5]]
         assert (await world.logs.resend_range(ROOT, "orders", Range(cursor=resent.ids[-1]))).ids == []
+        for wanted, those in (
+            (Range(first=13, last=99), resent.ids),
+            (Range(first=3, last=6, cursor=sent[3]), sent[4:6]),
+            (Range(first=5, last=6, cursor=sent[0]), sent[4:6]),
+            (Range(last=4, cursor=f"{sent[1]}..{sent[7]}"), sent[2:4]),
+        ):
+            resent = await world.logs.resend_range(ROOT, "orders", wanted, output="out-2")
+            assert resent.next_cursor is None
+            copies = [await world.logs.get(ROOT, each) for each in resent.ids]
+            assert [(each["resend_of"], each["target"]) for each in copies] == [(each, 2) for each in those]
         with pytest.raises(Invalid, match=r"filter\.match\.type"):
             await world.logs.resend_range(ROOT, "orders", Range(filter={"match": {"type": "?"}}))
 
@@ -96,6 +106,7 @@ async def test_resend_of_a_span_of_time(open_logs: OpenLogs) -> None:
             (Range(since=times[1], until=times[2]), sent[2:4]),
             (Range(first=4, since=times[1], until=times[2], last=6), sent[3:4]),
             (Range(first=1, since=times[2], last=6), sent[4:]),
+            (Range(until=times[1], last=1), sent[:1]),
         ):
             resent = await world.logs.resend_range(ROOT, "orders", wanted)
             assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == those
@@ -134,6 +145,7 @@ async def test_a_resend_looks_at_so_many_events_only(open_logs: OpenLogs, monkey
         match = {"match": {"type": "regex", "regex": "^23$", "parameter": {"source": "payload", "name": "n"}}}
         first = await world.logs.resend_range(ROOT, "orders", Range(filter=match))
         assert [(each.from_seq, each.to_seq) for each in first.skipped] == [(1, 2)]
+        assert first.next_cursor == f"{sent[8]}..{sent[23]}"
         second = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=first.next_cursor or ""))
         assert (first.ids, second.ids, second.skipped) == ([], [], [])
         third = await world.logs.resend_range(ROOT, "orders", Range(filter=match, cursor=second.next_cursor or ""))
@@ -241,6 +253,7 @@ async def test_a_resend_stops_at_what_is_refused(open_logs: OpenLogs, monkeypatc
         monkeypatch.setattr(world.log, "append", crowded)
         resent = await world.logs.resend_range(ROOT, "orders", Range())
         assert (len(resent.ids), resent.problem) == (2, "later")
+        assert resending.resent_document(resent)["problem"] == "later"
         assert (await world.log.bounds(bucket)).head == 7
         with pytest.raises(Overloaded):  # nothing was taken, so there is nothing to tell but this
             await world.logs.resend_range(ROOT, "orders", Range(cursor=sent[1]))
@@ -326,3 +339,27 @@ async def test_a_resend_tells_what_it_passes_over(open_logs: OpenLogs) -> None:
             assert (told.reason, told.from_seq, told.to_seq) == ("retention", *gap)
         for unnamed in (Range(), Range(first=1, since=0.0)):
             assert (await world.logs.resend_range(ROOT, "orders", unnamed)).skipped == []
+
+
+@logs_test
+async def test_what_leaves_while_a_resend_begins_is_told_as_one(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what had left before."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        sent = await world.send(bucket, *(b"%d" % n for n in range(6)))
+        await world.log.trim(bucket, Retention(None, 4, None), None)
+        assert (await world.log.bounds(bucket)).first == 3
+        bounds = world.log.bounds
+
+        async def then_trimmed(bucket_id: str) -> Bounds:
+            monkeypatch.setattr(world.log, "bounds", bounds)
+            found = await bounds(bucket_id)
+            await world.log.trim(bucket, Retention(None, 2, None), None)
+            return found
+
+        monkeypatch.setattr(world.log, "bounds", then_trimmed)
+        resent = await world.logs.resend_range(ROOT, "orders", Range(first=1))
+        assert [(await world.logs.get(ROOT, each))["resend_of"] for each in resent.ids] == sent[4:]
+        assert [(each.reason, each.from_seq, each.to_seq) for each in resent.skipped] == [("retention", 1, 4)]
