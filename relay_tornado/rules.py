@@ -113,7 +113,7 @@ def _says_nothing(document: Any) -> bool:
     if not isinstance(document, Mapping):
         return False
     parts = {key: document[key] for key in _KEYS if key in document}
-    if not parts or any(part not in (None, [], {}) for part in parts.values()):
+    if any(part not in (None, [], {}) for part in parts.values()):
         return False
     return len(parts) > 1 or parts in ({key: None} for key in _KEYS) or parts == {"and": []}
 
@@ -159,9 +159,6 @@ class _Compiler:
 
 
 def _all(tests: Sequence[_Test]) -> _Test:
-    if len(tests) == 1:
-        return tests[0]
-
     def holds(subject: Subject) -> bool:
         for test in tests:  # noqa: SIM110 - a generator would cost more than most tests
             if not test(subject):
@@ -172,9 +169,6 @@ def _all(tests: Sequence[_Test]) -> _Test:
 
 
 def _any(tests: Sequence[_Test]) -> _Test:
-    if len(tests) == 1:
-        return tests[0]
-
     def holds(subject: Subject) -> bool:
         for test in tests:  # noqa: SIM110 - as above
             if test(subject):
@@ -232,7 +226,7 @@ def _base64(value: bytes | None) -> bytes | None:
     """Decodes either alphabet, with padding or without."""
     if value is None:
         return None
-    value = b"".join(value.split()).translate(_STANDARD).rstrip(b"=")
+    value = b"".join(value.split()).translate(_STANDARD)
     try:
         return binascii.a2b_base64(value + b"=" * (-len(value) % 4), strict_mode=True)
     except binascii.Error:
