@@ -222,6 +222,6 @@ def output_of(bucket: Bucket, reference: str) -> Output:
 
 def document_of(bucket: Bucket, found: Found, copy: int | None, latest: Latest | None) -> Document:
     """The Log of an event, or of its copy."""
-    output = (copy or 0) if latest is None else latest.output
+    output = copy if latest is None else latest.output
     result = None if latest is None else latest.result
     return log_document(bucket, found.event, copy, output, result, ephemeral=found.ephemeral)

@@ -17,12 +17,12 @@ RECEIVED = "received"
 
 
 def log_document(
-    bucket: Bucket, event: Event, copy: int | None, output: int, result: Result | None, *, ephemeral: bool
+    bucket: Bucket, event: Event, copy: int | None, output: int | None, result: Result | None, *, ephemeral: bool
 ) -> Document:
     """The Log of an event of this bucket, or of its copy for output `copy`.
 
-    `result` is its newest, None where there is none, and `output` the number of the output that it is about, 0 for
-    none. A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
+    `result` is its newest, None where there is none, and `output` the number of the output that it is about, 0 or None
+    for none. A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
     """
     headers, _ = for_frame(event.headers)
     tried = result or Result(RECEIVED, 0, {}, b"", 0, 0, event.received_at)

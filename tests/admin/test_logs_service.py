@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import itertools
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from relay_tornado.admin import listing
+from relay_tornado.admin import listing, stored
 from relay_tornado.admin.resending import Range
-from relay_tornado.errors import Conflict, Invalid, NotFound
-from relay_tornado.model import Gap, Retention, Token
+from relay_tornado.admin.stored import Judging
+from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
+from relay_tornado.model import Event, Gap, Retention, Token
 from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
 
 LOG = [
@@ -61,9 +67,11 @@ async def test_one_copy_by_its_id(open_logs: OpenLogs) -> None:
     async with open_logs() as world:
         bucket = await world.bucket(outputs=2)
         (event_id,) = await world.send(bucket, b"x")
+        outputs = [each.id for each in world.administration.find_bucket(bucket).outputs]
+        found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
+        assert [each["output_id"] for each in found] == [*outputs, ""]
         await world.answer(bucket, 1, 1, 200)
         await world.answer(bucket, 1, 2, 0)
-        outputs = [each.id for each in world.administration.find_bucket(bucket).outputs]
         found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
         assert [each["id"] for each in found] == [f"{event_id}-1", f"{event_id}-2", event_id]
         assert [each["status"] for each in found] == ["sent", "failed", "failed"]
@@ -96,6 +104,56 @@ async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
         with pytest.raises(NotFound, match="a whole id is like"):
             await world.logs.get(ROOT, epoch)
         assert (await world.logs.list(other)).data == []
+
+
+@logs_test
+@pytest.mark.parametrize(("step", "words"), [("outline", "it has left, or is damaged"), ("read", "is damaged")])
+async def test_an_event_that_leaves_while_it_is_looked_for(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch, step: str, words: str
+) -> None:
+    """It is not there, or cannot be sent again any more."""
+    async with open_logs() as world:
+        bucket = await world.bucket()
+        event_id, _ = await world.send(bucket, b"1", b"2")
+        taken = getattr(world.log, step)
+
+        async def then_taken(*asked: Any) -> Any:
+            await world.log.trim(bucket, Retention(None, 1, None), None)
+            return await taken(*asked)
+
+        monkeypatch.setattr(world.log, step, then_taken)
+        with pytest.raises(NotFound if step == "outline" else Conflict, match=words):
+            await world.logs.resend(ROOT, event_id)
+
+
+@logs_test
+async def test_outputs_of_one_name(open_logs: OpenLogs) -> None:
+    """A bucket may have them from when it could: each is named by its id, and their name names none."""
+    async with open_logs() as world:
+        bucket = world.administration.find_bucket(await world.bucket(outputs=2))
+        outputs = tuple(replace(each, name="twin") for each in bucket.outputs)
+        twins = replace(bucket, outputs=outputs)
+        assert [stored.output_of(twins, each.id) for each in outputs] == list(outputs)
+        with pytest.raises(NotClear, match=f"has 2 outputs 'twin'.*{outputs[0].id}, {outputs[1].id}"):
+            stored.output_of(twins, "twin")
+
+
+@pytest.mark.gen_test
+async def test_many_quick_looks_give_others_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each 3 ms, at a clock that goes on by one whenever it is looked at; what it took is counted."""
+    ticks = itertools.count()
+    monkeypatch.setattr(stored, "time", SimpleNamespace(perf_counter=lambda: next(ticks) / 1000))
+    judging = Judging()
+    event = Event(1, "epoch", 0.0, "input", "POST", b"", b"", b"", b"", "")
+    turns: list[int] = []
+    asyncio.get_running_loop().call_soon(turns.append, 0)
+    seen = []
+    for number in range(1, 7):
+        assert await judging.fits(event, bool) is True
+        seen.append(len(turns))
+        asyncio.get_running_loop().call_soon(turns.append, number)
+    assert seen == [0, 2, 2, 4, 4, 6]
+    assert judging.seconds == pytest.approx(0.009)
 
 
 @logs_test
