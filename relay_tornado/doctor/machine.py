@@ -220,12 +220,12 @@ def _file_system(data: Path) -> Finding:
     return Finding("file system", "ok", kind or "not known")
 
 
-def _mounted(path: Path) -> str:
+def _mounted(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
     """The type of the file system that holds the path, "" where it can't be known."""
     path = path.resolve()
     best, kind = -1, ""
     with suppress(OSError):
-        for line in Path("/proc/self/mounts").read_text().splitlines():
+        for line in mounts.read_text().splitlines():
             _, place, type_, *_ = line.split(" ")
             place = place.replace("\\040", " ")
             if path.is_relative_to(place) and len(place) >= best:
@@ -294,8 +294,7 @@ def _limit_of(owner: Owner) -> int | None:
     with suppress(OSError, ValueError):
         for line in Path(f"/proc/{owner.pid}/limits").read_text().splitlines():
             if line.startswith("Max open files"):
-                soft = line.split()[3]
-                return resource.RLIM_INFINITY if soft == "unlimited" else int(soft)
+                return int(line.split()[3])
     return None
 
 
@@ -340,7 +339,7 @@ def _written_at(data: Path) -> float | None:
 
 def _synchronised() -> bool | None:
     try:
-        ask = ctypes.CDLL(None, use_errno=True).ntp_adjtime
+        ask = ctypes.CDLL(None).ntp_adjtime
     except (OSError, AttributeError):
         return None
     state = ask(ctypes.create_string_buffer(_TIMEX_SIZE))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import resource
 import sqlite3
+import subprocess
 import time
 from collections import namedtuple
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,14 +49,20 @@ def test_a_directory_in_order(data: Path) -> None:
     warned = {name for name, each in said.items() if each.level == "warn"}
     assert warned <= {"clock", "sync", "descriptors", "space", "database"}
     assert all(each.remedy for each in said.values() if each.level != "ok")
+    assert set(said) == {
+        *("running", "database", "directory", "files", "file system", "space", "sync", "descriptors", "clock", "sqlite")
+    }
     assert set(data.iterdir()) == files
 
 
 def test_who_runs(data: Path) -> None:
     """No relay, or one of another version than this program, is said."""
-    assert found(machine.look(data, MIB, None))["running"].level == "warn"
+    nobody = found(machine.look(data, MIB, None))["running"]
+    assert (nobody.level, nobody.remedy.partition(":")[0]) == ("warn", "start it")
     other = found(machine.look(data, MIB, Owner(os.getpid(), "0.0.9")))["running"]
     assert (other.level, "0.0.9" in other.says) == ("warn", True)
+    (data / "relay.db").write_bytes(b"junk")
+    assert found(machine.look(data, MIB, None))["running"].remedy.startswith("see to the database first")
 
 
 def test_others_could_read(data: Path) -> None:
@@ -62,11 +72,41 @@ def test_others_could_read(data: Path) -> None:
     said = found(machine.rights(data))
     assert "relay.db" in said["modes"].says
     assert said["modes"].remedy == f"chmod 0600 {data}/relay.db"
+    assert "files" not in said
     assert (said["directory"].level, said["directory"].remedy) == ("warn", f"chmod 0700 {data}")
     (data / "relay.conf").touch(mode=0o644)
     said = found(machine.rights(data))
     assert said["modes"].remedy == f"chmod 0600 {data}/relay.db"
     assert "chmod" not in said["directory"].remedy
+    data.chmod(0o701)
+    (data / "relay.db").chmod(0o601)
+    said = found(machine.rights(data))
+    assert (said["directory"].level, said["modes"].remedy) == ("warn", f"chmod 0600 {data}/relay.db")
+
+
+def test_many_files_are_told_in_short(data: Path) -> None:
+    """Three by their names, and how many more there are; what mends it names all."""
+    for name in ("relay.lock", "series.db"):
+        (data / name).touch()
+    names = sorted(path.name for path in data.iterdir())
+    for name in names:
+        (data / name).chmod(0o644)
+    said = found(machine.rights(data))["modes"]
+    assert said.says.startswith("relay.db, relay.db-wal, relay.lock and 2 more in ")
+    assert said.remedy == f"chmod 0600 {' '.join(f'{data}/{name}' for name in names)}"
+    for name in names[2:4]:
+        (data / name).unlink()
+    assert found(machine.rights(data))["modes"].says.startswith("relay.db, relay.db-wal, series.db in ")
+
+
+def test_a_file_on_another_disk(data: Path, disk_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where relay.db is a symlink, its own disk is looked at; the symlink's mode is nobody's."""
+    (data / "relay.db").rename(disk_path / "relay.db")
+    (data / "relay.db").symlink_to(disk_path / "relay.db")
+    monkeypatch.setattr(machine, "space", lambda disk, reserve: Finding("space", "ok", str(disk)))
+    said = found(machine.look(data, MIB, Owner(os.getpid(), __version__)))
+    assert said["space"].says == str(disk_path)
+    assert (said["database"].level, "is empty" in said["database"].says, said["files"].level) == ("warn", True, "ok")
 
 
 def test_the_sessions_of_the_page(data: Path) -> None:
@@ -105,6 +145,15 @@ def test_databases(data: Path) -> None:
     with closing(sqlite3.connect(data / "relay.db")) as raw:
         raw.execute("CREATE TABLE notes (text)")
     assert "not a relay's" in machine.database(data).says
+
+
+def test_a_directory_that_was_emptied_under_a_running_relay(data: Path) -> None:
+    """It is one all the same, and what it acknowledged is in the files that it has open."""
+    for path in data.iterdir():
+        path.unlink()
+    said = found(machine.look(data, MIB, Owner(os.getpid(), __version__)))
+    assert said["database"].remedy.startswith("do not stop the relay")
+    assert said["clock"].level != "fail"
 
 
 @pytest.mark.parametrize("link", [False, True])
@@ -150,16 +199,20 @@ def test_a_file_of_another_user(data: Path) -> None:
     os.chown(data / "relay.witness", 12345, 12345)
     owner = found(machine.rights(data))["owner"]
     assert (owner.level, "relay.witness" in owner.says) == ("fail", True)
+    assert "files" not in found(machine.rights(data))
     assert owner.remedy == f"chown --reference={data} {data}/relay.witness"
 
 
 @pytest.mark.parametrize(
     ("free", "inodes", "level"),
-    [(100 * GIB, 10, "ok"), (300 * MIB, 10, "warn"), (256 * MIB, 10, "fail"), (100 * GIB, 0, "fail")],
-)
-def test_space(data: Path, monkeypatch: pytest.MonkeyPatch, free: int, inodes: int, level: str) -> None:
-    """Warned of well before webhooks are refused."""
-    disk = Disk(free // 4096, 4096, 200 * GIB // 4096, 100, inodes)
+    [
+        (100 * GIB, 10, "ok"), (GIB, 10, "ok"), (GIB - 4096, 10, "warn"), (300 * MIB, 10, "warn"),
+        (256 * MIB, 10, "fail"), (100 * GIB, 0, "fail"), (100 * GIB, None, "ok"),
+    ],
+)  # fmt: skip
+def test_space(data: Path, monkeypatch: pytest.MonkeyPatch, free: int, inodes: int | None, level: str) -> None:
+    """Warned of well before webhooks are refused. A file system that counts no inodes has enough of them."""
+    disk = Disk(free // 4096, 4096, 200 * GIB // 4096, 0 if inodes is None else 100, inodes or 0)
     monkeypatch.setattr(os, "statvfs", lambda path: disk)
     assert machine.space(data, 256 * MIB).level == level
 
@@ -171,22 +224,52 @@ def test_syncs(data: Path, seconds: float, level: str) -> None:
     assert machine.syncing(data, lambda: next(ticks) * seconds).level == level
 
 
-def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
-    """That is the finding, not a traceback."""
-    assert machine.syncing(tmp_path / "none").level == "fail"
+def test_each_write_is_synced(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the sync that is timed, and the worst of them is told."""
+    times = [0.001] * (machine.SYNCS - 1) + [0.5]
+    now = [0.0]
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: now.append(now[-1] + times.pop()))
+    assert machine.syncing(data, lambda: now[-1]) == Finding("sync", "ok", "1.0 ms a sync, 500.0 at worst")
+    assert times == []
+
+
+def test_a_directory_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the finding, not a traceback; a disk that became read-only is another matter than a wrong user."""
+    said = machine.syncing(tmp_path / "none")
+    assert (said.level, said.remedy.partition(";")[0]) == ("fail", "run this as the relay's user")
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    said = machine.syncing(tmp_path)
+    assert (said.level, said.remedy.partition(";")[0]) == ("fail", "mount its disk read-write")
 
 
 def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is the running relay's own, or what a start would get."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert str(soft) in machine.descriptors(Owner(os.getpid(), "")).says
-    for limit, level in ((256, "fail"), (1024, "warn"), (65_536, "ok"), (resource.RLIM_INFINITY, "ok")):
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with subprocess.Popen(
+        ["/bin/sh", "-c", "ulimit -Sn 777; echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert machine.descriptors(Owner(other.pid, "")).says.startswith("777 may be open")
+        other.communicate()
+    assert machine.descriptors(Owner(other.pid, "")).says.startswith(str(hard))
+    for limit, level in (
+        *((256, "fail"), (511, "fail"), (512, "warn"), (4095, "warn"), (4096, "ok")),
+        (resource.RLIM_INFINITY, "ok"),
+    ):
         monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (64, limit))
-        assert machine.descriptors(None).level == level
+        said = machine.descriptors(None)
+        assert (said.level, said.remedy == "") == (level, level == "ok")
 
 
 def test_clocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was never set, runs behind the files, or is kept by nobody is found."""
+    for path in data.iterdir():
+        os.utime(path, (0, 0))
     assert found(machine.clock(data, lambda: 1_000_000_000.0))["clock"].level == "fail"
     os.utime(data / "relay.db", (time.time() + 3600,) * 2)
     assert found(machine.clock(data))["clock"].level == "fail"
@@ -196,10 +279,53 @@ def test_clocks(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert found(machine.clock(data))["clock"].level == level
     monkeypatch.setattr(machine, "_written_at", lambda data: time.time() + 60)
     assert found(machine.clock(data))["clock"].level == "warn"
+    monkeypatch.setattr(machine, "_written_at", lambda data: None)
+    assert found(machine.clock(data))["clock"].level == "ok"
+
+
+def test_the_file_systems_clock(data: Path) -> None:
+    """It is asked by a file in the directory itself, where one can be made."""
+    (data / "before").touch()
+    at = machine._written_at(data)
+    (data / "after").touch()
+    assert at is not None
+    assert (data / "before").stat().st_mtime <= at <= (data / "after").stat().st_mtime
+    assert machine._written_at(data / "none") is None
+
+
+@pytest.mark.parametrize(("state", "kept"), [(0, True), (4, True), (5, False), (-1, None)])
+def test_who_keeps_the_clock(monkeypatch: pytest.MonkeyPatch, state: int, kept: bool | None) -> None:
+    """The system says by what it answers, and may not answer."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(ntp_adjtime=lambda asked: state))
+    assert machine._synchronised() is kept
+
+
+def test_an_old_sqlite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The least that will do will do, and an older one fails."""
+    monkeypatch.setattr(machine, "LEAST_SQLITE", sqlite3.sqlite_version_info)
+    assert machine._sqlite().level == "ok"
+    monkeypatch.setattr(machine, "LEAST_SQLITE", (99, 1, 2))
+    assert (machine._sqlite().level, "older than 99.1.2" in machine._sqlite().says) == ("fail", True)
 
 
 def test_file_systems(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A network's, and memory, are no place for a log."""
     for kind, level in (("ext4", "ok"), ("nfs4", "fail"), ("tmpfs", "fail"), ("", "ok")):
         monkeypatch.setattr(machine, "_mounted", lambda path, kind=kind: kind)
-        assert machine._file_system(data).level == level
+        said = machine._file_system(data)
+        assert said.level == level
+        assert said.says == (kind or "not known") or level == "fail"
+
+
+def test_which_file_system_holds_a_path(tmp_path: Path) -> None:
+    """The one that is mounted nearest above it, and of two in one place the later one."""
+    assert machine._mounted(Path("/proc/self")) == "proc"
+    mounts = tmp_path / "mounts"
+    (tmp_path / "a b").mkdir()
+    mounts.write_text(
+        f"x / ext4 rw 0 0\nx {tmp_path} xfs rw 0 0\nx {tmp_path} btrfs rw 0 0\nx {tmp_path}/a\\040b nfs4 rw 0 0\n"
+        f"x {tmp_path}/c tmpfs rw 0 0\nx / overlay rw 0 0\n"
+    )
+    for path, kind in ((tmp_path, "btrfs"), (tmp_path / "a b" / "d", "nfs4"), (Path("/nowhere"), "overlay")):
+        assert machine._mounted(path, mounts) == kind
+    assert machine._mounted(tmp_path, tmp_path / "none") == ""
