@@ -126,7 +126,7 @@ def item(found: Any) -> Item:
             unknown = found.keys() - _NAMES
             if unknown:
                 raise Invalid(f"has fields that this relay does not know: {', '.join(sorted(unknown))[:200]}")
-            made = msgspec.convert(found, Event, builtin_types=(bytes,))
+            made = msgspec.convert(found, Event)
     except msgspec.ValidationError as error:
         raise Invalid(f"is no event ({error})") from None
     if isinstance(made, Event) and crc is not None and crc != rows.checksum(made, rows.marks_of(made)):

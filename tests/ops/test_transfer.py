@@ -104,6 +104,12 @@ def test_a_changed_line_is_noticed() -> None:
     assert parse(bare) == event
     stub = Stub(3, "k3v9x1q7m2ab", 1.0, "i", "POST", 700)
     assert parse(item_line(stub)) == stub
+    assert parse(item_line(stub).replace(b"{", b'{"crc":1,', 1)) == stub
+    for name, end in (
+        ("seq", bare.replace(b":3,", b":4611686018427387904,")),
+        ("size", item_line(stub).replace(b"700", b"4611686018427387904")),
+    ):
+        assert getattr(parse(end), name) == 1 << 62
     for changed, words in (
         (line.replace(b"hello", b"hullo"), "crc"),
         (line.replace(b"{", b'{"mode":1,', 1), "does not know: mode"),
