@@ -149,6 +149,13 @@ class Machine(RuleBasedStateMachine):
         if may.difference(scheduled):
             assert len(self.model.of("parked", "out", "out again")) >= module.PARKED, "there was room"
 
+    @rule()
+    def hasten(self) -> None:
+        self.progress.hasten()
+        for seq, one in self.model.parked.items():
+            if one.attempts:
+                self.model.parked[seq] = one._replace(due=module.AT_ONCE)
+
     @rule(data=st.data())
     def seek(self, data: st.DataObject) -> None:
         floor = data.draw(st.integers(self.first - 1, self.head))

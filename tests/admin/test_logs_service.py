@@ -16,7 +16,7 @@ from relay_tornado.admin import listing, stored
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
-from relay_tornado.model import Event, Gap, Retention, Token
+from relay_tornado.model import Bounds, Event, Gap, Retention, Token
 from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
 
 LOG = [
@@ -202,7 +202,7 @@ async def test_pages_stay_right_while_events_arrive(open_logs: OpenLogs) -> None
         bucket = await world.bucket()
         sent = await world.send(bucket, *(b"%d" % n for n in range(10)))
         first = await world.logs.list(ROOT, limit=4)
-        assert first.next_cursor is not None
+        assert (first.next_cursor, first.truncated) == (sent[6], False)
         await world.send(bucket, b"new", b"new")
         by_cursor = await world.logs.list(ROOT, limit=4, cursor=first.next_cursor)
         by_offset = await world.logs.list(ROOT, limit=4, offset=4)
@@ -286,8 +286,12 @@ async def test_filters(open_logs: OpenLogs) -> None:
         times = [each["received_at"] for each in (await world.logs.list(ROOT)).data][::-1]
         page = await world.logs.list(ROOT, since=times[2], until=times[4])
         assert [each["received_at"] for each in page.data] == [at for at in times[::-1] if times[2] <= at < times[4]]
+        for cursor in ("", sent[5]):
+            page = await world.logs.list(ROOT, until=times[2], cursor=cursor)
+            assert ids(page) == [each for each, at in zip(sent[::-1], times[::-1], strict=True) if at < times[2]]
         page = await world.logs.list(ROOT, status="received", limit=1, offset=1)
-        assert ([each["seq"] for each in page.data], page.total) == ([5], 3)
+        assert ([each["seq"] for each in page.data], page.total, page.next_cursor) == ([5], 3, sent[4])
+        assert (await world.logs.list(ROOT, offset=10_000)).data == []
         for wrong in ({"cursor": "x"}, {"cursor": "zzzzzzzzzzzz-1"}, {"output": "none"}, {"offset": 10_001}):
             with pytest.raises(Invalid):
                 await world.logs.list(ROOT, **wrong)  # type: ignore[arg-type]
@@ -304,6 +308,7 @@ async def test_a_request_looks_at_so_many_events_only(open_logs: OpenLogs, monke
             await world.answer(bucket, seq)
         found: list[str] = []
         cursor, pages = "", 0
+        assert (await world.logs.list(ROOT, status="sent")).next_cursor == sent[25]
         while True:
             page = await world.logs.list(ROOT, status="sent", limit=2, cursor=cursor)
             pages += 1
@@ -314,6 +319,88 @@ async def test_a_request_looks_at_so_many_events_only(open_logs: OpenLogs, monke
             cursor = page.next_cursor
         assert found == [sent[29], sent[19], sent[0]]
         assert pages == 4
+        found = []
+        while True:
+            page = await world.logs.list(ROOT, status="received", limit=4, cursor=cursor if found else "")
+            found += ids(page)
+            if page.next_cursor is None:
+                break
+            cursor = page.next_cursor
+        assert found == [sent[seq - 1] for seq in range(35, 0, -1) if seq not in (1, 20, 30)]
+
+
+@logs_test
+async def test_a_page_has_so_many_logs(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked for, and says how many that are."""
+    monkeypatch.setattr(listing, "MOST", 3)
+    async with open_logs() as world:
+        sent = await world.send(await world.bucket(), b"1", b"2", b"3", b"4")
+        page = await world.logs.list(ROOT, limit=9)
+        assert (ids(page), page.limit, page.total) == (sent[:0:-1], 3, 4)
+
+
+@logs_test
+async def test_offsets_are_counted_from_the_first_page_for_so_long(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten minutes behind it, and as long as few others ask: who asked longest ago is forgotten first."""
+    now = [0.0]
+    monkeypatch.setattr(listing, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(listing, "_ANCHORS", 2)
+    async with open_logs() as world:
+        buckets = {name: await world.bucket(name) for name in "abc"}
+        sent = {name: await world.send(bucket, b"1", b"2") for name, bucket in buckets.items()}
+
+        async def second(name: str) -> int:
+            """Which of the two the second log of the list is."""
+            return sent[name].index(*ids(await world.logs.list(ROOT, bucket=name, limit=1, offset=1)))
+
+        for name in "abac":
+            await world.logs.list(ROOT, bucket=name, limit=1)
+        for bucket in buckets.values():
+            await world.send(bucket, b"new")
+        assert [await second(name) for name in "abc"] == [0, 1, 0]
+        now[0] = 599.9
+        assert await second("a") == 0
+        now[0] = 600.0
+        assert await second("a") == 1
+
+
+@logs_test
+async def test_an_output_says_which_bucket(open_logs: OpenLogs) -> None:
+    """By its id; its name is one of a bucket's, or of the only one's."""
+    async with open_logs() as world:
+        buckets = [await world.bucket(name, outputs=2) for name in ("a", "b")]
+        sent = [await world.send(bucket, b"x") for bucket in buckets]
+        for bucket, (event_id,) in zip(buckets, sent, strict=True):
+            for output in world.administration.find_bucket(bucket).outputs:
+                page = await world.logs.list(ROOT, output=output.id)
+                assert (ids(page), page.data[0]["output_id"]) == ([f"{event_id}-{output.n}"], output.id)
+        with pytest.raises(Invalid, match="by its name it is found with `bucket`"):
+            await world.logs.list(ROOT, output="out-1")
+        assert ids(await world.logs.list(ROOT, bucket="b", output="out-1")) == [f"{sent[1][0]}-1"]
+
+
+@logs_test
+async def test_a_bucket_that_is_deleted_meanwhile_is_not_listed(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are."""
+    async with open_logs() as world:
+        kept, gone = [await world.bucket(name) for name in ("kept", "gone")]
+        sent = await world.send(kept, b"x")
+        await world.send(gone, b"y")
+        bounds = world.log.bounds
+
+        async def then_gone(bucket_id: str) -> Bounds:
+            monkeypatch.setattr(world.log, "bounds", bounds)
+            found = await bounds(bucket_id)
+            await world.administration.delete_bucket("gone")
+            return found
+
+        monkeypatch.setattr(world.log, "bounds", then_gone)
+        page = await world.logs.list(ROOT)
+        assert (ids(page), page.total) == (sent, 1)
 
 
 @logs_test
@@ -332,7 +419,12 @@ async def test_a_page_is_bounded_in_bytes(open_logs: OpenLogs, monkeypatch: pyte
                 break
             assert page.truncated
             cursor = page.next_cursor
+            document = listing.listed_document(page)
+            assert (document["truncated"], document["next_cursor"]) == (True, cursor)
         assert found == [[sent[4]], [sent[3], sent[2]], [sent[1], sent[0]]]
+        assert listing.listed_document(page).keys() == {"data", "total", "limit", "offset"}
+        await world.answer(bucket, 4, body=b"z" * 700)
+        assert ids(await world.logs.list(ROOT, cursor=sent[4])) == [sent[3]]
 
 
 @logs_test
