@@ -16,6 +16,7 @@ from relay_tornado.admin import listing, stored
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
+from relay_tornado.log.contract import Outline
 from relay_tornado.model import Bounds, Event, Gap, Retention, Token
 from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
 
@@ -292,6 +293,7 @@ async def test_filters(open_logs: OpenLogs) -> None:
         page = await world.logs.list(ROOT, status="received", limit=1, offset=1)
         assert ([each["seq"] for each in page.data], page.total, page.next_cursor) == ([5], 3, sent[4])
         assert (await world.logs.list(ROOT, offset=10_000)).data == []
+        assert (await world.logs.list(ROOT, since=times[4], until=times[2])).total == 0
         for wrong in ({"cursor": "x"}, {"cursor": "zzzzzzzzzzzz-1"}, {"output": "none"}, {"offset": 10_001}):
             with pytest.raises(Invalid):
                 await world.logs.list(ROOT, **wrong)  # type: ignore[arg-type]
@@ -401,6 +403,33 @@ async def test_a_bucket_that_is_deleted_meanwhile_is_not_listed(
         monkeypatch.setattr(world.log, "bounds", then_gone)
         page = await world.logs.list(ROOT)
         assert (ids(page), page.total) == (sent, 1)
+        read = world.log.read
+
+        async def gone_first(*asked: Any) -> Any:
+            await world.administration.delete_bucket("kept")
+            return await read(*asked)
+
+        monkeypatch.setattr(world.log, "read", gone_first)
+        with pytest.raises(NotFound, match="deleted meanwhile"):
+            await world.logs.list(ROOT)
+
+
+@logs_test
+async def test_events_that_are_damaged_altogether_are_passed_over(
+    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In any list, also where all of a stretch is."""
+    monkeypatch.setattr(listing, "_CHUNKS", (1, 1))
+    async with open_logs() as world:
+        sent = await world.send(await world.bucket(outputs=1), b"1", b"2", b"3")
+        outline = world.log.outline
+
+        async def damaged(*asked: Any) -> list[Outline]:
+            return [each for each in await outline(*asked) if each.seq != 2]
+
+        monkeypatch.setattr(world.log, "outline", damaged)
+        assert ids(await world.logs.list(ROOT)) == [sent[2], sent[0]]
+        assert ids(await world.logs.list(ROOT, bucket="orders", output="out-1")) == [f"{sent[2]}-1", f"{sent[0]}-1"]
 
 
 @logs_test
