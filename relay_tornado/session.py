@@ -198,16 +198,12 @@ class Session:
 
     def _subscribe(self, request: control.Subscribe) -> Effects:
         assert self.token is not None
-        rules: Rules | None = None
-        if request.filter is not None:
-            try:
-                rules = compile_rules(request.filter, "filter")
-            except Invalid as error:
-                return self._problem(error.code, str(error))
-            if rules.every:
-                rules = None
+        try:
+            rules = compile_rules(request.filter, "filter")
+        except Invalid as error:
+            return self._problem(error.code, str(error))
         self._answering = True
-        return (Subscribe(request, self.token, rules),)
+        return (Subscribe(request, self.token, None if rules.every else rules),)
 
     def authenticated(self, token: Token) -> Effects:
         """The credentials of the last `Authenticate` are this token's."""
@@ -215,8 +211,6 @@ class Session:
         if self.state == "closing":
             return ()
         before, self.token = self.token, token
-        if self._secret_hash != token.previous_hash:
-            self._secret_hash = token.secret_hash
         answer = (Wait(AUTH_PAUSE), Send(frames.AUTHENTICATED))
         if before is None:
             self.state = "authenticated"
@@ -310,7 +304,7 @@ class Session:
     def token_changed(self, token: Token | None) -> Effects:
         """The registry has another record of this session's token, or (None) none any more. A secret that was rotated
         away ends with its grace, so the record is without it then."""
-        if self.state == "closing" or self.token is None:
+        if self.token is None:
             return ()
         if token is None or self._secret_hash not in (token.secret_hash, token.previous_hash):
             return self._close(CloseCode.TOKEN_REVOKED, "the token was revoked: use another one")
@@ -359,6 +353,4 @@ class Session:
 
 
 def _longer(message: str | bytes, limit: int) -> bool:
-    if len(message) > limit:
-        return True
-    return isinstance(message, str) and 4 * len(message) > limit and len(message.encode(errors="replace")) > limit
+    return len(message.encode(errors="replace") if isinstance(message, str) else message) > limit

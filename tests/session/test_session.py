@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay_tornado.errors import CloseCode, Conflict, Damaged, Invalid, NotFound
+from relay_tornado.ids import hash_secret
 from relay_tornado.model import Cursor, Token
 from relay_tornado.session import (
     AUTH_PAUSE,
@@ -35,7 +36,7 @@ from relay_tornado.wire import control
 from relay_tornado.wire.acks import Ack, Nak
 
 SETTINGS = Settings()
-TOKEN = Token(key="K", secret_hash="h", created_at=0)
+TOKEN = Token(key="K", secret_hash=hash_secret("S"), created_at=0)
 OTHER = Token(key="K2", secret_hash="h2", created_at=0)
 AUTH = '{"action":"auth","key":"K","secret":"S"}'
 SUBSCRIBE = '{"action":"subscribe","buckets":["foo","bar"]}'
@@ -268,6 +269,7 @@ def test_ten_seconds_to_authenticate() -> None:
     """At the end of the time the socket is closed, with a reason that says so, and not before it."""
     session = Session(SETTINGS, 100.0)
     assert session.due == 110.0
+    assert Session(replace(SETTINGS, auth_timeout=60.0), 100.0).due == 120.0, "it is pinged before"
     assert session.tick(109.9, nothing_moved) == ()
     effects = session.tick(110.0, nothing_moved)
     assert closing(effects) == CloseCode.TOO_SLOW
@@ -357,6 +359,20 @@ def test_what_ends_a_socket_from_outside() -> None:
     session = subscribed()
     assert closing(session.token_expired()) == CloseCode.TOKEN_EXPIRED
     assert session.token_changed(None) == session.stuck() == session.going_away("") == session.tick(1e9, dict) == ()
+
+
+def test_a_rotated_secret_ends_with_its_grace() -> None:
+    """For whoever showed it; whoever showed the new one, and who has shown none yet, goes on."""
+    rotated = replace(TOKEN, secret_hash=hash_secret("new"), previous_hash=TOKEN.secret_hash)
+    without = replace(rotated, previous_hash="")
+    session = authenticated()
+    assert session.token_changed(rotated) == ()
+    assert closing(session.token_changed(without)) == CloseCode.TOKEN_REVOKED
+    session = Session(SETTINGS, 0.0)
+    assert session.token_changed(without) == ()
+    session.received('{"action":"auth","key":"K","secret":"new"}')
+    session.authenticated(rotated)
+    assert session.token_changed(without) == ()
 
 
 def test_another_scope_is_taken_over() -> None:
@@ -471,13 +487,25 @@ def test_acks_are_handed_on() -> None:
     assert session.settled(effect.request, found=True) == ()
     (frame,) = sent(session.settled(effect.request, found=False))
     assert frame["code"] == "not_found"
-    assert "k3v9x1q7m2ab-42-2" in frame["message"]
+    assert frame["message"].startswith("ack: this connection has no event k3v9x1q7m2ab-42-2 ")
     (effect,) = session.received('{"action":"nak","id":"k3v9x1q7m2ab-42","delay":3}')
     assert effect == Settle(Nak(Cursor("k3v9x1q7m2ab", 42), 3.0))
     (frame,) = sent(session.settled(effect.request, found=False))
     assert frame["message"].startswith("nak: ")
     session.ended()
     assert session.settled(effect.request, found=False) == ()
+
+
+@pytest.mark.parametrize(("known", "limit"), [(False, 8192), (True, 10_000)])
+@pytest.mark.parametrize("longer", ['{"action":"pong","a":1} ', '{"action":"pong","é":1}', b'{"action":"pong","a":1} '])
+def test_a_message_has_so_many_bytes(known: bool, limit: int, longer: str | bytes) -> None:
+    """Few before auth, as the setting says after it, and not one more."""
+    session = authenticated(max_message=limit) if known else Session(SETTINGS, 0.0)
+    assert session.received('{"action":"pong"}'.ljust(limit)) == ()
+    assert session.received(b'{"action":"pong"}'.ljust(limit)) == ()
+    fill = limit - len('{"action":"pong","a":1}')
+    effects = session.received(longer + " " * fill if isinstance(longer, str) else longer + b" " * fill)
+    assert closing(effects) == CloseCode.TOO_BIG
 
 
 @pytest.mark.parametrize("action", ["ack", "nak"])
