@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import re
 from collections import Counter
 
 import pytest
@@ -229,6 +230,21 @@ def test_the_timestamp_is_signed_too(provider: str) -> None:
     assert verdict == Verdict(False, provider, "the signature does not match the secret")
 
 
+@pytest.mark.parametrize("provider", ["github", "stripe", "slack"])
+def test_hex_may_be_in_capitals(provider: str) -> None:
+    """It is the same signature, and the verdict says which secret made it."""
+    lines = re.sub(rb"[0-9a-f]{64}", lambda found: found[0].upper(), signed(provider, b"x"))
+    assert lines != signed(provider, b"x")
+    verdict = Verifier(provider, [SECRETS[provider]]).verify(lines, b"x", NOW)
+    assert verdict == Verdict(True, provider, "the signature matches the secret")
+
+
+def test_there_may_be_blanks_in_stripes_header() -> None:
+    """Around its parts, and around what they say."""
+    lines = signed("stripe", b"x").replace(b"t=", b" t = ").replace(b",v1=", b" , v1 = ")
+    assert Verifier("stripe", [SECRETS["stripe"]]).verify(lines, b"x", NOW).verified
+
+
 def test_the_id_of_standard_webhooks_is_signed_too() -> None:
     """A captured signature can't be given another delivery id, which would pass a deduplication."""
     lines = signed("standard-webhooks", b"x").replace(b"msg_1", b"msg_2")
@@ -359,6 +375,7 @@ def test_a_verifier_needs_a_provider_and_secrets() -> None:
     """An unknown provider, no secret and too many are refused with what to write."""
     with pytest.raises(Invalid, match="provider: write one of github, standard-webhooks"):
         Verifier("bitbucket", ["x"])
+    assert Verifier("github", ["x" * 1024] * MAX_SECRETS).provider == "github"
     for count in (0, MAX_SECRETS + 1):
         with pytest.raises(Invalid, match=f"secrets: there are {count};"):
             Verifier("github", ["x"] * count)
