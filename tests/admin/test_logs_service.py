@@ -17,7 +17,7 @@ from relay_tornado.admin.resending import Range
 from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
 from relay_tornado.log.contract import Outline
-from relay_tornado.model import Bounds, Event, Gap, Retention, Token
+from relay_tornado.model import MIB, Bounds, Event, Gap, Retention, Token
 from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
 
 LOG = [
@@ -471,9 +471,10 @@ async def test_a_cursor_whose_event_has_left(open_logs: OpenLogs) -> None:
 
 
 @logs_test
-async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("room", [1, MIB])
+async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """An output's list, and a copy's id, know what goes there as it is now, and what has a delivery."""
-    monkeypatch.setattr(listing, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(listing, "_CHUNK_BYTES", room)
     async with open_logs() as world:
         bucket = await world.bucket(outputs=2)
         rules = {"match": {"type": "contains", "substring": "yes", "parameter": {"source": "payload", "name": ""}}}
@@ -483,6 +484,7 @@ async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pyte
         sent += await world.send(bucket, b"yes 4", target=2)
         sent += await world.send(bucket, b"no 5", target=1, force=True)
         sent += await world.send(bucket, b"no 6", ephemeral=True)
+        sent += await world.send(bucket, b"no 7", b"no 8")
         await world.answer(bucket, 3, 1, 200)
 
         async def there(output: str, number: int, status: str = "") -> list[int]:
@@ -501,13 +503,24 @@ async def test_only_copies_that_there_are(open_logs: OpenLogs, monkeypatch: pyte
         assert await there(first, 1) == [5, 3, 1]
         assert await there(first, 1, "received") == [5, 1]
         assert await there(first, 1, "sent") == [3]
-        assert await there(second, 2) == [6, 4, 3, 2, 1]
+        assert await there(second, 2) == [8, 7, 6, 4, 3, 2, 1]
         forget(world.log)
         # Nobody can look at it any more, so nobody can say that it did not go there.
         assert await there(first, 1) == [6, 5, 3, 1]
         await world.administration.set_output(first, disabled=True)
         assert await there(first, 1) == [3]
-        assert len((await world.logs.list(ROOT)).data) == 6
+        assert len((await world.logs.list(ROOT)).data) == 8
+
+
+@pytest.mark.parametrize(("room", "number"), [(1, 1), (99, 1), (200, 2), (299, 2), (300, 3)])
+def test_as_many_are_looked_at_together_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, room: int, number: int
+) -> None:
+    """The newest of them, and one at least."""
+    monkeypatch.setattr(listing, "_CHUNK_BYTES", room)
+    outlines = [Outline(seq, 0.0, "input", "POST", 100, False) for seq in (1, 2, 3)]
+    assert listing._newest(outlines) == outlines[-number:]
+    assert listing._newest([]) == []
 
 
 @logs_test
