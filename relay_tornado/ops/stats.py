@@ -118,7 +118,7 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
     # How far somebody polled (`GET /v1/events`) is no consumer: nobody waits for it, and nobody can move or delete it.
     sql = (
         "SELECT bucket.name, kind, consumer.name, log.head, log.first, floor, done,"
-        " (SELECT count(*) FROM parked WHERE consumer = consumer.id),"
+        " (SELECT count(*) FROM parked WHERE consumer = consumer.id AND seq >= log.first),"
         " (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id)"
         " FROM consumer JOIN log ON log.id = consumer.log AND dropped = 0 JOIN bucket ON bucket.id = log.bucket"
         " WHERE kind != 'events' AND typeof(head) = 'integer' AND typeof(first) = 'integer'"
@@ -129,7 +129,9 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
             above = Ranges((begin, end) for begin, end in json.loads(done))
         except (ValueError, TypeError):
             continue  # damaged, as `relay check` says
-        behind = max(head - max(floor, first - 1) - len(above), 0) + parked
+        settled = max(floor, first - 1)
+        above.cut_below(settled + 1)
+        behind = max(head - settled - len(above), 0) + parked
         yield ConsumerStats(bucket, kind, name, behind, parked, dead)
 
 
@@ -147,7 +149,7 @@ def _document(bucket_id: str, name: str, text: str) -> dict[str, Any]:
 def _bucket(
     raw: sqlite3.Connection, row: Row | None, bucket_id: str, name: str, document: dict[str, Any], now: float
 ) -> BucketStats:
-    retention = dict(document.get("retention") or {})
+    retention = document.get("retention") or {}
     if row is None or row.first > row.head:
         last = 0 if row is None else row.head
         return BucketStats(bucket_id, name, 0, 0, last + 1, last, None, None, retention, 0, 0)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from relay_tornado.ops.stats import stats
+from relay_tornado.storage.space import Disk
 from tests.acceptance.clients import Sender, Subscriber
 from tests.acceptance.relay import Relay, wait_for
 from tests.cli.runner import Runner
@@ -49,6 +52,15 @@ def test_how_far_consumers_are(cli: Runner) -> None:
     (worker,) = cli.json("stats")["consumers"]
     assert worker == {"bucket": "orders", "kind": "client", "name": "worker", "behind": 17, "parked": 2, "dead": 1}
     assert re.search(r"^worker +client +orders +17 events +2 +1", cli("stats").stdout, re.MULTILINE)
+
+
+def test_a_consumer_whose_events_have_left(cli: Runner) -> None:
+    """What it had of them, done, tried or not, is no lag: it will be given what is there, as `consumer list` says."""
+    consume(cli.data, fill(cli.data, "orders", 20))
+    for first, behind, parked in ((6, 15, 1), (9, 12, 0), (21, 0, 0)):
+        change(cli.data / "relay.db", f"UPDATE log SET first = {first}")
+        (worker,) = cli.json("stats")["consumers"]
+        assert (worker["behind"], worker["parked"], worker["dead"]) == (behind, parked, 1)
 
 
 LOOSE = (
@@ -103,6 +115,56 @@ def test_growth_is_of_the_last_day(tmp_path: Path) -> None:
         (bucket,) = stats(path, 0, at + hours * 3600).buckets
         assert abs(bucket.a_day - expected) <= 0.05 * size, hours
     assert stats(path, 0, at + 30 * 3600).days_left is None
+
+
+def test_growth_of_an_old_log_is_what_came_in_a_day(tmp_path: Path) -> None:
+    """Its oldest event is from before that."""
+    fill(tmp_path / "data", "orders", 100)
+    path = tmp_path / "data" / "relay.db"
+    change(path, "UPDATE event SET received_at = received_at - 180000 WHERE seq = 1")
+    ((oldest, newest, size),) = rows(
+        path, "SELECT received_at, last_at, bytes FROM event JOIN log ON log.id = event.log WHERE seq = 1"
+    )
+    (bucket,) = stats(path, 0, float(str(newest)) + 7200).buckets
+    assert (bucket.oldest_at, bucket.newest_at, bucket.events_last_day) == (oldest, newest, 99)
+    assert bucket.a_day == round(0.99 * int(str(size)))
+
+
+def test_how_long_the_space_lasts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk and the file have free, less the reserve, by what comes in a day and the room that it takes."""
+    fill(tmp_path / "data", "orders", 1000, 1000)
+    path = tmp_path / "data" / "relay.db"
+    change(path, "DELETE FROM event WHERE seq < 900")
+    disk = Disk(8_000_000, 3_000_000)
+    monkeypatch.setattr("relay_tornado.ops.stats.disk_of", lambda directory: disk)
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("UPDATE bucket SET name = name")
+        raw.commit()
+        found = stats(path, 2_000_000)
+        assert found.wal == (tmp_path / "data" / "relay.db-wal").stat().st_size > 0
+    (bucket,) = found.buckets
+    assert (found.disk_free, found.reserve, found.free_pages > 0) == (3_000_000, 1_000_000, True)
+    assert found.growth_a_day == round(bucket.a_day * (found.database - found.free_pages) / bucket.bytes)
+    assert found.days_left == (2_000_000 + found.free_pages) / found.growth_a_day
+    disk = Disk(800_000_000, 3_000_000)
+    assert stats(path, 50_000_000).days_left == 0
+    assert stats(path, 50_000_000).wal == 0
+
+
+def test_buckets_without_events(tmp_path: Path) -> None:
+    """One that had some, one that has one, and one whose log a damaged file does not have."""
+    for name in ("left", "one", "lost"):
+        fill(tmp_path / "data", name, 0 if name == "lost" else 1)
+    path = tmp_path / "data" / "relay.db"
+    change(
+        path,
+        "UPDATE log SET first = 2 WHERE bucket = (SELECT id FROM bucket WHERE name = 'left')",
+        "DELETE FROM log WHERE bucket = (SELECT id FROM bucket WHERE name = 'lost')",
+    )
+    found = {each.name: (each.events, each.first, each.head, each.bytes > 0) for each in stats(path, 0).buckets}
+    assert found == {"left": (0, 2, 1, False), "one": (1, 1, 1, True), "lost": (0, 1, 0, False)}
+    fill(tmp_path / "other", "empty", 0)
+    assert (stats(tmp_path / "other" / "relay.db", 0).growth_a_day) == 0
 
 
 def test_who_polls_is_no_consumer(new_relay: Callable[..., Relay]) -> None:
