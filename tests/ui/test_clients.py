@@ -131,3 +131,29 @@ def test_in_the_bucket(clients: Page) -> None:
     clients.goto("/ui/buckets/orders/consumers")
     table = clients.get_by_role("region", name="Consumers")
     expect(table.get_by_role("row").filter(has_text="warehouse")).to_contain_text("the relay sends")
+
+
+def test_who_stays_behind_as_a_bucket_becomes_ephemeral(clients: Page, demo: Demo) -> None:
+    """Before it is saved its settings name the clients' consumers that nobody can come back to then, and later the
+    list of consumers does, as long as it is so."""
+    clients.goto("/ui/buckets/orders/settings")
+    told = clients.get_by_role("status").filter(has_text="come back")
+    expect(clients.get_by_label("Ephemeral")).not_to_be_checked()
+    expect(told).to_have_count(0)
+    names = [each["name"] for each in demo.rest("GET", "/v1/buckets/orders/consumers") if each["kind"] == "client"]
+    assert "billing" in names
+    clients.get_by_label("Ephemeral").check()
+    for name in names:
+        expect(told).to_contain_text(name)
+    expect(told).not_to_contain_text("output")
+    clients.get_by_role("button", name="Save").click()
+    expect(clients.locator(".toast").filter(has_text="Settings saved")).to_be_visible()
+    expect(told).to_have_count(0)
+    clients.get_by_role("link", name="Consumers").click()
+    expect(told).to_contain_text("billing")
+    clients.goto("/ui/clients")
+    expect(clients.get_by_role("button", name="Move billing")).to_be_visible()
+    demo.rest("PUT", "/v1/buckets/orders", {"ephemeral": False})
+    clients.goto("/ui/buckets/orders/consumers")
+    expect(clients.get_by_role("button", name="Move billing")).to_be_visible()
+    expect(told).to_have_count(0)

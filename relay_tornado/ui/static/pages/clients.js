@@ -33,11 +33,10 @@ async function everything(chosen, abort) {
     get(v1("status"), {}, abort), get(v1("connected-clients"), {}, abort), get(v1("buckets"), {}, abort),
     session.value.administrator ? get(v1("tokens"), {}, abort) : [],
   ]);
-  const lasting = buckets.filter(({ ephemeral }) => !ephemeral);
-  const asked = chosen ? lasting.filter(({ name }) => name === chosen) : lasting.length > MOST ? [] : lasting;
+  const asked = chosen ? buckets.filter(({ name }) => name === chosen) : buckets.length > MOST ? [] : buckets;
   const consumers = (await each(asked, ({ id }) => get(v1("buckets", id, "consumers"), {}, abort))).flat().filter(Boolean);
   const byLag = (a, b) => b.lag.events - a.lag.events || a.bucket_name.localeCompare(b.bucket_name) || a.name.localeCompare(b.name);
-  return { status, buckets, tokens, clients: clients.webhook_clients, consumers: consumers.sort(byLag), tooMany: !chosen && lasting.length > MOST };
+  return { status, buckets, tokens, clients: clients.webhook_clients, consumers: consumers.sort(byLag), tooMany: !chosen && buckets.length > MOST };
 }
 
 function Standing({ client, heads }) {

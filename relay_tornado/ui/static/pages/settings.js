@@ -5,6 +5,7 @@ import { Button, Confirm, Field, Problem, Time, number, tell, useLoaded } from "
 import { Check, Moment, Section } from "../parts/fields.js";
 import { FormFoot, useForm } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
+import { StayBehind } from "../parts/staybehind.js";
 import { go, link } from "../router.js";
 import { BodySize, Rate, Repeats, Retention, SenderAuth, bucketChanges, bucketValues } from "./bucketform.js";
 
@@ -21,6 +22,12 @@ function End({ bucket, form, changed }) {
         at=${bucket.expires_at} />, with everything in it.</span><${Button} kind="tiny" onPress=${keep}>Keep it<//></div>`}
     <${Moment} label="Expires" hint="Then it is deleted, with everything in it." ...${form.part("expires_at")} />
   <//>`;
+}
+
+/** Whom it would keep out to make the bucket ephemeral. */
+function KeptOut({ bucket }) {
+  const [consumers, error, again] = useLoaded((abort) => get(v1("buckets", bucket.id, "consumers"), {}, abort));
+  return html`<${Problem} error=${error} retry=${again} />${consumers && html`<${StayBehind} consumers=${consumers} />`}`;
 }
 
 function Form({ bucket, changed }) {
@@ -41,7 +48,8 @@ function Form({ bucket, changed }) {
         ...${form.bind("name")} />
       <${Field} label="Description" as="textarea" rows="2" class="words" ...${form.bind("description")} />
       <${Check} label="Stream" hint="Off: nothing goes over WebSockets. Events are stored, and public outputs get them." ...${form.check("stream")} />
-      <${Check} label="Ephemeral" hint="Content is not stored: events reach who is connected, and nobody later." ...${form.check("ephemeral")} /><//>
+      <${Check} label="Ephemeral" hint="Content is not stored: events reach who is connected, and nobody later." ...${form.check("ephemeral")} />
+      ${form.values.ephemeral && !bucket.ephemeral && html`<${KeptOut} bucket=${bucket} />`}<//>
     ${!form.values.ephemeral && html`<${Retention} form=${form} />`}
     <${SenderAuth} form=${form} secrets=${administrator} /><${Repeats} form=${form} />
     <${Rate} form=${form} what="bucket" /><${BodySize} form=${form} plan=${usage?.plan_meta} />

@@ -6,6 +6,7 @@ import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
 import { COUNT, Plot } from "./plot.js";
 import { Seek, consumerPath, reference } from "./seek.js";
+import { StayBehind } from "./staybehind.js";
 
 export const EVERY = 5;
 
@@ -113,5 +114,6 @@ export function Consumers({ bucket }) {
     ${consumers?.length === 0 && html`<${Empty} title="No consumers">
       <p>The relay keeps no position in this bucket. It does for clients that subscribe with <code>"consumer": "NAME"</code>,
         for durable tokens, and for public outputs.</p><//>`}
+    ${consumers && loaded?.ephemeral && html`<${StayBehind} consumers=${consumers} />`}
     ${consumers?.length > 0 && html`<${ConsumerTable} consumers=${consumers} buckets=${loaded ? [loaded] : []} again=${again} />`}`;
 }
