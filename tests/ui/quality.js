@@ -1,6 +1,7 @@
 // Runs in the page before its own scripts: what the tests of quality.py ask of it.
 {
-  const CAN_FOCUS = 'a[href], button, input, select, textarea, summary, [tabindex="0"]';
+  const CAN_PRESS = "a[href], button, input, select, textarea, summary";
+  const CAN_FOCUS = `${CAN_PRESS}, [tabindex="0"]`;
   const clickable = new Set();
   let wanted = [];
   let reached = new Set();
@@ -49,6 +50,18 @@
       const pressed = [...clickable].filter((each) => each.isConnected && each.checkVisibility() && !each.matches(CAN_FOCUS)
         && !each.matches('dialog, [role="tab"]') && !each.closest(".uplot"));
       return left.concat(pressed.map((each) => `only a mouse can click ${each.outerHTML.slice(0, 160)}`));
+    },
+
+    /** What is under 24 px high or wide and can be pressed; a link within a sentence may be. */
+    small() {
+      const scope = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document;
+      const found = [...scope.querySelectorAll(`${CAN_PRESS}, [role="tab"]`)].filter(usable).filter((element) => {
+        const words = [...element.parentElement.childNodes].some((each) => each.nodeType === Node.TEXT_NODE && each.data.trim());
+        if (element.tagName === "A" && (words || element.matches(".skip"))) return false;
+        const { width, height } = (element.labels?.[0]?.contains(element) ? element.labels[0] : element).getBoundingClientRect();
+        return width > 1 && (Math.round(width) < 24 || Math.round(height) < 24);
+      });
+      return found.map((each) => `too small to press: ${each.outerHTML.slice(0, 120)}`);
     },
 
     /** What makes the page wider than its window. */

@@ -1,5 +1,5 @@
 """What every page has to be, looked at from within the browser: without a violation by axe-core, no wider than the
-window, and all of it in the keyboard's reach."""
+window, all of it in the keyboard's reach, and nothing too small for a finger."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ def violations(page: Page, source: str, *, only_colours: bool = False) -> list[s
 def sideways(page: Page) -> list[str]:
     """What makes the page wider than its window; nothing, where it is not."""
     found: list[str] = page.evaluate("() => quality.sideways()")
+    return found
+
+
+def small(page: Page) -> list[str]:
+    """What can be pressed and is smaller than 24 px: in the topmost dialog, else in the page."""
+    found: list[str] = page.evaluate("() => quality.small()")
     return found
 
 

@@ -105,7 +105,8 @@ def go(page: Page, world: World, place: str) -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
     """axe-core finds nothing in light and dark; nothing is wider than the window; Tab reaches whatever can be used, and
-    one sees where it is; Escape closes a dialog and gives the focus back; the console stays empty."""
+    one sees where it is; nothing is too small to press on a phone; Escape closes a dialog and gives the focus back; the
+    console stays empty."""
     page, watch = opened
     if place.startswith("no-"):
         watch.expected.append("status of 404")
@@ -120,7 +121,7 @@ def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
         page.set_viewport_size({"width": width, "height": height})
         found += [f"{width} px: {each}" for each in quality.sideways(page)]
     page.set_viewport_size({"width": 390, "height": 844})
-    found += [f"390 px: {each}" for each in quality.violations(page, axe)]
+    found += [f"390 px: {each}" for each in quality.violations(page, axe) + quality.small(page)]
     if page.locator("dialog[open]").count():
         page.keyboard.press("Escape")
         expect(page.locator("dialog[open]")).to_have_count(0)

@@ -52,7 +52,7 @@ function Page() {
     if (begun.current && document.activeElement === document.body) document.getElementById("main").focus({ preventScroll: true });
     begun.current = true;
   }, [path]);
-  if (!page) return html`<h1>There is nothing here</h1><p><a href=${link("/")}>Go to the buckets</a></p>`;
+  if (!page) return html`<h1>There is nothing here</h1><p><a class="button" href=${link("/")}>Go to the buckets</a></p>`;
   return html`<${Loaded} load=${page.load} ...${page.parts} query=${query} />`;
 }
 

@@ -56,7 +56,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
   useTitle(bucket?.name ?? "");
   if (!bucket && error?.status === 404) {
     return html`<${Empty} as="h1" title=${`There is no bucket ${reference}`}><p>It may have been deleted, or your token does not have it.</p><p>
-      <a href=${link("/")}>All buckets</a></p><//>`;
+      <a class="button" href=${link("/")}>All buckets</a></p><//>`;
   }
   if (!bucket) return error ? html`<h1>${reference}</h1><${Problem} error=${error} retry=${again} />` : html`<p class="starting">Loading…</p>`;
   const count = { inputs: bucket.inputs.length, outputs: bucket.outputs.length };
@@ -72,5 +72,5 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
       ${count[name] > 1 && html` <span class="soft">${number(count[name])}</span>`}${unsaved(`${bucket.id}/${name}`) && html`<span class="unsaved"
           title="Not saved"> <span aria-hidden="true">•</span><span class="hidden"> (not saved)</span></span>`}</a>`)}</nav>
     ${tab ? html`<${Loaded} key=${`${bucket.id}/${wanted}`} load=${tab[2]} bucket=${bucket} query=${query} changed=${again} />` : html`<${Empty}
-        title="There is nothing here"><p><a href=${bucketLink(bucket)}>The bucket's events</a></p><//>`}`;
+        title="There is nothing here"><p><a class="button" href=${bucketLink(bucket)}>The bucket's events</a></p><//>`}`;
 }

@@ -62,10 +62,10 @@ function Clients({ clients, heads, tokens }) {
       scope="col">Since</th>
       <th scope="col">Given up to, by bucket</th></tr></thead>
     <tbody>${clients.map((client, index) => html`<tr key=${index}>
-      <td>${client.client_type || html`<span class="soft">unnamed</span>`} <span class="soft">${client.client_version}</span></td>
+      <td class="name">${client.client_type || html`<span class="soft">unnamed</span>`} <span class="soft">${client.client_version}</span></td>
       <td class="mono">${client.client_ip}</td>
-      <td>${described.get(client.access_token_key) || html`<span class="mono">${client.access_token_key.slice(0, 8) || "–"}</span>`}</td>
-      <td>${client.consumer ? html`<b>${client.consumer}</b>` : html`<span class="soft">keeps its own position</span>`}</td>
+      <td class="name">${described.get(client.access_token_key) || html`<span class="mono">${client.access_token_key.slice(0, 8) || "–"}</span>`}</td>
+      <td class="name">${client.consumer ? html`<b>${client.consumer}</b>` : html`<span class="soft">keeps its own position</span>`}</td>
       <td><${Time} at=${client.subscribed_at} /></td>
       <td><${Standing} client=${client} heads=${heads} /></td></tr>`)}</tbody>
   </table></div>`;

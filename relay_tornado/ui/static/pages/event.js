@@ -132,10 +132,10 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     return () => document.removeEventListener("keydown", key);
   }, [onOlder, onNewer]);
 
-  const tools = html`<div class="row" ref=${top}>
+  const tools = html`<div class="event-tools" ref=${top}>
     <button type="button" class="button tiny" aria-keyshortcuts="k" onClick=${onNewer}>↑ Newer</button>
     <button type="button" class="button tiny" aria-keyshortcuts="j" onClick=${onOlder}>↓ Older</button>
-    <span class="grow"></span>${onClose && html`<a class="button plain" href=${link("/events", id)}>Open as a page</a><button type="button"
+    ${onClose && html`<a class="button plain end" href=${link("/events", id)}>Open as a page</a><button type="button"
       class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
   const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
   if (error && log?.id !== id) return html`<div class="stack">${tools}<${Heading} class="request-line">Event ${id}<//><${Problem}

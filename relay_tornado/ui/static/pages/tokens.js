@@ -107,5 +107,5 @@ export default function TokensPage({ query }) {
   if (session.value.administrator) return html`<${Tokens} query=${query} />`;
   return html`<${Empty} as="h1"
       title="Tokens are made by administrators"><p>Yours has some buckets only. Ask whoever has a token with every bucket and API access.</p><p>
-    <a href=${link("/")}>Your buckets</a></p><//>`;
+    <a class="button" href=${link("/")}>Your buckets</a></p><//>`;
 }

@@ -49,10 +49,10 @@ function Where({ consumer }) {
 function Consumer({ consumer, title, open, bucketToo, act }) {
   const behind = consumer.lag.events;
   return html`<tr>
-    <td><div><b>${title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
+    <td class="name"><div><b>${title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
       <div class="soft small">${ACKS[consumer.ack] ?? consumer.ack}${consumer.max_deliver ? `, tries: ${number(consumer.max_deliver)} at most` : ""}
         </div></td>
-    ${bucketToo && html`<td><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
+    ${bucketToo && html`<td class="name"><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
       </td>`}
     <td>${consumer.connections ? html`<${Badge} kind="good">${number(consumer.connections)} connected<//>` : html`<${Badge}>away<//>`}</td>
     <td><${Where} consumer=${consumer} /></td>

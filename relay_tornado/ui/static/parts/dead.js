@@ -17,7 +17,7 @@ const REASONS = {
 function Letter({ letter, chosen, choose, again, forget }) {
   const gone = letter.reason === "retention";
   return html`<tr>
-    <td><input type="checkbox" aria-label=${`Choose ${letter.id}`} checked=${chosen} onChange=${choose} /></td>
+    <td><label class="hit"><input type="checkbox" aria-label=${`Choose ${letter.id}`} checked=${chosen} onChange=${choose} /></label></td>
     <td class="value"><a href=${link("/events", letter.id)}>${letter.id}</a></td>
     <td><${Badge} kind="bad">${letter.reason}<//></td>
     <td class="num">${number(letter.attempts)}</td>
@@ -85,8 +85,8 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
         <${Button} onPress=${() => again(ids)}>Send ${which} again<//>
         <${Button} kind="danger" onPress=${() => setAsking({ ids })}>Forget ${which}<//></div>
       <div class="scroll" tabindex="0" role="region" aria-label="Dead letters"><table class="consumers"><thead><tr>
-        <th scope="col"><input type="checkbox" aria-label="Choose all that are shown" checked=${all}
-          onChange=${() => setChosen(new Set(all ? [] : letters.map(({ id }) => id)))} /></th>
+        <th scope="col"><label class="hit"><input type="checkbox" aria-label="Choose all that are shown" checked=${all}
+          onChange=${() => setChosen(new Set(all ? [] : letters.map(({ id }) => id)))} /></label></th>
         <th scope="col">Event</th><th scope="col">Reason</th><th scope="col" class="num">Tries</th><th scope="col">Given up</th><th
           scope="col" class="acts">Actions</th></tr></thead>
         <tbody>${letters.map((letter) => html`<${Letter} key=${letter.id} letter=${letter} chosen=${chosen.has(letter.id)}

@@ -1,0 +1,87 @@
+"""Names and values as long as they may be, in windows as small as they come: nothing else is pushed out of sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.acceptance.relay import Relay
+from tests.ui import quality
+from tests.ui.browser import sign_in, watched
+from tests.ui.sending import Sender
+
+LONG = "a rather long name that goes on " + 60 * "n"
+HEADER = "X-" + 60 * "Name"
+
+
+@pytest.fixture(scope="module")
+def long(relay: Relay, administrator: str) -> Iterator[Sender]:
+    """A bucket in which all that can have a name has a long one."""
+    sender = Sender(relay, administrator, 100 * "b")
+    bucket = sender.rest("GET", f"/v1/buckets/{sender.name}")
+    sender.rest("PUT", f"/v1/buckets/{sender.name}/inputs/{bucket['inputs'][0]['id']}", {"name": LONG})
+    sender.rest("POST", f"/v1/buckets/{sender.name}/inputs", {"name": f"second, {LONG}"})
+    output: dict[str, Any] = {"name": LONG, "internal": False, "destination": "https://example.org/x", "paused": True}
+    sender.rest("POST", f"/v1/buckets/{sender.name}/outputs", output)
+    sender.send("/x", b"{}", **{HEADER: "its value"})
+    yield sender
+    sender.close()
+
+
+@pytest.fixture
+def wide(chromium: Browser, relay: Relay, administrator: str) -> Iterator[Page]:
+    with watched(chromium, relay.url, viewport={"width": 1440, "height": 900}) as (page, _):
+        quality.prepare(page)
+        sign_in(page, relay, administrator)
+        yield page
+
+
+def test_a_phone(wide: Page, long: Sender) -> None:
+    """Down to 320 px, no tab of such a bucket scrolls sideways."""
+    found = []
+    for width in (375, 320):
+        wide.set_viewport_size({"width": width, "height": 700})
+        for tab in ("events", "connect", "inputs", "outputs", "consumers", "settings"):
+            wide.goto(f"/ui/buckets/{long.name}/{tab}")
+            quality.settled(wide)
+            expect(wide.get_by_text("Furthest behind")).to_be_visible()
+            found += [f"{tab} at {width} px: {each}" for each in quality.sideways(wide)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("path", ["clients", "buckets/{name}/consumers"])
+def test_a_consumer(wide: Page, long: Sender, path: str) -> None:
+    """How far it is behind stands beside its name, without scrolling."""
+    wide.goto("/ui/" + path.format(name=long.name))
+    behind = wide.get_by_role("region", name="Consumers").get_by_role("columnheader", name="Behind")
+    expect(behind).to_be_visible()
+    last = wide.get_by_role("columnheader", name="Actions").bounding_box()
+    box = behind.bounding_box()
+    assert box
+    assert last
+    assert box["x"] + box["width"] <= last["x"]
+
+
+def test_a_header(wide: Page, long: Sender) -> None:
+    """Its value stands beside its name, without scrolling."""
+    (event,) = long.events()
+    wide.goto(f"/ui/events/{event['id']}")
+    table = wide.get_by_role("region", name="Headers")
+    expect(table.get_by_text(HEADER)).to_be_visible()
+    assert table.evaluate("(table) => table.scrollWidth <= table.clientWidth")
+
+
+def test_what_closes_an_event(wide: Page, long: Sender) -> None:
+    """Stands at its top on a phone, in one line with what goes to the next one."""
+    (event,) = long.events()
+    wide.set_viewport_size({"width": 360, "height": 700})
+    wide.goto(f"/ui/buckets/{long.name}?event={event['id']}")
+    close = wide.get_by_role("button", name="Close the event")
+    expect(close).to_be_in_viewport(ratio=1)
+    at, newer = close.bounding_box(), wide.get_by_role("button", name="↑ Newer").bounding_box()
+    assert at
+    assert newer
+    assert abs((at["y"] + at["height"] / 2) - (newer["y"] + newer["height"] / 2)) < 4
