@@ -242,3 +242,25 @@ def test_memory_is_flat(opened: tuple[Page, Watch], world: World) -> None:
 
     before = nodes_after(200)
     assert nodes_after(400) < before + 500
+
+
+_MARKED = """(selectors) => {
+  const probe = document.body.appendChild(document.createElement("i"));
+  Object.assign(probe.style, { forcedColorAdjust: "none", backgroundColor: "Highlight" });
+  const wanted = getComputedStyle(probe).backgroundColor;
+  probe.remove();
+  const found = selectors.map((each) => [...document.querySelectorAll(each)]);
+  return found.map((all) => all.filter((each) => getComputedStyle(each).backgroundColor === wanted).length);
+}"""
+
+
+def test_forced_colours(opened: tuple[Page, Watch], world: World) -> None:
+    """In the few colours that somebody has chosen for all pages one sees as well where one is, and what is chosen."""
+    page, _ = opened
+    page.emulate_media(forced_colors="active")
+    go(page, world, "event-beside-the-list")
+    page.locator(".list-row .tick").last.click()
+    assert page.evaluate(_MARKED, [".tabs a", ".rail nav a", ".body button", ".tick"]) == [1, 1, 1, 1]
+    go(page, world, "overview")
+    assert page.evaluate(_MARKED, [".choices button"]) == [1]
+    assert page.evaluate("() => getComputedStyle(document.querySelector('.mark')).backgroundColor") == "rgb(36, 80, 184)"

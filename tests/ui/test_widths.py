@@ -52,6 +52,15 @@ def test_a_phone(wide: Page, long: Sender) -> None:
     assert not found, "\n".join(found)
 
 
+def test_a_wide_window(wide: Page, long: Sender) -> None:
+    """How the bucket stands is one line, with the beginning of a long name."""
+    wide.goto(f"/ui/buckets/{long.name}")
+    behind = wide.get_by_text("Furthest behind")
+    expect(behind).to_be_visible()
+    tops = wide.locator(".standing dt").evaluate_all("(all) => all.map((each) => each.offsetTop)")
+    assert len(set(tops)) == 1
+
+
 @pytest.mark.parametrize("path", ["clients", "buckets/{name}/consumers"])
 def test_a_consumer(wide: Page, long: Sender, path: str) -> None:
     """How far it is behind stands beside its name, without scrolling."""
