@@ -184,11 +184,22 @@ def test_times_say_their_zone(chromium: Browser, relay: Relay, administrator: st
     """Those of the browser: whoever compares them with another log knows by which."""
     sender.send("/x")
     (event,) = sender.events()
-    with watched(chromium, relay.url, timezone_id="Asia/Kolkata") as (page, _):
+    with watched(chromium, relay.url, timezone_id="Asia/Kolkata") as (page, watch):
+        watch.expected.append("status of 400")
         sign_in(page, relay, administrator)
         page.goto(f"/ui/events/{event['id']}")
         expect(page.get_by_text(re.compile(r"UTC\+5:30"))).to_be_visible()
         expect(page.locator(".facts time").last).to_have_attribute("title", re.compile(r" UTC\+5:30$"))
+        page.goto(f"/ui/compare/{event['id']}/{event['id']}")
+        expect(page.get_by_text(re.compile(r"UTC\+5:30"))).to_have_count(2)
+        page.goto(f"/ui/buckets/{sender.name}?from=0&to=99999999999999")
+        expect(page.get_by_text("listed, times in UTC+5:30")).to_be_visible()
+        expect(page.get_by_label("Before", exact=True)).to_have_accessible_description("UTC+5:30")
+        page.goto(f"/ui/buckets/{sender.name}")
+        expect(rows(page).locator("time")).to_have_attribute("title", re.compile(r"^\d{4}-.* UTC\+5:30$"))
+        page.goto(f"/ui/buckets/{sender.name}/settings")
+        page.get_by_label("Expires").select_option("in a day")
+        expect(page.get_by_label("Expires", exact=True).locator("option:checked")).to_have_text("at a time (UTC+5:30):")
 
 
 def test_yesterdays_events_say_so(page: Page, relay: Relay, administrator: str, sender: Sender) -> None:

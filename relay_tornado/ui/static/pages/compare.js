@@ -6,7 +6,7 @@ import { diffJson, diffLines, diffPairs } from "../event/diff.js";
 import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
-import { Badge, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
+import { Badge, Problem, Time, bytes, number, useLoaded, useTitle, zone } from "../parts/basic.js";
 import { Path, Plain, Short, useFirst } from "../parts/plain.js";
 import { link } from "../router.js";
 
@@ -124,7 +124,7 @@ function Side({ log, name }) {
   return html`<div class="card stack"><div class="row"><${Badge} kind=${name === "Left" ? "bad" : "good"}>${name}<//><a
     href=${link("/events", log.id)}>${log.id}</a></div>
     <div class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} log=${log} /></div>
-    <div class="soft small"><${Time} at=${log.received_at} exact /> from <span class="mono">${log.ip_address}</span></div></div>`;
+    <div class="soft small"><${Time} at=${log.received_at} exact /> ${zone(log.received_at * 1000)} from <span class="mono">${log.ip_address}</span></div></div>`;
 }
 
 const verdict = (log) => (log.verified == null ? "not checked" : log.verified ? "verified" : `failed: ${log.verdict ?? ""}`);

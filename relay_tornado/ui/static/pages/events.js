@@ -5,7 +5,7 @@ import { MOST, Live } from "../event/live.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
 import { seqOf } from "../event/sending.js";
-import { Badge, Empty, Problem, bytes, number, tell, today } from "../parts/basic.js";
+import { Badge, Empty, Problem, bytes, exactly, number, tell, today, zone } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
 import { bucketLink } from "../parts/names.js";
@@ -29,7 +29,7 @@ const STATES = {
 
 function Clock({ at }) {
   const date = new Date(at * 1000);
-  return html`<time dateTime=${date.toISOString()}>${date.toDateString() === today.value ? CLOCK.format(date) : DAY.format(date).slice(5)}</time>`;
+  return html`<time dateTime=${date.toISOString()} title=${exactly(date)}>${date.toDateString() === today.value ? CLOCK.format(date) : DAY.format(date).slice(5)}</time>`;
 }
 
 const GAPS = new Map([
@@ -221,7 +221,7 @@ export default function Events({ bucket, query }) {
   return html`<div class="events stack">
     <div class="head"><div class="row"><span role="status"><${Badge} kind=${paused ? "warn" : kind}>${paused ? "Paused" : word}<//></span>
       ${paused ? html`<span class="soft">${number(waiting)} waiting</span>` : html`<span class="soft small">
-        ${number(live.length)}${live.whole.value ? "" : "+"} listed</span>`}</div>
+        ${number(live.length)}${live.whole.value ? "" : "+"} listed, times in ${zone()}</span>`}</div>
       <div class="row">${live.state.value !== "past" && html`<button type="button" class="button" aria-keyshortcuts="p"
         aria-pressed=${paused ? "true" : "false"} onClick=${pause}>${paused ? "Resume" : "Pause"}</button>`}
         <button type="button" class="button" onClick=${() => setDialog("edit")}>New event</button>

@@ -38,8 +38,15 @@ setInterval(() => {
 /** The day that it is, as Date.toDateString has it. */
 export const today = computed(() => new Date(now.value).toDateString());
 
-/** UTC+5:30, by which times of this date are shown. */
-export const zone = (date) => ZONE.formatToParts(date).find(({ type }) => type === "timeZoneName").value.replace("GMT", "UTC");
+/** UTC+5:30, by which times of this date (or its milliseconds) are shown; today's where it is none. */
+export function zone(date) {
+  const known = new Date(date);
+  const parts = ZONE.formatToParts(Number.isNaN(known.getTime()) ? undefined : known);
+  return parts.find(({ type }) => type === "timeZoneName").value.replace("GMT", "UTC");
+}
+
+/** A date with its time and zone. */
+export const exactly = (date) => `${WHEN.format(date)} ${zone(date)}`;
 
 /** A moment in unix seconds, as how long ago it is, or (exact) as date and time. */
 export function Time({ at, exact = false }) {
@@ -47,7 +54,7 @@ export function Time({ at, exact = false }) {
   const date = new Date(at * 1000);
   const past = (now.value + ahead.value) / 1000 - at;
   const text = exact ? WHEN.format(date) : past < 5 && past > -5 ? "now" : past >= 0 ? `${duration(past)} ago` : `in ${duration(-past)}`;
-  return html`<time dateTime=${date.toISOString()} title=${`${WHEN.format(date)} ${zone(date)}`}>${text}</time>`;
+  return html`<time dateTime=${date.toISOString()} title=${exactly(date)}>${text}</time>`;
 }
 
 // what is said to the person

@@ -1,6 +1,6 @@
 // Fields beyond text: boxes, amounts with a unit, moments, header lists, secrets. Each shows what is wrong with it below it.
 import { html, useEffect, useRef, useState } from "../lib.js";
-import { Copy } from "./basic.js";
+import { Copy, zone } from "./basic.js";
 
 let made = 0;
 const useId = () => useRef(`part-${(made += 1)}`).current;
@@ -101,7 +101,7 @@ export function Moment({ label, value, onValue, hint, wrong }) {
   return html`<div class="field"><label for=${id}>${label}</label>
     <div class="amount"><select id=${id} value=${value ? "at" : "never"} ...${about(id, hint, wrong)} onChange=${pick}>
         <option value="never">never</option>${LATER.map(([name, size]) => html`<option key=${name} value=${size}>${name}</option>`)}<option
-            value="at">at a time:</option></select>
+            value="at">at a time (${zone(value ? value * 1000 : undefined)}):</option></select>
       ${value && html`<input type="datetime-local" max="9999-12-31T23:59" aria-label=${`${label}: time`} value=${local(value)} onChange=${enter} />`}</div>
     <${Notes} id=${id} hint=${hint} wrong=${wrong} /></div>`;
 }

@@ -1,7 +1,7 @@
 // Which events of a bucket are listed: a search in bodies, and what the events have to be. It all stands in the page's address.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { FILTERS } from "../event/record.js";
-import { Field } from "./basic.js";
+import { Field, zone } from "./basic.js";
 
 const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 const VERDICTS = [["true", "verified"], ["false", "failed the check"], ["none", "not checked"]];
@@ -9,10 +9,10 @@ const STATUSES = ["received", "sent", "failed", "stalled", "rejected"];
 
 const two = (value) => String(value).padStart(2, "0");
 
-/** Unix seconds as the value of a datetime-local input, and back. */
+/** Unix seconds as the value of a datetime-local input, "" for what is no time; and back. */
 function local(seconds) {
-  if (!Number(seconds)) return "";
   const date = new Date(Number(seconds) * 1000);
+  if (!(date.getTime() > 0)) return "";
   const day = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
   return `${day}T${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
 }
@@ -46,7 +46,7 @@ function Typed({ value, onValue, read = (text) => text.trim(), write = (given) =
 }
 
 /** A moment in unix seconds. A year that is half typed is none. */
-const When = (rest) => html`<${Typed} type="datetime-local" step="1" min="1970-01-02T00:00" max="9999-12-31T23:59" read=${seconds} write=${local} ...${rest} />`;
+const When = ({ value, ...rest }) => html`<${Typed} value=${value} hint=${zone(value ? value * 1000 : undefined)} type="datetime-local" step="1" min="1970-01-02T00:00" max="9999-12-31T23:59" read=${seconds} write=${local} ...${rest} />`;
 
 /** The form. `filter` is what filterOf gives; onFilter gets the next one. */
 export function Filters({ filter, onFilter }) {

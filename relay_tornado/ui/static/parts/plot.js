@@ -1,6 +1,6 @@
 // A plot of series over time, by uPlot, which is loaded with the first one. Its values stand in a table, too, for whoever can't see it.
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
-import { bytes } from "./basic.js";
+import { bytes, zone } from "./basic.js";
 
 const HEIGHT = 168;
 /** At most so many rows are shown: what lies between is folded into one. */
@@ -146,7 +146,7 @@ function Values({ title, unit, fold, from, step, series }) {
   const rows = Array.from({ length: Math.ceil(length / count) }, (_, index) => from + index * seconds);
   const columns = series.map(({ values }) => folded(values, count, fold));
   return html`<div class="scroll plot-values" tabindex="0" role="region" aria-label=${`${title}: values`}><table>
-    <caption class="soft small">${CAPTIONS[fold]} of each ${seconds % 60 ? `${seconds} s` : `${seconds / 60} min`}, newest first</caption>
+    <caption class="soft small">${CAPTIONS[fold]} of each ${seconds % 60 ? `${seconds} s` : `${seconds / 60} min`}, newest first, times in ${zone()}</caption>
     <thead><tr><th scope="col">From</th>${series.map(({ label }) => html`<th scope="col" class="num">${label}</th>`)}</tr></thead>
     <tbody>${rows.map((at, index) => html`<tr key=${at}><td>${DATE.format(at * 1000)}</td>${columns.map(
       (column) => html`<td class="num">${written(unit, column[index])}</td>`)}</tr>`).reverse()}</tbody>
@@ -178,7 +178,7 @@ export function Plot({ title, unit = COUNT, from, step, series, fold = "mean", s
     ${there && !table && html`<div role="img" aria-label=${`${title}, now: ${said}`}>
       <${Canvas} unit=${unit} labels=${series.map(({ label }) => label)} sparse=${sparse} data=${data} pointed=${setIndex} /></div>
       <p class="plot-legend small" aria-hidden="true"><span class="soft">${
-        at == null ? "now" : (step < 60 ? SECONDS : DATE).format(data[0][at] * 1000)}</span>
+        at == null ? "now" : `${(step < 60 ? SECONDS : DATE).format(data[0][at] * 1000)} ${zone(data[0][at] * 1000)}`}</span>
         ${series.map(({ label }, number) => html`<span key=${label}><i class=${`mark mark-${(number % 5) + 1}`}></i>${label} <b>${value(number)}</b>
           </span>`)}</p>`}
   </figure>`;

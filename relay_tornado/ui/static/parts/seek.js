@@ -1,7 +1,7 @@
 // Moving a consumer: where to, and before it is done what it will repeat or skip.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { post, v1 } from "../api.js";
-import { Button, Dialog, Problem, number, tell } from "./basic.js";
+import { Button, Dialog, Problem, number, tell, zone } from "./basic.js";
 
 const PAUSE = 250;
 
@@ -74,7 +74,8 @@ export function Seek({ consumer, title, onMoved, onClose }) {
   };
   const fields = {
     last: html`<input type="number" min="1" max="1000000000" aria-label="How many events" value=${given.last} onInput=${enter("last")} />`,
-    time: html`<input type="datetime-local" step="1" max="9999-12-31T23:59" aria-label="Since when" value=${given.time} onInput=${enter("time")} />`,
+    time: html`<input type="datetime-local" step="1" max="9999-12-31T23:59" aria-label="Since when" value=${given.time} onInput=${enter("time")} /> <span class="soft">${
+      zone(given.time)}</span>`,
     id: html`<input class="mono" spellcheck=${false} aria-label="The event's id" placeholder=${consumer.head} value=${given.id} onInput=${
       enter("id")} />`,
   };
