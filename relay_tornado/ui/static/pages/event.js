@@ -16,6 +16,7 @@ import { SendAgain } from "../parts/send.js";
 import { go, link } from "../router.js";
 
 const GONE = new Error("This event is not there (any more): it has left by the bucket's retention, or it never was.");
+const LEFT = new Error("This event is kept no longer: what stands here was loaded before it left.");
 const REFRESH = 4;
 const SMALL = 262_144;
 
@@ -110,7 +111,8 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const top = useRef(null);
   const bodyBytes = useMemo(() => (log ? bodyOf(log) : null), [log?.id]);
   const headers = useMemo(() => (log ? headersOf(log) : []), [log?.id]);
-  settled.current = !log || log.id !== id || (log.size ?? bodyBytes.length) > SMALL || document.hidden;
+  const gone = error?.status === 404;
+  settled.current = gone || !log || log.id !== id || (log.size ?? bodyBytes.length) > SMALL || document.hidden;
   useEffect(() => {
     const timer = setInterval(() => settled.current || asking.current || again(), REFRESH * 1000);
     return () => clearInterval(timer);
@@ -139,7 +141,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
       class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
   const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
   if (error && log?.id !== id) return html`<div class="stack">${tools}<${Heading} class="request-line">Event ${id}<//><${Problem}
-    error=${error.status === 404 ? GONE : error} retry=${again} /></div>`;
+    error=${gone ? GONE : error} retry=${again} /></div>`;
   if (!log) return html`<div class="stack">${tools}<p class="starting">Loading…</p></div>`;
   const input = bucket?.inputs.find((each) => each.id === log.input_id);
   const query = fields(log.raw_query);
@@ -148,6 +150,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const permalink = new URL(link("/events", log.id), window.location.href).href;
   return html`<article class="event stack" aria-busy=${log.id !== id ? "true" : "false"}>
     ${tools}
+    <${Problem} error=${gone ? LEFT : error} retry=${again} />
     <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} key=${log.id}
       log=${log} />${log.edited && html` <${Badge}
         kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>

@@ -230,10 +230,6 @@ export default function Events({ bucket, query }) {
     <${Filters} filter=${filter} onFilter=${(next) => to(open && wide ? { ...next, event: open } : next, { replace: true })} />
     ${live.building.value && html`<p class="note warn">The index of the search is still being built: older events may be missing here.</p>`}
     <${Problem} error=${problem} retry=${() => live.fill()} />
-    ${ids.length > 0 && html`<div class="note row" role="status"><span class="grow">${number(ids.length)} selected</span>
-      ${two && html`<a class="button tiny" href=${link("/compare", two[0], two[1])}>Compare</a>`}
-      <button type="button" class="button tiny" onClick=${() => setDialog("chosen")}>Send again</button>
-      <button type="button" class="button tiny" onClick=${() => setChosen(new Set())}>Clear</button></div>`}
     <div class=${`panes${open ? " with-event" : ""}`} ref=${panes}>
       <div class="pane" inert=${over}><${List} label="Events, newest first" length=${live.length}
         row=${(index) => live.row(index)} version=${version} active=${active} chosen=${chosen}
@@ -246,6 +242,10 @@ export default function Events({ bucket, query }) {
       ${open && html`<section class="pane event-pane" aria-label="Event" tabindex="-1"><${EventView} id=${open} bucket=${bucket}
         onNewer=${() => step(-1)} onOlder=${() => step(1)} onClose=${close} chosen=${ids.filter((id) => id !== open)} /></section>`}
     </div>
+    ${ids.length > 0 && html`<div class="note row chosen" role="status"><span class="grow">${number(ids.length)} selected</span>
+      ${two && html`<a class="button tiny" href=${link("/compare", two[0], two[1])}>Compare</a>`}
+      <button type="button" class="button tiny" onClick=${() => setDialog("chosen")}>Send again</button>
+      <button type="button" class="button tiny" onClick=${() => setChosen(new Set())}>Clear</button></div>`}
     <p class="soft small keys">Keys: <kbd>↑</kbd> <kbd>↓</kbd> or <kbd>k</kbd> <kbd>j</kbd> move, <kbd>Enter</kbd> opens,${" "}
       <kbd>Space</kbd> selects, with <kbd>Shift</kbd> a range, <kbd>/</kbd> searches, <kbd>p</kbd> pauses.</p>
     ${dialog === "edit" && html`<${EditEvent} bucket=${bucket} onClose=${() => setDialog(null)} />`}

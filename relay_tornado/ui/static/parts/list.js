@@ -2,6 +2,8 @@
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "../lib.js";
 
 const SPARE = 8;
+/** Pixels by which a pointer that was pressed may have moved for it to be a click. */
+const SLIP = 8;
 /** Browsers draw no element that is much higher. */
 const MAX_HEIGHT = 16_000_000;
 
@@ -132,18 +134,31 @@ export function List({ label, length, row, version, draw, drawnFor, active, chos
     event.preventDefault();
   };
 
+  /** Which row an event is at, and whether it is at its box. */
+  const aim = ({ target, clientX, clientY }) => {
+    const option = target.closest("[role=option]");
+    return { id: option?.id.slice(prefix.length + 1), box: Boolean(target.closest(".tick")), clientX, clientY };
+  };
+  const pressed = useRef(null);
+  const press = (event) => {
+    pressed.current = event.type === "pointerdown" ? aim(event) : null;
+  };
+
   const click = (event) => {
-    const option = event.target.closest("[role=option]");
-    const item = option && row(Number(option.dataset.index));
+    // New rows may have moved the one that was pressed away from the pointer, or another one below it.
+    const { id, box: onBox, clientX, clientY } = (event.detail && pressed.current) || aim(event);
+    if (Math.hypot(event.clientX - clientX, event.clientY - clientY) > SLIP) return;
+    const index = id === undefined ? -1 : find(row, most, id, hint.current);
+    const item = row(index);
     if (!item || item.gap) return;
-    if (event.target.closest(".tick")) {
-      if (event.shiftKey) stretch(Number(option.dataset.index));
+    if (onBox) {
+      if (event.shiftKey) stretch(index);
       else toggle(item.id);
       from.current = item.id;
       return;
     }
     if (event.shiftKey) {
-      stretch(Number(option.dataset.index));
+      stretch(index);
       return;
     }
     onActive(item.id);
@@ -155,13 +170,12 @@ export function List({ label, length, row, version, draw, drawnFor, active, chos
     const item = row(index);
     if (!item) break;
     shown.push(html`<div role="option" key=${item.id} id=${`${prefix}-${item.id}`} class=${`list-row${item.id === active ? " active" : ""}`}
-      data-index=${index}
       aria-selected=${chosen.has(item.id) ? "true" : "false"} aria-disabled=${item.gap ? "true" : undefined} aria-posinset=${index + 1}
         aria-setsize=${length}
       style=${{ transform: `translateY(${index * rowHeight}px)` }}><${Drawn} ...${{ item, draw, drawnFor }} isChosen=${chosen.has(item.id)} /></div>`);
   }
   return html`<div class="list" ref=${box} onScroll=${remember}>
-    <div class="list-box" role="listbox" aria-label=${label} aria-multiselectable="true" tabindex="0" onKeyDown=${key} onClick=${click}
+    <div class="list-box" role="listbox" aria-label=${label} aria-multiselectable="true" tabindex="0" onKeyDown=${key} onPointerDown=${press} onPointerCancel=${press} onClick=${click}
       onAuxClick=${click}
       aria-activedescendant=${at >= first && at < last ? `${prefix}-${active}` : undefined}
       onFocus=${() => active == null && most && onActive(row(Math.min(most - 1, Math.ceil(view.top / rowHeight))).id, { quiet: true })}

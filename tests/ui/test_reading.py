@@ -1,0 +1,88 @@
+"""Somebody reads and presses something while the bucket goes on: nothing moves away under the pointer."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Page, Route, expect
+
+from tests.ui.browser import Watch
+from tests.ui.sending import Sender, rows
+
+
+def test_a_row_that_moves_while_it_is_pressed(events: Page, sender: Sender) -> None:
+    """The event that was pressed is opened, however far new ones have moved its row until the button is let go."""
+    sender.send("/wanted")
+    row = rows(events).filter(has_text="/wanted")
+    row.hover()
+    events.mouse.down()
+    for number in range(3):
+        sender.send(f"/later/{number}")
+    expect(rows(events)).to_have_count(4)
+    events.mouse.up()
+    expect(events.get_by_role("article")).to_contain_text("/wanted")
+
+
+def test_a_box_that_moves_while_it_is_pressed(events: Page, sender: Sender) -> None:
+    """The same of what selects it."""
+    sender.send("/wanted")
+    rows(events).filter(has_text="/wanted").locator(".tick").hover()
+    events.mouse.down()
+    sender.send("/later")
+    expect(rows(events)).to_have_count(2)
+    events.mouse.up()
+    expect(rows(events).filter(has_text="/wanted")).to_have_attribute("aria-selected", "true")
+    expect(events.get_by_role("article")).to_have_count(0)
+
+
+def test_what_is_dragged_over_opens_nothing(events: Page, sender: Sender) -> None:
+    """From one row to another, that is no press."""
+    for number in range(3):
+        sender.send(f"/{number}")
+    expect(rows(events)).to_have_count(3)
+    rows(events).first.hover()
+    events.mouse.down()
+    rows(events).last.hover()
+    events.mouse.up()
+    expect(events.get_by_role("article")).to_have_count(0)
+
+
+def test_selecting_moves_nothing(events: Page, sender: Sender) -> None:
+    """What can be done with the selected ones stands below the list, and in sight on a phone."""
+    for number in range(3):
+        sender.send(f"/{number}")
+    expect(rows(events)).to_have_count(3)
+    for size in ({"width": 1400, "height": 900}, {"width": 375, "height": 812}):
+        events.set_viewport_size(size)
+        rows(events).last.locator(".tick").click()
+        expect(events.get_by_text("1 selected")).to_be_in_viewport(ratio=1)
+        selected = rows(events).last.bounding_box()  # the page has settled in its window by now
+        events.get_by_role("button", name="Clear").click()
+        expect(events.get_by_text("1 selected")).to_have_count(0)
+        assert rows(events).last.bounding_box() == selected
+
+
+def test_an_event_that_leaves_while_it_is_read(events: Page, watch: Watch, sender: Sender) -> None:
+    """It is still shown, with the word that it is kept no longer, and it is asked for no more."""
+    watch.expected.append("status of 404")
+    sender.send("/old", b"its body", Content_Type="text/plain")
+    (event,) = sender.events()
+    events.clock.install()
+    events.goto(f"/ui/buckets/{sender.name}?event={event['id']}")
+    article = events.get_by_role("article")
+    expect(article).to_contain_text("its body")
+    asked: list[str] = []
+
+    def left(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=404, json={"code": "not_found", "message": "there is no such event"})
+
+    events.route(re.compile(f"/v1/logs/{event['id']}$"), left)
+    events.clock.run_for(5000)
+    expect(article.get_by_role("alert")).to_contain_text("kept no longer")
+    expect(article).to_contain_text("its body")
+    events.clock.run_for(30_000)
+    with events.expect_response(re.compile("/v1/logs/")):
+        article.get_by_role("button", name="Try again").click()
+    expect(article.get_by_role("alert")).to_contain_text("kept no longer")
+    assert len(asked) == 2
