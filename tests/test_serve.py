@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Served:
 
     program = RELAY
 
-    def __init__(self, folder: Path, *flags: str, **variables: str) -> None:
+    def __init__(self, folder: Path, *flags: str, stdout: int | None = None, **variables: str) -> None:
         self.out, self.err = folder / "stdout", folder / "stderr"
         environment = {key: value for key, value in os.environ.items() if not key.startswith("RELAY_")}
         with self.out.open("wb") as out, self.err.open("wb") as err:
@@ -52,7 +52,7 @@ class Served:
                 cwd=folder,
                 env=environment | variables,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=out if stdout is None else stdout,
                 stderr=err,
             )
 
@@ -81,8 +81,8 @@ class Served:
 
 
 @contextmanager
-def served(folder: Path, *flags: str, **variables: str) -> Iterator[Served]:
-    running = Served(folder, *flags, **variables)
+def served(folder: Path, *flags: str, stdout: int | None = None, **variables: str) -> Iterator[Served]:
+    running = Served(folder, *flags, stdout=stdout, **variables)
     try:
         yield running
     finally:
@@ -285,6 +285,33 @@ def test_a_start_that_fails(tmp_path: Path) -> None:
             assert second.process.wait(TIMEOUT) == 1
             assert second.stderr.count("\n") == 1
             assert str(first.process.pid) in second.stderr
+
+
+def left() -> int:
+    """The end to write to of a pipe whose reader has left."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("opened", [left, lambda: os.open("/dev/full", os.O_WRONLY)], ids=["left", "full"])
+def test_what_it_prints_can_not_be_written(tmp_path: Path, opened: Callable[[], int], unbuffered: str) -> None:
+    """It serves, and ends with 0; the log says once why nothing is printed, and how to get what stood there."""
+    stdout = opened()
+    try:
+        with served(tmp_path, "--demo", stdout=stdout, PYTHONUNBUFFERED=unbuffered) as relay:
+            told = json.loads(relay.wait_for(r'.*"not_printed".*')[0])
+            assert told["reason"].startswith("standard output: ")
+            assert "relay token create" in told["instead"]
+            address = relay.wait_for(r'"address": "([^"]+)"')[1]
+            with urllib.request.urlopen(f"{address}/readyz", timeout=TIMEOUT) as answer:
+                assert answer.status == 200
+            assert relay.end() == 0
+            assert relay.stderr.count("not_printed") == 1
+            assert "Traceback" not in relay.stderr
+    finally:
+        os.close(stdout)
 
 
 def test_told_while_it_starts(tmp_path: Path) -> None:

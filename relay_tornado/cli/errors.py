@@ -73,10 +73,20 @@ def drop_output() -> bool:
     try:
         sys.stdout.flush()
     except OSError:
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), sys.stdout.fileno())
+        silence_output()
         return True
     return False
+
+
+def silence_output() -> None:
+    """Has what is printed from now on, and what could not be written before, go nowhere."""
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+
+
+def output_words(error: OSError) -> str:
+    """Why what was printed could not be written."""
+    return "whoever read it has left" if error.errno == errno.EPIPE else file_words(error)
 
 
 @contextmanager
@@ -86,8 +96,7 @@ def unless_seen(done: str) -> Iterator[None]:
         yield
     except OSError as error:
         drop_output()
-        reason = "whoever read it has left" if error.errno == errno.EPIPE else file_words(error)
-        raise Failure(f"{STDOUT}: {reason}; {done}") from error
+        raise Failure(f"{STDOUT}: {output_words(error)}; {done}") from error
 
 
 def is_printing(error: OSError) -> bool:

@@ -20,6 +20,7 @@ import structlog
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
 from relay_tornado.cli.common import STOP
+from relay_tornado.cli.errors import STDOUT, output_words, silence_output
 from relay_tornado.cli.options import options_of, settings_from, settings_options
 from relay_tornado.cli.program import program
 from relay_tornado.cli.ui import link
@@ -35,6 +36,7 @@ _log = structlog.get_logger(__name__)
 DEMO = "demo"
 
 _SWITCH_INTERVAL = 0.0001
+_INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _EXTENSION = 60.0
 """Seconds by which a start that is still at work puts off its time-out."""
 
@@ -74,7 +76,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     loop.add_signal_handler(signal.SIGHUP, relay.reload)
     alive = asyncio.create_task(notifier.keep_alive())
     try:
-        click.echo(f"listening on {relay.address}")
+        _print(f"listening on {relay.address}")
         signs_in = demo or not relay.administration.list_tokens()
         if demo:
             relay.administration.demo = True
@@ -207,4 +209,13 @@ def _client(relay: Relay, key: str, secret: str) -> str:
 
 def _say(*lines: str) -> None:
     """On stdout: the log on stderr may be kept for long, and what stands here may hold a secret."""
-    click.echo("\n" + "\n".join(lines) + "\n")
+    _print("\n" + "\n".join(lines) + "\n")
+
+
+def _print(text: str) -> None:
+    """On stdout. Where that can't be written, as its reader has left or its disk is full, it serves all the same."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        silence_output()
+        _log.warning("not_printed", reason=f"{STDOUT}: {output_words(error)}", instead=_INSTEAD)
