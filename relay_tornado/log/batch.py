@@ -102,8 +102,7 @@ def plan(
         event = entry.event
         growth = growths.get(key)
         if event.dedupe is not None:
-            at = max(now, state.last_at)
-            first = here.get((key, event.dedupe)) or _before(state, known.get((key, event.dedupe)), at, event)
+            first = here.get((key, event.dedupe)) or _before(state, known.get((key, event.dedupe)), now, event)
             if first is not None:
                 entry.outcome = Appended(first.epoch, first.seq, True)
                 continue
@@ -115,7 +114,7 @@ def plan(
         entry.outcome = outcome = Appended(growth.epoch, seq)
         if event.dedupe is not None:
             here[key, event.dedupe] = outcome
-            made.digests += (key, event.dedupe, seq, growth.at, growth.at + event.dedupe_window)
+            made.digests += (key, event.dedupe, seq, now, now + event.dedupe_window)
         path, query, headers, body, ip = event.path, event.query, event.headers, event.body, event.remote_ip
         marks = rows.marks_of(event)
         stored = Event(seq, growth.epoch, growth.at, event.input_id, event.method, path, query, headers, body, ip)
@@ -142,8 +141,8 @@ def plan(
 
 
 def _before(state: LogState, known: tuple[int, float] | None, now: float, event: NewEvent) -> Appended | None:
-    """Where the event was appended within its window, if it was."""
-    if known is None or now - known[1] > event.dedupe_window:
+    """Where the event was appended within its window, if it was. By a clock that was far ahead then, it was not."""
+    if known is None or abs(now - known[1]) > event.dedupe_window:
         return None
     seq = known[0]
     return Appended(epoch_at(state.epochs, seq), seq)

@@ -86,7 +86,8 @@ class MemoryEventLog:
         if self._closed:
             raise Unavailable("the log is closed")
         entry = Entry(log, event, event.size, lambda outcome: None)
-        made = plan([entry], log.digests, self._time(), new_epoch)
+        now = self._time()
+        made = plan([entry], log.digests, now, new_epoch)
         for growth in made.growths:
             if growth.opened is not None:
                 log.epochs += (growth.opened,)
@@ -100,7 +101,7 @@ class MemoryEventLog:
             log.head, log.last_at = growth.head, growth.at
             log.bytes += growth.bytes
             if event.dedupe is not None:
-                log.digests[log.key, event.dedupe] = (growth.head, growth.at)
+                log.digests[log.key, event.dedupe] = (growth.head, now)
             self._watches.wake(log.bucket_id)
         assert entry.outcome is not None
         return entry.outcome

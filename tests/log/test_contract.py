@@ -316,6 +316,24 @@ async def test_a_repeat_is_known_until_its_window_is_over(world: World) -> None:
 
 
 @log_test
+async def test_repeats_after_a_clock_that_was_ahead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are found for their window, and no longer, though the times of the bucket's events can't go back."""
+    now = time.time()
+    appended = []
+    await make(world.log)
+    for at in (now + 1e7, now, now + 900, now + 2000, now + 1500):
+        monkeypatch.setattr(time, "time", lambda at=at: at)
+        appended.append(await world.log.append("b", event(dedupe=b"d", dedupe_window=1000.0)))
+    assert [(each.seq, each.duplicate) for each in appended] == [
+        (1, False),
+        (2, False),
+        (2, True),
+        (3, False),
+        (3, True),
+    ]
+
+
+@log_test
 async def test_seek_finds_the_first_event_at_or_after_a_time(world: World) -> None:
     """The position before it, whatever time is asked for, and never below first - 1."""
     await make(world.log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class MemoryWorld:
     """The engine in memory."""
 
     def __init__(self) -> None:
-        self._log = MemoryEventLog()
+        self._log = MemoryEventLog(lambda: time.time())  # noqa: PLW0108 - a test may set another one
 
     @property
     def log(self) -> EventLog:
