@@ -18,6 +18,7 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.counters import Counters
 from relay_tornado.errors import StartupError
+from relay_tornado.handlers.binding import listen
 from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.log_limit import LogLimit
@@ -27,7 +28,6 @@ from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
 
-BACKLOG = 1024
 ACCEPT = 64
 """Most connections that are accepted in one turn of the loop."""
 WELCOME = 8
@@ -113,7 +113,7 @@ class Listener:
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
-        self._sockets = _inherited(self._entrance.inherited) or _bind(*self._address, self._entrance.flags)
+        self._sockets = _inherited(self._entrance.inherited) or listen(*self._address, self._entrance.flags)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
         self._sweep_later()
@@ -271,30 +271,6 @@ def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:
 def _plain(address: str) -> str:
     """A peer's address: an IPv4 one where it came by IPv4 to a socket that takes both."""
     return address.removeprefix("::ffff:") if "." in address else address
-
-
-def _bind(host: str, port: int, flags: str) -> list[socket.socket]:
-    """Listening sockets on every address of a host, all on one port. Raises StartupError."""
-    sockets: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            listening = socket.socket(family, kind, protocol)
-            sockets.append(listening)
-            listening.setblocking(False)
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.bind((address[0], port, *address[2:]))
-            listening.listen(BACKLOG)
-            port = listening.getsockname()[1]
-    except OSError as error:
-        for listening in sockets:
-            listening.close()
-        raise StartupError(
-            f"can't listen on {host} port {port}: {error.strerror or error}; choose another with {flags}"
-        ) from error
-    return sockets
 
 
 def _limit(settings: Settings) -> int:

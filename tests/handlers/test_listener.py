@@ -99,9 +99,29 @@ async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_taken_port() -> None:
     """An address that can't be listened on is said in words."""
     async with edge() as site:
-        with pytest.raises(StartupError, match=f"can't listen on 127.0.0.1 port {site.port}: .*; choose another"):
+        with pytest.raises(StartupError, match=f"can't listen on 127.0.0.1 port {site.port}: .*; another program"):
             async with edge(port=site.port):
                 pass
+
+
+@pytest.mark.gen_test
+async def test_an_address_that_the_machine_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a name's addresses, as ::1 of localhost in a container without IPv6, it is left out, with a warning; where it
+    is the only one nobody listens, and what to do is said."""
+    real = socket.getaddrinfo
+
+    def two(host: str, *asked: Any, **more: Any) -> list[Any]:
+        hosts = ("192.0.2.1", "127.0.0.1") if host == "two.test" else (host,)
+        return [found for each in hosts for found in real(each, *asked, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    with structlog.testing.capture_logs() as lines:
+        async with edge(host="two.test") as site, Raw(site.port) as raw:
+            assert (await raw.ask(request(URL, b"x"))).status == 200
+    assert [(line["event"], line["address"]) for line in lines] == [("address_not_here", "192.0.2.1")]
+    with pytest.raises(StartupError, match=r"can't listen on 192.0.2.1 port 0: .*; this machine has no such address"):
+        async with edge(host="192.0.2.1"):
+            pass
 
 
 @pytest.mark.gen_test

@@ -1,0 +1,72 @@
+"""Listening sockets on the addresses of a host, and words for what keeps them from being opened."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+import structlog
+
+from relay_tornado.errors import NO_DESCRIPTOR, StartupError
+
+BACKLOG: Final = 1024
+
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_ADVICE: Final[Mapping[int, str]] = {
+    errno.EADDRINUSE: "another program listens there (`ss -ltnp` shows which): stop it, or choose another with {flags}",
+    errno.EACCES: "ports below 1024 are root's: choose another with {flags}, or have systemd listen (relay.socket)",
+    errno.EADDRNOTAVAIL: "this machine has no such address (`ip address` shows which it has): choose one with {flags}",
+    errno.EAFNOSUPPORT: "this machine has no such addresses: choose another with {flags}",
+    errno.EMFILE: NO_DESCRIPTOR,
+    errno.ENFILE: NO_DESCRIPTOR,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+def listen(host: str, port: int, flags: str) -> list[socket.socket]:
+    """Sockets that listen on every address of a host that this machine has, all on one port; `flags` name another one.
+
+    Raises StartupError.
+    """
+    sockets: list[socket.socket] = []
+    lacking: dict[str, OSError] = {}
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                listening = _listen(family, kind, protocol, (address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                lacking[str(address[0])] = error
+            else:
+                sockets.append(listening)
+                port = listening.getsockname()[1]
+        if not sockets:
+            raise next(iter(lacking.values()))
+    except OSError as error:
+        for listening in sockets:
+            listening.close()
+        advice = _ADVICE.get(error.errno or 0, "choose another with {flags}").format(flags=flags)
+        raise StartupError(f"can't listen on {host} port {port}: {error.strerror or error}; {advice}") from error
+    for name, reason in lacking.items():
+        _log.warning("address_not_here", host=host, address=name, reason=reason.strerror, consequence="it is left out")
+    return sockets
+
+
+def _listen(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setblocking(False)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
