@@ -10,6 +10,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from relay_tornado import __version__
 from relay_tornado.errors import NO_DESCRIPTOR, Locked, NotWritable
@@ -17,6 +18,7 @@ from relay_tornado.storage import rights
 
 NAME = "relay.lock"
 
+_NO_LOCKS: Final = "files can't be locked on its file system, as on NFS without its lock service; use a local disk"
 _PATIENCE = 0.5
 """Seconds for which a held lock is tried again: `read_owner` of another process holds it for a moment."""
 
@@ -135,6 +137,11 @@ def _held(directory: Path, owner: Owner | None) -> str:
 
 
 def _refusal(directory: Path, error: OSError) -> str:
+    if directory.is_symlink() and not directory.exists():
+        return (
+            f"the data directory {directory} is a symlink to {directory.readlink()}, which is not there: mount the "
+            "disk that it is on, or choose another one with --data."
+        )
     advice = {
         errno.EACCES: "give the user that runs the relay the right to write there",
         errno.EPERM: "give the user that runs the relay the right to write there",
@@ -143,6 +150,8 @@ def _refusal(directory: Path, error: OSError) -> str:
         errno.EEXIST: "it is a file; name a directory",
         errno.ENOSPC: "the disk is full; free some space",
         errno.ENAMETOOLONG: "a name in it, or all of it, is too long; shorten it",
+        errno.ENOLCK: _NO_LOCKS,
+        errno.EOPNOTSUPP: _NO_LOCKS,
     }.get(error.errno or 0, "check the path and its rights")
     refusal = f"can't write to the data directory {directory} ({os.strerror(error.errno or 0)}): "
     if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import subprocess
@@ -129,6 +130,25 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(NotWritable, match=r"file.*--data"):
             Lock.acquire(path)
+
+
+def test_a_disk_that_is_not_mounted(tmp_path: Path) -> None:
+    """A symlink that leads nowhere is told as what it is."""
+    link = tmp_path / "data"
+    link.symlink_to(tmp_path / "disk")
+    with pytest.raises(NotWritable, match=r"data is a symlink to .*/disk, which is not there: mount"):
+        Lock.acquire(link)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, as two relays could use the directory at once, with what to do."""
+
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(NotWritable, match=r"\(No locks available\): files can't be locked .*; use a local disk, or"):
+        Lock.acquire(tmp_path)
 
 
 SHORT = """
