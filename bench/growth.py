@@ -17,7 +17,7 @@ from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, WEBHOOK, Loop, Readers, Senders, Subscribers, frame
 from bench.peers import wrk
 from bench.servers import PinnedRelay, folder, let_go
-from relay_tornado.app import open_administration
+from relay_tornado.engine import open_administration
 from relay_tornado.settings import Settings
 
 BUCKETS = (1, 100, 10_000)

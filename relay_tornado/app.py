@@ -1,47 +1,36 @@
-"""The composition root: a relay from its settings, and the administration of a data directory that no relay serves.
-
-Nothing else names a concrete engine.
-"""
+"""The composition root: a relay from its settings."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import structlog
 
 from relay_tornado import __version__
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.logs import Logs
 from relay_tornado.admin.sessions import NAME as SESSIONS
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses
+from relay_tornado.engine import Engine, administer, open_engine
 from relay_tornado.errors import StartupError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.gauges import ConsumerLevels, Gauges, Measured
 from relay_tornado.handlers.control import ControlServer
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.handlers.site import Site
-from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.metrics import Metrics
 from relay_tornado.ops.schedule import Backups, check_directory
 from relay_tornado.proxy import ProxyTrust
-from relay_tornado.registry.sqlite import SqliteRegistry
-from relay_tornado.registry.sqlite_uses import SqliteUses
 from relay_tornado.search.index import Index
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 from relay_tornado.storage.upkeep import Upkeep
 from relay_tornado.tls import Certificate
 
@@ -49,52 +38,6 @@ AGAIN: Final = 10.0
 """Seconds until what should never end, and failed, begins again."""
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Engine:
-    database: Database
-    log: SqliteEventLog
-    results: SqliteDeliveries
-    ledgers: Ledgers
-    registry: SqliteRegistry
-    uses: SqliteUses
-
-
-@asynccontextmanager
-async def _open_engine(settings: Settings, counters: Counters | None = None) -> AsyncIterator[_Engine]:
-    async with AsyncExitStack() as stack:
-        database = await Database.open(settings)
-        stack.push_async_callback(database.close)
-        log = await SqliteEventLog.open(database, settings, counters)
-        stack.push_async_callback(log.close)
-        results = SqliteDeliveries(database, settings)
-        stack.push_async_callback(results.close)
-        consumers = SqliteConsumers(database)
-        stack.push_async_callback(consumers.close)
-        ledgers = Ledgers(consumers, log, counters=counters)
-        registry = await SqliteRegistry.open(database)
-        uses = await SqliteUses.open(database)
-        stack.push_async_callback(uses.write)
-        yield _Engine(database, log, results, ledgers, registry, uses)
-
-
-async def _administration(
-    engine: _Engine, settings: Settings, sessions: Sessions | None = None, index: Index | None = None
-) -> Administration:
-    logs = Logs(engine.log, engine.results, engine.registry, index)
-    administration = Administration(
-        engine.log, engine.registry, settings, engine.ledgers, logs, uses=engine.uses, sessions=sessions
-    )
-    await administration.reconcile()
-    return administration
-
-
-@asynccontextmanager
-async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
-    """The administration of a data directory, under its lock. Raises StartupError, Locked where a relay serves it."""
-    async with _open_engine(settings) as engine:
-        yield await _administration(engine, settings)
 
 
 class Relay:
@@ -150,14 +93,14 @@ class Relay:
             self._certificate = certificate = _certificate(settings)
             if settings.backup_dir is not None:
                 check_directory(settings.backup_dir)
-            engine = await stack.enter_async_context(_open_engine(settings, counters))
+            engine = await stack.enter_async_context(open_engine(settings, counters))
             database, log, registry, ledgers = engine.database, engine.log, engine.registry, engine.ledgers
             sessions = None
             if not settings.no_ui:
                 sessions = Sessions(registry, settings.data / SESSIONS)
                 stack.push_async_callback(sessions.close)
             index = _index(engine, settings, counters)
-            self._administration = administration = await _administration(engine, settings, sessions, index)
+            self._administration = administration = await administer(engine, settings, sessions, index)
             upkeep = Upkeep(database)
             backups = None if settings.backup_dir is None else Backups(settings, settings.backup_dir)
             consumers = ConsumerLevels(administration.consumers, registry)
@@ -250,7 +193,7 @@ def _certificate(settings: Settings) -> Certificate | None:
     return Certificate(settings.tls_cert, settings.tls_key)
 
 
-def _index(engine: _Engine, settings: Settings, counters: Counters) -> Index | None:
+def _index(engine: Engine, settings: Settings, counters: Counters) -> Index | None:
     if settings.search_index is None:
         return None
     return Index(

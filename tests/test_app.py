@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import websockets
 
-from relay_tornado.app import Relay, open_administration
+from relay_tornado.app import Relay
+from relay_tornado.engine import open_administration
 from relay_tornado.errors import Locked, NewerSchema, StartupError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.gauges import ConsumerLevels

@@ -30,7 +30,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"handlers"}),
     frozenset({"client"}),
     frozenset({"agent"}),
-    frozenset({"app", "garbage", "gauges", "log_output", "cli"}),
+    frozenset({"app", "engine", "garbage", "gauges", "log_output", "cli"}),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
@@ -86,9 +86,9 @@ def test_what_decides_touches_no_socket(path: Path) -> None:
 
 
 def test_only_the_composition_root_names_an_engine() -> None:
-    """The concrete log and registry are imported by app.py alone."""
+    """The concrete log and registry are imported by engine.py alone."""
     for path in MODULES:
-        if _name(path) in ("app", "log", "registry", "storage"):
+        if _name(path) in ("engine", "log", "registry", "storage"):
             continue
         engines = [
             name
@@ -119,6 +119,15 @@ def test_the_client_is_light() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     heavy = {"tornado", "aiosqlite", "sqlite3", "marshmallow", "structlog", "msgspec", "click", "rich", "aiohttp"}
     assert not heavy & set(run.stdout.split())
+
+
+def test_a_command_without_a_relay_loads_no_server() -> None:
+    """Importing what a command opens a directory with, and does there, loads none of what serves."""
+    code = "import sys, relay_tornado.engine, relay_tornado.admin.commands; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = run.stdout.split()
+    assert "relay_tornado.log.sqlite" in loaded
+    assert not [each for each in loaded if each.startswith(("tornado", "aiohttp", "h11", "relay_tornado.handlers"))]
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if _name(path) == "agent"], ids=lambda path: path.name)

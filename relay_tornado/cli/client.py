@@ -254,8 +254,8 @@ class _Offline:
         import asyncio
         import dataclasses
 
-        from relay_tornado.app import open_administration
         from relay_tornado.cli.options import settings_from_environment
+        from relay_tornado.engine import open_administration
         from relay_tornado.log_output import configure
 
         settings = settings_from_environment(data)

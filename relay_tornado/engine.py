@@ -1,0 +1,74 @@
+"""What lies in a data directory, opened, and the administration of one that no relay serves, which needs no server.
+
+Nothing else names a concrete engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from relay_tornado.admin.administration import Administration
+from relay_tornado.admin.logs import Logs
+from relay_tornado.admin.sessions import Sessions
+from relay_tornado.counters import Counters
+from relay_tornado.log.ledgers import Ledgers
+from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
+from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
+from relay_tornado.registry.sqlite import SqliteRegistry
+from relay_tornado.registry.sqlite_uses import SqliteUses
+from relay_tornado.search.index import Index
+from relay_tornado.settings import Settings
+from relay_tornado.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The parts that keep something in relay.db."""
+
+    database: Database
+    log: SqliteEventLog
+    results: SqliteDeliveries
+    ledgers: Ledgers
+    registry: SqliteRegistry
+    uses: SqliteUses
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings, counters: Counters | None = None) -> AsyncIterator[Engine]:
+    """Opens a data directory under its lock. Raises StartupError, Locked where another process has it."""
+    async with AsyncExitStack() as stack:
+        database = await Database.open(settings)
+        stack.push_async_callback(database.close)
+        log = await SqliteEventLog.open(database, settings, counters)
+        stack.push_async_callback(log.close)
+        results = SqliteDeliveries(database, settings)
+        stack.push_async_callback(results.close)
+        consumers = SqliteConsumers(database)
+        stack.push_async_callback(consumers.close)
+        ledgers = Ledgers(consumers, log, counters=counters)
+        registry = await SqliteRegistry.open(database)
+        uses = await SqliteUses.open(database)
+        stack.push_async_callback(uses.write)
+        yield Engine(database, log, results, ledgers, registry, uses)
+
+
+async def administer(
+    engine: Engine, settings: Settings, sessions: Sessions | None = None, index: Index | None = None
+) -> Administration:
+    """The administration of what was opened, with registry and log brought in line."""
+    logs = Logs(engine.log, engine.results, engine.registry, index)
+    administration = Administration(
+        engine.log, engine.registry, settings, engine.ledgers, logs, uses=engine.uses, sessions=sessions
+    )
+    await administration.reconcile()
+    return administration
+
+
+@asynccontextmanager
+async def open_administration(settings: Settings) -> AsyncIterator[Administration]:
+    """The administration of a data directory, under its lock. Raises StartupError, Locked where a relay serves it."""
+    async with open_engine(settings) as engine:
+        yield await administer(engine, settings)
