@@ -1,4 +1,4 @@
-"""A real relay and a real Chromium a module, and for each test a page of its own that must not complain."""
+"""A real relay a module, one real Chromium, and for each test a page of its own that must not complain."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def administrator(relay: Relay) -> str:
     return relay.create_token()[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
+    """One browser for the folder, which is a package for that: it must have ended before other tests run a loop."""
     needs("chromium", "apt-get install chromium")
     pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
     from tests.ui.browser import chromium

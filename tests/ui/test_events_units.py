@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
-from tests.acceptance.relay import TIMEOUT
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.ui.browser import Watch, watched
 
 
 class _Echo(http.server.BaseHTTPRequestHandler):
@@ -47,17 +48,26 @@ def echo() -> Iterator[Any]:
     server.server_close()
 
 
+@pytest.fixture(scope="module")
+def blank(chromium: Browser, relay: Relay) -> Iterator[tuple[Page, Watch]]:
+    """One page for all that only calls functions in it."""
+    with watched(chromium, relay.url) as (page, watch):
+        page.goto("/ui/")
+        yield page, watch
+
+
 @pytest.fixture
-def module(page: Page) -> Any:
+def module(blank: tuple[Page, Watch]) -> Iterator[Any]:
     """Runs the body of an async function over the exports of a module: module("curl", "return m.quote(x)", x)."""
-    page.goto("/ui/")
+    page, watch = blank
 
     def run(name: str, body: str, argument: object = None) -> Any:
         return page.evaluate(
             f"async (x) => {{ const m = await import('/ui/static/event/{name}.js'); {body} }}", argument
         )
 
-    return run
+    yield run
+    watch.check()
 
 
 CURL = """

@@ -82,6 +82,12 @@ def world(relay: Relay) -> Iterator[World]:
         yield World(demo, {"left": left, "right": right, "bin": made["bucket"]["name"]})
 
 
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """axe-core's source."""
+    return quality.needs_axe()
+
+
 @pytest.fixture
 def opened(chromium: Browser, relay: Relay, world: World) -> Iterator[tuple[Page, Watch]]:
     """A page that an administrator is signed in to, at nothing yet."""
@@ -103,14 +109,13 @@ def go(page: Page, world: World, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
+def test_a_page(axe: str, opened: tuple[Page, Watch], world: World, place: str) -> None:
     """axe-core finds nothing in light and dark; nothing is wider than the window; Tab reaches whatever can be used, and
     one sees where it is; nothing is too small to press on a phone; Escape closes a dialog and gives the focus back; the
     console stays empty."""
     page, watch = opened
     if place.startswith("no-"):
         watch.expected.append("status of 404")
-    axe = quality.needs_axe()
     page.set_viewport_size({"width": 1440, "height": 900})
     go(page, world, place)
     found = [f"light: {each}" for each in quality.violations(page, axe)]
@@ -130,7 +135,7 @@ def test_a_page(opened: tuple[Page, Watch], world: World, place: str) -> None:
     assert not found, "\n".join(dict.fromkeys(found))
 
 
-def test_an_error_is_a_page_too(opened: tuple[Page, Watch], world: World) -> None:
+def test_an_error_is_a_page_too(axe: str, opened: tuple[Page, Watch], world: World) -> None:
     """The same of each page that gets no answer but a refusal."""
     page, watch = opened
     watch.expected.append("status of 503")
@@ -142,17 +147,17 @@ def test_an_error_is_a_page_too(opened: tuple[Page, Watch], world: World) -> Non
         path = PAGES[name].format(**world.names)
         page.goto("/ui/" + path)
         expect(page.get_by_role("alert").first).to_have_text(re.compile("too much to do"))
-        found += [f"{path}: {each}" for each in quality.violations(page, quality.needs_axe()) + quality.sideways(page)]
+        found += [f"{path}: {each}" for each in quality.violations(page, axe) + quality.sideways(page)]
     assert not found, "\n".join(found)
 
 
-def test_signing_in_is_a_page_too(chromium: Browser, relay: Relay) -> None:
+def test_signing_in_is_a_page_too(axe: str, chromium: Browser, relay: Relay) -> None:
     """The same of the page of whoever is not signed in."""
     with watched(chromium, relay.url, color_scheme="dark", viewport={"width": 390, "height": 844}) as (page, _):
         quality.prepare(page)
         page.goto("/ui/")
         expect(page.get_by_role("heading", name="Sign in to this relay")).to_be_visible()
-        found = quality.violations(page, quality.needs_axe()) + quality.sideways(page) + quality.out_of_reach(page)
+        found = quality.violations(page, axe) + quality.sideways(page) + quality.out_of_reach(page)
         assert not found, "\n".join(found)
 
 
