@@ -60,10 +60,11 @@ def operation(summary: str, answer: Schema | None, **details: Any) -> Callable[[
     def decorate(method: _Method) -> _Method:
         @functools.wraps(method)
         async def run(self: RestHandler, **path: str) -> None:
+            self.endpoint = described
             await self.admit()
             await method(self, **path)
 
-        run.operation = Operation(summary, answer, **details)  # type: ignore[attr-defined]
+        described = run.operation = Operation(summary, answer, **details)  # type: ignore[attr-defined]
         return run
 
     return decorate
@@ -71,14 +72,15 @@ def operation(summary: str, answer: Schema | None, **details: Any) -> Callable[[
 
 @stream_request_body
 class RestHandler(JsonHandler):
-    """One path of the API. `caller` is who asks, `token` theirs, `bucket` the one that the path names, itself or by an
-    event's id."""
+    """One path of the API. `endpoint` is what is asked of it, `caller` who asks, `token` theirs, `bucket` the one that
+    the path names, itself or by an event's id."""
 
     PATH: ClassVar[str]
     """As in scopes.py: its parameters in braces become the methods' arguments."""
     MAX_BODY: ClassVar[int] = 2 * MIB
     """Bytes: an input's static body of 250 KB may be six times as long in JSON."""
 
+    endpoint: Operation
     caller: Caller
     token: Token
     bucket: Bucket
@@ -155,13 +157,18 @@ class RestHandler(JsonHandler):
         """The body, a JSON object. Raises Invalid and WrongType."""
         return parse(b"".join(self._chunks), self.request.headers.get("Content-Type", ""))
 
-    def optional_document(self) -> dict[str, Any]:
-        """The same, for an endpoint whose body may be absent."""
-        return self.document() if self._size else {}
+    def given(self) -> Document:
+        """The body as the endpoint's form reads it; nothing where it may be absent, and is. Raises Invalid and
+        WrongType."""
+        assert self.endpoint.body is not None
+        absent = self.endpoint.body_optional and not self._size
+        return load(self.endpoint.body, {} if absent else self.document())
 
-    def query(self, schema: Schema) -> Document:
-        """The query's parameters as the schema reads them; of a repeated one the last counts, and those that the
-        schema does not have are passed over. Raises Invalid."""
+    def query(self) -> Document:
+        """The query's parameters as the endpoint's form reads them; of a repeated one the last counts, and those that
+        the form does not have are passed over. Raises Invalid."""
+        schema = self.endpoint.query
+        assert schema is not None
         given = {}
         for attribute, field in schema.fields.items():
             name = field.data_key or attribute

@@ -27,7 +27,6 @@ from relay_tornado.wire.rest import (
 
 _SHARED: Final = ("custom_domain", "path_prefix", "id")
 """Fields of an input whose values are taken by one bucket for all: whether one is free tells of other buckets."""
-_DELETE: Final = DeleteQuery()
 _WHOLE: Final = "created_at"
 """What only clients send that write all of what they know: those in Go."""
 _PARTS: Final = ("rules", "throttle", "durability")
@@ -78,9 +77,9 @@ class BucketHandler(RestHandler):
         changed = await self.rest.administration.set_bucket(self.bucket.id, wanted)
         self.answer(shown(self.token, "bucket", bucket_document(changed)))
 
-    @operation("Delete a bucket and every event in it", Deleted(), query=_DELETE, statuses=(412,))
+    @operation("Delete a bucket and every event in it", Deleted(), query=DeleteQuery(), statuses=(412,))
     async def delete(self, bucket: str) -> None:
-        await self.rest.administration.delete_bucket(self.bucket.id, force=self.query(_DELETE)["force"])
+        await self.rest.administration.delete_bucket(self.bucket.id, force=self.query()["force"])
         self.answer(_deleted(self.bucket.id))
 
 

@@ -23,7 +23,7 @@ from relay_tornado.handlers.rest.schemas import (
     SeekAnswer,
 )
 from relay_tornado.wire.control import read_position
-from relay_tornado.wire.fields import Flag, Number, Text, Whole, load
+from relay_tornado.wire.fields import Flag, Number, Text, Whole
 
 _FASTEST: Final = 1_000_000
 
@@ -63,10 +63,6 @@ class LettersBody(Schema):
     all = Flag()
 
 
-_SEEK, _REPLAY, _LETTERS = SeekBody(), ReplayBody(), LettersBody()
-_DEAD, _FORGET = DeadQuery(), ForgetQuery()
-
-
 class ConsumersHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/consumers"
 
@@ -78,9 +74,9 @@ class ConsumersHandler(RestHandler):
 class BucketDeadHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/dead"
 
-    @operation("The dead letters of all consumers of the bucket, oldest event first", DeadPage(), query=_DEAD)
+    @operation("The dead letters of all consumers of the bucket, oldest event first", DeadPage(), query=DeadQuery())
     async def get(self, bucket: str) -> None:
-        self.answer(await self.rest.administration.consumers.dead(self.bucket, None, **self.query(_DEAD)))
+        self.answer(await self.rest.administration.consumers.dead(self.bucket, None, **self.query()))
 
 
 class _OneConsumer(RestHandler):
@@ -111,29 +107,29 @@ class _Shown(_OneConsumer):
 
 class _Seek(_OneConsumer):
     @operation(
-        "Move a consumer to a position, or only see what that would do", SeekAnswer(), body=_SEEK, statuses=(412,)
+        "Move a consumer to a position, or only see what that would do", SeekAnswer(), body=SeekBody(), statuses=(412,)
     )
     async def post(self, **path: str) -> None:
-        given = load(_SEEK, self.document())
+        given = self.given()
         to = read_position(given["to"], "to")
         preview = given.get("preview", False)
         self.answer(await self.consumers.seek(self.bucket, self.reference, to, preview=preview))
 
 
 class _Replay(_OneConsumer):
-    @operation("Have a range of events be given again", ReplayAnswer(), body=_REPLAY, statuses=(412,))
+    @operation("Have a range of events be given again", ReplayAnswer(), body=ReplayBody(), statuses=(412,))
     async def post(self, **path: str) -> None:
-        self.answer(await self.consumers.replay(self.bucket, self.reference, **load(_REPLAY, self.document())))
+        self.answer(await self.consumers.replay(self.bucket, self.reference, **self.given()))
 
 
 class _Dead(_OneConsumer):
-    @operation("A consumer's dead letters, oldest event first", DeadPage(), query=_DEAD)
+    @operation("A consumer's dead letters, oldest event first", DeadPage(), query=DeadQuery())
     async def get(self, **path: str) -> None:
-        self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query(_DEAD)))
+        self.answer(await self.consumers.dead(self.bucket, self.reference, **self.query()))
 
-    @operation("Forget dead letters: those of these events, or all", Forgotten(), query=_FORGET)
+    @operation("Forget dead letters: those of these events, or all", Forgotten(), query=ForgetQuery())
     async def delete(self, **path: str) -> None:
-        given = self.query(_FORGET)
+        given = self.query()
         ids = [each for each in given["ids"].split(",") if each]
         if bool(ids) == given["all"]:
             raise Invalid("ids: name events by their ids, or say all=true", "ids")
@@ -141,9 +137,9 @@ class _Dead(_OneConsumer):
 
 
 class _Resend(_OneConsumer):
-    @operation("Have dead letters be given again: those of these events, or all", Rescheduled(), body=_LETTERS)
+    @operation("Have dead letters be given again: those of these events, or all", Rescheduled(), body=LettersBody())
     async def post(self, **path: str) -> None:
-        given = load(_LETTERS, self.document())
+        given = self.given()
         if len(given) != 1 or given.get("all") is False:
             raise Invalid("ids: name events by their ids, or say all: true", "ids")
         self.answer(await self.consumers.resend(self.bucket, self.reference, given.get("ids")))

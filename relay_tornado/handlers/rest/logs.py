@@ -172,16 +172,12 @@ class RangeBody(Schema):
     process_policy = Choice("", "skip", "force", allow_none=True)
 
 
-_ACTION, _RANGE = ActionBody(), RangeBody()
-_LOG_QUERY, _EVENT_QUERY = LogQuery(), EventQuery()
-
-
 class LogsHandler(RestHandler):
     PATH = "/v1/logs"
 
-    @operation("Events, newest first, each with its latest delivery", LogPage(), query=_LOG_QUERY)
+    @operation("Events, newest first, each with its latest delivery", LogPage(), query=LogQuery())
     async def get(self) -> None:
-        self.answer(listed_document(await self.rest.logs.list(self.token, **self.query(_LOG_QUERY))))
+        self.answer(listed_document(await self.rest.logs.list(self.token, **self.query())))
 
 
 class LogHandler(RestHandler):
@@ -214,9 +210,9 @@ class BucketLogHandler(RestHandler):
 class ActionHandler(RestHandler):
     PATH = "/v1/logs/{log}/action"
 
-    @operation("Send an event again, as a new event of its bucket", Resent(), body=_ACTION, statuses=(412,))
+    @operation("Send an event again, as a new event of its bucket", Resent(), body=ActionBody(), statuses=(412,))
     async def post(self, log: str) -> None:
-        given = load(_ACTION, self.document())
+        given = self.given()
         resent = await self.rest.logs.resend(self.token, log, **_orders(given))
         self.answer(resent_document(resent))
 
@@ -224,9 +220,9 @@ class ActionHandler(RestHandler):
 class ResendHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/resend"
 
-    @operation("Send a range of a bucket's events again, in their order", Resent(), body=_RANGE, statuses=(412,))
+    @operation("Send a range of a bucket's events again, in their order", Resent(), body=RangeBody(), statuses=(412,))
     async def post(self, bucket: str) -> None:
-        given = load(_RANGE, self.document())
+        given = self.given()
         orders = _orders(given)
         wanted = Range(**{name: value for name, value in given.items() if value is not None})
         self.answer(resent_document(await self.rest.logs.resend_range(self.token, self.bucket.id, wanted, **orders)))
@@ -236,10 +232,10 @@ class EventsHandler(RestHandler):
     PATH = "/v1/events"
 
     @operation(
-        "Events in order: with a cursor a page, without one what was not fetched yet", EventPage(), query=_EVENT_QUERY
+        "Events in order: with a cursor a page, without one what was not fetched yet", EventPage(), query=EventQuery()
     )
     async def get(self) -> None:
-        given = self.query(_EVENT_QUERY)
+        given = self.query()
         cursor = given.pop("cursor")
         if cursor is None and self.request.method != "HEAD":
             if self.caller.session is not None:

@@ -15,7 +15,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
 from relay_tornado.model import MIB, Bucket, Input
-from relay_tornado.wire.fields import Text, load
+from relay_tornado.wire.fields import Text
 from relay_tornado.wire.headers import canonical, decode, is_name, is_value
 
 MAX_MADE: Final = 16 * MIB
@@ -121,16 +121,15 @@ class SentAnswer(Schema):
     response_body = fields.String(required=True)
 
 
-_MADE, _SAMPLE, _SEND = MadeBody(), SampleBody(), SendBody()
-
-
 class MadeHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/events"
     MAX_BODY = MAX_MADE
 
-    @operation("Store an event that was made by hand, or edited from another one", MadeAnswer(), status=201, body=_MADE)
+    @operation(
+        "Store an event that was made by hand, or edited from another one", MadeAnswer(), status=201, body=MadeBody()
+    )
     async def post(self, bucket: str) -> None:
-        given = load(_MADE, self.document())
+        given = self.given()
         body: bytes = given["body_base64"]
         original, target = None, None
         if given["edited_from"]:
@@ -166,9 +165,11 @@ class SamplesHandler(RestHandler):
 class SampleHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/samples"
 
-    @operation("Store a provider's sample, signed where the input has a secret", SampleMade(), status=201, body=_SAMPLE)
+    @operation(
+        "Store a provider's sample, signed where the input has a secret", SampleMade(), status=201, body=SampleBody()
+    )
     async def post(self, bucket: str) -> None:
-        given = load(_SAMPLE, self.document())
+        given = self.given()
         sample = samples.find(given["provider"], given["event"])
         into = _input(self.bucket, given["input"] or "", sample.provider)
         secret = ""
@@ -186,9 +187,9 @@ class SampleHandler(RestHandler):
 class SendHandler(RestHandler):
     PATH = "/v1/logs/{log}/send"
 
-    @operation("Send an event to a URL, once and now", SentAnswer(), body=_SEND, statuses=(412, 502))
+    @operation("Send an event to a URL, once and now", SentAnswer(), body=SendBody(), statuses=(412, 502))
     async def post(self, log: str) -> None:
-        url = load(_SEND, self.document())["url"]
+        url = self.given()["url"]
         found = await self.rest.logs.event(self.token, log)
         answer, seconds = await self.rest.forwarding.send(found, url)
         named: dict[str, list[str]] = {}

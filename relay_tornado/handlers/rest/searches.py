@@ -135,15 +135,12 @@ class SeriesAnswer(Schema):
     )
 
 
-_SEARCH, _SERIES = SearchQuery(), SeriesQuery()
-
-
 class SearchHandler(RestHandler):
     PATH = "/v1/search"
 
-    @operation("Events that fit, newest first, without their bodies", FoundPage(), query=_SEARCH)
+    @operation("Events that fit, newest first, without their bodies", FoundPage(), query=SearchQuery())
     async def get(self) -> None:
-        given = self.query(_SEARCH)
+        given = self.query()
         bucket, limit, cursor = given.pop("bucket"), given.pop("limit"), given.pop("cursor")
         wanted = Wanted(text=given.pop("q"), **given)
         page = await self.rest.logs.search(self.token, wanted, bucket=bucket, limit=limit, cursor=cursor)
@@ -218,9 +215,11 @@ class StatusHandler(RestHandler):
 class SeriesHandler(RestHandler):
     PATH = "/v1/series"
 
-    @operation("What was measured in the last hour, day or month", SeriesAnswer(), query=_SERIES, statuses=(403, 404))
+    @operation(
+        "What was measured in the last hour, day or month", SeriesAnswer(), query=SeriesQuery(), statuses=(403, 404)
+    )
     async def get(self) -> None:
-        given = self.query(_SERIES)
+        given = self.query()
         span, bucket, consumer = given["span"], given["bucket"], given["consumer"]
         series = self.rest.series
         if consumer and not bucket:

@@ -53,7 +53,6 @@ class RotateBody(Schema):
 
 
 _BODY = TokenBody()
-_ROTATE = RotateBody()
 
 
 class TokensHandler(RestHandler):
@@ -97,12 +96,12 @@ class RotateHandler(RestHandler):
     PATH = "/v1/tokens/{token}/rotate"
 
     @operation(
-        "Give a token a new secret, which is shown this once", NewTokenAnswer(), body=_ROTATE, body_optional=True
+        "Give a token a new secret, which is shown this once", NewTokenAnswer(), body=RotateBody(), body_optional=True
     )
     async def post(self, token: str) -> None:
         found = self.rest.administration.find_token(token)
         _check_end(self.token, found.expires_at)
-        grace = load(_ROTATE, self.optional_document())["grace"]
+        grace = self.given()["grace"]
         rotated, secret = await self.rest.administration.rotate_token(found.key, grace)
         self.answer({**self.rest.administration.describe_token(rotated), "secret": secret})
 
