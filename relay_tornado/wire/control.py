@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
@@ -147,55 +147,41 @@ class _Lenient(Schema):
 
 
 class _Names(_Lenient):
+    """null is as if it were left out."""
+
     buckets = fields.List(
         fields.String(error_messages=dict.fromkeys(("invalid", "null"), "write a bucket's name or id in quotes")),
-        load_default=None,
-        allow_none=True,
         error_messages={"invalid": "write a list of bucket names or ids, [] for every bucket"},
     )
 
+    @pre_load
+    def _said(self, document: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {name: value for name, value in document.items() if value is not None}
+
 
 def _one_of(choices: Sequence[str], words: str) -> fields.String:
-    """One of these, or nothing."""
-    return fields.String(
-        load_default=None,
-        allow_none=True,
-        validate=validate.OneOf(choices, error=words),
-        error_messages={"invalid": words},
-    )
+    return fields.String(validate=validate.OneOf(choices, error=words), error_messages={"invalid": words})
 
 
 def _whole(first: int, last: int, words: str) -> fields.Integer:
-    """A whole number, or nothing."""
-    return fields.Integer(
-        strict=True,
-        load_default=None,
-        allow_none=True,
-        validate=validate.Range(first, last, error=words),
-        error_messages={"invalid": words},
-    )
+    limits = validate.Range(first, last, error=words)
+    return fields.Integer(strict=True, validate=limits, error_messages={"invalid": words})
 
 
 class _Subscribe(_Names):
-    since = _SincePosition(load_default=None, allow_none=True)
+    since = _SincePosition()
     on_gap = _one_of(("resume", "fail"), 'write "resume" or "fail"')
     max_body = fields.Integer(
         strict=True,
-        load_default=None,
-        allow_none=True,
         validate=validate.Range(min=0, error="write a number of bytes, 0 or more"),
         error_messages={"invalid": "write a whole number of bytes, like 1000000"},
     )
-    filter = fields.Raw(load_default=None, allow_none=True)
+    filter = fields.Raw()
     outputs = _one_of(("none",), 'write "none", or leave it out')
-    consumer = fields.String(
-        load_default=None, allow_none=True, error_messages={"invalid": "write the consumer's name in quotes"}
-    )
+    consumer = fields.String(error_messages={"invalid": "write the consumer's name in quotes"})
     ack = _one_of(("explicit", "receipt"), 'write "explicit" or "receipt"')
     max_in_flight = _whole(1, MAX_IN_FLIGHT, f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
-    ack_wait = Number(
-        f"write a number of seconds from 1 to {MAX_ACK_WAIT}", 1, MAX_ACK_WAIT, load_default=None, allow_none=True
-    )
+    ack_wait = Number(f"write a number of seconds from 1 to {MAX_ACK_WAIT}", 1, MAX_ACK_WAIT)
     max_deliver = _whole(0, MAX_DELIVER, f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")
 
 
@@ -274,7 +260,7 @@ def _content(action: str, document: dict[str, Any]) -> Message | Problem:
             return _subscribe(document)
         case "unsubscribe":
             _check_number(document)
-            return Unsubscribe(_named(_load(_NAMES, document)["buckets"]))
+            return Unsubscribe(_named(_load(_NAMES, document)))
         case "respond":
             return _respond(document)
         case "pong":
@@ -293,27 +279,15 @@ def _subscribe(document: dict[str, Any]) -> Subscribe:
     _check_number(document)
     loaded = _load(_SUBSCRIBE, document)
     _check_consumer(loaded)
-    return Subscribe(
-        _named(loaded["buckets"]),
-        loaded["since"],
-        loaded["on_gap"] or "resume",
-        loaded["max_body"],
-        loaded["filter"],
-        loaded["outputs"] or "all",
-        loaded["consumer"],
-        loaded["ack"] or "explicit",
-        loaded["max_in_flight"] or IN_FLIGHT,
-        loaded["ack_wait"],
-        loaded["max_deliver"],
-    )
+    return Subscribe(**{**loaded, "buckets": _named(loaded)})
 
 
 def _check_consumer(loaded: dict[str, Any]) -> None:
     """Raises Invalid where the consumer that a subscribe asks for can't be."""
-    name = loaded["consumer"]
+    name = loaded.get("consumer")
     if name is None:
         for key in _CONSUMERS:
-            if loaded[key] is not None:
+            if key in loaded:
                 raise Invalid(f'{key}: only a consumer has it; name one, like "consumer": "worker"')
         return
     if not 1 <= len(name) <= MAX_CONSUMER:
@@ -321,9 +295,9 @@ def _check_consumer(loaded: dict[str, Any]) -> None:
     if not name.isprintable() or "/" in name or name != name.strip():
         words = 'write a name of printable characters, without "/" and without a space at either end'
         raise Invalid(f"consumer: {words}")
-    if loaded["ack"] == "receipt":
+    if loaded.get("ack") == "receipt":
         for key in _EXPLICIT:
-            if loaded[key] is not None:
+            if key in loaded:
                 raise Invalid(f'{key}: nobody acks with "ack": "receipt"; leave it out')
 
 
@@ -352,8 +326,8 @@ def _respond(document: dict[str, Any]) -> Respond:
     return Respond(cursor, loaded["status"], loaded["headers"] or {}, body)
 
 
-def _named(buckets: list[str] | None) -> tuple[str, ...]:
-    return tuple(name for name in buckets or () if name)
+def _named(loaded: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name in loaded.get("buckets", ()) if name)
 
 
 def _names_position(value: dict[str, Any]) -> bool:
