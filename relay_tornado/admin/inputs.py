@@ -13,6 +13,7 @@ from relay_tornado.admin.parts import part_of
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
+from relay_tornado.registry.routes import RESERVED
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.fields import load_with_extra
 from relay_tornado.wire.rest import InputFields
@@ -27,8 +28,6 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _PREFIX = re.compile(r"(?:/[!$%&'()*+,.0-9:;=@A-Z_a-z~-]+)+")
-_OWN = frozenset({"v1", "healthz", "readyz", "metrics", "openapi.json", "ui"})
-"""First parts of the relay's own paths."""
 
 
 def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bucket:
@@ -89,10 +88,9 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     if given.get("verify") is not None:
         given["verify"] = _verify(before.verify, given["verify"])
     changed = check_answer(dataclasses.replace(before, **given))
-    if not changed.custom_domain and changed.path_prefix.split("/")[1:2] and _first(changed.path_prefix) in _OWN:
-        raise Invalid(
-            f"path_prefix: /{_first(changed.path_prefix)} is the relay's own: choose another prefix", "path_prefix"
-        )
+    first = "/" + changed.path_prefix.removeprefix("/").partition("/")[0].lower()
+    if not changed.custom_domain and first in RESERVED:
+        raise Invalid(f"path_prefix: {first} is the relay's own: choose another prefix", "path_prefix")
     wanted = changed.response_from_output
     if wanted not in ("", ANY_OUTPUT) and all(each.id != wanted for each in bucket.outputs):
         raise Invalid(
@@ -101,10 +99,6 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
             "response_from_output",
         )
     return changed
-
-
-def _first(prefix: str) -> str:
-    return prefix.split("/")[1].lower()
 
 
 def _domain(text: str) -> str:
