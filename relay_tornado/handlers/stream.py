@@ -251,10 +251,8 @@ def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subsc
         document["filter"] = _json("filter", document["filter"])
     if document.get("max_body", "").isdecimal():
         document["max_body"] = int(document["max_body"][:18])
-    for name in ("outputs", "on_gap"):
-        # Their defaults may be written out.
-        if document.get(name) == {"outputs": "all", "on_gap": "resume"}[name]:
-            del document[name]
+    if document.get("outputs") == "all":
+        del document["outputs"]  # the default, which has no name on the WebSocket
     content = control.parse(json.dumps({"action": "subscribe", **document})).content
     if isinstance(content, control.Problem):
         if content.message.startswith("since") and not content.message.startswith(("since.last:", "since.time:")):
