@@ -134,9 +134,10 @@ class Core:
             raise Cut(f"the relay sent {error}") from None
         self._link = link
         breathing = asyncio.create_task(self._breathe(link))
+        ended = asyncio.create_task(link.ended())
         try:
             while True:
-                await self.intake.room()
+                await self._room(ended)
                 document, size = await link.receive(self.options.idle_timeout)
                 try:
                     self._received(document, size)
@@ -150,6 +151,17 @@ class Core:
             raise
         finally:
             breathing.cancel()
+            ended.cancel()
+
+    async def _room(self, ended: asyncio.Task[None]) -> None:
+        """Returns once there is room, or the connection has ended: what came before that is little, and is here."""
+        if not self.intake.full or ended.done():
+            return
+        room = asyncio.create_task(self.intake.room())
+        try:
+            await asyncio.wait((room, ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            room.cancel()
 
     async def _breathe(self, link: Link) -> None:
         try:

@@ -163,6 +163,10 @@ class Link:
             return Refused(code, reason)
         return TooBig(reason) if code == 1009 else Cut(f"the relay closed the connection: {reason or code}")
 
+    async def ended(self) -> None:
+        """Returns once there is no connection any more; what came on it may still be received."""
+        await self._socket.wait_closed()
+
     async def close(self) -> None:
         """Says goodbye, briefly: what is unread would hold it up."""
         try:

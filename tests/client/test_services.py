@@ -23,6 +23,7 @@ from relay_tornado.client import (
     Refused,
     Rejected,
     RelayClientError,
+    Subscription,
     Unreachable,
 )
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, service, webhook
@@ -449,6 +450,48 @@ def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch)
 
     run(main())
     assert all(message == {"action": "pong"} for message in heard)
+
+
+async def drain(events: Subscription, got: list[int]) -> None:
+    """Appends the seqs of all that come."""
+    async for event in events:
+        got.append(event.seq)
+
+
+def test_an_end_is_noticed_while_the_application_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a connection of which nothing more is read, and by the next one that it is for good; what was read ahead is
+    given all the same, and nothing between is left out."""
+    monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)
+    go = asyncio.Event()
+    asked: list[Any] = []
+
+    async def talk(peer: Peer) -> None:
+        asked.append((await peer.welcome(buckets=[ENTRY])).get("since"))
+        if peer.number == 1:
+            sending = asyncio.create_task(
+                peer.send(*(webhook(f"abcdefghijkl-{seq}", "x" * 100_000) for seq in range(1, 200)))
+            )
+            await go.wait()
+            peer.socket.transport.abort()
+            await asyncio.gather(sending, return_exceptions=True)
+        else:
+            await peer.socket.close(4503, "because")
+
+    async def main() -> None:
+        async with service(talk) as url, at(url, buffer=100_000) as events:
+            assert (await anext(events)).seq == 1
+            core = events._core
+            assert core is not None
+            await until(lambda: core.intake.full, "a full buffer")
+            go.set()
+            await until(lambda: events.ended, "the end")
+            got: list[int] = []
+            with pytest.raises(Refused, match="because"):
+                await drain(events, got)
+            assert got == list(range(2, len(got) + 2))
+            assert asked[1]["B"] == f"abcdefghijkl-{len(got) + 1}"
+
+    run(main())
 
 
 def test_a_message_that_is_too_big_ends_it() -> None:
