@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from relay_tornado.agent.engine import Agent, Outcome
 from relay_tornado.agent.pace import Pace, paced
@@ -22,6 +23,9 @@ from relay_tornado.client import Subscription, subscribe
 from relay_tornado.client.errors import RelayClientError
 from relay_tornado.client.event import Event, Gap, Notice
 from relay_tornado.model import counted
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at whether the subscription has ended, while the pace has the next event wait."""
 
 
 def send_to_url(
@@ -137,9 +141,17 @@ async def _send(agent: Agent, target: Target, access: Access, watch: _Watch, pac
         async with (
             target,
             subscription,
-            aclosing(paced(subscription, span.last, watch.caught_up, pace)) as events,
+            aclosing(paced(subscription, span.last, watch.caught_up, pace, partial(_sleep, subscription))) as events,
             aclosing(watch.begun(events, subscription)) as wanted,
         ):
             await agent.run(wanted)
     if watch.lost and watch.next() <= span.last:
         raise Failure(watch.lost)
+
+
+async def _sleep(subscription: Subscription, seconds: float) -> None:
+    """So long, or until the subscription has ended: then nothing more is sent."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while subscription.ended is None and (left := until - loop.time()) > 0:  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(min(left, _LOOK))

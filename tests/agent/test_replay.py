@@ -139,13 +139,14 @@ def test_stopped_and_taken_up(relay: Relay, secret: str, shop: str, target: Targ
     assert target.numbers() == list(range(2, 11))
 
 
-def test_a_token_that_is_revoked(relay: Relay, shop: str, target: Target, tmp_path: Path) -> None:
-    """Nothing more is sent, of what was read ahead neither."""
+@pytest.mark.parametrize("pace", ["2/s", "0.001/s"])
+def test_a_token_that_is_revoked(relay: Relay, shop: str, target: Target, tmp_path: Path, pace: str) -> None:
+    """Nothing more is sent, of what was read ahead neither; and it ends then, whatever its pace."""
     key, secret = relay.create_token()
     path = relay.create_bucket("many")
     for number in range(1, 101):
         send(relay, path, number)
-    arguments = ("replay", "many", "--from", "earliest", "--to-url", target.url, "--pace", "2/s")
+    arguments = ("replay", "many", "--from", "earliest", "--to-url", target.url, "--pace", pace)
     agent = Agent(tmp_path, relay.url, secret, *arguments)
     agent.start(until=lambda: bool(target.seen()))
     with agent:
@@ -155,6 +156,7 @@ def test_a_token_that_is_revoked(relay: Relay, shop: str, target: Target, tmp_pa
     assert count < 100
     assert f"the same command with --from seq:{count + 1} --to seq:100 goes on there" in agent.said()
     assert "the token was revoked" in agent.said()
+    relay.call("bucket.delete", bucket="many", force=True)
 
 
 @pytest.mark.parametrize(("what", "words"), [("bucket", "the bucket 'leaving' is gone"), ("token", "revoked")])
