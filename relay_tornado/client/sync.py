@@ -118,6 +118,9 @@ class Subscription:
 
     def close(self) -> None:
         """Ends it; may be called from another thread, too. Raises CheckpointError."""
+        loop = self._loop
+        if loop is not None:
+            loop.must_be_elsewhere()
         self._closed = True
         loop, self._loop = self._loop, None
         if loop is None or not loop.runs:
@@ -217,8 +220,14 @@ class _Loop:
         """Whether it has its thread here: the child of a fork has none."""
         return os.getpid() == self._process
 
+    def must_be_elsewhere(self) -> None:
+        """Raises RelayClientError where the caller would wait for itself."""
+        if self.runs and threading.get_ident() == self._thread.ident:
+            raise RelayClientError("what the client calls back can't wait for it: do this where the events are read")
+
     def begin(self, answer: _Answer[Any]) -> None:
-        """Begins it there, unless it has begun. Raises RelayClientError once the loop is closed."""
+        """Begins it there, unless it has begun. Raises RelayClientError once the loop is closed, and in its thread."""
+        self.must_be_elsewhere()
         if answer.known:
             return
         if not self.runs:

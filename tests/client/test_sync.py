@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay_tornado.client import CheckpointError, Refused, RelayClientError
+from relay_tornado.client import CheckpointError, Notice, Refused, RelayClientError
 from relay_tornado.client.sync import Subscription, subscribe
 from tests.client.world import SOON, TIMEOUT, World
 
@@ -106,6 +106,26 @@ def test_it_can_be_closed_from_another_thread(shared: World) -> None:
     assert list(events) == []
     with pytest.raises(RelayClientError, match="closed"):
         event.respond()
+
+
+def test_what_it_calls_back_can_not_wait_for_it(shared: World) -> None:
+    """It runs in the loop's thread: what would wait there for ever says so."""
+    bucket = shared.bucket()
+    said: list[str] = []
+
+    def close(notice: Notice) -> None:
+        for wait in (events.close, events.next):
+            try:
+                wait()
+            except RelayClientError as error:
+                said.append(str(error))
+
+    events = at(shared, bucket, since="earliest", on_notice=close)
+    with events:
+        shared.send("1", bucket=bucket)
+        assert next(events).text == "1"
+    assert len(said) >= 2
+    assert all("can't wait" in each for each in said)
 
 
 INTERRUPTED = """
