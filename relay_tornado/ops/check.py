@@ -306,7 +306,7 @@ class _Logs:
         starts = [epoch.from_seq for epoch in epochs]
         if not epochs:
             self._tell("damage", "epoch", row, "it has no epoch, so no cursor can be honoured", RESTORE)
-        elif starts[0] > row.first or starts != sorted(starts) or starts[-1] > row.head + 1:
+        elif not 1 <= starts[0] <= row.first or starts != sorted(starts) or starts[-1] > row.head + 1:
             self._tell("damage", "epoch", row, f"its epochs begin at {starts[:20]}, its head is {row.head}", RESTORE)
         for epoch in epochs:
             if _EPOCH.fullmatch(epoch.epoch) is None:

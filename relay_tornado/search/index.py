@@ -225,10 +225,11 @@ class Index:
         """What came behind the newest event that is indexed, or the first of that."""
         bounds = await self._log.bounds(bucket_id)
         place = await self._placed(bucket_id, bounds)
-        if place.high >= min(bounds.head, file.MOST_SEQ):
+        after, head = max(place.high, bounds.first - 1), min(bounds.head, file.MOST_SEQ)
+        if after >= head:
             return []
-        found = await pages.above(self._log, bucket_id, max(place.high, bounds.first - 1), bounds.head)
-        if found.last < bounds.head:
+        found = await pages.above(self._log, bucket_id, after, head)
+        if found.last < head:
             self._more = True
             self._dirty.setdefault(bucket_id)
         low = place.low if place.high >= place.low else found.first
@@ -266,7 +267,7 @@ class Index:
 
                 await self._write(take_back)
                 return self._state.places[bucket_id]
-        head = bounds.head
+        head = min(bounds.head, file.MOST_SEQ)
         epoch = epoch_at(bounds.epochs, head)
         key = await self._transact(partial(file.begin_bucket, bucket=bucket_id, epoch=epoch, low=head + 1, high=head))
         if place is not None:

@@ -98,6 +98,7 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
     ("statement", "kind", "words"),
     [
         ("UPDATE epoch SET from_seq = 5000 WHERE log = 1", "epoch", "begin at"),
+        ("UPDATE epoch SET from_seq = -1 WHERE log = 1", "epoch", "begin at"),
         ("DELETE FROM epoch WHERE log = 1", "epoch", "no epoch"),
         ("UPDATE epoch SET epoch = 'Not-an-epoch' WHERE log = 1", "epoch", "has not the form"),
         ("UPDATE epoch SET epoch = 'short' WHERE log = 1", "epoch", "has not the form"),

@@ -98,6 +98,29 @@ async def caught_up(made: Index, world: World, name: str = "b", low: int | None 
     await until(has, f"the index of {name}")
 
 
+@log_test
+async def test_seqs_that_a_row_has_no_room_for(world: SqliteWorld, tmp_path: Path) -> None:
+    """They are not covered, so that whoever searches looks at the events; what is below is, and other buckets are."""
+    await world.log.create("at", "cccccccccccc", file.MOST_SEQ - 5)
+    await world.log.create("beyond", "dddddddddddd", 1 << 41)
+    for name in ("b", "at", "beyond"):
+        for number in range(20):
+            await world.log.append(name, event(b"needle of %s %d" % (name.encode(), number)))
+    async with indexed(world, tmp_path, ("b", "at", "beyond")) as made:
+        await caught_up(made, world)
+        await until(lambda: made._whole)
+        assert made.covered("at") == (file.MOST_SEQ - 5, file.MOST_SEQ)
+        assert made.covered("beyond") is None
+        assert await look(made, world, "needle of b") == list(range(20, 0, -1))
+        assert await look(made, world, "needle of at", "at") == list(range(file.MOST_SEQ, file.MOST_SEQ - 6, -1))
+        for number in range(20):
+            await world.log.append("beyond", event(b"needle of beyond %d" % number))
+        await world.log.append("b", event(b"the last"))
+        await caught_up(made, world)
+        assert made.covered("beyond") is None
+        assert await look(made, world, "the last") == [21]
+
+
 async def look(made: Index, world: World, text: str, name: str = "b") -> list[int]:
     """The seqs of the events that have this text, as the index names them; the log decides."""
     query = parse_query(text)
