@@ -11,10 +11,11 @@ from typing import Final
 
 from relay_tornado import counters
 from relay_tornado.admin.consumers import ConsumerAdministration, reference_of
-from relay_tornado.errors import RelayError
+from relay_tornado.errors import BucketGone, RelayError
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.site import Site
 from relay_tornado.log.contract import EventLog
+from relay_tornado.model import BucketId
 from relay_tornado.ops.schedule import Backups, name_at
 from relay_tornado.registry.contract import Registry
 from relay_tornado.series.series import Levels
@@ -126,20 +127,28 @@ class Measured:
     def __init__(self, gauges: Gauges, consumers: ConsumerLevels, log: EventLog, registry: Registry) -> None:
         self._gauges = gauges
         self._consumers = consumers
+        self._log = log
         self._registry = registry
         self._watch = log.watch((), lambda bucket_id: None)
 
     def __call__(self) -> Levels:
         buckets = self._registry.list("bucket")
-        heads = {bucket.id: self._watch.head(bucket.id) for bucket in buckets}
+        totals = {bucket.id: self._total(bucket.id) for bucket in buckets}
         levels = self._gauges()
         return Levels(
             subscribers=levels.subscribers,
             lag=max(levels.lag.values(), default=0),
             disk_free=levels.space_free,
-            heads=heads,
-            consumers=[each for each in self._consumers.latest if each.bucket in heads],
+            totals=totals,
+            consumers=[each for each in self._consumers.latest if each.bucket in totals],
         )
+
+    def _total(self, bucket_id: BucketId) -> int:
+        """How many events the bucket ever had."""
+        try:
+            return self._watch.head(bucket_id) - self._log.begin(bucket_id) + 1
+        except BucketGone:
+            return 0
 
     def close(self) -> None:
         self._watch.close()

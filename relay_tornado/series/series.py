@@ -43,13 +43,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What is the case when it is measured. `heads` are the newest seqs of all buckets; `consumers` say who lags, and
-    name buckets by their ids."""
+    """What is the case when it is measured. `totals` are how many events each bucket ever had; `consumers` say who
+    lags, and name buckets by their ids."""
 
     subscribers: int = 0
     lag: int = 0
     disk_free: int | None = None
-    heads: Mapping[BucketId, int] = field(default_factory=dict)
+    totals: Mapping[BucketId, int] = field(default_factory=dict)
     consumers: Sequence[ConsumerLevel] = ()
 
 
@@ -65,7 +65,7 @@ class Series:
         self._opening = asyncio.Lock()
         self._retry = 0.0
         self._before = _Counted(counters)
-        self._heads: dict[BucketId, int] = {}
+        self._totals: dict[BucketId, int] = {}
         self._minutes: dict[BucketId, deque[int]] = {}
         self._minute = 0
         self._at = clock()
@@ -74,7 +74,7 @@ class Series:
         """Measures every 10 seconds, until it is cancelled; `levels` must be quick. Nothing that fails here reaches
         anybody else."""
         try:
-            await self.open(levels().heads)
+            await self.open(levels().totals)
             while True:
                 now = self._clock()
                 await asyncio.sleep(file.FINE - now % file.FINE)
@@ -85,9 +85,9 @@ class Series:
         finally:
             await self.close()
 
-    async def open(self, heads: Mapping[BucketId, int]) -> None:
-        """Opens the file, and takes up the minutes before; `heads` are the newest seqs now. A failure is logged."""
-        self._heads = dict(heads)
+    async def open(self, totals: Mapping[BucketId, int]) -> None:
+        """Opens the file, and takes up the minutes before; `totals` as in `Levels`. A failure is logged."""
+        self._totals = dict(totals)
         now = int(self._clock())
         self._minute = now // 60
         points = await self._do(
@@ -116,20 +116,20 @@ class Series:
         for reason, count in counted.rejections.items():
             if count > before.rejections.get(reason, 0):
                 values[f"errors:{reason}"] = count - before.rejections.get(reason, 0)
-        values |= {f"bucket:{key}": count for key, count in self._arrived(levels.heads, int(now) // 60).items()}
+        values |= {f"bucket:{key}": count for key, count in self._arrived(levels.totals, int(now) // 60).items()}
         behind = sorted((each for each in levels.consumers if each.events), key=lambda each: -each.events)
         values |= {f"lag:{each.bucket}/{each.consumer}": each.events for each in behind[:CONSUMERS]}
         await self._do(lambda raw: file.write(raw, int(now) // file.FINE * file.FINE, values))
 
-    def _arrived(self, heads: Mapping[BucketId, int], minute: int) -> Mapping[BucketId, int]:
+    def _arrived(self, totals: Mapping[BucketId, int], minute: int) -> Mapping[BucketId, int]:
         """How many events came to each bucket since it was asked last."""
         for _ in range(min(minute - self._minute, MINUTES)):
             for counts in self._minutes.values():
                 counts.append(0)
         self._minute = max(minute, self._minute)
-        came = {key: head - self._heads.get(key, 0) for key, head in heads.items()}
-        self._heads = dict(heads)
-        self._minutes = {key: counts for key, counts in self._minutes.items() if key in heads}
+        came = {key: total - self._totals.get(key, 0) for key, total in totals.items()}
+        self._totals = dict(totals)
+        self._minutes = {key: counts for key, counts in self._minutes.items() if key in totals}
         came = {key: count for key, count in came.items() if count > 0}
         for key, count in came.items():
             counts = self._minutes.setdefault(key, deque([0] * MINUTES, MINUTES))
@@ -139,13 +139,13 @@ class Series:
 
     # telling
 
-    def rate(self, bucket_id: BucketId, head: int) -> list[int]:
-        """The events of a bucket, whose newest seq is `head`, in each of the last 60 minutes, oldest first, with
+    def rate(self, bucket_id: BucketId, total: int) -> list[int]:
+        """The events of a bucket, which ever had so many, in each of the last 60 minutes, oldest first, with
         the one that is not over."""
         counts = list(self._minutes.get(bucket_id, ())) or [0] * MINUTES
         passed = min(max(int(self._clock()) // 60 - self._minute, 0), MINUTES)
         counts = [*counts, *[0] * passed][-MINUTES:]
-        counts[-1] += max(head - self._heads.get(bucket_id, 0), 0)
+        counts[-1] += max(total - self._totals.get(bucket_id, 0), 0)
         return counts
 
     async def whole(self, span: Span) -> tuple[int, int, Mapping[str, Sequence[float | None]]]:

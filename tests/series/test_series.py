@@ -30,14 +30,14 @@ class World:
         self.folder = folder
         self.now = float(START)
         self.counters = Counters()
-        self.levels = Levels(subscribers=2, lag=3, disk_free=1 << 30, heads={"b": 0})
+        self.levels = Levels(subscribers=2, lag=3, disk_free=1 << 30, totals={"b": 0})
         self.series = self.make()
 
     def make(self) -> Series:
         return Series(self.folder, self.counters, lambda: self.now)
 
     def rate(self, bucket_id: str) -> list[int]:
-        return self.series.rate(bucket_id, self.levels.heads.get(bucket_id, 0))
+        return self.series.rate(bucket_id, self.levels.totals.get(bucket_id, 0))
 
     async def go(self, seconds: int, events: int = 0) -> None:
         """Time passes, a measure every 10 seconds, with so many events in each."""
@@ -45,7 +45,7 @@ class World:
             self.now += 10
             if events:
                 self.counters.committed(events, 100, 0.002)
-                self.levels = replace(self.levels, heads={"b": self.levels.heads["b"] + events})
+                self.levels = replace(self.levels, totals={"b": self.levels.totals["b"] + events})
             await self.series.measure(self.levels)
 
 
@@ -64,7 +64,7 @@ def points(values: object) -> list[float]:
 @pytest.mark.gen_test
 async def test_what_is_measured(world: World) -> None:
     """Events a second, how long commits took, who listens and lags, the disk, and refusals by their reason."""
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     world.counters.rejected("too_large")
     world.counters.rejected("too_large")
     world.levels = replace(world.levels, consumers=[ConsumerLevel("b", "worker", 70, 5.0, 0)])
@@ -92,13 +92,13 @@ async def test_what_is_measured(world: World) -> None:
 @pytest.mark.gen_test
 async def test_a_restart_loses_nothing(world: World) -> None:
     """What was measured before is there, what was missed is null, and the minutes of a bucket go on."""
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     await world.go(60, events=6)
     await world.series.close()
     world.now += 120
     world.counters = Counters()
     world.series = world.make()
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     await world.go(60, events=12)
     _, _, found = await world.series.whole("hour")
     assert points(found["events"]) == [0.6] * 6 + [pytest.approx(1.2)] * 6
@@ -112,18 +112,18 @@ async def test_a_restart_loses_nothing(world: World) -> None:
 async def test_rates_by_the_minute(world: World) -> None:
     """The last 60 minutes of each bucket, with what came since the last measure; a bucket of which nothing is known has
     zeros."""
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     await world.go(3 * 60, events=1)
-    world.levels = replace(world.levels, heads={"b": world.levels.heads["b"] + 4, "c": 9})
+    world.levels = replace(world.levels, totals={"b": world.levels.totals["b"] + 4, "c": 9})
     rate = world.rate("b")
     assert len(rate) == 60
     assert sum(rate) == 18 + 4
     assert rate[-4:] == [5, 6, 6, 1 + 4]
     assert world.rate("c")[-1] == 9
-    world.levels = replace(world.levels, heads={})
+    world.levels = replace(world.levels, totals={})
     await world.go(10)
     assert world.rate("b") == [0] * 60  # it is deleted
-    world.levels = replace(world.levels, heads={"b": 4})
+    world.levels = replace(world.levels, totals={"b": 4})
     await world.go(10)
     assert sum(world.rate("b")) == 4
     world.now += 3600 * 2
@@ -159,9 +159,9 @@ async def test_who_has_series_of_its_own(world: World, monkeypatch: pytest.Monke
     monkeypatch.setattr("relay_tornado.series.series.BUCKETS", 2)
     monkeypatch.setattr("relay_tornado.series.series.CONSUMERS", 2)
     counts = {"one": 1, "many": 9, "some": 5, "none": 0}
-    world.levels = Levels(heads=counts, consumers=[ConsumerLevel("b", name, n, 1.0, 0) for name, n in counts.items()])
+    world.levels = Levels(totals=counts, consumers=[ConsumerLevel("b", name, n, 1.0, 0) for name, n in counts.items()])
     await world.go(10)
-    world.levels = Levels(heads=counts, consumers=[ConsumerLevel("b", "none", 0, 0.0, 0)])
+    world.levels = Levels(totals=counts, consumers=[ConsumerLevel("b", "none", 0, 0.0, 0)])
     await world.go(10)
     with closing(sqlite3.connect(world.series.path)) as raw:
         names = {name for (name,) in raw.execute("SELECT name FROM series WHERE name LIKE '%:%'")}
@@ -174,7 +174,7 @@ async def test_five_minutes_become_one_point_and_the_old_leaves(world: World, mo
     monkeypatch.setitem(file.KEPT, file.FINE, 900.0)
     monkeypatch.setitem(file.KEPT, file.COARSE, 3600.0)
 
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     world.counters.rejected("overloaded")
     await world.go(300, events=10)
     await world.go(3600)
@@ -195,7 +195,7 @@ async def test_five_minutes_become_one_point_and_the_old_leaves(world: World, mo
 @pytest.mark.gen_test
 async def test_a_clock_that_was_ahead(world: World) -> None:
     """What is measured once it is right again becomes points of 5 minutes as ever."""
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     world.now += 400 * DAY
     await world.go(600, events=10)
     world.now = float(START)
@@ -207,7 +207,7 @@ async def test_a_clock_that_was_ahead(world: World) -> None:
 @pytest.mark.gen_test
 async def test_sums_means_and_the_worst(world: World) -> None:
     """What stands for 5 minutes."""
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     for _ in range(3):
         world.counters.rejected("overloaded")
     world.levels = replace(world.levels, lag=90)
@@ -238,7 +238,7 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
     elif harm == "a directory":
         path.mkdir()
 
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     await world.go(20, events=1)
     if harm == "taken away":
         for each in tmp_path.glob(file.NAME + "*"):
@@ -253,7 +253,7 @@ async def test_a_file_that_fails_disturbs_nobody(tmp_path: Path, harm: str, monk
 @pytest.mark.gen_test
 async def test_a_file_that_is_being_let_go_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody opens it again meanwhile, to have it taken away from under them."""
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     closing_it, closed, opened = asyncio.Event(), asyncio.Event(), []
     close, writer = Connection.close, beside.writer
 
@@ -287,7 +287,7 @@ async def test_a_full_file_lets_go_of_the_oldest(world: World, monkeypatch: pyte
     """However many series there are, there are no more points than may be; and no more leave than have to."""
     monkeypatch.setattr(file, "MOST_POINTS", 300)
 
-    await world.series.open(world.levels.heads)
+    await world.series.open(world.levels.totals)
     await world.go(3600, events=1)
     with closing(sqlite3.connect(world.series.path)) as raw:
         count = raw.execute("SELECT count(*) FROM point").fetchone()[0]

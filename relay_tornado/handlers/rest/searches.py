@@ -208,7 +208,7 @@ class StatusHandler(RestHandler):
             "newest_at": extent.newest_at,
             "subscribers": listening.get(bucket.id, 0),
             "lag": lag,
-            "rate": self.rest.series.rate(bucket.id, bounds.head),
+            "rate": self.rest.series.rate(bucket.id, bounds.head - bounds.begin + 1),
         }
 
 
