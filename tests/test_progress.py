@@ -125,6 +125,29 @@ def test_due_ones_behind_a_place_wait_until_that_has_moved() -> None:
     assert seqs(progress.take(4, 9, 9.0)) == [3]
 
 
+def test_what_was_tried_in_vain_is_hastened() -> None:
+    """It is due at once, and after its next try as late as that says; one that is out comes once, one that was never
+    tried when it was to come."""
+    progress = Progress(0)
+    one, two, three = take(progress, 3)
+    progress.done(three)
+    progress.fail(one, 9.0, 0.0)
+    progress.fail(two, 1.0, 0.0)
+    (two,) = take(progress, 3, now=1.0)
+    assert progress.schedule({3: 30.0}, 1.0) == [3]
+    stored(progress)
+    progress.hasten()
+    assert set(stored(progress).parked) == {1, 2}
+    assert progress.due() == AT_ONCE
+    assert take(progress, 3, now=1.0) == [Taken(1, 2, 0)]
+    assert progress.due() == 30.0
+    progress.fail(Taken(1, 2, 0), 20.0, 1.0)
+    assert take(progress, 3, now=10.0) == []
+    assert progress.release(two)
+    assert take(progress, 3, now=10.0) == [Taken(2, 2, 0)]
+    assert take(progress, 3, now=20.0) == [Taken(1, 3, 0)]
+
+
 def test_the_oldest_is_the_first_that_is_not_done_with() -> None:
     """Parked below the floor, or behind it; none where all of a log is done with."""
     progress = Progress(0)
@@ -177,6 +200,7 @@ def test_what_is_scheduled_comes_again_when_it_is_due() -> None:
     assert changes.revived == {1, 2}
     assert not changes.dead
     assert changes.parked == {1: Parked(0, 1.0, 0.5), 2: Parked(0, 2.0, 0.5), 3: Parked(1, 9.0, 0.0)}
+    assert Progress(0, ((3, 3),)).schedule({0: 1.0, 3: 1.0}, 0.5) == [3]
     assert progress.pending(5) == 5
     assert take(progress, 5, 3, now=2.0) == [Taken(1, 1, 0), Taken(2, 1, 0), Taken(5, 1, 0)]
     assert progress.done(four)

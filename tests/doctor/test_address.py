@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 import trustme
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+from tornado.websocket import WebSocketHandler
 
-from relay_tornado.doctor.address import Place, look
+from relay_tornado.doctor import address
+from relay_tornado.doctor.address import Place, look, streams
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.handlers.listener import Entrance
 from relay_tornado.ids import hash_secret, new_secret, new_uuid
@@ -51,6 +56,21 @@ async def answering(talk: Talk) -> AsyncIterator[int]:
         yield server.sockets[0].getsockname()[1]
 
 
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path", "authority"),
+    [
+        ("http://relay.test", "relay.test", 80, "", "relay.test"),
+        ("https://relay.test/", "relay.test", 443, "", "relay.test"),
+        ("https://ada:pass@relay.test:8443/hooks/", "relay.test", 8443, "/hooks", "relay.test:8443"),
+        ("http://[::1]:8080", "::1", 8080, "", "[::1]:8080"),
+    ],
+)
+def test_where_a_url_leads(url: str, host: str, port: int, path: str, authority: str) -> None:
+    """Its host and port, perhaps the scheme's, and what stands before a request's path."""
+    place = Place(url)
+    assert (place.host, place.port, place.path, place.authority) == (host, port, path, authority)
+
+
 @pytest.mark.gen_test
 async def test_a_relay_in_order() -> None:
     """Everything is ok, also for a socket that was watched; without a token it is opened and no more."""
@@ -60,6 +80,7 @@ async def test_a_relay_in_order() -> None:
         unwatched = await examined(place, 0.3)
         refused = await examined(place, 0.3, ("key", "wrong"))
     assert {name: each.level for name, each in said.items()} == dict.fromkeys(("url", "bodies", "socket", "idle"), "ok")
+    assert "leads to this relay" in said["url"].says
     assert {name: each.level for name, each in unwatched.items()} == dict.fromkeys(("url", "bodies", "socket"), "ok")
     assert {name: each.level for name, each in refused.items()} == {"url": "ok", "bodies": "ok", "socket": "fail"}
 
@@ -69,8 +90,11 @@ async def test_another_relay_answers() -> None:
     """The URL of some other relay is found out, and nothing more is asked of it."""
     async with edge() as site:
         said = await examined(Place(f"http://127.0.0.1:{site.port}", "i-2"))
+        any_will_do = await examined(Place(f"http://localhost:{site.port}"), 0, await credentials(site))
     assert {name: each.level for name, each in said.items()} == {"url": "fail"}
     assert "another relay" in said["url"].says
+    assert {name: each.level for name, each in any_will_do.items()} == dict.fromkeys(("url", "bodies", "socket"), "ok")
+    assert "is answered by a relay" in any_will_do["url"].says
 
 
 @pytest.mark.gen_test
@@ -79,6 +103,9 @@ async def test_another_relay_answers() -> None:
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "no relay"),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "502"),
+        (b'HTTP/1.1 500 Error\r\nContent-Length: 18\r\n\r\n{"instance":"i-1"}', "500"),
+        (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "no relay"),
+        (b"HTTP/1.1 300 Choices\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
         (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
         (b"", "does not answer"),
     ],
@@ -100,6 +127,52 @@ async def test_nobody_answers() -> None:
     """A port on which nothing listens, and a name that there is not."""
     for url in ("http://127.0.0.1:9", "http://relay.invalid"):
         assert (await examined(Place(url)))["url"].level == "fail"
+    refused = await streams(Place("http://127.0.0.1:9"))
+    assert (refused.level, "no second connection: " in refused.says, "Connect call failed" in refused.says) == (
+        "fail",
+        True,
+        True,
+    )
+
+
+@pytest.mark.gen_test
+async def test_what_is_not_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A body that is waited for is a proxy that collects it; anything else fails with words that say so."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with answering(talk) as port:
+        monkeypatch.setattr(address, "EARLY", 0.05)
+        said = await streams(Place(f"http://127.0.0.1:{port}"))
+        assert (said.level, "collects a whole body" in said.says) == ("warn", True)
+        monkeypatch.setattr(address, "PATIENCE", 0.05)
+        said = await address.certificate(Place(f"https://127.0.0.1:{port}"))
+        assert (said.level, said.says.endswith(" fails: no answer in time")) == ("fail", True)
+
+
+@pytest.mark.parametrize("last", ['{"type":"status","status":"unauthorized"}', None])
+@pytest.mark.gen_test
+async def test_a_socket_that_gives_another_answer(last: str | None) -> None:
+    """It is found at once, as one that is closed instead."""
+
+    class Odd(WebSocketHandler):
+        def on_message(self, message: str | bytes) -> None:
+            if '"auth"' in str(message):
+                self.write_message({"type": "status", "status": "authenticated"})
+            elif last is None:
+                self.close()
+            else:
+                self.write_message(last)
+
+    server = HTTPServer(Application([("/v1/socket", Odd)]))
+    (listening,) = bind_sockets(0, "127.0.0.1")
+    server.add_socket(listening)
+    place = Place(f"http://127.0.0.1:{listening.getsockname()[1]}")
+    (said,) = [finding async for finding in address.socket(place, ("key", "secret"), 0)]
+    assert (said.level, "is not answered in time" in said.says) == ("fail", True)
+    server.stop()
+    await server.close_all_connections()
 
 
 @pytest.mark.gen_test
