@@ -224,7 +224,7 @@ class Progress:
             elif one is not None and one.due == due and seq not in self._out:
                 taken.append(self._hand_out(seq, one.attempts + 1))
         while len(taken) < limit and self._next < head and self._room():
-            self._next = max(self._settled.end(self._next + 1), self._next)
+            self._next = self._settled.end(self._next + 1)
             if self._next < head and self._room():
                 self._next += 1
                 if self._next not in self._out:
@@ -328,7 +328,7 @@ class Progress:
 
     def hasten(self) -> None:
         """What was tried in vain is due at once; its tries count as before."""
-        for seq, one in list(self.parked.items()):
+        for seq, one in self.parked.items():
             if one.attempts and one.due > AT_ONCE:
                 self._park(seq, one._replace(due=AT_ONCE))
 
@@ -345,7 +345,6 @@ class Progress:
         self._behind.clear()
         self.parked.clear()
         self._changes.parked.clear()
-        self._changes.unparked.clear()
         self._changes.cleared = self._changed = True
 
     def advance(self, floor: int) -> bool:
@@ -365,15 +364,15 @@ class Progress:
         self._first = max(self._first, first)
         out = [taken for seq, taken in self._out.items() if seq < first]
         fresh = self._never_taken(first)
-        started = sorted({taken.seq for taken in out} | {seq for seq in self.parked if seq < first})
-        attempts = {taken.seq: taken.attempt for taken in out}
-        untried = sorted(seq for seq in attempts if seq not in self._tried and seq not in self.parked)
+        parked = {seq: one.attempts for seq, one in self.parked.items() if seq < first}
+        untried = sorted(taken.seq for taken in out if taken.seq not in self._tried and taken.seq not in parked)
+        attempts = parked | {taken.seq: taken.attempt for taken in out}
+        started = sorted(attempts)
         for taken in out:
             self._came_back(taken)
             self._gone[taken.seq] = taken
         for seq in started:
-            one = self.parked.get(seq)
-            self._bury(seq, attempts.get(seq, 0 if one is None else one.attempts), now, RETENTION)
+            self._bury(seq, attempts[seq], now, RETENTION)
         if self.floor < first - 1:
             self._raise(first - 1)
         return Missed(started, fresh, untried)
@@ -391,7 +390,6 @@ class Progress:
         changes.dead = {seq: one for seq, one in changes.dead.items() if seq <= head}
         changes.cleared = self._changed = True
         changes.parked = dict(self.parked)
-        changes.unparked.clear()
         changes.revived |= self.parked.keys()
         return known
 
@@ -484,7 +482,6 @@ class Progress:
         if self.parked.pop(seq, None) is not None:
             self._changes.parked.pop(seq, None)
             self._changes.unparked.add(seq)
-            self._changed = True
 
     def _settle(self, seq: int) -> None:
         self._changed = True

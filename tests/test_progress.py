@@ -142,6 +142,7 @@ def test_what_was_tried_in_vain_is_hastened() -> None:
     assert take(progress, 3, now=1.0) == [Taken(1, 2, 0)]
     assert progress.due() == 30.0
     progress.fail(Taken(1, 2, 0), 20.0, 1.0)
+    assert progress.due() == 20.0
     assert take(progress, 3, now=10.0) == []
     assert progress.release(two)
     assert take(progress, 3, now=10.0) == [Taken(2, 2, 0)]
@@ -187,6 +188,45 @@ def test_a_released_one_is_as_if_it_had_not_been_taken() -> None:
     assert take(progress, 5, now=1.0) == [Taken(1, 2, 0), Taken(2, 1, 0), Taken(4, 1, 0), Taken(5, 1, 0)]
 
 
+def test_what_is_settled_behind_a_released_one_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the head and no further, and no further than the window."""
+    progress = Progress(0)
+    one, two, three = take(progress, 3)
+    progress.done(two)
+    progress.done(three)
+    progress.begin(one)
+    assert stored(progress).tried == ((1, 1),)
+    progress.release(one)
+    assert stored(progress).tried == ()
+    assert seqs(take(progress, 3)) == [1]
+    monkeypatch.setattr(module, "WINDOW", 4)
+    assert seqs(take(Progress(0, ((2, 5),)), 9)) == [1]
+
+
+def test_what_becomes_of_one_twice_is_stored_once() -> None:
+    """As it is in the end: parked anew after it was done, dead again after it was parked, done after it was dead."""
+    progress = Progress(0)
+    one, two = take(progress, 2)
+    progress.fail(one, 1.0, 0.0)
+    stored(progress)
+    (one,) = take(progress, 2, now=1.0)
+    progress.done(one)
+    progress.bury(two, 0.0, "x")
+    progress.schedule({1: 5.0, 2: 5.0}, 1.0)
+    changes = stored(progress)
+    assert (set(changes.parked), changes.unparked, changes.revived, changes.dead) == ({1, 2}, set(), {1, 2}, {})
+    one, two = take(progress, 2, now=5.0)
+    progress.bury(one, 5.0, "x")
+    progress.schedule({1: 6.0}, 5.0)
+    (one,) = take(progress, 2, now=6.0)
+    progress.bury(one, 6.0, "y")
+    progress.trim(3, 7.0)
+    assert progress.done(two)
+    changes = stored(progress)
+    assert changes.dead == {1: Dead(1, 6.0, 5.0, "y")}
+    assert changes.revived == {2}
+
+
 def test_what_is_scheduled_comes_again_when_it_is_due() -> None:
     """Done and dead ones are parked anew; what is out, parked or to come is left alone, and what is not there."""
     progress = Progress(0)
@@ -225,10 +265,28 @@ def test_a_seek_makes_what_was_taken_strange() -> None:
     assert progress.out == 3
 
 
+def test_a_seek_forgets_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was done ahead or tried, what left while it was out, and the room that it took."""
+    monkeypatch.setattr(module, "PARKED", 3)
+    progress = Progress(0, ((5, 6),))
+    one, two, _ = take(progress, 9)
+    progress.begin(two)
+    progress.trim(2, 1.0)
+    progress.seek(1)
+    assert not progress.done(one)
+    changes = stored(progress)
+    assert (changes.floor, changes.done, changes.tried, progress.parked) == (1, (), (), {})
+    assert seqs(take(progress, 9)) == [2, 3, 4]
+    progress = Progress(0, (), {1: Parked(1, 5.0, 0.0)})
+    progress.seek(0)
+    assert (progress.parked, progress.pending(2), seqs(take(progress, 2, now=9.0))) == ({}, 2, [1, 2])
+
+
 def test_a_seek_goes_no_further_back_than_the_log() -> None:
     """What a log does not hold is not asked for."""
     progress = Progress(9)
     progress.trim(5, 0.0)
+    progress.trim(3, 0.0)
     progress.seek(0)
     assert seqs(take(progress, 6)) == [5, 6]
 
@@ -261,6 +319,19 @@ def test_a_trim_tells_of_holes_exactly() -> None:
     for each in (two, four):
         progress.release(each)
     assert list(progress.trim(7, 0.0).fresh) == [(2, 2), (4, 4), (6, 6)]
+    progress = Progress(0)
+    _one, two, _three, _four, five = take(progress, 5)
+    progress.done(five)
+    progress.release(two)
+    assert list(progress.trim(7, 0.0).fresh) == [(2, 2), (6, 6)]
+    progress = Progress(0)
+    assert list(progress.trim(2, 0.0).fresh) == [(1, 1)]
+    assert seqs(take(progress, 3)) == [2, 3]
+    # What is tried again was tried, also where that has not begun.
+    progress = Progress(0, (), {1: Parked(1, 5.0, 0.0)})
+    take(progress, 1, now=5.0)
+    missed = progress.trim(2, 6.0)
+    assert (list(missed.started), list(missed.untried)) == ([1], [])
     # What stays is in none either, also where it is done with ahead of others that stay.
     missed = Progress(0, done=[(10, 12)]).trim(5, 0.0)
     assert (list(missed.started), list(missed.fresh), bool(missed)) == ([], [(1, 4)], True)
@@ -304,6 +375,27 @@ def test_a_receipt_moves_the_floor() -> None:
     assert progress.advance(9)
     assert progress.pending(8) == 1, "the parked one, also where the log seems to be shorter"
     assert seqs(take(progress, 10, now=0.5)) == [10]
+
+
+def test_a_receipt_leaves_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was out is so no longer, but for what is parked, and what is done behind it is passed over."""
+    monkeypatch.setattr(module, "PARKED", 3)
+    progress = Progress(0, ((5, 5),))
+    one, two, _three = take(progress, 9)
+    progress.begin(two)
+    progress.fail(one, 1.0, 0.0)
+    (one,) = take(progress, 9, 1, now=1.0)
+    assert progress.advance(3)
+    assert not progress.advance(3)
+    assert stored(progress).tried == ()
+    assert progress.done(one)
+    assert seqs(take(progress, 9)) == [4, 6, 7]
+    settled = Progress(0, ((3, 3),))
+    settled.advance(3)
+    assert settled.pending(5) == 2
+    ahead = Progress(0, ((4, 4),))
+    ahead.advance(3)
+    assert (ahead.floor, seqs(take(ahead, 5))) == (4, [5])
 
 
 def test_what_a_seek_would_repeat_is_counted() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 
+import pytest
+
+from relay_tornado import progress as module
 from relay_tornado.progress import MAX_DELIVER, Changes, Dead, Parked, Progress, Taken
 from tests.test_progress import seqs, stored, take
 
@@ -43,6 +46,23 @@ def test_what_is_lost_above_a_released_one_comes_anew() -> None:
     assert seqs(take(progress, 2)) == [1, 2]
 
 
+def test_what_is_out_is_strange_behind_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is not lost: it comes again, at its next try where it was tried, and takes no more room."""
+    monkeypatch.setattr(module, "PARKED", 4)
+    progress = Progress(0, (), {2: Parked(1, 5.0, 0.0)})
+    two, one, three, four = take(progress, 9, now=5.0)
+    progress.begin(one)
+    progress.trim(2, 5.0)
+    assert progress.lose(3)
+    assert stored(progress).tried == ()
+    again = take(progress, 9, now=5.0)
+    assert [(each.seq, each.attempt) for each in again] == [(2, 2), (3, 1), (4, 1), (5, 1)]
+    assert not any(progress.done(each) for each in (one, two, three, four))
+    progress = Progress(4)
+    assert progress.lose(3)
+    assert progress.schedule({1: 0.0}, 0.0) == [1], "it is there as it was"
+
+
 def test_what_was_stored_and_lost_is_stored_anew() -> None:
     """What is parked, and that it is not dead any more, also where no event was lost; what is out stays out then."""
     progress = Progress(0)
@@ -54,6 +74,7 @@ def test_what_was_stored_and_lost_is_stored_anew() -> None:
     assert not progress.lose(3)
     changes = stored(progress)
     assert (changes.floor, changes.cleared, changes.parked) == (2, True, progress.parked)
+    assert changes.parked is not progress.parked
     assert set(progress.parked) == {1, 2}
     assert changes.revived == {1, 2}
     assert progress.done(three)
