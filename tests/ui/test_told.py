@@ -232,3 +232,16 @@ def test_on_paper(events: Page, sender: Sender) -> None:
     events.keyboard.press("Escape")
     expect(events.get_by_role("article")).to_have_count(0)
     assert events.locator(".list").evaluate("(list) => list.clientHeight < innerHeight")
+
+
+def test_escaped_text_is_readable(events: Page, sender: Sender) -> None:
+    """In a tree, as it is in names: many senders write everything beyond ASCII as escapes. Raw has them."""
+    body = rb'{"\u00fc": "Zo\u00eb \ud83c\udf89 https:\/\/x \\u0041 \n \ud83c", "n": 1.10}'
+    sender.send("/x", body, Content_Type="application/json")
+    rows(events).first.click()
+    tree = events.locator(".json-tree")
+    expect(tree.locator(".json-name").first).to_have_text("ü")
+    expect(tree.locator(".json-string")).to_have_text('"Zoë 🎉 https://x \\\\u0041 \\n \\ud83c"')
+    expect(tree.locator(".json-number")).to_have_text("1.10")
+    events.get_by_role("button", name="Raw").click()
+    expect(events.get_by_label("Body, raw")).to_contain_text(r"Zo\u00eb \ud83c\udf89 https:\/\/x")

@@ -8,6 +8,9 @@ const PART = 100;
 const name = (label) => (typeof label === "number" ? html`<span class="soft">${label}</span>` : html`<span class="json-name"><${Short}
   text=${label} /></span>`);
 
+/** A value as text: of a string's escapes only those of what can't be read. */
+const written = ({ kind, raw, value }) => (kind === "string" ? JSON.stringify(value) : raw);
+
 /** One value with what it is called; `first` are the nodes that begin open. */
 function Node({ label, node, first }) {
   const size = sizeOf(node);
@@ -15,7 +18,7 @@ function Node({ label, node, first }) {
   const [most, setMost] = useState(PART);
   const called = label === null ? null : html`${name(label)}<span class="soft">: </span>`;
   if (!size) return html`<li>${called}${size === 0 ? html`<span class="soft">${node.kind === "object" ? "{}" : "[]"}
-    </span>` : html`<span class=${`json-${node.kind}`}><${Short} text=${node.raw} /></span>`}</li>`;
+    </span>` : html`<span class=${`json-${node.kind}`}><${Short} text=${written(node)} /></span>`}</li>`;
   const count = node.kind === "object" ? `{${size}}` : `[${size}]`;
   return html`<li><details open=${open} onToggle=${(event) => setOpen(event.target.open)}><summary>${called}<span class="soft">${count}
     </span></summary>
