@@ -268,4 +268,6 @@ def test_forced_colours(opened: tuple[Page, Watch], world: World) -> None:
     assert page.evaluate(_MARKED, [".tabs a", ".rail nav a", ".body button", ".tick"]) == [1, 1, 1, 1]
     go(page, world, "overview")
     assert page.evaluate(_MARKED, [".choices button"]) == [1]
-    assert page.evaluate("() => getComputedStyle(document.querySelector('.mark')).backgroundColor") == "rgb(36, 80, 184)"
+    assert (
+        page.evaluate("() => getComputedStyle(document.querySelector('.mark')).backgroundColor") == "rgb(36, 80, 184)"
+    )

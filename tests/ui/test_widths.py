@@ -11,9 +11,10 @@ from playwright.sync_api import Browser, Page, expect
 from tests.acceptance.relay import Relay
 from tests.ui import quality
 from tests.ui.browser import sign_in, watched
-from tests.ui.sending import Sender
+from tests.ui.sending import Sender, rows
 
 LONG = "a rather long name that goes on " + 60 * "n"
+TWICE = "() => { document.documentElement.style.fontSize = '200%'; dispatchEvent(new Event('resize')); }"
 HEADER = "X-" + 60 * "Name"
 
 
@@ -81,6 +82,21 @@ def test_a_header(wide: Page, long: Sender) -> None:
     table = wide.get_by_role("region", name="Headers")
     expect(table.get_by_text(HEADER)).to_be_visible()
     assert table.evaluate("(table) => table.scrollWidth <= table.clientWidth")
+
+
+def test_larger_text(wide: Page, long: Sender) -> None:
+    """Whoever has the browser write everything in letters of twice the size gets that here, with nothing cut off."""
+    for path in ("", "overview", "clients", f"buckets/{long.name}", f"buckets/{long.name}/settings"):
+        wide.goto(f"/ui/{path}")
+        quality.settled(wide)
+        wide.evaluate(TWICE)
+        assert wide.evaluate("() => getComputedStyle(document.body).fontSize") == "28px"
+        assert quality.sideways(wide) == []
+    wide.goto(f"/ui/buckets/{long.name}")
+    expect(rows(wide)).to_have_count(1)
+    wide.evaluate(TWICE)
+    expect(rows(wide).first).to_have_css("height", "72px")
+    assert rows(wide).locator("span").evaluate_all("(all) => all.every((each) => each.scrollHeight <= 72)")
 
 
 def test_what_closes_an_event(wide: Page, long: Sender) -> None:
