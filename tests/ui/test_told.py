@@ -245,3 +245,15 @@ def test_escaped_text_is_readable(events: Page, sender: Sender) -> None:
     expect(tree.locator(".json-number")).to_have_text("1.10")
     events.get_by_role("button", name="Raw").click()
     expect(events.get_by_label("Body, raw")).to_contain_text(r"Zo\u00eb \ud83c\udf89 https:\/\/x")
+
+
+def test_a_button_says_what_it_does(events: Page, sender: Sender) -> None:
+    """Whose words change as it is pressed says nothing beside them: "Resume, pressed" would be the opposite."""
+    for number in range(2):
+        sender.send(f"/{number}")
+    older, newer = sender.events()
+    events.get_by_role("button", name="Pause").click()
+    assert events.get_by_role("button", name="Resume").get_attribute("aria-pressed") is None
+    events.goto(f"/ui/compare/{older['id']}/{newer['id']}")
+    events.get_by_role("button", name=re.compile("Also what is the same")).first.click()
+    assert events.get_by_role("button", name="Only what differs").get_attribute("aria-pressed") is None

@@ -30,7 +30,7 @@ function Pairs({ title, left, right, fold }) {
   const [shown, more] = useFirst(wanted);
   if (!rows.length) return null;
   return html`<section class="stack"><div class="head"><h2>${title}</h2>${same > 0 && html`<button type="button" class="button tiny"
-    aria-pressed=${all ? "true" : "false"} onClick=${() => setAll(!all)}>
+    onClick=${() => setAll(!all)}>
       ${all ? "Only what differs" : `Also what is the same (${number(same)})`}</button>`}</div>
     ${shown.length ? html`<div class="scroll" tabindex="0" role="region" aria-label=${title}><table class="compare"><thead><tr><th
       scope="col">Name</th><th scope="col">Left</th><th scope="col">Right</th></tr></thead><tbody>
@@ -115,7 +115,7 @@ function Bodies({ left, right }) {
   const text = (each) => each.text ?? hexDump(each.bytes, 16_384);
   const pretty = (each) => (each.node ? printJson(each.node) : text(each));
   return html`<section class="stack"><div class="head"><h2>Body</h2>${changes && html`<button type="button" class="button tiny"
-    aria-pressed=${byLines ? "true" : "false"} onClick=${() => setByLines(!byLines)}>${byLines ? "By values" : "By lines"}</button>`}</div>
+    onClick=${() => setByLines(!byLines)}>${byLines ? "By values" : "By lines"}</button>`}</div>
     ${changes && !byLines ? html`<${JsonChanges} changes=${changes} />` : html`<${Lines} left=${changes ? pretty(a) : text(a)}
       right=${changes ? pretty(b) : text(b)} />`}</section>`;
 }

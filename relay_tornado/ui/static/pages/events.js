@@ -223,7 +223,7 @@ export default function Events({ bucket, query }) {
       ${paused ? html`<span class="soft">${number(waiting)} waiting</span>` : html`<span class="soft small">
         ${number(live.length)}${live.whole.value ? "" : "+"} listed, times in ${zone()}</span>`}</div>
       <div class="row">${live.state.value !== "past" && html`<button type="button" class="button" aria-keyshortcuts="p"
-        aria-pressed=${paused ? "true" : "false"} onClick=${pause}>${paused ? "Resume" : "Pause"}</button>`}
+        onClick=${pause}>${paused ? "Resume" : "Pause"}</button>`}
         <button type="button" class="button" onClick=${() => setDialog("edit")}>New event</button>
         <button type="button" class="button" onClick=${() => setDialog("sample")}>Send a test event</button>
         <button type="button" class="button" onClick=${() => setDialog("range")}>Send a range again</button></div></div>

@@ -170,7 +170,7 @@ export function Plot({ title, unit = COUNT, from, step, series, fold = "mean", s
   const said = series.map(({ label, values }) => `${label} ${written(unit, last(values))}`).join(", ");
   return html`<figure class="card plot">
     <figcaption class="head"><${`h${level}`}>${title}<//>
-      ${there && html`<button type="button" class="button tiny" aria-expanded=${table} aria-label=${`${title}: ${
+      ${there && html`<button type="button" class="button tiny" aria-label=${`${title}: ${
         table ? "show as plot" : "show as table"}`}
         onClick=${() => setTable(!table)}>${table ? "Show as plot" : "Show as table"}</button>`}</figcaption>
     ${!there && html`<p class="soft plot-none">Nothing yet.</p>`}
