@@ -264,10 +264,10 @@ def test_forced_colours(opened: tuple[Page, Watch], world: World) -> None:
     page, _ = opened
     page.emulate_media(forced_colors="active")
     go(page, world, "event-beside-the-list")
+    expect(page.locator(".body button").first).to_be_visible()
     page.locator(".list-row .tick").last.click()
+    expect(page.locator(".list-row[aria-selected=true]")).to_have_count(1)
     assert page.evaluate(_MARKED, [".tabs a", ".rail nav a", ".body button", ".tick"]) == [1, 1, 1, 1]
     go(page, world, "overview")
+    expect(page.locator(".mark").first).to_have_css("background-color", "rgb(36, 80, 184)")
     assert page.evaluate(_MARKED, [".choices button"]) == [1]
-    assert (
-        page.evaluate("() => getComputedStyle(document.querySelector('.mark')).backgroundColor") == "rgb(36, 80, 184)"
-    )
