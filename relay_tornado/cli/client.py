@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 DATABASE = "relay.db"
 PATIENCE = 20.0
-"""Seconds that a command waits for a server that is starting or stopping: more than a drain takes."""
+"""Seconds that a command waits for a server that is starting or stopping, which is more than a drain takes, and for one
+that runs to say a first word."""
 SPEAK = 1.0
 """Seconds of waiting after which it says so."""
 
@@ -175,6 +176,11 @@ def _try_to_connect(data: Path, create: bool) -> _Online | _Offline:
     except PermissionError:
         raise Refused(f"{data} is in use by {who} of another user: run this as that user, or as root") from None
     except (OSError, _Lost):
+        if not owner.socket.exists() and (data / owner.socket.name).exists():
+            raise Refused(
+                f"{data} is in use by {who}, and was at {owner.socket.parent} when that was started: move it back "
+                "there, and the relay goes on by itself"
+            ) from None
         raise Locked(
             f"{data} is in use by {who}, which does not answer at {owner.socket}: try again, or stop it"
         ) from None
@@ -201,13 +207,14 @@ class _Online:
         self._socket = socket.socket(socket.AF_UNIX)
         self._lines = self._socket.makefile("rb")
         try:
-            self._socket.settimeout(answers.ANSWER)
+            self._socket.settimeout(PATIENCE)
             self._socket.connect(os.fspath(path))
             peer = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
             if _CREDENTIALS.unpack(peer)[1] not in (0, os.geteuid(), path.parent.stat().st_uid):
                 raise PermissionError
             # Whoever answers once has accepted the connection, and says so should it stop before the next command.
             self.call("relay.info", {})
+            self._socket.settimeout(answers.ANSWER)
         except BaseException:
             self.close()
             raise
@@ -232,7 +239,10 @@ class _Online:
         try:
             line = self._lines.readline()
         except TimeoutError:
-            raise Unavailable("the running relay did not answer in time: its log may say why") from None
+            raise Unavailable(
+                "the running relay did not answer in time: it is stopped (kill -CONT lets it go on), or stuck; its log "
+                "may say why, and a restart loses nothing"
+            ) from None
         except OSError:
             raise _Lost(sent=True) from None
         if not line.endswith(b"\n"):

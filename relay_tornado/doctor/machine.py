@@ -50,6 +50,18 @@ _BEFORE_ANY_RELEASE: Final = 1_735_689_600.0
 _TIME_ERROR: Final = 5
 """What ntp_adjtime(3) returns for a clock that nothing keeps right."""
 
+_ROOM: Final = (
+    "free some space, make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age"
+)
+
+_NOT_WRITTEN: Final = {
+    errno.EROFS: "mount its disk read-write; a disk that became read-only by itself has failed: look at it first",
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EIO: "the disk has failed: look at it (dmesg, smartctl), and move the directory to another one",
+}
+"""What to do where the directory can't be written, by the error's number."""
+
 _STILL_OPEN: Final = (
     f"do not stop the relay: what it acknowledged is only in the files that it has open; {NAME} was moved: move it "
     "back, and the relay goes on by itself; deleted: copy it out of the process first, as RelayNotReady in "
@@ -238,14 +250,11 @@ def space(data: Path, reserve: int) -> Finding:
     disk, inodes = disk_of(data), os.statvfs(data)
     least = disk.least(reserve)
     says = f"{disk.free // MIB} MiB free of {disk.size // MIB}, webhooks are refused at {least // MIB}"
-    remedy = (
-        "free some space, make the disk larger, or let old events leave earlier: relay bucket set NAME --retention-age"
-    )
     if inodes.f_files and not inodes.f_favail:
         return Finding("space", "fail", f"{says}; no inode is left", "remove files that nobody needs")
     if disk.free <= least:
-        return Finding("space", "fail", says, remedy)
-    return Finding("space", "warn", says, remedy) if disk.free < 4 * least else Finding("space", "ok", says)
+        return Finding("space", "fail", says, _ROOM)
+    return Finding("space", "warn", says, _ROOM) if disk.free < 4 * least else Finding("space", "ok", says)
 
 
 def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Finding:
@@ -261,9 +270,8 @@ def syncing(data: Path, clock: Callable[[], float] = time.perf_counter) -> Findi
                 os.fdatasync(file.fileno())
                 times.append(clock() - began)
     except OSError as error:
-        remedy = "run this as the relay's user; if that is who runs it, give the directory to it"
-        if error.errno == errno.EROFS:
-            remedy = "mount its disk read-write; a disk that became read-only by itself has failed: look at it first"
+        usual = "run this as the relay's user; if that is who runs it, give the directory to it"
+        remedy = _NOT_WRITTEN.get(error.errno or 0, usual)
         return Finding("sync", "fail", f"{data} can't be written ({error.strerror})", remedy)
     middle, worst = statistics.median(times), max(times)
     says = f"{middle * 1000:.1f} ms a sync, {worst * 1000:.1f} at worst"

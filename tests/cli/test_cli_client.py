@@ -254,6 +254,33 @@ def test_a_command_does_not_wait_for_ever(relay: Runner, monkeypatch: pytest.Mon
     assert "try again" in said
 
 
+def test_a_relay_that_is_stopped(server: Relay, relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first word is not waited for as long as for an answer, and the doctor tells it, too."""
+    relay.data = server.data
+    monkeypatch.setattr(client, "PATIENCE", 0.1)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        assert "did not answer in time: it is stopped" in relay.refused("bucket", "list")
+        found = {each["name"]: each for each in json.loads(relay("doctor", "--idle", "0", "--json").stdout)}
+        assert "it is stopped" in found["control"]["says"]
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    monkeypatch.undo()
+    assert relay.json("bucket", "list") == []
+
+
+def test_a_directory_that_was_moved_while_a_relay_runs_on_it(short: Path) -> None:
+    """Nobody is told to stop that relay, nor waits for it: moved back, all goes on."""
+    there, elsewhere = short / "data", short / "moved"
+    with serving(there):
+        there.rename(elsewhere)
+        said = Runner(elsewhere).refused("bucket", "list")
+        assert f"was at {there} when that was started: move it back" in said
+        assert "stop" not in said
+        elsewhere.rename(there)
+        assert Runner(there).json("bucket", "list") == []
+
+
 def test_a_server_that_starts_in_between(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody had the lock when it was looked at, somebody has it when it is taken: the command looks again."""
     relay("bucket", "create", "orders")

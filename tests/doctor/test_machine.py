@@ -246,6 +246,22 @@ def test_a_directory_that_can_not_be_written(tmp_path: Path, monkeypatch: pytest
     assert (said.level, said.remedy.partition(";")[0]) == ("fail", "mount its disk read-write")
 
 
+@pytest.mark.parametrize(
+    ("number", "advised"),
+    [(errno.ENOSPC, "free some space"), (errno.EIO, "the disk has failed"), (errno.EACCES, "as the relay's user")],
+)
+def test_what_mends_a_directory_that_can_not_be_written(
+    data: Path, monkeypatch: pytest.MonkeyPatch, number: int, advised: str
+) -> None:
+    """A full disk is no matter of rights."""
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert advised in machine.syncing(data).remedy
+
+
 def test_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is the running relay's own, or what a start would get."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
