@@ -89,6 +89,7 @@ def forward(
     ):
         # The original's protocol has no positions, so what is held would not come again.
         agent = sending.agent(target, shape, tally, respond, output, hold=not stock)
+        screen.left = agent.stop
         subscription = Subscription(access, bucket, path, since, joined(filters), stock)
         order = "in order" if sending.concurrency == 1 else f"{sending.concurrency} at once"
         if since is not None and path.exists():

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 import click
 
+from relay_tornado.cli.errors import STDOUT, drop_output, file_words
 from relay_tornado.cli.output import note
 
 _CLEAR = "\r\x1b[K"
 
 
 class Screen:
-    """Lines go to stdout, notes to stderr, and the status stays the last line of whichever of them is a terminal."""
+    """Lines go to stdout, notes to stderr, and the status stays the last line of whichever of them is a terminal. What
+    can't be written keeps nobody from working: it is noted once, and `left` is called where the reader of the lines has
+    left."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: Callable[[], None] = lambda: None) -> None:
+        self.left = left
+        self._mute = False
+        """The line before could not be written."""
         self._place: IO[str] | None = next((each for each in (sys.stdout, sys.stderr) if each.isatty()), None)
         self._status = ""
 
@@ -28,15 +37,31 @@ class Screen:
     def line(self, text: str) -> None:
         """A line on stdout, at once also for a pipe."""
         self._clear()
-        click.echo(text)
-        sys.stdout.flush()
+        try:
+            click.echo(text)
+            sys.stdout.flush()
+            self._mute = False
+        except OSError as error:
+            self._mute, before = True, self._mute
+            if error.errno == errno.EPIPE:
+                drop_output()
+                self.left()
+            elif not before:
+                self.note(f"{STDOUT}: {file_words(error)}; lines are left out until then")
         self._draw()
 
     def note(self, text: str) -> None:
         """A line for people on stderr."""
         self._clear()
-        note(text)
+        with suppress(OSError):
+            note(text)
         self._draw()
+
+    def close(self) -> None:
+        """Nothing more is shown."""
+        self.status("")
+        if self._mute:
+            drop_output()
 
     def status(self, text: str) -> None:
         """What the last line says from now on, "" for nothing."""

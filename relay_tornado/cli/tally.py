@@ -131,13 +131,14 @@ class Tally:
             counts: dict[str, Any] = dict(self.counts.items())
             counts |= {"unfinished": unfinished, "missing": self.missing, "seconds": round(seconds, 1)}
             self._screen.line(json.dumps({"what": "totals", **counts}))
-            return
-        words = ", ".join(f"{number} {name}" for name, number in self.counts.items())
-        if unfinished:
-            words += f", {unfinished} not finished"
-        if self.missing:
-            words += f", {self.missing} missing"
-        self._screen.note(f"{words} in {seconds:.0f} s")
+        else:
+            words = ", ".join(f"{number} {name}" for name, number in self.counts.items())
+            if unfinished:
+                words += f", {unfinished} not finished"
+            if self.missing:
+                words += f", {self.missing} missing"
+            self._screen.note(f"{words} in {seconds:.0f} s")
+        self._screen.close()
 
 
 def _fields(event: Event, request: Request | None, result: Answer | Trouble, tries: int) -> dict[str, Any]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from tests.acceptance.relay import Relay, wait_for
+import pytest
+
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 from tests.agent.target_server import BODY
 from tests.agent.wiretap import Wiretap
 from tests.agent.world import Agent, Target, logs, send
@@ -332,6 +336,44 @@ def test_one_that_is_stuck_among_many(relay: Relay, secret: str, target: Target,
         send(relay, path, 1_501)
         wait_for(lambda: 1_501 in target.numbers(), "the next event")
     assert {*target.numbers()[before:]} == {1, 1_501}
+
+
+@pytest.mark.parametrize("more", [QUICK, QUICK[:-1]], ids=["json", "people"])
+def test_lines_that_can_not_be_printed(
+    relay: Relay, secret: str, target: Target, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """On a full disk, stderr with them or not, the events go on all the same; a reader that leaves ends it in order.
+    In either case no event that was delivered comes again."""
+    path = relay.create_bucket("mute")
+    for number in (1, 2, 3):
+        send(relay, path, number)
+
+    def run(place: str, output: int, errors: int, count: int | None) -> tuple[int, str]:
+        """Until so many events are done, or it ends by itself; the exit code, and what it said."""
+        checkpoint = tmp_path / place
+        arguments = ("forward", "mute", target.url, "--since", "earliest", "--checkpoint", str(checkpoint), *more)
+        agent = Agent(tmp_path, relay.url, secret, *arguments)
+        with subprocess.Popen(
+            agent.command, env=agent.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, text=True
+        ) as process:
+            if count is not None:
+                wait_for(lambda: checkpoint.exists() and kept(checkpoint).endswith(f"-{count}"), "the checkpoint")
+                process.terminate()
+            said = process.communicate(timeout=TIMEOUT)[1]
+        return process.returncode, said or ""
+
+    with Path("/dev/full").open("wb") as full:
+        code, said = run("full", full.fileno(), subprocess.PIPE, 3)
+        assert (code, said.count("standard output: the disk is full"), "Traceback" in said) == (0, 1, False)
+        assert run("both", full.fileno(), subprocess.STDOUT, 3) == (0, "")
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = len(target.numbers())
+    code, said = run("left", writer, subprocess.PIPE, None)
+    os.close(writer)
+    assert (code, "Traceback" in said) == (0, False), said
+    assert kept(tmp_path / "left").endswith(f"-{len(target.numbers()) - before}")
+    relay.call("bucket.delete", bucket="mute", force=True)
 
 
 def test_the_first_start_is_kept(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
