@@ -26,7 +26,7 @@ _FIND = (
 )
 # By the index, which names those whose rows can't be read. Texts come as bytes, as one may be malformed.
 _KEYS = (
-    "SELECT log.bucket, CAST(kind AS BLOB), CAST(name AS BLOB), consumer.id"
+    "SELECT log.bucket, CAST(coalesce(kind, '') AS BLOB), CAST(coalesce(name, '') AS BLOB), consumer.id"
     " FROM log JOIN consumer INDEXED BY sqlite_autoindex_consumer_1 ON consumer.log = log.id WHERE log.dropped = 0"
 )
 _STORED = (
@@ -69,7 +69,8 @@ WHERE log.id = :log AND log.dropped = 0 AND (
 ) LIMIT 1
 """
 _OLD_PARKED = """
-SELECT consumer.id, seq, attempts, since FROM consumer JOIN parked ON parked.consumer = consumer.id
+SELECT consumer.id, seq, iif(typeof(attempts) = 'integer', attempts, 0), iif(typeof(since) = 'real', since, :now)
+FROM consumer JOIN parked ON parked.consumer = consumer.id
 WHERE consumer.log = :log AND seq < (SELECT first FROM log WHERE id = :log AND dropped = 0) LIMIT :step
 """
 _OLD_DEAD = """
@@ -261,7 +262,7 @@ def has_old(raw: sqlite3.Connection, log: int) -> bool:
 def forget_old(raw: sqlite3.Connection, log: int, now: float) -> bool:
     """Up to 256 of what is parked become dead letters, and as many dead letters leave. Returns whether that is all;
     of a log that was dropped meanwhile all leaves elsewhere."""
-    values = {"log": log, "step": STEP, "missed": MISSED}
+    values = {"log": log, "step": STEP, "missed": MISSED, "now": now}
     for consumer, seq, attempts, since in raw.execute(_OLD_PARKED, values).fetchall():
         raw.execute("DELETE FROM parked WHERE consumer = ? AND seq = ?", (consumer, seq))
         raw.execute(

@@ -122,7 +122,8 @@ def _consumers(raw: sqlite3.Connection) -> Iterator[ConsumerStats]:
         " (SELECT count(*) FROM dead_letter WHERE consumer = consumer.id)"
         " FROM consumer JOIN log ON log.id = consumer.log AND dropped = 0 JOIN bucket ON bucket.id = log.bucket"
         " WHERE kind != 'events' AND typeof(head) = 'integer' AND typeof(first) = 'integer'"
-        " AND typeof(floor) = 'integer' ORDER BY bucket.rowid, kind, consumer.name"
+        " AND (typeof(floor), typeof(kind), typeof(consumer.name)) = ('integer', 'text', 'text')"
+        " ORDER BY bucket.rowid, kind, consumer.name"
     )
     for bucket, kind, name, head, first, floor, done, parked, dead in raw.execute(sql).fetchall():
         try:

@@ -15,13 +15,16 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.deliveries import sent
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.pages import Block
 from relay_tornado.log.sqlite import SqliteEventLog
+from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
+from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
@@ -451,3 +454,28 @@ async def test_an_entry_of_the_index_that_leads_to_no_result(disk: SqliteWorld) 
     await until(lambda: not disk.log._trimming._purges, "the rows of the log to leave")
     assert await left() == [2]
     assert await disk.database.read(lambda raw: raw.execute("SELECT id FROM log").fetchall()) == []
+
+
+@log_test
+@pytest.mark.parametrize("column", ["attempts", "since"])
+async def test_what_is_parked_and_damaged_leaves_with_its_event(disk: SqliteWorld, column: str) -> None:
+    """It becomes a dead letter as any other, with what is still known of it: retention goes on behind it."""
+    await make(disk.log)
+    await fill(disk.log, 20)
+    key, store = Key("b", "client", "worker"), SqliteConsumers(disk.database)
+    await store.create(key, 0, Terms(), 1.0)
+    store.save(key, lambda: Changes(5, (), False, {2: Parked(1, 5.0, 1.0), 3: Parked(1, 5.0, 1.0)}))
+    await store.saved()
+    await disk.close()
+    strict = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name = 'parked'"
+    loosened = [strict.format(") STRICT, WITHOUT", ") WITHOUT"), strict.format(" NOT NULL,\n", " ,\n")]
+    for statements in (loosened, [f"UPDATE parked SET {column} = 'x' WHERE seq = 2"]):
+        with behind(disk) as raw:
+            raw.execute("PRAGMA writable_schema = ON")
+            for statement in statements:
+                raw.execute(statement)
+    await disk.reopen()
+    assert await disk.log.trim("b", Retention(None, 4, None), None) == 16
+    store = SqliteConsumers(disk.database)
+    letters = await store.dead("b", key, 0, 10)
+    assert [(each.seq, each.reason) for each in letters] == [(2, RETENTION), (3, RETENTION)]
