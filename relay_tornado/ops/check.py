@@ -236,8 +236,11 @@ def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stam
 def _check_records(raw: sqlite3.Connection, report: Report) -> Mapping[str, str]:
     """Returns the names of the buckets by their ids."""
     names: dict[str, str] = {}
-    claimed = dict(raw.execute("SELECT id, bucket FROM input").fetchall())
-    for bucket_id, name, document in raw.execute("SELECT id, name, document FROM bucket").fetchall():
+    with raw:
+        raw.execute("BEGIN")
+        claimed = dict(raw.execute("SELECT id, bucket FROM input").fetchall())
+        buckets = raw.execute("SELECT id, name, document FROM bucket").fetchall()
+    for bucket_id, name, document in buckets:
         report.buckets += 1
         named = names[bucket_id] = str(name)  # which is no text where it is damaged
         bucket = _decoded(report, "bucket", bucket_id, document, Bucket)
@@ -277,7 +280,9 @@ class _Logs:
         self._total = 0
 
     def check(self) -> None:
-        loaded = load(self._raw)
+        with self._raw:
+            self._raw.execute("BEGIN")
+            loaded = load(self._raw)
         self._total = sum(row.head - row.first + 1 for row in loaded.live)
         self._progress("checking events", 0, self._total)
         without = set(self._names) - {row.bucket_id for row in loaded.live}

@@ -23,7 +23,7 @@ from relay_tornado.ops.lines import FORMAT, Header, Item, Stub, header_line, ite
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import Step, read
 
-_SEQ: Final = re.compile("[0-9]{1,18}")
+_SEQ: Final = re.compile("[0-9]{1,19}")
 
 _BY_EVENTS = """
 SELECT id,

@@ -175,7 +175,8 @@ def test_a_number_of_too_many_digits(relay: Runner, digits: int) -> None:
     assert "is not an id," in relay.misused(
         "replay", "orders", "--to-url", "http://localhost", "--from", f"seq:{number}"
     )
-    assert "no event id" in relay.refused("export", "orders", "--after", number)
+    if digits > 19:  # as a log's largest number has
+        assert "no event id" in relay.refused("export", "orders", "--after", number)
 
 
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "d"])

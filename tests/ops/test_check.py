@@ -355,6 +355,41 @@ def test_space_is_that_of_the_disk_that_the_file_is_on(
     assert asked == [real.parent]
 
 
+GONE = (
+    "DELETE FROM input WHERE bucket = (SELECT bucket FROM log WHERE id = 2)",
+    "DELETE FROM bucket WHERE id = (SELECT bucket FROM log WHERE id = 2)",
+    "UPDATE log SET dropped = 1, first = head + 1 WHERE id = 2",
+    "DELETE FROM epoch WHERE log = 2",
+)
+
+
+@pytest.mark.parametrize(
+    "statement", ["SELECT id, name, document FROM bucket", "SELECT log, epoch, from_seq FROM epoch"]
+)
+def test_a_bucket_that_is_deleted_between_two_looks(
+    file: Path, statement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What belongs together is read in one transaction: a bucket is there with all that it has, or it is not."""
+    from relay_tornado.ops import check as checking
+
+    ran: list[str] = []
+
+    def watched(path: Path) -> sqlite3.Connection:
+        raw = open_file(path)
+        raw.set_trace_callback(delete)
+        return raw
+
+    def delete(sql: str) -> None:
+        if sql.startswith(statement) and not ran:
+            ran.append(sql)
+            change(file, *GONE)
+
+    monkeypatch.setattr(checking, "open_file", watched)
+    report = check(file, quiet)
+    assert ran
+    assert report.damage == []
+
+
 def test_what_comes_and_leaves_meanwhile_is_no_finding(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that retention takes, and a bucket that is deleted, while a live file is read."""
     from relay_tornado.ops import check as checking

@@ -23,7 +23,7 @@ from relay_tornado.cli import transfer
 from relay_tornado.errors import Invalid, Unavailable
 from relay_tornado.model import Event
 from relay_tornado.ops.export import export
-from relay_tornado.ops.lines import Stub, item_line, parse
+from relay_tornado.ops.lines import LARGEST, Stub, item_line, parse
 from relay_tornado.ops.reading import read
 from tests.acceptance.relay import TIMEOUT, Relay
 from tests.cli.runner import Runner
@@ -500,6 +500,18 @@ def subscribe(socket: ClientConnection, token: dict[str, Any], fields: dict[str,
     while (said := json.loads(socket.recv(TIMEOUT)))["status"] != until:
         pass
     return str(said.get("id"))
+
+
+def test_an_export_after_a_number_of_19_digits(cli: Runner, tmp_path: Path) -> None:
+    """Whatever seq a log may have is one to begin after."""
+    fill(cli.data, "orders", 3)
+    header, *events = [json.loads(line) for line in cli("export", "orders").stdout_bytes.splitlines()]
+    header |= {"first": LARGEST - 2, "head": LARGEST}
+    lines = [header, *({**each, "seq": each["seq"] + LARGEST - 3} for each in events)]
+    (tmp_path / "e").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert cli.json("import", "late", tmp_path / "e")["head"] == LARGEST
+    assert cli.json("export", "late", tmp_path / "rest", "--after", LARGEST - 1)["events"] == 1
+    assert cli.json("check")["findings"] == []
 
 
 READ_ONLY = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
