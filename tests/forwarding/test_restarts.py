@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import CursorLost
+from relay_tornado.forwarding.forwarding import key_of
 from relay_tornado.log.consumers import Key, Stored, damaged
-from relay_tornado.model import Gap, Retention
+from relay_tornado.model import Event, Gap, Retention
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, quick_tries, world
 from tests.waiting import until
@@ -75,6 +76,21 @@ async def test_a_position_that_can_not_be_opened_keeps_nobody_waiting(monkeypatc
         await until(lambda: len(w.forwarding._forwarders[B]) == 3)
         await w.append(b"1")
         await target.until(3)
+
+
+@pytest.mark.gen_test
+async def test_an_import_that_begins_later() -> None:
+    """What an empty log takes over is sent from its first event on; what it never held is neither a gap nor dead."""
+    events = [Event(seq, "zzzzzzzzzzzz", 1000.0, "in-1", "POST", b"", b"", b"", b"%d" % seq, "::1") for seq in (41, 42)]
+    async with Target() as target, world(public(target.url)) as w:
+        await w.log.import_events(B, events, {})
+        await target.until(2)
+        await w.idle()
+        await w.consumers.saved()
+        assert target.bodies == [b"41", b"42"]
+        stored = await w.consumers.get(key_of(B, 1))
+        assert stored is not None
+        assert (stored.floor, stored.gaps, stored.dead) == (42, None, 0)
 
 
 @pytest.mark.gen_test
