@@ -123,11 +123,11 @@ class Searching:
                 heapq.heappop(heap)
             else:
                 heapq.heapreplace(heap, (-run.newest, run.bucket.id, run))
-        last = stopped or (hits[-1].key if hits and heap else None)
+        last = stopped or (hits[-1].key if heap else None)
         return SearchPage(
             await self._render(hits),
             None if last is None else self._id(runs, last),
-            not wish.query.terms or all(run.complete for run in runs),
+            all(run.complete for run in runs),
             _up_to(runs[0]) if len(runs) == 1 and bucket else None,
         )
 

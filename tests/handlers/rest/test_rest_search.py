@@ -62,9 +62,11 @@ async def test_filters(tmp_path: Path, way: str) -> None:
             f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}",
             {"verify": {"provider": "gitlab", "secrets": ["hush"], "on_failure": "mark"}},
         )
-        first = await here.send(bucket, b'{"id": "evt_A1", "kind": "paid"}', "/shop", **{"X-Kind": "Paid"})
+        first = await here.send(
+            bucket, b'{"id": "evt_A1", "kind": "paid"}', "/shop", **{"X-Kind": "Paid", "X-Url": "a:b"}
+        )
         await here.send(bucket, b'{"id": "evt_A2", "kind": "refund"}', "/shop/9?x=needle", **{"X-Gitlab-Token": "hush"})
-        await here.send(bucket, b"\xff\xfe binary", "/other")
+        await here.send(bucket, b"\xff\xfe binary", "/Other")
         assert (await here.call("PUT", f"/v1/logs/{first}", {"status_code": 200})).status == 200
         await ready(here, bucket, way)
         for expected, query in (
@@ -79,7 +81,10 @@ async def test_filters(tmp_path: Path, way: str) -> None:
             ([2, 1], {"q": "evt", "method": "post"}),
             ([], {"q": "evt", "method": "PUT"}),
             ([2, 1], {"path": "shop"}),
+            ([3], {"path": "oTHER"}),
             ([1], {"header": "x-kind"}),
+            ([1], {"header": " x-kind : pai "}),
+            ([1], {"header": "x-url: A:B"}),
             ([1], {"header": "X-Kind: PAI"}),
             ([], {"header": "X-Kind: order"}),
             ([2], {"verified": "true"}),
@@ -121,6 +126,44 @@ async def test_pages_over_several_buckets(tmp_path: Path, way: str) -> None:
         for cursor in ("x", "k3v9x1q7m2ab-1"):
             answer = await here.call("GET", f"/v1/search?cursor={cursor}")
             assert (answer.status, answer.document["field"]) == (400, "cursor")
+
+
+@pytest.mark.gen_test
+async def test_a_page_has_so_many_events(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are asked for, within bounds; `indexed_up_to` is of one bucket that is named and has events."""
+    monkeypatch.setattr(searching, "LIMIT", 2)
+    monkeypatch.setattr(searching, "MOST", 3)
+    async with world(tmp_path, **options(way)) as here:
+        bucket = await here.bucket("orders")
+        sent = [await here.send(bucket, b"needle") for _ in range(5)]
+        await ready(here, bucket, way)
+        for query in ({}, {"q": "needle"}, {"q": "needle", "bucket": "orders"}):
+            for asked, number in (({}, 2), ({"limit": 1}, 1), ({"limit": 3}, 3), ({"limit": 4}, 3)):
+                page = await find(here, **query, **asked)
+                assert [each["id"] for each in page["data"]] == sent[: -number - 1 : -1]
+                assert page["next_cursor"] == sent[-number]
+                up_to = sent[-1] if way == "indexed" and "bucket" in query else None
+                assert way == "unindexed" or page["indexed_up_to"] == up_to
+        await here.bucket("empty")
+        page = await find(here, bucket="empty", q="needle")
+        assert page == {"data": [], "next_cursor": None, "complete": True, "indexed_up_to": None}
+
+
+@pytest.mark.gen_test
+async def test_a_request_looks_at_so_many_bytes(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the page ends, and its cursor goes on."""
+    monkeypatch.setattr(searching, "READ", 1500)
+    monkeypatch.setattr(searching, "_CHUNKS", (2, 2))
+    async with world(tmp_path, **options(way)) as here:
+        bucket = await here.bucket("orders")
+        sent = [await here.send(bucket, b"needle".ljust(400)) for _ in range(9)]
+        await ready(here, bucket, way)
+        found, pages, cursor = [], 0, ""
+        while cursor is not None:
+            page = await find(here, q="needle", cursor=cursor)
+            found += [each["id"] for each in page["data"]]
+            pages, cursor = pages + 1, page["next_cursor"]
+        assert (found, pages) == (sent[::-1], 3)
 
 
 @pytest.mark.gen_test
