@@ -51,3 +51,21 @@ def test_they_are_sets(start: list[tuple[int, int]], changes: list[tuple[str, in
         while end + 1 in model:
             end += 1
         assert ranges.end(number) == end
+
+
+def test_ranges_that_touch_are_one() -> None:
+    """In whatever order they come, and one in another is no more."""
+    ranges = Ranges([(4, 5), (1, 3), (9, 12), (8, 9), (10, 11), (14, 14), (3, 2)])
+    assert list(ranges) == [(1, 5), (8, 12), (14, 14)]
+    assert len(ranges) == 11
+
+
+def test_a_number_may_leave_at_either_end_or_between() -> None:
+    """One that is not in it leaves nothing."""
+    ranges = Ranges([(1, 6)])
+    for number, left in (
+        *((6, [(1, 5)]), (1, [(2, 5)]), (3, [(2, 2), (4, 5)]), (2, [(4, 5)])),
+        *((3, [(4, 5)]), (6, [(4, 5)]), (5, [(4, 4)]), (4, [])),
+    ):
+        ranges.remove(number)
+        assert (list(ranges), len(ranges)) == (left, sum(last - first + 1 for first, last in left))
