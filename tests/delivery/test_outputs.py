@@ -317,8 +317,11 @@ def test_an_event_is_encoded_and_judged_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_rules_have_read_is_bounded() -> None:
-    """A few events are kept as they were read, and few bytes of them."""
+    """A few events are kept as they were read, and few bytes of them: those that were looked at last."""
     subjects = Subjects()
+
+    def kept() -> list[int]:
+        return [each.seq for each, _ in subjects._kept.values()]
 
     def event(seq: int, body: bytes = b"") -> Event:
         return Event(seq, "k3v9x1q7m2ab", 0, "in", "POST", b"", b"", b"", body, "192.0.2.1")
@@ -329,12 +332,15 @@ def test_what_rules_have_read_is_bounded() -> None:
     large = [event(seq, bytes(1 << 20)) for seq in range(2, 9)]
     for each in large:
         subjects.of(each)
-    assert sum(each.size for each, _ in subjects._kept.values()) == subjects._size <= 4 << 20
-    huge = event(9, bytes(5 << 20))
+    assert (kept(), subjects._size) == ([5, 6, 7, 8], 4 << 20)
+    huge = event(9, bytes((4 << 20) + 1))
     assert subjects.of(huge) is not subjects.of(huge)
+    assert kept() == [5, 6, 7, 8]
+    whole = event(10, bytes(4 << 20))
+    assert subjects.of(whole) is subjects.of(whole)
     for seq in range(100):
         subjects.of(event(seq))
-    assert len(subjects._kept) == 16
+    assert kept() == list(range(84, 100))
 
 
 def test_slow_rules_give_the_loop_back(monkeypatch: pytest.MonkeyPatch) -> None:
