@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,12 +62,21 @@ def test_ranges_that_touch_are_one() -> None:
     assert len(ranges) == 11
 
 
-def test_a_number_may_leave_at_either_end_or_between() -> None:
-    """One that is not in it leaves nothing."""
-    ranges = Ranges([(1, 6)])
-    for number, left in (
-        *((6, [(1, 5)]), (1, [(2, 5)]), (3, [(2, 2), (4, 5)]), (2, [(4, 5)])),
-        *((3, [(4, 5)]), (6, [(4, 5)]), (5, [(4, 4)]), (4, [])),
-    ):
-        ranges.remove(number)
-        assert (list(ranges), len(ranges)) == (left, sum(last - first + 1 for first, last in left))
+@pytest.mark.parametrize(
+    ("what", "changed"),
+    [
+        ("add", lambda model, number: model | {number}),
+        ("remove", lambda model, number: model - {number}),
+        ("cut_below", lambda model, number: {each for each in model if each >= number}),
+        ("cut_above", lambda model, number: {each for each in model if each <= number}),
+    ],
+)
+def test_every_change_of_every_small_set(what: str, changed: Callable[[set[int], int], set[int]]) -> None:
+    """None by chance: each set of seven numbers, and each number in and around them."""
+    for members in itertools.product((False, True), repeat=7):
+        model = {number for number, member in enumerate(members, 1) if member}
+        for number in range(9):
+            ranges = Ranges((each, each) for each in model)
+            getattr(ranges, what)(number)
+            assert plain(ranges) == changed(model, number)
+            assert len(ranges) == len(changed(model, number))
