@@ -20,6 +20,7 @@ from relay_tornado.cli.options import (
     settings_options,
 )
 from relay_tornado.cli.variables import unknown_variables
+from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
 from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable
 from tests.cli.runner import Runner
@@ -161,6 +162,37 @@ def test_sizes_are_written_as_they_are_read(size: int) -> None:
 def test_times_are_written_as_they_are_read(seconds: float) -> None:
     """What is printed can be given back."""
     assert parse_duration(format_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        *(("1048576", 1 << 20), ("7b", 7), ("1.5k", 1536), ("3M", 3 << 20), ("2g", 2 << 30), (" 250 KB ", 250_000)),
+        *(("5mb", 5 * 10**6), ("2GB", 2 * 10**9), ("1TB", 10**12)),
+        *(("4KiB", 4 << 10), ("3MiB", 3 << 20), ("10GiB", 10 << 30), ("1TiB", 1 << 40)),
+    ],
+)
+def test_units_of_sizes(text: str, size: int) -> None:
+    """Of 1,000 and of 1,024, in any case."""
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("30s", 30), ("1.5m", 90), ("24h", DAY), ("30D", 30 * DAY), ("2 w", 14 * DAY), (" 7 ", 7)],
+)
+def test_units_of_times(text: str, seconds: float) -> None:
+    """From seconds to weeks."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1e9", "3 parsecs", "3 4", "9" * 400])
+def test_what_is_no_quantity(text: str) -> None:
+    """It says what one is like."""
+    with pytest.raises(Invalid, match="is not a size like 1048576, 250KB"):
+        parse_size(text)
+    with pytest.raises(Invalid, match="is not a time like 90, 30s"):
+        parse_duration(text)
 
 
 def test_a_public_url_has_no_closing_slash() -> None:
