@@ -167,6 +167,26 @@ async def test_a_request_looks_at_so_many_bytes(tmp_path: Path, way: str, monkey
 
 
 @pytest.mark.gen_test
+async def test_older_buckets_are_not_looked_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as there are newer events than theirs: a page of one of many buckets costs no more than of the only."""
+    looked: set[str] = set()
+    real = SqliteEventLog.outline
+
+    async def outline(log: SqliteEventLog, bucket_id: str, *arguments: Any) -> Any:
+        looked.add(bucket_id)
+        return await real(log, bucket_id, *arguments)
+
+    async with world(tmp_path, search_index=None) as here:
+        buckets = [await here.bucket(name) for name in "abc"]
+        sent = [await here.send(bucket, b"x") for bucket in buckets for _ in range(3)]
+        monkeypatch.setattr(SqliteEventLog, "outline", outline)
+        page = await find(here, limit=2)
+        assert ([each["id"] for each in page["data"]], looked) == (sent[:-3:-1], {buckets[2].id})
+        page = await find(here, limit=2, cursor=page["next_cursor"])
+        assert ([each["id"] for each in page["data"]], looked) == (sent[-3:-5:-1], {each.id for each in buckets[1:]})
+
+
+@pytest.mark.gen_test
 async def test_pages_with_an_ephemeral_bucket(tmp_path: Path, way: str) -> None:
     """Its events have no text to be looked up, and stand in their order all the same."""
     async with world(tmp_path, **options(way)) as here:
