@@ -14,6 +14,7 @@ import pytest
 
 from relay_tornado.admin import listing, stored
 from relay_tornado.admin.resending import Range
+from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
 from relay_tornado.log.contract import Outline
@@ -542,6 +543,31 @@ async def test_a_list_of_copies_looks_at_so_many_bytes(open_logs: OpenLogs, monk
             rounds += 1
         assert rounds > 3
         assert found + ids(page) == [f"{each}-1" for each in sent[::-1]]
+
+
+@logs_test
+async def test_a_search_of_a_span_of_time(open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its beginning is in it, its end is not; a cursor leads on within it, over all buckets."""
+    now = [1_900_000_000.0]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    async with open_logs() as world:
+        buckets = [await world.bucket(name) for name in "ab"]
+        sent = []
+        for number in range(6):
+            now[0] += 1.0
+            sent += await world.send(buckets[number % 2], b"x")
+        for wanted, those in (
+            (Wanted(since=now[0] - 3.0), sent[2:]),
+            (Wanted(until=now[0] - 3.0), sent[:2]),
+            (Wanted(since=now[0] - 3.0, until=now[0] - 1.0), sent[2:4]),
+        ):
+            found: list[str] = []
+            cursor: str | None = ""
+            while cursor is not None:
+                page = await world.logs.search(ROOT, wanted, limit=3, cursor=cursor)
+                found += [each["id"] for each in page.data]
+                cursor = page.next_cursor
+            assert found == those[::-1]
 
 
 @logs_test
