@@ -86,3 +86,16 @@ def test_an_event_that_leaves_while_it_is_read(events: Page, watch: Watch, sende
         article.get_by_role("button", name="Try again").click()
     expect(article.get_by_role("alert")).to_contain_text("kept no longer")
     assert len(asked) == 2
+
+
+def test_from_an_old_event_on(events: Page, sender: Sender) -> None:
+    """A link leads to one that the list does not hold yet: one goes to its neighbours all the same."""
+    for number in range(150):
+        sender.send(f"/{number}")
+    old = next(each for each in sender.events() if each["extra_path"] == "/10")
+    events.goto(f"/ui/buckets/{sender.name}?event={old['id']}")
+    expect(rows(events).first).to_contain_text("/149")
+    heading = events.get_by_role("article").get_by_role("heading", level=2)
+    for button, path in (("Older", "/9"), ("Newer", "/10"), ("Newer", "/11")):
+        events.get_by_role("button", name=button).click()
+        expect(heading).to_have_text(f"POST {path}")

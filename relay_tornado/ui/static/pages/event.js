@@ -81,13 +81,13 @@ function CompareWith({ id, chosen, onOlder, onClose }) {
 }
 
 /** The id of the event before one in its bucket. */
-async function olderThan(bucket, id) {
+export async function olderThan(bucket, id) {
   const page = await get("/v1/search", { bucket, cursor: eventId(id), limit: 1 });
   return page.data[0]?.id ?? null;
 }
 
 /** The id of the event after one. */
-async function newerThan(bucket, id) {
+export async function newerThan(bucket, id) {
   const page = await get("/v1/events", { bucket, cursor: eventId(id), limit: 1 });
   return page.logs[0]?.id ?? null;
 }

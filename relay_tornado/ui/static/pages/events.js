@@ -15,7 +15,7 @@ import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
 import { go, link, place } from "../router.js";
-import { EventView } from "./event.js";
+import { EventView, newerThan, olderThan } from "./event.js";
 
 const WIDE = matchMedia("(min-width: 1100px)");
 const DAY = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short" });
@@ -181,9 +181,25 @@ export default function Events({ bucket, query }) {
     show(null);
     panes.current.querySelector("[role=listbox]").focus();
   };
+  /** From an event that the list does not hold, as that of a link may be. */
+  const beyond = async (by) => {
+    if (Object.keys(filter).length) {
+      tell("This event is not in the list.");
+      return;
+    }
+    try {
+      const next = await (by < 0 ? newerThan : olderThan)(bucket.id, open);
+      if (next) {
+        setActive(next);
+        show(next);
+      } else tell(by < 0 ? "This is the newest event." : "This is the oldest event that is kept.");
+    } catch (error) {
+      tell(error.message, "bad");
+    }
+  };
   const step = async (by) => {
     if (live.indexOf(open) < 0) {
-      tell("This event is not in the list.");
+      await beyond(by);
       return;
     }
     if (by > 0 && live.indexOf(open) === live.length - 1) await live.older();
