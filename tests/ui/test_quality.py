@@ -19,8 +19,8 @@ from tests.ui.demo import Demo
 if TYPE_CHECKING:
     from tests.ui.browser import Watch
 
-WIDTHS = {390: 844, 768: 1024, 1440: 900, 3840: 2160}
-"""Heights by widths: a phone, a tablet, a laptop, 4K."""
+WIDTHS = {320: 640, 390: 844, 768: 1024, 1440: 900, 3840: 2160}
+"""Heights by widths: a small phone (or a laptop at 400 %), a phone, a tablet, a laptop, 4K."""
 FIRST_LOAD = 200_000
 """Bytes over the wire, heads included, until the page is there."""
 
