@@ -52,7 +52,11 @@ _option = options_of("BUCKET")
 
 _bucket_options = together(
     _option("--description", help="What it is for."),
-    _option("--retention-age", type=NoneOr(Duration()), help="Events leave when they are this old."),
+    _option(
+        "--retention-age",
+        type=NoneOr(Duration()),
+        help="Events leave when they are this old: 30d, 12h; a number alone is in seconds.",
+    ),
     _option(
         "--retention-events",
         type=NoneOr(Number(min=1)),
@@ -201,7 +205,8 @@ def set_(bucket: str, data: Path, public_url: str | None, as_json: bool, **param
             "they keep their places, and retention waits for them where it is to: `relay consumer delete` ends that"
         )
     if _keeps_less(before["retention"], changed["retention"]):
-        note("events over these limits leave within a minute or two, and do not come back")
+        limits = retention_words(changed["retention"])
+        note(f"events over these limits ({limits}) leave within a minute or two, and do not come back")
 
 
 @bucket.command()

@@ -190,7 +190,9 @@ def test_wrong_command_lines(relay: Runner, arguments: tuple[str, ...], words: s
 def test_a_lower_limit_is_told(relay: Runner) -> None:
     """Who writes 30 for 30 days hears what leaves while it is still there; a higher limit is nothing to tell."""
     relay("bucket", "create", "orders")
-    assert "and do not come back" in relay("bucket", "set", "orders", "--retention-age", "30").stderr
+    said = relay("bucket", "set", "orders", "--retention-age", "30").stderr
+    assert "(30s, 10GiB)" in said
+    assert "and do not come back" in said
     assert "and do not come back" in relay("bucket", "set", "orders", "--retention-events", "5").stderr
     for higher in (("--retention-age", "none"), ("--retention-events", "6"), ("--description", "x")):
         assert relay("bucket", "set", "orders", *higher).stderr == ""
