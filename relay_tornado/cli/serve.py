@@ -29,6 +29,7 @@ from relay_tornado.garbage import restrain
 from relay_tornado.log_output import configure
 from relay_tornado.model import Bucket
 from relay_tornado.notify import Notifier, inherited_sockets
+from relay_tornado.rescue import rescue
 from relay_tornado.settings import Settings
 
 _log = structlog.get_logger(__name__)
@@ -68,6 +69,7 @@ def serve(demo: bool, **params: Any) -> None:
 async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Sequence[socket.socket]) -> None:
     told_to_stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(rescue)
     for number in STOP:
         loop.add_signal_handler(number, told_to_stop.set)
     relay = Relay(settings, inherited)

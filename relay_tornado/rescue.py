@@ -1,0 +1,82 @@
+"""A task that the event loop has lost, as there was no memory to schedule its next step, goes on all the same.
+
+asyncio makes some objects for each step of a task. Where one of them can't be made, the loop tells its exception
+handler, and the task would stay for ever where it is, with whoever waits for it: the writer with everybody. Such a task
+waits for nothing that is still to come, and has no place in the loop's queue; so it can be told from all others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import structlog
+
+Lost: TypeAlias = dict[asyncio.Task[Any], object]
+"""Tasks, and what each of them is at."""
+
+_log = structlog.get_logger(__name__)
+
+
+def rescue(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The loop's exception handler: the default one, which has tasks looked for that were lost."""
+    if isinstance(context.get("exception"), MemoryError | SystemError):
+        loop.call_soon(_look, loop)
+    with suppress(MemoryError):  # there may be none for words
+        loop.default_exception_handler(context)
+
+
+def wake(future: asyncio.Future[None]) -> None:
+    """Has who waits for the future go on, also where there is no memory for that at first. Raises MemoryError then."""
+    try:
+        future.set_result(None)
+    except MemoryError as error:
+        future.get_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
+        raise
+
+
+def say(log: Callable[..., Any], event: str, **what: Any) -> None:
+    """Logs it, where there is memory for words."""
+    with suppress(MemoryError):
+        log(event, **what)
+
+
+def _look(loop: asyncio.AbstractEventLoop) -> None:
+    found = {task: _at(task) for task in asyncio.all_tasks(loop) if _waits_for_nothing(task)}
+    # Whoever of them is in the loop's queue now has its turn before this.
+    loop.call_soon(_revive, loop, found)
+
+
+def _revive(loop: asyncio.AbstractEventLoop, found: Lost) -> None:
+    for task, before in found.items():
+        if before is not None and not task.done() and _waits_for_nothing(task) and _at(task) is before:
+            _schedule(loop, task)
+
+
+def _waits_for_nothing(task: asyncio.Task[Any]) -> bool:
+    waits_for: asyncio.Future[Any] | None = task._fut_waiter  # type: ignore[attr-defined]
+    return waits_for is None or waits_for.done()
+
+
+def _at(task: asyncio.Task[Any]) -> object:
+    """What the task awaits, which is another object after its next step; None where that can't be said."""
+    at: Any = task.get_coro()
+    while (inner := getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None)) is not None:
+        at = inner
+    sleeps = isinstance(at, types.GeneratorType) and at.gi_code.co_name == "__sleep0"
+    return at if sleeps or isinstance(at, types.CoroutineType) or type(at).__name__ == "FutureIter" else None
+
+
+def _schedule(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> None:
+    """Begins the same task anew where its coroutine is: nothing public schedules a step."""
+    callbacks = task._callbacks or ()
+    cancelled = task.cancelling()
+    asyncio.Task.__init__(task, task.get_coro(), loop=loop, name=task.get_name())
+    for callback, where in callbacks:
+        task.add_done_callback(callback, context=where)
+    if cancelled:
+        task.cancel()
+    say(_log.warning, "task_rescued", task=task.get_name())
