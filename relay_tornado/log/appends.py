@@ -10,13 +10,13 @@ import asyncio
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import structlog
 
 from relay_tornado.counters import Counters
-from relay_tornado.errors import BucketGone, Malformed, Overloaded, RelayError, Unavailable
+from relay_tornado.errors import BucketGone, Malformed, Overloaded, RelayError, Unavailable, Unknown
 from relay_tornado.ids import new_epoch
 from relay_tornado.log import rows
 from relay_tornado.log.batch import Entry, Plan, digests, plan
@@ -59,6 +59,8 @@ class Appends:
         self._announce = announce
         self._queue: deque[Entry] = deque()
         self._alone: deque[Entry] = deque()
+        self._taken: Sequence[Entry] = ()
+        """Those of the batch that was taken last, until all of them are told."""
         self.held = 0
         """Bytes of the events that wait for a commit."""
         self._loop = asyncio.get_running_loop()
@@ -82,31 +84,46 @@ class Appends:
 
     def take(self) -> Batch | None:
         """The next transaction: in order, at most so many events and bytes, at least one event."""
-        while self._alone:
-            entry = self._alone.popleft()
-            if not entry.state.gone:
-                return Batch(self, [entry])
-            self._fail(entry, BucketGone(entry.state.bucket_id))
+        if self._taken:
+            self._forsake()
+        for queue, most in ((self._alone, 1), (self._queue, self._batch_events)):
+            while queue and queue[0].over():
+                self._fail(queue[0], BucketGone(queue[0].state.bucket_id))
+                queue.popleft()
+            if queue:
+                return self._batch(queue, most)
+        return None
+
+    def _batch(self, queue: deque[Entry], most: int) -> Batch:
+        """The first of a queue, up to one that is over. They leave it when all that takes memory is done."""
         entries: list[Entry] = []
-        queue, room = self._queue, self._batch_bytes
-        while queue and len(entries) < self._batch_events:
-            entry = queue[0]
+        room = self._batch_bytes
+        for entry in queue:
             room -= entry.size
-            if room < 0 and entries:
+            if len(entries) == most or entry.over() or (room < 0 and entries):
                 break
+            entries.append(entry)
+        batch = Batch(self, entries)
+        for _ in entries:
             queue.popleft()
-            if entry.state.gone:
-                self._fail(entry, BucketGone(entry.state.bucket_id))
-            else:
-                entries.append(entry)
-        return Batch(self, entries) if entries else None
+        self._taken = entries
+        return batch
+
+    def _forsake(self) -> None:
+        """Fails those who were taken and not told, as there was no memory for it: what became of them is not known."""
+        for entry in self._taken:
+            if entry.done is not None:
+                self._fail(entry, Unknown())
+        self._taken = ()
+        waiting = sum(entry.size + OVERHEAD for queue in (self._alone, self._queue) for entry in queue)
+        self._release(self.held - waiting)
 
     def reject(self, error: RelayError) -> None:
         """Fails everything that waits."""
-        while self._alone:
-            self._fail(self._alone.popleft(), again(error))
-        while self._queue:
-            self._fail(self._queue.popleft(), again(error))
+        for queue in (self._alone, self._queue):
+            while queue:
+                self._fail(queue[0], again(error))
+                queue.popleft()
 
     async def empty(self) -> None:
         """Waits until every append was answered."""
@@ -120,8 +137,10 @@ class Appends:
             self._empty.set_result(None)
 
     def _fail(self, entry: Entry, error: RelayError) -> None:
-        self._release(entry.size + OVERHEAD)
-        self._loop.call_soon(entry.done, error)
+        if entry.done is not None:
+            self._loop.call_soon(entry.done, error)
+            entry.done = None
+            self._release(entry.size + OVERHEAD)
 
     def committed(self, entries: list[Entry], made: Plan, began: float) -> None:
         """Publishes, answers, announces: in this order. Where one of these fails the others are done all the same: who
@@ -130,11 +149,10 @@ class Appends:
             self._publish(made)
             self._count(entries, made, began)
         finally:
-            try:
-                self._release(sum([entry.size for entry in entries]) + len(entries) * OVERHEAD)
-            finally:
-                self._answer(entries)
-                self._announce(made)
+            self._answer(entries)
+            self._announce(made)
+            self._release(sum([entry.size for entry in entries]) + len(entries) * OVERHEAD)
+            self._taken = ()
 
     def _count(self, entries: list[Entry], made: Plan, began: float) -> None:
         counters = self._counters
@@ -144,9 +162,11 @@ class Appends:
 
     def _answer(self, entries: list[Entry]) -> None:
         for entry in entries:
+            done, entry.done = entry.done, None
             assert entry.outcome is not None
+            assert done is not None
             try:
-                entry.done(entry.outcome)
+                done(entry.outcome)
             except Exception:
                 with suppress(MemoryError):  # there may be none for words
                     _log.exception("answer_failed", bucket=entry.state.bucket_id)
@@ -164,6 +184,7 @@ class Appends:
             reason = str(error) if isinstance(error, sqlite3.Error) else type(error).__name__
             _log.error("event_not_stored", error=reason, bucket=entries[0].state.bucket_id)
             self._fail(entries[0], Unavailable("the event could not be stored as it is; nothing was stored"))
+        self._taken = ()
 
 
 class Batch:

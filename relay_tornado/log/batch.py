@@ -20,13 +20,18 @@ from relay_tornado.model import Appended, Epoch, Event, NewEvent
 
 
 class Entry(msgspec.Struct, gc=False):
-    """One append on its way: `outcome` is set by `plan`, `done` is called when it is committed or has failed."""
+    """One append on its way: `outcome` is set by `plan`, `done` is called when it is committed or has failed, and None
+    from then on."""
 
     state: LogState
     event: NewEvent
     size: int
-    done: Done
+    done: Done | None
     outcome: Appended | None = None
+
+    def over(self) -> bool:
+        """Whether it is not to be stored: it was told that it failed, or its log is gone."""
+        return self.done is None or self.state.gone
 
 
 class Growth:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from relay_tornado.errors import Malformed, NoSpace, RelayError, Unavailable, Unknown
-from relay_tornado.storage.damage import code_of
+from relay_tornado.storage.damage import MALFORMED_TEXT, code_of, quotes_a_text
 
 CLOSED = "the relay is shutting down; send it again in a moment"
 FULL = "the disk of relay.db is full, so nothing was stored: free some space on it"
@@ -77,6 +78,16 @@ class Misplaced(Exception):
     """What was committed is in a file that is not where it was opened: after the next start nobody would find it."""
 
 
+def misplaced(name: str) -> str:
+    """What is to be said where the file of that name is not where it was opened, "" where none is."""
+    if not name:
+        return ""
+    return (
+        f"{name} was deleted, moved or replaced while the relay ran: put it back where it was; docs/operations.md says "
+        "how to save what is lost otherwise"
+    )
+
+
 class Stale(Exception):
     """What `run` built on, in memory, is not what the file holds: everybody has to read again."""
 
@@ -91,6 +102,16 @@ class Result:
 
 
 COMMITTED = Result()
+
+
+def undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> Result:
+    """Rolls back, where a transaction is open."""
+    with contextlib.suppress(sqlite3.Error, MemoryError):
+        if raw.in_transaction:
+            raw.execute("ROLLBACK")
+    if quotes_a_text(error):
+        error = sqlite3.OperationalError(MALFORMED_TEXT)
+    return Result(error, committing, raw.in_transaction)
 
 
 def classify(result: Result) -> Exception:

@@ -30,8 +30,9 @@ from typing import Any
 import structlog
 
 from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.rescue import say, wake
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
-from relay_tornado.storage.damage import MALFORMED_TEXT, code_of, quotes_a_text
+from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.riders import Ride, Riders
 from relay_tornado.storage.space import Space
@@ -49,6 +50,8 @@ from relay_tornado.storage.work import (
     Work,
     again,
     classify,
+    misplaced,
+    undo,
 )
 
 CHECKPOINT_SOON = 250
@@ -84,8 +87,7 @@ _BACKOFF = (0.05, 5.0)
 """Seconds between two tries to open the file anew: at first, and at most."""
 
 _DAMAGE_EVERY = 1.0
-"""Seconds between two times that the file is opened anew for damage in it: whoever writes elsewhere is not kept waiting
-each time that somebody meets it."""
+"""Seconds between two times that the file is opened anew for damage in it: whoever writes elsewhere waits no more."""
 
 _log = structlog.get_logger(__name__)
 
@@ -113,6 +115,9 @@ class Writer:
         self._factory = factory
         self._jobs: deque[Work] = deque()
         self._job_next = True
+        self._work: Work | None = None
+        self._ride: Ride | None = None
+        """What was taken, and is still to be told how it ended."""
         self._pages = 0
         self._held_back = 0
         self._awaits_locks = True
@@ -141,12 +146,12 @@ class Writer:
     @property
     def misplaced(self) -> str:
         """What is to be said where the file is not where it was opened, "" where it is."""
-        return _misplaced(self._whereabouts.missing())
+        return misplaced(self._whereabouts.missing())
 
     def notify(self) -> None:
         """Says that the source has something."""
         if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+            wake(self._idle)
 
     async def shrink(self) -> None:
         """Copies the WAL into the file and cuts it to nothing, as far as readers allow. Raises the `refusal`."""
@@ -169,21 +174,18 @@ class Writer:
         self._closing.set()
 
     async def _run(self) -> None:
+        lacking = False
         try:
             while True:
-                if self._shrinking is not None:
-                    await self._checkpoint("TRUNCATE")
-                    self._shrunk()
-                await self._gather()
-                work = self._next()
-                if work is not None:
-                    pages = await self._perform(work)
-                    if self._full(pages):
-                        await self._checkpoint("PASSIVE")
-                elif self.closed:
-                    break
-                else:
-                    await self._rest()
+                try:
+                    if lacking:
+                        await self._begin_again()
+                        lacking = False
+                    elif not await self._turn():
+                        break
+                except MemoryError:
+                    lacking = True
+                    say(_log.exception, "writer_lacks_memory")
             await self._finish()
         except Exception:
             _log.exception("writer_failed")
@@ -192,10 +194,40 @@ class Writer:
                 await self._connection.close()
         finally:
             self._close()
+            self._forsake(_BROKEN)
             self.riders.close()
             self._shrunk()
             self._reject(Unavailable(CLOSED))
             self._connection.abandon()
+
+    async def _turn(self) -> bool:
+        """Does what is next; where that is nothing, waits for something. False where nothing comes any more."""
+        if self._shrinking is not None:
+            await self._checkpoint("TRUNCATE")
+            self._shrunk()
+        await self._gather()
+        self._work = work = self._next()
+        if work is None:
+            if self.closed:
+                return False
+            await self._rest()
+        elif self._full(await self._perform(work)):
+            await self._checkpoint("PASSIVE")
+        return True
+
+    async def _begin_again(self) -> None:
+        """There was no memory for something: how far it came is not known, and so the file says."""
+        await asyncio.sleep(0)
+        self._forsake("there was no memory left for the write; it may have been stored")
+        await self._recover(self._reopen)
+
+    def _forsake(self, why: str) -> None:
+        """Tells what was taken that nobody knows what became of it."""
+        if self._work is not None:
+            self._tell(self._work, Unknown(why))
+        ride, self._ride = self._ride, None
+        if ride is not None:
+            ride.ended(False)
 
     async def _rest(self) -> None:
         """Waits for something to do; where nothing comes for a moment, there may be time for a checkpoint."""
@@ -238,20 +270,16 @@ class Writer:
 
     async def _perform(self, work: Work) -> int:
         """Does a work, and has it told. Returns about how many pages that changed."""
-        ride = self.riders.board() if self.riders else None
+        self._ride = ride = self.riders.board() if self.riders else None
         try:
             result = await self._execute(work, ride)
         except Exception as failure:  # memory is short, say: how far it came is not known
             result = Result(failure, committing=True)
-        except BaseException:
-            work.failed(Unknown(_BROKEN))
-            if ride is not None:
-                ride.ended(False)
-            raise
         error = None if result.error is None else classify(result)
         pages = self._tell(work, error)
         if ride is not None:
             self._pages += _RIDE
+            self._ride = None
             ride.ended(error is None)
         if pages is None:
             await self._recover(self._reopen)
@@ -261,7 +289,7 @@ class Writer:
                 if time.monotonic() < self._damage_again:
                     return pages
                 self._damage_again = time.monotonic() + _DAMAGE_EVERY
-            _say(_log.error, "commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
+            say(_log.error, "commit_failed", code=error.code, error=repr(result.error), committing=result.committing)
             # A full disk rolls back by itself, and works again once there is room.
             await self._recover(self._try_again if isinstance(error, NoSpace) else self._reopen)
         return pages or 0
@@ -269,6 +297,7 @@ class Writer:
     def _tell(self, work: Work, error: Exception | None) -> int | None:
         """Tells a work how it ended. Returns about how many pages it changed; None where something failed over that:
         what is in memory is then perhaps not what the file says."""
+        self._work = None
         try:
             if error is not None:
                 work.failed(error)
@@ -277,7 +306,7 @@ class Writer:
             pages = work.pages()
             self._pages += pages
         except Exception:
-            _say(_log.exception, "outcome_not_told", committed=error is None)
+            say(_log.exception, "outcome_not_told", committed=error is None)
             return None
         return pages
 
@@ -312,7 +341,7 @@ class Writer:
             if ride is not None:
                 ride.write(raw)
         except BaseException as error:
-            return _undo(raw, error, committing=False)
+            return undo(raw, error, committing=False)
         filled = self._fill(raw, work)
         return filled if isinstance(filled, Result) else self._commit(raw, filled)
 
@@ -323,7 +352,7 @@ class Writer:
             stamp = Stamp(self.stamp.database, self.stamp.commits + 1, self.stamp.appended + appended)
             raw.execute("UPDATE meta SET commits = ?, appended = ?", (stamp.commits, stamp.appended))
         except BaseException as error:
-            return _undo(raw, error, committing=False)
+            return undo(raw, error, committing=False)
         return stamp
 
     def _commit(self, raw: sqlite3.Connection, stamp: Stamp) -> Result:
@@ -331,10 +360,10 @@ class Writer:
         try:
             raw.execute("COMMIT")
         except BaseException as error:
-            return _undo(raw, error, committing=True)
+            return undo(raw, error, committing=True)
         missing = self._whereabouts.missing(committed=True)
         if missing:
-            return Result(Misplaced(_misplaced(missing)), True)
+            return Result(Misplaced(misplaced(missing)), True)
         self.stamp = stamp
         self._testify(self._witness.write)
         return COMMITTED
@@ -359,7 +388,7 @@ class Writer:
         while failure is not None:
             unforeseen = failure.__cause__
             if self.trouble is None or (unforeseen is not None and not traced):
-                _say(_log.error, "database_unavailable", error=str(failure), exc_info=unforeseen)
+                say(_log.error, "database_unavailable", error=str(failure), exc_info=unforeseen)
                 traced = unforeseen is not None
             self.trouble = failure
             self._reject(failure)
@@ -448,7 +477,7 @@ class Writer:
         try:
             _, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode))
         except Exception as error:  # there is no memory for it, say: the next one copies this, too
-            _say(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
+            say(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
             self._checkpoint_at = self._pages + CHECKPOINT_SOON
             return
         self._pages = self._held_back = max(pages - copied, 0)
@@ -469,27 +498,3 @@ class Writer:
         await self._checkpoint("TRUNCATE")
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
-
-
-def _misplaced(name: str) -> str:
-    if not name:
-        return ""
-    return (
-        f"{name} was deleted, moved or replaced while the relay ran: put it back where it was; docs/operations.md says "
-        "how to save what is lost otherwise"
-    )
-
-
-def _undo(raw: sqlite3.Connection, error: BaseException, *, committing: bool) -> Result:
-    with contextlib.suppress(sqlite3.Error, MemoryError):
-        if raw.in_transaction:
-            raw.execute("ROLLBACK")
-    if quotes_a_text(error):
-        error = sqlite3.OperationalError(MALFORMED_TEXT)
-    return Result(error, committing, raw.in_transaction)
-
-
-def _say(log: Callable[..., Any], event: str, **what: Any) -> None:
-    """Logs it, where there is memory for words."""
-    with contextlib.suppress(MemoryError):
-        log(event, **what)

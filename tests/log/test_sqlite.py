@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, CursorLost, NoSpace, Overloaded, Unavailable, Unknown
-from relay_tornado.log import rows
-from relay_tornado.log.appends import Batch
+from relay_tornado.log import appends, rows
+from relay_tornado.log.appends import Appends, Batch
 from relay_tornado.log.batch import Entry
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.log.loading import load
@@ -26,6 +26,7 @@ from relay_tornado.model import Appended, Bounds, Cursor, Gap, NewEvent, Retenti
 from relay_tornado.storage import writer as writers
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
+from tests.failing import once as fails_once
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all
 from tests.storage.faults import Faults, always, once
 from tests.waiting import until
@@ -598,3 +599,34 @@ async def test_of_a_log_that_was_dropped_nothing_is_kept(disk: SqliteWorld) -> N
         await fill(disk.log, 2, "c")
         await disk.log.drop("c")
     assert (len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)) == held
+
+
+@log_test
+async def test_events_are_taken_once_there_is_memory(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay in the queue until all that takes memory is done: none is lost, and none is stored twice."""
+    await make(disk.log)
+    monkeypatch.setattr(appends, "Batch", fails_once(Batch))
+    with capture_logs() as logs:
+        found = await asyncio.gather(*(disk.log.append("b", event(b"%d" % number)) for number in range(3)))
+    assert [each.seq for each in found] == [1, 2, 3]
+    assert [entry["event"] for entry in logs] == ["writer_lacks_memory"]
+    assert [each.body for each in await read_all(disk.log)] == [b"0", b"1", b"2"]
+    assert disk.log.append_queue == 0
+
+
+@log_test
+@pytest.mark.parametrize("step", ["_answer", "_release", "_fail"])
+async def test_who_could_not_be_told_is_told(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Whoever's event was taken hears of it, also where there was no memory for that at first, and what waits for a
+    commit is counted as it is."""
+    await make(disk.log)
+    if step == "_fail":
+        monkeypatch.setattr(rows, "insert", fails_once(rows.insert))
+    monkeypatch.setattr(Appends, step, fails_once(getattr(Appends, step)))
+    sent = [disk.log.append("b", event(b"%d" % number)) for number in range(3)]
+    outcomes = await asyncio.gather(*sent, return_exceptions=True)
+    if step != "_release":
+        assert {type(each) for each in outcomes} == {Unknown}
+    await disk.log.append("b", event(b"after"))
+    assert [each.body for each in await read_all(disk.log)][-1] == b"after"
+    assert disk.log.append_queue == 0

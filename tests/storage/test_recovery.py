@@ -20,6 +20,7 @@ from relay_tornado.storage import writer as writers
 from relay_tornado.storage.connection import Connection
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
+from tests.failing import once as fails_once
 from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import names, put
 from tests.waiting import until
@@ -301,6 +302,29 @@ async def test_a_connection_without_memory(settings: Settings, monkeypatch: pyte
     await database.write(put("b"))
     assert kept == [["a"]]
     assert await database.read(names) == ["a", "b"]
+    await database.close()
+
+
+@storage_test
+@pytest.mark.parametrize(
+    ("step", "told"), [("_gather", None), ("_next", None), ("_perform", Unknown), ("_tell", Unknown), ("_rest", None)]
+)
+async def test_a_turn_without_memory(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, step: str, told: type[Exception] | None
+) -> None:
+    """Wherever it is short in a turn of the writer: what was taken is told, what was not is done, and all goes on."""
+    database = await Database.open(settings)
+    monkeypatch.setattr(writers.Writer, step, fails_once(getattr(writers.Writer, step)))
+    with capture_logs() as logs:
+        given = [database.write(put("a")), database.write(put("b"))]
+        outcomes = await asyncio.gather(*given, return_exceptions=True)
+        if step == "_rest":
+            await until(lambda: logs)
+    assert outcomes == ["a", "b"] if told is None else isinstance(outcomes[0], told) and outcomes[1] == "b"
+    assert [entry["event"] for entry in logs] == ["writer_lacks_memory"]
+    assert not database.problem
+    await database.write(put("c"))
+    assert {"b", "c"} <= set(await database.read(names))
     await database.close()
 
 
