@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import socket
 import time
@@ -24,6 +25,7 @@ from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.log_limit import LogLimit
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.proxy import ProxyTrust
+from relay_tornado.rescue import say
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
@@ -69,6 +71,17 @@ class _Arrival(NamedTuple):
     data: bytes
 
 
+class _Serving(HTTP1ServerConnection):
+    """Tornado's, which would leave a connection open on whose requests it has failed."""
+
+    async def _server_request_loop(self, delegate: HTTPServerConnectionDelegate) -> None:
+        try:
+            await super()._server_request_loop(delegate)
+        except Exception:
+            self.stream.close()
+            raise
+
+
 class Listener:
     """Listens on the settings' address, or on the entrance's sockets, from `start` until `stop`; `connections` holds
     what is open.
@@ -91,6 +104,7 @@ class Listener:
         self._entrance = entrance
         self.connections: set[Connection | DirectConnection] = set()
         self._arriving: deque[_Arrival] = deque()
+        self._welcoming = False
         self.lingering = Lingering()
         self.limit = _limit(settings)
         self._delegate = delegate
@@ -158,34 +172,47 @@ class Listener:
         """Tornado serves this connection from now on; `data` is what was read from it."""
         self.connections.discard(connection)
         self._arriving.append(_Arrival(connection.socket, connection.peer, data))
-        if len(self._arriving) == 1:
+        self._welcome_soon()
+
+    def _welcome_soon(self) -> None:
+        if self._arriving and not self._welcoming:
             self._loop.add_callback(self._welcome)
+            self._welcoming = True
 
     def _welcome(self) -> None:
         """Begins to serve a few of those that were handed over, and the others in the turns of the loop to come: where
         thousands come back at once, a request of theirs costs ten times a webhook, and senders keep their place."""
-        some = [self._arriving.popleft() for _ in range(min(WELCOME, len(self._arriving)))]
-        if self._arriving:
-            self._loop.add_callback(self._welcome)
-        for arrival in some:
-            self._begin(Connection(arrival.socket, arrival.peer, self._limits, self, arrival.data))
+        self._welcoming = False
+        for _ in range(min(WELCOME, len(self._arriving))):
+            self._begin(*self._arriving.popleft())
+        self._welcome_soon()
 
-    def _begin(self, stream: Connection) -> None:
-        """Serves a connection; one on which that fails is closed."""
+    def _begin(self, connection: socket.socket, remote_ip: str, data: bytes | None) -> None:
+        """Serves a connection, of which this was read; None where it is new. One on which that fails, as for want of
+        memory, is closed: its client tries again."""
+        made: Connection | DirectConnection | None = None
         try:
-            self._serve(stream)
+            if data is None and self._direct is not None:
+                made = direct = DirectConnection(self._direct, connection, remote_ip)
+                self.connections.add(direct)
+                direct.begin()
+            elif (stream := self._stream(connection, remote_ip, data or b"")) is not None:
+                made = stream
+                self._serve(stream)
         except Exception:
-            _log.exception("request_failed")
-            stream.close()
+            (made or connection).close()
+            say(_log.exception, "request_failed")
 
     def _serve(self, stream: Connection) -> None:
         self.connections.add(stream)
-        HTTP1ServerConnection(stream, self._parameters, stream).start_serving(self._delegate)
+        _Serving(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
+        if self._sweeper is None:
+            self._sweep_later()
         for _ in range(ACCEPT):
             try:
-                connection, address = listening.accept()
+                connection, address = _accepted(listening)
             except (BlockingIOError, InterruptedError):
                 return
             except ConnectionAbortedError:
@@ -197,17 +224,13 @@ class Listener:
                 connection.close()
                 self._refuse()
                 continue
-            remote_ip = _plain(address[0])
-            if self._direct is not None:
-                self.connections.add(DirectConnection(self._direct, connection, remote_ip))
-            elif (stream := self._stream(connection, remote_ip)) is not None:
-                self._begin(stream)
+            self._begin(connection, _plain(address), None)
 
-    def _stream(self, connection: socket.socket, remote_ip: str) -> Connection | None:
+    def _stream(self, connection: socket.socket, remote_ip: str, data: bytes) -> Connection | None:
         """None where the client is gone before TLS began."""
         certificate = self._entrance.certificate
         if certificate is None:
-            return Connection(connection, remote_ip, self._limits, self)
+            return Connection(connection, remote_ip, self._limits, self, data)
         connection.setblocking(False)
         try:
             secure = certificate.context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
@@ -245,7 +268,10 @@ class Listener:
         self._sweeper = asyncio.get_running_loop().call_later(self._interval, self._sweep)
 
     def _sweep(self) -> None:
+        # Where there is no memory for the next one, it begins again with the next connection.
+        self._sweeper = None
         self._sweep_later()
+        self._welcome_soon()
         now = time.monotonic()
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()
@@ -266,6 +292,17 @@ def _inherited(sockets: Sequence[socket.socket]) -> list[socket.socket]:
                 " leave Accept=yes out of the socket's unit"
             )
     return list(sockets)
+
+
+def _accepted(listening: socket.socket) -> tuple[socket.socket, str]:
+    """A connection and the address at its other end. `accept` would lose the descriptor, and its sender would wait,
+    where there is no memory for what it makes of it. Raises OSError."""
+    descriptor, address = listening._accept()  # type: ignore[attr-defined]
+    try:
+        return socket.socket(listening.family, listening.type, fileno=descriptor), address[0]
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _plain(address: str) -> str:

@@ -23,6 +23,7 @@ from relay_tornado.ingest.endpoints import PREFIX, Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
 from relay_tornado.model import Appended
 from relay_tornado.proxy import ProxyTrust
+from relay_tornado.rescue import say
 from relay_tornado.settings import Settings
 from relay_tornado.transport.heads import has_end, read_head
 from relay_tornado.wire.answers import CLOSE, LATE, Answer, date_line, text_answer
@@ -152,9 +153,13 @@ class DirectConnection:
         self._out: memoryview | None = None
         self._draining = False
         self._all_sent = False
-        self._reading = True
+        self._reading = False
         self._looks = False
-        shared.loop.add_reader(self._fd, self._readable)
+
+    def begin(self) -> None:
+        """Reads from now on."""
+        self._reading = True
+        self._shared.loop.add_reader(self._fd, self._readable)
 
     @property
     def busy(self) -> bool:
@@ -306,12 +311,12 @@ class DirectConnection:
             if self._all_sent:
                 self.close()
                 return
-            self._reading = True
-            self._shared.loop.add_reader(self._fd, self._readable)
+            self.begin()
 
     def _failed(self) -> None:
-        _log.exception("request_failed")
+        """In an `except`."""
         self.close()
+        say(_log.exception, "request_failed")
 
     def _begin(self) -> bool:
         """Begins with the next request. Returns whether its head was there."""

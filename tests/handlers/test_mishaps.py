@@ -4,6 +4,7 @@ token does not count any more, and no place stays taken."""
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -11,13 +12,15 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado import session
 from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.handlers import conversation, feed, listener
+from relay_tornado.handlers import conversation, feed, front, listener
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.feed import Feed
 from relay_tornado.handlers.stream import StreamHandler
 from relay_tornado.ids import hash_secret
+from relay_tornado.transport.direct import DirectConnection
 from tests.failing import once
+from tests.handlers.edge import edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import TIMEOUT, Client, live
 from tests.handlers.streams import here
@@ -93,12 +96,36 @@ async def first(client: Client) -> str:
 async def test_a_connection_that_can_not_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is closed, and counts no longer."""
     async with live() as server:
-        monkeypatch.setattr(listener, "HTTP1ServerConnection", once(listener.HTTP1ServerConnection))
+        monkeypatch.setattr(listener, "_Serving", once(listener._Serving))
         async with Raw(server.port) as raw:
             await raw.closed(reset=True)
         await until(lambda: not server.listener.connections)
         async with Raw(server.port) as raw:
             assert (await raw.ask(request(b"/", method=b"GET"))).status == 404
+
+
+@pytest.mark.parametrize("name", ["start_request", "__init__", "begin"])
+async def test_a_request_that_nobody_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is that a connection fails, it is closed at once, and the next one is served."""
+    owner: Any = {"start_request": front.Front, "__init__": DirectConnection, "begin": DirectConnection}[name]
+    async with edge(transport="direct") as site:
+        monkeypatch.setattr(owner, name, once(getattr(owner, name)))
+        async with Raw(site.port) as raw:
+            raw.send(request(b"/nowhere"))
+            await raw.closed(reset=True)
+        async with Raw(site.port) as raw:
+            assert (await raw.ask(request(b"/nowhere"))).status == 404
+
+
+async def test_a_descriptor_that_nothing_is_made_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is closed."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()) as ours:
+        with monkeypatch.context() as patch:
+            patch.setattr(socket, "socket", once(socket.socket))
+            with pytest.raises(MemoryError):
+                listener._accepted(listening)
+        ours.settimeout(TIMEOUT)
+        assert ours.recv(1) == b""
 
 
 @pytest.mark.parametrize(("owner", "name"), [(StreamHandler, "_refusal"), (Connection, "drop"), (Feed, "_event")])

@@ -12,6 +12,8 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import WELCOME, Listener
 from relay_tornado.settings import Settings
 from relay_tornado.transport.direct import DirectConnection
+from tests.failing import once
+from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
 
@@ -66,6 +68,25 @@ async def test_one_that_fails_holds_nobody_up() -> None:
             await asyncio.sleep(0)
         assert len(served) == len(pairs)
         assert served[0].closed()
+    finally:
+        listener.close()
+        for pair in pairs:
+            for each in pair:
+                each.close()
+
+
+async def test_what_waits_is_begun_once_there_is_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there was none to schedule that, it is for the next one that comes."""
+    listener = Listener(Application(), Settings())
+    served: list[Connection] = []
+    listener._serve = served.append  # type: ignore[method-assign, assignment]
+    pairs = [socket.socketpair() for _ in range(2)]
+    try:
+        monkeypatch.setattr(listener._loop, "add_callback", once(listener._loop.add_callback))
+        with pytest.raises(MemoryError):
+            listener.hand_over(_handed_over(pairs[0][0]), b"GET / HTTP/1.1\r\n")
+        listener.hand_over(_handed_over(pairs[1][0]), b"GET / HTTP/1.1\r\n")
+        await until(lambda: len(served) == 2)
     finally:
         listener.close()
         for pair in pairs:
