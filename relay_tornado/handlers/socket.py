@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Awaitable
+import sys
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import structlog
@@ -64,6 +65,18 @@ class _Protocol(WebSocketProtocol13):
         # Whether a frame is read: what Tornado aborts for then is that frame, or the end of the stream.
         self._framing = False
 
+    async def accept_connection(self, handler: WebSocketHandler) -> None:
+        try:
+            await super().accept_connection(handler)
+        except Exception:  # Tornado leaves it open, with nobody to read it
+            assert isinstance(handler, SocketHandler)
+            if handler.detached:
+                self._abort()
+                handler.on_close()
+            else:
+                handler.detach().close()
+            raise
+
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         if (
             code is not None
@@ -106,6 +119,27 @@ class _Protocol(WebSocketProtocol13):
                 return None
         self._framing = False
         return super()._handle_message(opcode, data)
+
+    def _run_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Works on a message in the task that reads: where memory is short the end of one of its own may be told to
+        nobody, and nothing would be read any more."""
+        try:
+            working = callback(*args, **kwargs)
+        except Exception:
+            self._fail()
+            return None
+        return None if working is None else self._work(working)
+
+    async def _work(self, working: Awaitable[None]) -> None:
+        try:
+            await working
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        """In an `except`."""
+        self._abort()
+        self.handler.log_exception(*sys.exc_info())
 
     def _abort(self) -> None:
         if self._framing and not self.client_terminated and not self.stream.closed():
@@ -211,6 +245,11 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         """Keeps the stream, so that a frame that was built once can be written to it."""
         self._stream = super().detach()
         return self._stream
+
+    @property
+    def detached(self) -> bool:
+        """Whether it has its stream."""
+        return self._stream is not None
 
     def allow(self, size: int) -> None:
         """Reads messages of up to so many bytes from now on."""

@@ -8,7 +8,9 @@ import socket
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from tornado.http1connection import HTTP1Connection
+from tornado.websocket import WebSocketProtocol13
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from relay_tornado import session
 from relay_tornado.delivery.deliver import Delivery
@@ -126,6 +128,43 @@ async def test_a_descriptor_that_nothing_is_made_of(monkeypatch: pytest.MonkeyPa
                 listener._accepted(listening)
         ours.settimeout(TIMEOUT)
         assert ours.recv(1) == b""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (HTTP1Connection, "write_headers"),
+        (WebSocketProtocol13, "_receive_frame_loop"),
+        (Conversation, "received"),
+        (Conversation, "_authenticate"),
+    ],
+)
+async def test_a_socket_on_which_the_relay_fails(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it is, the connection is closed, and the next one is served."""
+    async with live() as server:
+        await server.bucket()
+        monkeypatch.setattr(owner, name, once(getattr(owner, name)))
+        with pytest.raises((ConnectionClosed, InvalidHandshake)):
+            await server.subscribed("orders")
+        await until(lambda: not server.listener.connections)
+        await server.subscribed("orders")
+
+
+async def test_a_message_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the end of one could not be told, for want of memory, nothing would be read any more."""
+    tasks: list[int] = []
+    received = Conversation.received
+
+    async def counted(conversation: Conversation, message: str | bytes) -> None:
+        tasks.append(id(asyncio.current_task()))
+        await received(conversation, message)
+
+    monkeypatch.setattr(Conversation, "received", counted)
+    async with live() as server:
+        await server.bucket()
+        await server.subscribed("orders")
+    assert len(tasks) == 2
+    assert len(set(tasks)) == 1
 
 
 @pytest.mark.parametrize(("owner", "name"), [(StreamHandler, "_refusal"), (Connection, "drop"), (Feed, "_event")])
