@@ -28,6 +28,7 @@ from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid, Rela
 from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Position, Token
+from relay_tornado.rescue import say
 from relay_tornado.wire import control, frames, websocket
 from relay_tornado.wire.acks import Ack, Nak
 
@@ -309,8 +310,8 @@ class Delivery:
 
     def _go_on(self) -> None:
         if self._started and not self._ended and self._task is None:
-            self.lane.busy = True
             self._task = asyncio.get_running_loop().create_task(self._run())
+            self.lane.busy = True
             self._shared.tasks.add(self._task)
             self._task.add_done_callback(self._shared.tasks.discard)
 
@@ -509,5 +510,5 @@ class Delivery:
 
     def _fail(self, reason: str, error: Exception) -> None:
         self.end()
-        _log.error("delivery_failed", reason=reason, exc_info=error)
         self.outlet.unavailable(reason)
+        say(_log.error, "delivery_failed", reason=reason, exc_info=error)

@@ -20,11 +20,14 @@ from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.errors import BucketGone, CursorLost
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import KIB, BucketId, Event
+from relay_tornado.rescue import say
 
 PAGE: Final = 256
 """Most events in one read."""
 
 _PAGE_BYTES: Final = 64 * KIB
+_AGAIN: Final = 1.0
+"""Seconds until those who were not served are, where the relay failed on it."""
 _CLOCK_EVERY: Final = 16
 """How many subscribers are served between two looks at the clock."""
 
@@ -173,7 +176,22 @@ class Dispatcher:
     def _turn(self) -> None:
         """Serves the places of the woken buckets for `SLICE` seconds, then lets the loop go round before going on."""
         self._scheduled = None
-        end = time.perf_counter() + SLICE
+        try:
+            self._go_on(time.perf_counter() + SLICE)
+        except Exception:
+            # Memory is short, say. Whoever was not served is, once there is some.
+            self._pass = None
+            self._chunks.clear()
+            self._scheduled = asyncio.get_running_loop().call_later(_AGAIN, self._wake_all)
+            say(_log.exception, "pass_failed", bucket=self._bucket_id)
+
+    def _wake_all(self) -> None:
+        """There may be something new in every bucket that somebody reads."""
+        self._scheduled = None
+        for bucket_id in self._places:
+            self.wake(bucket_id)
+
+    def _go_on(self, end: float) -> None:
         while True:
             if self._pass is None:
                 if not self._woken:
@@ -214,7 +232,12 @@ class Dispatcher:
                     break
                 data, seq, epoch, events, largest = chunk
                 most = lane.max_body
-                if (most is not None and largest > most) or (data and not _send(place, data)):
+                try:
+                    declined = (most is not None and largest > most) or (data and not _send(place, data))
+                except Exception:
+                    self._forsake(place)
+                    declined = True
+                if declined:
                     place.subscriber.mark(bucket_id)
                     break
                 place.seq = seq
@@ -269,9 +292,15 @@ class Dispatcher:
         sent = sum(map(bool, frames))
         return _Chunk(data, last.seq, last.epoch, sent, max(len(event.body) for event in events))
 
+    def _forsake(self, place: Place) -> None:
+        """In an `except`: a send failed, as for want of memory, and nobody knows what has left. The subscriber is to
+        come back, and say what it has."""
+        place.subscriber.outlet.unavailable("the relay failed: come back later, and tell its operator")
+        say(_log.exception, "send_failed", bucket=place.bucket_id)
+
 
 def _send(place: Place, data: bytes) -> bool:
-    """See `Outlet.send_now`."""
+    """See `Outlet.send_now`. What it raises tells nothing of what was sent."""
     socket = place.lane.socket
     if socket is None:
         return place.subscriber.outlet.send_now(data)

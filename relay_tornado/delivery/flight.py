@@ -43,21 +43,29 @@ class Flight:
 
 
 class Landing:
-    """A write that has begun, to be awaited once, or dropped. It is in the flight's books until it is done."""
+    """A write that has begun, to be awaited once, or dropped. It is in the flight's books until either is so."""
 
     __slots__ = ("_flight", "_size", "_written")
 
     def __init__(self, flight: Flight, written: Awaitable[None], size: int) -> None:
-        flight.took_off(size)
         self._flight = flight
         self._written = written
+        self._size = 0
+        flight.took_off(size)
         self._size = size
 
     def __await__(self) -> Generator[Any, None, None]:
         try:
             yield from self._written.__await__()
         finally:
-            self._flight.landed(self._size)
+            self._land()
+
+    def __del__(self) -> None:
+        self._land()
+
+    def _land(self) -> None:
+        size, self._size = self._size, 0
+        self._flight.landed(size)
 
 
 class Pace:

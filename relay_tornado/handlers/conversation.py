@@ -139,7 +139,10 @@ class Conversation(Connected):
         self._act(self._session.gap_refused())
 
     def unavailable(self, reason: str) -> None:
-        self._act(self._session.going_away(reason))
+        try:
+            self._act(self._session.going_away(reason))
+        except MemoryError:  # there may be none for words
+            self._stream.close()
 
     # effects
 
@@ -320,7 +323,11 @@ def buffered(stream: IOStream, data: bytes | memoryview, flight: Flight) -> asyn
     if not writing.done():
         size = len(data)
         flight.took_off(size)
-        writing.add_done_callback(lambda _: flight.landed(size))
+        try:
+            writing.add_done_callback(lambda _: flight.landed(size))
+        except MemoryError:
+            flight.landed(size)
+            raise
     return writing
 
 

@@ -34,7 +34,9 @@ class Watches:
         return watch
 
     def wake(self, bucket_id: BucketId) -> None:
-        """Calls everybody who watches the bucket, once each, whatever one of them raises."""
+        """Calls everybody who watches the bucket, once each, whatever one of them raises. Where there was no memory for
+        one it raises MemoryError, and all are to be called again."""
+        lacking: MemoryError | None = None
         for watches in (self._of.get(bucket_id), self._all):
             if not watches:
                 continue
@@ -43,9 +45,13 @@ class Watches:
                     continue
                 try:
                     watch.call(bucket_id)
+                except MemoryError as error:
+                    lacking = error
                 except Exception:
                     with suppress(MemoryError):  # there may be none for words
                         _log.exception("wake_failed", bucket=bucket_id)
+        if lacking is not None:
+            raise lacking
 
     def head(self, bucket_id: BucketId) -> int:
         return self._head(bucket_id)

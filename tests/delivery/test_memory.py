@@ -1,0 +1,78 @@
+"""relay_tornado/delivery where memory is short: nobody waits in vain, gets anything twice, or takes up room."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.delivery import dispatch
+from relay_tornado.delivery.flight import Flight, Landing
+from tests import waiting
+from tests.delivery.world import Reader, World, quiet, until
+from tests.failing import once
+
+
+@pytest.mark.gen_test
+async def test_a_pass_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was not served is, once there is some: nobody waits for the next event."""
+    monkeypatch.setattr(dispatch, "_AGAIN", 0.01)
+    world = World()
+    await world.bucket()
+    readers = [(await world.subscribe("orders"))[0] for _ in range(3)]
+    await quiet()
+    monkeypatch.setattr(dispatch.Dispatcher, "_serve", once(dispatch.Dispatcher._serve))
+    with capture_logs() as logs:
+        await world.append(2)
+        await waiting.until(lambda: all(reader.seqs() == [1, 2] for reader in readers))
+    assert [entry["event"] for entry in logs] == ["pass_failed"]
+
+
+class _Cut(Reader):
+    """One that is closed where it is to come back."""
+
+    def unavailable(self, reason: str) -> None:
+        super().unavailable(reason)
+        self.close()
+
+
+@pytest.mark.gen_test
+async def test_a_frame_that_may_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its subscriber has to come back: it is sent nothing twice. The others get what they always do."""
+    world = World()
+    await world.bucket()
+    readers = [(await world.subscribe("orders", reader=_Cut()))[0] for _ in range(3)]
+    await quiet()
+    send = dispatch._send
+    failing = once(lambda: None)
+
+    def sent_and_failed(place: dispatch.Place, data: bytes) -> bool:
+        sent = send(place, data)
+        failing()
+        return sent
+
+    monkeypatch.setattr(dispatch, "_send", sent_and_failed)
+    await world.append(1)
+    await until(lambda: any(reader.ends for reader in readers))
+    await world.append(1)
+    await until(lambda: sum(reader.seqs() == [1, 2] for reader in readers) == 2)
+    await quiet()
+    cut = [reader for reader in readers if reader.ends]
+    assert [reader.seqs() for reader in cut] == [[1]]
+    assert sorted(reader.seqs() for reader in readers) == [[1], [1, 2], [1, 2]]
+
+
+@pytest.mark.gen_test
+async def test_a_write_that_nobody_waits_for_is_no_longer_in_flight() -> None:
+    """It is dropped where there was no memory to wait for it."""
+    flight = Flight(1000)
+    landing = Landing(flight, asyncio.sleep(0), 10)
+    assert flight.outstanding == 10
+    await landing
+    assert flight.outstanding == 0
+    waiting_for = asyncio.sleep(0)
+    landing = Landing(flight, waiting_for, 10)
+    del landing
+    waiting_for.close()
+    assert flight.outstanding == 0
