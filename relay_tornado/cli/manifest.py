@@ -164,8 +164,10 @@ def _secret(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
     if set(value) == {"file"} and isinstance(value["file"], str):
         try:
             return (folder / value["file"]).read_bytes().decode().removesuffix("\n").removesuffix("\r")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        except UnicodeDecodeError:
+            raise Invalid(f"{where}: {value['file']} can't be read: it is not UTF-8 text", where) from None
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "a name has no NUL"
             raise Invalid(f"{where}: {value['file']} can't be read: {reason}", where) from None
     raise Invalid(f'{where}: must be a text, {{ env = "NAME" }} or {{ file = "PATH" }}', where)
 

@@ -243,6 +243,7 @@ def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
         ("[buckets.orders]\nauth = { token = { file = 1 } }", "buckets.orders.auth.token: must be a text"),
         ("[buckets.orders]\nauth = { token = { env = 'A', file = 'B' } }", "buckets.orders.auth.token: must be a text"),
         ("[buckets.orders]\nauth = { token = { file = 'latin' } }", "latin can't be read: it is not UTF-8"),
+        ('[buckets.orders]\nauth = { token = { file = "a\\u0000b" } }', "can't be read: a name has no NUL"),
         (
             "[buckets.orders.inputs.a]\nverify = { secrets = [{ env = 'NOT_SET' }] }",
             "a.verify.secrets: the variable NOT",
