@@ -109,9 +109,12 @@ def exact_size(size: int) -> str:
 
 
 def when(time: float | None, *, seconds: bool = False) -> str:
-    """A unix time in words, to the minute or to the second."""
+    """A unix time in words, to the minute or to the second; one that is in no calendar comes of damage."""
     form = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
-    return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime(form)
+    try:
+        return "never" if time is None else datetime.fromtimestamp(time, UTC).strftime(form)
+    except (OverflowError, ValueError, OSError):
+        return "no date"
 
 
 def webhook_url(base: str | None, input_id: str) -> str:

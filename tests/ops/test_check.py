@@ -467,6 +467,20 @@ def test_a_consumer_of_a_log_that_does_not_say_what_it_holds(cli: Runner, file: 
     assert cli.json("stats")["consumers"] == []
 
 
+@pytest.mark.parametrize("at", [1e163, -1e163, 1e12])
+def test_times_that_are_in_no_calendar(cli: Runner, file: Path, at: float) -> None:
+    """A flipped bit makes one of a time: what shows it says so, and goes on."""
+    change(
+        file,
+        f"UPDATE event SET received_at = {at!r} WHERE log = 1 AND seq = 1000",
+        f"UPDATE log SET last_at = {at!r} WHERE id = 1",
+        f"UPDATE consumer SET created_at = {at!r}, updated_at = {at!r}",
+    )
+    for command in (("logs", "list", "--bucket", "orders"), ("stats",), ("consumer", "show", "orders", "worker")):
+        result = cli(*command)
+        assert (result.exit_code, "no date" in result.stdout) == (0, True)
+
+
 def change_types(file: Path, statement: str) -> None:
     """As `change`, past the types that columns have."""
     strict = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name IN ('bucket', 'log')"
