@@ -86,3 +86,9 @@ def test_what_names_a_thing_is_as_long_as_the_providers() -> None:
     for event in ("orders/create", "products/update"):
         assert len(str(body("shopify", event)["id"])) == 12
     assert len(str(body("github", "ping")["hook_id"])) == 9
+    for event, prefix in (
+        *(("payment_intent.succeeded", "pi_"), ("invoice.paid", "in_")),
+        ("checkout.session.completed", "cs_test_"),
+    ):
+        made = body("stripe", event)
+        assert (made["type"], made["data"]["object"]["id"].startswith(prefix)) == (event, True)
