@@ -17,6 +17,7 @@ from tests.faults import (
     full_disks,
     fuzzing,
     kills,
+    memory,
     power,
     replays,
     silences,
@@ -129,6 +130,13 @@ def test_secrets(tmp_path: Path) -> None:
     found = figures(canaries.run(tmp_path, 30))
     assert (found["hits"], found["token secrets in a backup"]) == (0, 0)
     assert found["errors among them"] > 40
+
+
+@pytest.mark.heavy
+def test_memory(tmp_path: Path) -> None:
+    """Wherever one allocation of a relay's fails: what was acknowledged is kept, and all goes on."""
+    memory.needs_testcapi()
+    assert figures(memory.run(tmp_path, 150))["allocations that failed"] > 40
 
 
 def test_frames(tmp_path: Path) -> None:
