@@ -57,13 +57,22 @@ class Alarms:
                     self._timer = None
 
     def _look_at(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         self._at = at
         self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:
         self._timer = None
+        try:
+            self._wake_those_due()
+        finally:
+            if self._sleepers:
+                # Whoever is left of those that are due has the next turn of the loop.
+                self._look_at(min(self._sleepers))
+
+    def _wake_those_due(self) -> None:
         now, end = self._loop.time(), time.perf_counter() + _SLICE
         for at in sorted(at for at in self._sleepers if at <= now):
             # Who is woken may cancel others, and with the last of them their time.
@@ -75,6 +84,3 @@ class Alarms:
                     _log.exception("alarm_failed")
             if not self._sleepers.get(at):
                 self._sleepers.pop(at, None)
-        if self._sleepers:
-            # Whoever is left of those that are due has the next turn of the loop.
-            self._look_at(min(self._sleepers))

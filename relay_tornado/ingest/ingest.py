@@ -108,18 +108,23 @@ class Ingest:
         admitted = self._admit(endpoint, headers, len(body))
         if isinstance(admitted, Answer):
             return admitted
-        if endpoint.plain:
-            event = NewEvent(endpoint.input.id, method, path, query, admitted, body, remote_ip)
-        else:
-            digest = place.digest(method, admitted)
-            if digest is not None:
-                digest.update(body)
-            judged = self.judge(place, method, admitted, body, remote_ip, digest)
-            if isinstance(judged, Answer):
+        spent = True
+        try:
+            if endpoint.plain:
+                event = NewEvent(endpoint.input.id, method, path, query, admitted, body, remote_ip)
+            else:
+                digest = place.digest(method, admitted)
+                if digest is not None:
+                    digest.update(body)
+                judged = self.judge(place, method, admitted, body, remote_ip, digest)
+                if isinstance(judged, Answer):
+                    return judged
+                event = judged
+            self.log.submit(endpoint.bucket.id, event, done)
+            spent = False
+        finally:
+            if spent:
                 endpoint.give_back()
-                return judged
-            event = judged
-        self.log.submit(endpoint.bucket.id, event, done)
         return None
 
     def answer(self, place: Place, outcome: Appended | BaseException) -> Answer:
@@ -280,7 +285,7 @@ class Upload:
             self.abandon()
             answered(event)
             return
-        self._spent = False
+        spent, self._spent = self._spent, False
         self.abandon()
         place, endpoint = self._place, self._place.endpoint
 
@@ -296,7 +301,12 @@ class Upload:
                 raise
             answered(answer)
 
-        ingest.log.submit(endpoint.bucket.id, event, appended)
+        try:
+            ingest.log.submit(endpoint.bucket.id, event, appended)
+        except BaseException:
+            if spent:
+                endpoint.give_back()
+            raise
 
     def _event(self) -> NewEvent | Answer:
         """What is appended; or the refusal."""

@@ -12,9 +12,9 @@ against it, for each n: the n-th allocation fails, counted from before the reque
 
 What no relay can mend is counted apart. Where the interpreter's own `accept` finds no memory for the address of who
 called, it raises, and has lost the descriptor by then, so that this one's connection stays open (`LOST_BY_PYTHON`). And
-a library in C may end the process at once: msgspec does, as it decodes. Then the relay is started again, and all that it
-acknowledged has to be there. SQLite's memory is not Python's: tests/storage/test_recovery.py has what its want of it
-does.
+a library in C may end the process at once: msgspec does, as it decodes. Then the relay is started again, and all that
+it acknowledged has to be there. SQLite's memory is not Python's: tests/storage/test_recovery.py has what its want of
+it does.
 """
 
 from __future__ import annotations

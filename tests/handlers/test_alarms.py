@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from relay_tornado.handlers import alarms as module
 from relay_tornado.handlers.alarms import Alarms
 from tests.delivery.virtual import run
+from tests.failing import once
 
 
 class Sleeper:
@@ -183,5 +184,28 @@ def test_whoever_is_woken_may_cancel_the_others() -> None:
         await asyncio.sleep(5)
         assert [len(each.woken) for each in (first, *others, late)] == [1, 0, 0, 1]
         assert not alarms._sleepers
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["perf_counter", "call_at"])
+def test_alarms_without_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sleeps is woken all the same: at once, or where there is none for the timer, with the next one."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        alarms, first, second = Alarms(), Sleeper(), Sleeper()
+        if name == "perf_counter":
+            alarms.set(first, loop.time() + 1)
+            monkeypatch.setattr(module.time, "perf_counter", once(time.perf_counter))
+            loop.set_exception_handler(lambda loop, context: None)
+        else:
+            with monkeypatch.context() as patch:
+                patch.setattr(loop, "call_at", once(loop.call_at))
+                with pytest.raises(MemoryError):
+                    alarms.set(first, loop.time() + 1)
+            alarms.set(second, loop.time() + 3)
+        await asyncio.sleep(5)
+        assert len(first.woken) == 1
 
     run(test)

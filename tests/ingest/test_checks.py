@@ -14,6 +14,7 @@ from relay_tornado.ingest.ingest import Head, Upload
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.signatures import sign
+from tests.failing import once
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, replace_input
 
 pytestmark = pytest.mark.usefixtures("ways")
@@ -218,3 +219,15 @@ async def test_an_ephemeral_buckets_events_are_marked_as_such() -> None:
     await bench.registry.put("bucket", BUCKET.id, dataclasses.replace(BUCKET, ephemeral=True))
     await bench.send()
     assert Noting.seen == [False, True]
+
+
+@pytest.mark.gen_test
+async def test_what_the_relay_fails_on_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory to hand a webhook to the log, its sender may send it again at once."""
+    bench = await Bench(replace_input(rate_limit=RateLimit(1, 60.0))).open()
+    monkeypatch.setattr(bench.log, "submit", once(bench.log.submit))
+    with pytest.raises(MemoryError):
+        await bench.send(body=b"a")
+    assert (await bench.send(body=b"a")).status == 200
+    assert (await bench.send(body=b"a")).status == 429
+    assert bench.ingest.buffered == 0
