@@ -131,7 +131,7 @@ class Core:
         try:
             self._subscribed(link)
         except Malformed as error:
-            raise Cut(f"the relay sent {error}") from None
+            link.pass_over(error)
         self._link = link
         breathing = asyncio.create_task(self._breathe(link))
         ended = asyncio.create_task(link.ended())

@@ -138,9 +138,9 @@ class Link:
     def pass_over(self, error: Malformed) -> None:
         """What can't be read may have been an event. Raises Cut where the next connection begins before it; the
         original service would send it no more."""
+        log.warning("the relay sent %s", error)
         if self._options.extended:
             raise Cut(f"the relay sent {error}") from None
-        log.warning("the service sent %s, which is passed over", error)
 
     async def send(self, text: str) -> None:
         """Raises Cut."""

@@ -125,8 +125,7 @@ class Known:
                 found.append((first, last))
 
     def __contains__(self, id: str) -> bool:
-        place = parse_place(id)
-        found = [] if place is None else self._stretches.get(place.epoch, [])
+        place, found = self._near(id)
         if place is None or not found:
             return False
         at = bisect_right(found, place.order, key=lambda each: each[0].order) - 1
@@ -134,13 +133,17 @@ class Known:
 
     def pass_by(self, id: str) -> None:
         """Everything up to this position comes no more."""
-        place = parse_place(id)
-        found = [] if place is None else self._stretches.get(place.epoch, [])
+        place, found = self._near(id)
         if place is None or not found:
             return
         del found[: bisect_right(found, place.order, key=lambda each: each[1].order)]
         if not found:
             del self._stretches[place.epoch]
+
+    def _near(self, id: str) -> tuple[Place | None, list[tuple[Place, Place]]]:
+        """The place that it names, and the stretches of its epoch."""
+        place = parse_place(id) if self._stretches else None
+        return place, [] if place is None else self._stretches.get(place.epoch, [])
 
     def stretches(self) -> list[Stretch]:
         return [(str(first), str(last)) for found in self._stretches.values() for first, last in found]

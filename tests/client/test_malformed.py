@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -89,7 +90,7 @@ def test_an_answer_to_a_subscribe_that_can_not_be_read(entry: Any) -> None:
     run(main())
 
 
-def test_what_can_not_be_read_of_the_original_service() -> None:
+def test_what_can_not_be_read_of_the_original_service(caplog: pytest.LogCaptureFixture) -> None:
     """It would not come again: it is passed over, and said in the log."""
 
     async def talk(peer: Peer) -> None:
@@ -102,4 +103,9 @@ def test_what_can_not_be_read_of_the_original_service() -> None:
         async with service(talk) as url, at(url, extended=False) as events:
             assert (await anext(events)).seq == 3
 
-    run(main())
+    with caplog.at_level(logging.WARNING, "relay_tornado.client"):
+        run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        "the relay sent a message that is no JSON",
+        "the relay sent an event without an id",
+    ]
