@@ -266,12 +266,12 @@ async def test_another_user_is_sent_away(open_memory: OpenWorld) -> None:
         async with open_memory() as world, serving(world, Path(folder)) as (_, path):
             path.chmod(0o666)
             for uid, let_in in ((0, True), (65534, False)):
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-I", "-c", STRANGER, str(path), str(uid)),
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
                 with capture_logs() as logs:
+                    process = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-I", "-c", STRANGER, str(path), str(uid)),
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.PIPE,
+                    )
                     out, err = await asyncio.wait_for(process.communicate(), TIMEOUT)
                     # He may be gone before the server has looked at who he is.
                     await until(lambda let_in=let_in, logs=logs: let_in or logs)
