@@ -104,6 +104,7 @@ def test_what_closes_an_event(wide: Page, long: Sender) -> None:
     (event,) = long.events()
     wide.set_viewport_size({"width": 360, "height": 700})
     wide.goto(f"/ui/buckets/{long.name}?event={event['id']}")
+    expect(wide.get_by_role("article")).to_be_visible()
     close = wide.get_by_role("button", name="Close the event")
     expect(close).to_be_in_viewport(ratio=1)
     at, newer = close.bounding_box(), wide.get_by_role("button", name="↑ Newer").bounding_box()

@@ -6,8 +6,9 @@ import { diffJson, diffLines, diffPairs } from "../event/diff.js";
 import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
-import { Badge, Problem, Time, bytes, number, useLoaded, useTitle, zone } from "../parts/basic.js";
+import { Badge, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { Path, Plain, Short, useFirst } from "../parts/plain.js";
+import { zone } from "../parts/zone.js";
 import { link } from "../router.js";
 
 const AROUND = 3;

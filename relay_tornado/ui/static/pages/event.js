@@ -6,13 +6,14 @@ import { curl } from "../event/curl.js";
 import { fields } from "../event/forms.js";
 import { headersOf } from "../event/headers.js";
 import { shown } from "../event/plain.js";
-import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, useTitle, zone } from "../parts/basic.js";
+import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, useTitle } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
 import { Deliveries, HeaderTable } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { bucketLink } from "../parts/names.js";
 import { Path, Plain } from "../parts/plain.js";
 import { SendAgain } from "../parts/send.js";
+import { zone } from "../parts/zone.js";
 import { go, link } from "../router.js";
 
 const GONE = new Error("This event is not there (any more): it has left by the bucket's retention, or it never was.");

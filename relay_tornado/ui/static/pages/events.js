@@ -5,7 +5,7 @@ import { MOST, Live } from "../event/live.js";
 import { beginning } from "../event/plain.js";
 import { filterOf } from "../event/record.js";
 import { seqOf } from "../event/sending.js";
-import { Badge, Empty, Problem, bytes, exactly, number, tell, today, zone } from "../parts/basic.js";
+import { Badge, Empty, Problem, bytes, number, tell, today } from "../parts/basic.js";
 import { Filters } from "../parts/filters.js";
 import { List } from "../parts/list.js";
 import { bucketLink } from "../parts/names.js";
@@ -14,6 +14,7 @@ import { DELIVERY } from "../parts/deliveries.js";
 import { EditEvent } from "../parts/edit.js";
 import { SendAgain } from "../parts/send.js";
 import { SendSample } from "../parts/sample.js";
+import { exactly, zone } from "../parts/zone.js";
 import { go, link, place } from "../router.js";
 import { EventView, newerThan, olderThan } from "./event.js";
 

@@ -1,12 +1,11 @@
 // Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
 import { computed, html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
 import { ahead } from "../api.js";
+import { exactly, moment } from "./zone.js";
 
 // numbers and times
 
 const NUMBER = new Intl.NumberFormat("en");
-const WHEN = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
-const ZONE = new Intl.DateTimeFormat("en", { timeZoneName: "shortOffset" });
 
 export const number = (value) => (value == null ? "–" : NUMBER.format(value));
 
@@ -38,22 +37,12 @@ setInterval(() => {
 /** The day that it is, as Date.toDateString has it. */
 export const today = computed(() => new Date(now.value).toDateString());
 
-/** UTC+5:30, by which times of this date (or its milliseconds) are shown; today's where it is none. */
-export function zone(date) {
-  const known = new Date(date);
-  const parts = ZONE.formatToParts(Number.isNaN(known.getTime()) ? undefined : known);
-  return parts.find(({ type }) => type === "timeZoneName").value.replace("GMT", "UTC");
-}
-
-/** A date with its time and zone. */
-export const exactly = (date) => `${WHEN.format(date)} ${zone(date)}`;
-
 /** A moment in unix seconds, as how long ago it is, or (exact) as date and time. */
 export function Time({ at, exact = false }) {
   if (!at) return html`<span class="soft">never</span>`;
   const date = new Date(at * 1000);
   const past = (now.value + ahead.value) / 1000 - at;
-  const text = exact ? WHEN.format(date) : past < 5 && past > -5 ? "now" : past >= 0 ? `${duration(past)} ago` : `in ${duration(-past)}`;
+  const text = exact ? moment(date) : past < 5 && past > -5 ? "now" : past >= 0 ? `${duration(past)} ago` : `in ${duration(-past)}`;
   return html`<time dateTime=${date.toISOString()} title=${exactly(date)}>${text}</time>`;
 }
 

@@ -1,6 +1,7 @@
 // Fields beyond text: boxes, amounts with a unit, moments, header lists, secrets. Each shows what is wrong with it below it.
 import { html, useEffect, useRef, useState } from "../lib.js";
-import { Copy, zone } from "./basic.js";
+import { Copy } from "./basic.js";
+import { zone } from "./zone.js";
 
 let made = 0;
 const useId = () => useRef(`part-${(made += 1)}`).current;

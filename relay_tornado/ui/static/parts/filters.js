@@ -1,7 +1,8 @@
 // Which events of a bucket are listed: a search in bodies, and what the events have to be. It all stands in the page's address.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { FILTERS } from "../event/record.js";
-import { Field, zone } from "./basic.js";
+import { Field } from "./basic.js";
+import { zone } from "./zone.js";
 
 const METHODS = ["POST", "GET", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"];
 const VERDICTS = [["true", "verified"], ["false", "failed the check"], ["none", "not checked"]];

@@ -1,6 +1,7 @@
 // A plot of series over time, by uPlot, which is loaded with the first one. Its values stand in a table, too, for whoever can't see it.
 import { html, useEffect, useMemo, useRef, useState } from "../lib.js";
-import { bytes, zone } from "./basic.js";
+import { bytes } from "./basic.js";
+import { zone } from "./zone.js";
 
 const HEIGHT = 168;
 /** At most so many rows are shown: what lies between is folded into one. */

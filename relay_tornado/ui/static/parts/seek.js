@@ -1,7 +1,8 @@
 // Moving a consumer: where to, and before it is done what it will repeat or skip.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { post, v1 } from "../api.js";
-import { Button, Dialog, Problem, number, tell, zone } from "./basic.js";
+import { Button, Dialog, Problem, number, tell } from "./basic.js";
+import { zone } from "./zone.js";
 
 const PAUSE = 250;
 
