@@ -147,6 +147,11 @@ def test_what_was_tried_in_vain_is_hastened() -> None:
     assert progress.release(two)
     assert take(progress, 3, now=10.0) == [Taken(2, 2, 0)]
     assert take(progress, 3, now=20.0) == [Taken(1, 3, 0)]
+    again = Progress(0, (), {1: Parked(1, 9.0, 0.0)})
+    again.hasten()
+    (one,) = take(again, 1, now=1.0)
+    again.fail(one, 20.0, 1.0)
+    assert take(again, 1, now=10.0) == []
 
 
 def test_the_oldest_is_the_first_that_is_not_done_with() -> None:

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 
 from relay_tornado import progress as module
-from relay_tornado.progress import MAX_DELIVER, Changes, Dead, Parked, Progress, Taken
+from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Changes, Dead, Parked, Progress, Taken
 from tests.test_progress import seqs, stored, take
 
 
@@ -151,6 +151,18 @@ def test_a_try_counts_across_a_crash() -> None:
     changes = stored(again)
     assert (changes.floor, changes.done, changes.tried) == (2, ((4, 4),), ())
     assert set(changes.parked) == {1, 2}
+
+
+def test_what_was_not_tried_waits_across_a_crash() -> None:
+    """As it did; of what was, each counts."""
+    progress = Progress(2, (), {1: Parked(1, 5.0, 2.0), 2: Parked(1, 6.0, 2.0)})
+    progress.interrupted(((1, 1), (3, 4)), 7.0)
+    assert progress.parked == {
+        1: Parked(2, AT_ONCE, 2.0),
+        2: Parked(1, 6.0, 2.0),
+        3: Parked(1, AT_ONCE, 7.0),
+        4: Parked(1, AT_ONCE, 7.0),
+    }
 
 
 def test_the_last_try_counts_across_a_crash() -> None:
