@@ -127,6 +127,7 @@ def test_what_is_stored_of_the_settled_below_the_floor_is_left_out() -> None:
     assert again.pending(6) == 2
     assert seqs(take(again, 6)) == [4, 6]
     assert Progress(3, ((2, 4),)).floor == 4
+    assert Progress(3, ((1, 3),)).pending(5) == 2
 
 
 def test_a_try_counts_across_a_crash() -> None:
