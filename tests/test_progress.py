@@ -292,6 +292,8 @@ def test_a_seek_goes_no_further_back_than_the_log() -> None:
     progress = Progress(9)
     progress.trim(5, 0.0)
     progress.trim(3, 0.0)
+    progress.seek(8)
+    assert progress.reached == 8
     progress.seek(0)
     assert seqs(take(progress, 6)) == [5, 6]
 
@@ -332,6 +334,10 @@ def test_a_trim_tells_of_holes_exactly() -> None:
     progress = Progress(0)
     assert list(progress.trim(2, 0.0).fresh) == [(1, 1)]
     assert seqs(take(progress, 3)) == [2, 3]
+    progress = Progress(0)
+    one, *_ = take(progress, 2)
+    progress.begin(one)
+    assert list(progress.trim(3, 0.0).untried) == [2]
     # What is tried again was tried, also where that has not begun.
     progress = Progress(0, (), {1: Parked(1, 5.0, 0.0)})
     take(progress, 1, now=5.0)
