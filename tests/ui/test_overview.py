@@ -60,15 +60,17 @@ def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
     hung: list[Route] = []
     page.goto("about:blank")  # where no question of an earlier page is on its way any more
     page.clock.install()
-    page.route("**/v1/status", lambda route: route.continue_() if hung else hung.append(route))
+    dead = True
+    page.route("**/v1/status", lambda route: hung.append(route) if dead else route.continue_())
     page.goto("/ui/")
     wait_for(lambda: page.wait_for_timeout(20) or hung, "the question")
     said = page.get_by_text("can't be reached")
-    page.clock.run_for(35_000)
+    page.clock.run_for(20_000)
     expect(said).to_be_hidden()
-    page.clock.run_for(10_000)
+    page.clock.run_for(25_000)
     expect(said).to_be_visible()
-    page.clock.run_for(10_000)
+    dead = False
+    page.clock.run_for(60_000)
     expect(said).to_be_hidden()
 
 
