@@ -25,9 +25,7 @@ class Crowd:
 
     async def turn(self) -> None:
         """Returns when it is one's turn."""
-        if not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._next)
+        self._schedule()
         if self._left and not self._waiting:
             self._let_through()
             return
@@ -35,17 +33,24 @@ class Crowd:
         self._waiting.append(future)
         await future
 
-    def _next(self) -> None:
-        self._left = self._most
-        while self._waiting and self._left:
-            future = self._waiting.popleft()
-            if not future.done():
-                future.set_result(None)
-                self._let_through()
-        # Who comes in this turn of the loop, behind those, has what is left of it.
-        self._scheduled = self._left < self._most
-        if self._scheduled:
+    def _schedule(self) -> None:
+        if not self._scheduled:
             self._loop.call_soon(self._next)
+            self._scheduled = True
+
+    def _next(self) -> None:
+        self._scheduled = False
+        self._left = self._most
+        try:
+            while self._waiting and self._left:
+                future = self._waiting.popleft()
+                if not future.done():
+                    self._let_through()
+                    future.set_result(None)
+        finally:
+            # Who comes in this turn of the loop, behind those, has what is left of it.
+            if self._left < self._most:
+                self._schedule()
 
     def _let_through(self) -> None:
         self._left -= 1

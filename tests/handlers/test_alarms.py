@@ -200,11 +200,12 @@ def test_alarms_without_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> No
             monkeypatch.setattr(module.time, "perf_counter", once(time.perf_counter))
             loop.set_exception_handler(lambda loop, context: None)
         else:
+            alarms.set(first, loop.time() + 3)
             with monkeypatch.context() as patch:
                 patch.setattr(loop, "call_at", once(loop.call_at))
                 with pytest.raises(MemoryError):
-                    alarms.set(first, loop.time() + 1)
-            alarms.set(second, loop.time() + 3)
+                    alarms.set(second, loop.time() + 1)
+            alarms.set(Sleeper(), loop.time() + 4)
         await asyncio.sleep(5)
         assert len(first.woken) == 1
 

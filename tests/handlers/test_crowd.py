@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from relay_tornado.handlers.crowd import Crowd
 from tests.delivery.virtual import run
@@ -77,5 +82,33 @@ def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
             if len(before) % 100 == 0:
                 young = max(young, sum(len(gc.get_objects(generation=each)) for each in (0, 1)))
         assert young < 2_000
+
+    run(test)
+
+
+@pytest.mark.parametrize("time", [0, 1, 2])
+def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes after one that could not be scheduled, or woken, has a turn."""
+
+    async def test() -> None:
+        crowd = Crowd(1)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: None)
+        calls = 0
+        call_soon = loop.call_soon
+
+        def failing(callback: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.Handle:
+            nonlocal calls
+            calls += getattr(callback, "__func__", None) is Crowd._next
+            if calls == time + 1:
+                calls += 1
+                raise MemoryError
+            return call_soon(callback, *arguments, **options)
+
+        monkeypatch.setattr(loop, "call_soon", failing)
+        for _ in range(5):
+            with contextlib.suppress(MemoryError):
+                await crowd.turn()
+        assert calls > time + 1
 
     run(test)
