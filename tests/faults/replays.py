@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from tests.acceptance.clients import Sender, Subscriber, webhook
 from tests.acceptance.relay import Relay
 from tests.faults.outcome import Outcome
+from tests.waiting import until
 
 RATE = 500
 CLIENTS = 20
@@ -23,6 +24,8 @@ SENDERS = 5
 LONG_AWAY = 4
 """So many of the clients are away long enough to come back through SQLite, or to find that retention was there."""
 KEPT = 1_500
+LONG = 300
+"""So many events come in at least while one of these is away: more than the tail in memory has."""
 EVERY = 100
 """Cuts between two restarts of the relay, which are kill -9 and SIGTERM in turn."""
 
@@ -37,6 +40,7 @@ class World:
         self.token = token
         self.outcome = outcome
         self.cuts_left = cuts
+        self.acknowledged: set[bytes] = set()
         self.bodies: dict[str, bytes] = {}
         self.end = 0
         """The last seq, once nothing more comes."""
@@ -50,9 +54,11 @@ class World:
 class Client:
     """Reads a bucket, is cut at random, and comes back with the last id that it has."""
 
-    def __init__(self, world: World, away: tuple[float, float], steady: bool = False) -> None:
+    def __init__(self, world: World, away: tuple[float, float], missing: int = 0, steady: bool = False) -> None:
+        """It is away for so many seconds, and until so many events came in."""
         self.world = world
         self.away = away
+        self.missing = missing
         self.steady = steady
         self.last = ""
         self.seq = 0
@@ -66,7 +72,13 @@ class Client:
         while not self._done():
             with contextlib.suppress(*_GONE):
                 await self._connection()
-            await asyncio.sleep(0.02 if self.world.end or self.steady else random.uniform(*self.away))
+            await self._stay_away()
+
+    async def _stay_away(self) -> None:
+        world = self.world
+        wanted = len(world.acknowledged) + self.missing if self.last else 0
+        await asyncio.sleep(0.02 if world.end or self.steady else random.uniform(*self.away))
+        await until(lambda: world.end or len(world.acknowledged) >= wanted, "enough events to miss", 240)
 
     def _done(self) -> bool:
         return 0 < self.world.end <= self.seq
@@ -123,25 +135,25 @@ class Client:
 
 
 def run(folder: Path, cuts: int) -> Outcome:
-    """Cuts 20 clients so many times in all, at 500 events a second."""
+    """Cuts 20 clients so many times in all at least, at 500 events a second; it ends after a long replay."""
     outcome = Outcome()
     relay = Relay(folder / "replayed", tail="256KiB", page_cache="256KiB", retention_interval="0.5")
     relay.start()
     try:
         path = relay.create_bucket("orders", f"--retention-events={KEPT}")
         world = World(relay, relay.create_token(), outcome, cuts)
-        long_away = [(2.0, 5.0)] * LONG_AWAY
-        clients = [Client(world, span) for span in [*long_away, *[(0.0, 0.3)] * (CLIENTS - LONG_AWAY - 1)]]
+        clients = [Client(world, (2.0, 5.0), LONG + 1) for _ in range(LONG_AWAY)]
+        clients += [Client(world, (0.0, 0.3)) for _ in range(CLIENTS - LONG_AWAY - 1)]
         clients.append(Client(world, (0.0, 0.1), steady=True))
-        acknowledged, restarts = asyncio.run(_run(world, clients, path))
+        restarts = asyncio.run(_run(world, clients, path))
     finally:
         relay.kill()
     bodies = set(world.bodies.values())
-    lost = acknowledged - bodies
+    lost = world.acknowledged - bodies
     outcome.figures = {
         "cuts": cuts - world.cuts_left,
         "restarts": restarts,
-        "acknowledged": len(acknowledged),
+        "acknowledged": len(world.acknowledged),
         "received": sum(client.received for client in clients),
         "gaps told": sum(client.gaps for client in clients),
         "events in them": sum(client.told for client in clients),
@@ -155,8 +167,7 @@ def run(folder: Path, cuts: int) -> Outcome:
     return outcome
 
 
-async def _run(world: World, clients: list[Client], path: str) -> tuple[set[bytes], int]:
-    acknowledged: set[bytes] = set()
+async def _run(world: World, clients: list[Client], path: str) -> int:
     restarts = 0
     sending = True
 
@@ -173,14 +184,14 @@ async def _run(world: World, clients: list[Client], path: str) -> tuple[set[byte
                         count += 1
                         body = b"%d/%d " % (number, count) + random.randbytes(300).hex().encode()
                         if await sender.post(body) == 200:
-                            acknowledged.add(body)
+                            world.acknowledged.add(body)
             await asyncio.sleep(0.02)
 
-    async with asyncio.timeout(60 + world.cuts_left), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(240 + world.cuts_left), asyncio.TaskGroup() as group:
         reading = [group.create_task(client.run()) for client in clients]
         senders = [group.create_task(send(number)) for number in range(SENDERS)]
         next_restart = world.cuts_left - EVERY // 2
-        while world.cuts_left > 0:
+        while world.cuts_left > 0 or not any(client.longest > LONG for client in clients):
             if world.cuts_left <= next_restart:
                 next_restart -= EVERY
                 restarts += 1
@@ -194,7 +205,7 @@ async def _run(world: World, clients: list[Client], path: str) -> tuple[set[byte
             if client.subscriber is not None:
                 client.subscriber.socket.transport.abort()
         await asyncio.wait(reading)
-    return acknowledged, restarts
+    return restarts
 
 
 async def _head(world: World) -> int:

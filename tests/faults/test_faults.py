@@ -77,7 +77,7 @@ def test_replays(tmp_path: Path) -> None:
     found = figures(replays.run(tmp_path, 70))
     assert found["cuts"] >= 70
     assert found["restarts"] >= 1
-    assert found["longest replay"] > 300, "nobody had to read from SQLite"
+    assert found["longest replay"] > replays.LONG, "nobody had to read from SQLite"
 
 
 @pytest.mark.heavy
