@@ -1,81 +1,29 @@
-"""The index follows the log: to the oldest and to the newest, over restarts, losses, trims and drops, in its bound."""
+"""The index follows the log: to the oldest and to the newest, over restarts, trims and drops, in its bound."""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, closing
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
-from tornado.ioloop import IOLoop
 
-from relay_tornado.admin.buckets import new_bucket
-from relay_tornado.errors import NO_THREAD, Overloaded
+from relay_tornado.errors import Overloaded
 from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.model import Bucket, Retention
+from relay_tornado.model import Retention
 from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
-from relay_tornado.search.text import Turns, parse_query, text_of
-from relay_tornado.settings import Settings
-from relay_tornado.storage import beside
-from relay_tornado.storage.connection import Connection
+from relay_tornado.search.text import parse_query
 from tests.log.conftest import disk as disk
-from tests.log.worlds import SqliteWorld, World, behind, event
+from tests.log.worlds import SqliteWorld, event
+from tests.search.indexing import BOUND, bucket, caught_up, fill, indexed, log_test, look, noise
+from tests.search.indexing import at_once as at_once
+from tests.search.indexing import world as world
 from tests.waiting import until
-
-log_test = pytest.mark.gen_test
-
-BOUND = 64 << 20
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing here waits for more to come."""
-    monkeypatch.setattr(index, "_SETTLE", 0.005)
-    monkeypatch.setattr(index, "_AGAIN", 0.01)
-    monkeypatch.setattr(pacing, "_RESTS", (0.0, 0.0))
-
-
-@pytest.fixture
-def world(disk: SqliteWorld, io_loop: IOLoop) -> SqliteWorld:
-    """A log in a file, of one bucket."""
-    io_loop.run_sync(lambda: disk.log.create("b", "aaaaaaaaaaaa"))
-    return disk
-
-
-def bucket(name: str = "b") -> Bucket:
-    return replace(new_bucket(name, {}, Settings(), 0.0), id=name)
-
-
-@asynccontextmanager
-async def indexed(
-    world: World, folder: Path, names: Sequence[str] = ("b",), bound: int = BOUND, settled: bool = True, **how: Any
-) -> AsyncIterator[Index]:
-    """An index that runs over these buckets, and has all of them to begin with. `settled`: it has a file at the end."""
-    made = Index(folder, world.log, lambda: [bucket(name) for name in names], bound, **how)
-    task = asyncio.create_task(made.run())
-    try:
-        yield made
-        if settled:
-            await as_the_file_says(made)
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def as_the_file_says(made: Index) -> None:
-    """Returns once what is known in memory is what a restart would read."""
-    while True:
-        if made._writer is not None and vars(await made._writer.run(file.load)) == vars(made._state):
-            return
-        await asyncio.sleep(0.01)
 
 
 def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:
@@ -84,18 +32,6 @@ def test_a_bound_that_is_too_small_is_said(tmp_path: Path) -> None:
         Index(tmp_path, MemoryEventLog(), list, 1 << 20)
     (line,) = said
     assert (line["event"], line["asked"], line["bytes"]) == ("search_index_raised", 1 << 20, 64 << 20)
-
-
-async def caught_up(made: Index, world: World, name: str = "b", low: int | None = None) -> None:
-    """Returns once all of a bucket is in the index."""
-    bounds = await world.log.bounds(name)
-    wanted = bounds.first if low is None else low
-
-    def has() -> bool:
-        covered = made.covered(name)
-        return covered is not None and covered.high >= bounds.head and covered.low <= wanted
-
-    await until(has, f"the index of {name}")
 
 
 @log_test
@@ -119,33 +55,6 @@ async def test_seqs_that_a_row_has_no_room_for(world: SqliteWorld, tmp_path: Pat
         await caught_up(made, world)
         assert made.covered("beyond") is None
         assert await look(made, world, "the last") == [21]
-
-
-async def look(made: Index, world: World, text: str, name: str = "b") -> list[int]:
-    """The seqs of the events that have this text, as the index names them; the log decides."""
-    query = parse_query(text)
-    covered = made.covered(name)
-    if covered is None:
-        return []
-    found = await made.find(name, query.match(), covered.low, covered.high, 5000)
-    assert found is not None
-    assert found == sorted(found, reverse=True)
-    events = await world.log.pick(name, found, 1 << 30)
-    turns = Turns()
-    there = [event for event in events if event is not None]
-    return [event.seq for event in there if await query.matches(await text_of(event, turns), turns)]
-
-
-def noise() -> str:
-    """A text that no other has anything of."""
-    return secrets.token_urlsafe(1_000)
-
-
-async def fill(world: World, count: int, name: str = "b", text: str = "event") -> None:
-    head = (await world.log.bounds(name)).head
-    await asyncio.gather(
-        *(world.log.append(name, event(f"{text} number-{head + n + 1:06d}".encode())) for n in range(count))
-    )
 
 
 @log_test
@@ -202,62 +111,6 @@ async def test_it_goes_on_where_it_was(world: SqliteWorld, tmp_path: Path) -> No
     with closing(sqlite3.connect(tmp_path / file.NAME)) as raw:
         rows = raw.execute("SELECT segment, first, last FROM part ORDER BY first").fetchall()
     assert [row[1:] for row in rows] in ([(1, 10), (11, 15)], [(1, 15)])
-
-
-@log_test
-async def test_what_the_log_lost_is_not_found_any_more(world: SqliteWorld, tmp_path: Path) -> None:
-    """Events that take the seqs of lost ones are found by what they hold; the lost ones' places are taken back."""
-    await fill(world, 6)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-    await world.lose("b", 3)
-    await fill(world, 2, text="other")
-    async with indexed(world, tmp_path) as made:
-        await until(lambda: (made.covered("b") or (0, 9))[1] == 5, "the index to be taken back")
-        assert await look(made, world, "other") == [5, 4]
-        assert await look(made, world, "number-000006") == []
-        assert await look(made, world, "number-000003") == [3]
-
-
-@log_test
-async def test_damage_at_the_end_is_no_loss(world: SqliteWorld, tmp_path: Path) -> None:
-    """Where the first events of an epoch can't be read, the index has been there all the same, and goes on."""
-    await fill(world, 3)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-    await world.reopen()
-    await fill(world, 2)
-    await world.close()
-    with behind(world) as raw:
-        raw.execute("UPDATE event SET body = x'00' WHERE seq > 3")
-    await world.reopen()
-    with capture_logs() as said:
-        async with indexed(world, tmp_path) as made:
-            await caught_up(made, world)
-        async with indexed(world, tmp_path) as made:
-            await fill(world, 1)
-            await caught_up(made, world)
-            assert await look(made, world, "number") == [6, 3, 2, 1]
-    assert "search_index_taken_back" not in [each["event"] for each in said]
-
-
-@pytest.mark.gen_test
-async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
-    """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
-    first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
-    try:
-        for world, epoch, text in ((first, "aaaaaaaaaaaa", "these"), (second, "bbbbbbbbbbbb", "those")):
-            await world.log.create("b", epoch)
-            await fill(world, 4, text=text)
-        for world, there, gone in ((first, "these", "those"), (second, "those", "these")):
-            async with indexed(world, tmp_path) as made:
-                await until(lambda made=made: made._whole, "the index")  # type: ignore[misc]
-                await caught_up(made, world)
-                assert await look(made, world, there) == [4, 3, 2, 1]
-                assert await look(made, world, gone) == []
-    finally:
-        await first.close()
-        await second.close()
 
 
 @log_test
@@ -332,100 +185,6 @@ async def test_what_left_the_log_leaves_the_index(
         assert made._writer is writer
 
 
-@pytest.mark.parametrize("harm", ["deleted", "overwritten", "emptied", "of another version", "a directory's worth"])
-@log_test
-async def test_a_file_that_is_gone_or_of_no_use_is_made_anew(
-    world: SqliteWorld, tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While it runs, and at its start; at once."""
-    monkeypatch.setattr(index, "_AGAIN", 3600.0)
-
-    def do(path: Path) -> None:
-        if harm == "deleted":
-            path.unlink()
-        elif harm == "overwritten":
-            path.unlink()
-            path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
-        elif harm == "emptied":
-            path.unlink()
-            path.touch()
-        elif harm == "of another version":
-            with closing(sqlite3.connect(path)) as raw:
-                raw.execute("PRAGMA user_version = 99")
-            path.rename(path.with_name("x"))
-            path.with_name("x").rename(path)
-        else:
-            for each in path.parent.glob(file.NAME + "*"):
-                each.unlink()
-
-    await fill(world, 5)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-        before = made._writer
-        do(made.path)
-        await fill(world, 1)
-        if harm != "of another version":
-            await until(lambda: made._writer not in (None, before), "another file")
-        await caught_up(made, world)
-        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
-    do(made.path)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
-
-
-@log_test
-async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_path: Path) -> None:
-    """Damage that comes out while it writes costs nothing but the time to build it."""
-    await fill(world, 500)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-    with made.path.open("r+b") as raw:
-        raw.seek(4096)
-        raw.write(b"\xa5" * 4096 * 4)
-    async with indexed(world, tmp_path) as made:
-        await fill(world, 300)
-        await caught_up(made, world)
-        assert len(await look(made, world, "number")) == 800
-
-
-@log_test
-async def test_a_file_that_can_not_be_taken_away_is_tried_again(
-    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As on a disk that can only be read: the index waits for another one."""
-    real, failed = beside.remove, []
-
-    def remove(path: Path) -> None:
-        if len(failed) < 2:
-            failed.append(path)
-            raise OSError(errno.EROFS, "no")
-        real(path)
-
-    monkeypatch.setattr(beside, "remove", remove)
-    (tmp_path / file.NAME).write_bytes(b"no database at all, but long enough to be looked at" * 100)
-    await fill(world, 3)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-    assert len(failed) == 2
-
-
-@log_test
-async def test_what_another_file_does_not_mend_is_tried_seldom(
-    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A SQLite without FTS5, for one, refuses each of them."""
-    monkeypatch.setattr(file, "_SEGMENT", "CREATE VIRTUAL TABLE s{} USING fts0(text)")
-    monkeypatch.setattr(index, "_AGAIN", 3600.0)
-    await fill(world, 3)
-    with capture_logs() as said:
-        async with indexed(world, tmp_path, settled=False) as made:
-            await until(lambda: len(said) == 2, "the refusals")
-            await until(lambda: made._writer is None, "the file to be closed")
-            await asyncio.sleep(0.1)
-    assert [each["reason"] for each in said] == ["no such module: fts0"] * 2
-
-
 @log_test
 async def test_ephemeral_events_are_not_in_it(world: SqliteWorld, tmp_path: Path) -> None:
     """What is kept in memory only is written to no file by way of the index, whether it was there before or comes."""
@@ -456,40 +215,6 @@ async def test_the_index_rests_where_there_is_nothing_to_add(
     async with indexed(world, tmp_path) as made:
         await caught_up(made, world)
     assert rested
-
-
-@log_test
-async def test_a_full_disk_stops_the_index_alone(world: SqliteWorld, tmp_path: Path) -> None:
-    """Where the disk has little room nothing is written; it goes on when there is some."""
-    room = [0]
-    await fill(world, 3)
-    async with indexed(world, tmp_path, room=lambda: room[0]) as made:
-        await until(lambda: made._writer is not None, "it to open")
-        await asyncio.sleep(0.05)
-        assert made.covered("b") is None
-        room[0] = 1 << 40
-        await fill(world, 1)
-        await caught_up(made, world)
-
-
-@log_test
-async def test_a_reader_that_could_not_be_opened_is_opened_later(
-    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With no thread for it, what is indexed would be found by nobody until the next start."""
-    real, failed = Connection.reader, []
-
-    async def reader(path: Path) -> Connection:
-        if not failed:
-            failed.append(path)
-            raise OSError(errno.EAGAIN, NO_THREAD)
-        return await real(path)
-
-    monkeypatch.setattr(Connection, "reader", reader)
-    await fill(world, 3)
-    async with indexed(world, tmp_path) as made:
-        await caught_up(made, world)
-    assert failed
 
 
 @log_test

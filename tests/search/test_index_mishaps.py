@@ -1,0 +1,207 @@
+"""The index meets a log that lost something or is another one, its own file damaged or gone, and a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay_tornado.errors import NO_THREAD
+from relay_tornado.search import file, index
+from relay_tornado.storage import beside
+from relay_tornado.storage.connection import Connection
+from tests.log.conftest import disk as disk
+from tests.log.worlds import SqliteWorld, behind
+from tests.search.indexing import at_once as at_once
+from tests.search.indexing import caught_up, fill, indexed, log_test, look
+from tests.search.indexing import world as world
+from tests.waiting import until
+
+
+@log_test
+async def test_what_the_log_lost_is_not_found_any_more(world: SqliteWorld, tmp_path: Path) -> None:
+    """Events that take the seqs of lost ones are found by what they hold; the lost ones' places are taken back."""
+    await fill(world, 6)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    await world.lose("b", 3)
+    await fill(world, 2, text="other")
+    async with indexed(world, tmp_path) as made:
+        await until(lambda: (made.covered("b") or (0, 9))[1] == 5, "the index to be taken back")
+        assert await look(made, world, "other") == [5, 4]
+        assert await look(made, world, "number-000006") == []
+        assert await look(made, world, "number-000003") == [3]
+
+
+@log_test
+async def test_damage_at_the_end_is_no_loss(world: SqliteWorld, tmp_path: Path) -> None:
+    """Where the first events of an epoch can't be read, the index has been there all the same, and goes on."""
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    await world.reopen()
+    await fill(world, 2)
+    await world.close()
+    with behind(world) as raw:
+        raw.execute("UPDATE event SET body = x'00' WHERE seq > 3")
+    await world.reopen()
+    with capture_logs() as said:
+        async with indexed(world, tmp_path) as made:
+            await caught_up(made, world)
+        async with indexed(world, tmp_path) as made:
+            await fill(world, 1)
+            await caught_up(made, world)
+            assert await look(made, world, "number") == [6, 3, 2, 1]
+    assert "search_index_taken_back" not in [each["event"] for each in said]
+
+
+@pytest.mark.gen_test
+async def test_another_log_is_indexed_anew(tmp_path: Path) -> None:
+    """Where a bucket's epochs are none that the index knows, nothing that it has of it is found."""
+    first, second = await SqliteWorld.open(tmp_path / "1"), await SqliteWorld.open(tmp_path / "2")
+    try:
+        for world, epoch, text in ((first, "aaaaaaaaaaaa", "these"), (second, "bbbbbbbbbbbb", "those")):
+            await world.log.create("b", epoch)
+            await fill(world, 4, text=text)
+        for world, there, gone in ((first, "these", "those"), (second, "those", "these")):
+            async with indexed(world, tmp_path) as made:
+                await until(lambda made=made: made._whole, "the index")  # type: ignore[misc]
+                await caught_up(made, world)
+                assert await look(made, world, there) == [4, 3, 2, 1]
+                assert await look(made, world, gone) == []
+    finally:
+        await first.close()
+        await second.close()
+
+
+@pytest.mark.parametrize("harm", ["deleted", "overwritten", "emptied", "of another version", "a directory's worth"])
+@log_test
+async def test_a_file_that_is_gone_or_of_no_use_is_made_anew(
+    world: SqliteWorld, tmp_path: Path, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs, and at its start; at once."""
+    monkeypatch.setattr(index, "_AGAIN", 3600.0)
+
+    def do(path: Path) -> None:
+        if harm == "deleted":
+            path.unlink()
+        elif harm == "overwritten":
+            path.unlink()
+            path.write_bytes(b"no database at all, but long enough to be looked at" * 100)
+        elif harm == "emptied":
+            path.unlink()
+            path.touch()
+        elif harm == "of another version":
+            with closing(sqlite3.connect(path)) as raw:
+                raw.execute("PRAGMA user_version = 99")
+            path.rename(path.with_name("x"))
+            path.with_name("x").rename(path)
+        else:
+            for each in path.parent.glob(file.NAME + "*"):
+                each.unlink()
+
+    await fill(world, 5)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        before = made._writer
+        do(made.path)
+        await fill(world, 1)
+        if harm != "of another version":
+            await until(lambda: made._writer not in (None, before), "another file")
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
+    do(made.path)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+        assert await look(made, world, "number") == [6, 5, 4, 3, 2, 1]
+
+
+@log_test
+async def test_a_damaged_page_is_met_by_making_it_anew(world: SqliteWorld, tmp_path: Path) -> None:
+    """Damage that comes out while it writes costs nothing but the time to build it."""
+    await fill(world, 500)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    with made.path.open("r+b") as raw:
+        raw.seek(4096)
+        raw.write(b"\xa5" * 4096 * 4)
+    async with indexed(world, tmp_path) as made:
+        await fill(world, 300)
+        await caught_up(made, world)
+        assert len(await look(made, world, "number")) == 800
+
+
+@log_test
+async def test_a_file_that_can_not_be_taken_away_is_tried_again(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that can only be read: the index waits for another one."""
+    real, failed = beside.remove, []
+
+    def remove(path: Path) -> None:
+        if len(failed) < 2:
+            failed.append(path)
+            raise OSError(errno.EROFS, "no")
+        real(path)
+
+    monkeypatch.setattr(beside, "remove", remove)
+    (tmp_path / file.NAME).write_bytes(b"no database at all, but long enough to be looked at" * 100)
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    assert len(failed) == 2
+
+
+@log_test
+async def test_what_another_file_does_not_mend_is_tried_seldom(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SQLite without FTS5, for one, refuses each of them."""
+    monkeypatch.setattr(file, "_SEGMENT", "CREATE VIRTUAL TABLE s{} USING fts0(text)")
+    monkeypatch.setattr(index, "_AGAIN", 3600.0)
+    await fill(world, 3)
+    with capture_logs() as said:
+        async with indexed(world, tmp_path, settled=False) as made:
+            await until(lambda: len(said) == 2, "the refusals")
+            await until(lambda: made._writer is None, "the file to be closed")
+            await asyncio.sleep(0.1)
+    assert [each["reason"] for each in said] == ["no such module: fts0"] * 2
+
+
+@log_test
+async def test_a_full_disk_stops_the_index_alone(world: SqliteWorld, tmp_path: Path) -> None:
+    """Where the disk has little room nothing is written; it goes on when there is some."""
+    room = [0]
+    await fill(world, 3)
+    async with indexed(world, tmp_path, room=lambda: room[0]) as made:
+        await until(lambda: made._writer is not None, "it to open")
+        await asyncio.sleep(0.05)
+        assert made.covered("b") is None
+        room[0] = 1 << 40
+        await fill(world, 1)
+        await caught_up(made, world)
+
+
+@log_test
+async def test_a_reader_that_could_not_be_opened_is_opened_later(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no thread for it, what is indexed would be found by nobody until the next start."""
+    real, failed = Connection.reader, []
+
+    async def reader(path: Path) -> Connection:
+        if not failed:
+            failed.append(path)
+            raise OSError(errno.EAGAIN, NO_THREAD)
+        return await real(path)
+
+    monkeypatch.setattr(Connection, "reader", reader)
+    await fill(world, 3)
+    async with indexed(world, tmp_path) as made:
+        await caught_up(made, world)
+    assert failed
