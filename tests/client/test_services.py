@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http
-import http.server
 import json
-import logging
 import time
 from typing import Any
 
@@ -21,141 +18,12 @@ from relay_tornado.client import (
     GapRefused,
     Notice,
     Refused,
-    Rejected,
     RelayClientError,
     Subscription,
-    Unreachable,
 )
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, run
-from tests.ports import hold_port, port_of
 from tests.waiting import until
-
-
-@pytest.mark.parametrize("code", [4001, 4500, 4503, 4999])
-def test_final_closes(code: int) -> None:
-    """4001 and 4500 to 4999 end it, with the reason; nothing is tried again."""
-    connections = 0
-
-    async def talk(peer: Peer) -> None:
-        nonlocal connections
-        connections = peer.number
-        await peer.welcome(buckets=[ENTRY])
-        await peer.socket.close(code, "because")
-
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            with pytest.raises(Refused, match="because") as refused:
-                await anext(events)
-            assert (refused.value.code, refused.value.reason) == (code, "because")
-
-    run(main())
-    assert connections == 1
-
-
-@pytest.mark.parametrize("code", [1000, 1001, 1011, 4008, 4029, 4499])
-def test_other_closes_pass(code: int) -> None:
-    """After any other close it comes back."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        if peer.number < 3:
-            await peer.socket.close(code)
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            assert (await anext(events)).seq == 1
-
-    run(main())
-
-
-def test_errors_of_a_subscribe() -> None:
-    """One that passes by itself is tried again, any other is raised."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.receive()
-        await peer.send(AUTHENTICATED)
-        await peer.receive()
-        code = "unavailable" if peer.number < 3 else "invalid"
-        await peer.send({"type": "status", "status": "error", "code": code, "message": "words"})
-        await peer.stay()
-
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            with pytest.raises(Rejected, match="words") as rejected:
-                await anext(events)
-            assert rejected.value.code == "invalid"
-
-    run(main())
-
-
-def test_a_subscribe_that_is_too_big() -> None:
-    """It would be so each time: it is said, and not tried again."""
-    connections: list[int] = []
-
-    async def talk(peer: Peer) -> None:
-        connections.append(peer.number)
-        await peer.welcome(buckets=[ENTRY])
-
-    async def main() -> None:
-        async with service(talk, max_size=1_000) as url, at(url, filter={"body": "x" * 1_000}) as events:
-            with pytest.raises(Rejected, match="too big"):
-                await anext(events)
-
-    run(main())
-    assert connections == [1]
-
-
-@pytest.mark.parametrize("status", [301, 401, 404])
-def test_a_url_that_is_no_relays(status: int) -> None:
-    """What waiting does not mend is said at once; a redirect is not followed, since the secret would go with it."""
-    elsewhere: list[str] = []
-
-    async def refuse(socket: ServerConnection, request: Request) -> Response:
-        elsewhere.append(request.path)
-        response = socket.respond(http.HTTPStatus(status), "")
-        response.headers["Location"] = "/other"
-        return response
-
-    async def talk(peer: Peer) -> None:
-        raise AssertionError
-
-    async def main() -> None:
-        async with service(talk, process_request=refuse) as url, at(url) as events:
-            with pytest.raises(Unreachable, match=f"answers {status}"):
-                await anext(events)
-
-    run(main())
-    assert elsewhere == ["/v1/socket"]
-
-
-def test_statuses_that_pass() -> None:
-    """A proxy that answers 503 or 429, or 404 once the relay was there, is waited for."""
-    left = [503, 429, 404]
-
-    async def refuse(socket: ServerConnection, request: Request) -> Response | None:
-        if left and (left[0] != 404 or seen):
-            return socket.respond(http.HTTPStatus(left.pop(0)), "")
-        return None
-
-    seen: list[int] = []
-
-    async def talk(peer: Peer) -> None:
-        seen.append(peer.number)
-        await peer.welcome(buckets=[ENTRY])
-        if peer.number == 1:
-            await peer.socket.close(1001)
-        await peer.send(webhook("abcdefghijkl-1"))
-        await peer.stay()
-
-    async def main() -> None:
-        async with service(talk, process_request=refuse) as url, at(url) as events:
-            await anext(events)
-
-    run(main())
-    assert left == []
 
 
 def test_a_silent_service_is_left() -> None:
@@ -616,81 +484,6 @@ def test_a_gap_that_can_not_be_taken_is_told_again() -> None:
 
     run(main())
     assert [each.last for each in told] == [2, 2, 2]
-
-
-def test_what_goes_wrong_at_the_beginning_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """For who listens to no notice: an address where nobody answers, and a bucket that is not there."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY, {"bucket_name": "ordrs", "error": "not_found"}])
-        await peer.send(webhook("abcdefghijkl-1"))
-
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            await anext(events)
-        with hold_port() as held:
-            async with at(f"http://127.0.0.1:{port_of(held)}") as events:
-                waiting = asyncio.ensure_future(anext(events))
-                before = len(caplog.records)
-                await until(lambda: len(caplog.records) > before, "what is wrong")
-                waiting.cancel()
-
-    with caplog.at_level(logging.WARNING, "relay_tornado.client"):
-        run(main())
-    said = [record.getMessage() for record in caplog.records]
-    assert said[0] == "there is no bucket 'ordrs' yet, for this token"
-    assert all("next try in" in each for each in said[1:])
-    assert len(said) > 1
-
-
-def test_waits_begin_anew_after_a_good_while() -> None:
-    """A connection that held for `good` seconds resets the waits; one that did not makes them grow."""
-    delays: list[float] = []
-    waits = Backoff(first=0.001, factor=6, longest=10, good=3600)
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        if peer.number == 5:
-            object.__setattr__(waits, "good", 0)
-        await peer.socket.close(1001)
-
-    def note(notice: Notice) -> None:
-        if notice.delay is not None:
-            delays.append(notice.delay)
-
-    async def main() -> None:
-        async with service(talk) as url, at(url, backoff=waits, on_notice=note) as events:
-            waiting = asyncio.ensure_future(anext(events))
-            await until(lambda: len(delays) >= 5, "five ends")
-            waiting.cancel()
-
-    run(main())
-    assert delays[3] > 0.2 * 0.001 * 6**3 > delays[4]
-
-
-@pytest.mark.parametrize("cancelled", [False, True])
-def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> None:
-    """By the loop's end where the application closes it meanwhile; by an error where the end of what ran behind it was
-    not its own, as of a loop that was left."""
-
-    async def talk(peer: Peer) -> None:
-        await peer.welcome(buckets=[ENTRY])
-        await peer.stay()
-
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            waiting = asyncio.create_task(anext(events, None))
-            await asyncio.sleep(0)
-            if cancelled:
-                assert events._task is not None
-                events._task.cancel()
-                with pytest.raises(RelayClientError, match="closed"):
-                    await waiting
-            await asyncio.gather(events.aclose(), events.aclose())
-            assert cancelled or await waiting is None
-            assert await anext(events, None) is None
-
-    run(main())
 
 
 def test_two_dates() -> None:
