@@ -438,7 +438,7 @@ def test_an_older_file_is_looked_at_as_it_is(file: Path, tmp_path: Path) -> None
 DAMAGED_RECORDS = {
     "a number": "UPDATE bucket SET document = '5' WHERE name = 'orders'",
     "no JSON": "UPDATE bucket SET document = 'x' WHERE name = 'orders'",
-    "another one's": "UPDATE bucket SET document = json_set(document, '$.name', 'x') WHERE name = 'orders'",
+    "another retention": "UPDATE bucket SET document = json_set(document, '$.retention', 5) WHERE name = 'orders'",
 }
 
 
