@@ -66,7 +66,8 @@ class Whereabouts:
         self._settled: _Folder | None = None
 
     def closed(self) -> None:
-        """The database is being opened anew: who closes it last deletes the WAL, and who opens it makes another."""
+        """The database is about to be closed and opened anew: who closes it last deletes the WAL, and who opens it
+        makes another."""
         self._known.pop(self._wal, None)
         self._settled = None
 

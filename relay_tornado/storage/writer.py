@@ -422,9 +422,9 @@ class Writer:
         # While it is open, what was deleted can still be copied.
         if self.misplaced:
             return Unavailable(self.misplaced)
+        self._whereabouts.closed()
         with contextlib.suppress(sqlite3.Error):
             await self._connection.close()
-        self._whereabouts.closed()
         self._connection = await Connection.writer(self._path, self._factory)
         self._awaits_locks = True
         await self._connection.run(keep_statements_in_memory)
