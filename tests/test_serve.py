@@ -37,6 +37,25 @@ main()
 """
 """A relay for which the servers of one name never answer."""
 
+LOST = """
+import asyncio
+from relay_tornado.app import Relay
+from relay_tornado.cli import entry, serve
+async def never():
+    while True:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            pass
+async def start(self, start=Relay.start):
+    await start(self)
+    {lose}
+Relay.start = start
+serve._CUT_OFF = 0.2
+entry.main()
+"""
+"""A relay in which something is lost that the end of it waits for."""
+
 
 class Served:
     """A running `relay serve`; `stdout` and `stderr` are read from files."""
@@ -346,6 +365,26 @@ def test_lines_for_who_has_it_on_the_path(tmp_path: Path) -> None:
                 said = process.stdout.read() if process.stdout is not None else ""
                 process.communicate(timeout=TIMEOUT)
             assert f"  {name} token create --bucket orders --data " in said
+
+
+@pytest.mark.parametrize(
+    "lose",
+    ["self._stack.push_async_callback(never)", "self.lost = asyncio.create_task(never(), name='lost')"],
+    ids=["waited for by the stop", "waited for behind it"],
+)
+def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: str) -> None:
+    """A stop that waits for what never comes is over a while after the drain's time, with 1, and the log says so; the
+    next start finds all in order."""
+    monkeypatch.setattr(Served, "program", [sys.executable, "-W", "error", "-c", LOST.format(lose=lose)])
+    with served(tmp_path, "--drain-timeout", "0.1") as relay:
+        relay.url()
+        assert relay.end() == 1
+        assert json.loads(relay.stderr.splitlines()[-1])["event"] == "stop_cut_off"
+    monkeypatch.undo()
+    with served(tmp_path) as relay:
+        relay.url()
+        assert relay.end() == 0
+        assert "error" not in {json.loads(line)["level"] for line in relay.stderr.splitlines()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

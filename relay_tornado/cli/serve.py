@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -40,6 +41,8 @@ _SWITCH_INTERVAL = 0.0001
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _EXTENSION = 60.0
 """Seconds by which a start that is still at work puts off its time-out."""
+_CUT_OFF = 10.0
+"""Seconds beyond the drain's time after which a stop is over, whatever it waits for."""
 
 
 @click.command()
@@ -91,6 +94,7 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         await told_to_stop.wait()
     finally:
         notifier.stopping()
+        _end_within(settings.drain_timeout + _CUT_OFF, loop)
         await relay.stop()
         alive.cancel()
         # A second signal, while the interpreter winds down, must not turn a clean end into another exit status. It is
@@ -108,6 +112,23 @@ async def _start(relay: Relay, notifier: Notifier) -> None:
         notifier.extend(_EXTENSION)
         await asyncio.wait((starting,), timeout=_EXTENSION / 3)
     await starting
+
+
+def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+    """Ends the process then with 1, where it still runs: what it waits for may be lost, as for want of memory. All that
+    was acknowledged is stored."""
+
+    def cut_off() -> None:
+        try:
+            waiting = sorted(task.get_name() for task in asyncio.all_tasks(loop))
+            _log.error("stop_cut_off", waiting=waiting, consequence="the next start finds the file as after a crash")
+        finally:
+            os._exit(1)
+
+    timer = threading.Timer(seconds, cut_off)
+    timer.daemon = True
+    with suppress(RuntimeError, MemoryError):  # there may be no thread to be had
+        timer.start()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
