@@ -38,8 +38,7 @@ class Routes:
         self._places: dict[str, dict[bytes, list[str]]] = {}
         self.revision = 0
         registry.watch(self._changed)
-        for bucket in registry.list("bucket"):
-            self._enter(bucket)
+        self._read()
 
     def find(self, input_id: str) -> Route | None:
         """The bucket and the input with this id, or None."""
@@ -75,6 +74,14 @@ class Routes:
         if kind != "bucket":
             return
         self.revision += 1
+        try:
+            self._follow(key)
+        except Exception:
+            # Half of it may be done, and senders would be told that there is no such input.
+            self._read()
+            raise
+
+    def _follow(self, key: BucketId) -> None:
         for each in self._inputs_of.pop(key, ()):
             if self._by_input[each.id][0].id == key:  # of several changes that are told at once another bucket has it
                 del self._by_input[each.id]
@@ -88,6 +95,12 @@ class Routes:
                     del self._places[place.host]
         bucket = self._registry.get("bucket", key)
         if bucket is not None:
+            self._enter(bucket)
+
+    def _read(self) -> None:
+        """Begins anew with what the registry has."""
+        self._by_input, self._inputs_of, self._places = {}, {}, {}
+        for bucket in self._registry.list("bucket"):
             self._enter(bucket)
 
     def _enter(self, bucket: Bucket) -> None:

@@ -9,10 +9,27 @@ import pytest
 from relay_tornado.model import Bucket, Input, Token
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.routes import Routes
+from tests.failing import once
 
 
 def bucket(key: str, *inputs: str) -> Bucket:
     return Bucket(key, key, 0, 0, inputs=tuple(Input(each, each, 0, 0) for each in inputs))
+
+
+@pytest.mark.gen_test
+async def test_a_change_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it fails, each input is found as it is then."""
+    registry = MemoryRegistry()
+    routes = Routes(registry)
+    await registry.put("bucket", "a", bucket("a", "1", "2"))
+    await registry.put("bucket", "b", bucket("b", "3"))
+    for step in ("_enter", "_follow"):
+        with monkeypatch.context() as patch:
+            patch.setattr(routes, step, once(getattr(routes, step)))
+            await registry.put("bucket", "a", bucket("a", "2", step))
+        assert [(route[0].id if (route := routes.find(each)) else None) for each in ("1", "2", "3", step)] == [
+            None, "a", "b", "a"
+        ]  # fmt: skip
 
 
 @pytest.mark.gen_test
