@@ -11,9 +11,11 @@ import asyncio
 import types
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
+
+T = TypeVar("T")
 
 Lost: TypeAlias = dict[asyncio.Task[Any], object]
 """Tasks, and what each of them is at."""
@@ -23,16 +25,20 @@ _log = structlog.get_logger(__name__)
 
 def rescue(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """The loop's exception handler: the default one, which has tasks looked for that were lost."""
-    if isinstance(context.get("exception"), MemoryError | SystemError):
+    if _tells_of_want(context.get("exception")):
         loop.call_soon(_look, loop)
     with suppress(MemoryError):  # there may be none for words
         loop.default_exception_handler(context)
 
 
-def wake(future: asyncio.Future[None]) -> None:
-    """Has who waits for the future go on, also where there is no memory for that at first. Raises MemoryError then."""
+def wake(future: asyncio.Future[T], outcome: T | BaseException) -> None:
+    """Has who waits for the future go on with a result or an error, also where there is no memory for that at first.
+    Raises MemoryError then."""
     try:
-        future.set_result(None)
+        if isinstance(outcome, BaseException):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
     except MemoryError as error:
         future.get_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
         raise
@@ -42,6 +48,13 @@ def say(log: Callable[..., Any], event: str, **what: Any) -> None:
     """Logs it, where there is memory for words."""
     with suppress(MemoryError):
         log(event, **what)
+
+
+def _tells_of_want(error: BaseException | None) -> bool:
+    """Whether memory was short, also where that was met and something else failed over it."""
+    while error is not None and not isinstance(error, MemoryError | SystemError):
+        error = error.__context__
+    return error is not None
 
 
 def _look(loop: asyncio.AbstractEventLoop) -> None:

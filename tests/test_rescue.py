@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.rescue import rescue, wake
+from relay_tornado.rescue import _at, rescue, wake
 from tests.failing import once
 from tests.waiting import until
 
@@ -85,6 +86,59 @@ async def test_who_could_not_be_woken_is(monkeypatch: pytest.MonkeyPatch) -> Non
     with monkeypatch.context() as patch:
         patch.setattr(loop, "call_soon", once(loop.call_soon))
         with pytest.raises(MemoryError):
-            wake(future)
+            wake(future, None)
     await until(waiting.done)
     loop.set_exception_handler(before)
+
+
+async def test_what_failed_over_it_tells_of_want_too() -> None:
+    """Where an error is met in the place of the want of memory, tasks are looked for as well."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[int] = loop.create_future()
+    lost = loop.create_task(asyncio.wait_for(future, None))
+    await asyncio.sleep(0)
+    _lose(future, 7)
+    error = asyncio.InvalidStateError()
+    error.__context__ = MemoryError()
+    rescue(loop, {"message": "", "exception": error})
+    assert await lost == 7
+
+
+async def test_where_a_task_is_can_be_seen() -> None:
+    """What it waits for, who waits for it, and what it is at: private parts of asyncio's, which another Python may not
+    have."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    async def sleeps() -> None:
+        await asyncio.sleep(0)
+
+    async def waits() -> None:
+        await future
+
+    sleeping, waiting = loop.create_task(sleeps()), loop.create_task(waits())
+    told: list[object] = []
+    waiting.add_done_callback(told.append)
+    await asyncio.sleep(0)
+    assert waiting._fut_waiter is future  # type: ignore[attr-defined]
+    assert sleeping._fut_waiter is None  # type: ignore[attr-defined]
+    assert [callback for callback, _ in waiting._callbacks] == [told.append]  # type: ignore[attr-defined]
+    assert not sleeping._callbacks  # type: ignore[attr-defined]
+    assert type(_at(waiting)).__name__ == "FutureIter"
+    at = _at(sleeping)
+    assert isinstance(at, types.GeneratorType)
+    assert at.gi_code.co_name == "__sleep0"
+    future.set_result(None)
+    await asyncio.wait((sleeping, waiting))
+
+
+async def test_a_task_can_begin_anew() -> None:
+    """Its `__init__`, called once more, schedules a step and keeps the place where it is."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[int] = loop.create_future()
+    task = loop.create_task(asyncio.wait_for(future, None), name="task")
+    await asyncio.sleep(0)
+    _lose(future, 7)
+    asyncio.Task.__init__(task, task.get_coro(), loop=loop, name=task.get_name())
+    assert await task == 7
+    assert task not in asyncio.all_tasks()

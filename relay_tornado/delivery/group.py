@@ -209,10 +209,9 @@ class Group:
         """Reads what was taken and begins to write it, under the lock. What can't be written now is given back, so
         that nobody else has had a later one by then. Returns whether there may be more, and the write."""
         progress = self.ledger.progress
-        chunk = self._groups.flight.chunk()
         dealt = 0
         try:
-            events = await fetch(self._groups.log, self.ledger, taken, chunk)
+            events = await fetch(self._groups.log, self.ledger, taken, self._groups.flight.chunk())
             if any(isinstance(event, str) for event in events):
                 self._changed()
             behind = self._head() - taken[0].seq

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
+from relay_tornado.rescue import wake
+
 T = TypeVar("T")
 
 SLICE: Final = 0.001
@@ -101,6 +103,15 @@ class Turns:
     def _turn(self) -> None:
         self._handle = None
         self._resting = False
+        try:
+            self._work()
+        except Exception:
+            # Memory is short, say: those who wait have their turn all the same.
+            if self._near or self._far:
+                self._handle = asyncio.get_running_loop().call_soon(self._turn)
+            raise
+
+    def _work(self) -> None:
         began = now = self._clock()
         worked = bool(self._near)
         pressed = self._pressed(now)
@@ -135,6 +146,7 @@ def _next(queue: _Queue) -> None:
     if future.done():
         return
     try:
-        future.set_result(section())
+        outcome = section()
     except Exception as error:
-        future.set_exception(error)
+        outcome = error
+    wake(future, outcome)

@@ -24,6 +24,7 @@ from relay_tornado.log.contract import Done
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import NewEvent
+from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.work import Stale, again
 
@@ -134,7 +135,7 @@ class Appends:
     def _release(self, size: int) -> None:
         self.held -= size
         if not self.held and self._empty is not None and not self._empty.done():
-            self._empty.set_result(None)
+            wake(self._empty, None)
 
     def _fail(self, entry: Entry, error: RelayError) -> None:
         if entry.done is not None:

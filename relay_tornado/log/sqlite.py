@@ -31,6 +31,7 @@ from relay_tornado.log.tail import Recent, Tail
 from relay_tornado.log.trimming import Trimming
 from relay_tornado.log.watch import Registration, Watches
 from relay_tornado.model import Appended, Bounds, BucketId, Epoch, Event, NewEvent, Retention
+from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED, again
@@ -80,12 +81,8 @@ class SqliteEventLog:
         future: asyncio.Future[Appended] = self._loop.create_future()
 
         def done(outcome: Appended | BaseException) -> None:
-            if future.done():
-                return
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
+            if not future.done():
+                wake(future, outcome)
 
         error = self._offer(bucket_id, event, done)
         if error is not None:

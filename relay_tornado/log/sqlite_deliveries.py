@@ -17,6 +17,7 @@ import msgspec
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
 from relay_tornado.log.deliveries import DONE, MOST, Latest, sent, storable, surplus
 from relay_tornado.model import BucketId, Result
+from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.damage import sound
 from relay_tornado.storage.database import Database
@@ -83,10 +84,7 @@ class _Entry:
 
     def settle(self, outcome: bool | Exception) -> None:
         if not self.future.done():
-            if isinstance(outcome, Exception):
-                self.future.set_exception(outcome)
-            else:
-                self.future.set_result(outcome)
+            wake(self.future, outcome)
 
 
 class SqliteDeliveries:

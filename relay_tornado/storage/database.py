@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from relay_tornado.errors import NoSpace, RelayError, Unavailable, Unknown
+from relay_tornado.rescue import say, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage import start, wal
 from relay_tornado.storage.connection import Connection, Factory
@@ -215,17 +216,17 @@ class Database:
 
     async def _sync_witness(self) -> None:
         """Once a second, where something was committed, and on a reader's thread: the loop waits for no disk."""
+        synced = self._writer.stamp
         try:
-            synced = self._writer.stamp
             while True:
-                await asyncio.sleep(_WITNESS_INTERVAL)
-                if self._writer.stamp != synced:
-                    synced = self._writer.stamp
-                    try:
+                try:
+                    await asyncio.sleep(_WITNESS_INTERVAL)
+                    if self._writer.stamp != synced:
+                        synced = self._writer.stamp
                         await self.read(lambda raw: self._witness.sync())
-                    except Exception as error:  # there is no memory for it, say
-                        with contextlib.suppress(MemoryError):  # nor for words
-                            _log.warning("witness_not_synced", error=str(error) or repr(error))
+                except Exception as error:  # there is no memory for it, say
+                    say(_log.warning, "witness_not_synced", error=str(error) or repr(error))
+                    await asyncio.sleep(0)
         finally:
             if not self._closing:  # everything is being cancelled: let no thread keep the process from ending
                 for reader in self._readers:
@@ -262,9 +263,9 @@ class _Job(Generic[T]):
             self.failed(Unknown(f"it was stored, and the relay failed on it ({type(error).__name__}, see the log)"))
             raise
         if not self.future.done():
-            self.future.set_result(self._result)
+            wake(self.future, self._result)
 
     def failed(self, error: Exception) -> None:
         if not self.future.done():
             # A StopIteration can't be set on a future.
-            self.future.set_exception(error if not isinstance(error, StopIteration) else RuntimeError(repr(error)))
+            wake(self.future, error if not isinstance(error, StopIteration) else RuntimeError(repr(error)))

@@ -151,7 +151,7 @@ class Writer:
     def notify(self) -> None:
         """Says that the source has something."""
         if self._idle is not None and not self._idle.done():
-            wake(self._idle)
+            wake(self._idle, None)
 
     async def shrink(self) -> None:
         """Copies the WAL into the file and cuts it to nothing, as far as readers allow. Raises the `refusal`."""
@@ -492,7 +492,7 @@ class Writer:
     def _shrunk(self) -> None:
         shrinking, self._shrinking = self._shrinking, None
         if shrinking is not None and not shrinking.done():
-            shrinking.set_result(None)
+            wake(shrinking, None)
 
     async def _finish(self) -> None:
         await self._checkpoint("TRUNCATE")

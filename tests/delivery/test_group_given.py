@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.delivery.flight import Flight
 from relay_tornado.progress import MAX_DELIVER
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.workers import KEY, floor, held_up, later, outputs, parked, stocked, worker, world_of
 from tests.delivery.world import World, quiet, until
+from tests.failing import once
 
 
 @virtual_test
@@ -357,3 +359,16 @@ async def test_a_naks_delay_outlasts_a_crash() -> None:
     await later(lambda: len(two.seqs) == 2)
     assert two.tries()[1:] == [(1, 2)]
     assert day() == pytest.approx(due, abs=0.1)
+
+
+@virtual_test
+async def test_a_share_that_is_not_given_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken goes to another: nothing is out to nobody."""
+    world = await stocked(0)
+    one, other = await worker(world), await worker(world)
+    await quiet()
+    monkeypatch.setattr(Flight, "chunk", once(Flight.chunk))
+    await world.append(1)
+    await until(lambda: other.seqs + one.seqs == [1])
+    assert one.ack(1) or other.ack(1)
+    assert await floor(world) == 1

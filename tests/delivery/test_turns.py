@@ -1,6 +1,7 @@
 """relay_tornado/delivery/turns.py: how much of the loop's time goes to those who read the log."""
 
 import asyncio
+import functools
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -8,10 +9,12 @@ import pytest
 
 from relay_tornado.delivery import turns
 from relay_tornado.delivery.turns import FAR, READ, REST, SLICE, Turns
+from relay_tornado.rescue import rescue
 from tests.delivery import virtual
 from tests.delivery.virtual import event_loop as event_loop
 from tests.delivery.virtual import virtual_test
 from tests.delivery.world import World, until
+from tests.failing import once
 
 SECTION = 0.001
 BEHIND = FAR + 1
@@ -73,6 +76,27 @@ def test_who_is_near_ends_a_rest_on_uvloop(monkeypatch: pytest.MonkeyPatch) -> N
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(test())
+
+
+def test_a_turn_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it can't begin, or somebody can't be woken, all who wait have their turn."""
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(rescue)
+        turns = Turns(lambda: 1, lambda: 0, lambda: 0.0)
+
+        def section(number: int) -> int:
+            if number == 1:
+                monkeypatch.setattr(loop, "call_soon", once(loop.call_soon))
+            return number
+
+        waiting = [asyncio.create_task(turns.run(functools.partial(section, number), 0)) for number in range(4)]
+        monkeypatch.setattr(turns, "_pressed", once(turns._pressed, after=1))
+        async with asyncio.timeout(60):
+            assert await asyncio.gather(*waiting) == [0, 1, 2, 3]
+
+    asyncio.run(test())
 
 
 @virtual_test

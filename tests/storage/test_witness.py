@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -9,14 +10,18 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.settings import Settings
+from relay_tornado.storage import database as databases
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import SECTOR, Loss, Stamp, Witness, loss, peek
+from tests.storage.jobs import names
+from tests.waiting import until
 
 storage_test = pytest.mark.gen_test
 
@@ -266,6 +271,38 @@ async def test_a_flipped_bit_in_the_wal_is_found_and_counted(settings: Settings)
     await database.close()
     database = await Database.open(settings)
     assert database.loss is None
+    await database.close()
+
+
+@storage_test
+async def test_memory_that_is_short_for_its_sync_stops_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is synced when its time comes again, and the file is read as before."""
+    monkeypatch.setattr(databases, "_WITNESS_INTERVAL", 0.02)
+    sleep, sync = asyncio.sleep, Witness.sync
+    failed: list[bool] = []
+    synced: list[bool] = []
+
+    def fail(seconds: float) -> Awaitable[None]:
+        if seconds == databases._WITNESS_INTERVAL and not failed:
+            failed.append(True)
+            raise MemoryError
+        return sleep(seconds)
+
+    def synced_now(self: Witness) -> None:
+        sync(self)
+        synced.append(True)
+
+    database = await Database.open(settings)
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(asyncio, "sleep", fail)
+        patch.setattr(Witness, "sync", synced_now)
+        await until(lambda: failed)
+        await commit(database, 3)
+        await until(lambda: synced)
+    assert [entry["event"] for entry in logs] == ["witness_not_synced"]
+    assert await database.read(names) == []
     await database.close()
 
 
