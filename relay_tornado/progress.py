@@ -217,18 +217,19 @@ class Progress:
             self._behind.clear()
         taken: list[Taken] = []
         while self._due and self._due[0][0] <= now and len(taken) < limit:
-            due, seq = heapq.heappop(self._due)
+            due, seq = self._due[0]
             one = self.parked.get(seq)
             if last is not None and seq > last:
                 self._behind.append((due, seq))
             elif one is not None and one.due == due and seq not in self._out:
-                taken.append(self._hand_out(seq, one.attempts + 1))
+                self._hand_out(taken, seq, one.attempts + 1)
+            heapq.heappop(self._due)
         while len(taken) < limit and self._next < head and self._room():
             self._next = self._settled.end(self._next + 1)
             if self._next < head and self._room():
+                if self._next + 1 not in self._out:
+                    self._hand_out(taken, self._next + 1, 1)
                 self._next += 1
-                if self._next not in self._out:
-                    taken.append(self._hand_out(self._next, 1))
         return taken
 
     def look(self, now: float) -> None:
@@ -427,10 +428,11 @@ class Progress:
         """Whether one more may be parked, when all that is out might be."""
         return len(self.parked) + self._fresh < PARKED
 
-    def _hand_out(self, seq: int, attempt: int) -> Taken:
-        taken = self._out[seq] = Taken(seq, attempt, self.generation)
+    def _hand_out(self, taken: list[Taken], seq: int, attempt: int) -> None:
+        """What fails here, as for want of memory, leaves it where it was."""
+        taken.append(one := Taken(seq, attempt, self.generation))
+        self._out[seq] = one
         self._fresh += seq not in self.parked
-        return taken
 
     def _came_back(self, taken: Taken) -> bool:
         if self._out.get(taken.seq) != taken:

@@ -68,6 +68,8 @@ class Group:
         """Those that have room and found nothing, first come first served."""
         self._out: dict[int, Item] = {}
         """By seq, in the order in which they were given."""
+        self._share: Sequence[Taken] = ()
+        """What was taken under the lock, and is still to be written or given back."""
         self._generation = ledger.progress.generation
         self._gap = ledger.gap
         self._place = Place(self, ledger.key.bucket_id, ledger.progress.floor, epoch)
@@ -117,6 +119,8 @@ class Group:
         del self._members[member]
         self._waiting.pop(member, None)
         member.in_flight.forget(member)
+        if not self.lock.locked():
+            self._give_back()
         if heir is not None:
             heir.in_flight.adopt(member, heir)
         else:
@@ -185,6 +189,7 @@ class Group:
     def take(self, member: Member) -> list[Taken]:
         """The member's share of what there is now. Where that is nothing, it waits, for events or for room."""
         self._waiting.pop(member, None)
+        self._give_back()
         credit = member.in_flight.credit
         if credit <= 0:
             member.in_flight.run_short(member)
@@ -196,7 +201,7 @@ class Group:
             return []
         share = -(-self._ready() // (len(able) + 1))
         now = self._groups.ledgers.clock()
-        taken = self.ledger.progress.take(self._head(), min(credit, PAGE, max(share, 1)), now)
+        self._share = taken = self.ledger.progress.take(self._head(), min(credit, PAGE, max(share, 1)), now)
         if not taken:
             self._waiting[member] = None
             self._show(member)
@@ -208,7 +213,6 @@ class Group:
     async def give(self, member: Member, taken: Sequence[Taken]) -> tuple[bool, Awaitable[None] | None]:
         """Reads what was taken and begins to write it, under the lock. What can't be written now is given back, so
         that nobody else has had a later one by then. Returns whether there may be more, and the write."""
-        progress = self.ledger.progress
         dealt = 0
         try:
             events = await fetch(self._groups.log, self.ledger, taken, self._groups.flight.chunk())
@@ -221,14 +225,20 @@ class Group:
             member.receiver.leave(self.ledger.key.bucket_id)
             return True, None
         finally:
-            for one in taken[dealt:]:
-                progress.release(one)
+            self._share = taken[dealt:]
+            self._give_back()
             self.ledger.save()
             self._show(member)
             if member.over:
                 self._wake()  # that is the others'
             else:
                 self._arm()
+
+    def _give_back(self) -> None:
+        """What is left of a share, also where whoever took it failed, as for want of memory."""
+        share, self._share = self._share, ()
+        for one in share:
+            self.ledger.progress.release(one)
 
     def _deal(
         self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str]
@@ -346,7 +356,7 @@ class Group:
             when = min(when, now + due - self._groups.ledgers.clock())
         when = max(when, now + _SOONEST)
         if self._timer is not None:
-            if self._at <= when:
+            if now - _LOOK < self._at <= when:  # one that is long over was lost, as for want of memory
                 return
             self._timer.cancel()
         self._at = when

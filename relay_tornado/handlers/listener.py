@@ -271,7 +271,8 @@ class Listener:
         # Where there is no memory for the next one, it begins again with the next connection.
         self._sweeper = None
         self._sweep_later()
-        self._welcome_soon()
+        # The loop may have lost the next turn of it, where memory was short.
+        self._welcome()
         now = time.monotonic()
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()

@@ -69,7 +69,11 @@ class Ledger:
         """Has what changed be committed soon; cheap, however often it is called."""
         if not self._saving and not self.gone:
             self._saving = True
-            self._ledgers.store.save(self.key, self._changes)
+            try:
+                self._ledgers.store.save(self.key, self._changes)
+            except MemoryError:
+                self._saving = False
+                raise
 
     def _changes(self) -> Changes | None:
         self._saving = False

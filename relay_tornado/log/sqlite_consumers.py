@@ -125,7 +125,7 @@ class SqliteConsumers:
         found = self._pending.get(key)
         if found is None:
             found = self._pending[key] = self._kept.pop(key) if key in self._kept else _Save()
-            self._database.ride(self)
+        self._database.ride(self)
         return found
 
     async def saved(self) -> None:
@@ -135,6 +135,7 @@ class SqliteConsumers:
     async def _stored(self, saves: Sequence[_Save]) -> None:
         if not saves:
             return
+        self._go_on()
         futures = []
         for save in saves:
             save.waiting.append(asyncio.get_running_loop().create_future())

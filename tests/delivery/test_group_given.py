@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery.flight import Flight
+from relay_tornado.delivery.group import Group
 from relay_tornado.progress import MAX_DELIVER
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
@@ -362,12 +363,31 @@ async def test_a_naks_delay_outlasts_a_crash() -> None:
 
 
 @virtual_test
-async def test_a_share_that_is_not_given_for_want_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_timer_that_is_lost() -> None:
+    """As where the loop had no memory to call it: what is to come again does with what comes next."""
+    world = await stocked(1)
+    one = await worker(world, ack_wait=10)
+    await until(lambda: one.seqs == [1])
+    timer = world.deliveries._groups._groups[KEY]._timer
+    assert timer is not None
+    timer.cancel()
+    await asyncio.sleep(60)
+    assert one.seqs == [1]
+    await world.append(1)
+    await asyncio.sleep(1)
+    assert sorted(one.tries()) == [(1, 1), (1, 2), (2, 1)]
+
+
+@virtual_test
+@pytest.mark.parametrize(("of", "step"), [(Flight, "chunk"), (Group, "give")])
+async def test_a_share_that_is_not_given_for_want_of_memory(
+    monkeypatch: pytest.MonkeyPatch, of: type, step: str
+) -> None:
     """What was taken goes to another: nothing is out to nobody."""
     world = await stocked(0)
     one, other = await worker(world), await worker(world)
     await quiet()
-    monkeypatch.setattr(Flight, "chunk", once(Flight.chunk))
+    monkeypatch.setattr(of, step, once(getattr(of, step)))
     await world.append(1)
     await until(lambda: other.seqs + one.seqs == [1])
     assert one.ack(1) or other.ack(1)

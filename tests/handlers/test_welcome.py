@@ -92,3 +92,21 @@ async def test_what_waits_is_begun_once_there_is_memory(monkeypatch: pytest.Monk
         for pair in pairs:
             for each in pair:
                 each.close()
+
+
+async def test_what_waits_is_begun_where_the_loop_has_lost_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep begins it, where it was scheduled and nobody was called, as for want of memory."""
+    listener = Listener(Application(), Settings())
+    served: list[Connection] = []
+    listener._serve = served.append  # type: ignore[method-assign, assignment]
+    pair = socket.socketpair()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(listener._loop, "add_callback", lambda callback: None)
+            listener.hand_over(_handed_over(pair[0]), b"GET / HTTP/1.1\r\n")
+        listener._sweep()
+        await until(lambda: len(served) == 1)
+    finally:
+        listener.close()
+        for each in pair:
+            each.close()

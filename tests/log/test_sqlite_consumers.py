@@ -23,6 +23,7 @@ from relay_tornado.model import Gap, Retention
 from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.failing import once as fails_once
 from tests.log.worlds import SqliteWorld, event, fill, make
 from tests.storage.faults import Faults, always, once
 from tests.waiting import until
@@ -88,6 +89,26 @@ async def test_changes_are_asked_for_at_the_commit(disk: SqliteWorld) -> None:
     await store.saved()
     assert floors(disk.database.path) == {"worker": 20}
     assert len(asked) == 1
+    ledgers.close(ledger)
+
+
+@log_test
+@pytest.mark.parametrize("again", [True, False])
+async def test_a_save_without_memory(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch, again: bool) -> None:
+    """The next one stores it, and whoever waits for what was saved does not wait in vain."""
+    store = await begin(disk, "worker")
+    ledgers = Ledgers(store, disk.log)
+    ledger = await ledgers.open(KEY)
+    await store.saved()
+    for taken in ledger.progress.take(20, 20, 0.0):
+        ledger.progress.done(taken)
+    monkeypatch.setattr(disk.database, "ride", fails_once(disk.database.ride))
+    with pytest.raises(MemoryError):
+        ledger.save()
+    if again:
+        ledger.save()
+    await store.saved()
+    assert floors(disk.database.path) == {"worker": 20 if again else 0}
     ledgers.close(ledger)
 
 

@@ -322,8 +322,8 @@ async def test_a_turn_without_memory(
             await until(lambda: logs)
     assert outcomes == ["a", "b"] if told is None else isinstance(outcomes[0], told) and outcomes[1] == "b"
     assert [entry["event"] for entry in logs] == ["writer_lacks_memory"]
-    assert not database.problem
     await database.write(put("c"))
+    assert not database.problem
     assert {"b", "c"} <= set(await database.read(names))
     await database.close()
 
