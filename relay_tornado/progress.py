@@ -206,16 +206,18 @@ class Progress:
         """Whether this event is out, or is to be handed out (again)."""
         return seq in self.parked or (seq > self.floor and seq not in self._settled)
 
-    def take(self, head: int, limit: int, now: float, last: int | None = None) -> list[Taken]:
+    def take(
+        self, head: int, limit: int, now: float, last: int | None = None, into: list[Taken] | None = None
+    ) -> list[Taken]:
         """At most `limit` events that are to be handed out, of a log with this head: parked ones that are due (up to
-        the seq `last`, where that is not None), then fresh ones in order."""
+        the seq `last`, where that is not None), then fresh ones in order. Where it fails, `into` has what was taken."""
         self.look(now)
         if last != self._last:
             self._last = last
             self._due += self._behind
             heapq.heapify(self._due)
             self._behind.clear()
-        taken: list[Taken] = []
+        taken = [] if into is None else into
         while self._due and self._due[0][0] <= now and len(taken) < limit:
             due, seq = self._due[0]
             one = self.parked.get(seq)
@@ -429,7 +431,6 @@ class Progress:
         return len(self.parked) + self._fresh < PARKED
 
     def _hand_out(self, taken: list[Taken], seq: int, attempt: int) -> None:
-        """What fails here, as for want of memory, leaves it where it was."""
         taken.append(one := Taken(seq, attempt, self.generation))
         self._out[seq] = one
         self._fresh += seq not in self.parked

@@ -201,7 +201,9 @@ class Group:
             return []
         share = -(-self._ready() // (len(able) + 1))
         now = self._groups.ledgers.clock()
-        self._share = taken = self.ledger.progress.take(self._head(), min(credit, PAGE, max(share, 1)), now)
+        taken: list[Taken] = []
+        self._share = taken
+        self.ledger.progress.take(self._head(), min(credit, PAGE, max(share, 1)), now, into=taken)
         if not taken:
             self._waiting[member] = None
             self._show(member)

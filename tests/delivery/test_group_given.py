@@ -9,7 +9,7 @@ import pytest
 
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.group import Group
-from relay_tornado.progress import MAX_DELIVER
+from relay_tornado.progress import MAX_DELIVER, Progress
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop
@@ -388,6 +388,25 @@ async def test_a_share_that_is_not_given_for_want_of_memory(
     one, other = await worker(world), await worker(world)
     await quiet()
     monkeypatch.setattr(of, step, once(getattr(of, step)))
+    await world.append(1)
+    await until(lambda: other.seqs + one.seqs == [1])
+    assert one.ack(1) or other.ack(1)
+    assert await floor(world) == 1
+
+
+@virtual_test
+async def test_a_share_whose_taking_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was taken by then goes to another, too."""
+    world = await stocked(0)
+    one, other = await worker(world), await worker(world)
+    await quiet()
+    hand_out, failing = Progress._hand_out, once(lambda: None)
+
+    def handed_out(self: Progress, *args: Any) -> None:
+        hand_out(self, *args)
+        failing()
+
+    monkeypatch.setattr(Progress, "_hand_out", handed_out)
     await world.append(1)
     await until(lambda: other.seqs + one.seqs == [1])
     assert one.ack(1) or other.ack(1)
