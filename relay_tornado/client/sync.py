@@ -11,12 +11,13 @@ import asyncio
 import functools
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Generic, NoReturn, ParamSpec, Self, TypeVar
+from typing import Any, Final, Generic, NoReturn, ParamSpec, Self, TypeVar
 
 from relay_tornado.client import subscription
 from relay_tornado.client.errors import RelayClientError
@@ -25,6 +26,10 @@ from relay_tornado.client.event import Event as AsyncEvent
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+_LOOK: Final = 0.5
+"""Seconds after which whoever waits looks up: an interrupt in the moment in which a wait begins, or one that the system
+has another thread take, wakes nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,11 +180,13 @@ class _Answer(Generic[T]):
 
     def wait(self, timeout: float | None) -> None:
         """Raises TimeoutError after so many seconds."""
-        if not self.known:
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self.known:
+            left = _LOOK if end is None else end - time.monotonic()
             with suppress(Empty):
-                self._bell.get(timeout=None if timeout is None else max(timeout, 0))
-        if not self.known:
-            raise TimeoutError
+                self._bell.get(timeout=max(min(left, _LOOK), 0))
+            if left <= 0 and not self.known:
+                raise TimeoutError
 
     def result(self) -> T:
         """Of one that is known. Raises what the coroutine raised."""

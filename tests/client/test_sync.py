@@ -129,9 +129,10 @@ def test_what_it_calls_back_can_not_wait_for_it(shared: World) -> None:
 
 
 INTERRUPTED = """
-import sys
+import signal, sys
 from relay_tornado.client.sync import subscribe
 with subscribe(*sys.argv[1:4], buckets=sys.argv[4], since="earliest", checkpoint=sys.argv[5]) as events:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT] * int(sys.argv[6]))
     try:
         for event in events:
             print(event.text, flush=True)
@@ -140,15 +141,19 @@ with subscribe(*sys.argv[1:4], buckets=sys.argv[4], since="earliest", checkpoint
 """
 
 
-def test_an_interrupt_ends_the_wait(shared: World, tmp_path: Path) -> None:
-    """Ctrl-C comes out of the loop at once, and the process ends in order."""
+@pytest.mark.parametrize("elsewhere", [0, 1])
+def test_an_interrupt_ends_the_wait(shared: World, tmp_path: Path, elsewhere: int) -> None:
+    """Ctrl-C comes out of the loop, and the process ends in order, also where the system has another thread take it."""
     bucket = shared.bucket()
     shared.send("1", bucket=bucket)
-    arguments = (shared.relay.url, shared.key, shared.secret, bucket, tmp_path / "place")
+    arguments = (shared.relay.url, shared.key, shared.secret, bucket, tmp_path / "place", elsewhere)
     command = [sys.executable, "-W", "error", "-c", INTERRUPTED, *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "1\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=TIMEOUT)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT)
+        finally:
+            process.kill()
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
