@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import click
 
@@ -67,21 +67,22 @@ def file_words(error: OSError) -> str:
     return f"{' to '.join(names)}: {words}" if names else words
 
 
-def drop_output() -> bool:
-    """Whether what was printed can't be written, which is dropped then: at its end Python would try once more, say so
-    in words of its own, and exit with 120."""
+def drop_output(stream: IO[str] | None = None) -> bool:
+    """Whether what was printed (on stdout) can't be written, which is dropped then: at its end Python would try once
+    more, say so in words of its own, and exit with 120."""
+    stream = stream or sys.stdout
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        silence_output()
+        silence_output(stream)
         return True
     return False
 
 
-def silence_output() -> None:
-    """Has what is printed from now on, and what could not be written before, go nowhere."""
+def silence_output(stream: IO[str] | None = None) -> None:
+    """Has what is printed (on stdout) from now on, and what could not be written before, go nowhere."""
     with Path(os.devnull).open("wb") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(nothing.fileno(), (stream or sys.stdout).fileno())
 
 
 def output_words(error: OSError) -> str:
