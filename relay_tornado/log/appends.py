@@ -11,7 +11,6 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import structlog
 
@@ -24,7 +23,7 @@ from relay_tornado.log.contract import Done
 from relay_tornado.log.state import LogState
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import NewEvent
-from relay_tornado.rescue import wake
+from relay_tornado.rescue import say, wake
 from relay_tornado.settings import Settings
 from relay_tornado.storage.work import Stale, again
 
@@ -169,8 +168,7 @@ class Appends:
             try:
                 done(entry.outcome)
             except Exception:
-                with suppress(MemoryError):  # there may be none for words
-                    _log.exception("answer_failed", bucket=entry.state.bucket_id)
+                say(_log.exception, "answer_failed", bucket=entry.state.bucket_id)
 
     def failed(self, entries: list[Entry], error: Exception) -> None:
         """Answers with the error. Where an event is to blame, or what is damaged where it goes, and not the file as a

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import TypeAlias
 
 import structlog
 
 from relay_tornado.model import BucketId
+from relay_tornado.rescue import say
 
 Wake: TypeAlias = Callable[[BucketId], None]
 
@@ -48,8 +48,7 @@ class Watches:
                 except MemoryError as error:
                     lacking = error
                 except Exception:
-                    with suppress(MemoryError):  # there may be none for words
-                        _log.exception("wake_failed", bucket=bucket_id)
+                    say(_log.exception, "wake_failed", bucket=bucket_id)
         if lacking is not None:
             raise lacking
 

@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import structlog
 
 from relay_tornado.errors import RelayError
+from relay_tornado.rescue import say
 from relay_tornado.storage.work import blames_environment
 
 DELAY: Final = 0.05
@@ -120,8 +121,7 @@ class Riders:
 
     def _failed(self, rider: Rider) -> None:
         """In an `except`: what it was asked or told went wrong."""
-        with suppress(MemoryError):  # there may be none for words
-            _log.exception("rider_failed")
+        say(_log.exception, "rider_failed")
         with suppress(Exception):
             rider.bumped()
         self._waiting[rider] = None

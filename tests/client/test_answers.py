@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Sized
 
 import pytest
 
 from relay_tornado.client import Refused, Rejected, RelayClientError
-from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, Talk, at, service, webhook
 from tests.client.world import SOON, run, take
 from tests.waiting import until
 
@@ -56,6 +57,19 @@ def test_an_answer_is_sent_until_it_is_stored() -> None:
     assert sent == [(2, "1"), (3, "1"), (3, "2"), (4, "3")]
 
 
+async def the_first_is_given_up(talk: Talk, received: Sized, cancelled: asyncio.Event) -> None:
+    """Two answers are sent; nobody waits for the first one any more, of which `cancelled` tells, and the second is
+    stored."""
+    async with service(talk) as url, at(url) as events:
+        one, two = await take(events, 2)
+        first, second = asyncio.create_task(one.respond()), asyncio.create_task(two.respond())
+        await until(lambda: len(received) == 2, "both")
+        first.cancel()
+        await asyncio.wait((first,))
+        cancelled.set()
+        await second
+
+
 def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
     """Also where nobody waits for the one before it any more."""
     received: list[str] = []
@@ -71,18 +85,7 @@ def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
         await peer.send({"type": "status", "status": "error", "code": "not_found", "message": "gone"}, STORED)
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two = await take(events, 2)
-            first = asyncio.create_task(one.respond())
-            second = asyncio.create_task(two.respond())
-            await until(lambda: len(received) == 2, "both")
-            first.cancel()
-            await asyncio.wait((first,))
-            cancelled.set()
-            await second
-
-    run(main())
+    run(the_first_is_given_up(talk, received, cancelled))
     assert received == ["abcdefghijkl-1", "abcdefghijkl-2"]
 
 
@@ -131,17 +134,7 @@ def test_an_answer_that_is_too_big_and_given_up_is_no_other_one() -> None:
         await peer.send(STORED)
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two = await take(events, 2)
-            first, second = asyncio.create_task(one.respond()), asyncio.create_task(two.respond())
-            await until(lambda: len(received) == 2, "both")
-            first.cancel()
-            await asyncio.wait((first,))
-            cancelled.set()
-            await second
-
-    run(main())
+    run(the_first_is_given_up(talk, received, cancelled))
     assert received == [(2, "abcdefghijkl-1"), (2, "abcdefghijkl-2"), (3, "abcdefghijkl-2")]
 
 
