@@ -79,13 +79,36 @@ class Listing:
         self._stored = stored
         self._anchors: OrderedDict[tuple[str, Filter], tuple[Key, float]] = OrderedDict()
 
-    async def page(self, token: Token, wanted: Filter, limit: int, offset: int, cursor: str) -> LogPage:
-        """See `Logs.list`."""
+    async def page(
+        self,
+        token: Token,
+        *,
+        bucket: str = "",
+        output: str = "",
+        status: str = "",
+        since: float | None = None,
+        until: float | None = None,
+        limit: int = 0,
+        offset: int = 0,
+        cursor: str = "",
+    ) -> LogPage:
+        """Newest first: one Log an event, with its newest delivery; with `output`, that of the one copy.
+
+        `bucket`: name or id, "" is every one. `since`, `until`: unix seconds, received at or after, before. `limit`: 0
+        is 50, at most 500. `cursor`: the id behind which (towards older) the page begins; it stays right whatever
+        arrives. `offset` counts from there; without a cursor, from what was newest when the same token asked for the
+        same with offset 0, for 10 minutes. A page has 16 MiB at most.
+
+        With `output` come the copies that there are as the output is now, and those that have a delivery. With `status`
+        or `output` 10,000 events are looked at, 64 MiB of them at most; then the page is `truncated`, with a cursor to
+        go on, and `total` is how many were found among those. Raises Invalid for a cursor that can't be honoured.
+        """
+        wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
         if offset > SCAN:
             raise Invalid(f"offset: is over {SCAN}: go on with next_cursor, which costs nothing", "offset")
-        buckets, output = self._scope(token, wanted)
-        copy = None if output is None else output.n
+        buckets, only = self._scope(token, wanted)
+        copy = None if only is None else only.n
         places = await self._places(buckets, wanted)
         total = sum(place.count for place in places)
         if cursor:
@@ -95,7 +118,7 @@ class Listing:
         if below is not None:
             for place in places:
                 place.high = min(place.high, await self._stored.behind(below, place.bucket.id))
-        merged = _Merged(places, wanted.status, output)
+        merged = _Merged(places, status, only)
         chosen, counted = await self._choose(merged, limit, offset)
         if not cursor and not offset and merged.newest is not None:
             self._anchor(token, wanted, merged.newest)

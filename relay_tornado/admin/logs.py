@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from relay_tornado.admin.listing import Filter, Listing, LogPage
-from relay_tornado.admin.polling import EventPage, Polling
-from relay_tornado.admin.resending import Range, Resending, Resent
-from relay_tornado.admin.searching import Searching, SearchPage, Wanted
+from relay_tornado.admin.listing import Listing
+from relay_tornado.admin.polling import Polling
+from relay_tornado.admin.resending import Resending
+from relay_tornado.admin.searching import Searching
 from relay_tornado.admin.stored import Located, Stored, document_of
 from relay_tornado.errors import NotFound
 from relay_tornado.log.contract import EventLog
@@ -25,7 +25,7 @@ from relay_tornado.wire.logs import delivery_document
 
 
 class Logs:
-    """The service; it holds nothing that has to outlive it."""
+    """The service, put together from its parts; it holds nothing that has to outlive it."""
 
     def __init__(
         self,
@@ -38,43 +38,12 @@ class Logs:
     ) -> None:
         """`index` is of the events' texts, None where there is none. `clock` gives unix seconds."""
         self.stored = Stored(log, deliveries, registry)
-        self._listing = Listing(self.stored)
-        self._polling = Polling(self.stored, clock)
-        self._resending = Resending(self.stored)
-        self._searching = Searching(self.stored, index)
-
-    async def list(
-        self,
-        token: Token,
-        *,
-        bucket: str = "",
-        output: str = "",
-        status: str = "",
-        since: float | None = None,
-        until: float | None = None,
-        limit: int = 0,
-        offset: int = 0,
-        cursor: str = "",
-    ) -> LogPage:
-        """Newest first: one Log an event, with its newest delivery; with `output`, that of the one copy.
-
-        `bucket`: name or id, "" is every one. `since`, `until`: unix seconds, received at or after, before. `limit`: 0
-        is 50, at most 500. `cursor`: the id behind which (towards older) the page begins; it stays right whatever
-        arrives. `offset` counts from there; without a cursor, from what was newest when the same token asked for the
-        same with offset 0, for 10 minutes. A page has 16 MiB at most.
-
-        With `output` come the copies that there are as the output is now, and those that have a delivery. With `status`
-        or `output` 10,000 events are looked at, 64 MiB of them at most; then the page is `truncated`, with a cursor to
-        go on, and `total` is how many were found among those. Raises Invalid for a cursor that can't be honoured.
-        """
-        return await self._listing.page(token, Filter(bucket, output, status, since, until), limit, offset, cursor)
-
-    async def search(
-        self, token: Token, wanted: Wanted, *, bucket: str = "", limit: int = 0, cursor: str = ""
-    ) -> SearchPage:
-        """Events that fit, newest first and without their bodies; what is asked for is in `Wanted`. Raises Invalid,
-        Overloaded."""
-        return await self._searching.page(token, bucket, wanted, limit, cursor)
+        self.list = Listing(self.stored).page
+        self.search = Searching(self.stored, index).page
+        resending = Resending(self.stored)
+        self.resend, self.resend_range = resending.one, resending.many
+        polling = Polling(self.stored, clock)
+        self.page, self.drain = polling.page, polling.drain
 
     async def get(self, token: Token, log_id: str) -> Document:
         """One Log by its id with all its `deliveries`, or of one copy (`<epoch>-<seq>-<n>`). Raises NotFound, too, for
@@ -106,46 +75,3 @@ class Logs:
         if found.stub:
             raise NotFound(f"the body of {log_id[:100]!r} is not kept (any more): its bucket is, or was, ephemeral")
         return found.event
-
-    async def resend(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Resent:
-        """Appends a copy of an event: a new event of its bucket, `resend_of` the first one; dedupe does not apply.
-
-        With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip, rules count as ever;
-        force, they are ignored. Raises Conflict where there is nothing (any more) that could be sent.
-        """
-        return await self._resending.one(token, log_id, output, process_policy)
-
-    async def resend_range(
-        self, token: Token, bucket: str, wanted: Range, *, output: str = "", process_policy: str = "skip"
-    ) -> Resent:
-        """The same for a range of a bucket's events, in their order: at most 1,000 copies, from 10,000 events; then
-        `next_cursor` leads on, to the head that was there at the first request. Events that are not there any more are
-        passed over, and told where they were asked for. Raises Invalid for a cursor that can't be honoured."""
-        return await self._resending.many(token, bucket, wanted, output, process_policy)
-
-    async def page(
-        self,
-        token: Token,
-        bucket: str,
-        *,
-        output: str = "",
-        limit: int = 0,
-        max_age: float | None = None,
-        cursor: str = "",
-    ) -> EventPage:
-        """Events behind an id, in order, as often as one likes; "" is the earliest. Nothing is marked.
-
-        `limit`: 0 is 1, at most 100, and 8 MiB. With `output` only what goes there now. Those older than `max_age`
-        seconds are passed over; 0 is as None.
-        """
-        return await self._polling.page(token, bucket, output, limit, max_age, cursor)
-
-    async def drain(
-        self, token: Token, bucket: str, *, output: str = "", limit: int = 0, max_age: float | None = None
-    ) -> EventPage:
-        """The next events of a bucket's queue, or of an output's: marked as `sent`, and never given out again.
-
-        It begins with the earliest event. What is sent or failed already, does not go there, or is older than `max_age`
-        seconds is passed over for good. Raises Invalid for an ephemeral bucket.
-        """
-        return await self._polling.drain(token, bucket, output, limit, max_age)

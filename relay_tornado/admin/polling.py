@@ -54,9 +54,20 @@ class Polling:
         self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
 
     async def page(
-        self, token: Token, bucket: str, output: str, limit: int, max_age: float | None, cursor: str
+        self,
+        token: Token,
+        bucket: str,
+        *,
+        output: str = "",
+        limit: int = 0,
+        max_age: float | None = None,
+        cursor: str = "",
     ) -> EventPage:
-        """See `Logs.page`."""
+        """Events behind an id, in order, as often as one likes; "" is the earliest. Nothing is marked.
+
+        `limit`: 0 is 1, at most 100, and 8 MiB. With `output` only what goes there now. Those older than `max_age`
+        seconds are passed over; 0 is as None.
+        """
         found = self._stored.bucket(token, bucket)
         chosen = output_of(found, output) if output else None
         placed = await self._place(found, chosen, cursor)
@@ -71,8 +82,14 @@ class Polling:
             gap,
         )
 
-    async def drain(self, token: Token, bucket: str, output: str, limit: int, max_age: float | None) -> EventPage:
-        """See `Logs.drain`."""
+    async def drain(
+        self, token: Token, bucket: str, *, output: str = "", limit: int = 0, max_age: float | None = None
+    ) -> EventPage:
+        """The next events of a bucket's queue, or of an output's: marked as `sent`, and never given out again.
+
+        It begins with the earliest event. What is sent or failed already, does not go there, or is older than `max_age`
+        seconds is passed over for good. Raises Invalid for an ephemeral bucket.
+        """
         found = self._stored.bucket(token, bucket)
         if found.ephemeral:
             raise Invalid(

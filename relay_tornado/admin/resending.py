@@ -79,8 +79,12 @@ class Resending:
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
 
-    async def one(self, token: Token, log_id: str, output: str, process_policy: str) -> Resent:
-        """See `Logs.resend`."""
+    async def one(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Resent:
+        """Appends a copy of an event: a new event of its bucket, `resend_of` the first one; dedupe does not apply.
+
+        With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip, rules count as ever;
+        force, they are ignored. Raises Conflict where there is nothing (any more) that could be sent.
+        """
         located = await self._stored.locate(token, log_id)
         orders = _Orders(located.bucket, _target(located, output), _force(process_policy))
         found = await self._stored.one(located)
@@ -90,8 +94,12 @@ class Resending:
         place = await self._stored.log.append(located.bucket.id, _copy(found.event, orders))
         return Resent([format_id(place.epoch, place.seq)])
 
-    async def many(self, token: Token, bucket: str, wanted: Range, output: str, process_policy: str) -> Resent:
-        """See `Logs.resend_range`."""
+    async def many(
+        self, token: Token, bucket: str, wanted: Range, *, output: str = "", process_policy: str = "skip"
+    ) -> Resent:
+        """The same for a range of a bucket's events, in their order: at most 1,000 copies, from 10,000 events; then
+        `next_cursor` leads on, to the head that was there at the first request. Events that are not there any more are
+        passed over, and told where they were asked for. Raises Invalid for a cursor that can't be honoured."""
         found = self._stored.bucket(token, bucket)
         target = output_of(found, output).n if output else None
         orders = _Orders(found, target, _force(process_policy))

@@ -86,8 +86,11 @@ class Searching:
         self._stored = stored
         self._index = index
 
-    async def page(self, token: Token, bucket: str, wanted: Wanted, limit: int, cursor: str) -> SearchPage:
-        """A page; `bucket` "" is every one, `limit` 0 is 50, at most 500. Raises Invalid, NotFound, Overloaded."""
+    async def page(
+        self, token: Token, wanted: Wanted, *, bucket: str = "", limit: int = 0, cursor: str = ""
+    ) -> SearchPage:
+        """Events that fit, newest first; `bucket` "" is every one, `limit` 0 is 50, at most 500. Raises Invalid,
+        NotFound, Overloaded."""
         limit = min(limit, MOST) if limit > 0 else LIMIT
         wish = _Filter(wanted)
         buckets = [self._stored.bucket(token, bucket)] if bucket else self._stored.buckets(token)
