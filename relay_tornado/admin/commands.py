@@ -18,9 +18,8 @@ import msgspec
 
 import relay_tornado
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.listing import listed_document
 from relay_tornado.admin.resending import Range, resent_document
-from relay_tornado.admin.searching import Wanted, found_document
+from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import BucketGone, Invalid, Unavailable
 from relay_tornado.ops.lines import LARGEST
@@ -127,9 +126,7 @@ class Commands:
         cursor: str = "",
     ) -> Document:
         place: Document = {"bucket": bucket, "limit": limit, "offset": offset, "cursor": cursor}
-        return listed_document(
-            await self.relay.logs.list(OWNER, output=output, status=status, since=since, until=until, **place)
-        )
+        return await self.relay.logs.list(OWNER, output=output, status=status, since=since, until=until, **place)
 
     async def logs_search(
         self,
@@ -146,7 +143,7 @@ class Commands:
         cursor: str = "",
     ) -> Document:
         wanted = Wanted(text, method, path, header, verified, delivery, since, until)
-        return found_document(await self.relay.logs.search(OWNER, wanted, bucket=bucket, limit=limit, cursor=cursor))
+        return await self.relay.logs.search(OWNER, wanted, bucket=bucket, limit=limit, cursor=cursor)
 
     async def logs_show(self, id: str) -> Document:
         return await self.relay.logs.get(OWNER, id)

@@ -41,27 +41,6 @@ _ANCHORED: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class LogPage:
-    """A page of logs. `total` is how many there are; where `truncated`, how many were found before the request's bound
-    was met. `next_cursor` leads to the next page, None where there is none."""
-
-    data: Sequence[Document]
-    total: int
-    limit: int
-    offset: int
-    next_cursor: str | None
-    truncated: bool
-
-
-def listed_document(page: LogPage) -> Document:
-    """A page as JSON data."""
-    document: Document = {"data": page.data, "total": page.total, "limit": page.limit, "offset": page.offset}
-    if page.next_cursor is not None:
-        document["next_cursor"] = page.next_cursor
-    return {**document, "truncated": True} if page.truncated else document
-
-
-@dataclass(frozen=True, slots=True)
 class Filter:
     """What is asked for. `since` and `until` are unix seconds; received at or after the one, before the other."""
 
@@ -91,7 +70,7 @@ class Listing:
         limit: int = 0,
         offset: int = 0,
         cursor: str = "",
-    ) -> LogPage:
+    ) -> Document:
         """Newest first: one Log an event, with its newest delivery; with `output`, that of the one copy.
 
         `bucket`: name or id, "" is every one. `since`, `until`: unix seconds, received at or after, before. `limit`: 0
@@ -129,14 +108,15 @@ class Listing:
         if stopped and len(chosen) < limit:
             after = merged.last
         more = cut or merged.left() or counted > offset + len(chosen)
-        return LogPage(
-            data,
-            counted if merged.filtered else total,
-            limit,
-            offset,
-            after.id if more and after is not None else None,
-            cut or stopped,
-        )
+        page: Document = {
+            "data": data,
+            "total": counted if merged.filtered else total,
+            "limit": limit,
+            "offset": offset,
+        }
+        if more and after is not None:
+            page["next_cursor"] = after.id
+        return {**page, "truncated": True} if cut or stopped else page
 
     def _scope(self, token: Token, wanted: Filter) -> tuple[list[Bucket], Output | None]:
         buckets = [self._stored.bucket(token, wanted.bucket)] if wanted.bucket else self._stored.buckets(token)

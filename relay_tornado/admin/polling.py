@@ -8,8 +8,7 @@ is lost on its way is not given again. Everything up to the floor is done with f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -20,6 +19,7 @@ from relay_tornado.log.deliveries import DONE, Latest, sent
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
 from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
 from relay_tornado.wire.fields import Document
+from relay_tornado.wire.frames import gap_fields
 
 LIMIT: Final = 1
 MOST: Final = 100
@@ -28,20 +28,6 @@ PAGE_BYTES: Final = 8 * MIB
 
 _READ: Final = 256
 _ATTEMPTS: Final = 10
-
-
-@dataclass(frozen=True, slots=True)
-class EventPage:
-    """Events in order. `next_cursor` is the position behind what was looked at, None where the queue was drained.
-
-    `gap` are events that the cursor should have met and that are not there any more; a page tells of one, and ends
-    before another.
-    """
-
-    logs: Sequence[Document]
-    has_more: bool
-    next_cursor: str | None = None
-    gap: Gap | None = None
 
 
 class Polling:
@@ -62,11 +48,12 @@ class Polling:
         limit: int = 0,
         max_age: float | None = None,
         cursor: str = "",
-    ) -> EventPage:
+    ) -> Document:
         """Events behind an id, in order, as often as one likes; "" is the earliest. Nothing is marked.
 
         `limit`: 0 is 1, at most 100, and 8 MiB. With `output` only what goes there now. Those older than `max_age`
-        seconds are passed over; 0 is as None.
+        seconds are passed over; 0 is as None. `gap`, where there is one, are events that the cursor should have met and
+        that are not there any more; a page tells of one, and ends before another.
         """
         found = self._stored.bucket(token, bucket)
         chosen = output_of(found, output) if output else None
@@ -75,16 +62,16 @@ class Polling:
         gap = await window.read_to_gap(placed.gap)
         newest = await self._latest(window)
         bounds = await self._stored.log.bounds(found.id)
-        return EventPage(
-            [self._document(window, event, newest.get(event.seq)) for event in window.taken],
-            window.after < bounds.head,
-            position_id(bounds, window.after),
-            gap,
-        )
+        page: Document = {
+            "logs": [self._document(window, event, newest.get(event.seq)) for event in window.taken],
+            "has_more": window.after < bounds.head,
+            "next_cursor": position_id(bounds, window.after),
+        }
+        return page if gap is None else {**page, "gap": gap_fields(gap)}
 
     async def drain(
         self, token: Token, bucket: str, *, output: str = "", limit: int = 0, max_age: float | None = None
-    ) -> EventPage:
+    ) -> Document:
         """The next events of a bucket's queue, or of an output's: marked as `sent`, and never given out again.
 
         It begins with the earliest event. What is sent or failed already, does not go there, or is older than `max_age`
@@ -100,7 +87,7 @@ class Polling:
         chosen = output_of(found, output) if output else None
         number = 0 if chosen is None else chosen.n
         if chosen is not None and chosen.disabled:
-            return EventPage([], False)
+            return {"logs": [], "has_more": False}
         lock = self._locks.setdefault((found.id, number), asyncio.Lock())
         async with lock:
             for _ in range(_ATTEMPTS):
@@ -111,7 +98,7 @@ class Polling:
 
     async def _claim(
         self, bucket: Bucket, output: Output | None, number: int, limit: int, oldest: float | None
-    ) -> EventPage | None:
+    ) -> Document | None:
         """What is next, marked as sent; None where somebody else was faster."""
         floor = await self._stored.deliveries.floor(bucket.id, number)
         first = (await self._stored.log.bounds(bucket.id)).first
@@ -128,7 +115,7 @@ class Polling:
         head = (await self._stored.log.bounds(bucket.id)).head
         latest = Latest(number, sent(now))
         logs = [self._document(window, event, latest) for event in window.taken if event.seq in claimed]
-        return EventPage(logs, window.after < head)
+        return {"logs": logs, "has_more": window.after < head}
 
     async def _place(self, bucket: Bucket, output: Output | None, cursor: str) -> Placed:
         bounds = await self._stored.log.bounds(bucket.id)

@@ -41,28 +41,6 @@ _SPLIT: Final = re.compile(r"\s*:\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class SearchPage:
-    """What was found, without bodies. `next_cursor` leads on, None where there is no more. `complete` is false where
-    some of the buckets' events were passed over, since they are not indexed (yet, or any more); `indexed_up_to` is
-    the newest id that can be looked up, where it is about one bucket."""
-
-    data: Sequence[Document]
-    next_cursor: str | None
-    complete: bool
-    indexed_up_to: str | None = None
-
-
-def found_document(page: SearchPage) -> Document:
-    """A page as JSON data."""
-    return {
-        "data": page.data,
-        "next_cursor": page.next_cursor,
-        "complete": page.complete,
-        "indexed_up_to": page.indexed_up_to,
-    }
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """What is asked for; what is "" or None does not restrict. `text`: see search/text.py. `path`: what the path has in
     it. `header`: a name, or `name: value` with what the value has in it. `verified`: true, false or none (no check was
@@ -88,9 +66,13 @@ class Searching:
 
     async def page(
         self, token: Token, wanted: Wanted, *, bucket: str = "", limit: int = 0, cursor: str = ""
-    ) -> SearchPage:
-        """Events that fit, newest first; `bucket` "" is every one, `limit` 0 is 50, at most 500. Raises Invalid,
-        NotFound, Overloaded."""
+    ) -> Document:
+        """Events that fit, newest first, without their bodies; `bucket` "" is every one, `limit` 0 is 50, at most 500.
+
+        `next_cursor` leads on, None where there is no more. `complete` is false where some of the buckets' events were
+        passed over, since they are not indexed (yet, or any more); `indexed_up_to` is the newest id that can be looked
+        up, where it is about one bucket. Raises Invalid, NotFound, Overloaded.
+        """
         limit = min(limit, MOST) if limit > 0 else LIMIT
         wish = _Filter(wanted)
         buckets = [self._stored.bucket(token, bucket)] if bucket else self._stored.buckets(token)
@@ -127,12 +109,12 @@ class Searching:
             else:
                 heapq.heapreplace(heap, (-run.newest, run.bucket.id, run))
         last = stopped or (hits[-1].key if heap else None)
-        return SearchPage(
-            await self._render(hits),
-            None if last is None else self._id(runs, last),
-            all(run.complete for run in runs),
-            _up_to(runs[0]) if len(runs) == 1 and bucket else None,
-        )
+        return {
+            "data": await self._render(hits),
+            "next_cursor": None if last is None else self._id(runs, last),
+            "complete": all(run.complete for run in runs),
+            "indexed_up_to": _up_to(runs[0]) if len(runs) == 1 and bucket else None,
+        }
 
     def _id(self, runs: Sequence[_Run], key: Key) -> str:
         bounds = next(run.bounds for run in runs if run.bucket.id == key.bucket_id)

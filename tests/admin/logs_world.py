@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from relay_tornado.admin import Administration
-from relay_tornado.admin.listing import LogPage
 from relay_tornado.admin.logs import Logs
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
@@ -29,6 +28,7 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from relay_tornado.wire.fields import Document
 
 ROOT = Token("root", "hash", 0.0)
 
@@ -94,8 +94,8 @@ async def sqlite_logs(folder: Path) -> AsyncIterator[LogsWorld]:
         await database.close()
 
 
-def ids(page: LogPage) -> list[str]:
-    return [each["id"] for each in page.data]
+def ids(page: Document) -> list[str]:
+    return [each["id"] for each in page["data"]]
 
 
 def forget(log: Any) -> None:

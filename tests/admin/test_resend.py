@@ -201,11 +201,11 @@ async def test_others_have_their_turn_while_rules_look(
             case "resend":
                 assert (await world.logs.resend_range(ROOT, "orders", Range(filter=HOSTILE))).ids == []
             case "list":
-                assert (await world.logs.list(ROOT, bucket="orders", output="out")).data == []
+                assert (await world.logs.list(ROOT, bucket="orders", output="out"))["data"] == []
             case "page":
-                assert (await world.logs.page(ROOT, "orders", output="out")).logs == []
+                assert (await world.logs.page(ROOT, "orders", output="out"))["logs"] == []
             case "drain":
-                assert (await world.logs.drain(ROOT, "orders", output="out")).logs == []
+                assert (await world.logs.drain(ROOT, "orders", output="out"))["logs"] == []
         task.cancel()
     assert len(turns) == 4
     assert all(later - before > 1 for before, later in pairwise(turns))

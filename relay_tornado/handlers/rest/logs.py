@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from relay_tornado.admin.listing import listed_document
 from relay_tornado.admin.resending import Range, resent_document
 from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
@@ -30,7 +29,6 @@ from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import status_of
 from relay_tornado.model import MIB, STATUSES, Result
 from relay_tornado.wire.fields import MAX_COUNT, Choice, Document, Headers, HeaderValues, Number, Text, Whole, load
-from relay_tornado.wire.frames import gap_fields
 from relay_tornado.wire.rest import MAX_TIME
 
 MAX_ANSWER: Final = 10 * MIB
@@ -177,7 +175,7 @@ class LogsHandler(RestHandler):
 
     @operation("Events, newest first, each with its latest delivery", LogPage(), query=LogQuery())
     async def get(self) -> None:
-        self.answer(listed_document(await self.rest.logs.list(self.token, **self.query())))
+        self.answer(await self.rest.logs.list(self.token, **self.query()))
 
 
 class LogHandler(RestHandler):
@@ -241,15 +239,9 @@ class EventsHandler(RestHandler):
             if self.caller.session is not None:
                 # It takes events out, and a link from anywhere makes a browser ask with the cookie.
                 self.rest.callers.refuse_without_origin(self.request)
-            page = await self.rest.logs.drain(self.token, **given)
+            self.answer(await self.rest.logs.drain(self.token, **given))
         else:
-            page = await self.rest.logs.page(self.token, **given, cursor=cursor or "")
-        document: Document = {"logs": page.logs, "has_more": page.has_more}
-        if page.next_cursor is not None:
-            document["next_cursor"] = page.next_cursor
-        if page.gap is not None:
-            document["gap"] = gap_fields(page.gap)
-        self.answer(document)
+            self.answer(await self.rest.logs.page(self.token, **given, cursor=cursor or ""))
 
 
 class BodyHandler(RestHandler):

@@ -9,7 +9,7 @@ from marshmallow import Schema, fields, validate
 
 import relay_tornado
 from relay_tornado.admin.consumers import may_see, missing
-from relay_tornado.admin.searching import Wanted, found_document
+from relay_tornado.admin.searching import Wanted
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
@@ -143,8 +143,7 @@ class SearchHandler(RestHandler):
         given = self.query()
         bucket, limit, cursor = given.pop("bucket"), given.pop("limit"), given.pop("cursor")
         wanted = Wanted(text=given.pop("q"), **given)
-        page = await self.rest.logs.search(self.token, wanted, bucket=bucket, limit=limit, cursor=cursor)
-        self.answer(found_document(page))
+        self.answer(await self.rest.logs.search(self.token, wanted, bucket=bucket, limit=limit, cursor=cursor))
 
 
 class StatusHandler(RestHandler):
