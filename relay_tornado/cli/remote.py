@@ -34,7 +34,8 @@ _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Remote:
-    """The relay at a URL, for a token's secret. It has the form of cli/client.py's `Relay`."""
+    """The relay at a URL, for a token's secret. It has the form of cli/client.py's `Relay`, and a method for each
+    command: `bucket_show` is `bucket.show`."""
 
     def __init__(self, url: str, secret: str) -> None:
         self.url = url
@@ -46,10 +47,10 @@ class Remote:
 
     def call(self, command: str, **arguments: Any) -> Any:
         """Runs a command and returns its answer. Raises RelayError."""
-        run = _COMMANDS.get(command)
+        run = getattr(self, command.replace(".", "_", 1), None)
         if run is None:
             raise Invalid(f"{command} works on the relay's own machine only: leave out --url (RELAY_URL)")
-        return run(self, arguments)
+        return run(**arguments)
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -110,16 +111,121 @@ class Remote:
             raise NotFound(message)
         raise Refused(message)
 
-    # what several commands need
+    def bucket_create(self, name: str, options: Document) -> Any:
+        return self.request("POST", "buckets", body={**options, "name": name})
 
-    def buckets(self) -> list[Document]:
-        found: list[Document] = self.request("GET", "buckets")
+    def bucket_list(self) -> Any:
+        return self.request("GET", "buckets")
+
+    def bucket_show(self, bucket: str) -> Any:
+        return self.request("GET", "buckets", bucket)
+
+    def bucket_set(self, bucket: str, options: Document) -> Any:
+        return self.request("PUT", "buckets", bucket, body=options)
+
+    def bucket_delete(self, bucket: str, force: bool = False) -> Any:
+        return self.request("DELETE", "buckets", bucket, query={"force": "true" if force else None})
+
+    def input_create(self, bucket: str, options: Document) -> Any:
+        return self.request("POST", "buckets", bucket, "inputs", body=options)
+
+    def input_set(self, input: str, options: Document, bucket: str | None = None) -> Any:
+        return self.request("PUT", *self._path("inputs", input, bucket), body=options)
+
+    def input_delete(self, input: str, bucket: str | None = None) -> Any:
+        return self.request("DELETE", *self._path("inputs", input, bucket))
+
+    def output_create(self, bucket: str, options: Document) -> Any:
+        # Left out, REST goes by the destination.
+        return self.request("POST", "buckets", bucket, "outputs", body={"internal": True, **options})
+
+    def output_set(self, output: str, options: Document, bucket: str | None = None) -> Any:
+        return self.request("PUT", *self._path("outputs", output, bucket), body=options)
+
+    def output_delete(self, output: str, bucket: str | None = None) -> Any:
+        return self.request("DELETE", *self._path("outputs", output, bucket))
+
+    def output_replay(self, output: str, bucket: str, **wanted: Any) -> Any:
+        return self.request("POST", *self._path("outputs", output, bucket), "replay", body=wanted)
+
+    def logs_list(self, **wanted: Any) -> Any:
+        return self.request("GET", "logs", query=_named(wanted))
+
+    def logs_search(self, **wanted: Any) -> Any:
+        return self.request("GET", "search", query=_named(wanted))
+
+    def logs_show(self, id: str) -> Any:
+        return self.request("GET", "logs", id)
+
+    def logs_resend(self, id: str, **orders: Any) -> Any:
+        return self.request("POST", "logs", id, "action", body={**orders, "action": "resend"})
+
+    def logs_resend_range(self, bucket: str, **wanted: Any) -> Any:
+        return self.request("POST", "buckets", bucket, "resend", body=_named(wanted))
+
+    def token_create(self, options: Document) -> Any:
+        return _made(self.request("POST", "tokens", body=_token_body(options)))
+
+    def token_list(self) -> Any:
+        return self.request("GET", "tokens")
+
+    def token_set(self, key: str, options: Document) -> Any:
+        return self.request("PUT", "tokens", key, body=_token_body(options))
+
+    def token_rotate(self, key: str, grace: float) -> Any:
+        return _made(self.request("POST", "tokens", key, "rotate", body={"grace": grace}))
+
+    def token_revoke(self, key: str) -> Any:
+        return self.request("DELETE", "tokens", key)
+
+    def consumer_list(self, bucket: str | None = None) -> Any:
+        if bucket is not None:
+            return self.request("GET", "buckets", bucket, "consumers")
+        found: list[Document] = []
+        for each in self.bucket_list():
+            with suppress(NotFound):  # it is deleted meanwhile
+                found += self.request("GET", "buckets", each["id"], "consumers")
         return found
 
-    def holder(self, part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
-        """The bucket and its input or output (`part`: "inputs", "outputs") that a reference names, see `find_part`."""
-        buckets = self.buckets() if bucket is None else [self.request("GET", "buckets", bucket)]
-        return find_part(buckets, part, reference, bucket)
+    def consumer_show(self, bucket: str, consumer: str) -> Any:
+        return self.request("GET", "buckets", bucket, "consumers", consumer)
+
+    def consumer_seek(self, bucket: str, consumer: str, **to: Any) -> Any:
+        return self.request("POST", "buckets", bucket, "consumers", consumer, "seek", body=to)
+
+    def consumer_replay(self, bucket: str, consumer: str, **wanted: Any) -> Any:
+        return self.request("POST", "buckets", bucket, "consumers", consumer, "replay", body=wanted)
+
+    def consumer_delete(self, bucket: str, consumer: str) -> Any:
+        return self.request("DELETE", "buckets", bucket, "consumers", consumer)
+
+    def consumer_dead(self, bucket: str, consumer: str | None, **page: Any) -> Any:
+        named = () if consumer is None else ("consumers", consumer)
+        return self.request("GET", "buckets", bucket, *named, "dead", query=page)
+
+    def consumer_resend(self, bucket: str, consumer: str, ids: Sequence[str] | None) -> Document:
+        path = ("buckets", bucket, "consumers", consumer, "dead", "resend")
+        return _in_parts(
+            ids, lambda part: self.request("POST", *path, body={"all": True} if part is None else {"ids": part})
+        )
+
+    def consumer_forget(self, bucket: str, consumer: str, ids: Sequence[str] | None) -> Document:
+        path = ("buckets", bucket, "consumers", consumer, "dead")
+        return _in_parts(
+            ids,
+            lambda part: self.request(
+                "DELETE", *path, query={"all": "true"} if part is None else {"ids": ",".join(part)}
+            ),
+        )
+
+    def relay_info(self) -> Document:
+        return {"url": self.url}
+
+    def _path(self, part: str, reference: str, bucket: str | None) -> tuple[str, ...]:
+        """That of the input or output (`part`: "inputs", "outputs") that a reference names, see `find_part`."""
+        buckets = self.bucket_list() if bucket is None else [self.bucket_show(bucket)]
+        owner, found = find_part(buckets, part, reference, bucket)
+        return "buckets", owner["id"], part, found["id"]
 
 
 def _token_body(options: Document) -> Document:
@@ -131,41 +237,8 @@ def _token_body(options: Document) -> Document:
     return body
 
 
-def _create_token(remote: Remote, arguments: Document) -> Document:
-    made = remote.request("POST", "tokens", body=_token_body(arguments["options"]))
-    return {"key": made["key"], "secret": made["secret"]}
-
-
-def _rotate_token(remote: Remote, arguments: Document) -> Document:
-    body = {"grace": arguments.get("grace", 0.0)}
-    made = remote.request("POST", "tokens", arguments["key"], "rotate", body=body)
-    return {"key": made["key"], "secret": made["secret"]}
-
-
-def _create_part(part: str, **defaults: Any) -> Callable[[Remote, Document], Any]:
-    def run(remote: Remote, arguments: Document) -> Any:
-        return remote.request("POST", "buckets", arguments["bucket"], part, body=defaults | arguments["options"])
-
-    return run
-
-
-def _change_part(method: str, part: str) -> Callable[[Remote, Document], Any]:
-    def run(remote: Remote, arguments: Document) -> Any:
-        bucket, one = remote.holder(part, arguments[part.removesuffix("s")], arguments.get("bucket"))
-        body = arguments.get("options") if method == "PUT" else None
-        return remote.request(method, "buckets", bucket["id"], part, one["id"], body=body)
-
-    return run
-
-
-def _resend_log(remote: Remote, arguments: Document) -> Any:
-    body = {**arguments, "action": "resend"}
-    return remote.request("POST", "logs", body.pop("id"), "action", body=body)
-
-
-def _resend_range(remote: Remote, arguments: Document) -> Any:
-    body = _named(arguments)
-    return remote.request("POST", "buckets", body.pop("bucket"), "resend", body=body)
+def _made(token: Document) -> Document:
+    return {"key": token["key"], "secret": token["secret"]}
 
 
 def _named(arguments: Document) -> Document:
@@ -176,95 +249,8 @@ def _named(arguments: Document) -> Document:
     }
 
 
-def _list_consumers(remote: Remote, arguments: Document) -> list[Document]:
-    if arguments.get("bucket") is not None:
-        named: list[Document] = remote.request("GET", "buckets", arguments["bucket"], "consumers")
-        return named
-    found: list[Document] = []
-    for bucket in remote.buckets():
-        with suppress(NotFound):  # it is deleted meanwhile
-            found += remote.request("GET", "buckets", bucket["id"], "consumers")
-    return found
-
-
-def _dead(remote: Remote, arguments: Document) -> Any:
-    named = ("consumers", arguments["consumer"]) if arguments.get("consumer") is not None else ()
-    query = {"limit": arguments.get("limit"), "cursor": arguments.get("cursor")}
-    return remote.request("GET", "buckets", arguments["bucket"], *named, "dead", query=query)
-
-
-def _resend_dead(remote: Remote, arguments: Document) -> Document:
-    path = ("buckets", arguments["bucket"], "consumers", arguments["consumer"], "dead", "resend")
-    return _in_parts(
-        arguments.get("ids"),
-        lambda ids: remote.request("POST", *path, body={"all": True} if ids is None else {"ids": ids}),
-    )
-
-
-def _forget_dead(remote: Remote, arguments: Document) -> Document:
-    path = ("buckets", arguments["bucket"], "consumers", arguments["consumer"], "dead")
-    return _in_parts(
-        arguments.get("ids"),
-        lambda ids: remote.request("DELETE", *path, query={"all": "true"} if ids is None else {"ids": ",".join(ids)}),
-    )
-
-
 def _in_parts(ids: Sequence[str] | None, request: Callable[[Sequence[str] | None], Document]) -> Document:
     """The sums of what is answered for all ids (None: whichever there are), a part of them a request."""
     parts = [None] if ids is None else [ids[at : at + _PART] for at in range(0, len(ids), _PART)]
     done = [request(part) for part in parts]
     return {name: sum(each[name] for each in done) for name in done[0]}
-
-
-def _on_consumer(verb: str) -> Callable[[Remote, Document], Any]:
-    def run(remote: Remote, arguments: Document) -> Any:
-        body = dict(arguments)
-        return remote.request("POST", "buckets", body.pop("bucket"), "consumers", body.pop("consumer"), verb, body=body)
-
-    return run
-
-
-def _replay_output(remote: Remote, arguments: Document) -> Any:
-    body = dict(arguments)
-    bucket, output = remote.holder("outputs", body.pop("output"), body.pop("bucket"))
-    return remote.request("POST", "buckets", bucket["id"], "outputs", output["id"], "replay", body=body)
-
-
-_COMMANDS: Mapping[str, Callable[[Remote, Document], Any]] = {
-    "bucket.create": lambda remote, of: remote.request("POST", "buckets", body={**of["options"], "name": of["name"]}),
-    "bucket.list": lambda remote, of: remote.buckets(),
-    "bucket.show": lambda remote, of: remote.request("GET", "buckets", of["bucket"]),
-    "bucket.set": lambda remote, of: remote.request("PUT", "buckets", of["bucket"], body=of["options"]),
-    "bucket.delete": lambda remote, of: remote.request(
-        "DELETE", "buckets", of["bucket"], query={"force": "true" if of.get("force") else None}
-    ),
-    "input.create": _create_part("inputs"),
-    "input.set": _change_part("PUT", "inputs"),
-    "input.delete": _change_part("DELETE", "inputs"),
-    # Left out, REST goes by the destination.
-    "output.create": _create_part("outputs", internal=True),
-    "output.set": _change_part("PUT", "outputs"),
-    "output.delete": _change_part("DELETE", "outputs"),
-    "logs.list": lambda remote, of: remote.request("GET", "logs", query=_named(of)),
-    "logs.search": lambda remote, of: remote.request("GET", "search", query=_named(of)),
-    "logs.show": lambda remote, of: remote.request("GET", "logs", of["id"]),
-    "logs.resend": _resend_log,
-    "logs.resend_range": _resend_range,
-    "token.create": _create_token,
-    "token.list": lambda remote, of: remote.request("GET", "tokens"),
-    "token.set": lambda remote, of: remote.request("PUT", "tokens", of["key"], body=_token_body(of["options"])),
-    "token.rotate": _rotate_token,
-    "token.revoke": lambda remote, of: remote.request("DELETE", "tokens", of["key"]),
-    "consumer.list": _list_consumers,
-    "consumer.show": lambda remote, of: remote.request("GET", "buckets", of["bucket"], "consumers", of["consumer"]),
-    "consumer.seek": _on_consumer("seek"),
-    "consumer.delete": lambda remote, of: remote.request(
-        "DELETE", "buckets", of["bucket"], "consumers", of["consumer"]
-    ),
-    "consumer.dead": _dead,
-    "consumer.resend": _resend_dead,
-    "consumer.forget": _forget_dead,
-    "consumer.replay": _on_consumer("replay"),
-    "output.replay": _replay_output,
-    "relay.info": lambda remote, of: {"url": remote.url},
-}
