@@ -3,7 +3,7 @@ data directory, with a token that the command makes for itself and revokes at it
 
 from __future__ import annotations
 
-import asyncio
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -29,13 +29,11 @@ ANY_KEY: Final = "whr"
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """The relay's base URL (http or https), and what to authenticate with. `data` is the directory of the relay that
-    made the token for this command, None where it was given. The secret is in no repr."""
+    """The relay's base URL (http or https), and what to authenticate with. The secret is in no repr."""
 
     url: str
     key: str
     secret: str
-    data: Path | None = None
 
     def __repr__(self) -> str:
         return f"Access({self.url!r})"
@@ -66,19 +64,30 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
         }
         made = relay.call("token.create", options=options)
     try:
-        yield Access(_near(info), made["key"], made["secret"], data)
+        with _prolonged(data, made["key"]):
+            yield Access(_near(info), made["key"], made["secret"])
     finally:
         with suppress(RelayError, OSError):
             _call(data, "token.revoke", key=made["key"])
 
 
-async def extend(access: Access) -> None:
-    """Puts off the end of a token that a command made for itself, again and again, until it is cancelled."""
-    while access.data is not None:
-        await asyncio.sleep(EVERY)
-        options = {"expires_at": time.time() + LIFE}
-        with suppress(RelayError, OSError):
-            await asyncio.to_thread(_call, access.data, "token.set", key=access.key, options=options)
+@contextmanager
+def _prolonged(data: Path, key: str) -> Iterator[None]:
+    """Puts off the end of a token, again and again, meanwhile."""
+    ended = threading.Event()
+
+    def put_off() -> None:
+        while not ended.wait(EVERY):
+            with suppress(RelayError, OSError):
+                _call(data, "token.set", key=key, options={"expires_at": time.time() + LIFE})
+
+    thread = threading.Thread(target=put_off, name="token", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _call(data: Path, command: str, **arguments: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay_tornado.cli.access import Access, extend, open_access
+from relay_tornado.cli.access import Access, open_access
 from relay_tornado.cli.client import open_relay, place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
@@ -149,22 +149,18 @@ class Subscription:
 async def _work(agent: Agent, target: Target, subscription: Subscription, tally: Tally) -> None:
     """Until a signal. An event that has nowhere to go is asked for again from its place, with what its output is by
     then."""
-    extending = asyncio.create_task(extend(subscription.access))
     held, tries = "", 0
-    try:
-        async with until_told(agent, lambda: tally.stopping(agent.open)), target:
-            while not agent.stopping:
-                async with _subscribed(subscription, tally) as events:
-                    await agent.run(events)
-                if agent.held is None:
-                    break
-                event, trouble = agent.held
-                held, tries = event.id, tries + 1 if event.id == held else 1
-                wait = agent.backoff.wait(tries)
-                tally.retrying(event, None, trouble, tries, wait)
-                await agent.pause(wait)
-    finally:
-        extending.cancel()
+    async with until_told(agent, lambda: tally.stopping(agent.open)), target:
+        while not agent.stopping:
+            async with _subscribed(subscription, tally) as events:
+                await agent.run(events)
+            if agent.held is None:
+                break
+            event, trouble = agent.held
+            held, tries = event.id, tries + 1 if event.id == held else 1
+            wait = agent.backoff.wait(tries)
+            tally.retrying(event, None, trouble, tries, wait)
+            await agent.pause(wait)
 
 
 def _subscribed(subscription: Subscription, tally: Tally) -> Events:

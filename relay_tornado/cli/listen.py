@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from relay_tornado.cli.access import Access, extend, open_access
+from relay_tornado.cli.access import Access, open_access
 from relay_tornado.cli.client import place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
@@ -100,7 +98,6 @@ def listen(
         ended_with_reader(),
         nullcontext() if checkpoint is None else held(checkpoint, in_use),
         open_access(data, "relay listen", buckets, key) as access,
-        _extending(access),
     ):
         _warn(access)
         try:
@@ -178,31 +175,6 @@ def _warn(access: Access) -> None:
     address = parse_address(access.url)
     if place_given() is not None and not address.secure and not address.local:
         note("the secret goes to the relay without TLS: use https where you can")
-
-
-@contextmanager
-def _extending(access: Access) -> Iterator[None]:
-    """Keeps a token of the command's own alive meanwhile."""
-    if access.data is None:
-        yield
-        return
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(extend(access))
-    thread = threading.Thread(target=_until_cancelled, args=(loop, task), name="token", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-
-
-def _until_cancelled(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-    try:
-        loop.run_until_complete(asyncio.wait((task,)))
-        loop.run_until_complete(loop.shutdown_default_executor())
-    finally:
-        loop.close()
 
 
 @contextmanager

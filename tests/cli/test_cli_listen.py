@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import pty
@@ -22,7 +21,7 @@ import click
 import pytest
 
 from relay_tornado.cli import handing
-from relay_tornado.cli.access import Access, extend
+from relay_tornado.cli.access import open_access
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.handing import Hand
 from relay_tornado.client.messages import read_event
@@ -31,7 +30,6 @@ from tests.cli.runner import Runner
 from tests.client.conftest import shared as shared
 from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
-from tests.waiting import until
 
 
 def command(*arguments: object) -> list[str]:
@@ -80,20 +78,16 @@ def test_a_machine_that_sleeps_over_a_weekend(shared: World) -> None:
 
 def test_the_end_of_its_token_is_put_off(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the command runs."""
-    made = shared.relay.command("token", "create", "--expires", "1h")
     monkeypatch.setattr("relay_tornado.cli.access.EVERY", 0.1)
+    monkeypatch.setattr("relay_tornado.cli.access.LIFE", 3600)
+    with open_access(shared.relay.data, "relay listen") as access:
+        monkeypatch.setattr("relay_tornado.cli.access.LIFE", 7 * 86_400)
 
-    def put_off() -> bool:
-        (found,) = [each for each in shared.relay.command("token", "list") if each["key"] == made["key"]]
-        return bool(found["expires_at"] - time.time() > 4 * 86_400)
+        def put_off() -> bool:
+            (found,) = [each for each in shared.relay.command("token", "list") if each["key"] == access.key]
+            return bool(found["expires_at"] - time.time() > 4 * 86_400)
 
-    async def main() -> None:
-        access = Access(shared.relay.url, made["key"], made["secret"], shared.relay.data)
-        extending = asyncio.create_task(extend(access))
-        await until(lambda: asyncio.to_thread(put_off), "the later end")
-        extending.cancel()
-
-    asyncio.run(main())
+        wait_for(put_off, "the later end")
 
 
 # on a pipe
