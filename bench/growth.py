@@ -15,8 +15,8 @@ from bench import replay, report
 from bench.compare import CONNECTIONS, REPLAY
 from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, WEBHOOK, Loop, Readers, Senders, Subscribers, frame
-from bench.peers import wrk
 from bench.servers import PinnedRelay, folder, let_go
+from bench.wrk import wrk
 from relay_tornado.engine import open_administration
 from relay_tornado.settings import Settings
 
