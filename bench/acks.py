@@ -63,7 +63,7 @@ async def measure(folder: Path, way: str, seconds: float) -> Measured:
             waits.append(time.perf_counter() - at)
 
     tasks = [asyncio.create_task(send()) for _ in range(APPENDERS)]
-    acks = 0 if way == "alone" else await _ack(log, ledger, end, ledger.save if way == "acks saved" else _nothing)
+    acks = 0 if way == "alone" else await _ack(log, ledger, end, ledger.save if way == "acks saved" else lambda: None)
     await asyncio.gather(*tasks)
     took = time.perf_counter() - began
     busy, commits = (time.process_time() - cpu) / took, database.commits - commits
@@ -102,10 +102,6 @@ async def _ack(log: SqliteEventLog, ledger: Ledger, end: float, save: Callable[[
             save()
         acked += len(taken)
     return acked
-
-
-def _nothing() -> None:
-    pass
 
 
 @click.command()

@@ -35,7 +35,6 @@ class Paced(Senders):
 
     def __init__(self, loop: Loop, port: int, path: str, rate: int) -> None:
         super().__init__(loop, port, path, CONNECTIONS, BODY)
-        self._loop = loop
         self._rate = rate
         self._due: deque[float] = deque()
 

@@ -55,7 +55,7 @@ def crowd(contender: Contender, count: int, seconds: float) -> dict[str, float]:
     found: dict[str, float] = {}
     with Loop() as loop, contender.senders(loop, 16) as senders:
         senders.post(200)
-        loop.until(lambda: senders.answered == senders.sent, "the warm-up")
+        senders.settle()
         with contender.subscribers(loop, 20) as few:
             paced(contender.cpu, loop, senders, few, 20, 50, 0.2)
         memory = contender.memory()
@@ -99,8 +99,8 @@ def way(contender: Contender, pace: int, seconds: float) -> dict[str, float]:
         while not reader.received:
             senders.post(1)
             loop.step(0.1)
-        quiet = time.perf_counter() + 0.5
-        loop.until(lambda: senders.answered == senders.sent and time.perf_counter() > quiet, "the warm-up")
+        loop.wait(time.perf_counter() + 0.5)
+        senders.settle()
         sent: list[float] = []
         arrived: list[float] = []
         before = reader.received
@@ -111,9 +111,7 @@ def way(contender: Contender, pace: int, seconds: float) -> dict[str, float]:
         reader.arrived = note
         start = time.perf_counter()
         for number in range(int(pace * seconds)):
-            due = start + number / pace
-            while (left := due - time.perf_counter()) > 0:
-                loop.step(left)
+            loop.wait(start + number / pace)
             sent.append(time.perf_counter())
             senders.post(1)
         loop.until(lambda: len(arrived) == len(sent), "all deliveries")
@@ -125,7 +123,7 @@ def filled(contender: Contender, count: int) -> None:
     """Has the contender hold `count` events."""
     with Loop() as loop, contender.senders(loop, CONNECTIONS) as senders:
         senders.post(count)
-        loop.until(lambda: senders.answered == count, f"{count} answers", 600)
+        senders.settle(600)
 
 
 def _each(

@@ -37,7 +37,7 @@ class Side:
         port, found = self.server.port, {}
         with Loop() as loop, Senders(loop, port, self.path, SENDERS, BODY) as senders:
             senders.post(200)
-            loop.until(lambda: senders.answered == senders.sent, "the warm-up")
+            senders.settle()
             # What the first few cost once, imports and caches, is not a connection's.
             with Subscribers(loop, port, self.token, WARM, {"buckets": ["bench"]}) as first:
                 paced(self.server.cpu, loop, senders, first, WARM, 50, 0.2)

@@ -54,8 +54,7 @@ def connections(count: int, seconds: float) -> dict[str, float]:
         before = relay.memory()
         with Subscribers(loop, relay.port, token, count, {"buckets": ["quiet"]}):
             each = (relay.memory() - before) / count / 1024
-            settled = time.perf_counter() + _SETTLE
-            loop.until(lambda: time.perf_counter() >= settled, "a moment")
+            loop.wait(time.perf_counter() + _SETTLE)
             found = wrk(loop, relay.port, [path], CONNECTIONS, seconds)
         return {"rate": found.rate, "p99": found.p99, "each": each}
 
@@ -169,7 +168,7 @@ def storm(relay: PinnedRelay, path: str, token: tuple[str, str], cursor: str, co
                 del waiting[fd]
                 caught_up += 1
         took = time.perf_counter() - start
-        loop.until(lambda: senders.answered == senders.sent, "the last answers")
+        senders.settle()
         latencies = list(senders.latencies)
         for client in clients:
             client.socket.close()

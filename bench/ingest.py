@@ -19,15 +19,14 @@ def measure(port: int, path: str, connections: int, seconds: float) -> dict[str,
     """Requests a second, latencies in ms, and how busy the load itself was (1.0: it is the bottleneck)."""
     with Loop() as loop, Senders(loop, port, path, connections, BODY) as senders:
         senders.post(1 << 60)
-        warm = time.perf_counter() + seconds / 5
-        loop.until(lambda: time.perf_counter() >= warm, "the warm-up")
+        loop.wait(time.perf_counter() + seconds / 5)
         senders.latencies.clear()
         answered, busy, start = senders.answered, time.process_time(), time.perf_counter()
-        loop.until(lambda: time.perf_counter() >= start + seconds, "the end")
+        loop.wait(start + seconds)
         took = time.perf_counter() - start
         rate, load = (senders.answered - answered) / took, (time.process_time() - busy) / took
         senders.limit = 0
-        loop.until(lambda: senders.answered == senders.sent, "the last answers")
+        senders.settle()
     latencies = senders.latencies
     return {
         "rate": rate,

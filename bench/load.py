@@ -57,6 +57,11 @@ class Loop:
                 raise TimeoutError(f"waited {timeout} s for {what}")
             self.step(0.1)
 
+    def wait(self, end: float) -> None:
+        """Runs until this time of `time.perf_counter`."""
+        while (left := end - time.perf_counter()) > 0:
+            self.step(left)
+
 
 def post(port: int, path: str, body: bytes) -> bytes:
     """A webhook as a request."""
@@ -74,6 +79,7 @@ class Senders:
         self.sent = 0
         self.limit = 0
         self.latencies: list[float] = []
+        self._loop = loop
         self._sent_at: dict[int, float] = {}
         self._partial: dict[int, bytes] = {}
         self._request = post(port, path, body)
@@ -96,6 +102,10 @@ class Senders:
         idle, self._idle = self._idle, []
         for fd in idle:
             self._next(fd)
+
+    def settle(self, timeout: float = TIMEOUT) -> None:
+        """Runs until all is answered. Raises TimeoutError."""
+        self._loop.until(lambda: self.answered == self.sent, "the last answers", timeout)
 
     def _next(self, fd: int) -> None:
         if self.sent >= self.limit:
@@ -141,7 +151,7 @@ class Readers:
     ) -> None:
         self.received = 0
         self.bytes = 0
-        self.arrived: Callable[[], None] = _nothing
+        self.arrived: Callable[[], None] = lambda: None
         """Called whenever something came."""
         self.started = 0.0
         self._mark = mark
@@ -203,10 +213,6 @@ class Subscribers(Readers):
         )
 
 
-def _nothing() -> None:
-    """Nobody wants to know."""
-
-
 def frame(message: dict[str, Any]) -> bytes:
     """A masked text frame, with a mask of zeros."""
     data = json.dumps(message).encode()
@@ -222,9 +228,7 @@ def paced(
     events = int(pace * seconds)
     spent, expected, start = cpu(), readers.received + events * count, time.perf_counter()
     for number in range(events):
-        due = start + number / pace
-        while (left := due - time.perf_counter()) > 0:
-            loop.step(left)
+        loop.wait(start + number / pace)
         senders.post(1)
     loop.until(lambda: readers.received >= expected, "all deliveries")
     return (cpu() - spent) / (events * count) * 1e6

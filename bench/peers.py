@@ -404,10 +404,10 @@ class Nats(_Program):
         with _NatsSenders(loop, self.port, connections) as senders:
             senders.post(1 << 60)
             start = time.perf_counter()
-            loop.until(lambda: time.perf_counter() >= start + seconds, "the end")
+            loop.wait(start + seconds)
             latencies, rate = list(senders.latencies), senders.answered / (time.perf_counter() - start)
             senders.limit = 0
-            loop.until(lambda: senders.answered == senders.sent, "the last answers")
+            senders.settle()
         return Blast(rate, percentile(latencies, 0.5) * 1000, percentile(latencies, 0.99) * 1000)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 from bench.servers import LOAD_CORE, SERVER_CORE
 
 
-def median(values: Iterable[float]) -> float:
-    return statistics.median(values)
+def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The medians of what several runs found, one by one."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -30,7 +31,7 @@ def repeat(rounds: int, measures: Sequence[Callable[[], dict[str, float]]]) -> l
     for _ in range(rounds):
         for place, measure in enumerate(measures):
             found[place].append(measure())
-    return [{key: median(one[key] for one in ones) for key in ones[0]} for ones in found]
+    return [medians(runs) for runs in found]
 
 
 def machine() -> dict[str, Any]:

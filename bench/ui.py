@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -88,7 +89,7 @@ def first_load(world: World, rounds: int) -> list[dict[str, Any]]:
                 there = 1000 * (time.perf_counter() - began)
                 page.wait_for_timeout(500)
                 found.append({**page.evaluate(_LOAD), "there": there})
-        median = {key: report.median(each[key] for each in found) for key in found[0]}
+        median = report.medians(found)
         rows.append(
             {
                 "page": name,
@@ -111,7 +112,7 @@ def on_screen(world: World, count: int) -> list[dict[str, Any]]:
     return [
         {
             "events": count,
-            "median, ms": report.median(took),
+            "median, ms": statistics.median(took),
             "p90, ms": report.percentile(took, 0.9),
             "longest, ms": max(took),
         }
@@ -123,14 +124,13 @@ def ingest(world: World, seconds: float) -> dict[str, float]:
     relay = world.relay
     with Loop() as loop, Senders(loop, relay.port, world.path, CONNECTIONS, BODY) as senders:
         senders.post(1 << 40)
-        settle = time.perf_counter() + seconds / 4
-        loop.until(lambda: time.perf_counter() > settle, "the load to settle")
+        loop.wait(time.perf_counter() + seconds / 4)
         began, busy, before = time.perf_counter(), relay.cpu(), senders.answered
-        loop.until(lambda: time.perf_counter() > began + seconds, "the load")
+        loop.wait(began + seconds)
         took, count = time.perf_counter() - began, senders.answered - before
         busy = relay.cpu() - busy
         senders.limit = 0
-        loop.until(lambda: senders.answered == senders.sent, "the last answers")
+        senders.settle()
     return {"rate": count / took, "cpu": 1e6 * busy / count}
 
 
@@ -143,7 +143,7 @@ def beside_pages(world: World, rounds: int, pages: int, seconds: float) -> list[
                 for _ in range(count):
                     stack.enter_context(world.events())
                 found[count].append(ingest(world, seconds))
-    alone, beside = ({key: report.median(run[key] for run in runs) for key in runs[0]} for runs in found.values())
+    alone, beside = map(report.medians, found.values())
     return [
         {
             "open pages": pages,
