@@ -19,6 +19,7 @@ from typing import Any
 import click
 
 from bench import report
+from bench.fill import fill
 from bench.ingest import BODY
 from bench.load import Loop, Senders
 from bench.servers import PinnedRelay, folder
@@ -107,9 +108,7 @@ def main(quick: bool, restores: int | None) -> None:
     with folder() as data:
         relay = PinnedRelay(data / "data")
         path = relay.create_bucket("bench", "--retention-bytes", "none")
-        bucket = relay.command("bucket", "show", "bench")
-        fill = [sys.executable, "-m", "bench.fill", str(relay.data), bucket["id"], bucket["inputs"][0]["id"]]
-        subprocess.run([*fill, str(size // EVENT)], check=True)
+        fill(relay.data, relay.command("bucket", "show", "bench"), size // EVENT)
         with relay:
             (found,) = report.repeat(rounds, [lambda: measure(relay, path, data / "backup.db", seconds)])
         file = (relay.data / "relay.db").stat().st_size

@@ -1,10 +1,11 @@
-"""Fills a bucket's log past the server, which must not run: `python -m bench.fill DATA BUCKET_ID INPUT_ID COUNT`."""
+"""Fills a bucket's log past the server, which must not run."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bench.ingest import BODY
 from relay_tornado.log.sqlite import SqliteEventLog
@@ -15,15 +16,18 @@ from relay_tornado.storage.database import Database
 HEADERS = b"Host: relay.test\r\nUser-Agent: bench\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n"
 
 
-async def fill(data: Path, bucket_id: str, input_id: str, count: int) -> None:
+def fill(data: Path, bucket: dict[str, Any], count: int, body: Callable[[int], bytes] = lambda number: BODY) -> None:
+    """Appends so many events to a bucket, whose document this is; `body` gives that of each, by its number."""
+    asyncio.run(_fill(data, bucket["id"], bucket["inputs"][0]["id"], count, body))
+
+
+async def _fill(data: Path, bucket_id: str, input_id: str, count: int, body: Callable[[int], bytes]) -> None:
     settings = Settings(data=data, tail=1)
     database = await Database.open(settings)
     log = await SqliteEventLog.open(database, settings)
-    event = NewEvent(input_id, "POST", b"", b"", HEADERS, BODY, "127.0.0.1")
     for start in range(0, count, 1000):
-        await asyncio.gather(*(log.append(bucket_id, event) for _ in range(min(1000, count - start))))
+        bodies = [body(number) for number in range(start, min(start + 1000, count))]
+        events = [NewEvent(input_id, "POST", b"", b"", HEADERS, each, "127.0.0.1") for each in bodies]
+        await asyncio.gather(*(log.append(bucket_id, event) for event in events))
     await log.close()
     await database.close()
-
-
-asyncio.run(fill(Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])))

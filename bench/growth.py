@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from bench import replay, report
 from bench.compare import CONNECTIONS, REPLAY
+from bench.fill import fill
 from bench.ingest import BODY
 from bench.load import CHUNK, END, TIMEOUT, UPGRADE, WEBHOOK, Loop, Readers, Senders, Subscribers, frame
 from bench.servers import PinnedRelay, folder, let_go
@@ -203,8 +202,7 @@ def _filled(data: Path, size: int) -> tuple[PinnedRelay, str, tuple[str, str], s
     relay = PinnedRelay(data / f"filled-{size}", max_sockets=20_000)
     bucket = relay.command("bucket", "create", "bench")
     token = relay.create_token()
-    fill = [str(relay.data), bucket["id"], bucket["inputs"][0]["id"], str(size)]
-    subprocess.run([sys.executable, "-m", "bench.fill", *fill], check=True, timeout=3600)
+    fill(relay.data, bucket, size)
     last = relay.command("logs", "list", "--bucket", "bench", "--limit", "1")["data"][0]["id"]
     return relay, f"/v1/webhooks/{bucket['inputs'][0]['id']}", token, last.split("-")[0]
 

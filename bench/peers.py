@@ -29,14 +29,13 @@ _NCHAN = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
 
 
 class Contender:
-    """A server to measure: it can be posted to, and (where `mark` is not empty) subscribed to and replayed from.
+    """A server to measure: it can be posted to, and (most of them) subscribed to and replayed from.
 
     `durable`: whether what it acknowledged is synced to the disk.
     """
 
     name: str
     durable: str
-    mark: bytes = b""
 
     def __enter__(self) -> Self:
         self.start()
@@ -84,69 +83,67 @@ class Contender:
         raise NotImplementedError
 
 
-class Ours(Contender):
-    """The relay; `flags` are those of its server."""
+class _Own(Contender):
+    """A server of this repository's."""
 
-    def __init__(self, folder: Path, name: str = "relay", **flags: object) -> None:
-        self.name = name
-        self.durable = "yes"
-        self.mark = b'"type":"webhook"'
-        self.relay = PinnedRelay(folder / name.replace(" ", "-"), **flags)
+    server: PinnedRelay | Plain
+
+    def start(self) -> None:
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+
+    def cpu(self) -> float:
+        return self.server.cpu()
+
+    def memory(self) -> int:
+        return self.server.memory()
+
+
+class Ours(_Own):
+    """The relay."""
+
+    name = "relay"
+    durable = "yes"
+
+    def __init__(self, folder: Path) -> None:
+        self.server: PinnedRelay = PinnedRelay(folder / "relay")
         self._path = ""
         self._token = ("", "")
 
     def start(self) -> None:
-        self.relay.start()
+        super().start()
         if not self._path:
-            self._path = self.relay.create_bucket("bench")
-            self._token = self.relay.create_token()
-
-    def stop(self) -> None:
-        self.relay.stop()
+            self._path = self.server.create_bucket("bench")
+            self._token = self.server.create_token()
 
     def empty(self) -> None:
-        shutil.rmtree(self.relay.data)
+        shutil.rmtree(self.server.data)
         self._path = ""
 
-    def cpu(self) -> float:
-        return self.relay.cpu()
-
-    def memory(self) -> int:
-        return self.relay.memory()
-
     def target(self) -> tuple[int, str]:
-        return self.relay.port, self._path
+        return self.server.port, self._path
 
     def subscribers(self, loop: Loop, count: int) -> Readers:
-        return Subscribers(loop, self.relay.port, self._token, count, {"buckets": ["bench"]})
+        return Subscribers(loop, self.server.port, self._token, count, {"buckets": ["bench"]})
 
     def replay(self, loop: Loop, count: int) -> Readers:
         subscribe = {"buckets": ["bench"], "since": {"last": count}}
-        return Subscribers(loop, self.relay.port, self._token, 1, subscribe)
+        return Subscribers(loop, self.server.port, self._token, 1, subscribe)
 
 
-class Nothing(Contender):
+class Nothing(_Own):
     """A Tornado handler that stores nothing."""
 
-    def __init__(self, folder: Path, *, uvloop: bool = False) -> None:
-        self.name = "Tornado handler on uvloop" if uvloop else "Tornado handler"
-        self.durable = "stores nothing"
-        self._plain = Plain(folder, uvloop)
+    name = "Tornado handler"
+    durable = "stores nothing"
 
-    def start(self) -> None:
-        self._plain.start()
-
-    def stop(self) -> None:
-        self._plain.stop()
-
-    def cpu(self) -> float:
-        return self._plain.cpu()
-
-    def memory(self) -> int:
-        return self._plain.memory()
+    def __init__(self, folder: Path) -> None:
+        self.server = Plain(folder, False)
 
     def target(self) -> tuple[int, str]:
-        return self._plain.port, "/hook"
+        return self.server.port, "/hook"
 
 
 class _Program(Contender):

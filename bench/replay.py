@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from functools import partial
 from typing import Any
 
 from bench import report
+from bench.fill import fill
 from bench.load import Loop, Subscribers
 from bench.servers import PinnedRelay, folder
 
@@ -37,9 +36,8 @@ def run(quick: bool) -> list[dict[str, Any]]:
         bucket = relay.command("bucket", "create", "bench")
         token = relay.create_token()
         relay.stop()
-        fill = [str(data / "data"), bucket["id"], bucket["inputs"][0]["id"], str(size)]
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "bench.fill", *fill], check=True, timeout=600)
+        fill(data / "data", bucket, size)
         filled = size / (time.perf_counter() - start)
         relay.start()
         for count in replays:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import statistics
@@ -13,13 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from bench.fill import fill
 from bench.servers import PinnedRelay, folder
-from relay_tornado.log.sqlite import SqliteEventLog
-from relay_tornado.model import NewEvent
-from relay_tornado.settings import Settings
-from relay_tornado.storage.database import Database
 
-HEADERS: Final = b"Host: relay.test\r\nUser-Agent: bench\r\nContent-Type: application/json\r\n"
 REPEATS: Final = 9
 
 
@@ -41,24 +36,21 @@ def body(number: int, chance: random.Random, words: list[str]) -> bytes:
     return json.dumps({**event, "data": {"object": thing}, "livemode": False}).encode()
 
 
-async def fill(data: Path, bucket: str, input_id: str, count: int) -> dict[str, str]:
+def filled(data: Path, bucket: dict[str, Any], count: int) -> dict[str, str]:
     """Puts so many events into a bucket of a relay that does not run; returns texts that one of them each has."""
     chance = random.Random(7)
     words = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz", k=chance.randint(3, 10))) for _ in range(5_000)]
-    database = await Database.open(Settings(data=data, tail=1))
-    log = await SqliteEventLog.open(database, Settings(data=data, tail=1))
     found: dict[str, str] = {}
-    for start in range(0, count, 1000):
-        bodies = [body(number, chance, words) for number in range(start, min(start + 1000, count))]
-        await asyncio.gather(
-            *(log.append(bucket, NewEvent(input_id, "POST", b"", b"", HEADERS, each, "127.0.0.1")) for each in bodies)
-        )
-        if start <= count // 2 < start + 1000:
-            thing = json.loads(bodies[count // 2 - start])["data"]["object"]
-            found = {"an id": thing["id"], "an address": thing["email"], "a reference": thing["metadata"]["reference"]}
-            found["a part of a uuid"] = thing["uuid"][3:20]
-    await log.close()
-    await database.close()
+
+    def made(number: int) -> bytes:
+        content = body(number, chance, words)
+        if number == count // 2:
+            thing = json.loads(content)["data"]["object"]
+            found["an id"], found["an address"] = thing["id"], thing["email"]
+            found["a reference"], found["a part of a uuid"] = thing["metadata"]["reference"], thing["uuid"][3:20]
+        return content
+
+    fill(data, bucket, count, made)
     return found
 
 
@@ -79,11 +71,10 @@ def run(quick: bool, events: int) -> dict[str, Any]:
     with folder() as data:
         relay = PinnedRelay(data / "data", search_index=str(8 << 30))
         with relay:
-            path = relay.create_bucket("bench")
+            bucket = relay.command("bucket", "create", "bench")
             _, secret = relay.create_token()
-            bucket = next(each["id"] for each in relay.command("bucket", "list"))
             relay.stop()
-            texts = asyncio.run(fill(relay.data, bucket, path.rpartition("/")[2], events))
+            texts = filled(relay.data, bucket, events)
             began = time.monotonic()
             relay.start()
             caller = _Caller(relay, secret)
