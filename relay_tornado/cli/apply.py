@@ -11,7 +11,7 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.common import ask
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.manifest import read_manifest
-from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.plan import Step, plan
 from relay_tornado.errors import NotFound, RelayError
@@ -25,8 +25,7 @@ _option = options_of("APPLY")
 @_option("--dry-run", is_flag=True, help="Print what would be changed, and change nothing.")
 @_option("--prune", is_flag=True, help="Delete what the file does not declare, too: buckets, with every event in them.")
 @_option("--yes", is_flag=True, help="Do not ask before something is deleted.")
-@data_option
-@json_option
+@relay_options
 def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json: bool) -> None:
     """Make buckets, inputs and outputs what FILE declares, and print each change. Doing so again changes nothing."""
     manifest = read_manifest(file)

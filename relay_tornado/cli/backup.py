@@ -13,7 +13,7 @@ import click
 
 from relay_tornado.cli.client import check_rights
 from relay_tornado.cli.errors import NO_MEMORY, Failure, file_words
-from relay_tornado.cli.options import data_option, json_option, options_of, settings_from_environment
+from relay_tornado.cli.options import options_of, relay_options, settings_from_environment
 from relay_tornado.cli.output import print_json, size_words
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import NotFound, RelayError
@@ -35,8 +35,7 @@ class _NotLookedAt(Failure):
 @click.command(name="backup")
 @click.argument("file", type=click.Path(path_type=Path))
 @options_of("BACKUP")("--force", is_flag=True, help="Replace FILE where it is there.")
-@data_option
-@json_option
+@relay_options
 def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
     """Copy the relay's data to FILE, while the relay runs or not; the copy is checked, or there is none.
 
@@ -63,8 +62,7 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
 @click.command(name="restore")
 @click.argument("file", type=click.Path(path_type=Path))
 @options_of("RESTORE")("--damaged", is_flag=True, help="Restore FILE although damage is found in it, and say which.")
-@data_option
-@json_option
+@relay_options
 def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
     """Make the backup FILE the data of a relay, in a directory that is empty or missing."""
     from relay_tornado.ops import restore as restoring
@@ -110,8 +108,7 @@ def restore(file: Path, damaged: bool, data: Path, as_json: bool) -> None:
 @click.command(name="check")
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @options_of("CHECK")("--full", is_flag=True, help="Look whether indexes agree with their tables, too.")
-@data_option
-@json_option
+@relay_options
 def check(file: Path | None, full: bool, data: Path, as_json: bool) -> None:
     """Look whether the relay's data, or the backup FILE, is sound: every page, record and event; nothing is changed.
 

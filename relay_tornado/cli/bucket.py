@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay
-from relay_tornado.cli.common import ask, given, rate_given, relay_options, sender_options
+from relay_tornado.cli.common import ask, given, rate_given
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
@@ -20,6 +20,8 @@ from relay_tornado.cli.options import (
     Number,
     Size,
     options_of,
+    relay_options,
+    sender_options,
     together,
 )
 from relay_tornado.cli.output import (

@@ -13,14 +13,9 @@ import click
 
 from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words
-from relay_tornado.cli.options import NONE, data_option, json_option, together, url_option
+from relay_tornado.cli.options import NONE
 from relay_tornado.cli.output import Document, print_answer
 from relay_tornado.cli.parts import find_part
-
-relay_options = together(data_option, json_option)
-"""What a command has that asks a relay and prints its answer."""
-sender_options = together(data_option, url_option, json_option)
-"""The same, where the answer says where senders send to."""
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends a command that runs on."""

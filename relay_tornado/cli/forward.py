@@ -15,7 +15,7 @@ from relay_tornado.cli.client import open_relay, place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.output import Document
 from relay_tornado.cli.parts import no_output
 from relay_tornado.cli.positions import Place, PlaceType
@@ -42,8 +42,7 @@ _option = options_of("FORWARD")
 @_option("--since", type=PlaceType(), help="Where to begin while there is no checkpoint. Default: latest.")
 @_option("--stock", is_flag=True, help="Speak the original's protocol alone, to any Webhook Relay server.")
 @_option("--key", help="The token's key, where the server wants it beside the secret.")
-@data_option
-@json_option
+@relay_options
 def forward(
     bucket: str,
     url: str,

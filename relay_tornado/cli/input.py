@@ -15,8 +15,6 @@ from relay_tornado.cli.common import (
     headers_given,
     rate_given,
     read_text,
-    relay_options,
-    sender_options,
 )
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
@@ -26,16 +24,11 @@ from relay_tornado.cli.options import (
     NoneOr,
     Number,
     options_of,
+    relay_options,
+    sender_options,
     together,
 )
-from relay_tornado.cli.output import (
-    Document,
-    print_fields,
-    print_json,
-    print_list,
-    rate_words,
-    webhook_url,
-)
+from relay_tornado.cli.output import Document, print_fields, print_json, print_list, rate_words, webhook_url
 from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.model import counted

@@ -17,7 +17,7 @@ from relay_tornado.cli.client import place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
-from relay_tornado.cli.options import Lines, Number, Size, data_option, json_option, options_of
+from relay_tornado.cli.options import Lines, Number, Size, options_of, relay_options
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
 from relay_tornado.cli.reader import ended_with_reader
@@ -42,8 +42,7 @@ _option = options_of("LISTEN")
 @_option("--bodies-only", is_flag=True, help="Print bodies alone, as they came.")
 @_option("--stock", is_flag=True, help="Speak the original's protocol alone, to any Webhook Relay server.")
 @_option("--key", help="The token's key, where the server wants it beside the secret.")
-@data_option
-@json_option
+@relay_options
 @click.pass_context
 def listen(
     context: click.Context,

@@ -16,7 +16,7 @@ from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.group import Group
-from relay_tornado.cli.options import Number, Read, data_option, json_option, options_of, unix_time
+from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
 from relay_tornado.errors import RelayError
 from relay_tornado.ids import parse_id
@@ -70,8 +70,7 @@ def logs() -> None:
 @_UNTIL
 @_option("--limit", type=Number(1, 500), default=50, show_default=True, help="At most this many.")
 @_option("--cursor", help="Go on behind this id, towards older ones.")
-@data_option
-@json_option
+@relay_options
 def list_(data: Path, as_json: bool, **params: Any) -> None:
     """List events, newest first, each with its latest delivery."""
     arguments = {name: value for name, value in params.items() if value is not None}
@@ -102,8 +101,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
 
 @logs.command()
 @click.argument("id")
-@data_option
-@json_option
+@relay_options
 def show(id: str, data: Path, as_json: bool) -> None:
     """Show the event with the id ID, or one copy of it, with its latest delivery."""
     with open_relay(data) as relay:
@@ -166,8 +164,7 @@ def _beginning(answer: bytes) -> str:
 @_option("--filter", help="Only events that match these rules (JSON), as an output's.")
 @_OUTPUT
 @_FORCE
-@data_option
-@json_option
+@relay_options
 def resend(
     ids: tuple[str, ...],
     bucket: str | None,

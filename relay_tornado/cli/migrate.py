@@ -9,14 +9,13 @@ from pathlib import Path
 import click
 
 from relay_tornado.cli.client import check_rights
-from relay_tornado.cli.options import data_option, json_option
+from relay_tornado.cli.options import relay_options
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.errors import NotFound
 
 
 @click.command(name="migrate")
-@data_option
-@json_option
+@relay_options
 def command(data: Path, as_json: bool) -> None:
     """Bring the data directory to this relay's schema, after a copy; no relay may be running on it.
 

@@ -381,3 +381,9 @@ url_option = click.option(
     show_envvar=True,
     help="URL under which senders reach the relay, to print whole URLs; a running relay knows its own.",
 )
+
+relay_options = together(data_option, json_option)
+"""What a command has that asks a relay and prints its answer."""
+
+sender_options = together(data_option, url_option, json_option)
+"""The same, where the answer says where senders send to."""

@@ -15,7 +15,7 @@ from relay_tornado.cli.access import open_access
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.conditions import Condition, joined
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.options import Read, data_option, json_option, options_of
+from relay_tornado.cli.options import Read, options_of, relay_options
 from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.parts import find_output
 from relay_tornado.cli.positions import Place, PlaceType
@@ -74,8 +74,7 @@ class PaceType(Read):
 @_option("--pace", type=PaceType(), default="full", show_default=True, help="original, 2x, 10/s, or full speed.")
 @_option("--filter", "filters", type=Condition(), multiple=True, help="Only events like header:X=Y; repeats.")
 @sending_options(_option, "To a URL: ")
-@data_option
-@json_option
+@relay_options
 def replay(
     bucket: str,
     begin: Place,

@@ -9,7 +9,7 @@ import click
 
 from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.logs import Past, nothing_found
-from relay_tornado.cli.options import Number, data_option, json_option, options_of
+from relay_tornado.cli.options import Number, options_of, relay_options
 from relay_tornado.cli.output import note, print_json, print_table, when
 from relay_tornado.model import STATUSES
 
@@ -28,8 +28,7 @@ _option = options_of("SEARCH")
 @_option("--until", type=Past(), help="Received before this time.")
 @_option("--limit", type=Number(1, 500), default=50, show_default=True, help="At most this many.")
 @_option("--cursor", help="Go on behind this id, towards older ones.")
-@data_option
-@json_option
+@relay_options
 def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
     """Find events that have TEXT in their path, query, headers' values or body, newest first.
 

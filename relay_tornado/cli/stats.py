@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import check_rights, open_relay
-from relay_tornado.cli.options import data_option, json_option, settings_from_environment
+from relay_tornado.cli.options import relay_options, settings_from_environment
 from relay_tornado.cli.output import (
     note,
     print_fields,
@@ -27,8 +27,7 @@ _LONG: Final = 365.0
 
 
 @click.command(name="stats")
-@data_option
-@json_option
+@relay_options
 def command(data: Path, as_json: bool) -> None:
     """Show what takes the space, how long it lasts, and which clients lag behind."""
     from relay_tornado.ops.opening import locate

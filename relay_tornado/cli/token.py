@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay
-from relay_tornado.cli.common import given, relay_options, sender_options
+from relay_tornado.cli.common import given
 from relay_tornado.cli.errors import unless_seen
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
@@ -18,15 +18,10 @@ from relay_tornado.cli.options import (
     Moment,
     format_duration,
     options_of,
+    relay_options,
+    sender_options,
 )
-from relay_tornado.cli.output import (
-    print_answer,
-    print_fields,
-    print_json,
-    print_list,
-    socket_url,
-    when,
-)
+from relay_tornado.cli.output import print_answer, print_fields, print_json, print_list, socket_url, when
 from relay_tornado.cli.secret import must_be_seen
 
 

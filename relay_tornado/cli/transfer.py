@@ -13,7 +13,7 @@ import click
 
 from relay_tornado.cli.client import Caller, check_rights, open_relay
 from relay_tornado.cli.errors import STDOUT, about
-from relay_tornado.cli.options import data_option, json_option, options_of
+from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.progress import show_progress
 from relay_tornado.errors import Conflict, Invalid, RelayError
@@ -36,8 +36,7 @@ _option = options_of("EXPORT")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @_option("--after", metavar="SEQ|ID", help="Only the events after this one, as for `-` that continues an export.")
 @_option("--append", is_flag=True, help="Go on where FILE ends, also where an export was broken off.")
-@data_option
-@json_option
+@relay_options
 def export(bucket: str, file: Path, after: str | None, append: bool, data: Path, as_json: bool) -> None:
     """Write the events of BUCKET to FILE (`-`: standard output), with their exact bytes, as lines of JSON."""
     from relay_tornado.ops.export import export as write_export
@@ -152,8 +151,7 @@ def _line_end(output: BinaryIO, end: int) -> int:
 @click.command(name="import")
 @click.argument("bucket")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
-@data_option
-@json_option
+@relay_options
 def import_(bucket: str, file: Path, data: Path, as_json: bool) -> None:
     """Read the events of an export from FILE (`-`: standard input) into BUCKET, which is new or empty.
 

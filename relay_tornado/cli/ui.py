@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from relay_tornado.cli.client import known_url, open_relay
-from relay_tornado.cli.options import data_option, json_option, options_of, url_option
+from relay_tornado.cli.options import options_of, sender_options
 from relay_tornado.cli.output import note, print_json
 from relay_tornado.cli.secret import must_be_seen
 
@@ -18,9 +18,7 @@ _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # looked fo
 
 @click.command()
 @_option("--sign-out-all", is_flag=True, help="Sign everybody out of the page instead, and print no link.")
-@data_option
-@url_option
-@json_option
+@sender_options
 def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) -> None:
     """Print a link to the relay's page that signs you in as an administrator: once, and within ten minutes.
 
