@@ -17,6 +17,9 @@ from tests.acceptance.relay import TIMEOUT, Relay, Server, wait_for
 
 SERVER = Path(__file__).parent / "target_server.py"
 
+QUICK = ("--max-delay", "0.05", "--json")
+"""Options of an agent that tries again soon, and whose lines can be read."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -142,3 +145,20 @@ def logs(relay: Relay, bucket: str) -> dict[int, Any]:
     """The events of a bucket with their newest result, by seq."""
     page = relay.call("logs.list", bucket=bucket, limit=500)
     return {each["seq"]: each for each in page["data"]}
+
+
+def forward(folder: Path, relay: Relay, secret: str, bucket: str, *arguments: str) -> Agent:
+    """Runs `relay forward`."""
+    return Agent(folder, relay.url, secret, "forward", bucket, *arguments, *QUICK)
+
+
+def kept(checkpoint: Path) -> str:
+    """The position in a checkpoint of one bucket."""
+    [bucket] = json.loads(checkpoint.read_text())["buckets"].values()
+    return str(bucket["id"])
+
+
+def beyond(checkpoint: Path) -> str:
+    """The end of the stretch beyond that position that is done, "" where there is none."""
+    [bucket] = json.loads(checkpoint.read_text())["buckets"].values()
+    return str(bucket.get("done", [["", ""]])[-1][-1])

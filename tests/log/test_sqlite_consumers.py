@@ -1,4 +1,4 @@
-"""Consumers on SQLite: they ride along with commits, and survive errors of the disk and kill -9."""
+"""Consumers on SQLite: they ride along with commits, and survive kill -9."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
-from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log import consumer_rows, reclaim
-from relay_tornado.log.consumers import Gaps, Key, Terms
+from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
-from relay_tornado.model import Gap, Retention
+from relay_tornado.model import Retention
 from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.failing import once as fails_once
 from tests.log.worlds import SqliteWorld, event, fill, make
-from tests.storage.faults import Faults, always, once
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
@@ -122,209 +118,6 @@ async def test_many_consumers_take_turns(disk: SqliteWorld, monkeypatch: pytest.
         store.save(KEY._replace(name=name), lambda: Changes(9))
     await store.saved()
     assert floors(disk.database.path) == dict.fromkeys(names, 9)
-
-
-@log_test
-async def test_one_that_can_not_be_stored_harms_nobody(disk: SqliteWorld) -> None:
-    """Neither events nor other consumers: it is told in the log, and the next change of it is stored."""
-    store = await begin(disk, "a", "bad", "c")
-    impossible = Changes(5, (), False, {3: Parked(1 << 70, 1.0, 1.0)})
-    with capture_logs() as logs:
-        for name in ("a", "bad", "c"):
-            store.save(KEY._replace(name=name), lambda name=name: impossible if name == "bad" else Changes(5))
-        assert (await disk.log.append("b", event())).seq == 21
-        await store.saved()
-    assert [(each["event"], each["consumer"]) for each in logs] == [("consumer_not_saved", "bad")]
-    assert floors(disk.database.path) == {"a": 5, "bad": 0, "c": 5}
-    store.save(KEY._replace(name="bad"), lambda: Changes(6))
-    await store.saved()
-    assert floors(disk.database.path)["bad"] == 6
-
-
-@log_test
-async def test_what_damage_keeps_from_being_stored(faulty: SqliteWorld, faults: Faults) -> None:
-    """It is stored with what is saved next: a floor is never there without what is tried again, and dead, below it.
-    Whoever takes the consumer up from the file goes on from what the file says."""
-    store = await begin(faulty, "worker")
-    ledgers = Ledgers(store, faulty.log)
-    ledger = await ledgers.open(KEY)
-    for number, taken in enumerate(ledger.progress.take(20, 6, 0.0)):
-        faults.before = always("UPDATE consumer", sqlite3.SQLITE_CORRUPT)
-        if number % 3 == 0:
-            ledger.progress.fail(taken, 50.0, 1.0)
-        elif number % 3 == 1:
-            ledger.progress.bury(taken, 1.0, "x")
-        else:
-            ledger.progress.done(taken)
-            faults.heal()
-        ledger.save()
-        await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
-    assert (stored.floor, set(stored.parked), stored.dead) == (6, {1, 4}, 2)
-
-    faults.before = always("UPDATE consumer", sqlite3.SQLITE_CORRUPT)
-    (taken,) = (one for one in ledger.progress.take(20, 9, 0.0) if one.seq == 7)
-    ledger.progress.fail(taken, 50.0, 1.0)
-    ledger.save()
-    await store.saved()
-    ledgers.close(ledger)
-    faults.heal()
-    again = await ledgers.open(KEY)
-    assert again.progress.floor == 6
-    (taken,) = (one for one in again.progress.take(20, 9, 0.0) if one.seq == 7)
-    assert again.progress.done(taken)
-    again.save()
-    await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
-    assert (stored.floor, set(stored.parked)) == (7, {1, 4})
-    ledgers.close(again)
-
-
-@log_test
-async def test_a_source_that_fails_harms_nobody(disk: SqliteWorld) -> None:
-    """What can't say its changes is logged, and the rest is stored."""
-    store = await begin(disk, "a", "c")
-
-    def fail() -> Changes:
-        raise RuntimeError("broken")
-
-    with capture_logs() as logs:
-        store.save(KEY._replace(name="a"), fail)
-        store.save(KEY._replace(name="c"), lambda: Changes(5))
-        await store.saved()
-    assert [each["event"] for each in logs] == ["consumer_not_asked"]
-    assert floors(disk.database.path) == {"a": 0, "c": 5}
-
-
-@pytest.mark.parametrize(
-    ("match", "code"),
-    [
-        ("UPDATE consumer", sqlite3.SQLITE_IOERR),
-        ("UPDATE meta", sqlite3.SQLITE_IOERR),
-        ("UPDATE meta", sqlite3.SQLITE_FULL),
-        ("COMMIT", sqlite3.SQLITE_IOERR),
-    ],
-)
-@log_test
-async def test_an_error_of_the_disk_loses_nothing(faulty: SqliteWorld, faults: Faults, match: str, code: int) -> None:
-    """What was saved, before and while it fails, is there once the file can be written again."""
-    store = await begin(faulty, "worker")
-    parked = {3: Parked(1, 5.0, 1.0), 4: Parked(1, 5.0, 1.0)}
-    store.save(KEY, lambda: Changes(5, (), False, dict(parked), set(), {2: Dead(1, 1.0, 1.0, "x")}))
-    faults.before = once(match, code)
-    try:
-        await faulty.log.append("b", event())
-    except RelayError:
-        store.save(KEY, lambda: Changes(6, (), False, {5: Parked(1, 5.0, 1.0)}, {3}))
-    await until(lambda: not faulty.database.problem)
-    await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
-    assert stored.dead == 1
-    if stored.floor == 6:
-        assert set(stored.parked) == {4, 5}
-    else:
-        assert (stored.floor, dict(stored.parked), match) == (5, parked, "UPDATE consumer")
-
-
-@log_test
-async def test_what_is_saved_while_a_commit_fails_adds_up(disk: SqliteWorld) -> None:
-    """What was on its way and what came meanwhile are stored together, in their order."""
-    store = await begin(disk, "worker")
-    store.save(KEY, lambda: Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
-    assert store.board()
-    store.save(KEY, lambda: Changes(3, (), False, {3: Parked(1, 1.0, 1.0)}, {1}))
-    store.bumped()
-    await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
-    assert (stored.floor, set(stored.parked), stored.dead) == (3, {3}, 1)
-
-
-@log_test
-async def test_what_keeps_it_from_being_saved_is_told(faulty: SqliteWorld, faults: Faults) -> None:
-    """Whoever waits gets the error; later it is stored all the same."""
-    store = await begin(faulty, "worker")
-    faults.before = always("UPDATE consumer", sqlite3.SQLITE_IOERR)
-    store.save(KEY, lambda: Changes(5))
-    with pytest.raises(Unavailable, match="consumers"):
-        await store.saved()
-    assert (await faulty.log.append("b", event())).seq == 21
-    faults.heal()
-    await store.saved()
-    assert floors(faulty.database.path) == {"worker": 5}
-
-
-@log_test
-async def test_a_close_that_can_not_save_says_so(faulty: SqliteWorld, faults: Faults) -> None:
-    """It ends all the same."""
-    store = await begin(faulty, "worker")
-    faults.before = always("UPDATE consumer", sqlite3.SQLITE_IOERR)
-    store.save(KEY, lambda: Changes(5))
-    with capture_logs() as logs:
-        await store.close()
-    assert "consumers_not_saved" in [each["event"] for each in logs]
-
-
-@log_test
-async def test_what_was_saved_and_lost_is_saved_anew(faulty: SqliteWorld) -> None:
-    """Where the file is as it was before, and no event is lost: nobody is told, and nothing is passed over."""
-    store = await begin(faulty, "worker")
-    ledgers = Ledgers(store, faulty.log)
-    ledger = await ledgers.open(KEY)
-    told: list[int] = []
-    ledger.watch(lambda: told.append(1))
-    (one,) = ledger.progress.take(20, 1, 0.0)
-    ledger.progress.fail(one, 50.0, 1.0)
-    ledger.save()
-    await store.saved()
-    with sqlite3.connect(faulty.database.path) as raw:
-        raw.execute("DELETE FROM parked")
-        raw.execute("UPDATE consumer SET floor = 0")
-    raw.close()
-    ledgers.lost("b", 20)
-    stored = await store.get(KEY)
-    assert stored is not None
-    assert (stored.floor, stored.parked) == (1, {1: Parked(1, 50.0, 1.0)})
-    assert told == []
-    ledgers.close(ledger)
-
-
-@log_test
-async def test_those_in_use_learn_that_events_were_lost(faulty: SqliteWorld, faults: Faults) -> None:
-    """Where the log's end is lost while it runs, what comes in its place is delivered."""
-    store = await begin(faulty, "worker")
-    ledgers = Ledgers(store, faulty.log)
-    ledger = await ledgers.open(KEY)
-    told: list[int] = []
-    ledger.watch(lambda: told.append(1))
-    for taken in ledger.progress.take(20, 20, 0.0):
-        ledger.progress.done(taken)
-    ledgers.lost("c", 0)
-    ledgers.lost("b", 20)
-    assert told == []
-    raw = sqlite3.connect(faulty.database.path)
-    with raw:
-        triggers = raw.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-        for name, _ in triggers:
-            raw.execute(f"DROP TRIGGER {name}")
-        raw.execute("DELETE FROM event WHERE seq > 15")
-        raw.execute("UPDATE log SET head = 15")
-        for _, sql in triggers:
-            raw.execute(sql)
-    raw.close()
-    with pytest.raises(RelayError):
-        await faulty.log.append("b", event())
-    await until(lambda: told)
-    assert told == [1]
-    assert ledger.progress.floor == 15
-    assert (await faulty.log.append("b", event())).seq == 16
-    assert [one.seq for one in ledger.progress.take(16, 9, 0.0)] == [16]
-    await store.saved()
-    assert floors(faulty.database.path) == {"worker": 15}
-    ledgers.close(ledger)
 
 
 @log_test
@@ -482,77 +275,3 @@ async def test_what_is_parked_in_a_log_that_is_dropped_becomes_nothing(disk: Sql
 
     assert await disk.database.write(job) == (True, 0)
     await disk.log.drop("b")
-
-
-@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT])
-@pytest.mark.parametrize("match", ["UPDATE consumer SET floor", "UPDATE consumer SET gaps"])
-@log_test
-async def test_gaps_that_could_not_be_stored_are_later(
-    faulty: SqliteWorld, faults: Faults, match: str, code: int
-) -> None:
-    """Those that were met with changes, and those without: a client that comes after a restart is told of them."""
-    store = await begin(faulty, "worker", "other")
-    keys = (KEY, KEY._replace(name="other"))
-    first, second, third = Gap("retention", 1, 2), Gap("retention", 7, 9), Gap("retention", 15, 16)
-    faults.before = always(match, code)
-    for place, key in enumerate(keys):
-        if place or match.endswith("floor"):
-            store.save(key, lambda: Changes(9))
-        store.met(key, first, 5.0)
-        store.met(key, second, 6.0)
-    with suppress(Unavailable):
-        await store.saved()
-    faults.heal()
-    for key in keys:
-        store.met(key, third, 7.0)
-    await store.saved()
-    for key in keys:
-        stored = await store.get(key)
-        assert stored is not None
-        assert (stored.untold, stored.gaps) == ((first, second, third), Gaps(3, third, 7.0))
-    assert floors(faulty.database.path) == {"worker": 9 if match.endswith("floor") else 0, "other": 9}
-
-
-@log_test
-async def test_changes_that_can_not_be_stored_take_no_gap_along(disk: SqliteWorld) -> None:
-    """Gaps are stored with what is saved next."""
-    store = await begin(disk, "worker")
-    store.save(KEY, lambda: Changes(5, (), False, {3: Parked(1 << 70, 1.0, 1.0)}))
-    store.met(KEY, Gap("retention", 1, 2), 5.0)
-    await store.saved()
-    store.save(KEY, lambda: Changes(6))
-    await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
-    assert (stored.floor, stored.untold) == (6, (Gap("retention", 1, 2),))
-
-
-@log_test
-async def test_a_damaged_record_of_gaps_keeps_no_change_from_being_stored(disk: SqliteWorld) -> None:
-    """It goes along with what is saved next, as with any damage; where the consumer begins anew, nothing does."""
-    store = await begin(disk, "worker")
-    gap = Gap("retention", 1, 2)
-
-    def set_gap(text: str | None) -> None:
-        with closing(sqlite3.connect(disk.database.path)) as raw, raw:
-            raw.execute("UPDATE consumer SET gap = ?", (text,))
-
-    def changes() -> Changes:
-        return left.pop(0)
-
-    for renewed, floor, parked, untold in ((False, 6, {3}, (gap,)), (True, 0, set(), ())):
-        left = [Changes(5, (), False, {3: Parked(1, 1.0, 1.0)}), Changes(6)]
-        set_gap("{}")
-        store.save(KEY, changes)
-        store.met(KEY, gap, 5.0)
-        await store.saved()
-        if renewed:
-            await store.renew(KEY, 0, 6.0)
-            store.told(KEY, ())
-        else:
-            set_gap(None)
-            store.save(KEY, changes)
-        await store.saved()
-        stored = await store.get(KEY)
-        assert stored is not None
-        assert (stored.floor, set(stored.parked), stored.untold) == (floor, parked, untold)

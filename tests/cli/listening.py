@@ -1,0 +1,49 @@
+"""`relay listen` as a process beside a relay."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.client.conftest import shared as shared
+from tests.client.conftest import world as world
+from tests.client.world import TIMEOUT, World
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-W", "error", "-m", "relay_tornado", *map(str, arguments)]
+
+
+def listen(world: World, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs it until it ends by itself."""
+    return subprocess.run(
+        command("listen", *arguments), env=world.relay.environment() | variables, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=TIMEOUT,
+    )  # fmt: skip
+
+
+def lines(run: subprocess.CompletedProcess[str]) -> list[Any]:
+    assert run.returncode == 0, run.stderr
+    return [json.loads(line) for line in run.stdout.splitlines()]
+
+
+@contextmanager
+def listening(world: World, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """It runs meanwhile; what still runs at the end is killed."""
+    process = subprocess.Popen(
+        command("listen", *arguments), env=world.relay.environment(), stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def clients(world: World) -> int:
+    return len(world.relay.call("client.list"))

@@ -1,0 +1,134 @@
+"""Commands as processes of their own: what they ask at a terminal, how they end, and how fast they start."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from relay_tornado import __version__
+from tests.acceptance.relay import Relay
+from tests.cli.test_cli_client import TIMEOUT, locked
+from tests.cli.test_cli_client import server as server
+
+
+def test_ctrl_c_ends_a_command_clean(tmp_path: Path) -> None:
+    """Exit code 130 and a line, no traceback."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    with locked(relay.data):
+        command = [sys.executable, "-m", "relay_tornado", "bucket", "list"]
+        process = subprocess.Popen(
+            command, env=relay.environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with process:
+            assert process.stderr is not None
+            first = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=TIMEOUT)
+    assert first.startswith("relay: waiting for it")
+    assert (process.returncode, out, err) == (130, "", "relay: stopped\n")
+
+
+def at_terminal(relay: Relay, *arguments: str, typed: bytes) -> tuple[int, str, str, str]:
+    """Runs a command whose standard input is a terminal; returns its exit code, stdout, stderr, and what was echoed."""
+    terminal, keyboard = os.openpty()
+    command = [sys.executable, "-m", "relay_tornado", *arguments]
+    process = subprocess.Popen(
+        command,
+        env=relay.environment(),
+        stdin=keyboard,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+    with process:
+        assert process.stderr is not None
+        asked = process.stderr.read(1)
+        os.write(terminal, typed)
+        out, err = process.communicate(timeout=TIMEOUT)
+    os.close(keyboard)
+    echoed = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 1000):
+            echoed += part
+    os.close(terminal)
+    return process.returncode, out.decode(), (asked + err).decode(), echoed.decode()
+
+
+def test_somebody_is_asked_before_a_bucket_goes(tmp_path: Path) -> None:
+    """At a terminal the question comes on stderr; no and Ctrl-D delete nothing, yes does."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    for typed, code, words in ((b"n\n", 1, "relay: nothing was deleted"), (b"\x04", 130, "relay: stopped")):
+        returned, out, err, _ = at_terminal(relay, "bucket", "delete", "orders", typed=typed)
+        assert (returned, out) == (code, "")
+        assert "Delete the bucket 'orders' and every event in it?" in err
+        assert words in err
+        assert "Traceback" not in err
+    returned, out, _, _ = at_terminal(relay, "bucket", "delete", "orders", typed=b"y\n")
+    assert returned == 0
+    assert out.startswith("Deleted the bucket orders")
+    assert relay.command("bucket", "list") == []
+
+
+def test_somebody_is_asked_before_a_file_deletes(tmp_path: Path) -> None:
+    """`apply --prune` at a terminal prints what it would do, and tells how much goes with it; no changes nothing."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    file = tmp_path / "relay.toml"
+    file.write_text("[buckets.billing]\n")
+    returned, out, err, _ = at_terminal(relay, "apply", str(file), "--prune", typed=b"n\n")
+    assert returned == 1
+    assert [line[0] for line in out.splitlines()] == ["-", "+"]
+    assert "Delete 1 thing, and every event in 1 bucket?" in err
+    assert "relay: nothing was changed" in err
+    assert [each["name"] for each in relay.command("bucket", "list")] == ["orders"]
+
+
+def test_a_secret_that_is_typed_is_not_shown(tmp_path: Path) -> None:
+    """`--password -` at a terminal asks on stderr, and echoes nothing."""
+    relay = Relay(tmp_path / "data")
+    arguments = ("bucket", "create", "orders", "--auth", "basic", "--username", "u", "--password", "-")
+    returned, out, err, echoed = at_terminal(relay, *arguments, typed=b"hunter2\n")
+    assert returned == 0, err
+    assert err.startswith("Password: ")
+    assert "hunter2" not in out + err + echoed
+    assert relay.command("bucket", "show", "orders")["auth"]["password"] == "hunter2"
+
+
+def test_a_reader_that_leaves_early(tmp_path: Path) -> None:
+    """`relay bucket list | head -1` ends without a traceback."""
+    relay = Relay(tmp_path / "data")
+    relay.command("bucket", "create", "orders")
+    command = f"{sys.executable} -m relay_tornado bucket list --json | exec 0<&-"
+    run = subprocess.run(command, shell=True, env=relay.environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert run.stderr == ""
+
+
+IMPORTS = """
+import sys
+from relay_tornado.cli import main
+main(sys.argv[1:], standalone_mode=False)
+heavy = {"tornado", "rich", "aiosqlite", "sqlite3", "marshmallow", "asyncio", "structlog", "websockets"}
+print(sorted(heavy & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("bucket", "create", "--help"), ("bucket", "list", "--json")])
+def test_commands_start_fast(server: Relay, arguments: tuple[str, ...]) -> None:
+    """Help, and a command that finds a relay running, import none of what takes time."""
+    command = [sys.executable, "-c", IMPORTS, *arguments]
+    run = subprocess.run(command, env=server.environment(), capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stderr) == (0, "[]\n")
+
+
+def test_the_module_is_the_command() -> None:
+    """`python -m relay_tornado` is `relay`."""
+    command = [sys.executable, "-m", "relay_tornado", "--version"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (run.returncode, run.stdout) == (0, f"relay {__version__}\n")

@@ -1,0 +1,157 @@
+"""The client's acks: which go out, on which connection, and which are said again after a cut."""
+
+from __future__ import annotations
+
+from relay_tornado.client.acks import MEMORY, REMEMBERED, SURE, Acks
+
+
+def test_an_ack_goes_out_on_the_events_own_connection() -> None:
+    """On it at once; after a cut it waits for the event, which is not given to the application again."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    assert not acks.came("a", "orders")
+    assert not acks.came("b", "orders")
+    assert acks.ack("a", False) == '{"action":"ack","id":"a"}'
+    now[0] += SURE + 1
+    acks.cut()
+    assert acks.ack("b", False) is None
+    assert acks.late() == []
+    assert acks.came("b", "orders")
+    assert acks.late() == ['{"action":"ack","id":"b"}']
+    assert acks.late() == []
+    # Long ago it was acknowledged, so the relay means it.
+    assert not acks.came("a", "orders")
+    assert not acks.came("b", "orders")
+
+
+def test_an_ack_just_before_a_cut_is_said_again() -> None:
+    """The relay may not have had it."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    acks.came("a", "orders")
+    acks.ack("a", False)
+    for _ in range(2):
+        acks.cut()
+        acks.cut()
+        now[0] += MEMORY - 1
+        assert acks.came("a", "orders")
+    acks.cut()
+    now[0] += MEMORY + 1
+    assert not acks.came("a", "orders")
+
+
+def test_acks_of_a_long_silence_are_said_again() -> None:
+    """However long it was: the relay had none of them. The newest are remembered, and all of the last seconds."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    for each in range(2 * REMEMBERED):
+        acks.came(str(each), "orders")
+        acks.ack(str(each), False)
+    now[0] += 6 * SURE
+    acks.came("last", "orders")
+    acks.ack("last", False)
+    acks.cut(7 * SURE)
+    assert not acks.came("0", "orders")
+    assert acks.came(str(2 * REMEMBERED - 1), "orders")
+    assert acks.came("last", "orders")
+
+
+def test_what_comes_again_after_everything_came_is_meant() -> None:
+    """Once the relay has caught up, in this bucket, an ack from before the cut is said for nothing any more."""
+    acks = Acks()
+    for each, bucket in (("a", "orders"), ("b", "orders"), ("c", "others")):
+        acks.came(each, bucket)
+        acks.ack(each, False)
+    acks.cut()
+    assert acks.came("a", "orders")
+    acks.caught_up("orders")
+    assert not acks.came("b", "orders")
+    assert acks.came("c", "others")
+
+
+def test_what_a_dead_connection_held_is_acknowledged_again() -> None:
+    """Where the relay took it for alive until after the bucket was caught up with: what was out there comes as one more
+    attempt. What the application was given since is its own again."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    for each in "abc":
+        acks.came(each, "orders")
+        acks.ack(each, False)
+    acks.cut()
+    acks.caught_up("orders")
+    assert acks.came("a", "orders", 2)
+    assert acks.late() == ['{"action":"ack","id":"a"}']
+    assert not acks.came("b", "orders", 1)
+    assert not acks.came("b", "orders", 2)
+    acks.cut()
+    now[0] += MEMORY + 1
+    assert not acks.came("c", "orders", 2)
+
+
+def test_what_the_relay_knows_and_sends_again_is_meant() -> None:
+    """Its consumer was moved back while nobody was connected: so what follows is meant, too, in this bucket."""
+    now = [0.0]
+    acks = Acks(lambda: now[0])
+    for each, bucket in (("a", "orders"), ("z", "others")):
+        acks.came(each, bucket)
+        acks.ack(each, False)
+    now[0] += SURE + 1
+    for each, bucket in (("b", "orders"), ("c", "orders"), ("y", "others")):
+        acks.came(each, bucket)
+        acks.ack(each, False)
+    acks.cut()
+    for each in "abc":
+        assert not acks.came(each, "orders")
+    assert acks.late() == []
+    assert acks.came("y", "others")
+    for each in range(2 * REMEMBERED):
+        acks.came(str(each), "orders")
+        acks.ack(str(each), False)
+    now[0] += SURE + 1
+    acks.cut()
+    assert len(acks._known) == REMEMBERED
+
+
+def test_an_ack_after_a_cut_is_of_its_event_alone() -> None:
+    """Not of what came before it; nor is one that was given back acknowledged by what follows."""
+    acks = Acks()
+    for each in "abc":
+        acks.came(each, "orders")
+    acks.cut()
+    assert acks.nak("c", None) is None
+    for each in "bc":
+        assert acks.ack(each, False) is None
+    assert not acks.came("a", "orders")
+    assert acks.came("b", "orders")
+    assert not acks.came("c", "orders")
+
+
+def test_everything_is_what_came_before_on_this_connection() -> None:
+    """In the order in which it came the last time, less what was given back since."""
+    acks = Acks()
+    for each in "abcda":
+        acks.came(each, "orders")
+    assert acks.nak("b", None) == '{"action":"nak","id":"b"}'
+    assert acks.ack("c", True) == '{"action":"ack","id":"c","all":true}'
+    acks.cut()
+    assert acks.came("c", "orders")
+    for each in "abd":
+        assert not acks.came(each, "orders")
+
+
+def test_acks_of_everything_and_naks() -> None:
+    """With everything, what came before is acknowledged, too; a nak after a cut says nothing."""
+    acks = Acks()
+    for each in "abcd":
+        acks.came(each, "orders")
+    assert acks.ack("b", True) == '{"action":"ack","id":"b","all":true}'
+    assert acks.nak("c", 5) == '{"action":"nak","id":"c","delay":5}'
+    acks.came("e", "orders")
+    acks.cut()
+    assert acks.nak("e", None) is None
+    assert acks.ack("d", True) is None
+    assert acks.came("a", "orders")
+    assert acks.came("b", "orders")
+    assert acks.came("d", "orders")
+    assert not acks.came("e", "orders")
+    assert acks.ack("never", False) is None
