@@ -29,15 +29,23 @@ NUMBERED = ("preparing", "sent", "failed", "stalled", "received", "rejected")
 
 
 def _text(about: str = "", **details: Any) -> fields.String:
-    return fields.String(required=True, metadata={"description": about} if about else {}, **details)
+    return fields.String(required=True, metadata=_about(about), **details)
 
 
 def _number(about: str = "", **details: Any) -> fields.Integer:
-    return fields.Integer(required=True, metadata={"description": about} if about else {}, **details)
+    return fields.Integer(required=True, metadata=_about(about), **details)
 
 
-def _flag() -> fields.Boolean:
-    return fields.Boolean(required=True)
+def _decimal(about: str = "", **details: Any) -> fields.Float:
+    return fields.Float(required=True, metadata=_about(about), **details)
+
+
+def _flag(about: str = "", **details: Any) -> fields.Boolean:
+    return fields.Boolean(required=True, metadata=_about(about), **details)
+
+
+def _headers() -> fields.Dict:
+    return fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.String()))
 
 
 def _time(**details: Any) -> fields.Integer:
@@ -45,11 +53,11 @@ def _time(**details: Any) -> fields.Integer:
 
 
 def _object(about: str, **details: Any) -> fields.Dict:
-    return fields.Dict(required=True, keys=fields.String(), metadata={"description": about}, **details)
+    return fields.Dict(required=True, keys=fields.String(), metadata=_about(about), **details)
 
 
-def _headers() -> fields.Dict:
-    return fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.String()))
+def _about(text: str) -> dict[str, str]:
+    return {"description": text} if text else {}
 
 
 class Problem(Schema):
@@ -62,11 +70,11 @@ class Problem(Schema):
 
 class Deleted(Schema):
     id = _text()
-    status = fields.String(required=True, validate=validate.Equal("deleted"))
+    status = _text(validate=validate.Equal("deleted"))
 
 
 class AuthAnswer(Schema):
-    type = fields.String(required=True, validate=validate.OneOf(["none", "basic", "token"]))
+    type = _text(validate=validate.OneOf(["none", "basic", "token"]))
     username = _text()
     password = _text("Empty unless an administrator's token asks.")
     token = _text("Empty unless an administrator's token asks.")
@@ -155,7 +163,7 @@ class DeliveryAnswer(Schema):
     status_code = _number("0 where nobody answered.")
     duration_ms = _number()
     retries = _number("How many tries came before.")
-    at = fields.Float(required=True, metadata={"description": "Unix time in seconds."})
+    at = _decimal("Unix time in seconds.")
     response_headers = _headers()
     response_body = _text("Base64.")
 
@@ -167,7 +175,7 @@ class LogAnswer(Schema):
     input_id = _text()
     output_id = _text()
     method = _text()
-    status = fields.String(required=True, validate=validate.OneOf(STATUSES))
+    status = _text(validate=validate.OneOf(STATUSES))
     status_code = _number()
     body = _text()
     headers = _headers()
@@ -184,12 +192,12 @@ class LogAnswer(Schema):
     updated_at = _time()
     seq = _number()
     epoch = _text()
-    received_at = fields.Float(required=True)
-    verified = fields.Boolean(required=True, allow_none=True)
+    received_at = _decimal()
+    verified = _flag(allow_none=True)
     verdict = _text("Why the signature check said so.")
-    resend_of = fields.String(required=True, allow_none=True)
+    resend_of = _text(allow_none=True)
     target = _number("The number of the one output that it goes to; null: it goes as any event.", allow_none=True)
-    edited = fields.Boolean(required=True, metadata={"description": "A copy that somebody changed."})
+    edited = _flag("A copy that somebody changed.")
     size = _number("Bytes of path, query, headers and body.")
     headers_base64 = _text("The header block as it came.")
     body_base64 = fields.String(metadata={"description": "The exact bytes, where they are not UTF-8."})
@@ -223,7 +231,7 @@ class Skipped(Schema):
     first = _number(data_key="from")
     last = _number(data_key="to")
     count = _number()
-    reason = fields.String(required=True, validate=validate.OneOf(["retention", "ephemeral"]))
+    reason = _text(validate=validate.OneOf(["retention", "ephemeral"]))
 
 
 class Resent(Schema):
@@ -249,7 +257,7 @@ class ScopesAnswer(Schema):
 
 class LagAnswer(Schema):
     events = _number("How many it is not done with.")
-    seconds = fields.Float(required=True, metadata={"description": "How long the oldest of them has waited."})
+    seconds = _decimal("How long the oldest of them has waited.")
 
 
 class MetGaps(Schema):
@@ -265,9 +273,9 @@ class ConsumerAnswer(Schema):
 
     bucket_id = _text()
     bucket_name = _text()
-    kind = fields.String(required=True, validate=validate.OneOf(["client", "token", "output"]))
+    kind = _text(validate=validate.OneOf(["client", "token", "output"]))
     name = _text("A client's name for it, a token's key, or an output's number.")
-    ack = fields.String(required=True, validate=validate.OneOf(["explicit", "receipt", "forward"]))
+    ack = _text(validate=validate.OneOf(["explicit", "receipt", "forward"]))
     floor = _text("The id up to which it is done with everything, but for what is parked.")
     head = _text("The bucket's newest id.")
     pending = _number("Events that it is not done with.")
@@ -275,7 +283,7 @@ class ConsumerAnswer(Schema):
     parked = _number("Of these, waiting for another try.")
     dead = _number("Events that it gave up.")
     connections = _number("Who works on it now.")
-    ack_wait = fields.Float(required=True, allow_none=True, metadata={"description": "Seconds."})
+    ack_wait = _decimal("Seconds.", allow_none=True)
     max_deliver = _number("Tries; 0 is without end.", allow_none=True)
     lag = fields.Nested(LagAnswer, required=True)
     gaps = fields.Nested(MetGaps, required=True, allow_none=True)
@@ -300,7 +308,7 @@ class ReplayAnswer(Schema):
     scheduled = _number()
     next = _number(allow_none=True)
     full = _flag()
-    anchor = fields.String(required=True, allow_none=True)
+    anchor = _text(allow_none=True)
 
 
 class DeadLetterAnswer(Schema):
@@ -309,8 +317,8 @@ class DeadLetterAnswer(Schema):
     kind = _text()
     consumer = _text("The consumer's name.")
     attempts = _number()
-    since = fields.Float(required=True, metadata={"description": "When it was tried first."})
-    at = fields.Float(required=True, metadata={"description": "When it was given up."})
+    since = _decimal("When it was tried first.")
+    at = _decimal("When it was given up.")
     reason = _text()
 
 
@@ -335,10 +343,8 @@ class TokenAnswer(Schema):
     key = _text()
     description = _text()
     scopes = fields.Nested(ScopesAnswer, required=True)
-    api_access = fields.String(required=True, validate=validate.OneOf(["enabled", "disabled"]))
-    durable = fields.Boolean(
-        required=True, metadata={"description": "Whether the relay keeps its position in every bucket that it reads."}
-    )
+    api_access = _text(validate=validate.OneOf(["enabled", "disabled"]))
+    durable = _flag("Whether the relay keeps its position in every bucket that it reads.")
     created_at = _time()
     updated_at = _time()
     expires_at = _time(allow_none=True)
@@ -374,11 +380,11 @@ class ClientsAnswer(Schema):
 
 
 class QueryNumber(fields.Integer):
-    """A whole number in a query, from `least` to `most`."""
+    """A whole number in a query, from 0 to `most`."""
 
-    def __init__(self, least: int = 0, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
-        self._said = said or f"must be a whole number from {least} to {most}."
-        super().__init__(validate=validate.Range(min=least, max=most, error=self._said), **kwargs)
+    def __init__(self, about: str, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
+        self._said = said or f"must be a whole number from 0 to {most}."
+        super().__init__(validate=validate.Range(min=0, max=most, error=self._said), metadata=_about(about), **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         digits = value.removeprefix("-")
@@ -391,9 +397,9 @@ class QueryTime(QueryNumber):
     """A unix time in a query; some clients write it as RFC 3339 has it (`2026-01-31T12:00:00Z`), or as a date, which is
     its first moment in UTC."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, about: str, **kwargs: Any) -> None:
         said = f"must be a unix time from 0 to {MAX_TIME}, or one like 2026-01-31T12:00:00Z or 2026-01-31."
-        super().__init__(most=MAX_TIME, said=said, **kwargs)
+        super().__init__(about, MAX_TIME, said=said, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         # A plus that was not escaped is a blank.
@@ -409,9 +415,9 @@ class QueryTime(QueryNumber):
 class QueryAge(QueryNumber):
     """Seconds in a query; some clients write them as Go does (`1h30m`)."""
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, about: str, **kwargs: Any) -> None:
         said = f"must be a whole number of seconds from 0 to {MAX_AGE}, or like 24h, 1h30m or 90s."
-        super().__init__(most=MAX_AGE, said=said, **kwargs)
+        super().__init__(about, MAX_AGE, said=said, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         if not _DURATION.fullmatch(value):
@@ -431,11 +437,13 @@ class QueryFlag(fields.Boolean):
 
 
 def _query(about: str, **details: Any) -> fields.String:
-    return fields.String(load_default="", metadata={"description": about}, **details)
+    return fields.String(load_default="", metadata=_about(about), **details)
 
 
-def _query_number(about: str, **details: Any) -> QueryNumber:
-    return QueryNumber(metadata={"description": about}, **details)
+def one_of(about: str, *choices: str, default: str = "") -> fields.String:
+    """One of these texts in a query, or none of them."""
+    allowed = validate.OneOf([default, *choices], error=f"must be one of {', '.join(choices)}.")
+    return fields.String(load_default=default, validate=allowed, metadata=_about(about))
 
 
 class DeleteQuery(Schema):
@@ -445,7 +453,7 @@ class DeleteQuery(Schema):
 
 
 class DeadQuery(Schema):
-    limit = _query_number("At most this many; 0 is the default, 100; over 1000 counts as 1000.", load_default=0)
+    limit = QueryNumber("At most this many; 0 is the default, 100; over 1000 counts as 1000.", load_default=0)
     cursor = _query("`next_cursor` of the page before.")
 
 
@@ -457,22 +465,19 @@ class ForgetQuery(Schema):
 class LogQuery(Schema):
     bucket = _query("The bucket's name or id; left out: every bucket that you have.")
     output = _query("An output's id or name: its copies alone.")
-    status = fields.String(
-        load_default="",
-        validate=validate.OneOf(["", *STATUSES], error=f"must be one of {', '.join(STATUSES)}."),
-    )
-    limit = _query_number("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
-    offset = _query_number("How many are passed over.", most=10_000, load_default=0)
+    status = one_of("", *STATUSES)
+    limit = QueryNumber("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
+    offset = QueryNumber("How many are passed over.", most=10_000, load_default=0)
     cursor = _query("`next_cursor` of the page before.")
     since = QueryTime(
+        "Received at this time or later: unix seconds, as RFC 3339 has it, or a date (UTC).",
         load_default=None,
         data_key="from",
-        metadata={"description": "Received at this time or later: unix seconds, as RFC 3339 has it, or a date (UTC)."},
     )
     until = QueryTime(
+        "Received before this time: unix seconds, as RFC 3339 has it, or a date (UTC).",
         load_default=None,
         data_key="to",
-        metadata={"description": "Received before this time: unix seconds, as RFC 3339 has it, or a date (UTC)."},
     )
 
 
@@ -483,11 +488,8 @@ class EventQuery(Schema):
         metadata={"description": "The bucket's name or id."},
     )
     output = _query("An output's id or name: its copies alone.")
-    limit = _query_number("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
-    max_age = QueryAge(
-        load_default=None,
-        metadata={"description": "Older events are passed over: seconds, or like 24h or 1h30m; 0 is no limit."},
-    )
+    limit = QueryNumber("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
+    max_age = QueryAge("Older events are passed over: seconds, or like 24h or 1h30m; 0 is no limit.", load_default=None)
     cursor = fields.String(
         load_default=None,
         metadata={

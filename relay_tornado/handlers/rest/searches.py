@@ -13,7 +13,7 @@ from relay_tornado.admin.searching import Wanted
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import LogAnswer, QueryNumber
+from relay_tornado.handlers.rest.schemas import LogAnswer, QueryNumber, one_of
 from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import STATUSES, Bounds, Bucket
@@ -28,11 +28,6 @@ def _words(about: str, most: int = 1_000) -> fields.String:
     return fields.String(load_default="", validate=limit, metadata={"description": about})
 
 
-def _one_of(about: str, *choices: str, default: str = "") -> fields.String:
-    allowed = validate.OneOf([default, *choices], error=f"must be one of {', '.join(choices)}.")
-    return fields.String(load_default=default, validate=allowed, metadata={"description": about})
-
-
 class SearchQuery(Schema):
     bucket = _words("The bucket's name or id; left out: every bucket that you have.")
     q = _words(
@@ -43,20 +38,11 @@ class SearchQuery(Schema):
     method = _words("The method.", 40)
     path = _words("What the path has in it.")
     header = _words("A header's name, or `name: value` with what its value has in it.")
-    verified = _one_of("The verdict on the signature; none: it was not checked.", "true", "false", "none")
-    delivery = _one_of("The newest status, as in a log.", *STATUSES)
-    since = QueryNumber(
-        most=MAX_TIME,
-        load_default=None,
-        data_key="from",
-        metadata={"description": "Received at this unix time or later."},
-    )
-    until = QueryNumber(
-        most=MAX_TIME, load_default=None, data_key="to", metadata={"description": "Received before this unix time."}
-    )
-    limit = QueryNumber(
-        load_default=0, metadata={"description": "At most this many; 0 is the default, 50; over 500 counts as 500."}
-    )
+    verified = one_of("The verdict on the signature; none: it was not checked.", "true", "false", "none")
+    delivery = one_of("The newest status, as in a log.", *STATUSES)
+    since = QueryNumber("Received at this unix time or later.", MAX_TIME, load_default=None, data_key="from")
+    until = QueryNumber("Received before this unix time.", MAX_TIME, load_default=None, data_key="to")
+    limit = QueryNumber("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
     cursor = _words("`next_cursor` of the page before.")
 
 
@@ -118,7 +104,7 @@ class StatusAnswer(Schema):
 
 
 class SeriesQuery(Schema):
-    span = _one_of("How far back.", *SPANS, default="hour")
+    span = one_of("How far back.", *SPANS, default="hour")
     bucket = _words("A bucket's events a second; left out: the relay's own series.")
     consumer = _words("With `bucket`: how many events this consumer of it is behind; name it as its path does.")
 
