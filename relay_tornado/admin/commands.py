@@ -25,7 +25,7 @@ from relay_tornado.errors import BucketGone, Invalid, Unavailable
 from relay_tornado.ops.lines import LARGEST
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Document
-from relay_tornado.wire.rest import bucket_document, input_document, output_document
+from relay_tornado.wire.rest import bucket_document, deleted_document, input_document, output_document
 
 Run = Callable[..., Awaitable[Any]]
 Options = Mapping[str, Any]
@@ -87,7 +87,7 @@ class Commands:
         return bucket_document(await self.relay.set_bucket(bucket, **options))
 
     async def bucket_delete(self, bucket: str, force: bool = False) -> Document:
-        return _deleted((await self.relay.delete_bucket(bucket, force=force)).id)
+        return deleted_document((await self.relay.delete_bucket(bucket, force=force)).id)
 
     async def bucket_import(self, bucket: str, events: list[Any]) -> Document:
         return await self.relay.import_events(bucket, events)
@@ -101,7 +101,7 @@ class Commands:
         return input_document(found.id, changed)
 
     async def input_delete(self, input: str, bucket: str | None = None) -> Document:
-        return _deleted((await self.relay.delete_input(input, bucket)).id)
+        return deleted_document((await self.relay.delete_input(input, bucket)).id)
 
     async def output_create(self, bucket: str, options: Options = _NONE) -> Document:
         found, made = await self.relay.create_output(bucket, **options)
@@ -112,7 +112,7 @@ class Commands:
         return output_document(found.id, changed)
 
     async def output_delete(self, output: str, bucket: str | None = None) -> Document:
-        return _deleted((await self.relay.delete_output(output, bucket)).id)
+        return deleted_document((await self.relay.delete_output(output, bucket)).id)
 
     async def logs_list(
         self,
@@ -186,7 +186,7 @@ class Commands:
 
     async def consumer_delete(self, bucket: str, consumer: str) -> Document:
         gone = await self.relay.consumers.delete(self.relay.find_bucket(bucket), consumer)
-        return _deleted(gone.name)
+        return deleted_document(gone.name)
 
     async def consumer_dead(
         self, bucket: str, consumer: str | None = None, limit: int = 0, cursor: str = ""
@@ -238,7 +238,7 @@ class Commands:
         return {"key": token.key, "secret": secret}
 
     async def token_revoke(self, key: str) -> Document:
-        return _deleted((await self.relay.revoke_token(key)).key)
+        return deleted_document((await self.relay.revoke_token(key)).key)
 
     async def relay_info(self) -> Document:
         return {
@@ -265,10 +265,6 @@ class Commands:
 
     async def client_list(self) -> list[Document]:
         return await self.relay.list_clients()
-
-
-def _deleted(id: str) -> Document:
-    return {"id": id, "status": "deleted"}
 
 
 COMMANDS: Final[Mapping[str, Run]] = {

@@ -142,6 +142,11 @@ def token_document(token: Token, last_used_at: int | None = None) -> Document:
     }
 
 
+def deleted_document(id: str) -> Document:
+    """What is answered once something was removed."""
+    return {"id": id, "status": "deleted"}
+
+
 def _part(value: Retention | Dedupe | RateLimit | None) -> Document | None:
     """A part of a record; seconds are integers where they are whole."""
     document: Document | None = to_document(value)

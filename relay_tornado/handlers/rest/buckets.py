@@ -21,6 +21,7 @@ from relay_tornado.wire.rest import (
     InputFields,
     OutputFields,
     bucket_document,
+    deleted_document,
     input_document,
     output_document,
 )
@@ -80,7 +81,7 @@ class BucketHandler(RestHandler):
     @operation("Delete a bucket and every event in it", Deleted(), query=DeleteQuery(), statuses=(412,))
     async def delete(self, bucket: str) -> None:
         await self.rest.administration.delete_bucket(self.bucket.id, force=self.query()["force"])
-        self.answer(_deleted(self.bucket.id))
+        self.answer(deleted_document(self.bucket.id))
 
 
 class InputsHandler(RestHandler):
@@ -117,7 +118,7 @@ class InputHandler(RestHandler):
     async def delete(self, bucket: str, input: str) -> None:
         found = find_input(self.bucket, input)
         await self.rest.administration.delete_input(found.id, self.bucket.id)
-        self.answer(_deleted(found.id))
+        self.answer(deleted_document(found.id))
 
 
 class OutputsHandler(RestHandler):
@@ -149,7 +150,7 @@ class OutputHandler(RestHandler):
     async def delete(self, bucket: str, output: str) -> None:
         found = find_output(self.bucket, output)
         await self.rest.administration.delete_output(found.id, self.bucket.id)
-        self.answer(_deleted(found.id))
+        self.answer(deleted_document(found.id))
 
 
 class RulesHandler(RestHandler):
@@ -216,10 +217,6 @@ def _check_shared(options: dict[str, Any], before: Document) -> None:
     for name in _SHARED:
         if options.get(name) and options[name] != before.get(name):
             raise Forbidden(f"only an administrator's token may set an input's {name}: it is shared by all buckets")
-
-
-def _deleted(id: str) -> Document:
-    return {"id": id, "status": "deleted"}
 
 
 HANDLERS = (

@@ -24,6 +24,7 @@ from relay_tornado.handlers.rest.schemas import (
 )
 from relay_tornado.wire.control import read_position
 from relay_tornado.wire.fields import Flag, Number, Text, Whole
+from relay_tornado.wire.rest import deleted_document
 
 _FASTEST: Final = 1_000_000
 
@@ -152,7 +153,7 @@ class ConsumerHandler(_Shown):
     @operation("Forget a client's consumer: its position and its dead letters", Deleted(), statuses=(412,))
     async def delete(self, **path: str) -> None:
         gone = await self.consumers.delete(self.bucket, self.reference)
-        self.answer({"id": gone.name, "status": "deleted"})
+        self.answer(deleted_document(gone.name))
 
 
 def _at(kind: type[_OneConsumer], part: str, ending: str) -> type[_OneConsumer]:

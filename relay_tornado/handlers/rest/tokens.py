@@ -14,7 +14,7 @@ from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
 from relay_tornado.wire.fields import Choice, Document, Flag, StockFields, Text, load
-from relay_tornado.wire.rest import moment
+from relay_tornado.wire.rest import deleted_document, moment
 
 
 class ScopesBody(StockFields):
@@ -89,7 +89,7 @@ class TokenHandler(RestHandler):
     @operation("Revoke a token: its connections are closed, and it opens no more", Deleted())
     async def delete(self, token: str) -> None:
         revoked = await self.rest.administration.revoke_token(token)
-        self.answer({"id": revoked.key, "status": "deleted"})
+        self.answer(deleted_document(revoked.key))
 
 
 class RotateHandler(RestHandler):
