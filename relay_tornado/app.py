@@ -142,7 +142,7 @@ class Relay:
             if certificate is not None:
                 _keep_running(stack, certificate.watch, "relay-certificate")
             _keep_running(stack, lambda: engine.uses.run(lambda: site.sockets.keys), "relay-uses")
-            _keep_running(stack, administration.run_housekeeping, "relay-housekeeping")
+            _keep_running(stack, administration.housekeeping.run, "relay-housekeeping")
             if backups is not None:
                 _keep_running(stack, backups.run, "relay-backups")
             if index is not None:

@@ -111,7 +111,7 @@ class Administration:
         self._clock = clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._positions = TokenPositions(log, registry, ledgers, clock)
-        self._housekeeping = Housekeeping(log, registry, settings, ledgers, self._remove_bucket, clock)
+        self.housekeeping = Housekeeping(log, registry, settings, ledgers, self._remove_bucket, clock)
 
     # buckets
 
@@ -374,18 +374,9 @@ class Administration:
     async def reconcile(self) -> None:
         """At a start, before anything else: a log for every bucket, and no log without a bucket; a position for every
         durable token, and what consumers tried when the process before ended."""
-        await self._housekeeping.reconcile()
+        await self.housekeeping.reconcile()
         await self._positions.reconcile()
         await self.ledgers.recover()
-
-    async def trim_all(self) -> int:
-        """Removes buckets that have expired, and what the others' retention no longer holds; returns how many events
-        left by that."""
-        return await self._housekeeping.trim_all()
-
-    async def run_housekeeping(self) -> None:
-        """Trims all buckets every `retention_interval`, until it is cancelled."""
-        await self._housekeeping.run()
 
     async def _drop_log(self, bucket_id: str) -> None:
         try:

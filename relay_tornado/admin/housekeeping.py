@@ -82,7 +82,8 @@ class Housekeeping:
                 _logger.warning("bucket_log_kept", bucket_id=bucket_id, reason=str(error), hint=_LATER)
 
     async def trim_all(self) -> int:
-        """One pass over all buckets. A bucket that can't be trimmed now is logged, and keeps no other from it."""
+        """Removes buckets that have expired, and what the others' retention no longer holds; returns how many events
+        left by that. A bucket that can't be trimmed now is logged, and keeps no other from it."""
         by_age = self._clock.by_age()
         if by_age:
             await self._expire()

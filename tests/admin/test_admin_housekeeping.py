@@ -132,10 +132,10 @@ async def test_each_bucket_is_trimmed_by_its_own_rule(open_world: OpenWorld) -> 
         for _ in range(5):
             await world.log.append(few.id, event())
             await world.log.append(all_.id, event())
-        assert await world.administration.trim_all() == 3
+        assert await world.administration.housekeeping.trim_all() == 3
         assert ((await world.log.bounds(few.id)).first, (await world.log.bounds(all_.id)).first) == (4, 1)
         await world.administration.set_bucket("all", retention={"max_events": 1})
-        assert await world.administration.trim_all() == 4
+        assert await world.administration.housekeeping.trim_all() == 4
 
 
 @pytest.mark.gen_test
@@ -151,11 +151,11 @@ async def test_a_bucket_that_has_expired_is_deleted(open_world: OpenWorld) -> No
         token, _ = await administration.create_token(buckets=["trial"])
         await world.log.append(trial.id, event())
         world.now += 99
-        await administration.trim_all()
+        await administration.housekeeping.trim_all()
         assert {bucket.name for bucket in administration.list_buckets()} == {"trial", "kept"}
         world.now += 1
         with capture_logs() as said:
-            await administration.trim_all()
+            await administration.housekeeping.trim_all()
         assert [(each["event"], each["bucket"]) for each in said] == [("bucket_expired", "trial")]
         assert [bucket.id for bucket in administration.list_buckets()] == [kept.id]
         with pytest.raises(BucketGone):
@@ -170,7 +170,7 @@ async def test_none_expires_while_the_clock_is_in_doubt(open_world: OpenWorld) -
     async with open_world(retention_grace=600.0) as world:
         await world.administration.create_bucket("trial", expires_at=world.now + 1)
         world.now += 1000
-        await world.administration.trim_all()
+        await world.administration.housekeeping.trim_all()
         assert world.administration.find_bucket("trial").name == "trial"
 
 
@@ -189,7 +189,7 @@ async def test_a_bucket_that_is_kept_at_the_last_moment_stays(
             await delete(kind, key, expect)  # type: ignore[arg-type]
 
         monkeypatch.setattr(world.registry, "delete", late)
-        await world.administration.trim_all()
+        await world.administration.housekeeping.trim_all()
         assert world.administration.find_bucket("trial").expires_at is None
 
 
@@ -209,7 +209,7 @@ async def test_age_is_asked_of_the_clock(open_world: OpenWorld, grace: float, ex
 
         world.log.trim = note  # type: ignore[method-assign]
         world.log.forget_repeats = forgotten = AsyncMock()  # type: ignore[method-assign]
-        await world.administration.trim_all()
+        await world.administration.housekeeping.trim_all()
         assert asked == [(bucket.id, expected, None)]
         assert [each.args for each in forgotten.await_args_list] == ([] if grace else [(bucket.id,)])
 
@@ -236,7 +236,7 @@ async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorl
 
         world.log.trim = failing_trim  # type: ignore[method-assign]
         with capture_logs() as logs:
-            assert await world.administration.trim_all() == 2
+            assert await world.administration.housekeeping.trim_all() == 2
         assert [(line["event"], line["bucket_id"]) for line in logs] == [("trim_failed", failing)]
 
 
@@ -261,7 +261,7 @@ async def test_one_bucket_keeps_no_other_from_expiring(
         monkeypatch.setattr(world.registry, "delete", failing_delete)
         world.now += 1
         with capture_logs() as logs:
-            await world.administration.trim_all()
+            await world.administration.housekeeping.trim_all()
         assert [line["event"] for line in logs] == ["expired_bucket_kept", "bucket_expired"]
         assert [bucket.name for bucket in world.administration.list_buckets()] == ["failing"]
 
@@ -286,7 +286,7 @@ async def test_housekeeping_goes_on(open_world: OpenWorld) -> None:
         world.log.trim = counted  # type: ignore[method-assign]
         for _ in range(4):
             await world.log.append(bucket.id, event())
-        task = asyncio.create_task(world.administration.run_housekeeping())
+        task = asyncio.create_task(world.administration.housekeeping.run())
         await asyncio.wait_for(third.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -304,7 +304,7 @@ async def consumer(world: World, bucket: Bucket, floor: int, kind: Kind = "clien
 
 
 async def first(world: World, bucket: Bucket) -> int:
-    await world.administration.trim_all()
+    await world.administration.housekeeping.trim_all()
     return (await world.log.bounds(bucket.id)).first
 
 

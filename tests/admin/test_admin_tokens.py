@@ -308,7 +308,7 @@ async def test_what_a_durable_token_misses_is_told_from_the_first_event(open_wor
         key = Key(bucket.id, "token", token.key)
         ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
         assert (standing.key, standing.pending) == (key, 6)
-        await world.administration.trim_all()
+        await world.administration.housekeeping.trim_all()
         ledger = await ledgers.open(key)
         assert ledger.gap == Gap("retention", 1, 4)
         assert ledgers.counters.gaps["retention"] == 1

@@ -323,7 +323,7 @@ async def test_resend_tells_what_is_not_there(tmp_path: Path) -> None:
         bucket = await here.bucket("orders", retention={"max_events": 1})
         for _ in range(3):
             await here.send(bucket)
-        await here.relay.administration.trim_all()
+        await here.relay.administration.housekeeping.trim_all()
         answer = (await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})).document
         assert answer == {
             "status": "resent",
