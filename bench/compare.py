@@ -48,14 +48,16 @@ def ingest(contender: Contender, connections: int, subscribers: int, seconds: fl
     }
 
 
-def crowd(contender: Contender, count: int, seconds: float) -> dict[str, float]:
-    """Paced events to so many subscribers: CPU µs a delivery, with the ingest in it, and KiB a connection."""
+def crowd(contender: Contender, count: int, seconds: float, events: int = 0) -> dict[str, float]:
+    """Paced events to so many subscribers: CPU µs a delivery, with the ingest in it, and KiB a connection, after each
+    has been sent something. With `events`, so many at full speed, too: events a second until everybody has the last."""
     contender.stop()
     contender.start()
     found: dict[str, float] = {}
     with Loop() as loop, contender.senders(loop, 16) as senders:
         senders.post(200)
         senders.settle()
+        # What the first few cost once, imports and caches, is not a connection's.
         with contender.subscribers(loop, 20) as few:
             paced(contender.cpu, loop, senders, few, 20, 50, 0.2)
         memory = contender.memory()
@@ -64,6 +66,11 @@ def crowd(contender: Contender, count: int, seconds: float) -> dict[str, float]:
             found["memory"] = (contender.memory() - memory) / count / 1024
             for pace in PACES:
                 found[f"cpu {pace}"] = paced(contender.cpu, loop, senders, many, count, pace, seconds)
+            if events:
+                expected, start = many.received + count * events, time.perf_counter()
+                senders.post(events)
+                loop.until(lambda: many.received >= expected, "all deliveries", 300)
+                found["rate"] = events / (time.perf_counter() - start)
     return found
 
 

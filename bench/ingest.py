@@ -15,21 +15,25 @@ BODY = b'{"bench": "' + b"x" * 1011 + b'"}'
 CONNECTIONS = (1, 16, 64, 256)
 
 
-def measure(port: int, path: str, connections: int, seconds: float) -> dict[str, float]:
-    """Requests a second, latencies in ms, and how busy the load itself was (1.0: it is the bottleneck)."""
-    with Loop() as loop, Senders(loop, port, path, connections, BODY) as senders:
+def measure(
+    server: PinnedRelay | Plain, path: str, connections: int, seconds: float, body: bytes = BODY
+) -> dict[str, float]:
+    """Requests a second, latencies in ms, the server's CPU µs a request, and how busy the load itself was (1.0: it is
+    the bottleneck)."""
+    with Loop() as loop, Senders(loop, server.port, path, connections, body) as senders:
         senders.post(1 << 60)
         loop.wait(time.perf_counter() + seconds / 5)
         senders.latencies.clear()
-        answered, busy, start = senders.answered, time.process_time(), time.perf_counter()
+        answered, spent, busy, start = senders.answered, server.cpu(), time.process_time(), time.perf_counter()
         loop.wait(start + seconds)
         took = time.perf_counter() - start
-        rate, load = (senders.answered - answered) / took, (time.process_time() - busy) / took
+        count, spent, load = senders.answered - answered, server.cpu() - spent, (time.process_time() - busy) / took
         senders.limit = 0
         senders.settle()
     latencies = senders.latencies
     return {
-        "rate": rate,
+        "rate": count / took,
+        "cpu": spent / count * 1e6,
         "p50": report.percentile(latencies, 0.5) * 1000,
         "p99": report.percentile(latencies, 0.99) * 1000,
         "load": load,
@@ -46,9 +50,9 @@ def run(quick: bool) -> list[dict[str, Any]]:
             durable, nothing, nothing_fast = report.repeat(
                 rounds,
                 [
-                    partial(measure, relay.port, path, connections, seconds),
-                    partial(measure, plain.port, "/hook", connections, seconds),
-                    partial(measure, fast.port, "/hook", connections, seconds),
+                    partial(measure, relay, path, connections, seconds),
+                    partial(measure, plain, "/hook", connections, seconds),
+                    partial(measure, fast, "/hook", connections, seconds),
                 ],
             )
             rows.append(

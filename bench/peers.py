@@ -87,6 +87,7 @@ class _Own(Contender):
     """A server of this repository's."""
 
     server: PinnedRelay | Plain
+    token = ("", "")
 
     def start(self) -> None:
         self.server.start()
@@ -100,6 +101,9 @@ class _Own(Contender):
     def memory(self) -> int:
         return self.server.memory()
 
+    def subscribers(self, loop: Loop, count: int) -> Readers:
+        return Subscribers(loop, self.server.port, self.token, count, {"buckets": ["bench"]})
+
 
 class Ours(_Own):
     """The relay."""
@@ -110,13 +114,12 @@ class Ours(_Own):
     def __init__(self, folder: Path) -> None:
         self.server: PinnedRelay = PinnedRelay(folder / "relay")
         self._path = ""
-        self._token = ("", "")
 
     def start(self) -> None:
         super().start()
         if not self._path:
             self._path = self.server.create_bucket("bench")
-            self._token = self.server.create_token()
+            self.token = self.server.create_token()
 
     def empty(self) -> None:
         shutil.rmtree(self.server.data)
@@ -125,12 +128,9 @@ class Ours(_Own):
     def target(self) -> tuple[int, str]:
         return self.server.port, self._path
 
-    def subscribers(self, loop: Loop, count: int) -> Readers:
-        return Subscribers(loop, self.server.port, self._token, count, {"buckets": ["bench"]})
-
     def replay(self, loop: Loop, count: int) -> Readers:
         subscribe = {"buckets": ["bench"], "since": {"last": count}}
-        return Subscribers(loop, self.server.port, self._token, 1, subscribe)
+        return Subscribers(loop, self.server.port, self.token, 1, subscribe)
 
 
 class Nothing(_Own):

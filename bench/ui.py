@@ -21,7 +21,7 @@ import click
 from playwright.sync_api import Browser, Page
 
 from bench import report
-from bench.load import Loop, Senders
+from bench.ingest import measure
 from bench.servers import PinnedRelay, folder
 from tests.ui.browser import chromium, watched
 
@@ -119,30 +119,15 @@ def on_screen(world: World, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def ingest(world: World, seconds: float) -> dict[str, float]:
-    """What senders get through, as fast as answers come: events a second, and the relay's processor time of each."""
-    relay = world.relay
-    with Loop() as loop, Senders(loop, relay.port, world.path, CONNECTIONS, BODY) as senders:
-        senders.post(1 << 40)
-        loop.wait(time.perf_counter() + seconds / 4)
-        began, busy, before = time.perf_counter(), relay.cpu(), senders.answered
-        loop.wait(began + seconds)
-        took, count = time.perf_counter() - began, senders.answered - before
-        busy = relay.cpu() - busy
-        senders.limit = 0
-        senders.settle()
-    return {"rate": count / took, "cpu": 1e6 * busy / count}
-
-
 def beside_pages(world: World, rounds: int, pages: int, seconds: float) -> list[dict[str, Any]]:
-    """The same load with nobody looking and with pages open, in turn."""
+    """Senders that go as fast as answers come, with nobody looking and with pages open, in turn."""
     found: dict[int, list[dict[str, float]]] = {0: [], pages: []}
     for _ in range(rounds):
         for count in found:
             with ExitStack() as stack:
                 for _ in range(count):
                     stack.enter_context(world.events())
-                found[count].append(ingest(world, seconds))
+                found[count].append(measure(world.relay, world.path, CONNECTIONS, seconds, BODY))
     alone, beside = map(report.medians, found.values())
     return [
         {
