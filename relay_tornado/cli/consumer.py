@@ -18,7 +18,7 @@ from relay_tornado.cli.output import (
     print_fields,
     print_json,
     print_list,
-    print_table,
+    print_page,
     when,
 )
 from relay_tornado.cli.positions import Place, PlaceType
@@ -142,13 +142,7 @@ def delete(bucket: str, consumer: str, yes: bool, data: Path, as_json: bool) -> 
 def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data: Path, as_json: bool) -> None:
     """List what the consumer CONSUMER, or every one, of the bucket BUCKET gave up."""
     page = call(data, "consumer.dead", bucket=bucket, consumer=consumer, limit=limit, cursor=cursor or "")
-    if as_json:
-        print_json(page)
-        return
-    if not page["data"]:
-        note("nothing was given up")
-        return
-    print_table(
+    rows = (
         {
             "EVENT": each["id"],
             "CONSUMER": reference({"kind": each["kind"], "name": each["consumer"]}),
@@ -159,8 +153,7 @@ def dead(bucket: str, consumer: str | None, limit: int, cursor: str | None, data
         }
         for each in page["data"]
     )
-    if "next_cursor" in page:
-        note(f"there is more: go on with --cursor {page['next_cursor']}")
+    print_page(page, rows, "nothing was given up", as_json)
 
 
 _ALL = _option("--all", "everything", is_flag=True, help="All of them, instead of ids.")

@@ -17,7 +17,7 @@ from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
-from relay_tornado.cli.output import Document, note, print_fields, print_json, print_table, when
+from relay_tornado.cli.output import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import RelayError
 from relay_tornado.ids import parse_id
 from relay_tornado.model import STATUSES, counted, printable
@@ -77,13 +77,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
     with open_relay(data) as relay:
         page = relay.call("logs.list", **arguments)
         names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
-    if as_json:
-        print_json(page)
-        return
-    if not page["data"]:
-        note(nothing_found(params["since"], params["until"]))
-        return
-    print_table(
+    rows = (
         {
             "ID": each["id"],
             "RECEIVED": when(each["created_at"], seconds=True),
@@ -95,8 +89,7 @@ def list_(data: Path, as_json: bool, **params: Any) -> None:
         }
         for each in page["data"]
     )
-    if "next_cursor" in page:
-        note(f"there is more: go on with --cursor {page['next_cursor']}")
+    print_page(page, rows, nothing_found(params["since"], params["until"]), as_json)
 
 
 @logs.command()

@@ -93,6 +93,17 @@ def print_list(found: Sequence[Any], rows: Iterable[Mapping[str, str]], nothing:
         print_table(rows)
 
 
+def print_page(page: Document, rows: Iterable[Mapping[str, str]], nothing: str, as_json: bool) -> None:
+    """A page of what was found, likewise; where there is more, a note says how to go on."""
+    if as_json:
+        print_json(page)
+        return
+    more = page.get("next_cursor")
+    print_list(page["data"], rows, nothing if more is None else f"{nothing} so far", as_json)
+    if more is not None:
+        note(f"there is more: go on with --cursor {more}")
+
+
 def size_words(size: float) -> str:
     """`1.3 GiB`."""
     for unit in ("bytes", "KiB", "MiB", "GiB"):

@@ -10,7 +10,7 @@ import click
 from relay_tornado.cli.client import open_relay
 from relay_tornado.cli.logs import Past, nothing_found
 from relay_tornado.cli.options import Number, options_of, relay_options
-from relay_tornado.cli.output import note, print_json, print_table, when
+from relay_tornado.cli.output import note, print_page, when
 from relay_tornado.model import STATUSES
 
 _option = options_of("SEARCH")
@@ -39,26 +39,18 @@ def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
     with open_relay(data) as relay:
         page = relay.call("logs.search", text=text, **arguments)
         names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
-    if as_json:
-        print_json(page)
-        return
-    if page["data"]:
-        print_table(
-            {
-                "ID": each["id"],
-                "RECEIVED": when(each["created_at"], seconds=True),
-                "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
-                "METHOD": each["method"],
-                "PATH": each["extra_path"],
-                "SIZE": str(each["size"]),
-                "STATUS": each["status"],
-            }
-            for each in page["data"]
-        )
-    else:
-        words = nothing_found(params["since"], params["until"])
-        note(words if page["next_cursor"] is None else f"{words} so far")
-    if page["next_cursor"] is not None:
-        note(f"there is more: go on with --cursor {page['next_cursor']}")
-    if not page["complete"]:
+    rows = (
+        {
+            "ID": each["id"],
+            "RECEIVED": when(each["created_at"], seconds=True),
+            "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
+            "METHOD": each["method"],
+            "PATH": each["extra_path"],
+            "SIZE": str(each["size"]),
+            "STATUS": each["status"],
+        }
+        for each in page["data"]
+    )
+    print_page(page, rows, nothing_found(params["since"], params["until"]), as_json)
+    if not as_json and not page["complete"]:
         note("some older events were not looked at: they are not in the index (yet)")

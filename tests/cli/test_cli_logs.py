@@ -34,6 +34,20 @@ def test_list_show_resend(relay: Runner, way: str) -> None:
     check(relay, output["id"])
 
 
+def test_nothing_among_the_newest(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none of those that one request looks at fits, it says that there are more, and how to go on."""
+    made = relay.json("bucket", "create", "orders")
+    with serving(relay.data) as server:
+        for _ in range(3):
+            server.send(made["inputs"][0]["id"], b"x")
+    newest = relay.json("logs", "list", "--limit", "1")["data"][0]["id"]
+    monkeypatch.setattr("relay_tornado.admin.listing.SCAN", 1)
+    found = relay("logs", "list", "--status", "failed")
+    assert found.stderr == (
+        f"relay: there is no such event so far\nrelay: there is more: go on with --cursor {newest}\n"
+    )
+
+
 def check(relay: Runner, output: str, **variables: str) -> None:
     page = relay.json("logs", "list", "--bucket", "orders", "--limit", "2", **variables)
     assert [each["body"] for each in page["data"]] == ["body 2", "body 1"]
