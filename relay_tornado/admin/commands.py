@@ -18,7 +18,7 @@ import msgspec
 
 import relay_tornado
 from relay_tornado.admin.administration import Administration
-from relay_tornado.admin.resending import Range, resent_document
+from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.sessions import CODE_LIFE, OWNER, Sessions
 from relay_tornado.errors import BucketGone, Invalid, Unavailable
@@ -149,7 +149,7 @@ class Commands:
         return await self.relay.logs.get(OWNER, id)
 
     async def logs_resend(self, id: str, output: str = "", process_policy: str = "skip") -> Document:
-        return resent_document(await self.relay.logs.resend(OWNER, id, output=output, process_policy=process_policy))
+        return await self.relay.logs.resend(OWNER, id, output=output, process_policy=process_policy)
 
     async def logs_resend_range(
         self,
@@ -164,9 +164,7 @@ class Commands:
         process_policy: str = "skip",
     ) -> Document:
         wanted = Range(first, last, since, until, cursor, filter)
-        return resent_document(
-            await self.relay.logs.resend_range(OWNER, bucket, wanted, output=output, process_policy=process_policy)
-        )
+        return await self.relay.logs.resend_range(OWNER, bucket, wanted, output=output, process_policy=process_policy)
 
     async def consumer_list(self, bucket: str | None = None) -> list[Document]:
         if bucket is not None:

@@ -43,30 +43,6 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
-class Resent:
-    """The ids of the copies, in order. `next_cursor` is what a further request goes on with in the same range, None
-    where all of it was done: it holds the range's end, so that no request meets the copies. `problem` is why it was
-    broken off, "" where it was the request's bound. `skipped`: events of the range whose content is not there."""
-
-    ids: Sequence[str]
-    next_cursor: str | None = None
-    problem: str = ""
-    skipped: Sequence[Gap] = ()
-
-
-def resent_document(resent: Resent) -> Document:
-    """What is answered to a resend."""
-    document: Document = {"status": "resent", "ids": resent.ids}
-    if resent.next_cursor is not None:
-        document["next_cursor"] = resent.next_cursor
-    if resent.problem:
-        document["problem"] = resent.problem
-    if resent.skipped:
-        document["skipped"] = [gap_fields(gap) for gap in resent.skipped]
-    return document
-
-
-@dataclass(frozen=True, slots=True)
 class _Orders:
     bucket: Bucket
     target: int | None
@@ -79,7 +55,7 @@ class Resending:
     def __init__(self, stored: Stored) -> None:
         self._stored = stored
 
-    async def one(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Resent:
+    async def one(self, token: Token, log_id: str, *, output: str = "", process_policy: str = "skip") -> Document:
         """Appends a copy of an event: a new event of its bucket, `resend_of` the first one; dedupe does not apply.
 
         With `output`, or the id of a copy, it goes to that output alone. `process_policy`: skip, rules count as ever;
@@ -92,14 +68,16 @@ class Resending:
             reason = "is ephemeral, and its content is gone" if found.ephemeral else "is damaged"
             raise Conflict(f"the event {log_id} {reason}: it can't be sent again")
         place = await self._stored.log.append(located.bucket.id, _copy(found.event, orders))
-        return Resent([format_id(place.epoch, place.seq)])
+        return _resent([format_id(place.epoch, place.seq)])
 
     async def many(
         self, token: Token, bucket: str, wanted: Range, *, output: str = "", process_policy: str = "skip"
-    ) -> Resent:
+    ) -> Document:
         """The same for a range of a bucket's events, in their order: at most 1,000 copies, from 10,000 events; then
-        `next_cursor` leads on, to the head that was there at the first request. Events that are not there any more are
-        passed over, and told where they were asked for. Raises Invalid for a cursor that can't be honoured."""
+        `next_cursor` leads on, to the head that was there at the first request: it holds the range's end, so that no
+        request meets the copies. `problem` is why it was broken off, where that was not the request's bound. Events
+        that are not there any more are passed over, and told in `skipped` where they were asked for. Raises Invalid for
+        a cursor that can't be honoured."""
         found = self._stored.bucket(token, bucket)
         target = output_of(found, output).n if output else None
         orders = _Orders(found, target, _force(process_policy))
@@ -110,7 +88,7 @@ class Resending:
         judging = Judging()
         while after < last:
             if len(ids) >= MOST or scanned >= SCAN or judging.seconds >= LONG:
-                return Resent(ids, await self._cursor(found, after, last), skipped=skipped)
+                return _resent(ids, await self._cursor(found, after, last), skipped=skipped)
             try:
                 events = await self._stored.log.read(found.id, after, min(_READ, last - after, SCAN - scanned), MIB)
             except CursorLost as lost:
@@ -133,9 +111,9 @@ class Resending:
                 if not ids:
                     raise problem
                 reached = chosen[len(places)].seq - 1
-                return Resent(ids, await self._cursor(found, reached, last), str(problem), skipped)
+                return _resent(ids, await self._cursor(found, reached, last), str(problem), skipped)
             after = events[looked - 1].seq
-        return Resent(ids, skipped=skipped)
+        return _resent(ids, skipped=skipped)
 
     async def _bounds(self, bucket: Bucket, wanted: Range) -> tuple[int, int, list[Gap]]:
         """The position before the range, its last seq, and what of it has left; what is appended from now on is not
@@ -182,6 +160,20 @@ class Resending:
                 raise result
             places.append(result)
         return places, None
+
+
+def _resent(
+    ids: Sequence[str], next_cursor: str | None = None, problem: str = "", skipped: Sequence[Gap] = ()
+) -> Document:
+    """What is answered; `next_cursor` None is the end of the range."""
+    document: Document = {"status": "resent", "ids": ids}
+    if next_cursor is not None:
+        document["next_cursor"] = next_cursor
+    if problem:
+        document["problem"] = problem
+    if skipped:
+        document["skipped"] = [gap_fields(gap) for gap in skipped]
+    return document
 
 
 def _skip(skipped: list[Gap], reason: GapReason, first: int, last: int) -> None:

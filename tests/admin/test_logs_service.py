@@ -259,7 +259,7 @@ async def test_an_ephemeral_bucket_keeps_stubs(open_logs: OpenLogs) -> None:
         (event_id,) = await world.send(bucket, b"secret", ephemeral=True)
         log = await world.logs.get(ROOT, event_id)
         assert (log["body"], log["ephemeral"]) == ("secret", True)
-        (copy,) = (await world.logs.resend(ROOT, event_id)).ids
+        (copy,) = (await world.logs.resend(ROOT, event_id))["ids"]
         forget(world.log)
         for log_id in (event_id, copy):
             log = await world.logs.get(ROOT, log_id)
@@ -270,7 +270,7 @@ async def test_an_ephemeral_bucket_keeps_stubs(open_logs: OpenLogs) -> None:
         assert [(each["id"], each["status"]) for each in listed] == [(copy, "received"), (event_id, "sent")]
         with pytest.raises(Conflict, match="content is gone"):
             await world.logs.resend(ROOT, event_id)
-        assert (await world.logs.resend_range(ROOT, "orders", Range())).ids == []
+        assert (await world.logs.resend_range(ROOT, "orders", Range()))["ids"] == []
         with pytest.raises(Invalid, match="ephemeral"):
             await world.logs.drain(ROOT, "orders")
         page = await world.logs.page(ROOT, "orders", cursor=event_id)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from relay_tornado.admin.resending import Range, resent_document
+from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import (
@@ -211,8 +211,7 @@ class ActionHandler(RestHandler):
     @operation("Send an event again, as a new event of its bucket", Resent(), body=ActionBody(), statuses=(412,))
     async def post(self, log: str) -> None:
         given = self.given()
-        resent = await self.rest.logs.resend(self.token, log, **_orders(given))
-        self.answer(resent_document(resent))
+        self.answer(await self.rest.logs.resend(self.token, log, **_orders(given)))
 
 
 class ResendHandler(RestHandler):
@@ -223,7 +222,7 @@ class ResendHandler(RestHandler):
         given = self.given()
         orders = _orders(given)
         wanted = Range(**{name: value for name, value in given.items() if value is not None})
-        self.answer(resent_document(await self.rest.logs.resend_range(self.token, self.bucket.id, wanted, **orders)))
+        self.answer(await self.rest.logs.resend_range(self.token, self.bucket.id, wanted, **orders))
 
 
 class EventsHandler(RestHandler):
