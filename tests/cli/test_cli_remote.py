@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import inspect
 import socket
 import subprocess
 import sys
@@ -14,8 +15,21 @@ from typing import Any, ClassVar
 
 import pytest
 
+from relay_tornado.admin.commands import COMMANDS
+from relay_tornado.cli.remote import Remote
 from tests.cli.runner import Runner
 from tests.cli.server import Server, serving
+
+
+def test_its_commands_are_the_relays() -> None:
+    """Whatever REST has a command for is a command of the relay's own, with nothing that this one does not take."""
+    methods = inspect.getmembers(Remote, inspect.isfunction)
+    found = {name.replace("_", ".", 1): run for name, run in methods if "_" in name.strip("_")}
+    assert "bucket.show" in found
+    for name, run in found.items():
+        taken = inspect.signature(run).parameters.values()
+        named = {each.name for each in taken if each.kind is not each.VAR_KEYWORD}
+        assert named <= inspect.signature(COMMANDS[name]).parameters.keys()
 
 
 def at(server: Server) -> dict[str, str]:
