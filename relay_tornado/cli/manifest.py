@@ -95,21 +95,17 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
         raise Invalid(f"{key}: must be a table: [{key}]", key)
     if "name" in value:
         raise Invalid(f"{key}.name: leave it out: a bucket is named by its table, and is not renamed", key)
-    parts: dict[str, dict[str, Document] | None] = {}
-    for part, schema in (("inputs", _INPUT), ("outputs", _OUTPUT)):
-        parts[part] = None
-        if part in value:
-            parts[part] = {
-                each: _options(schema, options, f"{key}.{part}.{_quoted(each)}", folder)
-                for each, options in _table(value, part, key).items()
-            }
-    options = {each: item for each, item in value.items() if each not in ("inputs", "outputs")}
-    for each, declared in (parts["inputs"] or {}).items():
-        if "id" in declared:
-            raise Invalid(f"{key}.inputs.{_quoted(each)}.id: leave it out: the table's own name is the id", key)
-    for each, declared in (parts["outputs"] or {}).items():
-        if "name" in declared:
-            raise Invalid(f"{key}.outputs.{_quoted(each)}.name: leave it out: the table's own name is the name", key)
+    parts: dict[str, dict[str, Document] | None] = {"inputs": None, "outputs": None}
+    for part, schema, own in (("inputs", _INPUT, "id"), ("outputs", _OUTPUT, "name")):
+        if part not in value:
+            continue
+        parts[part] = found = {}
+        for each, item in _table(value, part, key).items():
+            where = f"{key}.{part}.{_quoted(each)}"
+            found[each] = _options(schema, item, where, folder)
+            if own in found[each]:
+                raise Invalid(f"{where}.{own}: leave it out: the table's own name is the {own}", key)
+    options = {each: item for each, item in value.items() if each not in parts}
     return DeclaredBucket(name, _options(_BUCKET, options, key, folder), parts["inputs"], parts["outputs"])
 
 
