@@ -313,4 +313,4 @@ def _upgrades(headers: HTTPHeaders) -> bool:
 
 
 def routes(sockets: Sockets) -> list[URLSpec]:
-    return [URLSpec(r"/v1/socket", SocketHandler, {"sockets": sockets})]
+    return [URLSpec(r"/v1/socket/?", SocketHandler, {"sockets": sockets})]

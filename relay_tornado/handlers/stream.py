@@ -273,4 +273,4 @@ def _json(name: str, text: str) -> Any:
 
 def routes(sockets: Sockets, log: EventLog, registry: Registry, callers: Callers) -> list[URLSpec]:
     parts = {"sockets": sockets, "log": log, "registry": registry, "callers": callers}
-    return [URLSpec(r"/v1/stream", StreamHandler, parts)]
+    return [URLSpec(r"/v1/stream/?", StreamHandler, parts)]

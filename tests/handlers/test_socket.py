@@ -379,6 +379,15 @@ async def test_plain_http_is_told_what_this_is() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_slash_at_the_end_of_the_url() -> None:
+    """It counts for nothing, as in REST: who configures a client may write one."""
+    async with live() as server, connect(f"{server.url}/") as socket:
+        await socket.send(json.dumps({"action": "pong", "extended": True}))
+        await socket.send("nonsense")
+        assert json.loads(await socket.recv())["code"] == "invalid"
+
+
+@pytest.mark.gen_test
 async def test_http_1_0_can_not_upgrade() -> None:
     """It is told so, and nothing fails."""
     async with live() as server, Raw(server.port) as raw:

@@ -62,6 +62,17 @@ async def test_replay_and_live_come_as_they_do_on_a_websocket() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_slash_at_the_end_of_the_path() -> None:
+    """It counts for nothing, as in REST."""
+    async with here() as site:
+        source = site.source("bucket=orders")
+        source.request = source.request.replace(b"/v1/stream?", b"/v1/stream/?")
+        async with source:
+            assert source.status == 200
+            await source.hear("subscribed")
+
+
+@pytest.mark.gen_test
 async def test_basic_credentials_and_http_1_0_do_as_well() -> None:
     """The body is not chunked there, and a key of one's own is looked at."""
     async with here() as site:
