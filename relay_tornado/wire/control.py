@@ -18,7 +18,7 @@ from relay_tornado.errors import Invalid
 from relay_tornado.ids import parse_id
 from relay_tornado.model import Cursor, Earliest, Last, Latest, Position, Since
 from relay_tornado.wire.acks import Ack, Nak, read_ack, read_id, read_nak
-from relay_tornado.wire.fields import Number
+from relay_tornado.wire.fields import Number, Whole
 
 Positions: TypeAlias = Position | Mapping[str, Position]
 """A position for every bucket, or from a bucket's name or id to its position, "*" being the rest."""
@@ -163,26 +163,17 @@ def _one_of(choices: Sequence[str], words: str) -> fields.String:
     return fields.String(validate=validate.OneOf(choices, error=words), error_messages={"invalid": words})
 
 
-def _whole(first: int, last: int, words: str) -> fields.Integer:
-    limits = validate.Range(first, last, error=words)
-    return fields.Integer(strict=True, validate=limits, error_messages={"invalid": words})
-
-
 class _Subscribe(_Names):
     since = _SincePosition()
     on_gap = _one_of(("resume", "fail"), 'write "resume" or "fail"')
-    max_body = fields.Integer(
-        strict=True,
-        validate=validate.Range(min=0, error="write a number of bytes, 0 or more"),
-        error_messages={"invalid": "write a whole number of bytes, like 1000000"},
-    )
+    max_body = Whole(0, 2**63 - 1, said="write a whole number of bytes, 0 or more, like 1000000")
     filter = fields.Raw()
     outputs = _one_of(("none",), 'write "none", or leave it out')
     consumer = fields.String(error_messages={"invalid": "write the consumer's name in quotes"})
     ack = _one_of(("explicit", "receipt"), 'write "explicit" or "receipt"')
-    max_in_flight = _whole(1, MAX_IN_FLIGHT, f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
+    max_in_flight = Whole(1, MAX_IN_FLIGHT, said=f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
     ack_wait = Number(f"write a number of seconds from 1 to {MAX_ACK_WAIT}", 1, MAX_ACK_WAIT)
-    max_deliver = _whole(0, MAX_DELIVER, f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")
+    max_deliver = Whole(0, MAX_DELIVER, said=f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")
 
 
 class _Headers(fields.Field[Mapping[str, tuple[str, ...]]]):
@@ -206,12 +197,7 @@ class _Respond(_Lenient):
         required=True,
         error_messages=dict.fromkeys(("required", "null", "invalid"), "write the meta.id of the event, in quotes"),
     )
-    status = fields.Integer(
-        strict=True,
-        load_default=200,
-        validate=validate.OneOf((0, *range(200, 600)), error=_STATUS),
-        error_messages=dict.fromkeys(("null", "invalid"), _STATUS),
-    )
+    status = Whole(0, 599, said=_STATUS, load_default=200)
     headers = _Headers(load_default=None, allow_none=True)
     body = fields.String(load_default=None, allow_none=True, error_messages={"invalid": "write a text"})
     body_base64 = fields.String(load_default=None, allow_none=True, error_messages={"invalid": "write a text"})
@@ -314,6 +300,8 @@ def _check_number(document: dict[str, Any]) -> None:
 
 def _respond(document: dict[str, Any]) -> Respond:
     loaded = _load(_RESPOND, document)
+    if 0 < loaded["status"] < 200:
+        raise Invalid(f"status: {_STATUS}")
     cursor = read_id(loaded["id"])
     body = (loaded["body"] or "").encode()
     if loaded["body_base64"] is not None:

@@ -38,12 +38,13 @@ class Flag(fields.Boolean):
 
 
 class Whole(fields.Integer):
-    """A JSON integer from `least` to `most`."""
+    """A JSON integer from `least` to `most`; `said` is the message where it is none."""
 
-    def __init__(self, least: int, most: int = MAX_COUNT, **kwargs: Any) -> None:
-        message = f"must be a whole number from {least} to {most}."
+    def __init__(self, least: int, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
+        message = said or f"must be a whole number from {least} to {most}."
         limits = validate.Range(min=least, max=most, error=message)
-        super().__init__(strict=True, validate=limits, error_messages={"invalid": message}, **kwargs)
+        messages = dict.fromkeys(("invalid", "null"), message)
+        super().__init__(strict=True, validate=limits, error_messages=messages, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         # Some clients know only one kind of number, and 5.0 is a whole one in JSON Schema, too.

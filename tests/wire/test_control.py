@@ -175,6 +175,15 @@ def test_a_consumer() -> None:
     assert subscribe(consumer="n" * 100).content == Subscribe(consumer="n" * 100)
 
 
+def test_whole_numbers_may_be_written_as_floating_ones() -> None:
+    """Some clients know one kind of number only, and write 5 as 5.0 or 5e0."""
+    given = subscribe(consumer="w", max_in_flight=10.0, max_deliver=5.0, max_body=1e6)
+    assert given.content == Subscribe(consumer="w", max_in_flight=10, max_deliver=5, max_body=1_000_000)
+    content = respond(status=201.0).content
+    assert isinstance(content, Respond)
+    assert (content.status, type(content.status)) == (201, int)
+
+
 @pytest.mark.parametrize(
     ("fields", "where"),
     [
