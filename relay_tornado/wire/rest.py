@@ -25,7 +25,7 @@ from relay_tornado.model import (
     Token,
     to_document,
 )
-from relay_tornado.wire.fields import Anything, Choice, Document, Flag, Form, Headers, Seconds, StockFields, Text, Whole
+from relay_tornado.wire.fields import Anything, Choice, Document, Flag, Form, Headers, Number, Seconds, StockFields, Text, Whole
 
 MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""
@@ -202,13 +202,9 @@ class RateLimitFields(Schema):
     interval = Seconds(DAY)
 
 
-def moment(least: float | None = None) -> fields.Float:
+def moment() -> Number:
     """A unix time, or null."""
-    return fields.Float(
-        allow_none=True,
-        validate=validate.Range(min=least, max=MAX_TIME, error="must be a unix time before the year 10000."),
-        error_messages=dict.fromkeys(("invalid", "special"), "must be a time in unix seconds."),
-    )
+    return Number("must be a time in unix seconds, before the year 10000.", 0, MAX_TIME, allow_none=True)
 
 
 class BucketFields(StockFields):

@@ -13,7 +13,7 @@ from relay_tornado.errors import Forbidden, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.handlers.rest.schemas import Deleted, NewTokenAnswer, TokenAnswer
 from relay_tornado.model import Token
-from relay_tornado.wire.fields import Choice, Document, Flag, StockFields, Text, load
+from relay_tornado.wire.fields import Choice, Document, Flag, Number, StockFields, Text, load
 from relay_tornado.wire.rest import deleted_document, moment
 
 
@@ -39,17 +39,13 @@ class TokenBody(StockFields):
     scopes = fields.Nested(ScopesBody, allow_none=True)
     api_access = Choice("", "enabled", "disabled")
     durable = Flag()
-    expires_at = moment(0)
+    expires_at = moment()
 
 
 class RotateBody(Schema):
     """`grace`: for how many seconds the secret before stays good."""
 
-    grace = fields.Float(
-        load_default=0.0,
-        validate=validate.Range(min=0, max=MAX_GRACE, error=f"must be a number of seconds from 0 to {MAX_GRACE:.0f}."),
-        error_messages={"invalid": "must be a number of seconds.", "special": "must be a number of seconds."},
-    )
+    grace = Number(f"must be a number of seconds from 0 to {MAX_GRACE:.0f}.", 0, MAX_GRACE, load_default=0.0)
 
 
 _BODY = TokenBody()

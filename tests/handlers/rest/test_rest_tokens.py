@@ -136,6 +136,8 @@ async def test_what_does_not_fit(tmp_path: Path) -> None:
             ({"scopes": {"buckets": "orders"}}, "scopes.buckets"),
             ({"scopes": {"bucket": []}}, "scopes.bucket"),
             ({"expires_at": "soon"}, "expires_at"),
+            ({"expires_at": "2030"}, "expires_at"),
+            ({"expires_at": -1}, "expires_at"),
             ({"description": 1}, "description"),
             ({"name": "x"}, "name"),
         ):
