@@ -173,7 +173,9 @@ class _Subscribe(_Names):
     ack = _one_of(("explicit", "receipt"), 'write "explicit" or "receipt"')
     max_in_flight = Whole(1, MAX_IN_FLIGHT, said=f"write a whole number of events from 1 to {MAX_IN_FLIGHT}")
     ack_wait = Number(f"write a number of seconds from 1 to {MAX_ACK_WAIT}", 1, MAX_ACK_WAIT)
-    max_deliver = Whole(0, MAX_DELIVER, said=f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end")
+    max_deliver = Whole(
+        0, MAX_DELIVER, said=f"write a whole number of tries from 1 to {MAX_DELIVER}, or 0: without end"
+    )
 
 
 class _Headers(fields.Field[Mapping[str, tuple[str, ...]]]):

@@ -43,8 +43,7 @@ class Whole(fields.Integer):
     def __init__(self, least: int, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
         message = said or f"must be a whole number from {least} to {most}."
         limits = validate.Range(min=least, max=most, error=message)
-        messages = dict.fromkeys(("invalid", "null"), message)
-        super().__init__(strict=True, validate=limits, error_messages=messages, **kwargs)
+        super().__init__(strict=True, validate=limits, error_messages={"invalid": message, "null": message}, **kwargs)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
         # Some clients know only one kind of number, and 5.0 is a whole one in JSON Schema, too.

@@ -25,7 +25,19 @@ from relay_tornado.model import (
     Token,
     to_document,
 )
-from relay_tornado.wire.fields import Anything, Choice, Document, Flag, Form, Headers, Number, Seconds, StockFields, Text, Whole
+from relay_tornado.wire.fields import (
+    Anything,
+    Choice,
+    Document,
+    Flag,
+    Form,
+    Headers,
+    Number,
+    Seconds,
+    StockFields,
+    Text,
+    Whole,
+)
 
 MAX_BODY_TEXT = 250_000
 """Bytes of an input's static body."""
