@@ -130,6 +130,19 @@ def test_it_runs_until_it_is_told(tmp_path: Path, number: int) -> None:
         assert [event for event in events if event != "search_index_ready"] == ["started", "stopped"]
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_means_nothing_to_it(tmp_path: Path, number: signal.Signals) -> None:
+    """What has other programs open their logs anew, and would end a program that does not know it, is passed over."""
+    with served(tmp_path) as relay:
+        url = relay.url()
+        relay.process.send_signal(number)
+        told = json.loads(relay.wait_for(r'.*"signal_ignored".*')[0])
+        assert (told["signal"], told["level"]) == (number.name, "warning")
+        with urllib.request.urlopen(f"{url}/readyz", timeout=TIMEOUT) as answer:
+            assert answer.status == 200
+        assert relay.end() == 0
+
+
 def test_as_many_descriptors_as_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each connection is one: the soft limit, which is meant for other programs, is raised."""
     monkeypatch.setattr(Served, "program", ["sh", "-c", 'ulimit -S -n 256; exec "$@"', "sh", *RELAY])
@@ -387,11 +400,12 @@ def test_it_ends_whatever_was_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert "error" not in {json.loads(line)["level"] for line in relay.stderr.splitlines()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_second_signal_changes_nothing(tmp_path: Path, number: int) -> None:
     """Who is impatient and signals again while the relay ends gets the same clean end."""
     with served(tmp_path) as relay:
         relay.url()
+        relay.process.send_signal(signal.SIGTERM)
         while relay.process.poll() is None:
             relay.process.send_signal(number)
             time.sleep(0.002)

@@ -38,6 +38,8 @@ _log = structlog.get_logger(__name__)
 DEMO = "demo"
 
 _SWITCH_INTERVAL = 0.0001
+_OTHERS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that have other programs open their logs anew, and the like; one that does not know them is ended by them."""
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
 _EXTENSION = 60.0
 """Seconds by which a start that is still at work puts off its time-out."""
@@ -75,10 +77,12 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
     loop.set_exception_handler(rescue)
     for number in STOP:
         loop.add_signal_handler(number, told_to_stop.set)
+    for other in _OTHERS:
+        loop.add_signal_handler(other, _ignored, other)
     relay = Relay(settings, inherited)
+    loop.add_signal_handler(signal.SIGHUP, relay.reload)
     await _start(relay, notifier)
     restrain()
-    loop.add_signal_handler(signal.SIGHUP, relay.reload)
     alive = asyncio.create_task(notifier.keep_alive())
     try:
         _print(f"listening on {relay.address}")
@@ -99,8 +103,9 @@ async def _run(settings: Settings, demo: bool, notifier: Notifier, inherited: Se
         alive.cancel()
         # A second signal, while the interpreter winds down, must not turn a clean end into another exit status. It is
         # blocked meanwhile: taking the loop's handler away leaves the default one for a moment.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
-        for number in STOP:
+        handled = (*STOP, signal.SIGHUP, *_OTHERS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, handled)
+        for number in handled:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
 
@@ -112,6 +117,10 @@ async def _start(relay: Relay, notifier: Notifier) -> None:
         notifier.extend(_EXTENSION)
         await asyncio.wait((starting,), timeout=_EXTENSION / 3)
     await starting
+
+
+def _ignored(number: signal.Signals) -> None:
+    _log.warning("signal_ignored", signal=number.name, known="SIGTERM and SIGINT stop it, SIGHUP loads its certificate")
 
 
 def _end_within(seconds: float, loop: asyncio.AbstractEventLoop) -> None:
