@@ -319,6 +319,17 @@ def test_a_start_that_fails(tmp_path: Path) -> None:
             assert str(first.process.pid) in second.stderr
 
 
+@pytest.mark.parametrize("limit", [8, 10, 12, 20, 30])
+def test_a_start_with_too_few_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """It is one line that says so, wherever they end."""
+    monkeypatch.setattr(Served, "program", ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", *RELAY])
+    with served(tmp_path) as relay:
+        assert relay.process.wait(TIMEOUT) == 1
+        assert relay.stderr.count("\n") == 1
+        assert relay.stderr.startswith("relay: ")
+        assert "no more files can be opened" in relay.stderr
+
+
 def left() -> int:
     """The end to write to of a pipe whose reader has left."""
     reading, writing = os.pipe()

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import click
@@ -38,6 +38,8 @@ _log = structlog.get_logger(__name__)
 DEMO = "demo"
 
 _SWITCH_INTERVAL = 0.0001
+_LEAST_DESCRIPTORS = 48
+"""What a start opens, and some connections."""
 _OTHERS = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that have other programs open their logs anew, and the like; one that does not know them is ended by them."""
 _INSTEAD = "the log has the address; `relay ui` prints a link to the page, and `relay token create` makes a token"
@@ -62,6 +64,7 @@ def serve(demo: bool, **params: Any) -> None:
     configure(settings)
     _warn_of_variables(os.environ)
     _raise_descriptor_limit()
+    _check_descriptors()
     # The database's threads give the interpreter's lock up at every row, and get it back from a loop that is busy only
     # after this interval: at the usual 5 ms reading old events would take many times as long.
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -165,6 +168,13 @@ def _raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _check_descriptors() -> None:
+    """Raises OSError where there are fewer than a start needs: what lacks one later says less, or a traceback."""
+    with ExitStack() as opened:
+        for _ in range(_LEAST_DESCRIPTORS):
+            opened.enter_context(socket.socket())
 
 
 def _say_what_next(settings: Settings) -> None:
