@@ -22,7 +22,7 @@ from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
 from relay_tornado.model import Bounds, Bucket, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.progress import AT_ONCE, PARKED, Progress
-from relay_tornado.wire.fields import Document
+from relay_tornado.wire.fields import MAX_SECONDS, Document
 
 MOST: Final = 1_000
 """Events of one replay, and dead letters of one page or one request."""
@@ -202,7 +202,7 @@ class ConsumerAdministration:
         dues = {}
         for outline in await self._log.outline(bucket.id, first, last) if first <= last else ():
             came = outline.received_at if came is None else came
-            dues[outline.seq] = due + max(outline.received_at - came, 0.0) / speed
+            dues[outline.seq] = due + min(max(outline.received_at - came, 0.0) / speed, MAX_SECONDS)
         return dues, None if came is None else f"{came!r}@{due!r}"
 
     # dead letters

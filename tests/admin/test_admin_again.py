@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isfinite
+
 import pytest
 
 from relay_tornado.admin.consumers import MOST
@@ -125,6 +127,16 @@ async def test_a_replay_keeps_the_pace_over_its_pages() -> None:
         for anchor in ("x", "1@", "nan@1", "1@inf"):
             with pytest.raises(Invalid, match="anchor"):
                 await world.consumers.replay(BUCKET, "w", first=1, speed=1.0, anchor=anchor)
+
+
+@pytest.mark.gen_test
+async def test_a_pace_that_never_ends() -> None:
+    """Each event is due some day: one that is due never could not be stored."""
+    async with opened() as world:
+        await world.events(3, 2.0)
+        ledger = await world.open(floor=3)
+        await world.consumers.replay(BUCKET, "w", first=1, speed=1e-320)
+        assert all(isfinite(one.due) for one in ledger.progress.parked.values())
 
 
 @pytest.mark.gen_test
