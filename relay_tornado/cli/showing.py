@@ -63,6 +63,14 @@ def show_body(event: EventData) -> None:
     sys.stdout.buffer.flush()
 
 
+def _clock(time: float | None) -> str:
+    """The time of day, here; one that is in no calendar comes of damage."""
+    try:
+        return "" if time is None else datetime.fromtimestamp(time).strftime("%H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return "no date"
+
+
 class ForPeople:
     """A line that says what came, its headers, and its body, JSON indented. Nothing in it can steer the terminal."""
 
@@ -76,9 +84,8 @@ class ForPeople:
 
         # As Text, not as markup: what senders wrote is shown, not obeyed.
         target = f"{event.path}{'?' if event.query else ''}{event.query}" or "/"
-        at = "" if event.received_at is None else datetime.fromtimestamp(event.received_at).strftime("%H:%M:%S")
         head = Text.assemble(
-            (f"{at} ", "dim"),
+            (f"{_clock(event.received_at)} ", "dim"),
             (f"{printable(event.bucket)} ", "cyan"),
             (f"{printable(event.method)} ", "bold green"),
             (printable(target), "bold"),

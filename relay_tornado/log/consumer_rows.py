@@ -15,7 +15,7 @@ from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, T
 from relay_tornado.model import BucketId, Gap, GapReason
 from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
-from relay_tornado.storage.damage import is_damage, malformed, sound
+from relay_tornado.storage.damage import Finite, is_damage, malformed, sound
 
 STEP = 256
 """Rows that leave in one transaction."""
@@ -44,9 +44,9 @@ _MAKE = (
 _RENEW = """
 UPDATE consumer SET floor = :floor, done = '[]', tried = '[]', gaps = 0, gap = NULL, updated_at = :at,
     receipt = (kind = 'token' OR receipt IS 1),
-    ack_wait = CASE typeof(ack_wait) WHEN 'real' THEN ack_wait ELSE :wait END,
+    ack_wait = iif(typeof(ack_wait) = 'real' AND abs(ack_wait) < 9e999, ack_wait, :wait),
     max_deliver = CASE typeof(max_deliver) WHEN 'integer' THEN max_deliver ELSE :most END,
-    created_at = CASE typeof(created_at) WHEN 'real' THEN created_at ELSE :at END
+    created_at = iif(typeof(created_at) = 'real' AND abs(created_at) < 9e999, created_at, :at)
 WHERE id = :id
 """
 _DEAD = (
@@ -54,6 +54,7 @@ _DEAD = (
     " JOIN dead_letter ON dead_letter.consumer = consumer.id WHERE log.bucket = ? AND log.dropped = 0 AND seq > ?"
     " AND (seq >= log.first OR reason = 'retention')"
     " AND (typeof(attempts), typeof(since), typeof(at), typeof(reason)) = ('integer', 'real', 'real', 'text')"
+    " AND abs(since) < 9e999 AND abs(at) < 9e999"
 )
 _FLOOR = (
     "SELECT min(min(floor + 1, coalesce((SELECT min(seq) FROM parked WHERE consumer = consumer.id), floor + 1)))"
@@ -136,7 +137,7 @@ def _one(raw: sqlite3.Connection, key: Key, consumer: int, *, whole: bool = Fals
             return None  # it was deleted this moment
         stored = _stored(key, sound(row, _Row))
         parked = raw.execute(_TRIED, (consumer,)).fetchall() if whole else []
-        again = sound(parked, list[tuple[int, int, float, float]])
+        again = sound(parked, list[tuple[int, int, Finite, Finite]])
     except (msgspec.MsgspecError, ValueError, sqlite3.DatabaseError) as error:
         if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
             raise
@@ -300,21 +301,21 @@ class _Missed(msgspec.Struct, rename={"from_seq": "from", "to_seq": "to"}):
 
 
 class _Met(_Missed):
-    at: float
+    at: Finite
     untold: list[_Missed] = []
 
 
 class _Row(NamedTuple):
     """What `_STORED` reads."""
 
-    ack_wait: float
+    ack_wait: Finite
     max_deliver: int
     receipt: int
     floor: int
     done: bytes
     dead: int
-    created_at: float
-    updated_at: float
+    created_at: Finite
+    updated_at: Finite
     gaps: int
     gap: bytes | None
     tried: bytes

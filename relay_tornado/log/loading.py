@@ -29,10 +29,12 @@ class Loaded(NamedTuple):
     damaged: list[int]
 
 
-# Damage makes a number a text, or nothing. Without the last two a log can be read, and at worst takes no events.
+# Damage makes a number a text, or nothing, and a time infinite. Without the last two a log can be read, and at worst
+# takes no events.
 _LOGS = (
     "SELECT id, bucket, first, head, iif(typeof(bytes) = 'integer', bytes, 0),"
-    " iif(typeof(last_at) = 'real', last_at, 0.0), typeof(first) = 'integer' AND typeof(head) = 'integer'"
+    " iif(typeof(last_at) = 'real' AND abs(last_at) < 9e999, last_at, 0.0),"
+    " typeof(first) = 'integer' AND typeof(head) = 'integer'"
     " FROM log WHERE dropped = 0"
 )
 _EPOCHS = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from math import isinf
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -84,7 +85,7 @@ STUB = "length(event.headers) + length(event.body) = 0 AND event.size > length(e
 _OUTLINE = (
     f"SELECT {_of_event('seq, received_at, input_id, method, size')}, {STUB}{_PLACES}"
     " AND typeof(event.received_at) = 'real' AND typeof(event.size) = 'integer' AND typeof(event.input_id) = 'text'"
-    " AND typeof(event.method) = 'text' ORDER BY place.seq"
+    " AND abs(event.received_at) < 9e999 AND typeof(event.method) = 'text' ORDER BY place.seq"
 )
 _AFTER_STUBS = (
     f"SELECT seq FROM event WHERE log = ? AND seq > ? AND seq <= ? AND NOT ({STUB})"  # noqa: S608
@@ -93,7 +94,8 @@ _AFTER_STUBS = (
 
 _NEXT = "SELECT min(seq) FROM event WHERE log = ? AND seq BETWEEN ? AND ?"
 _RECEIVED_AT = (
-    "SELECT received_at FROM event WHERE log = ? AND seq >= ? AND typeof(received_at) = 'real' ORDER BY seq LIMIT 1"
+    "SELECT received_at FROM event WHERE log = ? AND seq >= ? AND typeof(received_at) = 'real'"
+    " AND abs(received_at) < 9e999 ORDER BY seq LIMIT 1"
 )
 
 
@@ -277,7 +279,7 @@ def _found(rows: Iterable[Any], start: int, end: int, epochs: Sequence[Epoch], r
             # A damaged head of a row may make a blob a text, and pass the CRC where that is empty.
             path, query = path or b"", query or b""
             event = Event(seq, epoch, at, input_id, method, path, query, headers, body, ip, *(marks or ()))
-            if checksum(event, marks) != crc or at.__class__ is not float:
+            if checksum(event, marks) != crc or at.__class__ is not float or isinf(at):
                 event, size = None, 0
             elif not headers and not body and size > len(path) + len(query):
                 event = None

@@ -19,7 +19,7 @@ from relay_tornado.log.deliveries import DONE, MOST, Latest, sent, storable, sur
 from relay_tornado.model import BucketId, Result
 from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
-from relay_tornado.storage.damage import sound
+from relay_tornado.storage.damage import Finite, sound
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.work import CLOSED, again
 
@@ -64,7 +64,7 @@ class _Row(NamedTuple):
     body: bytes
     duration_ms: int
     retries: int
-    at: float
+    at: Finite
 
 
 class _Entry:

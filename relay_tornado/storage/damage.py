@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+
+Finite: TypeAlias = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+"""For times and spans. Damage makes an infinite one of them, which is no number of seconds."""
 
 MALFORMED_TEXT: Final = "a text in it is malformed"
 

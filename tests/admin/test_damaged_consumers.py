@@ -37,6 +37,7 @@ DAMAGES = [
     "created_at = 'x'",
     "updated_at = 'x'",
     "gaps = 'x'",
+    *(f"{name} = 9e999" for name in ("ack_wait", "created_at", "updated_at")),
 ]
 
 
@@ -114,7 +115,7 @@ async def test_a_start_goes_on_and_a_seek_mends(tmp_path: Path, what: str) -> No
 
 
 @pytest.mark.gen_test
-@pytest.mark.parametrize("what", ["attempts = ''", "due = x''", "since = 'x'"])
+@pytest.mark.parametrize("what", ["attempts = ''", "due = x''", "since = 'x'", "due = 9e999", "since = -9e999"])
 async def test_what_is_tried_again_may_be_damaged(tmp_path: Path, what: str) -> None:
     """It is the damage of its consumer, also where that was at work when the process ended; others are as they were."""
     changes = Changes(6, parked={3: Parked(1, 5.0, 1.0), 4: Parked(1, 0.0, 1.0)}, tried=((7, 7),))

@@ -21,9 +21,11 @@ from relay_tornado.cli.logs import logs
 from relay_tornado.cli.output import counted, exact_size, print_table, retention_words
 from relay_tornado.cli.outputs import output
 from relay_tornado.cli.search import search
+from relay_tornado.cli.showing import ForPeople
 from relay_tornado.cli.stats import lasts
 from relay_tornado.cli.token import token
 from relay_tornado.cli.ui import link
+from relay_tornado.client.event import EventData, Headers
 from relay_tornado.wire.rest import BucketFields, InputFields, OutputFields, TokenFields
 from tests.cli.runner import Runner
 from tests.cli.server import serving
@@ -299,3 +301,14 @@ def test_a_checkpoint_that_is_no_file(relay: Runner, tmp_path: Path) -> None:
 def test_where_the_page_is(base: str, page: str) -> None:
     """A relay that listens on every address is reached at the one of this machine, by IPv4 or IPv6 as it listens."""
     assert link(base, "x") == f"{page}#code=x"
+
+
+@pytest.mark.parametrize("at", [1e300, -1e300, 1e12])
+def test_an_event_with_a_time_that_is_in_no_calendar(capsys: pytest.CaptureFixture[str], at: float) -> None:
+    """A flipped bit makes one of a time: the event is shown."""
+    empty = dict.fromkeys(
+        ("bucket_id", "input_id", "input_name", "output", "destination", "path", "query", "epoch"), ""
+    )
+    told = {"id": "k3v9x1q7m2ab-1", "bucket": "b", "method": "PUT"}
+    ForPeople()(EventData(**(empty | told), seq=1, headers=Headers({}), body=b"", received_at=at))
+    assert capsys.readouterr().out.startswith("no date b PUT /")

@@ -285,7 +285,7 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
     "damage",
     [
         *("headers = '{'", "headers = NULL", "headers = CAST(x'ff' AS TEXT)", "status = NULL"),
-        *("status = CAST(x'ff' AS TEXT)", "body = 'x'", "at = 'x'", "duration_ms = NULL"),
+        *("status = CAST(x'ff' AS TEXT)", "body = 'x'", "at = 'x'", "at = 9e999", "duration_ms = NULL"),
     ],
 )
 async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> None:

@@ -99,6 +99,20 @@ def test_a_time_that_is_damaged(database: bytes) -> None:
         raw.execute("UPDATE event SET received_at = CAST(x'ff' AS TEXT) WHERE seq IN (1, 5)")
         assert reclaim.seek(raw, 1, 1, 8, 7.0) == 4
         assert rows.received_at(raw, 1, 1) == 2.5
+        raw.execute("UPDATE event SET received_at = 9e999 WHERE seq = 2")
+        assert rows.received_at(raw, 1, 1) == 3.5
+
+
+@pytest.mark.parametrize("wrong", [float("inf"), float("-inf")])
+def test_a_time_that_is_infinite(database: bytes, wrong: float) -> None:
+    """Its event is damaged: who reads, lists or shows it would fail of it."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as raw:
+        raw.deserialize(database)
+        raw.execute("DROP TRIGGER event_update")
+        raw.execute("UPDATE event SET received_at = ? WHERE seq = 3", (wrong,))
+        found = rows.select(raw, 1, 1, 8, EPOCHS, MANY)
+        assert [each and each.seq for each in found.events] == [1, 2, None, 4, 5, 6, 7, 8]
+        assert [each.seq for each in rows.outline(raw, 1, 1, 8)] == [1, 2, 4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("damaged", range(1, 9))
