@@ -182,6 +182,8 @@ async def test_rotation_with_a_grace(tmp_path: Path) -> None:
         await here.bucket("orders")
         key = await here.token("old")
         async with here.socket("old", "orders") as before:
+            refused = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": "1.5"})
+            assert (refused.status, refused.document["field"]) == (400, "grace")
             rotated = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": 1.5})
             here.tokens["new"] = (key, rotated.document["secret"])
             async with here.socket("old", "orders") as during, here.socket("new", "orders") as renewed:
