@@ -19,6 +19,7 @@ Invariants:
   in which it was taken, and is then neither done nor failed.
 - What was out when its log let it go is dead, unless it is done all the same.
 - Of what its log lost nothing is left, whatever became of it: other events get those seqs, and are given (`lose`).
+- What fails half-way, as for want of memory, may be said again: until it went well, a seq that was out stays so.
 - Nothing parked waits longer than it was asked to because the clock of day was set back: whoever uses the state says
   what time it is (`look`), and what is due at once is due at `AT_ONCE`, whatever the clock shows.
 """
@@ -143,8 +144,8 @@ class Progress:
         self._out: dict[int, Taken] = {}
         self._tried = Ranges()
         """Those out whose try has begun."""
-        self._fresh = 0
-        """How many of those out are not parked."""
+        self._fresh: set[int] = set()
+        """Those out that were not parked before."""
         self._gone: dict[int, Taken] = {}
         """Those that were out when their log let them go: dead, but perhaps done after all."""
         self._due = [(one.due, seq) for seq, one in self.parked.items()]
@@ -154,8 +155,8 @@ class Progress:
         self._last: int | None = None
         """Which parked ones may be taken, as it was said last."""
         self._changes = Changes()
+        self._raise(floor)
         self._changed = False
-        self._advance()
 
     def interrupted(self, tried: Iterable[tuple[int, int]], at: float, most: int = 0) -> None:
         """What was being tried when it was stored last (`at`), of which nothing more was heard: each of these tries was
@@ -213,10 +214,10 @@ class Progress:
         the seq `last`, where that is not None), then fresh ones in order. Where it fails, `into` has what was taken."""
         self.look(now)
         if last != self._last:
-            self._last = last
             self._due += self._behind
             heapq.heapify(self._due)
             self._behind.clear()
+            self._last = last
         taken = [] if into is None else into
         while self._due and self._due[0][0] <= now and len(taken) < limit:
             due, seq = self._due[0]
@@ -275,42 +276,46 @@ class Progress:
     def done(self, taken: Taken) -> bool:
         """It is dealt with. False where it is not out (any more): nothing changes."""
         if self._gone.get(taken.seq) == taken:
-            del self._gone[taken.seq]
-            self._changes.dead.pop(taken.seq, None)
             self._changes.revived.add(taken.seq)
+            self._changes.dead.pop(taken.seq, None)
             self._changed = True
+            del self._gone[taken.seq]
             return True
-        if not self._came_back(taken):
+        if not self._is_out(taken):
             return False
         self._unpark(taken.seq)
         self._settle(taken.seq)
+        self._take_back(taken.seq)
         return True
 
     def fail(self, taken: Taken, due: float, now: float) -> bool:
         """It was tried in vain, and is to be tried again when it is `due`. False as in `done`."""
-        if not self._came_back(taken):
+        if not self._is_out(taken):
             return False
         self.look(now)
         before = self.parked.get(taken.seq)
         self._park(taken.seq, Parked(taken.attempt, due, now if before is None else before.since))
+        self._take_back(taken.seq)
         return True
 
     def bury(self, taken: Taken, now: float, reason: str, *, tried: bool = True) -> bool:
         """It is given up, after this try or (not `tried`) instead of it. False as in `done`."""
-        if not self._came_back(taken):
+        if not self._is_out(taken):
             return False
         self._bury(taken.seq, taken.attempt if tried else taken.attempt - 1, now, reason)
+        self._take_back(taken.seq)
         return True
 
     def release(self, taken: Taken) -> bool:
         """It was not tried after all: as if it had not been taken. False as in `done`."""
-        if not self._came_back(taken):
+        if not self._is_out(taken):
             return False
         if (one := self.parked.get(taken.seq)) is not None:
             heapq.heappush(self._due, (one.due, taken.seq))
         else:
             # Those between are settled or out, and are passed over.
             self._next = min(self._next, taken.seq - 1)
+        self._take_back(taken.seq)
         return True
 
     # what changes it from outside
@@ -337,13 +342,14 @@ class Progress:
 
     def seek(self, floor: int) -> None:
         """Begins anew behind `floor`. What is parked or out is forgotten; what is dead stays so."""
+        floor = max(floor, self._first - 1)
         self.generation += 1
-        self.floor = self._next = max(floor, self._first - 1)
+        self.floor = self._next = floor
         self._settled.clear()
         self._out.clear()
         self._tried.clear()
         self._gone.clear()
-        self._fresh = 0
+        self._fresh.clear()
         self._due.clear()
         self._behind.clear()
         self.parked.clear()
@@ -356,9 +362,7 @@ class Progress:
         if floor <= self.floor:
             return False
         for seq in [seq for seq in self._out if seq <= floor and seq not in self.parked]:
-            del self._out[seq]
-            self._tried.remove(seq)
-            self._fresh -= 1
+            self._take_back(seq)
         self._raise(floor)
         return True
 
@@ -372,10 +376,11 @@ class Progress:
         attempts = parked | {taken.seq: taken.attempt for taken in out}
         started = sorted(attempts)
         for taken in out:
-            self._came_back(taken)
             self._gone[taken.seq] = taken
         for seq in started:
             self._bury(seq, attempts[seq], now, RETENTION)
+        for taken in out:
+            self._take_back(taken.seq)
         if self.floor < first - 1:
             self._raise(first - 1)
         return Missed(started, fresh, untried)
@@ -405,7 +410,7 @@ class Progress:
         self._out.clear()
         self._tried.clear()
         self._gone.clear()
-        self._fresh = 0
+        self._fresh.clear()
         for seq in [seq for seq in self.parked if seq > head]:
             self._unpark(seq)
         self._settled.cut_above(head)
@@ -417,10 +422,11 @@ class Progress:
         """What changed since the last call, None where nothing did."""
         if not self._changed:
             return None
-        changes, self._changes, self._changed = self._changes, Changes(), False
+        changes = self._changes
         changes.floor = self.floor
         changes.done = tuple(self._settled)
         changes.tried = tuple(self._tried)
+        self._changes, self._changed = Changes(), False
         return changes
 
     def _room(self) -> bool:
@@ -428,24 +434,30 @@ class Progress:
 
     def _spare(self) -> bool:
         """Whether one more may be parked, when all that is out might be."""
-        return len(self.parked) + self._fresh < PARKED
+        return len(self.parked) + len(self._fresh) < PARKED
 
     def _hand_out(self, taken: list[Taken], seq: int, attempt: int) -> None:
         taken.append(one := Taken(seq, attempt, self.generation))
         self._out[seq] = one
-        self._fresh += seq not in self.parked
+        if seq not in self.parked:
+            self._fresh.add(seq)
 
-    def _came_back(self, taken: Taken) -> bool:
-        if self._out.get(taken.seq) != taken:
-            if self._gone.get(taken.seq) == taken:
-                del self._gone[taken.seq]
-            return False
-        del self._out[taken.seq]
-        if taken.seq in self._tried:
-            self._tried.remove(taken.seq)
+    def _is_out(self, taken: Taken) -> bool:
+        """Whether it is out still; what left meanwhile can't be done any more after this."""
+        if self._out.get(taken.seq) == taken:
+            return True
+        if self._gone.get(taken.seq) == taken:
+            del self._gone[taken.seq]
+        return False
+
+    def _take_back(self, seq: int) -> None:
+        """It is out no longer: the last step of what says what came of it, so that this can be said again where it
+        failed half-way."""
+        if seq in self._tried:
+            self._tried.remove(seq)
             self._changed = True
-        self._fresh -= taken.seq not in self.parked
-        return True
+        self._fresh.discard(seq)
+        del self._out[seq]
 
     def _bury(self, seq: int, attempts: int, now: float, reason: str) -> None:
         before = self.parked.get(seq)
@@ -470,10 +482,13 @@ class Progress:
         return found
 
     def _raise(self, floor: int) -> None:
-        self.floor = floor
-        self._settled.cut_below(floor + 1)
-        self._changed = True
-        self._advance()
+        """Everything up to there is settled, and perhaps more behind it."""
+        floor = self._settled.end(floor + 1)
+        if floor > self.floor:
+            self._next = max(self._next, floor)
+            self._settled.cut_below(floor + 1)
+            self._changed = True
+            self.floor = floor
 
     def _park(self, seq: int, one: Parked) -> None:
         self.parked[seq] = self._changes.parked[seq] = one
@@ -482,19 +497,13 @@ class Progress:
         self._settle(seq)
 
     def _unpark(self, seq: int) -> None:
-        if self.parked.pop(seq, None) is not None:
-            self._changes.parked.pop(seq, None)
+        if seq in self.parked:
             self._changes.unparked.add(seq)
+            self._changes.parked.pop(seq, None)
+            del self.parked[seq]
 
     def _settle(self, seq: int) -> None:
         self._changed = True
         if seq > self.floor:
             self._settled.add(seq)
-            self._advance()
-
-    def _advance(self) -> None:
-        end = self._settled.end(self.floor + 1)
-        if end > self.floor:
-            self.floor = end
-            self._settled.cut_below(end + 1)
-        self._next = max(self._next, self.floor)
+            self._raise(self.floor)

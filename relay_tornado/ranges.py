@@ -7,97 +7,77 @@ from collections.abc import Iterable, Iterator
 
 
 class Ranges:
-    """Iterating gives (first, last), both in it, in order, with a hole between any two. `len` counts the numbers."""
+    """Iterating gives (first, last), both in it, in order, with a hole between any two. `len` counts the numbers.
 
-    __slots__ = ("_count", "_firsts", "_lasts")
+    A change is one step on one list, so one for which there is no memory changes nothing.
+    """
+
+    __slots__ = ("_edges",)
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         """The ranges may come in any order, and overlap."""
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
+        self._edges: list[int] = []
+        """In turn where a range begins, and the number behind its last one."""
         for first, last in sorted(ranges):
             if first > last:
                 continue
-            if self._lasts and first <= self._lasts[-1] + 1:
-                self._lasts[-1] = max(self._lasts[-1], last)
+            if self._edges and first <= self._edges[-1]:
+                self._edges[-1] = max(self._edges[-1], last + 1)
             else:
-                self._firsts.append(first)
-                self._lasts.append(last)
-        self._count = sum(last - first + 1 for first, last in self)
+                self._edges += (first, last + 1)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._firsts, self._lasts, strict=True)
+        return zip(self._edges[::2], [end - 1 for end in self._edges[1::2]], strict=True)
 
     def __len__(self) -> int:
-        return self._count
+        return sum(self._edges[1::2]) - sum(self._edges[::2])
 
     def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._firsts, number) - 1
-        return at >= 0 and number <= self._lasts[at]
+        return bisect_right(self._edges, number) % 2 == 1
 
     def add(self, number: int) -> None:
         """Adds a number; one that is in it changes nothing."""
-        firsts, lasts = self._firsts, self._lasts
-        at = bisect_right(firsts, number)
-        if at and number <= lasts[at - 1]:
+        edges = self._edges
+        at = bisect_right(edges, number)
+        if at % 2:
             return
-        self._count += 1
-        joins_left = at > 0 and lasts[at - 1] == number - 1
-        joins_right = at < len(firsts) and firsts[at] == number + 1
+        joins_left = at > 0 and edges[at - 1] == number
+        joins_right = at < len(edges) and edges[at] == number + 1
         if joins_left and joins_right:
-            lasts[at - 1] = lasts.pop(at)
-            del firsts[at]
+            del edges[at - 1 : at + 1]
         elif joins_left:
-            lasts[at - 1] = number
+            edges[at - 1] = number + 1
         elif joins_right:
-            firsts[at] = number
+            edges[at] = number
         else:
-            firsts.insert(at, number)
-            lasts.insert(at, number)
+            edges[at:at] = (number, number + 1)
 
     def remove(self, number: int) -> None:
         """Takes a number out; one that is not in it changes nothing."""
-        firsts, lasts = self._firsts, self._lasts
-        at = bisect_right(firsts, number) - 1
-        if at < 0 or number > lasts[at]:
+        edges = self._edges
+        at = bisect_right(edges, number)
+        if at % 2 == 0:
             return
-        self._count -= 1
-        first, last = firsts[at], lasts[at]
-        if first == last:
-            del firsts[at], lasts[at]
-        elif number == first:
-            firsts[at] += 1
-        elif number == last:
-            lasts[at] -= 1
-        else:
-            firsts.insert(at + 1, number + 1)
-            lasts.insert(at, number - 1)
+        first, end = edges[at - 1], edges[at]
+        before = (first, number) if first < number else ()
+        behind = (number + 1, end) if number + 1 < end else ()
+        edges[at - 1 : at + 1] = before + behind
 
     def end(self, number: int) -> int:
         """The last number of the range that `number` lies in, `number - 1` where it lies in none."""
-        at = bisect_right(self._firsts, number) - 1
-        return self._lasts[at] if at >= 0 and number <= self._lasts[at] else number - 1
+        at = bisect_right(self._edges, number)
+        return self._edges[at] - 1 if at % 2 else number - 1
 
     def cut_below(self, first: int) -> None:
         """Takes out what lies below `first`."""
-        gone = bisect_left(self._lasts, first)
-        self._count -= sum(b - a + 1 for a, b in zip(self._firsts[:gone], self._lasts[:gone], strict=True))
-        del self._firsts[:gone], self._lasts[:gone]
-        if self._firsts and self._firsts[0] < first:
-            self._count -= first - self._firsts[0]
-            self._firsts[0] = first
+        at = bisect_right(self._edges, first)
+        self._edges[:at] = (first,) if at % 2 else ()
 
     def cut_above(self, last: int) -> None:
         """Takes out what lies above `last`."""
-        kept = bisect_right(self._firsts, last)
-        self._count -= sum(b - a + 1 for a, b in zip(self._firsts[kept:], self._lasts[kept:], strict=True))
-        del self._firsts[kept:], self._lasts[kept:]
-        if self._lasts and self._lasts[-1] > last:
-            self._count -= self._lasts[-1] - last
-            self._lasts[-1] = last
+        at = bisect_left(self._edges, last + 1)
+        self._edges[at:] = (last + 1,) if at % 2 else ()
 
     def clear(self) -> None:
         """Takes out everything."""
-        self._firsts.clear()
-        self._lasts.clear()
-        self._count = 0
+        self._edges.clear()
