@@ -11,11 +11,14 @@ import asyncio
 import types
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
 
 T = TypeVar("T")
+
+AGAIN: Final = 1.0
+"""Seconds until something is done again for which there was no memory."""
 
 Lost: TypeAlias = dict[asyncio.Task[Any], object]
 """Tasks, and what each of them is at."""
@@ -42,6 +45,25 @@ def wake(future: asyncio.Future[T], outcome: T | BaseException) -> None:
     except MemoryError as error:
         future.get_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
         raise
+
+
+class Lock(asyncio.Lock):
+    """One that whoever waits for it gets, also where there is no memory to wake him at first."""
+
+    def release(self) -> None:
+        try:
+            super().release()
+        except MemoryError as error:  # it is released by then
+            asyncio.get_running_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
+
+
+def surely(step: Callable[..., Any], *arguments: Any) -> None:
+    """Does what may be repeated, and does it again a moment later where there is no memory for it."""
+    try:
+        step(*arguments)
+    except MemoryError:
+        asyncio.get_running_loop().call_later(AGAIN, surely, step, *arguments)
+        say(_log.exception, "done_again")
 
 
 def say(log: Callable[..., Any], event: str, **what: Any) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.flight import Landing, Pace
-from relay_tornado.delivery.keeping import Keeper, place_later
+from relay_tornado.delivery.keeping import Keeper, Opened, place_later
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.member import Member
@@ -110,7 +110,7 @@ class Delivery:
         for placement in placements:
             bucket = placement.bucket
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
-                self._let_go(placement)
+                self._let_go(bucket.id)
                 self._tell(frames.bucket_deleted(bucket.name))
             elif self._enter(placement, replaces) and self.extended:
                 self._replaying[bucket.id] = None
@@ -273,6 +273,11 @@ class Delivery:
         """Nothing more is written."""
         return self._ended
 
+    @property
+    def opened(self) -> Opened:
+        """What it has open of consumers, until it ends."""
+        return {} if self.kept is None else self.kept.opened
+
     def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:
         """What this subscriber gets of an event, None where that is nothing. Raises BucketGone."""
         keep = event.seq + PAGE > self._shared.dispatcher.head(place.bucket_id)
@@ -312,8 +317,8 @@ class Delivery:
         if self._started and not self._ended and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
             self.lane.busy = True
-            self._shared.tasks.add(self._task)
             self._task.add_done_callback(self._shared.tasks.discard)
+            self._shared.tasks.add(self._task)
 
     async def _run(self) -> None:
         try:
@@ -423,10 +428,15 @@ class Delivery:
         bucket = self._shared.directory.get(bucket_id)
         placements: list[Placement] = []
         if bucket is not None:
-            keeper = None if self.kept is None else self.kept.keeper
             try:
                 placements = await place_later(
-                    self._shared.log, self._shared.ledgers, keeper, bucket, self._joining[bucket_id], self.subscription
+                    self._shared.log,
+                    self._shared.ledgers,
+                    None if self.kept is None else self.kept.keeper,
+                    bucket,
+                    self._joining[bucket_id],
+                    self.subscription,
+                    self.opened,
                 )
             except Conflict as conflict:
                 self._stay_out(bucket, conflict)
@@ -435,7 +445,7 @@ class Delivery:
         joins = not self._ended and self._joining.pop(bucket_id, None) is not None
         for placement in placements:
             if not joins:
-                self._let_go(placement)
+                self._let_go(bucket_id)
             elif self._enter(placement) and placement.gap is not None:
                 self._missing(bucket_id, placement.gap)
 
@@ -443,6 +453,7 @@ class Delivery:
         """The bucket can't have this consumer: delivery goes on in the others, and who wants to know is told."""
         if not self._ended and self._joining.pop(bucket.id, None) is not None:
             self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)), (bucket.id,))
+            self._let_go(bucket.id)
             _log.warning("bucket_not_joined", bucket_id=bucket.id, bucket=bucket.name, reason=str(conflict))
             self._tell(frames.error(conflict.code, str(conflict)))
             self._tell(frames.unsubscribed((bucket.name,)))
@@ -469,7 +480,7 @@ class Delivery:
             place.began = min(place.began, replaces._places[bucket_id].began)
         self._places[bucket_id] = place
         if ledger is not None and ledger.gone and not ledger.terms.receipt:
-            self._let_go(placement)
+            self._let_go(bucket_id)
             self.released(bucket_id)
             return None
         if (
@@ -483,24 +494,22 @@ class Delivery:
         self._dirty[bucket_id] = None
         return place
 
-    def _let_go(self, placement: Placement) -> None:
-        """What was placed is not wanted any more."""
-        if placement.ledger is not None:
-            self._shared.ledgers.close(placement.ledger)
+    def _let_go(self, bucket_id: BucketId) -> None:
+        """What was placed, or was about to be, is not wanted any more."""
+        if self.kept is not None:
+            self.kept.leave(bucket_id)
 
     def _drop(self, bucket_id: BucketId) -> bool:
         """Ends delivery within a bucket. False where there was none."""
         self._joining.pop(bucket_id, None)
         self._dirty.pop(bucket_id, None)
         self._replaying.pop(bucket_id, None)
-        place = self._places.pop(bucket_id, None)
-        if place is None:
-            return False
-        place.open = False
-        self._shared.dispatcher.remove(place)
-        if self.kept is not None:
-            self.kept.leave(bucket_id)
-        return True
+        place = self._places.get(bucket_id)
+        if place is not None:
+            place.open = False
+            self._shared.dispatcher.remove(place)
+        self._let_go(bucket_id)
+        return self._places.pop(bucket_id, None) is not None
 
     def _tell(self, payload: bytes) -> None:
         """Sends a frame of our own, to who asked for such, before whatever is written next."""
@@ -509,6 +518,8 @@ class Delivery:
             self._go_on()
 
     def _fail(self, reason: str, error: Exception) -> None:
-        self.end()
-        self.outlet.unavailable(reason)
+        try:
+            self.end()
+        finally:
+            self.outlet.unavailable(reason)
         say(_log.error, "delivery_failed", reason=reason, exc_info=error)

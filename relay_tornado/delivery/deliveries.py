@@ -28,6 +28,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.rescue import say
 from relay_tornado.rules import Rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
@@ -104,23 +105,39 @@ class Deliveries:
         names = frozenset(request.buckets) or None
         subscription = Subscription(request, token, names, filter=filter)
         delivery = Delivery(self._shared, outlet, subscription, extended=extended, keeper=keeper, ping=ping)
-        wanted: dict[str, Bucket | None] = self._wanted(request, token)
-        refused: dict[BucketId, dict[str, Any]] = {}
         # From here on the delivery hears of what changes, so that nothing is missed while its positions are judged.
         self._live.add(delivery)
-        delivery.expect(bucket.id for bucket in wanted.values() if bucket is not None)
         try:
-            buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
-            if keeper is not None and keeper.kind == "client":
-                refused = {each.id: ephemeral(each) for each in buckets.values() if each.ephemeral}
-            placed = [bucket for bucket in buckets.values() if bucket.id not in refused]
-            placements = await place_kept(self._log, self._ledgers, keeper, placed, request, kept, going_on)
+            answers = await self._begin(delivery, request, token, keeper, replaces, kept, going_on)
         except BaseException as error:
             self.end(delivery)
             if isinstance(error, Conflict) and replaces is not None:
                 # Somebody made it this moment, and the one before has ended: the client has to come anew.
                 raise Unavailable(str(error)) from None
             raise
+        return delivery, answers
+
+    async def _begin(
+        self,
+        delivery: Delivery,
+        request: control.Subscribe,
+        token: Token,
+        keeper: Keeper | None,
+        replaces: Delivery | None,
+        kept: Mapping[BucketId, Reached],
+        going_on: Mapping[BucketId, Held | None],
+    ) -> list[dict[str, Any]]:
+        """Places a delivery, and returns the answer's entries. See `place_kept` for `kept` and `going_on`."""
+        wanted: dict[str, Bucket | None] = self._wanted(request, token)
+        buckets = {bucket.id: bucket for bucket in wanted.values() if bucket is not None}
+        delivery.expect(buckets)
+        refused: dict[BucketId, dict[str, Any]] = {}
+        if keeper is not None and keeper.kind == "client":
+            refused = {each.id: ephemeral(each) for each in buckets.values() if each.ephemeral}
+        placed = [bucket for bucket in buckets.values() if bucket.id not in refused]
+        placements = await place_kept(
+            self._log, self._ledgers, keeper, placed, request, kept, going_on, delivery.opened
+        )
         delivery.take(placements, replaces)
         for placement in placements:
             if placement.gap is not None and placement.ledger is None:
@@ -138,7 +155,7 @@ class Deliveries:
                 answers.setdefault(bucket.id, refused[bucket.id])
             else:
                 answers[name] = not_found(name)
-        return delivery, list(answers.values())
+        return list(answers.values())
 
     def reaches(self, bucket_id: BucketId, event: Event, output: int | None) -> bool:
         """Whether some subscriber gets, or has got, this event's copy for that output (None: any copy)."""
@@ -172,7 +189,8 @@ class Deliveries:
     async def ended(self) -> None:
         """Waits, after their outlets were closed, for the deliveries that are at work."""
         while self._shared.tasks:
-            await asyncio.wait(self._shared.tasks)
+            done, _ = await asyncio.wait(self._shared.tasks)
+            self._shared.tasks.difference_update(done)
 
     def close(self) -> None:
         """Follows the log and the registry no longer."""
@@ -202,24 +220,24 @@ class Deliveries:
         if kind != "bucket":
             return
         self._cache.forget(key)
-        before = self._directory.name(key)
-        new = self._directory.changed(key)
-        renamed = not new and self._directory.name(key) != before
         bucket = self._directory.get(key)
+        before = self._directory.name(key)
         for delivery in list(self._live):
             try:
                 if bucket is None:
                     delivery.leave(key)
                 else:
-                    if renamed:
+                    if before not in ("", bucket.name):
                         delivery.renamed(key)
-                    delivery.join(bucket, new=new)
+                    delivery.join(bucket, new=not before)
                     delivery.keep(key)
             except Exception:
                 # It comes back to what there is by then; the others hear of it now.
-                _log.exception("delivery_not_told", bucket=key)
                 with suppress(Exception):
                     delivery.outlet.unavailable("the relay failed on a change of a bucket: come back")
+                say(_log.exception, "delivery_not_told", bucket=key)
+        # Where memory is short before this, all are told again, of the same change.
+        self._directory.changed(key)
         if bucket is None:
             self._ledgers.forget(key)
             self._directory.forget(key)

@@ -43,7 +43,8 @@ class Flight:
 
 
 class Landing:
-    """A write that has begun, to be awaited once, or dropped. It is in the flight's books until either is so."""
+    """A write that has begun, to be awaited once, or dropped, or `landed`. It is in the flight's books until one of
+    these is so."""
 
     __slots__ = ("_flight", "_size", "_written")
 
@@ -58,14 +59,15 @@ class Landing:
         try:
             yield from self._written.__await__()
         finally:
-            self._land()
+            self.landed()
 
     def __del__(self) -> None:
-        self._land()
+        self.landed()
 
-    def _land(self) -> None:
-        size, self._size = self._size, 0
-        self._flight.landed(size)
+    def landed(self, _: object = None) -> None:
+        """It has ended. May be repeated."""
+        self._flight.landed(self._size)
+        self._size = 0
 
 
 class Pace:

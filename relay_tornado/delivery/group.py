@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from relay_tornado.counters import Counters
@@ -27,7 +27,7 @@ from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
 from relay_tornado.delivery.flight import SLICE, Flight
 from relay_tornado.delivery.lane import Lane
-from relay_tornado.delivery.member import InFlight, Item, Member, Receiver
+from relay_tornado.delivery.member import Item, Member
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone
@@ -37,6 +37,7 @@ from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event
 from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Taken
+from relay_tornado.rescue import Lock
 
 _LOOK: Final = 1.0
 """Seconds until those who wait are woken again where what there is was not taken: whoever was woken may be slow."""
@@ -61,14 +62,14 @@ class Group:
     def __init__(self, groups: Groups, ledger: Ledger, epoch: str) -> None:
         """`epoch` is that of the ledger's floor."""
         self.ledger = ledger
-        self.lock = asyncio.Lock()
+        self.lock = Lock()
         self._groups = groups
         self._members: dict[Member, None] = {}
         self._waiting: dict[Member, None] = {}
         """Those that have room and found nothing, first come first served."""
         self._out: dict[int, Item] = {}
         """By seq, in the order in which they were given."""
-        self._share: Sequence[Taken] = ()
+        self._share: list[Taken] = []
         """What was taken under the lock, and is still to be written or given back."""
         self._generation = ledger.progress.generation
         self._gap = ledger.gap
@@ -77,8 +78,7 @@ class Group:
         # A handle itself does not know it where uvloop's timer is over at once.
         self._at = 0.0
         self._loop = asyncio.get_running_loop()
-        self._unwatch = ledger.watch(self._changed)
-        groups.dispatcher.add(self._place)
+        self._unwatch: Callable[[], object] | None = None
 
     @property
     def outlet(self) -> NoReturn:
@@ -103,20 +103,18 @@ class Group:
 
     # who takes part
 
-    def join(self, receiver: Receiver, in_flight: InFlight, place: Place) -> Member:
-        """Makes a member, which is woken when there is something for it."""
-        member = Member(self, receiver, in_flight, place)
+    def join(self, member: Member) -> None:
+        """From now on the member is woken when there is something for it. Where it fails, it is to leave."""
         self._members[member] = None
+        if self._unwatch is None:
+            self._unwatch = self.ledger.watch(self._changed)
+            self._groups.dispatcher.add(self._place)
         self._show(member)
         self.wait(member)
-        return member
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
         """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
-        repeated."""
-        if member not in self._members:
-            return
-        del self._members[member]
+        repeated, and is to be where it fails."""
         self._waiting.pop(member, None)
         member.in_flight.forget(member)
         if not self.lock.locked():
@@ -127,19 +125,20 @@ class Group:
             now = self._groups.ledgers.clock()
             for item in member.in_flight.of(member):
                 self._failed(item, AT_ONCE, now)
-        if not self._members:
+        if self._members.keys() <= {member}:
             self._close()
-        else:
-            self._wake()
+        self._members.pop(member, None)
+        self._wake()
 
     def _close(self) -> None:
-        self._unwatch()
+        self._groups.forget(self)
+        if self._unwatch is not None:
+            self._unwatch()
         self._place.open = False
         self._groups.dispatcher.remove(self._place)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._groups.forget(self)
 
     # what comes back
 
@@ -227,7 +226,7 @@ class Group:
             member.receiver.leave(self.ledger.key.bucket_id)
             return True, None
         finally:
-            self._share = taken[dealt:]
+            del self._share[:dealt]
             self._give_back()
             self.ledger.save()
             self._show(member)
@@ -238,9 +237,9 @@ class Group:
 
     def _give_back(self) -> None:
         """What is left of a share, also where whoever took it failed, as for want of memory."""
-        share, self._share = self._share, ()
-        for one in share:
-            self.ledger.progress.release(one)
+        while self._share:
+            self.ledger.progress.release(self._share[-1])
+            self._share.pop()
 
     def _deal(
         self, member: Member, taken: Sequence[Taken], events: Sequence[Event | str]
@@ -361,11 +360,21 @@ class Group:
             if now - _LOOK < self._at <= when:  # one that is long over was lost, as for want of memory
                 return
             self._timer.cancel()
-        self._at = when
+            self._timer = None
         self._timer = self._loop.call_at(when, self._tick)
+        self._at = when
 
     def _tick(self) -> None:
         self._timer = None
+        try:
+            self._time_out()
+            self._wake()
+        finally:
+            if self._out or self._waiting:
+                self._arm()
+
+    def _time_out(self) -> None:
+        """Takes back those whose `ack_wait` is over."""
         end = self._loop.time() - self.ledger.terms.ack_wait
         now = self._groups.ledgers.clock()
         while self._out:
@@ -374,9 +383,6 @@ class Group:
                 break
             item.member.slow = True
             self._failed(item, AT_ONCE, now)
-        self._wake()
-        if self._out or self._waiting:
-            self._arm()
 
     def _changed(self) -> None:
         """Somebody told of a seek, of events that are to come again, of a gap, or that the consumer was deleted."""
@@ -422,12 +428,12 @@ class Groups:
         self.counters = counters
         self._groups: dict[Key, Group] = {}
 
-    def join(self, ledger: Ledger, receiver: Receiver, in_flight: InFlight, place: Place) -> Member:
-        """Makes a connection a member of the ledger's group; `place` is at the ledger's floor."""
+    def of(self, ledger: Ledger, place: Place) -> Group:
+        """The ledger's group, for who is to join it; `place` is at the ledger's floor."""
         group = self._groups.get(ledger.key)
         if group is None or group.ledger is not ledger:
             group = self._groups[ledger.key] = Group(self, ledger, place.epoch)
-        return group.join(receiver, in_flight, place)
+        return group
 
     def forget(self, group: Group) -> None:
         """The group has no members any more."""

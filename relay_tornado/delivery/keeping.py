@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.subscription import Directory, Placement, Reached, Subscription, place_all
@@ -17,6 +17,9 @@ from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bucket, BucketId, Earliest, Position, Token
 from relay_tornado.wire import control
+
+Opened: TypeAlias = dict[BucketId, Ledger | None]
+"""What a connection has open of consumers, by bucket; whoever keeps it closes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ async def place_kept(
     request: control.Subscribe,
     kept: Mapping[BucketId, Reached],
     going_on: Mapping[BucketId, Held | None],
+    opened: Opened,
     *,
     later: bool = False,
 ) -> list[Placement]:
@@ -105,41 +109,33 @@ async def place_kept(
     it is not there. `going_on` are the parts in consumers, by receipt, that `kept` belongs to; None where it belongs
     to none, and a durable token may have one by now.
 
-    Whoever gets the placements closes their ledgers. Raises Conflict, Unavailable, NoSpace, Unknown.
+    What it opens is among those `opened`, also where it fails. Raises Conflict, Unavailable, NoSpace, Unknown.
     """
     if keeper is None:
         return await place_all(log, buckets, request, kept, later=later)
-    opened: dict[BucketId, Ledger] = {}
-    try:
-        for bucket in buckets:
-            if not bucket.ephemeral:
-                ledger = await open_kept(ledgers, keeper, bucket.id)
-                if ledger is not None:
-                    opened[bucket.id] = ledger
-                    await _agree(ledgers, keeper, bucket, ledger)
-        floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in opened.items()}
-        generations = {bucket_id: ledger.progress.generation for bucket_id, ledger in opened.items()}
-        for bucket_id, held in going_on.items():
-            ledger = opened.get(bucket_id)
-            same = keeper.kind == "token" if held is None else ledger is held.ledger and not held.moved_away()
-            if ledger is not None and bucket_id in kept and same:
-                floors[bucket_id] = max(floors[bucket_id], kept[bucket_id])
-        younger = [bucket.id for bucket in buckets if keeper.kind == "token" and bucket.created_at >= keeper.since]
-        first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())
-        placements = []
-        for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
-            bucket = placement.bucket
-            if not bucket.ephemeral:
-                placement = await _kept(ledgers, keeper, placement, opened)
-                placement = replace(placement, generation=generations.get(bucket.id, placement.generation))
-            placements.append(placement)
-    except BaseException:
-        for ledger in opened.values():
-            ledgers.close(ledger)
-        raise
-    gone = opened.keys() - {placement.bucket.id for placement in placements}
-    for bucket_id in gone:
-        ledgers.close(opened[bucket_id])
+    there: dict[BucketId, Ledger] = {}
+    for bucket in buckets:
+        if not bucket.ephemeral:
+            ledger = await open_kept(ledgers, keeper, bucket.id, opened)
+            if ledger is not None:
+                there[bucket.id] = ledger
+                await _agree(ledgers, keeper, bucket, ledger)
+    floors = {bucket_id: Reached(ledger.progress.floor) for bucket_id, ledger in there.items()}
+    generations = {bucket_id: ledger.progress.generation for bucket_id, ledger in there.items()}
+    for bucket_id, held in going_on.items():
+        ledger = there.get(bucket_id)
+        same = keeper.kind == "token" if held is None else ledger is held.ledger and not held.moved_away()
+        if ledger is not None and bucket_id in kept and same:
+            floors[bucket_id] = max(floors[bucket_id], kept[bucket_id])
+    younger = [bucket.id for bucket in buckets if keeper.kind == "token" and bucket.created_at >= keeper.since]
+    first: dict[BucketId, Position] = dict.fromkeys(younger, Earliest())
+    placements = []
+    for placement in await place_all(log, buckets, request, kept, later=later, floors=floors, first=first):
+        bucket = placement.bucket
+        if not bucket.ephemeral:
+            placement = await _kept(ledgers, keeper, placement, there.get(bucket.id), opened)
+            placement = replace(placement, generation=generations.get(bucket.id, placement.generation))
+        placements.append(placement)
     # Nothing is awaited from here until they are taken: a gap that is met then is told to those who take part.
     return [_telling(placement) for placement in placements]
 
@@ -151,6 +147,7 @@ async def place_later(
     bucket: Bucket,
     position: Position,
     subscription: Subscription,
+    opened: Opened,
 ) -> list[Placement]:
     """As `place_kept`, for a bucket that has come to fit a subscription; none where it can't have the consumer that was
     named."""
@@ -159,7 +156,7 @@ async def place_later(
     if keeper is not None and keeper.kind == "client" and bucket.ephemeral:
         return []
     request = control.Subscribe(since=position, outputs=subscription.request.outputs)
-    return await place_kept(log, ledgers, keeper, (bucket,), request, {}, {}, later=True)
+    return await place_kept(log, ledgers, keeper, (bucket,), request, {}, {}, opened, later=True)
 
 
 def _telling(placement: Placement) -> Placement:
@@ -173,12 +170,15 @@ def _telling(placement: Placement) -> Placement:
     return replace(placement, gap=span(ledger.untold) if ledger.untold else None)
 
 
-async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId) -> Ledger | None:
-    """The keeper's consumer in a bucket, opened as it is; None where there is none."""
+async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId, opened: Opened, *new: Any) -> Ledger | None:
+    """The keeper's consumer in a bucket, opened as it is, or as a `new` one, and then among those `opened`; None where
+    there is none."""
+    opened[bucket_id] = None  # so that there is memory for it later
     try:
-        return await ledgers.open(keeper.key(bucket_id))
+        opened[bucket_id] = ledger = await ledgers.open(keeper.key(bucket_id), *new)
     except NotFound:
         return None
+    return ledger
 
 
 async def _agree(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledger) -> None:
@@ -188,17 +188,19 @@ async def _agree(ledgers: Ledgers, keeper: Keeper, bucket: Bucket, ledger: Ledge
     await ledgers.agree(ledger, keeper.terms(ledger.terms))
 
 
-async def _kept(ledgers: Ledgers, keeper: Keeper, placement: Placement, opened: dict[BucketId, Ledger]) -> Placement:
-    """A placement with its consumer, which is made where there is none, and is among those `opened` then; a gap before
-    the position at which it is made is one that it met."""
+async def _kept(
+    ledgers: Ledgers, keeper: Keeper, placement: Placement, ledger: Ledger | None, opened: Opened
+) -> Placement:
+    """A placement with its consumer, which is made where there is none; a gap before the position at which it is made
+    is one that it met."""
     bucket_id = placement.bucket.id
-    ledger = opened.get(bucket_id)
     if ledger is not None:
         return replace(placement, ledger=ledger)
     try:
-        ledger = opened[bucket_id] = await ledgers.open(keeper.key(bucket_id), placement.start - 1, keeper.terms())
+        ledger = await open_kept(ledgers, keeper, bucket_id, opened, placement.start - 1, keeper.terms())
     except BucketGone:
         return placement
+    assert ledger is not None
     if not keeper.has(bucket_id):
         # The token was revoked meanwhile, and what it had here was removed before this was made.
         await ledgers.delete(ledger.key)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final
 
 from relay_tornado.delivery.dispatch import Place
-from relay_tornado.delivery.keeping import Keeper, open_kept
+from relay_tornado.delivery.keeping import Keeper, Opened, open_kept
 from relay_tornado.delivery.member import InFlight, Member, Receiver
 from relay_tornado.delivery.receipts import Held, Receipt
 from relay_tornado.delivery.shared import Shared
@@ -25,7 +25,8 @@ _Told = tuple[Ledger, Sequence[Gap]]
 
 
 class Kept:
-    """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither.
+    """`members` and `held` say in which buckets it has which kind; in a bucket without consumers it has neither. What
+    it has open is among those `opened` before anything else is done with it, and stays so until all else is undone.
 
     `astray` are buckets whose consumer, moved by receipt, was moved or deleted by somebody else, and those where it
     lacks the consumer that its durable token has from now on.
@@ -46,6 +47,7 @@ class Kept:
         "held",
         "keeper",
         "members",
+        "opened",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class Kept:
     ) -> None:
         """`ping` writes a protocol ping; `strayed` is called when something is astray."""
         self.keeper = keeper
+        self.opened: Opened = {}
         self.members: dict[BucketId, Member] = {}
         self.held: dict[BucketId, Held] = {}
         self.astray: dict[BucketId, None] = {}
@@ -72,44 +75,49 @@ class Kept:
     def enter(
         self, receiver: Receiver, place: Place, ledger: Ledger, before: Kept | None, generation: int | None = None
     ) -> bool:
-        """Takes part in a consumer, which was opened for it and stood where the place does, in this generation (None:
+        """Takes part in a consumer, which it has open and which stood where the place does, in this generation (None:
         as it is now). What the connection has from this consumer as `before` goes over. Whether the place is served by
-        a group."""
+        a group. Where it fails, it is to leave."""
         bucket_id = place.bucket_id
         if ledger.terms.receipt:
-            held = self._shared.receipts.add(self._receipt, ledger, place, partial(self._astray, bucket_id))
-            self.held[bucket_id] = held
+            held = self.held[bucket_id] = Held(self._receipt, ledger, place)
+            self._shared.receipts.add(held, partial(self._astray, bucket_id))
             if generation is not None:
                 held.generation = generation
             self._astray(bucket_id)
             return False
-        member = self.members[bucket_id] = self._shared.groups.join(ledger, receiver, self._in_flight, place)
+        group = self._shared.groups.of(ledger, place)
+        member = self.members[bucket_id] = Member(group, receiver, self._in_flight, place)
+        group.join(member)
         old = None if before is None else before.members.get(bucket_id)
-        if before is not None and old is not None and old.group is member.group:
-            del before.members[bucket_id]
-            member.group.leave(old, member)
-            self._shared.ledgers.close(ledger)
+        if before is not None and old is not None and old.group is group:
+            before.leave(bucket_id, member)
         return True
 
     def lacks(self, bucket_id: BucketId) -> bool:
         """Whether its durable token has a consumer there, and it takes no part in that."""
         return self.keeper.kind == "token" and bucket_id not in self.held and self.keeper.has(bucket_id)
 
-    def leave(self, bucket_id: BucketId) -> None:
-        """Takes part no longer: what it had out goes to others at once. May be repeated."""
+    def leave(self, bucket_id: BucketId, heir: Member | None = None) -> None:
+        """Takes part no longer: what it had out goes to the `heir`, or to others, at once. May be repeated, and is to
+        be where it fails."""
         self.astray.pop(bucket_id, None)
-        member = self.members.pop(bucket_id, None)
+        member = self.members.get(bucket_id)
         if member is not None:
-            member.group.leave(member)
-            self._shared.ledgers.close(member.group.ledger)
-        held = self.held.pop(bucket_id, None)
+            member.group.leave(member, heir)
+            del self.members[bucket_id]
+        held = self.held.get(bucket_id)
         if held is not None:
             self._shared.receipts.remove(held)
-            self._shared.ledgers.close(held.ledger)
+            del self.held[bucket_id]
+        ledger = self.opened.get(bucket_id)
+        if ledger is not None:
+            self._shared.ledgers.close(ledger)
+        self.opened.pop(bucket_id, None)
 
     def close(self) -> None:
-        """Leaves everything. May be repeated."""
-        for bucket_id in [*self.members, *self.held]:
+        """Leaves everything. May be repeated, and is to be where it fails."""
+        for bucket_id in list(self.opened):
             self.leave(bucket_id)
 
     def expects(self, bucket_id: BucketId, seq: int) -> bool:
@@ -141,13 +149,11 @@ class Kept:
 
     async def _take_part(self, place: Place, receiver: Receiver) -> None:
         """From now on receipts move the durable token's consumer in a bucket that is read without one."""
-        ledger = await open_kept(self._shared.ledgers, self.keeper, place.bucket_id)
-        if ledger is None:
-            return
-        if place.open and not receiver.over and self.lacks(place.bucket_id):
+        ledger = await open_kept(self._shared.ledgers, self.keeper, place.bucket_id, self.opened)
+        if ledger is not None and place.open and not receiver.over and self.lacks(place.bucket_id):
             self.enter(receiver, place, ledger, None)
         else:
-            self._shared.ledgers.close(ledger)
+            self.leave(place.bucket_id)
 
     def overtaken(self, bucket_id: BucketId, first: int, gap: Gap | None) -> None:
         """The bucket's log holds nothing below `first`, and not all of it was given, or it lacks what this gap is: a

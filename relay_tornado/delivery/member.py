@@ -13,6 +13,7 @@ from relay_tornado.delivery.selection import Copies
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import BucketId, Cursor, Event, Gap
 from relay_tornado.progress import Taken
+from relay_tornado.rescue import Lock
 
 _ENOUGH: Final = 64
 """Room for so many events is worth a write of its own at once, as is a quarter of what a connection may have;"""
@@ -54,7 +55,7 @@ class Sharing(Protocol):
     """A group, as its members see it."""
 
     ledger: Ledger
-    lock: asyncio.Lock
+    lock: Lock
 
     @property
     def exhausted(self) -> bool:
@@ -75,7 +76,7 @@ class Sharing(Protocol):
 
     def leave(self, member: Member, heir: Member | None = None) -> None:
         """The connection takes part no longer. What it had goes to the `heir`, or to the others at once. May be
-        repeated."""
+        repeated, and is to be where it fails."""
 
     def done(self, item: Item) -> None:
         """It is acked."""
@@ -208,9 +209,9 @@ class InFlight:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        short, self._short = self._short, {}
-        for member in short:
+        for member in list(self._short):
             member.receiver.mark(member.place.bucket_id)
+            del self._short[member]
 
     def of(self, member: Member) -> list[Item]:
         """What it has of one group."""
@@ -231,9 +232,10 @@ class InFlight:
         """Takes over what the connection had as another member before."""
         before = old.in_flight
         for item in before.of(old):
-            del before._items[item.epoch, item.taken.seq]
+            key = item.epoch, item.taken.seq
+            self._items[key] = item
             item.member = new
-            self._items[item.epoch, item.taken.seq] = item
+            del before._items[key]
         self._items = dict(sorted(self._items.items(), key=lambda each: each[1].order))
         self._given = max(self._given, before._given)
 

@@ -46,11 +46,11 @@ class Held:
 
     __slots__ = ("generation", "ledger", "left", "pinged", "place", "receipt", "unwatch")
 
-    def __init__(self, receipt: Receipt, ledger: Ledger, place: Place, unwatch: Callable[[], object]) -> None:
+    def __init__(self, receipt: Receipt, ledger: Ledger, place: Place) -> None:
         self.receipt = receipt
         self.ledger = ledger
         self.place = place
-        self.unwatch = unwatch
+        self.unwatch: Callable[[], object] | None = None
         self.left = False
         self.begin()
 
@@ -102,10 +102,10 @@ class Receipt:
         ]
         if not moved and not (self._pings and self._pings[-1][1]):
             return
-        for held, seq, _ in moved:
-            held.pinged = seq
         payload = os.urandom(8)
         self._pings.append((payload, moved))
+        for held, seq, _ in moved:
+            held.pinged = seq
         self._ping(payload)
 
     def lose(self, held: Held, head: int) -> None:
@@ -139,22 +139,26 @@ class Receipts:
         self._heads: dict[BucketId, int] = {}
         self._active: dict[Held, None] = {}
         self._timer: asyncio.TimerHandle | None = None
+        # A handle itself does not know it where uvloop's timer is over at once.
+        self._at = 0.0
 
-    def add(self, receipt: Receipt, ledger: Ledger, place: Place, moved: Callable[[], None]) -> Held:
-        """From now on the connection's receipts move the consumer; `place` is at a position of its own. `moved` is
-        called when somebody else has moved or deleted it."""
-        held = Held(receipt, ledger, place, ledger.watch(moved))
-        self._held.setdefault(place.bucket_id, {})[held] = None
+    def add(self, held: Held, moved: Callable[[], None]) -> None:
+        """From now on the connection's receipts move the consumer; its place is at a position of its own. `moved` is
+        called when somebody else has moved or deleted it. Where it fails, it is to be removed."""
+        ledger = held.ledger
+        held.unwatch = ledger.watch(moved)
+        self._held.setdefault(held.place.bucket_id, {})[held] = None
         ledger.given = partial(self._given, ledger)
         self._active[held] = None
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
-        return held
+        now = asyncio.get_running_loop().time()
+        if self._timer is None or self._at < now - INTERVAL:  # one that is long over was lost, as for want of memory
+            self._tick_at(now + INTERVAL)
 
     def remove(self, held: Held) -> None:
         """May be repeated."""
         held.left = True
-        held.unwatch()
+        if held.unwatch is not None:
+            held.unwatch()
         self._active.pop(held, None)
         bucket_id = held.place.bucket_id
         those = self._held.get(bucket_id)
@@ -188,8 +192,19 @@ class Receipts:
         here = [each for each in those if each.ledger is ledger and not each.moved_away()]
         return max((max(each.place.seq, each.place.given) for each in here), default=0)
 
+    def _tick_at(self, at: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(at, self._tick)
+        self._at = at
+
     def _tick(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(INTERVAL, self._tick)
+        try:
+            self._ping_those_due()
+        finally:
+            self._timer = None
+            if self._held:
+                self._tick_at(asyncio.get_running_loop().time() + INTERVAL)
+
+    def _ping_those_due(self) -> None:
         for bucket_id, held_there in self._held.items():
             head = self._head(bucket_id)
             if self._heads.get(bucket_id) != head:

@@ -22,7 +22,7 @@ MOST_ENDED: Final = 200_000
 
 
 class Directory:
-    """The buckets by id and by name, kept right by `changed`, which tells a bucket that is new from one that is not."""
+    """The buckets by id and by name, kept right by `changed`."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -51,20 +51,17 @@ class Directory:
         return token is not None and bucket is not None and token.keeps_position(bucket)
 
     def name(self, bucket_id: BucketId) -> str:
-        """The bucket's name, or the last one that it had."""
+        """The bucket's name, or the last one that it had; "" of one that it has not heard of."""
         return self._names.get(bucket_id, "")
 
-    def changed(self, bucket_id: BucketId) -> bool:
-        """Takes over what the registry says of a bucket now. True where it was not there before."""
-        before = self._names.get(bucket_id)
+    def changed(self, bucket_id: BucketId) -> None:
+        """Takes over what the registry says of a bucket now."""
+        bucket, before = self.get(bucket_id), self._names.get(bucket_id)
         if before is not None and self._ids.get(before) == bucket_id:
             del self._ids[before]
-        bucket = self.get(bucket_id)
-        if bucket is None:
-            return False
-        self._ids[bucket.name] = bucket_id
-        self._names[bucket_id] = bucket.name
-        return before is None
+        if bucket is not None:
+            self._ids[bucket.name] = bucket_id
+            self._names[bucket_id] = bucket.name
 
     def forget(self, bucket_id: BucketId) -> None:
         """The bucket is gone, and whoever had to be told has been."""

@@ -13,7 +13,7 @@ from tornado.iostream import IOStream, StreamClosedError
 
 from relay_tornado import session
 from relay_tornado.delivery.deliver import Delivery
-from relay_tornado.delivery.flight import Flight
+from relay_tornado.delivery.flight import Flight, Landing
 from relay_tornado.delivery.liveness import Liveness, acknowledged
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.errors import Conflict, Invalid, RelayError, Unauthorized
@@ -21,6 +21,7 @@ from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.log.deliveries import status_of
 from relay_tornado.model import KIB, Result, Token
+from relay_tornado.rescue import surely
 from relay_tornado.wire import websocket
 
 AGAIN: Final = 1.0
@@ -116,6 +117,9 @@ class Conversation(Connected):
     def ended(self) -> None:
         """The socket is closed."""
         self._session.ended()
+        surely(self._leave)
+
+    def _leave(self) -> None:
         self._shut()
         self._sockets.forget(self)
 
@@ -321,13 +325,8 @@ def buffered(stream: IOStream, data: bytes | memoryview, flight: Flight) -> asyn
     except StreamClosedError:
         return None
     if not writing.done():
-        size = len(data)
-        flight.took_off(size)
-        try:
-            writing.add_done_callback(lambda _: flight.landed(size))
-        except MemoryError:
-            flight.landed(size)
-            raise
+        # Where the loop loses the call, as for want of memory, the landing is dropped.
+        writing.add_done_callback(Landing(flight, writing, len(data)).landed)
     return writing
 
 

@@ -165,14 +165,15 @@ class Sockets:
             self._look_at_expiry()
 
     def forget(self, conversation: Connected) -> None:
-        """The conversation's socket is closed."""
-        self._live.discard(conversation)
+        """The conversation's socket is closed. May be repeated."""
         self._unidentify(conversation)
         address = conversation.address
-        if address is not None:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
+        if conversation in self._live:
+            if address is not None:
+                self._addresses[address] -= 1
+                if not self._addresses[address]:
+                    del self._addresses[address]
+            self._live.remove(conversation)
         if not self._live:
             self._emptied.set()
 

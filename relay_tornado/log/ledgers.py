@@ -5,10 +5,10 @@ So there is one truth about a consumer in memory, and a seek, a replay or a dele
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -20,6 +20,7 @@ from relay_tornado.log.consumers import Consumers, Key, Stored, Terms, with_unto
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import BucketId, Gap
 from relay_tornado.progress import Changes, Missed, Progress
+from relay_tornado.rescue import Lock, say
 
 DAMAGED: Final = "damaged"
 """Why an event is dead that the log can't read."""
@@ -52,6 +53,8 @@ class Ledger:
         """The last gap that it met since it was opened."""
         self.untold: Sequence[Gap] = stored.untold
         """The gaps that it met and no client was told of: whoever subscribes next is."""
+        self.users = 0
+        """How many have it open."""
         self.given: Callable[[], int] = lambda: 0
         """How far events were given to clients that are still there to say by receipt that they read them."""
         self._first = 1
@@ -76,13 +79,15 @@ class Ledger:
                 raise
 
     def _changes(self) -> Changes | None:
+        changes = None if self.gone else self.progress.changes()
         self._saving = False
-        return None if self.gone else self.progress.changes()
+        return changes
 
-    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+    def watch(self, changed: Callable[[], None]) -> Callable[[], object]:
         """Calls `changed` whenever somebody tells; returns what ends that. It must be quick and must not raise."""
+        end = partial(self._watchers.pop, changed, None)
         self._watchers[changed] = None
-        return lambda: self._watchers.pop(changed, None)
+        return end
 
     def tell(self) -> None:
         """Something changed that others have to look at."""
@@ -132,7 +137,8 @@ class Ledger:
         self.gap = gap
         self.untold = with_untold(self.key, self.untold, gap)
         self._ledgers.counters.gaps[gap.reason] += 1
-        _log.warning(
+        say(
+            _log.warning,
             "consumer_gap",
             bucket_id=self.key.bucket_id,
             kind=self.key.kind,
@@ -161,10 +167,9 @@ class Ledgers:
         self.counters = Counters() if counters is None else counters
         self._log = log
         self._live: dict[Key, Ledger] = {}
-        self._users: dict[Key, int] = {}
         self._opening: dict[Key, list[int]] = {}
         """Those that are being opened, with the heads that their log went back to meanwhile."""
-        self._locks: WeakValueDictionary[Key, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[Key, Lock] = WeakValueDictionary()
         store.watch_losses(self.lost)
 
     def told(self, ledger: Ledger, gaps: Sequence[Gap]) -> None:
@@ -211,44 +216,45 @@ class Ledgers:
 
         Raises NotFound, BucketGone, and what the store raises.
         """
-        async with self._locks.setdefault(key, asyncio.Lock()):
-            ledger = self._live.get(key)
-            if ledger is not None:
-                self._users[key] += 1
-                return ledger
-            heads = self._opening[key] = []
-            try:
-                stored = await self.store.get(key)
-                if stored is None and floor is None:
-                    raise NotFound(
-                        f"this bucket has no consumer {key.name!r}: a client makes one when it subscribes with it, an "
-                        "output when it becomes public"
-                    )
-                if stored is None:
-                    stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
-                bounds = await self._log.bounds(key.bucket_id)
-            finally:
-                del self._opening[key]
-            ledger = self._live[key] = Ledger(self, stored)
-            self._users[key] = 1
-            for head in heads:
-                ledger.lose(head)
-            ledger.trim(bounds.first)
-            return ledger
+        async with self._locks.setdefault(key, Lock()):
+            ledger = self._live.get(key) or await self._load(key, floor, terms)
+        ledger.users += 1
+        return ledger
+
+    async def _load(self, key: Key, floor: int | None, terms: Terms | None) -> Ledger:
+        """Under the consumer's lock."""
+        heads = self._opening[key] = []
+        try:
+            stored = await self.store.get(key)
+            if stored is None and floor is None:
+                raise NotFound(
+                    f"this bucket has no consumer {key.name!r}: a client makes one when it subscribes with it, an "
+                    "output when it becomes public"
+                )
+            if stored is None:
+                stored = await self.store.create(key, floor or 0, terms or Terms(), self.clock())
+            bounds = await self._log.bounds(key.bucket_id)
+        finally:
+            del self._opening[key]
+        ledger = Ledger(self, stored)
+        for head in heads:
+            ledger.lose(head)
+        ledger.trim(bounds.first)
+        self._live[key] = ledger
+        return ledger
 
     async def agree(self, ledger: Ledger, terms: Terms) -> None:
         """These are the consumer's terms from now on, for all who use it. Nothing changes where it is gone. Raises what
         the store raises."""
-        async with self._locks.setdefault(ledger.key, asyncio.Lock()):
+        async with self._locks.setdefault(ledger.key, Lock()):
             if not ledger.gone and terms != ledger.terms:
                 ledger.terms = (await self.store.create(ledger.key, 0, terms, self.clock())).terms
 
     def close(self, ledger: Ledger) -> None:
         """Whoever opened it uses it no longer. What it changed was saved before."""
-        if self._live.get(ledger.key) is ledger:
-            self._users[ledger.key] -= 1
-            if not self._users[ledger.key]:
-                self._drop(ledger.key)
+        if ledger.users == 1:
+            self._drop(ledger)
+        ledger.users -= 1
 
     @asynccontextmanager
     async def using(self, key: Key) -> AsyncIterator[Ledger]:
@@ -262,14 +268,14 @@ class Ledgers:
 
     async def renew(self, key: Key, floor: int) -> None:
         """Has a consumer whose record is damaged, so that nobody can open it, begin anew behind `floor`."""
-        async with self._locks.setdefault(key, asyncio.Lock()):
+        async with self._locks.setdefault(key, Lock()):
             if key not in self._live:
                 await self.store.renew(key, floor, self.clock())
 
     async def delete(self, key: Key) -> bool:
         """Forgets a consumer, and tells those who use it. False where there is none. Nothing changes where the store
         raises: those who use it go on."""
-        async with self._locks.setdefault(key, asyncio.Lock()):
+        async with self._locks.setdefault(key, Lock()):
             ledger = self._live.get(key)
             deleted = await self.store.delete(key)
             if ledger is not None and not ledger.gone:
@@ -294,13 +300,12 @@ class Ledgers:
     def _end(self, ledger: Ledger) -> None:
         """It is gone. Perhaps it was closed meanwhile, and then is in use no longer."""
         ledger.gone = True
-        if self._live.get(ledger.key) is ledger:
-            self._drop(ledger.key)
+        self._drop(ledger)
         ledger.tell()
 
-    def _drop(self, key: Key) -> None:
-        del self._live[key]
-        self._users.pop(key, None)
+    def _drop(self, ledger: Ledger) -> None:
+        if self._live.get(ledger.key) is ledger:
+            del self._live[ledger.key]
 
 
 def gap_of(missed: Missed) -> Gap | None:

@@ -49,14 +49,17 @@ class _Save:
         self.waiting: list[asyncio.Future[None]] = []
 
     def collect(self) -> bool:
-        """Asks for the changes. Returns whether there is anything."""
-        sources, self.sources = self.sources, []
-        for source in sources:
-            self.source = source
+        """Asks for the changes. Returns whether there is anything. Where memory is short whoever was not asked is the
+        next time."""
+        while self.sources:
+            self.source = self.sources[0]
             try:
-                self._add(source())
+                self._add(self.source())
+            except MemoryError:
+                raise
             except Exception:
                 _log.exception("consumer_not_asked")
+            del self.sources[0]
         return self.changes is not None or bool(self.gaps)
 
     def follow(self, later: _Save) -> None:
@@ -154,11 +157,12 @@ class SqliteConsumers:
         keys = list(islice(some, 1)) if some else list(islice(self._pending, _TOGETHER))
         self._at = self._clock()
         for key in keys:
-            save = self._pending.pop(key)
+            save = self._pending[key]
             if save.collect():
                 self._flying[key] = save
             else:
                 save.end()
+            del self._pending[key]
         if self._pending and not self._flying:
             self._database.ride(self)
         return bool(self._flying)
@@ -178,12 +182,12 @@ class SqliteConsumers:
 
     def bumped(self) -> None:
         """See `storage.riders`."""
-        flying, self._flying = self._flying, {}
-        for key, save in flying.items():
+        for key, save in self._flying.items():
             later = self._pending.get(key)
-            if later is not None:
+            if later is not None and later is not save:
                 save.follow(later)
             self._pending[key] = save
+        self._flying = {}
         self._go_on()
 
     def refused(self, error: Exception) -> None:

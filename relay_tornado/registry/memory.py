@@ -10,6 +10,7 @@ import structlog
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.model import Bucket, Token
 from relay_tornado.registry.contract import Changed, Kind
+from relay_tornado.rescue import surely
 
 _log = structlog.get_logger(__name__)
 
@@ -115,10 +116,10 @@ class Records:
             _release(self._secrets, old.secret_hash, key)
 
     def tell(self, kind: Kind, key: str) -> None:
-        """Calls everybody who watches."""
+        """Calls everybody who watches; one for whom memory is short is called again."""
         for changed in tuple(self._watchers):
             try:
-                changed(kind, key)
+                surely(changed, kind, key)
             except Exception:
                 _log.exception("registry_watcher_failed", kind=kind)
 

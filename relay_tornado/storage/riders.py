@@ -109,8 +109,13 @@ class Riders:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        riders = [rider for rider in waiting if self._boards(rider)]
-        return Ride(riders, self._failed) if riders else None
+        try:
+            riders = [rider for rider in waiting if self._boards(rider)]
+            return Ride(riders, self._failed) if riders else None
+        except MemoryError:
+            for rider in waiting:
+                self._failed(rider)
+            return None
 
     def _boards(self, rider: Rider) -> bool:
         try:

@@ -8,6 +8,8 @@ against it, for each n: the n-th allocation fails, counted from before the reque
 - A subscriber that was there before gets every event once and in order. It may be cut where the failure was its own,
   and goes on from the last event that it has.
 - /readyz says 200, no bytes are held by nobody, and the log comes to rest.
+- A consumer with explicit acks has everything given and done in the end, nothing of it is given again then, and it can
+  be taken over and deleted.
 - At the end `relay check` finds nothing, and the relay stops as ever.
 
 What no relay can mend is counted apart. Where the interpreter's own `accept` finds no memory for the address of who
@@ -290,11 +292,8 @@ KINDS: dict[str, Kind] = {
     "drain": _drain,
 }
 
-HELD = tuple(kind for kind in KINDS if kind != "ack")
-"""Those of which every promise was kept in a long run: not yet what a consumer with explicit acks does."""
 
-
-def run(folder: Path, step: int = 1, kinds: Sequence[str] = HELD) -> Outcome:
+def run(folder: Path, step: int = 1, kinds: Sequence[str] = tuple(KINDS)) -> Outcome:
     """Fails each allocation over requests of these kinds, or one of `step`."""
     outcome = Outcome()
     with StarvedRelay(folder / "starved", **TIMES) as relay:
@@ -324,6 +323,8 @@ async def _starve(world: World, step: int, kinds: Sequence[str]) -> None:
                 came = await _round(world, watcher, kind, n)
                 in_vain = 0 if came else in_vain + 1
                 n += step
+        if "ack" in kinds:
+            await _ends_well(world)
         await until(lambda: _rests(world), "the relay's log to come to rest", LATE)
         log = [event.body for event in await read_log(world.relay, world.token, "orders")]
         world.expect(log == [event.body for event in watcher.seen], "the subscriber has not what the log has")
@@ -390,6 +391,21 @@ async def _goes_well(world: World, watcher: Watcher, kind: str, name: bytes) -> 
     await until(lambda: world.held() == 0, f"what is held to be let go of ({kind}, {name!r})", LATE)
     seqs = [event.seq for event in watcher.seen]
     world.expect(seqs == list(range(1, len(seqs) + 1)), f"{kind}, {name!r}: a subscriber got {seqs[-10:]}")
+
+
+async def _ends_well(world: World) -> None:
+    """The consumer has everything done, somebody else may take it over, and it can be deleted."""
+    async with _Worker(world.relay, world.token, "orders", "latest") as worker:
+        body = b"for who takes over"
+        world.expect(await world.post(body), "the last event of the consumer is not taken")
+        async for event in worker.webhooks():
+            world.expect(event.body == body, f"{event.body!r} was acked, and is given again")
+            await worker.send({"action": "ack", "id": event.id})
+            if event.body == body:
+                break
+    status, _ = await world.rest("DELETE", "/v1/buckets/orders/consumers/worker")
+    world.expect(status < 300, f"the consumer is not deleted: {status}")
+    world.expect((await world.rest("GET", "/v1/buckets/orders/consumers"))[1] == [], "the consumer is there still")
 
 
 async def _rests(world: World) -> bool:

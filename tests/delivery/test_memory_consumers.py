@@ -1,0 +1,49 @@
+"""Consumers with explicit acks, where memory is short as somebody takes part in one."""
+
+from __future__ import annotations
+
+import pytest
+
+from relay_tornado.delivery.deliver import Delivery
+from relay_tornado.delivery.group import Group
+from relay_tornado.delivery.kept import Kept
+from relay_tornado.log.ledgers import Ledgers
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
+from tests.delivery.workers import KEY, floor, stocked, worker
+from tests.delivery.world import until
+from tests.failing import once
+
+
+@virtual_test
+@pytest.mark.parametrize(("of", "step"), [(Delivery, "take"), (Kept, "enter"), (Group, "join"), (Group, "_wake")])
+async def test_a_subscribe_that_fails(monkeypatch: pytest.MonkeyPatch, of: type, step: str) -> None:
+    """Nobody has the consumer in use then, and the next one gets its events."""
+    world = await stocked(1)
+    monkeypatch.setattr(of, step, once(getattr(of, step)))
+    with pytest.raises(MemoryError):
+        await worker(world)
+    assert world.deliveries.subscribers == world.deliveries.connections(KEY) == 0
+    assert world.ledgers.find(KEY) is None
+    one = await worker(world)
+    await until(lambda: one.seqs == [1])
+    assert one.ack(1)
+    assert await floor(world) == 1
+
+
+@virtual_test
+@pytest.mark.parametrize(("of", "step"), [(Group, "_failed"), (Group, "_close"), (Ledgers, "close")])
+async def test_an_end_that_fails(monkeypatch: pytest.MonkeyPatch, of: type, step: str) -> None:
+    """It may be repeated, and then nobody has the consumer in use; what was out comes again."""
+    world = await stocked(1)
+    one = await worker(world)
+    await until(lambda: one.seqs == [1])
+    monkeypatch.setattr(of, step, once(getattr(of, step)))
+    with pytest.raises(MemoryError):
+        world.deliveries.end(one.delivery)
+    world.deliveries.end(one.delivery)
+    assert world.deliveries.subscribers == world.deliveries.connections(KEY) == 0
+    assert world.ledgers.find(KEY) is None
+    other = await worker(world)
+    await until(lambda: other.seqs == [1])
+    assert other.tries() == [(1, 2)]
