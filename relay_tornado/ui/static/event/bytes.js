@@ -49,6 +49,17 @@ export function fromLatin1(text) {
   return bytes;
 }
 
+/** Pieces of bytes as one. */
+export function joined(pieces) {
+  const bytes = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
+}
+
 /** The exact bytes of a log's body. */
 export const bodyOf = (log) => (log.body_base64 ? fromBase64(log.body_base64) : encode(log.body ?? ""));
 

@@ -2,6 +2,7 @@
 import { html, useMemo, useState } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { bodyOf, hexDump, utf8 } from "../event/bytes.js";
+import { decompress } from "../event/decompress.js";
 import { diffJson, diffLines, diffPairs } from "../event/diff.js";
 import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
@@ -95,28 +96,36 @@ const node = (text) => {
   }
 };
 
-function Bodies({ left, right }) {
+const same = (left, right) => left.length === right.length && left.every((byte, index) => byte === right[index]);
+
+/** What is compared of a log's body: what it holds where it came compressed and that is all there, else the bytes that came. */
+async function contentOf(log) {
+  const [came, headers] = [bodyOf(log), headersOf(log)];
+  const held = await decompress(came, headers);
+  const bytes = held && !held.cut ? held.bytes : came;
+  const text = utf8(bytes);
+  return { came, bytes, text, node: node(text), type: mediaType(valueOf(headers, "Content-Type")).type };
+}
+
+function Bodies({ contents: [a, b] }) {
   const [byLines, setByLines] = useState(false);
-  const both = useMemo(() => {
-    const made = [left, right].map((log) => ({ bytes: bodyOf(log), type: mediaType(valueOf(headersOf(log), "Content-Type")).type }));
-    for (const each of made) {
-      each.text = utf8(each.bytes);
-      each.node = node(each.text);
-    }
-    const [a, b] = made;
-    const equal = a.bytes.length === b.bytes.length && a.bytes.every((byte, index) => byte === b.bytes[index]);
+  const { equal, changes, forms } = useMemo(() => {
+    const equal = same(a.bytes, b.bytes);
     const form = (each) => (each.type === "application/x-www-form-urlencoded" && each.text !== null ? fields(each.text) : null);
     const changes = !equal && a.node && b.node ? diffJson(a.node, b.node) : null;
-    return { a, b, equal, changes, forms: form(a) && form(b) ? [form(a), form(b)] : null };
-  }, [left, right]);
-  const { a, b, equal, changes, forms } = both;
-  if (equal) return html`<section class="stack"><h2>Body</h2><p class="soft">
-    ${a.bytes.length ? `The same ${bytes(a.bytes.length)}.` : "Neither has one."}</p></section>`;
+    return { equal, changes, forms: form(a) && form(b) ? [form(a), form(b)] : null };
+  }, [a, b]);
+  if (equal) {
+    const how = same(a.came, b.came) ? "" : ", compressed in another way";
+    return html`<section class="stack"><h2>Body</h2><p class="soft">
+      ${a.bytes.length ? `The same ${bytes(a.bytes.length)}${how}.` : "Neither has one."}</p></section>`;
+  }
   if (forms && !byLines) return html`<${Pairs} title="Form fields" left=${forms[0]} right=${forms[1]} />`;
   const text = (each) => each.text ?? hexDump(each.bytes, 16_384);
   const pretty = (each) => (each.node ? printJson(each.node) : text(each));
   return html`<section class="stack"><div class="head"><h2>Body</h2>${changes && html`<button type="button" class="button tiny"
     onClick=${() => setByLines(!byLines)}>${byLines ? "By values" : "By lines"}</button>`}</div>
+    ${(a.bytes !== a.came || b.bytes !== b.came) && html`<p class="soft small">What came compressed is compared by what it holds.</p>`}
     ${changes && !byLines ? html`<${JsonChanges} changes=${changes} />` : html`<${Lines} left=${changes ? pretty(a) : text(a)}
       right=${changes ? pretty(b) : text(b)} />`}</section>`;
 }
@@ -131,22 +140,27 @@ function Side({ log, name }) {
 const verdict = (log) => (log.verified == null ? "not checked" : log.verified ? "verified" : `failed: ${log.verdict ?? ""}`);
 
 export default function Compare({ left, right }) {
-  const load = (signal) => Promise.all([left, right].map((id) => get(v1("logs", id), undefined, signal)));
-  const [logs, error, again] = useLoaded(load, { on: [left, right] });
+  const load = (signal) => Promise.all([left, right].map(async (id) => {
+    const log = await get(v1("logs", id), undefined, signal);
+    return { log, content: await contentOf(log) };
+  }));
+  const [loaded, error, again] = useLoaded(load, { on: [left, right] });
   useTitle("Compare");
-  const parts = useMemo(() => logs?.map((log) => ({
+  const parts = useMemo(() => loaded?.map(({ log }) => ({
     request: [["Method", log.method], ["Path", log.extra_path || "/"], ["Sender", log.ip_address], ["Signature", verdict(log)]],
     query: fields(log.raw_query), headers: pairsOf(log),
-  })), [logs]);
-  if (error && !logs) return html`<h1>Compare</h1><${Problem}
+  })), [loaded]);
+  if (error && !loaded) return html`<h1>Compare</h1><${Problem}
     error=${error.status === 404 ? new Error("One of these events is not there (any more).") : error} retry=${again} />`;
-  if (!logs) return html`<p class="starting">Loading…</p>`;
+  if (!loaded) return html`<p class="starting">Loading…</p>`;
   const [a, b] = parts;
+  const logs = loaded.map(({ log }) => log);
+  const contents = loaded.map(({ content }) => content);
   return html`<div class="stack comparison"><div class="head"><h1>Compare</h1><a class="button" href=${link("/compare", right, left)}>Swap</a></div>
     <div class="sides"><${Side} log=${logs[0]} name="Left" /><${Side} log=${logs[1]} name="Right" /></div>
     <${Pairs} title="Request" left=${a.request} right=${b.request} />
     <${Pairs} title="Query" left=${a.query} right=${b.query} />
     <${Pairs} title="Headers" left=${a.headers} right=${b.headers} fold=${(name) => name.toLowerCase()} />
-    <${Bodies} left=${logs[0]} right=${logs[1]} />
+    <${Bodies} contents=${contents} />
   </div>`;
 }

@@ -1,12 +1,14 @@
-// A body in the forms in which one wants to see it: tree, pretty, fields, picture, raw, hex. It is text here, whatever it calls itself.
+// A body in the forms in which one wants to see it: tree, pretty, fields, picture, text, raw, hex. It is text here, whatever it calls itself; where it
+// came compressed, all but raw and hex show what it holds.
 import { html, useEffect, useMemo, useState } from "../lib.js";
 import { hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
+import { MOST, decompress, formsOf } from "../event/decompress.js";
 import { fields, multipart, partOf, valueText } from "../event/forms.js";
 import { mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
 import { beginning } from "../event/plain.js";
 import { prettyXml } from "../event/xml.js";
-import { bytes as size } from "./basic.js";
+import { bytes as size, useLoaded } from "./basic.js";
 import { Plain, Short, useFirst } from "./plain.js";
 import { Tree } from "./tree.js";
 
@@ -40,9 +42,9 @@ function Text({ text, label }) {
       Show more of it (${size(left)} left)</button>`}`;
 }
 
-function Hex({ bytes }) {
+function Hex({ bytes, label }) {
   const [most, setMost] = useState(4096);
-  return html`<pre class="code hex" tabindex="0" aria-label="Body in hex">${hexDump(bytes, most)}</pre>
+  return html`<pre class="code hex" tabindex="0" aria-label=${label}>${hexDump(bytes, most)}</pre>
     ${bytes.length > most && html`<button type="button" class="button tiny"
       onClick=${() => setMost(most + Math.min(7 * most, MORE_HEX))}>Show more of it (${size(bytes.length - most)} left)</button>`}`;
 }
@@ -95,8 +97,10 @@ function Wrong({ error }) {
         text=${error.excerpt.slice(error.pointer + 1)} /></pre></div>`;
 }
 
-/** What can be said about a body: its text, its JSON or why it is none, and which views there are, the best one first. */
-function looked(bytes, headers, all) {
+/** What can be said about a body: its text, its JSON or why it is none, and which views there are, the best one first. `held` is what it holds where
+ *  it came compressed. */
+function looked(came, held, headers, all) {
+  const bytes = held?.bytes ?? came;
   const { type, parameters } = mediaType(valueOf(headers, "Content-Type"));
   const text = utf8(bytes);
   const found = { text, views: [], error: null };
@@ -112,8 +116,9 @@ function looked(bytes, headers, all) {
   if (text !== null) {
     const called = /[/+]json$/.test(type) || type === "text/json";
     const seems = /^\s*[[{]/.test(text);
-    found.large = (called || seems) && text.length > MAX_PARSED && !all;
-    if ((called || seems) && !found.large) {
+    const json = (called || seems) && !held?.cut;
+    found.large = json && text.length > MAX_PARSED && !all;
+    if (json && !found.large) {
       try {
         found.node = parseJson(text);
         found.views.push("Tree", "Pretty");
@@ -129,29 +134,46 @@ function looked(bytes, headers, all) {
       found.views.push("Pretty");
     }
   }
-  found.views.push(...(text !== null && text !== "" ? ["Raw", "Hex"] : ["Hex", "Raw"]));
+  if (held && text !== "") found.views.push(text === null ? "Hex, decompressed" : "Text");
+  found.views.push(...(text && !held ? ["Raw", "Hex"] : ["Hex", "Raw"]));
   return found;
 }
 
-/** A body: its bytes, and the headers of headersOf that came with it. */
-export function Body({ bytes, headers, label = "Body" }) {
+/** The views of a body; `held` is what it holds where it came compressed. */
+function Views({ bytes, held, headers, label }) {
   const [view, setView] = useState("");
   const [all, setAll] = useState(false);
-  const found = useMemo(() => looked(bytes, headers, all), [bytes, headers, all]);
+  const found = useMemo(() => looked(bytes, held, headers, all), [bytes, held, headers, all]);
   const pretty = useMemo(() => found.xml ?? (found.node && view === "Pretty" ? printJson(found.node) : ""), [found, view]);
-  if (!bytes.length) return html`<p class="soft">No body</p>`;
   const now = found.views.includes(view) ? view : found.views[0];
   return html`<div class="stack body">
     <div class="tabs" role="group" aria-label=${`${label} shown as`}>${found.views.map((each) => html`<button type="button" key=${each}
       aria-pressed=${each === now ? "true" : "false"} class=${each === now ? "on" : ""} onClick=${() => setView(each)}>${each}</button>`)}</div>
+    ${held && html`<p class="soft small">Decompressed, ${size(held.bytes.length)} out of ${size(bytes.length)}: <em>Hex</em> and <em>Raw</em> have what
+      came.${held.cut && ` Only the first ${size(MOST)} of what it holds are shown.`}</p>`}
     ${found.error && html`<${Wrong} error=${found.error} />`}
     ${found.large && html`<p class="note row"><span class="grow">This is much JSON for a tree.</span><button type="button"
       class="button tiny" onClick=${() => setAll(true)}>Show it all the same</button></p>`}
-    ${now === "Picture" && html`<${Picture} type=${found.picture} bytes=${bytes} />`}
+    ${now === "Picture" && html`<${Picture} type=${found.picture} bytes=${held?.bytes ?? bytes} />`}
     ${now === "Tree" && html`<${Tree} node=${found.node} />`}
     ${now === "Pretty" && html`<${Text} text=${pretty} label=${`${label}, pretty`} />`}
     ${now === "Fields" && (found.parts ? html`<${Parts} parts=${found.parts} />` : html`<${Form} text=${found.text} />`)}
-    ${now === "Raw" && html`<${Text} text=${found.text ?? readable(bytes)} label=${`${label}, raw`} />`}
-    ${now === "Hex" && html`<${Hex} bytes=${bytes} />`}
+    ${now === "Text" && html`<${Text} text=${found.text} label=${`${label}, text`} />`}
+    ${now === "Raw" && html`<${Text} text=${(held ? null : found.text) ?? readable(bytes)} label=${`${label}, raw`} />`}
+    ${now === "Hex" && html`<${Hex} key="came" bytes=${bytes} label=${`${label} in hex`} />`}
+    ${now === "Hex, decompressed" && html`<${Hex} key="held" bytes=${held.bytes} label=${`${label} in hex, decompressed`} />`}
   </div>`;
+}
+
+function Compressed({ bytes, headers, label }) {
+  const [held] = useLoaded(() => decompress(bytes, headers), { on: [bytes, headers] });
+  if (held === undefined) return html`<p class="starting">Decompressing…</p>`;
+  return html`<${Views} bytes=${bytes} held=${held} headers=${headers} label=${label} />`;
+}
+
+/** A body: its bytes, and the headers of headersOf that came with it. */
+export function Body({ bytes, headers, label = "Body" }) {
+  if (!bytes.length) return html`<p class="soft">No body</p>`;
+  const As = formsOf(headers).length ? Compressed : Views;
+  return html`<${As} bytes=${bytes} headers=${headers} label=${label} />`;
 }
