@@ -384,6 +384,25 @@ def test_two_hundred_buckets(chromium: Browser, relay: Relay, administrator: str
         expect(page.get_by_text("None of 200")).to_be_visible()
 
 
+@pytest.mark.parametrize("width", [320, 768, 799, 800, 900, 1000, 1024, 1100, 1280, 1440, 1920])
+def test_a_table_of_buckets(chromium: Browser, relay: Relay, administrator: str, width: int) -> None:
+    """It does not go sideways in a window of any width, however much a bucket holds; how much that is stands there."""
+    bucket = {
+        "id": "id", "name": "large", "description": "Lorem ipsum " * 9, "ephemeral": False, "expires_at": 2e9,
+        "first": 1_000_001, "head": 9_999_999, "events": 8_999_999, "bytes": 999 << 20, "oldest_at": None,
+        "newest_at": 1.7e9, "subscribers": 128, "lag": {"consumer": "b" * 100, "events": 1_234_567, "seconds": 9e5},
+        "rate": [999] * 60,
+    }  # fmt: skip
+    with watched(chromium, relay.url, viewport={"width": width, "height": 900}) as (page, _):
+        page.route("**/v1/status", lambda route: route.fulfill(json={"buckets": [bucket, bucket | {"id": "other"}]}))
+        sign_in(page, relay, administrator)
+        table = page.get_by_role("region", name="Buckets")
+        expect(table.get_by_role("row")).to_have_count(3)
+        expect(table.get_by_text("8,999,999").locator("visible=true")).to_have_count(2)
+        assert table.evaluate("(table) => table.scrollWidth - table.clientWidth") == 0
+        no_sideways_scroll(page)
+
+
 def test_every_tab_fits_a_phone(chromium: Browser, relay: Relay, administrator: str) -> None:
     """No tab of a bucket, and no dialog, makes a page of 390 px scroll sideways; the name .. has its page."""
     with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):

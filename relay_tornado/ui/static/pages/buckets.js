@@ -16,8 +16,8 @@ const sum = (values) => values.reduce((before, each) => before + each, 0);
 const COLUMNS = [
   ["name", "Bucket", (bucket) => bucket.name.toLowerCase(), false],
   ["rate", "Last hour", (bucket) => sum(bucket.rate), true],
-  ["events", "Kept", (bucket) => bucket.events, true, "num wide"],
-  ["bytes", "Size", (bucket) => bucket.bytes, true, "num wide"],
+  ["events", "Kept", (bucket) => bucket.events, true, "num wide size"],
+  ["bytes", "Size", (bucket) => bucket.bytes, true, "num wide size"],
   ["head", "Newest", (bucket) => bucket.newest_at ?? 0, true, "wide"],
   ["subscribers", "Subscribers", (bucket) => bucket.subscribers, true, "num wide"],
   ["lag", "Furthest behind", (bucket) => bucket.lag?.events ?? -1, true, "wide"],
@@ -45,10 +45,10 @@ function Row({ bucket }) {
   return html`<tr>
     <td class="name"><a href=${bucketLink(bucket)}>${bucket.name}</a>${bucket.ephemeral && html` <${Badge}>ephemeral<//>`}
       ${bucket.description && html`<span class="soft small about">${bucket.description}</span>`}
-      <span class="soft small narrow">${number(bucket.events)} kept, ${bytes(bucket.bytes)}${behind ? `, ${number(behind)} behind` : ""}</span></td>
+      <span class="soft small narrow">${number(bucket.events)} kept, ${bytes(bucket.bytes)}${behind ? html`<span class="narrower">, ${number(behind)} behind</span>` : ""}</span></td>
     <td><${Hour} rate=${bucket.rate} /></td>
-    <td class=${bucket.events ? "num wide" : "num wide soft"} title=${kept}>${number(bucket.events)}<span class="soft small about">${kept}</span></td>
-    <td class=${bucket.bytes ? "num wide" : "num wide soft"}>${bytes(bucket.bytes)}</td>
+    <td class=${bucket.events ? "num wide size" : "num wide size soft"} title=${kept}>${number(bucket.events)}<span class="soft small about">${kept}</span></td>
+    <td class=${bucket.bytes ? "num wide size" : "num wide size soft"}>${bytes(bucket.bytes)}</td>
     <td class="wide"><${Time} at=${bucket.newest_at} /></td>
     <td class=${bucket.subscribers ? "num wide" : "num wide soft"}>${number(bucket.subscribers)}</td>
     <td class="wide"><${Lag} lag=${bucket.lag} /></td>
