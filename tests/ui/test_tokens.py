@@ -9,8 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import sign_in, watched
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
+from tests.ui.browser import Watch, sign_in, watched
 
 
 def opens(relay: Relay, secret: str) -> int:
@@ -120,3 +120,36 @@ def test_from_a_buckets_page(signed_in: Page, relay: Relay) -> None:
     page.get_by_role("link", name="Make a token for this bucket").click()
     expect(page.get_by_label("linked")).to_be_checked()
     expect(page.get_by_role("button", name="Make the token")).to_be_enabled()
+
+
+def test_a_secret_stays(page: Page, watch: Watch, relay: Relay) -> None:
+    """Until it is said to be copied it is shown, though one's own token gets a new one at once, which signs out; and
+    though one goes back or the page is to be closed."""
+    watch.expected.append("status of 401")
+    _, secret = relay.create_token("--description", "own")
+    sign_in(page, relay, secret)
+    page.get_by_role("link", name="Tokens").click()
+    page.get_by_role("button", name="Rotate own").click()
+    page.get_by_role("radio", name="At once").check()
+    page.get_by_role("button", name="Make a new secret").click()
+    expect(page.get_by_text("You were signed out")).to_be_attached()
+    second = shown_secret(page)
+    page.get_by_role("button", name="I have it").click()
+    page.get_by_label("A token's secret").fill(second)
+    page.get_by_role("button", name="Sign in").click()
+
+    page.get_by_role("button", name="New token").click()
+    page.get_by_role("radio", name="Every bucket").check()
+    page.get_by_role("button", name="Make the token").click()
+    third = shown_secret(page)
+    page.go_back()
+    expect(page).to_have_url(re.compile("/ui/$"))
+    assert shown_secret(page) == third
+    asked: list[str] = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.close(run_before_unload=True)
+    wait_for(lambda: asked or page.wait_for_timeout(20), "the question")
+    assert asked == ["beforeunload"]
+    assert shown_secret(page) == third
+    page.get_by_role("button", name="I have it").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)

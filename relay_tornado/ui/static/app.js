@@ -2,6 +2,7 @@
 import { html, render, signal, useEffect, useRef, useState } from "./lib.js";
 import { session, signOut, signedOut, who } from "./api.js";
 import { Loaded, Toasts, dialogs, tell } from "./parts/basic.js";
+import { ShownOnce } from "./parts/secret.js";
 import { link, match, place } from "./router.js";
 import { SignIn, withCode } from "./pages/signin.js";
 
@@ -106,10 +107,10 @@ function App() {
     return () => window.removeEventListener("hashchange", linked);
   }, []);
   if (session.value === undefined) return html`<p class="starting">${error ? error.message : "Loading…"}</p>`;
-  if (session.value === null) return html`<main><${SignIn} /></main><${Toasts} />`;
+  if (session.value === null) return html`<main><${SignIn} /></main><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
   return html`<a class="skip" href="#main">Skip to the content</a>
     <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page} /></main>
-      ${narrow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${Toasts} />`;
+      ${narrow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
 }
 
 // What has the focus may go, as a row does with what it deleted: the focus stays near, and does not begin anew.

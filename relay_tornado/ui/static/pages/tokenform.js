@@ -1,7 +1,7 @@
-// The dialogs about one token: what it may do, a new secret, and the secret itself, once.
+// The dialogs about one token: what it may do, and a new secret.
 import { html, useState } from "../lib.js";
 import { post, put, session, v1 } from "../api.js";
-import { Button, Copy, Dialog, Field } from "../parts/basic.js";
+import { Dialog, Field } from "../parts/basic.js";
 import { Amount, Check, Choice, Moment, TIMES } from "../parts/fields.js";
 import { FormFoot, useForm } from "../parts/form.js";
 
@@ -91,19 +91,5 @@ export function RotateDialog({ token, onRotated, onClose }) {
           class="note warn small">You are signed in with this token: once the old secret ends, sign in with the new one.</p>`}
       <${FormFoot} form=${form} action="Make a new secret" always onCancel=${onClose} />
     </form>
-  <//>`;
-}
-
-/** A token's secret, which nobody can show again. It is closed by its button only. */
-export function ShownOnce({ token, onClose }) {
-  const [asked, setAsked] = useState(false);
-  return html`<${Dialog} title="The secret, this once" onClose=${() => setAsked(true)}>
-    <p>This is the secret of <b>${token.description || token.key}</b>. The relay keeps a hash of it only: copy it now.</p>
-    <dl class="addresses"><dt>Secret</dt><dd class="address"><code class="grow">${token.secret}</code>
-      <${Copy} text=${token.secret} label="secret">Copy<//></dd>
-      <dt>Key</dt><dd class="address"><code class="grow">${token.key}</code><${Copy} text=${token.key} label="key" /></dd></dl>
-    <p class="note warn" role="alert">${asked ? "Once this is closed, nobody can show it again. Is it copied?"
-      : "Whoever has it may do what the token may. It goes into a password store or a file that only its user reads."}</p>
-    <div class="row"><span class="grow"></span><${Button} kind="first" onPress=${onClose}>I have it<//></div>
   <//>`;
 }

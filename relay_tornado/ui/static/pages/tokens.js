@@ -4,8 +4,9 @@ import { ahead, get, remove, session, v1 } from "../api.js";
 import { Badge, Button, Confirm, Empty, Problem, Time, number, tell, useLoaded } from "../parts/basic.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
+import { shownOnce } from "../parts/secret.js";
 import { link } from "../router.js";
-import { RotateDialog, ShownOnce, TokenDialog, tokenKey } from "./tokenform.js";
+import { RotateDialog, TokenDialog, tokenKey } from "./tokenform.js";
 
 const MANY = 8;
 const SHOWN = 3;
@@ -78,14 +79,13 @@ function Tokens({ query }) {
   const [buckets, trouble] = useLoaded((abort) => get("/v1/buckets", {}, abort));
   const wanted = query?.get("bucket");
   const [action, setAction] = useState(wanted ? { what: "edit", token: null } : null);
-  const [shown, setShown] = useState(null);
   const [text, setText] = useState("");
   const close = () => setAction(null);
   const { what, token } = action ?? {};
   const saved = (document) => {
     close();
     again();
-    if (document.secret) setShown(document);
+    if (document.secret) shownOnce.value = document;
     else tell(`${document.description || document.key} saved`);
   };
   const found = (tokens ?? []).filter(({ description, key }) => `${description}\n${key}`.toLowerCase().includes(text.trim().toLowerCase()));
@@ -99,8 +99,7 @@ function Tokens({ query }) {
     ${what === "edit" && buckets && html`<${TokenDialog} token=${token} buckets=${buckets} wanted=${token ? null : wanted} onSaved=${saved}
         onClose=${close} />`}
     ${what === "rotate" && html`<${RotateDialog} token=${token} onRotated=${saved} onClose=${close} />`}
-    ${what === "revoke" && html`<${Revoke} token=${token} changed=${again} onClose=${close} />`}
-    ${shown && html`<${ShownOnce} token=${shown} onClose=${() => setShown(null)} />`}`;
+    ${what === "revoke" && html`<${Revoke} token=${token} changed=${again} onClose=${close} />`}`;
 }
 
 export default function TokensPage({ query }) {
