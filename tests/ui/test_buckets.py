@@ -77,6 +77,24 @@ def test_make_one_and_find_it_in_the_list(signed_in: Page) -> None:
     expect(found.get_by_role("img", name="3 events in the last hour")).to_be_visible()
 
 
+def test_by_keyboard_alone(signed_in: Page) -> None:
+    """What one types is typed into the first field of a dialog, and Enter sends it: it closed the dialog."""
+    page = signed_in
+    make(page, "there already")
+    page.get_by_role("button", name="New bucket").press("Enter")
+    expect(page.get_by_label("Name", exact=True)).to_be_focused()
+    page.keyboard.type("typed")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="typed", level=1)).to_be_visible()
+    for tab, field in (("inputs", "Name"), ("outputs", "Name")):
+        page.goto(f"/ui/buckets/typed/{tab}")
+        page.get_by_role("button", name=f"New {tab[:-1]}").press("Enter")
+        expect(page.get_by_label(field, exact=True)).to_be_focused()
+    page.goto("/ui/buckets/typed/settings")
+    page.get_by_role("button", name="Delete the bucket…").press("Enter")
+    expect(page.get_by_label("Type typed to go on")).to_be_focused()
+
+
 def test_what_is_wrong_stands_at_its_field(signed_in: Page, watch: Watch) -> None:
     """A name that is taken and a header that is none are told where they were entered, and nothing is lost by it."""
     watch.expected.append("status of 4(00|12)")

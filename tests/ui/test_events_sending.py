@@ -64,7 +64,7 @@ def test_sending_can_be_stopped(events: Page, sender: Sender) -> None:
     held = _amid_sending(events, sender)
     dialog = events.get_by_role("dialog")
     dialog.get_by_role("button", name="Stop").click()
-    expect(dialog).to_contain_text("Stopped.")
+    expect(dialog).to_contain_text("Stopped. What was on its way may have been sent.")
     assert [each["extra_path"] for each in sender.events()] == ["/0", "/1", "/2", "/0"]
     assert len(held) == 2
 
@@ -165,6 +165,41 @@ def test_sent_once_however_often_it_is_pressed(events: Page, sender: Sender) -> 
         assert len(held) == 1
         held.clear()
     expect(rows(events)).to_have_count(2)
+
+
+def test_sent_again_once(events: Page, sender: Sender) -> None:
+    """By a double click, whose second press meets neither what stops it nor what sends it once more; and by a key
+    that is pressed twice, behind which the focus is where it was."""
+    sender.send("/x")
+    rows(events).first.click()
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    events.route("**/action", hold)
+    dialog = events.get_by_role("dialog")
+    send = dialog.get_by_role("button", name=re.compile("^Send"))
+    for way in ("double click", "key"):
+        events.get_by_role("button", name="Send again").click()
+        if way == "key":
+            send.press("Enter")
+        else:
+            send.dblclick()
+        expect(dialog.get_by_role("button", name="Stop")).to_be_visible()
+        if way == "key":
+            expect(send).to_be_focused()
+            events.keyboard.press("Enter")
+        held.pop().continue_()
+        expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
+        assert not held
+        dialog.get_by_role("button", name="Close", exact=True).last.click()
+    events.unroute("**/action")
+    events.get_by_role("button", name="Send again").click()
+    send.dblclick()
+    expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
+    expect(rows(events)).to_have_count(4)
+    assert len(sender.events()) == 4
 
 
 def test_an_edit_is_not_lost(events: Page, sender: Sender) -> None:

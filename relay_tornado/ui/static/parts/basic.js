@@ -156,6 +156,9 @@ export function Field({ label, hint, wrong, as = "input", children, ...rest }) {
   </div>`;
 }
 
+/** Gives the focus to the first field of a dialog or a form: who opens one goes on by typing. */
+export const focusField = (within) => within.querySelector(".field > :is(input, select, textarea):enabled")?.focus();
+
 /** A modal dialog, open while it is mounted; Escape and the backdrop ask for `onClose`, which may leave it open. */
 export function Dialog({ title, onClose, wide = false, children }) {
   const dialog = useRef(null);
@@ -163,6 +166,7 @@ export function Dialog({ title, onClose, wide = false, children }) {
   useLayoutEffect(() => {
     const [before, element] = [document.activeElement, dialog.current];
     element.showModal();
+    focusField(element);
     dialogs.value = [...dialogs.peek(), dialog];
     return () => {
       dialogs.value = dialogs.peek().filter((each) => each !== dialog);

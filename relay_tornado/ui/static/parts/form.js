@@ -119,7 +119,8 @@ export function FormFoot({ form, action, done = "saved", kind = "first", always 
       <span class="grow small soft" role="status">${form.kept ? `These changes were not ${done} before.` : form.dirty ? `Not ${done} yet.` : ""}</span>
       ${children}
       ${(onCancel || form.dirty) && html`<${Button} onPress=${cancel}>${onCancel ? "Cancel" : "Discard"}<//>`}
-      <${Button} type="submit" kind=${kind} disabled=${form.busy || disabled || !(form.dirty || always)}>${action}<//>
+      <${Button} type="submit" kind=${kind} disabled=${disabled || !(form.dirty || always)}
+        aria-disabled=${form.busy ? "true" : undefined}>${action}<//>
     </div>`;
 }
 

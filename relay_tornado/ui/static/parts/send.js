@@ -11,6 +11,9 @@ function Choice({ kind, now, onKind, title, children }) {
     ${kind === now && children && html`<div class="stack choice-more">${children}</div>`}</div>`;
 }
 
+/** The second press of a double click is none: what it meets was somewhere else before the first. */
+const once = (press) => (event) => event.detail < 2 && press();
+
 /** How far it is, and what came of it. */
 function Progress({ state, running, problem, onStop }) {
   const failed = state.failed.length ? `, ${number(state.failed.length)} not` : "";
@@ -18,8 +21,9 @@ function Progress({ state, running, problem, onStop }) {
   return html`<div class="stack">
     <progress max="1" value=${share} aria-label="Sent so far"></progress>
     <div class="row"><span class="grow" role="status">
-      ${number(state.done)} of ${number(state.total)} done, ${number(state.sent)} sent${failed}${running ? "" : problem ? ". Stopped." : "."}</span>
-      ${running && html`<button type="button" class="button danger" onClick=${onStop}>Stop</button>`}</div>
+      ${number(state.done)} of ${number(state.total)} done, ${number(state.sent)} sent${failed}${running ? "" : problem ? ". Stopped." : "."}${
+        problem === "stopped" ? " What was on its way may have been sent." : ""}</span>
+      ${running && html`<button type="button" class="button danger" onClick=${once(onStop)}>Stop</button>`}</div>
     ${problem && problem !== "stopped" && html`<${Problem} error=${problem} />`}
     ${state.failed.length > 0 && html`<ul class="note warn small failures">
       ${state.failed.slice(0, 50).map(({ id, message }, index) => html`<li key=${index}><code>${id}</code> ${message}</li>`)}
@@ -50,6 +54,7 @@ export function SendAgain({ bucket, events, range, onClose }) {
 
   const send = async (event) => {
     event.preventDefault();
+    if (run?.running) return;
     const controller = new AbortController();
     abort.current = controller;
     const target = { kind, output, force, consumer: chosen, url };
@@ -99,6 +104,7 @@ export function SendAgain({ bucket, events, range, onClose }) {
     </fieldset>
     ${run && html`<${Progress} ...${run} onStop=${() => abort.current.abort()} />`}
     <div class="row"><span class="grow"></span>${!run?.running && html`<${Button} onPress=${onClose}>${run ? "Close" : "Cancel"}<//>`}
-      <${Button} kind="first" type="submit" disabled=${missing || run?.running}>${run ? "Send once more" : "Send"}<//></div>
+      <${Button} kind="first" type="submit" disabled=${missing} aria-disabled=${run?.running ? "true" : undefined}
+        onPress=${(event) => event.detail > 1 && event.preventDefault()}>${run ? "Send once more" : "Send"}<//></div>
   </form><//>`;
 }
