@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.rescue import _at, rescue, wake
+from relay_tornado.rescue import Lock, _at, rescue, surely, wake
 from tests.failing import once
 from tests.waiting import until
 
@@ -89,6 +89,37 @@ async def test_who_could_not_be_woken_is(monkeypatch: pytest.MonkeyPatch) -> Non
             wake(future, None)
     await until(waiting.done)
     loop.set_exception_handler(before)
+
+
+async def test_who_waits_for_a_lock_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever releases it hears of nothing, and who was not woken has it all the same."""
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(rescue)
+    lock = Lock()
+    await lock.acquire()
+    waiting = loop.create_task(lock.acquire())
+    await asyncio.sleep(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "call_soon", once(loop.call_soon))
+        lock.release()
+    await until(waiting.done)
+    assert lock.locked()
+    loop.set_exception_handler(before)
+
+
+async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As often as memory is short for it; other errors are its caller's, and are raised at once."""
+    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
+    done: list[int] = []
+    with capture_logs() as logs:
+        surely(once(once(done.append), after=1), 7)
+        surely(once(done.append), 8)
+        assert not done
+        await until(lambda: sorted(done) == [7, 8])
+    assert [entry["event"] for entry in logs] == ["done_again"] * 3
+    with pytest.raises(ZeroDivisionError):
+        surely(lambda: 1 // 0)
 
 
 async def test_what_failed_over_it_tells_of_want_too() -> None:
