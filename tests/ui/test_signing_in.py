@@ -165,7 +165,7 @@ def test_a_token_sees_its_own_buckets_only(page: Page, watch: Watch, relay: Rela
     assert names(page) == ["hers"]
     for path in ("/v1/tokens", "/v1/buckets/not%20hers", "/v1/stream?bucket=not%20hers"):
         assert page.evaluate("(path) => fetch(path).then((answer) => answer.status)", path) in (403, 404)
-    expect(page.get_by_role("link", name="Tokens")).to_have_count(0)
+    expect(page.get_by_role("link", name="Tokens", exact=True)).to_have_count(0)
 
 
 def test_an_expired_token_signs_out(page: Page, watch: Watch, relay: Relay) -> None:

@@ -107,7 +107,7 @@ def test_for_administrators_only(chromium: Browser, relay: Relay) -> None:
     with watched(chromium, relay.url) as (page, _):
         sign_in(page, relay, secret)
         expect(page.get_by_role("link", name="some")).to_be_visible()
-        expect(page.get_by_role("link", name="Tokens")).to_have_count(0)
+        expect(page.get_by_role("link", name="Tokens", exact=True)).to_have_count(0)
         page.goto("/ui/tokens")
         expect(page.get_by_text("Tokens are made by administrators")).to_be_visible()
 
@@ -128,7 +128,7 @@ def test_a_secret_stays(page: Page, watch: Watch, relay: Relay) -> None:
     watch.expected.append("status of 401")
     _, secret = relay.create_token("--description", "own")
     sign_in(page, relay, secret)
-    page.get_by_role("link", name="Tokens").click()
+    page.get_by_role("link", name="Tokens", exact=True).click()
     page.get_by_role("button", name="Rotate own").click()
     page.get_by_role("radio", name="At once").check()
     page.get_by_role("button", name="Make a new secret").click()
