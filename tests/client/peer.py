@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.client import (
+    Event,
     Subscription,
     subscribe,
 )
@@ -98,3 +99,9 @@ async def service(talk: Talk, **options: Any) -> AsyncIterator[str]:
 def at(url: str, **options: Any) -> Subscription:
     options.setdefault("backoff", SOON)
     return subscribe(url, "key", "secret", buckets="b", **options)
+
+
+async def first(talk: Talk) -> Event:
+    """The first event that a client gets from such a service."""
+    async with service(talk) as url, at(url) as events:
+        return await anext(events)

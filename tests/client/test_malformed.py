@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.peer import ENTRY, Peer, at, service, webhook
+from tests.client.peer import ENTRY, Peer, at, first, service, webhook
 from tests.client.world import run
 
 
@@ -83,11 +83,7 @@ def test_an_answer_to_a_subscribe_that_can_not_be_read(entry: Any) -> None:
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            assert (await anext(events)).seq == 1
-
-    run(main())
+    assert run(first(talk)).seq == 1
 
 
 def test_what_can_not_be_read_of_the_original_service(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from relay_tornado.client import (
     RelayClientError,
     Unreachable,
 )
-from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, service, webhook
+from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, first, service, webhook
 from tests.client.world import run
 from tests.ports import hold_port, port_of
 from tests.waiting import until
@@ -56,11 +56,7 @@ def test_other_closes_pass(code: int) -> None:
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            assert (await anext(events)).seq == 1
-
-    run(main())
+    assert run(first(talk)).seq == 1
 
 
 def test_errors_of_a_subscribe() -> None:
