@@ -23,6 +23,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import migrate
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.space import Space
+from tests.log.worlds import read_all
 from tests.needs import needs_root
 from tests.waiting import until
 
@@ -157,7 +158,7 @@ async def test_a_full_disk(small_disk: Path) -> None:
     database = await Database.open(settings)
     assert database.loss is None
     log = await SqliteEventLog.open(database, settings)
-    assert len(await log.read("b", acknowledged - 9, 100, MIB)) == 10
+    assert len(await read_all(log, after=acknowledged - 9)) == 10
     await log.close()
     await database.close()
 
