@@ -118,7 +118,8 @@ class Housekeeping:
                 _logger.info("bucket_expired", bucket_id=bucket.id, bucket=bucket.name)
 
     async def _trim(self, bucket: Bucket, by_age: bool) -> int:
-        keep = bucket.retention if by_age else dataclasses.replace(bucket.retention, max_age=None)
+        age = self._clock.age(bucket.retention.max_age) if by_age else None
+        keep = dataclasses.replace(bucket.retention, max_age=age)
         if by_age:
             await self._log.forget_repeats(bucket.id)
         floor = await self._needed(bucket, by_age) if keep.wait_for_consumers else None

@@ -1,6 +1,8 @@
 """When old events may leave by age: not soon after a start, and not while the wall clock is in doubt.
 
 A clock that was set wrong, or that jumps, makes young events look old. Deleting can't be taken back, waiting can.
+What came in before a clock was put right has the time that the clock showed then, so after a jump it is not told from
+the old ones by its time: all that this process may have taken stays for as long again as its bucket's limit says.
 """
 
 from __future__ import annotations
@@ -31,16 +33,26 @@ class RetentionClock:
     ) -> None:
         self._wall = wall
         self._boot = boot
-        self._offset = wall() - boot()
-        self._not_before = boot() + grace
+        self._looked = boot()
+        self._begun = wall()
+        self._offset = self._begun - self._looked
+        self._not_before = self._looked + grace
+        self._jumped: float | None = None
 
     def by_age(self) -> bool:
         """Whether this pass may remove events because they are old."""
-        now = self._boot()
-        offset = self._wall() - now
-        jump = offset - self._offset
-        self._offset = offset
+        now, wall = self._boot(), self._wall()
+        jump = wall - now - self._offset
         if abs(jump) > JUMP:
             self._not_before = max(self._not_before, now + WAIT)
+            self._jumped = now
+            self._begun = min(self._begun, wall - (now - self._looked))
             _log.warning("clock_jumped", seconds=round(jump), consequence="nothing is removed by age for an hour")
+        self._looked, self._offset = now, wall - now
         return now >= self._not_before
+
+    def age(self, limit: float | None) -> float | None:
+        """How old by their times, in seconds, events have to be to leave a bucket whose limit is `limit`."""
+        if limit is None or self._jumped is None or self._boot() - self._jumped >= limit:
+            return limit
+        return max(limit, self._wall() - self._begun + JUMP)

@@ -79,6 +79,51 @@ def test_a_second_jump_starts_the_hour_again() -> None:
     assert policy.by_age()
 
 
+def leaves(policy: RetentionClock, clocks: Clocks, taken: float, limit: float) -> bool:
+    """Whether an event of this time leaves a bucket that keeps events for `limit` seconds."""
+    age = policy.age(limit)
+    assert age is not None
+    return taken < clocks.wall - age
+
+
+def test_what_came_in_before_the_clock_was_right_stays_its_time() -> None:
+    """A clock that is ten days behind at the start, and is put right after five minutes: what came in before is ten
+    days old by its time, and leaves when it was in for the two days that its bucket keeps events, not earlier."""
+    clocks, day = Clocks(), 86_400.0
+    policy = clock(clocks, grace=0.0)
+    taken = clocks.wall
+    clocks.passes(300.0)
+    clocks.wall += 10 * day
+    assert not policy.by_age()
+    for _ in range(48):
+        assert not leaves(policy, clocks, taken, 2 * day)
+        assert leaves(policy, clocks, taken - day, 2 * day)
+        assert policy.age(None) is None
+        clocks.passes(3600.0)
+        assert policy.by_age()
+    assert leaves(policy, clocks, taken, 2 * day)
+
+
+def test_what_came_in_while_the_clock_was_behind_stays_its_time() -> None:
+    """Also where it was right at the start: set back by ten days, and right again a day later."""
+    clocks, day = Clocks(), 86_400.0
+    policy = clock(clocks, grace=0.0)
+    clocks.passes(day)
+    assert policy.by_age()
+    assert leaves(policy, clocks, clocks.wall - 3 * day, 2 * day)
+    clocks.passes(30.0)
+    clocks.wall -= 10 * day
+    taken = clocks.wall
+    for step in (30.0, day):
+        clocks.passes(step)
+        policy.by_age()
+    clocks.wall += 10 * day
+    assert not policy.by_age()
+    clocks.passes(3600.0)
+    assert policy.by_age()
+    assert not leaves(policy, clocks, taken, 2 * day)
+
+
 def test_the_real_clocks() -> None:
     """With the machine's own clocks a grace of nothing is over at once."""
     assert RetentionClock(0.0).by_age()
