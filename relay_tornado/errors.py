@@ -44,14 +44,20 @@ class RelayError(Exception):
 
 
 class Invalid(RelayError):
-    """What was sent does not fit. `field` names the part, "" is the whole."""
+    """What was sent does not fit. `field` names the part, "" is the whole; the message begins with it, unless
+    `problem` names it in words of its own (`named`)."""
 
     code = "invalid"
     status = 400
 
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, field: str = "", *, named: bool = False) -> None:
+        super().__init__(f"{field}: {problem}" if field and not named else problem)
+        self.problem = problem
         self.field = field
+
+    def within(self, whole: str) -> Invalid:
+        """The same of a field of `whole`, or of all of it."""
+        return Invalid(self.problem, f"{whole}.{self.field}" if self.field else whole)
 
 
 class NotClear(Invalid):
@@ -69,9 +75,7 @@ class NotClear(Invalid):
             words = f"has {len(ids)} {kind}s: name the one you mean by its id ({some}), or by its name with --bucket"
         else:
             words = f"has no {kind}: make one with `relay {kind} create`"
-        super().__init__(
-            f"{field}: the bucket {bucket!r} {words}" if field else f"the bucket {bucket!r} {words}", field
-        )
+        super().__init__(f"the bucket {bucket!r} {words}", field)
 
 
 class Unauthorized(RelayError):

@@ -37,9 +37,7 @@ def parse_id(text: str) -> Cursor:
     """The cursor that an event id is. Raises Invalid where the text has not the form of one."""
     match = _ID.fullmatch(text)
     if match is None:
-        raise Invalid(
-            f"{text[:80]!r} is no event id: it has the form <epoch>-<seq>, like k3v9x1q7m2ab-42", field="since"
-        )
+        raise Invalid(f"{text[:80]!r} is no event id: it has the form <epoch>-<seq>, like k3v9x1q7m2ab-42")
     output = match[3]
     return Cursor(match[1], int(match[2]), None if output is None else int(output))
 

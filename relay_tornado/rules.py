@@ -118,10 +118,6 @@ def _says_nothing(document: Any) -> bool:
     return len(parts) > 1 or parts in ({key: None} for key in _KEYS) or parts == {"and": []}
 
 
-def _invalid(path: str, why: str) -> Invalid:
-    return Invalid(f"{path}: {why}", field=path)
-
-
 class _Compiler:
     """Turns one document into a test, and counts its nodes."""
 
@@ -132,17 +128,17 @@ class _Compiler:
         """The test of a node. Raises Invalid, also where it says nothing."""
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise _invalid(path, f"this is node {self._nodes}, and rules may have {MAX_NODES}; use fewer")
+            raise Invalid(f"this is node {self._nodes}, and rules may have {MAX_NODES}; use fewer", path)
         if not isinstance(document, Mapping):
-            raise _invalid(path, 'write an object with one of "and", "or", "not" and "match"')
+            raise Invalid('write an object with one of "and", "or", "not" and "match"', path)
         said = [key for key in _KEYS if document.get(key) not in (None, [], {})]
         if len(said) > 1:
-            raise _invalid(path, f"has {' and '.join(said)}; write one a node, and join nodes with and or or")
+            raise Invalid(f"has {' and '.join(said)}; write one a node, and join nodes with and or or", path)
         if not said:
             empty = next((key for key in _KEYS if document.get(key) is not None), None)
             if empty is not None:
-                raise _invalid(f"{path}.{empty}", "is empty: say something in it, or leave the whole out")
-            raise _invalid(path, 'has none of "and", "or", "not" and "match"')
+                raise Invalid("is empty: say something in it, or leave the whole out", f"{path}.{empty}")
+            raise Invalid('has none of "and", "or", "not" and "match"', path)
         key = said[0]
         inner, at = document[key], f"{path}.{key}"
         if key == "match":
@@ -154,7 +150,7 @@ class _Compiler:
 
     def _nodes_of(self, documents: Any, path: str) -> list[_Test]:
         if not isinstance(documents, list | tuple):
-            raise _invalid(path, "write a list of nodes")
+            raise Invalid("write a list of nodes", path)
         return [self.node(document, f"{path}[{index}]") for index, document in enumerate(documents)]
 
 
@@ -184,11 +180,11 @@ def _not(test: _Test) -> _Test:
 
 def _match(document: Any, path: str) -> _Test:
     if not isinstance(document, Mapping):
-        raise _invalid(path, 'write an object with a "type"')
+        raise Invalid('write an object with a "type"', path)
     kind = document.get("type")
     make = _TYPES.get(kind) if isinstance(kind, str) else None
     if make is None:
-        raise _invalid(f"{path}.type", f"write one of {', '.join(_TYPES)}")
+        raise Invalid(f"write one of {', '.join(_TYPES)}", f"{path}.type")
     return make(document, path)
 
 
@@ -196,18 +192,18 @@ def _parameter(match: Mapping[str, Any], path: str) -> _Parameter:
     path = f"{path}.parameter"
     document = match.get("parameter")
     if not isinstance(document, Mapping):
-        raise _invalid(path, 'write an object with a "source" and a "name"')
+        raise Invalid('write an object with a "source" and a "name"', path)
     name = document.get("name", "")
     if not isinstance(name, str):
-        raise _invalid(f"{path}.name", "write a text")
+        raise Invalid("write a text", f"{path}.name")
     _encode(name, f"{path}.name", MAX_NAME)
     source = document.get("source")
     if not name and source in ("header", "query"):
-        raise _invalid(f"{path}.name", f"name the {source} parameter; only a payload without a name is one, the whole")
+        raise Invalid(f"name the {source} parameter; only a payload without a name is one, the whole", f"{path}.name")
     read = _source(source, name, f"{path}.source")
     base64decode = document.get("base64decode")
     if base64decode is not None and not isinstance(base64decode, bool):
-        raise _invalid(f"{path}.base64decode", "write true or false")
+        raise Invalid("write true or false", f"{path}.base64decode")
     return (lambda subject: _base64(read(subject))) if base64decode else read
 
 
@@ -219,7 +215,7 @@ def _source(source: Any, name: str, path: str) -> _Parameter:
         return lambda subject: subject.query(name)
     if source in ("payload", "body"):
         return lambda subject: subject.payload(name)
-    raise _invalid(path, "write header, payload or query")
+    raise Invalid("write header, payload or query", path)
 
 
 def _base64(value: bytes | None) -> bytes | None:
@@ -239,14 +235,14 @@ _STANDARD: Final = bytes.maketrans(b"-_", b"+/")
 def _needed(match: Mapping[str, Any], key: str, path: str) -> tuple[Any, str]:
     value = match.get(key)
     if value is None:
-        raise _invalid(f"{path}.{key}", f"a match of type {match['type']} needs it")
+        raise Invalid(f"a match of type {match['type']} needs it", f"{path}.{key}")
     return value, f"{path}.{key}"
 
 
 def _needed_text(match: Mapping[str, Any], key: str, path: str, limit: int = MAX_TEXT) -> bytes:
     text, at = _needed(match, key, path)
     if not isinstance(text, str) or not text:
-        raise _invalid(at, "write a text that is not empty")
+        raise Invalid("write a text that is not empty", at)
     return _encode(text, at, limit)
 
 
@@ -254,16 +250,16 @@ def _encode(text: str, path: str, limit: int) -> bytes:
     try:
         raw = text.encode()
     except UnicodeEncodeError:
-        raise _invalid(path, "has half a surrogate pair in it, which no text has; write the whole character") from None
+        raise Invalid("has half a surrogate pair in it, which no text has; write the whole character", path) from None
     if len(raw) > limit:
-        raise _invalid(path, f"has {len(raw)} bytes, and may have {limit}")
+        raise Invalid(f"has {len(raw)} bytes, and may have {limit}", path)
     return raw
 
 
 def _value(match: Mapping[str, Any], path: str) -> _Test:
     value, at = _needed(match, "value", path)
     if not isinstance(value, str | bool | int | float):
-        raise _invalid(at, "write a text, a number, true or false")
+        raise Invalid("write a text, a number, true or false", at)
     wanted = _encode(value if isinstance(value, str) else json.dumps(value), at, MAX_TEXT)
     read = _parameter(match, path)
 
@@ -295,9 +291,9 @@ def _regex(match: Mapping[str, Any], path: str) -> _Test:
         search, size = _pattern(pattern)
     except re2.error as error:
         why = error.args[0].decode(errors="replace") if isinstance(error.args[0], bytes) else str(error)
-        raise _invalid(
-            f"{path}.regex",
+        raise Invalid(
             f"{why}. The syntax is that of RE2, as in Go: it has no look-ahead, no look-behind and no back-references",
+            f"{path}.regex",
         ) from None
     read = _parameter(match, path)
     longest = max(1024, _STEPS // size)
@@ -350,7 +346,7 @@ def _ip_whitelist(match: Mapping[str, Any], path: str) -> _Test:
     except ValueError:
         networks = []
     if not networks:
-        raise _invalid(at, "write addresses or ranges such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32")
+        raise Invalid("write addresses or ranges such as 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32", at)
 
     def test(subject: Subject) -> bool:
         address = subject.remote

@@ -65,7 +65,7 @@ class Verifier:
         self.provider = provider
         self._scheme = _scheme(provider)
         if not 0 < len(secrets) <= MAX_SECRETS:
-            raise _invalid("secrets", f"there are {len(secrets)}; write one, or during a change up to {MAX_SECRETS}")
+            raise Invalid(f"there are {len(secrets)}; write one, or during a change up to {MAX_SECRETS}", "secrets")
         self._keys = [_key(self._scheme, secret, f"secrets[{index}]") for index, secret in enumerate(secrets)]
 
     def verify(self, headers: bytes, body: bytes, now: float) -> Verdict:
@@ -275,23 +275,23 @@ PROVIDERS: Final = tuple(_SCHEMES)
 def _scheme(provider: str) -> _Scheme:
     scheme = _SCHEMES.get(provider)
     if scheme is None:
-        raise _invalid("provider", f"write one of {', '.join(PROVIDERS)}")
+        raise Invalid(f"write one of {', '.join(PROVIDERS)}", "provider")
     return scheme
 
 
 def _key(scheme: _Scheme, secret: str, field: str) -> bytes:
     if not secret:
-        raise _invalid(field, "is empty; write the secret that the provider shows")
+        raise Invalid("is empty; write the secret that the provider shows", field)
     if secret != secret.strip() or not secret.isprintable():
-        raise _invalid(field, "has white space around it, or a control character in it; write the secret alone")
+        raise Invalid("has white space around it, or a control character in it; write the secret alone", field)
     if len(secret.encode()) > MAX_SECRET:
-        raise _invalid(field, f"is longer than {MAX_SECRET} bytes")
+        raise Invalid(f"is longer than {MAX_SECRET} bytes", field)
     try:
         key = scheme.key(secret)
     except ValueError:
         key = b""
     if not key:
-        raise _invalid(field, "is no base64; write the secret that the provider shows, with its whsec_")
+        raise Invalid("is no base64; write the secret that the provider shows, with its whsec_", field)
     return key
 
 
@@ -304,7 +304,3 @@ def _too_far(timestamp: bytes, now: float) -> str | None:
         return None
     how = f"{math.ceil(age)} s old" if age > 0 else f"{math.ceil(-age)} s ahead of the clock"
     return f"the timestamp is {how}; {TOLERANCE} s are allowed"
-
-
-def _invalid(field: str, why: str) -> Invalid:
-    return Invalid(f"{field}: {why}", field=field)

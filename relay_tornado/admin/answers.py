@@ -24,22 +24,20 @@ def check_headers(
     size = 0
     for name, values in headers.items():
         if not is_name(name):
-            raise Invalid(f"headers: {name[:80]!r} is no header name: use letters, digits and -", "headers")
+            raise Invalid(f"{name[:80]!r} is no header name: use letters, digits and -", "headers")
         if name.lower() in refused:
-            raise Invalid(f"headers: {name} can't be set by {owner}: leave it out", "headers")
+            raise Invalid(f"{name} can't be set by {owner}: leave it out", "headers")
         for value in values:
             if not is_value(value):
                 raise Invalid(
-                    f"headers: the value of {name} holds a line end or another control character: leave it out",
+                    f"the value of {name} holds a line end or another control character: leave it out",
                     "headers",
                 )
         if values:
             checked[name] = [value.strip(" \t") for value in values]
         size += sum(len(name) + len(value.encode()) + 4 for value in values)
     if sum(map(len, checked.values())) > MAX_HEADERS or size > MAX_HEADER_BYTES:
-        raise Invalid(
-            f"headers: at most {MAX_HEADERS} values and {MAX_HEADER_BYTES} bytes in all are allowed", "headers"
-        )
+        raise Invalid(f"at most {MAX_HEADERS} values and {MAX_HEADER_BYTES} bytes in all are allowed", "headers")
     return checked
 
 
@@ -47,9 +45,9 @@ def check_answer(value: Input) -> Input:
     """The input itself, where its status and its body go together. Raises Invalid."""
     size = len(value.body.encode())
     if size > MAX_BODY_TEXT:
-        raise Invalid(f"body: has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
+        raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
     if value.body and value.status_code in BODILESS:
         raise Invalid(
-            f"body: an answer with status {value.status_code} has none: clear the body, or use another status", "body"
+            f"an answer with status {value.status_code} has none: clear the body, or use another status", "body"
         )
     return value

@@ -24,7 +24,7 @@ _AUTH_PARTS: Mapping[str, tuple[str, ...]] = {"none": (), "basic": ("username", 
 def new_bucket(name: str, options: Mapping[str, Any], settings: Settings, now: float) -> Bucket:
     """A bucket with one input and the settings' retention where the options say nothing else. Raises Invalid."""
     if "name" in options:
-        raise Invalid("name: is given twice", "name")
+        raise Invalid("is given twice", "name")
     retention = Retention(settings.retention_age, settings.retention_events, settings.retention_bytes)
     first = Input(id=new_uuid(), name=DEFAULT_INPUT, created_at=now, updated_at=now)
     bare = Bucket(id=new_uuid(), name="", created_at=now, updated_at=now, retention=retention, inputs=(first,))
@@ -38,7 +38,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
     """
     given = load_with_extra(_BUCKET_FIELDS, options, bucket.extra)
     if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
-        raise Invalid("static_ip: must be true or false.", "static_ip")
+        raise Invalid("must be true or false.", "static_ip")
     if "name" in given:
         check_bucket_name(given["name"])
     if "auth" in given:
@@ -55,7 +55,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
         given["expires_at"] = _changed_end(bucket.expires_at, given["expires_at"], now)
     if (given.get("max_body") or 0) > settings.ingest_buffer:
         raise Invalid(
-            f"max_body: is over {settings.ingest_buffer} bytes, what the relay holds of all bodies on their way in: "
+            f"is over {settings.ingest_buffer} bytes, what the relay holds of all bodies on their way in: "
             "choose less, or raise ingest_buffer",
             "max_body",
         )
@@ -68,9 +68,7 @@ def _changed_end(before: float | None, given: float | None, now: float) -> float
     if before is not None and given is not None and int(given) == int(before):
         return before
     if given is not None and given <= now:
-        raise Invalid(
-            "expires_at: lies in the past: give a later unix time, null to keep the bucket, or delete it", "expires_at"
-        )
+        raise Invalid("lies in the past: give a later unix time, null to keep the bucket, or delete it", "expires_at")
     return given
 
 
@@ -78,7 +76,7 @@ def changed_rate_limit(before: RateLimit | None, given: Mapping[str, Any]) -> Ra
     """A rate limit with these parts. Raises Invalid."""
     events = given.get("events", None if before is None else before.events)
     if events is None:
-        raise Invalid("rate_limit.events: is missing: say how many events may come in an interval", "rate_limit.events")
+        raise Invalid("is missing: say how many events may come in an interval", "rate_limit.events")
     return RateLimit(events, given.get("interval", 1.0 if before is None else before.interval))
 
 
@@ -87,15 +85,12 @@ def _changed_retention(before: Retention, given: Mapping[str, Any]) -> Retention
     hard = keep.hard_max_bytes
     if hard is not None and keep.max_bytes is not None and hard < keep.max_bytes:
         raise Invalid(
-            f"retention.hard_max_bytes: is less than max_bytes ({keep.max_bytes}), up to which events stay anyway: "
-            "choose more",
+            f"is less than max_bytes ({keep.max_bytes}), up to which events stay anyway: choose more",
             "retention.hard_max_bytes",
         )
     # What is there, of a bucket that waits no longer, may be sent back.
     if hard not in (None, before.hard_max_bytes) and not keep.wait_for_consumers:
-        raise Invalid(
-            "retention.hard_max_bytes: does nothing without wait_for_consumers: set both", "retention.hard_max_bytes"
-        )
+        raise Invalid("does nothing without wait_for_consumers: set both", "retention.hard_max_bytes")
     return keep
 
 
@@ -106,29 +101,25 @@ def _changed_auth(before: BucketAuth, given: Mapping[str, Any]) -> BucketAuth:
         # What it had may be sent back with another type.
         if given.get(part) and part not in parts and given[part] != getattr(before, part):
             wanted = "token" if part == "token" else "basic"
-            raise Invalid(f"auth.{part}: does nothing with auth.type {kind}: set auth.type to {wanted}", f"auth.{part}")
+            raise Invalid(f"does nothing with auth.type {kind}: set auth.type to {wanted}", f"auth.{part}")
     kept = {part: getattr(before, part) for part in parts} if kind == before.type else {}
     auth = BucketAuth(type=kind, **{**kept, **{part: given[part] for part in parts if part in given}})
     for part in parts:
         if not getattr(auth, part):
-            raise Invalid(f"auth.{part}: is missing; auth.type {kind} needs it", f"auth.{part}")
+            raise Invalid(f"is missing; auth.type {kind} needs it", f"auth.{part}")
     if ":" in auth.username:
-        raise Invalid(
-            'auth.username: holds a ":", which basic authentication can\'t carry: leave it out', "auth.username"
-        )
+        raise Invalid('holds a ":", which basic authentication can\'t carry: leave it out', "auth.username")
     if auth.token and not (auth.token.isascii() and auth.token.isprintable() and " " not in auth.token):
-        raise Invalid("auth.token: must be printable ASCII without spaces, to stand in a header", "auth.token")
+        raise Invalid("must be printable ASCII without spaces, to stand in a header", "auth.token")
     return auth
 
 
 def _changed_dedupe(before: Dedupe | None, given: Mapping[str, Any]) -> Dedupe:
     header = given.get("header", before.header if before is not None else "")
     if not header:
-        raise Invalid(
-            'dedupe.header: is missing: name the header that holds the delivery\'s id, or "auto"', "dedupe.header"
-        )
+        raise Invalid('is missing: name the header that holds the delivery\'s id, or "auto"', "dedupe.header")
     if not is_name(header):
-        raise Invalid(f"dedupe.header: {header!r} is no header name: use letters, digits and -", "dedupe.header")
+        raise Invalid(f"{header!r} is no header name: use letters, digits and -", "dedupe.header")
     if header.lower() == "auto":
         header = "auto"
     window = given.get("window", before.window if before is not None else None)

@@ -40,14 +40,16 @@ async def run_command(administration: Administration, name: str, arguments: Mapp
     """Runs a command and returns its answer as JSON data. Raises Invalid, and what the administration raises."""
     run = COMMANDS.get(name)
     if run is None:
-        raise Invalid(f"there is no command {name[:100]!r}: is the other side of another version?", "command")
+        raise Invalid(
+            f"there is no command {name[:100]!r}: is the other side of another version?", "command", named=True
+        )
     try:
         given = msgspec.convert(arguments, _form(run))
     except msgspec.ValidationError as error:
         words = str(error)
         found = _FIELD.search(words)
         field = "" if found is None else found[1]
-        raise Invalid(f"{field}: {words[0].lower()}{words[1:]}", field) from None
+        raise Invalid(f"{words[0].lower()}{words[1:]}", field) from None
     return await run(Commands(administration), **msgspec.structs.asdict(given))
 
 

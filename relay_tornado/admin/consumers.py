@@ -387,7 +387,7 @@ def _anchor(text: str) -> tuple[float | None, float]:
     except ValueError:
         found = (nan, nan)
     if not all(map(isfinite, found)):
-        raise Invalid("anchor: send the one of the answer before, or none", "anchor")
+        raise Invalid("send the one of the answer before, or none", "anchor")
     return found
 
 
@@ -401,4 +401,4 @@ def _seq(bounds: Bounds, text: str) -> int:
     cursor = cursor_of(text, "ids")
     if cursor.seq and epoch_at(bounds.epochs, cursor.seq) == cursor.epoch:
         return cursor.seq
-    raise Invalid(f"ids: {text[:80]} is no event of this bucket", "ids")
+    raise Invalid(f"{text[:80]} is no event of this bucket", "ids")

@@ -27,10 +27,10 @@ async def take(log: EventLog, bucket: Bucket, documents: Sequence[Any]) -> dict[
         try:
             made = item(document)
             if made.received_at > latest:
-                raise Invalid("was received in the future: no event after it could have its own time", "events")
+                raise Invalid("was received in the future: no event after it could have its own time")
             items.append(made)
         except Invalid as error:
-            raise Invalid(f"event {place + 1} of the batch {error}", "events") from None
+            raise Invalid(f"event {place + 1} of the batch {error}", "events", named=True) from None
     if bucket.ephemeral and not all(isinstance(each, Stub) for each in items):
         raise Conflict(f"the bucket {bucket.name!r} is ephemeral, and stores no content: import into another one")
     bounds = await log.bounds(bucket.id)

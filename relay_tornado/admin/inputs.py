@@ -37,7 +37,7 @@ def with_new_input(bucket: Bucket, options: Mapping[str, Any], now: float) -> Bu
     """
     input_id = options.get("id") or new_uuid()
     if not isinstance(input_id, str) or not _ID.fullmatch(input_id):
-        raise Invalid("id: must be 1 to 64 letters, digits, - and _, or be left out", "id")
+        raise Invalid("must be 1 to 64 letters, digits, - and _, or be left out", "id")
     if len(bucket.inputs) >= MAX_INPUTS:
         raise Conflict(f"the bucket {bucket.name!r} has {MAX_INPUTS} inputs, which is all that one may have")
     bare = Input(id=input_id, name=NAME, created_at=now, updated_at=now)
@@ -73,7 +73,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     given = load_with_extra(_FIELDS, options, before.extra)
     given.pop("id", None)
     if "name" in given and not given["name"].strip():
-        raise Invalid("name: is empty: give the input a name", "name")
+        raise Invalid("is empty: give the input a name", "name")
     if "headers" in given:
         headers = given["headers"] or {}
         # What was taken before may be sent back as it was.
@@ -90,11 +90,11 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
     changed = check_answer(dataclasses.replace(before, **given))
     first = "/" + changed.path_prefix.removeprefix("/").partition("/")[0].lower()
     if not changed.custom_domain and first in RESERVED:
-        raise Invalid(f"path_prefix: {first} is the relay's own: choose another prefix", "path_prefix")
+        raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
     wanted = changed.response_from_output
     if wanted not in ("", ANY_OUTPUT) and all(each.id != wanted for each in bucket.outputs):
         raise Invalid(
-            f"response_from_output: the bucket {bucket.name!r} has no output with the id {wanted[:100]!r}: name one "
+            f"the bucket {bucket.name!r} has no output with the id {wanted[:100]!r}: name one "
             f"by its id, or write {ANY_OUTPUT}",
             "response_from_output",
         )
@@ -104,9 +104,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
 def _domain(text: str) -> str:
     domain = text.strip().rstrip(".").lower()
     if domain and (len(domain) > 253 or not _DOMAIN.fullmatch(domain)):
-        raise Invalid(
-            "custom_domain: must be a host name like hooks.example.org, without scheme, port and path", "custom_domain"
-        )
+        raise Invalid("must be a host name like hooks.example.org, without scheme, port and path", "custom_domain")
     return domain
 
 
@@ -114,11 +112,9 @@ def _prefix(text: str) -> str:
     given = text.strip()
     prefix = given.rstrip("/")
     if given.endswith("//") or (prefix and (len(prefix) > 500 or not _PREFIX.fullmatch(prefix))):
-        raise Invalid(
-            'path_prefix: must be a path like /shop/orders, as it stands in the URL, without "?" and "#"', "path_prefix"
-        )
+        raise Invalid('must be a path like /shop/orders, as it stands in the URL, without "?" and "#"', "path_prefix")
     if any(part in (".", "..") for part in prefix.split("/")):
-        raise Invalid('path_prefix: must not have "." or ".." as a part', "path_prefix")
+        raise Invalid('must not have "." or ".." as a part', "path_prefix")
     return prefix
 
 
@@ -128,5 +124,5 @@ def _verify(before: Verify | None, given: Mapping[str, Any]) -> Verify:
     try:
         Verifier(provider, secrets)
     except Invalid as error:
-        raise Invalid(f"verify.{error}", f"verify.{error.field}") from None
+        raise error.within("verify") from None
     return Verify(provider, secrets, given.get("on_failure", "reject" if before is None else before.on_failure))

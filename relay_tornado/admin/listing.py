@@ -85,7 +85,7 @@ class Listing:
         wanted = Filter(bucket, output, status, since, until)
         limit = min(limit, MOST) if limit > 0 else LIMIT
         if offset > SCAN:
-            raise Invalid(f"offset: is over {SCAN}: go on with next_cursor, which costs nothing", "offset")
+            raise Invalid(f"is over {SCAN}: go on with next_cursor, which costs nothing", "offset")
         buckets, only = self._scope(token, wanted)
         copy = None if only is None else only.n
         places = await self._places(buckets, wanted)
@@ -126,7 +126,7 @@ class Listing:
             if any(wanted.output == each.id for each in bucket.outputs):
                 return [bucket], output_of(bucket, wanted.output)
         if len(buckets) != 1:
-            raise Invalid("output: there is none with this id; by its name it is found with `bucket`", "output")
+            raise Invalid("there is none with this id; by its name it is found with `bucket`", "output")
         return buckets, output_of(buckets[0], wanted.output)
 
     async def _places(self, buckets: Sequence[Bucket], wanted: Filter) -> list[_Place]:

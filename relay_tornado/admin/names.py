@@ -14,7 +14,7 @@ def check_bucket_name(name: str) -> None:
     """Raises Invalid, saying which rule it breaks."""
     problem = _problem(name)
     if problem is not None:
-        raise Invalid(f"name: {problem}", "name")
+        raise Invalid(problem, "name")
 
 
 def _problem(name: str) -> str | None:

@@ -86,7 +86,7 @@ def find_output(bucket: Bucket, output_id: str) -> Output:
 def _changed(before: Output, options: Mapping[str, Any]) -> Output:
     given = load_with_extra(_FIELDS, options, before.extra)
     if "name" in given and not given["name"].strip():
-        raise Invalid("name: is empty: give the output a name", "name")
+        raise Invalid("is empty: give the output a name", "name")
     if "headers" in given:
         given["headers"] = check_headers(given["headers"] or {}, OF_CONNECTION, "an output")
     if "rules" in given:
@@ -102,7 +102,7 @@ def _changed(before: Output, options: Mapping[str, Any]) -> Output:
         given["disabled_reason"] = ""
     changed = _pausable(before, dataclasses.replace(before, **given))
     if len(changed.destination) > MAX_DESTINATION:
-        raise Invalid(f"destination: must have at most {MAX_DESTINATION} characters", "destination")
+        raise Invalid(f"must have at most {MAX_DESTINATION} characters", "destination")
     if not changed.internal and (before.internal, before.destination) != (False, changed.destination):
         _check_destination(changed.destination)
     return changed
@@ -115,7 +115,7 @@ def _pausable(before: Output, changed: Output) -> Output:
         return changed
     if not before.paused:
         raise Invalid(
-            "paused: an internal output can't be paused, since connected clients take its events: set disabled, or "
+            "an internal output can't be paused, since connected clients take its events: set disabled, or "
             "make it public",
             "paused",
         )
@@ -133,8 +133,8 @@ def _check_destination(url: str) -> None:
         parse(url)
     except Invalid as error:
         raise Invalid(
-            f"{error}; an output that the relay itself forwards to has a URL like https://example.org/hook; or set "
-            "internal, for one that a connected client delivers",
+            f"{error.problem}; an output that the relay itself forwards to has a URL like https://example.org/hook; or "
+            "set internal, for one that a connected client delivers",
             "destination",
         ) from None
 
@@ -145,15 +145,13 @@ def _check_throttle(throttle: Mapping[str, Any]) -> None:
         return
     mode = throttle.get("mode")
     if not mode:
-        raise Invalid("throttle.mode: is missing: write rate, or concurrency", "throttle.mode")
+        raise Invalid("is missing: write rate, or concurrency", "throttle.mode")
     if mode == "rate" and not throttle.get("rate"):
-        raise Invalid(
-            "throttle.rate: is missing: write how many tries an interval may have, at least 1", "throttle.rate"
-        )
+        raise Invalid("is missing: write how many tries an interval may have, at least 1", "throttle.rate")
     at_once = throttle.get("max_concurrent") or 0
     if at_once > MOST_AT_ONCE or (mode == "concurrency" and not at_once):
         raise Invalid(
-            f"throttle.max_concurrent: must be from 1 to {MOST_AT_ONCE}: that many are sent at once",
+            f"must be from 1 to {MOST_AT_ONCE}: that many are sent at once",
             "throttle.max_concurrent",
         )
 
@@ -162,16 +160,15 @@ def _check_durability(durability: Mapping[str, Any]) -> None:
     custom = durability.get("enabled") and durability.get("schedule") == "custom"
     if custom and not durability.get("custom_delays"):
         raise Invalid(
-            "durability.custom_delays: is missing: write the nanoseconds between tries, or take another schedule",
+            "is missing: write the nanoseconds between tries, or take another schedule",
             "durability.custom_delays",
         )
 
 
 def _check_secret(secret: str) -> None:
     if not secret.startswith(_PREFIX):
-        raise Invalid(f"secret: must be {_PREFIX} and base64: --secret generate makes one", "secret")
+        raise Invalid(f"must be {_PREFIX} and base64: --secret generate makes one", "secret")
     try:
         Verifier("standard-webhooks", (secret,))
     except Invalid as error:
-        words = str(error).partition(": ")[2]
-        raise Invalid(f"secret: {words}", "secret") from None
+        raise Invalid(error.problem, "secret") from None

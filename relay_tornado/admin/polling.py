@@ -80,7 +80,7 @@ class Polling:
         found = self._stored.bucket(token, bucket)
         if found.ephemeral:
             raise Invalid(
-                f"bucket: {found.name!r} is ephemeral, and keeps nothing that could be fetched: subscribe to it over "
+                f"{found.name!r} is ephemeral, and keeps nothing that could be fetched: subscribe to it over "
                 "the socket",
                 "bucket",
             )

@@ -217,5 +217,5 @@ def _target(located: Located, output: str) -> int | None:
 
 def _force(process_policy: str) -> bool:
     if process_policy not in ("", "skip", "force"):
-        raise Invalid("process_policy: must be skip, which obeys rules, or force, which ignores them", "process_policy")
+        raise Invalid("must be skip, which obeys rules, or force, which ignores them", "process_policy")
     return process_policy == "force"

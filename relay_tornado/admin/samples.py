@@ -58,9 +58,9 @@ def find(provider: str, event: str) -> Sample:
         if (each.provider, each.event) == (provider, event):
             return each
     if provider not in _HEADERS:
-        raise Invalid(f"provider: must be one of {', '.join(_HEADERS)}", "provider")
+        raise Invalid(f"must be one of {', '.join(_HEADERS)}", "provider")
     names = ", ".join(each.event for each in SAMPLES if each.provider == provider)
-    raise Invalid(f"event: of {provider} there are {names}", "event")
+    raise Invalid(f"of {provider} there are {names}", "event")
 
 
 def make(sample: Sample, secret: str, now: float, unique: str) -> Made:

@@ -112,14 +112,14 @@ class Stored:
         bucket_id = await self.log.find(parsed.epoch)
         bucket = next((each for each in buckets if each.id == bucket_id), None)
         if bucket is None:
-            raise Invalid("cursor: is of none of these buckets: begin without one", "cursor")
+            raise Invalid("is of none of these buckets: begin without one", "cursor")
         honoured(await self.log.bounds(bucket.id), cursor)
         outlines = await self.log.outline(bucket.id, parsed.seq, parsed.seq)
         if outlines:
             return Key(outlines[0].received_at, bucket.id, parsed.seq)
         if len(buckets) == 1:
             return Key(math.inf, bucket.id, parsed.seq)
-        raise Invalid("cursor: its event has left meanwhile: begin without one", "cursor")
+        raise Invalid("its event has left meanwhile: begin without one", "cursor")
 
     async def behind(self, key: Key, bucket_id: BucketId) -> int:
         """The newest seq of a bucket that comes behind a place. Raises BucketGone."""
@@ -189,7 +189,7 @@ def cursor_of(text: str, field: str = "cursor") -> Cursor:
     try:
         return parse_id(text)
     except Invalid as error:
-        raise Invalid(f"{field}: {error}", field) from None
+        raise error.within(field) from None
 
 
 def honoured(bounds: Bounds, text: str, field: str = "cursor") -> Cursor:
@@ -199,7 +199,7 @@ def honoured(bounds: Bounds, text: str, field: str = "cursor") -> Cursor:
     gap = place_cursor(bounds, cursor).gap
     if gap is not None and gap.reason != "retention":
         raise Invalid(
-            f"{field}: {text[:80]} names no event of this bucket, which ends at {position_id(bounds, bounds.head)}: "
+            f"{text[:80]} names no event of this bucket, which ends at {position_id(bounds, bounds.head)}: "
             "it is of another one, or what it names was lost; begin without a cursor",
             field,
         )
@@ -212,7 +212,7 @@ def output_of(bucket: Bucket, reference: str) -> Output:
     found = found or [each for each in bucket.outputs if each.name == reference]
     if not found:
         raise Invalid(
-            f"output: the bucket {bucket.name!r} has no output {reference[:100]!r}: name one by its id or its name",
+            f"the bucket {bucket.name!r} has no output {reference[:100]!r}: name one by its id or its name",
             "output",
         )
     if len(found) > 1:

@@ -47,7 +47,7 @@ def rotated_token(token: Token, grace: float, now: float) -> tuple[Token, str]:
     Raises Invalid.
     """
     if not 0 <= grace <= MAX_GRACE:
-        raise Invalid(f"grace: must be a number of seconds from 0 to {MAX_GRACE:.0f}", "grace")
+        raise Invalid(f"must be a number of seconds from 0 to {MAX_GRACE:.0f}", "grace")
     secret = new_secret()
     changed = dataclasses.replace(
         token,
@@ -74,13 +74,11 @@ def _scope(
     if wanted is None:
         return None
     if not wanted:
-        raise Invalid("buckets: is empty: name at least one bucket, or leave it out for all of them", "buckets")
+        raise Invalid("is empty: name at least one bucket, or leave it out for all of them", "buckets")
     ids = {each: each for each in had}
     for bucket in buckets:
         ids[bucket.name] = ids[bucket.id] = bucket.id
     unknown = [each for each in wanted if each not in ids]
     if unknown:
-        raise Invalid(
-            f"buckets: there is no bucket {unknown[0][:100]!r}: make it first, or correct its name", "buckets"
-        )
+        raise Invalid(f"there is no bucket {unknown[0][:100]!r}: make it first, or correct its name", "buckets")
     return frozenset(ids[each] for each in wanted)

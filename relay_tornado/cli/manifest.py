@@ -71,13 +71,13 @@ def read_manifest(path: Path) -> list[DeclaredBucket]:
     try:
         return _manifest(document, path.parent)
     except Invalid as error:
-        raise Invalid(f"{path}: {error}", error.field) from None
+        raise Invalid(f"{path}: {error}") from None
 
 
 def _manifest(document: Document, folder: Path) -> list[DeclaredBucket]:
     for name in document:
         if name != "buckets":
-            raise Invalid(f"{name}: there is no such key: everything stands under [buckets.NAME]", name)
+            raise Invalid("there is no such key: everything stands under [buckets.NAME]", name)
     buckets = [_bucket(name, value, folder) for name, value in _table(document, "buckets", "").items()]
     owners: dict[str, str] = {}
     for bucket in buckets:
@@ -85,16 +85,16 @@ def _manifest(document: Document, folder: Path) -> list[DeclaredBucket]:
             first = owners.setdefault(each, bucket.name)
             if first != bucket.name:
                 key = f"buckets.{_quoted(bucket.name)}.inputs.{_quoted(each)}"
-                raise Invalid(f"{key}: the id is declared of the bucket {first!r} already", key)
+                raise Invalid(f"the id is declared of the bucket {first!r} already", key)
     return buckets
 
 
 def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
     key = f"buckets.{_quoted(name)}"
     if not isinstance(value, dict):
-        raise Invalid(f"{key}: must be a table: [{key}]", key)
+        raise Invalid(f"must be a table: [{key}]", key)
     if "name" in value:
-        raise Invalid(f"{key}.name: leave it out: a bucket is named by its table, and is not renamed", key)
+        raise Invalid("leave it out: a bucket is named by its table, and is not renamed", f"{key}.name")
     parts: dict[str, dict[str, Document] | None] = {"inputs": None, "outputs": None}
     for part, schema, own in (("inputs", _INPUT, "id"), ("outputs", _OUTPUT, "name")):
         if part not in value:
@@ -104,22 +104,22 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
             where = f"{key}.{part}.{_quoted(each)}"
             found[each] = _options(schema, item, where, folder)
             if own in found[each]:
-                raise Invalid(f"{where}.{own}: leave it out: the table's own name is the {own}", key)
+                raise Invalid(f"leave it out: the table's own name is the {own}", f"{where}.{own}")
     options = {each: item for each, item in value.items() if each not in parts}
     return DeclaredBucket(name, _options(_BUCKET, options, key, folder), parts["inputs"], parts["outputs"])
 
 
 def _options(schema: Schema, value: Any, key: str, folder: Path) -> Document:
     if not isinstance(value, dict):
-        raise Invalid(f"{key}: must be a table: [{key}]", key)
+        raise Invalid(f"must be a table: [{key}]", key)
     options = {name: _plain(item, (name,), key, folder) for name, item in value.items()}
     try:
         load(schema, options)
         if options.get("rules") is not None:
             compile_rules(options["rules"])
     except Invalid as error:
-        words = str(error).replace("must be a JSON object", "must be a table: { … }")
-        raise Invalid(f"{key}.{words}" if error.field else f"{key}: {words}", error.field) from None
+        error.problem = error.problem.replace("must be a JSON object", "must be a table: { … }")
+        raise error.within(key) from None
     return options
 
 
@@ -137,7 +137,7 @@ def _plain(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
         try:
             return _WORDS[path](value)
         except Invalid as error:
-            raise Invalid(f"{key}.{'.'.join(path)}: {error}", ".".join(path)) from None
+            raise error.within(f"{key}.{'.'.join(path)}") from None
     if (
         isinstance(value, dict)
         and len(path) == 1
@@ -155,24 +155,24 @@ def _secret(value: Any, path: tuple[str, ...], key: str, folder: Path) -> Any:
     where = f"{key}.{'.'.join(path)}"
     if set(value) == {"env"} and isinstance(value["env"], str):
         if value["env"] not in os.environ:
-            raise Invalid(f"{where}: the variable {value['env']} is not set", where)
+            raise Invalid(f"the variable {value['env']} is not set", where)
         return os.environ[value["env"]]
     if set(value) == {"file"} and isinstance(value["file"], str):
         try:
             return (folder / value["file"]).read_bytes().decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:
-            raise Invalid(f"{where}: {value['file']} can't be read: it is not UTF-8 text", where) from None
+            raise Invalid(f"{value['file']} can't be read: it is not UTF-8 text", where) from None
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "a name has no NUL"
-            raise Invalid(f"{where}: {value['file']} can't be read: {reason}", where) from None
-    raise Invalid(f'{where}: must be a text, {{ env = "NAME" }} or {{ file = "PATH" }}', where)
+            raise Invalid(f"{value['file']} can't be read: {reason}", where) from None
+    raise Invalid('must be a text, { env = "NAME" } or { file = "PATH" }', where)
 
 
 def _table(document: Document, name: str, key: str) -> Document:
     value = document.get(name, {})
     where = f"{key}.{name}" if key else name
     if not isinstance(value, dict):
-        raise Invalid(f"{where}: must be a table: [{where}.NAME]", where)
+        raise Invalid(f"must be a table: [{where}.NAME]", where)
     return value
 
 

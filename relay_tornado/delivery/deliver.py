@@ -215,7 +215,7 @@ class Delivery:
         ended = [bucket_id for bucket_id in known if not names or self._is_named(bucket_id, names)]
         subscription = self.subscription.without(request, ended)
         if subscription.names is None and sum(map(len, subscription.ended)) > MOST_ENDED:
-            raise Invalid("buckets: too many names were unsubscribed here: subscribe again, to those that you want")
+            raise Invalid("too many names were unsubscribed here: subscribe again, to those that you want", "buckets")
         self.subscription = subscription
         for bucket_id in ended:
             self._drop(bucket_id)

@@ -120,7 +120,7 @@ class Responses:
         is not kept any more, and what `Deliveries.record` raises.
         """
         if result.status_code and not 200 <= result.status_code <= 599:
-            raise Invalid("status_code: write 200 to 599, or 0 where there was no answer", field="status_code")
+            raise Invalid("write 200 to 599, or 0 where there was no answer", "status_code")
         seq, output, event_id = copy.seq, copy.output or 0, format_id(copy.epoch, copy.seq)
         # Where the file lost an event, another one has its seq.
         if epoch_at((await self._log.bounds(bucket_id)).epochs, seq) != copy.epoch:

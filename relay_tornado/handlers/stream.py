@@ -127,7 +127,7 @@ class StreamHandler(JsonHandler):
             raise NotFound(f"{which}: there is none of this name or id that this token reads")
         if len(found) > MAX_BUCKETS:
             raise Invalid(
-                f"bucket: a stream has at most {MAX_BUCKETS} buckets, and this would have {len(found)}: name some, or "
+                f"a stream has at most {MAX_BUCKETS} buckets, and this would have {len(found)}: name some, or "
                 "use the WebSocket",
                 "bucket",
             )
@@ -230,11 +230,11 @@ def _arguments(query: Mapping[str, Sequence[bytes]], access: Access) -> dict[str
         if name not in PARAMETERS:
             raise Invalid(f"parameter {place}: there is no such parameter: there are {', '.join(PARAMETERS)}")
         if name != "bucket" and len(values) > 1:
-            raise Invalid(f"{name}: write it once", name)
+            raise Invalid("write it once", name)
         try:
             arguments[name] = [value.decode() for value in values]
         except UnicodeDecodeError:
-            raise Invalid(f"{name}: is not UTF-8", name) from None
+            raise Invalid("is not UTF-8", name) from None
     return arguments
 
 
@@ -244,7 +244,7 @@ def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subsc
     names = [name for value in arguments.get("bucket", ()) for name in value.split(",")]
     document["buckets"] = [name for name in names if name]
     if len(document["buckets"]) > MAX_BUCKETS:
-        raise Invalid(f"bucket: a stream has at most {MAX_BUCKETS} buckets: name fewer, or use the WebSocket", "bucket")
+        raise Invalid(f"a stream has at most {MAX_BUCKETS} buckets: name fewer, or use the WebSocket", "bucket")
     if document.get("since", "").startswith("{"):
         document["since"] = _json("since", document["since"])
     if "filter" in document:
@@ -257,8 +257,8 @@ def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subsc
     if isinstance(content, control.Problem):
         if content.message.startswith("since") and not content.message.startswith(("since.last:", "since.time:")):
             # The words of the WebSocket repeat what was sent.
-            raise Invalid(f"since: there is no such position: {_POSITIONS}", "since")
-        raise Invalid(content.message, content.message.partition(":")[0].partition(".")[0])
+            raise Invalid(f"there is no such position: {_POSITIONS}", "since")
+        raise Invalid(content.message, content.message.partition(":")[0].partition(".")[0], named=True)
     assert isinstance(content, control.Subscribe)
     rules = None if content.filter is None else compile_rules(content.filter, "filter")
     return content, None if rules is None or rules.every else rules
@@ -268,7 +268,7 @@ def _json(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise Invalid(f"{name}: is no JSON: write it as on the WebSocket, percent-encoded", name) from None
+        raise Invalid("is no JSON: write it as on the WebSocket, percent-encoded", name) from None
 
 
 def routes(sockets: Sockets, log: EventLog, registry: Registry, callers: Callers) -> list[URLSpec]:

@@ -203,7 +203,9 @@ class SessionHandler(_Handler):
                 raise
             return value, session, self._sessions.find(value)[1]
         if not isinstance(secret, str) or code is not None:
-            raise Invalid('send a token\'s secret, or a link\'s code: {"secret": …} or {"code": …}', "secret")
+            raise Invalid(
+                'send a token\'s secret, or a link\'s code: {"secret": …} or {"code": …}', "secret", named=True
+            )
         token = self._callers.access.by_secret(secret)
         if not token.api_access:
             raise Forbidden("this token has no API access, so it can't sign in: it can only connect. Use another one")

@@ -44,12 +44,12 @@ class Arrival:
 
     def _add(self, event: Event, stub: int | None) -> None:
         if event.seq != self.head + 1:
-            raise Invalid(f"event {event.seq} follows on {self.head}: an export has no hole", "events")
+            raise Invalid(f"event {event.seq} follows on {self.head}: an export has no hole", "events", named=True)
         if event.received_at < self.at:
-            raise Invalid(f"event {event.seq} was received before the one before it", "events")
+            raise Invalid(f"event {event.seq} was received before the one before it", "events", named=True)
         size = event.size if stub is None else stub
         if size < event.size:
-            raise Invalid(f"event {event.seq} is larger than its stub says", "events")
+            raise Invalid(f"event {event.seq} is larger than its stub says", "events", named=True)
         marks = rows.marks_of(event)
         row = self._plain if marks is None else self._marked
         row += (

@@ -147,10 +147,13 @@ def _after(bounds: Bounds, after: str) -> int:
             f"the events after {after} are not all here (gap: {placed.gap.reason}): this bucket holds {bounds.first} "
             f"to {bounds.head}; export these into a new file, without --after or --append",
             "after",
+            named=True,
         )
     seq = int(after)
     if not bounds.first - 1 <= seq <= bounds.head:
-        raise Invalid(f"there is no event after {seq}: this bucket holds {bounds.first} to {bounds.head}", "after")
+        raise Invalid(
+            f"there is no event after {seq}: this bucket holds {bounds.first} to {bounds.head}", "after", named=True
+        )
     return place_cursor(bounds, Cursor(epoch_at(bounds.epochs, seq), seq)).after
 
 

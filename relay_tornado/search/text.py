@@ -114,11 +114,11 @@ def parse_query(text: str) -> Query:
     """A query as people write it: terms with blanks between, a term with blanks in it between double quotes. Nothing
     else has a meaning. Raises Invalid."""
     if len(text) > MOST_QUERY:
-        raise Invalid(f"q: is longer than {MOST_QUERY} characters", "q")
+        raise Invalid(f"is longer than {MOST_QUERY} characters", "q")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise Invalid("q: holds what is no text", "q") from None
+        raise Invalid("holds what is no text", "q") from None
     terms = []
     for index, part in enumerate(text.split('"')):
         terms += [part] if index % 2 and part.strip() else part.split()

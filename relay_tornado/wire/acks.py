@@ -36,7 +36,7 @@ def read_ack(document: dict[str, Any]) -> Ack:
     """Raises Invalid, which says the field and what to write instead."""
     every = document.get("all")
     if every is not None and not isinstance(every, bool):
-        raise Invalid("all: write true or false")
+        raise Invalid("write true or false", "all")
     return Ack(read_id(document.get("id")), bool(every))
 
 
@@ -46,15 +46,15 @@ def read_nak(document: dict[str, Any]) -> Nak:
     if delay is None:
         return Nak(read_id(document.get("id")))
     if not isinstance(delay, int | float) or isinstance(delay, bool) or not 0 <= delay <= MAX_DELAY:
-        raise Invalid(f"delay: write a number of seconds from 0 to {MAX_DELAY}")
+        raise Invalid(f"write a number of seconds from 0 to {MAX_DELAY}", "delay")
     return Nak(read_id(document.get("id")), float(delay))
 
 
 def read_id(text: Any) -> Cursor:
     """Raises Invalid, which says so of `id`."""
     if not isinstance(text, str):
-        raise Invalid("id: write the meta.id of the event, in quotes")
+        raise Invalid("write the meta.id of the event, in quotes", "id")
     try:
         return parse_id(text)
     except Invalid as error:
-        raise Invalid(f"id: {error}") from None
+        raise error.within("id") from None

@@ -276,17 +276,16 @@ def _check_consumer(loaded: dict[str, Any]) -> None:
     if name is None:
         for key in _CONSUMERS:
             if key in loaded:
-                raise Invalid(f'{key}: only a consumer has it; name one, like "consumer": "worker"')
+                raise Invalid('only a consumer has it; name one, like "consumer": "worker"', key)
         return
     if not 1 <= len(name) <= MAX_CONSUMER:
-        raise Invalid(f"consumer: write a name of 1 to {MAX_CONSUMER} characters")
+        raise Invalid(f"write a name of 1 to {MAX_CONSUMER} characters", "consumer")
     if not name.isprintable() or "/" in name or name != name.strip():
-        words = 'write a name of printable characters, without "/" and without a space at either end'
-        raise Invalid(f"consumer: {words}")
+        raise Invalid('write a name of printable characters, without "/" and without a space at either end', "consumer")
     if loaded.get("ack") == "receipt":
         for key in _EXPLICIT:
             if key in loaded:
-                raise Invalid(f'{key}: nobody acks with "ack": "receipt"; leave it out')
+                raise Invalid('nobody acks with "ack": "receipt"; leave it out', key)
 
 
 def _check_number(document: dict[str, Any]) -> None:
@@ -297,22 +296,22 @@ def _check_number(document: dict[str, Any]) -> None:
     ):
         value = document.get(key)
         if isinstance(value, list | dict) and len(value) > most:
-            raise Invalid(f"{key}: at most {most} are read here; {instead}")
+            raise Invalid(f"at most {most} are read here; {instead}", key)
 
 
 def _respond(document: dict[str, Any]) -> Respond:
     loaded = _load(_RESPOND, document)
     if 0 < loaded["status"] < 200:
-        raise Invalid(f"status: {_STATUS}")
+        raise Invalid(_STATUS, "status")
     cursor = read_id(loaded["id"])
     body = (loaded["body"] or "").encode()
     if loaded["body_base64"] is not None:
         if body:
-            raise Invalid("body_base64: write either body or body_base64")
+            raise Invalid("write either body or body_base64", "body_base64")
         try:
             body = base64.b64decode(loaded["body_base64"], validate=True)
         except ValueError:
-            raise Invalid("body_base64: this is no base64") from None
+            raise Invalid("this is no base64", "body_base64") from None
     return Respond(cursor, loaded["status"], loaded["headers"] or {}, body)
 
 
@@ -334,7 +333,7 @@ def read_position(value: Any, where: str) -> Position:
     try:
         return _position(value, where)
     except ValidationError as error:
-        raise Invalid(str(error.messages[0]), where) from None
+        raise Invalid(str(error.messages[0]), where, named=True) from None
 
 
 def _position(value: Any, where: str) -> Position:
@@ -381,5 +380,5 @@ def _load(schema: Schema, document: dict[str, Any]) -> dict[str, Any]:
             path.append(f"[{key}]" if isinstance(key, int) else str(key))
         field, text = "".join(path), str(found[0] if isinstance(found, list) else found)
         # A position names the very place within the field by itself.
-        raise Invalid(text if text.startswith((f"{field}:", f"{field}.")) else f"{field}: {text}") from None
+        raise Invalid(text, field, named=text.startswith((f"{field}:", f"{field}."))) from None
     return loaded

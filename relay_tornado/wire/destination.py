@@ -61,18 +61,18 @@ def parse(url: str, field: str = "destination") -> Destination:
         host = parts.hostname or ""
     except ValueError:
         # Python's words quote what may be a password.
-        raise Invalid(f"{field}: is no URL: look at its host and its port", field) from None
+        raise Invalid("is no URL: look at its host and its port", field) from None
     if parts.scheme not in PORTS or not host or port == 0:
-        raise Invalid(f"{field}: must be an http or https URL", field)
+        raise Invalid("must be an http or https URL", field)
     if _NOT_IN_PLACE.search(parts.netloc):
-        raise Invalid(f"{field}: has a blank in its host or its login: write it there as %20", field)
+        raise Invalid("has a blank in its host or its login: write it there as %20", field)
     if not host.isascii():
         try:
             host = host.encode("idna").decode()
         except UnicodeError:
-            raise Invalid(f"{field}: {host!r} is no host name", field) from None
+            raise Invalid(f"{host!r} is no host name", field) from None
     if not _HOST.fullmatch(host) or not (":" in host or _is_name(host)):
-        raise Invalid(f"{field}: {host!r} is no host name", field)
+        raise Invalid(f"{host!r} is no host name", field)
     login = ""
     if parts.username is not None:
         user, password = unquote(parts.username), unquote(parts.password or "")

@@ -210,7 +210,7 @@ def _check_extra(extra: Document, name: str) -> None:
     try:
         check_kept(extra)
     except ValidationError as error:
-        raise Invalid(f"{name}: {error.messages[0]}", name) from None
+        raise Invalid(str(error.messages[0]), name) from None
 
 
 def _load(schema: Schema, document: Mapping[str, Any], unknown: Any) -> Document:
@@ -218,7 +218,7 @@ def _load(schema: Schema, document: Mapping[str, Any], unknown: Any) -> Document
         loaded: Document = schema.load(document, unknown=unknown)
     except ValidationError as error:
         field, message = _first(error.messages)
-        raise Invalid(f"{field}: {message}" if field else message, field) from None
+        raise Invalid(message, field) from None
     return loaded
 
 

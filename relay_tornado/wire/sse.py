@@ -52,6 +52,6 @@ def reached(text: str) -> Reached:
 
 def _foreign() -> Invalid:
     return Invalid(
-        "Last-Event-ID: this is no id of an event here: send the one that came last, or leave it out",
+        "this is no id of an event here: send the one that came last, or leave it out",
         "Last-Event-ID",
     )

@@ -178,7 +178,7 @@ class RestHandler(JsonHandler):
                 try:
                     given[name] = values[-1].decode()
                 except UnicodeDecodeError:
-                    raise Invalid(f"{name}: is not UTF-8", name) from None
+                    raise Invalid("is not UTF-8", name) from None
         return load(schema, given)
 
     def decode_argument(self, value: bytes, name: str | None = None) -> str:
@@ -187,7 +187,7 @@ class RestHandler(JsonHandler):
             return value.decode()
         except UnicodeDecodeError:
             where = name or "path"
-            raise Invalid(f"{where}: is not UTF-8 once its %-escapes are decoded", where) from None
+            raise Invalid("is not UTF-8 once its %-escapes are decoded", where) from None
 
     # who asks, and for what
 

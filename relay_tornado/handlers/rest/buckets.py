@@ -52,7 +52,7 @@ class BucketsHandler(RestHandler):
         name = options.pop("name", None)
         if not isinstance(name, str):
             problem = "is missing: give the bucket a name" if name is None else "must be a string"
-            raise Invalid(f"name: {problem}", "name")
+            raise Invalid(problem, "name")
         bucket = await self.rest.administration.create_bucket(name, **options)
         self.answer(shown(self.token, "bucket", bucket_document(bucket)), 201)
 

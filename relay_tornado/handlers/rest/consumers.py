@@ -133,7 +133,7 @@ class _Dead(_OneConsumer):
         given = self.query()
         ids = [each for each in given["ids"].split(",") if each]
         if bool(ids) == given["all"]:
-            raise Invalid("ids: name events by their ids, or say all=true", "ids")
+            raise Invalid("name events by their ids, or say all=true", "ids")
         self.answer(await self.consumers.forget(self.bucket, self.reference, ids or None))
 
 
@@ -142,7 +142,7 @@ class _Resend(_OneConsumer):
     async def post(self, **path: str) -> None:
         given = self.given()
         if len(given) != 1 or given.get("all") is False:
-            raise Invalid("ids: name events by their ids, or say all: true", "ids")
+            raise Invalid("name events by their ids, or say all: true", "ids")
         self.answer(await self.consumers.resend(self.bucket, self.reference, given.get("ids")))
 
 

@@ -266,7 +266,7 @@ def _result(given: Document) -> Result:
     """Raises Invalid where nothing says what became of the event."""
     status = given.get("status") or ""
     if "status_code" not in given and not status:
-        raise Invalid("status_code: is missing.", "status_code")
+        raise Invalid("is missing.", "status_code")
     code = given.get("status_code")
     if code is None:
         code = 200 if status == "sent" else 0

@@ -135,7 +135,7 @@ class MadeHandler(RestHandler):
         if given["edited_from"]:
             located = await self.rest.stored.locate(self.token, given["edited_from"])
             if located.bucket.id != self.bucket.id:
-                raise Invalid("edited_from: is an event of another bucket", "edited_from")
+                raise Invalid("is an event of another bucket", "edited_from")
             original = given["edited_from"]
         if given["output"]:
             target = output_of(self.bucket, given["output"]).n
@@ -220,7 +220,7 @@ def _input(bucket: Bucket, reference: str, provider: str = "") -> Input:
             return each
     if reference or not bucket.inputs:
         what = f"no input {reference[:100]!r}" if reference else "no input: make one first"
-        raise Invalid(f"input: the bucket {bucket.name!r} has {what}", "input")
+        raise Invalid(f"the bucket {bucket.name!r} has {what}", "input")
     checking = (each for each in bucket.inputs if each.verify is not None and each.verify.provider == provider)
     return next(checking, bucket.inputs[0])
 

@@ -208,7 +208,7 @@ class SeriesHandler(RestHandler):
         span, bucket, consumer = given["span"], given["bucket"], given["consumer"]
         series = self.rest.series
         if consumer and not bucket:
-            raise Invalid("consumer: belongs to a bucket: name that, too", "consumer")
+            raise Invalid("belongs to a bucket: name that, too", "consumer")
         if not bucket:
             self.refuse_unless_administrator()
         found = self.rest.stored.bucket(self.token, bucket) if bucket else None

@@ -147,7 +147,7 @@ def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dic
     as_it_was = destination == seen["destination"]
     if not as_it_was and MASK in str(destination):
         raise Invalid(
-            f"destination: {MASK} stands for what you may not see: send the URL back as it was, or write all of it",
+            f"{MASK} stands for what you may not see: send the URL back as it was, or write all of it",
             "destination",
         )
     headers, kept = _unmasked(before["headers"], given.get("headers", seen["headers"]))
@@ -189,7 +189,7 @@ def _unmasked(stored: dict[str, list[str]], headers: Any) -> tuple[Any, bool]:
             there = stored.get(name, [])
             if not _SECRET_HEADER.search(name) or values not in ([MASK] * len(there), MASK) or not there:
                 raise Invalid(
-                    f"headers: {MASK} stands for what you may not see of {name[:80]}: send all its values back as they "
+                    f"{MASK} stands for what you may not see of {name[:80]}: send all its values back as they "
                     "were, or write all of them",
                     "headers",
                 )

@@ -119,14 +119,14 @@ def _in_scopes() -> Iterator[None]:
     except Invalid as error:
         if error.field != "buckets":
             raise
-        raise Invalid(f"scopes.{error}", "scopes.buckets") from None
+        raise error.within("scopes") from None
 
 
 def _options(document: dict[str, Any]) -> Document:
     """What Administration takes, from the form of the API. Raises Invalid."""
     # Stock clients always send both, whatever they know of `active`.
     if document.get("active") is False and "last_login" not in document:
-        raise Invalid("active: a token can't be switched off: delete it, or give it an expires_at", "active")
+        raise Invalid("a token can't be switched off: delete it, or give it an expires_at", "active")
     given = load(_BODY, document)
     options: Document = {name: given[name] for name in ("description", "durable", "expires_at") if name in given}
     if options.get("expires_at") == 0:
