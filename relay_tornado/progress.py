@@ -371,9 +371,9 @@ class Progress:
         self._first = max(self._first, first)
         out = [taken for seq, taken in self._out.items() if seq < first]
         fresh = self._never_taken(first)
-        parked = {seq: one.attempts for seq, one in self.parked.items() if seq < first}
-        untried = sorted(taken.seq for taken in out if taken.seq not in self._tried and taken.seq not in parked)
-        attempts = parked | {taken.seq: taken.attempt for taken in out}
+        untried = sorted(seq for seq in self._fresh if seq < first and seq not in self._tried)
+        attempts = {seq: one.attempts for seq, one in self.parked.items() if seq < first}
+        attempts |= {taken.seq: taken.attempt for taken in out}
         started = sorted(attempts)
         for taken in out:
             self._gone[taken.seq] = taken

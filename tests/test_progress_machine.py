@@ -179,6 +179,7 @@ class Machine(RuleBasedStateMachine):
         started = {seq for seq in self.model.of("out", "out again", "parked") if seq < self.first}
         fresh = {seq for seq in self.model.of("fresh") if seq < self.first}
         assert set(missed.started) == started
+        assert set(missed.untried) == {seq for seq in self.model.of("out") if seq < self.first} - self.model.tried
         told = [seq for first, last in missed.fresh for seq in range(first, last + 1)]
         assert len(told) == len(set(told))
         assert set(told) == fresh
