@@ -18,7 +18,7 @@ from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bucket, BucketId, Earliest, Position, Token
 from relay_tornado.wire import control
 
-Opened: TypeAlias = dict[BucketId, Ledger | None]
+Opened: TypeAlias = dict[BucketId, Ledger]
 """What a connection has open of consumers, by bucket; whoever keeps it closes them."""
 
 
@@ -173,11 +173,15 @@ def _telling(placement: Placement) -> Placement:
 async def open_kept(ledgers: Ledgers, keeper: Keeper, bucket_id: BucketId, opened: Opened, *new: Any) -> Ledger | None:
     """The keeper's consumer in a bucket, opened as it is, or as a `new` one, and then among those `opened`; None where
     there is none."""
-    opened[bucket_id] = None  # so that there is memory for it later
     try:
-        opened[bucket_id] = ledger = await ledgers.open(keeper.key(bucket_id), *new)
+        ledger = await ledgers.open(keeper.key(bucket_id), *new)
     except NotFound:
         return None
+    try:
+        opened[bucket_id] = ledger
+    except MemoryError:
+        ledgers.close(ledger)  # nobody else knows of it
+        raise
     return ledger
 
 

@@ -113,7 +113,7 @@ class Kept:
         ledger = self.opened.get(bucket_id)
         if ledger is not None:
             self._shared.ledgers.close(ledger)
-        self.opened.pop(bucket_id, None)
+            del self.opened[bucket_id]
 
     def close(self) -> None:
         """Leaves everything. May be repeated, and is to be where it fails."""

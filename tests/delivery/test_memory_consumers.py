@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
 from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.group import Group
+from relay_tornado.delivery.keeping import Keeper, open_kept
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.log.ledgers import Ledgers
 from tests.delivery.virtual import event_loop as event_loop
@@ -29,6 +32,21 @@ async def test_a_subscribe_that_fails(monkeypatch: pytest.MonkeyPatch, of: type,
     await until(lambda: one.seqs == [1])
     assert one.ack(1)
     assert await floor(world) == 1
+
+
+@virtual_test
+async def test_a_consumer_that_can_not_be_noted() -> None:
+    """Nobody would close it later, so it is closed at once."""
+
+    class Full(dict):  # type: ignore[type-arg]
+        def __setitem__(self, *_: object) -> NoReturn:
+            raise MemoryError
+
+    world = await stocked(1)
+    keeper = Keeper(KEY.kind, KEY.name, receipt=False)
+    with pytest.raises(MemoryError):
+        await open_kept(world.ledgers, keeper, KEY.bucket_id, Full(), 0, keeper.terms())
+    assert world.ledgers.find(KEY) is None
 
 
 @virtual_test
