@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -26,10 +26,11 @@ from relay_tornado.admin.outputs import (
     with_new_output,
     without_output,
 )
+from relay_tornado.admin.parts import find_part
 from relay_tornado.admin.sessions import Sessions
 from relay_tornado.admin.stored import bucket_of
 from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
-from relay_tornado.errors import BucketGone, Conflict, NotClear, NotFound, RelayError, Unknown
+from relay_tornado.errors import BucketGone, Conflict, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.contract import EventLog
@@ -43,7 +44,6 @@ from relay_tornado.wire.rest import token_document
 
 _logger = structlog.get_logger(__name__)
 
-_Part = TypeVar("_Part", Input, Output)
 Wanted = Callable[[Bucket], Mapping[str, Any]]
 """Gives the options of a change from the bucket as it is when it is changed; it may be asked more than once."""
 
@@ -221,7 +221,7 @@ class Administration:
 
     def find_input(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Input]:
         """An input, named as for `set_input`, in its bucket. Raises NotFound, and Invalid where it is not clear."""
-        return self._find_part(reference, bucket, "input", lambda each: each.inputs)
+        return self._find_part(reference, bucket, "input")
 
     # outputs
 
@@ -268,32 +268,14 @@ class Administration:
 
     def find_output(self, reference: str, bucket: str | None = None, /) -> tuple[Bucket, Output]:
         """An output, named as for `set_output`, in its bucket. Raises NotFound, and Invalid where it is not clear."""
-        return self._find_part(reference, bucket, "output", lambda each: each.outputs)
+        return self._find_part(reference, bucket, "output")
 
-    def _find_part(
-        self, reference: str, bucket: str | None, kind: str, parts: Callable[[Bucket], Sequence[_Part]]
-    ) -> tuple[Bucket, _Part]:
+    def _find_part(self, reference: str, bucket: str | None, kind: str) -> tuple[Bucket, Any]:
         buckets = self.list_buckets() if bucket is None else [self.find_bucket(bucket)]
-        for each in buckets:
-            for one in parts(each):
-                if one.id == reference:
-                    return each, one
-        missing = NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {kind}s' ids")
-        if bucket is not None:
-            called = [one for one in parts(buckets[0]) if one.name == reference]
-            if not called:
-                raise missing
-            if len(called) > 1:
-                raise NotClear(buckets[0].name, kind, [one.id for one in called], reference)
-            return buckets[0], called[0]
-        try:
-            named = self.find_bucket(reference)
-        except NotFound:
-            raise missing from None
-        found = parts(named)
-        if len(found) != 1:
-            raise NotClear(named.name, kind, [one.id for one in found])
-        return named, found[0]
+        found = find_part(buckets, kind, reference, within=bucket is not None)
+        if found is None:
+            raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay bucket show` prints the {kind}s' ids")
+        return found
 
     # tokens
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from math import isfinite, nan
 from typing import Final, get_args
 
+from relay_tornado.admin.parts import named
 from relay_tornado.admin.standing import Standing, consumer_document, dead_document
 from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.copies import active
@@ -326,11 +327,10 @@ def key_of(bucket: Bucket, reference: str) -> Key:
     if colon and kind == "token":
         return Key(bucket.id, "token", name)
     if colon and kind == "output":
-        for words_of in (lambda each: str(each.n), lambda each: each.id, lambda each: each.name):
-            for each in bucket.outputs:
-                if words_of(each) == name:
-                    return Key(bucket.id, "output", str(each.n))
-        raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
+        found = [each for each in bucket.outputs if str(each.n) == name] or named(bucket.outputs, name)
+        if not found:
+            raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
+        return Key(bucket.id, "output", str(found[0].n))
     return Key(bucket.id, "client", reference)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
-from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, cursor_of, document_of, output_of
+from relay_tornado.admin.parts import output_of
+from relay_tornado.admin.stored import SCAN, Found, Judging, Stored, cursor_of, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.log.deliveries import DONE, Latest, sent

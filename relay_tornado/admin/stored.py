@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from relay_tornado.copies import Goes
-from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotClear, NotFound
+from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
 from relay_tornado.ids import parse_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries, Latest
 from relay_tornado.log.lineage import epoch_at, place_cursor, position_id
-from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Event, Output, Token
+from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Event, Token
 from relay_tornado.registry.contract import Registry
 from relay_tornado.rules import rest
 from relay_tornado.wire.fields import Document
@@ -204,20 +204,6 @@ def honoured(bounds: Bounds, text: str, field: str = "cursor") -> Cursor:
             field,
         )
     return cursor
-
-
-def output_of(bucket: Bucket, reference: str) -> Output:
-    """The bucket's output with this id or name. Raises Invalid where there is none, or more than one of that name."""
-    found = [each for each in bucket.outputs if each.id == reference]
-    found = found or [each for each in bucket.outputs if each.name == reference]
-    if not found:
-        raise Invalid(
-            f"the bucket {bucket.name!r} has no output {reference[:100]!r}: name one by its id or its name",
-            "output",
-        )
-    if len(found) > 1:
-        raise NotClear(bucket.name, "output", [each.id for each in found], reference, "output")
-    return found[0]
 
 
 def document_of(bucket: Bucket, found: Found, copy: int | None, latest: Latest | None) -> Document:

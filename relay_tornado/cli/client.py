@@ -28,7 +28,7 @@ from relay_tornado.errors import Locked, NotFound, Unavailable
 from relay_tornado.storage.lock import read_owner
 
 if TYPE_CHECKING:
-    from relay_tornado.admin import Administration
+    from relay_tornado.admin.administration import Administration
 
 DATABASE = "relay.db"
 PATIENCE = 20.0

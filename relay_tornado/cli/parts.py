@@ -2,55 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from operator import getitem
 
+from relay_tornado.admin import parts
+from relay_tornado.admin.parts import named
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.output import Document
-from relay_tornado.errors import NotClear, NotFound
+from relay_tornado.errors import NotFound
 
 
-def parts_of(buckets: Iterable[Document], part: str, bucket: str | None) -> list[tuple[Document, dict[str, Any]]]:
-    """Every input or output, of one bucket or of all, with its bucket. Raises NotFound."""
-    searched = [each for each in buckets if bucket is None or bucket in (each["id"], each["name"])]
-    if not searched and bucket is not None:
+def parts_of(buckets: Sequence[Document], part: str, bucket: str | None) -> list[tuple[Document, Document]]:
+    """Every input or output (`part`: "inputs" or "outputs"), of one bucket or of all, with its bucket. Raises
+    NotFound."""
+    return [(each, one) for each in _searched(buckets, bucket) for one in each[part]]
+
+
+def _searched(buckets: Sequence[Document], bucket: str | None) -> Sequence[Document]:
+    if bucket is None:
+        return buckets
+    found = named(buckets, bucket, getitem)
+    if not found:
         raise NotFound(f"there is no bucket {bucket!r}: `relay bucket list` shows which there are")
-    return [(each, one) for each in searched for one in each[part]]
+    return found
 
 
 def find_part(buckets: Sequence[Document], part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
-    """The bucket and its input or output (`part`: "inputs" or "outputs") that a reference names, as the relay itself
-    finds it: by id, within `bucket` by name too, or as the only one of the bucket that it names. Raises NotFound and
+    """The bucket and its input or output that a reference names, as the relay itself finds it. Raises NotFound and
     NotClear."""
     kind = part.removesuffix("s")
-    parts = parts_of(buckets, part, bucket)
-    found = [(each, one) for each, one in parts if one["id"] == reference]
-    if not found and bucket is not None:
-        found = [(each, one) for each, one in parts if one["name"] == reference]
-        if len(found) > 1:
-            raise NotClear(found[0][0]["name"], kind, [one["id"] for _, one in found], reference)
-    if not found and bucket is None:
-        for each in buckets:
-            if reference in (each["id"], each["name"]):
-                return each, _only(each, part)
-    if not found:
+    found = parts.find_part(_searched(buckets, bucket), kind, reference, getitem, within=bucket is not None)
+    if found is None:
         raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay {kind} list` shows which there are")
-    return found[0]
-
-
-def _only(bucket: Document, part: str) -> Document:
-    found: list[Document] = bucket[part]
-    if len(found) != 1:
-        raise NotClear(bucket["name"], part.removesuffix("s"), [one["id"] for one in found])
-    return found[0]
+    return found
 
 
 def find_output(bucket: Document, reference: str) -> Document:
     """The bucket's output with this id or name. Raises Failure, saying which there are, and NotClear."""
-    try:
-        return find_part([bucket], "outputs", reference, bucket["id"])[1]
-    except NotFound:
-        raise no_output(bucket, reference) from None
+    found = parts.find_part([bucket], "output", reference, getitem, within=True)
+    if found is None:
+        raise no_output(bucket, reference)
+    output: Document = found[1]
+    return output
 
 
 def no_output(bucket: Document, reference: str) -> Failure:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from relay_tornado.admin import Administration
+from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.errors import Invalid, NotWritable, RelayError
 

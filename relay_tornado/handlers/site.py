@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from tornado.web import Application
 
-from relay_tornado.admin import Administration
+from relay_tornado.admin.administration import Administration
 from relay_tornado.counters import ConsumerLevel, Counters
 from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.responses import Responses

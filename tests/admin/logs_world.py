@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 import pytest
 
-from relay_tornado.admin import Administration
+from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.admin import stored
+from relay_tornado.admin.parts import output_of
 from relay_tornado.admin.resending import Range
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.admin.stored import Judging
@@ -135,9 +136,9 @@ async def test_outputs_of_one_name(open_logs: OpenLogs) -> None:
         bucket = world.administration.find_bucket(await world.bucket(outputs=2))
         outputs = tuple(replace(each, name="twin") for each in bucket.outputs)
         twins = replace(bucket, outputs=outputs)
-        assert [stored.output_of(twins, each.id) for each in outputs] == list(outputs)
+        assert [output_of(twins, each.id) for each in outputs] == list(outputs)
         with pytest.raises(NotClear, match=f"has 2 outputs 'twin'.*{outputs[0].id}, {outputs[1].id}"):
-            stored.output_of(twins, "twin")
+            output_of(twins, "twin")
 
 
 @pytest.mark.gen_test

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from relay_tornado.admin import Administration
+from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers

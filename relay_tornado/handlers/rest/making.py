@@ -10,7 +10,7 @@ from typing import Any, Final
 from marshmallow import Schema, ValidationError, fields
 
 from relay_tornado.admin import samples
-from relay_tornado.admin.stored import output_of
+from relay_tornado.admin.parts import named, output_of
 from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
 from relay_tornado.ids import format_id, new_uuid
@@ -215,9 +215,8 @@ def block(headers: list[tuple[str, str]], body: bytes) -> bytes:
 def _input(bucket: Bucket, reference: str, provider: str = "") -> Input:
     """The bucket's input with this id or name; "" is one that checks the provider's signatures, or the first. Raises
     Invalid."""
-    for each in bucket.inputs:
-        if reference in (each.id, each.name):
-            return each
+    if found := named(bucket.inputs, reference):
+        return found[0]
     if reference or not bucket.inputs:
         what = f"no input {reference[:100]!r}" if reference else "no input: make one first"
         raise Invalid(f"the bucket {bucket.name!r} has {what}", "input")
