@@ -1,4 +1,4 @@
-"""Delivery to one socket: which buckets are in it, what is done next in each, and what is told beside their events.
+"""Delivery to one socket: which buckets are in it, and what is done next in each.
 
 Replay and live are the same loop. A subscriber that is caught up has no task: the dispatcher's pass serves it, or marks
 the bucket and so starts the task, which ends when it is caught up again.
@@ -18,6 +18,7 @@ from relay_tornado.delivery.keeping import Keeper, Opened, place_later
 from relay_tornado.delivery.kept import Kept
 from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.member import Member
+from relay_tornado.delivery.notices import Notices
 from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
 from relay_tornado.delivery.reader import Reader
 from relay_tornado.delivery.receipts import Held
@@ -29,7 +30,7 @@ from relay_tornado.ids import format_id
 from relay_tornado.log.lineage import epoch_at, gap_behind
 from relay_tornado.model import Bucket, BucketId, Earliest, Event, Gap, Position, Token
 from relay_tornado.rescue import say
-from relay_tornado.wire import control, frames, websocket
+from relay_tornado.wire import control, frames
 from relay_tornado.wire.acks import Ack, Nak
 
 _log = structlog.get_logger(__name__)
@@ -40,23 +41,20 @@ class Delivery:
 
     __slots__ = (
         "_dirty",
-        "_ended",
         "_expected",
         "_joining",
-        "_notices",
         "_places",
         "_reader",
         "_refusing",
-        "_replaying",
         "_selection",
         "_shared",
         "_started",
         "_task",
-        "_untold",
-        "extended",
         "kept",
         "lane",
+        "notices",
         "outlet",
+        "over",
         "subscription",
     )
 
@@ -77,23 +75,20 @@ class Delivery:
         self._selection = Selection(shared.cache, subscription.request, subscription.filter)
         self._reader = Reader(shared, self._selection, self)
         self.lane = Lane(apart=self._selection.apart, max_body=subscription.request.max_body)
-        self.extended = extended
         self._shared = shared
         self._places: dict[BucketId, Place] = {}
         self._dirty: dict[BucketId, None] = {}
         # An empty set takes three times an empty dict, and there are thousands of these.
         self._expected: Collection[BucketId] = ()
         self._joining: dict[BucketId, Position] = {}
-        self._replaying: dict[BucketId, None] = {}
-        self._notices: list[bytes] = []
-        # The gaps among the notices, by bucket; None is smaller than an empty dict.
-        self._untold: dict[BucketId, list[Gap]] | None = None
+        self.notices = Notices(wanted=extended)
         self.kept: Kept | None = None
         if keeper is not None:
             most = subscription.request.max_in_flight
             self.kept = Kept(shared, keeper, most, ping or (lambda _: None), self._go_on)
         self._started = False
-        self._ended = False
+        self.over = False
+        """Nothing more is written."""
         self._refusing = False
         self._task: asyncio.Task[None] | None = None
 
@@ -112,19 +107,19 @@ class Delivery:
             if self._shared.directory.get(bucket.id) is None or not self.subscription.wants(bucket):
                 self._let_go(bucket.id)
                 self._tell(frames.bucket_deleted(bucket.name))
-            elif self._enter(placement, replaces) and self.extended:
-                self._replaying[bucket.id] = None
+            elif (place := self._enter(placement, replaces)) is not None:
+                place.replaying = self.notices.wanted
 
     def start(self) -> None:
         """The answer to subscribe is out: delivery begins."""
-        if not self._ended:
+        if not self.over:
             self.answered()
             self._started = True
             self._go_on()
 
     def answered(self) -> None:
         """The answer to subscribe is out, and what it told of consumers is told once it is read."""
-        if self.kept is not None and not self._notices:
+        if self.kept is not None and not self.notices:
             self.kept.ask()
 
     def mark(self, bucket_id: BucketId) -> None:
@@ -137,13 +132,9 @@ class Delivery:
         joining = {bucket_id: Reached(0) for bucket_id, position in self._joining.items() if position == Earliest()}
         return joining | {place.bucket_id: Reached(place.seq, place.output) for place in self._places.values()}
 
-    def untold(self, bucket_id: BucketId) -> Sequence[Gap]:
-        """The gaps of a bucket that were passed over, and that nothing written has told yet."""
-        return () if self._untold is None else self._untold.get(bucket_id, ())
-
     def reached(self) -> Mapping[BucketId, str]:
         """By bucket, the id of the last event written or passed over; of none with an untold gap or between copies."""
-        places = [place for place in self._places.values() if not (place.output or self.untold(place.bucket_id))]
+        places = [place for place in self._places.values() if not (place.output or self.notices.gaps(place.bucket_id))]
         return {place.bucket_id: format_id(place.epoch, place.seq) for place in places}
 
     def moved(self) -> Mapping[str, str]:
@@ -151,7 +142,7 @@ class Delivery:
         moved = {}
         for place in self._places.values():
             seq, epoch = place.told()
-            if seq != place.pinged and epoch and not self.untold(place.bucket_id):
+            if seq != place.pinged and epoch and not self.notices.gaps(place.bucket_id):
                 place.pinged = seq
                 moved[self._shared.directory.name(place.bucket_id)] = format_id(epoch, seq)
         return moved
@@ -159,7 +150,7 @@ class Delivery:
     def reaches(self, bucket_id: BucketId, event: Event) -> bool:
         """Whether this event's copies are for this subscriber, written or still to be. One that only looks at events
         is not counted."""
-        if (self._ended and bucket_id not in self._expected) or self.subscription.request.outputs == "none":
+        if (self.over and bucket_id not in self._expected) or self.subscription.request.outputs == "none":
             return False
         place = self._places.get(bucket_id)
         if place is None:
@@ -246,7 +237,7 @@ class Delivery:
 
     def pause(self) -> None:
         """Nothing more is written after the write that is under way; its part in consumers it keeps until `end`."""
-        self._ended = self.lane.busy = True
+        self.over = self.lane.busy = True
         for place in self._places.values():
             self._shared.dispatcher.remove(place)
 
@@ -269,11 +260,6 @@ class Delivery:
         return self.lane.busy
 
     @property
-    def over(self) -> bool:
-        """Nothing more is written."""
-        return self._ended
-
-    @property
     def opened(self) -> Opened:
         """What it has open of consumers, until it ends."""
         return {} if self.kept is None else self.kept.opened
@@ -285,9 +271,7 @@ class Delivery:
 
     def write(self, data: Sequence[Frames]) -> Awaitable[None]:
         """Begins to write what is to be told, then these frames. Awaiting it is the backpressure."""
-        parts = [*self._notices, *data]
-        self._notices.clear()
-        self._untold = None
+        parts = [*self.notices.take(), *data]
         whole = parts[0] if len(parts) == 1 else b"".join(parts)
         written = self.outlet.write(whole)
         if self.kept is not None:
@@ -296,12 +280,11 @@ class Delivery:
 
     def missed(self, bucket_id: BucketId, gap: Gap) -> None:
         """The bucket's consumer met a gap; that is counted already."""
-        self._tell(frames.gap(self._shared.directory.name(bucket_id), gap))
-        if self.extended:
-            self._untold = {} if self._untold is None else self._untold
-            self._untold.setdefault(bucket_id, []).append(gap)
+        self.notices.gap(bucket_id, self._shared.directory.name(bucket_id), gap)
+        if self.notices:
             if self.kept is not None:
                 self.kept.tell(bucket_id)
+            self._go_on()
         self._refusing = self._refusing or self.subscription.request.on_gap == "fail"
 
     def released(self, bucket_id: BucketId) -> None:
@@ -314,7 +297,7 @@ class Delivery:
     # the task
 
     def _go_on(self) -> None:
-        if self._started and not self._ended and self._task is None:
+        if self._started and not self.over and self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
             self.lane.busy = True
             self._task.add_done_callback(self._shared.tasks.discard)
@@ -332,11 +315,11 @@ class Delivery:
         finally:
             # No await lies between the last look at what there is to do and this.
             self._task = None
-            self.lane.busy = self._ended
+            self.lane.busy = self.over
 
     async def _deliver(self) -> None:
         pace = Pace(self._selection.rest)
-        while not self._ended:
+        while not self.over:
             try:
                 if not await self._step(pace):
                     return
@@ -363,7 +346,7 @@ class Delivery:
             elif place is not None:
                 self._dirty[bucket_id] = None
                 await self._page(place, pace)
-        elif self._notices:
+        elif self.notices:
             await self.write(())
         else:
             return False
@@ -393,7 +376,7 @@ class Delivery:
         if await member.page():
             if place.open:
                 self._dirty[place.bucket_id] = None
-        elif place.bucket_id in self._replaying and member.caught_up():
+        elif place.replaying and member.caught_up():
             await member.group.look()
             self._caught_up(place)
 
@@ -407,15 +390,15 @@ class Delivery:
             self._tell(frames.consumer_deleted(self._shared.directory.name(place.bucket_id), kept.keeper.name))
 
     def _caught_up(self, place: Place) -> None:
-        if place.bucket_id in self._replaying:
-            del self._replaying[place.bucket_id]
+        if place.replaying:
+            place.replaying = False
             name = self._shared.directory.name(place.bucket_id)
             self._tell(frames.caught_up(name, format_id(place.epoch, place.seq)))
 
     async def _overtaken(self, place: Place, lost: CursorLost) -> None:
         """The next event of this place is not there any more."""
         bounds = await self._shared.log.bounds(place.bucket_id)
-        if place.open and not self._ended:
+        if place.open and not self.over:
             gap = gap_behind(bounds, place.seq, lost)
             if self.kept is not None:
                 self.kept.overtaken(place.bucket_id, bounds.first, gap)
@@ -442,7 +425,7 @@ class Delivery:
                 self._stay_out(bucket, conflict)
                 return
         # Where this has ended meanwhile, the bucket still counts as joining, for whoever replaces this.
-        joins = not self._ended and self._joining.pop(bucket_id, None) is not None
+        joins = not self.over and self._joining.pop(bucket_id, None) is not None
         for placement in placements:
             if not joins:
                 self._let_go(bucket_id)
@@ -451,7 +434,7 @@ class Delivery:
 
     def _stay_out(self, bucket: Bucket, conflict: Conflict) -> None:
         """The bucket can't have this consumer: delivery goes on in the others, and who wants to know is told."""
-        if not self._ended and self._joining.pop(bucket.id, None) is not None:
+        if not self.over and self._joining.pop(bucket.id, None) is not None:
             self.subscription = self.subscription.without(control.Unsubscribe((bucket.id,)), (bucket.id,))
             self._let_go(bucket.id)
             _log.warning("bucket_not_joined", bucket_id=bucket.id, bucket=bucket.name, reason=str(conflict))
@@ -489,7 +472,7 @@ class Delivery:
             or not self.kept.enter(self, place, ledger, before, placement.generation)
         ):
             self._shared.dispatcher.add(place)
-        if self.kept is not None and self.extended:
+        if self.kept is not None and self.notices.wanted:
             self.kept.tell(bucket_id)
         self._dirty[bucket_id] = None
         return place
@@ -503,7 +486,6 @@ class Delivery:
         """Ends delivery within a bucket. False where there was none."""
         self._joining.pop(bucket_id, None)
         self._dirty.pop(bucket_id, None)
-        self._replaying.pop(bucket_id, None)
         place = self._places.get(bucket_id)
         if place is not None:
             place.open = False
@@ -512,9 +494,8 @@ class Delivery:
         return self._places.pop(bucket_id, None) is not None
 
     def _tell(self, payload: bytes) -> None:
-        """Sends a frame of our own, to who asked for such, before whatever is written next."""
-        if self.extended:
-            self._notices.append(websocket.text(payload))
+        self.notices.add(payload)
+        if self.notices:
             self._go_on()
 
     def _fail(self, reason: str, error: Exception) -> None:

@@ -250,7 +250,7 @@ def _with_untold(
 ) -> Placement:
     """A placement with what the delivery before it had passed over and not told, where it goes on from there."""
     bucket, gap = placement.bucket, placement.gap
-    untold, reached = before.untold(bucket.id), kept.get(bucket.id)
+    untold, reached = before.notices.gaps(bucket.id), kept.get(bucket.id)
     asked = request.position(bucket.id, bucket.name)
     if not untold or reached is None or not (asked is None or isinstance(asked, Cursor)):
         return placement

@@ -55,6 +55,7 @@ class Place:
     `seq` alone tells.
     `open` until the bucket leaves the subscription. `lost` is where the log ends again because the file lost what came
     after it, until the subscriber has looked; None else. `name` is what the bucket was called when it was placed.
+    `replaying` until the subscriber that wants to know is told that it is caught up.
     """
 
     __slots__ = (
@@ -69,6 +70,7 @@ class Place:
         "open",
         "output",
         "pinged",
+        "replaying",
         "seq",
         "subscriber",
     )
@@ -85,6 +87,7 @@ class Place:
         self.epoch = epoch
         self.output = output
         self.open = True
+        self.replaying = False
         self.given = 0
         self.given_epoch = ""
         self.began = seq

@@ -100,7 +100,7 @@ class Conversation(Connected):
         self.heard()
         effects = self._session.received(message)
         if self._delivery is not None:
-            self._delivery.extended = self._session.extended
+            self._delivery.notices.wanted = self._session.extended
         await self._perform(effects)
 
     def token_changed(self, token: Token | None) -> None:
