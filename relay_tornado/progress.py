@@ -28,31 +28,18 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from relay_tornado.changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from relay_tornado.ranges import Ranges
 
 WINDOW: Final = 10_000
 PARKED: Final = 10_000
-RETENTION: Final = "retention"
-"""Why an event is dead that its log let go before it was done."""
-MAX_DELIVER: Final = "max_deliver"
-"""Why an event is dead that was tried as often as it may be."""
 AT_ONCE: Final = 0.0
 """When an event is due that need not wait."""
 
 _STEP: Final = 1.0
 """Seconds that a clock may go back without having been set."""
-
-
-class Parked(NamedTuple):
-    """An event that is tried again. `attempts`: how often it was tried. `due`: unix seconds. `since`: when it was
-    tried first, in unix seconds."""
-
-    attempts: int
-    due: float
-    since: float
 
 
 class Taken(NamedTuple):
@@ -61,48 +48,6 @@ class Taken(NamedTuple):
     seq: int
     attempt: int
     generation: int
-
-
-class Dead(NamedTuple):
-    """An event that was given up. `at` and `since` (when it was tried first): unix seconds."""
-
-    attempts: int
-    at: float
-    since: float
-    reason: str
-
-
-@dataclass(slots=True)
-class Changes:
-    """What to store since the last time. `done` are the ranges above the floor (from, to, both in it), `tried` those of
-    what is being tried: the whole of them. `cleared`: all that is parked goes before `parked` is put, which is then the
-    whole, too (a seek, a loss)."""
-
-    floor: int = 0
-    done: tuple[tuple[int, int], ...] = ()
-    cleared: bool = False
-    parked: dict[int, Parked] = field(default_factory=dict)
-    unparked: set[int] = field(default_factory=set)
-    dead: dict[int, Dead] = field(default_factory=dict)
-    revived: set[int] = field(default_factory=set)
-    """Dead ones that are so no longer: parked again, or done after all."""
-    tried: tuple[tuple[int, int], ...] = ()
-
-    def add(self, later: Changes) -> None:
-        """Takes in what changed after this."""
-        self.floor, self.done, self.tried = later.floor, later.done, later.tried
-        if later.cleared:
-            self.cleared = True
-            self.parked.clear()
-            self.unparked.clear()
-        for seq in later.unparked:
-            self.parked.pop(seq, None)
-        for seq in later.revived:
-            self.dead.pop(seq, None)
-        self.unparked = (self.unparked | later.unparked) - later.parked.keys()
-        self.revived = (self.revived | later.revived) - later.dead.keys()
-        self.parked.update(later.parked)
-        self.dead.update(later.dead)
 
 
 class Missed(NamedTuple):
@@ -148,10 +93,11 @@ class Progress:
         """Those out that were not parked before."""
         self._gone: dict[int, Taken] = {}
         """Those that were out when their log let them go: dead, but perhaps done after all."""
-        self._due = [(one.due, seq) for seq, one in self.parked.items()]
-        heapq.heapify(self._due)
+        self._due: list[tuple[float, int]] = []
+        """A heap of when each parked one is due."""
         self._behind: list[tuple[float, int]] = []
         """Those of them that were due and lie behind `_last`."""
+        self._order()
         self._last: int | None = None
         """Which parked ones may be taken, as it was said last."""
         self._changes = Changes()
@@ -245,9 +191,7 @@ class Progress:
         for seq, one in self.parked.items():
             self.parked[seq] = self._changes.parked[seq] = one._replace(due=max(one.due - back, AT_ONCE))
             self._changed = True
-        self._due = [(one.due, seq) for seq, one in self.parked.items()]
-        heapq.heapify(self._due)
-        self._behind.clear()
+        self._order()
 
     def due(self) -> float | None:
         """When the next parked event is due, None where none is parked (or all of them are out). What was due and
@@ -343,13 +287,9 @@ class Progress:
     def seek(self, floor: int) -> None:
         """Begins anew behind `floor`. What is parked or out is forgotten; what is dead stays so."""
         floor = max(floor, self._first - 1)
-        self.generation += 1
+        self._forget_out()
         self.floor = self._next = floor
         self._settled.clear()
-        self._out.clear()
-        self._tried.clear()
-        self._gone.clear()
-        self._fresh.clear()
         self._due.clear()
         self._behind.clear()
         self.parked.clear()
@@ -402,15 +342,11 @@ class Progress:
         return known
 
     def _forget_above(self, head: int) -> None:
-        self.generation += 1
         self._first = min(self._first, head + 1)
         self._next = min([self._next, head, *(seq - 1 for seq in self._out if seq not in self.parked)])
         for seq in [seq for seq in self._out if seq in self.parked]:
             heapq.heappush(self._due, (self.parked[seq].due, seq))
-        self._out.clear()
-        self._tried.clear()
-        self._gone.clear()
-        self._fresh.clear()
+        self._forget_out()
         for seq in [seq for seq in self.parked if seq > head]:
             self._unpark(seq)
         self._settled.cut_above(head)
@@ -449,6 +385,14 @@ class Progress:
         if self._gone.get(taken.seq) == taken:
             del self._gone[taken.seq]
         return False
+
+    def _forget_out(self) -> None:
+        """What is out is strange to the state from now on."""
+        self.generation += 1
+        self._out.clear()
+        self._tried.clear()
+        self._gone.clear()
+        self._fresh.clear()
 
     def _take_back(self, seq: int) -> None:
         """It is out no longer: the last step of what says what came of it, so that this can be said again where it
@@ -495,6 +439,11 @@ class Progress:
         self._changes.unparked.discard(seq)
         heapq.heappush(self._due, (one.due, seq))
         self._settle(seq)
+
+    def _order(self) -> None:
+        self._due = [(one.due, seq) for seq, one in self.parked.items()]
+        heapq.heapify(self._due)
+        self._behind.clear()
 
     def _unpark(self, seq: int) -> None:
         if seq in self.parked:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from relay_tornado import progress as module
-from relay_tornado.progress import AT_ONCE, RETENTION, Changes, Dead, Parked, Progress, Taken
+from relay_tornado.changes import RETENTION, Changes, Dead, Parked
+from relay_tornado.progress import AT_ONCE, Progress, Taken
 
 
 def seqs(taken: list[Taken]) -> list[int]:

@@ -7,7 +7,8 @@ from copy import deepcopy
 import pytest
 
 from relay_tornado import progress as module
-from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Changes, Dead, Parked, Progress, Taken
+from relay_tornado.changes import MAX_DELIVER, Changes, Dead, Parked
+from relay_tornado.progress import AT_ONCE, Progress, Taken
 from tests.test_progress import seqs, stored, take
 
 

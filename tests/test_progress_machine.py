@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from relay_tornado import progress as module
-from relay_tornado.progress import Parked, Progress, Taken
+from relay_tornado.changes import Parked
+from relay_tornado.progress import Progress, Taken
 from tests.test_progress import seqs
 
 

@@ -22,6 +22,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, NamedTuple, NoReturn
 
+from relay_tornado.changes import MAX_DELIVER
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
@@ -36,7 +37,7 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event
-from relay_tornado.progress import AT_ONCE, MAX_DELIVER, Taken
+from relay_tornado.progress import AT_ONCE, Taken
 from relay_tornado.rescue import Lock
 
 _LOOK: Final = 1.0

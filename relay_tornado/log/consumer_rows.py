@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from relay_tornado.changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, Damaged
 from relay_tornado.log import consumers
 from relay_tornado.log.consumers import MISSED, DeadLetter, Gaps, Key, Stored, Terms, too_many, with_untold
 from relay_tornado.model import BucketId, Gap, GapReason
-from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.ranges import Ranges
 from relay_tornado.storage.damage import Finite, is_damage, malformed, sound
 

@@ -17,9 +17,9 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from relay_tornado.changes import Changes, Parked
 from relay_tornado.errors import Conflict, Damaged
 from relay_tornado.model import BucketId, Gap
-from relay_tornado.progress import Changes, Parked
 
 DELAY: Final = 0.05
 """Seconds that a change waits for a commit of events to ride along with."""

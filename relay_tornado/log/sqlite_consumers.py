@@ -16,11 +16,11 @@ from typing import TypeVar
 
 import structlog
 
+from relay_tornado.changes import Changes
 from relay_tornado.errors import Damaged, RelayError, Unavailable
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import MISSED, DeadLetter, Key, Stored, Terms
 from relay_tornado.model import BucketId, Gap
-from relay_tornado.progress import Changes
 from relay_tornado.storage.damage import is_damage
 from relay_tornado.storage.database import Database
 

@@ -9,12 +9,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.admin.consumers import ConsumerAdministration
+from relay_tornado.changes import Changes, Parked
 from relay_tornado.errors import Damaged
 from relay_tornado.log import consumer_rows
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, Earliest, Gap, Last
-from relay_tornado.progress import Changes, Parked
 from tests.admin.world import World, event, sqlite_world
 
 TERMS = ("receipt", "ack_wait", "max_deliver")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.changes import MAX_DELIVER
 from relay_tornado.delivery.flight import Flight
 from relay_tornado.delivery.group import Group
-from relay_tornado.progress import MAX_DELIVER, Progress
+from relay_tornado.progress import Progress
 from relay_tornado.wire import control
 from tests.delivery.virtual import day, virtual_test
 from tests.delivery.virtual import event_loop as event_loop

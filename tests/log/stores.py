@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from relay_tornado.changes import Changes
 from relay_tornado.log.consumers import Consumers, Key, Terms
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
-from relay_tornado.progress import Changes
 from tests.log.worlds import SqliteWorld, World
 
 KEY = Key("b", "client", "worker")

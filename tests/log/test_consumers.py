@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from relay_tornado.changes import MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from relay_tornado.errors import BucketGone, Conflict
 from relay_tornado.log import consumer_rows
 from relay_tornado.log import consumers as contract
 from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
-from relay_tornado.progress import MAX_DELIVER, RETENTION, Changes, Dead, Parked
 from tests.log.stores import KEY, OTHER, TERMS, keep_last, letters, save
 from tests.log.worlds import World, fill, make
 

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from tornado.ioloop import IOLoop
 
+from relay_tornado.changes import RETENTION, Changes, Parked
 from relay_tornado.errors import BucketGone, CursorLost, Malformed, Unavailable
 from relay_tornado.log import reclaim, rows, weighing
 from relay_tornado.log.consumers import Key, Terms
@@ -24,7 +25,6 @@ from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.log.state import LogState
 from relay_tornado.model import Cursor, Gap, Retention
-from relay_tornado.progress import RETENTION, Changes, Parked
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.log.worlds import MANY, SqliteWorld, behind, event, fill, make, read_all

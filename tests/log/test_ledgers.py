@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.changes import RETENTION
 from relay_tornado.errors import NotFound, Unavailable
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.model import Gap
-from relay_tornado.progress import RETENTION
 from tests.log.stores import KEY, TERMS, keep_last, letters
 from tests.log.worlds import World, fill, make
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from relay_tornado.changes import Changes, Dead, Parked
 from relay_tornado.log import consumer_rows, reclaim
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
-from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.failing import once as fails_once

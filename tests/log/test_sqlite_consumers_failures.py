@@ -8,11 +8,11 @@ from contextlib import closing, suppress
 import pytest
 from structlog.testing import capture_logs
 
+from relay_tornado.changes import Changes, Dead, Parked
 from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
-from relay_tornado.progress import Changes, Dead, Parked
 from tests.log.test_sqlite_consumers import KEY, begin, floors
 from tests.log.worlds import SqliteWorld, event
 from tests.storage.faults import Faults, always, once

@@ -13,6 +13,7 @@ import msgspec
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
+from relay_tornado.changes import Changes, Dead, Parked
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory_consumers import MemoryConsumers
@@ -20,7 +21,6 @@ from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Bucket, Gap, NewEvent
-from relay_tornado.progress import Changes, Dead, Parked
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
