@@ -336,6 +336,10 @@ class Bucket:
     """When the relay deletes it, with everything in it; None is never."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def output(self, number: int | None) -> Output | None:
+        """The output with this number, None where there is none."""
+        return next((each for each in self.outputs if each.n == number), None)
+
     def expired(self, now: float) -> bool:
         return self.expires_at is not None and self.expires_at <= now
 

@@ -32,7 +32,7 @@ from relay_tornado.admin.stored import bucket_of
 from relay_tornado.admin.tokens import changed_token, new_token, no_such_token, rotated_token
 from relay_tornado.errors import BucketGone, Conflict, NotFound, RelayError, Unknown
 from relay_tornado.ids import new_epoch
-from relay_tornado.log.consumers import Key, Terms
+from relay_tornado.log.consumers import Terms, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Input, Output, Token, counted
@@ -404,7 +404,7 @@ class Administration:
         if begun:
             head = (await self._log.bounds(changed.id)).head
             for output in begun:
-                key = Key(changed.id, "output", str(output.n))
+                key = output_key(changed.id, output.n)
                 # One that is there is of an output that is not public (any more), or of a change that failed.
                 await self.ledgers.delete(key)
                 await self.ledgers.store.create(key, head, Terms(), self._clock())

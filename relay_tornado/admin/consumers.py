@@ -17,7 +17,7 @@ from relay_tornado.admin.stored import cursor_of, honoured
 from relay_tornado.copies import active
 from relay_tornado.errors import BucketGone, Conflict, Damaged, Invalid, NotFound
 from relay_tornado.ids import format_id
-from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored
+from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
@@ -330,7 +330,7 @@ def key_of(bucket: Bucket, reference: str) -> Key:
         found = [each for each in bucket.outputs if str(each.n) == name] or named(bucket.outputs, name)
         if not found:
             raise NotFound(f"the bucket {bucket.name!r} has no output {name[:100]!r}")
-        return Key(bucket.id, "output", str(found[0].n))
+        return output_key(bucket.id, found[0].n)
     return Key(bucket.id, "client", reference)
 
 

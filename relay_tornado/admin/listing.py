@@ -17,10 +17,9 @@ from relay_tornado.admin.parts import output_of
 from relay_tornado.admin.stored import SCAN, Found, Judging, Key, Stored, document_of
 from relay_tornado.copies import Goes
 from relay_tornado.errors import BucketGone, CursorLost, Invalid, NotFound
-from relay_tornado.ids import format_id
 from relay_tornado.log.contract import EventLog, Outline
 from relay_tornado.log.deliveries import Deliveries
-from relay_tornado.log.lineage import epoch_at
+from relay_tornado.log.lineage import position_id
 from relay_tornado.model import MIB, Bounds, Bucket, Output, Token
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.logs import RECEIVED
@@ -282,7 +281,7 @@ class _Item(NamedTuple):
 
     @property
     def id(self) -> str:
-        return format_id(epoch_at(self.place.bounds.epochs, self.outline.seq), self.outline.seq)
+        return position_id(self.place.bounds, self.outline.seq)
 
 
 class _Merged:

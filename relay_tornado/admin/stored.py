@@ -129,7 +129,7 @@ class Stored:
 
     def has_copy(self, bucket: Bucket, copy: int, found: Found) -> bool:
         """Whether an event has a copy for this output, as outputs and rules are now."""
-        output = next((each for each in bucket.outputs if each.n == copy), None)
+        output = bucket.output(copy)
         if output is None:
             return False
         goes = Goes(bucket, output)

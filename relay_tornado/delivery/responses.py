@@ -135,7 +135,7 @@ class Responses:
 
     async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
         """Whether an event has a copy for this output; one whose content is gone may have had one."""
-        output = next((each for each in bucket.outputs if each.n == copy), None)
+        output = bucket.output(copy)
         if output is None:
             return False
         goes = Goes(bucket, output)

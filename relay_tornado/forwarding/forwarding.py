@@ -25,7 +25,7 @@ from relay_tornado.forwarding.guard import Guard, GuardedResolver, Refused
 from relay_tornado.forwarding.request import encode
 from relay_tornado.forwarding.shared import Answers, Shared
 from relay_tornado.forwarding.transport import Answer, Transport, Unanswered
-from relay_tornado.log.consumers import Key
+from relay_tornado.log.consumers import Key, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Bucket, BucketId, Event, Output
@@ -48,11 +48,6 @@ _log = structlog.get_logger(__name__)
 
 def _spread() -> float:
     return random.uniform(0.8, 1.2)  # noqa: S311 - nothing secret
-
-
-def key_of(bucket_id: BucketId, number: int) -> Key:
-    """An output's consumer."""
-    return Key(bucket_id, "output", str(number))
 
 
 class Forwarding:
@@ -276,21 +271,20 @@ class Forwarding:
     async def _settle(self, bucket_id: BucketId, number: int, head: int) -> None:
         known = self._forwarders.get(bucket_id, {}).get(number)
         bucket: Bucket | None = self._registry.get("bucket", bucket_id)
-        output = None
-        if bucket is not None:
-            output = next((each for each in bucket.outputs if each.n == number and not each.internal), None)
-        if known is not None and (output is None or known.ledger.gone):
+        output = None if bucket is None else bucket.output(number)
+        public = output is not None and not output.internal
+        if known is not None and (not public or known.ledger.gone):
             self._end(bucket_id, number)
             known = None
-        if bucket is None or output is None:
-            await self._ledgers.delete(key_of(bucket_id, number))
+        if bucket is None or output is None or output.internal:
+            await self._ledgers.delete(output_key(bucket_id, number))
         elif known is None:
             await self._open(bucket, output, head)
         elif known.bucket is not bucket:
             known.change(bucket, output)
 
     async def _open(self, bucket: Bucket, output: Output, head: int) -> None:
-        ledger = await self._ledgers.open(key_of(bucket.id, output.n), head)
+        ledger = await self._ledgers.open(output_key(bucket.id, output.n), head)
         try:
             forwarder = Forwarder(self._shared, bucket, output, ledger, lambda: self._look_at(bucket.id, output.n))
         except BaseException:

@@ -45,6 +45,11 @@ class Key(NamedTuple):
     name: str
 
 
+def output_key(bucket_id: BucketId, number: int) -> Key:
+    """That of a public output, by its number."""
+    return Key(bucket_id, "output", str(number))
+
+
 class Terms(msgspec.Struct, frozen=True):
     """What a consumer's deliveries are judged by: seconds until one that is not acked goes out again, and the most
     tries before it is given up. `receipt`: its position is moved by receipts, nobody acks."""

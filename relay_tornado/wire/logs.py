@@ -26,7 +26,7 @@ def log_document(
     """
     headers, _ = for_frame(event.headers)
     tried = result or Result(RECEIVED, 0, {}, b"", 0, 0, event.received_at)
-    shown = next((each for each in bucket.outputs if each.n == output), None)
+    shown = bucket.output(output)
     document = {
         "id": format_id(event.epoch, event.seq, copy),
         "account_id": "",

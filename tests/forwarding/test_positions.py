@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.forwarding import forwarder
-from relay_tornado.forwarding.forwarding import key_of
-from relay_tornado.log.consumers import Terms
+from relay_tornado.log.consumers import Terms, output_key
 from tests.failing import once
 from tests.forwarding.target import Target
 from tests.forwarding.world import B, World, public, world
@@ -22,10 +21,10 @@ async def test_a_bucket_whose_record_is_hidden_keeps_its_positions() -> None:
     async with Target() as target, world(public(target.url)) as made:
         await made.log.create("hidden", "a" * 12)
         for bucket_id, number in ((B, 2), ("hidden", 1)):
-            await made.consumers.create(key_of(bucket_id, number), 0, Terms(), 1.0)
+            await made.consumers.create(output_key(bucket_id, number), 0, Terms(), 1.0)
         await made.restart()
         kept = {stored.key for stored in await made.consumers.list()}
-        assert kept == {key_of(B, 1), key_of("hidden", 1)}
+        assert kept == {output_key(B, 1), output_key("hidden", 1)}
 
 
 @pytest.mark.parametrize(("place", "name"), [("ledgers", "open"), (forwarder.Forwarder, "_take_over")])

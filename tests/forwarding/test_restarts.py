@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import CursorLost
-from relay_tornado.forwarding.forwarding import key_of
-from relay_tornado.log.consumers import Key, Stored, damaged
+from relay_tornado.log.consumers import Key, Stored, damaged, output_key
 from relay_tornado.model import Event, Gap, Retention
 from tests.forwarding.target import Got, Target, answer, once_open
 from tests.forwarding.world import B, public, quick_tries, world
@@ -88,7 +87,7 @@ async def test_an_import_that_begins_later() -> None:
         await w.idle()
         await w.consumers.saved()
         assert target.bodies == [b"41", b"42"]
-        stored = await w.consumers.get(key_of(B, 1))
+        stored = await w.consumers.get(output_key(B, 1))
         assert stored is not None
         assert (stored.floor, stored.gaps, stored.dead) == (42, None, 0)
 

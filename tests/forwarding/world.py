@@ -11,9 +11,9 @@ from typing import Any
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.forwarding.forwarder import Forwarder
-from relay_tornado.forwarding.forwarding import Forwarding, key_of
+from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.ids import new_epoch
-from relay_tornado.log.consumers import DeadLetter
+from relay_tornado.log.consumers import DeadLetter, output_key
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.memory_consumers import MemoryConsumers
@@ -132,7 +132,7 @@ class World:
         return (await self.results.of(B, seq, seq)).get((seq, n), [])
 
     async def dead(self, n: int = 1) -> list[DeadLetter]:
-        return list(await self.consumers.dead(B, key_of(B, n), 0, 1000))
+        return list(await self.consumers.dead(B, output_key(B, n), 0, 1000))
 
     async def restart(self) -> None:
         """As after kill -9: only what was stored is there."""
