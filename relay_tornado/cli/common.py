@@ -91,11 +91,10 @@ def held(checkpoint: Path, in_use: str) -> Iterator[None]:
         yield
 
 
-def delete_part(data: Path, part: str, reference: str, bucket: str | None, *, yes: bool, as_json: bool) -> None:
-    """Deletes an input or an output (`part` as for `find_part`) after asking, and says so. Raises Failure, NotFound and
+def delete_part(data: Path, kind: str, reference: str, bucket: str | None, *, yes: bool, as_json: bool) -> None:
+    """Deletes an input or an output (`kind` as for `find_part`) after asking, and says so. Raises Failure, NotFound and
     NotClear."""
-    kind = part.removesuffix("s")
-    owner, found = find_part(call(data, "bucket.list"), part, reference, bucket)
+    owner, found = find_part(call(data, "bucket.list"), kind, reference, bucket)
     ask(yes, f"Delete the {kind} {found['name']!r} of the bucket {owner['name']!r}?")
     answer = call(data, f"{kind}.delete", bucket=owner["id"], **{kind: found["id"]})
     print_answer(answer, f"Deleted the {kind} {found['name']} ({found['id']}).", as_json)

@@ -132,7 +132,7 @@ def create(bucket: str, data: Path, public_url: str | None, as_json: bool, **par
 def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool) -> None:
     """List all inputs, or those of the bucket with the name or id BUCKET."""
     with open_relay(data) as relay:
-        found = parts_of(relay.call("bucket.list"), "inputs", bucket)
+        found = parts_of(relay.call("bucket.list"), "input", bucket)
         base = known_url(relay, public_url)
     rows = (
         {
@@ -156,7 +156,7 @@ def list_(bucket: str | None, data: Path, public_url: str | None, as_json: bool)
 def show(input: str, bucket: str | None, data: Path, public_url: str | None, as_json: bool) -> None:
     """Show the input with the id INPUT."""
     with open_relay(data) as relay:
-        _, found = find_part(relay.call("bucket.list"), "inputs", input, bucket)
+        _, found = find_part(relay.call("bucket.list"), "input", input, bucket)
         base = known_url(relay, public_url)
     _show(found, base, as_json)
 
@@ -187,7 +187,7 @@ def set_(input: str, bucket: str | None, data: Path, public_url: str | None, as_
 @relay_options
 def delete(input: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the input with the id INPUT: its URL answers 404 from now on. Its events stay."""
-    delete_part(data, "inputs", input, bucket, yes=yes, as_json=as_json)
+    delete_part(data, "input", input, bucket, yes=yes, as_json=as_json)
 
 
 def _options(params: dict[str, Any]) -> Document:

@@ -80,7 +80,6 @@ class Read(click.ParamType[Any]):
 class _Quantity(Read):
     """A number with a unit; 0 only where it has a meaning."""
 
-    form: str
     parse: Callable[[str], float]
 
     def __init__(self, *, zero: bool = False) -> None:
@@ -89,8 +88,8 @@ class _Quantity(Read):
     def read(self, value: str) -> Any:
         try:
             quantity = self.parse(value)
-        except Invalid:
-            self.fail(f"{value!r} is not {self.form}")
+        except Invalid as error:
+            self.fail(str(error))
         if quantity == 0 and not self._zero:
             self.fail("must be above 0")
         return quantity
@@ -129,7 +128,6 @@ class Size(_Quantity):
     """Bytes: 1048576, 250KB, 3MiB."""
 
     name = "size"
-    form = "a size like 1048576, 250KB, 3MiB or 10GiB"
     parse = staticmethod(parse_size)
 
 
@@ -137,7 +135,6 @@ class Duration(_Quantity):
     """Seconds: 90, 30s, 10m, 24h, 30d."""
 
     name = "time"
-    form = "a time like 90, 30s, 10m, 24h or 30d"
     parse = staticmethod(parse_duration)
 
 

@@ -99,7 +99,7 @@ def create(bucket: str, data: Path, as_json: bool, **params: Any) -> None:
 @relay_options
 def list_(bucket: str | None, data: Path, as_json: bool) -> None:
     """List all outputs, or those of the bucket with the name or id BUCKET."""
-    found = parts_of(call(data, "bucket.list"), "outputs", bucket)
+    found = parts_of(call(data, "bucket.list"), "output", bucket)
     rows = (
         {
             "BUCKET": each["name"],
@@ -121,7 +121,7 @@ def list_(bucket: str | None, data: Path, as_json: bool) -> None:
 @relay_options
 def show(output: str, bucket: str | None, data: Path, as_json: bool) -> None:
     """Show the output with the id OUTPUT."""
-    _, found = find_part(call(data, "bucket.list"), "outputs", output, bucket)
+    _, found = find_part(call(data, "bucket.list"), "output", output, bucket)
     _show(found, as_json)
 
 
@@ -173,7 +173,7 @@ def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: 
     if file is not None and none:
         raise click.UsageError("--file sets rules and --none removes them: leave one of them out")
     if file is None and not none:
-        _, found = find_part(call(data, "bucket.list"), "outputs", output, bucket)
+        _, found = find_part(call(data, "bucket.list"), "output", output, bucket)
     else:
         wanted = None if file is None else _read(file)
         found = call(data, "output.set", output=output, bucket=bucket, options={"rules": wanted})
@@ -190,7 +190,7 @@ def rules(output: str, bucket: str | None, file: Path | None, none: bool, data: 
 @relay_options
 def delete(output: str, bucket: str | None, yes: bool, data: Path, as_json: bool) -> None:
     """Delete the output with the id OUTPUT."""
-    delete_part(data, "outputs", output, bucket, yes=yes, as_json=as_json)
+    delete_part(data, "output", output, bucket, yes=yes, as_json=as_json)
 
 
 def _options(params: dict[str, Any]) -> Document:

@@ -12,10 +12,10 @@ from relay_tornado.cli.output import Document
 from relay_tornado.errors import NotFound
 
 
-def parts_of(buckets: Sequence[Document], part: str, bucket: str | None) -> list[tuple[Document, Document]]:
-    """Every input or output (`part`: "inputs" or "outputs"), of one bucket or of all, with its bucket. Raises
+def parts_of(buckets: Sequence[Document], kind: str, bucket: str | None) -> list[tuple[Document, Document]]:
+    """Every input or output (`kind`: "input" or "output"), of one bucket or of all, with its bucket. Raises
     NotFound."""
-    return [(each, one) for each in _searched(buckets, bucket) for one in each[part]]
+    return [(each, one) for each in _searched(buckets, bucket) for one in each[f"{kind}s"]]
 
 
 def _searched(buckets: Sequence[Document], bucket: str | None) -> Sequence[Document]:
@@ -27,10 +27,9 @@ def _searched(buckets: Sequence[Document], bucket: str | None) -> Sequence[Docum
     return found
 
 
-def find_part(buckets: Sequence[Document], part: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
+def find_part(buckets: Sequence[Document], kind: str, reference: str, bucket: str | None) -> tuple[Document, Document]:
     """The bucket and its input or output that a reference names, as the relay itself finds it. Raises NotFound and
     NotClear."""
-    kind = part.removesuffix("s")
     found = parts.find_part(_searched(buckets, bucket), kind, reference, getitem, within=bucket is not None)
     if found is None:
         raise NotFound(f"there is no {kind} {reference[:100]!r}: `relay {kind} list` shows which there are")

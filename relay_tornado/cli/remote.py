@@ -130,23 +130,23 @@ class Remote:
         return self.request("POST", "buckets", bucket, "inputs", body=options)
 
     def input_set(self, input: str, options: Document, bucket: str | None = None) -> Any:
-        return self.request("PUT", *self._path("inputs", input, bucket), body=options)
+        return self.request("PUT", *self._path("input", input, bucket), body=options)
 
     def input_delete(self, input: str, bucket: str | None = None) -> Any:
-        return self.request("DELETE", *self._path("inputs", input, bucket))
+        return self.request("DELETE", *self._path("input", input, bucket))
 
     def output_create(self, bucket: str, options: Document) -> Any:
         # Left out, REST goes by the destination.
         return self.request("POST", "buckets", bucket, "outputs", body={"internal": True, **options})
 
     def output_set(self, output: str, options: Document, bucket: str | None = None) -> Any:
-        return self.request("PUT", *self._path("outputs", output, bucket), body=options)
+        return self.request("PUT", *self._path("output", output, bucket), body=options)
 
     def output_delete(self, output: str, bucket: str | None = None) -> Any:
-        return self.request("DELETE", *self._path("outputs", output, bucket))
+        return self.request("DELETE", *self._path("output", output, bucket))
 
     def output_replay(self, output: str, bucket: str, **wanted: Any) -> Any:
-        return self.request("POST", *self._path("outputs", output, bucket), "replay", body=wanted)
+        return self.request("POST", *self._path("output", output, bucket), "replay", body=wanted)
 
     def logs_list(self, **wanted: Any) -> Any:
         return self.request("GET", "logs", query=_named(wanted))
@@ -221,11 +221,11 @@ class Remote:
     def relay_info(self) -> Document:
         return {"url": self.url}
 
-    def _path(self, part: str, reference: str, bucket: str | None) -> tuple[str, ...]:
-        """That of the input or output (`part`: "inputs", "outputs") that a reference names, see `find_part`."""
+    def _path(self, kind: str, reference: str, bucket: str | None) -> tuple[str, ...]:
+        """That of the input or output that a reference names, see `find_part`."""
         buckets = self.bucket_list() if bucket is None else [self.bucket_show(bucket)]
-        owner, found = find_part(buckets, part, reference, bucket)
-        return "buckets", owner["id"], part, found["id"]
+        owner, found = find_part(buckets, kind, reference, bucket)
+        return "buckets", owner["id"], f"{kind}s", found["id"]
 
 
 def _token_body(options: Document) -> Document:

@@ -22,8 +22,8 @@ class Screen:
     can't be written keeps nobody from working: it is noted once, and `left` is called where the reader of the lines has
     left."""
 
-    def __init__(self, left: Callable[[], None] = lambda: None) -> None:
-        self.left = left
+    def __init__(self) -> None:
+        self.left: Callable[[], None] = lambda: None
         self._mute = False
         """The line before could not be written."""
         self._place: IO[str] | None = next((each for each in (sys.stdout, sys.stderr) if each.isatty()), None)
