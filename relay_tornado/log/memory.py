@@ -67,7 +67,6 @@ class MemoryEventLog:
         log.digests = {digest: found for digest, found in log.digests.items() if found[0] <= log.head}
 
     def append(self, bucket_id: BucketId, event: NewEvent) -> asyncio.Future[Appended]:
-        """See the contract."""
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
         try:
             future.set_result(self._append(self._log(bucket_id), event))
@@ -134,11 +133,9 @@ class MemoryEventLog:
         return found
 
     async def read(self, bucket_id: BucketId, after: int, limit: int, max_bytes: int) -> Sequence[Event]:
-        """See the contract."""
         return self.peek(bucket_id, after, limit, max_bytes)
 
     async def pick(self, bucket_id: BucketId, seqs: Sequence[int], max_bytes: int) -> Sequence[Event | None]:
-        """See the contract."""
         found: list[Event | None] = []
         for seq in seqs:
             try:
@@ -157,7 +154,6 @@ class MemoryEventLog:
         return seq
 
     async def outline(self, bucket_id: BucketId, first: int, last: int) -> Sequence[Outline]:
-        """See the contract."""
         log = self._log(bucket_id)
         return [
             Outline(
@@ -172,19 +168,15 @@ class MemoryEventLog:
         ]
 
     def watch(self, bucket_ids: Collection[BucketId] | None, wake: Callable[[BucketId], None]) -> Registration:
-        """See the contract."""
         return self._watches.add(bucket_ids, wake)
 
     async def bounds(self, bucket_id: BucketId) -> Bounds:
-        """See the contract."""
         return self._log(bucket_id).bounds()
 
     def begin(self, bucket_id: BucketId) -> int:
-        """See the contract."""
         return self._log(bucket_id).epochs[0].from_seq
 
     async def extents(self, bucket_ids: Collection[BucketId]) -> Mapping[BucketId, Extent]:
-        """See the contract."""
         found = {}
         for bucket_id in bucket_ids:
             log = self._logs.get(bucket_id)
@@ -194,19 +186,16 @@ class MemoryEventLog:
         return found
 
     async def find(self, epoch: str) -> BucketId | None:
-        """See the contract."""
         for log in self._logs.values():
             if any(known.epoch == epoch for known in log.epochs):
                 return log.bucket_id
         return None
 
     async def seek(self, bucket_id: BucketId, time: float) -> int:
-        """See the contract."""
         log = self._log(bucket_id)
         return log.first - 1 + bisect_left(log.events, time, key=lambda event: event.received_at)
 
     async def create(self, bucket_id: BucketId, epoch: str, first: int = 1) -> None:
-        """See the contract."""
         if bucket_id in self._logs:
             return
         if await self.find(epoch) is not None:
@@ -215,12 +204,10 @@ class MemoryEventLog:
         self._logs[bucket_id] = _Log(self._made, bucket_id, epoch, first)
 
     async def drop(self, bucket_id: BucketId) -> None:
-        """See the contract."""
         if self._logs.pop(bucket_id, None) is not None:
             self._watches.wake(bucket_id)
 
     async def import_events(self, bucket_id: BucketId, events: Sequence[Event], stubs: Mapping[int, int]) -> None:
-        """See the contract."""
         log = self._log(bucket_id)
         if self._closed:
             raise Unavailable("the log is closed")
@@ -234,7 +221,6 @@ class MemoryEventLog:
         self._watches.wake(bucket_id)
 
     async def buckets(self) -> Collection[BucketId]:
-        """See the contract."""
         return tuple(self._logs)
 
     async def trim(self, bucket_id: BucketId, keep: Retention, floor: int | None) -> int:
@@ -258,7 +244,6 @@ class MemoryEventLog:
         self._log(bucket_id)
 
     async def close(self) -> None:
-        """See the contract."""
         self._closed = True
         self._ephemeral.close()
 

@@ -61,7 +61,6 @@ class MemoryConsumers:
         self._kept: dict[Key, _Kept] = {}
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
-        """See the contract."""
         await self._log.bounds(key.bucket_id)
         kept = self._kept.get(key)
         if kept is None:
@@ -73,13 +72,11 @@ class MemoryConsumers:
         return _stored(key, kept)
 
     async def get(self, key: Key) -> Stored | None:
-        """See the contract."""
         await self._settle(key.bucket_id)
         kept = self._kept.get(key)
         return None if kept is None else _stored(key, kept)
 
     async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
-        """See the contract."""
         for each in {key.bucket_id for key in self._kept} if bucket_id is None else {bucket_id}:
             await self._settle(each)
         return [
@@ -89,7 +86,6 @@ class MemoryConsumers:
         ]
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
-        """See the contract."""
         made = changes()
         kept = self._kept.get(key)
         if kept is not None and made is not None:
@@ -97,14 +93,12 @@ class MemoryConsumers:
             kept.updated_at = self._time()
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
-        """See the contract."""
         kept = self._kept.get(key)
         if kept is not None:
             kept.gaps = Gaps(1 if kept.gaps is None else kept.gaps.times + 1, gap, at)
             kept.untold = with_untold(key, kept.untold, gap)
 
     def told(self, key: Key, gaps: Sequence[Gap]) -> None:
-        """See the contract."""
         kept = self._kept.get(key)
         if kept is not None:
             kept.untold = tuple(gap for gap in kept.untold if gap not in gaps)
@@ -113,17 +107,14 @@ class MemoryConsumers:
         """See the contract."""
 
     async def renew(self, key: Key, floor: int, at: float) -> None:
-        """See the contract."""
         kept = self._kept.get(key)
         if kept is not None:
             self._kept[key] = _Kept(kept.terms, floor, kept.created_at, at, dead=kept.dead)
 
     async def delete(self, key: Key) -> bool:
-        """See the contract."""
         return self._kept.pop(key, None) is not None
 
     async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
-        """See the contract."""
         await self._settle(bucket_id)
         letters = [
             DeadLetter(each, seq, one.attempts, one.since, one.at, one.reason)
@@ -135,13 +126,11 @@ class MemoryConsumers:
         return sorted(letters, key=lambda letter: (letter.seq, letter.key))[:limit]
 
     async def forget_dead(self, key: Key, seqs: Sequence[int]) -> int:
-        """See the contract."""
         await self._settle(key.bucket_id)
         kept = self._kept.get(key)
         return 0 if kept is None else sum(kept.dead.pop(seq, None) is not None for seq in set(seqs))
 
     async def floor(self, bucket_id: BucketId, but: Collection[str] = ()) -> int | None:
-        """See the contract."""
         found = [
             min([kept.floor + 1, *kept.parked])
             for key, kept in self._kept.items()

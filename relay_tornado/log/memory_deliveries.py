@@ -43,7 +43,6 @@ class MemoryDeliveries:
             return []
 
     async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
-        """See the contract."""
         storable(result)
         kept, first, head = await self._of(bucket_id)
         if not first <= seq <= head:
@@ -55,14 +54,12 @@ class MemoryDeliveries:
         return result.status_code > 0 and not any(row[2].status_code for row in copy)
 
     async def first(self, bucket_id: BucketId, seq: int, output: int | None) -> Result | None:
-        """See the contract."""
         for number, copy, result in await self._results(bucket_id):
             if number == seq and output in (None, copy) and result.status_code > 0:
                 return result
         return None
 
     async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
-        """See the contract."""
         found: dict[tuple[int, int], list[Result]] = {}
         for seq, output, result in await self._results(bucket_id):
             if first <= seq <= last:
@@ -70,7 +67,6 @@ class MemoryDeliveries:
         return found
 
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
-        """See the contract."""
         return {
             seq: Latest(copy, result)
             for seq, copy, result in await self._results(bucket_id)
@@ -78,12 +74,10 @@ class MemoryDeliveries:
         }
 
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
-        """See the contract."""
         found = await self.latest(bucket_id, range(first, last + 1), output)
         return {seq: latest.result.status for seq, latest in found.items()}
 
     async def floor(self, bucket_id: BucketId, output: int) -> int:
-        """See the contract."""
         try:
             return (await self._of(bucket_id))[0].floors.get(output, 0)
         except BucketGone:
@@ -92,7 +86,6 @@ class MemoryDeliveries:
     async def claim(
         self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
-        """See the contract."""
         kept, first, head = await self._of(bucket_id)
         if kept.floors.get(output, 0) != expect:
             return None

@@ -99,8 +99,6 @@ class SqliteConsumers:
         self._at = 0.0
 
     def watch_losses(self, lost: Callable[[BucketId, int], None]) -> None:
-        """See the contract."""
-
         def tell(heads: Sequence[tuple[BucketId, int]]) -> None:
             for bucket_id, head in heads:
                 lost(bucket_id, head)
@@ -110,18 +108,15 @@ class SqliteConsumers:
     # saving
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
-        """See the contract."""
         kept = self._kept.get(key)
         if kept is not None and kept.source != changes:
             kept.changes = None  # these do not build on it, but on what the file says
         self._to_save(key).sources.append(changes)
 
     def met(self, key: Key, gap: Gap, at: float) -> None:
-        """See the contract."""
         self._to_save(key).gaps.append((gap, at))
 
     def told(self, key: Key, gaps: Sequence[Gap]) -> None:
-        """See the contract."""
         self._to_save(key).gaps += [(gap, None) for gap in gaps]
 
     def _to_save(self, key: Key) -> _Save:
@@ -132,7 +127,6 @@ class SqliteConsumers:
         return found
 
     async def saved(self) -> None:
-        """See the contract."""
         await self._stored([*self._pending.values(), *self._flying.values()])
 
     async def _stored(self, saves: Sequence[_Save]) -> None:
@@ -149,10 +143,9 @@ class SqliteConsumers:
                 return
         raise Unavailable("where consumers stand can't be stored now; it is tried again")
 
-    # as a rider
+    # as a rider, see `storage.riders`
 
     def board(self) -> bool:
-        """See `storage.riders`."""
         some = self._alone & self._pending.keys()
         keys = list(islice(some, 1)) if some else list(islice(self._pending, _TOGETHER))
         self._at = self._clock()
@@ -168,12 +161,10 @@ class SqliteConsumers:
         return bool(self._flying)
 
     def write(self, raw: sqlite3.Connection) -> None:
-        """See `storage.riders`."""
         for key, save in self._flying.items():
             consumer_rows.write(raw, key, save.changes, save.gaps, self._at)
 
     def landed(self) -> None:
-        """See `storage.riders`."""
         flying, self._flying = self._flying, {}
         for key, save in flying.items():
             self._alone.discard(key)
@@ -181,7 +172,6 @@ class SqliteConsumers:
         self._go_on()
 
     def bumped(self) -> None:
-        """See `storage.riders`."""
         for key, save in self._flying.items():
             later = self._pending.get(key)
             if later is not None and later is not save:
@@ -191,7 +181,6 @@ class SqliteConsumers:
         self._go_on()
 
     def refused(self, error: Exception) -> None:
-        """See `storage.riders`."""
         if len(self._flying) > 1:
             self._alone.update(self._flying)
             self.bumped()
@@ -231,11 +220,9 @@ class SqliteConsumers:
     # the rest
 
     async def create(self, key: Key, floor: int, terms: Terms, at: float) -> Stored:
-        """See the contract."""
         return await self._database.write(lambda raw: consumer_rows.make(raw, key, floor, terms, at))
 
     async def get(self, key: Key) -> Stored | None:
-        """See the contract."""
         await self._stored([saves[key] for saves in (self._pending, self._flying) if key in saves])
         try:
             return await self._read(lambda raw: consumer_rows.get(raw, key))
@@ -244,7 +231,6 @@ class SqliteConsumers:
             raise
 
     async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
-        """See the contract."""
         found = await self._read(lambda raw: consumer_rows.listed(raw, bucket_id))
         for each in found:
             if each.damaged:
@@ -257,13 +243,11 @@ class SqliteConsumers:
             _log.error("consumer_damaged", bucket_id=key.bucket_id, kind=key.kind, consumer=key.name, reason=reason)
 
     async def renew(self, key: Key, floor: int, at: float) -> None:
-        """See the contract."""
         self._told.discard(key)
         self._kept.pop(key, None)
         await self._database.write(lambda raw: consumer_rows.renew(raw, key, floor, at))
 
     async def delete(self, key: Key) -> bool:
-        """See the contract."""
         return await self._database.write(lambda raw: consumer_rows.delete(raw, key), lambda deleted: self._forget(key))
 
     def _forget(self, key: Key) -> None:
@@ -273,21 +257,17 @@ class SqliteConsumers:
             save.end()
 
     async def dead(self, bucket_id: BucketId, key: Key | None, after: int, limit: int) -> Sequence[DeadLetter]:
-        """See the contract."""
         await self.saved()
         return await self._read(lambda raw: consumer_rows.dead(raw, bucket_id, key, after, limit))
 
     async def forget_dead(self, key: Key, seqs: Sequence[int]) -> int:
-        """See the contract."""
         await self.saved()
         return await self._database.write(lambda raw: consumer_rows.forget_dead(raw, key, set(seqs)))
 
     async def floor(self, bucket_id: BucketId, but: Collection[str] = ()) -> int | None:
-        """See the contract."""
         return await self._read(lambda raw: consumer_rows.floor(raw, bucket_id, but))
 
     async def close(self) -> None:
-        """See the contract."""
         try:
             await self.saved()
         except RelayError as error:

@@ -103,7 +103,6 @@ class SqliteDeliveries:
     # writing
 
     async def record(self, bucket_id: BucketId, seq: int, output: int, result: Result) -> bool:
-        """See the contract."""
         if self._closed:
             raise Unavailable(CLOSED)
         refusal = self._database.refusal()
@@ -163,8 +162,6 @@ class SqliteDeliveries:
     async def claim(
         self, bucket_id: BucketId, output: int, expect: int, seqs: Sequence[int], floor: int, at: float
     ) -> Sequence[int] | None:
-        """See the contract."""
-
         def job(raw: sqlite3.Connection) -> Sequence[int] | None:
             key, first, head = _find(raw, bucket_id)
             if _floor(raw, key, output) != expect:
@@ -182,8 +179,6 @@ class SqliteDeliveries:
     # reading
 
     async def first(self, bucket_id: BucketId, seq: int, output: int | None) -> Result | None:
-        """See the contract."""
-
         def job(raw: sqlite3.Connection, key: int, first: int) -> Result | None:
             row = raw.execute(_FIRST, (key, max(seq, first), output, output)).fetchone() if seq >= first else None
             return None if row is None else _result(row)
@@ -191,8 +186,6 @@ class SqliteDeliveries:
         return await self._read(bucket_id, job, None)
 
     async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
-        """See the contract."""
-
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[tuple[int, int], Sequence[Result]]:
             found: dict[tuple[int, int], list[Result]] = {}
             for seq, *row in raw.execute(_OF, (key, max(first, oldest), last)).fetchall():
@@ -203,8 +196,6 @@ class SqliteDeliveries:
         return await self._read(bucket_id, job, {})
 
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
-        """See the contract."""
-
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, Latest]:
             found = {}
             for seq in seqs:
@@ -216,8 +207,6 @@ class SqliteDeliveries:
         return await self._read(bucket_id, job, {})
 
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
-        """See the contract."""
-
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, str]:
             rows = raw.execute(_STATUSES, (key, max(first, oldest), last)).fetchall()
             there = {seq: _text(status) for seq, copy, status in rows if output is None or copy == output}
@@ -226,7 +215,6 @@ class SqliteDeliveries:
         return await self._read(bucket_id, job, {})
 
     async def floor(self, bucket_id: BucketId, output: int) -> int:
-        """See the contract."""
         return await self._read(bucket_id, lambda raw, key, _: _floor(raw, key, output), 0)
 
     async def _read(self, bucket_id: BucketId, job: Callable[[sqlite3.Connection, int, int], T], nothing: T) -> T:

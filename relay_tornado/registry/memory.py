@@ -47,7 +47,6 @@ class Records:
         return [record for record, _ in self._records[kind].values()]
 
     def watch(self, changed: Changed) -> Callable[[], None]:
-        """See the contract."""
         self._watchers.append(changed)
 
         def end() -> None:
@@ -138,18 +137,15 @@ class MemoryRegistry(Records):
     """See `registry.contract.Registry`; nothing outlives the process."""
 
     async def traces(self) -> Collection[str]:
-        """See the contract."""
         return self._records["bucket"].keys()
 
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
-        """See the contract."""
         revision = self.check(kind, key, value, expect)
         self.store(kind, key, value, revision)
         self.tell(kind, key)
         return revision
 
     async def delete(self, kind: Kind, key: str, expect: int | None = None) -> None:
-        """See the contract."""
         if self.get(kind, key) is not None:
             self.check_revision(kind, key, expect)
         if self.discard(kind, key):

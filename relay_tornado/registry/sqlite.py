@@ -50,12 +50,9 @@ class SqliteRegistry(Records):
         return registry
 
     async def traces(self) -> Collection[str]:
-        """See the contract."""
         return await self._database.read(lambda raw: {key for (key,) in raw.execute(_TRACES)}, "the records of buckets")
 
     async def put(self, kind: Kind, key: str, value: Any, expect: int | None = None) -> int:
-        """See the contract."""
-
         def job(raw: sqlite3.Connection) -> int:
             # Memory can't change while this runs: it is changed between two transactions only.
             revision = self.check(kind, key, value, expect)
@@ -84,7 +81,6 @@ class SqliteRegistry(Records):
         return await self._database.write(job, stored)
 
     async def delete(self, kind: Kind, key: str, expect: int | None = None) -> None:
-        """See the contract."""
         if self.get(kind, key) is None:
             return
         sql = "DELETE FROM bucket WHERE id = ?" if kind == "bucket" else "DELETE FROM token WHERE key = ?"

@@ -160,15 +160,12 @@ class Probe:
     """A work that changes nothing but the count of commits."""
 
     def quick(self) -> bool:
-        """See `Work`."""
         return False
 
     def run(self, raw: sqlite3.Connection) -> int:
-        """See `Work`."""
         return 0
 
     def pages(self) -> int:
-        """See `Work`."""
         return 1
 
     def committed(self) -> None:
