@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ import click
 
 from relay_tornado.cli.client import call
 from relay_tornado.cli.errors import Failure, file_words
-from relay_tornado.cli.options import NONE
+from relay_tornado.cli.options import NONE, Lines, together
 from relay_tornado.cli.output import Document, print_answer
 from relay_tornado.cli.parts import find_part
 
@@ -24,6 +24,15 @@ STOP: Final = (signal.SIGTERM, signal.SIGINT)
 def given(values: Mapping[str, Any]) -> Document:
     """What was given of these, in the form of the REST interface: null for "none"."""
     return {name: None if value is NONE else value for name, value in values.items() if value is not None}
+
+
+def header_options(option: Callable[..., Callable[[Any], Any]], what: str) -> Callable[[Any], Any]:
+    """`--header` and `--no-headers` of a command; `what` says what such a header is."""
+    words = f"{what}, instead of those that were set; repeats. The variable has one a line."
+    return together(
+        option("--header", "headers", multiple=True, type=Lines(), metavar="NAME: VALUE", help=words),
+        option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+    )
 
 
 def headers_given(lines: Sequence[str], none: bool) -> dict[str, list[str]] | None:

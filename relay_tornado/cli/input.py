@@ -11,6 +11,7 @@ from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.common import (
     delete_part,
     given,
+    header_options,
     header_rows,
     headers_given,
     rate_given,
@@ -46,15 +47,7 @@ _input_options = together(
         type=click.Path(path_type=Path),
         help='File that holds the body, at most 250 KB; "-" is standard input.',
     ),
-    _option(
-        "--header",
-        "headers",
-        multiple=True,
-        type=Lines(),
-        metavar="NAME: VALUE",
-        help="Header that senders get, instead of those that were set; repeats. The variable has one a line.",
-    ),
-    _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+    header_options(_option, "Header that senders get"),
     _option("--custom-domain", metavar="HOST", help="Host name under which it is found, too; empty for none."),
     _option("--path-prefix", metavar="PATH", help="Path under which it is found, too; empty for none."),
     _option(

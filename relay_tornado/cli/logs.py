@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,35 @@ class Past(Read):
             self.fail(f"{value!r} is not a time like 2h (ago), 2026-12-31 or 1790000000")
 
 
-def nothing_found(since: float | None, until: float | None) -> str:
+def _nothing_found(since: float | None, until: float | None) -> str:
     """What is said where no event is in a range of time, with the reason where nothing can be in it."""
     if since is not None and since > time.time():
         return f"there is no such event: --since is in the future, as it is {when(time.time())} here"
     if since is not None and until is not None and since >= until:
         return "there is no such event: --until is not later than --since"
     return "there is no such event"
+
+
+def print_events(
+    data: Path, command: str, params: Document, columns: Callable[[Document], Mapping[str, str]], as_json: bool
+) -> Document:
+    """Prints the page of events that a command gives, and returns it; `columns` are those beside what all events have.
+    Raises what the relay raises."""
+    with open_relay(data) as relay:
+        page: Document = relay.call(command, **{name: each for name, each in params.items() if each is not None})
+        names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
+    rows = (
+        {
+            "ID": each["id"],
+            "RECEIVED": when(each["created_at"], seconds=True),
+            "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
+            "METHOD": each["method"],
+            **columns(each),
+        }
+        for each in page["data"]
+    )
+    print_page(page, rows, _nothing_found(params["since"], params["until"]), as_json)
+    return page
 
 
 _option = options_of("LOGS")
@@ -73,23 +95,17 @@ def logs() -> None:
 @relay_options
 def list_(data: Path, as_json: bool, **params: Any) -> None:
     """List events, newest first, each with its latest delivery."""
-    arguments = {name: value for name, value in params.items() if value is not None}
-    with open_relay(data) as relay:
-        page = relay.call("logs.list", **arguments)
-        names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
-    rows = (
-        {
-            "ID": each["id"],
-            "RECEIVED": when(each["created_at"], seconds=True),
-            "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
-            "METHOD": each["method"],
+    print_events(
+        data,
+        "logs.list",
+        params,
+        lambda each: {
             "SIZE": str(len(each["body"].encode(errors="replace"))),
             "STATUS": each["status"],
             "ANSWER": str(each["status_code"] or ""),
-        }
-        for each in page["data"]
+        },
+        as_json,
     )
-    print_page(page, rows, nothing_found(params["since"], params["until"]), as_json)
 
 
 @logs.command()
@@ -188,7 +204,7 @@ def resend(
     elif made:
         click.echo(f"Sent {counted(len(made), 'event')} again: {made[0]}" + (f" … {made[-1]}" if len(made) > 1 else ""))
     else:
-        note(nothing_found(wanted.get("since"), wanted.get("until")))
+        note(_nothing_found(wanted.get("since"), wanted.get("until")))
     if problem:
         raise Failure(problem)
 

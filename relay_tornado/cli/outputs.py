@@ -10,9 +10,9 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import Caller, call, open_relay
-from relay_tornado.cli.common import delete_part, given, header_rows, headers_given, read_text
+from relay_tornado.cli.common import delete_part, given, header_options, header_rows, headers_given, read_text
 from relay_tornado.cli.group import Group
-from relay_tornado.cli.options import Duration, Lines, Number, format_duration, options_of, relay_options, together
+from relay_tornado.cli.options import Duration, Number, format_duration, options_of, relay_options, together
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_list
 from relay_tornado.cli.parts import find_part, parts_of
 from relay_tornado.cli.secret import must_be_seen, read_secret
@@ -59,16 +59,7 @@ _output_options = together(
         help="What a public output's requests are signed with by Standard Webhooks; generate makes one and "
         'shows it, "-" reads it from standard input.',
     ),
-    _option(
-        "--header",
-        "headers",
-        multiple=True,
-        type=Lines(),
-        metavar="NAME: VALUE",
-        help="Header that overwrites the sender's, instead of those that were set; repeats. The variable has "
-        "one a line.",
-    ),
-    _option("--no-headers", is_flag=True, help="Remove all headers that were set."),
+    header_options(_option, "Header that overwrites the sender's"),
 )
 """What `create` and `set` have in common."""
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 
-from relay_tornado.cli.client import open_relay
-from relay_tornado.cli.logs import Past, nothing_found
+from relay_tornado.cli.logs import Past, print_events
 from relay_tornado.cli.options import Number, options_of, relay_options
-from relay_tornado.cli.output import note, print_page, when
+from relay_tornado.cli.output import note
 from relay_tornado.model import STATUSES
 
 _option = options_of("SEARCH")
@@ -35,22 +34,12 @@ def search(text: str, data: Path, as_json: bool, **params: Any) -> None:
     TEXT is terms with blanks between, each of which has to be there; one with blanks in it stands between double
     quotes. Case is ignored.
     """
-    arguments = {name: value for name, value in params.items() if value is not None}
-    with open_relay(data) as relay:
-        page = relay.call("logs.search", text=text, **arguments)
-        names = {} if as_json else {each["id"]: each["name"] for each in relay.call("bucket.list")}
-    rows = (
-        {
-            "ID": each["id"],
-            "RECEIVED": when(each["created_at"], seconds=True),
-            "BUCKET": names.get(each["bucket_id"], each["bucket_id"]),
-            "METHOD": each["method"],
-            "PATH": each["extra_path"],
-            "SIZE": str(each["size"]),
-            "STATUS": each["status"],
-        }
-        for each in page["data"]
+    page = print_events(
+        data,
+        "logs.search",
+        {"text": text, **params},
+        lambda each: {"PATH": each["extra_path"], "SIZE": str(each["size"]), "STATUS": each["status"]},
+        as_json,
     )
-    print_page(page, rows, nothing_found(params["since"], params["until"]), as_json)
     if not as_json and not page["complete"]:
         note("some older events were not looked at: they are not in the index (yet)")
