@@ -24,9 +24,7 @@ async def fetch(log: EventLog, ledger: Ledger, taken: Sequence[Taken], size: int
         run = _run(taken[len(found) :])
         first = run[0].seq
         try:
-            events = log.peek(bucket_id, first - 1, len(run), size)
-            if events is None:
-                events = await log.read(bucket_id, first - 1, len(run), size)
+            events = await log.read(bucket_id, first - 1, len(run), size)
         except CursorLost as lost:
             bounds = await log.bounds(bucket_id)
             if not ledger.live or run[0].generation != ledger.progress.generation:

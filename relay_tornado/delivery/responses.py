@@ -142,9 +142,7 @@ class Responses:
         if not goes.perhaps:
             return False
         try:
-            events = self._log.peek(bucket.id, seq - 1, 1, 1)
-            if events is None:
-                events = await self._log.read(bucket.id, seq - 1, 1, 1)
+            events = await self._log.read(bucket.id, seq - 1, 1, 1)
         except CursorLost:
             return True
         return all(goes.there(event) for event in events)
@@ -210,10 +208,7 @@ class Responses:
                 if found is not None:
                     self._end(waiter, client_answer(found.status_code, found.headers, found.body))
                     return
-            event = self._peek(waiter)
-            if event is None:
-                event = (await self._log.read(waiter.bucket_id, waiter.seq - 1, 1, 1))[0]
-            self._judge(waiter, event)
+            self._judge(waiter, (await self._log.read(waiter.bucket_id, waiter.seq - 1, 1, 1))[0])
         except (CursorLost, BucketGone, IndexError):
             # It is gone already, so nobody can get it any more.
             self._end(waiter, _nobody(waiter.id))
