@@ -134,6 +134,8 @@ async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, mon
         assert len(made._state.segments) > 1
         assert await look(made, world, "5-150-49") == [1200]
         assert await look(made, world, "0-0-49 ") == []
+        covered = made.covered("b")  # older ones are taken in again, where there is room
+        assert covered is not None
         assert await made.find("b", '"abc"', covered.low - 1, 1200, 1) is None
         assert made._writer is writer
         size = (tmp_path / file.NAME).stat().st_size
