@@ -193,7 +193,7 @@ class Session:
                 return (Unsubscribe(request),)
             case Ack() | Nak() as request:
                 return (Settle(request),)
-            case control.Problem(code, text):
+            case control.Problem(code, text, _):
                 return self._problem(code, text)
 
     def _subscribe(self, request: control.Subscribe) -> Effects:

@@ -258,7 +258,7 @@ def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subsc
         if content.message.startswith("since") and not content.message.startswith(("since.last:", "since.time:")):
             # The words of the WebSocket repeat what was sent.
             raise Invalid(f"there is no such position: {_POSITIONS}", "since")
-        raise Invalid(content.message, content.message.partition(":")[0].partition(".")[0], named=True)
+        raise Invalid(content.message, content.field, named=True)
     assert isinstance(content, control.Subscribe)
     rules = None if content.filter is None else compile_rules(content.filter, "filter")
     return content, None if rules is None or rules.every else rules

@@ -94,10 +94,12 @@ Message: TypeAlias = Auth | Subscribe | Unsubscribe | Respond | Ack | Nak | Pong
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a message can't be followed: the code and the words of an error frame."""
+    """Why a message can't be followed: the code and the words of an error frame. `field` is the part that they are
+    about, "" the whole."""
 
     code: Literal["invalid", "unknown_action"]
     message: str
+    field: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def parse(message: str | bytes) -> Incoming:
     try:
         return Incoming(action, extended, _content(action, document))
     except Invalid as error:
-        return Incoming(action, extended, Problem("invalid", str(error)))
+        return Incoming(action, extended, Problem("invalid", str(error), error.field))
 
 
 def _content(action: str, document: dict[str, Any]) -> Message | Problem:

@@ -98,6 +98,24 @@ async def test_what_can_not_be_followed_is_told(query: str, status: int, words: 
         assert not site.edge.site.sockets.count
 
 
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("since=yesterday", "since"),
+        ("since=%7B%22last%22%3A-1%7D", "since"),
+        ("max_body=many", "max_body"),
+        ("on_gap=stop", "on_gap"),
+        ("filter=x", "filter"),
+        ("since=%7B%22%5Cud800%22%3A%22latest%22%7D", None),
+    ],
+)
+@pytest.mark.gen_test
+async def test_a_refusal_names_the_parameter_that_it_is_about(query: str, field: str | None) -> None:
+    """And none where it is about all of them."""
+    async with here() as site, site.source(query) as source:
+        assert (source.status, source.error.get("field")) == (400, field)
+
+
 @pytest.mark.gen_test
 async def test_who_has_no_token_gets_nothing() -> None:
     """401, with a challenge that opens no window in a browser; a token without API access reads, as ever."""
