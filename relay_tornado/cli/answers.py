@@ -22,4 +22,7 @@ class _Answer(dict[str, Any]):
 
 def decode(text: bytes) -> Any:
     """The document. Raises ValueError."""
-    return json.loads(text, object_hook=_Answer)
+    try:
+        return json.loads(text, object_hook=_Answer)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

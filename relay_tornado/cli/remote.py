@@ -100,7 +100,7 @@ class Remote:
         try:
             document = json.loads(error.read())
             message = str(document["message"])
-        except (ValueError, KeyError, TypeError, OSError, HTTPException):
+        except (ValueError, RecursionError, KeyError, TypeError, OSError, HTTPException):
             raise Unavailable(f"{self.url} answers {error.code}, and not like a relay: is the URL right?") from None
         if error.code == 405 or message == _NO_PATH:
             raise Refused(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import sys
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +18,8 @@ LINES: Final = 60
 """Lines of a body that are shown on a terminal."""
 WIDTH: Final = 2_000
 """Characters of such a line."""
+
+_INDENTING: Final = json.JSONEncoder(ensure_ascii=False, indent=2)
 
 
 def document(event: EventData) -> Document:
@@ -115,10 +116,24 @@ def _body(event: EventData) -> list[str]:
         text = event.body.decode()
     except UnicodeDecodeError:
         return [f"({size_words(len(event.body))} that are no text)"]
-    with suppress(ValueError, RecursionError):
-        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    lines = text.splitlines()
+    try:
+        lines, count = _indented(text)
+    except (ValueError, RecursionError):
+        lines = text.splitlines()
+        count = len(lines)
     shown = [
         printable(line[:WIDTH].replace("\t", "    ")) + ("…" if len(line) > WIDTH else "") for line in lines[:LINES]
     ]
-    return shown + ([f"… {len(lines) - LINES} more lines"] if len(lines) > LINES else [])
+    return shown + ([f"… {count - LINES} more lines"] if count > LINES else [])
+
+
+def _indented(text: str) -> tuple[list[str], int]:
+    """JSON with each value on a line of its own: the lines that are shown, and how many there are; all of them may be a
+    thousand times as long as the text. Raises ValueError or RecursionError."""
+    begun: list[str] = []
+    breaks = 0
+    for piece in _INDENTING.iterencode(json.loads(text)):
+        if breaks < LINES:
+            begun.append(piece)
+        breaks += piece.count("\n")
+    return "".join(begun).split("\n"), breaks + 1

@@ -115,8 +115,11 @@ class EventData:
         return self.body.decode("utf-8", "replace")
 
     def json(self) -> Any:
-        """The body as JSON. Raises ValueError."""
-        return json.loads(self.body)
+        """The body as JSON. Raises ValueError, also where it is nested deeper than Python reads."""
+        try:
+            return json.loads(self.body)
+        except RecursionError:
+            raise ValueError("the body is nested too deeply") from None
 
 
 def _latin1(meta: Mapping[str, Any]) -> Sequence[Any]:

@@ -57,5 +57,5 @@ def _rejected(error: urllib.error.HTTPError) -> Rejected:
     try:
         document = json.loads(error.read())
         return Rejected(str(document.get("code", error.code)), str(document["message"]))
-    except (ValueError, KeyError, AttributeError, TypeError, OSError, HTTPException):
+    except (ValueError, RecursionError, KeyError, AttributeError, TypeError, OSError, HTTPException):
         return Rejected(str(error.code), f"PUT of the answer: {error.code} {error.reason}")

@@ -131,7 +131,7 @@ async def leads_here(place: Place) -> Finding:
         )
     try:
         found = json.loads(answer.body)["instance"] if answer.code == 200 else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         found = None
     if found is None:
         return Finding(

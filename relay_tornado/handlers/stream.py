@@ -253,7 +253,11 @@ def _subscription(arguments: Mapping[str, Sequence[str]]) -> tuple[control.Subsc
         document["max_body"] = int(document["max_body"][:18])
     if document.get("outputs") == "all":
         del document["outputs"]  # the default, which has no name on the WebSocket
-    content = control.parse(json.dumps({"action": "subscribe", **document})).content
+    try:
+        message = json.dumps({"action": "subscribe", **document})
+    except RecursionError:  # it takes more of the stack than to read what is nested
+        raise Invalid("filter and since: one of them is nested too deeply") from None
+    content = control.parse(message).content
     if isinstance(content, control.Problem):
         if content.message.startswith("since") and not content.message.startswith(("since.last:", "since.time:")):
             # The words of the WebSocket repeat what was sent.

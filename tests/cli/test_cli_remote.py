@@ -250,6 +250,8 @@ def saying(answer: bytes) -> Iterator[str]:
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not answer like a relay"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[", "broke off"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 200_000, "does not answer like a relay"),
+        (b"HTTP/1.1 503 Away\r\n\r\n" + b"[" * 200_000, "answers 503"),
         (b"HTTP/1.1 503 Away\r\nContent-Length: 100\r\n\r\n{", "answers 503"),
         (b"", "broke off"),
     ],

@@ -11,6 +11,7 @@ from relay_tornado.client import Backoff, Headers, subscribe
 from relay_tornado.client.address import parse_address
 from relay_tornado.client.intake import Intake
 from relay_tornado.client.messages import Malformed, decode, read_event
+from tests.client.peer import webhook
 from tests.client.world import run
 
 
@@ -125,7 +126,14 @@ def test_a_webhook_of_the_original_service() -> None:
     assert "caf" not in repr(event)
 
 
-@pytest.mark.parametrize("text", ["", "[", "[]", "3", b"\xff", "[" * 100_000])
+@pytest.mark.parametrize("body", ["", "{", "[" * 200_000])
+def test_a_body_that_is_no_json(body: str) -> None:
+    """Nor one that nobody could read to its end."""
+    with pytest.raises(ValueError, match=r"Expecting|nested too deeply"):
+        read_event(webhook("abcdefghijkl-1", body)).json()
+
+
+@pytest.mark.parametrize("text", ["", "[", "[]", "3", b"\xff", "[" * 200_000])
 def test_what_is_no_message_is_said(text: str | bytes) -> None:
     """It may have been an event."""
     with pytest.raises(Malformed, match="JSON"):

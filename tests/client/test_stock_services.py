@@ -156,13 +156,21 @@ def test_an_answer_that_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> Non
         run(main(silent.getsockname()[1]))
 
 
-@pytest.mark.parametrize("status", ["200 OK", "404 Not Found"])
-def test_an_answer_to_an_answer_that_breaks_off(status: str) -> None:
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ("200 OK\r\nContent-Length: 100\r\n\r\n{", OSError),
+        ("404 Not Found\r\nContent-Length: 100\r\n\r\n{", Rejected),
+        ("404 Not Found\r\n\r\n" + "[" * 200_000, Rejected),
+    ],
+    ids=["broken off", "refused and broken off", "refused in words that nobody reads"],
+)
+def test_an_answer_to_an_answer_that_can_not_be_read(answer: str, error: type[Exception]) -> None:
     """It is an error of the network, or the refusal that it began with."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"}")
-        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 100\r\n\r\n{{".encode())
+        writer.write(f"HTTP/1.1 {answer}".encode())
         writer.close()
 
     async def main() -> None:
@@ -170,7 +178,7 @@ def test_an_answer_to_an_answer_that_breaks_off(status: str) -> None:
         async with server, service(one_event) as url, at(url, extended=False) as events:
             answers_at(events, server.sockets[0].getsockname()[1])
             event = await anext(events)
-            with pytest.raises(OSError if status == "200 OK" else Rejected):
+            with pytest.raises(error):
                 await event.respond()
 
     run(main())

@@ -102,6 +102,7 @@ async def test_another_relay_answers() -> None:
     ("answer", "words"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", "no relay"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"[" * 200_000, "no relay"),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "502"),
         (b'HTTP/1.1 500 Error\r\nContent-Length: 18\r\n\r\n{"instance":"i-1"}', "500"),
         (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", "no relay"),

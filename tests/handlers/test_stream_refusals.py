@@ -98,6 +98,17 @@ async def test_what_can_not_be_followed_is_told(query: str, status: int, words: 
         assert not site.edge.site.sockets.count
 
 
+@pytest.mark.parametrize("depth", [500, 40_000, 100_000])
+@pytest.mark.gen_test
+async def test_what_is_nested_deep_is_refused(depth: int) -> None:
+    """Where it can be read, and where it can't be."""
+    async with here(max_header=1 << 20) as site:
+        for query in ("filter=" + '{"and":[' * depth + "]}" * depth, "since=" + '{"a":' * depth + "1" + "}" * depth):
+            async with site.source(query) as source:
+                assert source.status == 400
+                assert source.error["message"].startswith(("filter", "since"))
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
