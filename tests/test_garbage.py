@@ -60,6 +60,8 @@ for number in range(3_000_000):
     node = Node()
     node.itself = node
     kept.append(node)
+    if not gc.get_threshold()[2] and number % 100_000 == 0:
+        gc.collect()  # as behind a crowd: this Python begins no look at everything
     if number == 300_000:
         assert gc.get_freeze_count() > 100_000
         gone = [weakref.ref(node) for node in kept]
