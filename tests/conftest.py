@@ -40,7 +40,8 @@ pytest_plugins = ["pytest_tornado.plugin"]
 if os.environ.get("RELAY_TEST_LOOP") == "uvloop":
     import uvloop
 
-    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+    # A policy would say so, too, but for Python 3.14, which warns of it.
+    asyncio.new_event_loop = asyncio.events.new_event_loop = uvloop.new_event_loop
 
 # What a script begins with `&` ignores Ctrl-C, and so would every command that a test sends that to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -136,7 +136,7 @@ def test_secrets(tmp_path: Path) -> None:
 def test_memory(tmp_path: Path) -> None:
     """Wherever one allocation of a relay's fails: what was acknowledged is kept, and all goes on."""
     memory.needs_testcapi()
-    assert figures(memory.run(tmp_path, 150))["allocations that failed"] > 40
+    assert figures(memory.run(tmp_path, 150))["allocations that failed"] > 20
 
 
 def test_frames(tmp_path: Path) -> None:
