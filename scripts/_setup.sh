@@ -18,16 +18,29 @@ setup_is_current() {
     [ -f "$venv/stamp" ] && [ -x "$venv/bin/python" ] && [ "$(setup_stamp "$venv/bin/python")" = "$(cat "$venv/stamp")" ]
 }
 
-# Prints the first Python that fits: 3.11 to 3.13, able to make a virtual environment.
+# Whether every package of the lock is there for such a Python, so that no compiler is needed.
+setup_fits() {
+    case $1 in
+        3.11 | 3.12 | 3.13 | 3.14) ;;
+        *) return 1 ;;
+    esac
+}
+
+setup_version() {
+    "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2] + " (free-threaded)" * ("t" in sys.abiflags))' \
+        2>/dev/null
+}
+
+# Prints the first Python that fits and is able to make a virtual environment.
 setup_find_python() {
     old= bare=
-    for candidate in python3 python3.13 python3.12 python3.11; do
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
         command -v "$candidate" >/dev/null 2>&1 || continue
-        version=$("$candidate" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
-        case $version in
-            3.11 | 3.12 | 3.13) ;;
-            *) old="$old $candidate is $version;" && continue ;;
-        esac
+        version=$(setup_version "$candidate") || continue
+        if ! setup_fits "$version"; then
+            old="$old $candidate is $version;"
+            continue
+        fi
         if "$candidate" -I -c 'import ensurepip, venv' 2>/dev/null; then
             command -v "$candidate"
             return 0
@@ -37,7 +50,7 @@ setup_find_python() {
     if [ -n "$bare" ]; then
         setup_say "Python$bare is here without its venv module; on Debian or Ubuntu: apt-get install python3-venv"
     else
-        setup_say "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH.${old:+ (Found:${old%;}.)}"
+        setup_say "Python 3.11 to 3.14 is needed and none is on the PATH.${old:+ (Found:${old%;}.)}"
         setup_say "Install one, for example: apt-get install python3 python3-venv"
     fi
     return 1
@@ -45,7 +58,7 @@ setup_find_python() {
 
 # Whether .venv can be brought up to date as it is: a Python that fits, with pip, made where the clone lies now.
 setup_is_usable() {
-    "$venv/bin/python" -I -c 'import sys, pip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null &&
+    "$venv/bin/python" -I -c 'import pip' 2>/dev/null && setup_fits "$(setup_version "$venv/bin/python")" &&
         [ "$(cat "$venv/made-in" 2>/dev/null || echo "$root")" = "$root" ]
 }
 

@@ -121,8 +121,9 @@ def test_a_moved_clone_gets_a_new_venv(clone: Clone) -> None:
 
 
 def test_the_first_python_that_fits_is_taken(clone: Clone) -> None:
-    """One that is too old, too new or without venv is passed over."""
-    clone.python("python3", "3.9")
+    """One that is too new, free-threaded or without venv is passed over."""
+    clone.python("python3", "3.15")
+    clone.python("python3.14", "3.14 (free-threaded)")
     clone.python("python3.13", "3.13", no_venv=1)
     clone.python("python3.11", "3.11")
     run = clone.serve()
@@ -130,13 +131,28 @@ def test_the_first_python_that_fits_is_taken(clone: Clone) -> None:
     assert "bin/python3.11" in run.stderr
 
 
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
+def test_a_venv_of_a_python_that_fits_is_kept(clone: Clone, version: str) -> None:
+    """Of each supported version, also where what it is made of has changed; of another one it is made anew."""
+    clone.python("python3", version)
+    assert "making .venv" in clone.serve().stderr
+    with (clone.root / "setup.cfg").open("a") as file:
+        file.write("# newer\n")
+    run = clone.serve()
+    assert "making .venv" not in run.stderr
+    assert clone.installs() == 1
+    clone.python("../clone/.venv/bin/python", "3.15")
+    assert "making .venv" in clone.serve().stderr
+
+
 def test_no_python_that_fits(clone: Clone) -> None:
     """The message says what was found, what is needed and how to get it."""
     clone.python("python3", "3.9")
+    clone.python("python3.14", "3.14 (free-threaded)")
     run = clone.serve()
     assert run.returncode == 1
-    assert "Python 3.11, 3.12 or 3.13 is needed" in run.stderr
-    assert "python3 is 3.9" in run.stderr
+    assert "Python 3.11 to 3.14 is needed" in run.stderr
+    assert "(Found: python3 is 3.9; python3.14 is 3.14 (free-threaded).)" in run.stderr
     assert "apt-get install" in run.stderr
 
 
