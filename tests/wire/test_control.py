@@ -334,6 +334,20 @@ MESSAGES = st.builds(
 )
 
 
+@pytest.mark.parametrize("depth", [500, 30_000, 200_000])
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"and":[', "]}")], ids=["lists", "rules"])
+def test_a_field_that_is_nested_deep(opening: str, closing: str, depth: int) -> None:
+    """Whether it can be read or not, it is none of a field's values, but for a filter's: that is judged elsewhere."""
+    nested = opening * depth + '"\\u0041"' + closing * depth
+    for action in ("auth", "subscribe", "unsubscribe", "respond", "ack", "nak", "other"):
+        for field in FIELDS:
+            content = parse(f'{{"action":"{action}","{field}":{nested}}}').content
+            if isinstance(content, Problem):
+                assert len(content.message) < 300
+            else:
+                assert isinstance(content, Auth | Subscribe | Unsubscribe)
+
+
 @given(st.one_of(MESSAGES.map(json.dumps), JSON.map(json.dumps), st.text()))
 def test_nothing_raises(text: str) -> None:
     """Whatever a client sends is a message or a problem, and what comes back can be sent."""
