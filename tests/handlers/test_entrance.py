@@ -94,7 +94,7 @@ async def test_who_speaks_no_tls_is_told(certificate: Certificate, tls: ssl.SSLC
     """Plain HTTP on the port gets words, noise gets nothing, and neither disturbs the next."""
     async with edge(entrance=Entrance(certificate)) as site:
         async with Raw(site.port) as sender:
-            reply = await sender.ask(request(URL, b"x"))
+            reply = await sender.ask(request(URL, method=b"GET"))  # OpenSSL 3.5.5 knows no POST, and sends an alert
             assert reply.status == 400
             assert b"This port speaks HTTPS" in reply.body
         async with Raw(site.port) as sender:
