@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Callable
 
 from tornado.ioloop import IOLoop
 
@@ -21,7 +22,9 @@ _READ_SIZE = 32 << 10
 class Lingering:
     """Reads what still comes on these connections and drops it, for up to `TIME` seconds and `BYTES` bytes each."""
 
-    def __init__(self) -> None:
+    def __init__(self, closed: Callable[[], None]) -> None:
+        """`closed` is called when one is closed."""
+        self._told = closed
         self._loop = IOLoop.current()
         self._left: dict[socket.socket, int] = {}
         self._deadlines: dict[socket.socket, float] = {}
@@ -77,3 +80,4 @@ class Lingering:
         del self._left[connection], self._deadlines[connection]
         self._loop.remove_handler(connection)
         connection.close()
+        self._told()

@@ -105,7 +105,8 @@ class Listener:
         self.connections: set[Connection | DirectConnection] = set()
         self._arriving: deque[_Arrival] = deque()
         self._welcoming = False
-        self.lingering = Lingering()
+        self._closed = asyncio.Event()
+        self.lingering = Lingering(self._closed.set)
         self.limit = _limit(settings)
         self._delegate = delegate
         self._address = settings.host, settings.port
@@ -123,7 +124,6 @@ class Listener:
         times = settings.idle_timeout, settings.head_timeout, settings.body_timeout
         self._interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
         self._sweeper: asyncio.TimerHandle | None = None
-        self._closed = asyncio.Event()
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
@@ -149,8 +149,8 @@ class Listener:
         self._closed.set()
 
     async def drained(self) -> None:
-        """Returns once no connection is open."""
-        while self.connections or self._arriving:
+        """Returns once no connection is open, and none lingers."""
+        while self.connections or self._arriving or self.lingering:
             self._closed.clear()
             await self._closed.wait()
 

@@ -17,7 +17,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProt
 
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.base import JsonHandler
-from relay_tornado.handlers.connection import Connection
+from relay_tornado.handlers.connection import Connection, TlsConnection
 from relay_tornado.handlers.conversation import Conversation
 from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.model import KIB
@@ -84,6 +84,9 @@ class _Protocol(WebSocketProtocol13):
             and not 3000 <= code < 5000
         ):
             code, reason = CloseCode.PROTOCOL_ERROR, "no close frame has such a code"
+        if self.client_terminated and isinstance(self.stream, TlsConnection):
+            # Behind a client's close frame comes what its TLS says at its end.
+            self.stream.linger()
         if self.client_terminated and not self.server_terminated and isinstance(self.stream, Connection):
             # Tornado would close the stream at once, and drop what is still to leave, the close frame with it. As if
             # the relay closed: Tornado's own time for that bounds it.

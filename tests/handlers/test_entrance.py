@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import ssl
@@ -23,7 +24,7 @@ from relay_tornado.proxy import ProxyTrust
 from relay_tornado.tls import Certificate
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
-from tests.handlers.sockets import HANDSHAKE, Client
+from tests.handlers.sockets import HANDSHAKE, Client, masked
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("transport")
@@ -87,6 +88,27 @@ async def test_refusals_are_read_over_tls(certificate: Certificate, tls: ssl.SSL
             assert (await sender.ask(b"garbage\r\n\r\n")).status == 400
         async with Raw(site.port, tls=tls) as sender:
             assert (await sender.ask(request(URL, headers=b"X: " + b"a" * 100_000 + b"\r\n"))).status == 431
+
+
+@pytest.mark.parametrize("stops", [False, True], ids=["refused", "stopped"])
+@pytest.mark.gen_test
+async def test_a_closed_socket_is_not_reset_by_what_tls_says_at_its_end(
+    certificate: Certificate, tls: ssl.SSLContext, stops: bool
+) -> None:
+    """A client whose library sends more than its close frame, as TLS itself does, would have 1006 for the code that it
+    was told; also where the relay stops."""
+    async with edge(entrance=Entrance(certificate)) as site, Raw(site.port, tls=tls) as client:
+        client.send(HANDSHAKE)
+        await client.reader.readuntil(b"\r\n\r\n")
+        stopping = asyncio.ensure_future(site.site.stop()) if stops else None
+        if not stops:
+            client.send(masked({"action": "auth"}))
+        frames = await client.reader.readuntil(b"\x03\xe9" if stops else b"\x0f\xa1")
+        # In TLS records of their own, which are not read with the frame.
+        client.send(b"\x88\x82\0\0\0\0" + frames[-2:] + bytes(100_000))
+        await client.closed()
+        if stopping is not None:
+            await stopping
 
 
 @pytest.mark.gen_test

@@ -20,7 +20,8 @@ def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEvent
     """Also with more unread on it than is read at a time. (Nobody looks at its time here.)"""
 
     async def check() -> None:
-        lingering = Lingering()
+        closed = asyncio.Event()
+        lingering = Lingering(closed.set)
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = socket.create_connection(listening.getsockname())
             connection, _ = listening.accept()
@@ -29,7 +30,8 @@ def test_one_that_is_reset_goes_at_once(loop: Callable[[], asyncio.AbstractEvent
         client.sendall(b"x" * sent)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
-        await until(lambda: not len(lingering))
+        await until(closed.is_set)
+        assert not lingering
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(check())

@@ -162,6 +162,20 @@ async def test_a_drain_ends() -> None:
 
 
 @pytest.mark.gen_test
+async def test_a_drain_waits_for_who_reads_last_words() -> None:
+    """Who was refused, and whose connection only lingers, is not reset by the end either."""
+    async with edge() as site, Raw(site.port) as refused:
+        listener = site.site.listener
+        assert (await refused.ask(b"garbage\r\n\r\n")).status == 400
+        await until(lambda: listener.lingering and not listener.connections)
+        drained = asyncio.create_task(listener.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+        refused.writer.close()
+        await asyncio.wait_for(drained, 60)
+
+
+@pytest.mark.gen_test
 async def test_sockets_have_no_deadline() -> None:
     """The times for heads and bodies are not those of a WebSocket: it outlives connections that came after it."""
     async with AsyncExitStack() as stack:
