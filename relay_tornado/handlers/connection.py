@@ -401,9 +401,14 @@ class Connection(IOStream):
             if isinstance(exc_info, UnsatisfiableReadError) and not self.busy:
                 self._linger = True
                 self.write(self._limits.head_too_long.encode(CLOSE))
+            if not self.writing():
+                self._take_leave()
             if self._linger and not self.closed():
                 self._owner.lingering.add(self.socket)
         super().close(exc_info)
+
+    def _take_leave(self) -> None:
+        """Everything has left that was written, and the connection is closed next."""
 
     def close_fd(self) -> None:
         super().close_fd()
@@ -430,6 +435,11 @@ class TlsConnection(Connection, SSLIOStream):
         if isinstance(exc_info, ssl.SSLError) and exc_info.reason == "HTTP_REQUEST" and not self.closed():
             self._owner.lingering.add(self.socket, _NOT_TLS)
         super().close(exc_info)
+
+    def _take_leave(self) -> None:
+        """Says so: what ends without a word may have been cut, and some clients take it for that."""
+        with suppress(OSError, ValueError):
+            self.socket.unwrap()
 
     def _end_sending(self) -> None:
         """Nothing: half of a TLS connection can't be closed. The deadline that is set already ends it."""

@@ -23,7 +23,7 @@ from relay_tornado.model import MIB, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.tls import Certificate
 from tests.handlers.edge import URL, edge
-from tests.handlers.raw import Raw, request
+from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, masked
 from tests.waiting import until
 
@@ -88,6 +88,33 @@ async def test_refusals_are_read_over_tls(certificate: Certificate, tls: ssl.SSL
             assert (await sender.ask(b"garbage\r\n\r\n")).status == 400
         async with Raw(site.port, tls=tls) as sender:
             assert (await sender.ask(request(URL, headers=b"X: " + b"a" * 100_000 + b"\r\n"))).status == 431
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (request(b"/healthz", b"", b"Connection: close\r\n", b"GET"), b"200"),
+        (request(URL, b"x", b"Connection: close\r\n"), b"200"),
+        (b"garbage\r\n\r\n", b"400"),
+        (request(URL, headers=b"X: " + b"a" * 100_000 + b"\r\n"), b"431"),
+    ],
+    ids=["rest", "webhook", "malformed", "too long"],
+)
+@pytest.mark.gen_test
+async def test_tls_ends_with_its_own_word(
+    certificate: Certificate, tls: ssl.SSLContext, sent: bytes, status: bytes
+) -> None:
+    """Behind the last answer, for clients that take an end without it for a cut (RFC 8446, 6.1)."""
+
+    def read_to_the_end(port: int) -> bytes:
+        plain = socket.create_connection(("127.0.0.1", port), TIMEOUT)
+        with tls.wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False) as secure:
+            secure.sendall(sent)
+            return b"".join(iter(lambda: secure.recv(1 << 16), b""))
+
+    async with edge(entrance=Entrance(certificate)) as site:
+        answer = await asyncio.to_thread(read_to_the_end, site.port)
+    assert answer.startswith(b"HTTP/1.1 " + status)
 
 
 @pytest.mark.parametrize("stops", [False, True], ids=["refused", "stopped"])
