@@ -1,4 +1,5 @@
-// The relay's public interface (docs/rest.md), with the session's cookie. Nothing here has a way of its own.
+// The relay's public interface (docs/rest.md), with the session's cookie. Nothing here has a way of its own. The browser's other tabs have the same
+// cookie: they are told who is signed in, and what was changed.
 import { signal } from "./lib.js";
 
 /** Who is signed in: undefined until it is known, null for nobody, else what GET /ui/session answered. */
@@ -6,6 +7,22 @@ export const session = signal(undefined);
 
 /** Why nobody is signed in, where that is not by one's own doing; "" else. */
 export const signedOut = signal("");
+
+/** Grows when another tab made, changed or deleted a bucket, an input, an output or a token. */
+export const changed = signal(0);
+
+const SESSION = "/ui/session";
+const CHANGES = /^\/v1\/(bins|buckets|tokens)(\/[^/]+(\/(inputs|outputs|rotate)(\/[^/]+)?)?)?$/;
+const ENDED = "You were signed out: the session has ended, or its token was revoked or has expired.";
+const AGAIN = 2_000;
+
+/** What is said there: "in" where one signed in, "out" by one's own doing, "ended" where the relay said so, "changed". */
+const tabs = new BroadcastChannel("relay");
+
+function end(why) {
+  signedOut.value = why;
+  session.value = null;
+}
 
 const CLOCKS_AGREE = 60_000;
 const SLACK = 3_000;
@@ -54,10 +71,13 @@ export async function ask(method, path, { query, body, signal: abort, unreached 
   } catch {
     document = { message: `The relay answered ${response.status} with something that is no JSON.` };
   }
-  if (response.ok) return document;
+  if (response.ok) {
+    if (method !== "GET" && CHANGES.test(path)) tabs.postMessage("changed");
+    return document;
+  }
   if (response.status === 401 && session.value) {
-    signedOut.value = "You were signed out: the session has ended, or its token was revoked or has expired.";
-    session.value = null;
+    end(ENDED);
+    if (path !== SESSION) tabs.postMessage("ended");
   }
   throw new ApiError(response.status, document);
 }
@@ -73,7 +93,7 @@ export const v1 = (...parts) => `/v1/${parts.map(encodeURIComponent).join("/")}`
 /** Asks who is signed in. */
 export async function who() {
   try {
-    session.value = await get("/ui/session");
+    session.value = await get(SESSION);
   } catch (error) {
     if (error.status === 401 || error.status === 404) session.value = null;
     else throw error;
@@ -82,12 +102,33 @@ export async function who() {
 
 /** Signs in with a token's secret or with a one-time code. */
 export async function signIn(credentials) {
-  session.value = await ask("POST", "/ui/session", { body: credentials, unreached: "" });
+  session.value = await ask("POST", SESSION, { body: credentials, unreached: "" });
   signedOut.value = "";
+  tabs.postMessage("in");
 }
 
 export async function signOut() {
-  await remove("/ui/session");
-  session.value = null;
-  signedOut.value = "";
+  await remove(SESSION);
+  end("");
+  tabs.postMessage("out");
 }
+
+/** Who is signed in by what another tab did; asked again while the relay does not say. */
+async function whoNow() {
+  try {
+    await who();
+    if (session.peek()) signedOut.value = "";
+  } catch {
+    setTimeout(whoNow, AGAIN);
+  }
+}
+
+tabs.onmessage = ({ data }) => {
+  if (data === "changed") changed.value += 1;
+  else if (data === "in" && document.querySelector(".signin input")?.value) {
+    // Whoever types a secret here goes on with that.
+    signedOut.value = "You are signed in in another tab. Reload this page to go on as there, or sign in here for all tabs.";
+  } else if (data === "in") whoNow();
+  else if (session.peek() && data === "out") end("You signed out in another tab.");
+  else if (session.peek()) whoNow();
+};

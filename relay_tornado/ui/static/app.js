@@ -109,7 +109,8 @@ function App() {
   if (session.value === undefined) return html`<p class="starting">${error ? error.message : "Loading…"}</p>`;
   if (session.value === null) return html`<main><${SignIn} /></main><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
   return html`<a class="skip" href="#main">Skip to the content</a>
-    <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page} /></main>
+    <div class="frame"><${Rail} entry=${found(place.value.path)?.entry} /><main id="main" tabindex="-1"><${Page}
+        key=${session.value.key} /></main>
       ${narrow.value && html`<footer class="below"><${Foot} /></footer>`}</div><${ShownOnce} key="secret" /><${Toasts} key="toasts" />`;
 }
 

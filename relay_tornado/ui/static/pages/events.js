@@ -117,7 +117,7 @@ function leave(entry, list) {
 export default function Events({ bucket, query }) {
   const wide = useWide();
   const filter = filterOf(query);
-  const about = JSON.stringify([bucket.id, filter]);
+  const about = JSON.stringify([session.peek()?.key, bucket.id, filter]);
   const entry = useMemo(() => place.peek().entry, [query]);
   const [before] = useState(() => (left.get(entry)?.about === about ? left.get(entry) : null));
   const live = useMemo(() => (before?.about === about ? before.live : new Live(bucket.id, filter)), [about]);

@@ -1,6 +1,6 @@
 // Small parts that every page uses. Text from outside is always a child or an attribute, never markup.
 import { computed, html, signal, useEffect, useLayoutEffect, useRef, useState } from "../lib.js";
-import { ahead } from "../api.js";
+import { ahead, changed } from "../api.js";
 import { exactly, moment } from "./zone.js";
 
 // numbers and times
@@ -268,7 +268,7 @@ export function useTitle(name) {
   }, [name]);
 }
 
-/** Loads something, again every `every` seconds while the page is looked at, and again where the relay can't be reached: [value, error, again]. */
+/** Loads something, again every `every` seconds while one looks, where another tab changed something or the relay is away: [value, error, again]. */
 export function useLoaded(load, { every = 0, on = [] } = {}) {
   const [state, setState] = useState({ value: undefined, error: null });
   const [turn, setTurn] = useState(0);
@@ -294,6 +294,6 @@ export function useLoaded(load, { every = 0, on = [] } = {}) {
       abort.abort();
       clearTimeout(timer);
     };
-  }, [turn, ...on]);
+  }, [turn, changed.value, ...on]);
   return [state.value, state.error, () => setTurn((before) => before + 1)];
 }
