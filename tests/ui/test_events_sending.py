@@ -102,7 +102,7 @@ def test_to_a_url_an_output_and_a_consumer(events: Page, watch: Watch, sender: S
         assert sender.events()[1]["target"] == 1
         assert given().startswith(sender.events()[1]["id"])
         dialog.get_by_label("One consumer").check()
-        expect(dialog.get_by_label("Consumer", exact=True)).to_have_value("client:billing")
+        expect(dialog.get_by_label("Consumer", exact=True)).to_have_value("billing")
         dialog.get_by_role("button", name="Send once more").click()
         expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
         assert given().startswith(event["id"])

@@ -7,9 +7,6 @@ const FULL_WAIT = 1000;
 
 export const seqOf = (id) => Number(String(id).split("-")[1]);
 
-/** The path's name of a consumer. */
-export const consumerName = ({ kind, name }) => `${kind}:${name}`;
-
 const pause = (milliseconds, abort) => new Promise((resolve, reject) => {
   const timer = setTimeout(resolve, milliseconds);
   abort.addEventListener("abort", () => {

@@ -2,6 +2,7 @@
 import { html, useEffect, useRef } from "../lib.js";
 import { get, v1 } from "../api.js";
 import { Badge, Empty, Loaded, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
+import { behind, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { Hour } from "../parts/spark.js";
@@ -21,7 +22,8 @@ const TABS = [
 const GONE = new Error("This bucket is not there any more: it was deleted, or your token does not have it any more.");
 
 /** How the bucket stands, in one line. */
-function Standing({ standing, outputs }) {
+function Standing({ standing, bucket }) {
+  const [, tokens] = useNames(behind(standing ? [standing] : []).filter(({ kind }) => kind === "token"));
   if (!standing) return null;
   const { rate, events, first, head, bytes: size, newest_at: newest, subscribers, lag } = standing;
   return html`<dl class="standing">
@@ -29,7 +31,7 @@ function Standing({ standing, outputs }) {
     <div><dt>Kept</dt><dd title=${events ? `events ${number(first)} to ${number(head)}` : ""}>${number(events)} · ${bytes(size)}</dd></div>
     <div><dt>Newest</dt><dd>${head ? `${number(head)}, ` : ""}<${Time} at=${newest} /></dd></div>
     <div><dt>Subscribers</dt><dd>${number(subscribers)}</dd></div>
-    ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} outputs=${outputs} /></dd></div>`}
+    ${lag && html`<div><dt>Furthest behind</dt><dd><${Lag} lag=${lag} bucket=${bucket} tokens=${tokens} /></dd></div>`}
   </dl>`;
 }
 
@@ -66,7 +68,7 @@ export default function BucketPage({ bucket: reference, tab: wanted = "events", 
         ${bucket.expires_at && html`<a href=${bucketLink(bucket, "settings")}><${Badge} kind="warn">deleted <${Time} at=${bucket.expires_at} /><//>
           </a>`}</span></div>
     <${Problem} error=${error?.status === 404 ? GONE : error} retry=${again} />
-    <${Standing} standing=${status?.buckets.find(({ id }) => id === bucket.id)} outputs=${bucket.outputs} />
+    <${Standing} standing=${status?.buckets.find(({ id }) => id === bucket.id)} bucket=${bucket} />
     <nav class="tabs" ref=${tabs} aria-label=${`Parts of ${bucket.name}`}>${TABS.map(([name, text]) => html`<a key=${name}
         href=${bucketLink(bucket, name)} aria-current=${name === wanted ? "page" : undefined}>${text}
       ${count[name] > 1 && html` <span class="soft">${number(count[name])}</span>`}${unsaved(`${bucket.id}/${name}`) && html`<span class="unsaved"

@@ -2,6 +2,7 @@
 import { html, useState } from "../lib.js";
 import { get, session } from "../api.js";
 import { Badge, Button, Empty, Problem, Time, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { behind, called, referred, useNames } from "../parts/called.js";
 import { unsaved } from "../parts/form.js";
 import { bucketLink } from "../parts/names.js";
 import { Hour } from "../parts/spark.js";
@@ -29,34 +30,33 @@ function compare(left, right) {
   return left === right ? 0 : left < right ? -1 : 1;
 }
 
-/** The slowest consumer: its name, and how far it is behind. `outputs` are the bucket's, for their names. */
-export function Lag({ lag, outputs = [] }) {
+/** The slowest consumer: its name, and how far it is behind. `bucket` and `tokens` are for its name. */
+export function Lag({ lag, bucket, tokens }) {
   if (!lag) return html`<span class="soft">–</span>`;
   if (!lag.events) return html`<span class="soft">up to date</span>`;
-  const [, n] = /^output:(\d+)$/.exec(lag.consumer) ?? [];
-  const name = outputs.find((output) => String(output.number) === n)?.name ?? lag.consumer;
+  const name = called(referred(lag.consumer), bucket, tokens);
   return html`<span class="lag"><span class="cut" title=${name}>${name}</span>
     <${Badge} kind=${lag.seconds > 60 ? "warn" : ""}>${number(lag.events)} · ${duration(lag.seconds)}<//></span>`;
 }
 
-function Row({ bucket }) {
-  const behind = bucket.lag?.events;
+function Row({ bucket, document, tokens }) {
+  const left = bucket.lag?.events;
   const kept = bucket.events ? `${number(bucket.first)} to ${number(bucket.head)}` : "";
   return html`<tr>
     <td class="name"><a href=${bucketLink(bucket)}>${bucket.name}</a>${bucket.ephemeral && html` <${Badge}>ephemeral<//>`}
       ${bucket.description && html`<span class="soft small about">${bucket.description}</span>`}
-      <span class="soft small narrow">${number(bucket.events)} kept, ${bytes(bucket.bytes)}${behind ? html`<span class="narrower">, ${number(behind)} behind</span>` : ""}</span></td>
+      <span class="soft small narrow">${number(bucket.events)} kept, ${bytes(bucket.bytes)}${left ? html`<span class="narrower">, ${number(left)} behind</span>` : ""}</span></td>
     <td><${Hour} rate=${bucket.rate} /></td>
     <td class=${bucket.events ? "num wide size" : "num wide size soft"} title=${kept}>${number(bucket.events)}<span class="soft small about">${kept}</span></td>
     <td class=${bucket.bytes ? "num wide size" : "num wide size soft"}>${bytes(bucket.bytes)}</td>
     <td class="wide"><${Time} at=${bucket.newest_at} /></td>
     <td class=${bucket.subscribers ? "num wide" : "num wide soft"}>${number(bucket.subscribers)}</td>
-    <td class="wide"><${Lag} lag=${bucket.lag} /></td>
+    <td class="wide"><${Lag} lag=${bucket.lag} bucket=${document} tokens=${tokens} /></td>
     <td class="wide">${bucket.expires_at ? html`<${Time} at=${bucket.expires_at} />` : html`<span class="soft">–</span>`}</td>
   </tr>`;
 }
 
-function Table({ buckets }) {
+function Table({ buckets, documents, tokens }) {
   const [[column, down], setOrder] = useState(["name", false]);
   const [, , by] = COLUMNS.find(([name]) => name === column);
   const sorted = [...buckets].sort((left, right) => (down ? -1 : 1) * compare(by(left), by(right)) || compare(left.name, right.name));
@@ -65,7 +65,8 @@ function Table({ buckets }) {
         aria-sort=${name === column ? (down ? "descending" : "ascending") : undefined}>
       <button type="button" class="sort" onClick=${() => setOrder([name, name === column ? !down : most])}>${text}<span
           aria-hidden="true">${name === column ? (down ? " ↓" : " ↑") : ""}</span></button></th>`)}</tr></thead>
-    <tbody>${sorted.map((bucket) => html`<${Row} key=${bucket.id} bucket=${bucket} />`)}</tbody>
+    <tbody>${sorted.map((bucket) => html`<${Row} key=${bucket.id} bucket=${bucket} tokens=${tokens}
+        document=${documents.find(({ id }) => id === bucket.id)} />`)}</tbody>
   </table></div>`;
 }
 
@@ -85,6 +86,7 @@ export default function Buckets() {
   const [wanted, setWanted] = useState("");
   const buckets = status?.buckets ?? [];
   const text = wanted.trim().toLowerCase();
+  const [documents, tokens] = useNames(behind(buckets));
   const shown = text ? buckets.filter(({ name, description, id }) => `${name}\n${description}\n${id}`.toLowerCase().includes(text)) : buckets;
   const make = () => setMaking(true);
   return html`<div class="head"><h1>Buckets ${buckets.length > 1 && html`<span class="soft count">${number(buckets.length)}</span>`}</h1>
@@ -93,7 +95,7 @@ export default function Buckets() {
       ${session.value.administrator && (buckets.length > 0 || unsaved("bucket/new")) && html`<${Button} kind="first"
           onPress=${make}>New bucket<//>`}</div>
     <${Problem} error=${error} retry=${again} />
-    ${status && (buckets.length ? shown.length ? html`<${Table} buckets=${shown} />` : html`<${Empty} title="No bucket like that">
+    ${status && (buckets.length ? shown.length ? html`<${Table} buckets=${shown} documents=${documents} tokens=${tokens} />` : html`<${Empty} title="No bucket like that">
       <p>None of ${number(buckets.length)} has “${wanted.trim()}” in its name, description or id.</p><//>` : html`<${None} make=${make} />`)}
     ${making && html`<${NewBucket} onClose=${() => setMaking(false)} onMade=${(bucket) => go(bucketLink(bucket, "connect"))} />`}`;
 }

@@ -31,7 +31,7 @@ async function each(items, load) {
 async function everything(chosen, abort) {
   const [status, clients, buckets, tokens] = await Promise.all([
     get(v1("status"), {}, abort), get(v1("connected-clients"), {}, abort), get(v1("buckets"), {}, abort),
-    session.value.administrator ? get(v1("tokens"), {}, abort) : [],
+    session.value.administrator ? get(v1("tokens"), {}, abort) : [session.value],
   ]);
   const asked = chosen ? buckets.filter(({ name }) => name === chosen) : buckets.length > MOST ? [] : buckets;
   const consumers = (await each(asked, ({ id }) => get(v1("buckets", id, "consumers"), {}, abort))).flat().filter(Boolean);

@@ -3,6 +3,7 @@ import { html, useMemo } from "../lib.js";
 import { get, session, v1 } from "../api.js";
 import { go, link } from "../router.js";
 import { Problem, bytes, duration, number, useLoaded } from "../parts/basic.js";
+import { behind, called, referred, useNames } from "../parts/called.js";
 import { bucketLink } from "../parts/names.js";
 import { BYTES, COUNT, LATENCY, Plot, RATE, last, written } from "../parts/plot.js";
 
@@ -52,6 +53,8 @@ const slowest = (buckets) => buckets.filter(({ lag }) => lag).sort((a, b) => b.l
 function Tiles({ status, data, span }) {
   const { buckets } = status;
   const slow = slowest(buckets);
+  const [documents, tokens] = useNames(slow ? behind([slow]) : []);
+  const name = () => called(referred(slow.lag.consumer), documents.find(({ id }) => id === slow.id), tokens);
   const minute = total(buckets.map(({ rate }) => rate.at(-2)));
   const subscribers = total(buckets.map((bucket) => bucket.subscribers));
   const now = (name) => last(data.series[name]);
@@ -64,7 +67,7 @@ function Tiles({ status, data, span }) {
     <${Tile} label="Subscribers" value=${number(data ? now("subscribers") ?? subscribers : subscribers)} note=${`${
       number(buckets.length)} buckets`} />
     <${Tile} label="Lag" value=${number(slow?.lag.events ?? 0)} kind=${slow?.lag.events > 1000 ? "warned" : ""}
-      note=${slow?.lag.events ? html`events: ${slow.lag.consumer} of <a href=${bucketLink(slow, "consumers")}>${slow.name}</a>` : "no consumer is behind"} />
+      note=${slow?.lag.events ? html`events: ${name()} of <a href=${bucketLink(slow, "consumers")}>${slow.name}</a>` : "no consumer is behind"} />
     ${data && html`<${Tile} label="Disk left" value=${bytes(now("disk_free"))} note=${`${
       bytes(total(buckets.map((bucket) => bucket.bytes)))} of events`} />
       <${Tile} label=${`Errors, last ${span}`} value=${number(wrong)} kind=${wrong ? "failed" : ""} note=${wrong ? `most: ${

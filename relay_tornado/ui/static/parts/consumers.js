@@ -2,23 +2,17 @@
 import { html, useState } from "../lib.js";
 import { get, remove, v1 } from "../api.js";
 import { Badge, Button, Confirm, Empty, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
+import { called, consumerPath, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
 import { COUNT, Plot } from "./plot.js";
-import { Seek, consumerPath, reference } from "./seek.js";
+import { Seek } from "./seek.js";
 import { StayBehind } from "./staybehind.js";
 
 export const EVERY = 5;
 
 const KINDS = { client: "client", token: "token", output: "output" };
 const ACKS = { explicit: "acked one by one", receipt: "moved by receipts", forward: "the relay sends" };
-
-/** What a person calls a consumer: an output and a token by their own names, where they are known. */
-export function consumerName({ kind, name }, bucket, tokens) {
-  if (kind === "output") return bucket?.outputs?.find(({ number: n }) => String(n) === name)?.name || `output ${name}`;
-  if (kind === "token") return tokens?.find(({ key }) => key === name)?.description || name;
-  return name;
-}
 
 /** The lag of one consumer over the last hour, or day. */
 function Lag({ consumer, title }) {
@@ -75,7 +69,7 @@ const keyOf = ({ bucket_id, kind, name }) => `${bucket_id} ${kind} ${name}`;
 export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = false, again }) {
   const [open, setOpen] = useState("");
   const [action, setAction] = useState(null);
-  const titled = (consumer) => consumerName(consumer, buckets.find(({ id }) => id === consumer.bucket_id), tokens);
+  const titled = (consumer) => called(consumer, buckets.find(({ id }) => id === consumer.bucket_id), tokens);
   const looked = consumers.find((each) => keyOf(each) === open);
   const act = (consumer) => (what) => {
     if (what === "lag") setOpen(open === keyOf(consumer) ? "" : keyOf(consumer));
@@ -108,6 +102,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
 export function Consumers({ bucket }) {
   const id = bucket.id ?? bucket;
   const [consumers, error, again] = useLoaded((abort) => get(v1("buckets", id, "consumers"), {}, abort), { every: EVERY, on: [id] });
+  const [, tokens] = useNames(consumers?.filter(({ kind }) => kind === "token"));
   const [loaded] = useLoaded(async (abort) => (bucket.id ? bucket : get(v1("buckets", id), {}, abort)), { on: [bucket] });
   return html`<${Problem} error=${error} retry=${again} />
     ${!consumers && !error && html`<p class="starting">Loading…</p>`}
@@ -115,5 +110,6 @@ export function Consumers({ bucket }) {
       <p>The relay keeps no position in this bucket. It does for clients that subscribe with <code>"consumer": "NAME"</code>,
         for durable tokens, and for public outputs.</p><//>`}
     ${consumers && loaded?.ephemeral && html`<${StayBehind} consumers=${consumers} />`}
-    ${consumers?.length > 0 && html`<${ConsumerTable} consumers=${consumers} buckets=${loaded ? [loaded] : []} again=${again} />`}`;
+    ${consumers?.length > 0 && html`<${ConsumerTable} consumers=${consumers} buckets=${loaded ? [loaded] : []} tokens=${tokens}
+      again=${again} />`}`;
 }

@@ -3,7 +3,7 @@ import { html, useEffect, useState } from "../lib.js";
 import { get, post, remove } from "../api.js";
 import { link } from "../router.js";
 import { Badge, Button, Confirm, Dialog, Problem, Time, number, tell } from "./basic.js";
-import { consumerPath } from "./seek.js";
+import { consumerPath } from "./called.js";
 
 const PAGE = 100;
 /** As many ids as fit a URL well. */

@@ -1,16 +1,11 @@
 // Moving a consumer: where to, and before it is done what it will repeat or skip.
 import { html, useEffect, useRef, useState } from "../lib.js";
-import { post, v1 } from "../api.js";
+import { post } from "../api.js";
 import { Button, Dialog, Problem, number, tell } from "./basic.js";
+import { consumerPath } from "./called.js";
 import { zone } from "./zone.js";
 
 const PAUSE = 250;
-
-/** What REST calls a consumer in its bucket. */
-export const reference = ({ kind, name }) => (kind === "client" && !/^(client|token|output):/.test(name) ? name : `${kind}:${name}`);
-
-/** The place of a consumer in REST. */
-export const consumerPath = (consumer, ...rest) => v1("buckets", consumer.bucket_id, "consumers", reference(consumer), ...rest);
 
 /** A datetime-local's value, in the browser's time zone. */
 function local(seconds) {

@@ -1,8 +1,9 @@
 // Sending again: one event, a selection or a range; to subscribers, an output, a consumer or a URL.
 import { html, useEffect, useRef, useState } from "../lib.js";
 import { get, v1 } from "../api.js";
-import { consumerName, sendAgain, seqOf } from "../event/sending.js";
+import { sendAgain, seqOf } from "../event/sending.js";
 import { Badge, Button, Dialog, Field, Problem, duration, number, tell, useLoaded } from "./basic.js";
+import { called, reference } from "./called.js";
 import { Answer } from "./deliveries.js";
 
 function Choice({ kind, now, onKind, title, children }) {
@@ -49,7 +50,7 @@ export function SendAgain({ bucket, events, range, onClose }) {
     const all = await get(v1("buckets", bucket.id, "consumers"), undefined, signal);
     return all.filter((each) => each.ack !== "receipt");
   });
-  const chosen = consumer || (consumers?.length ? consumerName(consumers[0]) : "");
+  const chosen = consumer || (consumers?.length ? reference(consumers[0]) : "");
   useEffect(() => () => abort.current?.abort(), []);
 
   const send = async (event) => {
@@ -96,8 +97,8 @@ export function SendAgain({ bucket, events, range, onClose }) {
         ${problem ? html`<${Problem} error=${problem} />` : consumers && !consumers.length ? html`<p
           class="soft">No consumer of this bucket acks, so none can be given events again.</p>`
           : html`<${Field} as="select" label="Consumer" value=${chosen} onChange=${(event) => setConsumer(event.target.value)}>
-            ${(consumers ?? []).map((each) => html`<option value=${consumerName(each)} key=${consumerName(each)}>
-              ${each.kind === "client" ? each.name : consumerName(each)}</option>`)}<//>`}<//>
+            ${(consumers ?? []).map((each) => html`<option value=${reference(each)} key=${reference(each)}>
+              ${called(each, bucket)}</option>`)}<//>`}<//>
       <${Choice} kind="url" now=${kind} onKind=${setKind} title="A URL">
         <${Field} label="URL" type="url" required placeholder="https://staging.example.org/hook" value=${url}
           onInput=${(event) => setUrl(event.target.value.trim())} hint="The relay sends it, once, and keeps nothing of the answer." /><//>
