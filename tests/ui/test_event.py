@@ -45,7 +45,7 @@ def test_one_event(events: Page, sender: Sender) -> None:
 
 def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Sender) -> None:
     """An event's page goes to the one before and the one after; an id of nothing is told."""
-    watch.expected.append("404")
+    watch.expected.append("status of 40[04]")
     for index in range(3):
         sender.send(f"/{index}")
     middle = sender.events()[1]["id"]
@@ -60,7 +60,7 @@ def test_neighbours_and_what_is_not_there(events: Page, watch: Watch, sender: Se
     events.get_by_role("button", name="Newer").click()
     expect(heading).to_contain_text("/2")
     events.goto("/ui/events/aaaaaaaaaaaa-1")
-    expect(events.get_by_role("alert")).to_contain_text("not there")
+    expect(events.get_by_role("alert")).to_contain_text("of no bucket that is there for you")
 
 
 def test_bodies_of_other_kinds(events: Page, sender: Sender) -> None:

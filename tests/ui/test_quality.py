@@ -115,7 +115,7 @@ def test_a_page(axe: str, opened: tuple[Page, Watch], world: World, place: str) 
     console stays empty."""
     page, watch = opened
     if place.startswith("no-"):
-        watch.expected.append("status of 404")
+        watch.expected.append("status of 40[04]")
     page.set_viewport_size({"width": 1440, "height": 900})
     go(page, world, place)
     found = [f"light: {each}" for each in quality.violations(page, axe)]

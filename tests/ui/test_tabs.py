@@ -90,7 +90,7 @@ def test_what_is_typed_stays(page: Page, other: Page, watch: Watch, relay: Relay
 def test_another_token(page: Page, other: Page, watch: Watch, relay: Relay, administrator: str, sender: Sender) -> None:
     """In its place in one tab, nothing of the first one's is left in the others: not what was loaded, nor the lists
     that were left."""
-    watch.expected.append("status of 40[134]")
+    watch.expected.append("status of 40[0134]")
     sender.send("/seen-by-the-first-alone")
     sign_in(page, relay, administrator)
     page.goto(f"/ui/buckets/{sender.name}")

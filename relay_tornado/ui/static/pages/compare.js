@@ -1,12 +1,13 @@
 // Two events side by side: what differs between their request lines, headers, fields and bodies.
 import { html, useMemo, useState } from "../lib.js";
-import { get, v1 } from "../api.js";
+import { ApiError } from "../api.js";
 import { bodyOf, hexDump, utf8 } from "../event/bytes.js";
 import { decompress } from "../event/decompress.js";
 import { diffJson, diffLines, diffPairs } from "../event/diff.js";
 import { fields } from "../event/forms.js";
 import { headersOf, mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
+import { loadLog } from "../event/log.js";
 import { Badge, Problem, Time, bytes, number, useLoaded, useTitle } from "../parts/basic.js";
 import { Path, Plain, Short, useFirst } from "../parts/plain.js";
 import { zone } from "../parts/zone.js";
@@ -140,9 +141,13 @@ function Side({ log, name }) {
 const verdict = (log) => (log.verified == null ? "not checked" : log.verified ? "verified" : `failed: ${log.verdict ?? ""}`);
 
 export default function Compare({ left, right }) {
-  const load = (signal) => Promise.all([left, right].map(async (id) => {
-    const log = await get(v1("logs", id), undefined, signal);
-    return { log, content: await contentOf(log) };
+  const load = (signal) => Promise.all([["Left", left], ["Right", right]].map(async ([side, id]) => {
+    try {
+      const log = await loadLog(id, signal);
+      return { log, content: await contentOf(log) };
+    } catch (problem) {
+      throw problem.status === 404 ? new ApiError(404, { message: `${side}: ${problem.message}` }) : problem;
+    }
   }));
   const [loaded, error, again] = useLoaded(load, { on: [left, right] });
   useTitle("Compare");
@@ -151,7 +156,7 @@ export default function Compare({ left, right }) {
     query: fields(log.raw_query), headers: pairsOf(log),
   })), [loaded]);
   if (error && !loaded) return html`<h1>Compare</h1><${Problem}
-    error=${error.status === 404 ? new Error("One of these events is not there (any more).") : error} retry=${again} />`;
+    error=${error} retry=${again} />`;
   if (!loaded) return html`<p class="starting">Loading…</p>`;
   const [a, b] = parts;
   const logs = loaded.map(({ log }) => log);

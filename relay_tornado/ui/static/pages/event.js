@@ -5,6 +5,7 @@ import { bodyOf } from "../event/bytes.js";
 import { curl } from "../event/curl.js";
 import { fields } from "../event/forms.js";
 import { headersOf } from "../event/headers.js";
+import { loadLog } from "../event/log.js";
 import { shown } from "../event/plain.js";
 import { Badge, Button, Copy, Dialog, Field, Problem, Time, bytes, tell, useLoaded, useTitle } from "../parts/basic.js";
 import { Body, Fields } from "../parts/body.js";
@@ -16,8 +17,6 @@ import { SendAgain } from "../parts/send.js";
 import { zone } from "../parts/zone.js";
 import { go, link } from "../router.js";
 
-const GONE = new Error("This event is not there (any more): it has left by the bucket's retention, or it never was.");
-const LEFT = new Error("This event is kept no longer: what stands here was loaded before it left.");
 const REFRESH = 4;
 const SMALL = 262_144;
 
@@ -63,10 +62,10 @@ function CompareWith({ id, chosen, onOlder, onClose }) {
     event.preventDefault();
     const wanted = other.trim();
     try {
-      await get(v1("logs", wanted));
+      await loadLog(wanted);
       compare(wanted);
     } catch (error) {
-      setWrong(error.status === 404 ? "There is no such event: paste the id of one." : error.message);
+      setWrong(error.message);
     }
   };
   return html`<${Dialog} title="Compare this event" onClose=${onClose}><form onSubmit=${submit}>
@@ -103,7 +102,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const [log, error, again] = useLoaded(async (signal) => {
     asking.current += 1;
     try {
-      return await get(v1("logs", id), undefined, signal);
+      return await loadLog(id, signal);
     } finally {
       asking.current -= 1;
     }
@@ -142,7 +141,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
       class="button plain" aria-label="Close the event" onClick=${onClose}>✕</button>`}</div>`;
   const [Heading, Part] = onClose ? ["h2", "h3"] : ["h1", "h2"];
   if (error && log?.id !== id) return html`<div class="stack">${tools}<${Heading} class="request-line">Event ${id}<//><${Problem}
-    error=${gone ? GONE : error} retry=${again} /></div>`;
+    error=${error} retry=${again} /></div>`;
   if (!log) return html`<div class="stack">${tools}<p class="starting">Loading…</p></div>`;
   const input = bucket?.inputs.find((each) => each.id === log.input_id);
   const query = fields(log.raw_query);
@@ -151,7 +150,7 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
   const permalink = new URL(link("/events", log.id), window.location.href).href;
   return html`<article class="event stack" aria-busy=${log.id !== id ? "true" : "false"}>
     ${tools}
-    <${Problem} error=${gone ? LEFT : error} retry=${again} />
+    <${Problem} error=${gone ? new Error(`${error.message} What stands here was loaded before.`) : error} retry=${again} />
     <${Heading} class="request-line"><span class="method"><${Plain} text=${log.method} /></span> <${Path} key=${log.id}
       log=${log} />${log.edited && html` <${Badge}
         kind="accent">edited<//>`}${log.ephemeral && html` <${Badge}>ephemeral<//>`}<//>

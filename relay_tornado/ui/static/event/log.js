@@ -1,0 +1,30 @@
+// An event as REST has it, and why there is none.
+import { ApiError, get, v1 } from "../api.js";
+
+/** Why an event is not there, by what REST says of its id as a cursor, which may name one that has left. */
+const WHY = [
+  [/is no event id/, "This is no event's id. A whole one is like k3v9x1q7m2ab-42."],
+  [/none of these buckets/, "This event is of no bucket that is there for you: its bucket was deleted, your token does not have it, or there never was one."],
+  [/names no event/, "There is no such event in its bucket: it never was, or the log has lost it."],
+];
+const LEFT = "This event is kept no longer: it has left by its bucket's retention.";
+
+async function why(id, abort) {
+  try {
+    await get(v1("logs"), { cursor: id, limit: 1 }, abort);
+  } catch (error) {
+    if (error.status !== 400) throw error;
+    return WHY.find(([said]) => said.test(error.message))?.[1] ?? LEFT;
+  }
+  return LEFT;
+}
+
+/** Loads an event. Throws an ApiError that says why where it is not there: 404. */
+export async function loadLog(id, abort) {
+  try {
+    return await get(v1("logs", id), undefined, abort);
+  } catch (error) {
+    if (error.status !== 404 || /damaged/.test(error.message)) throw error;
+    throw new ApiError(404, { message: await why(id, abort) });
+  }
+}
