@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from websockets.sync.client import connect
 
-from tests.acceptance.relay import Relay
+from tests.acceptance.relay import TIMEOUT, Relay
 from tests.ui import quality
 from tests.ui.browser import sign_in, watched
 from tests.ui.sending import Sender, rows
@@ -73,6 +75,47 @@ def test_a_consumer(wide: Page, long: Sender, path: str) -> None:
     assert box
     assert last
     assert box["x"] + box["width"] <= last["x"]
+
+
+@pytest.fixture(scope="module")
+def readers(long: Sender) -> Iterator[None]:
+    """A client that is connected, by a token and with a consumer of long names."""
+    key, secret = long.relay.create_token("--bucket", long.name, "--description", LONG, "--durable")
+    with connect(long.relay.ws_url, open_timeout=TIMEOUT, close_timeout=1, ping_interval=None) as socket:
+        subscribe = {"action": "subscribe", "consumer": 100 * "c", "ack": "explicit", "since": "earliest"}
+        for message in ({"action": "auth", "key": key, "secret": secret}, subscribe):
+            socket.send(json.dumps(message))
+            socket.recv(TIMEOUT)
+        yield
+
+
+_TABLES = """(all) => all.map((table) => ({
+  wide: table.parentElement.scrollWidth > table.parentElement.clientWidth,
+  names: [...table.querySelectorAll("th")].map((each) => each.textContent),
+  rows: [...table.tBodies[0].rows].map((row) => [...row.cells].map((cell) => cell.dataset.label ?? "")),
+  said: getComputedStyle(table.querySelector("td:nth-child(2)"), "::before").content,
+}))"""
+
+
+@pytest.mark.usefixtures("readers")
+@pytest.mark.parametrize("path", ["tokens", "clients", "buckets/{name}/consumers"])
+def test_tables(wide: Page, long: Sender, path: str) -> None:
+    """Those of tokens, clients and consumers go sideways in no window: in a narrow one a row is a block, and each of
+    its cells has its column's name."""
+    wide.goto("/ui/" + path.format(name=long.name))
+    quality.settled(wide)
+    found = []
+    for width in (1600, 1440, 1280, 1024, 768, 390, 320):
+        wide.set_viewport_size({"width": width, "height": 900})
+        tables = wide.locator("table").evaluate_all(_TABLES)
+        assert tables
+        for table in tables:
+            if table["wide"]:
+                found.append(f"{table['names'][0]} at {width} px")
+            for cells in table["rows"]:
+                assert ["", *table["names"][1:]] == [*cells[:-1], cells[-1] or table["names"][-1]]
+            assert (table["said"] == "none") == (width > 1024)
+    assert not found, found
 
 
 def test_a_header(wide: Page, long: Sender) -> None:

@@ -39,11 +39,11 @@ function Row({ token, buckets, used, act }) {
     <td class="name"><b>${token.description || html`<span class="soft">no description</span>`}</b>${token.key === session.value.key && html` <${Badge}
         kind="accent">yours<//>`}
       ${unsaved(tokenKey(token)) && html` <${Badge} kind="warn">not saved<//>`}<span class="soft small about mono">${token.key}</span></td>
-    <td><${Scope} ids=${token.scopes.buckets} buckets=${buckets} /></td>
-    <td><${Badge} kind=${role(token) === "administrator" ? "accent" : ""}>${role(token)}<//>${token.durable && html` <${Badge}>durable<//>`}</td>
-    <td><${Time} at=${token.created_at} /></td>
-    ${used && html`<td><${Time} at=${token.last_used_at} /></td>`}
-    <td><${Expiry} at=${token.expires_at} /></td>
+    <td data-label="Buckets"><${Scope} ids=${token.scopes.buckets} buckets=${buckets} /></td>
+    <td data-label="May"><${Badge} kind=${role(token) === "administrator" ? "accent" : ""}>${role(token)}<//>${token.durable && html` <${Badge}>durable<//>`}</td>
+    <td data-label="Made"><${Time} at=${token.created_at} /></td>
+    ${used && html`<td data-label="Last used"><${Time} at=${token.last_used_at} /></td>`}
+    <td data-label="Expires"><${Expiry} at=${token.expires_at} /></td>
     <td class="acts"><div class="row"><${Button} kind="tiny" aria-label=${`Edit ${name}`} onPress=${() => act("edit")}>Edit<//>
       <${Button} kind="tiny" aria-label=${`Rotate ${name}`} onPress=${() => act("rotate")}>Rotate<//>
       <${Button} kind="tiny danger" aria-label=${`Revoke ${name}`} onPress=${() => act("revoke")}>Revoke<//></div></td>
@@ -52,7 +52,7 @@ function Row({ token, buckets, used, act }) {
 
 function Table({ tokens, buckets, act }) {
   const used = tokens.some((token) => token.last_used_at !== undefined);
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Tokens"><table class="tokens">
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Tokens"><table class="tokens stacks">
     <thead><tr><th scope="col">Token</th><th scope="col">Buckets</th><th scope="col">May</th>
       <th scope="col">Made</th>${used && html`<th scope="col">Last used</th>`}<th scope="col">Expires</th><th scope="col" class="acts">Actions</th></tr></thead>
     <tbody>${tokens.map((token) => html`<${Row} key=${token.key} token=${token} buckets=${buckets} used=${used}

@@ -46,13 +46,13 @@ function Consumer({ consumer, title, open, bucketToo, act }) {
     <td class="name"><div><b>${title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
       <div class="soft small">${ACKS[consumer.ack] ?? consumer.ack}${consumer.max_deliver ? `, tries: ${number(consumer.max_deliver)} at most` : ""}
         </div></td>
-    ${bucketToo && html`<td class="name"><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
+    ${bucketToo && html`<td class="name" data-label="Bucket"><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
       </td>`}
-    <td>${consumer.connections ? html`<${Badge} kind="good">${number(consumer.connections)} connected<//>` : html`<${Badge}>away<//>`}</td>
-    <td><${Where} consumer=${consumer} /></td>
-    <td class="num">${behind ? html`<b>${number(behind)}</b>` : html`<span class="soft">0</span>`}</td>
-    <td class="num">${behind ? duration(consumer.lag.seconds) : html`<span class="soft">–</span>`}</td>
-    <td class="num">${consumer.dead ? html`<button type="button" class="button tiny danger" aria-label=${`Dead letters of ${title}: ${consumer.dead}`}
+    <td data-label="Now">${consumer.connections ? html`<${Badge} kind="good">${number(consumer.connections)} connected<//>` : html`<${Badge}>away<//>`}</td>
+    <td data-label="Done up to"><${Where} consumer=${consumer} /></td>
+    <td class="num" data-label="Behind">${behind ? html`<b>${number(behind)}</b>` : html`<span class="soft">0</span>`}</td>
+    <td class="num" data-label="Waiting">${behind ? duration(consumer.lag.seconds) : html`<span class="soft">–</span>`}</td>
+    <td class="num" data-label="Dead">${consumer.dead ? html`<button type="button" class="button tiny danger" aria-label=${`Dead letters of ${title}: ${consumer.dead}`}
       onClick=${() => act("dead")}>${number(consumer.dead)}</button>` : html`<span class="soft">0</span>`}</td>
     <td class="acts"><div class="row">
       <button type="button" class="button tiny" aria-expanded=${open} aria-label=${`Lag of ${title} over time`}
@@ -82,7 +82,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
     tell(`${title} deleted`);
     again();
   };
-  return html`<div class="scroll" tabindex="0" role="region" aria-label="Consumers"><table class="consumers">
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Consumers"><table class="consumers stacks">
       <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
         <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
           scope="col" class="acts">Actions</th></tr></thead>
