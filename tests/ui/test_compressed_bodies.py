@@ -88,10 +88,43 @@ def test_other_kinds(events: Page, sender: Sender, article: Locator) -> None:
     ids=["cut", "too much", "no gzip", "no deflate", "br", "twice"],
 )
 def test_what_cannot_be_decompressed(events: Page, sender: Sender, article: Locator, coding: str, body: bytes) -> None:
-    """Stands in hex, as it came."""
+    """Stands in hex, as it came, with the reason, and can be downloaded."""
     show(events, sender, body, Content_Type="application/json", Content_Encoding=coding)
     expect(article.get_by_label("Body in hex")).to_contain_text(body[:4].hex(" "))
     expect(article.get_by_text("Decompressed")).to_have_count(0)
+    why = "but is damaged or cut" if coding in ("gzip", "deflate") else "which this browser can't open"
+    expect(article.get_by_text(f"Compressed with {coding}, {why}: here is what came.")).to_be_visible()
+    with events.expect_download() as download:
+        article.get_by_role("link", name="Download it").click()
+    assert download.value.path().read_bytes() == body
+
+
+_KNOWS_MORE = """
+const { DecompressionStream: Own } = window;
+window.largest = 0;
+window.DecompressionStream = function (form) {
+  if (!["brotli", "zstd"].includes(form)) return new Own(form);
+  const { readable, writable } = new Own("gzip");
+  const writer = writable.getWriter();
+  const write = (bytes) => {
+    window.largest = Math.max(window.largest, bytes.length);
+    return writer.write(bytes);
+  };
+  return { readable, writable: new WritableStream({ write, close: () => writer.close() }) };
+};"""
+"""Makes of a browser one that knows brotli and zstd: both are gzip to it."""
+
+
+@pytest.mark.parametrize(("coding", "piece"), [("br", 16), ("zstd", 512)])
+def test_a_browser_that_knows_more(events: Page, sender: Sender, article: Locator, coding: str, piece: int) -> None:
+    """Shows what it can open, in pieces so small that no sender makes it write gibibytes before it can be stopped."""
+    events.add_init_script(_KNOWS_MORE)
+    body = {"id": 4711, "rest": " ".join(str(number * 7919 % 1009) for number in range(999))}
+    packed = gzip.compress(json.dumps(body).encode())
+    assert len(packed) > 512
+    show(events, sender, packed, Content_Type="application/json", Content_Encoding=coding)
+    expect(article.locator(".json-tree")).to_contain_text("4711")
+    assert events.evaluate("window.largest") == piece
 
 
 def test_what_is_not_compressed_at_all(events: Page, sender: Sender, article: Locator) -> None:
@@ -99,6 +132,7 @@ def test_what_is_not_compressed_at_all(events: Page, sender: Sender, article: Lo
     show(events, sender, JSON, Content_Type="application/json", Content_Encoding="gzip")
     expect(article.locator(".json-tree")).to_contain_text("4711")
     expect(article.get_by_text("Decompressed")).to_have_count(0)
+    expect(article.get_by_text("Compressed with")).to_have_count(0)
 
 
 def test_an_answer(events: Page, sender: Sender, article: Locator) -> None:

@@ -164,7 +164,8 @@ export function EventView({ id, bucket, onNewer, onOlder, onClose, onLog, chosen
     <section class="stack"><${Part}>Deliveries<//><${Deliveries} log=${log} bucket=${bucket} /></section>
     ${query.length > 0 && html`<section class="stack"><${Part}>Query<//><${Fields} key=${log.id} pairs=${query}
       label="Query" /></section>`}
-    <section class="stack"><${Part}>Body<//><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers} /></section>
+    <section class="stack"><${Part}>Body<//><${Body} key=${log.id} bytes=${bodyBytes} headers=${headers}
+      download=${v1("logs", log.id, "body")} /></section>
     <section class="stack"><${Part}>Headers <span class="soft small">${headers.length}, in their order</span><//><${HeaderTable}
       key=${log.id} headers=${headers} label="Headers" /></section>
     ${dialog === "send" && html`<${SendAgain} bucket=${bucket} events=${[{ id: eventId(log.id) }]} onClose=${() => setDialog("")} />`}

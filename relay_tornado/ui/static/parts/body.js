@@ -2,7 +2,7 @@
 // came compressed, all but raw and hex show what it holds.
 import { html, useEffect, useMemo, useState } from "../lib.js";
 import { hexDump, pictureType, readable, utf8 } from "../event/bytes.js";
-import { MOST, decompress, formsOf } from "../event/decompress.js";
+import { MOST, codingsOf, decompress, formsOf } from "../event/decompress.js";
 import { fields, multipart, partOf, valueText } from "../event/forms.js";
 import { mediaType, valueOf } from "../event/headers.js";
 import { JsonError, parseJson, printJson } from "../event/json.js";
@@ -139,8 +139,15 @@ function looked(came, held, headers, all) {
   return found;
 }
 
+/** Why what came compressed is shown as it came. */
+function Closed({ headers, download }) {
+  const why = formsOf(headers).length ? "but is damaged or cut" : "which this browser can't open";
+  return html`<p class="note row"><span class="grow">Compressed with <${Plain} text=${codingsOf(headers).join(", ")} />, ${why}: here is what came.</span>${
+    download && html`<a class="button tiny" href=${download} download>Download it</a>`}</p>`;
+}
+
 /** The views of a body; `held` is what it holds where it came compressed. */
-function Views({ bytes, held, headers, label }) {
+function Views({ bytes, held, headers, label, download }) {
   const [view, setView] = useState("");
   const [all, setAll] = useState(false);
   const found = useMemo(() => looked(bytes, held, headers, all), [bytes, held, headers, all]);
@@ -151,6 +158,7 @@ function Views({ bytes, held, headers, label }) {
       aria-pressed=${each === now ? "true" : "false"} class=${each === now ? "on" : ""} onClick=${() => setView(each)}>${each}</button>`)}</div>
     ${held && html`<p class="soft small">Decompressed, ${size(held.bytes.length)} out of ${size(bytes.length)}: <em>Hex</em> and <em>Raw</em> have what
       came.${held.cut && ` Only the first ${size(MOST)} of what it holds are shown.`}</p>`}
+    ${!held && found.text === null && codingsOf(headers).length > 0 && html`<${Closed} headers=${headers} download=${download} />`}
     ${found.error && html`<${Wrong} error=${found.error} />`}
     ${found.large && html`<p class="note row"><span class="grow">This is much JSON for a tree.</span><button type="button"
       class="button tiny" onClick=${() => setAll(true)}>Show it all the same</button></p>`}
@@ -165,15 +173,15 @@ function Views({ bytes, held, headers, label }) {
   </div>`;
 }
 
-function Compressed({ bytes, headers, label }) {
+function Compressed({ bytes, headers, ...rest }) {
   const [held] = useLoaded(() => decompress(bytes, headers), { on: [bytes, headers] });
   if (held === undefined) return html`<p class="starting">Decompressing…</p>`;
-  return html`<${Views} bytes=${bytes} held=${held} headers=${headers} label=${label} />`;
+  return html`<${Views} bytes=${bytes} held=${held} headers=${headers} ...${rest} />`;
 }
 
-/** A body: its bytes, and the headers of headersOf that came with it. */
-export function Body({ bytes, headers, label = "Body" }) {
+/** A body: its bytes, and the headers of headersOf that came with it; `download` is the address of what came. */
+export function Body({ bytes, headers, label = "Body", download }) {
   if (!bytes.length) return html`<p class="soft">No body</p>`;
   const As = formsOf(headers).length ? Compressed : Views;
-  return html`<${As} bytes=${bytes} headers=${headers} label=${label} />`;
+  return html`<${As} bytes=${bytes} headers=${headers} label=${label} download=${download} />`;
 }
