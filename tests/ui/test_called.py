@@ -69,10 +69,17 @@ def test_a_bucket(here: Page, bucket: str) -> None:
 
 
 def test_all_consumers(here: Page) -> None:
+    """And what each does now: an output is connected to nobody, and is not away for that."""
     here.goto("/ui/clients")
     table = here.get_by_role("region", name="Consumers")
     for bucket, name in NAMES.items():
         expect(table.get_by_role("row").filter(has_text=bucket).locator("b").first).to_have_text(name)
+    row = table.get_by_role("row").filter(has_text="of-output")
+    expect(row.get_by_role("cell").nth(2)).to_have_text("paused")
+    here.goto("/ui/buckets/of-output/outputs")
+    here.get_by_role("button", name="Resume").click()
+    here.get_by_role("link", name="Consumers").click()
+    expect(table.get_by_role("cell", name="sending")).to_be_visible()
 
 
 @pytest.mark.parametrize("bucket", ["of-output", "of-client"])

@@ -135,3 +135,21 @@ def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay,
         page.unroute(parts)
         expect(there.first).to_be_visible()
         page.go_back()
+
+
+def test_one_bucket(page: Page, relay: Relay) -> None:
+    """Is one."""
+    relay.create_bucket("alone")
+    sign_in(page, relay, relay.create_token("--bucket", "alone")[1])
+    page.goto("/ui/overview")
+    expect(page.locator(".tile").filter(has_text="Subscribers").get_by_text("1 bucket", exact=True)).to_be_visible()
+
+
+def test_a_relay_that_is_away_is_said_once(signed_in: Page, watch: Watch) -> None:
+    """Though two things are asked for."""
+    watch.expected.append("ERR_")
+    signed_in.route(re.compile("/v1/"), lambda route: route.abort())
+    with signed_in.expect_event("requestfailed", lambda request: "/v1/series" in request.url):
+        signed_in.get_by_role("link", name="Overview").click()
+    expect(signed_in.get_by_role("alert")).to_have_text(re.compile("The relay can't be reached"))
+    expect(signed_in.get_by_role("alert")).to_have_count(1)

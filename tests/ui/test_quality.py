@@ -173,6 +173,17 @@ def test_what_can_be_done_with_a_row_is_in_sight(opened: tuple[Page, Watch], wor
         expect(button).to_be_in_viewport(ratio=1)
 
 
+def test_why_a_letter_is_dead_on_a_phone(opened: tuple[Page, Watch], world: World) -> None:
+    """Stands in sight, below its event, as the columns for it have no room."""
+    page, _ = opened
+    page.set_viewport_size({"width": 390, "height": 2000})
+    go(page, world, "dead-letters")
+    letters = page.get_by_role("region", name="Dead letters")
+    expect(letters.get_by_text("max_deliver, tries: 1").first).to_be_in_viewport(ratio=1)
+    expect(letters.get_by_role("columnheader")).to_have_count(3)
+    assert letters.evaluate("(table) => table.scrollWidth <= table.clientWidth")
+
+
 _COLOURS = """async ([png, shown]) => {
   const bitmap = await createImageBitmap(new Blob([Uint8Array.from(atob(png), (each) => each.charCodeAt(0))]));
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");

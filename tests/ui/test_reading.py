@@ -99,3 +99,40 @@ def test_from_an_old_event_on(events: Page, sender: Sender) -> None:
     for button, path in (("Older", "/9"), ("Newer", "/10"), ("Newer", "/11")):
         events.get_by_role("button", name=button).click()
         expect(heading).to_have_text(f"POST {path}")
+
+
+def test_an_event_that_takes_long(events: Page, sender: Sender) -> None:
+    """What stands there meanwhile is the one before, and is seen to be."""
+    sender.send("/first")
+    sender.send("/second")
+    article = events.get_by_role("article")
+    rows(events).last.click()
+    expect(article).to_have_css("opacity", "1")
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    events.route(re.compile("/v1/logs/"), hold)
+    events.get_by_role("button", name="Newer").click()
+    expect(article).to_have_css("opacity", "0.5")
+    expect(article.get_by_role("heading", level=2)).to_have_text("POST /first")
+    for each in waiting:
+        each.continue_()
+    events.unroute_all()
+    expect(article.get_by_role("heading", level=2)).to_have_text("POST /second")
+    expect(article).to_have_css("opacity", "1")
+
+
+def test_a_relay_that_is_back(events: Page, watch: Watch, sender: Sender) -> None:
+    """Is noticed soon, also by what is asked for seldom while it is there."""
+    watch.expected.append("ERR_")
+    events.clock.install()
+    events.goto(f"/ui/buckets/{sender.name}/connect")
+    expect(events.get_by_label("Node code", exact=True)).to_be_visible()
+    events.route(re.compile("/v1/"), lambda route: route.abort())
+    events.clock.run_for(21_000)
+    expect(events.get_by_role("alert")).to_contain_text("The relay can't be reached")
+    events.unroute_all()
+    events.clock.run_for(4000)
+    expect(events.get_by_role("alert")).to_have_count(0)

@@ -37,6 +37,7 @@ def test_by_a_secret(page: Page, watch: Watch, administrator: str) -> None:
     """A wrong secret is told, the right one signs in, and signing out ends it for good."""
     watch.expected.append("status of 401")
     page.goto(NO_PART)
+    expect(page.get_by_label("A token's secret")).to_be_focused()
     page.get_by_label("A token's secret").fill("sk-rly_wrong")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("the key or secret is wrong")).to_be_visible()

@@ -65,7 +65,7 @@ function Tiles({ status, data, span }) {
     ${data && html`<${Tile} label="Commit latency" value=${written(LATENCY, now("commit_p50"))} note=${`p50; p99 ${
       written(LATENCY, now("commit_p99"))}`} />`}
     <${Tile} label="Subscribers" value=${number(data ? now("subscribers") ?? subscribers : subscribers)} note=${`${
-      number(buckets.length)} buckets`} />
+      number(buckets.length)} ${buckets.length === 1 ? "bucket" : "buckets"}`} />
     <${Tile} label="Lag" value=${number(slow?.lag.events ?? 0)} kind=${slow?.lag.events > 1000 ? "warned" : ""}
       note=${slow?.lag.events ? html`events: ${name()} of <a href=${bucketLink(slow, "consumers")}>${slow.name}</a>` : "no consumer is behind"} />
     ${data && html`<${Tile} label="Disk left" value=${bytes(now("disk_free"))} note=${`${
@@ -101,7 +101,7 @@ export default function Overview({ query }) {
         html`<button type="button" key=${name} class="button tiny" aria-pressed=${name === span}
           onClick=${() => go(link("/overview", { span: name === "hour" ? "" : name }), { replace: true })}>${text}</button>`)}</div>`}</div>
     <${Problem} error=${missing} retry=${againStatus} />
-    ${problem !== missing && html`<${Problem} error=${problem} retry=${again} />`}
+    ${problem?.message !== missing?.message && html`<${Problem} error=${problem} retry=${again} />`}
     ${status && (here || !whole || problem) && html`<${Tiles} status=${status} data=${here} span=${span} />`}
     ${drawn && html`<div class="plots">${drawn.map((plot) => html`<${Plot} key=${plot.title} ...${plot} />`)}</div>`}
     ${status && !whole && html`<${OwnBuckets} status=${status} />`}

@@ -1,7 +1,7 @@
 // Signing in: a token's secret is pasted, or the one-time code of a link (in the address's fragment, so no log holds it).
-import { html, useState } from "../lib.js";
+import { html, useEffect, useRef, useState } from "../lib.js";
 import { session, signIn, signedOut } from "../api.js";
-import { Button, Field } from "../parts/basic.js";
+import { Button, Field, focusField } from "../parts/basic.js";
 
 let code = "";
 
@@ -23,6 +23,8 @@ export function SignIn() {
   const [secret, setSecret] = useState("");
   const [wrong, setWrong] = useState("");
   const [busy, setBusy] = useState(false);
+  const form = useRef(null);
+  useEffect(() => form.current && focusField(form.current), []);
   const submit = async (event) => {
     event.preventDefault();
     if (busy) return;
@@ -35,7 +37,7 @@ export function SignIn() {
     setBusy(false);
   };
   if (session.value) return null;
-  return html`<form class="card stack signin" onSubmit=${submit}>
+  return html`<form class="card stack signin" ref=${form} onSubmit=${submit}>
     <h1>Sign in to this relay</h1>
     ${signedOut.value && html`<p class="note warn" role="alert">${signedOut.value}</p>`}
     <${Field} label="A token's secret" type="password" autocomplete="current-password" required value=${secret} wrong=${wrong}

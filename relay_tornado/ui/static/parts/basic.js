@@ -283,7 +283,7 @@ export function useLoaded(load, { every = 0, on = [] } = {}) {
         if (!abort.signal.aborted) setState({ value, error: null });
       } catch (error) {
         if (!abort.signal.aborted) setState((before) => ({ ...before, error }));
-        if (error.status === 0) wait ||= AGAIN;
+        if (error.status === 0) wait = AGAIN;
       }
       asked.settle();
       if (wait && !abort.signal.aborted) timer = setTimeout(next, wait);

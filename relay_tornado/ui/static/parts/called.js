@@ -16,10 +16,14 @@ export function referred(text) {
 /** The place of a consumer in REST. */
 export const consumerPath = (consumer, ...rest) => v1("buckets", consumer.bucket_id, "consumers", reference(consumer), ...rest);
 
+/** The output that a consumer of that kind is of, where its bucket's document is known. */
+export const outputOf = ({ name }, bucket) => bucket?.outputs.find(({ number: n }) => String(n) === name);
+
 /** What a person calls a consumer ({kind, name}): an output and a token by their own names, where `bucket`, its bucket's document, and `tokens` are
  *  known. */
-export function called({ kind, name }, bucket, tokens) {
-  if (kind === "output") return bucket?.outputs.find(({ number: n }) => String(n) === name)?.name || `output ${name}`;
+export function called(consumer, bucket, tokens) {
+  const { kind, name } = consumer;
+  if (kind === "output") return outputOf(consumer, bucket)?.name || `output ${name}`;
   if (kind === "token") return tokens?.find(({ key }) => key === name)?.description || `token ${name}`;
   return name;
 }

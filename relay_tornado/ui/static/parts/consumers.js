@@ -2,7 +2,7 @@
 import { html, useState } from "../lib.js";
 import { get, remove, v1 } from "../api.js";
 import { Badge, Button, Confirm, Empty, Problem, Time, duration, number, tell, useLoaded } from "./basic.js";
-import { called, consumerPath, reference, useNames } from "./called.js";
+import { called, consumerPath, outputOf, reference, useNames } from "./called.js";
 import { DeadLetters } from "./dead.js";
 import { bucketLink } from "./names.js";
 import { COUNT, Plot } from "./plot.js";
@@ -40,7 +40,18 @@ function Where({ consumer }) {
       number(consumer.gaps.times)} times, <${Time} at=${consumer.gaps.at} /></span></div>`}`;
 }
 
-function Consumer({ consumer, title, open, bucketToo, act }) {
+/** What it does now: who is connected, and of an output, which the relay itself sends to, whether it may. */
+function Now({ consumer, bucket }) {
+  if (consumer.kind !== "output") {
+    return consumer.connections ? html`<${Badge} kind="good">${number(consumer.connections)} connected<//>` : html`<${Badge}>away<//>`;
+  }
+  const output = outputOf(consumer, bucket);
+  if (!output) return html`<span class="soft">–</span>`;
+  const still = output.disabled ? "disabled" : output.paused ? "paused" : "";
+  return html`<${Badge} kind=${still ? "warn" : "good"}>${still || "sending"}<//>`;
+}
+
+function Consumer({ consumer, bucket, title, open, bucketToo, act }) {
   const behind = consumer.lag.events;
   return html`<tr>
     <td class="name"><div><b>${title}</b> <${Badge}>${KINDS[consumer.kind] ?? consumer.kind}<//></div>
@@ -48,7 +59,7 @@ function Consumer({ consumer, title, open, bucketToo, act }) {
         </div></td>
     ${bucketToo && html`<td class="name" data-label="Bucket"><a href=${bucketLink({ id: consumer.bucket_id, name: consumer.bucket_name }, "consumers")}>${consumer.bucket_name}</a>
       </td>`}
-    <td data-label="Now">${consumer.connections ? html`<${Badge} kind="good">${number(consumer.connections)} connected<//>` : html`<${Badge}>away<//>`}</td>
+    <td data-label="Now"><${Now} consumer=${consumer} bucket=${bucket} /></td>
     <td data-label="Done up to"><${Where} consumer=${consumer} /></td>
     <td class="num" data-label="Behind">${behind ? html`<b>${number(behind)}</b>` : html`<span class="soft">0</span>`}</td>
     <td class="num" data-label="Waiting">${behind ? duration(consumer.lag.seconds) : html`<span class="soft">–</span>`}</td>
@@ -69,7 +80,8 @@ const keyOf = ({ bucket_id, kind, name }) => `${bucket_id} ${kind} ${name}`;
 export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = false, again }) {
   const [open, setOpen] = useState("");
   const [action, setAction] = useState(null);
-  const titled = (consumer) => called(consumer, buckets.find(({ id }) => id === consumer.bucket_id), tokens);
+  const bucketOf = (consumer) => buckets.find(({ id }) => id === consumer.bucket_id);
+  const titled = (consumer) => called(consumer, bucketOf(consumer), tokens);
   const looked = consumers.find((each) => keyOf(each) === open);
   const act = (consumer) => (what) => {
     if (what === "lag") setOpen(open === keyOf(consumer) ? "" : keyOf(consumer));
@@ -86,7 +98,7 @@ export function ConsumerTable({ consumers, buckets = [], tokens, bucketToo = fal
       <thead><tr><th scope="col">Consumer</th>${bucketToo && html`<th scope="col">Bucket</th>`}<th scope="col">Now</th><th scope="col">Done up to</th>
         <th scope="col" class="num">Behind</th><th scope="col" class="num">Waiting</th><th scope="col" class="num">Dead</th><th
           scope="col" class="acts">Actions</th></tr></thead>
-      <tbody>${consumers.map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} title=${titled(consumer)} open=${
+      <tbody>${consumers.map((consumer) => html`<${Consumer} key=${keyOf(consumer)} consumer=${consumer} bucket=${bucketOf(consumer)} title=${titled(consumer)} open=${
         open === keyOf(consumer)} bucketToo=${bucketToo} act=${act(consumer)} />`)}</tbody>
     </table></div>
     ${looked && html`<${Lag} key=${open} consumer=${looked} title=${titled(looked)} />`}

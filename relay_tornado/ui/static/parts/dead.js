@@ -18,10 +18,11 @@ function Letter({ letter, chosen, choose, again, forget }) {
   const gone = letter.reason === "retention";
   return html`<tr>
     <td><label class="hit"><input type="checkbox" aria-label=${`Choose ${letter.id}`} checked=${chosen} onChange=${choose} /></label></td>
-    <td class="value"><a href=${link("/events", letter.id)}>${letter.id}</a></td>
-    <td><${Badge} kind="bad">${letter.reason}<//></td>
-    <td class="num">${number(letter.attempts)}</td>
-    <td><${Time} at=${letter.at} /></td>
+    <td class="value"><a href=${link("/events", letter.id)}>${letter.id}</a><div class="under">${letter.reason}, tries: ${number(letter.attempts)}, <${
+      Time} at=${letter.at} /></div></td>
+    <td class="wide"><${Badge} kind="bad">${letter.reason}<//></td>
+    <td class="num wide">${number(letter.attempts)}</td>
+    <td class="wide"><${Time} at=${letter.at} /></td>
     <td class="acts"><div class="row"><${Button} kind="tiny" disabled=${gone} title=${gone ? "The event is not kept any more" : undefined}
         aria-label=${`Send again ${letter.id}`} onPress=${again}>Send again<//>
       <${Button} kind="tiny" aria-label=${`Forget ${letter.id}`} onPress=${forget}>Forget<//></div></td>
@@ -84,10 +85,10 @@ export function DeadLetters({ consumer, title, onChanged, onClose }) {
     ${letters?.length > 0 && html`<div class="row"><span class="grow soft">${number(letters.length)}${next ? " of more" : ""}</span>
         <${Button} onPress=${() => again(ids)}>Send ${which} again<//>
         <${Button} kind="danger" onPress=${() => setAsking({ ids })}>Forget ${which}<//></div>
-      <div class="scroll" tabindex="0" role="region" aria-label="Dead letters"><table class="consumers"><thead><tr>
+      <div class="scroll" tabindex="0" role="region" aria-label="Dead letters"><table class="consumers dead"><thead><tr>
         <th scope="col"><label class="hit"><input type="checkbox" aria-label="Choose all that are shown" checked=${all}
           onChange=${() => setChosen(new Set(all ? [] : letters.map(({ id }) => id)))} /></label></th>
-        <th scope="col">Event</th><th scope="col">Reason</th><th scope="col" class="num">Tries</th><th scope="col">Given up</th><th
+        <th scope="col">Event</th><th scope="col" class="wide">Reason</th><th scope="col" class="num wide">Tries</th><th scope="col" class="wide">Given up</th><th
           scope="col" class="acts">Actions</th></tr></thead>
         <tbody>${letters.map((letter) => html`<${Letter} key=${letter.id} letter=${letter} chosen=${chosen.has(letter.id)}
           choose=${() => toggle(letter.id)} again=${() => again([letter.id])} forget=${() => setAsking({ ids: [letter.id] })} />`)}</tbody></table>
