@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 from websockets.sync.client import connect
 
 from tests.acceptance.relay import TIMEOUT, Relay
@@ -89,6 +90,13 @@ def readers(long: Sender) -> Iterator[None]:
         yield
 
 
+def much(route: Route) -> None:
+    """Consumers with much to do, as the relay has them else."""
+    counts = {"pending": 4000, "out": 2000, "parked": 2000, "dead": 1000, "connections": 10}
+    lag = {"events": 1_000_000, "seconds": 40.0}
+    route.fulfill(json=[{**each, **counts, "lag": lag} for each in route.fetch().json()])
+
+
 _TABLES = """(all) => all.map((table) => ({
   wide: table.parentElement.scrollWidth > table.parentElement.clientWidth,
   names: [...table.querySelectorAll("th")].map((each) => each.textContent),
@@ -102,6 +110,7 @@ _TABLES = """(all) => all.map((table) => ({
 def test_tables(wide: Page, long: Sender, path: str) -> None:
     """Those of tokens, clients and consumers go sideways in no window: in a narrow one a row is a block, and each of
     its cells has its column's name."""
+    wide.route(re.compile("/v1/.*/consumers$"), much)
     wide.goto("/ui/" + path.format(name=long.name))
     quality.settled(wide)
     found = []
