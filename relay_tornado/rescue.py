@@ -1,8 +1,11 @@
-"""A task that the event loop has lost, as there was no memory to schedule its next step, goes on all the same.
+"""A task or a timer that the event loop has lost, as there was no memory for its next step, goes on all the same.
 
 asyncio makes some objects for each step of a task. Where one of them can't be made, the loop tells its exception
 handler, and the task would stay for ever where it is, with whoever waits for it: the writer with everybody. Such a task
 waits for nothing that is still to come, and has no place in the loop's queue; so it can be told from all others.
+
+The same is so for what is to be called at a time, or in the next turn of the loop: a `Timer` knows when that was to be,
+and whoever looks finds those that are late.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import asyncio
 import types
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
@@ -20,10 +24,106 @@ T = TypeVar("T")
 AGAIN: Final = 1.0
 """Seconds until something is done again for which there was no memory."""
 
+_LATE: Final = 1.0
+"""So many seconds late, and the loop has lost it, or is about to call it."""
+
 Lost: TypeAlias = dict[asyncio.Task[Any], object]
 """Tasks, and what each of them is at."""
 
 _log = structlog.get_logger(__name__)
+
+
+class Timer:
+    """Calls a step once, at a time that is set, or in the next turn of the loop. A step that there is no memory for, to
+    have it called or within it, is called again a moment later: it may be repeated.
+
+    `at` is when it is due, by the loop's clock; None where it is not set.
+    """
+
+    __slots__ = ("_handle", "_loop", "_step", "at")
+
+    _armed: Final[dict[Timer, None]] = {}
+    """Those that are set, whatever the loop knows of them."""
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        self._step = step
+        self._handle: asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.at: float | None = None
+
+    def set(self, at: float) -> None:
+        """At this time and no other, by the clock of the running loop."""
+        loop = self._arm(at)
+        try:
+            self._handle = loop.call_at(at, self._over)
+        except MemoryError:
+            say(_log.exception, "timer_not_set")
+
+    def after(self, seconds: float) -> None:
+        """So many seconds from now, and at no other time."""
+        self.set(asyncio.get_running_loop().time() + seconds)
+
+    def soon(self) -> None:
+        """In the next turn of the running loop, and at no other time."""
+        loop = self._arm(asyncio.get_running_loop().time())
+        try:
+            self._handle = loop.call_soon(self._over)
+        except MemoryError:
+            say(_log.exception, "timer_not_set")
+
+    def cancel(self) -> None:
+        """It is not called. May be repeated."""
+        self.at = None
+        self._forget()
+        self._armed.pop(self, None)
+
+    @classmethod
+    def look(cls) -> None:
+        """Calls those of the running loop that are late."""
+        loop = asyncio.get_running_loop()
+        late = loop.time() - _LATE
+        for timer in [each for each in cls._armed if each._loop is loop]:
+            if timer.at is not None and timer.at < late:
+                timer._forget()
+                try:
+                    timer._over()
+                except Exception:
+                    say(_log.exception, "timer_failed")
+
+    def _arm(self, at: float) -> asyncio.AbstractEventLoop:
+        self._armed[self] = None
+        self._forget()
+        self._loop, self.at = asyncio.get_running_loop(), at
+        return self._loop
+
+    def _forget(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _over(self) -> None:
+        at, self.at, self._handle = self.at, None, None
+        try:
+            self._step()
+        except MemoryError:
+            if self in self._armed and self.at is None:
+                self.at = at
+            raise
+        finally:
+            if self.at is None:
+                self._armed.pop(self, None)
+
+
+def keep_looking() -> Timer:
+    """Looks once a second for timers of the running loop that are late, until the one that is returned is cancelled."""
+
+    def look() -> None:
+        rounds.after(AGAIN)
+        Timer.look()
+
+    rounds = Timer(look)
+    rounds.after(AGAIN)
+    return rounds
 
 
 def rescue(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -62,7 +162,7 @@ def surely(step: Callable[..., Any], *arguments: Any) -> None:
     try:
         step(*arguments)
     except MemoryError:
-        asyncio.get_running_loop().call_later(AGAIN, surely, step, *arguments)
+        Timer(partial(surely, step, *arguments)).after(AGAIN)
         say(_log.exception, "done_again")
 
 
@@ -80,6 +180,7 @@ def _tells_of_want(error: BaseException | None) -> bool:
 
 
 def _look(loop: asyncio.AbstractEventLoop) -> None:
+    Timer.look()
     found = {task: _at(task) for task in asyncio.all_tasks(loop) if _waits_for_nothing(task)}
     # Whoever of them is in the loop's queue now has its turn before this.
     loop.call_soon(_revive, loop, found)

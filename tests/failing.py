@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from itertools import count
 from typing import Any
+
+import pytest
+import structlog
+
+from relay_tornado import rescue
+from relay_tornado.rescue import Timer, keep_looking
 
 
 def once(function: Callable[..., Any], after: int = 0) -> Callable[..., Any]:
@@ -17,3 +24,25 @@ def once(function: Callable[..., Any], after: int = 0) -> Callable[..., Any]:
         return function(*args, **options)
 
     return call
+
+
+def lose_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on there is no memory to set any timer of the running loop, which is Python's own, but for the one that
+    looks for those."""
+
+    def losing(schedule: Callable[..., asyncio.Handle], at: int) -> Callable[..., asyncio.Handle]:
+        def call(*arguments: Any, **options: Any) -> asyncio.Handle:
+            timer = getattr(arguments[at], "__self__", None)
+            if isinstance(timer, Timer) and timer is not rounds:
+                raise MemoryError
+            return schedule(*arguments, **options)
+
+        return call
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(rescue, "AGAIN", 0.01)
+    monkeypatch.setattr(rescue, "_LATE", 0.01)
+    monkeypatch.setattr(rescue, "_log", structlog.testing.CapturingLogger())
+    rounds = keep_looking()
+    monkeypatch.setattr(loop, "call_at", losing(loop.call_at, 1))
+    monkeypatch.setattr(loop, "call_soon", losing(loop.call_soon, 0))

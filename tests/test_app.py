@@ -9,11 +9,13 @@ import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import websockets
 
+from relay_tornado import app
 from relay_tornado.app import Relay
 from relay_tornado.engine import open_administration
 from relay_tornado.errors import Locked, NewerSchema, StartupError
@@ -25,6 +27,7 @@ from relay_tornado.registry.sqlite_uses import SqliteUses
 from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.failing import once
 from tests.forwarding.target import Target, once_open
 from tests.handlers.raw import TIMEOUT, Raw, request
 from tests.storage.faults import Faults, always
@@ -276,6 +279,24 @@ async def test_what_goes_on_in_the_background_begins_again(tmp_path: Path, monke
     relay = await started(tmp_path)
     await until(lambda: all(called.count(each) > 1 for each in called) and len(set(called)) == 3)
     await relay.stop()
+
+
+@pytest.mark.gen_test
+async def test_it_begins_again_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is none to say that it failed, or to wait."""
+    monkeypatch.setattr(app, "AGAIN", 0.01)
+    monkeypatch.setattr(app, "_log", SimpleNamespace(exception=once(lambda *_, **__: None)))
+    monkeypatch.setattr(app, "asyncio", SimpleNamespace(sleep=once(asyncio.sleep)))
+    begun: list[int] = []
+
+    async def work() -> None:
+        begun.append(1)
+        raise MemoryError
+
+    working = asyncio.create_task(app._again_and_again(work, "work"))
+    await until(lambda: len(begun) > 3 or working.done())
+    assert not working.done()
+    working.cancel()
 
 
 @pytest.mark.gen_test

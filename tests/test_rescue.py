@@ -1,15 +1,18 @@
-"""relay_tornado/rescue.py: a task that the loop has lost goes on."""
+"""relay_tornado/rescue.py: a task or a timer that the loop has lost goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import types
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay_tornado.rescue import Lock, _at, rescue, surely, wake
+from relay_tornado import rescue as module
+from relay_tornado.rescue import Lock, Timer, _at, keep_looking, rescue, surely, wake
 from tests.failing import once
 from tests.waiting import until
 
@@ -173,3 +176,126 @@ async def test_a_task_can_begin_anew() -> None:
     asyncio.Task.__init__(task, task.get_coro(), loop=loop, name=task.get_name())
     assert await task == 7
     assert task not in asyncio.all_tasks()
+
+
+LOOPS = ["asyncio", "uvloop"]
+
+
+def on(loop: str, test: Callable[[], Awaitable[None]]) -> None:
+    """Runs a test on one of the loops that a relay runs on."""
+    factory = asyncio.new_event_loop
+    if loop == "uvloop":
+        factory = pytest.importorskip("uvloop", reason="it comes with the extra `fast`").new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(test())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_timer(loop: str) -> None:
+    """It calls once, at the last time that was set, and not where it was cancelled; then nothing is kept of it."""
+
+    async def test() -> None:
+        clock = asyncio.get_running_loop().time
+        called: list[float] = []
+        timer, other = Timer(lambda: called.append(clock())), Timer(lambda: called.append(0.0))
+        timer.soon()
+        timer.after(3600)
+        timer.after(0.02)
+        due = timer.at
+        other.soon()
+        other.cancel()
+        other.cancel()
+        assert due is not None
+        await until(lambda: called)
+        assert called[0] >= due - 0.002
+        timer.soon()
+        await until(lambda: len(called) == 2)
+        assert (timer.at, other.at) == (None, None)
+        assert not {timer, other} & Timer._armed.keys()
+
+    on(loop, test)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("lost", ["call_at", "call_soon", "call"])
+def test_a_timer_that_the_loop_has_not(loop: str, lost: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there was no memory to set it, or to call it, it is called all the same, once."""
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "_LATE", 0.05)
+
+    async def test() -> None:
+        called: list[float] = []
+        timer, rounds = Timer(lambda: called.append(0.0)), keep_looking()
+        running = asyncio.get_running_loop()
+        # An event loop of uvloop's can't be changed, so what the timer has of it is.
+        short = SimpleNamespace(time=running.time, call_at=running.call_at, call_soon=running.call_soon)
+        if lost != "call":
+            setattr(short, lost, once(getattr(running, lost)))
+        with monkeypatch.context() as patch, capture_logs() as logs:
+            patch.setattr(module.asyncio, "get_running_loop", lambda: short)
+            timer.soon() if lost == "call_soon" else timer.after(0.01)
+        timer._loop = running
+        assert [each["event"] for each in logs] == ([] if lost == "call" else ["timer_not_set"])
+        if lost == "call":
+            assert timer._handle is not None
+            timer._handle.cancel()
+        await until(lambda: called)
+        await asyncio.sleep(0.1)
+        rounds.cancel()
+        assert called == [0.0]
+        assert not {timer, rounds} & Timer._armed.keys()
+
+    on(loop, test)
+
+
+async def test_a_step_without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done again, where it has not set a time itself or cancelled the timer; other errors are the loop's."""
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "_LATE", 0.05)
+    told: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    done: list[int] = []
+
+    def fails() -> None:
+        done.append(3)
+        raise ZeroDivisionError
+
+    def cancels() -> None:
+        cancelled.cancel()
+        done.append(4)
+        raise MemoryError
+
+    rounds = keep_looking()
+    failing, cancelled = Timer(fails), Timer(cancels)
+    Timer(once(once(lambda: done.append(1)), after=1)).soon()
+    failing.soon()
+    cancelled.soon()
+    with capture_logs() as logs:
+        await until(lambda: 1 in done)
+    await asyncio.sleep(0.1)
+    assert sorted(done) == [1, 3, 4]
+    assert [type(each["exception"]) for each in told] == [MemoryError, ZeroDivisionError, MemoryError]
+    assert [each["event"] for each in logs] == ["timer_failed"]
+    rounds.cancel()
+    loop.set_exception_handler(before)
+
+
+async def test_the_looks_themselves_may_be_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go on with the next want of memory that the loop hears of."""
+    monkeypatch.setattr(module, "AGAIN", 0.01)
+    monkeypatch.setattr(module, "_LATE", 0.05)
+    rounds = keep_looking()
+    assert rounds._handle is not None
+    rounds._handle.cancel()
+    called: list[int] = []
+    timer = Timer(lambda: called.append(1))
+    timer.soon()
+    assert timer._handle is not None
+    timer._handle.cancel()
+    await asyncio.sleep(0.2)
+    assert not called
+    rescue(asyncio.get_running_loop(), {"message": "", "exception": MemoryError()})
+    await until(lambda: called)
+    rounds.cancel()

@@ -5,7 +5,6 @@ Whoever can't take it (behind, busy writing, too much at once) is left to its ow
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
@@ -20,7 +19,7 @@ from relay_tornado.delivery.outlet import Outlet
 from relay_tornado.errors import BucketGone, CursorLost
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import KIB, BucketId, Event
-from relay_tornado.rescue import say
+from relay_tornado.rescue import Timer, say
 
 PAGE: Final = 256
 """Most events in one read."""
@@ -127,7 +126,8 @@ class Dispatcher:
         self._pass: Iterator[Place] | None = None
         self._bucket_id: BucketId = ""
         self._chunks: dict[int, _Chunk | None] = {}
-        self._scheduled: asyncio.Handle | None = None
+        self._timer = Timer(self._turn)
+        self._failed = False
         self._watch = log.watch(None, self.wake)
 
     def head(self, bucket_id: BucketId) -> int:
@@ -163,36 +163,29 @@ class Dispatcher:
     def close(self) -> None:
         self._watch.close()
         self._places.clear()
-        if self._scheduled is not None:
-            self._scheduled.cancel()
+        self._timer.cancel()
 
     def wake(self, bucket_id: BucketId) -> None:
         """There may be something new in this bucket, or what is in it goes elsewhere now."""
         if bucket_id in self._places:
             self._woken[bucket_id] = None
-            if self._scheduled is None:
-                self._schedule()
-
-    def _schedule(self) -> None:
-        self._scheduled = asyncio.get_running_loop().call_soon(self._turn)
+            if self._timer.at is None:
+                self._timer.soon()
 
     def _turn(self) -> None:
         """Serves the places of the woken buckets for `SLICE` seconds, then lets the loop go round before going on."""
-        self._scheduled = None
         try:
+            if self._failed:
+                self._woken.update(dict.fromkeys(self._places))
+                self._failed = False
             self._go_on(time.perf_counter() + SLICE)
         except Exception:
             # Memory is short, say. Whoever was not served is, once there is some.
+            self._failed = True
             self._pass = None
             self._chunks.clear()
-            self._scheduled = asyncio.get_running_loop().call_later(_AGAIN, self._wake_all)
+            self._timer.after(_AGAIN)
             say(_log.exception, "pass_failed", bucket=self._bucket_id)
-
-    def _wake_all(self) -> None:
-        """There may be something new in every bucket that somebody reads."""
-        self._scheduled = None
-        for bucket_id in self._places:
-            self.wake(bucket_id)
 
     def _go_on(self, end: float) -> None:
         while True:
@@ -207,7 +200,7 @@ class Dispatcher:
             # What a pass read is not kept over a turn: the bucket may change, and its frames with it.
             self._chunks.clear()
             if time.perf_counter() > end:
-                self._schedule()
+                self._timer.soon()
                 return
 
     def _serve(self, places: Iterator[Place], end: float) -> bool:

@@ -38,7 +38,7 @@ from relay_tornado.log.ledgers import EPHEMERAL, Ledger, Ledgers
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import BucketId, Event
 from relay_tornado.progress import AT_ONCE, Taken
-from relay_tornado.rescue import Lock
+from relay_tornado.rescue import Lock, Timer
 
 _LOOK: Final = 1.0
 """Seconds until those who wait are woken again where what there is was not taken: whoever was woken may be slow."""
@@ -75,9 +75,7 @@ class Group:
         self._generation = ledger.progress.generation
         self._gap = ledger.gap
         self._place = Place(self, ledger.key.bucket_id, ledger.progress.floor, epoch)
-        self._timer: asyncio.TimerHandle | None = None
-        # A handle itself does not know it where uvloop's timer is over at once.
-        self._at = 0.0
+        self._timer = Timer(self._tick)
         self._loop = asyncio.get_running_loop()
         self._unwatch: Callable[[], object] | None = None
 
@@ -137,9 +135,7 @@ class Group:
             self._unwatch()
         self._place.open = False
         self._groups.dispatcher.remove(self._place)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
 
     # what comes back
 
@@ -357,16 +353,10 @@ class Group:
         elif self._waiting and (due := self.ledger.progress.due()) is not None:
             when = min(when, now + due - self._groups.ledgers.clock())
         when = max(when, now + _SOONEST)
-        if self._timer is not None:
-            if now - _LOOK < self._at <= when:  # one that is long over was lost, as for want of memory
-                return
-            self._timer.cancel()
-            self._timer = None
-        self._timer = self._loop.call_at(when, self._tick)
-        self._at = when
+        if self._timer.at is None or self._timer.at > when:
+            self._timer.set(when)
 
     def _tick(self) -> None:
-        self._timer = None
         try:
             self._time_out()
             self._wake()

@@ -13,7 +13,7 @@ from relay_tornado.delivery.selection import Copies
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import BucketId, Cursor, Event, Gap
 from relay_tornado.progress import Taken
-from relay_tornado.rescue import Lock
+from relay_tornado.rescue import Lock, Timer
 
 _ENOUGH: Final = 64
 """Room for so many events is worth a write of its own at once, as is a quarter of what a connection may have;"""
@@ -148,7 +148,7 @@ class InFlight:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._enough = min(limit // 4, _ENOUGH)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._fill)
         self._items: dict[tuple[str, int], Item] = {}
         self._short: dict[Member, None] = {}
         self._given = 0
@@ -201,14 +201,12 @@ class InFlight:
             return
         if self.credit >= self._enough:
             self._fill()
-        elif self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_PATIENCE, self._fill)
+        elif self._timer.at is None:
+            self._timer.after(_PATIENCE)
 
     def _fill(self) -> None:
         """Those that waited for room go on."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         for member in list(self._short):
             member.receiver.mark(member.place.bucket_id)
             del self._short[member]
@@ -224,9 +222,8 @@ class InFlight:
     def forget(self, member: Member) -> None:
         """This one has left."""
         self._short.pop(member, None)
-        if not self._short and self._timer is not None:
+        if not self._short:
             self._timer.cancel()
-            self._timer = None
 
     def adopt(self, old: Member, new: Member) -> None:
         """Takes over what the connection had as another member before."""

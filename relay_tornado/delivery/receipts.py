@@ -16,7 +16,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import Final
 from relay_tornado.delivery.dispatch import Place
 from relay_tornado.log.ledgers import Ledger
 from relay_tornado.model import BucketId
+from relay_tornado.rescue import Timer
 
 INTERVAL: Final = 1.0
 """Seconds between two pings of one connection."""
@@ -138,9 +138,7 @@ class Receipts:
         self._held: dict[BucketId, dict[Held, None]] = {}
         self._heads: dict[BucketId, int] = {}
         self._active: dict[Held, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        # A handle itself does not know it where uvloop's timer is over at once.
-        self._at = 0.0
+        self._timer = Timer(self._tick)
 
     def add(self, held: Held, moved: Callable[[], None]) -> None:
         """From now on the connection's receipts move the consumer; its place is at a position of its own. `moved` is
@@ -150,9 +148,8 @@ class Receipts:
         self._held.setdefault(held.place.bucket_id, {})[held] = None
         ledger.given = partial(self._given, ledger)
         self._active[held] = None
-        now = asyncio.get_running_loop().time()
-        if self._timer is None or self._at < now - INTERVAL:  # one that is long over was lost, as for want of memory
-            self._tick_at(now + INTERVAL)
+        if self._timer.at is None:
+            self._timer.after(INTERVAL)
 
     def remove(self, held: Held) -> None:
         """May be repeated."""
@@ -168,9 +165,8 @@ class Receipts:
                 del self._held[bucket_id]
                 self._heads.pop(bucket_id, None)
         held.ledger.leave()
-        if not self._held and self._timer is not None:
+        if not self._held:
             self._timer.cancel()
-            self._timer = None
 
     def begin(self, held: Held) -> None:
         """The place is at another position of the consumer."""
@@ -192,19 +188,8 @@ class Receipts:
         here = [each for each in those if each.ledger is ledger and not each.moved_away()]
         return max((max(each.place.seq, each.place.given) for each in here), default=0)
 
-    def _tick_at(self, at: float) -> None:
-        self._timer = asyncio.get_running_loop().call_at(at, self._tick)
-        self._at = at
-
     def _tick(self) -> None:
-        try:
-            self._ping_those_due()
-        finally:
-            self._timer = None
-            if self._held:
-                self._tick_at(asyncio.get_running_loop().time() + INTERVAL)
-
-    def _ping_those_due(self) -> None:
+        self._timer.after(INTERVAL)
         for bucket_id, held_there in self._held.items():
             head = self._head(bucket_id)
             if self._heads.get(bucket_id) != head:

@@ -21,6 +21,7 @@ from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import ANY_OUTPUT, Appended, Bucket, BucketId, Cursor, Event, Input, Result, Token
 from relay_tornado.registry.contract import Registry
+from relay_tornado.rescue import Timer
 from relay_tornado.wire.answers import Answer, client_answer, text_answer
 
 WAIT: Final = 10.0
@@ -55,7 +56,7 @@ class _Waiter:
         self.id = format_id(appended.epoch, appended.seq)
         self.output = output
         self.answered = answered
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Timer | None = None
 
 
 class Responses:
@@ -176,7 +177,8 @@ class Responses:
     def _look(self, waiter: _Waiter, duplicate: bool) -> None:
         """Sets its time, and looks whether there is somebody to wait for."""
         loop = asyncio.get_running_loop()
-        waiter.timer = loop.call_later(self._wait, lambda: self._end(waiter, _late(waiter.id, self._wait)))
+        waiter.timer = Timer(lambda: self._end(waiter, _late(waiter.id, self._wait)))
+        waiter.timer.after(self._wait)
         event = None if duplicate else self._peek(waiter)
         if event is None:
             task = loop.create_task(self._begin(waiter, duplicate))

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias, TypeVar
 
-from relay_tornado.rescue import wake
+from relay_tornado.rescue import Timer, wake
 
 T = TypeVar("T")
 
@@ -64,9 +64,9 @@ class Turns:
         self._rested = 0.0
         """When those far behind may go on."""
         self._glow = 0.0
-        self._handle: asyncio.Handle | None = None
+        self._timer = Timer(self._turn)
         self._resting = False
-        """Whether that is for the end of a rest. Its type does not tell it: uvloop's timers are none of asyncio's."""
+        """Whether that is for the end of a rest."""
 
     async def run(self, section: Callable[[], T], behind: int) -> T:
         """Runs the section in its turn, for who is so many events behind. Raises what it raises."""
@@ -75,16 +75,12 @@ class Turns:
                 return section()
             finally:
                 self._spent += self._clock() - began
-                if self._handle is None:
-                    self._handle = asyncio.get_running_loop().call_soon(self._turn)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+                if self._timer.at is None:
+                    self._timer.soon()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         (self._far if behind > FAR else self._near).append((future, section))
-        if self._handle is None:
-            self._handle = loop.call_soon(self._turn)
-        elif behind <= FAR and self._resting:
-            self._handle.cancel()
-            self._handle = loop.call_soon(self._turn)
+        if self._timer.at is None or (behind <= FAR and self._resting):
+            self._timer.soon()
             self._resting = False
         return await future
 
@@ -101,14 +97,13 @@ class Turns:
         return now < self._glow or self._waiting() > 0
 
     def _turn(self) -> None:
-        self._handle = None
         self._resting = False
         try:
             self._work()
         except Exception:
             # Memory is short, say: those who wait have their turn all the same.
             if self._near or self._far:
-                self._handle = asyncio.get_running_loop().call_soon(self._turn)
+                self._timer.soon()
             raise
 
     def _work(self) -> None:
@@ -129,15 +124,12 @@ class Turns:
             _next(self._far)
             now = self._clock()
         self._spent = now - began if worked else 0.0
-        loop = asyncio.get_running_loop()
-        if self._near or (self._far and not pressed):
-            self._handle = loop.call_soon(self._turn)
-        elif self._far:
-            self._handle = loop.call_later(min(max(self._rested - now, 0.0), _LOOK), self._turn)
+        if self._far and pressed and not self._near:
+            self._timer.after(min(max(self._rested - now, 0.0), _LOOK))
             self._resting = True
-        elif worked:
-            # The next turn of the loop has time of its own.
-            self._handle = loop.call_soon(self._turn)
+        elif self._near or self._far or worked:
+            # Where nobody waits, the next turn of the loop has time of its own.
+            self._timer.soon()
 
 
 def _next(queue: _Queue) -> None:

@@ -37,6 +37,7 @@ from relay_tornado.log.ledgers import Ledger
 from relay_tornado.log.lineage import epoch_at
 from relay_tornado.model import KIB, Bucket, Cursor, Event, Output, Result
 from relay_tornado.progress import AT_ONCE, Taken
+from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import parse
 
 GONE: Final = "410 Gone"
@@ -71,8 +72,9 @@ class Forwarder:
         self._lanes = Lanes(shared, output, self.poke)
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: set[int] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._poked = self._ended = self._gone = False
+        self._timer = Timer(self.poke)
+        self._poked = Timer(self._pump)
+        self._ended = self._gone = False
         self._on_gone = gone
         self._unwatch = ledger.watch(self._told)
         self._take_over(bucket, output)
@@ -127,17 +129,15 @@ class Forwarder:
 
     def poke(self) -> None:
         """There may be something to do."""
-        if not self._poked and not self._ended:
-            self._poked = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        if self._poked.at is None and not self._ended:
+            self._poked.soon()
 
     def end(self) -> None:
         """Takes nothing more; what is out goes on to its end."""
         self._ended = True
         self._unwatch()
         self._lanes.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
 
     async def ended(self) -> None:
         """Waits, after `end`, for what is out."""
@@ -179,7 +179,6 @@ class Forwarder:
     # taking
 
     def _pump(self) -> None:
-        self._poked = False
         for _ in range(_TURNS):
             if not self.active or self.ledger.gone:
                 return
@@ -238,11 +237,8 @@ class Forwarder:
         return True
 
     def _wake_in(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         # A timer may fire a little early; what is not due then would wait for another one.
-        delay = min(max(seconds, 0.0) + 0.001, _LOOK)
-        self._timer = asyncio.get_running_loop().call_later(delay, self.poke)
+        self._timer.after(min(max(seconds, 0.0) + 0.001, _LOOK))
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -17,6 +17,7 @@ import h11
 
 from relay_tornado.forwarding.guard import GuardedResolver
 from relay_tornado.model import KIB
+from relay_tornado.rescue import Timer
 from relay_tornado.wire.destination import Destination
 
 MOST_BODY: Final = 64 * KIB
@@ -197,7 +198,7 @@ class _Connection(asyncio.Protocol):
         self._response: h11.Response | None = None
         self._body = bytearray()
         self._used = self._heard = self._whole = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self.abort)
         self._lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -249,7 +250,7 @@ class _Connection(asyncio.Protocol):
         """Waits for `wake`, at most so long; `lost` is called where it is of no use any more."""
         self.warm = True
         self._lost = lost
-        self._timer = asyncio.get_running_loop().call_later(seconds, self.abort)
+        self._timer.after(seconds)
 
     def wake(self) -> bool:
         """Whether it can be used."""
@@ -264,9 +265,7 @@ class _Connection(asyncio.Protocol):
 
     def _end_rest(self) -> None:
         self.warm = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         lost, self._lost = self._lost, None
         if lost is not None:
             lost()

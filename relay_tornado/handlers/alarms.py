@@ -9,6 +9,8 @@ from typing import Final, Protocol
 
 import structlog
 
+from relay_tornado.rescue import Timer
+
 _GRAINS: Final = ((2.0, 0.01), (math.inf, 0.25))
 """How late one may be woken: times less than so many seconds ahead are rounded up to so many seconds."""
 
@@ -31,9 +33,7 @@ class Alarms:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._sleepers: dict[float, dict[Sleeper, None]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        # A handle itself does not know it where uvloop's timer is over at once.
-        self._at = 0.0
+        self._timer = Timer(self._look)
 
     def set(self, sleeper: Sleeper, due: float) -> float:
         """Wakes somebody, once, at this time or a little later; returns what `cancel` wants."""
@@ -41,8 +41,8 @@ class Alarms:
         grain = next(grain for limit, grain in _GRAINS if ahead < limit)
         at = math.ceil(due / grain) * grain
         self._sleepers.setdefault(at, {})[sleeper] = None
-        if self._timer is None or at < self._at:
-            self._look_at(at)
+        if self._timer.at is None or at < self._timer.at:
+            self._timer.set(at)
         return at
 
     def cancel(self, sleeper: Sleeper, at: float) -> None:
@@ -52,25 +52,16 @@ class Alarms:
             sleepers.pop(sleeper, None)
             if not sleepers:
                 del self._sleepers[at]
-                if not self._sleepers and self._timer is not None:
+                if not self._sleepers:
                     self._timer.cancel()
-                    self._timer = None
-
-    def _look_at(self, at: float) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-        self._at = at
-        self._timer = self._loop.call_at(at, self._look)
 
     def _look(self) -> None:
-        self._timer = None
         try:
             self._wake_those_due()
         finally:
             if self._sleepers:
                 # Whoever is left of those that are due has the next turn of the loop.
-                self._look_at(min(self._sleepers))
+                self._timer.set(min(self._sleepers))
 
     def _wake_those_due(self) -> None:
         now, end = self._loop.time(), time.perf_counter() + _SLICE

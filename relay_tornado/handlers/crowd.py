@@ -7,6 +7,8 @@ import gc
 from collections import deque
 from typing import Final
 
+from relay_tornado.rescue import Timer
+
 _LOOK: Final = 200
 """Behind so many of them Python looks for garbage. Left to itself it looks at all that a crowd has brought at once, for
 0.1 s where it is 10,000, and late: it counts what is made less what is freed, and the objects of handshakes go as fast
@@ -21,11 +23,12 @@ class Crowd:
         self._passed = 0
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._scheduled = False
+        self._timer = Timer(self._next)
 
     async def turn(self) -> None:
         """Returns when it is one's turn."""
-        self._schedule()
+        if self._timer.at is None:
+            self._timer.soon()
         if self._left and not self._waiting:
             self._let_through()
             return
@@ -33,13 +36,7 @@ class Crowd:
         self._waiting.append(future)
         await future
 
-    def _schedule(self) -> None:
-        if not self._scheduled:
-            self._loop.call_soon(self._next)
-            self._scheduled = True
-
     def _next(self) -> None:
-        self._scheduled = False
         self._left = self._most
         try:
             while self._waiting and self._left:
@@ -50,7 +47,7 @@ class Crowd:
         finally:
             # Who comes in this turn of the loop, behind those, has what is left of it.
             if self._left < self._most:
-                self._schedule()
+                self._timer.soon()
 
     def _let_through(self) -> None:
         self._left -= 1

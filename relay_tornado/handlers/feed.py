@@ -24,7 +24,7 @@ from relay_tornado.handlers.conversation import AGAIN, Written, buffered
 from relay_tornado.handlers.sockets import Connected, Sockets
 from relay_tornado.ids import format_id, parse_id
 from relay_tornado.model import BucketId, Cursor, Gap, Token
-from relay_tornado.rescue import surely
+from relay_tornado.rescue import Timer, surely
 from relay_tornado.wire import control, frames, sse, websocket
 
 HEARTBEAT: Final = 15.0
@@ -103,7 +103,7 @@ class Feed(Connected):
         self._heartbeats = min(HEARTBEAT, sockets.settings.ping_interval)
         self._liveness = Liveness(sockets.settings.stuck_timeout, self._loop.time())
         self._next = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._tick)
         sockets.enter(self)
         sockets.identify(self, token)
 
@@ -147,7 +147,7 @@ class Feed(Connected):
         self._buffer(self._framed(b"".join(first)))
         now = self._loop.time()
         self._next = now + self._heartbeats
-        self._timer = self._loop.call_at(self._due(), self._tick)
+        self._timer.set(self._due())
         delivery.rescope(self._token)
         delivery.start()
 
@@ -255,7 +255,7 @@ class Feed(Connected):
             again = self._due()
         finally:
             if not self.ended:
-                self._timer = self._loop.call_at(again, self._tick)
+                self._timer.set(again)
 
     def _look(self, now: float) -> None:
         stream = self._stream
@@ -312,7 +312,7 @@ class Feed(Connected):
             return
         last = self._framed(sse.event("error", frames.error(code, reason)))
         if self._buffer(last + (b"0\r\n\r\n" if self._chunked else b"")) is not None:
-            self._loop.call_later(_LAST_WORDS, stream.close)
+            Timer(stream.close).after(_LAST_WORDS)
             stream.when_written(stream.close)
 
     def _closed(self) -> None:
@@ -323,7 +323,6 @@ class Feed(Connected):
         self.leave()
 
     def _quiet(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.cancel()
         if self._delivery is not None:
             self._sockets.deliveries.end(self._delivery)

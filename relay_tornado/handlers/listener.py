@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -25,7 +26,7 @@ from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.handlers.log_limit import LogLimit
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.proxy import ProxyTrust
-from relay_tornado.rescue import say
+from relay_tornado.rescue import Timer, say
 from relay_tornado.settings import Settings
 from relay_tornado.tls import Certificate
 from relay_tornado.transport.direct import READ_SIZE, Direct, DirectConnection
@@ -123,14 +124,15 @@ class Listener:
         self._loop = IOLoop.current()
         times = settings.idle_timeout, settings.head_timeout, settings.body_timeout
         self._interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
-        self._sweeper: asyncio.TimerHandle | None = None
+        # No timer of Tornado's: those go by the clock of day, and stop for as long as that is set back.
+        self._sweeper = Timer(self._sweep)
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
         self._sockets = _inherited(self._entrance.inherited) or listen(*self._address, self._entrance.flags)
         for listening in self._sockets:
             self._loop.add_handler(listening, self._accept, IOLoop.READ)
-        self._sweep_later()
+        self._sweeper.after(self._interval)
         return int(self._sockets[0].getsockname()[1])
 
     def stop(self) -> None:
@@ -157,8 +159,7 @@ class Listener:
     def close(self) -> None:
         """Closes everything at once."""
         self.stop()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        self._sweeper.cancel()
         for connection in tuple(self.connections):
             connection.close()
         self.lingering.close()
@@ -208,8 +209,6 @@ class Listener:
         _Serving(stream, self._parameters, stream).start_serving(self._delegate)
 
     def _accept(self, listening: socket.socket, events: int) -> None:
-        if self._sweeper is None:
-            self._sweep_later()
         for _ in range(ACCEPT):
             try:
                 connection, address = _accepted(listening)
@@ -243,7 +242,7 @@ class Listener:
         """The socket stays readable while there is no descriptor for what waits on it: without a pause the loop would
         do nothing else."""
         self._loop.remove_handler(listening)
-        self._loop.call_later(_ACCEPT_PAUSE, self._resume, listening)
+        Timer(partial(self._resume, listening)).after(_ACCEPT_PAUSE)
         self._say("accepting_paused", reason=error.strerror)
 
     def _resume(self, listening: socket.socket) -> None:
@@ -263,14 +262,8 @@ class Listener:
         _log.warning(event, **what)
         return True
 
-    def _sweep_later(self) -> None:
-        # No timer of Tornado's: those go by the clock of day, and stop for as long as that is set back.
-        self._sweeper = asyncio.get_running_loop().call_later(self._interval, self._sweep)
-
     def _sweep(self) -> None:
-        # Where there is no memory for the next one, it begins again with the next connection.
-        self._sweeper = None
-        self._sweep_later()
+        self._sweeper.after(self._interval)
         # The loop may have lost the next turn of it, where memory was short.
         self._welcome()
         now = time.monotonic()

@@ -25,6 +25,7 @@ from relay_tornado.model import BucketId, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.rescue import Timer
 from relay_tornado.settings import Settings
 
 _GOING_AWAY: Final = (CloseCode.GOING_AWAY, "the relay is going away: come back")
@@ -105,7 +106,7 @@ class Sockets:
         self._live: set[Connected] = set()
         self._addresses: dict[str, int] = {}
         self._tokens: dict[str, set[Connected]] = {}
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry = Timer(self._look_at_expiry)
         self._closing = False
         self._log_limit = LogLimit()
         self._emptied = asyncio.Event()
@@ -190,8 +191,7 @@ class Sockets:
             await self.deliveries.ended()
         finally:
             self._end_watch()
-            if self._expiry is not None:
-                self._expiry.cancel()
+            self._expiry.cancel()
             self.deliveries.close()
             self.responses.close()
 
@@ -221,9 +221,6 @@ class Sockets:
     def _look_at_expiry(self) -> None:
         """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are
         some that will."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
         now = time.time()
         soonest: float | None = None
         for key in list(self._tokens):
@@ -241,7 +238,7 @@ class Sockets:
         if soonest is not None:
             # The clock of day may be set meanwhile, so it is not trusted for long.
             delay = min(_EXPIRY, soonest - now + 0.001)
-            self._expiry = asyncio.get_running_loop().call_later(delay, self._look_at_expiry)
+            self._expiry.after(delay)
 
 
 def counted_address(remote_ip: str) -> str | None:

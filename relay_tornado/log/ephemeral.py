@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import MIB, Event
+from relay_tornado.rescue import Timer
 
 AGE = 60.0
 BUDGET = 64 * MIB
@@ -55,14 +56,13 @@ class Ephemeral:
         self._age = age
         self._budget = budget
         self._order: deque[tuple[float, Fleeting, int, int]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._expire)
         self.used = 0
         """Bytes in use."""
 
     def add(self, fleeting: Fleeting, events: Sequence[Event]) -> None:
         """Takes over events that were appended to a log just now, in order."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
         for event in events:
             if event.seq != fleeting.end + 1:
                 fleeting.start = event.seq
@@ -73,15 +73,15 @@ class Ephemeral:
             fleeting.events[event.seq] = event
         while self.used > self._budget:
             self._evict()
-        if self._timer is None and self._order:
-            self._timer = loop.call_later(self._age, self._expire, loop)
+        if self._timer.at is None and self._order:
+            self._timer.set(now + self._age)
 
-    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+    def _expire(self) -> None:
+        now = asyncio.get_running_loop().time()
         while self._order and self._order[0][0] <= now:
             self._evict()
-        left = self._order[0][0] - now if self._order else None
-        self._timer = None if left is None else loop.call_later(left, self._expire, loop)
+        if self._order:
+            self._timer.set(self._order[0][0])
 
     def _evict(self) -> None:
         _, fleeting, seq, cost = self._order.popleft()
@@ -90,8 +90,6 @@ class Ephemeral:
 
     def close(self) -> None:
         """Lets go of everything."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         while self._order:
             self._evict()

@@ -9,7 +9,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from relay_tornado.errors import RelayError
-from relay_tornado.rescue import say
+from relay_tornado.rescue import Timer, say
 from relay_tornado.storage.work import blames_environment
 
 DELAY: Final = 0.05
@@ -92,7 +91,7 @@ class Riders:
     def __init__(self, go: Callable[[], None]) -> None:
         self._go = go
         self._waiting: dict[Rider, None] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Timer(self._due)
         self._closed = False
 
     def __len__(self) -> int:
@@ -106,9 +105,7 @@ class Riders:
     def board(self) -> Ride | None:
         """Those who wait, in the transaction that is about to begin; None where nobody has anything."""
         waiting, self._waiting = self._waiting, {}
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
         try:
             riders = [rider for rider in waiting if self._boards(rider)]
             return Ride(riders, self._failed) if riders else None
@@ -135,16 +132,13 @@ class Riders:
     def close(self) -> None:
         """Nobody gets a transaction any more."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._timer.cancel()
 
     def _wait(self, delay: float) -> None:
-        if self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(delay, self._due)
+        if self._timer.at is None and not self._closed:
+            self._timer.after(delay)
 
     def _due(self) -> None:
-        self._timer = None
         try:
             self._go()
         except RelayError:

@@ -432,10 +432,10 @@ async def test_who_has_no_receipts_costs_nothing() -> None:
     world = World(clock=day)
     await world.bucket()
     await world.subscribe("orders")
-    assert world.deliveries._receipts._timer is None
+    assert world.deliveries._receipts._timer.at is None
     await with_row(world)
     some = [await client(world, "orders") for _ in range(50)]
-    assert world.deliveries._receipts._timer is not None
+    assert world.deliveries._receipts._timer.at is not None
     await world.append(1)
     for each in some:
         await each.answer(0.1)
@@ -446,7 +446,7 @@ async def test_who_has_no_receipts_costs_nothing() -> None:
     assert not world.deliveries._receipts._active, "nobody is looked at while nothing comes"
     for each in some:
         each.leave()
-    assert world.deliveries._receipts._timer is None
+    assert world.deliveries._receipts._timer.at is None
     assert not world.deliveries._receipts._held
     assert world.ledgers.find(KEY) is None
 

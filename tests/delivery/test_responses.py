@@ -13,6 +13,7 @@ from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result, Retention
 from relay_tornado.wire.answers import Answer
 from tests.delivery.world import TOKEN, World, quiet
+from tests.failing import lose_timers
 
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
 
@@ -93,8 +94,11 @@ async def test_a_named_output_counts_its_copies_answers_alone() -> None:
 
 
 @pytest.mark.gen_test
-async def test_nobody_answers() -> None:
-    """After its time a sender reads 504, which names the event."""
+@pytest.mark.parametrize("lost", [False, True])
+async def test_nobody_answers(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its time a sender reads 504, which names the event; also where there was no memory to set a timer."""
+    if lost:
+        lose_timers(monkeypatch)
     desk = Desk(wait=0.01)
     await desk.open()
     await desk.world.append()

@@ -12,9 +12,27 @@ from relay_tornado.forwarding.request import encode
 from relay_tornado.model import Appended, Event
 from relay_tornado.signatures import Verifier
 from relay_tornado.wire.answers import Answer
+from tests.failing import lose_timers
 from tests.forwarding.target import Got, Target, answer
 from tests.forwarding.world import B, public, world
 from tests.waiting import until
+
+
+@pytest.mark.gen_test
+async def test_what_a_forwarder_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New events go out, and what failed goes out again, also where there was no memory to set a timer."""
+    async with (
+        Target(lambda got: answer(503 if len(target.got) == 1 else 200)) as target,
+        world(public(target.url)) as w,
+    ):
+        lose_timers(monkeypatch)
+        await w.append(b"1")
+        await until(lambda: w.forwarder()._timer.at is not None)
+        w.now += 2
+        await target.until(2)
+        await w.append(b"2")
+        await target.until(3)
+        assert target.bodies == [b"1", b"1", b"2"]
 
 
 @pytest.mark.gen_test

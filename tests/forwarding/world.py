@@ -126,7 +126,7 @@ class World:
     async def idle(self, n: int = 1) -> None:
         """Waits until an output has nothing out, and what came of it is stored."""
         await asyncio.sleep(0)
-        await until(lambda: not self.forwarder(n)._tasks and not self.forwarder(n)._poked)
+        await until(lambda: not self.forwarder(n)._tasks and self.forwarder(n)._poked.at is None)
 
     async def stored(self, seq: int, n: int = 1) -> Sequence[Result]:
         return (await self.results.of(B, seq, seq)).get((seq, n), [])

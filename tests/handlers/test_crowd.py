@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.handlers.crowd import Crowd
+from relay_tornado.rescue import Timer, keep_looking
 from tests.delivery.virtual import run
 
 
@@ -39,7 +40,7 @@ def test_a_few_a_turn_in_their_order() -> None:
         assert through == [number for number in range(50) if number not in (4, 10, 11)]
         assert turns >= 11
         await asyncio.sleep(1)
-        assert not crowd._scheduled
+        assert crowd._timer.at is None
 
     run(test)
 
@@ -88,7 +89,7 @@ def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
 
 @pytest.mark.parametrize("time", [0, 1, 2])
 def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever comes after one that could not be scheduled, or woken, has a turn."""
+    """Whoever comes where a turn could not be scheduled, and after one that could not be woken, has a turn."""
 
     async def test() -> None:
         crowd = Crowd(1)
@@ -99,16 +100,18 @@ def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch) -> No
 
         def failing(callback: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.Handle:
             nonlocal calls
-            calls += getattr(callback, "__func__", None) is Crowd._next
+            calls += getattr(callback, "__func__", None) is Timer._over
             if calls == time + 1:
                 calls += 1
                 raise MemoryError
             return call_soon(callback, *arguments, **options)
 
         monkeypatch.setattr(loop, "call_soon", failing)
+        rounds = keep_looking()
         for _ in range(5):
             with contextlib.suppress(MemoryError):
                 await crowd.turn()
+        rounds.cancel()
         assert calls > time + 1
 
     run(test)

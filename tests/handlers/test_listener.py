@@ -20,6 +20,7 @@ from relay_tornado.handlers import log_limit
 from relay_tornado.handlers.listener import Listener
 from relay_tornado.ids import format_id, hash_secret, new_secret
 from relay_tornado.model import Token
+from tests.failing import lose_timers
 from tests.handlers.edge import URL, edge
 from tests.handlers.raw import Raw, request
 from tests.handlers.test_ingest import HeldLog
@@ -57,8 +58,10 @@ async def test_the_limit_leaves_descriptors() -> None:
 
 
 @pytest.mark.gen_test
-async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no descriptor is left, accepting pauses instead of spinning, and goes on once there are some."""
+@pytest.mark.parametrize("lost", [False, True])
+async def test_out_of_descriptors(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no descriptor is left, accepting pauses instead of spinning, and goes on once there are some; also where
+    there was no memory to set a timer."""
     tries = 0
     accept = Listener._accept
 
@@ -70,6 +73,8 @@ async def test_out_of_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Listener, "_accept", counting)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with edge() as site:
+        if lost:
+            lose_timers(monkeypatch)
         with socket.socket() as client, structlog.testing.capture_logs() as lines:
             client.setblocking(False)
             highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from tests.failing import lose_timers
 from tests.handlers.sockets import live
 from tests.waiting import until
 
@@ -28,9 +29,12 @@ async def test_a_revoked_token_closes_its_sockets() -> None:
 
 
 @pytest.mark.gen_test
-async def test_an_expired_token_closes_its_sockets() -> None:
-    """4504, when its time has come."""
+@pytest.mark.parametrize("lost", [False, True])
+async def test_an_expired_token_closes_its_sockets(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4504, when its time has come, also where there was no memory to set a timer."""
     async with live() as server:
+        if lost:
+            lose_timers(monkeypatch)
         client = await server.authenticated(await server.token(lasts=0.4))
         assert (await client.end())[0] == 4504
 

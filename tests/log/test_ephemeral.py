@@ -12,6 +12,7 @@ from relay_tornado.log.ephemeral import Ephemeral, Fleeting
 from relay_tornado.log.tail import OVERHEAD
 from relay_tornado.model import MIB, Event, Retention
 from tests.delivery.virtual import run
+from tests.failing import lose_timers
 from tests.log.worlds import MANY, SqliteWorld, World, event, make
 from tests.waiting import until
 
@@ -158,17 +159,20 @@ def made(seq: int, size: int = 100) -> Event:
 
 
 @log_test
-async def test_content_leaves_by_age() -> None:
-    """Each leaves when it is old, also where nothing else happens."""
+@pytest.mark.parametrize("lost", [False, True])
+async def test_content_leaves_by_age(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each leaves when it is old, also where nothing else happens, and where there was no memory to set a timer."""
+    if lost:
+        lose_timers(monkeypatch)
     ephemeral = Ephemeral(age=0.02)
     fleeting = Fleeting()
     ephemeral.add(fleeting, [made(1), made(2)])
     assert len(fleeting.events) == 2
     await until(lambda: not fleeting.events)
     assert ephemeral.used == 0
-    assert ephemeral._timer is None
+    assert ephemeral._timer.at is None
     ephemeral.add(fleeting, [made(3)])
-    assert ephemeral._timer is not None
+    assert ephemeral._timer.at is not None
     ephemeral.close()
     assert (ephemeral.used, fleeting.events) == (0, {})
 

@@ -14,6 +14,7 @@ from relay_tornado.errors import Conflict, NoSpace, Unavailable, Unknown
 from relay_tornado.settings import Settings
 from relay_tornado.storage import riders
 from relay_tornado.storage.database import Database
+from tests.failing import lose_timers
 from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import names
 from tests.waiting import until
@@ -79,8 +80,13 @@ async def test_it_rides_along(database: Database) -> None:
 
 
 @storage_test
-async def test_it_goes_alone_where_nothing_comes(database: Database) -> None:
-    """Where there is no other transaction it gets one."""
+@pytest.mark.parametrize("lost", [False, True])
+async def test_it_goes_alone_where_nothing_comes(
+    database: Database, lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no other transaction it gets one, also where there was no memory to set a timer."""
+    if lost:
+        lose_timers(monkeypatch)
     rider = Passenger(database)
     database.ride(rider)
     await until(lambda: rider.told)
@@ -225,7 +231,7 @@ async def test_the_end_leaves_no_timer(settings: Settings) -> None:
     await database.close()
     rider: Any = Passenger(database)
     database.ride(rider)
-    assert database._writer.riders._timer is None
+    assert database._writer.riders._timer.at is None
 
 
 @storage_test
