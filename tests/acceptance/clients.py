@@ -93,7 +93,7 @@ class Subscriber:
             await self.send({"action": "subscribe", "buckets": [self.bucket], "since": self.since})
             answer = await self.receive()
             assert answer["status"] == "subscribed"
-            self.subscribed = answer["buckets"][0]
+            self.subscribed = answer.get("buckets", [{}])[0]
         except BaseException:
             self.socket.transport.abort()
             raise
