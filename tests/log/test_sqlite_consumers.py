@@ -109,6 +109,23 @@ async def test_a_save_without_memory(disk: SqliteWorld, monkeypatch: pytest.Monk
 
 
 @log_test
+async def test_changes_are_asked_for_until_they_are_had(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no memory for them, those of this consumer are asked for the next time, and nobody's are lost."""
+    monkeypatch.setattr("relay_tornado.storage.riders._AGAIN", 0.01)
+    store = await begin(disk, "worker", "other")
+    ledgers = Ledgers(store, disk.log)
+    opened = [await ledgers.open(KEY), await ledgers.open(KEY._replace(name="other"))]
+    await store.saved()
+    for ledger in opened:
+        monkeypatch.setattr(ledger.progress, "changes", fails_once(fails_once(ledger.progress.changes), after=1))
+        ledger.progress.advance(20)
+        ledger.save()
+    await until(lambda: floors(disk.database.path) == {"worker": 20, "other": 20})
+    for ledger in opened:
+        ledgers.close(ledger)
+
+
+@log_test
 async def test_many_consumers_take_turns(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """More than go into one transaction go into several, none is forgotten."""
     monkeypatch.setattr("relay_tornado.log.sqlite_consumers._TOGETHER", 3)

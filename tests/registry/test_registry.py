@@ -19,6 +19,7 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.failing import once as fails_once
 from tests.storage.faults import Faults, once
 from tests.waiting import until
 
@@ -199,6 +200,18 @@ async def test_a_watcher_that_fails_stops_no_other(world: World) -> None:
     world.registry.watch(lambda kind, key: heard.append(key))
     await world.registry.put("token", "t", token("t"))
     assert heard == ["t"]
+
+
+@registry_test
+async def test_a_watcher_without_memory_is_called_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it went well, and it alone."""
+    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.01)
+    heard: list[int] = []
+    world.registry.watch(fails_once(fails_once(lambda kind, key: heard.append(1)), after=1))
+    world.registry.watch(lambda kind, key: heard.append(2))
+    await world.registry.put("token", "t", token("t"))
+    assert heard == [2]
+    await until(lambda: heard == [2, 1])
 
 
 @registry_test

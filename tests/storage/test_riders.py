@@ -15,6 +15,7 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage import riders
 from relay_tornado.storage.database import Database
 from tests.failing import lose_timers
+from tests.failing import once as once_more
 from tests.storage.faults import Faults, always, once
 from tests.storage.jobs import names
 from tests.waiting import until
@@ -232,6 +233,23 @@ async def test_the_end_leaves_no_timer(settings: Settings) -> None:
     rider: Any = Passenger(database)
     database.ride(rider)
     assert database._writer.riders._timer.at is None
+
+
+@storage_test
+@pytest.mark.parametrize("of", ["ride", "board", "landed"])
+async def test_it_is_asked_until_it_went_well(database: Database, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    """However often there is no memory for a ride, or for one in it: it is written, and so are the others."""
+    monkeypatch.setattr(riders, "_AGAIN", 0.01)
+    rider, other = Passenger(database, "rider1"), Passenger(database, "rider2")
+    rider.sql, other.sql = (each.sql.replace("INSERT", "INSERT OR IGNORE") for each in (rider, other))
+    for place, name in [(riders, "Ride")] if of == "ride" else [(rider, of), (rider, "bumped")]:
+        monkeypatch.setattr(place, name, once_more(once_more(once_more(getattr(place, name)), after=1), after=2))
+    database.ride(rider)
+    database.ride(other)
+    with capture_logs() as logs:
+        await until(lambda: "landed" in rider.told and "landed" in other.told)
+    assert {entry["event"] for entry in logs} == {"rider_failed"}
+    assert sorted(await database.read(names)) == ["rider1", "rider2"]
 
 
 @storage_test
