@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from relay_tornado import rescue as module
 from relay_tornado.rescue import Lock, Timer, _at, keep_looking, rescue, surely, wake
 from tests.failing import once
+from tests.needs import uvloops
 from tests.waiting import until
 
 pytestmark = pytest.mark.gen_test
@@ -183,10 +184,7 @@ LOOPS = ["asyncio", "uvloop"]
 
 def on(loop: str, test: Callable[[], Awaitable[None]]) -> None:
     """Runs a test on one of the loops that a relay runs on."""
-    factory = asyncio.new_event_loop
-    if loop == "uvloop":
-        factory = pytest.importorskip("uvloop", reason="it comes with the extra `fast`").new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    with asyncio.Runner(loop_factory=uvloops if loop == "uvloop" else asyncio.new_event_loop) as runner:
         runner.run(test())
 
 

@@ -368,15 +368,15 @@ class Forwarder:
             if not lane.moved:
                 await self._disable()
             return
-        due = AT_ONCE if lane.moved else self._due(taken, received_at, tried)
-        if isinstance(due, str):
+        pause = 0.0 if lane.moved else self._pause(taken, received_at, tried)
+        if isinstance(pause, str):
             await self._record(taken, epoch, tried, "failed")
-            self._bury(taken, due)
+            self._bury(taken, pause)
             return
         await self._record(taken, epoch, tried, "stalled")
-        if lane.moved:
-            due = AT_ONCE
-        if self.ledger.progress.fail(taken, due, self._shared.clock()) and self._holds(taken.attempt):
+        now = self._shared.clock()  # it may have been set meanwhile
+        due = AT_ONCE if lane.moved else now + pause
+        if self.ledger.progress.fail(taken, due, now) and self._holds(taken.attempt):
             self._held.add(taken.seq)
         else:
             self._held.discard(taken.seq)
@@ -395,13 +395,14 @@ class Forwarder:
                 last=tried.status or tried.outcome,
             )
 
-    def _due(self, taken: Taken, received_at: float, tried: Try) -> float | str:
+    def _pause(self, taken: Taken, received_at: float, tried: Try) -> float | str:
+        """Seconds until the next try, or why there is none."""
         schedule = self._schedule
         since = self._since(taken)
         start = begun(received_at, since, schedule.deadline)
         now = self._shared.clock()
         due = schedule.due(taken.attempt, start, now, self._shared.spread(), tried.retry_after)
-        return f"{due}: {tried.status or tried.outcome}" if isinstance(due, str) else due
+        return f"{due}: {tried.status or tried.outcome}" if isinstance(due, str) else due - now
 
     def _expired(self, event: Event, taken: Taken) -> bool:
         """Whether the throttle's deadline is over."""

@@ -126,6 +126,7 @@ class Listener:
         self._interval = max(0.01, min(_SWEEP, *(each / 4 for each in times)))
         # No timer of Tornado's: those go by the clock of day, and stop for as long as that is set back.
         self._sweeper = Timer(self._sweep)
+        self._swept = time.monotonic()
 
     def start(self) -> int:
         """Binds, and accepts from now on. Returns the port. Raises StartupError where the address can't be had."""
@@ -267,6 +268,9 @@ class Listener:
         # The loop may have lost the next turn of it, where memory was short.
         self._welcome()
         now = time.monotonic()
+        stood_still, self._swept = now - self._swept > 2 * self._interval, now
+        if stood_still:
+            return  # what came meanwhile is to be read first
         for connection in [late for late in self.connections if late.deadline < now]:
             connection.expire()
         self.lingering.sweep(now)

@@ -1,4 +1,4 @@
-"""Small file systems of a test's own: an image behind a loop device, which can lose its power."""
+"""Small file systems of a test's own: an image behind a loop device, which can lose its power, or fail."""
 
 from __future__ import annotations
 
@@ -54,10 +54,16 @@ class Disk:
 
     def mount(self) -> None:
         """Without what ext4 does for those who forget to sync a file before they rename it, as others do nothing."""
-        _run("mount", "-o", "loop,noauto_da_alloc", str(self._image), str(self.place))
+        options = "loop,noauto_da_alloc,errors=remount-ro"
+        _run("mount", "-o", options, str(self._image), str(self.place))
 
     def unmount(self) -> None:
         _run("umount", str(self.place))
+
+    def fail(self) -> None:
+        """ext4 finds an error, and is read-only from here on."""
+        device = Path("/sys/dev/block", "{}:{}".format(*_numbers(self.place))).resolve().name
+        Path("/sys/fs/ext4", device, "trigger_fs_error").write_text("1")
 
     def lose_power(self) -> None:
         """From here on nothing reaches the image, and what was not synced before never will."""
@@ -66,6 +72,12 @@ class Disk:
             fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
         finally:
             os.close(descriptor)
+
+
+def _numbers(place: Path) -> tuple[int, int]:
+    """Those of the device that a place is on."""
+    device = place.stat().st_dev
+    return os.major(device), os.minor(device)
 
 
 def _run(*command: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -92,6 +93,26 @@ async def test_the_clock_of_day_is_set_back() -> None:
         await w.turn(1.1)
         await target.until(3)
         assert target.bodies == [b"one", b"one", b"two"]
+
+
+@pytest.mark.gen_test
+async def test_the_clock_of_day_is_set_back_as_a_try_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is due in a second by the clock as it is then."""
+    statuses = [500, 200]
+    async with Target(lambda got: answer(statuses.pop(0))) as target, world(public(target.url)) as w:
+        record = w.results.record
+
+        async def late(*args: Any) -> None:
+            w.back = 3600
+            w.forwarder().ledger.progress.look(w.day())
+            await record(*args)
+
+        monkeypatch.setattr(w.results, "record", late)
+        await w.append(b"one")
+        await target.until(1)
+        await w.idle()
+        await w.turn(1.1)
+        await target.until(2)
 
 
 @pytest.mark.gen_test

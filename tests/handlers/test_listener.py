@@ -202,6 +202,19 @@ async def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("transport", ["direct", "tornado"])
+async def test_the_relay_stood_still(transport: str) -> None:
+    """For longer than a sender has for its request, which came in whole meanwhile: it is answered."""
+    times = {"head_timeout": 0.5, "body_timeout": 0.5, "idle_timeout": 0.5}
+    async with edge(transport=transport, **times) as site, Raw(site.port) as raw:
+        assert (await raw.ask(request(URL, b"first"))).status == 200
+        raw.send(request(URL, b"second"))
+        time.sleep(1)  # this is how it stands still
+        site.site.listener._sweep()
+        assert (await raw.reply()).status == 200
+
+
+@pytest.mark.gen_test
 async def test_ipv6() -> None:
     """An IPv6 address is listened on, and is the sender's address of what comes."""
     async with edge(host="::1") as site, Raw(site.port, "::1") as raw:
