@@ -8,8 +8,8 @@ against it, for each n: the n-th allocation fails, counted from before the reque
 - A subscriber that was there before gets every event once and in order. It may be cut where the failure was its own,
   and goes on from the last event that it has.
 - /readyz says 200, no bytes are held by nobody, and the log comes to rest.
-- A consumer with explicit acks has everything given and done in the end, nothing of it is given again then, and it can
-  be taken over and deleted.
+- A consumer, with explicit acks or by receipt, has everything given and done in the end, nothing of it is given again
+  then, and it can be taken over and deleted.
 - At the end `relay check` finds nothing, and the relay stops as ever.
 
 What no relay can mend is counted apart. Where the interpreter's own `accept` finds no memory for the address of who
@@ -63,6 +63,12 @@ ENOUGH = 20
 MOST_TRACEBACKS = 10
 """What is said of one failure, and of what comes after it."""
 
+INTERVAL = 0.05
+"""Seconds between two pings of a consumer by receipt."""
+
+RECEIPTS = 5
+"""So many intervals, and everything that was read is known."""
+
 TIMES = {"idle_timeout": 2, "head_timeout": 2, "body_timeout": 2}
 """The relay's, in seconds."""
 
@@ -99,7 +105,7 @@ class StarvedRelay(Relay):
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._channel.settimeout(TIMEOUT)
         with self.output.open("wb") as output, theirs:
-            environment = self.environment() | {"STARVED": str(theirs.fileno())}
+            environment = self.environment() | {"STARVED": str(theirs.fileno()), "INTERVAL": str(INTERVAL)}
             self.process = subprocess.Popen(
                 self.command_line(), env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 pass_fds=[theirs.fileno()],
@@ -246,11 +252,33 @@ async def _subscribe(world: World, name: bytes) -> bool:
 
 
 class _Worker(Subscriber):
-    """One of a consumer with explicit acks."""
+    """One of the one consumer that there is, with acks of a kind."""
+
+    kind = "explicit"
 
     async def send(self, message: dict[str, Any]) -> None:
-        fields = {"consumer": "worker", "ack": "explicit"} if message["action"] == "subscribe" else {}
+        fields = {"consumer": "worker", "ack": self.kind} if message["action"] == "subscribe" else {}
         await super().send(message | fields)
+
+    async def take(self, last: bytes) -> None:
+        """What comes, up to this one, is acknowledged."""
+        async for event in self.webhooks():
+            if self.kind == "explicit":
+                await self.send({"action": "ack", "id": event.id})
+            if event.body == last:
+                return
+
+
+class _Reader(_Worker):
+    """Its library answers the pings."""
+
+    kind = "receipt"
+
+
+async def _all_done(world: World) -> bool:
+    """Whether the consumer has everything done."""
+    _, consumers = await world.rest("GET", "/v1/buckets/orders/consumers")
+    return consumers is not None and bool(consumers[0]["lag"]["events"] == 0)
 
 
 async def _ack(world: World, name: bytes) -> bool:
@@ -258,15 +286,21 @@ async def _ack(world: World, name: bytes) -> bool:
     async with _Worker(world.relay, world.token, "orders", "latest") as worker:
         if not await world.post(name):
             return False
-        async for event in worker.webhooks():
-            await worker.send({"action": "ack", "id": event.id})
-            if event.body == name:
-                break
+        await worker.take(name)
         await (await worker.socket.ping())
         # What is acknowledged is stored a moment later.
         await asyncio.sleep(0.1)
-    _, consumers = await world.rest("GET", "/v1/buckets/orders/consumers")
-    return consumers is not None and bool(consumers[0]["lag"]["events"] == 0)
+    return await _all_done(world)
+
+
+async def _receipt(world: World, name: bytes) -> bool:
+    """Reads what comes for a consumer, until that is known."""
+    async with _Reader(world.relay, world.token, "orders", "latest") as reader:
+        if not await world.post(name):
+            return False
+        await reader.take(name)
+        await asyncio.sleep(RECEIPTS * INTERVAL)
+        return await _all_done(world)
 
 
 async def _change(world: World, name: bytes) -> bool:
@@ -288,9 +322,14 @@ KINDS: dict[str, Kind] = {
     "webhook by Tornado": _by_tornado,
     "subscribe": _subscribe,
     "ack": _ack,
+    "receipt": _receipt,
     "change": _change,
     "drain": _drain,
 }
+
+
+CONSUMERS = {"ack": _Worker, "receipt": _Reader}
+"""Who takes part in a consumer over requests of a kind."""
 
 
 def run(folder: Path, step: int = 1, kinds: Sequence[str] = tuple(KINDS)) -> Outcome:
@@ -323,8 +362,8 @@ async def _starve(world: World, step: int, kinds: Sequence[str]) -> None:
                 came = await _round(world, watcher, kind, n)
                 in_vain = 0 if came else in_vain + 1
                 n += step
-            if kind == "ack":
-                await _ends_well(world)
+            if kind in CONSUMERS:
+                await _ends_well(world, CONSUMERS[kind])
         await until(lambda: _rests(world), "the relay's log to come to rest", LATE)
         log = [event.body for event in await read_log(world.relay, world.token, "orders")]
         world.expect(log == [event.body for event in watcher.seen], "the subscriber has not what the log has")
@@ -393,14 +432,13 @@ async def _goes_well(world: World, watcher: Watcher, kind: str, name: bytes) -> 
     world.expect(seqs == list(range(1, len(seqs) + 1)), f"{kind}, {name!r}: a subscriber got {seqs[-10:]}")
 
 
-async def _ends_well(world: World) -> None:
+async def _ends_well(world: World, kind: type[_Worker]) -> None:
     """The consumer has everything done, somebody else may take it over, and it can be deleted."""
-    async with _Worker(world.relay, world.token, "orders", "latest") as worker:
-        body = b"for who takes over"
+    async with kind(world.relay, world.token, "orders", "latest") as worker:
+        body = b"for who takes over from a " + kind.__name__.encode()
         world.expect(await world.post(body), "the last event of the consumer is not taken")
         async for event in worker.webhooks():
-            world.expect(event.body == body, f"{event.body!r} was acked, and is given again")
-            await worker.send({"action": "ack", "id": event.id})
+            world.expect(event.body == body, f"{event.body!r} was acknowledged, and is given again")
             if event.body == body:
                 break
     status, _ = await world.rest("DELETE", "/v1/buckets/orders/consumers/worker")

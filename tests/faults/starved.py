@@ -2,7 +2,7 @@
 
 `python -m tests.faults.starved serve …` is `relay serve …` that obeys what comes over a socket, whose descriptor is in
 the variable STARVED: n is to fail, or the failing is over (`OVER`). Each is answered once it is so; to the second with
-whether the failure has come (`CAME`).
+whether the failure has come (`CAME`). Who acknowledges by receipt is asked every INTERVAL seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from itertools import repeat
 from typing import Any
 
 from relay_tornado.cli import entry, serve
+from relay_tornado.delivery import receipts
 
 OVER = b"over"
 ARMED = b"armed"
@@ -58,5 +59,6 @@ def _over(most: int) -> bytes:
 
 
 if __name__ == "__main__":
+    receipts.INTERVAL = float(os.environ.pop("INTERVAL"))  # type: ignore[misc]
     serve._run = _run_starved  # type: ignore[assignment]
     entry.main()
