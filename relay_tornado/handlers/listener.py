@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import resource
 import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -40,6 +42,9 @@ RESERVED_DESCRIPTORS = 128
 
 MAX_OTHER_BODY = 64 << 10
 """Largest body of a request that is no webhook, in bytes: none needs one."""
+
+LAST_WORDS = 1.0
+"""Seconds for which a stop waits for those that only linger."""
 
 _ACCEPT_PAUSE = 0.2
 _SWEEP = 1.0
@@ -152,10 +157,15 @@ class Listener:
         self._closed.set()
 
     async def drained(self) -> None:
-        """Returns once no connection is open, and none lingers."""
-        while self.connections or self._arriving or self.lingering:
+        """Returns once no connection is open, and none lingers any more, or for long."""
+        while self.connections or self._arriving:
             self._closed.clear()
             await self._closed.wait()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                while self.lingering:
+                    self._closed.clear()
+                    await self._closed.wait()
 
     def close(self) -> None:
         """Closes everything at once."""
@@ -268,7 +278,8 @@ class Listener:
         # The loop may have lost the next turn of it, where memory was short.
         self._welcome()
         now = time.monotonic()
-        stood_still, self._swept = now - self._swept > 2 * self._interval, now
+        stood_still = now - self._swept > 2 * self._interval
+        self._swept = math.inf if stood_still else now  # not twice in turn, however slow the loop is
         if stood_still:
             return  # what came meanwhile is to be read first
         for connection in [late for late in self.connections if late.deadline < now]:

@@ -167,8 +167,12 @@ async def test_a_drain_ends() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_drain_waits_for_who_reads_last_words() -> None:
-    """Who was refused, and whose connection only lingers, is not reset by the end either."""
+@pytest.mark.parametrize(("leaves", "patience"), [(True, 60.0), (False, 0.1)], ids=["leaves", "stays"])
+async def test_a_drain_waits_for_who_reads_last_words(
+    monkeypatch: pytest.MonkeyPatch, leaves: bool, patience: float
+) -> None:
+    """Who was refused, and whose connection only lingers, is not reset by the end either; but not for long."""
+    monkeypatch.setattr("relay_tornado.handlers.listener.LAST_WORDS", patience)
     async with edge() as site, Raw(site.port) as refused:
         listener = site.site.listener
         assert (await refused.ask(b"garbage\r\n\r\n")).status == 400
@@ -176,8 +180,10 @@ async def test_a_drain_waits_for_who_reads_last_words() -> None:
         drained = asyncio.create_task(listener.drained())
         await asyncio.sleep(0)
         assert not drained.done()
-        refused.writer.close()
-        await asyncio.wait_for(drained, 60)
+        if leaves:
+            refused.writer.close()
+        await asyncio.wait_for(drained, 30)
+        assert bool(listener.lingering) is not leaves
 
 
 @pytest.mark.gen_test
@@ -212,6 +218,19 @@ async def test_the_relay_stood_still(transport: str) -> None:
         time.sleep(1)  # this is how it stands still
         site.site.listener._sweep()
         assert (await raw.reply()).status == 200
+
+
+@pytest.mark.gen_test
+async def test_a_loop_that_is_always_slow() -> None:
+    """It closes who is late all the same."""
+    async with edge(idle_timeout=0.1) as site, Raw(site.port) as idle:
+        listener = site.site.listener
+        await until(lambda: listener.connections)
+        for there in (True, False):
+            time.sleep(0.5)
+            listener._sweep()
+            assert bool(listener.connections) is there
+        assert await idle.closed() == b""
 
 
 @pytest.mark.gen_test
