@@ -50,8 +50,8 @@ def prepare(raw: sqlite3.Connection) -> None:
 
 
 def write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> None:
-    """Adds the points of a time (a multiple of `FINE`), sums up the 5 minutes before where they are over, and lets go
-    of what is too old."""
+    """Adds the points of a time (a multiple of `FINE`; of one that is there, how often something was is added to it),
+    sums up the 5 minutes before where they are over, and lets go of what is too old."""
     beside.transact(raw, lambda raw: _write(raw, at, values))
 
 
@@ -69,8 +69,9 @@ def _write(raw: sqlite3.Connection, at: int, values: Mapping[str, float]) -> Non
 def _insert(raw: sqlite3.Connection, step: int, at: int, values: Mapping[str, float]) -> None:
     raw.executemany("INSERT OR IGNORE INTO series (name) VALUES (?)", [(name,) for name in values])
     raw.executemany(
-        "INSERT OR REPLACE INTO point SELECT ?, ?, id, ? FROM series WHERE name = ?",
-        [(step, at, value, name) for name, value in values.items()],
+        "INSERT INTO point SELECT ?, ?, id, ? FROM series WHERE name = ?"
+        " ON CONFLICT DO UPDATE SET value = excluded.value + iif(?, value, 0)",
+        [(step, at, value, name, step == FINE and name.startswith(_SUMS)) for name, value in values.items()],
     )
 
 

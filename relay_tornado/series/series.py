@@ -75,15 +75,21 @@ class Series:
         anybody else."""
         try:
             await self.open(levels().totals)
-            while True:
-                now = self._clock()
-                await asyncio.sleep(file.FINE - now % file.FINE)
-                try:
-                    await self.measure(levels())
-                except Exception:
-                    _log.exception("series_failed")
+            try:
+                while True:
+                    now = self._clock()
+                    await asyncio.sleep(file.FINE - now % file.FINE)
+                    await self._measure(levels)
+            finally:
+                await self._measure(levels, last=True)
         finally:
             await self.close()
+
+    async def _measure(self, levels: Callable[[], Levels], *, last: bool = False) -> None:
+        try:
+            await self.measure(levels(), last=last)
+        except Exception:
+            _log.exception("series_failed")
 
     async def open(self, totals: Mapping[BucketId, int]) -> None:
         """Opens the file, and takes up the minutes before; `totals` as in `Levels`. A failure is logged."""
@@ -97,8 +103,8 @@ class Series:
             counts = [round(value or 0) for value in values]
             self._minutes[name.removeprefix("bucket:")] = deque(counts, MINUTES)
 
-    async def measure(self, levels: Levels) -> None:
-        """Takes the measure of now, and writes it."""
+    async def measure(self, levels: Levels, *, last: bool = False) -> None:
+        """Takes the measure of now, and writes it; the last one is of the 10 seconds that are not over."""
         counted, now = _Counted(self._counters), self._clock()
         before, self._before = self._before, counted
         seconds, self._at = max(now - self._at, 1.0), now
@@ -119,7 +125,8 @@ class Series:
         values |= {f"bucket:{key}": count for key, count in self._arrived(levels.totals, int(now) // 60).items()}
         behind = sorted((each for each in levels.consumers if each.events), key=lambda each: -each.events)
         values |= {f"lag:{each.bucket}/{each.consumer}": each.events for each in behind[:CONSUMERS]}
-        await self._do(lambda raw: file.write(raw, int(now) // file.FINE * file.FINE, values))
+        at = (int(now) // file.FINE + last) * file.FINE
+        await self._do(lambda raw: file.write(raw, at, values))
 
     def _arrived(self, totals: Mapping[BucketId, int], minute: int) -> Mapping[BucketId, int]:
         """How many events came to each bucket since it was asked last."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +106,26 @@ async def test_a_restart_loses_nothing(world: World) -> None:
     rate = world.rate("b")
     assert (len(rate), sum(rate)) == (60, 108)
     assert 0 in rate[-3:]  # the minute that was missed
+
+
+@pytest.mark.gen_test
+async def test_a_stop_loses_nothing(world: World) -> None:
+    """What came since the last measure is measured at the end, and what comes in the same 10 seconds is added to it."""
+    for came in (5, 7):
+        task = asyncio.create_task(world.series.run(lambda: world.levels))
+        await until(lambda: world.series._connection)
+        world.levels = replace(world.levels, totals={"b": world.levels.totals["b"] + came})
+        world.now += 2
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        world.series = world.make()
+    await world.series.open(world.levels.totals)
+    assert sum(world.rate("b")) == 12
+    world.now = START
+    await world.go(10, events=3)
+    _, _, found = await world.series.bucket("hour", "b")
+    assert points(list(found)) == [1.5]
 
 
 @pytest.mark.gen_test
