@@ -211,11 +211,11 @@ async def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("transport", ["direct", "tornado"])
 async def test_the_relay_stood_still(transport: str) -> None:
     """For longer than a sender has for its request, which came in whole meanwhile: it is answered."""
-    times = {"head_timeout": 0.5, "body_timeout": 0.5, "idle_timeout": 0.5}
+    times = dict.fromkeys(("head_timeout", "body_timeout", "idle_timeout"), 2.0)
     async with edge(transport=transport, **times) as site, Raw(site.port) as raw:
         assert (await raw.ask(request(URL, b"first"))).status == 200
         raw.send(request(URL, b"second"))
-        time.sleep(1)  # this is how it stands still
+        time.sleep(2.5)  # this is how it stands still
         site.site.listener._sweep()
         assert (await raw.reply()).status == 200
 
