@@ -137,6 +137,29 @@ def test_what_could_not_be_loaded_comes_by_itself(signed_in: Page, relay: Relay,
         page.go_back()
 
 
+def test_a_page_that_is_left_while_its_plots_come(signed_in: Page) -> None:
+    """What draws them comes when their places are gone, and before their ends were called, which may be later."""
+    page = signed_in
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/uplot.js", hold)
+    with page.expect_request("**/uplot.js"):
+        page.get_by_role("link", name="Overview", exact=True).evaluate("(link) => link.click()")
+    page.get_by_role("link", name="Buckets", exact=True).evaluate("""(link) => {
+      const set = window.setTimeout;
+      window.setTimeout = (call, time, ...rest) => set(call, time === 35 ? 1000 : time, ...rest);
+      window.requestAnimationFrame = () => 0;
+      link.click();
+    }""")
+    expect(page.locator(".plot-canvas")).to_have_count(0)
+    with page.expect_response("**/uplot.js"):
+        held[0].continue_()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 200))")
+
+
 def test_one_bucket(page: Page, relay: Relay) -> None:
     """Is one."""
     relay.create_bucket("alone")

@@ -122,7 +122,7 @@ function Canvas({ unit, labels, sparse, data, pointed }) {
     let ended = false;
     const ends = [];
     load().then((UPlot) => {
-      if (ended) return;
+      if (ended || !place.current) return; // an effect may end later than its place
       plot.current = new UPlot(options(unit, labels, sparse, place.current.clientWidth || 300, pointed), latest.current, place.current);
       const sizes = new ResizeObserver(([entry]) => plot.current.setSize({ width: Math.max(120, entry.contentRect.width), height: HEIGHT }));
       sizes.observe(place.current);
