@@ -119,7 +119,8 @@ async def test_concurrency_is_bounded() -> None:
             await w.append(*(b"%d" % number for number in range(60)))
             await target.until(60)
             await other.until(60)
-            await w.idle()
+            await w.idle(1)
+            await w.idle(2)
             assert target.most_busy == other.most_busy == 5
             assert sorted(target.bodies, key=int) == [b"%d" % number for number in range(60)]
         async with world(
