@@ -122,10 +122,11 @@ class Delivery:
         if self.kept is not None and not self.notices:
             self.kept.ask()
 
-    def mark(self, bucket_id: BucketId) -> None:
-        """The bucket may have something to read."""
+    def mark(self, bucket_id: BucketId) -> bool:
+        """The bucket may have something to read; that goes on until it is caught up."""
         self._dirty[bucket_id] = None
         self._go_on()
+        return True
 
     def positions(self) -> dict[BucketId, Reached]:
         """What was written, by bucket: nothing of a new bucket that has not been placed yet."""
@@ -358,6 +359,7 @@ class Delivery:
             return
         try:
             if not await self._reader.page(place, pace):
+                self._shared.dispatcher.caught_up(place)
                 self._dirty.pop(place.bucket_id, None)
                 self._caught_up(place)
         except CursorLost as lost:

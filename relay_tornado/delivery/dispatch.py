@@ -1,6 +1,7 @@
 """The fast path: one pass after a commit sends to every subscriber that is caught up and has nothing buffered.
 
-Whoever can't take it (behind, busy writing, too much at once) is left to its own delivery, which reads the log.
+Whoever can't take it (behind, busy writing, too much at once) is left to its own delivery, which reads the log, and is
+passed over until that says that it has caught up: so a commit costs nothing for those who are behind, however many.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class Subscriber(Protocol):
     @property
     def outlet(self) -> Outlet: ...
 
-    def mark(self, bucket_id: BucketId) -> None:
-        """The bucket may have something to read."""
+    def mark(self, bucket_id: BucketId) -> bool:
+        """The bucket may have something to read. Whether it reads that by itself, until it says that it has caught
+        up; else it is to be told of each commit."""
 
 
 class Place:
@@ -122,6 +124,8 @@ class Dispatcher:
         self._log = log
         self._cache = cache
         self._places: dict[BucketId, dict[Place, None]] = {}
+        self._live: dict[BucketId, dict[Place, None]] = {}
+        """Those of them that are not left to their subscribers: all that would not look at the head by themselves."""
         self._woken: dict[BucketId, None] = {}
         self._pass: Iterator[Place] | None = None
         self._bucket_id: BucketId = ""
@@ -136,14 +140,20 @@ class Dispatcher:
 
     def add(self, place: Place) -> None:
         self._places.setdefault(place.bucket_id, {})[place] = None
+        self._live.setdefault(place.bucket_id, {})[place] = None
+
+    def caught_up(self, place: Place) -> None:
+        """A place that was added is at the head, and its subscriber reads no further by itself."""
+        self._live[place.bucket_id][place] = None
 
     def remove(self, place: Place) -> None:
         """No wake reaches the place any more. May be repeated."""
         places = self._places.get(place.bucket_id)
         if places is not None:
             places.pop(place, None)
+            self._live[place.bucket_id].pop(place, None)
             if not places:
-                del self._places[place.bucket_id]
+                del self._places[place.bucket_id], self._live[place.bucket_id]
 
     def lost(self, bucket_id: BucketId, head: int) -> None:
         """The bucket's log may end at `head` again, because the file lost what came after it: other events will have
@@ -163,11 +173,12 @@ class Dispatcher:
     def close(self) -> None:
         self._watch.close()
         self._places.clear()
+        self._live.clear()
         self._timer.cancel()
 
     def wake(self, bucket_id: BucketId) -> None:
         """There may be something new in this bucket, or what is in it goes elsewhere now."""
-        if bucket_id in self._places:
+        if self._live.get(bucket_id):
             self._woken[bucket_id] = None
             if self._timer.at is None:
                 self._timer.soon()
@@ -176,7 +187,7 @@ class Dispatcher:
         """Serves the places of the woken buckets for `SLICE` seconds, then lets the loop go round before going on."""
         try:
             if self._failed:
-                self._woken.update(dict.fromkeys(self._places))
+                self._woken.update(dict.fromkeys(self._live))
                 self._failed = False
             self._go_on(time.perf_counter() + SLICE)
         except Exception:
@@ -194,7 +205,7 @@ class Dispatcher:
                     return
                 self._bucket_id = next(iter(self._woken))
                 del self._woken[self._bucket_id]
-                self._pass = iter(list(self._places.get(self._bucket_id, ())))
+                self._pass = iter(list(self._live.get(self._bucket_id, ())))
             if self._serve(self._pass, end):
                 self._pass = None
             # What a pass read is not kept over a turn: the bucket may change, and its frames with it.
@@ -215,7 +226,7 @@ class Dispatcher:
             lane = place.lane
             if lane.busy or lane.apart:
                 if place.open and (lane.busy or place.seq < head):
-                    place.subscriber.mark(bucket_id)
+                    self._leave(place)
                 continue
             behind = place.open and place.seq < head
             while behind:
@@ -224,7 +235,7 @@ class Dispatcher:
                 except KeyError:
                     chunk = chunks[place.seq] = self._read(place.seq)
                 if chunk is None:
-                    place.subscriber.mark(bucket_id)
+                    self._leave(place)
                     break
                 data, seq, epoch, events, largest = chunk
                 most = lane.max_body
@@ -234,7 +245,7 @@ class Dispatcher:
                     self._forsake(place)
                     declined = True
                 if declined:
-                    place.subscriber.mark(bucket_id)
+                    self._leave(place)
                     break
                 place.seq = seq
                 place.epoch = epoch
@@ -242,7 +253,7 @@ class Dispatcher:
                 size += len(data)
                 behind = seq < head
                 if behind and time.perf_counter() > end:
-                    place.subscriber.mark(bucket_id)
+                    self._leave(place)
                     break
             turns -= 1
             if not turns:
@@ -253,6 +264,11 @@ class Dispatcher:
         self._counters.deliveries += deliveries
         self._counters.delivered_bytes += size
         return in_time
+
+    def _leave(self, place: Place) -> None:
+        """What there is is left to the subscriber."""
+        if place.subscriber.mark(place.bucket_id):
+            self._live[place.bucket_id].pop(place, None)
 
     def _in_time(self, events: Sequence[Event]) -> Sequence[Event]:
         """As many of the events as rules can look at, and the cache encode, in one slice of time."""

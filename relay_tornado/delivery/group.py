@@ -96,9 +96,10 @@ class Group:
     def connections(self) -> int:
         return len(self._members)
 
-    def mark(self, bucket_id: BucketId) -> None:
-        """There may be something new in the bucket."""
+    def mark(self, bucket_id: BucketId) -> bool:
+        """There may be something new in the bucket; of what comes next it is to hear, too."""
         self._wake()
+        return False
 
     # who takes part
 

@@ -32,7 +32,7 @@ class Receiver(Protocol):
     def over(self) -> bool:
         """Nothing more is written."""
 
-    def mark(self, bucket_id: BucketId) -> None:
+    def mark(self, bucket_id: BucketId) -> object:
         """The bucket may have something to read."""
 
     def copies(self, place: Place, event: Event, attempt: int) -> Copies | None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.errors import Unavailable
 from tests.delivery.world import Reader, World, quiet, run, until
@@ -28,6 +29,39 @@ async def test_live_events_come_in_order_and_once() -> None:
     assert not reader.writes
     assert reader.at_once == 5
     assert reader.statuses() == []
+
+
+@pytest.mark.gen_test
+async def test_who_is_behind_costs_a_commit_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once that there is something to read, and then has it at once again from when it has caught up."""
+    world = World()
+    await world.bucket()
+    await world.append(3)
+    told: list[Delivery] = []
+    real = Delivery.mark
+
+    def mark(delivery: Delivery, bucket_id: str) -> bool:
+        told.append(delivery)
+        return real(delivery, bucket_id)
+
+    monkeypatch.setattr(Delivery, "mark", mark)
+    slow = Reader()
+    slow.paused = True
+    _, behind, _ = await world.subscribe("orders", since="earliest", reader=slow)
+    await until(lambda: slow.waiting > 0)
+    quick, _, _ = await world.subscribe("orders")
+    for _ in range(10):
+        await world.append(1)
+        await quiet(2)
+    assert quick.seqs() == list(range(4, 14))
+    assert told.count(behind) == 1
+    slow.resume()
+    await until(lambda: slow.seqs() == list(range(1, 14)) and not behind.busy)
+    await world.append(1)
+    await quiet(2)
+    assert slow.seqs()[-1] == 14
+    assert slow.at_once == 1
+    assert told.count(behind) == 1
 
 
 @pytest.mark.gen_test
@@ -189,7 +223,7 @@ async def test_a_closed_outlet_ends_the_delivery() -> None:
     reader.close()
     await delivery.ended()
     world.deliveries.end(delivery)
-    assert world.deliveries._dispatcher._places == {}
+    assert world.deliveries._dispatcher._places == world.deliveries._dispatcher._live == {}
     assert world.deliveries._live == set()
     assert world.deliveries.flight.outstanding == 0
 
