@@ -3,8 +3,9 @@
 Invariants:
 - In one turn of the loop such work takes at most `SLICE` seconds and the section that was begun, however many want
   their turn; first come, first served.
-- While events wait to be stored, one section a turn of those that are far behind is worked on, and then none for `REST`
+- While senders want the loop, one section a turn of those that are far behind is worked on, and then none for `REST`
   times as long as it took. So a full replay takes a tenth of the time from the senders, and what nobody else wants.
+  How much they want it goes by how many events they send, and not by how long the disk takes for each.
 - Those that are near the head never wait for that, and never keep it from those that are far behind.
 """
 
@@ -24,7 +25,7 @@ SLICE: Final = 0.001
 """Seconds a turn. A webhook is answered some three turns after it came, so this is what a storm costs a sender."""
 
 REST: Final = 9.0
-"""How many times longer than at work those far behind are at rest, while events wait to be stored."""
+"""How many times longer than at work those far behind are at rest, while senders want the loop."""
 
 READ: Final = 0.002
 """Seconds that another thread takes to read a page of a log, mostly with the interpreter's lock in its hands."""
@@ -36,12 +37,16 @@ _LONGEST: Final = 0.05
 """Most seconds of a rest: the machine may have been away in the middle of a section."""
 
 _LOOK: Final = 0.001
-"""Seconds until a rest is looked at again: it ends early when nothing waits to be stored any more."""
+"""Seconds until a rest is looked at again: it ends early when senders do not want the loop any more."""
 
 _EVENT: Final = 0.0002
 _AFTERGLOW: Final = 0.02
 """Senders that were just answered send again: for so many seconds for each event that was stored, and at most for so
-many in all, they count as if it waited still. So the more comes in, the less often a full replay has the loop alone."""
+many in all, they want the loop. So the more comes in, the less often a full replay has it alone."""
+
+_WAITS: Final = 0.002
+"""Seconds for which what waits to be stored wants the loop, after what was stored before it: from then on it waits for
+the disk."""
 
 _Queue: TypeAlias = "deque[tuple[asyncio.Future[Any], Callable[[], Any]]]"
 
@@ -64,6 +69,8 @@ class Turns:
         self._rested = 0.0
         """When those far behind may go on."""
         self._glow = 0.0
+        self._none = 0.0
+        """When something was stored last, or nothing waited for it."""
         self._timer = Timer(self._turn)
         self._resting = False
         """Whether that is for the end of a rest."""
@@ -94,7 +101,11 @@ class Turns:
         if stored != self._known:
             self._glow = min(max(self._glow, now) + (stored - self._known) * _EVENT, now + _AFTERGLOW)
             self._known = stored
-        return now < self._glow or self._waiting() > 0
+            self._none = now
+        if not self._waiting():
+            self._none = now
+            return now < self._glow
+        return now < max(self._glow, self._none + _WAITS)
 
     def _turn(self) -> None:
         self._resting = False
