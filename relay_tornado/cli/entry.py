@@ -17,16 +17,7 @@ import click
 from click.core import ParameterSource
 
 import relay_tornado
-from relay_tornado.cli.errors import (
-    NO_MEMORY,
-    REMOTE,
-    STDOUT,
-    Failure,
-    drop_output,
-    file_words,
-    is_printing,
-    near_only,
-)
+from relay_tornado.cli.errors import NO_MEMORY, REMOTE, STDOUT, Failure, drop_output, file_words, is_printing, near_only
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError

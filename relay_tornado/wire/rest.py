@@ -14,17 +14,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from relay_tornado.model import (
-    DAY,
-    Bucket,
-    Dedupe,
-    Input,
-    Output,
-    RateLimit,
-    Retention,
-    Token,
-    to_document,
-)
+from relay_tornado.model import DAY, Bucket, Dedupe, Input, Output, RateLimit, Retention, Token, to_document
 from relay_tornado.wire.fields import (
     Anything,
     Choice,

@@ -9,9 +9,7 @@ import pytest
 from relay_tornado.admin.consumers import MOST
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
-from relay_tornado.model import (
-    Latest,
-)
+from relay_tornado.model import Latest
 from relay_tornado.progress import AT_ONCE, PARKED, Taken
 from tests.admin.consumers_world import BUCKET, opened
 

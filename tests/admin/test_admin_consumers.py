@@ -13,18 +13,7 @@ from relay_tornado.admin.consumers import key_of
 from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
-from relay_tornado.model import (
-    Bucket,
-    Cursor,
-    Earliest,
-    Gap,
-    Last,
-    Latest,
-    Output,
-    Position,
-    Retention,
-    Since,
-)
+from relay_tornado.model import Bucket, Cursor, Earliest, Gap, Last, Latest, Output, Position, Retention, Since
 from tests.admin.consumers_world import BUCKET, opened
 
 

@@ -11,11 +11,7 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from relay_tornado.client import (
-    Event,
-    Subscription,
-    subscribe,
-)
+from relay_tornado.client import Event, Subscription, subscribe
 from tests.client.world import SOON
 
 AUTHENTICATED = {"type": "status", "status": "authenticated", "message": "connected successfully"}

@@ -10,14 +10,7 @@ import logging
 import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection
 
-from relay_tornado.client import (
-    Backoff,
-    Notice,
-    Refused,
-    Rejected,
-    RelayClientError,
-    Unreachable,
-)
+from relay_tornado.client import Backoff, Notice, Refused, Rejected, RelayClientError, Unreachable
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, first, service, webhook
 from tests.client.world import run
 from tests.ports import hold_port, port_of

@@ -12,15 +12,7 @@ import pytest
 from websockets.asyncio.server import Request, Response, ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from relay_tornado.client import (
-    Backoff,
-    Gap,
-    GapRefused,
-    Notice,
-    Refused,
-    RelayClientError,
-    Subscription,
-)
+from relay_tornado.client import Backoff, Gap, GapRefused, Notice, Refused, RelayClientError, Subscription
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, run
 from tests.waiting import until

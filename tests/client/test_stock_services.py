@@ -15,12 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.client import (
-    NotExtended,
-    Rejected,
-    RelayClientError,
-    Subscription,
-)
+from relay_tornado.client import NotExtended, Rejected, RelayClientError, Subscription
 from tests.client.peer import Peer, at, service, webhook
 from tests.client.world import TIMEOUT, bodies, run, take
 

@@ -18,11 +18,7 @@ from urllib.request import ProxyHandler
 import pytest
 import trustme
 
-from relay_tornado.client import (
-    Gap,
-    Notice,
-    Unreachable,
-)
+from relay_tornado.client import Gap, Notice, Unreachable
 from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, one_event, service, webhook
 from tests.client.world import TIMEOUT, Memory, run

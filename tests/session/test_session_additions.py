@@ -7,17 +7,7 @@ import pytest
 
 from relay_tornado.errors import CloseCode, Conflict, NotFound
 from relay_tornado.model import Cursor
-from relay_tornado.session import (
-    Answered,
-    Close,
-    Deliver,
-    Ping,
-    Respond,
-    Send,
-    Session,
-    Settle,
-    Subscribe,
-)
+from relay_tornado.session import Answered, Close, Deliver, Ping, Respond, Send, Session, Settle, Subscribe
 from relay_tornado.wire import control
 from relay_tornado.wire.acks import Ack, Nak
 from tests.session.talk import (

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from tornado.routing import URLSpec
 
-from relay_tornado.handlers.rest import (
-    about,
-    buckets,
-    consumers,
-    logs,
-    making,
-    openapi,
-    searches,
-    tokens,
-)
+from relay_tornado.handlers.rest import about, buckets, consumers, logs, making, openapi, searches, tokens
 from relay_tornado.handlers.rest.base import RestHandler, route
 from relay_tornado.handlers.rest.openapi import describe as describe
 from relay_tornado.handlers.rest.service import Rest as Rest
