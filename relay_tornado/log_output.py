@@ -95,11 +95,7 @@ def configure(settings: Settings, stream: IO[str] | None = None) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("tornado.general").addFilter(_passes)
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,

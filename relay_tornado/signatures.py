@@ -187,11 +187,7 @@ class _StandardWebhooks(_Scheme):
 
     def headers(self, key: bytes, body: bytes, timestamp: str, message_id: str) -> list[tuple[str, str]]:
         signature = self.signature(key, f"{message_id}.{timestamp}.".encode() + body).decode()
-        return [
-            ("webhook-id", message_id),
-            ("webhook-timestamp", timestamp),
-            ("webhook-signature", f"v1,{signature}"),
-        ]
+        return [("webhook-id", message_id), ("webhook-timestamp", timestamp), ("webhook-signature", f"v1,{signature}")]
 
 
 class _Stripe(_Scheme):

@@ -234,10 +234,7 @@ async def test_a_half_written_pair_is_refused_and_said_once(files: Files) -> Non
                 await asyncio.sleep(0.01)
     assert certificate.context is not before
     assert certificate.expires == datetime.datetime(2040, 1, 1, tzinfo=datetime.UTC).timestamp()
-    assert [line["event"] for line in lines] == [
-        "certificate_not_loaded",
-        "certificate_loaded",
-    ]
+    assert [line["event"] for line in lines] == ["certificate_not_loaded", "certificate_loaded"]
 
 
 def test_a_file_that_is_gone_changes_nothing(files: Files) -> None:
@@ -369,10 +366,7 @@ def test_a_file_that_may_not_be_read_is_named() -> None:
             files.load()
 
 
-@pytest.mark.parametrize(
-    ("days", "said"),
-    [(-3, ["certificate_expired"]), (5, ["certificate_expires_soon"]), (60, [])],
-)
+@pytest.mark.parametrize(("days", "said"), [(-3, ["certificate_expired"]), (5, ["certificate_expires_soon"]), (60, [])])
 def test_an_old_certificate_is_warned_of_and_serves(files: Files, days: int, said: list[str]) -> None:
     """Expired or about to be: the log says so, and the relay starts all the same; and so where it is loaded again."""
     now = datetime.datetime.now(datetime.UTC)

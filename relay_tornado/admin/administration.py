@@ -214,8 +214,7 @@ class Administration:
         """Removes an input, named as for `set_input`; returns what it was. Its events stay."""
         gone = self.find_input(reference, bucket)[1]
         await self._change(
-            lambda: self.find_input(gone.id, bucket)[0],
-            lambda found: without_input(found, gone.id, self._clock()),
+            lambda: self.find_input(gone.id, bucket)[0], lambda found: without_input(found, gone.id, self._clock())
         )
         return gone
 
@@ -261,8 +260,7 @@ class Administration:
         """
         gone = self.find_output(reference, bucket)[1]
         await self._change(
-            lambda: self.find_output(gone.id, bucket)[0],
-            lambda found: without_output(found, gone.id, self._clock()),
+            lambda: self.find_output(gone.id, bucket)[0], lambda found: without_output(found, gone.id, self._clock())
         )
         return gone
 
@@ -342,12 +340,7 @@ class Administration:
                 with suppress(BucketGone):
                     behind[bucket_id] = max((await self._log.bounds(bucket_id)).head - seq, 0)
             found.append(
-                {
-                    "client_ip": client.client_ip,
-                    "token": client.key,
-                    "consumer": client.consumer,
-                    "behind": behind,
-                }
+                {"client_ip": client.client_ip, "token": client.key, "consumer": client.consumer, "behind": behind}
             )
         return found
 

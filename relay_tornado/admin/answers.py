@@ -30,8 +30,7 @@ def check_headers(
         for value in values:
             if not is_value(value):
                 raise Invalid(
-                    f"the value of {name} holds a line end or another control character: leave it out",
-                    "headers",
+                    f"the value of {name} holds a line end or another control character: leave it out", "headers"
                 )
         if values:
             checked[name] = [value.strip(" \t") for value in values]

@@ -72,10 +72,7 @@ class Commands:
         self.relay = relay
 
     async def bucket_create(
-        self,
-        name: str,
-        first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] = 1,
-        options: Options = _NONE,
+        self, name: str, first: Annotated[int, msgspec.Meta(ge=1, le=LARGEST)] = 1, options: Options = _NONE
     ) -> Document:
         return bucket_document(await self.relay.create_bucket(name, first, **options))
 

@@ -150,18 +150,14 @@ def _check_throttle(throttle: Mapping[str, Any]) -> None:
         raise Invalid("is missing: write how many tries an interval may have, at least 1", "throttle.rate")
     at_once = throttle.get("max_concurrent") or 0
     if at_once > MOST_AT_ONCE or (mode == "concurrency" and not at_once):
-        raise Invalid(
-            f"must be from 1 to {MOST_AT_ONCE}: that many are sent at once",
-            "throttle.max_concurrent",
-        )
+        raise Invalid(f"must be from 1 to {MOST_AT_ONCE}: that many are sent at once", "throttle.max_concurrent")
 
 
 def _check_durability(durability: Mapping[str, Any]) -> None:
     custom = durability.get("enabled") and durability.get("schedule") == "custom"
     if custom and not durability.get("custom_delays"):
         raise Invalid(
-            "is missing: write the nanoseconds between tries, or take another schedule",
-            "durability.custom_delays",
+            "is missing: write the nanoseconds between tries, or take another schedule", "durability.custom_delays"
         )
 
 

@@ -421,11 +421,7 @@ def _standard(kind: str, data: Callable[[Moment], _Fields]) -> Callable[[Moment]
 
 
 def _standard_headers(event: str, now: Moment) -> list[tuple[str, str]]:
-    return [
-        ("User-Agent", "Standard-Webhooks/1.0"),
-        ("webhook-id", now.unique),
-        ("webhook-timestamp", str(now.unix)),
-    ]
+    return [("User-Agent", "Standard-Webhooks/1.0"), ("webhook-id", now.unique), ("webhook-timestamp", str(now.unix))]
 
 
 _HEADERS: Final[Mapping[str, Callable[[str, Moment], list[tuple[str, str]]]]] = {

@@ -59,22 +59,14 @@ _bucket_options = together(
         type=NoneOr(Duration()),
         help="Events leave when they are this old: 30d, 12h; a number alone is in seconds.",
     ),
-    _option(
-        "--retention-events",
-        type=NoneOr(Number(min=1)),
-        help="Events leave, oldest first, over this number.",
-    ),
+    _option("--retention-events", type=NoneOr(Number(min=1)), help="Events leave, oldest first, over this number."),
     _option("--retention-bytes", type=NoneOr(Size()), help="Events leave, oldest first, over this size in all."),
     _option(
         "--wait-for-consumers/--no-wait-for-consumers",
         default=None,
         help="Keep what a consumer is not done with, whatever the limits say.",
     ),
-    _option(
-        "--hard-max-bytes",
-        type=NoneOr(Size()),
-        help="Up to this size in all does --wait-for-consumers wait.",
-    ),
+    _option("--hard-max-bytes", type=NoneOr(Size()), help="Up to this size in all does --wait-for-consumers wait."),
     _option(
         "--dedupe",
         metavar="HEADER|auto|none",

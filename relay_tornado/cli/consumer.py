@@ -99,10 +99,7 @@ def show(bucket: str, consumer: str, data: Path, as_json: bool) -> None:
 @click.argument("bucket")
 @click.argument("consumer")
 @_option(
-    "--to",
-    type=PlaceType(past=True),
-    required=True,
-    help="An id, a time like 2h (ago), last:100, earliest or latest.",
+    "--to", type=PlaceType(past=True), required=True, help="An id, a time like 2h (ago), last:100, earliest or latest."
 )
 @_option("--preview", is_flag=True, help="Only say what it would repeat and pass over.")
 @relay_options

@@ -103,11 +103,7 @@ class Hand:
     """Gives events to a command: each until its exit status is 0, or once where `keep_going`."""
 
     def __init__(
-        self,
-        command: str,
-        keep_going: bool,
-        tell: Callable[[str], None],
-        sleep: Callable[[float], None] = time.sleep,
+        self, command: str, keep_going: bool, tell: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self._command = command
         self._keep_going = keep_going

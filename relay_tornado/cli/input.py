@@ -51,9 +51,7 @@ _input_options = together(
     _option("--custom-domain", metavar="HOST", help="Host name under which it is found, too; empty for none."),
     _option("--path-prefix", metavar="PATH", help="Path under which it is found, too; empty for none."),
     _option(
-        "--strip-path-prefix/--no-strip-path-prefix",
-        default=None,
-        help="Take the prefix off the path that goes on.",
+        "--strip-path-prefix/--no-strip-path-prefix", default=None, help="Take the prefix off the path that goes on."
     ),
     _option(
         "--response-from-output",
@@ -84,11 +82,7 @@ _input_options = together(
         type=click.Choice(["reject", "mark"]),
         help="What a signature that is wrong does: 401, or a mark on the event.",
     ),
-    _option(
-        "--rate-limit",
-        type=NoneOr(Number(min=1)),
-        help="Events that it takes in an interval; over it 429.",
-    ),
+    _option("--rate-limit", type=NoneOr(Number(min=1)), help="Events that it takes in an interval; over it 429."),
     _option("--rate-interval", type=Duration(), help="The interval of --rate-limit (1s)."),
 )
 """What `create` and `set` have in common."""

@@ -175,13 +175,7 @@ def _beginning(answer: bytes) -> str:
 @_FORCE
 @relay_options
 def resend(
-    ids: tuple[str, ...],
-    bucket: str | None,
-    output: str | None,
-    force: bool,
-    data: Path,
-    as_json: bool,
-    **params: Any,
+    ids: tuple[str, ...], bucket: str | None, output: str | None, force: bool, data: Path, as_json: bool, **params: Any
 ) -> None:
     """Send events again, as new events of their bucket: those with the ids ID, or a range of a bucket."""
     orders: Document = {"output": output or "", "process_policy": "force" if force else "skip"}

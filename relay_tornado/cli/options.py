@@ -281,12 +281,7 @@ def settings_options(function: F) -> F:
         if hints[field.name] is not bool:
             shape = {"type": _type_of(field, hints[field.name]), "default": format_default(field), "show_default": True}
         option = click.option(
-            flag(field),
-            field.name,
-            envvar=variable(field),
-            show_envvar=True,
-            help=field.metadata["help"],
-            **shape,
+            flag(field), field.name, envvar=variable(field), show_envvar=True, help=field.metadata["help"], **shape
         )
         function = option(function)
     return function

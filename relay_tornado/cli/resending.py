@@ -29,13 +29,7 @@ _LOOK: Final = 1.0
 
 
 def send_to_url(
-    access: Access,
-    course: Course,
-    url: str,
-    pace: Pace,
-    rules: Any,
-    progress: Progress,
-    sending: Sending,
+    access: Access, course: Course, url: str, pace: Pace, rules: Any, progress: Progress, sending: Sending
 ) -> None:
     """Sends the course's range, and moves the course along; it is `stopped` where a signal ended it. Raises Failure."""
     target = sending.target()

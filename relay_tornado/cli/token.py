@@ -136,11 +136,7 @@ def list_(data: Path, as_json: bool) -> None:
 
 @token.command(name="set")
 @click.argument("key")
-@_option(
-    "--durable/--no-durable",
-    default=None,
-    help="Keep its position from now on, or forget it.",
-)
+@_option("--durable/--no-durable", default=None, help="Keep its position from now on, or forget it.")
 @relay_options
 def set_(key: str, durable: bool | None, data: Path, as_json: bool) -> None:
     """Change the token with the key KEY."""

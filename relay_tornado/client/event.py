@@ -159,12 +159,7 @@ class Event(EventData):
     _handle: Handle = field(repr=False, compare=False)
 
     async def respond(
-        self,
-        status: int = 200,
-        body: bytes | str = b"",
-        headers: AnswerHeaders | None = None,
-        *,
-        timeout: float = 30.0,
+        self, status: int = 200, body: bytes | str = b"", headers: AnswerHeaders | None = None, *, timeout: float = 30.0
     ) -> None:
         """Says what the application answers: a result of this copy, and the sender's answer where the input waits.
 

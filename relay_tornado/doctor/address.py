@@ -258,11 +258,7 @@ async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 
 def _request(place: Place, url: str) -> HTTPRequest:
     return HTTPRequest(
-        url,
-        connect_timeout=PATIENCE,
-        request_timeout=PATIENCE,
-        follow_redirects=False,
-        ssl_options=_context(place),
+        url, connect_timeout=PATIENCE, request_timeout=PATIENCE, follow_redirects=False, ssl_options=_context(place)
     )
 
 

@@ -68,14 +68,7 @@ class Transport:
         self._contexts: dict[bool, ssl.SSLContext] = {}
 
     async def send(
-        self,
-        head: bytes,
-        body: bytes,
-        destination: Destination,
-        *,
-        method: str,
-        verify: bool,
-        timeout: float,
+        self, head: bytes, body: bytes, destination: Destination, *, method: str, verify: bool, timeout: float
     ) -> Answer:
         """`head` ends with the empty line. `timeout` is for all of it, in seconds. Raises Unanswered, and Refused where
         the destination may not be called."""

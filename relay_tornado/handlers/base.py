@@ -68,10 +68,7 @@ class JsonHandler(RequestHandler):
         self.answer(document, self.get_status())
 
     def log_exception(
-        self,
-        typ: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
     ) -> None:
         if not isinstance(value, HTTPError | RelayError):
             _log.error("handler_failed", handler=type(self).__name__, exc_info=value)

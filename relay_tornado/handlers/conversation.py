@@ -45,17 +45,7 @@ class Edge(Protocol):
 class Conversation(Connected):
     """From the opened WebSocket to its end. Frames go straight to the stream; Tornado reads, pongs and closes."""
 
-    __slots__ = (
-        "_alarm",
-        "_edge",
-        "_liveness",
-        "_loop",
-        "_open",
-        "_ping",
-        "_session",
-        "_sockets",
-        "_stream",
-    )
+    __slots__ = ("_alarm", "_edge", "_liveness", "_loop", "_open", "_ping", "_session", "_sockets", "_stream")
 
     def __init__(self, sockets: Sockets, edge: Edge, stream: IOStream, address: str | None) -> None:
         self.address = address

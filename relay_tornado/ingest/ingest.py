@@ -221,18 +221,7 @@ class Upload:
     """A webhook on its way in. Its bytes count against the ingest buffer as they arrive, until it is handed to the
     log, refused or abandoned."""
 
-    __slots__ = (
-        "_body",
-        "_digest",
-        "_head",
-        "_headers",
-        "_ingest",
-        "_leave",
-        "_left",
-        "_place",
-        "_size",
-        "_spent",
-    )
+    __slots__ = ("_body", "_digest", "_head", "_headers", "_ingest", "_leave", "_left", "_place", "_size", "_spent")
 
     def __init__(self, ingest: Ingest, place: Place, head: Head, headers: bytes) -> None:
         self._ingest = ingest

@@ -156,11 +156,7 @@ class Ledgers:
     """Opens consumers, each once. An opened one is let go with `close`, as often as it was opened."""
 
     def __init__(
-        self,
-        store: Consumers,
-        log: EventLog,
-        clock: Callable[[], float] = time.time,
-        counters: Counters | None = None,
+        self, store: Consumers, log: EventLog, clock: Callable[[], float] = time.time, counters: Counters | None = None
     ) -> None:
         """`log` says which events there are. `clock` gives unix seconds. Gaps are counted by `counters`."""
         self.store = store

@@ -37,12 +37,7 @@ class Block:
     __slots__ = ("end", "events", "level", "sizes", "start", "stubs", "sums", "whole")
 
     def __init__(
-        self,
-        start: int,
-        events: list[Event | None],
-        sizes: list[int],
-        level: int,
-        stubs: frozenset[int] = frozenset(),
+        self, start: int, events: list[Event | None], sizes: list[int], level: int, stubs: frozenset[int] = frozenset()
     ) -> None:
         self.start = start
         self.end = start + len(events) - 1

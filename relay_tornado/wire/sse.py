@@ -51,7 +51,4 @@ def reached(text: str) -> Reached:
 
 
 def _foreign() -> Invalid:
-    return Invalid(
-        "this is no id of an event here: send the one that came last, or leave it out",
-        "Last-Event-ID",
-    )
+    return Invalid("this is no id of an event here: send the one that came last, or leave it out", "Last-Event-ID")

@@ -157,8 +157,7 @@ async def test_good_names(open_memory: OpenWorld, name: str) -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
-    "name",
-    ["", "*", "x" * 101, " a", "a ", "a/b", "a\nb", "a\x00", "a\x1b[31m", "a\u202eb", "\ud800", ID, ID.upper()],
+    "name", ["", "*", "x" * 101, " a", "a ", "a/b", "a\nb", "a\x00", "a\x1b[31m", "a\u202eb", "\ud800", ID, ID.upper()]
 )
 async def test_bad_names(open_memory: OpenWorld, name: str) -> None:
     """A name that could be taken for something else, or steer a terminal, is refused: at first and as a new name."""

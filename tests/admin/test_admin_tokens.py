@@ -416,8 +416,7 @@ async def test_a_bucket_and_a_token_made_at_the_same_time(open_world: OpenWorld)
     async with open_world() as world:
         for number in range(10):
             (token, _), _ = await asyncio.gather(
-                world.administration.create_token(durable=True),
-                world.administration.create_bucket(f"b-{number}"),
+                world.administration.create_token(durable=True), world.administration.create_bucket(f"b-{number}")
             )
             assert len(await positions(world, token.key)) == number + 1
 

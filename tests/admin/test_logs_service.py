@@ -94,12 +94,7 @@ async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
         epoch = event_id.partition("-")[0]
         other = Token("other", "h", 0.0, buckets=frozenset({"elsewhere"}))
         words = set()
-        for token, log_id in (
-            (ROOT, f"{epoch}-0"),
-            (ROOT, f"{epoch}-2"),
-            (ROOT, "zzzzzzzzzzzz-1"),
-            (other, event_id),
-        ):
+        for token, log_id in ((ROOT, f"{epoch}-0"), (ROOT, f"{epoch}-2"), (ROOT, "zzzzzzzzzzzz-1"), (other, event_id)):
             with pytest.raises(NotFound) as caught:
                 await world.logs.get(token, log_id)
             words.add(str(caught.value).replace(repr(log_id), "…"))

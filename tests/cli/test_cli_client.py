@@ -313,10 +313,7 @@ def test_a_relay_that_stops_before_it_takes_a_command(relay: Runner, short: Path
     """It says that it stops, so nothing was done, and the command is given again."""
     closing = {"error": {"code": "closing", "message": "", "field": ""}}
     made = {"result": {"key": "k", "secret": "s"}}
-    with (
-        locked(relay.data, short / "s"),
-        pretending(short / "s", [INFO, INFO, closing], [INFO, made]) as requests,
-    ):
+    with locked(relay.data, short / "s"), pretending(short / "s", [INFO, INFO, closing], [INFO, made]) as requests:
         assert relay.json("token", "create") == made["result"]
     commands = [request["command"] for request in requests]
     assert commands == ["relay.info", "relay.info", "token.create", "relay.info", "token.create"]

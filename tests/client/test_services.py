@@ -35,10 +35,7 @@ def test_a_silent_service_is_left() -> None:
         await peer.stay()
 
     async def main() -> None:
-        async with (
-            service(talk) as url,
-            at(url, idle_timeout=0.2, open_timeout=0.3, on_notice=note) as events,
-        ):
+        async with service(talk) as url, at(url, idle_timeout=0.2, open_timeout=0.3, on_notice=note) as events:
             await anext(events)
 
     run(main())

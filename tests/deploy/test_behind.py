@@ -100,11 +100,7 @@ def test_an_answer_leads_nginx_nowhere(tmp_path: Path) -> None:
     headers = {"X-Accel-Redirect": ["/inside"], "X-Sendfile": ["/etc/passwd"], "X-Kept": ["yes"]}
 
     async def run() -> None:
-        async with (
-            asyncio.timeout(60),
-            edge() as site,
-            behind("nginx", site.port, tmp_path, changes=changes) as front,
-        ):
+        async with asyncio.timeout(60), edge() as site, behind("nginx", site.port, tmp_path, changes=changes) as front:
             await site.change(input={"headers": headers, "body": "outside"})
             response = await front.fetch(URL.decode(), method="POST", body=b"x")
             assert (response.code, response.body, response.headers["X-Kept"]) == (200, b"outside", "yes")

@@ -138,11 +138,7 @@ def test_every_query_of_the_board_finds_something(tmp_path: Path) -> None:
         text = ", ".join(f"{key}={json.dumps(value)}" for key, value in given.items())
         series.append({"series": f"{name}{{{text}}}", "values": "1+1x60"})
     tests = [
-        {
-            "expr": f"count({query}) >= bool 1",
-            "eval_time": "30m",
-            "exp_samples": [{"labels": "{}", "value": 1}],
-        }
+        {"expr": f"count({query}) >= bool 1", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
         for query in queries()
     ]
     document = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]}

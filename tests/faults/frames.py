@@ -51,10 +51,7 @@ REFUSED: dict[str, tuple[bytes, frozenset[int]]] = {
     **{f"close code {code}": (close(code), frozenset({1002})) for code in INVALID_CODES},
     **{f"close code {code}": (close(code), frozenset({1002})) for code in (5000, 65535)},
     "close with one byte": (frame(CLOSE, b"\x03"), PROTOCOL_ERROR),
-    "close with a reason that is no UTF-8": (
-        close(1000, b"\xce\xba\xe1\xbd\xb9\xcf\xed"),
-        NO_UTF_8,
-    ),
+    "close with a reason that is no UTF-8": (close(1000, b"\xce\xba\xe1\xbd\xb9\xcf\xed"), NO_UTF_8),
     "close too long": (frame(CLOSE, b"\x03\xe8" + b"x" * 124), PROTOCOL_ERROR),
     **{f"reserved bits {bits}": (frame(TEXT, b"{}", reserved=bits), PROTOCOL_ERROR) for bits in range(1, 8)},
     **{f"opcode {code}": (frame(code, b"x"), PROTOCOL_ERROR) for code in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
@@ -64,10 +61,7 @@ REFUSED: dict[str, tuple[bytes, frozenset[int]]] = {
     "a piece of nothing": (frame(0, b"x"), PROTOCOL_ERROR),
     "a message within another": (frame(TEXT, b"{", fin=False) + frame(TEXT, b"}"), PROTOCOL_ERROR),
     "no UTF-8": (frame(TEXT, b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80"), NO_UTF_8),
-    "no UTF-8, in pieces": (
-        frame(TEXT, b"\xf4\x90", fin=False) + frame(0, b"\x80\x80"),
-        NO_UTF_8,
-    ),
+    "no UTF-8, in pieces": (frame(TEXT, b"\xf4\x90", fin=False) + frame(0, b"\x80\x80"), NO_UTF_8),
     "a length of 63 bits": (b"\x81\xff" + (1 << 62).to_bytes(8) + bytes(4), frozenset({1009})),
     "a length with its highest bit set": (b"\x81\xff" + b"\xff" * 8 + bytes(4), frozenset({1009})),
 }

@@ -82,9 +82,7 @@ _SCALAR = (
     | _TEXT
 )
 _JSON = st.recursive(
-    _SCALAR,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=6),
-    max_leaves=25,
+    _SCALAR, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=6), max_leaves=25
 )
 _MESSAGE = st.fixed_dictionaries({"action": st.sampled_from(_WORDS[1:8])}, optional=dict.fromkeys(_WORDS[8:37], _JSON))
 _MESSAGE_TEXT = st.one_of(
@@ -132,10 +130,7 @@ _BODY = st.one_of(
 _HEADERS = st.one_of(
     st.binary(max_size=100), st.just(b"X-A: b\r\nContent-Type: application/json\r\n"), st.just(b"\xff: \xfe\r\n")
 )
-_ID = st.one_of(
-    st.text(max_size=40),
-    st.from_regex(r"[a-z0-9]{11,13}-[0-9]{1,22}(-[0-9]{1,12})?", fullmatch=True),
-)
+_ID = st.one_of(st.text(max_size=40), st.from_regex(r"[a-z0-9]{11,13}-[0-9]{1,22}(-[0-9]{1,12})?", fullmatch=True))
 _EPOCHS: Final = ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc", "dddddddddddd")
 
 

@@ -30,10 +30,7 @@ async def test_a_late_answer_of_the_old_destination(status: int) -> None:
         await until(lambda: new.bodies == [b"1", b"2"])
         await w.idle()
         assert (old.bodies, w.disabled, await w.dead()) == ([b"1"], [], [])
-        assert [(each.status, each.status_code) for each in await w.stored(1)] == [
-            ("stalled", status),
-            ("sent", 200),
-        ]
+        assert [(each.status, each.status_code) for each in await w.stored(1)] == [("stalled", status), ("sent", 200)]
 
 
 @pytest.mark.parametrize("status", [429, 500])

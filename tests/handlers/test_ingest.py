@@ -319,11 +319,7 @@ async def test_line_ends_before_a_request() -> None:
         assert [(await raw.reply()).status for _ in range(2)] == [200, 200]
         assert (await raw.ask(b"POST %b HTTP/1.1\r\nHost: x\r\n\r\n" % URL)).status == 200
         headers = b"Host: relay.test\r\nContent-Length: 3\r\n"
-        assert [event.headers for event in await site.events()] == [
-            headers,
-            headers,
-            b"Host: x\r\n",
-        ]
+        assert [event.headers for event in await site.events()] == [headers, headers, b"Host: x\r\n"]
 
 
 @pytest.mark.gen_test

@@ -20,11 +20,7 @@ from tests.handlers.raw import Raw, request
 from tests.handlers.sockets import HANDSHAKE, Client, live
 from tests.waiting import until
 
-WORDS = {
-    "type": "status",
-    "status": "authenticated",
-    "message": "connected successfully, subscribe to buckets",
-}
+WORDS = {"type": "status", "status": "authenticated", "message": "connected successfully, subscribe to buckets"}
 
 
 @pytest.mark.gen_test

@@ -53,12 +53,7 @@ async def test_names_that_are_not_known_are_not_repeated() -> None:
             assert document["message"] == "subscribed to buckets: bucket 1, orders, bucket 3"
             assert [each["bucket_name"] for each in document["buckets"]] == ["bucket 1", "orders", "bucket 3"]
             assert document["buckets"][2] == {"bucket_name": "bucket 3", "error": "not_found"}
-        for query, last in (
-            ("Pass-1=x", ""),
-            ("bucket=Pass-1", ""),
-            ("since=Pass-1", ""),
-            ("bucket=orders", "Pass-1"),
-        ):
+        for query, last in (("Pass-1=x", ""), ("bucket=Pass-1", ""), ("since=Pass-1", ""), ("bucket=orders", "Pass-1")):
             async with site.source(query, last=last) as source:
                 assert source.status in (400, 404)
                 assert b"Pass-1" not in source.body

@@ -246,8 +246,7 @@ async def test_the_loop_waits_for_no_lock(settings: Settings, faults: Faults) ->
 
 @storage_test
 @pytest.mark.parametrize(
-    ("statement", "expected"),
-    [("UPDATE meta", Unavailable), ("COMMIT", Unknown), ("INSERT INTO bucket", Unavailable)],
+    ("statement", "expected"), [("UPDATE meta", Unavailable), ("COMMIT", Unknown), ("INSERT INTO bucket", Unavailable)]
 )
 async def test_a_quick_work_that_fails(
     settings: Settings, faults: Faults, statement: str, expected: type[Exception]

@@ -128,7 +128,7 @@ _PROPERTIES: Final[Document] = {
             "maxItems": 0,
             "description": "Values by name: a text, a number, true or false, or a list of them.",
             "additionalProperties": {
-                "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}],
+                "anyOf": [*_PLAIN, {"type": "null"}, {"type": "array", "items": {"anyOf": _PLAIN}}]
             },
         },
         "response_body": {

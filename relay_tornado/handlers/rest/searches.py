@@ -60,9 +60,7 @@ class FoundPage(Schema):
     next_cursor = fields.String(required=True, allow_none=True)
     complete = fields.Boolean(required=True)
     indexed_up_to = fields.String(
-        required=True,
-        allow_none=True,
-        metadata={"description": "Of one bucket: the newest id that is in the index."},
+        required=True, allow_none=True, metadata={"description": "Of one bucket: the newest id that is in the index."}
     )
 
 
@@ -114,11 +112,7 @@ class SeriesAnswer(Schema):
 
     begin = fields.Integer(required=True, data_key="from", metadata={"description": "Unix time in seconds."})
     step = fields.Integer(required=True)
-    series = fields.Dict(
-        required=True,
-        keys=fields.String(),
-        values=fields.List(fields.Float(allow_none=True)),
-    )
+    series = fields.Dict(required=True, keys=fields.String(), values=fields.List(fields.Float(allow_none=True)))
 
 
 class SearchHandler(RestHandler):

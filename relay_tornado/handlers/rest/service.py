@@ -147,8 +147,7 @@ def _with_masked(before: Document, seen: Document, given: dict[str, Any]) -> dic
     as_it_was = destination == seen["destination"]
     if not as_it_was and MASK in str(destination):
         raise Invalid(
-            f"{MASK} stands for what you may not see: send the URL back as it was, or write all of it",
-            "destination",
+            f"{MASK} stands for what you may not see: send the URL back as it was, or write all of it", "destination"
         )
     headers, kept = _unmasked(before["headers"], given.get("headers", seen["headers"]))
     keeps = kept or (as_it_was and destination != before["destination"])

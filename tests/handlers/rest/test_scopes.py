@@ -305,22 +305,14 @@ async def test_what_is_only_kept_is_shown_as_it_is(tmp_path: Path) -> None:
         path = f"/v1/buckets/{things['bucket']}"
         like = {"internal": False, "destination": 1, "secret": "s", "auth": {"password": "p"}, "verify": 2}
         for where, body in (
-            (
-                path,
-                {"internal": False, "meta": like, "auth": {"type": "basic", "username": "u", "password": "hid"}},
-            ),
+            (path, {"internal": False, "meta": like, "auth": {"type": "basic", "username": "u", "password": "hid"}}),
             (
                 f"{path}/inputs/{things['input']}",
                 {"internal": False, "outputs": [like], "verify": {"provider": "github", "secrets": ["hid"]}},
             ),
             (
                 f"{path}/outputs/{things['public']}",
-                {
-                    "verify": like,
-                    "throttle": {"internal": False},
-                    "secret": "whsec_hid0",
-                    "headers": {"X-Key": "hid"},
-                },
+                {"verify": like, "throttle": {"internal": False}, "secret": "whsec_hid0", "headers": {"X-Key": "hid"}},
             ),
         ):
             assert (await here.call("PUT", where, body)).status == 200
