@@ -31,6 +31,7 @@ import structlog
 
 from relay_tornado.errors import NO_DESCRIPTOR, Malformed, NoSpace, RelayError, Unavailable, Unknown
 from relay_tornado.rescue import say, wake
+from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import code_of
 from relay_tornado.storage.descriptors import descriptors_lack
@@ -54,25 +55,8 @@ from relay_tornado.storage.work import (
     undo,
 )
 
-CHECKPOINT_SOON = 250
-CHECKPOINT_LATER = 500
-CHECKPOINT_NOW = 1000
-"""Pages in the WAL at which it is copied into the file: after a commit of many events, or where nothing came for a
-moment; after any commit; and in any case, since the first two are only for when little waits. Copying takes hardly more
-of the processor in small pieces than in large ones, and nothing is committed meanwhile, so the pieces make the tail."""
-
-_MANY = 16
-"""Pages that a commit of many events changes."""
-
 _MOMENT = 0.001
 """Seconds in which what was committed is delivered."""
-
-_CHECKPOINT_LOW = 100
-"""The same where space is low, beyond what a reader holds back: a WAL that starts anew needs no room, and so a trim can
-free some."""
-
-_BUSY = 8
-"""More events and jobs that wait are not kept waiting."""
 
 _ENOUGH = 128
 _GATHER = 0.002
@@ -109,7 +93,7 @@ class Writer:
         self._path = path
         self._whereabouts = Whereabouts(path)
         self._connection = connection
-        self._space = space
+        self._checkpoints = Checkpoints(space)
         self._witness = witness
         self._witness_error: OSError | None = None
         self._factory = factory
@@ -118,11 +102,8 @@ class Writer:
         self._work: Work | None = None
         self._ride: Ride | None = None
         """What was taken, and is still to be told how it ended."""
-        self._pages = 0
-        self._held_back = 0
         self._awaits_locks = True
         self._damage_again = 0.0
-        self._checkpoint_at = CHECKPOINT_SOON
         self._idle: asyncio.Future[None] | None = None
         self._shrinking: asyncio.Future[None] | None = None
         self._closing = asyncio.Event()
@@ -211,7 +192,7 @@ class Writer:
             if self.closed:
                 return False
             await self._rest()
-        elif self._full(await self._perform(work)):
+        elif self._checkpoints.due_behind(await self._perform(work), self._waiting()):
             await self._checkpoint("PASSIVE")
         return True
 
@@ -235,7 +216,7 @@ class Writer:
             return
         loop = asyncio.get_running_loop()
         self._idle = loop.create_future()
-        if self._pages < self._checkpoint_at:
+        if not self._checkpoints.due:
             await self._idle
             return
         timer = loop.call_later(_MOMENT, self.notify)
@@ -278,7 +259,7 @@ class Writer:
         error = None if result.error is None else classify(result)
         pages = self._tell(work, error)
         if ride is not None:
-            self._pages += _RIDE
+            self._checkpoints.pages += _RIDE
             self._ride = None
             ride.ended(error is None)
         if pages is None:
@@ -304,7 +285,7 @@ class Writer:
                 return work.pages()
             work.committed()
             pages = work.pages()
-            self._pages += pages
+            self._checkpoints.pages += pages
         except Exception:
             say(_log.exception, "outcome_not_told", committed=error is None)
             return None
@@ -461,28 +442,15 @@ class Writer:
 
     # checkpoints and the end
 
-    def _full(self, committed: int) -> bool:
-        """Whether the WAL is to be copied right after a commit that changed so many pages."""
-        low = self._space.low()
-        if self._pages < (self._held_back + _CHECKPOINT_LOW if low else self._checkpoint_at):
-            return False
-        if self._pages >= CHECKPOINT_NOW:
-            return True
-        # After a few events alone comes rather a moment with nothing to do.
-        later = self._checkpoint_at + CHECKPOINT_LATER - CHECKPOINT_SOON
-        return self._waiting() <= _BUSY and (low or committed >= _MANY or self._pages >= later)
-
     async def _checkpoint(self, mode: str) -> None:
         """Copies what it can of the WAL into the file; a reader's snapshot may hold some of it back until later."""
         try:
             _, pages, copied = await self._connection.run(lambda raw: self._copy(raw, mode))
-        except Exception as error:  # there is no memory for it, say: the next one copies this, too
+        except Exception as error:  # there is no memory for it, say
             say(_log.warning, "checkpoint_failed", error=str(error) or repr(error))
-            self._checkpoint_at = self._pages + CHECKPOINT_SOON
+            self._checkpoints.failed()
             return
-        self._pages = self._held_back = max(pages - copied, 0)
-        # Each try sorts all that is left, so while a reader holds it back they become rare.
-        self._checkpoint_at = self._pages + max(CHECKPOINT_SOON, self._pages // 2)
+        self._checkpoints.copied(max(pages - copied, 0))
 
     def _copy(self, raw: sqlite3.Connection, mode: str) -> Any:
         if mode != "PASSIVE":

@@ -263,7 +263,7 @@ async def test_too_little_memory_for_a_moment(faulty: SqliteWorld, faults: Fault
     """Whichever statement of the writer it meets, the writer goes on, and what was acknowledged is there."""
     await make(faulty.log)
     await fill(faulty.log, 1)
-    faulty.database._writer._checkpoint_at = 1
+    faulty.database._writer._checkpoints._at = 1
     left = ["INSERT OR FAIL INTO event", "ROLLBACK"] if met == "ROLLBACK" else [met]
     faults.before = lambda sql: sqlite3.SQLITE_NOMEM if left and sql.startswith(left[0]) and left.pop(0) else None
     (outcome,) = await asyncio.gather(faulty.log.append("b", event()), return_exceptions=True)

@@ -1,0 +1,70 @@
+"""relay_tornado/storage/checkpoints.py: how much of the WAL there is before it is copied into the file."""
+
+from pathlib import Path
+
+import pytest
+
+from relay_tornado.storage.checkpoints import Checkpoints
+from relay_tornado.storage.space import Space
+
+
+class _Disk(Space):
+    """One whose space is low where a test says so."""
+
+    is_low = False
+
+    def low(self, coming: int = 0, waiting: int = 0) -> bool:
+        return self.is_low
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> _Disk:
+    return _Disk(tmp_path / "relay.db", 0)
+
+
+@pytest.mark.parametrize(
+    ("pages", "committed", "waiting", "due"),
+    [
+        (249, 16, 0, False),
+        (250, 16, 8, True),
+        (250, 15, 8, False),
+        (250, 16, 9, False),
+        (500, 1, 8, True),
+        (500, 1, 9, False),
+        (1000, 1, 900, True),
+    ],
+)
+def test_behind_a_commit(disk: _Disk, pages: int, committed: int, waiting: int, due: bool) -> None:
+    """A commit of many events has it made sooner than one of a few, and who waits has it made later."""
+    checkpoints = Checkpoints(disk)
+    checkpoints.pages = pages
+    assert checkpoints.due_behind(committed, waiting) is due
+    assert checkpoints.due is (pages >= 250)
+
+
+def test_while_space_is_low(disk: _Disk) -> None:
+    """It is made early, but not for what a reader holds back alone."""
+    disk.is_low = True
+    checkpoints = Checkpoints(disk)
+    checkpoints.pages = 100
+    assert checkpoints.due_behind(1, 0)
+    checkpoints.copied(80)
+    checkpoints.pages += 99
+    assert not checkpoints.due_behind(1, 0)
+    checkpoints.pages += 1
+    assert checkpoints.due_behind(1, 0)
+
+
+def test_they_become_rare_while_a_reader_holds_the_rest_back(disk: _Disk) -> None:
+    """The next one comes after as much more as half of what is left; after one that failed, soon."""
+    checkpoints = Checkpoints(disk)
+    checkpoints.copied(800)
+    checkpoints.pages += 399
+    assert not checkpoints.due
+    checkpoints.pages += 1
+    assert checkpoints.due
+    checkpoints.failed()
+    checkpoints.pages += 249
+    assert not checkpoints.due
+    checkpoints.pages += 1
+    assert checkpoints.due
