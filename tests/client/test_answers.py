@@ -10,7 +10,7 @@ import pytest
 
 from relay_tornado.client import Refused, Rejected, RelayClientError
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, Talk, at, service, webhook
-from tests.client.world import SOON, run, take
+from tests.client.world import SOON, client_test, run, take
 from tests.waiting import until
 
 STORED = {"type": "status", "status": "responded"}
@@ -29,7 +29,8 @@ async def begin(peer: Peer) -> None:
     await peer.send(AUTHENTICATED)
 
 
-def test_an_answer_is_sent_until_it_is_stored() -> None:
+@client_test
+async def test_an_answer_is_sent_until_it_is_stored() -> None:
     """Again where its connection ended without a word; over another one where nothing is said for too long, and then
     what was given up is sent no more."""
     sent: list[tuple[int, str]] = []
@@ -45,15 +46,12 @@ def test_an_answer_is_sent_until_it_is_stored() -> None:
             if sent[-1] != (3, "2"):
                 await peer.send(STORED)
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two, three = await take(events, 3)
-            await one.respond()
-            with pytest.raises(TimeoutError):
-                await two.respond(timeout=0.3)
-            await three.respond()
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        one, two, three = await take(events, 3)
+        await one.respond()
+        with pytest.raises(TimeoutError):
+            await two.respond(timeout=0.3)
+        await three.respond()
     assert sent == [(2, "1"), (3, "1"), (3, "2"), (4, "3")]
 
 
@@ -89,7 +87,8 @@ def test_each_word_is_about_the_answer_that_it_was_said_of() -> None:
     assert received == ["abcdefghijkl-1", "abcdefghijkl-2"]
 
 
-def test_a_word_that_names_its_event_is_about_that() -> None:
+@client_test
+async def test_a_word_that_names_its_event_is_about_that() -> None:
     """In whatever order it comes; one that names an event of which nothing was sent is about none."""
     first, second = "abcdefghijkl-1", "abcdefghijkl-2"
     stored = asyncio.Event()
@@ -104,17 +103,14 @@ def test_a_word_that_names_its_event_is_about_that() -> None:
         await peer.send({"type": "status", "status": "error", "code": "x", "message": "gone", "id": first})
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two = await take(events, 2)
-            waiting = asyncio.create_task(one.respond())
-            await two.respond()
-            assert not waiting.done()
-            stored.set()
-            with pytest.raises(Rejected, match="gone"):
-                await waiting
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        one, two = await take(events, 2)
+        waiting = asyncio.create_task(one.respond())
+        await two.respond()
+        assert not waiting.done()
+        stored.set()
+        with pytest.raises(Rejected, match="gone"):
+            await waiting
 
 
 def test_an_answer_that_is_too_big_and_given_up_is_no_other_one() -> None:
@@ -138,7 +134,8 @@ def test_an_answer_that_is_too_big_and_given_up_is_no_other_one() -> None:
     assert received == [(2, "abcdefghijkl-1"), (2, "abcdefghijkl-2"), (3, "abcdefghijkl-2")]
 
 
-def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
+@client_test
+async def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
     """While the one before it waits for the network: else the word about it would count for the one behind it."""
     go = asyncio.Event()
 
@@ -153,27 +150,25 @@ def test_an_answer_that_is_given_up_before_its_turn_is_not_sent() -> None:
         async for text in peer.socket:
             await peer.send(refused if "abcdefghijkl-3" in str(text) else STORED)
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two, three = await take(events, 3)
-            assert events._core is not None
-            answers = events._core._answers
-            large = [asyncio.create_task(one.respond(200, b"x" * 600_000)) for _ in range(20)]
-            await until(lambda: len(answers) == 20 and answers._waiting[0].sent, "the first")
-            assert not answers._waiting[-1].sent
-            large.pop().cancel()
-            await until(lambda: len(answers) == 19, "one that is given up")
-            second, third = asyncio.create_task(two.respond()), asyncio.create_task(three.respond())
-            await until(lambda: len(answers) == 21, "the others")
-            go.set()
-            await asyncio.gather(*large, second)
-            with pytest.raises(Rejected, match="gone"):
-                await third
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        one, two, three = await take(events, 3)
+        assert events._core is not None
+        answers = events._core._answers
+        large = [asyncio.create_task(one.respond(200, b"x" * 600_000)) for _ in range(20)]
+        await until(lambda: len(answers) == 20 and answers._waiting[0].sent, "the first")
+        assert not answers._waiting[-1].sent
+        large.pop().cancel()
+        await until(lambda: len(answers) == 19, "one that is given up")
+        second, third = asyncio.create_task(two.respond()), asyncio.create_task(three.respond())
+        await until(lambda: len(answers) == 21, "the others")
+        go.set()
+        await asyncio.gather(*large, second)
+        with pytest.raises(Rejected, match="gone"):
+            await third
 
 
-def test_where_nothing_waits_nothing_is_dialled() -> None:
+@client_test
+async def test_where_nothing_waits_nothing_is_dialled() -> None:
     """A connection for answers that ends is made again for the next answer, and not before."""
     numbers: list[int] = []
 
@@ -185,19 +180,17 @@ def test_where_nothing_waits_nothing_is_dialled() -> None:
         await peer.receive()
         await peer.send(STORED)
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two = await take(events, 2)
-            await one.respond()
-            await asyncio.sleep(5 * SOON.longest)
-            assert numbers == [1, 2]
-            await two.respond()
-            assert numbers == [1, 2, 3]
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        one, two = await take(events, 2)
+        await one.respond()
+        await asyncio.sleep(5 * SOON.longest)
+        assert numbers == [1, 2]
+        await two.respond()
+        assert numbers == [1, 2, 3]
 
 
-def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
+@client_test
+async def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
     """The next one gets a connection of its own."""
 
     async def talk(peer: Peer) -> None:
@@ -210,17 +203,15 @@ def test_an_answer_that_was_refused_keeps_no_other_from_being_sent() -> None:
         await peer.send(STORED)
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two = await take(events, 2)
-            with pytest.raises(Refused, match="because"):
-                await one.respond()
-            await two.respond(timeout=10)
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        one, two = await take(events, 2)
+        with pytest.raises(Refused, match="because"):
+            await one.respond()
+        await two.respond(timeout=10)
 
 
-def test_the_connection_for_answers_ends_with_it() -> None:
+@client_test
+async def test_the_connection_for_answers_ends_with_it() -> None:
     """Once the subscription is closed, nothing of it runs any more; who waits for an answer to be stored is told."""
     received = asyncio.Event()
 
@@ -234,21 +225,19 @@ def test_the_connection_for_answers_ends_with_it() -> None:
         received.set()
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            one, two = await take(events, 2)
-            await one.respond()
-            waiting = asyncio.create_task(two.respond())
-            await received.wait()
-            await events.aclose()
-            with pytest.raises(RelayClientError, match="closed"):
-                await waiting
-            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay client")]
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        one, two = await take(events, 2)
+        await one.respond()
+        waiting = asyncio.create_task(two.respond())
+        await received.wait()
+        await events.aclose()
+        with pytest.raises(RelayClientError, match="closed"):
+            await waiting
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("relay client")]
 
 
-def test_nothing_of_a_dropped_subscription_stays() -> None:
+@client_test
+async def test_nothing_of_a_dropped_subscription_stays() -> None:
     """Neither its connection for events nor that for answers; who still holds an event is told."""
     ended: list[int] = []
 
@@ -262,16 +251,13 @@ def test_nothing_of_a_dropped_subscription_stays() -> None:
             await peer.stay()
         ended.append(peer.number)
 
-    async def main() -> None:
-        async with service(talk) as url:
-            events = at(url, consumer="c")
-            event = await anext(events)
-            await event.respond()
-            del events
-            gc.collect()
-            await until(lambda: len(ended) == 2, "the end of both connections")
-            for doing in (event.ack(), event.nak(), event.respond()):
-                with pytest.raises(RelayClientError, match="closed"):
-                    await doing
-
-    run(main())
+    async with service(talk) as url:
+        events = at(url, consumer="c")
+        event = await anext(events)
+        await event.respond()
+        del events
+        gc.collect()
+        await until(lambda: len(ended) == 2, "the end of both connections")
+        for doing in (event.ack(), event.nak(), event.respond()):
+            with pytest.raises(RelayClientError, match="closed"):
+                await doing

@@ -14,7 +14,7 @@ import pytest
 from relay_tornado.client import FileCheckpoint
 from relay_tornado.client.checkpoint import MAX_SIZE, Saver
 from relay_tornado.client.errors import CheckpointError
-from tests.client.world import run
+from tests.client.world import client_test
 from tests.waiting import until
 
 
@@ -97,85 +97,76 @@ class Slow:
         self.saved.append(text)
 
 
-def test_saves_gather() -> None:
+@client_test
+async def test_saves_gather() -> None:
     """While one save runs, all changes wait for the next one; a cancelled wait breaks none off."""
-
-    async def main() -> None:
-        slow, text = Slow(), "0"
-        saver = Saver(slow, lambda: text, 0)
-        await saver.flush()
-        flushes = []
-        for number in range(1, 6):
-            text = str(number)
-            saver.moved()
-            flushes.append(asyncio.create_task(saver.flush()))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
-        flushes[0].cancel()
+    slow, text = Slow(), "0"
+    saver = Saver(slow, lambda: text, 0)
+    await saver.flush()
+    flushes = []
+    for number in range(1, 6):
+        text = str(number)
+        saver.moved()
+        flushes.append(asyncio.create_task(saver.flush()))
         await asyncio.sleep(0)
-        assert slow.saved == []
-        slow.go.set()
-        await asyncio.gather(*flushes, return_exceptions=True)
-        assert slow.saved == ["1", "5"]
-        text = "bad"
-        saver.moved()
-        with pytest.raises(CheckpointError, match="no"):
-            await saver.flush()
-        text = "good"
-        await saver.close()
-        assert slow.saved == ["1", "5", "good"]
+        await asyncio.sleep(0)
+    flushes[0].cancel()
+    await asyncio.sleep(0)
+    assert slow.saved == []
+    slow.go.set()
+    await asyncio.gather(*flushes, return_exceptions=True)
+    assert slow.saved == ["1", "5"]
+    text = "bad"
+    saver.moved()
+    with pytest.raises(CheckpointError, match="no"):
+        await saver.flush()
+    text = "good"
+    await saver.close()
+    assert slow.saved == ["1", "5", "good"]
 
-    run(main())
 
-
-def test_saves_can_be_put_off() -> None:
+@client_test
+async def test_saves_can_be_put_off() -> None:
     """With an interval nobody waits for a save; the last state is saved at the end all the same, or it is told."""
-
-    async def main() -> None:
-        slow, text = Slow(), "1"
-        slow.go.set()
-        saver = Saver(slow, lambda: text, 3600)
-        saver.moved()
-        await saver.flush()
-        text = "2"
-        saver.moved()
-        await saver.flush()
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert slow.saved == []
+    slow, text = Slow(), "1"
+    slow.go.set()
+    saver = Saver(slow, lambda: text, 3600)
+    saver.moved()
+    await saver.flush()
+    text = "2"
+    saver.moved()
+    await saver.flush()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert slow.saved == []
+    await saver.close()
+    assert slow.saved == ["2"]
+    text = "bad"
+    saver = Saver(slow, lambda: text, 3600)
+    saver.moved()
+    await saver.flush()
+    with pytest.raises(CheckpointError, match="no"):
         await saver.close()
-        assert slow.saved == ["2"]
-        text = "bad"
-        saver = Saver(slow, lambda: text, 3600)
-        saver.moved()
-        await saver.flush()
-        with pytest.raises(CheckpointError, match="no"):
-            await saver.close()
-
-    run(main())
 
 
-def test_what_changes_during_a_save_that_was_put_off_is_saved_after_it() -> None:
+@client_test
+async def test_what_changes_during_a_save_that_was_put_off_is_saved_after_it() -> None:
     """Nobody waits for it, and nobody asks again."""
+    slow, asked, text = Slow(), [], "1"
 
-    async def main() -> None:
-        slow, asked, text = Slow(), [], "1"
+    def current() -> str:
+        asked.append(text)
+        return text
 
-        def current() -> str:
-            asked.append(text)
-            return text
-
-        saver = Saver(slow, current, 0.001)
-        saver.moved()
-        await saver.flush()
-        task = saver._task
-        assert task is not None
-        await until(lambda: asked, "the first save")
-        text = "2"
-        saver.moved()
-        await saver.flush()
-        slow.go.set()
-        await until(lambda: slow.saved == ["1", "2"], "both saves")
-        assert saver._task is task
-
-    run(main())
+    saver = Saver(slow, current, 0.001)
+    saver.moved()
+    await saver.flush()
+    task = saver._task
+    assert task is not None
+    await until(lambda: asked, "the first save")
+    text = "2"
+    saver.moved()
+    await saver.flush()
+    slow.go.set()
+    await until(lambda: slow.saved == ["1", "2"], "both saves")
+    assert saver._task is task

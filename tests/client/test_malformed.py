@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tests.client.peer import ENTRY, Peer, at, first, service, webhook
-from tests.client.world import run
+from tests.client.world import client_test, run
 
 
-def test_what_it_does_not_know_is_passed_over() -> None:
+@client_test
+async def test_what_it_does_not_know_is_passed_over() -> None:
     """A later relay may say more; a word about a bucket that it never heard of moves nothing."""
 
     async def talk(peer: Peer) -> None:
@@ -26,12 +27,8 @@ def test_what_it_does_not_know_is_passed_over() -> None:
         await peer.stay()
 
     notices: list[str] = []
-
-    async def main() -> None:
-        async with service(talk) as url, at(url, on_notice=lambda notice: notices.append(notice.message)) as events:
-            assert (await anext(events)).id == "abcdefghijkl-1"
-
-    run(main())
+    async with service(talk) as url, at(url, on_notice=lambda notice: notices.append(notice.message)) as events:
+        assert (await anext(events)).id == "abcdefghijkl-1"
     assert "words (x)" in notices
     assert "the consumer 'c' of b was deleted" in notices
 
@@ -39,6 +36,7 @@ def test_what_it_does_not_know_is_passed_over() -> None:
 BROKEN = json.dumps(webhook("abcdefghijkl-2"))[:-1]
 
 
+@client_test
 @pytest.mark.parametrize(
     "frame",
     [
@@ -53,7 +51,7 @@ BROKEN = json.dumps(webhook("abcdefghijkl-2"))[:-1]
     ],
     ids=str,
 )
-def test_what_can_not_be_read_is_asked_for_again(frame: Any) -> None:
+async def test_what_can_not_be_read_is_asked_for_again(frame: Any) -> None:
     """It may have been an event: the next connection begins behind what came before it, and none is left out."""
     asked: list[Any] = []
 
@@ -65,11 +63,8 @@ def test_what_can_not_be_read_is_asked_for_again(frame: Any) -> None:
             await peer.send(webhook("abcdefghijkl-2"), webhook("abcdefghijkl-3"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            assert [(await anext(events)).seq for _ in range(3)] == [1, 2, 3]
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        assert [(await anext(events)).seq for _ in range(3)] == [1, 2, 3]
     assert asked[0] is None
     assert asked[1]["B"] == "abcdefghijkl-1"
 

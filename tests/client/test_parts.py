@@ -12,7 +12,7 @@ from relay_tornado.client.address import parse_address
 from relay_tornado.client.intake import Intake
 from relay_tornado.client.messages import Malformed, decode, read_event
 from tests.client.peer import webhook
-from tests.client.world import run
+from tests.client.world import client_test
 
 
 @pytest.mark.parametrize(
@@ -155,27 +155,24 @@ def test_a_time_that_is_none() -> None:
     assert read_event({"meta": {"id": "a", "received_at": 10**400}}).received_at is None
 
 
-def test_the_intake_is_bounded() -> None:
+@client_test
+async def test_the_intake_is_bounded() -> None:
     """A writer waits while it is full; a reader that is cancelled takes nothing."""
-
-    async def main() -> None:
-        intake: Intake[str] = Intake(10)
-        intake.put("a", 10)
-        assert intake.full
-        waiting = asyncio.create_task(intake.room())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        assert await intake.first() == "a"
-        assert await intake.first() == "a"
-        assert intake.take("a")
-        await waiting
-        first = asyncio.create_task(intake.first())
-        await asyncio.sleep(0)
-        first.cancel()
-        intake.put("b", 1)
-        intake.put("c", 2)
-        intake.drop(lambda item: item == "b")
-        assert not intake.take("b")
-        assert (await intake.first(), intake.size, len(intake)) == ("c", 2, 1)
-
-    run(main())
+    intake: Intake[str] = Intake(10)
+    intake.put("a", 10)
+    assert intake.full
+    waiting = asyncio.create_task(intake.room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    assert await intake.first() == "a"
+    assert await intake.first() == "a"
+    assert intake.take("a")
+    await waiting
+    first = asyncio.create_task(intake.first())
+    await asyncio.sleep(0)
+    first.cancel()
+    intake.put("b", 1)
+    intake.put("c", 2)
+    intake.drop(lambda item: item == "b")
+    assert not intake.take("b")
+    assert (await intake.first(), intake.size, len(intake)) == ("c", 2, 1)

@@ -12,13 +12,14 @@ from websockets.asyncio.server import Request, Response, ServerConnection
 
 from relay_tornado.client import Backoff, Notice, Refused, Rejected, RelayClientError, Unreachable
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, first, service, webhook
-from tests.client.world import run
+from tests.client.world import client_test, run
 from tests.ports import hold_port, port_of
 from tests.waiting import until
 
 
+@client_test
 @pytest.mark.parametrize("code", [4001, 4500, 4503, 4999])
-def test_final_closes(code: int) -> None:
+async def test_final_closes(code: int) -> None:
     """4001 and 4500 to 4999 end it, with the reason; nothing is tried again."""
     connections = 0
 
@@ -28,13 +29,10 @@ def test_final_closes(code: int) -> None:
         await peer.welcome(buckets=[ENTRY])
         await peer.socket.close(code, "because")
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            with pytest.raises(Refused, match="because") as refused:
-                await anext(events)
-            assert (refused.value.code, refused.value.reason) == (code, "because")
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        with pytest.raises(Refused, match="because") as refused:
+            await anext(events)
+        assert (refused.value.code, refused.value.reason) == (code, "because")
     assert connections == 1
 
 
@@ -52,7 +50,8 @@ def test_other_closes_pass(code: int) -> None:
     assert run(first(talk)).seq == 1
 
 
-def test_errors_of_a_subscribe() -> None:
+@client_test
+async def test_errors_of_a_subscribe() -> None:
     """One that passes by itself is tried again, any other is raised."""
 
     async def talk(peer: Peer) -> None:
@@ -63,16 +62,14 @@ def test_errors_of_a_subscribe() -> None:
         await peer.send({"type": "status", "status": "error", "code": code, "message": "words"})
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            with pytest.raises(Rejected, match="words") as rejected:
-                await anext(events)
-            assert rejected.value.code == "invalid"
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        with pytest.raises(Rejected, match="words") as rejected:
+            await anext(events)
+        assert rejected.value.code == "invalid"
 
 
-def test_a_subscribe_that_is_too_big() -> None:
+@client_test
+async def test_a_subscribe_that_is_too_big() -> None:
     """It would be so each time: it is said, and not tried again."""
     connections: list[int] = []
 
@@ -80,17 +77,15 @@ def test_a_subscribe_that_is_too_big() -> None:
         connections.append(peer.number)
         await peer.welcome(buckets=[ENTRY])
 
-    async def main() -> None:
-        async with service(talk, max_size=1_000) as url, at(url, filter={"body": "x" * 1_000}) as events:
-            with pytest.raises(Rejected, match="too big"):
-                await anext(events)
-
-    run(main())
+    async with service(talk, max_size=1_000) as url, at(url, filter={"body": "x" * 1_000}) as events:
+        with pytest.raises(Rejected, match="too big"):
+            await anext(events)
     assert connections == [1]
 
 
+@client_test
 @pytest.mark.parametrize("status", [301, 401, 404])
-def test_a_url_that_is_no_relays(status: int) -> None:
+async def test_a_url_that_is_no_relays(status: int) -> None:
     """What waiting does not mend is said at once; a redirect is not followed, since the secret would go with it."""
     elsewhere: list[str] = []
 
@@ -103,16 +98,14 @@ def test_a_url_that_is_no_relays(status: int) -> None:
     async def talk(peer: Peer) -> None:
         raise AssertionError
 
-    async def main() -> None:
-        async with service(talk, process_request=refuse) as url, at(url) as events:
-            with pytest.raises(Unreachable, match=f"answers {status}"):
-                await anext(events)
-
-    run(main())
+    async with service(talk, process_request=refuse) as url, at(url) as events:
+        with pytest.raises(Unreachable, match=f"answers {status}"):
+            await anext(events)
     assert elsewhere == ["/v1/socket"]
 
 
-def test_statuses_that_pass() -> None:
+@client_test
+async def test_statuses_that_pass() -> None:
     """A proxy that answers 503 or 429, or 404 once the relay was there, is waited for."""
     left = [503, 429, 404]
 
@@ -131,11 +124,8 @@ def test_statuses_that_pass() -> None:
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk, process_request=refuse) as url, at(url) as events:
-            await anext(events)
-
-    run(main())
+    async with service(talk, process_request=refuse) as url, at(url) as events:
+        await anext(events)
     assert left == []
 
 
@@ -164,7 +154,8 @@ def test_what_goes_wrong_at_the_beginning_is_in_the_log(caplog: pytest.LogCaptur
     assert len(said) > 1
 
 
-def test_waits_begin_anew_after_a_good_while() -> None:
+@client_test
+async def test_waits_begin_anew_after_a_good_while() -> None:
     """A connection that held for `good` seconds resets the waits; one that did not makes them grow."""
     delays: list[float] = []
     waits = Backoff(first=0.001, factor=6, longest=10, good=3600)
@@ -179,18 +170,16 @@ def test_waits_begin_anew_after_a_good_while() -> None:
         if notice.delay is not None:
             delays.append(notice.delay)
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, backoff=waits, on_notice=note) as events:
-            waiting = asyncio.ensure_future(anext(events))
-            await until(lambda: len(delays) >= 5, "five ends")
-            waiting.cancel()
-
-    run(main())
+    async with service(talk) as url, at(url, backoff=waits, on_notice=note) as events:
+        waiting = asyncio.ensure_future(anext(events))
+        await until(lambda: len(delays) >= 5, "five ends")
+        waiting.cancel()
     assert delays[3] > 0.2 * 0.001 * 6**3 > delays[4]
 
 
+@client_test
 @pytest.mark.parametrize("cancelled", [False, True])
-def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> None:
+async def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> None:
     """By the loop's end where the application closes it meanwhile; by an error where the end of what ran behind it was
     not its own, as of a loop that was left."""
 
@@ -198,17 +187,14 @@ def test_who_waits_for_an_event_is_told_of_the_end(cancelled: bool) -> None:
         await peer.welcome(buckets=[ENTRY])
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            waiting = asyncio.create_task(anext(events, None))
-            await asyncio.sleep(0)
-            if cancelled:
-                assert events._task is not None
-                events._task.cancel()
-                with pytest.raises(RelayClientError, match="closed"):
-                    await waiting
-            await asyncio.gather(events.aclose(), events.aclose())
-            assert cancelled or await waiting is None
-            assert await anext(events, None) is None
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        waiting = asyncio.create_task(anext(events, None))
+        await asyncio.sleep(0)
+        if cancelled:
+            assert events._task is not None
+            events._task.cancel()
+            with pytest.raises(RelayClientError, match="closed"):
+                await waiting
+        await asyncio.gather(events.aclose(), events.aclose())
+        assert cancelled or await waiting is None
+        assert await anext(events, None) is None

@@ -14,11 +14,12 @@ from websockets.exceptions import ConnectionClosed
 
 from relay_tornado.client import Backoff, Gap, GapRefused, Notice, Refused, RelayClientError, Subscription
 from tests.client.peer import AUTHENTICATED, ENTRY, Peer, at, one_event, service, webhook
-from tests.client.world import TIMEOUT, Memory, run
+from tests.client.world import TIMEOUT, Memory, client_test, run
 from tests.waiting import until
 
 
-def test_a_silent_service_is_left() -> None:
+@client_test
+async def test_a_silent_service_is_left() -> None:
     """Where nothing comes for `idle_timeout`, and where a step takes longer than `open_timeout`, it dials again."""
     unanswered, silent = "the relay does not answer", "nothing came for 0.2 s"
     said: list[str] = []
@@ -34,11 +35,8 @@ def test_a_silent_service_is_left() -> None:
                 await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, idle_timeout=0.2, open_timeout=0.3, on_notice=note) as events:
-            await anext(events)
-
-    run(main())
+    async with service(talk) as url, at(url, idle_timeout=0.2, open_timeout=0.3, on_notice=note) as events:
+        await anext(events)
     assert list(dict.fromkeys(said)) == [unanswered, silent]
 
 
@@ -71,7 +69,8 @@ def test_the_services_clock_counts(date: str | None, begun: float | None) -> Non
     assert found == begun if begun is not None else before <= found <= time.time()
 
 
-def test_the_services_clock_is_set_back() -> None:
+@client_test
+async def test_the_services_clock_is_set_back() -> None:
     """Between two connections: what was not there before is asked for from as much earlier."""
     asked: list[Any] = []
 
@@ -86,15 +85,13 @@ def test_the_services_clock_is_set_back() -> None:
             await peer.send(webhook("abcdefghijkl-1"))
             await peer.stay()
 
-    async def main() -> None:
-        async with service(talk, process_response=dated) as url, at(url) as events:
-            await anext(events)
-
-    run(main())
+    async with service(talk, process_response=dated) as url, at(url) as events:
+        await anext(events)
     assert 978_404_645 - 3600 - TIMEOUT <= asked[1]["*"]["time"] <= 978_404_645 - 3600
 
 
-def test_an_event_that_takes_long_is_no_silence() -> None:
+@client_test
+async def test_an_event_that_takes_long_is_no_silence() -> None:
     """On a slow link one event takes longer than `idle_timeout`: as long as some of it comes, the client stays."""
     payload = json.dumps(webhook("abcdefghijkl-1", "x" * 400_000)).encode()
     frame = b"\x81\x7f" + len(payload).to_bytes(8, "big") + payload
@@ -108,16 +105,14 @@ def test_an_event_that_takes_long_is_no_silence() -> None:
             await asyncio.sleep(0.3)
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, idle_timeout=2.0) as events:
-            event = await anext(events)
-            assert len(event.body) == 400_000
-
-    run(main())
+    async with service(talk) as url, at(url, idle_timeout=2.0) as events:
+        event = await anext(events)
+        assert len(event.body) == 400_000
     assert dialled == [1]
 
 
-def test_a_dead_connection_for_answers_is_left() -> None:
+@client_test
+async def test_a_dead_connection_for_answers_is_left() -> None:
     """Where nothing comes on it any more, as if a NAT had forgotten it, the next answer goes over another one."""
     stored: list[tuple[int, str]] = []
     left = asyncio.Event()
@@ -137,18 +132,16 @@ def test_a_dead_connection_for_answers_is_left() -> None:
         await peer.stay()
         left.set()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, idle_timeout=1.0) as events:
-            await (await anext(events)).respond()
-            await asyncio.wait_for(left.wait(), TIMEOUT)
-            await (await anext(events)).respond()
-
-    run(main())
+    async with service(talk) as url, at(url, idle_timeout=1.0) as events:
+        await (await anext(events)).respond()
+        await asyncio.wait_for(left.wait(), TIMEOUT)
+        await (await anext(events)).respond()
     assert stored == [(2, "abcdefghijkl-1"), (3, "abcdefghijkl-2")]
 
 
+@client_test
 @pytest.mark.parametrize("ack", ["explicit", "receipt"])
-def test_what_a_silence_swallowed_is_not_given_twice(monkeypatch: pytest.MonkeyPatch, ack: str) -> None:
+async def test_what_a_silence_swallowed_is_not_given_twice(monkeypatch: pytest.MonkeyPatch, ack: str) -> None:
     """An application goes on with what was read ahead while its connection is dead and nobody knows: the relay hears
     of none of it, sends it again, and the application gets it once."""
     monkeypatch.setattr("relay_tornado.client.acks.SURE", 0.3)
@@ -163,23 +156,21 @@ def test_what_a_silence_swallowed_is_not_given_twice(monkeypatch: pytest.MonkeyP
             if peer.number > 1 and said["action"] == "ack":
                 acked.append(said["id"])
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, consumer="c", ack=ack, idle_timeout=1.5) as events:
-            got = []
-            for _ in range(3):
-                event = await anext(events)
-                got.append(event.text)
-                if ack == "explicit":
-                    await event.ack()
-            assert got == ["1", "2", "3"]
+    async with service(talk) as url, at(url, consumer="c", ack=ack, idle_timeout=1.5) as events:
+        got = []
+        for _ in range(3):
+            event = await anext(events)
+            got.append(event.text)
             if ack == "explicit":
-                await until(lambda: len(acked) == 3, "the acks")
-
-    run(main())
+                await event.ack()
+        assert got == ["1", "2", "3"]
+        if ack == "explicit":
+            await until(lambda: len(acked) == 3, "the acks")
     assert acked == ([f"abcdefghijkl-{seq}" for seq in (1, 2, 3)] if ack == "explicit" else [])
 
 
-def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
+@client_test
+async def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
     """It is told in its place, and the place in that bucket is kept no longer."""
     saved: list[str] = []
     gone = asyncio.Event()
@@ -192,24 +183,22 @@ def test_a_bucket_that_is_deleted_leaves_the_checkpoint() -> None:
         await peer.send({"type": "status", "status": "bucket_deleted", "bucket_name": "b"})
         await peer.stay()
 
-    async def main() -> None:
-        async with (
-            service(talk) as url,
-            at(url, checkpoint=Memory(saved), on_notice=lambda notice: notices.append(notice.kind)) as events,
-        ):
-            await anext(events)
-            assert "abcdefghijkl" in saved[-1]
-            gone.set()
-            waiting = asyncio.create_task(anext(events))
-            await until(lambda: "bucket_deleted" in notices, "the notice")
-            await until(lambda: "abcdefghijkl" not in saved[-1], "the checkpoint")
-            waiting.cancel()
-            await asyncio.wait((waiting,))
-
-    run(main())
+    async with (
+        service(talk) as url,
+        at(url, checkpoint=Memory(saved), on_notice=lambda notice: notices.append(notice.kind)) as events,
+    ):
+        await anext(events)
+        assert "abcdefghijkl" in saved[-1]
+        gone.set()
+        waiting = asyncio.create_task(anext(events))
+        await until(lambda: "bucket_deleted" in notices, "the notice")
+        await until(lambda: "abcdefghijkl" not in saved[-1], "the checkpoint")
+        waiting.cancel()
+        await asyncio.wait((waiting,))
 
 
-def test_a_bucket_that_comes_back_is_not_given_twice() -> None:
+@client_test
+async def test_a_bucket_that_comes_back_is_not_given_twice() -> None:
     """Nor is it forgotten what of it is done: it left and came back while the application was busy, and the relay began
     where it was asked to before."""
     saved: list[str] = []
@@ -224,25 +213,23 @@ def test_a_bucket_that_comes_back_is_not_given_twice() -> None:
         await peer.send({"type": "status", "status": "caught_up", "bucket_name": "b", "id": "abcdefghijkl-4"})
         await peer.stay()
 
-    async def main() -> None:
-        notices: list[str] = []
-        async with (
-            service(talk) as url,
-            at(url, checkpoint=Memory(saved), on_notice=lambda notice: notices.append(notice.kind)) as events,
-        ):
-            core = events._start()
-            await until(lambda: core.intake._items and str(core.intake._items[-1][0]).find("caught_up") > 0, "all")
-            got = [(await anext(events)).seq for _ in range(4)]
-            waiting = asyncio.create_task(anext(events))
-            await until(lambda: notices[-1] == "caught_up", "the last word")
-            waiting.cancel()
-            await asyncio.wait((waiting,))
-            assert got == [1, 2, 3, 4]
-
-    run(main())
+    notices: list[str] = []
+    async with (
+        service(talk) as url,
+        at(url, checkpoint=Memory(saved), on_notice=lambda notice: notices.append(notice.kind)) as events,
+    ):
+        core = events._start()
+        await until(lambda: core.intake._items and str(core.intake._items[-1][0]).find("caught_up") > 0, "all")
+        got = [(await anext(events)).seq for _ in range(4)]
+        waiting = asyncio.create_task(anext(events))
+        await until(lambda: notices[-1] == "caught_up", "the last word")
+        waiting.cancel()
+        await asyncio.wait((waiting,))
+        assert got == [1, 2, 3, 4]
     assert json.loads(saved[-1])["buckets"]["B"] == {"name": "b", "id": "abcdefghijkl-4"}
 
 
+@client_test
 @pytest.mark.parametrize(
     ("positions", "expected"),
     [
@@ -253,7 +240,7 @@ def test_a_bucket_that_comes_back_is_not_given_twice() -> None:
         ({"b": "bcdefghijklm-7"}, "bcdefghijklm-7"),
     ],
 )
-def test_a_name_that_another_bucket_has_taken_moves_no_position(positions: dict[str, str], expected: str) -> None:
+async def test_a_name_that_another_bucket_has_taken_moves_no_position(positions: dict[str, str], expected: str) -> None:
     """An epoch is one bucket's for good, whatever it is called; what is new counts for who had the name last."""
     asked: list[Any] = []
     done = asyncio.Event()
@@ -269,16 +256,14 @@ def test_a_name_that_another_bucket_has_taken_moves_no_position(positions: dict[
         done.set()
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, since="earliest") as events:
-            assert (await anext(events)).id == "abcdefghijkl-1"
-            await done.wait()
-
-    run(main())
+    async with service(talk) as url, at(url, since="earliest") as events:
+        assert (await anext(events)).id == "abcdefghijkl-1"
+        await done.wait()
     assert asked[1]["since"]["B"] == expected
 
 
-def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+@client_test
+async def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
     """While nothing is read the client still says that it is there."""
     monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)
     heard: list[Any] = []
@@ -296,16 +281,13 @@ def test_a_busy_application_shows_signs_of_life(monkeypatch: pytest.MonkeyPatch)
             with contextlib.suppress(asyncio.CancelledError, ConnectionClosed):
                 await sending
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, buffer=100_000) as events:
-            await anext(events)
-            core = events._core
-            assert core is not None
-            await until(lambda: core.intake.full, "a full buffer")
-            before = len(heard)
-            await until(lambda: len(heard) > before + 2, "signs of life")
-
-    run(main())
+    async with service(talk) as url, at(url, buffer=100_000) as events:
+        await anext(events)
+        core = events._core
+        assert core is not None
+        await until(lambda: core.intake.full, "a full buffer")
+        before = len(heard)
+        await until(lambda: len(heard) > before + 2, "signs of life")
     assert all(message == {"action": "pong"} for message in heard)
 
 
@@ -315,7 +297,8 @@ async def drain(events: Subscription, got: list[int]) -> None:
         got.append(event.seq)  # noqa: PERF401 - what came before an error counts
 
 
-def test_an_end_is_noticed_while_the_application_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+@client_test
+async def test_an_end_is_noticed_while_the_application_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a connection of which nothing more is read, and by the next one that it is for good; what was read ahead is
     given all the same, and nothing between is left out."""
     monkeypatch.setattr("relay_tornado.client.core.LIFE", 0.02)
@@ -334,24 +317,22 @@ def test_an_end_is_noticed_while_the_application_is_busy(monkeypatch: pytest.Mon
         else:
             await peer.socket.close(4503, "because")
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, buffer=100_000) as events:
-            assert (await anext(events)).seq == 1
-            core = events._core
-            assert core is not None
-            await until(lambda: core.intake.full, "a full buffer")
-            go.set()
-            await until(lambda: events.ended, "the end")
-            got: list[int] = []
-            with pytest.raises(Refused, match="because"):
-                await drain(events, got)
-            assert got == list(range(2, len(got) + 2))
-            assert asked[1]["B"] == f"abcdefghijkl-{len(got) + 1}"
-
-    run(main())
+    async with service(talk) as url, at(url, buffer=100_000) as events:
+        assert (await anext(events)).seq == 1
+        core = events._core
+        assert core is not None
+        await until(lambda: core.intake.full, "a full buffer")
+        go.set()
+        await until(lambda: events.ended, "the end")
+        got: list[int] = []
+        with pytest.raises(Refused, match="because"):
+            await drain(events, got)
+        assert got == list(range(2, len(got) + 2))
+        assert asked[1]["B"] == f"abcdefghijkl-{len(got) + 1}"
 
 
-def test_a_message_that_is_too_big_ends_it() -> None:
+@client_test
+async def test_a_message_that_is_too_big_ends_it() -> None:
     """An event over `max_message` would come again and again: it is said instead, with what to do."""
 
     async def talk(peer: Peer) -> None:
@@ -359,15 +340,13 @@ def test_a_message_that_is_too_big_ends_it() -> None:
         await peer.send(webhook("abcdefghijkl-1", "x" * 20_000))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, max_message=10_000) as events:
-            with pytest.raises(RelayClientError, match="raise max_message"):
-                await anext(events)
-
-    run(main())
+    async with service(talk) as url, at(url, max_message=10_000) as events:
+        with pytest.raises(RelayClientError, match="raise max_message"):
+            await anext(events)
 
 
-def test_a_client_that_fails_says_so() -> None:
+@client_test
+async def test_a_client_that_fails_says_so() -> None:
     """It is raised where events are waited for: nobody waits for ever on a client that has given up."""
 
     class Broken(Backoff):
@@ -377,16 +356,14 @@ def test_a_client_that_fails_says_so() -> None:
     async def talk(peer: Peer) -> None:
         await peer.socket.close(1001)
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, backoff=Broken()) as events:
-            with pytest.raises(RelayClientError, match="the client failed"):
-                await anext(events)
-
-    run(main())
+    async with service(talk) as url, at(url, backoff=Broken()) as events:
+        with pytest.raises(RelayClientError, match="the client failed"):
+            await anext(events)
 
 
+@client_test
 @pytest.mark.parametrize("body", [b"", b"x" * 800_000])
-def test_what_ended_it_is_said_to_whoever_acknowledges_or_answers(body: bytes) -> None:
+async def test_what_ended_it_is_said_to_whoever_acknowledges_or_answers(body: bytes) -> None:
     """An ack that goes nowhere raises, and so does an answer, whichever way it would have gone."""
 
     async def talk(peer: Peer) -> None:
@@ -394,19 +371,17 @@ def test_what_ended_it_is_said_to_whoever_acknowledges_or_answers(body: bytes) -
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.socket.close(4503, "because")
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, consumer="c") as events:
-            event = await anext(events)
+    async with service(talk) as url, at(url, consumer="c") as events:
+        event = await anext(events)
+        with pytest.raises(Refused, match="because"):
+            await anext(events)
+        for doing in (event.ack(), event.nak(), event.respond(200, body)):
             with pytest.raises(Refused, match="because"):
-                await anext(events)
-            for doing in (event.ack(), event.nak(), event.respond(200, body)):
-                with pytest.raises(Refused, match="because"):
-                    await doing
-
-    run(main())
+                await doing
 
 
-def test_of_each_connection_its_own_is_told() -> None:
+@client_test
+async def test_of_each_connection_its_own_is_told() -> None:
     """The gaps of the one that was refused, not of those before; a bucket that is missing again, after it was there."""
     gap = {"from": 1, "to": 2, "count": 2, "reason": "retention"}
     missing = {"bucket_name": "b", "error": "not_found"}
@@ -417,20 +392,18 @@ def test_of_each_connection_its_own_is_told() -> None:
         await peer.welcome(buckets=[entries[peer.number - 1]])
         await peer.socket.close(4509 if peer.number == 5 else 1011)
 
-    async def main() -> None:
-        async with (
-            service(talk) as url,
-            at(url, on_gap="fail", on_notice=lambda notice: notices.append(notice.kind)) as events,
-        ):
-            with pytest.raises(GapRefused) as refused:
-                await anext(events)
-        assert [each.last for each in refused.value.gaps] == [2]
-
-    run(main())
+    async with (
+        service(talk) as url,
+        at(url, on_gap="fail", on_notice=lambda notice: notices.append(notice.kind)) as events,
+    ):
+        with pytest.raises(GapRefused) as refused:
+            await anext(events)
+    assert [each.last for each in refused.value.gaps] == [2]
     assert notices.count("missing") == 2
 
 
-def test_notices_that_raise_break_nothing() -> None:
+@client_test
+async def test_notices_that_raise_break_nothing() -> None:
     """A callback's fault is logged, and the client goes on."""
 
     def fail(notice: Notice) -> None:
@@ -442,14 +415,12 @@ def test_notices_that_raise_break_nothing() -> None:
         await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, on_notice=fail) as events:
-            await anext(events)
-
-    run(main())
+    async with service(talk) as url, at(url, on_notice=fail) as events:
+        await anext(events)
 
 
-def test_a_gap_that_can_not_be_taken_is_told_again() -> None:
+@client_test
+async def test_a_gap_that_can_not_be_taken_is_told_again() -> None:
     """What `on_gap` raises comes out of the loop, and no event behind the gap before that is mended."""
     gap = {"from": 1, "to": 2, "count": 2, "reason": "retention"}
     told: list[Gap] = []
@@ -464,25 +435,20 @@ def test_a_gap_that_can_not_be_taken_is_told_again() -> None:
         await peer.send(webhook("abcdefghijkl-3"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, on_gap=take) as events:
-            for _ in range(2):
-                with pytest.raises(RuntimeError, match="mine"):
-                    await anext(events)
-            assert (await anext(events)).seq == 3
-
-    run(main())
+    async with service(talk) as url, at(url, on_gap=take) as events:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="mine"):
+                await anext(events)
+        assert (await anext(events)).seq == 3
     assert [each.last for each in told] == [2, 2, 2]
 
 
-def test_two_dates() -> None:
+@client_test
+async def test_two_dates() -> None:
     """An answer to the upgrade with a second Date, as of a proxy, is as good as one with a single one."""
 
     def dated(_: ServerConnection, __: Request, response: Response) -> None:
         response.headers["Date"] = "Thu, 01 Jan 2026 00:00:00 GMT"
 
-    async def main() -> None:
-        async with service(one_event, process_response=dated) as url, at(url) as events:
-            assert (await anext(events)).seq == 1
-
-    run(main())
+    async with service(one_event, process_response=dated) as url, at(url) as events:
+        assert (await anext(events)).seq == 1

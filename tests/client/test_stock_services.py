@@ -17,10 +17,11 @@ import pytest
 
 from relay_tornado.client import NotExtended, Rejected, RelayClientError, Subscription
 from tests.client.peer import Peer, at, service, webhook
-from tests.client.world import TIMEOUT, bodies, run, take
+from tests.client.world import TIMEOUT, bodies, client_test, run, take
 
 
-def test_the_stock_protocol_alone(tmp_path: Path) -> None:
+@client_test
+async def test_the_stock_protocol_alone(tmp_path: Path) -> None:
     """With `extended=False` it sends stock messages only, leaves repeats out, and keeps them out over runs."""
     heard: list[Any] = []
 
@@ -33,16 +34,13 @@ def test_the_stock_protocol_alone(tmp_path: Path) -> None:
             await peer.socket.close(1001)
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url:
-            for expected in (["1", "2", "3", "4"], ["5"]):
-                async with at(url, extended=False, checkpoint=tmp_path / "seen") as events:
-                    got = await take(events, len(expected))
-                    await got[-1].done()
-                assert bodies(got) == expected
-        assert heard == [{"action": "subscribe", "buckets": ["b"]}] * 3
-
-    run(main())
+    async with service(talk) as url:
+        for expected in (["1", "2", "3", "4"], ["5"]):
+            async with at(url, extended=False, checkpoint=tmp_path / "seen") as events:
+                got = await take(events, len(expected))
+                await got[-1].done()
+            assert bodies(got) == expected
+    assert heard == [{"action": "subscribe", "buckets": ["b"]}] * 3
 
 
 def test_answers_over_rest() -> None:
@@ -151,6 +149,7 @@ def test_an_answer_that_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> Non
         run(main(silent.getsockname()[1]))
 
 
+@client_test
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -160,7 +159,7 @@ def test_an_answer_that_waits_for_others(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
     ids=["broken off", "refused and broken off", "refused in words that nobody reads"],
 )
-def test_an_answer_to_an_answer_that_can_not_be_read(answer: str, error: type[Exception]) -> None:
+async def test_an_answer_to_an_answer_that_can_not_be_read(answer: str, error: type[Exception]) -> None:
     """It is an error of the network, or the refusal that it began with."""
 
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -168,27 +167,22 @@ def test_an_answer_to_an_answer_that_can_not_be_read(answer: str, error: type[Ex
         writer.write(f"HTTP/1.1 {answer}".encode())
         writer.close()
 
-    async def main() -> None:
-        server = await asyncio.start_server(cut, "127.0.0.1", 0)
-        async with server, service(one_event) as url, at(url, extended=False) as events:
-            answers_at(events, server.sockets[0].getsockname()[1])
-            event = await anext(events)
-            with pytest.raises(error):
-                await event.respond()
-
-    run(main())
+    server = await asyncio.start_server(cut, "127.0.0.1", 0)
+    async with server, service(one_event) as url, at(url, extended=False) as events:
+        answers_at(events, server.sockets[0].getsockname()[1])
+        event = await anext(events)
+        with pytest.raises(error):
+            await event.respond()
 
 
-def test_a_service_without_additions_is_noticed() -> None:
+@client_test
+async def test_a_service_without_additions_is_noticed() -> None:
     """A client that counts on resuming does not go on in silence where that can't be."""
 
     async def talk(peer: Peer) -> None:
         await peer.welcome()
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url) as events:
-            with pytest.raises(NotExtended, match="extended=False"):
-                await anext(events)
-
-    run(main())
+    async with service(talk) as url, at(url) as events:
+        with pytest.raises(NotExtended, match="extended=False"):
+            await anext(events)

@@ -13,86 +13,72 @@ from typing import Any
 import pytest
 
 from relay_tornado.client import CheckpointError, Gap, GapRefused, Refused, Rejected, RelayClientError, subscribe
-from tests.client.world import SOON, Cable, Memory, World, bodies, run, take
+from tests.client.world import SOON, Cable, Memory, World, bodies, client_test, run, take
 from tests.waiting import until
 
 
-def test_events_come_whole(shared: World) -> None:
+@client_test
+async def test_events_come_whole(shared: World) -> None:
     """Method, path, query, headers and the body's bytes are what the sender sent."""
     bucket = shared.bucket()
     raw = bytes(range(256))
-
-    async def main() -> None:
-        async with shared.subscribe(bucket, since="earliest") as events:
-            shared.send(
-                raw, '{"n": 1}', bucket=bucket, path="/a%20b?x=1&y=2", X_Kind="first", Content_Type="text/plain"
-            )
-            first, second = await take(events, 2)
-        assert first.body == raw
-        assert second.json() == {"n": 1}
-        assert (first.method, first.path, first.query) == ("POST", "/a%20b", "x=1&y=2")
-        assert first.headers["x-kind"] == "first"
-        assert ("X-Kind", "first") in first.headers.pairs()
-        assert (first.bucket, first.seq, second.seq, first.attempt) == (bucket, 1, 2, 1)
-        assert first.id == f"{first.epoch}-1"
-        assert first.received_at is not None
-        assert (first.output, first.verified, first.truncated) == ("", None, False)
-
-    run(main())
+    async with shared.subscribe(bucket, since="earliest") as events:
+        shared.send(raw, '{"n": 1}', bucket=bucket, path="/a%20b?x=1&y=2", X_Kind="first", Content_Type="text/plain")
+        first, second = await take(events, 2)
+    assert first.body == raw
+    assert second.json() == {"n": 1}
+    assert (first.method, first.path, first.query) == ("POST", "/a%20b", "x=1&y=2")
+    assert first.headers["x-kind"] == "first"
+    assert ("X-Kind", "first") in first.headers.pairs()
+    assert (first.bucket, first.seq, second.seq, first.attempt) == (bucket, 1, 2, 1)
+    assert first.id == f"{first.epoch}-1"
+    assert first.received_at is not None
+    assert (first.output, first.verified, first.truncated) == ("", None, False)
 
 
-def test_since_and_limits(shared: World) -> None:
+@client_test
+async def test_since_and_limits(shared: World) -> None:
     """`since`, `filter` and `max_body` go to the relay; an id begins behind it."""
     bucket = shared.bucket()
     shared.send("one", "two", "a long body", bucket=bucket, X_Kind="y")
-
-    async def main() -> None:
-        async with shared.subscribe(bucket, since={"last": 2}, max_body=5) as events:
-            second, third = await take(events, 2)
-            assert (second.text, second.truncated, third.body, third.truncated) == ("two", False, b"", True)
-        async with shared.subscribe(bucket, since=second.id) as events:
-            assert bodies(await take(events, 1)) == ["a long body"]
-        rules = {"match": {"type": "regex", "regex": "^o", "parameter": {"source": "payload", "name": ""}}}
-        async with shared.subscribe(bucket, since="earliest", filter=rules) as events:
-            assert bodies(await take(events, 1)) == ["one"]
-
-    run(main())
+    async with shared.subscribe(bucket, since={"last": 2}, max_body=5) as events:
+        second, third = await take(events, 2)
+        assert (second.text, second.truncated, third.body, third.truncated) == ("two", False, b"", True)
+    async with shared.subscribe(bucket, since=second.id) as events:
+        assert bodies(await take(events, 1)) == ["a long body"]
+    rules = {"match": {"type": "regex", "regex": "^o", "parameter": {"source": "payload", "name": ""}}}
+    async with shared.subscribe(bucket, since="earliest", filter=rules) as events:
+        assert bodies(await take(events, 1)) == ["one"]
 
 
-def test_what_cannot_be_followed_is_said(shared: World) -> None:
+@client_test
+async def test_what_cannot_be_followed_is_said(shared: World) -> None:
     """Wrong credentials raise Refused with 4001, a wrong filter Rejected; and again when it is asked again."""
-
-    async def main() -> None:
-        async with subscribe(shared.relay.url, shared.key, "wrong", buckets="orders") as events:
-            for _ in range(2):
-                with pytest.raises(Refused) as refused:
-                    await anext(events)
-            assert refused.value.code == 4001
-            assert "wrong" not in repr(events)
-        async with shared.subscribe(filter={"match": {"type": "nothing"}}) as events:
-            with pytest.raises(Rejected, match=r"filter\.match"):
+    async with subscribe(shared.relay.url, shared.key, "wrong", buckets="orders") as events:
+        for _ in range(2):
+            with pytest.raises(Refused) as refused:
                 await anext(events)
-
-    run(main())
-
-
-def test_a_revoked_token_ends_it(world: World) -> None:
-    """A final close comes out as Refused with its code and reason, behind what was received."""
-
-    async def main() -> None:
-        async with world.subscribe(since="earliest") as events:
-            world.send("one", "two")
+        assert refused.value.code == 4001
+        assert "wrong" not in repr(events)
+    async with shared.subscribe(filter={"match": {"type": "nothing"}}) as events:
+        with pytest.raises(Rejected, match=r"filter\.match"):
             await anext(events)
-            assert events._core is not None
-            core = events._core
-            await until(lambda: len(core.intake) >= 1, "the second event")
-            world.relay.command("token", "revoke", world.key)
-            assert (await anext(events)).text == "two"
-            with pytest.raises(Refused, match="revoked") as refused:
-                await anext(events)
-            assert refused.value.code == 4503
 
-    run(main())
+
+@client_test
+async def test_a_revoked_token_ends_it(world: World) -> None:
+    """A final close comes out as Refused with its code and reason, behind what was received."""
+    async with world.subscribe(since="earliest") as events:
+        world.send("one", "two")
+        await anext(events)
+        assert events._core is not None
+        core = events._core
+        await until(lambda: len(core.intake) >= 1, "the second event")
+        world.relay.command("token", "revoke", world.key)
+        assert (await anext(events)).text == "two"
+        with pytest.raises(Refused, match="revoked") as refused:
+            await anext(events)
+        assert refused.value.code == 4503
 
 
 def test_it_comes_back_after_kills(world: World) -> None:
@@ -142,31 +128,28 @@ def test_it_resumes_after_cuts_without_a_repeat(shared: World) -> None:
     assert run(main()) > 5
 
 
-def test_buckets_made_while_away_are_met_from_their_first_event(world: World) -> None:
+@client_test
+async def test_buckets_made_while_away_are_met_from_their_first_event(world: World) -> None:
     """A subscriber to all buckets that was away gets what came to a new bucket meanwhile, and no repeat."""
-
-    async def main() -> None:
-        async with (
-            Cable(world.relay.port) as cable,
-            subscribe(cable.url, world.key, world.secret, backoff=SOON) as events,
-        ):
-            pending = asyncio.ensure_future(anext(events))
-            await until(lambda: cable.connections == 1, "a connection")
-            core = events._core
-            assert core is not None
-            await until(lambda: core._link is not None, "the subscription")
-            world.send("old")
-            assert (await pending).text == "old"
-            cable.cut_after = 1
-            cable.cut()
-            await until(lambda: core._link is None, "the cut")
-            world.bucket("fresh")
-            world.send("first", bucket="fresh")
-            cable.cut_after = None
-            event = await anext(events)
-            assert (event.bucket, event.text, event.seq) == ("fresh", "first", 1)
-
-    run(main())
+    async with (
+        Cable(world.relay.port) as cable,
+        subscribe(cable.url, world.key, world.secret, backoff=SOON) as events,
+    ):
+        pending = asyncio.ensure_future(anext(events))
+        await until(lambda: cable.connections == 1, "a connection")
+        core = events._core
+        assert core is not None
+        await until(lambda: core._link is not None, "the subscription")
+        world.send("old")
+        assert (await pending).text == "old"
+        cable.cut_after = 1
+        cable.cut()
+        await until(lambda: core._link is None, "the cut")
+        world.bucket("fresh")
+        world.send("first", bucket="fresh")
+        cable.cut_after = None
+        event = await anext(events)
+        assert (event.bucket, event.text, event.seq) == ("fresh", "first", 1)
 
 
 # checkpoints
@@ -193,46 +176,40 @@ def test_a_checkpoint_moves_when_the_next_event_is_asked_for(shared: World, tmp_
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["checkpoint"]
 
 
-def test_the_checkpoint_is_saved_before_the_next_event_is_given(shared: World) -> None:
+@client_test
+async def test_the_checkpoint_is_saved_before_the_next_event_is_given(shared: World) -> None:
     """Whatever happens while an event is in hand, what came before it is saved."""
     bucket = shared.bucket()
     shared.send("1", "2", "3", bucket=bucket)
     saved: list[str] = []
-
-    async def main() -> None:
-        async with shared.subscribe(bucket, since="earliest", checkpoint=Memory(saved)) as events:
-            before = None
-            async for event in events:
-                if before is not None:
-                    [kept] = json.loads(saved[-1])["buckets"].values()
-                    assert kept["id"] == before.id
-                before = event
-                if event.text == "3":
-                    break
-
-    run(main())
+    async with shared.subscribe(bucket, since="earliest", checkpoint=Memory(saved)) as events:
+        before = None
+        async for event in events:
+            if before is not None:
+                [kept] = json.loads(saved[-1])["buckets"].values()
+                assert kept["id"] == before.id
+            before = event
+            if event.text == "3":
+                break
 
 
-def test_events_done_in_any_order(shared: World, tmp_path: Path) -> None:
+@client_test
+async def test_events_done_in_any_order(shared: World, tmp_path: Path) -> None:
     """With `auto_done=False` the checkpoint holds what is done; the rest comes again, and nothing twice."""
     bucket = shared.bucket()
     shared.send(*"123456", bucket=bucket)
     path = tmp_path / "checkpoint"
-
-    async def main() -> None:
-        async with shared.subscribe(bucket, since="earliest", checkpoint=path, auto_done=False) as events:
-            got = await take(events, 5)
-            for number in (4, 0, 2):
-                await got[number].done()
-        async with shared.subscribe(bucket, checkpoint=path, auto_done=False) as events:
-            again = await take(events, 3)
-            assert bodies(again) == ["2", "4", "6"]
-            await asyncio.gather(*(event.done() for event in again))
-        [kept] = json.loads(path.read_text())["buckets"].values()
-        assert kept["id"] == again[-1].id
-        assert "done" not in kept
-
-    run(main())
+    async with shared.subscribe(bucket, since="earliest", checkpoint=path, auto_done=False) as events:
+        got = await take(events, 5)
+        for number in (4, 0, 2):
+            await got[number].done()
+    async with shared.subscribe(bucket, checkpoint=path, auto_done=False) as events:
+        again = await take(events, 3)
+        assert bodies(again) == ["2", "4", "6"]
+        await asyncio.gather(*(event.done() for event in again))
+    [kept] = json.loads(path.read_text())["buckets"].values()
+    assert kept["id"] == again[-1].id
+    assert "done" not in kept
 
 
 def test_pings_move_a_checkpoint_only_past_what_is_done(tmp_path: Path) -> None:
@@ -261,7 +238,8 @@ def test_pings_move_a_checkpoint_only_past_what_is_done(tmp_path: Path) -> None:
         run(main())
 
 
-def test_a_checkpoint_that_fails_is_told(shared: World, tmp_path: Path) -> None:
+@client_test
+async def test_a_checkpoint_that_fails_is_told(shared: World, tmp_path: Path) -> None:
     """What can't be saved or read raises CheckpointError with words; nothing is lost by it."""
     bucket = shared.bucket()
     shared.send("1", "2", bucket=bucket)
@@ -277,24 +255,20 @@ def test_a_checkpoint_that_fails_is_told(shared: World, tmp_path: Path) -> None:
                 raise OSError("the disk is gone")
 
     broken = Broken()
-
-    async def main() -> None:
-        async with shared.subscribe(bucket, since="earliest", checkpoint=broken) as events:
-            with pytest.raises(CheckpointError, match="the disk is gone"):
-                await anext(events)
-            broken.fails = False
-            assert (await anext(events)).text == "1"
-            broken.fails = True
-            with pytest.raises(RelayClientError, match="the disk is gone"):
-                await anext(events)
-            broken.fails = False
-            assert (await anext(events)).text == "2"
-        (tmp_path / "bad").write_text("{}")
-        async with shared.subscribe(bucket, checkpoint=tmp_path / "bad") as events:
-            with pytest.raises(RelayClientError, match="delete it"):
-                await anext(events)
-
-    run(main())
+    async with shared.subscribe(bucket, since="earliest", checkpoint=broken) as events:
+        with pytest.raises(CheckpointError, match="the disk is gone"):
+            await anext(events)
+        broken.fails = False
+        assert (await anext(events)).text == "1"
+        broken.fails = True
+        with pytest.raises(RelayClientError, match="the disk is gone"):
+            await anext(events)
+        broken.fails = False
+        assert (await anext(events)).text == "2"
+    (tmp_path / "bad").write_text("{}")
+    async with shared.subscribe(bucket, checkpoint=tmp_path / "bad") as events:
+        with pytest.raises(RelayClientError, match="delete it"):
+            await anext(events)
 
 
 # gaps
@@ -344,57 +318,51 @@ def test_gaps_are_told_in_their_place(tmp_path: Path) -> None:
 # answers
 
 
-def test_respond(shared: World) -> None:
+@client_test
+async def test_respond(shared: World) -> None:
     """An answer is stored with status, headers and body, and becomes the sender's where the input waits for it."""
     bucket = shared.bucket()
     shared.relay.command("output", "create", bucket, "--name", "out", "--destination", "http://127.0.0.1:1/")
     shared.relay.command("input", "set", bucket, "--response-from-output", "anyOutput")
-
-    async def main() -> None:
-        async with shared.subscribe(bucket) as events:
-            pending = asyncio.ensure_future(anext(events))
+    async with shared.subscribe(bucket) as events:
+        pending = asyncio.ensure_future(anext(events))
+        core = events._core
+        while core is None or core._link is None:
+            await asyncio.sleep(0.005)
             core = events._core
-            while core is None or core._link is None:
-                await asyncio.sleep(0.005)
-                core = events._core
-            sending = asyncio.create_task(asyncio.to_thread(shared.post, bucket, "x"))
-            event = await pending
-            assert (event.output, event.destination) == ("out", "http://127.0.0.1:1/")
-            await event.respond(201, b"\xff\x00", {"X-A": ["1", "2"], "X-B": "3"})
-            assert await sending == (201, b"\xff\x00")
-            with pytest.raises(Rejected) as rejected:
-                await event.respond(42)
-            assert rejected.value.code == "invalid"
-        with pytest.raises(RelayClientError, match="closed"):
-            await event.respond(200)
-
-    run(main())
+        sending = asyncio.create_task(asyncio.to_thread(shared.post, bucket, "x"))
+        event = await pending
+        assert (event.output, event.destination) == ("out", "http://127.0.0.1:1/")
+        await event.respond(201, b"\xff\x00", {"X-A": ["1", "2"], "X-B": "3"})
+        assert await sending == (201, b"\xff\x00")
+        with pytest.raises(Rejected) as rejected:
+            await event.respond(42)
+        assert rejected.value.code == "invalid"
+    with pytest.raises(RelayClientError, match="closed"):
+        await event.respond(200)
 
 
-def test_an_answer_survives_a_cut(shared: World) -> None:
+@client_test
+async def test_an_answer_survives_a_cut(shared: World) -> None:
     """What was not answered when the connection ended is sent again on the next one."""
     bucket = shared.bucket()
     shared.send("1", bucket=bucket)
-
-    async def main() -> None:
-        async with (
-            Cable(shared.relay.port) as cable,
-            subscribe(cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", backoff=SOON) as events,
-        ):
-            event = await anext(events)
-            cable.cut_after = 1
-            cable.cut()
-            core = events._core
-            assert core is not None
-            await until(lambda: core._link is None, "the cut")
-            answering = asyncio.create_task(event.respond(202, "done"))
-            await until(lambda: len(core._answers) == 1, "the answer to wait")
-            cable.cut_after = None
-            await answering
-        stored = shared.relay.command("logs", "show", event.id)
-        assert stored["status_code"] == 202
-
-    run(main())
+    async with (
+        Cable(shared.relay.port) as cable,
+        subscribe(cable.url, shared.key, shared.secret, buckets=bucket, since="earliest", backoff=SOON) as events,
+    ):
+        event = await anext(events)
+        cable.cut_after = 1
+        cable.cut()
+        core = events._core
+        assert core is not None
+        await until(lambda: core._link is None, "the cut")
+        answering = asyncio.create_task(event.respond(202, "done"))
+        await until(lambda: len(core._answers) == 1, "the answer to wait")
+        cable.cut_after = None
+        await answering
+    stored = shared.relay.command("logs", "show", event.id)
+    assert stored["status_code"] == 202
 
 
 # bounds and ends
@@ -423,24 +391,21 @@ def test_it_reads_no_further_than_its_buffer(shared: World) -> None:
     run(main())
 
 
-def test_cancelling_loses_nothing(shared: World) -> None:
+@client_test
+async def test_cancelling_loses_nothing(shared: World) -> None:
     """A wait that is cut short, over and over, leaves every event to the next one."""
     bucket = shared.bucket()
-
-    async def main() -> None:
-        async with shared.subscribe(bucket, since="earliest") as events:
-            got: list[str] = []
-            sending = asyncio.create_task(asyncio.to_thread(shared.send, *map(str, range(40)), bucket=bucket))
-            while len(got) < 40:
-                waiting = asyncio.ensure_future(anext(events))
-                await asyncio.sleep(0.001)
-                waiting.cancel()
-                with suppress(asyncio.CancelledError):
-                    got.append((await waiting).text)
-            await sending
-            assert got == [str(number) for number in range(40)]
-
-    run(main())
+    async with shared.subscribe(bucket, since="earliest") as events:
+        got: list[str] = []
+        sending = asyncio.create_task(asyncio.to_thread(shared.send, *map(str, range(40)), bucket=bucket))
+        while len(got) < 40:
+            waiting = asyncio.ensure_future(anext(events))
+            await asyncio.sleep(0.001)
+            waiting.cancel()
+            with suppress(asyncio.CancelledError):
+                got.append((await waiting).text)
+        await sending
+        assert got == [str(number) for number in range(40)]
 
 
 def test_it_ends_when_it_is_closed_or_dropped(shared: World) -> None:
@@ -467,28 +432,25 @@ def test_it_ends_when_it_is_closed_or_dropped(shared: World) -> None:
     run(main())
 
 
-def test_without_a_relay_it_waits(tmp_path: Path) -> None:
+@client_test
+async def test_without_a_relay_it_waits(tmp_path: Path) -> None:
     """A relay that is not there yet is waited for, with growing waits, and said."""
     said: list[float] = []
-
-    async def main() -> None:
-        world = World(tmp_path / "data")
-        with world:
-            url, key, secret = world.relay.url, world.key, world.secret
-            world.relay.kill()
-            async with subscribe(
-                url,
-                key,
-                secret,
-                since="earliest",
-                backoff=SOON,
-                on_notice=lambda notice: said.append(notice.delay or 0),
-            ) as events:
-                waiting = asyncio.ensure_future(anext(events))
-                await until(lambda: len(said) >= 3, "three tries")
-                await asyncio.to_thread(world.relay.start)
-                world.send("there")
-                assert (await waiting).text == "there"
-
-    run(main())
+    world = World(tmp_path / "data")
+    with world:
+        url, key, secret = world.relay.url, world.key, world.secret
+        world.relay.kill()
+        async with subscribe(
+            url,
+            key,
+            secret,
+            since="earliest",
+            backoff=SOON,
+            on_notice=lambda notice: said.append(notice.delay or 0),
+        ) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await until(lambda: len(said) >= 3, "three tries")
+            await asyncio.to_thread(world.relay.start)
+            world.send("there")
+            assert (await waiting).text == "there"
     assert all(0 < delay <= SOON.longest for delay in said[:3])

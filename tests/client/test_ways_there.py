@@ -21,31 +21,29 @@ import trustme
 from relay_tornado.client import Gap, Notice, Unreachable
 from relay_tornado.client.opener import opener
 from tests.client.peer import ENTRY, Peer, at, one_event, service, webhook
-from tests.client.world import TIMEOUT, Memory, run
+from tests.client.world import TIMEOUT, Memory, client_test, run
 from tests.ports import hold_port, port_of
 from tests.waiting import until
 
 
-def test_tls(tmp_path: Path) -> None:
+@client_test
+async def test_tls(tmp_path: Path) -> None:
     """A certificate is verified; `ssl` names further authorities. One that is not trusted is said at once."""
     authority = trustme.CA()
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost").configure_cert(server)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-
-    async def main() -> None:
-        async with service(one_event, ssl=server) as url:
-            async with at(url, ssl=trusting) as events:
+    async with service(one_event, ssl=server) as url:
+        async with at(url, ssl=trusting) as events:
+            await anext(events)
+        async with at(url) as events:
+            with pytest.raises(Unreachable, match="not trusted"):
                 await anext(events)
-            async with at(url) as events:
-                with pytest.raises(Unreachable, match="not trusted"):
-                    await anext(events)
-
-    run(main())
 
 
-def test_no_tls_where_it_is_expected() -> None:
+@client_test
+async def test_no_tls_where_it_is_expected() -> None:
     """What answers in clear is no relay's wss, which is said at once; what cuts the connection may come back."""
     answers = [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"]
 
@@ -54,19 +52,17 @@ def test_no_tls_where_it_is_expected() -> None:
         writer.write(answers.pop(0))
         writer.close()
 
-    async def main() -> None:
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        told: list[str] = []
-        async with server, at(f"https://127.0.0.1:{port}", on_notice=lambda each: told.append(each.message)) as events:
-            with pytest.raises(Unreachable, match=rf"does not speak HTTPS: try http://127\.0\.0\.1:{port}$"):
-                await anext(events)
-        assert [each for each in told if "cut the connection: if it does not speak HTTPS, try" in each]
-
-    run(main())
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    told: list[str] = []
+    async with server, at(f"https://127.0.0.1:{port}", on_notice=lambda each: told.append(each.message)) as events:
+        with pytest.raises(Unreachable, match=rf"does not speak HTTPS: try http://127\.0\.0\.1:{port}$"):
+            await anext(events)
+    assert [each for each in told if "cut the connection: if it does not speak HTTPS, try" in each]
 
 
-def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+@client_test
+async def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes through the proxy that the environment names, and past it with `proxy=None`."""
     asked: list[bytes] = []
 
@@ -77,45 +73,39 @@ def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         writer.close()
         await writer.wait_closed()
 
-    async def main() -> None:
-        for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        async with service(one_event) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
-            monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-            said: list[str] = []
-            async with at(url, on_notice=lambda notice: said.append(notice.message)) as events:
-                waiting = asyncio.ensure_future(anext(events))
-                await until(lambda: said, "the proxy's refusal")
-                waiting.cancel()
-            assert "can't be reached" in said[0]
-            async with at(url, proxy=None) as events:
-                await anext(events)
-
-    run(main())
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    async with service(one_event) as url, await asyncio.start_server(proxy, "127.0.0.1", 0) as server:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        said: list[str] = []
+        async with at(url, on_notice=lambda notice: said.append(notice.message)) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await until(lambda: said, "the proxy's refusal")
+            waiting.cancel()
+        assert "can't be reached" in said[0]
+        async with at(url, proxy=None) as events:
+            await anext(events)
     assert asked[0].startswith(b"CONNECT localhost:")
 
 
+@client_test
 @pytest.mark.parametrize(
     "proxy",
     ["localhost:3128", "ftp://me:hidden@localhost", "http://me:hidden@localhost:none", "http://", "socks5://localhost"],
 )
-def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+async def test_a_proxy_that_cannot_be_one(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     """It is said at once, in words that hold no password; for an answer's own connection, too."""
     for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "https_proxy", "HTTPS_PROXY", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-
-    async def main() -> None:
-        async with service(one_event) as url, at(url) as events:
-            event = await anext(events)
-            monkeypatch.setenv("http_proxy", proxy)
-            with pytest.raises(Unreachable, match="the proxy's URL"):
-                await event.respond()
-            async with at(url) as others:
-                with pytest.raises(Unreachable, match="the proxy's URL") as error:
-                    await anext(others)
-            assert "hidden" not in str(error.value)
-
-    run(main())
+    async with service(one_event) as url, at(url) as events:
+        event = await anext(events)
+        monkeypatch.setenv("http_proxy", proxy)
+        with pytest.raises(Unreachable, match="the proxy's URL"):
+            await event.respond()
+        async with at(url) as others:
+            with pytest.raises(Unreachable, match="the proxy's URL") as error:
+                await anext(others)
+        assert "hidden" not in str(error.value)
 
 
 @pytest.mark.parametrize("proxy", [None, True])
@@ -206,33 +196,28 @@ def silent(host: str, port: int) -> Iterator[None]:
         yield
 
 
-def test_a_host_that_there_cannot_be() -> None:
+@client_test
+async def test_a_host_that_there_cannot_be() -> None:
     """The relay's own host, too, is refused in words."""
-
-    async def main() -> None:
-        async with at("ws://a..b", proxy=None) as events:
-            with pytest.raises(Unreachable, match=r"the host of ws://a\.\.b"):
-                await anext(events)
-
-    run(main())
+    async with at("ws://a..b", proxy=None) as events:
+        with pytest.raises(Unreachable, match=r"the host of ws://a\.\.b"):
+            await anext(events)
 
 
-def test_nobody_there() -> None:
+@client_test
+async def test_nobody_there() -> None:
     """A refused connection is said in the system's words, and tried again."""
     notices: list[Notice] = []
-
-    async def main() -> None:
-        with hold_port() as held:
-            async with at(f"ws://127.0.0.1:{port_of(held)}", on_notice=notices.append) as events:
-                waiting = asyncio.ensure_future(anext(events))
-                await until(lambda: len(notices) >= 2, "two tries")
-                waiting.cancel()
-
-    run(main())
+    with hold_port() as held:
+        async with at(f"ws://127.0.0.1:{port_of(held)}", on_notice=notices.append) as events:
+            waiting = asyncio.ensure_future(anext(events))
+            await until(lambda: len(notices) >= 2, "two tries")
+            waiting.cancel()
     assert "can't be reached" in notices[0].message
 
 
-def test_a_gap_is_told_even_where_the_telling_was_cancelled() -> None:
+@client_test
+async def test_a_gap_is_told_even_where_the_telling_was_cancelled() -> None:
     """`on_gap` that was broken off runs again: the event behind the gap does not come before it was told."""
     gap = {"from": 1, "to": 4, "count": 4, "reason": "retention"}
     told: list[str] = []
@@ -250,18 +235,16 @@ def test_a_gap_is_told_even_where_the_telling_was_cancelled() -> None:
         await peer.send(webhook("abcdefghijkl-5"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, on_gap=tell) as events:
-            waiting = asyncio.ensure_future(anext(events))
-            await blocked.wait()
-            waiting.cancel()
-            assert (await anext(events)).seq == 5
-        assert told == ["begun", "begun", "4 events (1 to 4) of b are missing (retention)"]
-
-    run(main())
+    async with service(talk) as url, at(url, on_gap=tell) as events:
+        waiting = asyncio.ensure_future(anext(events))
+        await blocked.wait()
+        waiting.cancel()
+        assert (await anext(events)).seq == 5
+    assert told == ["begun", "begun", "4 events (1 to 4) of b are missing (retention)"]
 
 
-def test_it_is_closed_while_a_gap_is_told() -> None:
+@client_test
+async def test_it_is_closed_while_a_gap_is_told() -> None:
     """`on_gap` may close the subscription, or somebody else may meanwhile: the loop ends."""
     gap = {"from": 1, "to": 4, "count": 4, "reason": "retention"}
 
@@ -269,17 +252,15 @@ def test_it_is_closed_while_a_gap_is_told() -> None:
         await peer.welcome(buckets=[ENTRY | {"start": 5, "gap": gap}])
         await peer.stay()
 
-    async def main() -> None:
-        async def tell(gap: Gap) -> None:
-            await events.aclose()
+    async def tell(gap: Gap) -> None:
+        await events.aclose()
 
-        async with service(talk) as url, at(url, on_gap=tell) as events:
-            assert [event async for event in events] == []
-
-    run(main())
+    async with service(talk) as url, at(url, on_gap=tell) as events:
+        assert [event async for event in events] == []
 
 
-def test_where_it_began_is_saved_before_the_first_event() -> None:
+@client_test
+async def test_where_it_began_is_saved_before_the_first_event() -> None:
     """Whoever crashes over the first event after "latest" must meet it again."""
     saved: list[str] = []
 
@@ -288,12 +269,9 @@ def test_where_it_began_is_saved_before_the_first_event() -> None:
         await peer.send(webhook("abcdefghijkl-7"))
         await peer.stay()
 
-    async def main() -> None:
-        async with service(talk) as url, at(url, checkpoint=Memory(saved)) as events:
-            core = events._core
-            assert core is not None
-            await until(lambda: len(core.intake) >= 2, "the position and the event")
-            await anext(events)
-            assert json.loads(saved[-1])["buckets"]["B"]["id"] == "abcdefghijkl-6"
-
-    run(main())
+    async with service(talk) as url, at(url, checkpoint=Memory(saved)) as events:
+        core = events._core
+        assert core is not None
+        await until(lambda: len(core.intake) >= 2, "the position and the event")
+        await anext(events)
+        assert json.loads(saved[-1])["buckets"]["B"]["id"] == "abcdefghijkl-6"

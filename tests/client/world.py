@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import urllib.request
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from relay_tornado.client import Backoff, Event, Subscription, subscribe
 from tests.acceptance.relay import Relay
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 TIMEOUT = 90.0
 SOON = Backoff(first=0.02, longest=0.2)
@@ -26,6 +28,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
             return await coroutine
 
     return asyncio.run(bounded())
+
+
+def client_test(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """A test that is a coroutine, run likewise."""
+
+    @functools.wraps(test)
+    def whole(*arguments: P.args, **fixtures: P.kwargs) -> None:
+        run(test(*arguments, **fixtures))
+
+    return whole
 
 
 async def take(events: Subscription, number: int) -> list[Event]:
