@@ -12,6 +12,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.model import Latest
 from relay_tornado.progress import AT_ONCE, PARKED, Taken
 from tests.admin.consumers_world import BUCKET, opened
+from tests.log.stores import there
 
 
 @pytest.mark.gen_test
@@ -97,8 +98,7 @@ async def test_what_is_given_again_at_once_waits_for_no_clock() -> None:
         ledger.watch(lambda: told.append(1))
         await world.consumers.replay(BUCKET, "w", first=1, last=2)
         assert told
-        stored = await world.store.get(ledger.key)
-        assert stored is not None
+        stored = await there(world.store, ledger.key)
         assert set(stored.parked) == {1, 2}
         await world.consumers.resend(BUCKET, "w", None)
         assert {one.due for one in ledger.progress.parked.values()} == {AT_ONCE}

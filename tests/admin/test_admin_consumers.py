@@ -15,6 +15,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Cursor, Earliest, Gap, Last, Latest, Output, Position, Retention, Since
 from tests.admin.consumers_world import BUCKET, opened
+from tests.log.stores import there
 
 
 @pytest.mark.gen_test
@@ -149,8 +150,7 @@ async def test_a_seek_goes_to_any_position(to: Position, floor: int) -> None:
         assert after == set(range(floor + 1, 21))
         assert (done["from"], done["to"]) == (world.id(10), world.id(floor))
         assert (done["repeats"], done["skips"]) == (len(after - before), len(before - after))
-        stored = await world.store.get(ledger.key)
-        assert stored is not None
+        stored = await there(world.store, ledger.key)
         assert (stored.floor, list(stored.done)) == (floor, [])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from relay_tornado.changes import Changes
-from relay_tornado.log.consumers import Consumers, Key, Terms
+from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
@@ -25,6 +25,13 @@ async def keep_last(world: World, count: int) -> None:
 async def save(store: Consumers, changes: Changes, key: Key = KEY) -> None:
     store.save(key, lambda: changes)
     await store.saved()
+
+
+async def there(store: Consumers, key: Key = KEY) -> Stored:
+    """A consumer that there is."""
+    stored = await store.get(key)
+    assert stored is not None
+    return stored
 
 
 async def letters(store: Consumers, key: Key | None = KEY) -> list[tuple[int, str]]:

@@ -11,8 +11,8 @@ from relay_tornado.log import consumers as contract
 from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
-from tests.log.stores import KEY, OTHER, TERMS, keep_last, letters, save
-from tests.log.worlds import World, fill, make
+from tests.log.stores import KEY, OTHER, TERMS, keep_last, letters, save, there
+from tests.log.worlds import World, make
 
 log_test = pytest.mark.gen_test
 
@@ -20,8 +20,7 @@ log_test = pytest.mark.gen_test
 @log_test
 async def test_a_consumer_begins_where_it_is_made(world: World, consumers: Consumers) -> None:
     """It has its floor, its terms and its times, and nothing else yet."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     assert await consumers.get(KEY) is None
     stored = await consumers.create(KEY, 3, TERMS, 9.5)
     assert (stored.key, stored.floor, stored.terms, stored.created_at, stored.updated_at) == (KEY, 3, TERMS, 9.5, 9.5)
@@ -32,8 +31,7 @@ async def test_a_consumer_begins_where_it_is_made(world: World, consumers: Consu
 @log_test
 async def test_one_that_is_there_gets_its_terms_only(world: World, consumers: Consumers) -> None:
     """Made again, it stays where it is, and the last terms count."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     await consumers.create(KEY, 3, TERMS, 9.5)
     again = await consumers.create(KEY, 5, Terms(1.0, 0, True), 11.0)
     assert (again.floor, again.terms, again.created_at) == (3, Terms(1.0, 0, True), 9.5)
@@ -55,54 +53,45 @@ async def test_a_consumer_needs_a_bucket(world: World, consumers: Consumers) -> 
 @log_test
 async def test_what_is_saved_comes_out(world: World, consumers: Consumers) -> None:
     """Floor, ranges, what is parked and what is dead, and their changes since."""
-    await make(world.log)
-    await fill(world.log, 20)
+    await make(world.log, events=20)
     await consumers.create(KEY, 0, TERMS, 1.0)
     parked = {2: Parked(1, 5.0, 1.0), 9: Parked(2, 6.0, 2.0)}
     dead = {3: Dead(5, 7.0, 1.0, "max_deliver")}
     await save(consumers, Changes(3, ((5, 6), (9, 9)), False, parked, set(), dead))
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert (stored.floor, tuple(stored.done), dict(stored.parked), stored.dead) == (3, ((5, 6), (9, 9)), parked, 1)
     assert stored.updated_at > 1.0
     assert await consumers.dead("b", KEY, 0, 9) == [DeadLetter(KEY, 3, 5, 1.0, 7.0, "max_deliver")]
     await save(consumers, Changes(6, (), False, {3: Parked(0, 1.0, 1.0)}, {2}, {}, {3}))
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert (stored.floor, tuple(stored.done), stored.dead) == (6, (), 0)
     assert dict(stored.parked) == {3: Parked(0, 1.0, 1.0), 9: Parked(2, 6.0, 2.0)}
     await save(consumers, Changes(0, (), True))
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert (stored.floor, dict(stored.parked)) == (0, {})
 
 
 @log_test
 async def test_what_is_being_tried_is_kept(world: World, consumers: Consumers) -> None:
     """As far as there are events, and the whole of it each time."""
-    await make(world.log)
-    await fill(world.log, 9)
+    await make(world.log, events=9)
     await consumers.create(KEY, 0, TERMS, 1.0)
     await save(consumers, Changes(1, tried=((2, 4), (6, 6))))
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert tuple(stored.tried) == ((2, 4), (6, 6))
     assert [tuple(each.tried) for each in await consumers.list("b")] == [((2, 4), (6, 6))]
     await keep_last(world, 6)
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert tuple(stored.tried) == ((4, 4), (6, 6))
     await save(consumers, Changes(1))
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert tuple(stored.tried) == ()
 
 
 @log_test
 async def test_a_try_counts_across_a_crash(world: World, consumers: Consumers) -> None:
     """A process that ends with no word, however often: no event is given more often than it may be."""
-    await make(world.log)
-    await fill(world.log, 2)
+    await make(world.log, events=2)
     attempts = []
     for _ in range(4):
         crashed = Ledgers(consumers, world.log)
@@ -114,16 +103,14 @@ async def test_a_try_counts_across_a_crash(world: World, consumers: Consumers) -
         await consumers.saved()
     assert attempts == [(1, 1), (2, 1), (1, 2), (2, 2)]
     assert await letters(consumers) == [(1, MAX_DELIVER), (2, MAX_DELIVER)]
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert (stored.floor, dict(stored.parked), tuple(stored.tried)) == (2, {}, ())
 
 
 @log_test
 async def test_a_start_takes_up_what_was_being_tried(world: World, consumers: Consumers) -> None:
     """Also where nobody comes for it: what was tried as often as it may be is told as dead, the rest is parked."""
-    await make(world.log)
-    await fill(world.log, 2)
+    await make(world.log, events=2)
     for key, most in ((KEY, 1), (KEY._replace(name="other"), 2)):
         ledger = await Ledgers(consumers, world.log).open(key, 0, Terms(30.0, most))
         (one,) = ledger.progress.take(2, 1, 1.0)
@@ -132,16 +119,14 @@ async def test_a_start_takes_up_what_was_being_tried(world: World, consumers: Co
     await consumers.saved()
     await Ledgers(consumers, world.log).recover()
     assert await letters(consumers, None) == [(1, MAX_DELIVER)]
-    stored = await consumers.get(KEY._replace(name="other"))
-    assert stored is not None
+    stored = await there(consumers, KEY._replace(name="other"))
     assert (list(stored.parked), tuple(stored.tried)) == ([1], ())
 
 
 @log_test
 async def test_a_forwarder_is_the_judge_of_its_tries(world: World, consumers: Consumers) -> None:
     """What an output tried when the process ended is counted, and not given up by a client's terms."""
-    await make(world.log)
-    await fill(world.log, 1)
+    await make(world.log, events=1)
     for attempt in range(1, 8):
         ledger = await Ledgers(consumers, world.log).open(OTHER, 0, Terms())
         (one,) = ledger.progress.take(1, 9, 1.0)
@@ -172,16 +157,14 @@ async def test_clients_make_only_so_many(world: World, consumers: Consumers, mon
 @log_test
 async def test_saves_add_up(world: World, consumers: Consumers) -> None:
     """What is saved many times before a commit is as if each had been committed."""
-    await make(world.log)
-    await fill(world.log, 9)
+    await make(world.log, events=9)
     await consumers.create(KEY, 0, TERMS, 1.0)
     consumers.save(KEY, lambda: Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}))
     consumers.save(KEY, lambda: None)
     consumers.save(KEY, lambda: Changes(2, (), False, {}, {1}, {1: Dead(2, 2.0, 1.0, "x")}))
     consumers.save(KEY, lambda: Changes(4, (), False, {4: Parked(1, 1.0, 1.0)}))
     await consumers.saved()
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert (stored.floor, set(stored.parked), stored.dead) == (4, {4}, 1)
 
 
@@ -189,8 +172,7 @@ async def test_saves_add_up(world: World, consumers: Consumers) -> None:
 async def test_all_are_listed(world: World, consumers: Consumers) -> None:
     """By bucket or altogether, without what is parked."""
     for bucket_id in ("b", "c"):
-        await make(world.log, bucket_id)
-        await fill(world.log, 3, bucket_id)
+        await make(world.log, bucket_id, events=3)
     for key in (OTHER, KEY, Key("c", "token", "t")):
         await consumers.create(key, 1, TERMS, 1.0)
     await save(consumers, Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}))
@@ -202,8 +184,7 @@ async def test_all_are_listed(world: World, consumers: Consumers) -> None:
 async def test_one_that_is_renewed_begins_anew(world: World, consumers: Consumers) -> None:
     """Behind the floor, not beyond the head: what it was done with, tried and met is forgotten, and its terms and dead
     letters stay."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     await consumers.create(KEY, 0, TERMS, 1.0)
     parked, dead = {1: Parked(1, 1.0, 1.0)}, {2: Dead(1, 1.0, 1.0, "x")}
     await save(consumers, Changes(2, ((4, 4),), False, parked, set(), dead, tried=((5, 5),)))
@@ -218,8 +199,7 @@ async def test_one_that_is_renewed_begins_anew(world: World, consumers: Consumer
 @log_test
 async def test_what_is_deleted_is_gone(world: World, consumers: Consumers) -> None:
     """With what it parked and gave up; what is saved for it then is kept by nobody, also where it is made anew."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     await consumers.create(KEY, 0, TERMS, 1.0)
     await save(consumers, Changes(2, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
     consumers.save(KEY, lambda: Changes(4, ()))
@@ -237,8 +217,7 @@ async def test_what_is_deleted_is_gone(world: World, consumers: Consumers) -> No
 @log_test
 async def test_dead_letters_are_told_in_pages(world: World, consumers: Consumers) -> None:
     """In order of seq, of one consumer or of the bucket's; and forgotten one by one."""
-    await make(world.log)
-    await fill(world.log, 9)
+    await make(world.log, events=9)
     for key, seqs in ((KEY, (1, 4, 6)), (OTHER, (2, 4))):
         await consumers.create(key, 0, TERMS, 1.0)
         await save(consumers, Changes(0, (), dead={seq: Dead(1, 1.0, 1.0, "x") for seq in seqs}), key)
@@ -258,8 +237,7 @@ async def test_dead_letters_are_told_in_pages(world: World, consumers: Consumers
 @log_test
 async def test_what_retention_waits_for(world: World, consumers: Consumers) -> None:
     """The oldest seq that a consumer is not done with, parked ones too; the queue of those who poll does not count."""
-    await make(world.log)
-    await fill(world.log, 20)
+    await make(world.log, events=20)
     await consumers.create(Key("b", "events", "0"), 0, TERMS, 1.0)
     assert await consumers.floor("b") is None
     await consumers.create(KEY, 7, TERMS, 1.0)
@@ -278,15 +256,13 @@ async def test_what_retention_waits_for(world: World, consumers: Consumers) -> N
 @log_test
 async def test_what_belongs_to_events_leaves_with_them(world: World, consumers: Consumers) -> None:
     """Dead letters go, and what is parked becomes a dead letter that says why; what is kept stays as it is."""
-    await make(world.log)
-    await fill(world.log, 10)
+    await make(world.log, events=10)
     await consumers.create(KEY, 0, TERMS, 1.0)
     parked = {2: Parked(3, 5.0, 1.5), 8: Parked(1, 5.0, 1.0)}
     dead = {3: Dead(5, 7.0, 1.0, "x"), 9: Dead(5, 7.0, 1.0, "x")}
     await save(consumers, Changes(9, (), False, parked, set(), dead))
     await keep_last(world, 5)
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert (stored.floor, set(stored.parked), stored.dead) == (9, {8}, 2)
     assert await letters(consumers) == [(2, RETENTION), (9, "x")]
     (letter, _) = await consumers.dead("b", KEY, 0, 9)
@@ -297,16 +273,14 @@ async def test_what_belongs_to_events_leaves_with_them(world: World, consumers: 
 @log_test
 async def test_late_changes_about_events_that_left(world: World, consumers: Consumers) -> None:
     """What is saved about an event that has left is kept only where it says that retention took it."""
-    await make(world.log)
-    await fill(world.log, 10)
+    await make(world.log, events=10)
     await consumers.create(KEY, 0, TERMS, 1.0)
     await keep_last(world, 5)
     late = {2: Dead(1, 1.0, 1.0, "x"), 3: Dead(1, 1.0, 1.0, RETENTION), 7: Dead(1, 1.0, 1.0, "x")}
     await save(consumers, Changes(6, (), False, {1: Parked(1, 1.0, 1.0), 6: Parked(1, 1.0, 1.0)}, set(), late))
     await keep_last(world, 5)
     assert [letter for letter in await letters(consumers) if letter[0] != 1] == [(3, RETENTION), (7, "x")]
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert set(stored.parked) == {6}
 
 
@@ -318,24 +292,21 @@ async def test_what_retention_took_is_bounded(
     for module in (contract, consumer_rows, __import__("relay_tornado.log.memory_consumers", fromlist=["x"])):
         monkeypatch.setattr(module, "MISSED", 3)
     monkeypatch.setattr(consumer_rows, "STEP", 4)
-    await make(world.log)
-    await fill(world.log, 30)
+    await make(world.log, events=30)
     await consumers.create(KEY, 0, TERMS, 1.0)
     await save(consumers, Changes(30, (), False, {seq: Parked(1, 1.0, 1.0) for seq in range(1, 26)}))
     await keep_last(world, 10)
     assert [seq for seq, _ in await letters(consumers)] == [18, 19, 20]
     await keep_last(world, 8)
     assert [seq for seq, _ in await letters(consumers)] == [20, 21, 22]
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert sorted(stored.parked) == [23, 24, 25]
 
 
 @log_test
 async def test_consumers_leave_with_their_bucket(world: World, consumers: Consumers) -> None:
     """A bucket that is dropped takes them along at once; one made anew under its id has none."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     await consumers.create(KEY, 0, TERMS, 1.0)
     await save(consumers, Changes(3, (), False, {1: Parked(1, 1.0, 1.0)}, set(), {2: Dead(1, 1.0, 1.0, "x")}))
     await world.log.drop("b")
@@ -359,8 +330,7 @@ async def test_gaps_are_counted(world: World, consumers: Consumers) -> None:
     consumers.met(KEY, Gap("retention", 4, 4), 6.0)
     consumers.met(KEY, Gap("reset"), 7.0)
     await consumers.saved()
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert stored.gaps == Gaps(3, Gap("reset"), 7.0)
 
 
@@ -370,8 +340,7 @@ async def test_gaps_are_untold_until_they_are_told(world: World, consumers: Cons
     await make(world.log)
 
     async def untold(key: Key = KEY) -> list[tuple[int | None, int | None]]:
-        stored = await consumers.get(key)
-        assert stored is not None
+        stored = await there(consumers, key)
         return [(gap.from_seq, gap.to_seq) for gap in stored.untold]
 
     for key in (KEY, OTHER):
@@ -386,8 +355,7 @@ async def test_gaps_are_untold_until_they_are_told(world: World, consumers: Cons
     consumers.met(KEY, Gap("reset", 10, 10), 6.0)
     consumers.met(KEY, Gap("reset", 10, 10), 7.0)
     assert await untold() == [(9, 9), (10, 10)]
-    stored = await consumers.get(KEY)
-    assert stored is not None
+    stored = await there(consumers)
     assert stored.gaps == Gaps(5, Gap("reset", 10, 10), 7.0)
     consumers.told(KEY, [Gap("retention", 9, 9), Gap("reset", 10, 10)])
     assert await untold() == []

@@ -103,8 +103,7 @@ async def test_who_submits_is_told_once_and_later(world: World) -> None:
 @log_test
 async def test_a_page_has_at_least_one_event_and_no_more_than_asked(world: World) -> None:
     """`limit` and `max_bytes` bound a page; a single event that is larger comes all the same."""
-    await make(world.log)
-    await fill(world.log, 600, size=100)
+    await make(world.log, events=600, size=100)
     size = event(b"1" * 100).size
     for after in (0, 1, 255, 256, 300, 511):
         for limit in (1, 3, 256, 1000):
@@ -132,8 +131,7 @@ async def test_nothing_is_read_at_the_head(world: World) -> None:
 @log_test
 async def test_peek_agrees_with_read(world: World) -> None:
     """Whatever `peek` answers is what `read` answers."""
-    await make(world.log)
-    await fill(world.log, 20)
+    await make(world.log, events=20)
     for after in range(20):
         peeked = world.log.peek("b", after, 7, MANY)
         assert peeked is None or list(peeked) == list(await world.log.read("b", after, 7, MANY))
@@ -370,8 +368,7 @@ async def test_received_at_never_goes_back(world: World, monkeypatch: pytest.Mon
 @log_test
 async def test_drop_and_make_anew(world: World) -> None:
     """A dropped log is gone at once; one that is made anew starts at 1 and knows nothing of the old ids."""
-    old = await make(world.log)
-    await fill(world.log, 300)
+    old = await make(world.log, events=300)
     await world.log.append("b", event(dedupe=b"d", dedupe_window=1000.0))
     await world.log.drop("b")
     await world.log.drop("b")

@@ -7,7 +7,7 @@ import pytest
 from relay_tornado.ids import parse_id
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Gap, Retention
-from tests.log.worlds import World, event, fill, make, read_all
+from tests.log.worlds import World, event, make, read_all
 
 log_test = pytest.mark.gen_test
 
@@ -17,8 +17,7 @@ ALL = Retention(None, None, None)
 @log_test
 async def test_a_cursor_is_honoured_after_a_restart(world: World) -> None:
     """Every id that was given out before a restart is a good cursor after it, and after the next append."""
-    epoch = await make(world.log)
-    await fill(world.log, 5)
+    epoch = await make(world.log, events=5)
     await world.reopen()
     bounds = await world.log.bounds("b")
     assert (bounds.head, bounds.open) == (5, False)
@@ -39,8 +38,7 @@ async def test_a_cursor_is_honoured_after_a_restart(world: World) -> None:
 @log_test
 async def test_a_cursor_of_lost_events_has_a_gap(world: World) -> None:
     """What a crash took never comes back under an old id: a cursor into it has gap reset, and what is there goes on."""
-    epoch = await make(world.log)
-    await fill(world.log, 10)
+    epoch = await make(world.log, events=10)
     await world.lose("b", 4)
     bounds = await world.log.bounds("b")
     assert (bounds.head, bounds.open) == (6, False)
@@ -57,8 +55,7 @@ async def test_a_cursor_of_lost_events_has_a_gap(world: World) -> None:
 @log_test
 async def test_a_lost_epoch_is_unknown(world: World) -> None:
     """Where the first events of an epoch are lost with it, its ids are unknown from then on."""
-    await make(world.log)
-    await fill(world.log, 3)
+    await make(world.log, events=3)
     await world.reopen()
     lost = await world.log.append("b", event())
     await world.lose("b", 1)
@@ -71,16 +68,14 @@ async def test_a_lost_epoch_is_unknown(world: World) -> None:
 @log_test
 async def test_a_cursor_from_the_future(world: World) -> None:
     """In an epoch of this process no seq above the head was ever given out: gap future."""
-    epoch = await make(world.log)
-    await fill(world.log, 3)
+    epoch = await make(world.log, events=3)
     assert place_cursor(await world.log.bounds("b"), Cursor(epoch, 4)) == Placed(0, Gap("future"))
 
 
 @log_test
 async def test_a_cursor_below_first(world: World) -> None:
     """What retention took is told exactly, and first - 1 is no gap."""
-    epoch = await make(world.log)
-    await fill(world.log, 10)
+    epoch = await make(world.log, events=10)
     assert await world.log.trim("b", Retention(None, 4, None), None) == 6
     bounds = await world.log.bounds("b")
     assert (bounds.first, bounds.head) == (7, 10)

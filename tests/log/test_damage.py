@@ -37,8 +37,7 @@ log_test = pytest.mark.gen_test
 @log_test
 async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
     """A changed byte, or rows that are missing, never come out as events: CursorLost names the next good one."""
-    await make(disk.log)
-    await fill(disk.log, 600)
+    await make(disk.log, events=600)
     await restart(
         disk,
         "UPDATE event SET body = x'00' WHERE seq = 10",
@@ -68,8 +67,7 @@ async def test_damage_is_passed_over_and_told(disk: SqliteWorld) -> None:
 @log_test
 async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
     """One looks for its end beyond a block, while the other's read, which it shares, turns out to hold less."""
-    await make(disk.log)
-    await fill(disk.log, 512, size=9000)
+    await make(disk.log, events=512, size=9000)
     await restart(disk, "DELETE FROM event WHERE seq BETWEEN 200 AND 262")
     beyond = disk.log._beyond_damage
 
@@ -90,8 +88,7 @@ async def test_damage_that_two_readers_meet(disk: SqliteWorld) -> None:
 @log_test
 async def test_an_entry_of_the_index_that_leads_to_another_event(disk: SqliteWorld) -> None:
     """The content of one event never comes out under the seq of another, though the CRC of it is right."""
-    await make(disk.log)
-    await fill(disk.log, 600)
+    await make(disk.log, events=600)
     await disk.close()
     data = disk.database.path.read_bytes()
     # An entry as SQLite writes it: log 1 (which takes no byte), the seq and the rowid in two bytes each.
@@ -109,8 +106,7 @@ async def test_an_entry_of_the_index_that_leads_to_another_event(disk: SqliteWor
 @log_test
 async def test_a_damaged_page_of_the_file(disk: SqliteWorld) -> None:
     """Where SQLite itself finds a page malformed, the events on other pages are read all the same."""
-    await make(disk.log)
-    await fill(disk.log, 100, size=2000)
+    await make(disk.log, events=100, size=2000)
     await disk.close()
     with contextlib.closing(sqlite3.connect(disk.database.path)) as raw:
         leaf = max(page for (page,) in raw.execute("SELECT rootpage + 20 FROM sqlite_schema WHERE name = 'event'"))
@@ -160,8 +156,7 @@ async def by_size(disk: SqliteWorld, most: int, *damage: str) -> tuple[int, list
 async def test_a_damaged_sum_of_sizes(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
     """Before events leave by size they are counted, whichever way the sum is wrong; it is right from then on."""
     monkeypatch.setattr(weighing, "STEP", 100)
-    await make(disk.log)
-    await fill(disk.log, 450, size=100)
+    await make(disk.log, events=450, size=100)
     await fill(disk.log, 50, size=100)
     assert await by_size(disk, 200, f"UPDATE log SET bytes = {wrong}") == (300, ["log_bytes_wrong"])
     assert disk.log._logs["b"].bytes == 200 * SIZE
@@ -172,8 +167,7 @@ async def test_a_damaged_sum_of_sizes(disk: SqliteWorld, monkeypatch: pytest.Mon
 async def test_a_sum_of_sizes_is_judged_by_what_is_stored(disk: SqliteWorld) -> None:
     """The damaged size of an event, or of a stub, which can't be told from a right one, makes nothing leave; a sum that
     is too high with stubs among the events is corrected."""
-    await make(disk.log)
-    await fill(disk.log, 50, size=100)
+    await make(disk.log, events=50, size=100)
     damaged = "UPDATE event SET size = size + (1 << 40) WHERE seq = {}"
     assert await by_size(disk, 49, damaged.format(40)) == (1, [])
     await disk.log.append("b", event(b"x" * 100, ephemeral=True))
@@ -185,8 +179,7 @@ async def test_a_sum_of_sizes_is_judged_by_what_is_stored(disk: SqliteWorld) -> 
 @log_test
 async def test_a_damaged_size_makes_no_event_ephemeral(disk: SqliteWorld) -> None:
     """An event whose content is there is no stub, however large its row says that it is."""
-    await make(disk.log)
-    await fill(disk.log, 2)
+    await make(disk.log, events=2)
     await disk.log.append("b", event(ephemeral=True))
     await restart(disk, "UPDATE event SET size = size + 4096 WHERE seq = 2")
     assert [each.stub for each in await disk.log.outline("b", 1, 3)] == [False, False, True]
@@ -198,8 +191,7 @@ async def test_a_damaged_size_makes_no_event_ephemeral(disk: SqliteWorld) -> Non
 @log_test
 async def test_a_sum_of_sizes_that_can_not_be_checked(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where events can't be read the sum counts as it is."""
-    await make(disk.log)
-    await fill(disk.log, 50, size=100)
+    await make(disk.log, events=50, size=100)
     monkeypatch.setattr(weighing, "_WEIGHT", "SELECT json_extract(CAST(x'ff' AS TEXT), ?, ?, ?)")
     monkeypatch.setattr(rows, "is_damage", lambda error: True)
     assert await by_size(disk, 40) == (10, [])
@@ -208,8 +200,7 @@ async def test_a_sum_of_sizes_that_can_not_be_checked(disk: SqliteWorld, monkeyp
 @log_test
 async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
     """What leaves while events are counted is no error; they are counted once more."""
-    await make(disk.log)
-    await fill(disk.log, 50, size=100)
+    await make(disk.log, events=50, size=100)
     read, met = disk.log._trimming._read, False
 
     async def meet(job: Any) -> Any:
@@ -230,8 +221,7 @@ async def test_a_sum_of_sizes_that_a_trim_meets(disk: SqliteWorld) -> None:
 @log_test
 async def test_a_first_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -> None:
     """What retention removes is what it counts; what lies below is there for whoever mends the file."""
-    await make(disk.log)
-    await fill(disk.log, 1000)
+    await make(disk.log, events=1000)
     await restart(disk, "UPDATE log SET first = first + 512")
     assert await disk.log.trim("b", Retention(None, 480, None), None) == 8
     left = await disk.database.read(lambda raw: raw.execute("SELECT min(seq), count(*) FROM event").fetchone())
@@ -241,8 +231,7 @@ async def test_a_first_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -
 @log_test
 async def test_a_head_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) -> None:
     """What a log lacks does not count for how many events it may hold; behind that it goes on."""
-    await make(disk.log)
-    await fill(disk.log, 1000)
+    await make(disk.log, events=1000)
     await restart(disk, "UPDATE log SET head = head + 4096")
     keep = Retention(None, 1010, None)
     for expected in (0, 0, 10):
@@ -255,8 +244,7 @@ async def test_a_head_that_is_too_high_makes_nothing_leave(disk: SqliteWorld) ->
 async def test_a_head_that_is_far_too_high_keeps_no_reader(disk: SqliteWorld) -> None:
     """Whoever reads on behind the last event is told at once that nothing follows up to the head, and what comes
     behind it is read."""
-    await make(disk.log)
-    await fill(disk.log, 1000)
+    await make(disk.log, events=1000)
     await restart(disk, "UPDATE log SET head = 1 << 48")
     with pytest.raises(CursorLost) as lost:
         await disk.log.read("b", 1000, 10, MANY)
@@ -302,8 +290,7 @@ async def test_a_log_without_an_epoch_after_an_error(io_loop: IOLoop, tmp_path: 
     database = await Database.open(settings, factory=faults.factory)
     world = SqliteWorld(settings, database, await SqliteEventLog.open(database, settings))
     for bucket_id in ("b", "c"):
-        await make(world.log, bucket_id)
-        await fill(world.log, 1, bucket_id)
+        await make(world.log, bucket_id, events=1)
     with behind(world) as raw:
         raw.execute("DELETE FROM epoch WHERE log = 2")
     faults.before = once("COMMIT", sqlite3.SQLITE_IOERR)
@@ -356,8 +343,7 @@ async def test_a_number_of_a_log_that_is_none(disk: SqliteWorld, column: str, va
 async def test_a_reader_that_meets_a_trim_is_told_of_no_damage(io_loop: IOLoop, tmp_path: Path) -> None:
     """Rows that a trim took, committed but not announced yet, are CursorLost with the new first, and nothing else."""
     world = await SqliteWorld.open(tmp_path, tail=0, page_cache=0)
-    await make(world.log)
-    await fill(world.log, 100)
+    await make(world.log, events=100)
     state = world.log._logs["b"]
     keep = Retention(None, 40, None)
     with capture_logs() as logs:
@@ -412,8 +398,7 @@ async def test_a_head_that_is_too_low_refuses_no_others_events(
     once in a while."""
     monkeypatch.setattr("relay_tornado.storage.writer._DAMAGE_EVERY", 600.0)
     await make(disk.log)
-    await make(disk.log, "damaged")
-    await fill(disk.log, 20, "damaged")
+    await make(disk.log, "damaged", events=20)
     await restart(disk, "UPDATE log SET head = 10 WHERE bucket = 'damaged'")
     with capture_logs() as logs:
         for _ in range(5):
@@ -430,8 +415,7 @@ async def test_a_head_that_is_too_low_refuses_no_others_events(
 @log_test
 async def test_an_entry_of_the_index_that_leads_to_no_result(disk: SqliteWorld) -> None:
     """It can't be removed with its event; what else is to leave does, also where the log is dropped."""
-    await make(disk.log)
-    await fill(disk.log, 6)
+    await make(disk.log, events=6)
     results = SqliteDeliveries(disk.database, disk.settings)
     for seq in (2, 3, 4):
         await results.record("b", seq, 0, sent(1.5))
@@ -460,8 +444,7 @@ async def test_an_entry_of_the_index_that_leads_to_no_result(disk: SqliteWorld) 
 @pytest.mark.parametrize("column", ["attempts", "since"])
 async def test_what_is_parked_and_damaged_leaves_with_its_event(disk: SqliteWorld, column: str) -> None:
     """It becomes a dead letter as any other, with what is still known of it: retention goes on behind it."""
-    await make(disk.log)
-    await fill(disk.log, 20)
+    await make(disk.log, events=20)
     key, store = Key("b", "client", "worker"), SqliteConsumers(disk.database)
     await store.create(key, 0, Terms(), 1.0)
     store.save(key, lambda: Changes(5, (), False, {2: Parked(1, 5.0, 1.0), 3: Parked(1, 5.0, 1.0)}))

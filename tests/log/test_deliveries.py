@@ -57,8 +57,7 @@ def stored(disk: SqliteWorld, io_loop: IOLoop) -> Iterator[SqliteDeliveries]:
 @log_test
 async def test_a_result_comes_out_as_it_went_in(world: World, deliveries: Deliveries) -> None:
     """Every part of a result is read back, by event and copy, oldest first."""
-    await make(world.log)
-    await fill(world.log, 3)
+    await make(world.log, events=3)
     failed, answered = result(0, status="failed", headers={}, body=b""), result(201)
     await deliveries.record("b", 2, 1, failed)
     await deliveries.record("b", 2, 1, answered)
@@ -71,8 +70,7 @@ async def test_a_result_comes_out_as_it_went_in(world: World, deliveries: Delive
 @log_test
 async def test_the_first_answer_of_a_copy_is_told_and_stays(world: World, deliveries: Deliveries) -> None:
     """The first result of a copy with a status code is its answer; what comes before or after it is stored only."""
-    await make(world.log)
-    await fill(world.log, 1)
+    await make(world.log, events=1)
     assert not await deliveries.record("b", 1, 1, result(0, status="failed"))
     assert await deliveries.first("b", 1, None) is None
     assert await deliveries.record("b", 1, 1, result(201))
@@ -88,8 +86,7 @@ async def test_the_first_answer_of_a_copy_is_told_and_stays(world: World, delive
 @log_test
 async def test_of_answers_at_once_one_is_the_first(world: World, deliveries: Deliveries) -> None:
     """Of many that come for one copy at the same time exactly one is told that it is the first, and it is the first."""
-    await make(world.log)
-    await fill(world.log, 1)
+    await make(world.log, events=1)
     told = await asyncio.gather(*(deliveries.record("b", 1, 1, result(200 + n)) for n in range(15)))
     assert told.count(True) == 1
     first = await deliveries.first("b", 1, 1)
@@ -100,8 +97,7 @@ async def test_of_answers_at_once_one_is_the_first(world: World, deliveries: Del
 @log_test
 async def test_the_results_of_a_copy_are_bounded(world: World, deliveries: Deliveries) -> None:
     """Of very many results of a copy the first answer and the newest ones are kept."""
-    await make(world.log)
-    await fill(world.log, 1)
+    await make(world.log, events=1)
     for n in range(MOST):
         await deliveries.record("b", 1, 1, result(0, at=float(n)))
     await deliveries.record("b", 1, 1, result(200, at=100.0))
@@ -116,8 +112,7 @@ async def test_the_results_of_a_copy_are_bounded(world: World, deliveries: Deliv
 @log_test
 async def test_the_newest_result_counts(world: World, deliveries: Deliveries) -> None:
     """`latest` and `statuses` tell of the newest result, of one copy or of any."""
-    await make(world.log)
-    await fill(world.log, 4)
+    await make(world.log, events=4)
     failed, answered = result(0, status="failed"), result(201)
     await deliveries.record("b", 1, 1, answered)
     await deliveries.record("b", 1, 2, failed)
@@ -133,8 +128,7 @@ async def test_the_newest_result_counts(world: World, deliveries: Deliveries) ->
 @log_test
 async def test_results_belong_to_events_that_are_there(world: World, deliveries: Deliveries) -> None:
     """For an event that the log does not hold, or of no bucket, nothing is stored and nothing is found."""
-    await make(world.log)
-    await fill(world.log, 2)
+    await make(world.log, events=2)
     for seq in (0, 3):
         with pytest.raises(NotFound):
             await deliveries.record("b", seq, 1, result())
@@ -151,8 +145,7 @@ async def test_results_belong_to_events_that_are_there(world: World, deliveries:
 @log_test
 async def test_results_leave_with_their_events(world: World, deliveries: Deliveries) -> None:
     """What retention takes, takes its results along; a bucket's go with it, also where its id has a log again."""
-    await make(world.log)
-    await fill(world.log, 6)
+    await make(world.log, events=6)
     for seq in range(1, 7):
         await deliveries.record("b", seq, 1, result())
     await world.log.trim("b", Retention(None, 2, None), None)
@@ -163,8 +156,7 @@ async def test_results_leave_with_their_events(world: World, deliveries: Deliver
         await deliveries.record("b", 4, 1, result())
     await deliveries.claim("b", 0, 0, [], 6, 1.0)
     await world.log.drop("b")
-    await make(world.log)
-    await fill(world.log, 6)
+    await make(world.log, events=6)
     assert await deliveries.of("b", 0, 9) == {}
     assert await deliveries.floor("b", 0) == 0
 
@@ -172,8 +164,7 @@ async def test_results_leave_with_their_events(world: World, deliveries: Deliver
 @log_test
 async def test_results_leave_with_their_log(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
     """In the background, before it does."""
-    await make(disk.log)
-    await fill(disk.log, 2)
+    await make(disk.log, events=2)
     for seq in (1, 2):
         await stored.record("b", seq, 1, result())
     await disk.log.drop("b")
@@ -185,8 +176,7 @@ async def test_results_leave_with_their_log(disk: SqliteWorld, stored: SqliteDel
 @log_test
 async def test_what_can_not_be_stored_is_refused(world: World, deliveries: Deliveries) -> None:
     """Half a surrogate pair and numbers without measure are refused, and others' results are stored."""
-    await make(world.log)
-    await fill(world.log, 1)
+    await make(world.log, events=1)
     bad = [result(headers={"X": ["\ud800"]}), result(-1), result(duration_ms=1 << 80), result(status="\ud800")]
     told = await asyncio.gather(
         *(deliveries.record("b", 1, 1, each) for each in [*bad, result()]), return_exceptions=True
@@ -198,8 +188,7 @@ async def test_what_can_not_be_stored_is_refused(world: World, deliveries: Deliv
 @log_test
 async def test_a_claim_marks_and_moves_at_once(world: World, deliveries: Deliveries) -> None:
     """A claim moves the consumer and marks what is not done with; from another position nothing happens."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     await deliveries.record("b", 2, 1, result())
     await deliveries.record("b", 3, 1, result(0, status="stalled"))
     assert await deliveries.claim("b", 0, 0, [1, 2, 3], 4, 7.0) == [1, 3]
@@ -215,8 +204,7 @@ async def test_a_claim_marks_and_moves_at_once(world: World, deliveries: Deliver
 @log_test
 async def test_two_that_claim_never_share(world: World, deliveries: Deliveries) -> None:
     """Of many claims from one position one succeeds."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     claims = await asyncio.gather(*(deliveries.claim("b", 0, 0, [1], 1, 1.0) for _ in range(9)))
     assert [each for each in claims if each is not None] == [[1]]
 
@@ -224,8 +212,7 @@ async def test_two_that_claim_never_share(world: World, deliveries: Deliveries) 
 @log_test
 async def test_what_is_stored_outlives_the_process(disk: SqliteWorld) -> None:
     """Results and positions are there after a restart."""
-    await make(disk.log)
-    await fill(disk.log, 2)
+    await make(disk.log, events=2)
     before = SqliteDeliveries(disk.database, disk.settings)
     await before.record("b", 1, 2, result())
     await before.claim("b", 0, 0, [2], 2, 1.0)
@@ -240,8 +227,7 @@ async def test_what_is_stored_outlives_the_process(disk: SqliteWorld) -> None:
 @log_test
 async def test_results_share_commits(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
     """Hundreds of results at once take a handful of transactions."""
-    await make(disk.log)
-    await fill(disk.log, 300)
+    await make(disk.log, events=300)
     count = "SELECT commits FROM meta"
     before = await disk.database.read(lambda raw: raw.execute(count).fetchone()[0])
     await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 301)))
@@ -290,8 +276,7 @@ async def test_damage_of_one_bucket_refuses_no_others_results(disk: SqliteWorld)
 )
 async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> None:
     """What became of other events comes out, and a queue goes on behind that one."""
-    await make(disk.log)
-    await fill(disk.log, 3)
+    await make(disk.log, events=3)
     before = SqliteDeliveries(disk.database, disk.settings)
     for seq in (1, 2, 3):
         await before.record("b", seq, 0, result())
@@ -319,8 +304,7 @@ async def test_a_damaged_result_is_as_none(disk: SqliteWorld, damage: str) -> No
 @log_test
 async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
     """Over its bytes results are refused, and nothing that was taken is lost."""
-    await make(disk.log)
-    await fill(disk.log, 1)
+    await make(disk.log, events=1)
     disk.settings = type(disk.settings)(data=disk.settings.data, append_queue=10_000)
     deliveries = SqliteDeliveries(disk.database, disk.settings)
     told = await asyncio.gather(
@@ -338,8 +322,7 @@ async def test_the_queue_is_bounded(disk: SqliteWorld) -> None:
 @log_test
 async def test_a_cancelled_caller_takes_nothing_back(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
     """Who leaves before the commit leaves a result that is stored all the same, and harms nobody else's."""
-    await make(disk.log)
-    await fill(disk.log, 1)
+    await make(disk.log, events=1)
     tasks = [asyncio.create_task(stored.record("b", 1, output, result())) for output in (1, 2)]
     await asyncio.sleep(0)
     tasks[0].cancel()
@@ -350,8 +333,7 @@ async def test_a_cancelled_caller_takes_nothing_back(disk: SqliteWorld, stored: 
 @log_test
 async def test_rows_of_events_that_left_are_deleted(disk: SqliteWorld, stored: SqliteDeliveries) -> None:
     """After a trim and a drop nothing of what became of the events is in the file, in steps however much it was."""
-    await make(disk.log)
-    await fill(disk.log, 600)
+    await make(disk.log, events=600)
     await asyncio.gather(*(stored.record("b", seq, 1, result()) for seq in range(1, 601)))
     await stored.claim("b", 1, 0, [], 5, 1.0)
     count = "SELECT (SELECT count(*) FROM delivery), (SELECT count(*) FROM consumer)"

@@ -10,7 +10,7 @@ import pytest
 from relay_tornado.errors import BucketGone, Conflict, CursorLost, Invalid
 from relay_tornado.log.lineage import Placed, place_cursor
 from relay_tornado.model import Cursor, Event, Gap, Retention
-from tests.log.worlds import MANY, World, event, fill, make, read_all
+from tests.log.worlds import MANY, World, event, make, read_all
 
 log_test = pytest.mark.gen_test
 
@@ -111,8 +111,7 @@ async def test_a_later_run_opens_an_epoch(world: World) -> None:
 @log_test
 async def test_what_does_not_follow_is_refused_whole(world: World) -> None:
     """A hole, a repeat, times that go back, and no bucket: nothing of the batch is taken over."""
-    await make(world.log)
-    await fill(world.log, 3)
+    await make(world.log, events=3)
     late = 4e9
     for events, error in (
         (exported(5, 9, late), Conflict),

@@ -12,8 +12,8 @@ from relay_tornado.errors import NotFound, Unavailable
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.model import Gap
-from tests.log.stores import KEY, TERMS, keep_last, letters
-from tests.log.worlds import World, fill, make
+from tests.log.stores import KEY, TERMS, keep_last, letters, there
+from tests.log.worlds import World, make
 
 log_test = pytest.mark.gen_test
 
@@ -26,8 +26,7 @@ def ledgers(world: World, consumers: Consumers) -> Ledgers:
 @log_test
 async def test_a_ledger_is_shared(world: World, ledgers: Ledgers) -> None:
     """Whoever opens a consumer has the same ledger, with the same state, until the last one lets go of it."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     one, two = await asyncio.gather(ledgers.open(KEY, 2, TERMS), ledgers.open(KEY, 0))
     assert one is two
     assert one is ledgers.find(KEY)
@@ -78,8 +77,7 @@ async def test_the_last_terms_count(world: World, ledgers: Ledgers) -> None:
 @log_test
 async def test_a_deletion_reaches_those_who_use_it(world: World, ledgers: Ledgers) -> None:
     """They are told, and what they save afterwards is kept by nobody, also not by one that is made anew."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     ledger = await ledgers.open(KEY, 0, TERMS)
     told: list[bool] = []
     end = ledger.watch(lambda: told.append(ledger.gone))
@@ -95,8 +93,7 @@ async def test_a_deletion_reaches_those_who_use_it(world: World, ledgers: Ledger
     assert ledgers.find(KEY) is anew
     ledgers.close(anew)
     await ledgers.store.saved()
-    stored = await ledgers.store.get(KEY)
-    assert stored is not None
+    stored = await there(ledgers.store)
     assert stored.floor == 0
     end()
     end()
@@ -108,8 +105,7 @@ async def test_a_deletion_that_fails_changes_nothing(
     world: World, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those who use it go on with it, as does whoever opens it meanwhile or later, and what they save is kept."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     ledger = await ledgers.open(KEY, 0, TERMS)
     told: list[bool] = []
     ledger.watch(lambda: told.append(ledger.gone))
@@ -131,8 +127,7 @@ async def test_a_deletion_that_fails_changes_nothing(
         ledger.progress.done(taken)
     ledger.save()
     await ledgers.store.saved()
-    stored = await ledgers.store.get(KEY)
-    assert stored is not None
+    stored = await there(ledgers.store)
     assert stored.floor == 5
     assert await ledgers.delete(KEY)
     assert told == [True]
@@ -144,8 +139,7 @@ async def test_what_happens_while_a_consumer_is_deleted(
 ) -> None:
     """Whoever opens it gets a new one behind it, which keeps nothing of what was saved in the meantime; the last one
     who used it may close it."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     ledger = await ledgers.open(KEY, 0, TERMS)
     opening: list[asyncio.Task[Ledger]] = []
     delete = ledgers.store.delete
@@ -167,8 +161,7 @@ async def test_what_happens_while_a_consumer_is_deleted(
     assert anew is not ledger
     assert anew.progress.floor == 1
     await ledgers.store.saved()
-    stored = await ledgers.store.get(KEY)
-    assert stored is not None
+    stored = await there(ledgers.store)
     assert stored.floor == 1
     ledgers.close(anew)
 
@@ -178,8 +171,7 @@ async def test_a_loss_reaches_one_that_is_being_opened(
     world: World, ledgers: Ledgers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was read of it before that would pass over the events that get the lost ones' seqs."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     await ledgers.store.create(KEY, 5, TERMS, 1.0)
     read = ledgers.store.get
 
@@ -212,8 +204,7 @@ async def test_a_bucket_takes_its_ledgers_along(world: World, ledgers: Ledgers) 
 
 async def missing(ledgers: Ledgers, ledger: Ledger) -> tuple[list[tuple[int, str]], Gap | None]:
     await ledgers.store.saved()
-    stored = await ledgers.store.get(KEY)
-    assert stored is not None
+    stored = await there(ledgers.store)
     gaps = stored.gaps
     assert ledger.gap == (None if gaps is None else gaps.last)
     assert ledgers.counters.gaps["retention"] == (0 if gaps is None else gaps.times)
@@ -223,8 +214,7 @@ async def missing(ledgers: Ledgers, ledger: Ledger) -> tuple[list[tuple[int, str
 @log_test
 async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers: Ledgers) -> None:
     """What was out or parked is dead, what was never tried is a gap; log, counter and row tell of it."""
-    await make(world.log)
-    await fill(world.log, 10)
+    await make(world.log, events=10)
     ledger = await ledgers.open(KEY, 0, TERMS)
     assert await missing(ledgers, ledger) == ([], None)
     one, two, three = ledger.progress.take(10, 3, 0.0)
@@ -251,8 +241,7 @@ async def test_a_ledger_in_use_learns_what_retention_took(world: World, ledgers:
 @log_test
 async def test_a_consumer_that_comes_back_too_late_is_told(world: World, ledgers: Ledgers) -> None:
     """What left while nobody used it is a gap when it is opened."""
-    await make(world.log)
-    await fill(world.log, 10)
+    await make(world.log, events=10)
     async with ledgers.using((await ledgers.open(KEY, 3, TERMS)).key) as ledger:
         (taken,) = ledger.progress.take(10, 1, 0.0)
         ledger.progress.fail(taken, 5.0, 0.0)

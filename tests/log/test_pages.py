@@ -23,8 +23,7 @@ log_test = pytest.mark.gen_test
 async def reopened(folder: Path, events: int) -> SqliteWorld:
     """A log of so many events, none of which is in memory."""
     world = await SqliteWorld.open(folder)
-    await make(world.log)
-    await fill(world.log, events)
+    await make(world.log, events=events)
     await world.reopen()
     return world
 
@@ -102,8 +101,7 @@ async def test_blocks_of_large_events(io_loop: IOLoop, tmp_path: Path) -> None:
 async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tmp_path: Path) -> None:
     """It holds no more than its budget, and nothing of what was trimmed or dropped."""
     world = await SqliteWorld.open(tmp_path, page_cache=400_000, tail=100_000)
-    await make(world.log)
-    await fill(world.log, 2990)
+    await make(world.log, events=2990)
     await fill(world.log, 10)
     await read_all(world.log)
     pages, tail = world.log._pages, world.log._tail
@@ -124,8 +122,7 @@ async def test_the_cache_is_bounded_and_lets_go_of_what_left(io_loop: IOLoop, tm
 @log_test
 async def test_the_tail_is_read_without_a_thread(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recent events come from memory: `peek` has them all, and no read goes to the file."""
-    await make(disk.log)
-    await fill(disk.log, 500)
+    await make(disk.log, events=500)
     monkeypatch.setattr(disk.log._pages, "_read", None)
     assert len(await read_all(disk.log)) == 500
     page = disk.log.peek("b", 100, 256, MANY)

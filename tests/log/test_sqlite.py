@@ -137,8 +137,7 @@ async def test_a_commit_is_bounded(io_loop: IOLoop, tmp_path: Path) -> None:
 @log_test
 async def test_meta_counts_every_event(disk: SqliteWorld) -> None:
     """`appended` grows by the events stored, not by repeats or failures."""
-    await make(disk.log)
-    await fill(disk.log, 5)
+    await make(disk.log, events=5)
     for _ in range(2):
         await disk.log.append("b", event(dedupe=b"d", dedupe_window=100.0))
     with contextlib.suppress(BucketGone):
@@ -171,8 +170,7 @@ async def test_nothing_is_told_before_it_is_committed(disk: SqliteWorld) -> None
 @log_test
 async def test_readers_see_only_what_is_published(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """An event that is in the file but not announced yet is not read, wherever the page comes from."""
-    await make(disk.log)
-    await fill(disk.log, 3)
+    await make(disk.log, events=3)
     seen: list[int] = []
     publish = disk.log._appends._publish
 
@@ -282,8 +280,7 @@ async def test_of_a_log_that_was_dropped_nothing_is_kept(disk: SqliteWorld) -> N
     await make(disk.log)
     held = len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)
     for _ in range(20):
-        await make(disk.log, "c")
-        await fill(disk.log, 2, "c")
+        await make(disk.log, "c", events=2)
         await disk.log.drop("c")
     assert (len(disk.log._epochs), len(disk.log._opened), len(disk.log._logs)) == held
 

@@ -21,12 +21,12 @@ from relay_tornado.model import Retention
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from tests.failing import once as fails_once
-from tests.log.worlds import SqliteWorld, event, fill, make
+from tests.log.stores import KEY, there
+from tests.log.worlds import SqliteWorld, event, make
 from tests.waiting import until
 
 log_test = pytest.mark.gen_test
 
-KEY = Key("b", "client", "worker")
 TERMS = Terms()
 
 
@@ -40,8 +40,7 @@ def floors(path: Path) -> dict[str, int]:
 
 async def begin(world: SqliteWorld, *names: str) -> SqliteConsumers:
     """A store with consumers of these names, of a log with 20 events."""
-    await make(world.log)
-    await fill(world.log, 20)
+    await make(world.log, events=20)
     store = SqliteConsumers(world.database)
     for name in names:
         await store.create(KEY._replace(name=name), 0, TERMS, 1.0)
@@ -141,8 +140,7 @@ async def test_many_consumers_take_turns(disk: SqliteWorld, monkeypatch: pytest.
 async def test_a_dropped_log_takes_its_rows_along(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Consumers, what they parked and what they gave up leave the file in steps, and nobody else's do."""
     monkeypatch.setattr("relay_tornado.log.consumer_rows.STEP", 3)
-    await make(disk.log, "c")
-    await fill(disk.log, 5, "c")
+    await make(disk.log, "c", events=5)
     names = [str(number) for number in range(5)]
     store = await begin(disk, *names)
     other = Key("c", "client", "other")
@@ -163,8 +161,7 @@ async def test_a_dropped_log_takes_its_rows_along(disk: SqliteWorld, monkeypatch
             raw.close()
 
     await until(lambda: left() == [1, 3, 2, 1])
-    stored = await store.get(other)
-    assert stored is not None
+    stored = await there(store, other)
     assert set(stored.parked) == {1, 2, 3}
 
 
@@ -178,8 +175,7 @@ async def test_a_trim_goes_in_steps(disk: SqliteWorld, monkeypatch: pytest.Monke
     before = disk.database.commits
     await disk.log.trim("b", Retention(None, 4, None), None)
     assert disk.database.commits >= before + 6
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert (sorted(stored.parked), stored.dead) == ([17, 18, 19, 20], 16)
 
 

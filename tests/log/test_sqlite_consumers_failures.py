@@ -13,7 +13,8 @@ from relay_tornado.errors import RelayError, Unavailable
 from relay_tornado.log.consumers import Gaps
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
-from tests.log.test_sqlite_consumers import KEY, begin, floors
+from tests.log.stores import KEY, there
+from tests.log.test_sqlite_consumers import begin, floors
 from tests.log.worlds import SqliteWorld, event
 from tests.storage.faults import Faults, always, once
 from tests.waiting import until
@@ -56,8 +57,7 @@ async def test_what_damage_keeps_from_being_stored(faulty: SqliteWorld, faults: 
             faults.heal()
         ledger.save()
         await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert (stored.floor, set(stored.parked), stored.dead) == (6, {1, 4}, 2)
 
     faults.before = always("UPDATE consumer", sqlite3.SQLITE_CORRUPT)
@@ -73,8 +73,7 @@ async def test_what_damage_keeps_from_being_stored(faulty: SqliteWorld, faults: 
     assert again.progress.done(taken)
     again.save()
     await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert (stored.floor, set(stored.parked)) == (7, {1, 4})
     ledgers.close(again)
 
@@ -117,8 +116,7 @@ async def test_an_error_of_the_disk_loses_nothing(faulty: SqliteWorld, faults: F
         store.save(KEY, lambda: Changes(6, (), False, {5: Parked(1, 5.0, 1.0)}, {3}))
     await until(lambda: not faulty.database.problem)
     await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert stored.dead == 1
     if stored.floor == 6:
         assert set(stored.parked) == {4, 5}
@@ -135,8 +133,7 @@ async def test_what_is_saved_while_a_commit_fails_adds_up(disk: SqliteWorld) -> 
     store.save(KEY, lambda: Changes(3, (), False, {3: Parked(1, 1.0, 1.0)}, {1}))
     store.bumped()
     await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert (stored.floor, set(stored.parked), stored.dead) == (3, {3}, 1)
 
 
@@ -182,8 +179,7 @@ async def test_what_was_saved_and_lost_is_saved_anew(faulty: SqliteWorld) -> Non
         raw.execute("UPDATE consumer SET floor = 0")
     raw.close()
     ledgers.lost("b", 20)
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert (stored.floor, stored.parked) == (1, {1: Parked(1, 50.0, 1.0)})
     assert told == []
     ledgers.close(ledger)
@@ -247,8 +243,7 @@ async def test_gaps_that_could_not_be_stored_are_later(
         store.met(key, third, 7.0)
     await store.saved()
     for key in keys:
-        stored = await store.get(key)
-        assert stored is not None
+        stored = await there(store, key)
         assert (stored.untold, stored.gaps) == ((first, second, third), Gaps(3, third, 7.0))
     assert floors(faulty.database.path) == {"worker": 9 if match.endswith("floor") else 0, "other": 9}
 
@@ -262,8 +257,7 @@ async def test_changes_that_can_not_be_stored_take_no_gap_along(disk: SqliteWorl
     await store.saved()
     store.save(KEY, lambda: Changes(6))
     await store.saved()
-    stored = await store.get(KEY)
-    assert stored is not None
+    stored = await there(store)
     assert (stored.floor, stored.untold) == (6, (Gap("retention", 1, 2),))
 
 
@@ -293,6 +287,5 @@ async def test_a_damaged_record_of_gaps_keeps_no_change_from_being_stored(disk: 
             set_gap(None)
             store.save(KEY, changes)
         await store.saved()
-        stored = await store.get(KEY)
-        assert stored is not None
+        stored = await there(store)
         assert (stored.floor, set(stored.parked), stored.untold) == (floor, parked, untold)

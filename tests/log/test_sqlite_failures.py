@@ -35,8 +35,7 @@ async def settled(world: SqliteWorld) -> None:
 @log_test
 async def test_a_head_that_is_not_there_does_not_move(disk: SqliteWorld) -> None:
     """Events whose log left meanwhile are not committed."""
-    await make(disk.log)
-    await fill(disk.log, 2)
+    await make(disk.log, events=2)
     state = disk.log._logs["b"]
     for params in ([state.key + 7, 9, 1, 1.0], [state.key, 2, 0, 1e12, state.key + 7, 9, 1, 1.0]):
         with pytest.raises(sqlite3.IntegrityError, match="not there any more"):
@@ -51,8 +50,7 @@ async def test_a_head_that_is_not_there_does_not_move(disk: SqliteWorld) -> None
 @log_test
 async def test_a_failed_commit_stores_nothing_and_gives_the_seqs_out_again(faulty: SqliteWorld, faults: Faults) -> None:
     """Rolled back: the senders are told Unavailable, nobody sees anything, and the next event gets that place."""
-    await make(faulty.log)
-    await fill(faulty.log, 3)
+    await make(faulty.log, events=3)
     calls: list[str] = []
     watch = faulty.log.watch(None, calls.append)
     faults.before = once("INSERT OR FAIL INTO event", sqlite3.SQLITE_IOERR)
@@ -70,8 +68,7 @@ async def test_a_failed_commit_stores_nothing_and_gives_the_seqs_out_again(fault
 @pytest.mark.parametrize("done", [False, True])
 async def test_a_commit_of_unknown_outcome(faulty: SqliteWorld, faults: Faults, done: bool) -> None:
     """The senders are told Unknown; what turns out committed is published, and no seq is given out twice."""
-    epoch = await make(faulty.log)
-    await fill(faulty.log, 3)
+    epoch = await make(faulty.log, events=3)
     calls: list[int] = []
     watch = faulty.log.watch(["b"], lambda bucket: calls.append(watch.head(bucket)))
     fault = once("COMMIT", sqlite3.SQLITE_IOERR_FSYNC)
@@ -165,8 +162,7 @@ async def test_a_sender_that_can_not_be_answered(disk: SqliteWorld) -> None:
 @log_test
 async def test_an_epoch_whose_opening_is_unknown(faulty: SqliteWorld) -> None:
     """Where the commit that opened an epoch is of unknown outcome, that epoch is trusted no further."""
-    first = await make(faulty.log)
-    await fill(faulty.log, 2)
+    first = await make(faulty.log, events=2)
     await faulty.reopen()
     place = await faulty.log.append("b", event())
     faulty.log._opened.clear()
@@ -181,8 +177,7 @@ async def test_an_epoch_whose_opening_is_unknown(faulty: SqliteWorld) -> None:
 @log_test
 async def test_published_events_that_are_gone(faulty: SqliteWorld, faults: Faults) -> None:
     """Where the reopened file has less than was published: said loudly, and their ids never come back."""
-    epoch = await make(faulty.log)
-    await fill(faulty.log, 5)
+    epoch = await make(faulty.log, events=5)
     with behind(faulty) as raw:
         raw.execute("DELETE FROM event WHERE seq > 3")
         raw.execute("UPDATE log SET head = 3")
@@ -206,8 +201,7 @@ async def test_published_events_that_are_gone(faulty: SqliteWorld, faults: Fault
 @log_test
 async def test_a_file_that_was_changed_behind_the_relay(faulty: SqliteWorld) -> None:
     """Where memory and file differ nothing is stored on top: all is read again, and then it is stored behind that."""
-    await make(faulty.log)
-    await fill(faulty.log, 3)
+    await make(faulty.log, events=3)
     with behind(faulty) as raw:
         raw.execute(
             "INSERT INTO event SELECT log, 4, size, crc, 9e9, input_id, method, path, query, headers, remote_ip, body,"
@@ -226,8 +220,7 @@ async def test_while_the_file_can_not_be_opened_appends_fail_at_once(
 ) -> None:
     """Reads go on from memory and file, appends are refused without waiting, and it comes back by itself."""
     monkeypatch.setattr(writers, "_BACKOFF", (0.01, 0.02))
-    await make(faulty.log)
-    await fill(faulty.log, 3)
+    await make(faulty.log, events=3)
     faults.before = always("COMMIT", sqlite3.SQLITE_IOERR)
     faults.opening = sqlite3.SQLITE_CANTOPEN
     with pytest.raises(Unknown):
@@ -261,8 +254,7 @@ async def test_a_full_disk_by_sqlite(faulty: SqliteWorld, faults: Faults) -> Non
 )
 async def test_too_little_memory_for_a_moment(faulty: SqliteWorld, faults: Faults, met: str) -> None:
     """Whichever statement of the writer it meets, the writer goes on, and what was acknowledged is there."""
-    await make(faulty.log)
-    await fill(faulty.log, 1)
+    await make(faulty.log, events=1)
     faulty.database._writer._checkpoints._at = 1
     left = ["INSERT OR FAIL INTO event", "ROLLBACK"] if met == "ROLLBACK" else [met]
     faults.before = lambda sql: sqlite3.SQLITE_NOMEM if left and sql.startswith(left[0]) and left.pop(0) else None
@@ -278,8 +270,7 @@ async def test_too_little_memory_for_a_moment(faulty: SqliteWorld, faults: Fault
 @log_test
 async def test_low_space(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the reserve appends are refused before they queue, and /readyz says so; trimming goes on; it comes back."""
-    await make(disk.log)
-    await fill(disk.log, 10)
+    await make(disk.log, events=10)
     monkeypatch.setattr(Space, "low", lambda self, *sizes: True)
     future = asyncio.ensure_future(disk.log.append("b", event()))
     assert future.done()
@@ -315,8 +306,7 @@ async def test_a_log_that_the_file_does_not_have_any_more(faulty: SqliteWorld, f
 @log_test
 async def test_an_error_opens_no_epoch(faulty: SqliteWorld, faults: Faults) -> None:
     """Where nothing was lost, the one that this process opened goes on."""
-    await make(faulty.log)
-    await fill(faulty.log, 1)
+    await make(faulty.log, events=1)
     await faulty.close()
     faulty.database = await Database.open(faulty.settings, factory=faults.factory)
     faulty.log = await SqliteEventLog.open(faulty.database, faulty.settings)

@@ -21,8 +21,7 @@ log_test = pytest.mark.gen_test
 @log_test
 async def test_trim_by_count(world: World) -> None:
     """The newest `max_events` stay; readers before them get CursorLost with the first that is there."""
-    await make(world.log)
-    await fill(world.log, 600)
+    await make(world.log, events=600)
     assert await world.log.trim("b", Retention(None, 100, None), None) == 500
     assert [e.seq for e in await read_all(world.log, after=500)] == list(range(501, 601))
     for after in (0, 100, 499):
@@ -42,8 +41,7 @@ async def test_trim_by_count(world: World) -> None:
 @log_test
 async def test_an_emptied_log_remembers_its_head(world: World) -> None:
     """Seqs go on where they were, over a restart with no event left: none is ever used twice."""
-    epoch = await make(world.log)
-    await fill(world.log, 5)
+    epoch = await make(world.log, events=5)
     await world.log.trim("b", Retention(None, 0, None), None)
     await world.reopen()
     bounds = await world.log.bounds("b")
@@ -69,8 +67,7 @@ async def test_trim_by_bytes(world: World) -> None:
 @log_test
 async def test_trim_by_age(world: World) -> None:
     """Events that are older than `max_age` leave."""
-    await make(world.log)
-    await fill(world.log, 5)
+    await make(world.log, events=5)
     assert await world.log.trim("b", Retention(3600.0, None, None), None) == 0
     await asyncio.sleep(0.05)
     assert await world.log.trim("b", Retention(0.01, None, None), None) == 5
@@ -80,8 +77,7 @@ async def test_trim_by_age(world: World) -> None:
 @log_test
 async def test_trim_by_the_strictest_limit(world: World) -> None:
     """Whichever limit is met first counts."""
-    await make(world.log)
-    await fill(world.log, 50)
+    await make(world.log, events=50)
     size = event().size
     assert await world.log.trim("b", Retention(3600.0, 40, 30 * size), None) == 20
     assert await world.log.trim("b", Retention(3600.0, 25, 30 * size), None) == 5
@@ -90,8 +86,7 @@ async def test_trim_by_the_strictest_limit(world: World) -> None:
 @log_test
 async def test_a_floor_stays(world: World) -> None:
     """What lies at or above `floor` is kept, whatever the limits say."""
-    await make(world.log)
-    await fill(world.log, 600)
+    await make(world.log, events=600)
     assert await world.log.trim("b", Retention(None, 10, None), 300) == 299
     assert (await world.log.bounds("b")).first == 300
     assert await world.log.trim("b", Retention(None, 10, None), 300) == 0
@@ -101,8 +96,7 @@ async def test_a_floor_stays(world: World) -> None:
 @log_test
 async def test_trimming_while_others_read_and_append(world: World) -> None:
     """Readers see dense runs or are told where to go on; appenders see dense seqs."""
-    await make(world.log)
-    await fill(world.log, 1000)
+    await make(world.log, events=1000)
     stop = False
 
     async def reader() -> int:
@@ -164,8 +158,7 @@ async def test_bytes_are_exact(disk: SqliteWorld) -> None:
 @log_test
 async def test_a_trim_gives_way_to_appends(disk: SqliteWorld) -> None:
     """A long trim goes in steps; appends are committed between them."""
-    await make(disk.log)
-    await fill(disk.log, 5000)
+    await make(disk.log, events=5000)
     trimming = asyncio.ensure_future(disk.log.trim("b", Retention(None, 0, None), None))
     firsts = set()
     for _ in range(8):
@@ -178,8 +171,7 @@ async def test_a_trim_gives_way_to_appends(disk: SqliteWorld) -> None:
 @log_test
 async def test_a_drop_that_was_cut_off_goes_on(disk: SqliteWorld) -> None:
     """The rows of a dropped log leave in the background, and after a restart where they are left over."""
-    await make(disk.log)
-    await fill(disk.log, 3000)
+    await make(disk.log, events=3000)
     await disk.log.append("b", event(dedupe=b"d", dedupe_window=100.0))
     await disk.log.drop("b")
     await disk.close()
@@ -187,8 +179,7 @@ async def test_a_drop_that_was_cut_off_goes_on(disk: SqliteWorld) -> None:
         assert raw.execute("SELECT count(*) FROM event").fetchone()[0] > 0
         assert raw.execute("SELECT dropped, first, head FROM log").fetchall() == [(1, 3002, 3001)]
     await disk.reopen()
-    await make(disk.log)
-    await fill(disk.log, 2)
+    await make(disk.log, events=2)
     count = "SELECT (SELECT count(*) FROM log) = 1"
     await until(lambda: disk.database.read(lambda raw: bool(raw.execute(count).fetchone()[0])))
     counts = await disk.database.read(
@@ -201,8 +192,7 @@ async def test_a_drop_that_was_cut_off_goes_on(disk: SqliteWorld) -> None:
 async def test_an_event_larger_than_a_step_leaves_in_one(disk: SqliteWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a trim, and with its log, of which nothing stays."""
     monkeypatch.setattr(reclaim, "STEP_BYTES", 10)
-    await make(disk.log)
-    await fill(disk.log, 5)
+    await make(disk.log, events=5)
     assert await disk.log.trim("b", Retention(None, 2, None), None) == 3
     await disk.log.drop("b")
     left = "SELECT (SELECT count(*) FROM log), (SELECT count(*) FROM event)"

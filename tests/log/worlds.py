@@ -117,10 +117,11 @@ def behind(world: SqliteWorld) -> Iterator[sqlite3.Connection]:
             raw.execute(sql)
 
 
-async def make(log: EventLog, bucket_id: str = "b") -> str:
-    """A log with its first epoch, which is returned."""
+async def make(log: EventLog, bucket_id: str = "b", *, events: int = 0, size: int = 4) -> str:
+    """A log with its first epoch, which is returned, and perhaps with events, as `fill` makes them."""
     epoch = new_epoch()
     await log.create(bucket_id, epoch)
+    await fill(log, events, bucket_id, size)
     return epoch
 
 
