@@ -1,12 +1,13 @@
 """An administration over each kind of engine."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
+from tornado.ioloop import IOLoop
 
-from tests.admin.logs_world import OpenLogs, memory_logs, sqlite_logs
-from tests.admin.world import OpenWorld, memory_world, sqlite_world
+from tests.admin.world import OpenWorld, World, held_open, memory_world, sqlite_world
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -16,12 +17,12 @@ def open_world(request: pytest.FixtureRequest, tmp_path: Path) -> OpenWorld:
 
 
 @pytest.fixture
+def world(open_world: OpenWorld, io_loop: IOLoop) -> Iterator[World]:
+    """One of these, with the usual settings."""
+    yield from held_open(io_loop, open_world())
+
+
+@pytest.fixture
 def open_memory(tmp_path: Path) -> OpenWorld:
     """The same over memory alone, for what does not reach the engine."""
     return partial(memory_world, tmp_path / "data")
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def open_logs(request: pytest.FixtureRequest, tmp_path: Path) -> OpenLogs:
-    """The same of a world of logs."""
-    return partial(memory_logs if request.param == "memory" else sqlite_logs, tmp_path / "data")

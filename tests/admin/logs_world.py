@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import pytest
+from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
@@ -29,10 +30,10 @@ from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.wire.fields import Document
+from tests.admin.world import held_open
 
 ROOT = Token("root", "hash", 0.0)
 
-OpenLogs: TypeAlias = "Callable[[], AbstractAsyncContextManager[LogsWorld]]"
 logs_test = pytest.mark.gen_test
 
 
@@ -92,6 +93,12 @@ async def sqlite_logs(folder: Path) -> AsyncIterator[LogsWorld]:
         await log.close()
     finally:
         await database.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def world(request: pytest.FixtureRequest, tmp_path: Path, io_loop: IOLoop) -> Iterator[LogsWorld]:
+    """Over each kind of engine."""
+    yield from held_open(io_loop, (memory_logs if request.param == "memory" else sqlite_logs)(tmp_path / "data"))
 
 
 def ids(page: Document) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from relay_tornado.errors import BucketGone, Conflict, Invalid, NotFound, Unavailable, Unknown
 from relay_tornado.model import DAY, BucketAuth, Dedupe, Retention
 from relay_tornado.wire.rest import bucket_document
-from tests.admin.world import OpenWorld, event
+from tests.admin.world import OpenWorld, World, event
 
 ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
@@ -48,14 +48,13 @@ async def test_a_new_bucket_can_be_appended_to(open_world: OpenWorld) -> None:
         ({"description": "two\nlines"}, "description", "two\nlines"),
     ],
 )
-async def test_options(open_world: OpenWorld, options: dict[str, Any], field: str, expected: object) -> None:
+async def test_options(world: World, options: dict[str, Any], field: str, expected: object) -> None:
     """Each option arrives in the record, whether the bucket is made with it or changed to it."""
-    async with open_world() as world:
-        made = await world.administration.create_bucket("made", **options)
-        bare = await world.administration.create_bucket("bare")
-        changed = await world.administration.set_bucket("bare", **options)
-        for bucket in (made, changed, world.registry.get("bucket", bare.id)):
-            assert getattr(bucket, field) == expected
+    made = await world.administration.create_bucket("made", **options)
+    bare = await world.administration.create_bucket("bare")
+    changed = await world.administration.set_bucket("bare", **options)
+    for bucket in (made, changed, world.registry.get("bucket", bare.id)):
+        assert getattr(bucket, field) == expected
 
 
 @pytest.mark.gen_test
@@ -128,22 +127,21 @@ async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], fiel
 
 
 @pytest.mark.gen_test
-async def test_refusals_hold_no_secret(open_world: OpenWorld) -> None:
+async def test_refusals_hold_no_secret(world: World) -> None:
     """Neither an error nor a repr shows what senders must bring."""
-    async with open_world() as world:
-        for auth in (
-            {"type": "basic", "username": "u", "password": "hunter2\n"},
-            {"type": "none", "password": "hunter2"},
-            {"type": "token", "token": "hunter2 hunter2"},
-            {"type": "token", "token": ["hunter2"]},
-        ):
-            with pytest.raises(Invalid) as caught:
-                await world.administration.create_bucket("orders", auth=auth)
-            assert "hunter2" not in str(caught.value)
-        bucket = await world.administration.create_bucket(
-            "orders", auth={"type": "basic", "username": "u", "password": "hunter2"}
-        )
-        assert "hunter2" not in repr(bucket)
+    for auth in (
+        {"type": "basic", "username": "u", "password": "hunter2\n"},
+        {"type": "none", "password": "hunter2"},
+        {"type": "token", "token": "hunter2 hunter2"},
+        {"type": "token", "token": ["hunter2"]},
+    ):
+        with pytest.raises(Invalid) as caught:
+            await world.administration.create_bucket("orders", auth=auth)
+        assert "hunter2" not in str(caught.value)
+    bucket = await world.administration.create_bucket(
+        "orders", auth={"type": "basic", "username": "u", "password": "hunter2"}
+    )
+    assert "hunter2" not in repr(bucket)
 
 
 @pytest.mark.gen_test
@@ -171,168 +169,159 @@ async def test_bad_names(open_memory: OpenWorld, name: str) -> None:
 
 
 @pytest.mark.gen_test
-async def test_taken_names(open_world: OpenWorld) -> None:
+async def test_taken_names(world: World) -> None:
     """A name belongs to one bucket: a second one is a Conflict, and leaves no log behind; so is renaming to it."""
-    async with open_world() as world:
-        first = await world.administration.create_bucket("orders")
-        with pytest.raises(Conflict, match="orders"):
-            await world.administration.create_bucket("orders")
-        assert set(await world.log.buckets()) == {first.id}
-        await world.administration.create_bucket("billing")
-        with pytest.raises(Conflict):
-            await world.administration.set_bucket("billing", name="orders")
-        await world.administration.set_bucket("orders", name="sales")
-        assert (await world.administration.set_bucket("billing", name="orders")).name == "orders"
+    first = await world.administration.create_bucket("orders")
+    with pytest.raises(Conflict, match="orders"):
+        await world.administration.create_bucket("orders")
+    assert set(await world.log.buckets()) == {first.id}
+    await world.administration.create_bucket("billing")
+    with pytest.raises(Conflict):
+        await world.administration.set_bucket("billing", name="orders")
+    await world.administration.set_bucket("orders", name="sales")
+    assert (await world.administration.set_bucket("billing", name="orders")).name == "orders"
 
 
 @pytest.mark.gen_test
-async def test_a_name_that_is_taken_meanwhile(open_world: OpenWorld) -> None:
+async def test_a_name_that_is_taken_meanwhile(world: World) -> None:
     """Of several who make a bucket of one name at once, one succeeds, and the others leave no log behind."""
-    async with open_world() as world:
-        outcomes = await asyncio.gather(
-            *(world.administration.create_bucket("orders") for _ in range(5)), return_exceptions=True
-        )
-        assert sum(isinstance(each, Conflict) for each in outcomes) == 4
-        assert set(await world.log.buckets()) == {bucket.id for bucket in world.administration.list_buckets()}
+    outcomes = await asyncio.gather(
+        *(world.administration.create_bucket("orders") for _ in range(5)), return_exceptions=True
+    )
+    assert sum(isinstance(each, Conflict) for each in outcomes) == 4
+    assert set(await world.log.buckets()) == {bucket.id for bucket in world.administration.list_buckets()}
 
 
 @pytest.mark.gen_test
-async def test_names_and_ids_are_interchangeable(open_world: OpenWorld) -> None:
+async def test_names_and_ids_are_interchangeable(world: World) -> None:
     """A bucket is found by either, everywhere; anything else is NotFound."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        for reference in ("orders", bucket.id):
-            assert world.administration.find_bucket(reference).id == bucket.id
-            assert (await world.administration.set_bucket(reference, description=reference)).description == reference
-        for call in (
-            lambda: world.administration.set_bucket("order", description=""),
-            lambda: world.administration.delete_bucket("order"),
-            lambda: world.administration.set_input("order", body=""),
-        ):
-            with pytest.raises(NotFound, match="'order'"):
-                await call()
+    bucket = await world.administration.create_bucket("orders")
+    for reference in ("orders", bucket.id):
+        assert world.administration.find_bucket(reference).id == bucket.id
+        assert (await world.administration.set_bucket(reference, description=reference)).description == reference
+    for call in (
+        lambda: world.administration.set_bucket("order", description=""),
+        lambda: world.administration.delete_bucket("order"),
+        lambda: world.administration.set_input("order", body=""),
+    ):
+        with pytest.raises(NotFound, match="'order'"):
+            await call()
 
 
 @pytest.mark.gen_test
-async def test_what_is_left_out_stays(open_world: OpenWorld) -> None:
+async def test_what_is_left_out_stays(world: World) -> None:
     """A change touches what it names alone, in the nested parts, too; a change of nothing is none."""
-    async with open_world() as world:
-        made = await world.administration.create_bucket(
-            "orders",
-            description="d",
-            auth={"type": "basic", "username": "u", "password": "p"},
-            retention={"max_events": 5},
-            dedupe={"header": "X-Id", "window": 60},
-        )
-        world.now += 10
-        same = await world.administration.set_bucket("orders", description="d", dedupe={"header": "X-Id"})
-        assert same == made
-        assert world.registry.revision("bucket", made.id) == 1
-        changed = await world.administration.set_bucket(
-            "orders", auth={"password": "q"}, retention={"max_age": None}, dedupe={"window": 70}
-        )
-        assert changed.auth == BucketAuth("basic", "u", "q")
-        assert changed.retention == Retention(None, 5)
-        assert changed.dedupe == Dedupe("X-Id", 70)
-        assert (changed.description, changed.created_at) == (made.description, made.created_at)
-        assert changed.updated_at == world.now
-        switched = await world.administration.set_bucket("orders", auth={"type": "token", "token": "t"})
-        assert switched.auth == BucketAuth("token", token="t")
-        assert (await world.administration.set_bucket("orders", auth={"type": "none"})).auth == BucketAuth()
+    made = await world.administration.create_bucket(
+        "orders",
+        description="d",
+        auth={"type": "basic", "username": "u", "password": "p"},
+        retention={"max_events": 5},
+        dedupe={"header": "X-Id", "window": 60},
+    )
+    world.now += 10
+    same = await world.administration.set_bucket("orders", description="d", dedupe={"header": "X-Id"})
+    assert same == made
+    assert world.registry.revision("bucket", made.id) == 1
+    changed = await world.administration.set_bucket(
+        "orders", auth={"password": "q"}, retention={"max_age": None}, dedupe={"window": 70}
+    )
+    assert changed.auth == BucketAuth("basic", "u", "q")
+    assert changed.retention == Retention(None, 5)
+    assert changed.dedupe == Dedupe("X-Id", 70)
+    assert (changed.description, changed.created_at) == (made.description, made.created_at)
+    assert changed.updated_at == world.now
+    switched = await world.administration.set_bucket("orders", auth={"type": "token", "token": "t"})
+    assert switched.auth == BucketAuth("token", token="t")
+    assert (await world.administration.set_bucket("orders", auth={"type": "none"})).auth == BucketAuth()
 
 
 @pytest.mark.gen_test
-async def test_retention_is_sent_back_as_it_was(open_world: OpenWorld) -> None:
+async def test_retention_is_sent_back_as_it_was(world: World) -> None:
     """hard_max_bytes stays when a bucket waits for consumers no longer, and is refused only where it changes."""
-    async with open_world() as world:
-        await world.administration.create_bucket(
-            "orders", retention={"wait_for_consumers": True, "hard_max_bytes": 1 << 40}
-        )
-        now = await world.administration.set_bucket("orders", retention={"wait_for_consumers": False})
-        shown = bucket_document(now)["retention"]
-        assert shown["hard_max_bytes"] == 1 << 40
-        assert await world.administration.set_bucket("orders", retention=shown) == now
-        with pytest.raises(Invalid, match="wait_for_consumers"):
-            await world.administration.set_bucket("orders", retention={**shown, "hard_max_bytes": 1 << 41})
+    await world.administration.create_bucket(
+        "orders", retention={"wait_for_consumers": True, "hard_max_bytes": 1 << 40}
+    )
+    now = await world.administration.set_bucket("orders", retention={"wait_for_consumers": False})
+    shown = bucket_document(now)["retention"]
+    assert shown["hard_max_bytes"] == 1 << 40
+    assert await world.administration.set_bucket("orders", retention=shown) == now
+    with pytest.raises(Invalid, match="wait_for_consumers"):
+        await world.administration.set_bucket("orders", retention={**shown, "hard_max_bytes": 1 << 41})
 
 
 @pytest.mark.gen_test
-async def test_changes_at_once_lose_nothing(open_world: OpenWorld) -> None:
+async def test_changes_at_once_lose_nothing(world: World) -> None:
     """Each of several concurrent changes to one bucket is in the record at the end."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        await asyncio.gather(
-            world.administration.set_bucket("orders", description="d"),
-            world.administration.set_bucket("orders", retention={"max_events": 1}),
-            world.administration.set_bucket("orders", retention={"max_bytes": 2}),
-            world.administration.set_bucket("orders", max_body=3),
-            world.administration.set_input("orders", body="4"),
-        )
-        found = world.registry.get("bucket", bucket.id)
-        assert (found.description, found.max_body, found.inputs[0].body) == ("d", 3, "4")
-        assert (found.retention.max_events, found.retention.max_bytes) == (1, 2)
+    bucket = await world.administration.create_bucket("orders")
+    await asyncio.gather(
+        world.administration.set_bucket("orders", description="d"),
+        world.administration.set_bucket("orders", retention={"max_events": 1}),
+        world.administration.set_bucket("orders", retention={"max_bytes": 2}),
+        world.administration.set_bucket("orders", max_body=3),
+        world.administration.set_input("orders", body="4"),
+    )
+    found = world.registry.get("bucket", bucket.id)
+    assert (found.description, found.max_body, found.inputs[0].body) == ("d", 3, "4")
+    assert (found.retention.max_events, found.retention.max_bytes) == (1, 2)
 
 
 @pytest.mark.gen_test
-async def test_a_deleted_bucket_is_gone(open_world: OpenWorld) -> None:
+async def test_a_deleted_bucket_is_gone(world: World) -> None:
     """Its log takes nothing more, and its name makes another bucket with another id and input."""
-    async with open_world() as world:
-        first = await world.administration.create_bucket("orders")
+    first = await world.administration.create_bucket("orders")
+    await world.log.append(first.id, event())
+    assert await world.administration.delete_bucket("orders") == first
+    with pytest.raises(BucketGone):
         await world.log.append(first.id, event())
-        assert await world.administration.delete_bucket("orders") == first
-        with pytest.raises(BucketGone):
-            await world.log.append(first.id, event())
-        with pytest.raises(NotFound):
-            await world.administration.delete_bucket(first.id)
-        second = await world.administration.create_bucket("orders")
-        assert second.id != first.id
-        assert second.inputs[0].id != first.inputs[0].id
-        assert (await world.log.append(second.id, event())).seq == 1
+    with pytest.raises(NotFound):
+        await world.administration.delete_bucket(first.id)
+    second = await world.administration.create_bucket("orders")
+    assert second.id != first.id
+    assert second.inputs[0].id != first.inputs[0].id
+    assert (await world.log.append(second.id, event())).seq == 1
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(("error", "kept"), [(Unavailable, 0), (Unknown, 1)])
 async def test_a_bucket_that_can_not_be_stored(
-    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch, error: type[Unavailable], kept: int
+    world: World, monkeypatch: pytest.MonkeyPatch, error: type[Unavailable], kept: int
 ) -> None:
     """Its log is dropped again, unless it may have been stored after all: then the next start sees which it is."""
-    async with open_world() as world:
 
-        async def refuse(*_: object, **__: object) -> int:
-            raise error("the disk failed")
+    async def refuse(*_: object, **__: object) -> int:
+        raise error("the disk failed")
 
-        with monkeypatch.context() as patch:
-            patch.setattr(world.registry, "put", refuse)
-            with pytest.raises(error):
-                await world.administration.create_bucket("orders")
-        assert len(await world.log.buckets()) == kept
-        await world.administration.reconcile()
-        assert list(await world.log.buckets()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(world.registry, "put", refuse)
+        with pytest.raises(error):
+            await world.administration.create_bucket("orders")
+    assert len(await world.log.buckets()) == kept
+    await world.administration.reconcile()
+    assert list(await world.log.buckets()) == []
 
 
 @pytest.mark.gen_test
-async def test_the_log_is_there_before_the_bucket(open_world: OpenWorld) -> None:
+async def test_the_log_is_there_before_the_bucket(world: World) -> None:
     """Whoever hears of a new bucket can append to it; whoever hears that it is gone knows its log goes next."""
-    async with open_world() as world:
-        seen: list[set[str]] = []
-        logs: set[str] = set()
-        create, drop = world.log.create, world.log.drop
+    seen: list[set[str]] = []
+    logs: set[str] = set()
+    create, drop = world.log.create, world.log.drop
 
-        async def noted_create(bucket_id: str, epoch: str, first: int = 1) -> None:
-            await create(bucket_id, epoch, first)
-            logs.add(bucket_id)
+    async def noted_create(bucket_id: str, epoch: str, first: int = 1) -> None:
+        await create(bucket_id, epoch, first)
+        logs.add(bucket_id)
 
-        async def noted_drop(bucket_id: str) -> None:
-            logs.discard(bucket_id)
-            await drop(bucket_id)
+    async def noted_drop(bucket_id: str) -> None:
+        logs.discard(bucket_id)
+        await drop(bucket_id)
 
-        world.log.create, world.log.drop = noted_create, noted_drop  # type: ignore[method-assign]
-        end = world.registry.watch(lambda kind, key: seen.append(set(logs)))
-        bucket = await world.administration.create_bucket("orders")
-        await world.administration.delete_bucket("orders")
-        end()
-        assert seen == [{bucket.id}, {bucket.id}]
-        assert logs == set()
+    world.log.create, world.log.drop = noted_create, noted_drop  # type: ignore[method-assign]
+    end = world.registry.watch(lambda kind, key: seen.append(set(logs)))
+    bucket = await world.administration.create_bucket("orders")
+    await world.administration.delete_bucket("orders")
+    end()
+    assert seen == [{bucket.id}, {bucket.id}]
+    assert logs == set()
 
 
 @pytest.mark.gen_test

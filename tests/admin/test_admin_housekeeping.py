@@ -20,64 +20,61 @@ from tests.admin.world import OpenWorld, World, event, sqlite_world
 
 
 @pytest.mark.gen_test
-async def test_reconcile_completes_what_was_cut_off(open_world: OpenWorld) -> None:
+async def test_reconcile_completes_what_was_cut_off(world: World) -> None:
     """A log that nobody knows is dropped, and what is in line stays."""
-    async with open_world() as world:
-        kept = await world.administration.create_bucket("kept")
-        await world.log.append(kept.id, event())
-        stray = new_uuid()
-        await world.log.create(stray, new_epoch())
-        await world.administration.reconcile()
-        assert set(await world.log.buckets()) == {kept.id}
-        assert (await world.log.bounds(kept.id)).head == 1
-        with pytest.raises(BucketGone):
-            await world.log.append(stray, event())
-        await world.administration.reconcile()
-        assert set(await world.log.buckets()) == {kept.id}
+    kept = await world.administration.create_bucket("kept")
+    await world.log.append(kept.id, event())
+    stray = new_uuid()
+    await world.log.create(stray, new_epoch())
+    await world.administration.reconcile()
+    assert set(await world.log.buckets()) == {kept.id}
+    assert (await world.log.bounds(kept.id)).head == 1
+    with pytest.raises(BucketGone):
+        await world.log.append(stray, event())
+    await world.administration.reconcile()
+    assert set(await world.log.buckets()) == {kept.id}
 
 
 @pytest.mark.gen_test
 async def test_a_log_that_can_not_be_dropped_keeps_nobody_from_serving(
-    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where its rows are damaged, say: the other strange ones go, and it does at another start."""
-    async with open_world() as world:
-        strays, drop = [new_uuid(), new_uuid()], world.log.drop
-        for stray in strays:
-            await world.log.create(stray, new_epoch())
+    strays, drop = [new_uuid(), new_uuid()], world.log.drop
+    for stray in strays:
+        await world.log.create(stray, new_epoch())
 
-        async def failing_drop(bucket_id: str) -> None:
-            if bucket_id == strays[0]:
-                raise Unavailable("the disk failed")
-            await drop(bucket_id)
+    async def failing_drop(bucket_id: str) -> None:
+        if bucket_id == strays[0]:
+            raise Unavailable("the disk failed")
+        await drop(bucket_id)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(world.log, "drop", failing_drop)
-            await world.administration.reconcile()
-        assert set(await world.log.buckets()) == {strays[0]}
+    with monkeypatch.context() as patch:
+        patch.setattr(world.log, "drop", failing_drop)
         await world.administration.reconcile()
-        assert set(await world.log.buckets()) == set()
+    assert set(await world.log.buckets()) == {strays[0]}
+    await world.administration.reconcile()
+    assert set(await world.log.buckets()) == set()
 
 
 @pytest.mark.gen_test
-async def test_damage_removes_nothing(open_world: OpenWorld) -> None:
+async def test_damage_removes_nothing(world: World) -> None:
     """Where a bucket's log has another bucket's id by now, no log is dropped or made, however often the relay starts;
     the bucket takes no events, and the others do."""
-    async with open_world() as world:
-        damaged = await world.administration.create_bucket("damaged")
-        other = await world.administration.create_bucket("other")
-        await world.log.drop(damaged.id)
-        stray = new_uuid()
-        await world.log.create(stray, new_epoch())
-        await world.log.append(stray, event())
-        for _ in range(2):
-            with capture_logs() as logs:
-                await world.administration.reconcile()
-            assert [(entry["event"], entry["bucket"]) for entry in logs] == [("bucket_without_log", "damaged")]
-        assert (await world.log.bounds(stray)).head == 1
-        assert (await world.log.append(other.id, event())).seq == 1
-        with pytest.raises(BucketGone):
-            await world.log.append(damaged.id, event())
+    damaged = await world.administration.create_bucket("damaged")
+    other = await world.administration.create_bucket("other")
+    await world.log.drop(damaged.id)
+    stray = new_uuid()
+    await world.log.create(stray, new_epoch())
+    await world.log.append(stray, event())
+    for _ in range(2):
+        with capture_logs() as logs:
+            await world.administration.reconcile()
+        assert [(entry["event"], entry["bucket"]) for entry in logs] == [("bucket_without_log", "damaged")]
+    assert (await world.log.bounds(stray)).head == 1
+    assert (await world.log.append(other.id, event())).seq == 1
+    with pytest.raises(BucketGone):
+        await world.log.append(damaged.id, event())
 
 
 @pytest.mark.gen_test
@@ -110,33 +107,31 @@ async def test_a_record_that_damage_hides_costs_no_log(tmp_path: Path, trace: st
 
 @pytest.mark.gen_test
 async def test_nothing_is_dropped_where_the_records_can_not_be_read(
-    open_world: OpenWorld, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether a log is needed is not known then; the start goes on, and the next one looks again."""
-    async with open_world() as world:
-        await world.log.create(new_uuid(), new_epoch())
-        with monkeypatch.context() as patch, capture_logs() as logs:
-            patch.setattr(world.registry, "traces", AsyncMock(side_effect=Unavailable("malformed")))
-            await world.administration.reconcile()
-        assert [each["event"] for each in logs] == ["logs_not_reconciled"]
-        assert len(await world.log.buckets()) == 1
+    await world.log.create(new_uuid(), new_epoch())
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(world.registry, "traces", AsyncMock(side_effect=Unavailable("malformed")))
         await world.administration.reconcile()
-        assert not await world.log.buckets()
+    assert [each["event"] for each in logs] == ["logs_not_reconciled"]
+    assert len(await world.log.buckets()) == 1
+    await world.administration.reconcile()
+    assert not await world.log.buckets()
 
 
 @pytest.mark.gen_test
-async def test_each_bucket_is_trimmed_by_its_own_rule(open_world: OpenWorld) -> None:
+async def test_each_bucket_is_trimmed_by_its_own_rule(world: World) -> None:
     """Events over a bucket's number leave, oldest first; another bucket's stay."""
-    async with open_world() as world:
-        few = await world.administration.create_bucket("few", retention={"max_events": 2})
-        all_ = await world.administration.create_bucket("all")
-        for _ in range(5):
-            await world.log.append(few.id, event())
-            await world.log.append(all_.id, event())
-        assert await world.administration.housekeeping.trim_all() == 3
-        assert ((await world.log.bounds(few.id)).first, (await world.log.bounds(all_.id)).first) == (4, 1)
-        await world.administration.set_bucket("all", retention={"max_events": 1})
-        assert await world.administration.housekeeping.trim_all() == 4
+    few = await world.administration.create_bucket("few", retention={"max_events": 2})
+    all_ = await world.administration.create_bucket("all")
+    for _ in range(5):
+        await world.log.append(few.id, event())
+        await world.log.append(all_.id, event())
+    assert await world.administration.housekeeping.trim_all() == 3
+    assert ((await world.log.bounds(few.id)).first, (await world.log.bounds(all_.id)).first) == (4, 1)
+    await world.administration.set_bucket("all", retention={"max_events": 1})
+    assert await world.administration.housekeeping.trim_all() == 4
 
 
 @pytest.mark.gen_test
@@ -222,26 +217,25 @@ async def test_age_is_asked_of_the_clock(
 @pytest.mark.parametrize(
     "error", [Unavailable("the disk failed"), sqlite3.OperationalError("integer overflow"), TypeError("not a number")]
 )
-async def test_one_bucket_keeps_no_other_from_being_trimmed(open_world: OpenWorld, error: Exception) -> None:
+async def test_one_bucket_keeps_no_other_from_being_trimmed(world: World, error: Exception) -> None:
     """A bucket whose log fails is passed over and logged, one that is just being deleted is passed over."""
-    async with open_world() as world:
-        for name in ("failing", "gone", "fine"):
-            await world.administration.create_bucket(name, retention={"max_events": 1})
-        fine = world.administration.find_bucket("fine")
-        await world.log.drop(world.administration.find_bucket("gone").id)
-        for _ in range(3):
-            await world.log.append(fine.id, event())
-        failing, trim = world.administration.find_bucket("failing").id, world.log.trim
+    for name in ("failing", "gone", "fine"):
+        await world.administration.create_bucket(name, retention={"max_events": 1})
+    fine = world.administration.find_bucket("fine")
+    await world.log.drop(world.administration.find_bucket("gone").id)
+    for _ in range(3):
+        await world.log.append(fine.id, event())
+    failing, trim = world.administration.find_bucket("failing").id, world.log.trim
 
-        async def failing_trim(bucket_id: str, keep: Retention, floor: int | None) -> int:
-            if bucket_id == failing:
-                raise error
-            return await trim(bucket_id, keep, floor)
+    async def failing_trim(bucket_id: str, keep: Retention, floor: int | None) -> int:
+        if bucket_id == failing:
+            raise error
+        return await trim(bucket_id, keep, floor)
 
-        world.log.trim = failing_trim  # type: ignore[method-assign]
-        with capture_logs() as logs:
-            assert await world.administration.housekeeping.trim_all() == 2
-        assert [(line["event"], line["bucket_id"]) for line in logs] == [("trim_failed", failing)]
+    world.log.trim = failing_trim  # type: ignore[method-assign]
+    with capture_logs() as logs:
+        assert await world.administration.housekeeping.trim_all() == 2
+    assert [(line["event"], line["bucket_id"]) for line in logs] == [("trim_failed", failing)]
 
 
 @pytest.mark.gen_test
@@ -313,88 +307,84 @@ async def first(world: World, bucket: Bucket) -> int:
 
 
 @pytest.mark.gen_test
-async def test_retention_waits_for_consumers(open_world: OpenWorld) -> None:
+async def test_retention_waits_for_consumers(world: World) -> None:
     """What one of them is not done with stays where the bucket is told to wait, and nowhere else."""
-    async with open_world() as world:
-        waiting = await world.administration.create_bucket("waiting", retention=WAITING)
-        hasty = await world.administration.create_bucket("hasty", retention={"max_events": 1})
-        for bucket in (waiting, hasty):
-            for _ in range(9):
-                await world.log.append(bucket.id, event())
-            await consumer(world, bucket, 3)
-            ledgers = await consumer(world, bucket, 5, "output", "1")
-            await consumer(world, bucket, 0, "events", "0")
-        assert (await first(world, waiting), await first(world, hasty)) == (4, 9)
-        async with ledgers.using(Key(waiting.id, "client", "worker")) as ledger:
-            taken = ledger.progress.take(9, 9, 0.0)
-            for one in taken[1:]:
-                ledger.progress.done(one)
-            ledger.progress.fail(taken[0], 1e12, 0.0)
-        await ledgers.store.saved()
-        assert await first(world, waiting) == 4
-        async with ledgers.using(ledger.key) as ledger:
-            (again,) = ledger.progress.take(9, 9, 1e12)
-            ledger.progress.done(again)
-        await ledgers.store.saved()
-        assert await first(world, waiting) == 6
-        await ledgers.delete(Key(waiting.id, "output", "1"))
-        assert await first(world, waiting) == 9
+    waiting = await world.administration.create_bucket("waiting", retention=WAITING)
+    hasty = await world.administration.create_bucket("hasty", retention={"max_events": 1})
+    for bucket in (waiting, hasty):
+        for _ in range(9):
+            await world.log.append(bucket.id, event())
+        await consumer(world, bucket, 3)
+        ledgers = await consumer(world, bucket, 5, "output", "1")
+        await consumer(world, bucket, 0, "events", "0")
+    assert (await first(world, waiting), await first(world, hasty)) == (4, 9)
+    async with ledgers.using(Key(waiting.id, "client", "worker")) as ledger:
+        taken = ledger.progress.take(9, 9, 0.0)
+        for one in taken[1:]:
+            ledger.progress.done(one)
+        ledger.progress.fail(taken[0], 1e12, 0.0)
+    await ledgers.store.saved()
+    assert await first(world, waiting) == 4
+    async with ledgers.using(ledger.key) as ledger:
+        (again,) = ledger.progress.take(9, 9, 1e12)
+        ledger.progress.done(again)
+    await ledgers.store.saved()
+    assert await first(world, waiting) == 6
+    await ledgers.delete(Key(waiting.id, "output", "1"))
+    assert await first(world, waiting) == 9
 
 
 @pytest.mark.gen_test
-async def test_waiting_has_an_end(open_world: OpenWorld) -> None:
+async def test_waiting_has_an_end(world: World) -> None:
     """Over the hard limit events leave all the same, and who uses a consumer then learns of it."""
-    async with open_world() as world:
-        size = event(b"x" * 100).size
-        keep = {**WAITING, "hard_max_bytes": 4 * size}
-        bucket = await world.administration.create_bucket("orders", retention=keep)
-        for _ in range(10):
-            await world.log.append(bucket.id, event(b"x" * 100))
-        ledgers = await consumer(world, bucket, 2)
-        async with ledgers.using(Key(bucket.id, "client", "worker")) as ledger:
-            told: list[int] = []
-            ledger.watch(lambda: told.append(1))
-            with capture_logs() as logs:
-                assert await first(world, bucket) == 7
-            assert [each["event"] for each in logs] == ["consumers_overtaken", "consumer_gap"]
-            assert (logs[0]["events"], logs[1]["first"], logs[1]["last"]) == (4, 3, 6)
-            assert told == [1]
-            assert ledger.progress.floor == 6
-        await world.administration.set_bucket("orders", retention={"hard_max_bytes": None})
-        assert await first(world, bucket) == 7
-
-
-@pytest.mark.gen_test
-async def test_waiting_has_an_end_where_nobody_is_waited_for(open_world: OpenWorld) -> None:
-    """The hard limit counts in a bucket without a consumer, too, and nobody is overtaken there."""
-    async with open_world() as world:
-        size = event(b"x" * 100).size
-        keep = {"max_bytes": None, "wait_for_consumers": True, "hard_max_bytes": 4 * size}
-        bucket = await world.administration.create_bucket("orders", retention=keep)
-        for _ in range(10):
-            await world.log.append(bucket.id, event(b"x" * 100))
+    size = event(b"x" * 100).size
+    keep = {**WAITING, "hard_max_bytes": 4 * size}
+    bucket = await world.administration.create_bucket("orders", retention=keep)
+    for _ in range(10):
+        await world.log.append(bucket.id, event(b"x" * 100))
+    ledgers = await consumer(world, bucket, 2)
+    async with ledgers.using(Key(bucket.id, "client", "worker")) as ledger:
+        told: list[int] = []
+        ledger.watch(lambda: told.append(1))
         with capture_logs() as logs:
             assert await first(world, bucket) == 7
-        assert logs == []
+        assert [each["event"] for each in logs] == ["consumers_overtaken", "consumer_gap"]
+        assert (logs[0]["events"], logs[1]["first"], logs[1]["last"]) == (4, 3, 6)
+        assert told == [1]
+        assert ledger.progress.floor == 6
+    await world.administration.set_bucket("orders", retention={"hard_max_bytes": None})
+    assert await first(world, bucket) == 7
 
 
 @pytest.mark.gen_test
-async def test_retention_waits_for_a_durable_token_that_has_not_come(open_world: OpenWorld) -> None:
+async def test_waiting_has_an_end_where_nobody_is_waited_for(world: World) -> None:
+    """The hard limit counts in a bucket without a consumer, too, and nobody is overtaken there."""
+    size = event(b"x" * 100).size
+    keep = {"max_bytes": None, "wait_for_consumers": True, "hard_max_bytes": 4 * size}
+    bucket = await world.administration.create_bucket("orders", retention=keep)
+    for _ in range(10):
+        await world.log.append(bucket.id, event(b"x" * 100))
+    with capture_logs() as logs:
+        assert await first(world, bucket) == 7
+    assert logs == []
+
+
+@pytest.mark.gen_test
+async def test_retention_waits_for_a_durable_token_that_has_not_come(world: World) -> None:
     """One that was there before the bucket begins at its first event, so that event stays until it was read; a later
     one begins at the head."""
-    async with open_world() as world:
-        token, _ = await world.administration.create_token(durable=True)
-        bucket = await world.administration.create_bucket("orders", retention=WAITING)
-        for _ in range(5):
-            await world.log.append(bucket.id, event())
-        assert await first(world, bucket) == 1
-        ledgers = world.administration.ledgers
-        async with ledgers.using(Key(bucket.id, "token", token.key)) as ledger:
-            ledger.progress.advance(3)
-        await ledgers.store.saved()
-        assert await first(world, bucket) == 4
-        await world.administration.create_token(durable=True)
-        assert await first(world, bucket) == 4
+    token, _ = await world.administration.create_token(durable=True)
+    bucket = await world.administration.create_bucket("orders", retention=WAITING)
+    for _ in range(5):
+        await world.log.append(bucket.id, event())
+    assert await first(world, bucket) == 1
+    ledgers = world.administration.ledgers
+    async with ledgers.using(Key(bucket.id, "token", token.key)) as ledger:
+        ledger.progress.advance(3)
+    await ledgers.store.saved()
+    assert await first(world, bucket) == 4
+    await world.administration.create_token(durable=True)
+    assert await first(world, bucket) == 4
 
 
 @pytest.mark.parametrize(("grace", "then"), [(0.0, 5), (600.0, 1)], ids=["sure", "in doubt"])
@@ -415,14 +405,13 @@ async def test_retention_waits_for_no_token_that_has_expired(open_world: OpenWor
 
 
 @pytest.mark.gen_test
-async def test_a_deleted_bucket_takes_its_consumers_along(open_world: OpenWorld) -> None:
+async def test_a_deleted_bucket_takes_its_consumers_along(world: World) -> None:
     """Whoever uses one is told that it is gone."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        ledgers = await consumer(world, bucket, 0)
-        ledger = await ledgers.open(Key(bucket.id, "client", "worker"))
-        told: list[bool] = []
-        ledger.watch(lambda: told.append(ledger.gone))
-        await world.administration.delete_bucket("orders")
-        assert told == [True]
-        assert await ledgers.store.list() == []
+    bucket = await world.administration.create_bucket("orders")
+    ledgers = await consumer(world, bucket, 0)
+    ledger = await ledgers.open(Key(bucket.id, "client", "worker"))
+    told: list[bool] = []
+    ledger.watch(lambda: told.append(ledger.gone))
+    await world.administration.delete_bucket("orders")
+    assert told == [True]
+    assert await ledgers.store.list() == []

@@ -9,28 +9,27 @@ from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.model import RateLimit, Verify
 from relay_tornado.wire.answers import NOT_CONFIGURABLE, static_answer
 from relay_tornado.wire.rest import input_document
-from tests.admin.world import OpenWorld
+from tests.admin.world import OpenWorld, World
 
 
 @pytest.mark.gen_test
-async def test_an_answer_is_set(open_world: OpenWorld) -> None:
+async def test_an_answer_is_set(world: World) -> None:
     """Status, body and headers arrive in the record, by the input's id or by its bucket's name, and go out as set."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        headers = {"Content-Type": "text/plain", "X-Many": ["a ", "b"], "X-None": []}
-        world.now += 5
-        _, changed = await world.administration.set_input(
-            bucket.inputs[0].id, status_code=202, body="grüezi\n", headers=headers, name="shop"
-        )
-        assert changed.headers == {"Content-Type": ["text/plain"], "X-Many": ["a", "b"]}
-        assert (changed.status_code, changed.body, changed.name) == (202, "grüezi\n", "shop")
-        assert changed.updated_at == world.now
-        again, same = await world.administration.set_input("orders", status_code=202)
-        assert same == changed
-        assert world.registry.get("bucket", bucket.id) == again
-        answer = static_answer(changed).encode()
-        assert b"X-Many: a\r\nX-Many: b\r\n" in answer
-        assert answer.endswith("\r\n\r\ngrüezi\n".encode())
+    bucket = await world.administration.create_bucket("orders")
+    headers = {"Content-Type": "text/plain", "X-Many": ["a ", "b"], "X-None": []}
+    world.now += 5
+    _, changed = await world.administration.set_input(
+        bucket.inputs[0].id, status_code=202, body="grüezi\n", headers=headers, name="shop"
+    )
+    assert changed.headers == {"Content-Type": ["text/plain"], "X-Many": ["a", "b"]}
+    assert (changed.status_code, changed.body, changed.name) == (202, "grüezi\n", "shop")
+    assert changed.updated_at == world.now
+    again, same = await world.administration.set_input("orders", status_code=202)
+    assert same == changed
+    assert world.registry.get("bucket", bucket.id) == again
+    answer = static_answer(changed).encode()
+    assert b"X-Many: a\r\nX-Many: b\r\n" in answer
+    assert answer.endswith("\r\n\r\ngrüezi\n".encode())
 
 
 @pytest.mark.gen_test
@@ -123,94 +122,86 @@ async def test_bad_answers(open_memory: OpenWorld, options: dict[str, Any], fiel
 
 
 @pytest.mark.gen_test
-async def test_a_status_without_body_needs_the_body_cleared(open_world: OpenWorld) -> None:
+async def test_a_status_without_body_needs_the_body_cleared(world: World) -> None:
     """What was set before counts, too."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        await world.administration.set_input("orders", body="x" * 250_000)
-        with pytest.raises(Invalid, match="clear the body"):
-            await world.administration.set_input("orders", status_code=204)
-        _, changed = await world.administration.set_input("orders", status_code=204, body="")
-        assert (changed.status_code, changed.body) == (204, "")
+    await world.administration.create_bucket("orders")
+    await world.administration.set_input("orders", body="x" * 250_000)
+    with pytest.raises(Invalid, match="clear the body"):
+        await world.administration.set_input("orders", status_code=204)
+    _, changed = await world.administration.set_input("orders", status_code=204, body="")
+    assert (changed.status_code, changed.body) == (204, "")
 
 
 @pytest.mark.gen_test
-async def test_an_unknown_input(open_world: OpenWorld) -> None:
+async def test_an_unknown_input(world: World) -> None:
     """What is neither an input's id nor a bucket's is NotFound, and says where to look."""
-    async with open_world() as world:
-        with pytest.raises(NotFound, match="relay bucket show"):
-            await world.administration.set_input("nothing", body="")
+    with pytest.raises(NotFound, match="relay bucket show"):
+        await world.administration.set_input("nothing", body="")
 
 
 @pytest.mark.gen_test
-async def test_an_input_is_made_and_removed(open_world: OpenWorld) -> None:
+async def test_an_input_is_made_and_removed(world: World) -> None:
     """It has a random id, or the one that was chosen; a chosen one is unique over the whole relay."""
-    async with open_world() as world:
-        first = await world.administration.create_bucket("orders")
-        await world.administration.create_bucket("billing")
-        bucket, made = await world.administration.create_input("orders", name="shop", id="shop_1-x", status_code=202)
-        assert (made.id, made.name, made.status_code) == ("shop_1-x", "shop", 202)
-        assert world.registry.get("bucket", first.id) == bucket
-        _, other = await world.administration.create_input("billing", id="", name="")
-        assert len(other.id) == 36
-        assert other.name
-        for taken in ("orders", "billing"):
-            with pytest.raises(Conflict, match="input id shop_1-x is taken"):
-                await world.administration.create_input(taken, id="shop_1-x")
-        for wrong in ("a b", "x" * 65, "ü", "a/b", 5, "a.b"):
-            with pytest.raises(Invalid, match="id: must be 1 to 64"):
-                await world.administration.create_input("orders", id=wrong)
-        assert (await world.administration.delete_input("shop", "orders")).id == "shop_1-x"
-        with pytest.raises(NotFound):
-            await world.administration.delete_input("shop_1-x")
-        _, again = await world.administration.create_input("billing", id="shop_1-x")
-        assert again.id == "shop_1-x"
+    first = await world.administration.create_bucket("orders")
+    await world.administration.create_bucket("billing")
+    bucket, made = await world.administration.create_input("orders", name="shop", id="shop_1-x", status_code=202)
+    assert (made.id, made.name, made.status_code) == ("shop_1-x", "shop", 202)
+    assert world.registry.get("bucket", first.id) == bucket
+    _, other = await world.administration.create_input("billing", id="", name="")
+    assert len(other.id) == 36
+    assert other.name
+    for taken in ("orders", "billing"):
+        with pytest.raises(Conflict, match="input id shop_1-x is taken"):
+            await world.administration.create_input(taken, id="shop_1-x")
+    for wrong in ("a b", "x" * 65, "ü", "a/b", 5, "a.b"):
+        with pytest.raises(Invalid, match="id: must be 1 to 64"):
+            await world.administration.create_input("orders", id=wrong)
+    assert (await world.administration.delete_input("shop", "orders")).id == "shop_1-x"
+    with pytest.raises(NotFound):
+        await world.administration.delete_input("shop_1-x")
+    _, again = await world.administration.create_input("billing", id="shop_1-x")
+    assert again.id == "shop_1-x"
 
 
 @pytest.mark.gen_test
-async def test_an_id_does_not_change(open_world: OpenWorld) -> None:
+async def test_an_id_does_not_change(world: World) -> None:
     """A client that sends back what it read changes nothing: not the id, not the times, and no field twice."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        bucket, made = await world.administration.create_input("orders", note={"a": 1})
-        world.now += 60
-        again, same = await world.administration.set_input(made.id, **input_document(bucket.id, made))
-        assert same == made
-        assert again == bucket
-        assert dict(same.extra) == {"note": {"a": 1}}
+    await world.administration.create_bucket("orders")
+    bucket, made = await world.administration.create_input("orders", note={"a": 1})
+    world.now += 60
+    again, same = await world.administration.set_input(made.id, **input_document(bucket.id, made))
+    assert same == made
+    assert again == bucket
+    assert dict(same.extra) == {"note": {"a": 1}}
 
 
 @pytest.mark.gen_test
-async def test_routes_are_unique(open_world: OpenWorld) -> None:
+async def test_routes_are_unique(world: World) -> None:
     """A custom domain with a path prefix belongs to one input, however it is written; each may repeat alone."""
-    async with open_world() as world:
-        await world.administration.create_bucket("a")
-        await world.administration.create_bucket("b")
-        _, made = await world.administration.set_input("a", custom_domain="Hooks.Example.org.", path_prefix="/shop/")
-        assert (made.custom_domain, made.path_prefix) == ("hooks.example.org", "/shop")
-        with pytest.raises(Conflict, match=r"hooks\.example\.org and path_prefix /shop"):
-            await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
-        with pytest.raises(Conflict):
-            await world.administration.create_input("a", custom_domain="hooks.example.org", path_prefix="/shop")
-        await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/v1")
-        await world.administration.set_input("a", path_prefix="")
+    await world.administration.create_bucket("a")
+    await world.administration.create_bucket("b")
+    _, made = await world.administration.set_input("a", custom_domain="Hooks.Example.org.", path_prefix="/shop/")
+    assert (made.custom_domain, made.path_prefix) == ("hooks.example.org", "/shop")
+    with pytest.raises(Conflict, match=r"hooks\.example\.org and path_prefix /shop"):
         await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
+    with pytest.raises(Conflict):
+        await world.administration.create_input("a", custom_domain="hooks.example.org", path_prefix="/shop")
+    await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/v1")
+    await world.administration.set_input("a", path_prefix="")
+    await world.administration.set_input("b", custom_domain="hooks.example.org", path_prefix="/shop")
 
 
 @pytest.mark.gen_test
-async def test_a_signature_check_is_changed_in_parts(open_world: OpenWorld) -> None:
+async def test_a_signature_check_is_changed_in_parts(world: World) -> None:
     """What is left out of `verify` and `rate_limit` stays; null switches them off."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        _, made = await world.administration.set_input(
-            "orders", verify={"provider": "github", "secrets": ["one", "two"]}, rate_limit={"events": 5, "interval": 60}
-        )
-        assert made.verify == Verify("github", ("one", "two"), "reject")
-        assert "one" not in repr(made)
-        _, made = await world.administration.set_input(
-            "orders", verify={"on_failure": "mark"}, rate_limit={"events": 6}
-        )
-        assert made.verify == Verify("github", ("one", "two"), "mark")
-        assert made.rate_limit == RateLimit(6, 60)
-        _, made = await world.administration.set_input("orders", verify=None, rate_limit=None)
-        assert (made.verify, made.rate_limit) == (None, None)
+    await world.administration.create_bucket("orders")
+    _, made = await world.administration.set_input(
+        "orders", verify={"provider": "github", "secrets": ["one", "two"]}, rate_limit={"events": 5, "interval": 60}
+    )
+    assert made.verify == Verify("github", ("one", "two"), "reject")
+    assert "one" not in repr(made)
+    _, made = await world.administration.set_input("orders", verify={"on_failure": "mark"}, rate_limit={"events": 6})
+    assert made.verify == Verify("github", ("one", "two"), "mark")
+    assert made.rate_limit == RateLimit(6, 60)
+    _, made = await world.administration.set_input("orders", verify=None, rate_limit=None)
+    assert (made.verify, made.rate_limit) == (None, None)

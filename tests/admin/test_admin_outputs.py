@@ -12,33 +12,32 @@ from relay_tornado.errors import Conflict, Invalid, NoSpace, NotFound
 from relay_tornado.model import Bucket
 from relay_tornado.wire.destination import parse
 from relay_tornado.wire.rest import bucket_document, output_document
-from tests.admin.world import OpenWorld, event
+from tests.admin.world import OpenWorld, World, event
 
 RULES = {"and": [{"match": {"type": "value", "value": "push", "parameter": {"source": "header", "name": "X-Event"}}}]}
 
 
 @pytest.mark.gen_test
-async def test_numbers_are_never_given_twice(open_world: OpenWorld) -> None:
+async def test_numbers_are_never_given_twice(world: World) -> None:
     """Outputs count 1, 2, 3 in their bucket, also after one was removed."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        await world.administration.create_bucket("billing")
-        made = [(await world.administration.create_output("orders"))[1] for _ in range(3)]
-        assert [each.n for each in made] == [1, 2, 3]
-        await world.administration.delete_output(made[2].id)
-        await world.administration.delete_output(made[0].id)
-        bucket, again = await world.administration.create_output("orders")
-        assert again.n == 4
-        assert [each.n for each in bucket.outputs] == [2, 4]
-        assert (await world.administration.create_output("billing"))[1].n == 1
-        with pytest.raises(NotFound):
-            await world.administration.set_output(made[0].id, name="x")
-        with pytest.raises(NotFound):
-            await world.administration.set_output(again.id, "billing", name="x")
+    await world.administration.create_bucket("orders")
+    await world.administration.create_bucket("billing")
+    made = [(await world.administration.create_output("orders"))[1] for _ in range(3)]
+    assert [each.n for each in made] == [1, 2, 3]
+    await world.administration.delete_output(made[2].id)
+    await world.administration.delete_output(made[0].id)
+    bucket, again = await world.administration.create_output("orders")
+    assert again.n == 4
+    assert [each.n for each in bucket.outputs] == [2, 4]
+    assert (await world.administration.create_output("billing"))[1].n == 1
+    with pytest.raises(NotFound):
+        await world.administration.set_output(made[0].id, name="x")
+    with pytest.raises(NotFound):
+        await world.administration.set_output(again.id, "billing", name="x")
 
 
 @pytest.mark.gen_test
-async def test_every_field_arrives(open_world: OpenWorld) -> None:
+async def test_every_field_arrives(world: World) -> None:
     """Each known field is stored and shown as it was sent, and what is not known is kept and echoed."""
     sent = {
         "name": "worker",
@@ -61,20 +60,17 @@ async def test_every_field_arrives(open_world: OpenWorld) -> None:
         "color": {"r": [1, None, "x"]},
         "weight": 1.5,
     }
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        bucket, made = await world.administration.create_output("orders", **sent)
-        document = output_document(bucket.id, made)
-        assert {name: document[name] for name in sent} == sent
-        assert bucket_document(world.registry.get("bucket", bucket.id))["outputs"] == [document]
-        world.now += 60
-        again, same = await world.administration.set_output(made.id, **document)
-        assert (again, same) == (bucket, made)
-        _, changed = await world.administration.set_output(
-            made.id, color="red", headers=None, rules=None, throttle=None
-        )
-        assert dict(changed.extra) == {"color": "red", "weight": 1.5}
-        assert (changed.headers, changed.rules, changed.throttle, changed.updated_at) == ({}, None, None, world.now)
+    await world.administration.create_bucket("orders")
+    bucket, made = await world.administration.create_output("orders", **sent)
+    document = output_document(bucket.id, made)
+    assert {name: document[name] for name in sent} == sent
+    assert bucket_document(world.registry.get("bucket", bucket.id))["outputs"] == [document]
+    world.now += 60
+    again, same = await world.administration.set_output(made.id, **document)
+    assert (again, same) == (bucket, made)
+    _, changed = await world.administration.set_output(made.id, color="red", headers=None, rules=None, throttle=None)
+    assert dict(changed.extra) == {"color": "red", "weight": 1.5}
+    assert (changed.headers, changed.rules, changed.throttle, changed.updated_at) == ({}, None, None, world.now)
 
 
 @pytest.mark.gen_test
@@ -150,98 +146,92 @@ async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], fiel
 
 
 @pytest.mark.gen_test
-async def test_rules_are_set_and_removed(open_world: OpenWorld) -> None:
+async def test_rules_are_set_and_removed(world: World) -> None:
     """None takes them away; errors name the node."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        await world.administration.create_output("orders", name="worker")
-        _, changed = await world.administration.set_output("worker", "orders", rules=RULES)
-        assert changed.rules == RULES
-        with pytest.raises(Invalid, match=r"^rules\.or\[1\]"):
-            await world.administration.set_output("worker", "orders", rules={"or": [RULES, {"match": {"type": "x"}}]})
-        _, changed = await world.administration.set_output("orders", rules=None)
-        assert changed.rules is None
+    await world.administration.create_bucket("orders")
+    await world.administration.create_output("orders", name="worker")
+    _, changed = await world.administration.set_output("worker", "orders", rules=RULES)
+    assert changed.rules == RULES
+    with pytest.raises(Invalid, match=r"^rules\.or\[1\]"):
+        await world.administration.set_output("worker", "orders", rules={"or": [RULES, {"match": {"type": "x"}}]})
+    _, changed = await world.administration.set_output("orders", rules=None)
+    assert changed.rules is None
 
 
 @pytest.mark.gen_test
-async def test_an_output_that_senders_wait_for_stays(open_world: OpenWorld) -> None:
+async def test_an_output_that_senders_wait_for_stays(world: World) -> None:
     """It can be named as an input's response_from_output, and is not removed as long as it is."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        _, made = await world.administration.create_output("orders")
-        _, changed = await world.administration.set_input("orders", response_from_output=made.id)
-        assert changed.response_from_output == made.id
-        with pytest.raises(Conflict, match="response_from_output"):
-            await world.administration.delete_output(made.id)
-        await world.administration.set_input("orders", response_from_output="anyOutput")
+    await world.administration.create_bucket("orders")
+    _, made = await world.administration.create_output("orders")
+    _, changed = await world.administration.set_input("orders", response_from_output=made.id)
+    assert changed.response_from_output == made.id
+    with pytest.raises(Conflict, match="response_from_output"):
         await world.administration.delete_output(made.id)
+    await world.administration.set_input("orders", response_from_output="anyOutput")
+    await world.administration.delete_output(made.id)
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_with_more_than_the_default_goes_by_force(open_world: OpenWorld) -> None:
+async def test_a_bucket_with_more_than_the_default_goes_by_force(world: World) -> None:
     """With an output, or a second input, a bucket is removed only by force."""
-    async with open_world() as world:
-        for make in (world.administration.create_output, world.administration.create_input):
-            bucket = await world.administration.create_bucket("orders")
-            await make("orders")  # type: ignore[operator]
-            with pytest.raises(Conflict, match="say force"):
-                await world.administration.delete_bucket("orders")
-            assert world.registry.get("bucket", bucket.id) is not None
-            await world.administration.delete_bucket("orders", force=True)
-            assert world.registry.get("bucket", bucket.id) is None
+    for make in (world.administration.create_output, world.administration.create_input):
+        bucket = await world.administration.create_bucket("orders")
+        await make("orders")  # type: ignore[operator]
+        with pytest.raises(Conflict, match="say force"):
+            await world.administration.delete_bucket("orders")
+        assert world.registry.get("bucket", bucket.id) is not None
+        await world.administration.delete_bucket("orders", force=True)
+        assert world.registry.get("bucket", bucket.id) is None
 
 
 @pytest.mark.gen_test
-async def test_what_is_not_understood_of_a_bucket_is_echoed(open_world: OpenWorld) -> None:
+async def test_what_is_not_understood_of_a_bucket_is_echoed(world: World) -> None:
     """Unknown fields come out as they went in, known ones that are only read do not, and none hides one of ours."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket(
-            "orders", static_ip=True, tags=["a"], id="mine", created_at=5, inputs=[], suspended=True
-        )
-        document = bucket_document(bucket)
-        assert (document["static_ip"], document["tags"], document["suspended"]) == (True, ["a"], False)
-        assert document["id"] == bucket.id != "mine"
-        assert len(document["inputs"]) == 1
-        await world.administration.set_bucket("orders", more="x" * 40_000)
-        with pytest.raises(Invalid, match=r"^other: has 80\d+ bytes"):
-            await world.administration.set_bucket("orders", other="x" * 40_000)
-        changed = await world.administration.set_bucket("orders", **{**document, "tags": None})
-        assert bucket_document(changed)["tags"] is None
-        assert changed.inputs == bucket.inputs
+    bucket = await world.administration.create_bucket(
+        "orders", static_ip=True, tags=["a"], id="mine", created_at=5, inputs=[], suspended=True
+    )
+    document = bucket_document(bucket)
+    assert (document["static_ip"], document["tags"], document["suspended"]) == (True, ["a"], False)
+    assert document["id"] == bucket.id != "mine"
+    assert len(document["inputs"]) == 1
+    await world.administration.set_bucket("orders", more="x" * 40_000)
+    with pytest.raises(Invalid, match=r"^other: has 80\d+ bytes"):
+        await world.administration.set_bucket("orders", other="x" * 40_000)
+    changed = await world.administration.set_bucket("orders", **{**document, "tags": None})
+    assert bucket_document(changed)["tags"] is None
+    assert changed.inputs == bucket.inputs
 
 
 @pytest.mark.gen_test
-async def test_disabled_by_the_relay(open_world: OpenWorld) -> None:
+async def test_disabled_by_the_relay(world: World) -> None:
     """The reason is shown, can't be set, and goes when the output is enabled again."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        bucket, made = await world.administration.create_output(
-            "orders", destination="https://example.org/", internal=False, disabled_reason="mine"
-        )
-        assert made.disabled_reason == ""
-        await world.administration.disable_output(bucket, made, "410 Gone")
-        shown = output_document(bucket.id, world.administration.find_output(made.id)[1])
-        assert (shown["disabled"], shown["disabled_reason"]) == (True, "410 Gone")
-        await world.administration.set_output(made.id, **{**shown, "name": "renamed"})
-        assert world.administration.find_output(made.id)[1].disabled_reason == "410 Gone"
-        _, enabled = await world.administration.set_output(made.id, disabled=False)
-        assert (enabled.disabled, enabled.disabled_reason) == (False, "")
+    await world.administration.create_bucket("orders")
+    bucket, made = await world.administration.create_output(
+        "orders", destination="https://example.org/", internal=False, disabled_reason="mine"
+    )
+    assert made.disabled_reason == ""
+    await world.administration.disable_output(bucket, made, "410 Gone")
+    shown = output_document(bucket.id, world.administration.find_output(made.id)[1])
+    assert (shown["disabled"], shown["disabled_reason"]) == (True, "410 Gone")
+    await world.administration.set_output(made.id, **{**shown, "name": "renamed"})
+    assert world.administration.find_output(made.id)[1].disabled_reason == "410 Gone"
+    _, enabled = await world.administration.set_output(made.id, disabled=False)
+    assert (enabled.disabled, enabled.disabled_reason) == (False, "")
 
 
 @pytest.mark.gen_test
-async def test_a_reason_that_comes_too_late(open_world: OpenWorld) -> None:
+async def test_a_reason_that_comes_too_late(world: World) -> None:
     """It is about the destination before: the one that the output has by now stays enabled."""
-    async with open_world() as world:
-        await world.administration.create_bucket("orders")
-        bucket, made = await world.administration.create_output(
-            "orders", destination="https://example.org/old", internal=False
-        )
-        await asyncio.gather(
-            world.administration.set_output(made.id, destination="https://example.org/new"),
-            world.administration.disable_output(bucket, made, "410 Gone"),
-        )
-        found = world.administration.find_output(made.id)[1]
-        assert (found.destination, found.disabled) == ("https://example.org/new", False)
+    await world.administration.create_bucket("orders")
+    bucket, made = await world.administration.create_output(
+        "orders", destination="https://example.org/old", internal=False
+    )
+    await asyncio.gather(
+        world.administration.set_output(made.id, destination="https://example.org/new"),
+        world.administration.disable_output(bucket, made, "410 Gone"),
+    )
+    found = world.administration.find_output(made.id)[1]
+    assert (found.destination, found.disabled) == ("https://example.org/new", False)
 
 
 @pytest.mark.gen_test
@@ -309,64 +299,61 @@ def test_an_error_about_a_destination_quotes_no_login() -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_is_wanted_is_judged_by_what_is_written(open_world: OpenWorld) -> None:
+async def test_what_is_wanted_is_judged_by_what_is_written(world: World) -> None:
     """Options that follow from the bucket follow from the one that they change, also where another came first."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        _, output = await world.administration.create_output("orders", name="o")
+    bucket = await world.administration.create_bucket("orders")
+    _, output = await world.administration.create_output("orders", name="o")
 
-        def wanted(now: Bucket) -> dict[str, Any]:
-            return {"description": f"of {now.description}"}
+    def wanted(now: Bucket) -> dict[str, Any]:
+        return {"description": f"of {now.description}"}
 
-        for number, changed in enumerate(
-            (
-                lambda: world.administration.set_output(output.id, bucket.id, wanted),
-                lambda: world.administration.set_input(bucket.inputs[0].id, bucket.id, wanted),
-                lambda: world.administration.set_bucket(bucket.id, wanted),
-            )
-        ):
-            await asyncio.gather(world.administration.set_bucket("orders", description=f"d-{number}"), changed())
-            found = world.administration.find_bucket("orders")
-            part = (found.outputs[0], found.inputs[0], found)[number]
-            assert part.description == f"of d-{number}"
+    for number, changed in enumerate(
+        (
+            lambda: world.administration.set_output(output.id, bucket.id, wanted),
+            lambda: world.administration.set_input(bucket.inputs[0].id, bucket.id, wanted),
+            lambda: world.administration.set_bucket(bucket.id, wanted),
+        )
+    ):
+        await asyncio.gather(world.administration.set_bucket("orders", description=f"d-{number}"), changed())
+        found = world.administration.find_bucket("orders")
+        part = (found.outputs[0], found.inputs[0], found)[number]
+        assert part.description == f"of d-{number}"
 
 
 @pytest.mark.gen_test
-async def test_an_output_begins_at_the_head_behind_a_change_that_failed(open_world: OpenWorld) -> None:
+async def test_an_output_begins_at_the_head_behind_a_change_that_failed(world: World) -> None:
     """What came in between, while it was not public, is not sent to it."""
-    async with open_world() as world:
-        administration = world.administration
-        bucket = await administration.create_bucket("orders")
-        _, output = await administration.create_output("orders", destination="https://example.org/", internal=True)
-        put = world.registry.put
+    administration = world.administration
+    bucket = await administration.create_bucket("orders")
+    _, output = await administration.create_output("orders", destination="https://example.org/", internal=True)
+    put = world.registry.put
 
-        async def fail(*arguments: object, **options: object) -> None:
-            raise NoSpace("the disk is full")
+    async def fail(*arguments: object, **options: object) -> None:
+        raise NoSpace("the disk is full")
 
-        world.registry.put = fail  # type: ignore[method-assign, assignment]
-        with pytest.raises(NoSpace):
-            await administration.set_output(output.id, internal=False)
-        world.registry.put = put  # type: ignore[method-assign]
-        await world.log.append(bucket.id, event())
+    world.registry.put = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(NoSpace):
         await administration.set_output(output.id, internal=False)
-        assert [(each.key.name, each.floor) for each in await world.consumers.list(bucket.id)] == [("1", 1)]
+    world.registry.put = put  # type: ignore[method-assign]
+    await world.log.append(bucket.id, event())
+    await administration.set_output(output.id, internal=False)
+    assert [(each.key.name, each.floor) for each in await world.consumers.list(bucket.id)] == [("1", 1)]
 
 
 @pytest.mark.gen_test
-async def test_what_is_made_meanwhile_is_not_deleted_without_force(open_world: OpenWorld) -> None:
+async def test_what_is_made_meanwhile_is_not_deleted_without_force(world: World) -> None:
     """An output that comes while its bucket is being deleted keeps that, as one that was there before does."""
-    async with open_world() as world:
-        administration = world.administration
-        await administration.create_bucket("orders")
-        delete = world.registry.delete
+    administration = world.administration
+    await administration.create_bucket("orders")
+    delete = world.registry.delete
 
-        async def late(*arguments: Any) -> None:
-            await administration.create_output("orders")
-            await delete(*arguments)
+    async def late(*arguments: Any) -> None:
+        await administration.create_output("orders")
+        await delete(*arguments)
 
-        world.registry.delete = late  # type: ignore[method-assign]
-        with pytest.raises(Conflict):
-            await administration.delete_bucket("orders")
-        assert len(administration.find_bucket("orders").outputs) == 1
-        world.registry.delete = delete  # type: ignore[method-assign]
-        await administration.delete_bucket("orders", force=True)
+    world.registry.delete = late  # type: ignore[method-assign]
+    with pytest.raises(Conflict):
+        await administration.delete_bucket("orders")
+    assert len(administration.find_bucket("orders").outputs) == 1
+    world.registry.delete = delete  # type: ignore[method-assign]
+    await administration.delete_bucket("orders", force=True)

@@ -24,36 +24,34 @@ def access_of(world: World) -> Access:
 
 
 @pytest.mark.gen_test
-async def test_a_token_by_default_reads_everything(open_world: OpenWorld) -> None:
+async def test_a_token_by_default_reads_everything(world: World) -> None:
     """Without options it is an administrator's; only the hash of its secret is kept."""
-    async with open_world() as world:
-        token, secret = await world.administration.create_token()
-        assert secret.startswith("sk-rly_")
-        assert token.secret_hash == hash_secret(secret)
-        assert token.administrator
-        assert (token.expires_at, token.created_at) == (None, world.now)
-        assert world.registry.get("token", token.key) == token
-        assert secret not in repr(token)
-        assert token.secret_hash not in repr(token)
-        shown = str(token_document(token))
-        assert secret not in shown
-        assert token.secret_hash not in shown
+    token, secret = await world.administration.create_token()
+    assert secret.startswith("sk-rly_")
+    assert token.secret_hash == hash_secret(secret)
+    assert token.administrator
+    assert (token.expires_at, token.created_at) == (None, world.now)
+    assert world.registry.get("token", token.key) == token
+    assert secret not in repr(token)
+    assert token.secret_hash not in repr(token)
+    shown = str(token_document(token))
+    assert secret not in shown
+    assert token.secret_hash not in shown
 
 
 @pytest.mark.gen_test
-async def test_a_scope_is_resolved_when_it_is_given(open_world: OpenWorld) -> None:
+async def test_a_scope_is_resolved_when_it_is_given(world: World) -> None:
     """Names become ids: a bucket that is made anew under an old name is not in the scope, a renamed one still is."""
-    async with open_world() as world:
-        orders = await world.administration.create_bucket("orders")
-        billing = await world.administration.create_bucket("billing")
-        token, _ = await world.administration.create_token(buckets=["orders", billing.id], api_access=False)
-        assert token.buckets == {orders.id, billing.id}
-        assert not token.administrator
-        await world.administration.set_bucket("billing", name="bills")
-        await world.administration.delete_bucket("orders")
-        anew = await world.administration.create_bucket("orders")
-        assert token.reads(billing.id)
-        assert not token.reads(anew.id)
+    orders = await world.administration.create_bucket("orders")
+    billing = await world.administration.create_bucket("billing")
+    token, _ = await world.administration.create_token(buckets=["orders", billing.id], api_access=False)
+    assert token.buckets == {orders.id, billing.id}
+    assert not token.administrator
+    await world.administration.set_bucket("billing", name="bills")
+    await world.administration.delete_bucket("orders")
+    anew = await world.administration.create_bucket("orders")
+    assert token.reads(billing.id)
+    assert not token.reads(anew.id)
 
 
 @pytest.mark.gen_test
@@ -82,131 +80,125 @@ async def test_bad_options(open_memory: OpenWorld, options: dict[str, Any], fiel
 
 
 @pytest.mark.gen_test
-async def test_a_revoked_token_is_removed(open_world: OpenWorld) -> None:
+async def test_a_revoked_token_is_removed(world: World) -> None:
     """It is not in the registry any more, which is how it is told from an expired one; a second time it is NotFound."""
-    async with open_world() as world:
-        token, _ = await world.administration.create_token()
-        other, _ = await world.administration.create_token()
-        assert await world.administration.revoke_token(token.key) == token
-        assert world.registry.get("token", token.key) is None
-        assert list(world.administration.list_tokens()) == [other]
-        with pytest.raises(NotFound) as caught:
-            await world.administration.revoke_token(token.key)
-        assert token.key not in str(caught.value)
-
-
-@pytest.mark.gen_test
-async def test_key_and_secret_let_in(open_world: OpenWorld) -> None:
-    """Both together do; under the key "whr", and where there is no key, the secret alone does."""
-    async with open_world() as world:
-        early, early_secret = await world.administration.create_token()
-        access = access_of(world)
-        late, late_secret = await world.administration.create_token()
-        for token, secret in ((early, early_secret), (late, late_secret)):
-            assert access.authenticate(token.key, secret) == token
-            assert access.authenticate("whr", secret) == token
-            assert access.by_secret(secret) == token
-        access.close()
-
-
-@pytest.mark.gen_test
-async def test_every_failure_says_the_same(open_world: OpenWorld) -> None:
-    """A wrong key, a wrong secret, one of another token, a revoked and an expired one can't be told apart."""
-    async with open_world() as world:
-        access = access_of(world)
-        token, secret = await world.administration.create_token()
-        other, other_secret = await world.administration.create_token()
-        revoked, revoked_secret = await world.administration.create_token()
-        expired, expired_secret = await world.administration.create_token(expires_at=world.now + 1)
-        assert access.authenticate(expired.key, expired_secret) == expired
-        world.now += 1
-        await world.administration.revoke_token(revoked.key)
-        messages = set()
-        for key, wrong in (
-            ("nobody", secret),
-            (token.key.upper(), secret),
-            ("", secret),
-            (token.key, new_secret()),
-            (token.key, ""),
-            (token.key, secret + "x"),
-            (token.key, token.secret_hash),
-            (token.key, other_secret),
-            (other.key, secret),
-            (revoked.key, revoked_secret),
-            (expired.key, expired_secret),
-            ("whr", expired_secret),
-            ("whr", revoked_secret),
-            ("whr", "whr"),
-            ("whr", ""),
-            ("\ud800", "\ud800"),
-            ("ключ", "тайна"),
-        ):
-            with pytest.raises(Unauthorized) as caught:
-                access.authenticate(key, wrong)
-            assert caught.value.close_code == 4001
-            messages.add(str(caught.value))
-        assert len(messages) == 1
-        assert messages.pop().startswith("the key or secret is wrong")
-        assert access.authenticate(token.key, secret) == token
-        access.close()
-
-
-@pytest.mark.gen_test
-async def test_access_follows_changes(open_world: OpenWorld) -> None:
-    """A token whose record changed is found as it is now; with another secret's hash only by that secret."""
-    async with open_world() as world:
-        access = access_of(world)
-        token, secret = await world.administration.create_token()
-        await world.registry.put("token", token.key, replace(token, description="changed"))
-        assert access.by_secret(secret).description == "changed"
-        rotated = new_secret()
-        await world.registry.put("token", token.key, replace(token, secret_hash=hash_secret(rotated)))
-        assert access.by_secret(rotated).key == token.key
-        with pytest.raises(Unauthorized):
-            access.by_secret(secret)
+    token, _ = await world.administration.create_token()
+    other, _ = await world.administration.create_token()
+    assert await world.administration.revoke_token(token.key) == token
+    assert world.registry.get("token", token.key) is None
+    assert list(world.administration.list_tokens()) == [other]
+    with pytest.raises(NotFound) as caught:
         await world.administration.revoke_token(token.key)
-        assert (access._keys, access._hashes) == ({}, {})
-        access.close()
-        access.close()
+    assert token.key not in str(caught.value)
 
 
 @pytest.mark.gen_test
-async def test_a_token_is_changed(open_world: OpenWorld) -> None:
+async def test_key_and_secret_let_in(world: World) -> None:
+    """Both together do; under the key "whr", and where there is no key, the secret alone does."""
+    early, early_secret = await world.administration.create_token()
+    access = access_of(world)
+    late, late_secret = await world.administration.create_token()
+    for token, secret in ((early, early_secret), (late, late_secret)):
+        assert access.authenticate(token.key, secret) == token
+        assert access.authenticate("whr", secret) == token
+        assert access.by_secret(secret) == token
+    access.close()
+
+
+@pytest.mark.gen_test
+async def test_every_failure_says_the_same(world: World) -> None:
+    """A wrong key, a wrong secret, one of another token, a revoked and an expired one can't be told apart."""
+    access = access_of(world)
+    token, secret = await world.administration.create_token()
+    other, other_secret = await world.administration.create_token()
+    revoked, revoked_secret = await world.administration.create_token()
+    expired, expired_secret = await world.administration.create_token(expires_at=world.now + 1)
+    assert access.authenticate(expired.key, expired_secret) == expired
+    world.now += 1
+    await world.administration.revoke_token(revoked.key)
+    messages = set()
+    for key, wrong in (
+        ("nobody", secret),
+        (token.key.upper(), secret),
+        ("", secret),
+        (token.key, new_secret()),
+        (token.key, ""),
+        (token.key, secret + "x"),
+        (token.key, token.secret_hash),
+        (token.key, other_secret),
+        (other.key, secret),
+        (revoked.key, revoked_secret),
+        (expired.key, expired_secret),
+        ("whr", expired_secret),
+        ("whr", revoked_secret),
+        ("whr", "whr"),
+        ("whr", ""),
+        ("\ud800", "\ud800"),
+        ("ключ", "тайна"),
+    ):
+        with pytest.raises(Unauthorized) as caught:
+            access.authenticate(key, wrong)
+        assert caught.value.close_code == 4001
+        messages.add(str(caught.value))
+    assert len(messages) == 1
+    assert messages.pop().startswith("the key or secret is wrong")
+    assert access.authenticate(token.key, secret) == token
+    access.close()
+
+
+@pytest.mark.gen_test
+async def test_access_follows_changes(world: World) -> None:
+    """A token whose record changed is found as it is now; with another secret's hash only by that secret."""
+    access = access_of(world)
+    token, secret = await world.administration.create_token()
+    await world.registry.put("token", token.key, replace(token, description="changed"))
+    assert access.by_secret(secret).description == "changed"
+    rotated = new_secret()
+    await world.registry.put("token", token.key, replace(token, secret_hash=hash_secret(rotated)))
+    assert access.by_secret(rotated).key == token.key
+    with pytest.raises(Unauthorized):
+        access.by_secret(secret)
+    await world.administration.revoke_token(token.key)
+    assert (access._keys, access._hashes) == ({}, {})
+    access.close()
+    access.close()
+
+
+@pytest.mark.gen_test
+async def test_a_token_is_changed(world: World) -> None:
     """What is not named stays, and so does the secret; an `expires_at` that is past ends it at once."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        token, secret = await world.administration.create_token(description="worker")
-        changed = await world.administration.set_token(token.key, buckets=["orders"], api_access=False)
-        assert changed == replace(token, buckets=frozenset({bucket.id}), api_access=False)
-        access = access_of(world)
-        assert access.by_secret(secret) == changed
-        await world.administration.set_token(token.key, expires_at=world.now)
-        with pytest.raises(Unauthorized):
-            access.by_secret(secret)
-        with pytest.raises(NotFound):
-            await world.administration.set_token("none")
+    bucket = await world.administration.create_bucket("orders")
+    token, secret = await world.administration.create_token(description="worker")
+    changed = await world.administration.set_token(token.key, buckets=["orders"], api_access=False)
+    assert changed == replace(token, buckets=frozenset({bucket.id}), api_access=False)
+    access = access_of(world)
+    assert access.by_secret(secret) == changed
+    await world.administration.set_token(token.key, expires_at=world.now)
+    with pytest.raises(Unauthorized):
+        access.by_secret(secret)
+    with pytest.raises(NotFound):
+        await world.administration.set_token("none")
 
 
 @pytest.mark.gen_test
-async def test_a_token_is_rotated(open_world: OpenWorld) -> None:
+async def test_a_token_is_rotated(world: World) -> None:
     """The new secret is good, the old one until its grace ends, and at once where there is none."""
-    async with open_world() as world:
-        token, first = await world.administration.create_token()
-        access = access_of(world)
-        rotated, second = await world.administration.rotate_token(token.key, 60.0)
-        assert (rotated.key, rotated.secret_hash) == (token.key, hash_secret(second))
-        assert second.startswith("sk-rly_")
-        assert access.by_secret(first) == access.by_secret(second) == rotated
-        world.now += 59.9
-        assert access.by_secret(first) == rotated
-        world.now += 0.1
-        with pytest.raises(Unauthorized):
-            access.by_secret(first)
-        assert access.by_secret(second) == rotated
-        _, third = await world.administration.rotate_token(token.key)
-        with pytest.raises(Unauthorized):
-            access.by_secret(second)
-        assert access.authenticate(token.key, third).key == token.key
+    token, first = await world.administration.create_token()
+    access = access_of(world)
+    rotated, second = await world.administration.rotate_token(token.key, 60.0)
+    assert (rotated.key, rotated.secret_hash) == (token.key, hash_secret(second))
+    assert second.startswith("sk-rly_")
+    assert access.by_secret(first) == access.by_secret(second) == rotated
+    world.now += 59.9
+    assert access.by_secret(first) == rotated
+    world.now += 0.1
+    with pytest.raises(Unauthorized):
+        access.by_secret(first)
+    assert access.by_secret(second) == rotated
+    _, third = await world.administration.rotate_token(token.key)
+    with pytest.raises(Unauthorized):
+        access.by_secret(second)
+    assert access.authenticate(token.key, third).key == token.key
 
 
 @pytest.mark.gen_test
@@ -229,129 +221,123 @@ async def positions(world: World, key: str) -> dict[str, int]:
 
 
 @pytest.mark.gen_test
-async def test_a_durable_token_has_positions(open_world: OpenWorld) -> None:
+async def test_a_durable_token_has_positions(world: World) -> None:
     """At the head of every bucket that it reads, from when it is durable or gets the bucket on; they leave with it."""
-    async with open_world() as world:
-        administration = world.administration
-        orders = await administration.create_bucket("orders")
-        await administration.create_bucket("billing")
-        await administration.create_bucket("brief", ephemeral=True)
-        await world.log.append(orders.id, event())
-        every, _ = await administration.create_token(durable=True)
-        assert token_document(every)["durable"] is True
-        assert await positions(world, every.key) == {"orders": 1, "billing": 0}
-        await administration.create_bucket("later")
-        await administration.create_bucket("fleeting", ephemeral=True)
-        assert await positions(world, every.key) == {"orders": 1, "billing": 0, "later": 0}
+    administration = world.administration
+    orders = await administration.create_bucket("orders")
+    await administration.create_bucket("billing")
+    await administration.create_bucket("brief", ephemeral=True)
+    await world.log.append(orders.id, event())
+    every, _ = await administration.create_token(durable=True)
+    assert token_document(every)["durable"] is True
+    assert await positions(world, every.key) == {"orders": 1, "billing": 0}
+    await administration.create_bucket("later")
+    await administration.create_bucket("fleeting", ephemeral=True)
+    assert await positions(world, every.key) == {"orders": 1, "billing": 0, "later": 0}
 
-        one, _ = await administration.create_token(buckets=["billing"])
-        assert await positions(world, one.key) == {}
-        await administration.set_token(one.key, durable=True)
-        assert await positions(world, one.key) == {"billing": 0}
-        await world.log.append(orders.id, event())
-        await administration.set_token(one.key, buckets=["orders", "billing"])
-        assert await positions(world, one.key) == {"orders": 2, "billing": 0}
-        await administration.set_token(one.key, buckets=["orders"], description="other")
-        assert await positions(world, one.key) == {"orders": 2}
-        await administration.rotate_token(one.key)
-        assert await positions(world, one.key) == {"orders": 2}
-        await administration.set_token(one.key, durable=False)
-        assert await positions(world, one.key) == {}
-        await administration.revoke_token(every.key)
-        assert await positions(world, every.key) == {}
+    one, _ = await administration.create_token(buckets=["billing"])
+    assert await positions(world, one.key) == {}
+    await administration.set_token(one.key, durable=True)
+    assert await positions(world, one.key) == {"billing": 0}
+    await world.log.append(orders.id, event())
+    await administration.set_token(one.key, buckets=["orders", "billing"])
+    assert await positions(world, one.key) == {"orders": 2, "billing": 0}
+    await administration.set_token(one.key, buckets=["orders"], description="other")
+    assert await positions(world, one.key) == {"orders": 2}
+    await administration.rotate_token(one.key)
+    assert await positions(world, one.key) == {"orders": 2}
+    await administration.set_token(one.key, durable=False)
+    assert await positions(world, one.key) == {}
+    await administration.revoke_token(every.key)
+    assert await positions(world, every.key) == {}
 
 
 @pytest.mark.gen_test
-async def test_positions_of_no_token_leave_at_a_start(open_world: OpenWorld) -> None:
+async def test_positions_of_no_token_leave_at_a_start(world: World) -> None:
     """What a crash left between a token's record and its positions; those of tokens that have some stay."""
-    async with open_world() as world:
-        bucket = await world.administration.create_bucket("orders")
-        durable, _ = await world.administration.create_token(durable=True)
-        plain, _ = await world.administration.create_token()
-        for name in ("nobody", plain.key):
-            await world.consumers.create(Key(bucket.id, "token", name), 0, Terms(receipt=True), 0)
-        await world.consumers.create(Key(bucket.id, "client", "nobody"), 0, Terms(), 0)
-        await world.administration.reconcile()
-        left = {each.key[1:] for each in await world.consumers.list()}
-        assert left == {("token", durable.key), ("client", "nobody")}
+    bucket = await world.administration.create_bucket("orders")
+    durable, _ = await world.administration.create_token(durable=True)
+    plain, _ = await world.administration.create_token()
+    for name in ("nobody", plain.key):
+        await world.consumers.create(Key(bucket.id, "token", name), 0, Terms(receipt=True), 0)
+    await world.consumers.create(Key(bucket.id, "client", "nobody"), 0, Terms(), 0)
+    await world.administration.reconcile()
+    left = {each.key[1:] for each in await world.consumers.list()}
+    assert left == {("token", durable.key), ("client", "nobody")}
 
 
 @pytest.mark.gen_test
-async def test_lacking_positions_are_made_at_a_start(open_world: OpenWorld) -> None:
+async def test_lacking_positions_are_made_at_a_start(world: World) -> None:
     """In a bucket that is younger than the token at its first event, in another one at the head; none for a token that
     has expired."""
-    async with open_world() as world:
-        older = await world.administration.create_bucket("older")
-        world.now += 10
-        token, _ = await world.administration.create_token(durable=True)
-        gone, _ = await world.administration.create_token(durable=True, expires_at=int(world.now) + 5)
-        world.now += 10
-        younger = await world.administration.create_bucket("younger")
-        assert await positions(world, gone.key) == {"older": 0}
-        for bucket in (older, younger):
-            await world.log.append(bucket.id, event())
-            await world.consumers.delete(Key(bucket.id, "token", token.key))
-        await world.administration.reconcile()
-        assert await positions(world, token.key) == {"older": 1, "younger": 0}
-        assert await positions(world, gone.key) == {"older": 0}
+    older = await world.administration.create_bucket("older")
+    world.now += 10
+    token, _ = await world.administration.create_token(durable=True)
+    gone, _ = await world.administration.create_token(durable=True, expires_at=int(world.now) + 5)
+    world.now += 10
+    younger = await world.administration.create_bucket("younger")
+    assert await positions(world, gone.key) == {"older": 0}
+    for bucket in (older, younger):
+        await world.log.append(bucket.id, event())
+        await world.consumers.delete(Key(bucket.id, "token", token.key))
+    await world.administration.reconcile()
+    assert await positions(world, token.key) == {"older": 1, "younger": 0}
+    assert await positions(world, gone.key) == {"older": 0}
 
 
 @pytest.mark.gen_test
-async def test_what_a_durable_token_misses_is_told_from_the_first_event(open_world: OpenWorld) -> None:
+async def test_what_a_durable_token_misses_is_told_from_the_first_event(world: World) -> None:
     """In a bucket that was made after it, before its client ever came: the lag, and the gap that retention left."""
-    async with open_world() as world:
-        token, _ = await world.administration.create_token(durable=True)
-        bucket = await world.administration.create_bucket("later", retention={"max_events": 2})
-        for _ in range(6):
-            await world.log.append(bucket.id, event())
-        ledgers = world.administration.ledgers
-        key = Key(bucket.id, "token", token.key)
-        ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
-        assert (standing.key, standing.pending) == (key, 6)
-        await world.administration.housekeeping.trim_all()
-        ledger = await ledgers.open(key)
-        assert ledger.gap == Gap("retention", 1, 4)
-        assert ledgers.counters.gaps["retention"] == 1
-        ledgers.close(ledger)
+    token, _ = await world.administration.create_token(durable=True)
+    bucket = await world.administration.create_bucket("later", retention={"max_events": 2})
+    for _ in range(6):
+        await world.log.append(bucket.id, event())
+    ledgers = world.administration.ledgers
+    key = Key(bucket.id, "token", token.key)
+    ((_, standing),) = await ConsumerAdministration(world.log, ledgers).standings([bucket])
+    assert (standing.key, standing.pending) == (key, 6)
+    await world.administration.housekeeping.trim_all()
+    ledger = await ledgers.open(key)
+    assert ledger.gap == Gap("retention", 1, 4)
+    assert ledgers.counters.gaps["retention"] == 1
+    ledgers.close(ledger)
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_may_be_ephemeral_for_a_while(open_world: OpenWorld) -> None:
+async def test_a_bucket_may_be_ephemeral_for_a_while(world: World) -> None:
     """A durable token has no position in it then, and begins at its head of the moment when it is so no longer."""
-    async with open_world() as world:
-        administration = world.administration
-        token, _ = await administration.create_token(durable=True)
-        plain, _ = await administration.create_token()
-        gone, _ = await administration.create_token(durable=True, expires_at=int(world.now) + 5)
-        bucket = await administration.create_bucket("orders", ephemeral=True)
-        world.now += 10
-        await world.log.append(bucket.id, event())
-        await administration.set_bucket("orders", ephemeral=False)
-        assert await positions(world, token.key) == {"orders": 1}
-        assert await positions(world, gone.key) == await positions(world, plain.key) == {}
-        await world.log.append(bucket.id, event())
-        await administration.set_bucket("orders", description="other")
-        assert await positions(world, token.key) == {"orders": 1}
-        await administration.set_bucket("orders", ephemeral=True)
-        assert await positions(world, token.key) == {}
-        await administration.set_bucket("orders", ephemeral=False)
-        assert await positions(world, token.key) == {"orders": 2}
+    administration = world.administration
+    token, _ = await administration.create_token(durable=True)
+    plain, _ = await administration.create_token()
+    gone, _ = await administration.create_token(durable=True, expires_at=int(world.now) + 5)
+    bucket = await administration.create_bucket("orders", ephemeral=True)
+    world.now += 10
+    await world.log.append(bucket.id, event())
+    await administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, token.key) == {"orders": 1}
+    assert await positions(world, gone.key) == await positions(world, plain.key) == {}
+    await world.log.append(bucket.id, event())
+    await administration.set_bucket("orders", description="other")
+    assert await positions(world, token.key) == {"orders": 1}
+    await administration.set_bucket("orders", ephemeral=True)
+    assert await positions(world, token.key) == {}
+    await administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, token.key) == {"orders": 2}
 
 
 @pytest.mark.gen_test
-async def test_changes_at_once_keep_the_positions(open_world: OpenWorld) -> None:
+async def test_changes_at_once_keep_the_positions(world: World) -> None:
     """Each has its positions in line before the next one begins: none takes away what another one needs."""
-    async with open_world() as world:
-        administration = world.administration
-        token, _ = await administration.create_token(durable=True)
-        for number in range(5):
-            await administration.create_bucket(f"b-{number}", ephemeral=True)
-            await asyncio.gather(*(administration.set_bucket(f"b-{number}", ephemeral=False) for _ in range(2)))
-            assert len(await positions(world, token.key)) == number + 1
-        await asyncio.gather(*(administration.set_token(token.key, durable=durable) for durable in (False, True)))
-        assert len(await positions(world, token.key)) == 5
-        await asyncio.gather(*(administration.set_bucket("b-0", ephemeral=ephemeral) for ephemeral in (True, False)))
-        assert len(await positions(world, token.key)) == 5
+    administration = world.administration
+    token, _ = await administration.create_token(durable=True)
+    for number in range(5):
+        await administration.create_bucket(f"b-{number}", ephemeral=True)
+        await asyncio.gather(*(administration.set_bucket(f"b-{number}", ephemeral=False) for _ in range(2)))
+        assert len(await positions(world, token.key)) == number + 1
+    await asyncio.gather(*(administration.set_token(token.key, durable=durable) for durable in (False, True)))
+    assert len(await positions(world, token.key)) == 5
+    await asyncio.gather(*(administration.set_bucket("b-0", ephemeral=ephemeral) for ephemeral in (True, False)))
+    assert len(await positions(world, token.key)) == 5
 
 
 @contextmanager
@@ -370,83 +356,78 @@ def full_disk(world: World, key: str) -> Iterator[None]:
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_that_can_not_be_changed_keeps_no_position(open_world: OpenWorld) -> None:
+async def test_a_bucket_that_can_not_be_changed_keeps_no_position(world: World) -> None:
     """What was made for it is removed again."""
-    async with open_world() as world:
-        token, _ = await world.administration.create_token(durable=True)
-        await world.administration.create_bucket("orders", ephemeral=True)
-        with full_disk(world, token.key):
-            await world.administration.set_bucket("orders", ephemeral=False)
-        assert await positions(world, token.key) == {}
+    token, _ = await world.administration.create_token(durable=True)
+    await world.administration.create_bucket("orders", ephemeral=True)
+    with full_disk(world, token.key):
+        await world.administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, token.key) == {}
 
 
 @pytest.mark.gen_test
-async def test_a_token_that_is_made_while_a_bucket_ceases_to_be_ephemeral(open_world: OpenWorld) -> None:
+async def test_a_token_that_is_made_while_a_bucket_ceases_to_be_ephemeral(world: World) -> None:
     """Whichever record is put first, the token has its position."""
-    async with open_world() as world:
-        administration = world.administration
-        await administration.create_bucket("orders", ephemeral=True)
-        put = world.registry.put
+    administration = world.administration
+    await administration.create_bucket("orders", ephemeral=True)
+    put = world.registry.put
 
-        async def late(kind: Kind, *arguments: Any, **options: Any) -> Any:
-            if kind == "token":
-                await administration.set_bucket("orders", ephemeral=False)
-            return await put(kind, *arguments, **options)
+    async def late(kind: Kind, *arguments: Any, **options: Any) -> Any:
+        if kind == "token":
+            await administration.set_bucket("orders", ephemeral=False)
+        return await put(kind, *arguments, **options)
 
-        world.registry.put = late  # type: ignore[method-assign, assignment]
-        token, _ = await administration.create_token(durable=True)
-        assert await positions(world, token.key) == {"orders": 0}
-        await administration.set_bucket("orders", ephemeral=True)
+    world.registry.put = late  # type: ignore[method-assign, assignment]
+    token, _ = await administration.create_token(durable=True)
+    assert await positions(world, token.key) == {"orders": 0}
+    await administration.set_bucket("orders", ephemeral=True)
 
-        async def early(kind: Kind, *arguments: Any, **options: Any) -> Any:
-            if kind == "bucket":
-                world.registry.put = put  # type: ignore[method-assign]
-                tokens.append((await administration.create_token(durable=True))[0])
-            return await put(kind, *arguments, **options)
+    async def early(kind: Kind, *arguments: Any, **options: Any) -> Any:
+        if kind == "bucket":
+            world.registry.put = put  # type: ignore[method-assign]
+            tokens.append((await administration.create_token(durable=True))[0])
+        return await put(kind, *arguments, **options)
 
-        tokens: list[Token] = []
-        world.registry.put = early  # type: ignore[method-assign, assignment]
-        await administration.set_bucket("orders", ephemeral=False)
-        assert await positions(world, tokens[0].key) == {"orders": 0}
+    tokens: list[Token] = []
+    world.registry.put = early  # type: ignore[method-assign, assignment]
+    await administration.set_bucket("orders", ephemeral=False)
+    assert await positions(world, tokens[0].key) == {"orders": 0}
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_and_a_token_made_at_the_same_time(open_world: OpenWorld) -> None:
+async def test_a_bucket_and_a_token_made_at_the_same_time(world: World) -> None:
     """Whichever record is put first, the token has its position."""
-    async with open_world() as world:
-        for number in range(10):
-            (token, _), _ = await asyncio.gather(
-                world.administration.create_token(durable=True), world.administration.create_bucket(f"b-{number}")
-            )
-            assert len(await positions(world, token.key)) == number + 1
+    for number in range(10):
+        (token, _), _ = await asyncio.gather(
+            world.administration.create_token(durable=True), world.administration.create_bucket(f"b-{number}")
+        )
+        assert len(await positions(world, token.key)) == number + 1
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_without_its_positions_is_not_made(open_world: OpenWorld) -> None:
+async def test_a_bucket_without_its_positions_is_not_made(world: World) -> None:
     """Where they can't be stored, nobody finds the bucket, and its log is dropped."""
-    async with open_world() as world:
-        await world.administration.create_token(durable=True)
+    await world.administration.create_token(durable=True)
 
-        async def fail(*arguments: object) -> None:
-            raise NoSpace("the disk is full")
+    async def fail(*arguments: object) -> None:
+        raise NoSpace("the disk is full")
 
-        world.consumers.create = fail  # type: ignore[method-assign, assignment]
-        with pytest.raises(NoSpace):
-            await world.administration.create_bucket("orders")
-        assert world.administration.list_buckets() == []
-        assert list(await world.log.buckets()) == []
+    world.consumers.create = fail  # type: ignore[method-assign, assignment]
+    with pytest.raises(NoSpace):
+        await world.administration.create_bucket("orders")
+    assert world.administration.list_buckets() == []
+    assert list(await world.log.buckets()) == []
 
 
 @pytest.mark.gen_test
-async def test_a_token_that_can_not_be_changed_keeps_no_position(open_world: OpenWorld) -> None:
+async def test_a_token_that_can_not_be_changed_keeps_no_position(world: World) -> None:
     """What was made for it is removed again: retention may wait for it."""
-    async with open_world() as world:
-        administration = world.administration
-        orders = await administration.create_bucket("orders")
-        token, _ = await administration.create_token(buckets=["orders"])
-        with full_disk(world, token.key):
-            await administration.set_token(token.key, durable=True)
-        assert await positions(world, token.key) == {}
-        await world.log.append(orders.id, event())
+    administration = world.administration
+    orders = await administration.create_bucket("orders")
+    token, _ = await administration.create_token(buckets=["orders"])
+    with full_disk(world, token.key):
         await administration.set_token(token.key, durable=True)
-        assert await positions(world, token.key) == {"orders": 1}
+    assert await positions(world, token.key) == {}
+    await world.log.append(orders.id, event())
+    await administration.set_token(token.key, durable=True)
+    assert await positions(world, token.key) == {"orders": 1}

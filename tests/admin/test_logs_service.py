@@ -20,7 +20,8 @@ from relay_tornado.admin.stored import Judging
 from relay_tornado.errors import Conflict, Invalid, NotClear, NotFound
 from relay_tornado.model import Event, Gap, Retention, Token
 from relay_tornado.wire.frames import gap_fields
-from tests.admin.logs_world import ROOT, OpenLogs, forget, ids, logs_test, sqlite_logs
+from tests.admin.logs_world import ROOT, LogsWorld, forget, ids, logs_test, sqlite_logs
+from tests.admin.logs_world import world as world
 
 LOG = [
     *("id", "account_id", "bucket_id", "input_id", "output_id", "method", "status", "status_code", "body", "headers"),
@@ -30,110 +31,104 @@ LOG = [
 
 
 @logs_test
-async def test_a_log_has_the_stock_form(open_logs: OpenLogs) -> None:
+async def test_a_log_has_the_stock_form(world: LogsWorld) -> None:
     """Its fields are the stock ones, then ours; status is text, times are whole, the answer's body is base64."""
-    async with open_logs() as world:
-        bucket = await world.bucket(outputs=1)
-        (event_id,) = await world.send(bucket, b"hello", verified=True, verdict="matches")
-        log = await world.logs.get(ROOT, event_id)
-        assert list(log)[: len(LOG)] == LOG
-        assert (log["status"], log["status_code"], log["response_body"], log["output_id"]) == ("received", 0, "", "")
-        assert (log["body"], log["raw_query"], log["extra_path"]) == ("hello", "a=1", "/x")
-        assert (log["ip_address"], log["method"], log["headers"]) == ("192.0.2.1", "POST", {"X-A": ["1"]})
-        assert base64.b64decode(log["headers_base64"]) == b"Host: h\r\nX-A: 1\r\n"
-        assert (log["verified"], log["verdict"], log["resend_of"], log["seq"]) == (True, "matches", None, 1)
-        assert type(log["created_at"]) is int
-        assert log["created_at"] == int(log["received_at"])
-        assert "body_base64" not in log
-        await world.answer(bucket, 1, 1, 201)
-        log = await world.logs.get(ROOT, event_id)
-        assert (log["status"], log["status_code"], log["updated_at"], log["retries"]) == ("sent", 201, 5, 1)
-        assert base64.b64decode(log["response_body"]) == b"\xffok"
-        assert (log["response_headers"], log["duration_ms"]) == ({"X": ["y"]}, 12)
-        assert log["output_id"] == world.administration.find_bucket(bucket).outputs[0].id
+    bucket = await world.bucket(outputs=1)
+    (event_id,) = await world.send(bucket, b"hello", verified=True, verdict="matches")
+    log = await world.logs.get(ROOT, event_id)
+    assert list(log)[: len(LOG)] == LOG
+    assert (log["status"], log["status_code"], log["response_body"], log["output_id"]) == ("received", 0, "", "")
+    assert (log["body"], log["raw_query"], log["extra_path"]) == ("hello", "a=1", "/x")
+    assert (log["ip_address"], log["method"], log["headers"]) == ("192.0.2.1", "POST", {"X-A": ["1"]})
+    assert base64.b64decode(log["headers_base64"]) == b"Host: h\r\nX-A: 1\r\n"
+    assert (log["verified"], log["verdict"], log["resend_of"], log["seq"]) == (True, "matches", None, 1)
+    assert type(log["created_at"]) is int
+    assert log["created_at"] == int(log["received_at"])
+    assert "body_base64" not in log
+    await world.answer(bucket, 1, 1, 201)
+    log = await world.logs.get(ROOT, event_id)
+    assert (log["status"], log["status_code"], log["updated_at"], log["retries"]) == ("sent", 201, 5, 1)
+    assert base64.b64decode(log["response_body"]) == b"\xffok"
+    assert (log["response_headers"], log["duration_ms"]) == ({"X": ["y"]}, 12)
+    assert log["output_id"] == world.administration.find_bucket(bucket).outputs[0].id
 
 
 @logs_test
-async def test_a_body_that_is_no_text(open_logs: OpenLogs) -> None:
+async def test_a_body_that_is_no_text(world: LogsWorld) -> None:
     """It stands exactly in `body_base64`, and readable in `body`."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        (event_id,) = await world.send(bucket, b"\xff\x00a")
-        log = await world.logs.get(ROOT, event_id)
-        assert base64.b64decode(log["body_base64"]) == b"\xff\x00a"
-        assert log["body"] == "�\x00a"
+    bucket = await world.bucket()
+    (event_id,) = await world.send(bucket, b"\xff\x00a")
+    log = await world.logs.get(ROOT, event_id)
+    assert base64.b64decode(log["body_base64"]) == b"\xff\x00a"
+    assert log["body"] == "�\x00a"
 
 
 @logs_test
-async def test_one_copy_by_its_id(open_logs: OpenLogs) -> None:
+async def test_one_copy_by_its_id(world: LogsWorld) -> None:
     """E-1-2 is the copy for output 2 with its own results; E-1 has the newest of all; a copy of no output is none."""
-    async with open_logs() as world:
-        bucket = await world.bucket(outputs=2)
-        (event_id,) = await world.send(bucket, b"x")
-        outputs = [each.id for each in world.administration.find_bucket(bucket).outputs]
-        found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
-        assert [each["output_id"] for each in found] == [*outputs, ""]
-        await world.answer(bucket, 1, 1, 200)
-        await world.answer(bucket, 1, 2, 0)
-        found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
-        assert [each["id"] for each in found] == [f"{event_id}-1", f"{event_id}-2", event_id]
-        assert [each["status"] for each in found] == ["sent", "failed", "failed"]
-        assert [each["output_id"] for each in found] == [outputs[0], outputs[1], outputs[1]]
-        with pytest.raises(NotFound):
-            await world.logs.get(ROOT, f"{event_id}-3")
-        await world.administration.delete_output(outputs[1])
-        assert (await world.logs.get(ROOT, f"{event_id}-2"))["output_id"] == ""
+    bucket = await world.bucket(outputs=2)
+    (event_id,) = await world.send(bucket, b"x")
+    outputs = [each.id for each in world.administration.find_bucket(bucket).outputs]
+    found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
+    assert [each["output_id"] for each in found] == [*outputs, ""]
+    await world.answer(bucket, 1, 1, 200)
+    await world.answer(bucket, 1, 2, 0)
+    found = [await world.logs.get(ROOT, each) for each in (f"{event_id}-1", f"{event_id}-2", event_id)]
+    assert [each["id"] for each in found] == [f"{event_id}-1", f"{event_id}-2", event_id]
+    assert [each["status"] for each in found] == ["sent", "failed", "failed"]
+    assert [each["output_id"] for each in found] == [outputs[0], outputs[1], outputs[1]]
+    with pytest.raises(NotFound):
+        await world.logs.get(ROOT, f"{event_id}-3")
+    await world.administration.delete_output(outputs[1])
+    assert (await world.logs.get(ROOT, f"{event_id}-2"))["output_id"] == ""
 
 
 @logs_test
-async def test_an_id_of_nothing(open_logs: OpenLogs) -> None:
+async def test_an_id_of_nothing(world: LogsWorld) -> None:
     """What left, never was, or is out of the token's scope is not found, in the same words; nor is what is no id."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        (event_id,) = await world.send(bucket, b"x")
-        epoch = event_id.partition("-")[0]
-        other = Token("other", "h", 0.0, buckets=frozenset({"elsewhere"}))
-        words = set()
-        for token, log_id in ((ROOT, f"{epoch}-0"), (ROOT, f"{epoch}-2"), (ROOT, "zzzzzzzzzzzz-1"), (other, event_id)):
-            with pytest.raises(NotFound) as caught:
-                await world.logs.get(token, log_id)
-            words.add(str(caught.value).replace(repr(log_id), "…"))
-        assert len(words) == 1
-        with pytest.raises(NotFound, match="a whole id is like"):
-            await world.logs.get(ROOT, epoch)
-        assert (await world.logs.list(other))["data"] == []
+    bucket = await world.bucket()
+    (event_id,) = await world.send(bucket, b"x")
+    epoch = event_id.partition("-")[0]
+    other = Token("other", "h", 0.0, buckets=frozenset({"elsewhere"}))
+    words = set()
+    for token, log_id in ((ROOT, f"{epoch}-0"), (ROOT, f"{epoch}-2"), (ROOT, "zzzzzzzzzzzz-1"), (other, event_id)):
+        with pytest.raises(NotFound) as caught:
+            await world.logs.get(token, log_id)
+        words.add(str(caught.value).replace(repr(log_id), "…"))
+    assert len(words) == 1
+    with pytest.raises(NotFound, match="a whole id is like"):
+        await world.logs.get(ROOT, epoch)
+    assert (await world.logs.list(other))["data"] == []
 
 
 @logs_test
 @pytest.mark.parametrize(("step", "words"), [("outline", "it has left, or is damaged"), ("read", "is damaged")])
 async def test_an_event_that_leaves_while_it_is_looked_for(
-    open_logs: OpenLogs, monkeypatch: pytest.MonkeyPatch, step: str, words: str
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch, step: str, words: str
 ) -> None:
     """It is not there, or cannot be sent again any more."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        event_id, _ = await world.send(bucket, b"1", b"2")
-        taken = getattr(world.log, step)
+    bucket = await world.bucket()
+    event_id, _ = await world.send(bucket, b"1", b"2")
+    taken = getattr(world.log, step)
 
-        async def then_taken(*asked: Any) -> Any:
-            await world.log.trim(bucket, Retention(None, 1, None), None)
-            return await taken(*asked)
+    async def then_taken(*asked: Any) -> Any:
+        await world.log.trim(bucket, Retention(None, 1, None), None)
+        return await taken(*asked)
 
-        monkeypatch.setattr(world.log, step, then_taken)
-        with pytest.raises(NotFound if step == "outline" else Conflict, match=words):
-            await world.logs.resend(ROOT, event_id)
+    monkeypatch.setattr(world.log, step, then_taken)
+    with pytest.raises(NotFound if step == "outline" else Conflict, match=words):
+        await world.logs.resend(ROOT, event_id)
 
 
 @logs_test
-async def test_outputs_of_one_name(open_logs: OpenLogs) -> None:
+async def test_outputs_of_one_name(world: LogsWorld) -> None:
     """A bucket may have them from when it could: each is named by its id, and their name names none."""
-    async with open_logs() as world:
-        bucket = world.administration.find_bucket(await world.bucket(outputs=2))
-        outputs = tuple(replace(each, name="twin") for each in bucket.outputs)
-        twins = replace(bucket, outputs=outputs)
-        assert [output_of(twins, each.id) for each in outputs] == list(outputs)
-        with pytest.raises(NotClear, match=f"has 2 outputs 'twin'.*{outputs[0].id}, {outputs[1].id}"):
-            output_of(twins, "twin")
+    bucket = world.administration.find_bucket(await world.bucket(outputs=2))
+    outputs = tuple(replace(each, name="twin") for each in bucket.outputs)
+    twins = replace(bucket, outputs=outputs)
+    assert [output_of(twins, each.id) for each in outputs] == list(outputs)
+    with pytest.raises(NotClear, match=f"has 2 outputs 'twin'.*{outputs[0].id}, {outputs[1].id}"):
+        output_of(twins, "twin")
 
 
 @pytest.mark.gen_test
@@ -173,102 +168,98 @@ async def test_an_id_counts_in_its_own_stretch_only(tmp_path: Path) -> None:
 
 
 @logs_test
-async def test_a_search_of_a_span_of_time(open_logs: OpenLogs) -> None:
+async def test_a_search_of_a_span_of_time(world: LogsWorld) -> None:
     """Its beginning is in it, its end is not; a cursor leads on within it, over all buckets."""
-    async with open_logs() as world:
-        buckets = [await world.bucket(name) for name in "ab"]
-        for number in range(8):
-            await world.send(buckets[number % 2], b"x")
-            await asyncio.sleep(0.002)
-        newest_first = (await world.logs.list(ROOT))["data"]
-        begin, end = newest_first[5]["received_at"], newest_first[2]["received_at"]
-        for since, until, number in ((begin, None, 6), (None, end, 5), (begin, end, 3)):
-            fitting = [
-                each["id"]
-                for each in newest_first
-                if (since is None or each["received_at"] >= since) and (until is None or each["received_at"] < until)
-            ]
-            assert len(fitting) == number
-            found: list[str] = []
-            cursor: str | None = ""
-            while cursor is not None:
-                page = await world.logs.search(ROOT, Wanted(since=since, until=until), limit=2, cursor=cursor)
-                found += [each["id"] for each in page["data"]]
-                cursor = page["next_cursor"]
-            assert found == fitting
+    buckets = [await world.bucket(name) for name in "ab"]
+    for number in range(8):
+        await world.send(buckets[number % 2], b"x")
+        await asyncio.sleep(0.002)
+    newest_first = (await world.logs.list(ROOT))["data"]
+    begin, end = newest_first[5]["received_at"], newest_first[2]["received_at"]
+    for since, until, number in ((begin, None, 6), (None, end, 5), (begin, end, 3)):
+        fitting = [
+            each["id"]
+            for each in newest_first
+            if (since is None or each["received_at"] >= since) and (until is None or each["received_at"] < until)
+        ]
+        assert len(fitting) == number
+        found: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            page = await world.logs.search(ROOT, Wanted(since=since, until=until), limit=2, cursor=cursor)
+            found += [each["id"] for each in page["data"]]
+            cursor = page["next_cursor"]
+        assert found == fitting
 
 
 @logs_test
-async def test_a_page_behind_a_cursor_is_stable(open_logs: OpenLogs) -> None:
+async def test_a_page_behind_a_cursor_is_stable(world: LogsWorld) -> None:
     """With a cursor the same events come as often as one asks, nothing is marked, and cursors lead on in order."""
-    async with open_logs() as world:
-        bucket = await world.bucket()
-        sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
-        for _ in range(2):
-            page = await world.logs.page(ROOT, "orders", limit=2, cursor="")
-            assert ([each["id"] for each in page["logs"]], page["has_more"], page["next_cursor"]) == (
-                sent[:2],
-                True,
-                sent[1],
-            )
-        page = await world.logs.page(ROOT, "orders", limit=100, cursor=sent[1])
+    bucket = await world.bucket()
+    sent = await world.send(bucket, *(b"%d" % n for n in range(5)))
+    for _ in range(2):
+        page = await world.logs.page(ROOT, "orders", limit=2, cursor="")
         assert ([each["id"] for each in page["logs"]], page["has_more"], page["next_cursor"]) == (
-            sent[2:],
-            False,
-            sent[4],
+            sent[:2],
+            True,
+            sent[1],
         )
-        page = await world.logs.page(ROOT, "orders", cursor=sent[4])
-        assert (page["logs"], page["has_more"], page["next_cursor"]) == ([], False, sent[4])
-        assert {each["status"] for each in (await world.logs.list(ROOT))["data"]} == {"received"}
-        await world.log.trim(bucket, Retention(None, 1, None), None)
-        page = await world.logs.page(ROOT, "orders", limit=9, cursor=sent[0])
-        assert [each["id"] for each in page["logs"]] == sent[4:]
-        assert page["gap"] == gap_fields(Gap("retention", 2, 4))
-        with pytest.raises(Invalid, match="cursor"):
-            await world.logs.page(ROOT, "orders", cursor="x")
+    page = await world.logs.page(ROOT, "orders", limit=100, cursor=sent[1])
+    assert ([each["id"] for each in page["logs"]], page["has_more"], page["next_cursor"]) == (
+        sent[2:],
+        False,
+        sent[4],
+    )
+    page = await world.logs.page(ROOT, "orders", cursor=sent[4])
+    assert (page["logs"], page["has_more"], page["next_cursor"]) == ([], False, sent[4])
+    assert {each["status"] for each in (await world.logs.list(ROOT))["data"]} == {"received"}
+    await world.log.trim(bucket, Retention(None, 1, None), None)
+    page = await world.logs.page(ROOT, "orders", limit=9, cursor=sent[0])
+    assert [each["id"] for each in page["logs"]] == sent[4:]
+    assert page["gap"] == gap_fields(Gap("retention", 2, 4))
+    with pytest.raises(Invalid, match="cursor"):
+        await world.logs.page(ROOT, "orders", cursor="x")
 
 
 @logs_test
-async def test_a_cursor_between_the_copies_of_an_event(open_logs: OpenLogs) -> None:
+async def test_a_cursor_between_the_copies_of_an_event(world: LogsWorld) -> None:
     """After E-1-1 comes E-1-2 for output 2, and nothing more of event 1 for output 1."""
-    async with open_logs() as world:
-        bucket = await world.bucket(outputs=2)
-        (event_id,) = await world.send(bucket, b"x")
-        page = await world.logs.page(ROOT, "orders", output="out-2", cursor=f"{event_id}-1")
-        assert [each["id"] for each in page["logs"]] == [f"{event_id}-2"]
-        for output, cursor in (("out-1", f"{event_id}-1"), ("out-2", f"{event_id}-2"), ("", f"{event_id}-1")):
-            assert (await world.logs.page(ROOT, "orders", output=output, cursor=cursor))["logs"] == []
-        page = await world.logs.page(ROOT, "orders", output="out-2", cursor=f"{event_id.partition('-')[0]}-0-1")
-        assert ([each["id"] for each in page["logs"]], page.get("gap")) == ([f"{event_id}-2"], None)
-        await world.send(bucket, b"y", b"z")
-        await world.log.trim(bucket, Retention(None, 1, None), None)
-        for output, first in (("out-1", 2), ("out-2", 1), ("", 2)):
-            page = await world.logs.page(ROOT, "orders", output=output, cursor=f"{event_id}-1")
-            assert page["gap"] == gap_fields(Gap("retention", first, 2))
+    bucket = await world.bucket(outputs=2)
+    (event_id,) = await world.send(bucket, b"x")
+    page = await world.logs.page(ROOT, "orders", output="out-2", cursor=f"{event_id}-1")
+    assert [each["id"] for each in page["logs"]] == [f"{event_id}-2"]
+    for output, cursor in (("out-1", f"{event_id}-1"), ("out-2", f"{event_id}-2"), ("", f"{event_id}-1")):
+        assert (await world.logs.page(ROOT, "orders", output=output, cursor=cursor))["logs"] == []
+    page = await world.logs.page(ROOT, "orders", output="out-2", cursor=f"{event_id.partition('-')[0]}-0-1")
+    assert ([each["id"] for each in page["logs"]], page.get("gap")) == ([f"{event_id}-2"], None)
+    await world.send(bucket, b"y", b"z")
+    await world.log.trim(bucket, Retention(None, 1, None), None)
+    for output, first in (("out-1", 2), ("out-2", 1), ("", 2)):
+        page = await world.logs.page(ROOT, "orders", output=output, cursor=f"{event_id}-1")
+        assert page["gap"] == gap_fields(Gap("retention", first, 2))
 
 
 @logs_test
-async def test_an_ephemeral_bucket_keeps_stubs(open_logs: OpenLogs) -> None:
+async def test_an_ephemeral_bucket_keeps_stubs(world: LogsWorld) -> None:
     """A log is there with its place, time and status; its content only as long as it is in memory. Nothing drains."""
-    async with open_logs() as world:
-        bucket = await world.bucket(ephemeral=True)
-        (event_id,) = await world.send(bucket, b"secret", ephemeral=True)
-        log = await world.logs.get(ROOT, event_id)
-        assert (log["body"], log["ephemeral"]) == ("secret", True)
-        (copy,) = (await world.logs.resend(ROOT, event_id))["ids"]
-        forget(world.log)
-        for log_id in (event_id, copy):
-            log = await world.logs.get(ROOT, log_id)
-            assert (log["body"], log["headers"], log["ip_address"], log["ephemeral"]) == ("", {}, "", True)
-            assert (log["method"], log["input_id"]) == ("POST", "input")
-        await world.answer(bucket, 1)
-        listed = (await world.logs.list(ROOT))["data"]
-        assert [(each["id"], each["status"]) for each in listed] == [(copy, "received"), (event_id, "sent")]
-        with pytest.raises(Conflict, match="content is gone"):
-            await world.logs.resend(ROOT, event_id)
-        assert (await world.logs.resend_range(ROOT, "orders", Range()))["ids"] == []
-        with pytest.raises(Invalid, match="ephemeral"):
-            await world.logs.drain(ROOT, "orders")
-        page = await world.logs.page(ROOT, "orders", cursor=event_id)
-        assert page["logs"] == []
-        assert page["gap"] == gap_fields(Gap("ephemeral", 2, 2))
+    bucket = await world.bucket(ephemeral=True)
+    (event_id,) = await world.send(bucket, b"secret", ephemeral=True)
+    log = await world.logs.get(ROOT, event_id)
+    assert (log["body"], log["ephemeral"]) == ("secret", True)
+    (copy,) = (await world.logs.resend(ROOT, event_id))["ids"]
+    forget(world.log)
+    for log_id in (event_id, copy):
+        log = await world.logs.get(ROOT, log_id)
+        assert (log["body"], log["headers"], log["ip_address"], log["ephemeral"]) == ("", {}, "", True)
+        assert (log["method"], log["input_id"]) == ("POST", "input")
+    await world.answer(bucket, 1)
+    listed = (await world.logs.list(ROOT))["data"]
+    assert [(each["id"], each["status"]) for each in listed] == [(copy, "received"), (event_id, "sent")]
+    with pytest.raises(Conflict, match="content is gone"):
+        await world.logs.resend(ROOT, event_id)
+    assert (await world.logs.resend_range(ROOT, "orders", Range()))["ids"] == []
+    with pytest.raises(Invalid, match="ephemeral"):
+        await world.logs.drain(ROOT, "orders")
+    page = await world.logs.page(ROOT, "orders", cursor=event_id)
+    assert page["logs"] == []
+    assert page["gap"] == gap_fields(Gap("ephemeral", 2, 2))
