@@ -50,8 +50,7 @@ async def test_an_event_arrives_as_it_came() -> None:
                 b"Connection: close, X-Hop\r\n"
                 b"X-Hop: 1\r\nTE: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n",
             )
-            await target.until(1)
-            await w.idle()
+            await w.settled(target, 1)
             got = target.got[0]
             assert (got.method, got.body) == ("pUrGe", b"\x00\xffbody")
             assert got.target == b"/hook/a%2Fb/caf\xc3\xa9/\xff?key=1&x=1&x=%20?a#b"
@@ -77,8 +76,7 @@ async def test_order() -> None:
     async with Target() as target, world(public(target.url)) as w:
         bodies = [b"%d" % number for number in range(200)]
         await w.append(*bodies)
-        await target.until(200)
-        await w.idle()
+        await w.settled(target, 200)
         assert target.bodies == bodies
         assert target.most_busy == target.connections == 1
         assert not [task for task in asyncio.all_tasks() if "_work" in repr(task.get_coro())]
@@ -139,13 +137,11 @@ async def test_rate() -> None:
     throttle = {"enabled": True, "mode": "rate", "rate": 2, "interval": "second"}
     async with Target() as target, world(public(target.url, throttle=throttle)) as w:
         await w.append(*(b"%d" % number for number in range(6)))
-        await target.until(2)
-        await w.idle()
+        await w.settled(target, 2)
         assert len(target.got) == 2
         for count in (2, 4, 4, 6):
             await w.turn(0.51)
-            await target.until(count)
-            await w.idle()
+            await w.settled(target, count)
             assert len(target.got) == count
 
 
@@ -159,8 +155,7 @@ async def test_what_cannot_be_sent_stops_nobody() -> None:
             for _ in range(30):
                 await w.append(b"evil", path=b"/../x")
             await w.append(b"good")
-            await target.until(1)
-            await w.idle()
+            await w.settled(target, 1)
             assert [got.target for got in target.got] == [b"/in"]
             letters = await w.dead()
             assert [letter.seq for letter in letters] == list(range(1, 31))
@@ -182,8 +177,7 @@ async def test_what_cannot_be_sent_probes_nothing() -> None:
     """While the circuit is open, the try that finds out whether the destination is back is one that can be made."""
     async with Target(lambda got: answer(500)) as target, world(public(target.url, retries=-1)) as w:
         await w.append(*(b"%d" % number for number in range(10)))
-        await target.until(10)
-        await w.idle()
+        await w.settled(target, 10)
         for _ in range(30):
             await w.append(b"evil", method="CONNECT")
         await w.append(b"good")
@@ -191,8 +185,7 @@ async def test_what_cannot_be_sent_probes_nothing() -> None:
         assert w.forwarding.circuits_open == 1
         target.answers = lambda got: answer()
         await w.turn(1.1)
-        await target.until(11)
-        await w.idle()
+        await w.settled(target, 11)
         assert target.bodies[10:] == [b"good"]
         assert w.forwarding.circuits_open == 0
         assert len(await w.dead()) == 40
@@ -211,8 +204,7 @@ async def test_what_fails_inside_stops_nobody(monkeypatch: pytest.MonkeyPatch) -
 
     async with Target() as target, world(public(target.url)) as w:
         await w.append(b"odd", b"good")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         assert target.bodies == [b"good"]
         assert [letter.reason for letter in await w.dead()] == ["invalid: the relay failed on it, see its log"]
 
@@ -226,8 +218,7 @@ async def test_rules_targets_and_force() -> None:
         await w.append(b"2", headers=b"X-Kind: other\r\n")
         await w.append(b"3", headers=b"X-Kind: order\r\n", target=2)
         await w.append(b"4", target=1, force=True)
-        await target.until(5)
-        await w.idle()
+        await w.settled(target, 5)
         first = [got.body for got in target.got if got.target == b"/"]
         assert first == [b"1", b"4"]
         assert [got.body for got in target.got if got.target == b"/2"] == [b"1", b"2", b"3"]
@@ -257,8 +248,7 @@ async def test_signed() -> None:
     answers = iter([answer(500), answer()])
     async with Target(lambda got: next(answers)) as target, world(public(target.url, secret=secret)) as w:
         await w.append(b'{"a":1}', headers=b"Webhook-Id: theirs\r\nwebhook-signature: v1,x\r\n")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         await w.turn(2)
         await target.until(2)
         epoch = (await w.log.bounds(B)).epochs[0].epoch
@@ -276,14 +266,12 @@ async def test_seek_and_send_again() -> None:
     """An administrator's seek and replay reach the output at once; what was out before counts no more."""
     async with Target() as target, world(public(target.url)) as w:
         await w.append(b"1", b"2", b"3")
-        await target.until(3)
-        await w.idle()
+        await w.settled(target, 3)
         ledger = w.forwarder().ledger
         ledger.progress.schedule({2: w.now}, w.now)
         ledger.save()
         ledger.tell()
-        await target.until(4)
-        await w.idle()
+        await w.settled(target, 4)
         assert target.bodies[3] == b"2"
         ledger.progress.seek(1)
         ledger.save()

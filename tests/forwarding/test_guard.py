@@ -130,8 +130,7 @@ async def test_rebinding(names: Names) -> None:
         url = f"http://{REBOUND}:{good.port}/"
         async with world(public(url, retries=-1), forward_allow="127.0.0.2/32") as w:
             await w.append(b"1")
-            await good.until(1)
-            await w.idle()
+            await w.settled(good, 1)
             assert names.asked == [REBOUND]
             await w.append(b"2")
             await w.idle()
@@ -179,8 +178,7 @@ async def test_what_a_sender_appends_changes_no_address() -> None:
             for path in (b"/../x", b"/a/../../x", b"/%2e%2e/x", b"/%252e%252e/x", b"/..%2fx", b"/..\\x", b"/..;/x"):
                 await w.append(b"out", path=path)
             await w.append(b"4", path=b"/a/../b")
-            await good.until(4)
-            await w.idle()
+            await w.settled(good, 4)
             assert [got.target for got in good.got] == [
                 b"/hook//" + inside + b"/x?@" + inside,
                 b"/hook/@" + inside,

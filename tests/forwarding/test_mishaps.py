@@ -29,8 +29,7 @@ async def test_no_memory_for_a_moment(place: Any, name: str, monkeypatch: pytest
         await w.idle()
         assert target.bodies == []
         await w.turn(1.1)
-        await target.until(2)
-        await w.idle()
+        await w.settled(target, 2)
         assert target.bodies == [b"1", b"2"]
         assert await w.dead() == []
         assert w.forwarder().ledger.progress.floor == 2
@@ -50,8 +49,7 @@ async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
     throttle = {"enabled": True, "mode": "concurrency", "max_concurrent": 3}
     async with Target(answers) as target, world(public(target.url, retries=-1, throttle=throttle)) as w:
         await w.append(*[b"bad"] * 10)
-        await target.until(10)
-        await w.idle()
+        await w.settled(target, 10)
         assert w.forwarding.circuits_open == 1
         record = w.results.record
 
@@ -69,8 +67,7 @@ async def test_one_finds_out(monkeypatch: pytest.MonkeyPatch) -> None:
         await w.turn(0)
         assert (w.forwarder().trying, target.busy) == (1, 1)
         gate.set()
-        await target.until(13)
-        await w.idle()
+        await w.settled(target, 13)
         assert target.bodies[10:] == [b"1", b"2", b"3"]
 
 
@@ -81,7 +78,6 @@ async def test_what_retention_overtook_leaves_nothing() -> None:
         await w.append(b"1", b"2", b"3")
         await w.log.trim(B, Retention(None, 1, None), None)
         await w.change(public(target.url))
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         progress = w.forwarder().ledger.progress
         assert (target.bodies, progress.floor, progress.out, progress._gone) == ([b"3"], 3, 0, {})

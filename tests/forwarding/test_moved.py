@@ -43,8 +43,7 @@ async def test_what_waited_for_the_old_destination(status: int) -> None:
 
     async with Target(later) as old, Target() as new, world(public(old.url)) as w:
         await w.append(b"1", b"2")
-        await old.until(2)
-        await w.idle()
+        await w.settled(old, 2)
         w.forwarder().ledger.progress.schedule({1: w.now + 60.0}, w.now)
         await w.append(b"3")
         await w.change(public(new.url))
@@ -58,8 +57,7 @@ async def test_another_change_leaves_the_waiting_alone() -> None:
     """The destination is the same, and wants to be left alone."""
     async with Target(lambda got: answer(500, b"", "Retry-After: 3600")) as target, world(public(target.url)) as w:
         await w.append(b"1")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         await w.change(public(target.url, timeout=7.0))
         await w.turn(1800)
         await w.idle()

@@ -21,8 +21,7 @@ async def test_restart_holds_what_was_held() -> None:
     """After a restart an event in its quick tries still keeps later ones waiting, and its tries go on counting."""
     async with Target(lambda got: answer(500)) as target, world(public(target.url)) as w:
         await w.append(b"1", b"2")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         await w.restart()
         await w.turn(0.5)
         assert target.bodies == [b"1"]
@@ -83,8 +82,7 @@ async def test_an_import_that_begins_later() -> None:
     events = [Event(seq, "zzzzzzzzzzzz", 1000.0, "in-1", "POST", b"", b"", b"", b"%d" % seq, "::1") for seq in (41, 42)]
     async with Target() as target, world(public(target.url)) as w:
         await w.log.import_events(B, events, {})
-        await target.until(2)
-        await w.idle()
+        await w.settled(target, 2)
         await w.consumers.saved()
         assert target.bodies == [b"41", b"42"]
         stored = await w.consumers.get(output_key(B, 1))
@@ -190,8 +188,7 @@ async def test_retention_overtakes() -> None:
         await w.append(b"1", b"2", b"3")
         await w.log.trim(B, Retention(max_events=1), None)
         await w.change(public(target.url))
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         assert target.bodies == [b"3"]
         assert w.forwarder().ledger.progress.floor == 3
         assert not w.forwarder().ledger.progress._gone
@@ -217,16 +214,14 @@ async def test_what_can_not_be_read_says_nothing_of_what_can(told: Any, reason: 
 
         w.log.peek = damaged  # type: ignore[method-assign]
         await w.append(b"2", b"3", b"4")
-        await target.until(4)
-        await w.idle()
+        await w.settled(target, 4)
         assert target.bodies[-1] == b"4"
         assert w.forwarder().parked == 1
         gap = w.forwarder().ledger.gap
         assert gap == Gap(reason, 2, 3)  # type: ignore[arg-type]
         bad = False
         await w.turn(11.0)
-        await target.until(5)
-        await w.idle()
+        await w.settled(target, 5)
         assert target.bodies[-1] == b"1"
         assert await w.dead() == []
         assert w.forwarder().ledger.progress.floor == 4
@@ -252,8 +247,7 @@ async def test_what_can_not_be_read_at_its_next_try_is_given_up(told: Any, reaso
 
         w.log.peek = gone  # type: ignore[method-assign]
         await w.append(b"2")
-        await target.until(4)
-        await w.idle()
+        await w.settled(target, 4)
         await w.turn(11.0)
         await w.idle()
         assert target.bodies == [b"1", b"1", b"1", b"2"]

@@ -22,16 +22,13 @@ async def test_quick_tries_then_dead() -> None:
 
     async with Target(answers) as target, world(public(target.url)) as w:
         await w.append(b"bad", b"good")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         await w.turn(0.5)
         assert target.bodies == [b"bad"]
         await w.turn(0.6)
-        await target.until(2)
-        await w.idle()
+        await w.settled(target, 2)
         await w.turn(3.1)
-        await target.until(4)
-        await w.idle()
+        await w.settled(target, 4)
         assert target.bodies == [b"bad", b"bad", b"bad", b"good"]
         assert [(each.status, each.retries) for each in await w.stored(1)] == [
             ("stalled", 0),
@@ -49,8 +46,7 @@ async def test_no_retries() -> None:
     """With retries -1 there is one try."""
     async with Target(lambda got: answer(404)) as target, world(public(target.url, retries=-1)) as w:
         await w.append(b"1", b"2")
-        await target.until(2)
-        await w.idle()
+        await w.settled(target, 2)
         assert [letter.attempts for letter in await w.dead()] == [1, 1]
 
 
@@ -65,15 +61,13 @@ async def test_the_retry_schedule_lets_later_ones_pass() -> None:
     async with Target(answers) as target, world(public(target.url, retries=2)) as w:
         await quick_tries(w, target)
         await w.append(b"2")
-        await target.until(4)
-        await w.idle()
+        await w.settled(target, 4)
         assert target.bodies[-1] == b"2"
         await w.turn(9.0)
         assert len(target.got) == 4
         bad = False
         await w.turn(1.1)
-        await target.until(5)
-        await w.idle()
+        await w.settled(target, 5)
         assert target.bodies[-1] == b"1"
         assert await w.dead() == []
         assert w.forwarder().ledger.progress.floor == 2
@@ -85,8 +79,7 @@ async def test_the_clock_of_day_is_set_back() -> None:
     statuses = [500, 200, 200]
     async with Target(lambda got: answer(statuses.pop(0))) as target, world(public(target.url)) as w:
         await w.append(b"one", b"two")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         w.back = 3600
         await w.turn(0)
         assert target.bodies == [b"one"]
@@ -109,8 +102,7 @@ async def test_the_clock_of_day_is_set_back_as_a_try_is_stored(monkeypatch: pyte
 
         monkeypatch.setattr(w.results, "record", late)
         await w.append(b"one")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         await w.turn(1.1)
         await target.until(2)
 
@@ -156,8 +148,7 @@ async def test_strict_order_holds_for_what_is_sent_again() -> None:
 
         bad.clear()
         await w.append(b"1", b"2", b"3", b"4")
-        await target.until(4)
-        await w.idle()
+        await w.settled(target, 4)
         target.got.clear()
         bad.add(b"2")
         await again(2, 3)
@@ -167,8 +158,7 @@ async def test_strict_order_holds_for_what_is_sent_again() -> None:
         assert target.bodies == [b"2", b"1"]
         bad.clear()
         await w.turn(1.1)
-        await target.until(5)
-        await w.idle()
+        await w.settled(target, 5)
         assert target.bodies == [b"2", b"1", b"2", b"3", b"4"]
 
 
@@ -198,13 +188,11 @@ async def test_retry_after() -> None:
     answers = iter([answer(429, b"", "Retry-After: 60"), answer(), answer()])
     async with Target(lambda got: next(answers)) as target, world(public(target.url, retries=1)) as w:
         await w.append(b"1", b"2")
-        await target.until(1)
-        await w.idle()
+        await w.settled(target, 1)
         await w.turn(59)
         assert len(target.got) == 1
         await w.turn(1.1)
-        await target.until(3)
-        await w.idle()
+        await w.settled(target, 3)
         assert target.bodies == [b"1", b"1", b"2"]
 
 
@@ -216,22 +204,19 @@ async def test_circuit() -> None:
         output = public(target.url, retries=-1)
         async with world(output) as w:
             await w.append(*(b"%d" % number for number in range(30)))
-            await target.until(10)
-            await w.idle()
+            await w.settled(target, 10)
             assert w.forwarding.circuits_open == 1
             assert len(await w.dead()) == 10
             await w.turn(14)
             assert len(target.got) == 10
             await w.turn(1.1)
-            await target.until(11)
-            await w.idle()
+            await w.settled(target, 11)
             assert len(target.got) == 11
             await w.turn(16)
             assert len(target.got) == 11, "it is left alone for twice as long"
             up = True
             await w.turn(15)
-            await target.until(30)
-            await w.idle()
+            await w.settled(target, 30)
             assert target.bodies == [b"%d" % number for number in range(30)]
             assert len(await w.dead()) == 11
             assert w.forwarding.circuits_open == 0

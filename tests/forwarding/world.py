@@ -128,6 +128,11 @@ class World:
         await asyncio.sleep(0)
         await until(lambda: not self.forwarder(n)._tasks and self.forwarder(n)._poked.at is None)
 
+    async def settled(self, target: Target, count: int) -> None:
+        """Waits until so many requests have come to the target, and what came of them is stored."""
+        await target.until(count)
+        await self.idle()
+
     async def stored(self, seq: int, n: int = 1) -> Sequence[Result]:
         return (await self.results.of(B, seq, seq)).get((seq, n), [])
 
@@ -160,5 +165,4 @@ async def quick_tries(w: World, target: Target) -> None:
     for step in (1.1, 3.1):
         await w.idle()
         await w.turn(step)
-    await target.until(3)
-    await w.idle()
+    await w.settled(target, 3)
