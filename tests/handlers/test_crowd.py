@@ -12,106 +12,95 @@ import pytest
 
 from relay_tornado.handlers.crowd import Crowd
 from relay_tornado.rescue import Timer, keep_looking
-from tests.delivery.virtual import run
+from tests.delivery.virtual import event_loop as event_loop
+from tests.delivery.virtual import virtual_test
 
 
-def test_a_few_a_turn_in_their_order() -> None:
+@virtual_test
+async def test_a_few_a_turn_in_their_order() -> None:
     """However many come at once; who gives up keeps nobody waiting."""
+    crowd = Crowd(4)
+    through: list[int] = []
 
-    async def test() -> None:
-        crowd = Crowd(4)
-        through: list[int] = []
+    async def one(number: int) -> None:
+        await crowd.turn()
+        through.append(number)
 
-        async def one(number: int) -> None:
-            await crowd.turn()
-            through.append(number)
-
-        tasks = [asyncio.create_task(one(number)) for number in range(50)]
+    tasks = [asyncio.create_task(one(number)) for number in range(50)]
+    await asyncio.sleep(0)
+    assert through == [0, 1, 2, 3]
+    for number in (4, 10, 11):
+        tasks[number].cancel()
+    turns = 0
+    while not all(task.done() for task in tasks):
+        before = len(through)
         await asyncio.sleep(0)
-        assert through == [0, 1, 2, 3]
-        for number in (4, 10, 11):
-            tasks[number].cancel()
-        turns = 0
-        while not all(task.done() for task in tasks):
-            before = len(through)
-            await asyncio.sleep(0)
-            turns += 1
-            assert len(through) - before <= 4
-        assert through == [number for number in range(50) if number not in (4, 10, 11)]
-        assert turns >= 11
-        await asyncio.sleep(1)
-        assert crowd._timer.at is None
-
-    run(test)
+        turns += 1
+        assert len(through) - before <= 4
+    assert through == [number for number in range(50) if number not in (4, 10, 11)]
+    assert turns >= 11
+    await asyncio.sleep(1)
+    assert crowd._timer.at is None
 
 
-def test_nobody_waits_where_few_come() -> None:
+@virtual_test
+async def test_nobody_waits_where_few_come() -> None:
     """Also again and again: each turn has as many."""
-
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
-        crowd = Crowd(4)
-        for _ in range(10):
-            for _ in range(4):
-                turn = crowd.turn()
-                try:
-                    turn.send(None)
-                except StopIteration:
-                    continue
-                raise AssertionError("it waited")
-            done = loop.create_future()
-            loop.call_soon(done.set_result, None)
-            await done
-            await asyncio.sleep(0)
-
-    run(test)
+    loop = asyncio.get_running_loop()
+    crowd = Crowd(4)
+    for _ in range(10):
+        for _ in range(4):
+            turn = crowd.turn()
+            try:
+                turn.send(None)
+            except StopIteration:
+                continue
+            raise AssertionError("it waited")
+        done = loop.create_future()
+        loop.call_soon(done.set_result, None)
+        await done
+        await asyncio.sleep(0)
 
 
-def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
+@virtual_test
+async def test_what_comes_with_a_crowd_is_looked_at_in_small_pieces() -> None:
     """Python, which counts what is made less what is freed, would not: as much goes as comes."""
-
-    async def test() -> None:
-        crowd = Crowd(4)
-        before: list[list[int]] = [[] for _ in range(4_000)]
-        gc.collect()
-        stay: list[list[int]] = []
-        young = 0
-        while before:
-            before.pop()
-            stay.append([])
-            await crowd.turn()
-            if len(before) % 100 == 0:
-                young = max(young, sum(len(gc.get_objects(generation=each)) for each in (0, 1)))
-        assert young < 2_000
-
-    run(test)
+    crowd = Crowd(4)
+    before: list[list[int]] = [[] for _ in range(4_000)]
+    gc.collect()
+    stay: list[list[int]] = []
+    young = 0
+    while before:
+        before.pop()
+        stay.append([])
+        await crowd.turn()
+        if len(before) % 100 == 0:
+            young = max(young, sum(len(gc.get_objects(generation=each)) for each in (0, 1)))
+    assert young < 2_000
 
 
+@virtual_test
 @pytest.mark.parametrize("time", [0, 1, 2])
-def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_turn_without_memory(time: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes where a turn could not be scheduled, and after one that could not be woken, has a turn."""
+    crowd = Crowd(1)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    calls = 0
+    call_soon = loop.call_soon
 
-    async def test() -> None:
-        crowd = Crowd(1)
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda loop, context: None)
-        calls = 0
-        call_soon = loop.call_soon
+    def failing(callback: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.Handle:
+        nonlocal calls
+        calls += getattr(callback, "__func__", None) is Timer._over
+        if calls == time + 1:
+            calls += 1
+            raise MemoryError
+        return call_soon(callback, *arguments, **options)
 
-        def failing(callback: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.Handle:
-            nonlocal calls
-            calls += getattr(callback, "__func__", None) is Timer._over
-            if calls == time + 1:
-                calls += 1
-                raise MemoryError
-            return call_soon(callback, *arguments, **options)
-
-        monkeypatch.setattr(loop, "call_soon", failing)
-        rounds = keep_looking()
-        for _ in range(5):
-            with contextlib.suppress(MemoryError):
-                await crowd.turn()
-        rounds.cancel()
-        assert calls > time + 1
-
-    run(test)
+    monkeypatch.setattr(loop, "call_soon", failing)
+    rounds = keep_looking()
+    for _ in range(5):
+        with contextlib.suppress(MemoryError):
+            await crowd.turn()
+    rounds.cancel()
+    assert calls > time + 1
