@@ -87,28 +87,25 @@ class Agent:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
         self._room = asyncio.Semaphore(concurrency + UNANSWERED)
-        self._stopping = False
+        self.stopping = False
+        """Whether it was told to stop."""
         self._answering: set[asyncio.Timeout] = set()
         # Set where it was told to stop, and where an event is held.
         self._ending = asyncio.Event()
         self.open = 0
         """Events that were begun and are not done."""
 
-    @property
-    def stopping(self) -> bool:
-        return self._stopping
-
     def stop(self) -> None:
         """Begins nothing any more. A try that runs is waited for, and for `GRACE` seconds each answer that is on its
         way; what waits for its next try, or for a relay that is away, is left undone."""
-        self._stopping = True
+        self.stopping = True
         for limit in self._answering:
             limit.reschedule(asyncio.get_running_loop().time() + GRACE)
         self._ending.set()
 
     async def pause(self, seconds: float) -> None:
         """Between two runs: that long, or until `stop`."""
-        if not self._stopping:
+        if not self.stopping:
             self._ending.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._ending.wait(), seconds)
@@ -161,7 +158,7 @@ class Agent:
         if self._respond is None:
             return True
         try:
-            async with asyncio.timeout(GRACE if self._stopping else None) as limit:
+            async with asyncio.timeout(GRACE if self.stopping else None) as limit:
                 self._answering.add(limit)
                 try:
                     await self._respond(event, outcome)

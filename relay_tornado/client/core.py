@@ -282,15 +282,12 @@ class Core:
     def left(self, left: Left) -> None:
         """The application got everything that came before the bucket was gone."""
         self.tracker.deleted(left)
-        self._moved()
+        if self._saver is not None:
+            self._saver.moved()
 
     def settle(self, event: EventData) -> None:
         """The application is done with it."""
         if self._saver is not None and self.tracker.done(event):
-            self._saver.moved()
-
-    def _moved(self) -> None:
-        if self._saver is not None:
             self._saver.moved()
 
     async def saved(self) -> None:

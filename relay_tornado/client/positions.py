@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData
@@ -48,8 +48,8 @@ class Left:
     bucket_id: str
 
 
-class Tracker(Protocol):
-    """Goes along with a subscriber."""
+class Tracker:
+    """Goes along with a subscriber. What a way of keeping track has nothing to keep of, it passes over."""
 
     def dialled(self, now: float) -> None:
         """There is a connection; `now` is the server's time when it was made, in unix seconds."""
@@ -62,12 +62,15 @@ class Tracker(Protocol):
 
     def subscribed(self, entry: Document) -> Passed | None:
         """One bucket's entry of that answer."""
+        return None
 
     def received(self, event: EventData) -> bool | Passed:
         """Whether the application gets it; `Passed` where it is known to be done with it."""
+        raise NotImplementedError
 
     def passed(self, bucket_id: str, id: str) -> Passed | None:
         """The server says that this bucket's position is `id`."""
+        return None
 
     def caught_up(self, bucket_id: str) -> None:
         """The server has sent everything of this bucket that was there."""
@@ -89,9 +92,11 @@ class Tracker(Protocol):
 
     def done(self, event: EventData) -> bool:
         """The application is done with it; whether `text` changed."""
+        raise NotImplementedError
 
     def text(self) -> str:
         """What a checkpoint keeps."""
+        raise NotImplementedError
 
     def load(self, text: str) -> None:
         """Goes on from what `text` gave. Raises CheckpointError."""
@@ -109,7 +114,7 @@ class _Bucket:
     """It is not there any more; what was received before that may not be given yet."""
 
 
-class Positions:
+class Positions(Tracker):
     """For a subscriber that resumes from positions of its own, the checkpoint's among them."""
 
     def __init__(self, since: Any, clock: Callable[[], float] = time.monotonic) -> None:
@@ -198,9 +203,6 @@ class Positions:
         bucket.received = id
         return Passed(bucket_id, id)
 
-    def caught_up(self, bucket_id: str) -> None:
-        """Positions tell repeats."""
-
     def left(self, left: Left) -> None:
         bucket = self._buckets.get(left.bucket_id)
         if bucket is not None:
@@ -210,9 +212,6 @@ class Positions:
         bucket = self._buckets.get(left.bucket_id)
         if bucket is not None and bucket.gone is left:
             del self._buckets[left.bucket_id]
-
-    def cut(self, silence: float = 0.0) -> None:
-        """What was received stays in hand, so it is not asked for again."""
 
     def given(self, event: EventData) -> None:
         bucket = self._buckets.get(event.bucket_id)
@@ -261,7 +260,7 @@ def drop_oldest(kept: dict[str, Any], most: int) -> None:
         del kept[next(iter(kept))]
 
 
-class Recent:
+class Recent(Tracker):
     """Where only ids tell a repeat: what the connection before brought in its last seconds, or an earlier run was done
     with, is left out.
 
@@ -280,17 +279,11 @@ class Recent:
         self._begun = math.inf
         self._done: deque[str] = deque(maxlen=KEPT)
 
-    def dialled(self, now: float) -> None:
-        """There are no times to begin at."""
-
     def since(self) -> Any:
         return self._since
 
     def began(self, now: float) -> None:
         self._begun = self._clock()
-
-    def subscribed(self, entry: Document) -> Passed | None:
-        return None
 
     def received(self, event: EventData) -> bool | Passed:
         if event.id in self._known:
@@ -302,17 +295,8 @@ class Recent:
         drop_oldest(self._seen, REMEMBERED)
         return not repeated
 
-    def passed(self, bucket_id: str, id: str) -> Passed | None:
-        return None
-
     def caught_up(self, bucket_id: str) -> None:
         self._before = {each: bucket for each, bucket in self._before.items() if bucket != bucket_id}
-
-    def left(self, left: Left) -> None:
-        """There are no positions."""
-
-    def deleted(self, left: Left) -> None:
-        """A deleted bucket's ids come no more."""
 
     def cut(self, silence: float = 0.0) -> None:
         sure = self._clock() - silence - SURE
@@ -323,12 +307,6 @@ class Recent:
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
         self._seen, self._begun = {}, math.inf
-
-    def given(self, event: EventData) -> None:
-        """It counts when it is received."""
-
-    def reached(self, passed: Passed) -> None:
-        """There are no positions."""
 
     def done(self, event: EventData) -> bool:
         if event.id in self._done:

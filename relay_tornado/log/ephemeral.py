@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from relay_tornado.log.tail import OVERHEAD
+from relay_tornado.log.tail import OVERHEAD, Recent
 from relay_tornado.model import MIB, Event
 from relay_tornado.rescue import Timer
 
@@ -18,27 +18,15 @@ AGE = 60.0
 BUDGET = 64 * MIB
 
 
-class Fleeting:
+class Fleeting(Recent):
     """One log's content, by seq, oldest first, and its newest run of ephemeral events: `start` to `end`."""
 
-    __slots__ = ("end", "events", "start")
+    __slots__ = ("end", "start")
 
     def __init__(self) -> None:
-        self.events: dict[int, Event] = {}
+        super().__init__()
         self.start = 1
         self.end = 0
-
-    def read(self, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
-        """Events after + 1, … as far as they are here, at least one; None where the first of them is not."""
-        found: list[Event] = []
-        event = self.events.get(after + 1)
-        while event is not None and len(found) < limit:
-            max_bytes -= event.size
-            if max_bytes < 0 and found:
-                break
-            found.append(event)
-            event = self.events.get(event.seq + 1)
-        return found or None
 
     def beyond(self, seq: int) -> int | None:
         """Where reading goes on after the stub `seq`: the next event with content, or the end of the run; None where

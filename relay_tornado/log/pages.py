@@ -77,17 +77,13 @@ class Pages:
     def __init__(self, budget: int, read: Reader) -> None:
         self._budget = budget
         self._read = read
-        self._used = 0
+        self.used = 0
+        """Bytes in use."""
         self._blocks: OrderedDict[_Key, Block] = OrderedDict()
         self._levels: OrderedDict[tuple[int, int], int] = OrderedDict()
         self._coming: dict[tuple[int, _Key], asyncio.Task[Block]] = {}
         """The reads in flight, by how often something was forgotten before each."""
         self._forgotten = 0
-
-    @property
-    def used(self) -> int:
-        """Bytes in use."""
-        return self._used
 
     def peek(self, state: LogState, seq: int) -> Block | None:
         """The block with this seq, where it is in memory."""
@@ -163,22 +159,22 @@ class Pages:
     def _put(self, key: _Key, block: Block) -> None:
         old = self._blocks.pop(key, None)
         if old is not None:
-            self._used -= old.cost
+            self.used -= old.cost
         self._blocks[key] = block
-        self._used += block.cost
-        while self._used > self._budget:
-            self._used -= self._blocks.popitem(last=False)[1].cost
+        self.used += block.cost
+        while self.used > self._budget:
+            self.used -= self._blocks.popitem(last=False)[1].cost
 
     def forget(self, log: int) -> None:
         """Lets go of all blocks of a log; what is being read is not kept, for it may hold what the log has lost."""
         self._forgotten += 1
         for key in [key for key in self._blocks if key[0] == log]:
-            self._used -= self._blocks.pop(key).cost
+            self.used -= self._blocks.pop(key).cost
 
     def trim(self, log: int, first: int) -> None:
         """Lets go of a log's blocks that lie below `first` as a whole."""
         for key in [key for key, block in self._blocks.items() if key[0] == log and block.end < first]:
-            self._used -= self._blocks.pop(key).cost
+            self.used -= self._blocks.pop(key).cost
 
     async def close(self) -> None:
         """Waits for the reads in flight."""

@@ -16,7 +16,7 @@ OVERHEAD = 512
 
 
 class Recent:
-    """One log's part of the tail: by seq, oldest first."""
+    """What of one log is in memory: by seq, oldest first."""
 
     __slots__ = ("events",)
 
@@ -24,7 +24,7 @@ class Recent:
         self.events: dict[int, Event] = {}
 
     def read(self, after: int, limit: int, max_bytes: int) -> Sequence[Event] | None:
-        """Events after + 1, … up to the head, at least one; None where the first of them is not here."""
+        """Events after + 1, … as far as they are here, at least one; None where the first of them is not."""
         events = self.events
         event = events.get(after + 1)
         if event is None:
@@ -49,13 +49,9 @@ class Tail:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._used = 0
-        self._order: deque[tuple[Recent, int, int, int]] = deque()
-
-    @property
-    def used(self) -> int:
+        self.used = 0
         """Bytes in use."""
-        return self._used
+        self._order: deque[tuple[Recent, int, int, int]] = deque()
 
     def add(self, recent: Recent, events: Sequence[Event], size: int) -> None:
         """Adds the next events of a log, of `size` bytes together."""
@@ -69,9 +65,9 @@ class Tail:
                 return
         first, last = events[0].seq, events[-1].seq
         self._order.append((recent, first, last, cost))
-        self._used += cost
+        self.used += cost
         recent.events.update(zip([event.seq for event in events], events, strict=True))
-        while self._used > self._budget:
+        while self.used > self._budget:
             self._evict()
 
     def _newest(self, events: Sequence[Event]) -> tuple[Sequence[Event], int]:
@@ -85,7 +81,7 @@ class Tail:
 
     def _evict(self) -> None:
         recent, first, last, cost = self._order.popleft()
-        self._used -= cost
+        self.used -= cost
         for seq in range(first, last + 1):
             recent.events.pop(seq, None)
 
