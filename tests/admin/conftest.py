@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tornado.ioloop import IOLoop
 
-from tests.admin.world import OpenWorld, World, held_open, memory_world, sqlite_world
+from tests.admin.world import OpenWorld, World, memory_world, sqlite_world
+from tests.contexts import held_open
 
 
 @pytest.fixture(params=["memory", "sqlite"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import pytest
+from tornado.ioloop import IOLoop
 
 from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.ids import new_epoch
@@ -62,9 +64,9 @@ class World:
         ledger.save()
 
 
-@asynccontextmanager
-async def opened() -> AsyncIterator[World]:
-    world = World()
-    await world.log.create(BUCKET.id, world.epoch)
-    yield world
-    await world.log.close()
+@pytest.fixture
+def world(io_loop: IOLoop) -> Iterator[World]:
+    made = World()
+    io_loop.run_sync(lambda: made.log.create(BUCKET.id, made.epoch))
+    yield made
+    io_loop.run_sync(made.log.close)

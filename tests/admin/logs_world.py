@@ -30,7 +30,7 @@ from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.wire.fields import Document
-from tests.admin.world import held_open
+from tests.contexts import held_open
 
 ROOT = Token("root", "hash", 0.0)
 

@@ -14,100 +14,98 @@ from relay_tornado.errors import Conflict, Invalid, NotFound
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Cursor, Earliest, Gap, Last, Latest, Output, Position, Retention, Since
-from tests.admin.consumers_world import BUCKET, opened
+from tests.admin.consumers_world import BUCKET, World
+from tests.admin.consumers_world import world as world
 from tests.log.stores import there
 
 
 @pytest.mark.gen_test
-async def test_show_tells_where_it_is() -> None:
+async def test_show_tells_where_it_is(world: World) -> None:
     """Counts, lag in events and seconds, terms, and the gaps that it met; looking changes nothing."""
-    async with opened() as world:
-        await world.events(10)
-        ledger = await world.open(ack_wait=45.5, max_deliver=3)
-        world.done(ledger, 1, 2, 5)
-        taken = ledger.progress.take(10, 2, world.now)
-        ledger.progress.fail(taken[0], world.now + 60, world.now)
-        ledger.save()
-        world.now += 30
-        world.consumers.connections = lambda key: 2 if key == ledger.key else 0
-        for _ in range(2):
-            shown = await world.consumers.show(BUCKET, "w")
-            assert shown == {
-                "bucket_id": "b-1",
-                "bucket_name": "orders",
-                "kind": "client",
-                "name": "w",
-                "ack": "explicit",
-                "floor": world.id(3),
-                "head": world.id(10),
-                "pending": 7,
-                "out": 1,
-                "parked": 1,
-                "dead": 0,
-                "connections": 2,
-                "ack_wait": 45.5,
-                "max_deliver": 3,
-                "lag": {"events": 7, "seconds": 37.0},
-                "gaps": None,
-                "created_at": 1010,
-                "updated_at": 1010,
-            }
-        world.ledgers.close(ledger)
-        assert (await world.consumers.show(BUCKET, "w"))["pending"] == 7
-        await world.log.trim(BUCKET.id, Retention(None, 4, None), None)
-        assert (await world.consumers.show(BUCKET, "w"))["pending"] == 4
-        ledger = await world.open()
-        gaps = (await world.consumers.show(BUCKET, "w"))["gaps"]
-        assert gaps["last"] == {"from": 4, "to": 6, "count": 3, "reason": "retention"}
+    await world.events(10)
+    ledger = await world.open(ack_wait=45.5, max_deliver=3)
+    world.done(ledger, 1, 2, 5)
+    taken = ledger.progress.take(10, 2, world.now)
+    ledger.progress.fail(taken[0], world.now + 60, world.now)
+    ledger.save()
+    world.now += 30
+    world.consumers.connections = lambda key: 2 if key == ledger.key else 0
+    for _ in range(2):
+        shown = await world.consumers.show(BUCKET, "w")
+        assert shown == {
+            "bucket_id": "b-1",
+            "bucket_name": "orders",
+            "kind": "client",
+            "name": "w",
+            "ack": "explicit",
+            "floor": world.id(3),
+            "head": world.id(10),
+            "pending": 7,
+            "out": 1,
+            "parked": 1,
+            "dead": 0,
+            "connections": 2,
+            "ack_wait": 45.5,
+            "max_deliver": 3,
+            "lag": {"events": 7, "seconds": 37.0},
+            "gaps": None,
+            "created_at": 1010,
+            "updated_at": 1010,
+        }
+    world.ledgers.close(ledger)
+    assert (await world.consumers.show(BUCKET, "w"))["pending"] == 7
+    await world.log.trim(BUCKET.id, Retention(None, 4, None), None)
+    assert (await world.consumers.show(BUCKET, "w"))["pending"] == 4
+    ledger = await world.open()
+    gaps = (await world.consumers.show(BUCKET, "w"))["gaps"]
+    assert gaps["last"] == {"from": 4, "to": 6, "count": 3, "reason": "retention"}
 
 
 @pytest.mark.gen_test
-async def test_what_left_while_nobody_used_it_is_shown() -> None:
+async def test_what_left_while_nobody_used_it_is_shown(world: World) -> None:
     """As the gap that it will have met when somebody comes; a look meets none, and takes none from whoever comes."""
-    async with opened() as world:
-        await world.events(10)
-        world.ledgers.close(await world.open())
-        before = (await world.consumers.show(BUCKET, "w"))["gaps"]
-        for keep, to in ((6, 4), (4, 6)):
-            await world.log.trim(BUCKET.id, Retention(None, keep, None), None)
-            world.now += 1
-            for shown in (await world.consumers.show(BUCKET, "w"), *await world.consumers.listing(BUCKET)):
-                last = {"from": 1, "to": to, "count": to, "reason": "retention"}
-                assert shown["gaps"] == {"times": 1, "last": last, "at": int(world.now)}
-        assert before is None
-        assert world.ledgers.counters.gaps["retention"] == 0
-        ledger = await world.open()
-        assert ledger.untold == (Gap("retention", 1, 6),)
-        met = (await world.consumers.show(BUCKET, "w"))["gaps"]
-        assert (met["times"], met["last"]) == (1, last)
-        world.ledgers.close(ledger)
-        await world.log.trim(BUCKET.id, Retention(None, 1, None), None)
-        again = (await world.consumers.show(BUCKET, "w"))["gaps"]
-        assert (again["times"], again["last"]["from"], again["last"]["to"]) == (2, 7, 9)
+    await world.events(10)
+    world.ledgers.close(await world.open())
+    before = (await world.consumers.show(BUCKET, "w"))["gaps"]
+    for keep, to in ((6, 4), (4, 6)):
+        await world.log.trim(BUCKET.id, Retention(None, keep, None), None)
+        world.now += 1
+        for shown in (await world.consumers.show(BUCKET, "w"), *await world.consumers.listing(BUCKET)):
+            last = {"from": 1, "to": to, "count": to, "reason": "retention"}
+            assert shown["gaps"] == {"times": 1, "last": last, "at": int(world.now)}
+    assert before is None
+    assert world.ledgers.counters.gaps["retention"] == 0
+    ledger = await world.open()
+    assert ledger.untold == (Gap("retention", 1, 6),)
+    met = (await world.consumers.show(BUCKET, "w"))["gaps"]
+    assert (met["times"], met["last"]) == (1, last)
+    world.ledgers.close(ledger)
+    await world.log.trim(BUCKET.id, Retention(None, 1, None), None)
+    again = (await world.consumers.show(BUCKET, "w"))["gaps"]
+    assert (again["times"], again["last"]["from"], again["last"]["to"]) == (2, 7, 9)
 
 
 @pytest.mark.gen_test
-async def test_all_kinds_are_listed_but_the_queues() -> None:
+async def test_all_kinds_are_listed_but_the_queues(world: World) -> None:
     """Of the one bucket; each is found by what the list says, and a name that looks like a kind's by its kind."""
-    async with opened() as world:
-        await world.open("w")
-        await world.open("token:w")
-        await world.open("key", kind="token", receipt=True)
-        await world.open("3", kind="output")
-        await world.open("0", kind="events")
-        found = await world.consumers.listing(BUCKET)
-        assert sorted((each["kind"], each["name"], each["ack"]) for each in found) == [
-            ("client", "token:w", "explicit"),
-            ("client", "w", "explicit"),
-            ("output", "3", "forward"),
-            ("token", "key", "receipt"),
-        ]
-        for reference, name in (("w", "w"), ("client:w", "w"), ("client:token:w", "token:w"), ("token:key", "key"),
-                                ("output:3", "3"), ("output:shop", "3"), ("output:o-1", "3")):  # fmt: skip
-            assert (await world.consumers.show(BUCKET, reference))["name"] == name
-        for reference in ("v", "token:w", "output:4", "events:0"):
-            with pytest.raises(NotFound):
-                await world.consumers.show(BUCKET, reference)
+    await world.open("w")
+    await world.open("token:w")
+    await world.open("key", kind="token", receipt=True)
+    await world.open("3", kind="output")
+    await world.open("0", kind="events")
+    found = await world.consumers.listing(BUCKET)
+    assert sorted((each["kind"], each["name"], each["ack"]) for each in found) == [
+        ("client", "token:w", "explicit"),
+        ("client", "w", "explicit"),
+        ("output", "3", "forward"),
+        ("token", "key", "receipt"),
+    ]
+    for reference, name in (("w", "w"), ("client:w", "w"), ("client:token:w", "token:w"), ("token:key", "key"),
+                            ("output:3", "3"), ("output:shop", "3"), ("output:o-1", "3")):  # fmt: skip
+        assert (await world.consumers.show(BUCKET, reference))["name"] == name
+    for reference in ("v", "token:w", "output:4", "events:0"):
+        with pytest.raises(NotFound):
+            await world.consumers.show(BUCKET, reference)
 
 
 @pytest.mark.parametrize(
@@ -128,125 +126,118 @@ async def test_all_kinds_are_listed_but_the_queues() -> None:
     ],
 )
 @pytest.mark.gen_test
-async def test_a_seek_goes_to_any_position(to: Position, floor: int) -> None:
+async def test_a_seek_goes_to_any_position(world: World, to: Position, floor: int) -> None:
     """Those of a subscribe; a position between two copies of an event repeats the event, one behind the last copy does
     not. What lies behind is given, and nothing else; whoever delivers is told, and after a restart it is so still."""
-    async with opened() as world:
-        await world.events(20)
-        await world.log.trim(BUCKET.id, Retention(None, 16, None), None)
-        ledger = await world.open(floor=10)
-        world.done(ledger, 12, 15)
-        told: list[int] = []
-        ledger.watch(lambda: told.append(ledger.progress.floor))
-        place = dataclasses.replace(to, epoch=world.epoch) if isinstance(to, Cursor) else to
-        before = {each.seq for each in ledger.progress.take(20, 100, world.now)}
-        looked = await world.consumers.seek(BUCKET, "w", place, preview=True)
-        assert told == []
-        assert {each.seq for each in ledger.progress.take(20, 100, world.now)} == set()
-        done = await world.consumers.seek(BUCKET, "w", place)
-        assert {**looked, "preview": False} == done
-        assert told == [floor]
-        after = {each.seq for each in ledger.progress.take(20, 100, world.now)}
-        assert after == set(range(floor + 1, 21))
-        assert (done["from"], done["to"]) == (world.id(10), world.id(floor))
-        assert (done["repeats"], done["skips"]) == (len(after - before), len(before - after))
-        stored = await there(world.store, ledger.key)
-        assert (stored.floor, list(stored.done)) == (floor, [])
+    await world.events(20)
+    await world.log.trim(BUCKET.id, Retention(None, 16, None), None)
+    ledger = await world.open(floor=10)
+    world.done(ledger, 12, 15)
+    told: list[int] = []
+    ledger.watch(lambda: told.append(ledger.progress.floor))
+    place = dataclasses.replace(to, epoch=world.epoch) if isinstance(to, Cursor) else to
+    before = {each.seq for each in ledger.progress.take(20, 100, world.now)}
+    looked = await world.consumers.seek(BUCKET, "w", place, preview=True)
+    assert told == []
+    assert {each.seq for each in ledger.progress.take(20, 100, world.now)} == set()
+    done = await world.consumers.seek(BUCKET, "w", place)
+    assert {**looked, "preview": False} == done
+    assert told == [floor]
+    after = {each.seq for each in ledger.progress.take(20, 100, world.now)}
+    assert after == set(range(floor + 1, 21))
+    assert (done["from"], done["to"]) == (world.id(10), world.id(floor))
+    assert (done["repeats"], done["skips"]) == (len(after - before), len(before - after))
+    stored = await there(world.store, ledger.key)
+    assert (stored.floor, list(stored.done)) == (floor, [])
 
 
 @pytest.mark.gen_test
-async def test_a_look_at_a_seek_changes_nothing() -> None:
+async def test_a_look_at_a_seek_changes_nothing(world: World) -> None:
     """Nor does it take from anybody what is missing."""
-    async with opened() as world:
-        await world.events(10)
-        ledger = await world.open()
-        world.ledgers.close(ledger)
-        await world.log.trim(BUCKET.id, Retention(max_events=4), None)
-        before = await world.store.get(ledger.key)
-        looked = await world.consumers.seek(BUCKET, "w", Latest(), preview=True)
-        assert (looked["from"], looked["to"], looked["repeats"], looked["skips"]) == (world.id(6), world.id(10), 0, 4)
-        assert await world.store.get(ledger.key) == before
-        assert world.ledgers.find(ledger.key) is None
-        assert world.ledgers.counters.gaps["retention"] == 0
-        with pytest.raises(NotFound):
-            await world.consumers.seek(BUCKET, "v", Latest(), preview=True)
-        await world.consumers.seek(BUCKET, "w", Latest())
-        assert (await world.open()).untold == (Gap("retention", 1, 6),)
+    await world.events(10)
+    ledger = await world.open()
+    world.ledgers.close(ledger)
+    await world.log.trim(BUCKET.id, Retention(max_events=4), None)
+    before = await world.store.get(ledger.key)
+    looked = await world.consumers.seek(BUCKET, "w", Latest(), preview=True)
+    assert (looked["from"], looked["to"], looked["repeats"], looked["skips"]) == (world.id(6), world.id(10), 0, 4)
+    assert await world.store.get(ledger.key) == before
+    assert world.ledgers.find(ledger.key) is None
+    assert world.ledgers.counters.gaps["retention"] == 0
+    with pytest.raises(NotFound):
+        await world.consumers.seek(BUCKET, "v", Latest(), preview=True)
+    await world.consumers.seek(BUCKET, "w", Latest())
+    assert (await world.open()).untold == (Gap("retention", 1, 6),)
 
 
 @pytest.mark.gen_test
-async def test_a_seek_counts_what_was_tried_and_given_up() -> None:
+async def test_a_seek_counts_what_was_tried_and_given_up(world: World) -> None:
     """Parked ones that it passes over are skipped, dead ones that it gives again are repeats."""
-    async with opened() as world:
-        await world.events(10)
-        ledger = await world.open()
-        taken = ledger.progress.take(10, 10, world.now)
-        ledger.progress.fail(taken[1], world.now + 5, world.now)
-        ledger.progress.bury(taken[3], world.now, "max_deliver")
-        for each in (taken[0], taken[2], taken[4], taken[8]):
-            ledger.progress.done(each)
-        # 2 is parked, 4 dead, 6 to 8 and 10 are out.
-        assert (await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 3), preview=True))["repeats"] == 3
-        looked = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 1), preview=True)
-        assert (looked["repeats"], looked["skips"]) == (4, 0)
-        seeked = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 3))
-        assert (seeked["from"], seeked["repeats"], seeked["skips"]) == (world.id(5), 3, 1)
-        assert len((await world.consumers.dead(BUCKET, "w"))["data"]) == 1
+    await world.events(10)
+    ledger = await world.open()
+    taken = ledger.progress.take(10, 10, world.now)
+    ledger.progress.fail(taken[1], world.now + 5, world.now)
+    ledger.progress.bury(taken[3], world.now, "max_deliver")
+    for each in (taken[0], taken[2], taken[4], taken[8]):
+        ledger.progress.done(each)
+    # 2 is parked, 4 dead, 6 to 8 and 10 are out.
+    assert (await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 3), preview=True))["repeats"] == 3
+    looked = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 1), preview=True)
+    assert (looked["repeats"], looked["skips"]) == (4, 0)
+    seeked = await world.consumers.seek(BUCKET, "w", Cursor(world.epoch, 3))
+    assert (seeked["from"], seeked["repeats"], seeked["skips"]) == (world.id(5), 3, 1)
+    assert len((await world.consumers.dead(BUCKET, "w"))["data"]) == 1
 
 
 @pytest.mark.gen_test
-async def test_a_seek_to_what_the_log_does_not_have_is_refused() -> None:
+async def test_a_seek_to_what_the_log_does_not_have_is_refused(world: World) -> None:
     """Another bucket's id, or one above the head: never a guess."""
-    async with opened() as world:
-        await world.events(2)
-        await world.open()
-        for cursor in (Cursor(new_epoch(), 1), Cursor(world.epoch, 3)):
-            with pytest.raises(Invalid, match=r"to: .* names no event of this bucket"):
-                await world.consumers.seek(BUCKET, "w", cursor)
-        with pytest.raises(NotFound):
-            await world.consumers.seek(BUCKET, "v", Latest())
+    await world.events(2)
+    await world.open()
+    for cursor in (Cursor(new_epoch(), 1), Cursor(world.epoch, 3)):
+        with pytest.raises(Invalid, match=r"to: .* names no event of this bucket"):
+            await world.consumers.seek(BUCKET, "w", cursor)
+    with pytest.raises(NotFound):
+        await world.consumers.seek(BUCKET, "v", Latest())
 
 
 @pytest.mark.gen_test
-async def test_an_output_may_stand_behind_its_copy() -> None:
+async def test_an_output_may_stand_behind_its_copy(world: World) -> None:
     """The id of its own copy is behind the event, that of a copy before it is not."""
-    async with opened() as world:
-        await world.events(5)
-        await world.open("3", kind="output")
-        for number, floor in ((2, 3), (3, 4), (4, 4)):
-            seeked = await world.consumers.seek(BUCKET, "output:3", Cursor(world.epoch, 4, number))
-            assert seeked["to"] == world.id(floor)
+    await world.events(5)
+    await world.open("3", kind="output")
+    for number, floor in ((2, 3), (3, 4), (4, 4)):
+        seeked = await world.consumers.seek(BUCKET, "output:3", Cursor(world.epoch, 4, number))
+        assert seeked["to"] == world.id(floor)
 
 
 @pytest.mark.gen_test
-async def test_a_client_s_consumer_is_deleted_and_no_other() -> None:
+async def test_a_client_s_consumer_is_deleted_and_no_other(world: World) -> None:
     """Those who use it learn of it; a token's and an output's belong to these."""
-    async with opened() as world:
-        ledger = await world.open()
-        await world.open("key", kind="token", receipt=True)
-        await world.open("3", kind="output")
-        told: list[bool] = []
-        ledger.watch(lambda: told.append(ledger.gone))
-        assert (await world.consumers.delete(BUCKET, "w")).name == "w"
-        assert told == [True]
-        with pytest.raises(NotFound):
-            await world.consumers.delete(BUCKET, "w")
-        for reference in ("token:key", "output:3"):
-            with pytest.raises(Conflict):
-                await world.consumers.delete(BUCKET, reference)
+    ledger = await world.open()
+    await world.open("key", kind="token", receipt=True)
+    await world.open("3", kind="output")
+    told: list[bool] = []
+    ledger.watch(lambda: told.append(ledger.gone))
+    assert (await world.consumers.delete(BUCKET, "w")).name == "w"
+    assert told == [True]
+    with pytest.raises(NotFound):
+        await world.consumers.delete(BUCKET, "w")
+    for reference in ("token:key", "output:3"):
+        with pytest.raises(Conflict):
+            await world.consumers.delete(BUCKET, reference)
 
 
 @pytest.mark.gen_test
-async def test_standings_are_of_each_bucket_s_own_consumers() -> None:
+async def test_standings_are_of_each_bucket_s_own_consumers(world: World) -> None:
     """In the order of the buckets; the queues of those who poll are not among them."""
-    async with opened() as world:
-        other = dataclasses.replace(BUCKET, id="b-2", name="billing")
-        await world.log.create(other.id, new_epoch())
-        await world.open("w")
-        await world.open("0", kind="events")
-        await world.ledgers.open(Key(other.id, "client", "v"), 0, Terms())
-        found = await world.consumers.standings([other, BUCKET])
-        assert [(bucket.id, each.key.name) for bucket, each in found] == [("b-2", "v"), ("b-1", "w")]
+    other = dataclasses.replace(BUCKET, id="b-2", name="billing")
+    await world.log.create(other.id, new_epoch())
+    await world.open("w")
+    await world.open("0", kind="events")
+    await world.ledgers.open(Key(other.id, "client", "v"), 0, Terms())
+    found = await world.consumers.standings([other, BUCKET])
+    assert [(bucket.id, each.key.name) for bucket, each in found] == [("b-2", "v"), ("b-1", "w")]
 
 
 def test_names_are_read_as_they_are_written() -> None:
@@ -267,44 +258,44 @@ def test_an_outputs_number_comes_before_anothers_name() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_that_is_deleted_while_all_are_listed() -> None:
+async def test_a_bucket_that_is_deleted_while_all_are_listed(world: World) -> None:
     """It is left out, as one that was deleted before; asked for by its name it is not found."""
-    async with opened() as world:
-        await world.open()
-        gone = Bucket("b-2", "deleted", 0, 0)
-        administration: Any = SimpleNamespace(
-            consumers=world.consumers, list_buckets=lambda: [gone, BUCKET], find_bucket=lambda name: gone
-        )
-        commands = Commands(administration)
-        assert [each["name"] for each in await commands.consumer_list()] == ["w"]
-        with pytest.raises(NotFound):
-            await commands.consumer_list("deleted")
+    await world.open()
+    gone = Bucket("b-2", "deleted", 0, 0)
+    administration: Any = SimpleNamespace(
+        consumers=world.consumers, list_buckets=lambda: [gone, BUCKET], find_bucket=lambda name: gone
+    )
+    commands = Commands(administration)
+    assert [each["name"] for each in await commands.consumer_list()] == ["w"]
+    with pytest.raises(NotFound):
+        await commands.consumer_list("deleted")
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("change", ["seek", "replay", "resend"])
-async def test_a_change_is_answered_once_it_is_stored(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_change_is_answered_once_it_is_stored(
+    world: World, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What it saves it waits for: a kill behind the answer takes nothing of it back."""
-    async with opened() as world:
-        await world.events(3)
-        await world.bury(await world.open(), 1)
-        seen: list[str] = []
-        save, saved = world.store.save, world.store.saved
+    await world.events(3)
+    await world.bury(await world.open(), 1)
+    seen: list[str] = []
+    save, saved = world.store.save, world.store.saved
 
-        def saving(*arguments: Any) -> None:
-            seen.append("save")
-            save(*arguments)
+    def saving(*arguments: Any) -> None:
+        seen.append("save")
+        save(*arguments)
 
-        async def waited() -> None:
-            await saved()
-            seen.append("saved")
+    async def waited() -> None:
+        await saved()
+        seen.append("saved")
 
-        monkeypatch.setattr(world.store, "save", saving)
-        monkeypatch.setattr(world.store, "saved", waited)
-        if change == "seek":
-            await world.consumers.seek(BUCKET, "w", Earliest())
-        elif change == "replay":
-            await world.consumers.replay(BUCKET, "w", first=1)
-        else:
-            await world.consumers.resend(BUCKET, "w", None)
-        assert "saved" in seen[seen.index("save") :]
+    monkeypatch.setattr(world.store, "save", saving)
+    monkeypatch.setattr(world.store, "saved", waited)
+    if change == "seek":
+        await world.consumers.seek(BUCKET, "w", Earliest())
+    elif change == "replay":
+        await world.consumers.replay(BUCKET, "w", first=1)
+    else:
+        await world.consumers.resend(BUCKET, "w", None)
+    assert "saved" in seen[seen.index("save") :]

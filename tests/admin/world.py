@@ -1,12 +1,10 @@
 """An administration with a clock that a test moves, and what is below it."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
-
-from tornado.ioloop import IOLoop
+from typing import Any, TypeAlias
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.logs import Logs
@@ -24,8 +22,6 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -71,12 +67,6 @@ async def sqlite_world(folder: Path, **settings: Any) -> AsyncIterator[World]:
         await log.close()
     finally:
         await database.close()
-
-
-def held_open(io_loop: IOLoop, context: AbstractAsyncContextManager[T]) -> Iterator[T]:
-    """What a context gives, for a fixture: until its test has ended."""
-    yield io_loop.run_sync(context.__aenter__)
-    io_loop.run_sync(lambda: context.__aexit__(None, None, None))
 
 
 def event(body: bytes = b"x") -> NewEvent:

@@ -1,12 +1,16 @@
-"""What a test's site reads webhooks with, and what it keeps them in."""
+"""What a test's site reads webhooks with, and what it keeps them in; and a server of sockets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tornado.ioloop import IOLoop
 
+from tests.contexts import held_open
 from tests.handlers import edge
+from tests.handlers.sockets import Live, live
 
 
 @pytest.fixture(params=["direct", "tornado"])
@@ -20,3 +24,9 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
     """Where a site keeps its files; None where it keeps all in memory."""
     return None if request.param == "memory" else tmp_path
+
+
+@pytest.fixture
+def server(io_loop: IOLoop) -> Iterator[Live]:
+    """A server of sockets with the usual settings."""
+    yield from held_open(io_loop, live())

@@ -24,7 +24,7 @@ from relay_tornado.transport.direct import DirectConnection
 from tests.failing import once
 from tests.handlers.edge import edge
 from tests.handlers.raw import Raw, request
-from tests.handlers.sockets import TIMEOUT, Client, live
+from tests.handlers.sockets import TIMEOUT, Client, Live, live
 from tests.handlers.streams import here
 from tests.waiting import until
 
@@ -54,35 +54,33 @@ async def test_a_ping_that_can_not_be_made(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])
-async def test_one_that_can_not_be_told_of_its_token(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_can_not_be_told_of_its_token(server: Live, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is closed, and the others of that token are told."""
     for name in ("token_changed", "token_expired"):
         monkeypatch.setattr(Conversation, name, once(getattr(Conversation, name)))
-    async with live() as server:
-        await server.bucket()
-        token = await server.token(lasts=1.0 if how == "expired" else None)
-        clients = [await server.subscribed(token=token) for _ in range(3)]
-        if how == "revoked":
-            await server.registry.delete("token", token[0])
-        final = {"revoked": 4503, "expired": 4504}[how]
-        assert sorted([await code_of(client) for client in clients]) == [1001, final, final]
+    await server.bucket()
+    token = await server.token(lasts=1.0 if how == "expired" else None)
+    clients = [await server.subscribed(token=token) for _ in range(3)]
+    if how == "revoked":
+        await server.registry.delete("token", token[0])
+    final = {"revoked": 4503, "expired": 4504}[how]
+    assert sorted([await code_of(client) for client in clients]) == [1001, final, final]
 
 
 @pytest.mark.parametrize("name", ["join", "leave"])
-async def test_one_that_can_not_be_told_of_a_bucket(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_can_not_be_told_of_a_bucket(server: Live, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has to come again, and the others hear of what was made or deleted."""
     monkeypatch.setattr(Delivery, name, once(getattr(Delivery, name)))
-    async with live() as server:
-        if name == "leave":
-            await server.bucket()
-        clients = [await server.subscribed(extended=True) for _ in range(3)]
-        if name == "leave":
-            await server.registry.delete("bucket", "id-orders")
-        else:
-            await server.bucket()
-            await server.append()
-        heard = sorted([await first(client) for client in clients])
-        assert heard == ["1001", *[{"join": "webhook", "leave": "bucket_deleted"}[name]] * 2]
+    if name == "leave":
+        await server.bucket()
+    clients = [await server.subscribed(extended=True) for _ in range(3)]
+    if name == "leave":
+        await server.registry.delete("bucket", "id-orders")
+    else:
+        await server.bucket()
+        await server.append()
+    heard = sorted([await first(client) for client in clients])
+    assert heard == ["1001", *[{"join": "webhook", "leave": "bucket_deleted"}[name]] * 2]
 
 
 async def first(client: Client) -> str:
@@ -95,15 +93,14 @@ async def first(client: Client) -> str:
     return str(message.get("status", message["type"]))
 
 
-async def test_a_connection_that_can_not_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_can_not_be_served(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is closed, and counts no longer."""
-    async with live() as server:
-        monkeypatch.setattr(listener, "_Serving", once(listener._Serving))
-        async with Raw(server.port) as raw:
-            await raw.closed(reset=True)
-        await until(lambda: not server.listener.connections)
-        async with Raw(server.port) as raw:
-            assert (await raw.ask(request(b"/", method=b"GET"))).status == 404
+    monkeypatch.setattr(listener, "_Serving", once(listener._Serving))
+    async with Raw(server.port) as raw:
+        await raw.closed(reset=True)
+    await until(lambda: not server.listener.connections)
+    async with Raw(server.port) as raw:
+        assert (await raw.ask(request(b"/", method=b"GET"))).status == 404
 
 
 @pytest.mark.parametrize("name", ["start_request", "__init__", "begin"])
@@ -139,18 +136,19 @@ async def test_a_descriptor_that_nothing_is_made_of(monkeypatch: pytest.MonkeyPa
         (Conversation, "_authenticate"),
     ],
 )
-async def test_a_socket_on_which_the_relay_fails(owner: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_socket_on_which_the_relay_fails(
+    server: Live, owner: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever it is, the connection is closed, and the next one is served."""
-    async with live() as server:
-        await server.bucket()
-        monkeypatch.setattr(owner, name, once(getattr(owner, name)))
-        with pytest.raises((ConnectionClosed, InvalidHandshake)):
-            await server.subscribed("orders")
-        await until(lambda: not server.listener.connections)
+    await server.bucket()
+    monkeypatch.setattr(owner, name, once(getattr(owner, name)))
+    with pytest.raises((ConnectionClosed, InvalidHandshake)):
         await server.subscribed("orders")
+    await until(lambda: not server.listener.connections)
+    await server.subscribed("orders")
 
 
-async def test_a_message_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_message_needs_no_task(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the end of one could not be told, for want of memory, nothing would be read any more."""
     tasks: list[int] = []
     received = Conversation.received
@@ -160,9 +158,8 @@ async def test_a_message_needs_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
         await received(conversation, message)
 
     monkeypatch.setattr(Conversation, "received", counted)
-    async with live() as server:
-        await server.bucket()
-        await server.subscribed("orders")
+    await server.bucket()
+    await server.subscribed("orders")
     assert len(tasks) == 2
     assert len(set(tasks)) == 1
 

@@ -40,118 +40,113 @@ async def ids(client: Client, count: int) -> list[str]:
 
 
 @pytest.mark.gen_test
-async def test_acks() -> None:
+async def test_acks(server: Live) -> None:
     """They move the consumer, and have no answer; one about nothing has an error. The next connection goes on there."""
-    async with live() as server:
-        await server.bucket()
-        key = Key("id-orders", "client", "w")
-        client = await server.subscribed("orders", consumer="w")
-        assert [each.consumer for each in server.sockets.subscribed] == ["w"]
-        await server.append(4)
-        await client.hear_status("caught_up")
-        came = await ids(client, 4)
-        await client.say({"action": "ack", "id": came[1], "all": True})
-        await reaches(server, key, 2)
-        await client.say({"action": "ack", "id": came[0]})
-        error = await client.hear_status("error")
-        assert error["code"] == "not_found"
-        await client.say({"action": "nak", "id": came[2]})
-        again = await client.hear()
-        assert (again["meta"]["id"], again["meta"]["attempt"]) == (came[2], 2)
-        client.abort()
-        await until(lambda: server.sockets.deliveries.connections(key) == 0)
-        other = await server.subscribed("orders", consumer="w")
-        assert await ids(other, 2) == [came[2], came[3]]
+    await server.bucket()
+    key = Key("id-orders", "client", "w")
+    client = await server.subscribed("orders", consumer="w")
+    assert [each.consumer for each in server.sockets.subscribed] == ["w"]
+    await server.append(4)
+    await client.hear_status("caught_up")
+    came = await ids(client, 4)
+    await client.say({"action": "ack", "id": came[1], "all": True})
+    await reaches(server, key, 2)
+    await client.say({"action": "ack", "id": came[0]})
+    error = await client.hear_status("error")
+    assert error["code"] == "not_found"
+    await client.say({"action": "nak", "id": came[2]})
+    again = await client.hear()
+    assert (again["meta"]["id"], again["meta"]["attempt"]) == (came[2], 2)
+    client.abort()
+    await until(lambda: server.sockets.deliveries.connections(key) == 0)
+    other = await server.subscribed("orders", consumer="w")
+    assert await ids(other, 2) == [came[2], came[3]]
 
 
 @pytest.mark.gen_test
-async def test_a_conflict() -> None:
+async def test_a_conflict(server: Live) -> None:
     """An error frame; the subscription that was there goes on."""
-    async with live() as server:
-        await server.bucket()
-        client = await server.subscribed("orders", consumer="w")
-        await client.hear_status("caught_up")
-        await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "ack": "receipt"})
-        assert (await client.hear_status("error"))["code"] == "conflict"
-        await server.append(1)
-        assert len(await ids(client, 1)) == 1
+    await server.bucket()
+    client = await server.subscribed("orders", consumer="w")
+    await client.hear_status("caught_up")
+    await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "ack": "receipt"})
+    assert (await client.hear_status("error"))["code"] == "conflict"
+    await server.append(1)
+    assert len(await ids(client, 1)) == 1
 
 
 @pytest.mark.gen_test
-async def test_a_durable_tokens_damaged_position(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_durable_tokens_damaged_position(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its stock client is told to come back, and is served once the record is mended."""
-    async with live() as server:
-        bucket = await server.bucket()
-        key, secret = await server.token()
-        token = server.registry.get("token", key)
-        await server.registry.put("token", key, replace(token, durable=True))
-        position = Key(bucket.id, "token", key)
-        await server.ledgers.store.create(position, 0, Terms(receipt=True), 0.0)
-        client = await server.authenticated((key, secret))
-        with monkeypatch.context() as patch:
+    bucket = await server.bucket()
+    key, secret = await server.token()
+    token = server.registry.get("token", key)
+    await server.registry.put("token", key, replace(token, durable=True))
+    position = Key(bucket.id, "token", key)
+    await server.ledgers.store.create(position, 0, Terms(receipt=True), 0.0)
+    client = await server.authenticated((key, secret))
+    with monkeypatch.context() as patch:
 
-            async def read(*_: object) -> None:
-                raise consumers.damaged(position, "on purpose")
+        async def read(*_: object) -> None:
+            raise consumers.damaged(position, "on purpose")
 
-            patch.setattr(server.ledgers.store, "get", read)
-            await client.say({"action": "subscribe"})
-            assert (await client.end())[0] == 1001
-        await server.subscribed("orders", token=(key, secret))
+        patch.setattr(server.ledgers.store, "get", read)
+        await client.say({"action": "subscribe"})
+        assert (await client.end())[0] == 1001
+    await server.subscribed("orders", token=(key, secret))
 
 
 @pytest.mark.gen_test
-async def test_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bound of a bucket an error frame says what to do; what is there is there for whoever names it, and the
     subscription that was there goes on."""
     monkeypatch.setattr(consumers, "MOST", 1)
-    async with live() as server:
-        await server.bucket()
-        client = await server.subscribed("orders", consumer="w")
-        await client.hear_status("caught_up")
-        await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "x"})
-        error = await client.hear_status("error")
-        assert (error["code"], "'orders' has 1 consumers" in error["message"]) == ("conflict", True)
-        await server.append(1)
-        assert len(await ids(client, 1)) == 1
-        again = await server.subscribed("orders", consumer="w")
-        await again.hear_status("caught_up")
+    await server.bucket()
+    client = await server.subscribed("orders", consumer="w")
+    await client.hear_status("caught_up")
+    await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "x"})
+    error = await client.hear_status("error")
+    assert (error["code"], "'orders' has 1 consumers" in error["message"]) == ("conflict", True)
+    await server.append(1)
+    assert len(await ids(client, 1)) == 1
+    again = await server.subscribed("orders", consumer="w")
+    await again.hear_status("caught_up")
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("on_gap", ["resume", "fail"])
-async def test_a_gap_is_told_once_it_was_read(on_gap: str) -> None:
+async def test_a_gap_is_told_once_it_was_read(server: Live, on_gap: str) -> None:
     """Every library that reads answers the ping behind it, also where the close frame follows; who is cut off before
     has not read it."""
-    async with live() as server:
-        await server.bucket()
-        key = Key("id-orders", "client", "w")
-        await server.ledgers.store.create(key, 0, Terms(), 0.0)
-        await server.append(5)
-        await server.log.trim("id-orders", Retention(max_events=1), None)
-        cut = await server.authenticated()
-        cut.socket.transport.pause_reading()
-        await cut.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
-        await until(lambda: server.ledgers.counters.gaps["retention"] == 1)
-        cut.abort()
-        await until(lambda: server.ledgers.find(key) is None)
-        client = await server.authenticated()
-        await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
-        answer = await client.hear_status("subscribed")
-        assert (answer["buckets"][0]["gap"]["from"], answer["buckets"][0]["gap"]["to"]) == (1, 4)
-        if on_gap == "fail":
-            assert (await client.end())[0] == 4509
-        else:
-            assert (await client.hear())["meta"]["seq"] == 5
-        async with asyncio.timeout(60):
-            while True:
-                stored = await server.ledgers.store.get(key)
-                if stored is not None and not stored.untold:
-                    break
-                await asyncio.sleep(0.005)
-        again = await server.authenticated()
-        await again.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
-        answer = await again.hear_status("subscribed")
-        assert answer["buckets"][0]["gap"] is None
+    await server.bucket()
+    key = Key("id-orders", "client", "w")
+    await server.ledgers.store.create(key, 0, Terms(), 0.0)
+    await server.append(5)
+    await server.log.trim("id-orders", Retention(max_events=1), None)
+    cut = await server.authenticated()
+    cut.socket.transport.pause_reading()
+    await cut.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
+    await until(lambda: server.ledgers.counters.gaps["retention"] == 1)
+    cut.abort()
+    await until(lambda: server.ledgers.find(key) is None)
+    client = await server.authenticated()
+    await client.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
+    answer = await client.hear_status("subscribed")
+    assert (answer["buckets"][0]["gap"]["from"], answer["buckets"][0]["gap"]["to"]) == (1, 4)
+    if on_gap == "fail":
+        assert (await client.end())[0] == 4509
+    else:
+        assert (await client.hear())["meta"]["seq"] == 5
+    async with asyncio.timeout(60):
+        while True:
+            stored = await server.ledgers.store.get(key)
+            if stored is not None and not stored.untold:
+                break
+            await asyncio.sleep(0.005)
+    again = await server.authenticated()
+    await again.say({"action": "subscribe", "buckets": ["orders"], "consumer": "w", "on_gap": on_gap})
+    answer = await again.hear_status("subscribed")
+    assert answer["buckets"][0]["gap"] is None
 
 
 @pytest.mark.gen_test
@@ -191,22 +186,21 @@ async def test_receipts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_damaged_position_of_a_stock_client(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_damaged_position_of_a_stock_client(server: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is closed, to come back: there is no frame that would tell it, and it waits for an answer. One that may be
     told stays."""
-    async with live() as server:
-        await server.bucket()
-        token = await server.token()
-        record: Any = server.registry.get("token", token[0])
-        await server.registry.put("token", token[0], replace(record, durable=True))
+    await server.bucket()
+    token = await server.token()
+    record: Any = server.registry.get("token", token[0])
+    await server.registry.put("token", token[0], replace(record, durable=True))
 
-        async def get(key: Key) -> Stored:
-            raise damaged(key, "it is no JSON")
+    async def get(key: Key) -> Stored:
+        raise damaged(key, "it is no JSON")
 
-        monkeypatch.setattr(server.ledgers.store, "get", get)
-        stock = await server.authenticated(token)
-        await stock.say({"action": "subscribe", "buckets": ["orders"]})
-        assert (await stock.end())[0] == 1001
-        client = await server.authenticated(token)
-        await client.say({"action": "subscribe", "buckets": ["orders"], "extended": True})
-        assert (await client.hear_status("error"))["code"] == "conflict"
+    monkeypatch.setattr(server.ledgers.store, "get", get)
+    stock = await server.authenticated(token)
+    await stock.say({"action": "subscribe", "buckets": ["orders"]})
+    assert (await stock.end())[0] == 1001
+    client = await server.authenticated(token)
+    await client.say({"action": "subscribe", "buckets": ["orders"], "extended": True})
+    assert (await client.hear_status("error"))["code"] == "conflict"

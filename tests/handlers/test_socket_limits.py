@@ -9,51 +9,48 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.failing import lose_timers
-from tests.handlers.sockets import live
+from tests.handlers.sockets import Live, live
 from tests.waiting import until
 
 
 @pytest.mark.gen_test
-async def test_a_revoked_token_closes_its_sockets() -> None:
+async def test_a_revoked_token_closes_its_sockets(server: Live) -> None:
     """4503 for all of them, and for nobody else."""
-    async with live() as server:
-        await server.bucket()
-        token, other = await server.token(), await server.token()
-        clients = [await server.subscribed(token=token), await server.authenticated(token)]
-        bystander = await server.subscribed(token=other)
-        await server.registry.delete("token", token[0])
-        assert [(await client.end())[0] for client in clients] == [4503, 4503]
-        await server.append(1)
-        assert (await bystander.hear())["type"] == "webhook"
-        assert server.sockets.count == 1
+    await server.bucket()
+    token, other = await server.token(), await server.token()
+    clients = [await server.subscribed(token=token), await server.authenticated(token)]
+    bystander = await server.subscribed(token=other)
+    await server.registry.delete("token", token[0])
+    assert [(await client.end())[0] for client in clients] == [4503, 4503]
+    await server.append(1)
+    assert (await bystander.hear())["type"] == "webhook"
+    assert server.sockets.count == 1
 
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize("lost", [False, True])
-async def test_an_expired_token_closes_its_sockets(lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_expired_token_closes_its_sockets(server: Live, lost: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """4504, when its time has come, also where there was no memory to set a timer."""
-    async with live() as server:
-        if lost:
-            lose_timers(monkeypatch)
-        client = await server.authenticated(await server.token(lasts=0.4))
-        assert (await client.end())[0] == 4504
+    if lost:
+        lose_timers(monkeypatch)
+    client = await server.authenticated(await server.token(lasts=0.4))
+    assert (await client.end())[0] == 4504
 
 
 @pytest.mark.gen_test
-async def test_an_expiry_may_be_moved() -> None:
+async def test_an_expiry_may_be_moved(server: Live) -> None:
     """A longer or a shorter life that a token is given counts for its live sockets."""
-    async with live() as server:
-        await server.bucket()
-        longer, shorter = await server.token(lasts=3.0), await server.token()
-        kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
-        now = time.time()
-        for key, lasts in ((longer[0], 3600), (shorter[0], 3.0)):
-            record = server.registry.get("token", key)
-            assert record is not None
-            await server.registry.put("token", key, replace(record, expires_at=now + lasts))
-        assert (await ended.end())[0] == 4504
-        await server.append(1)
-        assert (await kept.hear())["type"] == "webhook"
+    await server.bucket()
+    longer, shorter = await server.token(lasts=3.0), await server.token()
+    kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
+    now = time.time()
+    for key, lasts in ((longer[0], 3600), (shorter[0], 3.0)):
+        record = server.registry.get("token", key)
+        assert record is not None
+        await server.registry.put("token", key, replace(record, expires_at=now + lasts))
+    assert (await ended.end())[0] == 4504
+    await server.append(1)
+    assert (await kept.hear())["type"] == "webhook"
 
 
 @pytest.mark.gen_test
@@ -133,10 +130,9 @@ async def test_messages_have_their_size() -> None:
 
 
 @pytest.mark.gen_test
-async def test_huge_messages_cost_no_memory() -> None:
+async def test_huge_messages_cost_no_memory(server: Live) -> None:
     """Before auth a message that says it is large is not even read."""
-    async with live() as server:
-        client = await server.client()
-        with contextlib.suppress(Exception):
-            await client.say("x" * (4 << 20))
-        await until(lambda: server.sockets.count == 0)
+    client = await server.client()
+    with contextlib.suppress(Exception):
+        await client.say("x" * (4 << 20))
+    await until(lambda: server.sockets.count == 0)

@@ -97,9 +97,9 @@ async def closes_behind(server: Live) -> AsyncIterator[tuple[socket.socket, IOSt
 
 
 @pytest.mark.gen_test
-async def test_a_client_that_closes_behind_its_events_is_answered() -> None:
+async def test_a_client_that_closes_behind_its_events_is_answered(server: Live) -> None:
     """What was written comes whole, and then the close frame."""
-    async with live() as server, closes_behind(server) as (client, stream):
+    async with closes_behind(server) as (client, stream):
         assert not stream.closed()
         heard = bytearray()
         client.setblocking(False)
@@ -112,9 +112,9 @@ async def test_a_client_that_closes_behind_its_events_is_answered() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_client_that_closes_and_reads_no_more_is_cut_off() -> None:
+async def test_a_client_that_closes_and_reads_no_more_is_cut_off(server: Live) -> None:
     """What waits for it does not keep the socket."""
-    async with live() as server, closes_behind(server) as (_, stream):
+    async with closes_behind(server) as (_, stream):
         await until(stream.closed)
 
 
@@ -174,55 +174,53 @@ async def test_pings_during_a_replay_tell_what_came_before_them() -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_full_socket_loses_and_mixes_nothing() -> None:
+async def test_a_full_socket_loses_and_mixes_nothing(server: Live) -> None:
     """Live events that the kernel takes in part, or not at all, arrive whole and in order once they are read; also
     where the kernel has room again before the rest that is buffered has gone."""
-    async with live() as server:
-        await server.bucket()
-        key, secret = await server.token()
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.setblocking(False)
-            heard = bytearray()
+    await server.bucket()
+    key, secret = await server.token()
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.setblocking(False)
+        heard = bytearray()
 
-            def read() -> None:
-                with contextlib.suppress(BlockingIOError):
-                    while data := client.recv(1 << 20):
-                        heard.extend(data)
+        def read() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while data := client.recv(1 << 20):
+                    heard.extend(data)
 
-            async def read_until(condition: Callable[[], bool]) -> None:
-                await until(lambda: read() or condition())
+        async def read_until(condition: Callable[[], bool]) -> None:
+            await until(lambda: read() or condition())
 
-            messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
-            client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
-            await read_until(lambda: b"subscribed to buckets" in heard)
-            (conversation,) = server.sockets._live
-            count = 0
-            for _ in range(3):
-                while not conversation._stream.writing():
-                    await server.append(1, body=b"%d" % count * 30_000)
-                    count += 1
-                    await asyncio.sleep(0)
-                # No turn of the loop lies between the reading and the pass that this append wakes.
-                read()
+        messages = ({"action": "auth", "key": key, "secret": secret}, {"action": "subscribe"})
+        client.sendall(HANDSHAKE + b"".join(map(masked, messages)))
+        await read_until(lambda: b"subscribed to buckets" in heard)
+        (conversation,) = server.sockets._live
+        count = 0
+        for _ in range(3):
+            while not conversation._stream.writing():
                 await server.append(1, body=b"%d" % count * 30_000)
                 count += 1
-                await read_until(lambda: not conversation._stream.writing())
-            await read_until(lambda: heard.count(b'"type":"webhook"') == count and heard.endswith(b'"method":"POST"}'))
-        events = frames(bytes(heard[heard.index(b"\r\n\r\n") + 4 :]))[2:]
-        assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
+                await asyncio.sleep(0)
+            # No turn of the loop lies between the reading and the pass that this append wakes.
+            read()
+            await server.append(1, body=b"%d" % count * 30_000)
+            count += 1
+            await read_until(lambda: not conversation._stream.writing())
+        await read_until(lambda: heard.count(b'"type":"webhook"') == count and heard.endswith(b'"method":"POST"}'))
+    events = frames(bytes(heard[heard.index(b"\r\n\r\n") + 4 :]))[2:]
+    assert [event["meta"]["seq"] for event in events] == list(range(1, count + 1))
 
 
 @pytest.mark.gen_test
-async def test_what_tls_must_encrypt_goes_through_the_stream() -> None:
+async def test_what_tls_must_encrypt_goes_through_the_stream(server: Live) -> None:
     """Where the socket itself can't be used, live events go by the stream, at once too."""
-    async with live() as server:
-        await server.bucket()
-        client = await server.subscribed("orders")
-        (conversation,) = server.sockets._live
-        conversation._delivery.lane.socket = None
-        await server.append(3)
-        assert await client.hear_events(3) == [1, 2, 3]
-        assert not conversation._delivery.busy
+    await server.bucket()
+    client = await server.subscribed("orders")
+    (conversation,) = server.sockets._live
+    conversation._delivery.lane.socket = None
+    await server.append(3)
+    assert await client.hear_events(3) == [1, 2, 3]
+    assert not conversation._delivery.busy
 
 
 @pytest.mark.gen_test
