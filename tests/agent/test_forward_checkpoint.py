@@ -136,7 +136,7 @@ def test_what_runs_comes_to_its_end(relay: Relay, secret: str, target: Target, t
     """SIGINT waits for the answer to a request that is out, begins no other one, and exits with 0."""
     path = relay.create_bucket("ending")
     with forward(tmp_path, relay, secret, "ending", target.url) as agent:
-        send(relay, path, 1, X_Wait="0.5")
+        send(relay, path, 1, X_Wait="5")
         send(relay, path, 2)
         wait_for(target.seen, "the request")
         assert agent.stop(signal.SIGINT) == 0

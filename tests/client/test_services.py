@@ -21,7 +21,7 @@ from tests.waiting import until
 @client_test
 async def test_a_silent_service_is_left() -> None:
     """Where nothing comes for `idle_timeout`, and where a step takes longer than `open_timeout`, it dials again."""
-    unanswered, silent = "the relay does not answer", "nothing came for 0.2 s"
+    unanswered, silent = "the relay does not answer", "nothing came for 4 s"
     said: list[str] = []
 
     def note(notice: Notice) -> None:
@@ -35,7 +35,7 @@ async def test_a_silent_service_is_left() -> None:
                 await peer.send(webhook("abcdefghijkl-1"))
         await peer.stay()
 
-    async with service(talk) as url, at(url, idle_timeout=0.2, open_timeout=0.3, on_notice=note) as events:
+    async with service(talk) as url, at(url, idle_timeout=4.0, open_timeout=4.0, on_notice=note) as events:
         await anext(events)
     assert list(dict.fromkeys(said)) == [unanswered, silent]
 
@@ -102,10 +102,10 @@ async def test_an_event_that_takes_long_is_no_silence() -> None:
         await peer.welcome(buckets=[ENTRY])
         for at_byte in range(0, len(frame), 40_000):
             peer.socket.transport.write(frame[at_byte : at_byte + 40_000])
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.5)
         await peer.stay()
 
-    async with service(talk) as url, at(url, idle_timeout=2.0) as events:
+    async with service(talk) as url, at(url, idle_timeout=4.0) as events:
         event = await anext(events)
         assert len(event.body) == 400_000
     assert dialled == [1]
@@ -132,7 +132,7 @@ async def test_a_dead_connection_for_answers_is_left() -> None:
         await peer.stay()
         left.set()
 
-    async with service(talk) as url, at(url, idle_timeout=1.0) as events:
+    async with service(talk) as url, at(url, idle_timeout=5.0) as events:
         await (await anext(events)).respond()
         await asyncio.wait_for(left.wait(), TIMEOUT)
         await (await anext(events)).respond()
@@ -156,7 +156,7 @@ async def test_what_a_silence_swallowed_is_not_given_twice(monkeypatch: pytest.M
             if peer.number > 1 and said["action"] == "ack":
                 acked.append(said["id"])
 
-    async with service(talk) as url, at(url, consumer="c", ack=ack, idle_timeout=1.5) as events:
+    async with service(talk) as url, at(url, consumer="c", ack=ack, idle_timeout=5.0) as events:
         got = []
         for _ in range(3):
             event = await anext(events)

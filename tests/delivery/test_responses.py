@@ -110,6 +110,7 @@ async def test_nobody_answers(lost: bool, monkeypatch: pytest.MonkeyPatch) -> No
     assert f"{desk.epoch}-1".encode() in answer.body
     assert b"within 0.01 seconds" in answer.body
     # What comes then is kept, for a duplicate.
+    monkeypatch.setattr(desk.responses, "_wait", 60.0)
     await desk.respond("1", result(200, b"late"))
     assert len(desk.answers) == 1
     desk.wait(1, duplicate=True)

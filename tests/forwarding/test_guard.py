@@ -18,6 +18,7 @@ from relay_tornado.wire.destination import parse
 from tests.forwarding.target import Target, answer
 from tests.forwarding.world import public, world
 from tests.storage.faults import no_threads
+from tests.waiting import until
 
 BOTH, REBOUND, INSIDE = "both.test", "rebound.test", "inside.test"
 
@@ -284,6 +285,7 @@ async def test_slow_names_hold_one_thread_each(monkeypatch: pytest.MonkeyPatch) 
         assert failed.value.kind == "timeout"
 
     await asyncio.gather(*(send() for _ in range(50)))
+    await until(lambda: asked)
     assert asked == ["slow.test"]
     gate.set()
     await transport.close()

@@ -59,7 +59,7 @@ async def test_one_that_can_not_be_told_of_its_token(server: Live, how: str, mon
     for name in ("token_changed", "token_expired"):
         monkeypatch.setattr(Conversation, name, once(getattr(Conversation, name)))
     await server.bucket()
-    token = await server.token(lasts=1.0 if how == "expired" else None)
+    token = await server.token(lasts=5.0 if how == "expired" else None)
     clients = [await server.subscribed(token=token) for _ in range(3)]
     if how == "revoked":
         await server.registry.delete("token", token[0])

@@ -99,6 +99,7 @@ class Desk:
 async def desk(folder: Path | None = None, output: str = "anyOutput", **fields: Any) -> AsyncIterator[Desk]:
     async with edge(folder) as site, AsyncExitStack() as stack:
         made = Desk(site, stack)
+        site.site.sockets.responses._wait = 60.0
         await made.change(output, **fields)
         yield made
 

@@ -33,7 +33,7 @@ async def test_an_expired_token_closes_its_sockets(server: Live, lost: bool, mon
     """4504, when its time has come, also where there was no memory to set a timer."""
     if lost:
         lose_timers(monkeypatch)
-    client = await server.authenticated(await server.token(lasts=0.4))
+    client = await server.authenticated(await server.token(lasts=5.0))
     assert (await client.end())[0] == 4504
 
 
@@ -41,10 +41,10 @@ async def test_an_expired_token_closes_its_sockets(server: Live, lost: bool, mon
 async def test_an_expiry_may_be_moved(server: Live) -> None:
     """A longer or a shorter life that a token is given counts for its live sockets."""
     await server.bucket()
-    longer, shorter = await server.token(lasts=3.0), await server.token()
+    longer, shorter = await server.token(lasts=5.0), await server.token()
     kept, ended = await server.subscribed(token=longer), await server.subscribed(token=shorter)
     now = time.time()
-    for key, lasts in ((longer[0], 3600), (shorter[0], 3.0)):
+    for key, lasts in ((longer[0], 3600), (shorter[0], 5.0)):
         record = server.registry.get("token", key)
         assert record is not None
         await server.registry.put("token", key, replace(record, expires_at=now + lasts))

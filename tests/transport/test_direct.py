@@ -248,7 +248,7 @@ def test_on_either_loop(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """Webhooks, large answers to slow readers, hand-over, idle connections and the end are the same on uvloop."""
 
     async def check() -> None:
-        async with edge(body_timeout=0.2) as site, Raw(site.port) as raw, Raw(site.port) as idle:
+        async with edge(body_timeout=2.0) as site, Raw(site.port) as raw, Raw(site.port) as idle:
             await site.change(input={"body": "x" * 8_000_000})
             raw.send(request(URL, b"one") * 2)
             await until(lambda: any(each.writing() for each in site.site.listener.connections))
