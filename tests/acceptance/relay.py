@@ -125,7 +125,10 @@ class Server:
         threads = Path(f"/proc/{self.pid}/task")
 
         def still() -> bool:
-            states = (each.joinpath("stat").read_text().rpartition(")")[2].split()[0] for each in threads.iterdir())
+            try:
+                states = [each.joinpath("stat").read_text().rpartition(")")[2].split()[0] for each in threads.iterdir()]
+            except (FileNotFoundError, ProcessLookupError):
+                return False  # one that had come to its end
             return all(state in ("T", "D") for state in states)
 
         wait_for(still, "the server to stand still")

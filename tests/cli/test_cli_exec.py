@@ -111,7 +111,14 @@ def test_a_command_is_ended_with_all_that_it_began(shared: World, tmp_path: Path
         process.send_signal(number)
         process.wait(TIMEOUT)
         child = Path("/proc") / pid.read_text().strip() / "stat"
-        wait_for(lambda: not child.exists() or child.read_text().split()[2] == "Z", "its end")
+
+        def ended() -> bool:
+            try:
+                return child.read_text().split()[2] == "Z"
+            except (FileNotFoundError, ProcessLookupError):
+                return True
+
+        wait_for(ended, "its end")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

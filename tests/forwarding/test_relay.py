@@ -87,7 +87,10 @@ async def test_a_full_queue_answers_429(tmp_path: Path) -> None:
         path = f"/v1/webhooks/{bucket.inputs[0].id}".encode()
         async with Raw(relay.port) as raw:
             await target_ready(relay)
-            statuses = [(await raw.ask(request(path, b"%d" % number))).status for number in range(5)]
+            statuses = []
+            for number in range(5):
+                statuses.append((await raw.ask(request(path, b"%d" % number))).status)
+                await target.until(1)  # that one is out, and none of those that wait
             assert statuses == [200, 200, 200, 429, 429]
             gate.set()
             await target.until(3)

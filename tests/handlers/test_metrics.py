@@ -202,6 +202,7 @@ async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
             while (
                 found.get(("relay_consumer_lag_events", "orders")) != 3
                 or found["relay_forward_retries", ""] != 1
+                or found["relay_forward_requests", ""] != 0  # it may be at its next try
                 or found["relay_certificate_reload_success", ""] != 0
                 or found["relay_backup_last_success", ""] != 0
             ):
@@ -209,7 +210,7 @@ async def test_what_is_wrong_is_measured(tmp_path: Path, monkeypatch: pytest.Mon
             wal = (tmp_path / "data" / "relay.db-wal").stat().st_size
     finally:
         await relay.stop()
-    assert found["relay_forward_circuits_open", ""] == found["relay_forward_requests", ""] == 0
+    assert found["relay_forward_circuits_open", ""] == 0
     assert found["relay_consumer_lag_seconds", "orders"] > 0
     assert found["relay_dead_letters", "orders"] == 0
     assert abs(found["relay_certificate_expiry_timestamp_seconds", ""] - ends.timestamp()) <= 1
