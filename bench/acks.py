@@ -58,7 +58,7 @@ async def measure(folder: Path, way: str, seconds: float) -> Measured:
     began, cpu, commits = time.perf_counter(), time.process_time(), database.commits
 
     async def send() -> None:
-        while (at := time.perf_counter()) < end:
+        while (at := time.perf_counter()) < end or not waits:
             await log.append("b", EVENT)
             waits.append(time.perf_counter() - at)
 

@@ -26,6 +26,7 @@ def measure(
         senders.latencies.clear()
         answered, spent, busy, start = senders.answered, server.cpu(), time.process_time(), time.perf_counter()
         loop.wait(start + seconds)
+        loop.until(lambda: senders.answered > answered, "an answer")
         took = time.perf_counter() - start
         count, spent, load = senders.answered - answered, server.cpu() - spent, (time.process_time() - busy) / took
         senders.limit = 0

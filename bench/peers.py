@@ -402,6 +402,7 @@ class Nats(_Program):
             senders.post(1 << 60)
             start = time.perf_counter()
             loop.wait(start + seconds)
+            loop.until(lambda: senders.answered > 0, "an answer")
             latencies, rate = list(senders.latencies), senders.answered / (time.perf_counter() - start)
             senders.limit = 0
             senders.settle()
