@@ -32,10 +32,15 @@ def replay(relay: Relay, secret: str, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.fixture(scope="module")
 def shop(relay: Relay) -> str:
-    """A bucket with ten events, which has two outputs; returns the path of its input."""
-    path = relay.create_bucket("shop")
+    """A bucket that stays as `ten` makes it; returns the path of its input."""
+    return ten(relay, "shop")
+
+
+def ten(relay: Relay, bucket: str) -> str:
+    """Makes a bucket with ten events, which has two outputs; returns the path of its input."""
+    path = relay.create_bucket(bucket)
     for name in ("worker", "other"):
-        relay.command("output", "create", "shop", "--name", name, "--destination", "http://localhost:1/")
+        relay.command("output", "create", bucket, "--name", name, "--destination", "http://localhost:1/")
     for number in range(1, 11):
         send(relay, f"{path}/p{number}?q={number}", number, bytes([number]), X_Even=str(number % 2 == 0))
     return path
@@ -198,14 +203,15 @@ def test_across_a_restart_of_the_relay(tmp_path: Path, target: Target) -> None:
     assert target.numbers() == [number for number in range(1, 9) for _ in range(5)]
 
 
-def test_to_an_internal_output(relay: Relay, secret: str, shop: str, target: Target, tmp_path: Path) -> None:
+def test_to_an_internal_output(relay: Relay, secret: str, target: Target, tmp_path: Path) -> None:
     """Whoever is connected gets copies for that output."""
-    arguments = ("forward", "shop", target.url, "--output", "worker", "--json")
+    ten(relay, "copied")
+    arguments = ("forward", "copied", target.url, "--output", "worker", "--json")
     with Agent(tmp_path, relay.url, secret, *arguments) as agent:
-        run = replay(relay, secret, "shop", "--from", "seq:9", "--to", "seq:10", "--to-output", "worker")
+        run = replay(relay, secret, "copied", "--from", "seq:9", "--to", "seq:10", "--to-output", "worker")
         assert (run.returncode, run.stdout) == (0, "2 of 2 events sent again\n"), run.stderr
         run = replay(
-            relay, secret, "shop", "--from", "seq:1", "--to", "seq:4", "--to-output", "worker", "--pace", "50/s"
+            relay, secret, "copied", "--from", "seq:1", "--to", "seq:4", "--to-output", "worker", "--pace", "50/s"
         )
         assert (run.returncode, run.stdout) == (0, "4 of 4 events sent again\n"), run.stderr
         wait_for(lambda: len(target.seen()) == 6, "the copies")

@@ -96,7 +96,7 @@ async def _rate(relay: Relay, path: str, stretch: float) -> float:
     async def send() -> None:
         nonlocal count
         async with Sender(relay, path) as sender:
-            while time.perf_counter() < end:
+            while not count or time.perf_counter() < end:
                 assert await sender.post(b"x" * 500) == 200
                 count += 1
 

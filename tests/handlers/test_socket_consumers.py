@@ -46,8 +46,8 @@ async def test_acks(server: Live) -> None:
     key = Key("id-orders", "client", "w")
     client = await server.subscribed("orders", consumer="w")
     assert [each.consumer for each in server.sockets.subscribed] == ["w"]
-    await server.append(4)
     await client.hear_status("caught_up")
+    await server.append(4)
     came = await ids(client, 4)
     await client.say({"action": "ack", "id": came[1], "all": True})
     await reaches(server, key, 2)
