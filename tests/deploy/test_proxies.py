@@ -236,7 +236,7 @@ def test_a_socket_goes_through(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_quiet_socket_lives_by_the_pings(tmp_path: Path) -> None:
-    """With nginx's time-out cut to 1 s a socket that is pinged outlives it, and one that is not is cut: so it is the
+    """With nginx's time-out cut to 5 s a socket that is pinged outlives it, and one that is not is cut: so it is the
     pings that keep sockets open, and 120 s are enough for a ping every 20."""
 
     async def test(client: Behind) -> None:
@@ -249,7 +249,7 @@ def test_a_quiet_socket_lives_by_the_pings(tmp_path: Path) -> None:
             await pinged.send("still here")
             assert await asyncio.wait_for(pinged.recv(), 60) == "still here"
 
-    through("nginx", tmp_path, test, changes={"proxy_read_timeout 120s;": "proxy_read_timeout 1s;"})
+    through("nginx", tmp_path, test, changes={"proxy_read_timeout 120s;": "proxy_read_timeout 5s;"})
 
 
 def test_nginx_logs_no_secret_path(tmp_path: Path) -> None:

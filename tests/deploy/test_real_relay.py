@@ -105,7 +105,7 @@ def test_a_renewed_certificate_drops_no_socket(secure: Relay, tls: ssl.SSLContex
     async def three(client: Client) -> list[str]:
         return [(await client.hear())["body"] for _ in range(3)]
 
-    asyncio.run(asyncio.wait_for(run(), 60))
+    asyncio.run(asyncio.wait_for(run(), 300))
     assert secure.stop() == 0
     assert "certificate_loaded" in secure.said()
     assert "Traceback" not in secure.said()
@@ -135,5 +135,5 @@ def test_nginx_in_front_of_it(tmp_path: Path) -> None:
                 assert healthy["status"] == "ok"
                 assert (await front.fetch("/metrics")).code == 404
 
-        asyncio.run(asyncio.wait_for(run(), 60))
+        asyncio.run(asyncio.wait_for(run(), 300))
         assert relay.stop() == 0

@@ -37,7 +37,7 @@ class Size:
     settings: dict[str, object] = field(default_factory=dict)
 
 
-SMALL = Size(30, 5.0, 30.0, 0.5, 1, 0.2, {"idle_timeout": 1, "head_timeout": 1, "body_timeout": 1})
+SMALL = Size(30, 10.0, 60.0, 0.5, 1, 0.2, {"idle_timeout": 5, "head_timeout": 5, "body_timeout": 5})
 LONG = Size(1_000, 40.0, 120.0, 4.0, 3, 5.0)
 LONG_TORNADO = Size(1_000, 80.0, 120.0, 4.0, 3, 5.0, {"transport": "tornado"})
 SILENT = 80.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.handlers.connection import Connection
 from tests.handlers.raw import Raw, Reply
 from tests.handlers.rest.world import World, world
 from tests.handlers.test_ui import cookie_of
@@ -29,12 +29,13 @@ async def held(
     head = f"{method} {path} HTTP/1.1\r\nHost: {here.url.removeprefix('http://')}\r\n{headers}{framing}\r\n\r\n"
     async with Raw(here.relay.port) as raw:
         raw.send(head.encode() + data[:1])
+        assert here.relay._site is not None
+        site = here.relay._site
         if chunked:
-            await asyncio.sleep(0.2)
+            connections = site.listener.connections
+            await until(lambda: any(isinstance(each, Connection) and each.receiving for each in connections))
         else:
-            assert here.relay._site is not None
-            rest = here.relay._site.rest
-            await until(lambda: rest.incoming == 1)
+            await until(lambda: site.rest.incoming == 1)
         await between
         return await raw.ask(b"0\r\n\r\n" if chunked else data[1:])
 
