@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
-from tests.acceptance.relay import Relay
+from tests.acceptance.relay import Relay, wait_for
 
 CHROMIUM = "/usr/bin/chromium"
 TIMEOUT = 60_000.0
@@ -91,6 +91,11 @@ def watched(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, 
         watch.check()
     finally:
         context.close()
+
+
+def until(page: Page, condition: Callable[[], Any], what: str) -> None:
+    """Waits for what is noted as a page asks or says something: nobody hears of that but while a page is waited for."""
+    wait_for(lambda: condition() or page.wait_for_timeout(20), what)
 
 
 def sign_in(page: Page, relay: Relay, secret: str) -> Response | None:

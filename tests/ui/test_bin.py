@@ -8,7 +8,7 @@ import urllib.request
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay
-from tests.ui.browser import sign_in
+from tests.ui.browser import sign_in, until
 
 
 def test_from_nothing_to_the_first_event(signed_in: Page, relay: Relay) -> None:
@@ -57,8 +57,7 @@ def test_a_new_bin_is_not_said_to_be_gone(signed_in: Page) -> None:
     page.route("**/v1/buckets", hold)
     make.click()
     page.wait_for_url(re.compile("/ui/bin/bin-"))
-    while not held:
-        page.wait_for_timeout(20)
+    until(page, lambda: held, "the question")
     expect(page.get_by_text("Loading…")).to_be_visible()
     expect(page.get_by_text("There is no bin")).to_have_count(0)
     for route in held:

@@ -263,7 +263,7 @@ def test_what_is_typed_stays(events: Page, sender: Sender) -> None:
     expect(search).to_have_value("")
     events.get_by_role("button", name="Filter").click()
     since = events.get_by_label("From", exact=True)
-    since.fill("2031-02-03T04:05:06")
+    since.fill("2999-02-03T04:05:06")
     expect(events.get_by_text("No event fits")).to_be_visible()
     since.focus()
     for key in ("ArrowRight", "ArrowRight", *"2024"):

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from websockets.sync.client import connect
 
 from tests.acceptance.relay import TIMEOUT, Relay
-from tests.ui.browser import Watch
+from tests.ui.browser import Watch, until
 from tests.ui.sending import Sender, rows
 
 
@@ -33,6 +33,7 @@ def _amid_sending(events: Page, sender: Sender) -> list[Any]:
     dialog = events.get_by_role("dialog")
     dialog.get_by_role("button", name="Send", exact=True).click()
     expect(dialog).to_contain_text("1 of 3 done, 1 sent")
+    until(events, lambda: len(held) == 2, "the second request")
     return held
 
 
@@ -159,6 +160,7 @@ def test_sent_once_however_often_it_is_pressed(events: Page, sender: Sender) -> 
         send = dialog.get_by_role("button", name="Send", exact=True)
         send.dblclick()
         send.click(force=True)
+        until(events, lambda: held, "the request")
         for route in held:
             route.continue_()
         expect(dialog).to_have_count(0)
@@ -190,6 +192,7 @@ def test_sent_again_once(events: Page, sender: Sender) -> None:
         if way == "key":
             expect(send).to_be_focused()
             events.keyboard.press("Enter")
+        until(events, lambda: held, "the request")
         held.pop().continue_()
         expect(dialog).to_contain_text("1 of 1 done, 1 sent.")
         assert not held

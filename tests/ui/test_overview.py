@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Page, Route, expect
 
 from tests.acceptance.relay import Relay, wait_for
-from tests.ui.browser import Watch, sign_in
+from tests.ui.browser import Watch, sign_in, until
 from tests.ui.demo import Demo
 
 STEP = 10
@@ -63,7 +63,7 @@ def test_numbers_on_a_connection_that_died(signed_in: Page) -> None:
     dead = True
     page.route("**/v1/status", lambda route: hung.append(route) if dead else route.continue_())
     page.goto("/ui/")
-    wait_for(lambda: page.wait_for_timeout(20) or hung, "the question")
+    until(page, lambda: hung, "the question")
     said = page.get_by_text("can't be reached")
     page.clock.run_for(20_000)
     expect(said).to_be_hidden()
@@ -155,6 +155,7 @@ def test_a_page_that_is_left_while_its_plots_come(signed_in: Page) -> None:
       link.click();
     }""")
     expect(page.locator(".plot-canvas")).to_have_count(0)
+    until(page, lambda: held, "the request")
     with page.expect_response("**/uplot.js"):
         held[0].continue_()
     page.evaluate("() => new Promise((done) => setTimeout(done, 200))")

@@ -9,8 +9,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.acceptance.relay import TIMEOUT, Relay, wait_for
-from tests.ui.browser import Watch, sign_in, watched
+from tests.acceptance.relay import TIMEOUT, Relay
+from tests.ui.browser import Watch, sign_in, until, watched
 
 
 def opens(relay: Relay, secret: str) -> int:
@@ -148,7 +148,7 @@ def test_a_secret_stays(page: Page, watch: Watch, relay: Relay) -> None:
     asked: list[str] = []
     page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
     page.close(run_before_unload=True)
-    wait_for(lambda: asked or page.wait_for_timeout(20), "the question")
+    until(page, lambda: asked, "the question")
     assert asked == ["beforeunload"]
     assert shown_secret(page) == third
     page.get_by_role("button", name="I have it").click()
