@@ -113,7 +113,7 @@ async def test_it_goes_on_where_it_was(world: SqliteWorld, tmp_path: Path) -> No
     assert [row[1:] for row in rows] in ([(1, 10), (11, 15)], [(1, 15)])
 
 
-@log_test
+@pytest.mark.gen_test(timeout=500)
 async def test_it_stays_within_its_bound(world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest leave it; what is left is found, and what is covered says from where on."""
     monkeypatch.setattr(index, "LEAST", 1)
