@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.acceptance.relay import wait_for
 from tests.client.conftest import shared as shared
 from tests.client.conftest import world as world
 from tests.client.world import TIMEOUT, World
@@ -34,6 +35,7 @@ def lines(run: subprocess.CompletedProcess[str]) -> list[Any]:
 @contextmanager
 def listening(world: World, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """It runs meanwhile; what still runs at the end is killed."""
+    wait_for(lambda: clients(world) == 0, "those of before to be gone")
     process = subprocess.Popen(
         command("listen", *arguments), env=world.relay.environment(), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
