@@ -24,7 +24,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Runs it, for a bounded time."""
 
     async def bounded() -> T:
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(3 * TIMEOUT):
             return await coroutine
 
     return asyncio.run(bounded())
