@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from websockets.sync.client import ClientConnection, connect
 
-from tests.acceptance.relay import TIMEOUT, Relay
+from tests.acceptance.relay import TIMEOUT, Relay, wait_for
 
 SECRET = "a secret of the demo"
 IDLE = 30.0
@@ -71,6 +71,10 @@ class Demo:
         status, answer = self.request(method, path, b"" if body is None else json.dumps(body).encode(), headers)
         assert status in (200, 201), answer
         return json.loads(answer)
+
+    def consumer(self, name: str) -> Any:
+        """One of the bucket `orders`."""
+        return self.rest("GET", f"/v1/buckets/orders/consumers/{name}")
 
     # webhooks
 
@@ -140,10 +144,13 @@ class Demo:
         billing = self.client("billing/2.1", consumer="billing", **orders)
         for event in _taken(billing, ack):
             billing.send(json.dumps({"action": "ack", "id": event}))
+        wait_for(lambda: self.consumer("billing")["floor"].endswith(f"-{ack}"), "the acks")
         mailer = self.client("mailer/0.9", consumer="mailer", max_deliver=1, **orders)
         for event in _taken(mailer, 3):
             mailer.send(json.dumps({"action": "nak", "id": event, "delay": 0}))
+        wait_for(lambda: self.consumer("mailer")["dead"] == 3, "the dead letters")
         mailer.close()
+        wait_for(lambda: self.consumer("mailer")["connections"] == 0, "it to be gone")
         self.client("dashboard/1.0", buckets=["orders", "payments"], since="latest", outputs="none")
 
 

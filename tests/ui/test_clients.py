@@ -68,13 +68,13 @@ def test_a_move_is_shown_before_it_is_done(clients: Page, demo: Demo) -> None:
     clients.keyboard.press("Control+A")
     clients.keyboard.type("10")
     expect(said).to_contain_text("skips 9 events")
-    before = demo.rest("GET", "/v1/buckets/orders/consumers/billing")
+    before = demo.consumer("billing")
     assert before["pending"] == 19
     dialog.get_by_role("button", name="Move", exact=True).focus()
     clients.keyboard.press("Enter")
     expect(dialog).to_have_count(0)
     expect(clients.get_by_role("button", name="Move billing")).to_be_focused()
-    assert demo.rest("GET", "/v1/buckets/orders/consumers/billing")["pending"] == 10
+    assert demo.consumer("billing")["pending"] == 10
     expect(row.get_by_role("cell").nth(4)).to_have_text("10")
 
 
@@ -107,7 +107,7 @@ def test_dead_letters(clients: Page, demo: Demo) -> None:
     dialog.get_by_role("button", name="Forget all").click()
     clients.get_by_role("dialog", name="Forget all dead letters?").get_by_role("button", name="Forget").click()
     expect(dialog.get_by_text("There are none.")).to_be_visible()
-    mailer = demo.rest("GET", "/v1/buckets/orders/consumers/mailer")
+    mailer = demo.consumer("mailer")
     assert (mailer["dead"], mailer["parked"]) == (0, 1)
 
 
@@ -115,15 +115,16 @@ def test_lag_over_time_and_deletion(clients: Page, demo: Demo) -> None:
     """A consumer's lag is a plot; it is deleted once its name was typed."""
     clients.get_by_role("button", name="Lag of mailer over time").click()
     expect(clients.get_by_role("img", name=re.compile("^Lag of mailer, in events, now: events [0-9]+"))).to_be_visible()
-    clients.get_by_role("button", name="Delete mailer").click()
-    dialog = clients.get_by_role("dialog", name="Delete the consumer mailer?")
+    demo.client("leaver/1.0", buckets=["orders"], consumer="leaver").close()
+    clients.get_by_role("button", name="Delete leaver").click()
+    dialog = clients.get_by_role("dialog", name="Delete the consumer leaver?")
     expect(dialog.get_by_role("button", name="Delete")).to_be_disabled()
-    dialog.get_by_label("Type mailer to go on").fill("mailer")
+    dialog.get_by_label("Type leaver to go on").fill("leaver")
     dialog.get_by_role("button", name="Delete").click()
-    expect(clients.get_by_role("button", name="Delete mailer")).to_have_count(0)
+    expect(clients.get_by_role("button", name="Delete leaver")).to_have_count(0)
     # The button that asked for it has gone with its row.
     expect(clients.get_by_role("main")).to_be_focused()
-    assert "mailer" not in [each["name"] for each in demo.rest("GET", "/v1/buckets/orders/consumers")]
+    assert "leaver" not in [each["name"] for each in demo.rest("GET", "/v1/buckets/orders/consumers")]
 
 
 def test_in_the_bucket(clients: Page) -> None:
