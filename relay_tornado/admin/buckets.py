@@ -39,7 +39,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
     given = load_with_extra(_BUCKET_FIELDS, options, bucket.extra)
     if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
         raise Invalid("must be true or false.", "static_ip")
-    if "name" in given:
+    if "name" in given and (not bucket.name or given["name"] != bucket.name):  # a bucket that is being made has none
         check_bucket_name(given["name"])
     if "auth" in given:
         if given["auth"].get("type") == "":  # as clients write none that can't leave a field out

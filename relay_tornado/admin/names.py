@@ -30,6 +30,8 @@ def _problem(name: str) -> str | None:
         return "begins or ends with a space: leave it out"
     if "/" in name:
         return 'holds a "/", which would end it in a URL: use "-" or "."'
+    if name in (".", ".."):
+        return "is a step within a path, which clients take out of a URL: choose another name"
     if name == "*":
         return '"*" stands for all buckets: choose another name'
     if _UUID.fullmatch(name):

@@ -1,6 +1,7 @@
 """Buckets as they are made, changed, found and deleted."""
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -155,7 +156,24 @@ async def test_good_names(open_memory: OpenWorld, name: str) -> None:
 
 @pytest.mark.gen_test
 @pytest.mark.parametrize(
-    "name", ["", "*", "x" * 101, " a", "a ", "a/b", "a\nb", "a\x00", "a\x1b[31m", "a\u202eb", "\ud800", ID, ID.upper()]
+    "name",
+    [
+        "",
+        "*",
+        ".",
+        "..",
+        "x" * 101,
+        " a",
+        "a ",
+        "a/b",
+        "a\nb",
+        "a\x00",
+        "a\x1b[31m",
+        "a\u202eb",
+        "\ud800",
+        ID,
+        ID.upper(),
+    ],
 )
 async def test_bad_names(open_memory: OpenWorld, name: str) -> None:
     """A name that could be taken for something else, or steer a terminal, is refused: at first and as a new name."""
@@ -166,6 +184,19 @@ async def test_bad_names(open_memory: OpenWorld, name: str) -> None:
         await world.administration.create_bucket("orders")
         with pytest.raises(Invalid):
             await world.administration.set_bucket("orders", name=name)
+
+
+@pytest.mark.gen_test
+async def test_a_name_that_was_good_once(open_memory: OpenWorld) -> None:
+    """It may be sent back with what is changed; to another bucket it is as bad as any."""
+    async with open_memory() as world:
+        made = await world.administration.create_bucket("orders")
+        await world.registry.put("bucket", made.id, dataclasses.replace(made, name=".."))
+        changed = await world.administration.set_bucket(made.id, name="..", description="kept")
+        assert (changed.name, changed.description) == ("..", "kept")
+        await world.administration.create_bucket("other")
+        with pytest.raises(Invalid):
+            await world.administration.set_bucket("other", name=".")
 
 
 @pytest.mark.gen_test
