@@ -201,7 +201,7 @@ def _misplaced(error: click.NoSuchOption, context: click.Context | None) -> clic
 @click.pass_context
 def main(context: click.Context, url: str | None, secret: str | None, secret_file: Path | None) -> None:
     """A self-hosted webhook relay: public inputs, a durable log per bucket, WebSockets that miss nothing."""
-    if not url:
+    if url is None:
         return
     said = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if said and context.invoked_subcommand not in REMOTE:

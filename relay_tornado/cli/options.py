@@ -211,6 +211,18 @@ def _is_url(text: str) -> bool:
     return parts.scheme in ("http", "https") and bool(host) and port != 0 and text.isprintable() and " " not in text
 
 
+class PathType(click.Path):
+    """A file or directory; an empty path, which would be the current directory, is none."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail('it is empty: name a path, or "." for the current directory', param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class Ranges(Read):
     """Addresses and ranges of addresses, with commas or blanks between."""
 
@@ -340,13 +352,13 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
     if hint is int:
         return Number(min=0 if zero else 1)
     if hint is Path:
-        return click.Path(path_type=Path, readable=False)
+        return PathType()
     return {"public_url": Url(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)
 
 
 data_option = click.option(
     "--data",
-    type=click.Path(path_type=Path, readable=False),
+    type=PathType(),
     default=Settings().data,
     show_default=True,
     callback=_near,

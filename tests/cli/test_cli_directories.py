@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +80,26 @@ def test_a_directory_that_is_a_file(relay: Runner) -> None:
     relay.data.write_text("not a directory")
     for arguments in (("bucket", "create", "orders"), ("bucket", "list"), ("migrate",)):
         assert "directory" in relay.refused(*arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bucket", "create", "orders", "--data", ""),
+        ("token", "create", "--data", ""),
+        ("serve", "--host", "192.0.2.1", "--data", ""),
+        ("serve", "--host", "192.0.2.1", "--backup-dir", ""),
+    ],
+)
+def test_an_empty_path(
+    relay: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    """It is refused, and nothing is made where the command was called: `--data "$VARIABLE"` may have no variable."""
+    monkeypatch.chdir(tmp_path)
+    said = relay.misused(*arguments)
+    assert arguments[-2] in said
+    assert "it is empty" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_storage_says_goes_to_stderr(relay: Runner) -> None:

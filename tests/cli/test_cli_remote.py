@@ -275,7 +275,7 @@ def test_a_change_whose_answer_does_not_come(relay: Runner, monkeypatch: pytest.
             assert "may have been done" in said
 
 
-@pytest.mark.parametrize("url", ["http://relay:80a", "http://[::1", "http://a..b", "http://:80", "http://relay:0"])
+@pytest.mark.parametrize("url", ["", "http://relay:80a", "http://[::1", "http://a..b", "http://:80", "http://relay:0"])
 def test_a_url_of_no_host(relay: Runner, url: str) -> None:
     """It is refused at once, wherever it is given."""
     for arguments in (("--url", url, "--secret", "x", "bucket", "list"), ("doctor", "--public-url", url)):
