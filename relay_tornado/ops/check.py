@@ -11,8 +11,9 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +24,7 @@ from relay_tornado.log.loading import Row, load
 from relay_tornado.log.rows import one
 from relay_tornado.model import Bucket, Epoch, Token, from_document
 from relay_tornado.ops.check_consumers import check_consumers
+from relay_tornado.ops.check_values import BIG, check_conditions, check_followers
 from relay_tornado.ops.copying import Progress
 from relay_tornado.ops.opening import open_file
 from relay_tornado.ops.reading import read
@@ -52,6 +54,7 @@ _AHEAD = 60.0
 _AND_SO_ARE_OTHERS = "and every event that comes has that time until then, so that none leaves by its age"
 
 _EPOCH = re.compile(r"[a-z0-9]{12}")
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,8 @@ class Report:
 
 
 def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
-    """Looks at everything in the file; with `full` also whether the indexes agree with their tables, which is slow.
+    """Looks at everything in the file; with `full` also whether the large tables' indexes agree with these, which is
+    slow.
 
     The witness counts where it stands beside a relay.db, and has to stand in a data directory. Raises StartupError
     where the file can't be looked at; one that SQLite finds malformed is damage.
@@ -117,9 +121,24 @@ def check(path: Path, progress: Progress, *, full: bool = False) -> Report:
         _within(report, "the records", lambda: names.update(_check_records(raw, report)))
         _within(report, "the logs", lambda: _Logs(raw, report, names, progress).check())
         _within(report, "the consumers", lambda: _check_consumers(raw, report, names))
-        _within(report, "the schema", lambda: _check_schema(raw, report))
+        report.schema = migrate.version(raw)
+        with contextlib.closing(_model(report.schema)) as model:
+            _within(report, "the schema", lambda: _check_schema(raw, report, model))
+            _within(report, "the small tables", lambda: check_conditions(raw, model, partial(_tell_value, report)))
+        _within(report, "what goes with events", lambda: _check_followers(raw, report))
     report.seconds = time.monotonic() - begun
     return report
+
+
+def _tell_value(report: Report, message: str) -> None:
+    report.add("damage", "value", message, RESTORE)
+
+
+def _check_followers(raw: sqlite3.Connection, report: Report) -> None:
+    for count, what in check_followers(raw):
+        if count:
+            advice = "nothing: they take space, and nobody is given them; somebody or something changed the file"
+            report.add("warning", "stray", f"{count} {what}", advice)
 
 
 def _check_consumers(raw: sqlite3.Connection, report: Report, names: Mapping[str, str]) -> None:
@@ -168,18 +187,21 @@ def _within(report: Report, what: str, look: Callable[[], None]) -> None:
         report.add("damage", "unreadable", f"{what} can't be read to the end ({error})", RESTORE)
 
 
-def _check_schema(raw: sqlite3.Connection, report: Report) -> None:
+def _model(version: int) -> sqlite3.Connection:
+    """An empty database with the schema of this version."""
+    model = sqlite3.connect(":memory:")
+    if version == migrate.latest():
+        model.executescript(migrate.schema())
+    else:
+        for step in migrate.steps()[:version]:
+            model.executescript(step.script)
+    return model
+
+
+def _check_schema(raw: sqlite3.Connection, report: Report, model: sqlite3.Connection) -> None:
     """What a file of its version has to have; what it has beyond that is no finding."""
-    report.schema = migrate.version(raw)
     sql = "SELECT type, name FROM main.sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
-    with contextlib.closing(sqlite3.connect(":memory:")) as model:
-        if report.schema == migrate.latest():
-            model.executescript(migrate.schema())
-        else:
-            for step in migrate.steps()[: report.schema]:
-                model.executescript(step.script)
-        expected = set(model.execute(sql))
-    for kind, name in sorted(expected - set(raw.execute(sql))):
+    for kind, name in sorted(set(model.execute(sql)) - set(raw.execute(sql))):
         mend = (
             f"stop the relay, run the statement CREATE … {name} of the relay's schema.sql on the file with SQLite's "
             "own shell, and check again; somebody removed it, so compare with a backup what else was changed"
@@ -190,13 +212,27 @@ def _check_schema(raw: sqlite3.Connection, report: Report) -> None:
 
 def _check_pages(raw: sqlite3.Connection, report: Report, full: bool, progress: Progress) -> None:
     progress("checking pages", 0, 0)
-    verb = "integrity_check" if full else "quick_check"
-    for (message,) in raw.execute(f"PRAGMA main.{verb}({MOST})"):
-        if message != "ok":
+    said = {"ok"}
+    for look in _looks(raw, full):
+        for (message,) in raw.execute(f"PRAGMA main.{look}"):
             for line in str(message).splitlines():
-                report.add("damage", "pages", line, RESTORE)
+                if line not in said:
+                    report.add("damage", "pages", line, RESTORE)
+                said.add(line)
     for table, rowid, parent, _ in raw.execute("PRAGMA main.foreign_key_check"):
         report.add("damage", "foreign_key", f"row {rowid} of {table} belongs to no {parent}", RESTORE)
+
+
+def _looks(raw: sqlite3.Connection, full: bool) -> Iterator[str]:
+    """How SQLite is to look at the pages: it compares indexes and tables in the second way only, of all or of one."""
+    if full:
+        yield f"integrity_check({MOST})"
+        return
+    yield f"quick_check({MOST})"
+    sql = "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    for (table,) in raw.execute(sql).fetchall():
+        if table not in BIG and _WORD.fullmatch(table):
+            yield f"integrity_check({table})"
 
 
 def _check_meta(raw: sqlite3.Connection, report: Report, witness: witnesses.Stamp | None) -> None:
@@ -299,6 +335,7 @@ class _Logs:
             self._check_events(row, loaded.epochs.get(row.key, []))
             self._check_above(row)
         self._check_strays(loaded.live, loaded.dropped)
+        self._check_dropped()
         for bucket_id in without & {found for (found,) in self._raw.execute("SELECT id FROM bucket")}:
             sql = "SELECT id FROM log WHERE bucket = ? AND dropped = 0"
             found = self._raw.execute(sql, (bucket_id,)).fetchone()
@@ -432,6 +469,13 @@ class _Logs:
                     f"events from {least} on lie below its first, {row.first}: nobody reads them",
                     _by_hand(mend),
                 )
+
+    def _check_dropped(self) -> None:
+        """Logs that are marked as dropped, and were not: that raises `first`. Their index may not know of the mark."""
+        sql = "SELECT bucket, first, head FROM log WHERE +dropped = 1 AND first <= head"
+        for bucket_id, first, head in self._raw.execute(sql).fetchall():
+            message = f"its log, with the events {first} to {head}, is marked as deleted, and takes no events"
+            self._report.add("damage", "log", message, RESTORE, self._names.get(bucket_id, str(bucket_id)))
 
     def _first(self, row: Row) -> int | None:
         """The oldest seq that is kept by now; None where the log was dropped meanwhile."""

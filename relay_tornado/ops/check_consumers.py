@@ -24,6 +24,8 @@ _SEEK = (
     "once more"
 )
 
+_ANEW = "delete it: it is made anew, on the terms of whoever subscribes with it; put it where that wants to go on"
+
 
 def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
     """Looks at every consumer, in a transaction each, as the file may be written to; returns how many there are."""
@@ -36,13 +38,15 @@ def check_consumers(raw: sqlite3.Connection, tell: Tell) -> int:
         with raw:
             raw.execute("BEGIN")
             row = raw.execute(
-                "SELECT bucket, first, head, kind, name, floor, done, tried, gap FROM consumer"
+                "SELECT bucket, first, head, kind, name, ack_wait, max_deliver, floor, done, tried, gap FROM consumer"
                 " JOIN log ON log.id = consumer.log WHERE consumer.id = ? AND dropped = 0",
                 (consumer,),
             ).fetchone()
             if row is not None:
-                bucket_id, first, head, kind, name, floor, done, tried, gap = row
-                for problem in _problems(raw, consumer, first, head, floor, done, tried, gap):
+                bucket_id, first, head, kind, name, wait, most, *state = row
+                if wait <= 0 or most < 0:
+                    tell(f"the {kind} {name!r} waits {wait} s for an ack, {most} times", _ANEW, bucket_id)
+                for problem in _problems(raw, consumer, first, head, *state):
                     tell(f"the {kind} {name!r} {problem}", _SEEK, bucket_id)
     return len(found)
 

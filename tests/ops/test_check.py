@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import StartupError
+from relay_tornado.ops import check_values
 from relay_tornado.ops.check import Report, check
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
@@ -134,6 +135,12 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("UPDATE parked SET seq = 9 WHERE seq = 6", "consumer", "to get it anyway"),
         ("UPDATE dead_letter SET seq = 1001", "consumer", "gave up event 1001"),
         ("UPDATE consumer SET log = 99", "foreign_key", "consumer"),
+        ("UPDATE consumer SET ack_wait = -30.0", "consumer", "waits -30.0 s for an ack"),
+        ("UPDATE consumer SET max_deliver = -5", "consumer", "for an ack, -5 times"),
+        ("UPDATE consumer SET kind = 'clienu'", "value", "1 row of consumer should not be as they are: kind IN"),
+        ("UPDATE consumer SET receipt = 4", "value", "receipt IN (0, 1)"),
+        ("UPDATE log SET dropped = 2 WHERE id = 1", "value", "dropped IN (0, 1)"),
+        ("UPDATE meta SET singleton = 5", "value", "singleton = 1"),
         ("DELETE FROM consumer", "foreign_key", "parked"),
     ],
 )
@@ -150,6 +157,12 @@ def test_what_does_not_agree(cli: Runner, file: Path, statement: str, kind: str,
         ("DELETE FROM bucket WHERE name = 'orders'", "log"),
         ("INSERT INTO event SELECT * FROM (SELECT 99 AS log, 1, 1, 0, 0.0, 'i', 'POST', x'', x'', x'', '', x'', NULL,"
          " NULL, 0, NULL, '', 0)", "stray"),
+        ("INSERT INTO delivery VALUES (1, 99, 1, 0, 0.0, 'sent', 200, 1, 0, '{}', x'')", "stray"),
+        ("INSERT INTO delivery VALUES (1, 1, 1001, 0, 0.0, 'sent', 200, 1, 0, '{}', x'')", "stray"),
+        ("INSERT INTO delivery VALUES (1, 1, 1, 0, 0.0, 'cent', 200, 1, 0, '{}', x'')", "stray"),
+        ("INSERT INTO delivery VALUES (1, 1, 1, 0, 0.0, 'sent', 200, 1, 0, 'k}', x'')", "stray"),
+        ("INSERT INTO dedupe VALUES (99, zeroblob(32), 1, 0.0, 0.0)", "stray"),
+        ("INSERT INTO dedupe VALUES (1, zeroblob(32), 1001, 0.0, 0.0)", "stray"),
     ],
 )  # fmt: skip
 def test_what_only_wants_to_be_known(cli: Runner, file: Path, statement: str, kind: str) -> None:
@@ -315,21 +328,49 @@ def test_what_could_not_be_looked_at(cli: Runner, tmp_path: Path, file: Path) ->
     assert result.stdout == ""
 
 
-def test_indexes_are_looked_at_where_that_is_asked_for(cli: Runner, file: Path) -> None:
-    """One that holds something else than its table is found by --full alone."""
-    named = "WHERE name = 'input_bucket'"
+def change_behind(file: Path, index: str, old: str, new: str, *statements: str) -> None:
+    """Changes a file while what an index holds is taken for `new`, and not for `old`."""
+    schema = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name = '{}'"
     change(
         file,
         "PRAGMA writable_schema = ON",
-        f"UPDATE sqlite_schema SET sql = replace(sql, '(bucket)', '(upper(bucket))') {named}",
+        schema.format(old, new, index),
         "PRAGMA writable_schema = RESET",
-        "REINDEX input_bucket",
+        *statements,
         "PRAGMA writable_schema = ON",
-        f"UPDATE sqlite_schema SET sql = replace(sql, '(upper(bucket))', '(bucket)') {named}",
+        schema.format(new, old, index),
     )
+
+
+def test_indexes_are_looked_at(cli: Runner, file: Path) -> None:
+    """One that holds something else than its table is found, but of a table that grows with the events by --full
+    alone."""
+    change(file, "INSERT INTO delivery VALUES (1, 1, 1, 0, 0.0, 'sent', 200, 1, 0, '{}', x'')")
+    change_behind(file, "delivery_event", "(log, seq, output)", "(log, seq, 7)", "REINDEX delivery_event")
     assert cli("check").exit_code == 0
     result = cli("check", "--full")
-    assert (result.exit_code, "index" in result.stdout) == (3, True)
+    assert (result.exit_code, "delivery_event" in result.stdout) == (3, True)
+    change_behind(file, "input_bucket", "(bucket)", "(upper(bucket))", "REINDEX input_bucket")
+    assert any("input_bucket" in each["message"] for each in found(cli))
+
+
+def test_each_condition_of_the_schema_is_read() -> None:
+    """As it is written there."""
+    found = check_values.CHECK.findall(migrate.schema())
+    assert len(found) == migrate.schema().count("CHECK") > 10
+    with closing(sqlite3.connect(":memory:")) as raw:
+        raw.executescript(migrate.schema())
+        report: list[str] = []
+        check_values.check_conditions(raw, raw, report.append)
+        assert report == []
+
+
+def test_a_log_that_is_dropped_by_its_table_alone(cli: Runner, file: Path) -> None:
+    """A flipped bit of its row, which its index knows nothing of: whoever asks that, finds the log."""
+    change_behind(file, "log_bucket", "dropped = 0", "dropped < 9", "UPDATE log SET dropped = 1 WHERE id = 1")
+    sql = "SELECT id FROM log WHERE bucket = (SELECT id FROM bucket WHERE name = 'orders') AND dropped = 0"
+    assert rows(file, sql) == [(1,)]
+    assert [(each["kind"], each["bucket"]) for each in found(cli)] == [("log", "orders")]
 
 
 def test_space_is_looked_at(cli: Runner, file: Path) -> None:
@@ -400,7 +441,7 @@ def test_what_comes_and_leaves_meanwhile_is_no_finding(file: Path, monkeypatch: 
         if log == 1:
             change(file, "UPDATE log SET first = 900 WHERE id = 1", "DELETE FROM event WHERE log = 1 AND seq < 900")
         else:
-            change(file, "UPDATE log SET dropped = 1 WHERE id = 2", "DELETE FROM event WHERE log = 2")
+            change(file, "UPDATE log SET dropped = 1, first = head + 1 WHERE id = 2", "DELETE FROM event WHERE log = 2")
         yield from original(raw, log, *arguments)
 
     monkeypatch.setattr(checking, "read", churning)
