@@ -405,8 +405,23 @@ def to_document(value: Any) -> Any:
 
 
 def from_document(kind: type[Any], document: Any) -> Any:
-    """A `Bucket` or a `Token` from its JSON data; a field that is not known is refused.
+    """A `Bucket` or a `Token` from its JSON data; a field that is not known is refused, as without it another one would
+    have its default: a bucket whose `auth` has another name would let everybody in.
 
     Raises msgspec.ValidationError where the document does not fit.
     """
-    return msgspec.convert(document, kind)
+    made = msgspec.convert(document, kind)
+    _refuse_unknown(document, msgspec.to_builtins(made))
+    return made
+
+
+def _refuse_unknown(given: Any, known: Any) -> None:
+    """`known` is what was read of what was `given`."""
+    if isinstance(given, dict):
+        for name, value in given.items():
+            if name not in known:
+                raise msgspec.ValidationError(f"it has an unknown field {printable(name[:40])!r}")
+            _refuse_unknown(value, known[name])
+    elif isinstance(given, list):
+        for one, same in zip(given, known, strict=False):  # of a set they may come in another order, and be fewer
+            _refuse_unknown(one, same)

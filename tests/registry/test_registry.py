@@ -272,6 +272,30 @@ async def test_a_record_that_can_not_be_understood(disk: World) -> None:
     await database.close()
 
 
+FIELDS = (("bucket", "auth"), ("bucket", "type"), ("bucket", "verify"), ("bucket", "on_failure"), ("token", "buckets"))
+
+
+@registry_test
+@pytest.mark.parametrize(("kind", "name"), FIELDS)
+async def test_a_field_whose_name_is_damaged(disk: World, kind: str, name: str) -> None:
+    """Its default would let everybody in, or pass whatever is signed wrongly: the start is refused."""
+    guarded = replace(
+        bucket("b"),
+        auth=BucketAuth("basic", "user", "pass"),
+        inputs=(Input("i", "in", 1.0, 2.0, verify=Verify("github", ("one",), "reject")),),
+    )
+    await disk.registry.put("bucket", "b", guarded)
+    await disk.registry.put("token", "t", replace(token("t"), buckets=frozenset({"b"})))
+    await disk.close()
+    flipped = chr(ord(name[0]) ^ 1) + name[1:]
+    with contextlib.closing(sqlite3.connect(disk.settings.data / "relay.db")) as raw, raw:
+        raw.execute(f"UPDATE {kind} SET document = replace(document, ?, ?)", (f'"{name}"', f'"{flipped}"'))
+    database = await Database.open(disk.settings)
+    with pytest.raises(StartupError, match=f"the {kind} . in relay.db can't be understood .*unknown field '{flipped}'"):
+        await SqliteRegistry.open(database)
+    await database.close()
+
+
 @registry_test
 async def test_input_ids_are_claimed_in_the_file(disk: World) -> None:
     """The table of inputs holds exactly the ids of the records."""
