@@ -285,6 +285,7 @@ def run_wire(folder: Path, examples: int, seconds: float = 0.0) -> Outcome:
             "closed unanswered": fuzzer.unanswered,
             "sockets": fuzzer.sockets,
         }
+        outcome.expect(fuzzer.accepted > 0 < fuzzer.refused, "not everything is accepted, nor everything refused")
         outcome.expect(fuzzer.accepted <= stored, f"{fuzzer.accepted} were accepted, {stored} are stored")
         outcome.expect(relay.stop() == 0, "the relay did not end with 0")
         said = relay.said()

@@ -341,6 +341,7 @@ def run(folder: Path, step: int = 1, kinds: Sequence[str] = tuple(KINDS)) -> Out
         outcome.expect(relay.stop() == 0, "the relay did not end with 0")
         check = relay.run("check")
         outcome.expect(check.returncode == 0, f"relay check says {check.stdout} {check.stderr}")
+    outcome.expect(world.failed > 0, "no allocation failed")
     outcome.figures = {
         "kinds of requests": len(kinds),
         "allocations that failed": world.failed,

@@ -9,6 +9,7 @@ import json
 import platform
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 import click
@@ -75,7 +76,8 @@ def _prove(row: Row, size: tuple[object, ...]) -> tuple[str, Outcome]:
         try:
             outcome = row.run(Path(folder), *size)
         except AssertionError as error:  # what the clients of the tests see to at each step, as a log without a hole
-            return BROKEN, Outcome({"what broke": repr(error)[:300].replace("|", "/")})
+            words = str(error) or str(traceback.extract_tb(error.__traceback__)[-1].line)
+            return BROKEN, Outcome({"what broke": " ".join(words.split())[:300].replace("|", "/")})
         except Exception as error:
             return FAILED, Outcome({"the harness failed": repr(error)[:300].replace("|", "/")})
     return BROKEN if outcome.broken else LATE if outcome.late else KEPT, outcome

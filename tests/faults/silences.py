@@ -186,7 +186,14 @@ def run(folder: Path, *sizes: Size) -> Outcome:
             path, token = relay.create_bucket("orders"), relay.create_token()
             kinds = itertools.islice(itertools.cycle(KINDS), size.clients)
             clients = [Client(f"client-{number}", kind) for number, kind in enumerate(kinds)]
-            run = asyncio.run(_run(relay, path, token, clients, size))
+            run = _Run()
+            try:
+                asyncio.run(_run(relay, path, token, clients, size, run))
+            except TimeoutError:
+                outcome.expect(False, f"{name}: not every client came back, and to everything")
+                for client in clients:
+                    client.judge(run.sent, outcome)
+                return outcome
         for client in clients:
             client.judge(run.sent, outcome)
         events += run.sent
@@ -223,8 +230,8 @@ class _Run:
     early: int = 0
 
 
-async def _run(relay: Relay, path: str, token: tuple[str, str], clients: list[Client], size: Size) -> _Run:
-    run, sending = _Run(), True
+async def _run(relay: Relay, path: str, token: tuple[str, str], clients: list[Client], size: Size, run: _Run) -> None:
+    sending = True
     loop = asyncio.get_running_loop()
 
     async def send() -> None:
@@ -259,7 +266,6 @@ async def _run(relay: Relay, path: str, token: tuple[str, str], clients: list[Cl
         for task in reading:
             task.cancel()
         await asyncio.wait(reading)
-    return run
 
 
 async def _until(condition: Any, tasks: list[asyncio.Task[None]]) -> None:

@@ -52,12 +52,13 @@ def run(folder: Path, size: Size) -> Outcome:
     outcome = Outcome()
     with Relay(folder / "slow", **size.settings) as relay:
         path = relay.create_bucket("orders")
-        ratios, closed, longest, silent, rates = [], 0, 0.0, 0.0, []
+        ratios, closed, longest, silent, shortest, rates = [], 0, 0.0, 0.0, size.patience, []
         for _ in range(size.pairs):
             alone, beside, lives = asyncio.run(_pair(relay, path, size))
             ratios.append(beside / alone)
             rates.append(beside)
             closed += len(lives)
+            shortest = min([shortest, *(life for _, life in lives)])
             longest = max([longest, *(life for number, life in lives if number % 3 != 2)])
             silent = max([silent, *(life for number, life in lives if number % 3 == 2)])
         opened = size.connections * size.pairs
@@ -69,6 +70,7 @@ def run(folder: Path, size: Size) -> Outcome:
             "others' events/s": median(rates),
             "of what they are alone": median(ratios),
         }
+        outcome.expect(shortest > size.drip, f"one was closed after {shortest:.1f} s, before it was slow")
         outcome.expect(closed == opened, f"{opened - closed} of {opened} were not closed within {size.patience} s")
         outcome.expect_in_time(longest <= size.in_time, f"one was closed after {longest:.0f} s only")
         outcome.expect_in_time(silent <= SILENT, f"one that said nothing was closed after {silent:.0f} s only")

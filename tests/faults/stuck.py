@@ -121,6 +121,8 @@ def run(folder: Path, size: Size) -> Outcome:
         outcome.expect(seen[1] == size.events * size.pairs, f"a healthy client got {seen[1]} events")
         outcome.expect(grown[1] < size.most, f"the relay grew by {grown[1] / MIB:.0f} MiB")
         outcome.expect_in_time(ratio <= RATIO, f"others' p99 grew {ratio:.2f} times")
+        there = beside.descriptors() - open_before
+        outcome.expect(size.cut or there >= size.sockets, f"{there} stuck readers were there at the end")
         if size.cut:
             wait_for(lambda: beside.descriptors() <= open_before, "the stuck readers to be cut off")
         for client in clients:
