@@ -282,6 +282,29 @@ async def test_a_request_looks_at_so_many_events(tmp_path: Path, way: str, monke
 
 
 @pytest.mark.gen_test
+async def test_a_bucket_that_is_looked_at_last(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others have taken all that one request may look at: some of it is looked at all the same, and the cursor goes
+    on."""
+    monkeypatch.setattr(searching, "LOOKED_AT", 4)
+    monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
+    async with world(tmp_path, **options(way)) as here:
+        older, newer = await here.bucket("older"), await here.bucket("newer")
+        sent = [await here.send(older, b"needle") for _ in range(6)]
+        for _ in range(4):
+            await here.send(newer, b"hay")
+        for bucket in (older, newer):
+            await ready(here, bucket, way)
+        for query in ({"q": "ne"}, {"q": "needle"}):
+            found: list[str] = []
+            cursor = ""
+            while cursor is not None:
+                page = await find(here, **query, cursor=cursor)
+                found += [each["id"] for each in page["data"]]
+                cursor = page["next_cursor"]
+            assert found == sent[::-1], query
+
+
+@pytest.mark.gen_test
 async def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what came since, the newest are looked at; where there is too much of it the page is not complete."""
     monkeypatch.setattr(searching, "_UNINDEXED", 5)
