@@ -77,6 +77,13 @@ async def backups_under_load(folder: Path, rounds: int) -> list[str]:
                 made = await command(relay, "backup", str(file))
                 # Past its end, so that there are cursors that the backup can't know.
                 await load.until(len(load.acknowledged) + 20)
+            # What came last is in the WAL alone. Under load it is in the file by the time a backup has begun.
+            async with Sender(relay, path) as sender:
+                last = b"%d, the last" % number
+                assert await sender.post(last) == 200
+            load.acknowledged.add(last)
+            quiet = await command(relay, "backup", str(folder / f"quiet-{number}.db"))
+            assert quiet["events"] == len(load.acknowledged), "a backup lacks what was acknowledged last"
             # Not under load: the slower the machine, the more there would be to look at.
             said.append(await _restored(folder / f"restored-{number}", file, relay, token, before, made))
         assert (await command(relay, "check"))["findings"] == []
