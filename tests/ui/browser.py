@@ -95,7 +95,14 @@ def watched(browser: Browser, url: str, **options: Any) -> Iterator[tuple[Page, 
 
 def until(page: Page, condition: Callable[[], Any], what: str) -> None:
     """Waits for what is noted as a page asks or says something: nobody hears of that but while a page is waited for."""
-    wait_for(lambda: condition() or page.wait_for_timeout(20), what)
+
+    def met() -> Any:
+        found = condition()
+        if not found:
+            page.wait_for_timeout(20)
+        return found
+
+    wait_for(met, what)
 
 
 def sign_in(page: Page, relay: Relay, secret: str) -> Response | None:
