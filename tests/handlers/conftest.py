@@ -1,4 +1,4 @@
-"""What a test's site reads webhooks with, and what it keeps them in; and a server of sockets."""
+"""What a test's site reads webhooks with, and what it keeps them in; a server of sockets, and a whole relay."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tornado.ioloop import IOLoop
 
 from tests.contexts import held_open
 from tests.handlers import edge
+from tests.handlers.rest.world import World, world
 from tests.handlers.sockets import Live, live
 
 
@@ -24,6 +25,12 @@ def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
     """Where a site keeps its files; None where it keeps all in memory."""
     return None if request.param == "memory" else tmp_path
+
+
+@pytest.fixture
+def here(io_loop: IOLoop, tmp_path: Path) -> Iterator[World]:
+    """A whole relay with the usual settings, and its administrator's token."""
+    yield from held_open(io_loop, world(tmp_path))
 
 
 @pytest.fixture

@@ -80,31 +80,30 @@ async def test_the_page_is_behind_every_path(tmp_path: Path, transport: str) -> 
 
 
 @pytest.mark.gen_test
-async def test_files_are_sent_once(tmp_path: Path) -> None:
+async def test_files_are_sent_once(here: World) -> None:
     """Compressed where the browser takes it; under a URL with the version for good, under any other with a tag."""
-    async with world(tmp_path) as here:
-        index = (await get(here, "/ui/")).body.decode()
-        found = re.search(r'src="(/ui/static/v-[0-9a-f]{12}/app\.js)"', index)
-        assert found is not None
-        source = (ROOT / "app.js").read_bytes()
-        for path, lasting in (
-            (found[1], True),
-            ("/ui/static/app.js", False),
-            ("/ui/static/v-000000000000/app.js", False),
-        ):
-            answer = await get(here, path, Accept_Encoding="br, gzip;q=0.8")
-            assert gzip.decompress(answer.body) == source
-            assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
-            assert answer.headers["Vary"] == "Accept-Encoding"
-            kept = "public, max-age=31536000, immutable" if lasting else "no-cache"
-            assert answer.headers["Cache-Control"] == kept
-            again = await get(here, path, Accept_Encoding="gzip", If_None_Match=answer.headers["ETag"])
-            assert (again.code, again.body, again.headers["Cache-Control"]) == (304, b"", kept)
-        for accepted in ("", "identity", "gzip;q=0", "br"):
-            answer = await get(here, "/ui/static/app.js", Accept_Encoding=accepted)
-            assert answer.body == source
-            assert "Content-Encoding" not in answer.headers
-            assert answer.headers["ETag"] != again.headers["ETag"]
+    index = (await get(here, "/ui/")).body.decode()
+    found = re.search(r'src="(/ui/static/v-[0-9a-f]{12}/app\.js)"', index)
+    assert found is not None
+    source = (ROOT / "app.js").read_bytes()
+    for path, lasting in (
+        (found[1], True),
+        ("/ui/static/app.js", False),
+        ("/ui/static/v-000000000000/app.js", False),
+    ):
+        answer = await get(here, path, Accept_Encoding="br, gzip;q=0.8")
+        assert gzip.decompress(answer.body) == source
+        assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        kept = "public, max-age=31536000, immutable" if lasting else "no-cache"
+        assert answer.headers["Cache-Control"] == kept
+        again = await get(here, path, Accept_Encoding="gzip", If_None_Match=answer.headers["ETag"])
+        assert (again.code, again.body, again.headers["Cache-Control"]) == (304, b"", kept)
+    for accepted in ("", "identity", "gzip;q=0", "br"):
+        answer = await get(here, "/ui/static/app.js", Accept_Encoding=accepted)
+        assert answer.body == source
+        assert "Content-Encoding" not in answer.headers
+        assert answer.headers["ETag"] != again.headers["ETag"]
 
 
 @pytest.mark.parametrize("accepted", ["gzip%sx", "*%sx", "gzip;q=%sx", "gzip;q=0.%sx", ",%sx"])
@@ -118,81 +117,78 @@ async def test_a_hostile_header_costs_no_time(tmp_path: Path, accepted: str) -> 
 
 
 @pytest.mark.gen_test
-async def test_signing_in_by_a_secret(tmp_path: Path) -> None:
+async def test_signing_in_by_a_secret(here: World) -> None:
     """It says who that is, and gives a cookie that scripts can't read; what does not fit is told."""
-    async with world(tmp_path) as here:
-        await here.bucket("hidden")
-        await here.bucket("mine")
-        await here.token("some", buckets=["mine"], description="Ann's")
-        await here.token("deaf", buckets=["mine"], api_access=False)
-        answer = await enter(here, {"secret": here.tokens["some"][1]})
-        document = json.loads(answer.body)
-        assert document == {
-            "key": here.tokens["some"][0],
-            "description": "Ann's",
-            "administrator": False,
-            "api_access": True,
-            "buckets": ["mine"],
-            "expires_at": document["expires_at"],
-            "version": document["version"],
-            "public_url": here.url,
-            "demo": False,
-        }
-        value, *attributes = answer.headers["Set-Cookie"].split("; ")
-        assert attributes == ["HttpOnly", "Max-Age=604800", "Path=/", "SameSite=Strict"]
-        cookie = {"Cookie": value}
-        assert json.loads((await here.fetch("GET", "/ui/session", None, cookie)).body) == document
-        seen = json.loads((await here.fetch("GET", "/v1/buckets", None, cookie)).body)
-        assert [each["name"] for each in seen] == ["mine"]
-        assert (await here.fetch("GET", "/v1/tokens", None, cookie)).code == 403
-        assert (await here.fetch("GET", "/v1/buckets/hidden", None, cookie)).code == 404
-        for credentials, status, words in (
-            ({"secret": here.tokens["deaf"][1]}, 403, "no API access"),
-            ({"secret": "sk-rly_wrong"}, 401, "wrong, revoked or expired"),
-            ({"code": "wrong"}, 401, "`relay ui`"),
-            ({}, 400, "secret"),
-            ({"secret": 1}, 400, "secret"),
-            ({"secret": "a", "code": "b"}, 400, "secret"),
-        ):
-            answer = await enter(here, credentials)
-            assert answer.code == status, credentials
-            assert words in json.loads(answer.body)["message"]
-            assert "Set-Cookie" not in answer.headers
-            assert "WWW-Authenticate" not in answer.headers
-        assert (await get(here, "/ui/session")).code == 401
+    await here.bucket("hidden")
+    await here.bucket("mine")
+    await here.token("some", buckets=["mine"], description="Ann's")
+    await here.token("deaf", buckets=["mine"], api_access=False)
+    answer = await enter(here, {"secret": here.tokens["some"][1]})
+    document = json.loads(answer.body)
+    assert document == {
+        "key": here.tokens["some"][0],
+        "description": "Ann's",
+        "administrator": False,
+        "api_access": True,
+        "buckets": ["mine"],
+        "expires_at": document["expires_at"],
+        "version": document["version"],
+        "public_url": here.url,
+        "demo": False,
+    }
+    value, *attributes = answer.headers["Set-Cookie"].split("; ")
+    assert attributes == ["HttpOnly", "Max-Age=604800", "Path=/", "SameSite=Strict"]
+    cookie = {"Cookie": value}
+    assert json.loads((await here.fetch("GET", "/ui/session", None, cookie)).body) == document
+    seen = json.loads((await here.fetch("GET", "/v1/buckets", None, cookie)).body)
+    assert [each["name"] for each in seen] == ["mine"]
+    assert (await here.fetch("GET", "/v1/tokens", None, cookie)).code == 403
+    assert (await here.fetch("GET", "/v1/buckets/hidden", None, cookie)).code == 404
+    for credentials, status, words in (
+        ({"secret": here.tokens["deaf"][1]}, 403, "no API access"),
+        ({"secret": "sk-rly_wrong"}, 401, "wrong, revoked or expired"),
+        ({"code": "wrong"}, 401, "`relay ui`"),
+        ({}, 400, "secret"),
+        ({"secret": 1}, 400, "secret"),
+        ({"secret": "a", "code": "b"}, 400, "secret"),
+    ):
+        answer = await enter(here, credentials)
+        assert answer.code == status, credentials
+        assert words in json.loads(answer.body)["message"]
+        assert "Set-Cookie" not in answer.headers
+        assert "WWW-Authenticate" not in answer.headers
+    assert (await get(here, "/ui/session")).code == 401
 
 
 @pytest.mark.gen_test
-async def test_signing_in_by_a_code(tmp_path: Path) -> None:
+async def test_signing_in_by_a_code(here: World) -> None:
     """Once, as an administrator without a token; signing in again in the same browser ends the session before."""
-    async with world(tmp_path) as here:
-        code = (await run_command(here.relay.administration, "ui.code", {}))["code"]
-        answer = await enter(here, {"code": code})
-        document = json.loads(answer.body)
-        assert (document["key"], document["administrator"], document["buckets"]) == ("", True, None)
-        cookie = answer.headers["Set-Cookie"].partition(";")[0]
-        assert (await enter(here, {"code": code})).code == 401
-        made = await here.fetch(
-            "POST", "/v1/tokens", b'{"description": "by the owner"}', {"Cookie": cookie, "Origin": here.url}
-        )
-        assert made.code == 201
-        await enter(here, {"secret": here.tokens["administrator"][1]}, Cookie=cookie)
-        assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": cookie})).code == 401
+    code = (await run_command(here.relay.administration, "ui.code", {}))["code"]
+    answer = await enter(here, {"code": code})
+    document = json.loads(answer.body)
+    assert (document["key"], document["administrator"], document["buckets"]) == ("", True, None)
+    cookie = answer.headers["Set-Cookie"].partition(";")[0]
+    assert (await enter(here, {"code": code})).code == 401
+    made = await here.fetch(
+        "POST", "/v1/tokens", b'{"description": "by the owner"}', {"Cookie": cookie, "Origin": here.url}
+    )
+    assert made.code == 201
+    await enter(here, {"secret": here.tokens["administrator"][1]}, Cookie=cookie)
+    assert (await here.fetch("GET", "/v1/buckets", None, {"Cookie": cookie})).code == 401
 
 
 @pytest.mark.gen_test
-async def test_guessing_is_slow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_guessing_is_slow(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 20 failures an address waits, whatever it shows then; what is right counts for nothing before that."""
     monkeypatch.setattr(ui, "time", SimpleNamespace(monotonic=lambda: 0.0))
-    async with world(tmp_path) as here:
-        right = {"secret": here.tokens["administrator"][1]}
-        for _ in range(FAILURES.events):
-            assert (await enter(here, {"code": "wrong"})).code == 401
-        assert (await enter(here, right)).code == 429
-        answer = await enter(here, {"secret": "wrong"})
-        assert answer.code == 429
-        assert answer.headers["Retry-After"] == "3"
-        assert json.loads(answer.body)["code"] == "too_many"
+    right = {"secret": here.tokens["administrator"][1]}
+    for _ in range(FAILURES.events):
+        assert (await enter(here, {"code": "wrong"})).code == 401
+    assert (await enter(here, right)).code == 429
+    answer = await enter(here, {"secret": "wrong"})
+    assert answer.code == 429
+    assert answer.headers["Retry-After"] == "3"
+    assert json.loads(answer.body)["code"] == "too_many"
 
 
 @pytest.mark.parametrize(("trust", "claim", "told"), [("", "192.0.2.1", 1), ("127.0.0.1", "192.0.2.1", 0), ("", "", 0)])
@@ -209,21 +205,20 @@ async def test_a_proxy_that_nobody_named_is_told_once(tmp_path: Path, trust: str
 
 
 @pytest.mark.gen_test
-async def test_no_link_takes_events_out(tmp_path: Path) -> None:
+async def test_no_link_takes_events_out(here: World) -> None:
     """What is drained by a cookie is drained by the page itself, as Origin says; reading behind a cursor is free."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.send(bucket)
-        cookie = {"Cookie": await cookie_of(here)}
-        drain, read = "/v1/events?bucket=orders", "/v1/events?bucket=orders&cursor="
-        for site in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}):
-            assert (await here.fetch("GET", drain, None, {**cookie, **site})).code == 403
-            for method, path in (("HEAD", drain), ("GET", read)):
-                assert (await here.fetch(method, path, None, {**cookie, **site})).code == 200
-        answer = await here.fetch("GET", drain, None, {**cookie, "Origin": here.url})
-        assert len(json.loads(answer.body)["logs"]) == 1
-        await here.send(bucket)
-        assert len((await here.call("GET", drain)).document["logs"]) == 1
+    bucket = await here.bucket("orders")
+    await here.send(bucket)
+    cookie = {"Cookie": await cookie_of(here)}
+    drain, read = "/v1/events?bucket=orders", "/v1/events?bucket=orders&cursor="
+    for site in ({}, {"Sec-Fetch-Site": "none"}, {"Sec-Fetch-Site": "same-origin"}):
+        assert (await here.fetch("GET", drain, None, {**cookie, **site})).code == 403
+        for method, path in (("HEAD", drain), ("GET", read)):
+            assert (await here.fetch(method, path, None, {**cookie, **site})).code == 200
+    answer = await here.fetch("GET", drain, None, {**cookie, "Origin": here.url})
+    assert len(json.loads(answer.body)["logs"]) == 1
+    await here.send(bucket)
+    assert len((await here.call("GET", drain)).document["logs"]) == 1
 
 
 ORIGINS = [
@@ -278,15 +273,14 @@ async def test_a_cookie_counts_for_the_relays_own_page_only(tmp_path: Path) -> N
 
 
 @pytest.mark.gen_test
-async def test_an_empty_origin_is_nobodys(tmp_path: Path) -> None:
+async def test_an_empty_origin_is_nobodys(here: World) -> None:
     """Neither is it that of a relay that knows no public URL."""
-    async with world(tmp_path) as here:
-        headers = {"Cookie": await cookie_of(here), "Origin": ""}
-        for path in ("/v1/buckets", "/ui/session"):
-            assert (await here.fetch("GET", path, None, headers)).code == 403
-        assert (await here.fetch("POST", "/v1/buckets", b'{"name": "orders"}', headers)).code == 403
-        assert (await here.fetch("DELETE", "/ui/session", None, headers)).code == 403
-        assert (await enter(here, {"secret": here.tokens["administrator"][1]}, Origin="")).code == 403
+    headers = {"Cookie": await cookie_of(here), "Origin": ""}
+    for path in ("/v1/buckets", "/ui/session"):
+        assert (await here.fetch("GET", path, None, headers)).code == 403
+    assert (await here.fetch("POST", "/v1/buckets", b'{"name": "orders"}', headers)).code == 403
+    assert (await here.fetch("DELETE", "/ui/session", None, headers)).code == 403
+    assert (await enter(here, {"secret": here.tokens["administrator"][1]}, Origin="")).code == 403
 
 
 @pytest.mark.gen_test
@@ -306,47 +300,45 @@ async def test_over_tls_the_cookie_is_for_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_no_page_makes_the_browser_ask_for_a_password(tmp_path: Path) -> None:
+async def test_no_page_makes_the_browser_ask_for_a_password(here: World) -> None:
     """A 401 challenges scripts and who types a URL, but not what a page fetches."""
-    async with world(tmp_path) as here:
-        mozilla = "Mozilla/5.0 (X11) Chrome/150"
-        for headers, basic in (
-            ({"User-Agent": mozilla, "Accept": "*/*"}, False),
-            ({"User-Agent": mozilla, "Accept": "text/html,*/*"}, True),
-            ({"User-Agent": "curl/8"}, True),
-        ):
-            answer = await here.fetch("GET", "/v1/buckets", None, headers)
-            assert answer.code == 401
-            challenges = answer.headers.get_list("WWW-Authenticate")
-            assert any(each.startswith("Basic") for each in challenges) == basic
+    mozilla = "Mozilla/5.0 (X11) Chrome/150"
+    for headers, basic in (
+        ({"User-Agent": mozilla, "Accept": "*/*"}, False),
+        ({"User-Agent": mozilla, "Accept": "text/html,*/*"}, True),
+        ({"User-Agent": "curl/8"}, True),
+    ):
+        answer = await here.fetch("GET", "/v1/buckets", None, headers)
+        assert answer.code == 401
+        challenges = answer.headers.get_list("WWW-Authenticate")
+        assert any(each.startswith("Basic") for each in challenges) == basic
 
 
 @pytest.mark.parametrize("end", ["sign-out", "revoked", "everybody"])
 @pytest.mark.gen_test
-async def test_a_stream_ends_with_its_session(tmp_path: Path, end: str) -> None:
+async def test_a_stream_ends_with_its_session(here: World, end: str) -> None:
     """A page that follows a bucket gets its last word at once, and comes back to a 401."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        await here.token("some", buckets=["orders"])
-        cookie = await cookie_of(here, "some")
-        reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
-        head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
-        writer.write(head.encode())
-        async with asyncio.timeout(60):
-            await reader.readuntil(b"event: subscribed")
-            if end == "sign-out":
-                await here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
-            elif end == "revoked":
-                await here.relay.administration.revoke_token(here.tokens["some"][0])
-            else:
-                assert await run_command(here.relay.administration, "ui.end", {}) == {"ended": 1}
-            rest = await reader.read()
-        assert b"event: error" in rest
-        assert b'"code":"signed_out"' in rest
-        writer.close()
-        await writer.wait_closed()
-        for path in ("/v1/stream?bucket=orders", "/v1/buckets", "/ui/session"):
-            assert (await here.fetch("GET", path, None, {"Cookie": cookie})).code == 401
+    await here.bucket("orders")
+    await here.token("some", buckets=["orders"])
+    cookie = await cookie_of(here, "some")
+    reader, writer = await asyncio.open_connection("127.0.0.1", here.relay.port)
+    head = f"GET /v1/stream?bucket=orders HTTP/1.1\r\nHost: {here.url[7:]}\r\nCookie: {cookie}\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(60):
+        await reader.readuntil(b"event: subscribed")
+        if end == "sign-out":
+            await here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
+        elif end == "revoked":
+            await here.relay.administration.revoke_token(here.tokens["some"][0])
+        else:
+            assert await run_command(here.relay.administration, "ui.end", {}) == {"ended": 1}
+        rest = await reader.read()
+    assert b"event: error" in rest
+    assert b'"code":"signed_out"' in rest
+    writer.close()
+    await writer.wait_closed()
+    for path in ("/v1/stream?bucket=orders", "/v1/buckets", "/ui/session"):
+        assert (await here.fetch("GET", path, None, {"Cookie": cookie})).code == 401
 
 
 @pytest.mark.gen_test
@@ -363,38 +355,36 @@ async def test_a_restart_signs_nobody_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_body_is_saved_as_it_came(tmp_path: Path) -> None:
+async def test_a_body_is_saved_as_it_came(here: World) -> None:
     """The exact bytes, of a type that no browser shows, whatever the sender called it."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        body = b"<script>\x00\xff</script>"
-        log = await here.send(bucket, body, **{"Content-Type": "text/html"})
-        cookie = await cookie_of(here)
-        answer = await here.fetch("GET", f"/v1/logs/{log}/body", None, {"Cookie": cookie})
-        assert answer.body == body
-        assert answer.headers["Content-Type"] == "application/octet-stream"
-        assert answer.headers["Content-Disposition"] == f'attachment; filename="{log}.bin"'
-        assert answer.headers["Content-Security-Policy"] == "sandbox"
-        assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        ephemeral = await here.bucket("passing", ephemeral=True)
-        log = await here.send(ephemeral, b"gone")
-        assert (await here.call("GET", f"/v1/logs/{log}/body")).status in (200, 404)
+    bucket = await here.bucket("orders")
+    body = b"<script>\x00\xff</script>"
+    log = await here.send(bucket, body, **{"Content-Type": "text/html"})
+    cookie = await cookie_of(here)
+    answer = await here.fetch("GET", f"/v1/logs/{log}/body", None, {"Cookie": cookie})
+    assert answer.body == body
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Disposition"] == f'attachment; filename="{log}.bin"'
+    assert answer.headers["Content-Security-Policy"] == "sandbox"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    ephemeral = await here.bucket("passing", ephemeral=True)
+    log = await here.send(ephemeral, b"gone")
+    assert (await here.call("GET", f"/v1/logs/{log}/body")).status in (200, 404)
 
 
 @pytest.mark.gen_test
-async def test_request_bins(tmp_path: Path) -> None:
+async def test_request_bins(here: World) -> None:
     """One request makes a bucket for a day with its URL; twenty at a time, and one that is kept is none any more."""
-    async with world(tmp_path) as here:
-        made = [await here.call("POST", "/v1/bins") for _ in range(20)]
-        assert {each.status for each in made} == {201}
-        first = made[0].document
-        assert first["url"] == f"{here.url}/v1/webhooks/{first['bucket']['inputs'][0]['id']}"
-        assert first["expires_at"] == first["bucket"]["expires_at"]
-        assert 86_390 <= first["expires_at"] - first["bucket"]["created_at"] <= 86_410
-        assert (await here.call("POST", "/v1/bins")).status == 412
-        kept = await here.call("PUT", f"/v1/buckets/{first['bucket']['id']}", {"expires_at": None})
-        assert kept.document["expires_at"] is None
-        assert (await here.call("POST", "/v1/bins")).status == 201
+    made = [await here.call("POST", "/v1/bins") for _ in range(20)]
+    assert {each.status for each in made} == {201}
+    first = made[0].document
+    assert first["url"] == f"{here.url}/v1/webhooks/{first['bucket']['inputs'][0]['id']}"
+    assert first["expires_at"] == first["bucket"]["expires_at"]
+    assert 86_390 <= first["expires_at"] - first["bucket"]["created_at"] <= 86_410
+    assert (await here.call("POST", "/v1/bins")).status == 412
+    kept = await here.call("PUT", f"/v1/buckets/{first['bucket']['id']}", {"expires_at": None})
+    assert kept.document["expires_at"] is None
+    assert (await here.call("POST", "/v1/bins")).status == 201
 
 
 @pytest.mark.gen_test

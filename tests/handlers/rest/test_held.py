@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay_tornado.handlers.connection import Connection
 from tests.handlers.raw import Raw, Reply
-from tests.handlers.rest.world import World, world
+from tests.handlers.rest.world import World
 from tests.handlers.test_ui import cookie_of
 from tests.waiting import until
 
@@ -41,57 +40,54 @@ async def held(
 
 
 @pytest.mark.gen_test
-async def test_what_was_lost_meanwhile_does_not_count(tmp_path: Path) -> None:
+async def test_what_was_lost_meanwhile_does_not_count(here: World) -> None:
     """A token that is revoked makes no token, one whose scope is narrowed deletes nothing any more, also with a
     body of no bytes; and a failure counts once."""
-    async with world(tmp_path) as here:
-        assert here.relay._site is not None
-        counters = here.relay._site.rest.callers.access._counters
-        administration = here.relay.administration
-        key = await here.token("gone")
-        before = counters.auth_failures
-        reply = await held(here, "POST", "/v1/tokens", {}, bearer(here, "gone"), administration.revoke_token(key))
-        assert (reply.status, len(administration.list_tokens())) == (401, 1)
-        assert counters.auth_failures == before + 1
-        await here.bucket("kept")
-        for chunked in (False, True):
-            bucket = await here.bucket(f"orders-{chunked}")
-            key = await here.token("some", buckets=["kept", bucket.id])
-            path = f"/v1/buckets/{bucket.id}?force=true"
-            narrowed = administration.set_token(key, buckets=["kept"])
-            body = None if chunked else {}
-            reply = await held(here, "DELETE", path, body, bearer(here, "some"), narrowed, chunked=chunked)
-            assert (reply.status, administration.find_bucket(bucket.id)) == (404, bucket)
+    assert here.relay._site is not None
+    counters = here.relay._site.rest.callers.access._counters
+    administration = here.relay.administration
+    key = await here.token("gone")
+    before = counters.auth_failures
+    reply = await held(here, "POST", "/v1/tokens", {}, bearer(here, "gone"), administration.revoke_token(key))
+    assert (reply.status, len(administration.list_tokens())) == (401, 1)
+    assert counters.auth_failures == before + 1
+    await here.bucket("kept")
+    for chunked in (False, True):
+        bucket = await here.bucket(f"orders-{chunked}")
+        key = await here.token("some", buckets=["kept", bucket.id])
+        path = f"/v1/buckets/{bucket.id}?force=true"
+        narrowed = administration.set_token(key, buckets=["kept"])
+        body = None if chunked else {}
+        reply = await held(here, "DELETE", path, body, bearer(here, "some"), narrowed, chunked=chunked)
+        assert (reply.status, administration.find_bucket(bucket.id)) == (404, bucket)
 
 
 @pytest.mark.gen_test
-async def test_a_session_that_ended_meanwhile(tmp_path: Path) -> None:
+async def test_a_session_that_ended_meanwhile(here: World) -> None:
     """Who signed out makes no token any more."""
-    async with world(tmp_path) as here:
-        cookie = await cookie_of(here)
-        headers = f"Origin: {here.url}\r\nCookie: {cookie}\r\n"
-        signed_out = here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
-        reply = await held(here, "POST", "/v1/tokens", {}, headers, signed_out)
-        assert (reply.status, len(here.relay.administration.list_tokens())) == (401, 1)
+    cookie = await cookie_of(here)
+    headers = f"Origin: {here.url}\r\nCookie: {cookie}\r\n"
+    signed_out = here.fetch("DELETE", "/ui/session", None, {"Cookie": cookie, "Origin": here.url})
+    reply = await held(here, "POST", "/v1/tokens", {}, headers, signed_out)
+    assert (reply.status, len(here.relay.administration.list_tokens())) == (401, 1)
 
 
 @pytest.mark.parametrize("body", [{"internal": True}, {"destination": "https://evil.example/"}])
 @pytest.mark.gen_test
-async def test_secrets_that_came_meanwhile_are_kept(tmp_path: Path, body: dict[str, Any]) -> None:
+async def test_secrets_that_came_meanwhile_are_kept(here: World, body: dict[str, Any]) -> None:
     """An output that got secrets while a scoped token's PUT was on its way tells and sends them to nobody else."""
-    async with world(tmp_path) as here:
-        administration = here.relay.administration
-        bucket = await here.bucket("orders")
-        _, output = await administration.create_output(
-            bucket.id, name="o", internal=False, destination="https://shop.example/"
-        )
-        await here.token("some", buckets=["orders"])
-        given = administration.set_output(
-            output.id, destination="https://shop.example/?key=hidden", headers={"Authorization": ["hidden"]}
-        )
-        path = f"/v1/buckets/orders/outputs/{output.id}"
-        reply = await held(here, "PUT", path, body, bearer(here, "some"), given)
-        assert reply.status == 403
-        assert b"hidden" not in reply.body
-        now = administration.find_output(output.id)[1]
-        assert (now.internal, now.destination) == (False, "https://shop.example/?key=hidden")
+    administration = here.relay.administration
+    bucket = await here.bucket("orders")
+    _, output = await administration.create_output(
+        bucket.id, name="o", internal=False, destination="https://shop.example/"
+    )
+    await here.token("some", buckets=["orders"])
+    given = administration.set_output(
+        output.id, destination="https://shop.example/?key=hidden", headers={"Authorization": ["hidden"]}
+    )
+    path = f"/v1/buckets/orders/outputs/{output.id}"
+    reply = await held(here, "PUT", path, body, bearer(here, "some"), given)
+    assert reply.status == 403
+    assert b"hidden" not in reply.body
+    now = administration.find_output(output.id)[1]
+    assert (now.internal, now.destination) == (False, "https://shop.example/?key=hidden")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +13,7 @@ from relay_tornado.handlers.rest.base import SMALL, RestHandler
 from relay_tornado.handlers.rest.logs import MAX_ANSWER
 from relay_tornado.handlers.rest.service import BODIES, Rest
 from tests.handlers.raw import Raw, request
-from tests.handlers.rest.world import World, world
+from tests.handlers.rest.world import World
 from tests.waiting import until
 
 
@@ -24,57 +23,54 @@ def basic(here: World) -> bytes:
 
 
 @pytest.mark.gen_test
-async def test_who_asks(tmp_path: Path) -> None:
+async def test_who_asks(here: World) -> None:
     """Basic with key and secret, the key "whr" of SDKs, and Bearer are let in; anything else is a 401 that says how."""
-    async with world(tmp_path) as here:
-        key, secret = here.tokens["administrator"]
+    key, secret = here.tokens["administrator"]
 
-        def encoded(text: str) -> str:
-            return "Basic " + base64.b64encode(text.encode()).decode()
+    def encoded(text: str) -> str:
+        return "Basic " + base64.b64encode(text.encode()).decode()
 
-        good = (encoded(f"{key}:{secret}"), encoded(f"whr:{secret}"), f"Bearer {secret}", f"bearer  {secret}")
-        for value in good:
-            assert (await here.call("GET", "/v1/buckets", token=None, Authorization=value)).status == 200, value
-        bad = ("", "Basic", "Basic !!", encoded("nocolon"), encoded(f"x:{secret}"), encoded(f"{key}:x"), "Bearer")
-        for value in (*bad, f"Bearer {key}", f"Token {secret}", "Basic /////w==", secret):
-            answer = await here.call("GET", "/v1/buckets", token=None, Authorization=value)
-            assert (answer.status, answer.document["code"]) == (401, "unauthorized"), value
-            assert "Basic" in answer.headers["WWW-Authenticate"]
-            assert secret not in str(answer.document)
+    good = (encoded(f"{key}:{secret}"), encoded(f"whr:{secret}"), f"Bearer {secret}", f"bearer  {secret}")
+    for value in good:
+        assert (await here.call("GET", "/v1/buckets", token=None, Authorization=value)).status == 200, value
+    bad = ("", "Basic", "Basic !!", encoded("nocolon"), encoded(f"x:{secret}"), encoded(f"{key}:x"), "Bearer")
+    for value in (*bad, f"Bearer {key}", f"Token {secret}", "Basic /////w==", secret):
+        answer = await here.call("GET", "/v1/buckets", token=None, Authorization=value)
+        assert (answer.status, answer.document["code"]) == (401, "unauthorized"), value
+        assert "Basic" in answer.headers["WWW-Authenticate"]
+        assert secret not in str(answer.document)
 
 
 @pytest.mark.gen_test
-async def test_every_answer_has_a_request_id(tmp_path: Path) -> None:
+async def test_every_answer_has_a_request_id(here: World) -> None:
     """Also errors, and each another one; errors have code and message."""
-    async with world(tmp_path) as here:
-        ids = set()
-        for method, path, token in (
-            ("GET", "/v1/buckets", "administrator"),
-            ("GET", "/v1/buckets", None),
-            ("GET", "/v1/buckets/none", "administrator"),
-            ("PATCH", "/v1/buckets", "administrator"),
-            ("POST", "/v1/buckets", "administrator"),
-            ("GET", "/v1/nothing", "administrator"),
-        ):
-            answer = await here.call(method, path, token=token)
-            ids.add(answer.headers["Request-Id"])
-            assert answer.headers["Content-Type"] == "application/json"
-            if answer.status != 200:
-                assert set(answer.document) >= {"code", "message"}
-        assert len(ids) == 6
+    ids = set()
+    for method, path, token in (
+        ("GET", "/v1/buckets", "administrator"),
+        ("GET", "/v1/buckets", None),
+        ("GET", "/v1/buckets/none", "administrator"),
+        ("PATCH", "/v1/buckets", "administrator"),
+        ("POST", "/v1/buckets", "administrator"),
+        ("GET", "/v1/nothing", "administrator"),
+    ):
+        answer = await here.call(method, path, token=token)
+        ids.add(answer.headers["Request-Id"])
+        assert answer.headers["Content-Type"] == "application/json"
+        if answer.status != 200:
+            assert set(answer.document) >= {"code", "message"}
+    assert len(ids) == 6
 
 
 @pytest.mark.gen_test
-async def test_a_method_that_is_not_there(tmp_path: Path) -> None:
+async def test_a_method_that_is_not_there(here: World) -> None:
     """405 with the methods that are; HEAD is where GET is, and has no body."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        for method in ("PATCH", "OPTIONS", "POST"):
-            answer = await here.call(method, "/v1/buckets/orders", b"" if method != "OPTIONS" else None)
-            assert (answer.status, answer.headers["Allow"]) == (405, "HEAD, GET, PUT, DELETE")
-        answer = await here.call("HEAD", "/v1/buckets/orders")
-        assert (answer.status, answer.document) == (200, None)
-        assert int(answer.headers["Content-Length"]) > 100
+    await here.bucket("orders")
+    for method in ("PATCH", "OPTIONS", "POST"):
+        answer = await here.call(method, "/v1/buckets/orders", b"" if method != "OPTIONS" else None)
+        assert (answer.status, answer.headers["Allow"]) == (405, "HEAD, GET, PUT, DELETE")
+    answer = await here.call("HEAD", "/v1/buckets/orders")
+    assert (answer.status, answer.document) == (200, None)
+    assert int(answer.headers["Content-Length"]) > 100
 
 
 @pytest.mark.parametrize(
@@ -111,9 +107,9 @@ async def test_a_method_that_is_not_there(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.gen_test
-async def test_bodies(tmp_path: Path, body: bytes, content_type: str | None, status: int) -> None:
+async def test_bodies(here: World, body: bytes, content_type: str | None, status: int) -> None:
     """JSON with or without its Content-Type; what is none is a 400, or 415 where it says that it is something else."""
-    async with world(tmp_path) as here, Raw(here.relay.port) as raw:
+    async with Raw(here.relay.port) as raw:
         kind = b"" if content_type is None else b"Content-Type: " + content_type.encode() + b"\r\n"
         reply = await raw.ask(request(b"/v1/buckets", body, basic(here) + kind))
         assert reply.status == status, reply.body
@@ -132,9 +128,9 @@ async def test_bodies(tmp_path: Path, body: bytes, content_type: str | None, sta
     ],
 )
 @pytest.mark.gen_test
-async def test_a_typo_is_said_with_its_place(tmp_path: Path, body: bytes, words: str) -> None:
+async def test_a_typo_is_said_with_its_place(here: World, body: bytes, words: str) -> None:
     """Whatever the Content-Type: that of a plain `curl -d` is no form's where the body begins like JSON."""
-    async with world(tmp_path) as here, Raw(here.relay.port) as raw:
+    async with Raw(here.relay.port) as raw:
         for kind in (b"application/json", b"application/x-www-form-urlencoded"):
             headers = basic(here) + b"Content-Type: " + kind + b"\r\n"
             reply = await raw.ask(request(b"/v1/buckets", body, headers))
@@ -143,9 +139,9 @@ async def test_a_typo_is_said_with_its_place(tmp_path: Path, body: bytes, words:
 
 
 @pytest.mark.gen_test
-async def test_a_get_with_a_content_type(tmp_path: Path) -> None:
+async def test_a_get_with_a_content_type(here: World) -> None:
     """Clients say application/json on every request; an empty body is none."""
-    async with world(tmp_path) as here, Raw(here.relay.port) as raw:
+    async with Raw(here.relay.port) as raw:
         headers = basic(here) + b"Content-Type: application/json\r\n"
         assert (await raw.ask(request(b"/v1/buckets", b"", headers, b"GET"))).status == 200
         headers += b"Content-Length: 0\r\n"
@@ -153,104 +149,100 @@ async def test_a_get_with_a_content_type(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_what_is_refused_is_not_read(tmp_path: Path) -> None:
+async def test_what_is_refused_is_not_read(here: World) -> None:
     """An unknown client's body is not kept; a short one is read to its end, so that the connection goes on."""
-    async with world(tmp_path) as here:
+    async with Raw(here.relay.port) as raw:
+        for _ in range(2):
+            assert (await raw.ask(request(b"/v1/buckets", b"x" * SMALL))).status == 401
+    async with Raw(here.relay.port) as raw:
+        raw.send(request(b"/v1/buckets", b"x" * 3_000_000))
+        assert (await raw.reply()).status == 401
+        assert await raw.closed() == b""
+    for length in (b"9000000000", b"9" * 5_000):
         async with Raw(here.relay.port) as raw:
-            for _ in range(2):
-                assert (await raw.ask(request(b"/v1/buckets", b"x" * SMALL))).status == 401
-        async with Raw(here.relay.port) as raw:
-            raw.send(request(b"/v1/buckets", b"x" * 3_000_000))
-            assert (await raw.reply()).status == 401
-            assert await raw.closed() == b""
-        for length in (b"9000000000", b"9" * 5_000):
-            async with Raw(here.relay.port) as raw:
-                headers = basic(here) + b"Content-Length: %b\r\n" % length
-                raw.send(b"POST /v1/buckets HTTP/1.1\r\nHost: relay.test\r\n" + headers + b"\r\n" + b"x" * 100_000)
-                reply = await raw.reply()
-                assert (reply.status, json.loads(reply.body)["code"]) == (413, "too_large")
-        async with Raw(here.relay.port) as raw:
-            head = b"POST /v1/buckets HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n"
-            raw.send(head + basic(here) + b"\r\n" + (b"100000\r\n" + b"x" * (1 << 20) + b"\r\n") * 3 + b"0\r\n\r\n")
-            assert (await raw.reply()).status == 413
+            headers = basic(here) + b"Content-Length: %b\r\n" % length
+            raw.send(b"POST /v1/buckets HTTP/1.1\r\nHost: relay.test\r\n" + headers + b"\r\n" + b"x" * 100_000)
+            reply = await raw.reply()
+            assert (reply.status, json.loads(reply.body)["code"]) == (413, "too_large")
+    async with Raw(here.relay.port) as raw:
+        head = b"POST /v1/buckets HTTP/1.1\r\nHost: relay.test\r\nTransfer-Encoding: chunked\r\n"
+        raw.send(head + basic(here) + b"\r\n" + (b"100000\r\n" + b"x" * (1 << 20) + b"\r\n") * 3 + b"0\r\n\r\n")
+        assert (await raw.reply()).status == 413
 
 
 @pytest.mark.gen_test
-async def test_an_answer_that_closes_says_so(tmp_path: Path) -> None:
+async def test_an_answer_that_closes_says_so(here: World) -> None:
     """Where a request is refused by its head the connection ends, and the answer has `Connection: close`, so that no
     client sends another request on it; any other refusal leaves it open."""
-    async with world(tmp_path) as here:
-        known, large = basic(here), b"x" * (SMALL + 1)
-        for message, status in (
-            (request(b"/v1/buckets", b"", known, b"PATCH"), 405),
-            (request(b"/v1/buckets", b"{}", known, b"PATCH"), 405),
-            (request(b"/v1/buckets/%ff", b"", known, b"GET"), 400),
-            (request(b"/v1/buckets", large), 401),
-            (request(b"/v1/logs/k3v9x1q7m2ab-1", large, known, b"PUT"), 404),
-            (request(b"/v1/buckets", large * 40, known), 413),
-        ):
-            async with Raw(here.relay.port) as raw:
-                reply = await raw.ask(message)
-                assert (reply.status, reply.header("Connection")) == (status, "close"), message[:40]
-                assert await raw.closed() == b""
+    known, large = basic(here), b"x" * (SMALL + 1)
+    for message, status in (
+        (request(b"/v1/buckets", b"", known, b"PATCH"), 405),
+        (request(b"/v1/buckets", b"{}", known, b"PATCH"), 405),
+        (request(b"/v1/buckets/%ff", b"", known, b"GET"), 400),
+        (request(b"/v1/buckets", large), 401),
+        (request(b"/v1/logs/k3v9x1q7m2ab-1", large, known, b"PUT"), 404),
+        (request(b"/v1/buckets", large * 40, known), 413),
+    ):
         async with Raw(here.relay.port) as raw:
-            for message, status in (
-                (request(b"/v1/buckets", b"{}"), 401),
-                (request(b"/v1/logs/k3v9x1q7m2ab-1", b"{}", known, b"PUT"), 404),
-                (request(b"/v1/nothing", b"{}", known), 404),
-                (request(b"/healthz", b"{}"), 405),
-                (request(b"/v1/stream", b"{}"), 405),
-                (request(b"/v1/stream?since=never", b"", known, b"GET"), 400),
-                (request(b"/ui/session", b"x" * SMALL), 403),
-            ):
-                reply = await raw.ask(message)
-                assert (reply.status, reply.header("Connection")) == (status, None), message[:40]
-
-
-@pytest.mark.gen_test
-async def test_a_large_body_is_refused_in_words(tmp_path: Path) -> None:
-    """Who reads the answer only when all of a body is sent gets it, and no reset, up to what REST takes at most."""
-    async with world(tmp_path) as here:
-        answer = b"x" * MAX_ANSWER
+            reply = await raw.ask(message)
+            assert (reply.status, reply.header("Connection")) == (status, "close"), message[:40]
+            assert await raw.closed() == b""
+    async with Raw(here.relay.port) as raw:
         for message, status in (
-            (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, basic(here), b"PUT"), 404),
-            (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, method=b"PUT"), 401),
+            (request(b"/v1/buckets", b"{}"), 401),
+            (request(b"/v1/logs/k3v9x1q7m2ab-1", b"{}", known, b"PUT"), 404),
+            (request(b"/v1/nothing", b"{}", known), 404),
+            (request(b"/healthz", b"{}"), 405),
+            (request(b"/v1/stream", b"{}"), 405),
+            (request(b"/v1/stream?since=never", b"", known, b"GET"), 400),
+            (request(b"/ui/session", b"x" * SMALL), 403),
         ):
-            async with Raw(here.relay.port) as raw, asyncio.timeout(60):
-                raw.writer.transport.set_write_buffer_limits(0)
-                raw.send(message)
-                await raw.writer.drain()
-                assert (await raw.reply()).status == status
+            reply = await raw.ask(message)
+            assert (reply.status, reply.header("Connection")) == (status, None), message[:40]
 
 
 @pytest.mark.gen_test
-async def test_nobody_is_read_on_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_large_body_is_refused_in_words(here: World) -> None:
+    """Who reads the answer only when all of a body is sent gets it, and no reset, up to what REST takes at most."""
+    answer = b"x" * MAX_ANSWER
+    for message, status in (
+        (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, basic(here), b"PUT"), 404),
+        (request(b"/v1/logs/k3v9x1q7m2ab-1", answer, method=b"PUT"), 401),
+    ):
+        async with Raw(here.relay.port) as raw, asyncio.timeout(60):
+            raw.writer.transport.set_write_buffer_limits(0)
+            raw.send(message)
+            await raw.writer.drain()
+            assert (await raw.reply()).status == status
+
+
+@pytest.mark.gen_test
+async def test_nobody_is_read_on_for_ever(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a refusal so much is read and dropped, and no more."""
     monkeypatch.setattr(lingering, "BYTES", 1 << 20)
 
-    async with world(tmp_path) as here, Raw(here.relay.port) as raw, asyncio.timeout(60):
+    async with Raw(here.relay.port) as raw, asyncio.timeout(60):
         raw.send(request(b"/v1/buckets", b"x" * (64 << 20)))
         with pytest.raises(ConnectionError):
             await raw.writer.drain()
 
 
 @pytest.mark.gen_test
-async def test_bodies_on_their_way_are_bounded(tmp_path: Path) -> None:
+async def test_bodies_on_their_way_are_bounded(here: World) -> None:
     """Where too much is held already the answer is a 503 that may be tried again, and what is held is given back."""
-    async with world(tmp_path) as here:
-        assert here.relay._site is not None
-        rest = here.relay._site.rest
-        rest.take(BODIES)
-        answer = await here.call("POST", "/v1/buckets", {"name": "n"})
-        assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        rest.give_back(BODIES)
-        assert (await here.call("POST", "/v1/buckets", {"name": "n"})).status == 201
-        assert (await here.call("POST", "/v1/buckets", b"{")).status == 400
-        assert rest.incoming == 0
+    assert here.relay._site is not None
+    rest = here.relay._site.rest
+    rest.take(BODIES)
+    answer = await here.call("POST", "/v1/buckets", {"name": "n"})
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+    rest.give_back(BODIES)
+    assert (await here.call("POST", "/v1/buckets", {"name": "n"})).status == 201
+    assert (await here.call("POST", "/v1/buckets", b"{")).status == 400
+    assert rest.incoming == 0
 
 
 @pytest.mark.gen_test
-async def test_a_body_that_can_not_be_kept_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_can_not_be_kept_holds_nothing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where there is no memory for what came of it, its connection ends, and all of it is given back."""
 
     class Full(list[bytes]):
@@ -263,7 +255,7 @@ async def test_a_body_that_can_not_be_kept_holds_nothing(tmp_path: Path, monkeyp
         initialize(handler, rest)
         handler._chunks = Full()
 
-    async with world(tmp_path) as here, Raw(here.relay.port) as raw:
+    async with Raw(here.relay.port) as raw:
         assert here.relay._site is not None
         rest = here.relay._site.rest
         monkeypatch.setattr(RestHandler, "initialize", begin)
@@ -274,18 +266,17 @@ async def test_a_body_that_can_not_be_kept_holds_nothing(tmp_path: Path, monkeyp
 
 
 @pytest.mark.gen_test
-async def test_a_client_that_leaves_holds_nothing(tmp_path: Path) -> None:
+async def test_a_client_that_leaves_holds_nothing(here: World) -> None:
     """Where the connection closes in the middle of a body, what came is given back and nobody waits for the rest."""
-    async with world(tmp_path) as here:
-        assert here.relay._site is not None
-        rest = here.relay._site.rest
-        async with Raw(here.relay.port) as raw:
-            head = b"PUT /v1/buckets/orders HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 100000\r\n"
-            await here.bucket("orders")
-            raw.send(head + basic(here) + b"\r\n" + b" " * 50_000)
-            await until(lambda: rest.incoming == 50_000)
-            assert executing()
-        await until(lambda: rest.incoming == 0 and not executing())
+    assert here.relay._site is not None
+    rest = here.relay._site.rest
+    async with Raw(here.relay.port) as raw:
+        head = b"PUT /v1/buckets/orders HTTP/1.1\r\nHost: relay.test\r\nContent-Length: 100000\r\n"
+        await here.bucket("orders")
+        raw.send(head + basic(here) + b"\r\n" + b" " * 50_000)
+        await until(lambda: rest.incoming == 50_000)
+        assert executing()
+    await until(lambda: rest.incoming == 0 and not executing())
 
 
 def executing() -> bool:
@@ -294,11 +285,10 @@ def executing() -> bool:
 
 
 @pytest.mark.gen_test
-async def test_paths(tmp_path: Path) -> None:
+async def test_paths(here: World) -> None:
     """Names are percent-encoded UTF-8; what is none is a 400, and a slash in one a name like another."""
-    async with world(tmp_path) as here:
-        await here.bucket("Zoë & co?")
-        assert (await here.call("GET", "/v1/buckets/Zo%C3%AB%20%26%20co%3F")).document["name"] == "Zoë & co?"
-        broken = await here.call("GET", "/v1/buckets/%FF")
-        assert (broken.status, broken.document["code"]) == (400, "invalid")
-        assert (await here.call("GET", "/v1/buckets/a%2Fb")).status == 404
+    await here.bucket("Zoë & co?")
+    assert (await here.call("GET", "/v1/buckets/Zo%C3%AB%20%26%20co%3F")).document["name"] == "Zoë & co?"
+    broken = await here.call("GET", "/v1/buckets/%FF")
+    assert (broken.status, broken.document["code"]) == (400, "invalid")
+    assert (await here.call("GET", "/v1/buckets/a%2Fb")).status == 404

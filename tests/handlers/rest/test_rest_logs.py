@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay_tornado.handlers.rest.payload import MAX_VALUES
-from tests.handlers.rest.world import World, world
+from tests.handlers.rest.world import World
 
 BODY = b"\x00\xff made"
 ENCODED = base64.b64encode(BODY).decode()
@@ -98,238 +97,226 @@ FORMS: list[tuple[str, dict[str, Any], tuple[str, int, bytes, dict[str, list[str
 @pytest.mark.parametrize("content_type", [None, "application/json", "application/x-www-form-urlencoded"])
 @pytest.mark.gen_test
 async def test_an_answer_in_each_form(
-    tmp_path: Path, form: dict[str, Any], expected: tuple[Any, ...], content_type: str | None
+    here: World, form: dict[str, Any], expected: tuple[Any, ...], content_type: str | None
 ) -> None:
     """PUT /logs/{id} takes it with exactly 200, and the log shows it."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        headers = {} if content_type is None else {"Content-Type": content_type}
-        body = json.dumps({**form, **({"id": log} if "id" in form else {})}).encode()
-        answer = await here.call("PUT", f"/v1/logs/{log}", body, **headers)
-        assert (answer.status, answer.document["id"]) == (200, log), answer.document
-        shown = (await here.call("GET", f"/v1/logs/{log}")).document
-        assert (
-            shown["status"],
-            shown["status_code"],
-            base64.b64decode(shown["response_body"]),
-            shown["response_headers"],
-        ) == expected
+    log = await here.send(await here.bucket("orders"))
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    body = json.dumps({**form, **({"id": log} if "id" in form else {})}).encode()
+    answer = await here.call("PUT", f"/v1/logs/{log}", body, **headers)
+    assert (answer.status, answer.document["id"]) == (200, log), answer.document
+    shown = (await here.call("GET", f"/v1/logs/{log}")).document
+    assert (
+        shown["status"],
+        shown["status_code"],
+        base64.b64decode(shown["response_body"]),
+        shown["response_headers"],
+    ) == expected
 
 
 @pytest.mark.gen_test
-async def test_an_answer_that_does_not_fit(tmp_path: Path) -> None:
+async def test_an_answer_that_does_not_fit(here: World) -> None:
     """Each is a 400 that names the field, and an event that is not there is a 404."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        for body, field in (
-            ({}, "status_code"),
-            ({"status_code": "2oo"}, "status_code"),
-            ({"status_code": "-1"}, "status_code"),
-            ({"status_code": 200.5}, "status_code"),
-            ({"status_code": True}, "status_code"),
-            ({"status_code": 200, "duration_ms": -0.1}, "duration_ms"),
-            ({"status_code": 200, "duration_ms": 1e300}, "duration_ms"),
-            ({"status_code": 200, "duration_ms": "12ms"}, "duration_ms"),
-            ({"status_code": 200, "retries": "-1"}, "retries"),
-            ({"status_code": 200, "response_headers": [["X", "v"]]}, "response_headers"),
-            ({"status_code": 200, "status": "done"}, "status"),
-            ({"status_code": 200, "response_headers": {"X": {}}}, "response_headers.X"),
-            ({"status_code": 200, "response_headers": {"X": [None]}}, "response_headers.X"),
-            ({"status_code": 200, "response_body": 7}, "response_body"),
-            ({"status_code": 200, "response_body": [True]}, "response_body"),
-            ({"status_code": 200, "response_body": [0, 255, 256]}, "response_body"),
-            ({"status_code": 200, "response_body": [-1, 2**70]}, "response_body"),
-        ):
-            answer = await here.call("PUT", f"/v1/logs/{log}", body)
-            assert (answer.status, answer.document.get("field")) == (400, field), (body, answer.document)
-        epoch = log.split("-")[0]
-        for missing in ("nonsense", "k3v9x1q7m2ab-1", f"{epoch}-2", f"{epoch}-0"):
-            assert (await here.call("PUT", f"/v1/logs/{missing}", {"status_code": 200})).status == 404, missing
+    log = await here.send(await here.bucket("orders"))
+    for body, field in (
+        ({}, "status_code"),
+        ({"status_code": "2oo"}, "status_code"),
+        ({"status_code": "-1"}, "status_code"),
+        ({"status_code": 200.5}, "status_code"),
+        ({"status_code": True}, "status_code"),
+        ({"status_code": 200, "duration_ms": -0.1}, "duration_ms"),
+        ({"status_code": 200, "duration_ms": 1e300}, "duration_ms"),
+        ({"status_code": 200, "duration_ms": "12ms"}, "duration_ms"),
+        ({"status_code": 200, "retries": "-1"}, "retries"),
+        ({"status_code": 200, "response_headers": [["X", "v"]]}, "response_headers"),
+        ({"status_code": 200, "status": "done"}, "status"),
+        ({"status_code": 200, "response_headers": {"X": {}}}, "response_headers.X"),
+        ({"status_code": 200, "response_headers": {"X": [None]}}, "response_headers.X"),
+        ({"status_code": 200, "response_body": 7}, "response_body"),
+        ({"status_code": 200, "response_body": [True]}, "response_body"),
+        ({"status_code": 200, "response_body": [0, 255, 256]}, "response_body"),
+        ({"status_code": 200, "response_body": [-1, 2**70]}, "response_body"),
+    ):
+        answer = await here.call("PUT", f"/v1/logs/{log}", body)
+        assert (answer.status, answer.document.get("field")) == (400, field), (body, answer.document)
+    epoch = log.split("-")[0]
+    for missing in ("nonsense", "k3v9x1q7m2ab-1", f"{epoch}-2", f"{epoch}-0"):
+        assert (await here.call("PUT", f"/v1/logs/{missing}", {"status_code": 200})).status == 404, missing
 
 
 @pytest.mark.gen_test
-async def test_a_large_answer(tmp_path: Path) -> None:
+async def test_a_large_answer(here: World) -> None:
     """A body of 5 MB in base64 arrives exactly, and one over 10 MiB is a 413 in JSON."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        body = bytes(range(256)) * 20_000
-        document = {"status_code": 200, "response_body": base64.b64encode(body).decode()}
-        assert (await here.call("PUT", f"/v1/logs/{log}", document)).status == 200
-        shown = (await here.call("GET", f"/v1/logs/{log}")).document
-        assert base64.b64decode(shown["response_body"]) == body
-        answer = await here.call("PUT", f"/v1/logs/{log}", b" " * (10 * 2**20 + 1))
-        assert (answer.status, answer.document["code"]) == (413, "too_large")
+    log = await here.send(await here.bucket("orders"))
+    body = bytes(range(256)) * 20_000
+    document = {"status_code": 200, "response_body": base64.b64encode(body).decode()}
+    assert (await here.call("PUT", f"/v1/logs/{log}", document)).status == 200
+    shown = (await here.call("GET", f"/v1/logs/{log}")).document
+    assert base64.b64decode(shown["response_body"]) == body
+    answer = await here.call("PUT", f"/v1/logs/{log}", b" " * (10 * 2**20 + 1))
+    assert (answer.status, answer.document["code"]) == (413, "too_large")
 
 
 @pytest.mark.gen_test
-async def test_an_answer_has_only_so_many_parts(tmp_path: Path) -> None:
+async def test_an_answer_has_only_so_many_parts(here: World) -> None:
     """Objects and lists take many times their bytes, and their time from everybody, also where nobody asks for them;
     what stands in a text is none, whatever escapes are in it."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        for parts, status in (("[],", 400), ('{"[":0},', 400), ('"[{",', 200), (r'"\\\"[{\\",', 200), ("1,", 200)):
-            body = '{"status_code": 200, "more": [' + parts * 60_000 + r'"\\"]}'
-            answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
-            assert answer.status == status, (parts, answer.document)
-            assert status == 200 or "too many objects and lists" in answer.document["message"]
+    log = await here.send(await here.bucket("orders"))
+    for parts, status in (("[],", 400), ('{"[":0},', 400), ('"[{",', 200), (r'"\\\"[{\\",', 200), ("1,", 200)):
+        body = '{"status_code": 200, "more": [' + parts * 60_000 + r'"\\"]}'
+        answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
+        assert answer.status == status, (parts, answer.document)
+        assert status == 200 or "too many objects and lists" in answer.document["message"]
 
 
 @pytest.mark.gen_test
-async def test_an_answer_has_only_so_many_values(tmp_path: Path) -> None:
+async def test_an_answer_has_only_so_many_values(here: World) -> None:
     """Each takes its time from everybody, as a number, as a text, and as a header's; a body of so many bytes is taken,
     and what stands in a text is no value."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        most, over = MAX_VALUES, MAX_VALUES + 2
-        for body, status, words in (
-            ('{"status_code": 200, "response_body": [%s7]}' % ("7," * (most - 1)), 200, ""),
-            ('{"status_code": 200, "response_body": "%s"}' % (r"\"a\"," * over), 200, ""),
-            ('{"status_code": 200, "response_body": [%s7]}' % ("7," * over), 400, "send bytes as base64"),
-            ('{"status_code": 200, "more": [%s""]}' % ('"",' * over), 400, "too many values"),
-            (json.dumps({"status_code": 200, "response_headers": {"A": [1] * 1001}}), 400, "1000 are allowed"),
-            (json.dumps({"status_code": 200, "response_headers": {f"A{n}": "" for n in range(1001)}}), 400, "1001"),
-            (json.dumps({"status_code": 200, "response_headers": {"A": ["1"] * 999, "B": 1}}), 200, ""),
-        ):
-            answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
-            assert answer.status == status, (body[:60], answer.document)
-            assert status == 200 or words in answer.document["message"]
+    log = await here.send(await here.bucket("orders"))
+    most, over = MAX_VALUES, MAX_VALUES + 2
+    for body, status, words in (
+        ('{"status_code": 200, "response_body": [%s7]}' % ("7," * (most - 1)), 200, ""),
+        ('{"status_code": 200, "response_body": "%s"}' % (r"\"a\"," * over), 200, ""),
+        ('{"status_code": 200, "response_body": [%s7]}' % ("7," * over), 400, "send bytes as base64"),
+        ('{"status_code": 200, "more": [%s""]}' % ('"",' * over), 400, "too many values"),
+        (json.dumps({"status_code": 200, "response_headers": {"A": [1] * 1001}}), 400, "1000 are allowed"),
+        (json.dumps({"status_code": 200, "response_headers": {f"A{n}": "" for n in range(1001)}}), 400, "1001"),
+        (json.dumps({"status_code": 200, "response_headers": {"A": ["1"] * 999, "B": 1}}), 200, ""),
+    ):
+        answer = await here.call("PUT", f"/v1/logs/{log}", body.encode())
+        assert answer.status == status, (body[:60], answer.document)
+        assert status == 200 or words in answer.document["message"]
 
 
 @pytest.mark.gen_test
-async def test_headers_have_only_so_many_values(tmp_path: Path) -> None:
+async def test_headers_have_only_so_many_values(here: World) -> None:
     """An input's and an output's, too."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        many = {"name": "o", "headers": {f"X-{n}": ["a", "b"] for n in range(501)}}
-        for path in (f"inputs/{bucket.inputs[0].id}", "outputs"):
-            method = "POST" if path == "outputs" else "PUT"
-            answer = await here.call(method, f"/v1/buckets/orders/{path}", many)
-            assert (answer.status, answer.document["field"]) == (400, "headers")
-            assert "1002 values" in answer.document["message"]
+    bucket = await here.bucket("orders")
+    many = {"name": "o", "headers": {f"X-{n}": ["a", "b"] for n in range(501)}}
+    for path in (f"inputs/{bucket.inputs[0].id}", "outputs"):
+        method = "POST" if path == "outputs" else "PUT"
+        answer = await here.call(method, f"/v1/buckets/orders/{path}", many)
+        assert (answer.status, answer.document["field"]) == (400, "headers")
+        assert "1002 values" in answer.document["message"]
 
 
 @pytest.mark.gen_test
-async def test_an_answer_reaches_the_sender_that_waits(tmp_path: Path) -> None:
+async def test_an_answer_reaches_the_sender_that_waits(here: World) -> None:
     """With response_from_output the sender gets what a client PUTs, found by the id in its frame."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.relay.administration.create_output(bucket.id, name="o", destination="http://localhost:3000")
-        await here.relay.administration.set_input(bucket.inputs[0].id, response_from_output="anyOutput")
-        async with here.socket("administrator", "orders") as socket:
-            sending = asyncio.create_task(here.fetch("POST", f"/v1/webhooks/{bucket.inputs[0].id}", b"q", {}))
-            frame = json.loads(await socket.recv())
-            answer = {"status_code": 202, "response_body": ENCODED, "response_headers": {"X-Made": "here"}}
-            assert (await here.call("PUT", f"/v1/logs/{frame['meta']['id']}", answer)).status == 200
-            response = await sending
-        assert (response.code, response.body, response.headers["X-Made"]) == (202, BODY, "here")
+    bucket = await here.bucket("orders")
+    await here.relay.administration.create_output(bucket.id, name="o", destination="http://localhost:3000")
+    await here.relay.administration.set_input(bucket.inputs[0].id, response_from_output="anyOutput")
+    async with here.socket("administrator", "orders") as socket:
+        sending = asyncio.create_task(here.fetch("POST", f"/v1/webhooks/{bucket.inputs[0].id}", b"q", {}))
+        frame = json.loads(await socket.recv())
+        answer = {"status_code": 202, "response_body": ENCODED, "response_headers": {"X-Made": "here"}}
+        assert (await here.call("PUT", f"/v1/logs/{frame['meta']['id']}", answer)).status == 200
+        response = await sending
+    assert (response.code, response.body, response.headers["X-Made"]) == (202, BODY, "here")
 
 
 @pytest.mark.gen_test
-async def test_logs_are_listed_in_pages(tmp_path: Path) -> None:
+async def test_logs_are_listed_in_pages(here: World) -> None:
     """Newest first with a cursor that stays right while events arrive; filters; a Log's shape."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        ids = [await here.send(bucket, b"%d" % n, f"/x/{n}?a={n}") for n in range(5)]
-        first = (await here.call("GET", "/v1/logs?bucket=orders&limit=2")).document
-        assert [each["id"] for each in first["data"]] == [ids[4], ids[3]]
-        assert (first["total"], first["limit"], first["offset"]) == (5, 2, 0)
-        await here.send(bucket)
-        second = (await here.call("GET", f"/v1/logs?bucket=orders&limit=2&cursor={first['next_cursor']}")).document
-        assert [each["id"] for each in second["data"]] == [ids[2], ids[1]]
-        await here.call("PUT", f"/v1/logs/{ids[1]}", {"status_code": 500, "status": "failed"})
-        failed = (await here.call("GET", "/v1/logs?status=failed")).document
-        assert [each["id"] for each in failed["data"]] == [ids[1]]
-        log = first["data"][0]
-        assert set(log) >= {
-            *("id", "account_id", "bucket_id", "input_id", "output_id", "method", "status", "status_code", "body"),
-            *("headers", "raw_query", "extra_path", "ip_address", "response_body", "response_headers"),
-            *("duration_ms", "retries", "internal", "ephemeral", "created_at", "updated_at"),
-        }
-        assert (log["body"], log["extra_path"], log["raw_query"], log["method"]) == ("4", "/x/4", "a=4", "POST")
-        assert (log["status"], log["response_body"]) == ("received", "")
-        assert type(log["created_at"]) is int
-        for query, field in (
-            ("limit=x", "limit"),
-            ("limit=-1", "limit"),
-            ("status=done", "status"),
-            ("from=%FF", "from"),
-            ("cursor=nonsense", "cursor"),
-        ):
-            answer = await here.call("GET", f"/v1/logs?bucket=orders&{query}")
-            assert (answer.status, answer.document.get("field")) == (400, field), query
+    bucket = await here.bucket("orders")
+    ids = [await here.send(bucket, b"%d" % n, f"/x/{n}?a={n}") for n in range(5)]
+    first = (await here.call("GET", "/v1/logs?bucket=orders&limit=2")).document
+    assert [each["id"] for each in first["data"]] == [ids[4], ids[3]]
+    assert (first["total"], first["limit"], first["offset"]) == (5, 2, 0)
+    await here.send(bucket)
+    second = (await here.call("GET", f"/v1/logs?bucket=orders&limit=2&cursor={first['next_cursor']}")).document
+    assert [each["id"] for each in second["data"]] == [ids[2], ids[1]]
+    await here.call("PUT", f"/v1/logs/{ids[1]}", {"status_code": 500, "status": "failed"})
+    failed = (await here.call("GET", "/v1/logs?status=failed")).document
+    assert [each["id"] for each in failed["data"]] == [ids[1]]
+    log = first["data"][0]
+    assert set(log) >= {
+        *("id", "account_id", "bucket_id", "input_id", "output_id", "method", "status", "status_code", "body"),
+        *("headers", "raw_query", "extra_path", "ip_address", "response_body", "response_headers"),
+        *("duration_ms", "retries", "internal", "ephemeral", "created_at", "updated_at"),
+    }
+    assert (log["body"], log["extra_path"], log["raw_query"], log["method"]) == ("4", "/x/4", "a=4", "POST")
+    assert (log["status"], log["response_body"]) == ("received", "")
+    assert type(log["created_at"]) is int
+    for query, field in (
+        ("limit=x", "limit"),
+        ("limit=-1", "limit"),
+        ("status=done", "status"),
+        ("from=%FF", "from"),
+        ("cursor=nonsense", "cursor"),
+    ):
+        answer = await here.call("GET", f"/v1/logs?bucket=orders&{query}")
+        assert (answer.status, answer.document.get("field")) == (400, field), query
 
 
 @pytest.mark.gen_test
-async def test_a_log_of_a_bucket(tmp_path: Path) -> None:
+async def test_a_log_of_a_bucket(here: World) -> None:
     """GET /buckets/{id}/logs/{log id} finds it in its own bucket, by the bucket's name or id, and in no other."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.bucket("other")
-        log = await here.send(bucket)
-        for name in ("orders", bucket.id):
-            assert (await here.call("GET", f"/v1/buckets/{name}/logs/{log}")).document["id"] == log
-        assert (await here.call("GET", f"/v1/buckets/other/logs/{log}")).status == 404
+    bucket = await here.bucket("orders")
+    await here.bucket("other")
+    log = await here.send(bucket)
+    for name in ("orders", bucket.id):
+        assert (await here.call("GET", f"/v1/buckets/{name}/logs/{log}")).document["id"] == log
+    assert (await here.call("GET", f"/v1/buckets/other/logs/{log}")).status == 404
 
 
 @pytest.mark.gen_test
-async def test_resend(tmp_path: Path) -> None:
+async def test_resend(here: World) -> None:
     """One event by its action, to one output and past its rules; a range in its order."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        _, output = await here.relay.administration.create_output(bucket.id, name="o")
-        logs = [await here.send(bucket, b"%d" % n) for n in range(3)]
-        body = {"action": "resend", "output": output.id, "process_policy": "force"}
-        answer = await here.call("POST", f"/v1/logs/{logs[1]}/action", body)
-        assert (answer.status, answer.document["status"]) == (200, "resent")
-        copy = (await here.call("GET", f"/v1/logs/{answer.document['ids'][0]}")).document
-        assert (copy["body"], copy["resend_of"]) == ("1", logs[1])
-        ranged = await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})
-        bodies = [(await here.call("GET", f"/v1/logs/{each}")).document["body"] for each in ranged.document["ids"]]
-        assert (ranged.status, bodies) == (200, ["0", "1"])
-        for wrong, field in (({"action": "delete"}, "action"), ({}, "action"), ({"action": "resend", "x": 1}, "x")):
-            refused = await here.call("POST", f"/v1/logs/{logs[1]}/action", wrong)
-            assert (refused.status, refused.document["field"]) == (400, field)
+    bucket = await here.bucket("orders")
+    _, output = await here.relay.administration.create_output(bucket.id, name="o")
+    logs = [await here.send(bucket, b"%d" % n) for n in range(3)]
+    body = {"action": "resend", "output": output.id, "process_policy": "force"}
+    answer = await here.call("POST", f"/v1/logs/{logs[1]}/action", body)
+    assert (answer.status, answer.document["status"]) == (200, "resent")
+    copy = (await here.call("GET", f"/v1/logs/{answer.document['ids'][0]}")).document
+    assert (copy["body"], copy["resend_of"]) == ("1", logs[1])
+    ranged = await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})
+    bodies = [(await here.call("GET", f"/v1/logs/{each}")).document["body"] for each in ranged.document["ids"]]
+    assert (ranged.status, bodies) == (200, ["0", "1"])
+    for wrong, field in (({"action": "delete"}, "action"), ({}, "action"), ({"action": "resend", "x": 1}, "x")):
+        refused = await here.call("POST", f"/v1/logs/{logs[1]}/action", wrong)
+        assert (refused.status, refused.document["field"]) == (400, field)
 
 
 @pytest.mark.gen_test
-async def test_resend_of_a_range_by_its_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resend_of_a_range_by_its_cursor(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The answer's `next_cursor` alone leads to the end of the range, and a cursor of nothing is refused in words."""
     monkeypatch.setattr("relay_tornado.admin.resending.MOST", 2)
 
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        logs = [await here.send(bucket) for _ in range(5)]
-        found: list[str] = []
-        body: dict[str, Any] = {}
-        for _ in range(3):
-            answer = (await here.call("POST", "/v1/buckets/orders/resend", body)).document
-            found += answer["ids"]
-            body = {"cursor": answer.get("next_cursor")}
-        assert body == {"cursor": None}
-        copies = [(await here.call("GET", f"/v1/logs/{each}")).document for each in found]
-        assert [each["resend_of"] for each in copies] == logs
-        for cursor in (logs[0][:-1] + "99", "zzzzzzzzzzzz-1"):
-            refused = await here.call("POST", "/v1/buckets/orders/resend", {"cursor": cursor})
-            listed = await here.call("GET", f"/v1/logs?bucket=orders&cursor={cursor}")
-            for each in (refused, listed):
-                assert (each.status, each.document["field"]) == (400, "cursor")
-        assert (await here.call("GET", "/v1/logs?bucket=orders")).document["total"] == 10
+    bucket = await here.bucket("orders")
+    logs = [await here.send(bucket) for _ in range(5)]
+    found: list[str] = []
+    body: dict[str, Any] = {}
+    for _ in range(3):
+        answer = (await here.call("POST", "/v1/buckets/orders/resend", body)).document
+        found += answer["ids"]
+        body = {"cursor": answer.get("next_cursor")}
+    assert body == {"cursor": None}
+    copies = [(await here.call("GET", f"/v1/logs/{each}")).document for each in found]
+    assert [each["resend_of"] for each in copies] == logs
+    for cursor in (logs[0][:-1] + "99", "zzzzzzzzzzzz-1"):
+        refused = await here.call("POST", "/v1/buckets/orders/resend", {"cursor": cursor})
+        listed = await here.call("GET", f"/v1/logs?bucket=orders&cursor={cursor}")
+        for each in (refused, listed):
+            assert (each.status, each.document["field"]) == (400, "cursor")
+    assert (await here.call("GET", "/v1/logs?bucket=orders")).document["total"] == 10
 
 
 @pytest.mark.gen_test
-async def test_resend_tells_what_is_not_there(tmp_path: Path) -> None:
+async def test_resend_tells_what_is_not_there(here: World) -> None:
     """Events of the range that have left are `skipped`, each stretch with its reason."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders", retention={"max_events": 1})
-        for _ in range(3):
-            await here.send(bucket)
-        await here.relay.administration.housekeeping.trim_all()
-        answer = (await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})).document
-        assert answer == {
-            "status": "resent",
-            "ids": [],
-            "skipped": [{"from": 1, "to": 2, "count": 2, "reason": "retention"}],
-        }
+    bucket = await here.bucket("orders", retention={"max_events": 1})
+    for _ in range(3):
+        await here.send(bucket)
+    await here.relay.administration.housekeeping.trim_all()
+    answer = (await here.call("POST", "/v1/buckets/orders/resend", {"first": 1, "last": 2})).document
+    assert answer == {
+        "status": "resent",
+        "ids": [],
+        "skipped": [{"from": 1, "to": 2, "count": 2, "reason": "retention"}],
+    }
 
 
 async def drained(here: World, query: str, method: str = "GET") -> list[str]:
@@ -339,33 +326,31 @@ async def drained(here: World, query: str, method: str = "GET") -> list[str]:
 
 
 @pytest.mark.gen_test
-async def test_events_drain(tmp_path: Path) -> None:
+async def test_events_drain(here: World) -> None:
     """Without a cursor each event is given once, in order, one by default; HEAD takes nothing out."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        ids = [await here.send(bucket) for _ in range(4)]
-        assert await drained(here, "", "HEAD") == []
-        assert await drained(here, "") == ids[:1]
-        assert await drained(here, "limit=2") == ids[1:3]
-        assert (await here.call("GET", f"/v1/logs/{ids[0]}")).document["status"] == "sent"
-        assert await drained(here, "limit=100") == ids[3:]
-        last = (await here.call("GET", "/v1/events?bucket=orders")).document
-        assert last == {"logs": [], "has_more": False}
-        missing = await here.call("GET", "/v1/events")
-        assert (missing.status, missing.document["field"]) == (400, "bucket")
+    bucket = await here.bucket("orders")
+    ids = [await here.send(bucket) for _ in range(4)]
+    assert await drained(here, "", "HEAD") == []
+    assert await drained(here, "") == ids[:1]
+    assert await drained(here, "limit=2") == ids[1:3]
+    assert (await here.call("GET", f"/v1/logs/{ids[0]}")).document["status"] == "sent"
+    assert await drained(here, "limit=100") == ids[3:]
+    last = (await here.call("GET", "/v1/events?bucket=orders")).document
+    assert last == {"logs": [], "has_more": False}
+    missing = await here.call("GET", "/v1/events")
+    assert (missing.status, missing.document["field"]) == (400, "bucket")
 
 
 @pytest.mark.gen_test
-async def test_events_behind_a_cursor(tmp_path: Path) -> None:
+async def test_events_behind_a_cursor(here: World) -> None:
     """With one the same page comes as often as one likes, and an empty one is the beginning."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        ids = [await here.send(bucket) for _ in range(3)]
-        for _ in range(2):
-            page = (await here.call("GET", "/v1/events?bucket=orders&limit=2&cursor=")).document
-            assert [each["id"] for each in page["logs"]] == ids[:2]
-            assert page["has_more"] is True
-        page = (await here.call("GET", f"/v1/events?bucket=orders&limit=2&cursor={page['next_cursor']}")).document
-        assert [each["id"] for each in page["logs"]] == ids[2:]
-        page = (await here.call("GET", "/v1/events?bucket=orders&cursor=k3v9x1q7m2ab-7")).document
-        assert page["gap"] == {"from": None, "to": None, "count": None, "reason": "reset"}
+    bucket = await here.bucket("orders")
+    ids = [await here.send(bucket) for _ in range(3)]
+    for _ in range(2):
+        page = (await here.call("GET", "/v1/events?bucket=orders&limit=2&cursor=")).document
+        assert [each["id"] for each in page["logs"]] == ids[:2]
+        assert page["has_more"] is True
+    page = (await here.call("GET", f"/v1/events?bucket=orders&limit=2&cursor={page['next_cursor']}")).document
+    assert [each["id"] for each in page["logs"]] == ids[2:]
+    page = (await here.call("GET", "/v1/events?bucket=orders&cursor=k3v9x1q7m2ab-7")).document
+    assert page["gap"] == {"from": None, "to": None, "count": None, "reason": "reset"}

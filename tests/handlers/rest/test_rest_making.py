@@ -21,105 +21,101 @@ async def log_of(here: World, log: str) -> Any:
 
 
 @pytest.mark.gen_test
-async def test_a_made_event_is_what_was_given(tmp_path: Path) -> None:
+async def test_a_made_event_is_what_was_given(here: World) -> None:
     """Exact bytes, headers in their order, the right length, and the marks of an edited copy; it survives a restart."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.relay.administration.create_output(bucket.id, name="o")
-        first = await here.send(bucket, b"x")
-        body = {
-            "method": "PUT",
-            "path": "/a/b",
-            "query": "x=1&y",
-            "headers": [["X-B", "2"], ["X-A", "é"], ["x-b", "3"], ["Content-Length", "999"], ["Host", "h"]],
-            "body_base64": base64.b64encode(b"\x00\xff").decode(),
-            "edited_from": first,
-            "output": "o",
-        }
-        made = await here.call("POST", "/v1/buckets/orders/events", body)
-        assert made.status == 201
-        log = await log_of(here, made.document["id"])
-        assert (log["method"], log["extra_path"], log["raw_query"]) == ("PUT", "/a/b", "x=1&y")
-        assert base64.b64decode(log["headers_base64"]) == "X-B: 2\r\nX-A: é\r\nx-b: 3\r\nContent-Length: 2\r\n".encode()
-        assert base64.b64decode(log["body_base64"]) == b"\x00\xff"
-        assert (log["resend_of"], log["edited"], log["target"], log["size"]) == (first, True, 1, 55)
-        assert (await log_of(here, first))["edited"] is False
-        plain = await here.call("POST", "/v1/buckets/orders/events", {})
-        log = await log_of(here, plain.document["id"])
-        assert (log["method"], log["body"], log["edited"], log["resend_of"]) == ("POST", "", False, None)
+    bucket = await here.bucket("orders")
+    await here.relay.administration.create_output(bucket.id, name="o")
+    first = await here.send(bucket, b"x")
+    body = {
+        "method": "PUT",
+        "path": "/a/b",
+        "query": "x=1&y",
+        "headers": [["X-B", "2"], ["X-A", "é"], ["x-b", "3"], ["Content-Length", "999"], ["Host", "h"]],
+        "body_base64": base64.b64encode(b"\x00\xff").decode(),
+        "edited_from": first,
+        "output": "o",
+    }
+    made = await here.call("POST", "/v1/buckets/orders/events", body)
+    assert made.status == 201
+    log = await log_of(here, made.document["id"])
+    assert (log["method"], log["extra_path"], log["raw_query"]) == ("PUT", "/a/b", "x=1&y")
+    assert base64.b64decode(log["headers_base64"]) == "X-B: 2\r\nX-A: é\r\nx-b: 3\r\nContent-Length: 2\r\n".encode()
+    assert base64.b64decode(log["body_base64"]) == b"\x00\xff"
+    assert (log["resend_of"], log["edited"], log["target"], log["size"]) == (first, True, 1, 55)
+    assert (await log_of(here, first))["edited"] is False
+    plain = await here.call("POST", "/v1/buckets/orders/events", {})
+    log = await log_of(here, plain.document["id"])
+    assert (log["method"], log["body"], log["edited"], log["resend_of"]) == ("POST", "", False, None)
 
 
 @pytest.mark.gen_test
-async def test_what_can_not_be_made(tmp_path: Path) -> None:
+async def test_what_can_not_be_made(here: World) -> None:
     """Each names its field; another bucket's event, output or input is refused, and a body over the bucket's limit."""
-    async with world(tmp_path) as here:
-        bucket, other = await here.bucket("orders", max_body=10), await here.bucket("other")
-        strange = await here.send(other, b"x")
-        for body, field in (
-            ({"method": "A B"}, "method"),
-            ({"path": "no/slash"}, "path"),
-            ({"path": "/a b"}, "path"),
-            ({"path": "/a\r\nb"}, "path"),
-            ({"query": "a#b"}, "query"),
-            ({"headers": [["A"]]}, "headers"),
-            ({"headers": [["A B", "x"]]}, "headers"),
-            ({"headers": [["A", "x\r\nB: y"]]}, "headers"),
-            ({"headers": {"A": "x"}}, "headers"),
-            ({"body_base64": "***"}, "body_base64"),
-            ({"input": other.inputs[0].id}, "input"),
-            ({"output": "nobody"}, "output"),
-            ({"edited_from": strange}, "edited_from"),
-        ):
-            answer = await here.call("POST", "/v1/buckets/orders/events", body)
-            assert (answer.status, answer.document["field"]) == (400, field), body
-        gone = await here.call("POST", "/v1/buckets/orders/events", {"edited_from": "k3v9x1q7m2ab-1"})
-        assert gone.status == 404
-        large = await here.call("POST", f"/v1/buckets/{bucket.id}/events", {"body_base64": "eHh4eHh4eHh4eHh4"})
-        assert large.status == 413
+    bucket, other = await here.bucket("orders", max_body=10), await here.bucket("other")
+    strange = await here.send(other, b"x")
+    for body, field in (
+        ({"method": "A B"}, "method"),
+        ({"path": "no/slash"}, "path"),
+        ({"path": "/a b"}, "path"),
+        ({"path": "/a\r\nb"}, "path"),
+        ({"query": "a#b"}, "query"),
+        ({"headers": [["A"]]}, "headers"),
+        ({"headers": [["A B", "x"]]}, "headers"),
+        ({"headers": [["A", "x\r\nB: y"]]}, "headers"),
+        ({"headers": {"A": "x"}}, "headers"),
+        ({"body_base64": "***"}, "body_base64"),
+        ({"input": other.inputs[0].id}, "input"),
+        ({"output": "nobody"}, "output"),
+        ({"edited_from": strange}, "edited_from"),
+    ):
+        answer = await here.call("POST", "/v1/buckets/orders/events", body)
+        assert (answer.status, answer.document["field"]) == (400, field), body
+    gone = await here.call("POST", "/v1/buckets/orders/events", {"edited_from": "k3v9x1q7m2ab-1"})
+    assert gone.status == 404
+    large = await here.call("POST", f"/v1/buckets/{bucket.id}/events", {"body_base64": "eHh4eHh4eHh4eHh4"})
+    assert large.status == 413
 
 
 @pytest.mark.gen_test
-async def test_signatures_and_repeats(tmp_path: Path) -> None:
+async def test_signatures_and_repeats(here: World) -> None:
     """A wrong signature is told and not refused; a repeat is the first one, and an edited copy never a repeat."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders", dedupe={"header": "auto"})
-        verify = {"verify": {"provider": "github", "secrets": ["hush"], "on_failure": "reject"}}
-        assert (await here.call("PUT", f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}", verify)).status == 200
-        body = {"headers": [["X-GitHub-Delivery", "1"]], "body_base64": "e30="}
-        first, again = [(await here.call("POST", "/v1/buckets/orders/events", body)).document["id"] for _ in range(2)]
-        assert first == again
-        log = await log_of(here, first)
-        assert (log["verified"], log["verdict"]) == (False, "no X-Hub-Signature-256 header")
-        edited = await here.call("POST", "/v1/buckets/orders/events", {**body, "edited_from": first})
-        assert edited.document["id"] != first
+    bucket = await here.bucket("orders", dedupe={"header": "auto"})
+    verify = {"verify": {"provider": "github", "secrets": ["hush"], "on_failure": "reject"}}
+    assert (await here.call("PUT", f"/v1/buckets/orders/inputs/{bucket.inputs[0].id}", verify)).status == 200
+    body = {"headers": [["X-GitHub-Delivery", "1"]], "body_base64": "e30="}
+    first, again = [(await here.call("POST", "/v1/buckets/orders/events", body)).document["id"] for _ in range(2)]
+    assert first == again
+    log = await log_of(here, first)
+    assert (log["verified"], log["verdict"]) == (False, "no X-Hub-Signature-256 header")
+    edited = await here.call("POST", "/v1/buckets/orders/events", {**body, "edited_from": first})
+    assert edited.document["id"] != first
 
 
 @pytest.mark.parametrize("provider", sorted({each.provider for each in SAMPLES}))
 @pytest.mark.gen_test
-async def test_samples_pass_the_check_of_their_input(tmp_path: Path, provider: str) -> None:
+async def test_samples_pass_the_check_of_their_input(here: World, provider: str) -> None:
     """Signed with the input's secret where it checks that provider, and else not."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        secret = STANDARD if provider == "standard-webhooks" else "hush"
-        verify = {"name": "checked", "verify": {"provider": provider, "secrets": [secret], "on_failure": "reject"}}
-        assert (await here.call("POST", "/v1/buckets/orders/inputs", verify)).status == 201
-        await here.token("scoped", buckets=["orders"])
-        for sample in SAMPLES:
-            body = {"provider": sample.provider, "event": sample.event}
-            made = await here.call("POST", "/v1/buckets/orders/samples", body)
-            assert made.status == 201, made.document
-            log = await log_of(here, made.document["id"])
-            assert made.document["signed"] == (sample.provider == provider)
-            assert log["verified"] == (True if sample.provider == provider else None)
-            assert log["headers"]["User-Agent"]
-            scoped = await here.call("POST", "/v1/buckets/orders/samples", body, "scoped")
-            assert scoped.document["signed"] == (sample.provider == provider != "gitlab")
-        for body, field in (
-            ({"provider": "x", "event": "push"}, "provider"),
-            ({"provider": provider, "event": "x"}, "event"),
-        ):
-            answer = await here.call("POST", "/v1/buckets/orders/samples", body)
-            assert (answer.status, answer.document["field"]) == (400, field)
+    await here.bucket("orders")
+    secret = STANDARD if provider == "standard-webhooks" else "hush"
+    verify = {"name": "checked", "verify": {"provider": provider, "secrets": [secret], "on_failure": "reject"}}
+    assert (await here.call("POST", "/v1/buckets/orders/inputs", verify)).status == 201
+    await here.token("scoped", buckets=["orders"])
+    for sample in SAMPLES:
+        body = {"provider": sample.provider, "event": sample.event}
+        made = await here.call("POST", "/v1/buckets/orders/samples", body)
+        assert made.status == 201, made.document
+        log = await log_of(here, made.document["id"])
+        assert made.document["signed"] == (sample.provider == provider)
+        assert log["verified"] == (True if sample.provider == provider else None)
+        assert log["headers"]["User-Agent"]
+        scoped = await here.call("POST", "/v1/buckets/orders/samples", body, "scoped")
+        assert scoped.document["signed"] == (sample.provider == provider != "gitlab")
+    for body, field in (
+        ({"provider": "x", "event": "push"}, "provider"),
+        ({"provider": provider, "event": "x"}, "event"),
+    ):
+        answer = await here.call("POST", "/v1/buckets/orders/samples", body)
+        assert (answer.status, answer.document["field"]) == (400, field)
 
 
 @pytest.mark.gen_test

@@ -237,23 +237,22 @@ async def test_events_whose_content_left(tmp_path: Path, way: str) -> None:
 
 @pytest.mark.parametrize("step", ["bounds", "outline"])
 @pytest.mark.gen_test
-async def test_a_bucket_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+async def test_a_bucket_that_is_deleted_meanwhile(here: World, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """What is in the others is found."""
-    async with world(tmp_path) as here:
-        gone, bucket = await here.bucket("gone"), await here.bucket("orders")
-        for each in (gone, bucket, gone):
-            await here.send(each, b"hay")
-        real = getattr(SqliteEventLog, step)
+    gone, bucket = await here.bucket("gone"), await here.bucket("orders")
+    for each in (gone, bucket, gone):
+        await here.send(each, b"hay")
+    real = getattr(SqliteEventLog, step)
 
-        async def dropped(log: SqliteEventLog, bucket_id: Any, *arguments: Any) -> Any:
-            if bucket_id == gone.id:
-                await log.drop(gone.id)
-            return await real(log, bucket_id, *arguments)
+    async def dropped(log: SqliteEventLog, bucket_id: Any, *arguments: Any) -> Any:
+        if bucket_id == gone.id:
+            await log.drop(gone.id)
+        return await real(log, bucket_id, *arguments)
 
-        monkeypatch.setattr(SqliteEventLog, step, dropped)
-        page = await find(here)
-        assert [each["bucket_id"] for each in page["data"]] == [bucket.id]
-        assert page["next_cursor"] is None
+    monkeypatch.setattr(SqliteEventLog, step, dropped)
+    page = await find(here)
+    assert [each["bucket_id"] for each in page["data"]] == [bucket.id]
+    assert page["next_cursor"] is None
 
 
 @pytest.mark.gen_test
@@ -305,32 +304,31 @@ async def test_a_bucket_that_is_looked_at_last(tmp_path: Path, way: str, monkeyp
 
 
 @pytest.mark.gen_test
-async def test_what_is_not_indexed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_not_indexed_is_said(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what came since, the newest are looked at; where there is too much of it the page is not complete."""
     monkeypatch.setattr(searching, "_UNINDEXED", 5)
     monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
     monkeypatch.setattr(index, "_SETTLE", 0.01)
 
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
+    bucket = await here.bucket("orders")
+    await here.send(bucket, b"needle")
+    await ready(here, bucket, "indexed")
+    monkeypatch.setattr(index, "_SETTLE", 3600.0)
+    for _ in range(4):
         await here.send(bucket, b"needle")
-        await ready(here, bucket, "indexed")
-        monkeypatch.setattr(index, "_SETTLE", 3600.0)
-        for _ in range(4):
-            await here.send(bucket, b"needle")
-        await asyncio.sleep(0.05)
-        few = await find(here, bucket="orders", q="needle")
-        for _ in range(8):
-            await here.send(bucket, b"hay")
-        many = await find(here, bucket="orders", q="needle")
-        assert [each["seq"] for each in few["data"]] == [5, 4, 3, 2, 1]
-        assert few["complete"]
-        assert many["data"][-1]["seq"] == 1
-        assert not many["complete"] or len(many["data"]) == 5
+    await asyncio.sleep(0.05)
+    few = await find(here, bucket="orders", q="needle")
+    for _ in range(8):
+        await here.send(bucket, b"hay")
+    many = await find(here, bucket="orders", q="needle")
+    assert [each["seq"] for each in few["data"]] == [5, 4, 3, 2, 1]
+    assert few["complete"]
+    assert many["data"][-1]["seq"] == 1
+    assert not many["complete"] or len(many["data"]) == 5
 
 
 @pytest.mark.gen_test
-async def test_what_leaves_the_index_meanwhile_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_leaves_the_index_meanwhile_is_found(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks of one request it may come to its bound: what it had is looked at as it stands."""
     monkeypatch.setattr(index, "_SETTLE", 0.01)
     real, left = index.Index.find, []
@@ -340,130 +338,123 @@ async def test_what_leaves_the_index_meanwhile_is_found(tmp_path: Path, monkeypa
             left.append(await self._write(index._shrink))
         return await real(self, *arguments)
 
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        for _ in range(3):
-            await here.send(bucket, b"needle")
-        await ready(here, bucket, "indexed")
-        monkeypatch.setattr(index.Index, "find", find_later)
-        page = await find(here, bucket="orders", q="needle")
-        assert left
-        assert [each["seq"] for each in page["data"]] == [3, 2, 1]
-        assert page["complete"]
+    bucket = await here.bucket("orders")
+    for _ in range(3):
+        await here.send(bucket, b"needle")
+    await ready(here, bucket, "indexed")
+    monkeypatch.setattr(index.Index, "find", find_later)
+    page = await find(here, bucket="orders", q="needle")
+    assert left
+    assert [each["seq"] for each in page["data"]] == [3, 2, 1]
+    assert page["complete"]
 
 
 @pytest.mark.gen_test
-async def test_a_token_finds_what_is_its_own(tmp_path: Path) -> None:
+async def test_a_token_finds_what_is_its_own(here: World) -> None:
     """Nothing of other buckets is in a page, its cursors or its status."""
-    async with world(tmp_path) as here:
-        mine, other = await here.bucket("mine"), await here.bucket("other")
-        await here.token("scoped", buckets=["mine"])
-        one, hidden = await here.send(mine, b"needle"), await here.send(other, b"needle")
-        page = await find(here, token="scoped", q="needle")
-        assert [each["id"] for each in page["data"]] == [one]
-        answer = await here.call("GET", f"/v1/search?cursor={hidden}", token="scoped")
-        assert (answer.status, answer.document["field"]) == (400, "cursor")
-        status = (await here.call("GET", "/v1/status", token="scoped")).document
-        assert [each["name"] for each in status["buckets"]] == ["mine"]
+    mine, other = await here.bucket("mine"), await here.bucket("other")
+    await here.token("scoped", buckets=["mine"])
+    one, hidden = await here.send(mine, b"needle"), await here.send(other, b"needle")
+    page = await find(here, token="scoped", q="needle")
+    assert [each["id"] for each in page["data"]] == [one]
+    answer = await here.call("GET", f"/v1/search?cursor={hidden}", token="scoped")
+    assert (answer.status, answer.document["field"]) == (400, "cursor")
+    status = (await here.call("GET", "/v1/status", token="scoped")).document
+    assert [each["name"] for each in status["buckets"]] == ["mine"]
 
 
 @pytest.mark.gen_test
-async def test_status(tmp_path: Path) -> None:
+async def test_status(here: World) -> None:
     """What a bucket holds, who listens, who lags, and what came in the last hour."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders", description="shop")
-        await here.bucket("empty")
-        for _ in range(3):
-            await here.send(bucket, b"x")
-        async with here.socket("administrator", "orders"):
-            answer = (await here.call("GET", "/v1/status")).document
-        orders, empty = answer["buckets"]
-        assert (orders["first"], orders["head"], orders["events"], orders["subscribers"]) == (1, 3, 3, 1)
-        assert (orders["description"], orders["ephemeral"], orders["lag"]) == ("shop", False, None)
-        assert orders["bytes"] > 0
-        assert orders["oldest_at"] <= orders["newest_at"] <= answer["now"]
-        assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
-        assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
+    bucket = await here.bucket("orders", description="shop")
+    await here.bucket("empty")
+    for _ in range(3):
+        await here.send(bucket, b"x")
+    async with here.socket("administrator", "orders"):
+        answer = (await here.call("GET", "/v1/status")).document
+    orders, empty = answer["buckets"]
+    assert (orders["first"], orders["head"], orders["events"], orders["subscribers"]) == (1, 3, 3, 1)
+    assert (orders["description"], orders["ephemeral"], orders["lag"]) == ("shop", False, None)
+    assert orders["bytes"] > 0
+    assert orders["oldest_at"] <= orders["newest_at"] <= answer["now"]
+    assert (len(orders["rate"]), sum(orders["rate"])) == (60, 3)
+    assert (empty["events"], empty["oldest_at"], empty["newest_at"], sum(empty["rate"])) == (0, None, None, 0)
 
 
 @pytest.mark.gen_test
-async def test_status_while_a_bucket_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_status_while_a_bucket_is_deleted(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is left out: the page that asks every few seconds gets no 404."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        gone = await here.bucket("gone")
-        real = SqliteEventLog.extents
+    await here.bucket("orders")
+    gone = await here.bucket("gone")
+    real = SqliteEventLog.extents
 
-        async def extents(log: SqliteEventLog, bucket_ids: Any) -> Any:
-            found = await real(log, bucket_ids)
-            await log.drop(gone.id)
-            return found
+    async def extents(log: SqliteEventLog, bucket_ids: Any) -> Any:
+        found = await real(log, bucket_ids)
+        await log.drop(gone.id)
+        return found
 
-        monkeypatch.setattr(SqliteEventLog, "extents", extents)
-        answer = await here.call("GET", "/v1/status")
-        assert (answer.status, [each["name"] for each in answer.document["buckets"]]) == (200, ["orders"])
+    monkeypatch.setattr(SqliteEventLog, "extents", extents)
+    answer = await here.call("GET", "/v1/status")
+    assert (answer.status, [each["name"] for each in answer.document["buckets"]]) == (200, ["orders"])
 
 
 @pytest.mark.gen_test
-async def test_series(tmp_path: Path) -> None:
+async def test_series(here: World) -> None:
     """The relay's, a bucket's and a consumer's; what needs a bucket says so."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        for span, step in (("hour", 10), ("day", 60), ("month", 1800)):
-            answer = (await here.call("GET", f"/v1/series?span={span}")).document
-            assert (answer["step"], set(answer["series"]) >= {"events", "commit_p99", "disk_free"}) == (step, True)
-            assert answer["from"] % step == 0
-        assert list((await here.call("GET", "/v1/series?bucket=orders")).document["series"]) == ["events"]
-        answer = await here.call("GET", "/v1/series?bucket=orders&consumer=worker")
-        assert list(answer.document["series"]) == ["lag"]
-        assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
-        assert (await here.call("GET", "/v1/series?span=year")).status == 400
+    await here.bucket("orders")
+    for span, step in (("hour", 10), ("day", 60), ("month", 1800)):
+        answer = (await here.call("GET", f"/v1/series?span={span}")).document
+        assert (answer["step"], set(answer["series"]) >= {"events", "commit_p99", "disk_free"}) == (step, True)
+        assert answer["from"] % step == 0
+    assert list((await here.call("GET", "/v1/series?bucket=orders")).document["series"]) == ["events"]
+    answer = await here.call("GET", "/v1/series?bucket=orders&consumer=worker")
+    assert list(answer.document["series"]) == ["lag"]
+    assert (await here.call("GET", "/v1/series?consumer=worker")).status == 400
+    assert (await here.call("GET", "/v1/series?span=year")).status == 400
 
 
 @pytest.mark.gen_test
-async def test_deliveries(tmp_path: Path) -> None:
+async def test_deliveries(here: World) -> None:
     """A log has all that came of the event, and a copy's log what came of that."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.relay.administration.create_output(bucket.id, name="one")
-        await here.relay.administration.create_output(bucket.id, name="two")
-        log = await here.send(bucket, b"x")
-        for copy, code in ((1, 500), (2, 200), (1, 201)):
-            body = {"status_code": code, "response_body": "aGk=", "response_headers": {"X-A": "b"}, "duration_ms": 7}
-            assert (await here.call("PUT", f"/v1/logs/{log}-{copy}", body)).status == 200
-        every = (await here.call("GET", f"/v1/logs/{log}")).document["deliveries"]
-        assert [(each["output"], each["status_code"]) for each in every] == [(1, 500), (2, 200), (1, 201)]
-        assert every[0]["response_body"] == "aGk="
-        assert every[0]["response_headers"] == {"X-A": ["b"]}
-        of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
-        assert json.dumps([each["status_code"] for each in of_one]) == "[500, 201]"
+    bucket = await here.bucket("orders")
+    await here.relay.administration.create_output(bucket.id, name="one")
+    await here.relay.administration.create_output(bucket.id, name="two")
+    log = await here.send(bucket, b"x")
+    for copy, code in ((1, 500), (2, 200), (1, 201)):
+        body = {"status_code": code, "response_body": "aGk=", "response_headers": {"X-A": "b"}, "duration_ms": 7}
+        assert (await here.call("PUT", f"/v1/logs/{log}-{copy}", body)).status == 200
+    every = (await here.call("GET", f"/v1/logs/{log}")).document["deliveries"]
+    assert [(each["output"], each["status_code"]) for each in every] == [(1, 500), (2, 200), (1, 201)]
+    assert every[0]["response_body"] == "aGk="
+    assert every[0]["response_headers"] == {"X-A": ["b"]}
+    of_one = (await here.call("GET", f"/v1/logs/{log}-1")).document["deliveries"]
+    assert json.dumps([each["status_code"] for each in of_one]) == "[500, 201]"
 
 
 @pytest.mark.gen_test
-async def test_a_lag_is_of_the_bucket_that_it_was_read_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lag_is_of_the_bucket_that_it_was_read_of(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where another bucket, of somebody else, has got its name since."""
     monkeypatch.setattr(ConsumerLevels, "EVERY", 0.01)
-    async with world(tmp_path) as here:
-        orders, other = await here.bucket("orders"), await here.bucket("other")
-        await here.token("scoped", buckets=["other"])
-        await here.consumer(orders, "worker")
-        await here.send(orders)
+    orders, other = await here.bucket("orders"), await here.bucket("other")
+    await here.token("scoped", buckets=["other"])
+    await here.consumer(orders, "worker")
+    await here.send(orders)
 
-        async def lags(token: str = "administrator") -> dict[str, Any]:
-            found = (await here.call("GET", "/v1/status", token=token)).document["buckets"]
-            return {each["id"]: each["lag"] and each["lag"]["consumer"] for each in found}
+    async def lags(token: str = "administrator") -> dict[str, Any]:
+        found = (await here.call("GET", "/v1/status", token=token)).document["buckets"]
+        return {each["id"]: each["lag"] and each["lag"]["consumer"] for each in found}
 
-        expected = {orders.id: "worker", other.id: None}
-        await until(lambda: _is(lags(), expected))
+    expected = {orders.id: "worker", other.id: None}
+    await until(lambda: _is(lags(), expected))
 
-        async def nothing(_: ConsumerLevels) -> None:
-            pass
+    async def nothing(_: ConsumerLevels) -> None:
+        pass
 
-        monkeypatch.setattr(ConsumerLevels, "read", nothing)
-        await here.relay.administration.set_bucket("orders", name="former")
-        await here.relay.administration.set_bucket("other", name="orders")
-        assert await lags() == expected
-        assert await lags("scoped") == {other.id: None}
+    monkeypatch.setattr(ConsumerLevels, "read", nothing)
+    await here.relay.administration.set_bucket("orders", name="former")
+    await here.relay.administration.set_bucket("other", name="orders")
+    assert await lags() == expected
+    assert await lags("scoped") == {other.id: None}
 
 
 async def _is(found: Awaitable[Any], expected: Any) -> bool:

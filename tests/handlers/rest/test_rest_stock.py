@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay_tornado.handlers.rest.schemas import EventQuery, LogQuery
 from relay_tornado.wire.fields import load
-from tests.handlers.rest.world import world
+from tests.handlers.rest.world import World
 
 
 @pytest.mark.parametrize(
@@ -36,15 +35,14 @@ from tests.handlers.rest.world import world
     ],
 )
 @pytest.mark.gen_test
-async def test_an_output_is_public_where_its_url_is(tmp_path: Path, destination: str, internal: bool) -> None:
+async def test_an_output_is_public_where_its_url_is(here: World, destination: str, internal: bool) -> None:
     """Where a client does not say what it is: those in Go leave `false` out."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        for body in ({"destination": destination}, {"destination": destination, "internal": None}):
-            made = await here.call("POST", "/v1/buckets/orders/outputs", body)
-            assert (made.status, made.document["internal"]) == (201, internal), made.document
-        said = {"destination": destination, "internal": True}
-        assert (await here.call("POST", "/v1/buckets/orders/outputs", said)).document["internal"] is True
+    await here.bucket("orders")
+    for body in ({"destination": destination}, {"destination": destination, "internal": None}):
+        made = await here.call("POST", "/v1/buckets/orders/outputs", body)
+        assert (made.status, made.document["internal"]) == (201, internal), made.document
+    said = {"destination": destination, "internal": True}
+    assert (await here.call("POST", "/v1/buckets/orders/outputs", said)).document["internal"] is True
 
 
 def in_go(**fields: Any) -> dict[str, Any]:
@@ -61,64 +59,61 @@ def in_go(**fields: Any) -> dict[str, Any]:
     [("https://example.org/hook", False), ("http://localhost:8080/webhooks", True), ("http://10.0.0.7/", True)],
 )
 @pytest.mark.gen_test
-async def test_an_output_as_the_library_in_go_makes_it(tmp_path: Path, destination: str, internal: bool) -> None:
+async def test_an_output_as_the_library_in_go_makes_it(here: World, destination: str, internal: bool) -> None:
     """It can't leave out that it is not internal; a URL that the relay does not call makes it so, as it does there."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        path = "/v1/buckets/orders/outputs"
-        made = await here.call("POST", path, in_go(destination=destination))
-        assert (made.status, made.document["internal"]) == (201, internal), made.document
-        # What somebody made public stays so.
-        public = (await here.call("POST", path, {"destination": destination, "internal": False})).document
-        assert public["internal"] is False
-        kept = await here.call("PUT", f"{path}/{public['id']}", in_go(name="a", destination=destination))
-        assert (kept.status, kept.document["internal"]) == (200, False)
+    await here.bucket("orders")
+    path = "/v1/buckets/orders/outputs"
+    made = await here.call("POST", path, in_go(destination=destination))
+    assert (made.status, made.document["internal"]) == (201, internal), made.document
+    # What somebody made public stays so.
+    public = (await here.call("POST", path, {"destination": destination, "internal": False})).document
+    assert public["internal"] is False
+    kept = await here.call("PUT", f"{path}/{public['id']}", in_go(name="a", destination=destination))
+    assert (kept.status, kept.document["internal"]) == (200, False)
 
 
 @pytest.mark.gen_test
-async def test_an_output_as_the_library_in_go_changes_it(tmp_path: Path) -> None:
+async def test_an_output_as_the_library_in_go_changes_it(here: World) -> None:
     """It says `false` then, too, and so does the Kubernetes operator at each turn: what the relay does not call stays
     what it is, and such a URL in the place of a public one makes the output internal."""
     public, private = "https://example.org/hook?key=1", "http://jenkins:8080/hook?key=1"
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.token("scoped", buckets=[bucket.id])
-        path = "/v1/buckets/orders/outputs"
-        for token in ("administrator", "scoped"):
-            made = (await here.call("POST", path, in_go(name=token, destination=private), token=token)).document
-            path_of_it = f"{path}/{made['id']}"
-            for destination, internal in ((private, True), (public, False), (public, False), (private, True)):
-                sent = in_go(name=token, destination=destination)
-                changed = await here.call("PUT", path_of_it, sent, token=token)
-                assert (changed.status, changed.document["internal"]) == (200, internal), changed.document
-            # Who writes no more than what is to change means it.
-            changed = await here.call("PUT", path_of_it, {"internal": False}, token=token)
-            assert changed.document["internal"] is False
-            # As it is read, so it is sent back.
-            for sent in (changed.document, in_go(name=token, destination=changed.document["destination"])):
-                kept = await here.call("PUT", path_of_it, sent, token=token)
-                assert (kept.status, kept.document["internal"]) == (200, False)
+    bucket = await here.bucket("orders")
+    await here.token("scoped", buckets=[bucket.id])
+    path = "/v1/buckets/orders/outputs"
+    for token in ("administrator", "scoped"):
+        made = (await here.call("POST", path, in_go(name=token, destination=private), token=token)).document
+        path_of_it = f"{path}/{made['id']}"
+        for destination, internal in ((private, True), (public, False), (public, False), (private, True)):
+            sent = in_go(name=token, destination=destination)
+            changed = await here.call("PUT", path_of_it, sent, token=token)
+            assert (changed.status, changed.document["internal"]) == (200, internal), changed.document
+        # Who writes no more than what is to change means it.
+        changed = await here.call("PUT", path_of_it, {"internal": False}, token=token)
+        assert changed.document["internal"] is False
+        # As it is read, so it is sent back.
+        for sent in (changed.document, in_go(name=token, destination=changed.document["destination"])):
+            kept = await here.call("PUT", path_of_it, sent, token=token)
+            assert (kept.status, kept.document["internal"]) == (200, False)
 
 
 @pytest.mark.gen_test
-async def test_a_path_with_a_slash_at_its_end(tmp_path: Path) -> None:
+async def test_a_path_with_a_slash_at_its_end(here: World) -> None:
     """As the original's first description of its API had it behind each id, and clients that were made from it."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        log = await here.send(bucket)
-        assert (await here.call("GET", f"/v1/buckets/{bucket.id}/")).document["id"] == bucket.id
-        assert (await here.call("PUT", "/v1/buckets/orders/", {"description": "new"})).document["description"] == "new"
-        token = (await here.call("POST", "/v1/tokens/", {})).document
-        assert (await here.call("PUT", f"/v1/tokens/{token['id']}/", {"description": "new"})).status == 200
-        assert (await here.call("DELETE", f"/v1/tokens/{token['id']}/")).document["status"] == "deleted"
-        assert (await here.call("PUT", f"/v1/logs/{log}/", {"status_code": 200})).status == 200
-        assert (await here.call("GET", "/v1/logs/?bucket=orders")).document["total"] == 1
-        assert (await here.call("DELETE", f"/v1/buckets/{bucket.id}/?force=true")).status == 200
-        assert (await here.call("GET", "/v1/buckets//")).status == 404
+    bucket = await here.bucket("orders")
+    log = await here.send(bucket)
+    assert (await here.call("GET", f"/v1/buckets/{bucket.id}/")).document["id"] == bucket.id
+    assert (await here.call("PUT", "/v1/buckets/orders/", {"description": "new"})).document["description"] == "new"
+    token = (await here.call("POST", "/v1/tokens/", {})).document
+    assert (await here.call("PUT", f"/v1/tokens/{token['id']}/", {"description": "new"})).status == 200
+    assert (await here.call("DELETE", f"/v1/tokens/{token['id']}/")).document["status"] == "deleted"
+    assert (await here.call("PUT", f"/v1/logs/{log}/", {"status_code": 200})).status == 200
+    assert (await here.call("GET", "/v1/logs/?bucket=orders")).document["total"] == 1
+    assert (await here.call("DELETE", f"/v1/buckets/{bucket.id}/?force=true")).status == 200
+    assert (await here.call("GET", "/v1/buckets//")).status == 404
 
 
 @pytest.mark.gen_test
-async def test_parts_that_the_library_in_go_removes_from_an_output(tmp_path: Path) -> None:
+async def test_parts_that_the_library_in_go_removes_from_an_output(here: World) -> None:
     """It leaves them out then, of an output that is whole else; what others leave out stays, as what its older versions
     don't know."""
     parts = {
@@ -127,163 +122,155 @@ async def test_parts_that_the_library_in_go_removes_from_an_output(tmp_path: Pat
         "durability": {"enabled": True, "schedule": "long", "deadline": 2_592_000_000_000_000},
     }
 
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        path = "/v1/buckets/orders/outputs"
-        made = (await here.call("POST", path, in_go(name="a", internal=True, **parts))).document
-        path += f"/{made['id']}"
-        older = in_go(name="a", internal=True)
-        del older["retries"], older["tls_verification"]
-        for kept in (parts, {"description": "new"}, older, in_go(name="a", internal=True, **parts)):
-            changed = (await here.call("PUT", path, kept)).document
-            assert {name: changed[name] for name in parts} == parts
-        left = {"rules": parts["rules"]}
-        changed = (await here.call("PUT", path, in_go(name="a", internal=True, **left))).document
-        assert {name: changed[name] for name in parts} == {**dict.fromkeys(parts), **left}
-        changed = (await here.call("PUT", path, in_go(name="a", internal=True))).document
-        assert {name: changed[name] for name in parts} == dict.fromkeys(parts)
+    await here.bucket("orders")
+    path = "/v1/buckets/orders/outputs"
+    made = (await here.call("POST", path, in_go(name="a", internal=True, **parts))).document
+    path += f"/{made['id']}"
+    older = in_go(name="a", internal=True)
+    del older["retries"], older["tls_verification"]
+    for kept in (parts, {"description": "new"}, older, in_go(name="a", internal=True, **parts)):
+        changed = (await here.call("PUT", path, kept)).document
+        assert {name: changed[name] for name in parts} == parts
+    left = {"rules": parts["rules"]}
+    changed = (await here.call("PUT", path, in_go(name="a", internal=True, **left))).document
+    assert {name: changed[name] for name in parts} == {**dict.fromkeys(parts), **left}
+    changed = (await here.call("PUT", path, in_go(name="a", internal=True))).document
+    assert {name: changed[name] for name in parts} == dict.fromkeys(parts)
 
 
 @pytest.mark.gen_test
-async def test_a_change_by_the_library_in_go_that_names_nothing(tmp_path: Path) -> None:
+async def test_a_change_by_the_library_in_go_that_names_nothing(here: World) -> None:
     """It takes an id, and can't leave the name out: that stays. Who writes no more than an empty name means it."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        made = (await here.call("POST", "/v1/buckets/orders/outputs", {"name": "local"})).document
-        for path, name in (
-            (f"/v1/buckets/{bucket.id}", "orders"),
-            (f"/v1/buckets/{bucket.id}/inputs/{bucket.inputs[0].id}", "Default public endpoint"),
-            (f"/v1/buckets/{bucket.id}/outputs/{made['id']}", "local"),
-        ):
-            sent = {"name": "", "created_at": -62135596800, "description": "new"}
-            changed = await here.call("PUT", path, sent)
-            assert (changed.status, changed.document.get("name")) == (200, name), changed.document
-            assert changed.document["description"] == "new"
-            refused = await here.call("PUT", path, {"name": ""})
-            assert (refused.status, refused.document["field"]) == (400, "name")
+    bucket = await here.bucket("orders")
+    made = (await here.call("POST", "/v1/buckets/orders/outputs", {"name": "local"})).document
+    for path, name in (
+        (f"/v1/buckets/{bucket.id}", "orders"),
+        (f"/v1/buckets/{bucket.id}/inputs/{bucket.inputs[0].id}", "Default public endpoint"),
+        (f"/v1/buckets/{bucket.id}/outputs/{made['id']}", "local"),
+    ):
+        sent = {"name": "", "created_at": -62135596800, "description": "new"}
+        changed = await here.call("PUT", path, sent)
+        assert (changed.status, changed.document.get("name")) == (200, name), changed.document
+        assert changed.document["description"] == "new"
+        refused = await here.call("PUT", path, {"name": ""})
+        assert (refused.status, refused.document["field"]) == (400, "name")
 
 
 @pytest.mark.gen_test
-async def test_no_two_outputs_of_a_bucket_have_one_name(tmp_path: Path) -> None:
+async def test_no_two_outputs_of_a_bucket_have_one_name(here: World) -> None:
     """Clients look them up by it; those without a name get one."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        await here.bucket("billing")
-        path = "/v1/buckets/orders/outputs"
-        made = [(await here.call("POST", path, {"name": name})).document for name in ("slack", "", "")]
-        assert [each["name"] for each in made] == ["slack", "Output 2", "Output 3"]
-        again = await here.call("POST", path, {"name": "slack"})
-        assert (again.status, again.document["code"]) == (412, "conflict")
-        renamed = await here.call("PUT", f"{path}/{made[1]['id']}", {"name": "slack"})
-        assert renamed.status == 412
-        same = await here.call("PUT", f"{path}/{made[0]['id']}", {"name": "slack", "disabled": True})
-        assert (same.status, same.document["disabled"]) == (200, True)
-        assert (await here.call("POST", "/v1/buckets/billing/outputs", {"name": "slack"})).status == 201
+    await here.bucket("orders")
+    await here.bucket("billing")
+    path = "/v1/buckets/orders/outputs"
+    made = [(await here.call("POST", path, {"name": name})).document for name in ("slack", "", "")]
+    assert [each["name"] for each in made] == ["slack", "Output 2", "Output 3"]
+    again = await here.call("POST", path, {"name": "slack"})
+    assert (again.status, again.document["code"]) == (412, "conflict")
+    renamed = await here.call("PUT", f"{path}/{made[1]['id']}", {"name": "slack"})
+    assert renamed.status == 412
+    same = await here.call("PUT", f"{path}/{made[0]['id']}", {"name": "slack", "disabled": True})
+    assert (same.status, same.document["disabled"]) == (200, True)
+    assert (await here.call("POST", "/v1/buckets/billing/outputs", {"name": "slack"})).status == 201
 
 
 @pytest.mark.gen_test
-async def test_null_is_left_out(tmp_path: Path) -> None:
+async def test_null_is_left_out(here: World) -> None:
     """In what the original has; in what is ours, null that means nothing is refused."""
-    async with world(tmp_path) as here:
-        nothing: dict[str, Any] = {"description": None, "stream": None, "ephemeral": None, "auth": None}
-        bucket = await here.call("POST", "/v1/buckets", {"name": "orders", **nothing})
-        assert (bucket.status, bucket.document["stream"]) == (201, True)
-        await here.call("PUT", "/v1/buckets/orders", {"description": "kept"})
-        changed = await here.call("PUT", "/v1/buckets/orders", {**nothing, "name": None})
-        assert (changed.status, changed.document["description"]) == (200, "kept")
-        given = {"name": None, "body": None, "status_code": None, "custom_domain": None, "headers": None}
-        assert (await here.call("POST", "/v1/buckets/orders/inputs", given)).status == 201
-        given = {"name": None, "internal": None, "disabled": None, "timeout": None, "retries": None}
-        assert (await here.call("POST", "/v1/buckets/orders/outputs", given)).status == 201
-        assert (await here.call("POST", "/v1/tokens", {"description": None, "api_access": None})).status == 201
-        for path, body in (
-            ("/v1/buckets", {"name": None}),
-            ("/v1/buckets", {"name": "b", "retention": None}),
-            ("/v1/buckets", {"name": "b", "auth": {"type": None}}),
-            ("/v1/buckets/orders/outputs", {"secret": None}),
-            ("/v1/buckets/orders/outputs", {"paused": None}),
-        ):
-            refused = await here.call("POST", path, body)
-            assert (refused.status, refused.document["field"].partition(".")[0]) == (400, list(body)[-1])
+    nothing: dict[str, Any] = {"description": None, "stream": None, "ephemeral": None, "auth": None}
+    bucket = await here.call("POST", "/v1/buckets", {"name": "orders", **nothing})
+    assert (bucket.status, bucket.document["stream"]) == (201, True)
+    await here.call("PUT", "/v1/buckets/orders", {"description": "kept"})
+    changed = await here.call("PUT", "/v1/buckets/orders", {**nothing, "name": None})
+    assert (changed.status, changed.document["description"]) == (200, "kept")
+    given = {"name": None, "body": None, "status_code": None, "custom_domain": None, "headers": None}
+    assert (await here.call("POST", "/v1/buckets/orders/inputs", given)).status == 201
+    given = {"name": None, "internal": None, "disabled": None, "timeout": None, "retries": None}
+    assert (await here.call("POST", "/v1/buckets/orders/outputs", given)).status == 201
+    assert (await here.call("POST", "/v1/tokens", {"description": None, "api_access": None})).status == 201
+    for path, body in (
+        ("/v1/buckets", {"name": None}),
+        ("/v1/buckets", {"name": "b", "retention": None}),
+        ("/v1/buckets", {"name": "b", "auth": {"type": None}}),
+        ("/v1/buckets/orders/outputs", {"secret": None}),
+        ("/v1/buckets/orders/outputs", {"paused": None}),
+    ):
+        refused = await here.call("POST", path, body)
+        assert (refused.status, refused.document["field"].partition(".")[0]) == (400, list(body)[-1])
 
 
 @pytest.mark.gen_test
-async def test_an_auth_as_the_original_shows_it(tmp_path: Path) -> None:
+async def test_an_auth_as_the_original_shows_it(here: World) -> None:
     """It has an id and times of its own there."""
-    async with world(tmp_path) as here:
-        auth = {"id": "a", "type": "basic", "username": "u", "password": "p", "token": ""}
-        body = {"name": "orders", "auth": {**auth, "created_at": 0, "updated_at": 0}}
-        made = await here.call("POST", "/v1/buckets", body)
-        assert made.status == 201
-        assert made.document["auth"] == {"type": "basic", "username": "u", "password": "p", "token": ""}
-        wrong = await here.call("PUT", "/v1/buckets/orders", {"auth": {"user": "u"}})
-        assert (wrong.status, wrong.document["field"]) == (400, "auth.user")
+    auth = {"id": "a", "type": "basic", "username": "u", "password": "p", "token": ""}
+    body = {"name": "orders", "auth": {**auth, "created_at": 0, "updated_at": 0}}
+    made = await here.call("POST", "/v1/buckets", body)
+    assert made.status == 201
+    assert made.document["auth"] == {"type": "basic", "username": "u", "password": "p", "token": ""}
+    wrong = await here.call("PUT", "/v1/buckets/orders", {"auth": {"user": "u"}})
+    assert (wrong.status, wrong.document["field"]) == (400, "auth.user")
 
 
 @pytest.mark.gen_test
-async def test_another_type_of_auth_in_what_was_read(tmp_path: Path) -> None:
+async def test_another_type_of_auth_in_what_was_read(here: World) -> None:
     """Clients that change it there send what the type before needed along; anything else would do nothing, and is
     refused."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.token("scoped", buckets=[bucket.id])
-        basic = {"type": "basic", "username": "u", "password": "p"}
-        for token in ("administrator", "scoped"):
-            for changed in ({"type": "none"}, {"type": "token", "token": "t"}):
-                await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
-                read = (await here.call("GET", "/v1/buckets/orders", token=token)).document
-                sent = {**read, "auth": {**read["auth"], **changed}}
-                answer = await here.call("PUT", "/v1/buckets/orders", sent, token=token)
-                assert answer.status == 200, answer.document
-                shown = (await here.call("GET", "/v1/buckets/orders")).document["auth"]
-                assert shown == {"username": "", "password": "", "token": "", **changed}
-        await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
-        for field in ("username", "password"):
-            sent = {"auth": {"type": "none", "username": "u", "password": "p", field: "another"}}
-            refused = await here.call("PUT", "/v1/buckets/orders", sent)
-            assert (refused.status, refused.document["field"]) == (400, f"auth.{field}")
+    bucket = await here.bucket("orders")
+    await here.token("scoped", buckets=[bucket.id])
+    basic = {"type": "basic", "username": "u", "password": "p"}
+    for token in ("administrator", "scoped"):
+        for changed in ({"type": "none"}, {"type": "token", "token": "t"}):
+            await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
+            read = (await here.call("GET", "/v1/buckets/orders", token=token)).document
+            sent = {**read, "auth": {**read["auth"], **changed}}
+            answer = await here.call("PUT", "/v1/buckets/orders", sent, token=token)
+            assert answer.status == 200, answer.document
+            shown = (await here.call("GET", "/v1/buckets/orders")).document["auth"]
+            assert shown == {"username": "", "password": "", "token": "", **changed}
+    await here.call("PUT", "/v1/buckets/orders", {"auth": basic})
+    for field in ("username", "password"):
+        sent = {"auth": {"type": "none", "username": "u", "password": "p", field: "another"}}
+        refused = await here.call("PUT", "/v1/buckets/orders", sent)
+        assert (refused.status, refused.document["field"]) == (400, f"auth.{field}")
 
 
 @pytest.mark.gen_test
-async def test_a_token_as_the_library_in_go_sends_it_back(tmp_path: Path) -> None:
+async def test_a_token_as_the_library_in_go_sends_it_back(here: World) -> None:
     """Whole, with what nobody can set; it reads a token that works as active."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        made = (await here.call("POST", "/v1/tokens", {"scopes": {"tunnels": None, "buckets": None}})).document
-        times = {"created_at": -62135596800, "updated_at": -62135596800, "last_login": ""}
-        sent = {**times, "id": made["key"], "description": "new", "api_access": "enabled", "active": False}
-        sent["scopes"] = {"tunnels": None, "buckets": ["orders"]}
-        changed = await here.call("PUT", f"/v1/tokens/{made['key']}", sent)
-        assert (changed.status, changed.document["description"]) == (200, "new"), changed.document
-        assert changed.document["scopes"]["buckets"] == [bucket.id]
-        shown = {each["key"]: each for each in (await here.call("GET", "/v1/tokens")).document}
-        mine = shown[here.tokens["administrator"][0]]
-        assert (mine["active"], mine["last_login"][10:11], mine["updated_at"]) == (True, "T", mine["created_at"])
-        assert shown[made["key"]]["last_login"] == ""
-        # By hand it would mean something.
-        refused = await here.call("PUT", f"/v1/tokens/{made['key']}", {"active": False})
-        assert (refused.status, refused.document["field"]) == (400, "active")
+    bucket = await here.bucket("orders")
+    made = (await here.call("POST", "/v1/tokens", {"scopes": {"tunnels": None, "buckets": None}})).document
+    times = {"created_at": -62135596800, "updated_at": -62135596800, "last_login": ""}
+    sent = {**times, "id": made["key"], "description": "new", "api_access": "enabled", "active": False}
+    sent["scopes"] = {"tunnels": None, "buckets": ["orders"]}
+    changed = await here.call("PUT", f"/v1/tokens/{made['key']}", sent)
+    assert (changed.status, changed.document["description"]) == (200, "new"), changed.document
+    assert changed.document["scopes"]["buckets"] == [bucket.id]
+    shown = {each["key"]: each for each in (await here.call("GET", "/v1/tokens")).document}
+    mine = shown[here.tokens["administrator"][0]]
+    assert (mine["active"], mine["last_login"][10:11], mine["updated_at"]) == (True, "T", mine["created_at"])
+    assert shown[made["key"]]["last_login"] == ""
+    # By hand it would mean something.
+    refused = await here.call("PUT", f"/v1/tokens/{made['key']}", {"active": False})
+    assert (refused.status, refused.document["field"]) == (400, "active")
 
 
 @pytest.mark.gen_test
-async def test_a_bucket_goes_without_force_with_its_first_input_alone(tmp_path: Path) -> None:
+async def test_a_bucket_goes_without_force_with_its_first_input_alone(here: World) -> None:
     """Also where that was renamed, and not where another one stands in its place."""
-    async with world(tmp_path) as here:
-        for replace in (False, True):
-            bucket = (await here.call("POST", "/v1/buckets", {"name": "orders"})).document
-            path = f"/v1/buckets/{bucket['id']}"
-            first = f"{path}/inputs/{bucket['inputs'][0]['id']}"
-            await here.call("PUT", first, {"name": "mine"})
-            if replace:
-                await here.call("POST", f"{path}/inputs", {"name": "other"})
-                assert (await here.call("DELETE", first)).status == 200
-                assert (await here.call("DELETE", path)).status == 412
-                for force in ("", "False"):
-                    assert (await here.call("DELETE", f"{path}?force={force}")).status == 412
-                # What Python's clients make of True.
-                assert (await here.call("DELETE", f"{path}?force=True")).status == 200
-            else:
-                assert (await here.call("DELETE", path)).status == 200
+    for replace in (False, True):
+        bucket = (await here.call("POST", "/v1/buckets", {"name": "orders"})).document
+        path = f"/v1/buckets/{bucket['id']}"
+        first = f"{path}/inputs/{bucket['inputs'][0]['id']}"
+        await here.call("PUT", first, {"name": "mine"})
+        if replace:
+            await here.call("POST", f"{path}/inputs", {"name": "other"})
+            assert (await here.call("DELETE", first)).status == 200
+            assert (await here.call("DELETE", path)).status == 412
+            for force in ("", "False"):
+                assert (await here.call("DELETE", f"{path}?force={force}")).status == 412
+            # What Python's clients make of True.
+            assert (await here.call("DELETE", f"{path}?force=True")).status == 200
+        else:
+            assert (await here.call("DELETE", path)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -318,30 +305,29 @@ def test_a_time_as_rfc_3339_has_it(text: str, time: int) -> None:
 
 
 @pytest.mark.gen_test
-async def test_queries_that_do_not_fit(tmp_path: Path) -> None:
+async def test_queries_that_do_not_fit(here: World) -> None:
     """A 400 that names the parameter; one with nothing behind its name is not there."""
-    async with world(tmp_path) as here:
-        bucket = await here.bucket("orders")
-        await here.send(bucket)
-        for path, field in (
-            ("/v1/events?bucket=orders&max_age=1d", "max_age"),
-            ("/v1/events?bucket=orders&max_age=h", "max_age"),
-            ("/v1/events?bucket=orders&max_age=-1h", "max_age"),
-            ("/v1/events?bucket=orders&max_age=999999999999h", "max_age"),
-            ("/v1/logs?bucket=orders&from=2026-1-1", "from"),
-            ("/v1/logs?bucket=orders&from=2026-02-30", "from"),
-            ("/v1/logs?bucket=orders&from=2026-13-01T00:00:00Z", "from"),
-            ("/v1/logs?bucket=orders&to=2026-01-01T00:00:00", "to"),
-            ("/v1/logs?bucket=orders&limit=many", "limit"),
-        ):
-            answer = await here.call("GET", path)
-            assert (answer.status, answer.document.get("field")) == (400, field), path
-        listed = await here.call("GET", "/v1/logs?bucket=orders&limit=&offset=&from=&to=&status=")
-        assert (listed.status, listed.document["total"]) == (200, 1)
-        later = await here.call("GET", "/v1/logs?bucket=orders&from=2999-01-01T00:00:00Z")
-        assert (later.status, later.document["total"]) == (200, 0)
-        drained = await here.call("GET", "/v1/events?bucket=orders&limit=&max_age=24h")
-        assert (drained.status, len(drained.document["logs"])) == (200, 1)
+    bucket = await here.bucket("orders")
+    await here.send(bucket)
+    for path, field in (
+        ("/v1/events?bucket=orders&max_age=1d", "max_age"),
+        ("/v1/events?bucket=orders&max_age=h", "max_age"),
+        ("/v1/events?bucket=orders&max_age=-1h", "max_age"),
+        ("/v1/events?bucket=orders&max_age=999999999999h", "max_age"),
+        ("/v1/logs?bucket=orders&from=2026-1-1", "from"),
+        ("/v1/logs?bucket=orders&from=2026-02-30", "from"),
+        ("/v1/logs?bucket=orders&from=2026-13-01T00:00:00Z", "from"),
+        ("/v1/logs?bucket=orders&to=2026-01-01T00:00:00", "to"),
+        ("/v1/logs?bucket=orders&limit=many", "limit"),
+    ):
+        answer = await here.call("GET", path)
+        assert (answer.status, answer.document.get("field")) == (400, field), path
+    listed = await here.call("GET", "/v1/logs?bucket=orders&limit=&offset=&from=&to=&status=")
+    assert (listed.status, listed.document["total"]) == (200, 1)
+    later = await here.call("GET", "/v1/logs?bucket=orders&from=2999-01-01T00:00:00Z")
+    assert (later.status, later.document["total"]) == (200, 0)
+    drained = await here.call("GET", "/v1/events?bucket=orders&limit=&max_age=24h")
+    assert (drained.status, len(drained.document["logs"])) == (200, 1)
 
 
 @pytest.mark.parametrize(
@@ -362,70 +348,65 @@ async def test_queries_that_do_not_fit(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.gen_test
-async def test_an_answer_in_parts(tmp_path: Path, form: dict[str, Any], expected: tuple[str, int, bytes]) -> None:
+async def test_an_answer_in_parts(here: World, form: dict[str, Any], expected: tuple[str, int, bytes]) -> None:
     """A status by its number, a body as a list of bytes, and one of status and code alone."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        assert (await here.call("PUT", f"/v1/logs/{log}", json.dumps(form).encode())).status == 200
-        shown = (await here.call("GET", f"/v1/logs/{log}")).document
-        assert (shown["status"], shown["status_code"], base64.b64decode(shown["response_body"])) == expected
+    log = await here.send(await here.bucket("orders"))
+    assert (await here.call("PUT", f"/v1/logs/{log}", json.dumps(form).encode())).status == 200
+    shown = (await here.call("GET", f"/v1/logs/{log}")).document
+    assert (shown["status"], shown["status_code"], base64.b64decode(shown["response_body"])) == expected
 
 
 @pytest.mark.gen_test
-async def test_an_answer_that_says_nothing(tmp_path: Path) -> None:
+async def test_an_answer_that_says_nothing(here: World) -> None:
     """A 400 that names the field."""
-    async with world(tmp_path) as here:
-        log = await here.send(await here.bucket("orders"))
-        for form, field in (
-            ({"response_body": "x"}, "status_code"),
-            ({"status": "preparing"}, "status_code"),
-            ({"status_code": 200, "status": 6}, "status"),
-            ({"status_code": 200, "status": True}, "status"),
-            ({"status_code": 200, "response_body": [256]}, "response_body"),
-            ({"status_code": 200, "response_body": ["a"]}, "response_body"),
-        ):
-            answer = await here.call("PUT", f"/v1/logs/{log}", form)
-            assert (answer.status, answer.document.get("field")) == (400, field), form
+    log = await here.send(await here.bucket("orders"))
+    for form, field in (
+        ({"response_body": "x"}, "status_code"),
+        ({"status": "preparing"}, "status_code"),
+        ({"status_code": 200, "status": 6}, "status"),
+        ({"status_code": 200, "status": True}, "status"),
+        ({"status_code": 200, "response_body": [256]}, "response_body"),
+        ({"status_code": 200, "response_body": ["a"]}, "response_body"),
+    ):
+        answer = await here.call("PUT", f"/v1/logs/{log}", form)
+        assert (answer.status, answer.document.get("field")) == (400, field), form
 
 
 @pytest.mark.gen_test
-async def test_a_timeout_is_whole_seconds(tmp_path: Path) -> None:
+async def test_a_timeout_is_whole_seconds(here: World) -> None:
     """A client in Go reads no other, nor any bucket of a list that has one."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        refused = await here.call("POST", "/v1/buckets/orders/outputs", {"timeout": 1.5})
-        assert (refused.status, refused.document["field"]) == (400, "timeout")
-        made = await here.call("POST", "/v1/buckets/orders/outputs", {"timeout": 5.0})
-        assert (made.status, type(made.document["timeout"])) == (201, int)
+    await here.bucket("orders")
+    refused = await here.call("POST", "/v1/buckets/orders/outputs", {"timeout": 1.5})
+    assert (refused.status, refused.document["field"]) == (400, "timeout")
+    made = await here.call("POST", "/v1/buckets/orders/outputs", {"timeout": 5.0})
+    assert (made.status, type(made.document["timeout"])) == (201, int)
 
 
 @pytest.mark.gen_test
-async def test_whole_numbers_stay_whole(tmp_path: Path) -> None:
+async def test_whole_numbers_stay_whole(here: World) -> None:
     """5.0 in what comes is 5 in what goes out, in every part of an output: as above."""
     throttle = {"enabled": True, "mode": "rate", "rate": 10.0, "deadline": 3.6e12}
     durability = {"enabled": True, "schedule": "custom", "custom_delays": [1e9, 2], "deadline": 3.6e12}
 
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        body = {"retries": 2.0, "throttle": throttle, "durability": durability}
-        made = await here.call("POST", "/v1/buckets/orders/outputs", body)
-        assert (made.status, made.document["throttle"]) == (201, throttle)
-        shown = (await here.call("GET", "/v1/buckets/orders")).document["outputs"][0]
-        numbers = [shown["retries"], shown["throttle"]["rate"], shown["throttle"]["deadline"]]
-        numbers += [shown["durability"]["deadline"], *shown["durability"]["custom_delays"]]
-        assert [(type(each), each) for each in numbers] == [
-            (int, each) for each in (2, 10, 3_600_000_000_000, 3_600_000_000_000, 1_000_000_000, 2)
-        ]
+    await here.bucket("orders")
+    body = {"retries": 2.0, "throttle": throttle, "durability": durability}
+    made = await here.call("POST", "/v1/buckets/orders/outputs", body)
+    assert (made.status, made.document["throttle"]) == (201, throttle)
+    shown = (await here.call("GET", "/v1/buckets/orders")).document["outputs"][0]
+    numbers = [shown["retries"], shown["throttle"]["rate"], shown["throttle"]["deadline"]]
+    numbers += [shown["durability"]["deadline"], *shown["durability"]["custom_delays"]]
+    assert [(type(each), each) for each in numbers] == [
+        (int, each) for each in (2, 10, 3_600_000_000_000, 3_600_000_000_000, 1_000_000_000, 2)
+    ]
 
 
 @pytest.mark.gen_test
-async def test_names_as_the_agent_of_the_original_gives_them(tmp_path: Path) -> None:
+async def test_names_as_the_agent_of_the_original_gives_them(here: World) -> None:
     """An output is called as its destination is, and an input after it, however long that is."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        destination = "http://jenkins:8080/generic-webhook-trigger/invoke?token=".ljust(2_048, "a")
-        name = f"ingress for {destination}"
-        made = await here.call("POST", "/v1/buckets/orders/inputs", {"name": name})
-        assert (made.status, made.document["name"]) == (201, name)
-        made = await here.call("POST", "/v1/buckets/orders/outputs", {"name": destination, "destination": destination})
-        assert (made.status, made.document["name"]) == (201, destination)
+    await here.bucket("orders")
+    destination = "http://jenkins:8080/generic-webhook-trigger/invoke?token=".ljust(2_048, "a")
+    name = f"ingress for {destination}"
+    made = await here.call("POST", "/v1/buckets/orders/inputs", {"name": name})
+    assert (made.status, made.document["name"]) == (201, name)
+    made = await here.call("POST", "/v1/buckets/orders/outputs", {"name": destination, "destination": destination})
+    assert (made.status, made.document["name"]) == (201, destination)

@@ -14,43 +14,42 @@ from tests.handlers.streams import Source
 
 
 @pytest.mark.gen_test
-async def test_make_change_and_revoke(tmp_path: Path) -> None:
+async def test_make_change_and_revoke(here: World) -> None:
     """The secret is shown once; scopes are given by names or ids and kept as ids; a revoked token opens nothing."""
-    async with world(tmp_path) as here:
-        bucket, other = await here.bucket("orders"), await here.bucket("billing")
-        body = {
-            "description": "worker",
-            "scopes": {"buckets": ["orders", other.id], "tunnels": ["t-2", "t-1"]},
-            "api_access": "enabled",
-        }
-        made = await here.call("POST", "/v1/tokens", body)
-        assert made.status == 201
-        key = made.document["key"]
-        here.tokens["worker"] = (key, made.document["secret"])
-        assert made.document["scopes"]["buckets"] == sorted([bucket.id, other.id])
-        listed = (await here.call("GET", "/v1/tokens")).document
-        assert [each["key"] for each in listed] == [here.tokens["administrator"][0], key]
-        assert made.document["secret"] not in json.dumps(listed)
-        assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 2
-        assert listed[1]["scopes"]["tunnels"] == ["t-2", "t-1"]
-        # What was read may be sent back with a change.
-        changed = await here.call("PUT", f"/v1/tokens/{key}", {**listed[1], "scopes": {"buckets": ["orders"]}})
-        assert (changed.status, changed.document["description"]) == (200, "worker")
-        assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": ["t-2", "t-1"]}
-        for tunnels in (["t-3"], None):
-            changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": {"tunnels": tunnels}})
-            assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": tunnels or []}
-        # Only an empty list is every bucket: null leaves the scope as it is.
-        for scopes in ({"buckets": None, "tunnels": None}, {}, None):
-            changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": scopes})
-            assert changed.document["scopes"]["buckets"] == [bucket.id]
-        assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 1
-        assert (await here.call("PUT", f"/v1/tokens/{key}", {"api_access": "disabled"})).status == 200
-        assert (await here.call("GET", "/v1/buckets", token="worker")).status == 403
-        deleted = await here.call("DELETE", f"/v1/tokens/{key}")
-        assert (deleted.status, deleted.document) == (200, {"id": key, "status": "deleted"})
-        assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
-        assert (await here.call("DELETE", f"/v1/tokens/{key}")).status == 404
+    bucket, other = await here.bucket("orders"), await here.bucket("billing")
+    body = {
+        "description": "worker",
+        "scopes": {"buckets": ["orders", other.id], "tunnels": ["t-2", "t-1"]},
+        "api_access": "enabled",
+    }
+    made = await here.call("POST", "/v1/tokens", body)
+    assert made.status == 201
+    key = made.document["key"]
+    here.tokens["worker"] = (key, made.document["secret"])
+    assert made.document["scopes"]["buckets"] == sorted([bucket.id, other.id])
+    listed = (await here.call("GET", "/v1/tokens")).document
+    assert [each["key"] for each in listed] == [here.tokens["administrator"][0], key]
+    assert made.document["secret"] not in json.dumps(listed)
+    assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 2
+    assert listed[1]["scopes"]["tunnels"] == ["t-2", "t-1"]
+    # What was read may be sent back with a change.
+    changed = await here.call("PUT", f"/v1/tokens/{key}", {**listed[1], "scopes": {"buckets": ["orders"]}})
+    assert (changed.status, changed.document["description"]) == (200, "worker")
+    assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": ["t-2", "t-1"]}
+    for tunnels in (["t-3"], None):
+        changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": {"tunnels": tunnels}})
+        assert changed.document["scopes"] == {"buckets": [bucket.id], "tunnels": tunnels or []}
+    # Only an empty list is every bucket: null leaves the scope as it is.
+    for scopes in ({"buckets": None, "tunnels": None}, {}, None):
+        changed = await here.call("PUT", f"/v1/tokens/{key}", {"scopes": scopes})
+        assert changed.document["scopes"]["buckets"] == [bucket.id]
+    assert len((await here.call("GET", "/v1/buckets", token="worker")).document) == 1
+    assert (await here.call("PUT", f"/v1/tokens/{key}", {"api_access": "disabled"})).status == 200
+    assert (await here.call("GET", "/v1/buckets", token="worker")).status == 403
+    deleted = await here.call("DELETE", f"/v1/tokens/{key}")
+    assert (deleted.status, deleted.document) == (200, {"id": key, "status": "deleted"})
+    assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
+    assert (await here.call("DELETE", f"/v1/tokens/{key}")).status == 404
 
 
 @pytest.mark.gen_test
@@ -90,109 +89,103 @@ async def test_the_last_use_of_a_token(tmp_path: Path) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_durable_token(tmp_path: Path) -> None:
+async def test_a_durable_token(here: World) -> None:
     """Said when it is made, or changed, and shown; what is left out stays."""
-    async with world(tmp_path) as here:
-        made = await here.call("POST", "/v1/tokens", {"durable": True})
-        assert (made.status, made.document["durable"]) == (201, True)
-        path = f"/v1/tokens/{made.document['key']}"
-        assert (await here.call("PUT", path, {"description": "x"})).document["durable"] is True
-        assert (await here.call("PUT", path, {"durable": False})).document["durable"] is False
-        assert (await here.call("POST", "/v1/tokens", {})).document["durable"] is False
-        for wrong in (1, "true", None):
-            refused = await here.call("POST", "/v1/tokens", {"durable": wrong})
-            assert (refused.status, refused.document["field"]) == (400, "durable")
+    made = await here.call("POST", "/v1/tokens", {"durable": True})
+    assert (made.status, made.document["durable"]) == (201, True)
+    path = f"/v1/tokens/{made.document['key']}"
+    assert (await here.call("PUT", path, {"description": "x"})).document["durable"] is True
+    assert (await here.call("PUT", path, {"durable": False})).document["durable"] is False
+    assert (await here.call("POST", "/v1/tokens", {})).document["durable"] is False
+    for wrong in (1, "true", None):
+        refused = await here.call("POST", "/v1/tokens", {"durable": wrong})
+        assert (refused.status, refused.document["field"]) == (400, "durable")
 
 
 @pytest.mark.gen_test
-async def test_scopes(tmp_path: Path) -> None:
+async def test_scopes(here: World) -> None:
     """An empty list is every bucket; an unknown name is a 400; a deleted bucket's id may stay, and its name made anew
     is not in the scope."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        for scopes in ({}, None, {"buckets": []}, {"buckets": None}):
-            made = await here.call("POST", "/v1/tokens", {"scopes": scopes})
-            assert (made.status, made.document["scopes"]["buckets"]) == (201, []), scopes
-        key = await here.token("worker", buckets=["orders"])
-        for method, path in (("POST", "/v1/tokens"), ("PUT", f"/v1/tokens/{key}")):
-            refused = await here.call(method, path, {"scopes": {"buckets": ["nothing"]}})
-            assert (refused.status, refused.document["field"]) == (400, "scopes.buckets")
-            assert refused.document["message"].startswith("scopes.buckets: there is no bucket 'nothing'")
-        await here.relay.administration.delete_bucket("orders")
-        await here.bucket("orders")
-        shown = (await here.call("GET", "/v1/tokens")).document[-1]
-        assert (await here.call("PUT", f"/v1/tokens/{key}", shown)).status == 200
-        assert (await here.call("GET", "/v1/buckets", token="worker")).document == []
+    await here.bucket("orders")
+    for scopes in ({}, None, {"buckets": []}, {"buckets": None}):
+        made = await here.call("POST", "/v1/tokens", {"scopes": scopes})
+        assert (made.status, made.document["scopes"]["buckets"]) == (201, []), scopes
+    key = await here.token("worker", buckets=["orders"])
+    for method, path in (("POST", "/v1/tokens"), ("PUT", f"/v1/tokens/{key}")):
+        refused = await here.call(method, path, {"scopes": {"buckets": ["nothing"]}})
+        assert (refused.status, refused.document["field"]) == (400, "scopes.buckets")
+        assert refused.document["message"].startswith("scopes.buckets: there is no bucket 'nothing'")
+    await here.relay.administration.delete_bucket("orders")
+    await here.bucket("orders")
+    shown = (await here.call("GET", "/v1/tokens")).document[-1]
+    assert (await here.call("PUT", f"/v1/tokens/{key}", shown)).status == 200
+    assert (await here.call("GET", "/v1/buckets", token="worker")).document == []
 
 
 @pytest.mark.gen_test
-async def test_what_does_not_fit(tmp_path: Path) -> None:
+async def test_what_does_not_fit(here: World) -> None:
     """A 400 that names the field."""
-    async with world(tmp_path) as here:
-        for body, field in (
-            ({"api_access": "yes"}, "api_access"),
-            ({"api_access": True}, "api_access"),
-            ({"scopes": []}, "scopes"),
-            ({"scopes": {"buckets": "orders"}}, "scopes.buckets"),
-            ({"scopes": {"bucket": []}}, "scopes.bucket"),
-            ({"expires_at": "soon"}, "expires_at"),
-            ({"expires_at": "2030"}, "expires_at"),
-            ({"expires_at": -1}, "expires_at"),
-            ({"description": 1}, "description"),
-            ({"name": "x"}, "name"),
-        ):
-            answer = await here.call("POST", "/v1/tokens", body)
-            assert (answer.status, answer.document.get("field")) == (400, field), body
+    for body, field in (
+        ({"api_access": "yes"}, "api_access"),
+        ({"api_access": True}, "api_access"),
+        ({"scopes": []}, "scopes"),
+        ({"scopes": {"buckets": "orders"}}, "scopes.buckets"),
+        ({"scopes": {"bucket": []}}, "scopes.bucket"),
+        ({"expires_at": "soon"}, "expires_at"),
+        ({"expires_at": "2030"}, "expires_at"),
+        ({"expires_at": -1}, "expires_at"),
+        ({"description": 1}, "description"),
+        ({"name": "x"}, "name"),
+    ):
+        answer = await here.call("POST", "/v1/tokens", body)
+        assert (answer.status, answer.document.get("field")) == (400, field), body
 
 
 @pytest.mark.gen_test
-async def test_a_key_that_is_none(tmp_path: Path) -> None:
+async def test_a_key_that_is_none(here: World) -> None:
     """The answer names what lists the keys; where it is a secret, its token's key, and never the secret."""
-    async with world(tmp_path) as here:
-        unknown = await here.call("DELETE", "/v1/tokens/nosuch")
-        said = "there is no token with this key: GET /v1/tokens lists the keys"
-        assert (unknown.status, unknown.document["message"]) == (404, said)
-        made = (await here.call("POST", "/v1/tokens", {"description": "d"})).document
-        refused = await here.call("DELETE", f"/v1/tokens/{made['secret']}")
-        said = f"this is the secret of a token, not its key: its key is {made['key']}"
-        assert (refused.status, refused.document["message"]) == (404, said)
+    unknown = await here.call("DELETE", "/v1/tokens/nosuch")
+    said = "there is no token with this key: GET /v1/tokens lists the keys"
+    assert (unknown.status, unknown.document["message"]) == (404, said)
+    made = (await here.call("POST", "/v1/tokens", {"description": "d"})).document
+    refused = await here.call("DELETE", f"/v1/tokens/{made['secret']}")
+    said = f"this is the secret of a token, not its key: its key is {made['key']}"
+    assert (refused.status, refused.document["message"]) == (404, said)
 
 
 @pytest.mark.gen_test
-async def test_rotation_at_once(tmp_path: Path) -> None:
+async def test_rotation_at_once(here: World) -> None:
     """The new secret opens, the old one does not, and sockets that were opened with it are closed for good."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        key = await here.token("worker")
-        async with here.socket("worker", "orders") as socket:
-            rotated = await here.call("POST", f"/v1/tokens/{key}/rotate")
-            assert rotated.status == 200
-            async with asyncio.timeout(60):
-                await socket.wait_closed()
-            assert socket.close_code == 4503
-        assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
-        here.tokens["worker"] = (key, rotated.document["secret"])
-        assert (await here.call("GET", "/v1/buckets", token="worker")).status == 200
+    await here.bucket("orders")
+    key = await here.token("worker")
+    async with here.socket("worker", "orders") as socket:
+        rotated = await here.call("POST", f"/v1/tokens/{key}/rotate")
+        assert rotated.status == 200
+        async with asyncio.timeout(60):
+            await socket.wait_closed()
+        assert socket.close_code == 4503
+    assert (await here.call("GET", "/v1/buckets", token="worker")).status == 401
+    here.tokens["worker"] = (key, rotated.document["secret"])
+    assert (await here.call("GET", "/v1/buckets", token="worker")).status == 200
 
 
 @pytest.mark.gen_test
-async def test_rotation_with_a_grace(tmp_path: Path) -> None:
+async def test_rotation_with_a_grace(here: World) -> None:
     """Both secrets open until it ends; then the old one does not, and its sockets are closed, the new one's not."""
-    async with world(tmp_path) as here:
-        await here.bucket("orders")
-        key = await here.token("old")
-        async with here.socket("old", "orders") as before:
-            refused = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": "1.5"})
-            assert (refused.status, refused.document["field"]) == (400, "grace")
-            rotated = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": 1.5})
-            here.tokens["new"] = (key, rotated.document["secret"])
-            async with here.socket("old", "orders") as during, here.socket("new", "orders") as renewed:
-                for token in ("old", "new"):
-                    assert (await here.call("GET", "/v1/buckets", token=token)).status == 200
-                async with asyncio.timeout(60):
-                    await asyncio.gather(before.wait_closed(), during.wait_closed())
-                assert (before.close_code, during.close_code) == (4503, 4503)
-                assert (await here.call("GET", "/v1/buckets", token="old")).status == 401
-                assert (await here.call("GET", "/v1/buckets", token="new")).status == 200
-                await here.send(await here.bucket("more"))
-                assert renewed.close_code is None
+    await here.bucket("orders")
+    key = await here.token("old")
+    async with here.socket("old", "orders") as before:
+        refused = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": "1.5"})
+        assert (refused.status, refused.document["field"]) == (400, "grace")
+        rotated = await here.call("POST", f"/v1/tokens/{key}/rotate", {"grace": 1.5})
+        here.tokens["new"] = (key, rotated.document["secret"])
+        async with here.socket("old", "orders") as during, here.socket("new", "orders") as renewed:
+            for token in ("old", "new"):
+                assert (await here.call("GET", "/v1/buckets", token=token)).status == 200
+            async with asyncio.timeout(60):
+                await asyncio.gather(before.wait_closed(), during.wait_closed())
+            assert (before.close_code, during.close_code) == (4503, 4503)
+            assert (await here.call("GET", "/v1/buckets", token="old")).status == 401
+            assert (await here.call("GET", "/v1/buckets", token="new")).status == 200
+            await here.send(await here.bucket("more"))
+            assert renewed.close_code is None

@@ -137,20 +137,17 @@ def test_each_kind_of_token_may_do_what_the_table_says(tmp_path: Path) -> None:
     ("method", "path", "body"), [(m, p, b) for m, p, b, outcomes in ROWS if outcomes[-1] == HIDDEN]
 )
 @pytest.mark.gen_test
-async def test_a_hidden_thing_answers_as_one_that_is_not_there(
-    tmp_path: Path, method: str, path: str, body: Any
-) -> None:
+async def test_a_hidden_thing_answers_as_one_that_is_not_there(here: World, method: str, path: str, body: Any) -> None:
     """Another's bucket and a bucket that never was give the same answer, but for the name that was asked for."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        missing = {"bucket": "0" * 36, "input": "0" * 36, "output": "0" * 36, "log": "k3v9x1q7m2ab-1", "token": "",
-                   "public": "0" * 36, "consumer": "worker"}  # fmt: skip
-        hidden = await here.call(method, path.format(**things), body, "other")
-        absent = await here.call(method, path.format(**missing), body, "other")
-        assert (hidden.status, absent.status) == (404, 404)
-        for name in ("bucket", "log"):
-            hidden.document["message"] = hidden.document["message"].replace(things[name], missing[name])
-        assert hidden.document == absent.document
+    things = await populate(here, 0)
+    missing = {"bucket": "0" * 36, "input": "0" * 36, "output": "0" * 36, "log": "k3v9x1q7m2ab-1", "token": "",
+               "public": "0" * 36, "consumer": "worker"}  # fmt: skip
+    hidden = await here.call(method, path.format(**things), body, "other")
+    absent = await here.call(method, path.format(**missing), body, "other")
+    assert (hidden.status, absent.status) == (404, 404)
+    for name in ("bucket", "log"):
+        hidden.document["message"] = hidden.document["message"].replace(things[name], missing[name])
+    assert hidden.document == absent.document
 
 
 # Method and path of what a consumer has, and its body.
@@ -166,251 +163,244 @@ OF_A_CONSUMER: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.gen_test
-async def test_a_tokens_position_is_its_own(tmp_path: Path) -> None:
+async def test_a_tokens_position_is_its_own(here: World) -> None:
     """A durable token's consumer is seen and moved by administrators and by that token; for others it is not there,
     in no list and by no path. Clients' and outputs' are whoever's the bucket is."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        key = await here.token("durable", buckets=["orders-0"], durable=True)
-        consumers = f"/v1/buckets/{things['bucket']}/consumers"
-        theirs = {("client", "worker"), ("output", "2")}
-        for who, expected in (
-            ("administrator", theirs | {("token", key)}),
-            ("durable", theirs | {("token", key)}),
-            ("scoped with API", theirs),
-        ):
-            listed = (await here.call("GET", consumers, token=who)).document
-            assert {(each["kind"], each["name"]) for each in listed} == expected, who
-        for method, part, body in OF_A_CONSUMER:
-            hidden = await here.call(method, f"{consumers}/token:{key}{part}", body, "scoped with API")
-            absent = await here.call(method, f"{consumers}/token:nobody{part}", body, "scoped with API")
-            assert (hidden.status, absent.status) == (404, 404), (method, part, hidden.document)
-            hidden.document["message"] = hidden.document["message"].replace(key, "nobody")
-            assert hidden.document == absent.document
-            # Its position can be neither deleted nor given single events.
-            may = 412 if part == "/replay" or (method, part) == ("DELETE", "") else 200
-            for who in ("administrator", "durable"):
-                answer = await here.call(method, f"{consumers}/token:{key}{part}", body, who)
-                assert answer.status == may, (who, method, part, answer.document)
-        series = f"/v1/series?bucket={things['bucket']}&consumer=token:"
-        for name in (key, "nobody"):
-            assert (await here.call("GET", series + name, token="scoped with API")).status == 404
+    things = await populate(here, 0)
+    key = await here.token("durable", buckets=["orders-0"], durable=True)
+    consumers = f"/v1/buckets/{things['bucket']}/consumers"
+    theirs = {("client", "worker"), ("output", "2")}
+    for who, expected in (
+        ("administrator", theirs | {("token", key)}),
+        ("durable", theirs | {("token", key)}),
+        ("scoped with API", theirs),
+    ):
+        listed = (await here.call("GET", consumers, token=who)).document
+        assert {(each["kind"], each["name"]) for each in listed} == expected, who
+    for method, part, body in OF_A_CONSUMER:
+        hidden = await here.call(method, f"{consumers}/token:{key}{part}", body, "scoped with API")
+        absent = await here.call(method, f"{consumers}/token:nobody{part}", body, "scoped with API")
+        assert (hidden.status, absent.status) == (404, 404), (method, part, hidden.document)
+        hidden.document["message"] = hidden.document["message"].replace(key, "nobody")
+        assert hidden.document == absent.document
+        # Its position can be neither deleted nor given single events.
+        may = 412 if part == "/replay" or (method, part) == ("DELETE", "") else 200
         for who in ("administrator", "durable"):
-            assert (await here.call("GET", series + key, token=who)).status == 200
-        here.relay._site.rest.lags = lambda: [
-            ConsumerLevel(things["bucket"], f"token:{key}", 9, 90.0, 0),
-            ConsumerLevel(things["bucket"], "worker", 1, 5.0, 0),
-        ]
-        for who, slowest in (
-            ("administrator", f"token:{key}"),
-            ("durable", f"token:{key}"),
-            ("scoped with API", "worker"),
-        ):
-            status = (await here.call("GET", "/v1/status", token=who)).document
-            assert [each["lag"]["consumer"] for each in status["buckets"] if each["name"] == "orders-0"] == [slowest]
-        for method, part, body in OF_A_CONSUMER[:-1]:
-            answer = await here.call(method, f"{consumers}/output:2{part}", body, "scoped with API")
-            assert answer.status == 200, (method, part, answer.document)
+            answer = await here.call(method, f"{consumers}/token:{key}{part}", body, who)
+            assert answer.status == may, (who, method, part, answer.document)
+    series = f"/v1/series?bucket={things['bucket']}&consumer=token:"
+    for name in (key, "nobody"):
+        assert (await here.call("GET", series + name, token="scoped with API")).status == 404
+    for who in ("administrator", "durable"):
+        assert (await here.call("GET", series + key, token=who)).status == 200
+    here.relay._site.rest.lags = lambda: [
+        ConsumerLevel(things["bucket"], f"token:{key}", 9, 90.0, 0),
+        ConsumerLevel(things["bucket"], "worker", 1, 5.0, 0),
+    ]
+    for who, slowest in (
+        ("administrator", f"token:{key}"),
+        ("durable", f"token:{key}"),
+        ("scoped with API", "worker"),
+    ):
+        status = (await here.call("GET", "/v1/status", token=who)).document
+        assert [each["lag"]["consumer"] for each in status["buckets"] if each["name"] == "orders-0"] == [slowest]
+    for method, part, body in OF_A_CONSUMER[:-1]:
+        answer = await here.call(method, f"{consumers}/output:2{part}", body, "scoped with API")
+        assert answer.status == 200, (method, part, answer.document)
 
 
 @pytest.mark.gen_test
-async def test_lists_hold_only_the_tokens_buckets(tmp_path: Path) -> None:
+async def test_lists_hold_only_the_tokens_buckets(here: World) -> None:
     """Buckets, logs, usage and connected clients of others are not in any list."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        async with here.socket("scoped with API", things["bucket"]), here.socket("administrator"):
-            buckets = (await here.call("GET", "/v1/buckets", token="other")).document
-            assert [each["name"] for each in buckets] == ["other-0"]
-            assert (await here.call("GET", "/v1/logs", token="other")).document["data"] == []
-            assert (await here.call("GET", "/v1/usage", token="other")).document["usage"] == {
-                "buckets": 1,
-                "inputs": 1,
-                "outputs": 0,
-                "webhooks": 0,
-                "webhooks_stored": 0,
-                "connected_clients": 1,
-            }
-            clients = (await here.call("GET", "/v1/connected-clients", token="other")).document["webhook_clients"]
-            assert [(each["access_token_key"], each["buckets"]) for each in clients] == [("", ["other-0"])]
+    things = await populate(here, 0)
+    async with here.socket("scoped with API", things["bucket"]), here.socket("administrator"):
+        buckets = (await here.call("GET", "/v1/buckets", token="other")).document
+        assert [each["name"] for each in buckets] == ["other-0"]
+        assert (await here.call("GET", "/v1/logs", token="other")).document["data"] == []
+        assert (await here.call("GET", "/v1/usage", token="other")).document["usage"] == {
+            "buckets": 1,
+            "inputs": 1,
+            "outputs": 0,
+            "webhooks": 0,
+            "webhooks_stored": 0,
+            "connected_clients": 1,
+        }
+        clients = (await here.call("GET", "/v1/connected-clients", token="other")).document["webhook_clients"]
+        assert [(each["access_token_key"], each["buckets"]) for each in clients] == [("", ["other-0"])]
 
 
 @pytest.mark.gen_test
-async def test_what_all_buckets_share_is_an_administrators(tmp_path: Path) -> None:
+async def test_what_all_buckets_share_is_an_administrators(here: World) -> None:
     """A token with some buckets can't find out by a name, a route or an id whether it is taken."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        bucket = f"/v1/buckets/{things['bucket']}"
-        inputs = f"{bucket}/inputs"
-        for method, path, body in (
-            ("PUT", bucket, {"name": "other-0"}),
-            ("PUT", bucket, {"name": "free"}),
-            ("POST", inputs, {"id": "chosen"}),
-            ("POST", inputs, {"custom_domain": "hooks.example.org"}),
-            ("PUT", f"{inputs}/{things['input']}", {"path_prefix": "/shop"}),
-        ):
-            answer = await here.call(method, path, body, "scoped with API")
-            assert (answer.status, answer.document["code"]) == (403, "forbidden"), (path, body)
+    things = await populate(here, 0)
+    bucket = f"/v1/buckets/{things['bucket']}"
+    inputs = f"{bucket}/inputs"
+    for method, path, body in (
+        ("PUT", bucket, {"name": "other-0"}),
+        ("PUT", bucket, {"name": "free"}),
+        ("POST", inputs, {"id": "chosen"}),
+        ("POST", inputs, {"custom_domain": "hooks.example.org"}),
+        ("PUT", f"{inputs}/{things['input']}", {"path_prefix": "/shop"}),
+    ):
+        answer = await here.call(method, path, body, "scoped with API")
+        assert (answer.status, answer.document["code"]) == (403, "forbidden"), (path, body)
 
 
 @pytest.mark.gen_test
-async def test_secrets_are_shown_to_administrators_only(tmp_path: Path) -> None:
+async def test_secrets_are_shown_to_administrators_only(here: World) -> None:
     """Others read them empty, and what they read they may send back without a change."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        path = f"/v1/buckets/{things['bucket']}"
-        rules = {"match": {"type": "payload-hash-sha256", "secret": "hmac-key", "parameter": SIGNED}}
-        for where, body in (
-            (path, {"auth": {"type": "basic", "username": "u", "password": "hidden-password"}}),
-            (f"{path}/inputs/{things['input']}", {"verify": {"provider": "github", "secrets": ["hidden-secret"]}}),
-            (f"{path}/outputs/{things['output']}/rules", rules),
-            (f"{path}/outputs/{things['output']}", {"secret": "whsec_hidden0h"}),
-        ):
-            assert (await here.call("PUT", where, body)).status == 200
-        before = (await here.call("GET", path)).document
-        seen = (await here.call("GET", path, token="scoped with API")).document
-        assert seen["auth"] == {"type": "basic", "username": "u", "password": "", "token": ""}
-        assert seen["inputs"][0]["verify"]["secrets"] == []
-        assert seen["outputs"][0]["rules"]["match"]["secret"] == ""
-        assert (seen["outputs"][0]["secret"], before["outputs"][0]["secret"]) == ("", "whsec_hidden0h")
-        for part, where in (
-            (seen, path),
-            (seen["inputs"][0], f"{path}/inputs/{things['input']}"),
-            (seen["outputs"][0], f"{path}/outputs/{things['output']}"),
-        ):
-            answer = await here.call("PUT", where, {**part, "description": "mine"}, "scoped with API")
-            assert answer.status == 200, answer.document
-            assert "hidden" not in str(answer.document)
-        partly = {"auth": {"type": "basic", "username": "new", "password": ""}}
-        assert (await here.call("PUT", path, partly, "scoped with API")).status == 200
-        partly = {"verify": {"provider": "github", "secrets": [], "on_failure": "mark"}}
-        where = f"{path}/inputs/{things['input']}"
-        assert (await here.call("PUT", where, partly, "scoped with API")).status == 200
-        after = (await here.call("GET", path)).document
-        assert (after["auth"].pop("username"), before["auth"].pop("username")) == ("new", "u")
-        marked, verify = (each["inputs"][0]["verify"].pop("on_failure") for each in (after, before))
-        assert (marked, verify) == ("mark", "reject")
-        assert after["auth"] == before["auth"]
-        assert after["inputs"][0]["verify"] == before["inputs"][0]["verify"]
-        assert after["outputs"][0]["rules"] == before["outputs"][0]["rules"]
-        assert after["outputs"][0]["secret"] == before["outputs"][0]["secret"]
-        assert after["description"] == "mine"
+    things = await populate(here, 0)
+    path = f"/v1/buckets/{things['bucket']}"
+    rules = {"match": {"type": "payload-hash-sha256", "secret": "hmac-key", "parameter": SIGNED}}
+    for where, body in (
+        (path, {"auth": {"type": "basic", "username": "u", "password": "hidden-password"}}),
+        (f"{path}/inputs/{things['input']}", {"verify": {"provider": "github", "secrets": ["hidden-secret"]}}),
+        (f"{path}/outputs/{things['output']}/rules", rules),
+        (f"{path}/outputs/{things['output']}", {"secret": "whsec_hidden0h"}),
+    ):
+        assert (await here.call("PUT", where, body)).status == 200
+    before = (await here.call("GET", path)).document
+    seen = (await here.call("GET", path, token="scoped with API")).document
+    assert seen["auth"] == {"type": "basic", "username": "u", "password": "", "token": ""}
+    assert seen["inputs"][0]["verify"]["secrets"] == []
+    assert seen["outputs"][0]["rules"]["match"]["secret"] == ""
+    assert (seen["outputs"][0]["secret"], before["outputs"][0]["secret"]) == ("", "whsec_hidden0h")
+    for part, where in (
+        (seen, path),
+        (seen["inputs"][0], f"{path}/inputs/{things['input']}"),
+        (seen["outputs"][0], f"{path}/outputs/{things['output']}"),
+    ):
+        answer = await here.call("PUT", where, {**part, "description": "mine"}, "scoped with API")
+        assert answer.status == 200, answer.document
+        assert "hidden" not in str(answer.document)
+    partly = {"auth": {"type": "basic", "username": "new", "password": ""}}
+    assert (await here.call("PUT", path, partly, "scoped with API")).status == 200
+    partly = {"verify": {"provider": "github", "secrets": [], "on_failure": "mark"}}
+    where = f"{path}/inputs/{things['input']}"
+    assert (await here.call("PUT", where, partly, "scoped with API")).status == 200
+    after = (await here.call("GET", path)).document
+    assert (after["auth"].pop("username"), before["auth"].pop("username")) == ("new", "u")
+    marked, verify = (each["inputs"][0]["verify"].pop("on_failure") for each in (after, before))
+    assert (marked, verify) == ("mark", "reject")
+    assert after["auth"] == before["auth"]
+    assert after["inputs"][0]["verify"] == before["inputs"][0]["verify"]
+    assert after["outputs"][0]["rules"] == before["outputs"][0]["rules"]
+    assert after["outputs"][0]["secret"] == before["outputs"][0]["secret"]
+    assert after["description"] == "mine"
 
 
 @pytest.mark.gen_test
-async def test_what_is_only_kept_is_shown_as_it_is(tmp_path: Path) -> None:
+async def test_what_is_only_kept_is_shown_as_it_is(here: World) -> None:
     """Whatever a field looks like that the relay does not know: to others it is shown as it came, and what it is beside
     is still without its secrets."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        path = f"/v1/buckets/{things['bucket']}"
-        like = {"internal": False, "destination": 1, "secret": "s", "auth": {"password": "p"}, "verify": 2}
-        for where, body in (
-            (path, {"internal": False, "meta": like, "auth": {"type": "basic", "username": "u", "password": "hid"}}),
-            (
-                f"{path}/inputs/{things['input']}",
-                {"internal": False, "outputs": [like], "verify": {"provider": "github", "secrets": ["hid"]}},
-            ),
-            (
-                f"{path}/outputs/{things['public']}",
-                {"verify": like, "throttle": {"internal": False}, "secret": "whsec_hid0", "headers": {"X-Key": "hid"}},
-            ),
-        ):
-            assert (await here.call("PUT", where, body)).status == 200
-        (listed,) = (await here.call("GET", "/v1/buckets", token="scoped with API")).document
-        whole = (await here.call("GET", path, token="scoped with API")).document
-        assert listed == whole
-        assert "hid" not in str(whole)
-        output = next(each for each in whole["outputs"] if each["id"] == things["public"])
-        assert (whole["internal"], whole["meta"]) == (False, like)
-        assert (whole["inputs"][0]["internal"], whole["inputs"][0]["outputs"]) == (False, [like])
-        assert (output["verify"], output["throttle"]) == (like, {"internal": False})
+    things = await populate(here, 0)
+    path = f"/v1/buckets/{things['bucket']}"
+    like = {"internal": False, "destination": 1, "secret": "s", "auth": {"password": "p"}, "verify": 2}
+    for where, body in (
+        (path, {"internal": False, "meta": like, "auth": {"type": "basic", "username": "u", "password": "hid"}}),
+        (
+            f"{path}/inputs/{things['input']}",
+            {"internal": False, "outputs": [like], "verify": {"provider": "github", "secrets": ["hid"]}},
+        ),
+        (
+            f"{path}/outputs/{things['public']}",
+            {"verify": like, "throttle": {"internal": False}, "secret": "whsec_hid0", "headers": {"X-Key": "hid"}},
+        ),
+    ):
+        assert (await here.call("PUT", where, body)).status == 200
+    (listed,) = (await here.call("GET", "/v1/buckets", token="scoped with API")).document
+    whole = (await here.call("GET", path, token="scoped with API")).document
+    assert listed == whole
+    assert "hid" not in str(whole)
+    output = next(each for each in whole["outputs"] if each["id"] == things["public"])
+    assert (whole["internal"], whole["meta"]) == (False, like)
+    assert (whole["inputs"][0]["internal"], whole["inputs"][0]["outputs"]) == (False, [like])
+    assert (output["verify"], output["throttle"]) == (like, {"internal": False})
 
 
 @pytest.mark.gen_test
-async def test_what_a_public_output_sends_is_masked(tmp_path: Path) -> None:
+async def test_what_a_public_output_sends_is_masked(here: World) -> None:
     """The login and the query of its destination and headers that look secret: others read `***`, may send that back
     without a change, and get at nothing by changing something else."""
-    async with world(tmp_path) as here:
-        things = await populate(here, 0)
-        bucket = f"/v1/buckets/{things['bucket']}"
-        path = f"{bucket}/outputs/{things['public']}"
-        url = "https://u:hidden-1@shop.example:8443/in?key=hidden-2&hidden-3"
-        headers = {"X-Kind": ["a"], "Authorization": ["Bearer hidden-4"], "x-api-key": ["hidden-5", "hidden-6"]}
-        before = (await here.call("PUT", path, {"destination": url, "headers": headers})).document
-        assert (before["destination"], before["headers"]) == (url, headers)
-        whole = (await here.call("GET", bucket, token="scoped with API")).document
-        listed = (await here.call("GET", "/v1/buckets", token="scoped with API")).document
-        assert "hidden" not in str((whole, listed))
-        seen = next(each for each in whole["outputs"] if each["id"] == things["public"])
-        assert seen["destination"] == "https://***@shop.example:8443/in?key=***&***"
-        assert seen["headers"] == {"X-Kind": ["a"], "Authorization": ["***"], "x-api-key": ["***", "***"]}
+    things = await populate(here, 0)
+    bucket = f"/v1/buckets/{things['bucket']}"
+    path = f"{bucket}/outputs/{things['public']}"
+    url = "https://u:hidden-1@shop.example:8443/in?key=hidden-2&hidden-3"
+    headers = {"X-Kind": ["a"], "Authorization": ["Bearer hidden-4"], "x-api-key": ["hidden-5", "hidden-6"]}
+    before = (await here.call("PUT", path, {"destination": url, "headers": headers})).document
+    assert (before["destination"], before["headers"]) == (url, headers)
+    whole = (await here.call("GET", bucket, token="scoped with API")).document
+    listed = (await here.call("GET", "/v1/buckets", token="scoped with API")).document
+    assert "hidden" not in str((whole, listed))
+    seen = next(each for each in whole["outputs"] if each["id"] == things["public"])
+    assert seen["destination"] == "https://***@shop.example:8443/in?key=***&***"
+    assert seen["headers"] == {"X-Kind": ["a"], "Authorization": ["***"], "x-api-key": ["***", "***"]}
 
-        async def put(**fields: Any) -> Any:
-            answer = await here.call("PUT", path, fields, "scoped with API")
-            assert "hidden" not in str(answer.document)
-            return answer
+    async def put(**fields: Any) -> Any:
+        answer = await here.call("PUT", path, fields, "scoped with API")
+        assert "hidden" not in str(answer.document)
+        return answer
 
-        async def stored() -> tuple[str, Any]:
-            document = (await here.call("GET", bucket)).document
-            found = next(each for each in document["outputs"] if each["id"] == things["public"])
-            return found["destination"], found["headers"]
+    async def stored() -> tuple[str, Any]:
+        document = (await here.call("GET", bucket)).document
+        found = next(each for each in document["outputs"] if each["id"] == things["public"])
+        return found["destination"], found["headers"]
 
-        assert (await put(**{**seen, "description": "mine"})).document["description"] == "mine"
+    assert (await put(**{**seen, "description": "mine"})).document["description"] == "mine"
+    assert await stored() == (url, headers)
+    assert (await put(headers={**seen["headers"], "X-Kind": ["b"]})).status == 200
+    headers["X-Kind"] = ["b"]
+    assert await stored() == (url, headers)
+    for fields, status in (
+        ({"destination": "https://***@evil.example/"}, 400),
+        ({"destination": "https://***@shop.example:8443/other"}, 400),
+        ({"headers": {"X-New": ["***"]}}, 400),
+        ({"headers": {"x-api-key": ["***"]}}, 400),
+        ({"headers": {"x-api-key": ["***", "mine"]}}, 400),
+        ({"headers": {"X-Kind": ["***"]}}, 400),
+        ({"internal": True}, 403),
+        ({"internal": True, "destination": "https://mine.example/"}, 403),
+        ({"internal": True, "headers": {}}, 403),
+        ({"internal": True, "headers": seen["headers"]}, 403),
+        ({"destination": "https://evil.example/"}, 403),
+        ({"destination": "https://evil.example/", "headers": seen["headers"]}, 403),
+        ({"destination": "http://shop.example:8443/"}, 403),
+        ({"headers": {**seen["headers"], "host": "evil.example"}}, 403),
+        ({"headers": {"Host": ["evil.example"]}}, 403),
+        ({"tls_verification": False}, 403),
+    ):
+        answer = await put(**fields)
+        assert answer.status == status, (fields, answer.document)
         assert await stored() == (url, headers)
-        assert (await put(headers={**seen["headers"], "X-Kind": ["b"]})).status == 200
-        headers["X-Kind"] = ["b"]
-        assert await stored() == (url, headers)
-        for fields, status in (
-            ({"destination": "https://***@evil.example/"}, 400),
-            ({"destination": "https://***@shop.example:8443/other"}, 400),
-            ({"headers": {"X-New": ["***"]}}, 400),
-            ({"headers": {"x-api-key": ["***"]}}, 400),
-            ({"headers": {"x-api-key": ["***", "mine"]}}, 400),
-            ({"headers": {"X-Kind": ["***"]}}, 400),
-            ({"internal": True}, 403),
-            ({"internal": True, "destination": "https://mine.example/"}, 403),
-            ({"internal": True, "headers": {}}, 403),
-            ({"internal": True, "headers": seen["headers"]}, 403),
-            ({"destination": "https://evil.example/"}, 403),
-            ({"destination": "https://evil.example/", "headers": seen["headers"]}, 403),
-            ({"destination": "http://shop.example:8443/"}, 403),
-            ({"headers": {**seen["headers"], "host": "evil.example"}}, 403),
-            ({"headers": {"Host": ["evil.example"]}}, 403),
-            ({"tls_verification": False}, 403),
-        ):
-            answer = await put(**fields)
-            assert answer.status == status, (fields, answer.document)
-            assert await stored() == (url, headers)
-        assert (await put(destination="https://shop.example:8443/other")).status == 200
-        assert await stored() == ("https://shop.example:8443/other", headers)
-        # An administrator's Host stays, and may be sent back; others change it together with all that is secret.
-        hosted = {**headers, "Host": ["shop.internal"]}
-        assert (await here.call("PUT", path, {"headers": hosted, "tls_verification": False})).status == 200
-        back = {**seen["headers"], "X-Kind": ["b"], "Host": "shop.internal"}
-        assert (await put(headers=back, tls_verification=False)).status == 200
-        assert await stored() == ("https://shop.example:8443/other", {**headers, "Host": ["shop.internal"]})
-        assert (await put(headers=seen["headers"])).status == 403
-        mine = {"X-Kind": ["c"], "Host": ["mine.example"]}
-        assert (await put(destination="https://mine.example/", headers=mine, tls_verification=False)).status == 200
-        assert (await put(internal=True)).status == 200
+    assert (await put(destination="https://shop.example:8443/other")).status == 200
+    assert await stored() == ("https://shop.example:8443/other", headers)
+    # An administrator's Host stays, and may be sent back; others change it together with all that is secret.
+    hosted = {**headers, "Host": ["shop.internal"]}
+    assert (await here.call("PUT", path, {"headers": hosted, "tls_verification": False})).status == 200
+    back = {**seen["headers"], "X-Kind": ["b"], "Host": "shop.internal"}
+    assert (await put(headers=back, tls_verification=False)).status == 200
+    assert await stored() == ("https://shop.example:8443/other", {**headers, "Host": ["shop.internal"]})
+    assert (await put(headers=seen["headers"])).status == 403
+    mine = {"X-Kind": ["c"], "Host": ["mine.example"]}
+    assert (await put(destination="https://mine.example/", headers=mine, tls_verification=False)).status == 200
+    assert (await put(internal=True)).status == 200
 
 
 SIGNED = {"source": "header", "name": "X-Signature"}
 
 
 @pytest.mark.gen_test
-async def test_a_token_that_ends_gives_no_access_that_outlasts_it(tmp_path: Path) -> None:
+async def test_a_token_that_ends_gives_no_access_that_outlasts_it(here: World) -> None:
     """What it makes ends with it or before, and it changes or rotates none that lives longer."""
-    async with world(tmp_path) as here:
-        end = 4_000_000_000.0
-        own = await here.token("brief", expires_at=end)
-        forever = here.tokens["administrator"][0]
-        made = await here.call("POST", "/v1/tokens", {}, "brief")
-        assert (made.status, made.document["expires_at"]) == (201, end)
-        for method, path, body in (
-            ("POST", "/v1/tokens", {"expires_at": end + 1}),
-            ("PUT", f"/v1/tokens/{own}", {"expires_at": None}),
-            ("PUT", f"/v1/tokens/{forever}", {"description": "x"}),
-            ("POST", f"/v1/tokens/{forever}/rotate", None),
-        ):
-            assert (await here.call(method, path, body, "brief")).status == 403, path
+    end = 4_000_000_000.0
+    own = await here.token("brief", expires_at=end)
+    forever = here.tokens["administrator"][0]
+    made = await here.call("POST", "/v1/tokens", {}, "brief")
+    assert (made.status, made.document["expires_at"]) == (201, end)
+    for method, path, body in (
+        ("POST", "/v1/tokens", {"expires_at": end + 1}),
+        ("PUT", f"/v1/tokens/{own}", {"expires_at": None}),
+        ("PUT", f"/v1/tokens/{forever}", {"description": "x"}),
+        ("POST", f"/v1/tokens/{forever}/rotate", None),
+    ):
+        assert (await here.call(method, path, body, "brief")).status == 403, path
