@@ -243,7 +243,7 @@ class _Run:
     @property
     def over(self) -> bool:
         """Whether nothing is to come from here."""
-        return self._placed and self._high < self._low and not self.waiting
+        return self._high < self._low and not self.waiting
 
     async def advance(self) -> None:
         """Looks at some more events."""

@@ -328,6 +328,23 @@ async def test_what_is_not_indexed_is_said(here: World, monkeypatch: pytest.Monk
 
 
 @pytest.mark.gen_test
+async def test_what_the_index_has_no_more_is_said(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is older than what it has, the newest are looked at, and the page is not complete."""
+    monkeypatch.setattr(searching, "_UNINDEXED", 5)
+    monkeypatch.setattr(searching, "_CHUNKS", (4, 4))
+    monkeypatch.setattr(index, "_SETTLE", 0.01)
+
+    bucket = await here.bucket("orders")
+    for _ in range(12):
+        await here.send(bucket, b"needle")
+    await ready(here, bucket, "indexed")
+    monkeypatch.setattr(index.Index, "covered", lambda *_: index.Covered(9, 12))
+    page = await find(here, bucket="orders", q="needle")
+    assert [each["seq"] for each in page["data"]] == list(range(12, 4, -1))
+    assert (page["complete"], page["next_cursor"]) == (False, None)
+
+
+@pytest.mark.gen_test
 async def test_what_leaves_the_index_meanwhile_is_found(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two looks of one request it may come to its bound: what it had is looked at as it stands."""
     monkeypatch.setattr(index, "_SETTLE", 0.01)
