@@ -12,6 +12,7 @@ import json
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,8 @@ from tests.faults.frames import TEXT, frame
 from tests.faults.outcome import Outcome
 
 BATCH = 500
+LEAST = 0.1
+"""Share of the ids and rules that are in order at least, so that what is done with those is tried, too."""
 CONNECTIONS = 8
 
 # What a client may say, made of the words that count.
@@ -119,9 +122,40 @@ _MATCH = st.fixed_dictionaries(
         "regex": st.text("ab.*+?()[]{}|\\^$1,-", max_size=12),
     },
 )
+_NEEDED = {
+    "value": "value",
+    "contains": "substring",
+    "does-not-contain": "substring",
+    "regex": "regex",
+    "payload-hash-sha1": "secret",
+    "payload-hash-sha256": "secret",
+}
+_IN_ORDER = st.sampled_from(sorted(_NEEDED)).flatmap(
+    lambda kind: st.fixed_dictionaries(
+        {
+            "type": st.just(kind),
+            _NEEDED[kind]: st.sampled_from(("a", "^h|b", "x.*", "1{1,9}", "{")),
+            "parameter": st.fixed_dictionaries(
+                {
+                    "source": st.sampled_from(("header", "payload", "query")),
+                    "name": st.sampled_from(("X-A", "a", "a.0.b")),
+                },
+                optional={"base64decode": st.booleans()},
+            ),
+        }
+    )
+)
 _RULES = st.recursive(
-    st.fixed_dictionaries({"match": _MATCH}) | _JSON,
-    lambda inner: st.fixed_dictionaries({}, optional=dict.fromkeys(("and", "or", "not"), st.lists(inner, max_size=3))),
+    st.fixed_dictionaries({"match": _IN_ORDER | _MATCH}) | _JSON,
+    lambda inner: (
+        st.fixed_dictionaries({}, optional=dict.fromkeys(("and", "or", "not"), st.lists(inner, max_size=3)))
+        | st.dictionaries(
+            st.sampled_from(("and", "or", "not")),
+            st.lists(st.fixed_dictionaries({"match": _IN_ORDER}), min_size=1, max_size=3),
+            min_size=1,
+            max_size=1,
+        )
+    ),
     max_leaves=8,
 )
 _BODY = st.one_of(
@@ -130,8 +164,16 @@ _BODY = st.one_of(
 _HEADERS = st.one_of(
     st.binary(max_size=100), st.just(b"X-A: b\r\nContent-Type: application/json\r\n"), st.just(b"\xff: \xfe\r\n")
 )
-_ID = st.one_of(st.text(max_size=40), st.from_regex(r"[a-z0-9]{11,13}-[0-9]{1,22}(-[0-9]{1,12})?", fullmatch=True))
+_ID = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"[a-z0-9]{11,13}-[0-9]{1,22}(-[0-9]{1,12})?", fullmatch=True),
+    st.from_regex(r"[a-z0-9]{12}-[1-9][0-9]{14,21}(-[1-9][0-9]{7,11})?", fullmatch=True),
+)
 _EPOCHS: Final = ("aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc", "dddddddddddd")
+
+
+_understood: Counter[str] = Counter()
+"""How many of the examples were in order, so that more was looked at than whether they are."""
 
 
 def _control(text: str) -> None:
@@ -143,6 +185,7 @@ def _ids(text: str) -> None:
         cursor = parse_id(text)
     except Invalid:
         return
+    _understood["ids"] += 1
     assert format_id(cursor.epoch, cursor.seq, cursor.output) == text
 
 
@@ -174,6 +217,7 @@ def _rules(document: Any, body: bytes, headers: bytes, query: bytes, address: st
         rules = compile_rules(document)
     except Invalid:
         return
+    _understood["rules"] += bool(document)
     event = NewEvent("input", "POST", b"/p", query, headers, body, address)
     assert rules.matches(Subject(event)) in (True, False)
 
@@ -192,6 +236,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {
 def run_functions(folder: Path, examples: int, seconds: float = 0.0) -> Outcome:
     """So many examples for each function, and more of them until `seconds` have passed for each."""
     outcome = Outcome()
+    _understood.clear()
     for name, (function, strategies) in FUNCTIONS.items():
         end, done = time.monotonic() + seconds, 0
         while done < examples or time.monotonic() < end:
@@ -212,6 +257,9 @@ def run_functions(folder: Path, examples: int, seconds: float = 0.0) -> Outcome:
             done += count
         outcome.figures[name] = done
     outcome.figures["exceptions"] = len(outcome.broken)
+    for name in ("ids", "rules"):
+        share = _understood[name] / max(int(str(outcome.figures[name])), 1)
+        outcome.expect(share > LEAST, f"of the {name} only {share:.0%} were in order")
     return outcome
 
 
