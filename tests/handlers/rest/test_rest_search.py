@@ -97,6 +97,7 @@ async def test_filters(tmp_path: Path, way: str) -> None:
             ([1], {"q": "ev", "path": "/shop", "header": "X-Kind", "verified": "false", "delivery": "sent"}),
         ):
             assert await seqs(here, bucket="orders", **query) == expected, query
+        assert [each["ephemeral"] for each in (await find(here))["data"]] == [False] * 3
         one = (await find(here, q="evt_A1"))["data"][0]
         assert (one["id"], one["status"], "body" in one, one["size"] > 30) == (first, "sent", False, True)
         assert one["headers"]["X-Kind"] == ["Paid"]
