@@ -107,6 +107,7 @@ def until(page: Page, condition: Callable[[], Any], what: str) -> None:
 
 def sign_in(page: Page, relay: Relay, secret: str) -> Response | None:
     """Gives the page's context a session of this token, and opens the page."""
+    page.goto("about:blank")  # what the page asks meanwhile would be with the session that ends here
     answer = page.request.post("/ui/session", data={"secret": secret}, headers={"Origin": relay.url})
     assert answer.status == 200, answer.text()
     return page.goto("/ui/")

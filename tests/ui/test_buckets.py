@@ -422,15 +422,15 @@ def test_a_table_of_buckets(chromium: Browser, relay: Relay, administrator: str,
 
 
 def test_every_tab_fits_a_phone(chromium: Browser, relay: Relay, administrator: str) -> None:
-    """No tab of a bucket, and no dialog, makes a page of 390 px scroll sideways; the name .. has its page."""
+    """No tab of a bucket, and no dialog, makes a page of 390 px scroll sideways; the name %2E%2E has its page."""
     with watched(chromium, relay.url, viewport={"width": 390, "height": 844}) as (page, _):
         sign_in(page, relay, administrator)
-        bucket = make(page, "..", description="x" * 300)
+        bucket = make(page, "%2E%2E", description="x" * 300)
         destination = "https://example.org/" + "long/" * 60
         output = {"name": "o" * 100, "internal": False, "destination": destination, "paused": True}
         ask(page, "POST", f"/v1/buckets/{bucket['id']}/outputs", output)
         page.goto("/ui/")
-        row(page, "..").get_by_role("link").click()
+        row(page, "%2E%2E").get_by_role("link").click()
         dialogs = {
             "Connect": "",
             "Inputs": "New input",
@@ -466,12 +466,12 @@ def test_long_names_fit_a_phone_everywhere(chromium: Browser, relay: Relay, admi
         expect(dialog.get_by_text("1 event")).to_be_visible()
         assert dialog.evaluate("(dialog) => dialog.scrollWidth <= dialog.clientWidth")
         page.get_by_role("button", name="Cancel").click()
-        bucket = make(page, ".")
+        bucket = make(page, "%2E")
         page.request.post(f"/v1/webhooks/{bucket['inputs'][0]['id']}", data="{}")
         (event,) = ask(page, "GET", f"/v1/logs?bucket={bucket['id']}")["data"]
         page.goto(f"/ui/events/{event['id']}")
         page.get_by_role("navigation", name="Where this is").get_by_role("link").click()
-        expect(page.get_by_role("heading", name=".", exact=True)).to_be_visible()
+        expect(page.get_by_role("heading", name="%2E", exact=True)).to_be_visible()
 
 
 def test_a_bucket_that_somebody_else_changes(signed_in: Page, watch: Watch, relay: Relay) -> None:
