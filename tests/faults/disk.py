@@ -6,10 +6,11 @@ import fcntl
 import os
 import struct
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from tests.acceptance.relay import TIMEOUT
+from tests.acceptance.relay import TIMEOUT, wait_for
 from tests.needs import needs, needs_root
 
 MIB = 1 << 20
@@ -58,7 +59,18 @@ class Disk:
         _run("mount", "-o", options, str(self._image), str(self.place))
 
     def unmount(self) -> None:
+        """Returns when it is gone: another test may have taken all mounts along to a namespace of its own, and what is
+        mounted there yet would be mounted here again as it is, without its power."""
         _run("umount", str(self.place))
+        wait_for(lambda: not self._held(), "the image to be let go")
+
+    def _held(self) -> bool:
+        """Whether a loop device has the image."""
+        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+            with suppress(OSError):  # it was let go meanwhile
+                if backing.read_text().rstrip("\n") == str(self._image):
+                    return True
+        return False
 
     def fail(self) -> None:
         """ext4 finds an error, and is read-only from here on."""

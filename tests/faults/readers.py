@@ -9,6 +9,7 @@ from typing import Any
 
 from websockets.exceptions import WebSocketException
 
+from relay_tornado.cli.answers import Refused
 from tests.acceptance.clients import Subscriber
 from tests.acceptance.relay import Relay
 from tests.faults.outcome import Outcome
@@ -64,7 +65,10 @@ class Reader:
         self._subscriber.socket.transport.abort()
 
     def _settled(self) -> bool:
-        shown = self._relay.call("consumer.show", bucket="orders", consumer=self._name)
+        try:
+            shown = self._relay.call("consumer.show", bucket="orders", consumer=self._name)
+        except Refused:
+            return False  # it was never there before: its subscribe is on its way
         self._stored = int(shown["floor"].partition("-")[2])
         return bool(shown["lag"]["events"] == 0)
 
