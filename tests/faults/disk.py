@@ -6,7 +6,6 @@ import fcntl
 import os
 import struct
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -66,11 +65,8 @@ class Disk:
 
     def _held(self) -> bool:
         """Whether a loop device has the image."""
-        for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
-            with suppress(OSError):  # it was let go meanwhile
-                if backing.read_text().rstrip("\n") == str(self._image):
-                    return True
-        return False
+        found = subprocess.run(("losetup", "-j", str(self._image)), check=True, timeout=TIMEOUT, capture_output=True)
+        return bool(found.stdout)
 
     def fail(self) -> None:
         """ext4 finds an error, and is read-only from here on."""
