@@ -13,49 +13,19 @@ from typing import Any
 import pytest
 
 from relay_tornado.errors import StartupError
-from relay_tornado.ops import check_values
 from relay_tornado.ops.check import Report, check
 from relay_tornado.ops.opening import open_file
 from relay_tornado.storage import migrate
 from relay_tornado.storage.witness import Stamp, Witness
 from tests.cli.runner import Runner
-from tests.ops.filling import change as change_without_triggers
+from tests.ops.checking import change, found
+from tests.ops.checking import file as file
+from tests.ops.checking import no_niceness as no_niceness
 from tests.ops.filling import consume, fill, rows
-
-
-@pytest.fixture(autouse=True)
-def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands run in the test's own process, which stays as urgent as it is."""
-    monkeypatch.setattr(os, "nice", lambda by: by)
-
-
-def change(path: Path, *statements: str) -> None:
-    """Changes a file behind the relay's back, and puts the triggers back that forbid it."""
-    triggers = [str(sql) for (sql,) in rows(path, "SELECT sql FROM sqlite_schema WHERE type = 'trigger'")]
-    change_without_triggers(path, *statements, *triggers)
 
 
 def quiet(what: str, done: int, total: int) -> None:
     pass
-
-
-def found(cli: Runner, *arguments: object) -> Any:
-    """The findings of a check that finds damage."""
-    result = cli("check", *arguments, "--json")
-    assert result.exit_code == 3, result.output
-    report = json.loads(result.stdout)
-    assert not report["sound"]
-    assert all(each["advice"] for each in report["findings"])
-    return report["findings"]
-
-
-@pytest.fixture
-def file(cli: Runner) -> Path:
-    """The file of a relay with 1,000 events in one bucket and 5 in another."""
-    consume(cli.data, fill(cli.data, "orders", 1000))
-    fill(cli.data, "billing", 5)
-    cli.json("token", "create")
-    return cli.data / "relay.db"
 
 
 def test_a_sound_file(cli: Runner, file: Path) -> None:
@@ -251,17 +221,6 @@ def test_a_first_that_is_too_high(cli: Runner, file: Path) -> None:
     assert cli.json("check")["findings"] == []
 
 
-@pytest.mark.parametrize("trigger", ["event_update", "event_delete", "log_head", "log_update", "log_delete"])
-def test_a_missing_trigger(cli: Runner, file: Path, trigger: str) -> None:
-    """What keeps events append-only is looked for by name."""
-    with closing(sqlite3.connect(file, isolation_level=None)) as raw:
-        raw.execute(f"DROP TRIGGER {trigger}")
-    (missing,) = found(cli)
-    assert missing["kind"] == "schema"
-    assert f"the trigger {trigger} is missing, which keeps events as they are" in missing["message"]
-    assert f"CREATE … {trigger} of the relay's schema.sql" in missing["advice"]
-
-
 @pytest.mark.parametrize("content", [None, b"", b"\xa5" * 8192], ids=["missing", "empty", "damaged"])
 def test_a_witness_that_says_nothing(cli: Runner, file: Path, content: bytes | None) -> None:
     """In a data directory that is a warning, and gone after the next start; a backup named relay.db needs none."""
@@ -326,51 +285,6 @@ def test_what_could_not_be_looked_at(cli: Runner, tmp_path: Path, file: Path) ->
     assert result.exit_code == 4
     assert "version 99" in result.stderr
     assert result.stdout == ""
-
-
-def change_behind(file: Path, index: str, old: str, new: str, *statements: str) -> None:
-    """Changes a file while what an index holds is taken for `new`, and not for `old`."""
-    schema = "UPDATE sqlite_schema SET sql = replace(sql, '{}', '{}') WHERE name = '{}'"
-    change(
-        file,
-        "PRAGMA writable_schema = ON",
-        schema.format(old, new, index),
-        "PRAGMA writable_schema = RESET",
-        *statements,
-        "PRAGMA writable_schema = ON",
-        schema.format(new, old, index),
-    )
-
-
-def test_indexes_are_looked_at(cli: Runner, file: Path) -> None:
-    """One that holds something else than its table is found, but of a table that grows with the events by --full
-    alone."""
-    change(file, "INSERT INTO delivery VALUES (1, 1, 1, 0, 0.0, 'sent', 200, 1, 0, '{}', x'')")
-    change_behind(file, "delivery_event", "(log, seq, output)", "(log, seq, 7)", "REINDEX delivery_event")
-    assert cli("check").exit_code == 0
-    result = cli("check", "--full")
-    assert (result.exit_code, "delivery_event" in result.stdout) == (3, True)
-    change_behind(file, "input_bucket", "(bucket)", "(upper(bucket))", "REINDEX input_bucket")
-    assert any("input_bucket" in each["message"] for each in found(cli))
-
-
-def test_each_condition_of_the_schema_is_read() -> None:
-    """As it is written there."""
-    found = check_values.CHECK.findall(migrate.schema())
-    assert len(found) == migrate.schema().count("CHECK") > 10
-    with closing(sqlite3.connect(":memory:")) as raw:
-        raw.executescript(migrate.schema())
-        report: list[str] = []
-        check_values.check_conditions(raw, raw, report.append)
-        assert report == []
-
-
-def test_a_log_that_is_dropped_by_its_table_alone(cli: Runner, file: Path) -> None:
-    """A flipped bit of its row, which its index knows nothing of: whoever asks that, finds the log."""
-    change_behind(file, "log_bucket", "dropped = 0", "dropped < 9", "UPDATE log SET dropped = 1 WHERE id = 1")
-    sql = "SELECT id FROM log WHERE bucket = (SELECT id FROM bucket WHERE name = 'orders') AND dropped = 0"
-    assert rows(file, sql) == [(1,)]
-    assert [(each["kind"], each["bucket"]) for each in found(cli)] == [("log", "orders")]
 
 
 def test_space_is_looked_at(cli: Runner, file: Path) -> None:

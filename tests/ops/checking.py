@@ -1,0 +1,45 @@
+"""A relay's file to be checked: made, damaged, and what `relay check` finds in it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.runner import Runner
+from tests.ops.filling import change as change_without_triggers
+from tests.ops.filling import consume, fill, rows
+
+
+@pytest.fixture(autouse=True)
+def no_niceness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands run in the test's own process, which stays as urgent as it is."""
+    monkeypatch.setattr(os, "nice", lambda by: by)
+
+
+def change(path: Path, *statements: str) -> None:
+    """Changes a file behind the relay's back, and puts the triggers back that forbid it."""
+    triggers = [str(sql) for (sql,) in rows(path, "SELECT sql FROM sqlite_schema WHERE type = 'trigger'")]
+    change_without_triggers(path, *statements, *triggers)
+
+
+def found(cli: Runner, *arguments: object) -> Any:
+    """The findings of a check that finds damage."""
+    result = cli("check", *arguments, "--json")
+    assert result.exit_code == 3, result.output
+    report = json.loads(result.stdout)
+    assert not report["sound"]
+    assert all(each["advice"] for each in report["findings"])
+    return report["findings"]
+
+
+@pytest.fixture
+def file(cli: Runner) -> Path:
+    """The file of a relay with 1,000 events in one bucket and 5 in another."""
+    consume(cli.data, fill(cli.data, "orders", 1000))
+    fill(cli.data, "billing", 5)
+    cli.json("token", "create")
+    return cli.data / "relay.db"
