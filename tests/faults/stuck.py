@@ -96,7 +96,6 @@ def run(folder: Path, size: Size) -> Outcome:
             relay = stack.enter_context(Relay(folder / name, **size.settings))
             relays.append((relay, relay.create_bucket("orders"), relay.create_token()))
         beside, _, token = relays[1]
-        open_before = beside.descriptors()
         clients = [stack.enter_context(stuck_reader(beside, token)) for _ in range(size.sockets)]
         before = [relay.memory() for relay, _, _ in relays]
         p99: list[list[float]] = [[], []]
@@ -121,10 +120,10 @@ def run(folder: Path, size: Size) -> Outcome:
         outcome.expect(seen[1] == size.events * size.pairs, f"a healthy client got {seen[1]} events")
         outcome.expect(grown[1] < size.most, f"the relay grew by {grown[1] / MIB:.0f} MiB")
         outcome.expect_in_time(ratio <= RATIO, f"others' p99 grew {ratio:.2f} times")
-        there = beside.descriptors() - open_before
+        there = beside.connections()
         outcome.expect(size.cut or there >= size.sockets, f"{there} stuck readers were there at the end")
         if size.cut:
-            wait_for(lambda: beside.descriptors() <= open_before, "the stuck readers to be cut off")
+            wait_for(lambda: not beside.connections(), "the stuck readers to be cut off")
         for client in clients:
             client.close()
         for relay, _, _ in relays:
