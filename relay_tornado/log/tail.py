@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import takewhile
 
 from relay_tornado.model import Event
 
@@ -88,8 +89,6 @@ class Tail:
     def trim(self, recent: Recent, first: int) -> None:
         """Lets go of a log's events below `first`. Their share of the budget comes back when their turn comes."""
         events = recent.events
-        while events:
-            seq = next(iter(events))
-            if seq >= first:
-                break
+        # One look for all: each begins at the front of the dict, and goes over whatever was deleted there.
+        for seq in list(takewhile(lambda seq: seq < first, events)):
             del events[seq]

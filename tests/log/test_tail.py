@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from relay_tornado.log.tail import OVERHEAD, Recent, Tail
 from relay_tornado.model import Event
 
@@ -56,6 +58,27 @@ def test_what_was_trimmed_is_not_read() -> None:
         tail.add(recent, [stored(seq)], 100)
     assert list(recent.events) == list(range(20, 30))
     assert tail.used == 10 * (100 + OVERHEAD)
+
+
+class Looked(dict[int, Event]):
+    """Counts how often somebody begins at its front."""
+
+    looks = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_a_trim_looks_at_the_front_once() -> None:
+    """A look there goes over all that was deleted before: with one for each event a large trim holds the loop up."""
+    tail, recent = Tail(1 << 20), Recent()
+    recent.events = looked = Looked()
+    tail.add(recent, [stored(seq) for seq in range(1, 101)], 100 * 100)
+    for first in (40, 90, 101, 120):
+        tail.trim(recent, first)
+        assert sorted(looked.keys()) == list(range(first, 101))
+    assert looked.looks == 4
 
 
 def test_of_a_batch_that_is_too_large_the_newest_stay() -> None:
