@@ -30,6 +30,8 @@ QUIET: Final = 10.0
 """Commits a second up to which a relay counts as idle."""
 
 _PAUSE: Final = 0.05
+_SPAN: Final = 1.0
+"""Seconds over which it is judged whether the relay is busy meanwhile: one commit beside one step says nothing."""
 _URGENT: Final = 1.0
 """Seconds between two looks while senders are refused for want of space."""
 
@@ -109,17 +111,19 @@ class Upkeep:
 
     async def _vacuum(self, free: int, size: int) -> None:
         """Gives pages back, a step at a time, until half of what would be much is left or the relay is busy."""
-        began, before = size, self._clock()
+        began, since, others = size, self._clock(), 0
         while 2 * free > self._much:
             commits = self._database.commits
             await self._database.write(give_back)
             await asyncio.sleep(_PAUSE)
             left, size = await self._database.read(free_pages)
             now = self._clock()
-            # One of the commits was this one's own.
-            if left >= free or (self._database.commits - commits - 1) > QUIET * max(now - before, _PAUSE):
+            others += self._database.commits - commits - 1  # one was this step's own
+            if left >= free or others > QUIET * max(now - since, _SPAN):
                 break
-            free, before = left, now
+            free = left
+            if now - since >= _SPAN:
+                since, others = now, 0
         _log.info("space_given_back", bytes=began - size, left_free=free)
 
     def _foretell(self, free: int) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import namedtuple
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,53 @@ def test_a_busy_relay_keeps_its_pages(tmp_path: Path) -> None:
 
     before, after = asyncio.run(asyncio.wait_for(run(), 60))
     assert after == before
+
+
+@pytest.mark.parametrize(("every", "whole"), [(4, True), (1, False)], ids=["quiet", "busy"])
+def test_it_goes_on_beside_single_commits(tmp_path: Path, every: int, whole: bool) -> None:
+    """At five commits a second it is quiet, though one of them is made beside a step; at twenty it is not."""
+
+    class Clock:
+        now = 0.0
+
+        def __call__(self) -> float:
+            self.now += 0.05
+            return self.now
+
+    async def run() -> int:
+        async with opened(tmp_path) as (database, log):
+            await fill(log, 800)
+            await log.trim("b", Retention(max_events=3), None)
+            upkeep = Upkeep(_Beside(database, every), Clock(), interval=3600.0, much=2 * MIB)  # type: ignore[arg-type]
+            task = asyncio.create_task(upkeep.run())
+            with capture_logs() as logs:
+                await until(lambda: any(each["event"] == "space_given_back" for each in logs))
+            task.cancel()
+            await asyncio.wait([task])
+            return (await database.read(free_pages))[0]
+
+    left = asyncio.run(asyncio.wait_for(run(), 60))
+    assert (2 * left <= 2 * MIB) is whole
+
+
+class _Beside:
+    """A database to which somebody else makes a commit beside every so many."""
+
+    def __init__(self, database: Database, every: int) -> None:
+        self._database = database
+        self._every = every
+        self._writes = 0
+
+    @property
+    def commits(self) -> int:
+        return self._database.commits + self._writes // self._every
+
+    async def write(self, job: Callable[[sqlite3.Connection], Any]) -> Any:
+        self._writes += 1
+        return await self._database.write(job)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
 
 
 class _Ahead:
