@@ -178,6 +178,7 @@ class Core:
         self._connected = True
         self._tell(Notice("connected", str(link.answer.get("message", ""))))
         self.tracker.began(link.server_time)
+        listed = set()
         for entry in entries:
             name = str(entry.get("bucket_name"))
             if "error" in entry:
@@ -186,6 +187,7 @@ class Core:
                     self._tell(Notice("missing", f"there is no bucket {name!r} yet, for this token", name))
                 continue
             self._told.discard(name)
+            listed.add(str(entry.get("bucket_id")))
             self._names.learn(name, str(entry.get("bucket_id")), str(entry.get("epoch")))
             if entry.get("gap"):
                 self._gap(name, entry["gap"])
@@ -194,6 +196,7 @@ class Core:
             passed = self.tracker.subscribed(entry)
             if passed is not None:
                 self.intake.put(passed, SMALL)
+        self.tracker.listed(listed)
 
     def _received(self, document: Document, size: int) -> None:
         if document.get("type") == "webhook":

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -31,6 +31,9 @@ KEPT: Final = 1_000
 """Ids that the text of `Recent` holds at most."""
 STRETCHES: Final = 10_000
 """Stretches of what is done that the text of `Positions` holds at most, for each bucket."""
+
+ABSENT: Final = 1_000
+"""Buckets that are not there (any more), and whose positions `Positions` keeps: they may come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Tracker:
     def subscribed(self, entry: Document) -> Passed | None:
         """One bucket's entry of that answer."""
         return None
+
+    def listed(self, bucket_ids: Container[str]) -> None:
+        """That answer had entries of these buckets, and of no other one."""
 
     def received(self, event: EventData) -> bool | Passed:
         """Whether the application gets it; `Passed` where it is known to be done with it."""
@@ -178,6 +184,12 @@ class Positions(Tracker):
         else:
             bucket.received = at
         return Passed(bucket_id, at)
+
+    def listed(self, bucket_ids: Container[str]) -> None:
+        # Those that were deleted while nobody listened: nothing else says so, and a relay takes only so many positions.
+        absent = [bucket_id for bucket_id in self._buckets if bucket_id not in bucket_ids]
+        for bucket_id in absent[:-ABSENT]:
+            del self._buckets[bucket_id]
 
     def received(self, event: EventData) -> bool | Passed:
         bucket = self._buckets.get(event.bucket_id)

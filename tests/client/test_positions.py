@@ -14,6 +14,7 @@ from relay_tornado.client.errors import CheckpointError
 from relay_tornado.client.event import EventData, Headers
 from relay_tornado.client.messages import parse_place
 from relay_tornado.client.positions import (
+    ABSENT,
     REMEMBERED,
     STRETCHES,
     SURE,
@@ -52,6 +53,15 @@ def begun(since: Any = None, start: int = 1) -> Positions:
 
 def kept(positions: Tracker) -> Any:
     return json.loads(positions.text())["buckets"]["b"]
+
+
+def test_of_buckets_that_are_gone_some_are_remembered() -> None:
+    """Of those that were deleted while nobody listened: each would else be said at every subscribe."""
+    positions = begun("earliest")
+    for number in range(ABSENT + 10):
+        positions.subscribed(entry(1, bucket=str(number)))
+    positions.listed({"b"})
+    assert positions.since().keys() == {"b", "*", *map(str, range(10, ABSENT + 10))}
 
 
 def test_since_goes_on_where_it_was() -> None:
