@@ -301,15 +301,19 @@ class Index:
         """Lets go of what the log has let go of, and of a bucket that is gone."""
         self._tidied = time.monotonic()
         live = {bucket.id for bucket in self._buckets()}
+        left: list[Callable[[sqlite3.Connection], None]] = []
         for bucket_id, place in list(self._state.places.items()):
             try:
                 bounds = await self._log.bounds(bucket_id) if bucket_id in live else None
             except BucketGone:
                 bounds = None
             if bounds is None:
-                await self._write(partial(file.forget_bucket, bucket=bucket_id))
+                left.append(partial(file.forget_bucket, bucket=bucket_id))
             elif any(part.last < bounds.first for part in self._state.parts.get(place.key, ())):
-                await self._write(partial(file.cut, key=place.key, first=bounds.first, last=file.MOST_SEQ))
+                left.append(partial(file.cut, key=place.key, first=bounds.first, last=file.MOST_SEQ))
+        if left:
+            # All at once: what the file says is read anew after each write.
+            await self._write(lambda raw: [each(raw) for each in left])
         for segment in await self._connection().run(file.empty_segments):
             await self._write(partial(file.drop_segment, segment=segment))
         await self._connection().run(lambda raw: file.give_back(raw, self._bound // 4))

@@ -188,6 +188,33 @@ async def test_what_left_the_log_leaves_the_index(
 
 
 @log_test
+async def test_what_left_many_buckets_is_one_write(
+    world: SqliteWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the file says of all buckets is read behind a write: not once for each bucket that lost something."""
+    names = [f"b{number}" for number in range(20)]
+    for name in names:
+        await world.log.create(name, f"{name:x<12}")
+        await fill(world, 2, name)
+    live = list(names)
+    async with indexed(world, tmp_path, live) as made:
+        for name in names:
+            await caught_up(made, world, name)
+        reads: list[file.State] = []
+        load = file.load
+        monkeypatch.setattr(file, "load", lambda raw: (reads.append(load(raw)), reads[-1])[1])
+        for name in names[:10]:
+            await world.log.trim(name, Retention(None, 0, None), None)
+        for name in names[10:]:
+            live.remove(name)
+            await world.log.drop(name)
+        await made._tidy()
+        assert made._state.places.keys() == set(names[:10])
+        assert not any(made._state.parts.values())
+        assert len(reads) < 10
+
+
+@log_test
 async def test_ephemeral_events_are_not_in_it(world: SqliteWorld, tmp_path: Path) -> None:
     """What is kept in memory only is written to no file by way of the index, whether it was there before or comes."""
     await world.log.append("b", event(b"a secret that flies by", ephemeral=True))
