@@ -38,7 +38,6 @@ class RelayError(Exception):
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
-    close_code: ClassVar[int | None] = None
     retry_after: int | None = None
     """Seconds after which the same request may succeed; None where repeating it is no use."""
 
@@ -81,7 +80,6 @@ class NotClear(Invalid):
 class Unauthorized(RelayError):
     code = "unauthorized"
     status = 401
-    close_code = 4001
 
 
 class Forbidden(RelayError):

@@ -34,16 +34,12 @@ class Notifier:
         self.watchdog: float | None = int(usec) / 1e6 if ours and self._address else None
         """Seconds within which it wants a sign of life, None where it does not."""
 
-    def ready(self, status: str = "") -> None:
-        """The relay serves; what comes after it in the boot may start."""
-        self._send("READY=1", status)
+    def ready(self, status: str) -> None:
+        """The relay serves; what comes after it in the boot may start. `status`: one line for `systemctl status`."""
+        self._send("READY=1\nSTATUS=" + " ".join(status.split()))
 
-    def stopping(self, status: str = "") -> None:
-        self._send("STOPPING=1", status)
-
-    def status(self, status: str) -> None:
-        """One line for `systemctl status`."""
-        self._send("", status)
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
 
     def extend(self, seconds: float) -> None:
         """What is going on (a migration, a long drain) takes up to so long from now: the time-out of a start or stop
@@ -62,18 +58,15 @@ class Notifier:
             self.alive()
             await asyncio.sleep(self.watchdog / 3)
 
-    def _send(self, state: str, status: str = "") -> None:
+    def _send(self, state: str) -> None:
         if not self._address:
             return
-        lines = [state] if state else []
-        if status:
-            lines.append("STATUS=" + " ".join(status.split()))
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
                 out.settimeout(_SEND_TIMEOUT)
-                out.sendto("\n".join(lines).encode(), self._address)
+                out.sendto(state.encode(), self._address)
         except OSError as error:
-            _log.warning("service_manager_not_told", state=state, error=str(error))
+            _log.warning("service_manager_not_told", state=state.partition("\n")[0], error=str(error))
 
 
 def inherited_sockets(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:

@@ -48,7 +48,6 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What an input found out about a webhook. `reason` says why in words, and holds nothing secret."""
 
     verified: bool
-    provider: str
     reason: str
 
 
@@ -59,10 +58,9 @@ class Verifier:
     can't be one.
     """
 
-    __slots__ = ("_keys", "_scheme", "provider")
+    __slots__ = ("_keys", "_scheme")
 
     def __init__(self, provider: str, secrets: Sequence[str]) -> None:
-        self.provider = provider
         self._scheme = _scheme(provider)
         if not 0 < len(secrets) <= MAX_SECRETS:
             raise Invalid(f"there are {len(secrets)}; write one, or during a change up to {MAX_SECRETS}", "secrets")
@@ -72,10 +70,10 @@ class Verifier:
         """The verdict on a webhook with this raw header block, received at `now` (unix seconds). Never raises."""
         claim = self._scheme.read(_Headers(headers))
         if isinstance(claim, str):
-            return Verdict(False, self.provider, claim)
+            return Verdict(False, claim)
         far = None if claim.timestamp is None else _too_far(claim.timestamp, now)
         if far is not None:
-            return Verdict(False, self.provider, far)
+            return Verdict(False, far)
         message = claim.prefix + body
         candidates = claim.candidates[:_CANDIDATES]
         noun, count = self._scheme.noun, len(self._keys)
@@ -83,9 +81,9 @@ class Verifier:
             wanted = self._scheme.signature(key, message)
             if any(hmac.compare_digest(candidate, wanted) for candidate in candidates):
                 which = "the secret" if count == 1 else f"secret {number} of {count}"
-                return Verdict(True, self.provider, f"the {noun} matches {which}")
+                return Verdict(True, f"the {noun} matches {which}")
         which = "the secret" if count == 1 else f"any of the {count} secrets"
-        return Verdict(False, self.provider, f"the {noun} does not match {which}")
+        return Verdict(False, f"the {noun} does not match {which}")
 
 
 def sign(provider: str, secret: str, body: bytes, now: float, message_id: str) -> list[tuple[str, str]]:

@@ -29,16 +29,14 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
 
 
 def test_it_says_how_the_relay_is(manager: tuple[str, socket.socket]) -> None:
-    """Ready, status, an extended time-out and stopping arrive in sd_notify's form, one message each."""
+    """Ready, an extended time-out and stopping arrive in sd_notify's form, one message each."""
     address, listening = manager
     notifier = Notifier({"NOTIFY_SOCKET": address})
     notifier.ready("listening on port 8080")
-    notifier.status("3 buckets")
     notifier.extend(90)
     notifier.stopping()
-    assert [listening.recv(4096) for _ in range(4)] == [
+    assert [listening.recv(4096) for _ in range(3)] == [
         b"READY=1\nSTATUS=listening on port 8080",
-        b"STATUS=3 buckets",
         b"EXTEND_TIMEOUT_USEC=90000000",
         b"STOPPING=1",
     ]
@@ -47,8 +45,8 @@ def test_it_says_how_the_relay_is(manager: tuple[str, socket.socket]) -> None:
 def test_a_status_is_one_line(manager: tuple[str, socket.socket]) -> None:
     """What is in a status can't be taken for another assignment."""
     address, listening = manager
-    Notifier({"NOTIFY_SOCKET": address}).status("a\nMAINPID=1\r\nb")
-    assert listening.recv(4096) == b"STATUS=a MAINPID=1 b"
+    Notifier({"NOTIFY_SOCKET": address}).ready("a\nMAINPID=1\r\nb")
+    assert listening.recv(4096) == b"READY=1\nSTATUS=a MAINPID=1 b"
 
 
 def test_outside_a_service_manager_nothing_happens() -> None:
@@ -63,7 +61,7 @@ def test_outside_a_service_manager_nothing_happens() -> None:
 def test_a_manager_that_is_gone_stops_nothing(tmp_path: Path) -> None:
     """A message that can't be sent is a warning in the log."""
     with capture_logs() as lines:
-        Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready()
+        Notifier({"NOTIFY_SOCKET": str(tmp_path / "gone")}).ready("x")
     assert [(line["event"], line["log_level"]) for line in lines] == [("service_manager_not_told", "warning")]
 
 

@@ -143,7 +143,7 @@ def _verifier(verify: Verify) -> Callable[[bytes, bytes, float], Verdict]:
         return Verifier(verify.provider, verify.secrets).verify
     except Invalid as error:
         # It was checked when it was given. Nothing passes a check that can't be made.
-        verdict = Verdict(False, verify.provider, "the input's signature check can't be made")
+        verdict = Verdict(False, "the input's signature check can't be made")
         _log.error("verify_not_understood", reason=str(error))
         return lambda headers, body, now: verdict
 
