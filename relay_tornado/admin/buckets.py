@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from relay_tornado.admin.names import check_bucket_name
 from relay_tornado.errors import Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, BucketAuth, Dedupe, Input, RateLimit, Retention
@@ -16,6 +16,9 @@ from relay_tornado.wire.headers import is_name
 from relay_tornado.wire.rest import BucketFields
 
 DEFAULT_INPUT = "Default public endpoint"
+MAX_NAME = 100
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 _BUCKET_FIELDS = BucketFields()
 _AUTH_PARTS: Mapping[str, tuple[str, ...]] = {"none": (), "basic": ("username", "password"), "token": ("token",)}
@@ -40,7 +43,7 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
     if not isinstance(given.get("extra", {}).get("static_ip", False), bool):
         raise Invalid("must be true or false.", "static_ip")
     if "name" in given and (not bucket.name or given["name"] != bucket.name):  # a bucket that is being made has none
-        check_bucket_name(given["name"])
+        _check_name(given["name"])
     if "auth" in given:
         if given["auth"].get("type") == "":  # as clients write none that can't leave a field out
             given["auth"]["type"] = "none"
@@ -61,6 +64,32 @@ def changed_bucket(bucket: Bucket, options: Mapping[str, Any], settings: Setting
         )
     changed = dataclasses.replace(bucket, **given)
     return bucket if changed == bucket else dataclasses.replace(changed, updated_at=now)
+
+
+def _check_name(name: str) -> None:
+    """A name is never taken for an id, a path or the word for all buckets. Raises Invalid, saying which rule it
+    breaks."""
+    # Invisible characters would make two names look alike, and could steer a terminal.
+    hidden = next((each for each in name if not each.isprintable()), None)
+    problem = ""
+    if not name:
+        problem = "is empty: give the bucket a name"
+    elif len(name) > MAX_NAME:
+        problem = f"has {len(name)} characters; {MAX_NAME} are allowed"
+    elif hidden is not None:
+        problem = f"holds the character U+{ord(hidden):04X}, which can't be printed: leave it out"
+    elif name != name.strip():
+        problem = "begins or ends with a space: leave it out"
+    elif "/" in name:
+        problem = 'holds a "/", which would end it in a URL: use "-" or "."'
+    elif name in (".", ".."):
+        problem = "is a step within a path, which clients take out of a URL: choose another name"
+    elif name == "*":
+        problem = '"*" stands for all buckets: choose another name'
+    elif _UUID.fullmatch(name):
+        problem = "looks like a bucket's id: choose another name"
+    if problem:
+        raise Invalid(problem, "name")
 
 
 def _changed_end(before: float | None, given: float | None, now: float) -> float | None:

@@ -7,16 +7,17 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay_tornado.admin.answers import check_answer, check_headers
 from relay_tornado.admin.buckets import changed_rate_limit
+from relay_tornado.admin.headers import check_headers
 from relay_tornado.admin.parts import part_of
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
 from relay_tornado.registry.routes import RESERVED
 from relay_tornado.signatures import Verifier
+from relay_tornado.wire.answers import BODILESS
 from relay_tornado.wire.fields import load_with_extra
-from relay_tornado.wire.rest import InputFields
+from relay_tornado.wire.rest import MAX_BODY_TEXT, InputFields
 
 MAX_INPUTS: Final = 1_000
 """Inputs of one bucket."""
@@ -87,7 +88,7 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
         given["rate_limit"] = changed_rate_limit(before.rate_limit, given["rate_limit"])
     if given.get("verify") is not None:
         given["verify"] = _verify(before.verify, given["verify"])
-    changed = check_answer(dataclasses.replace(before, **given))
+    changed = _check_answer(dataclasses.replace(before, **given))
     first = "/" + changed.path_prefix.removeprefix("/").partition("/")[0].lower()
     if not changed.custom_domain and first in RESERVED:
         raise Invalid(f"{first} is the relay's own: choose another prefix", "path_prefix")
@@ -99,6 +100,18 @@ def _changed(bucket: Bucket, before: Input, options: Mapping[str, Any]) -> Input
             "response_from_output",
         )
     return changed
+
+
+def _check_answer(value: Input) -> Input:
+    """The input itself, where its status and its body go together. Raises Invalid."""
+    size = len(value.body.encode())
+    if size > MAX_BODY_TEXT:
+        raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
+    if value.body and value.status_code in BODILESS:
+        raise Invalid(
+            f"an answer with status {value.status_code} has none: clear the body, or use another status", "body"
+        )
+    return value
 
 
 def _domain(text: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from relay_tornado.admin.answers import OF_CONNECTION, check_headers
+from relay_tornado.admin.headers import OF_CONNECTION, check_headers
 from relay_tornado.admin.parts import part_of
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid

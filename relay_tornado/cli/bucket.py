@@ -9,9 +9,8 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay
-from relay_tornado.cli.common import ask, given, rate_given
+from relay_tornado.cli.common import Group, ask, given, program, rate_given
 from relay_tornado.cli.errors import unless_seen
-from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
     Duration,
@@ -39,7 +38,6 @@ from relay_tornado.cli.output import (
     webhook_url,
     when,
 )
-from relay_tornado.cli.program import program
 from relay_tornado.cli.secret import read_secret
 from relay_tornado.settings import Settings
 

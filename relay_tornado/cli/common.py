@@ -1,7 +1,9 @@
-"""What commands have in common: options that make one field, and questions before something is deleted."""
+"""What commands have in common: groups, options that make one field, questions before something is deleted."""
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,32 @@ from relay_tornado.cli.parts import find_part
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 """What ends a command that runs on."""
+_WHOLE: Final = 1000
+"""Characters of a sentence: none is so long."""
+
+
+class Group(click.Group):
+    """A group of commands, which lists each with its whole first sentence."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                rows.append((name, command.get_short_help_str(_WHOLE)))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def program() -> str:
+    """`relay` where the shell finds it under that name, else what does the same."""
+    path = Path(sys.argv[0])
+    found = shutil.which("relay")
+    if path.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m relay_tornado"
+    if found is not None and path.exists() and path.samefile(found):
+        return "relay"
+    return shlex.quote(str(path.absolute()))
 
 
 def given(values: Mapping[str, Any]) -> Document:

@@ -8,8 +8,7 @@ from pathlib import Path
 import click
 
 from relay_tornado.cli.client import call
-from relay_tornado.cli.common import ask
-from relay_tornado.cli.group import Group
+from relay_tornado.cli.common import Group, ask
 from relay_tornado.cli.options import Number, format_duration, options_of, relay_options
 from relay_tornado.cli.output import (
     Document,

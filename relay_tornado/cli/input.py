@@ -9,6 +9,7 @@ import click
 
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.common import (
+    Group,
     delete_part,
     given,
     header_options,
@@ -17,7 +18,6 @@ from relay_tornado.cli.common import (
     rate_given,
     read_text,
 )
-from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     NONE,
     Duration,

@@ -20,8 +20,7 @@ from relay_tornado.cli.errors import STDOUT, Failure, about, drop_output
 from relay_tornado.cli.options import Lines, Number, Size, options_of, relay_options
 from relay_tornado.cli.output import note
 from relay_tornado.cli.positions import Place, PlaceType
-from relay_tornado.cli.reader import ended_with_reader
-from relay_tornado.cli.streams import is_closed
+from relay_tornado.cli.streams import ended_with_reader, is_closed
 
 if TYPE_CHECKING:
     from relay_tornado.client.event import EventData, Notice

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import Caller, open_relay
+from relay_tornado.cli.common import Group
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
-from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_page, when
 from relay_tornado.errors import RelayError

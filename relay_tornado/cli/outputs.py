@@ -10,8 +10,7 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import Caller, call, open_relay
-from relay_tornado.cli.common import delete_part, given, header_options, header_rows, headers_given, read_text
-from relay_tornado.cli.group import Group
+from relay_tornado.cli.common import Group, delete_part, given, header_options, header_rows, headers_given, read_text
 from relay_tornado.cli.options import Duration, Number, format_duration, options_of, relay_options, together
 from relay_tornado.cli.output import Document, note, print_fields, print_json, print_list
 from relay_tornado.cli.parts import find_part, parts_of

@@ -9,9 +9,8 @@ from typing import Any, Final
 import click
 
 from relay_tornado.cli.client import call, known_url, open_relay
-from relay_tornado.cli.common import given
+from relay_tornado.cli.common import Group, given
 from relay_tornado.cli.errors import unless_seen
-from relay_tornado.cli.group import Group
 from relay_tornado.cli.options import (
     Duration,
     Lines,

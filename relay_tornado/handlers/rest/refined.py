@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Final
 
-from relay_tornado.admin.answers import OF_CONNECTION
+from relay_tornado.admin.headers import OF_CONNECTION
 from relay_tornado.admin.samples import SAMPLES
 from relay_tornado.handlers.rest.schemas import NUMBERED
 from relay_tornado.handlers.rest.tokens import ScopesBody, TokenBody

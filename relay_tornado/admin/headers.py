@@ -1,14 +1,12 @@
-"""Which headers may be configured: none that breaks HTTP, or sets state in a sender's browser; an input's answer."""
+"""Which headers may be configured: none that breaks HTTP, or sets state in a sender's browser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from relay_tornado.errors import Invalid
-from relay_tornado.model import Input
-from relay_tornado.wire.answers import BODILESS, NOT_CONFIGURABLE
+from relay_tornado.wire.answers import NOT_CONFIGURABLE
 from relay_tornado.wire.headers import HOP_BY_HOP, is_name, is_value
-from relay_tornado.wire.rest import MAX_BODY_TEXT
 
 OF_CONNECTION = HOP_BY_HOP | {"connection", "content-length"}
 """Header names (in lower case) that no output may have."""
@@ -38,15 +36,3 @@ def check_headers(
     if sum(map(len, checked.values())) > MAX_HEADERS or size > MAX_HEADER_BYTES:
         raise Invalid(f"at most {MAX_HEADERS} values and {MAX_HEADER_BYTES} bytes in all are allowed", "headers")
     return checked
-
-
-def check_answer(value: Input) -> Input:
-    """The input itself, where its status and its body go together. Raises Invalid."""
-    size = len(value.body.encode())
-    if size > MAX_BODY_TEXT:
-        raise Invalid(f"has {size} bytes; {MAX_BODY_TEXT} are allowed", "body")
-    if value.body and value.status_code in BODILESS:
-        raise Invalid(
-            f"an answer with status {value.status_code} has none: clear the body, or use another status", "body"
-        )
-    return value
