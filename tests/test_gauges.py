@@ -11,9 +11,9 @@ import pytest
 from relay_tornado.admin.buckets import new_bucket
 from relay_tornado.counters import ConsumerLevel, Levels
 from relay_tornado.gauges import Measured
-from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
+from tests.log.memory import MemoryEventLog
 from tests.log.worlds import event
 
 

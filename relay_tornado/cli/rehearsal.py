@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 from relay_tornado.admin.administration import Administration
 from relay_tornado.admin.commands import run_command
 from relay_tornado.admin.logs import Logs
-from relay_tornado.ids import new_epoch
-from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
-from relay_tornado.model import Bucket, Input, Output, from_document
+from relay_tornado.model import Bounds, Bucket, Input, Output, from_document
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import MAX_COUNT, Document
@@ -23,17 +18,36 @@ _UNSHOWN = "aGlkZGVuLWhpZGRlbi1oaWRkZW4t"
 """Stands for a secret that the token may not see; it is base64, as some providers' secrets are."""
 
 
+class _NoEvents:
+    """Stands for the log, for the consumers and for their store: records alone are rehearsed."""
+
+    @property
+    def store(self) -> Self:
+        return self
+
+    async def bounds(self, bucket_id: str) -> Bounds:
+        return Bounds(1, 0, (), open=False)
+
+    async def create(self, *_: object) -> None: ...
+
+    async def delete(self, *_: object) -> None: ...
+
+    async def drop(self, bucket_id: str) -> None: ...
+
+    def forget(self, bucket_id: str) -> None: ...
+
+
 class Rehearsal:
     """Has the form of cli/client.py's `Caller`. What only the relay's own settings forbid is not refused here."""
 
     def __init__(self, buckets: list[Document]) -> None:
         """`buckets` are all that there are, as the relay shows them."""
         self._runner = asyncio.Runner()
-        self._log, self._registry = MemoryEventLog(), MemoryRegistry()
-        ledgers = Ledgers(MemoryConsumers(self._log), self._log)
-        logs = Logs(self._log, MemoryDeliveries(self._log), self._registry)
+        self._registry = MemoryRegistry()
+        nothing: Any = _NoEvents()
+        logs = Logs(nothing, nothing, self._registry)
         settings = Settings(ingest_buffer=MAX_COUNT)
-        self._administration = Administration(self._log, self._registry, settings, ledgers, logs)
+        self._administration = Administration(nothing, self._registry, settings, nothing, logs)
         self._runner.run(self._take(buckets))
 
     def call(self, command: str, **arguments: Any) -> Any:
@@ -46,7 +60,6 @@ class Rehearsal:
     async def _take(self, buckets: list[Document]) -> None:
         for document in buckets:
             bucket = _bucket(document)
-            await self._log.create(bucket.id, new_epoch())
             await self._registry.put("bucket", bucket.id, bucket)
 
 

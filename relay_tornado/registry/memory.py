@@ -1,4 +1,4 @@
-"""A registry in memory only, for tests and rehearsals; and the index over all records that SQLite's shares."""
+"""A registry in memory only, for rehearsals and tests; and the index over all records that SQLite's shares."""
 
 from __future__ import annotations
 

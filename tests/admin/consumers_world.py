@@ -13,9 +13,9 @@ from relay_tornado.admin.consumers import ConsumerAdministration
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.model import Bucket, NewEvent, Output
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
 
 BUCKET = Bucket(
     "b-1", "orders", 0, 0, outputs=(Output("o-0", 2, "inside", 0, 0), Output("o-1", 3, "shop", 0, 0, internal=False))

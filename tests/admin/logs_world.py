@@ -18,9 +18,6 @@ from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.ephemeral import Ephemeral
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import NewEvent, Result, Token
@@ -31,6 +28,9 @@ from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.wire.fields import Document
 from tests.contexts import held_open
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
+from tests.log.memory_deliveries import MemoryDeliveries
 
 ROOT = Token("root", "hash", 0.0)
 

@@ -11,9 +11,6 @@ from relay_tornado.admin.logs import Logs
 from relay_tornado.log.consumers import Consumers
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import NewEvent
@@ -22,6 +19,9 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
+from tests.log.memory_deliveries import MemoryDeliveries
 
 
 @dataclass

@@ -9,11 +9,11 @@ import pytest
 from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import Invalid, NotFound, Unavailable
 from relay_tornado.ids import parse_id
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Appended, Bucket, Event, Input, Output, Result, Retention
 from relay_tornado.wire.answers import Answer
 from tests.delivery.world import TOKEN, World, quiet
 from tests.failing import lose_timers
+from tests.log.memory_deliveries import MemoryDeliveries
 
 OUTPUTS = tuple(Output(f"out-{n}", n, f"output {n}", 0, 0) for n in (1, 2))
 

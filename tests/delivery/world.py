@@ -16,13 +16,13 @@ from relay_tornado.delivery.deliveries import Deliveries
 from relay_tornado.delivery.outlet import Frames, OutletClosed
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.model import Bounds, Bucket, BucketId, Event, Input, NewEvent, Token
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.rules import compile_rules
 from relay_tornado.settings import Settings
 from relay_tornado.wire import control
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
 
 TOKEN = Token(key="K", secret_hash="h", created_at=0)
 

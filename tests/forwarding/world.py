@@ -15,13 +15,13 @@ from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import DeadLetter, output_key
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Event, Input, NewEvent, Output, Result
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
 from tests.forwarding.target import Target
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
+from tests.log.memory_deliveries import MemoryDeliveries
 from tests.waiting import until
 
 B = "b-1"

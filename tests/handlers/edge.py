@@ -24,9 +24,6 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.deliveries import Deliveries
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent
@@ -37,6 +34,9 @@ from relay_tornado.series.series import Series
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
 from relay_tornado.storage.witness import Loss
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
+from tests.log.memory_deliveries import MemoryDeliveries
 
 INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
 BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))

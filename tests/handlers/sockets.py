@@ -21,14 +21,14 @@ from relay_tornado.handlers.socket import routes
 from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ids import hash_secret, new_epoch, new_secret, new_uuid
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory import MemoryEventLog
-from relay_tornado.log.memory_consumers import MemoryConsumers
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.model import Bucket, Input, NewEvent, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.access import Access
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.settings import Settings
+from tests.log.memory import MemoryEventLog
+from tests.log.memory_consumers import MemoryConsumers
+from tests.log.memory_deliveries import MemoryDeliveries
 
 TIMEOUT = 60.0
 

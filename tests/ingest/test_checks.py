@@ -11,11 +11,11 @@ import pytest
 
 from relay_tornado.errors import NoSpace, Overloaded, Unavailable
 from relay_tornado.ingest.ingest import Head, Upload
-from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Dedupe, NewEvent, RateLimit, Verify
 from relay_tornado.signatures import sign
 from tests.failing import once
 from tests.ingest.world import BUCKET, HEADERS, INPUT, Bench, FailingLog, replace_input
+from tests.log.memory import MemoryEventLog
 
 pytestmark = pytest.mark.usefixtures("ways")
 

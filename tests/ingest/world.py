@@ -11,12 +11,12 @@ from relay_tornado import errors
 from relay_tornado.ids import new_epoch
 from relay_tornado.ingest.endpoints import Place
 from relay_tornado.ingest.ingest import Head, Ingest, Upload
-from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Appended, Bucket, Event, Input, NewEvent
 from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.routes import Routes
 from relay_tornado.settings import Settings
 from relay_tornado.wire.answers import Answer
+from tests.log.memory import MemoryEventLog
 
 INPUT = Input(id="in-1", name="Default public endpoint", created_at=0, updated_at=0)
 BUCKET = Bucket(id="b-1", name="orders", created_at=0, updated_at=0, inputs=(INPUT,))

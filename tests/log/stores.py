@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from relay_tornado.changes import Changes
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
-from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.model import Retention
+from tests.log.memory_consumers import MemoryConsumers
 from tests.log.worlds import SqliteWorld, World
 
 KEY = Key("b", "client", "worker")

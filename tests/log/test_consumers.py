@@ -11,6 +11,7 @@ from relay_tornado.log import consumers as contract
 from relay_tornado.log.consumers import Consumers, DeadLetter, Gaps, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import Gap
+from tests.log import memory_consumers
 from tests.log.stores import KEY, OTHER, TERMS, keep_last, letters, save, there
 from tests.log.worlds import World, make
 
@@ -289,7 +290,7 @@ async def test_what_retention_took_is_bounded(
     world: World, consumers: Consumers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the dead letters about events that left the newest stay."""
-    for module in (contract, consumer_rows, __import__("relay_tornado.log.memory_consumers", fromlist=["x"])):
+    for module in (contract, consumer_rows, memory_consumers):
         monkeypatch.setattr(module, "MISSED", 3)
     monkeypatch.setattr(consumer_rows, "STEP", 4)
     await make(world.log, events=30)

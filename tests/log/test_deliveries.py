@@ -13,9 +13,9 @@ from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, Invalid, Malformed, NotFound, Overloaded, Unavailable
 from relay_tornado.log.deliveries import MOST, Deliveries, Latest, sent
-from relay_tornado.log.memory_deliveries import MemoryDeliveries
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Result, Retention
+from tests.log.memory_deliveries import MemoryDeliveries
 from tests.log.worlds import SqliteWorld, World, behind, event, fill, make
 from tests.waiting import until
 

@@ -15,11 +15,11 @@ import msgspec
 
 from relay_tornado.ids import new_epoch
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.model import Appended, Event, NewEvent
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.log.memory import MemoryEventLog
 
 MANY = 1 << 40
 

@@ -16,7 +16,6 @@ from relay_tornado.admin.logs import Logs
 from relay_tornado.changes import Changes, Dead, Parked
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.log.memory_consumers import MemoryConsumers
 from relay_tornado.log.sqlite import SqliteEventLog
 from relay_tornado.log.sqlite_consumers import SqliteConsumers
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
@@ -24,6 +23,7 @@ from relay_tornado.model import Bucket, Gap, NewEvent
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.log.memory_consumers import MemoryConsumers
 
 ODD = b"\x00\xff\xfe caf\xe9 \r\n"
 

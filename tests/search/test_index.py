@@ -13,12 +13,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay_tornado.errors import Overloaded
-from relay_tornado.log.memory import MemoryEventLog
 from relay_tornado.model import Retention
 from relay_tornado.search import file, index, pacing, pages
 from relay_tornado.search.index import Index
 from relay_tornado.search.text import parse_query
 from tests.log.conftest import disk as disk
+from tests.log.memory import MemoryEventLog
 from tests.log.worlds import SqliteWorld, event
 from tests.search.indexing import BOUND, bucket, caught_up, fill, indexed, log_test, look, noise
 from tests.search.indexing import at_once as at_once

@@ -1,4 +1,4 @@
-"""The event log in memory: the same contract with nothing behind it, for fast tests and rehearsals.
+"""The event log in memory: the same contract with nothing behind it, for fast tests.
 
 It can be opened again, as after a restart, and made to lose its last events, as a crash or a damaged disk does.
 """
