@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from relay_tornado.admin.buckets import changed_rate_limit
 from relay_tornado.admin.headers import check_headers
-from relay_tornado.admin.parts import part_of
+from relay_tornado.admin.parts import part_of, with_changed, without
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import ANY_OUTPUT, Bucket, Input, Verify
@@ -51,18 +51,12 @@ def with_changed_input(bucket: Bucket, input_id: str, options: Mapping[str, Any]
     """The bucket with these options (as `InputFields` has them) on one of its inputs; the same bucket where they
     change nothing. Raises Invalid and NotFound."""
     before = find_input(bucket, input_id)
-    changed = _changed(bucket, before, options)
-    if changed == before:
-        return bucket
-    changed = dataclasses.replace(changed, updated_at=now)
-    inputs = tuple(changed if each is before else each for each in bucket.inputs)
-    return dataclasses.replace(bucket, inputs=inputs, updated_at=now)
+    return with_changed(bucket, "input", before, _changed(bucket, before, options), now)
 
 
 def without_input(bucket: Bucket, input_id: str, now: float) -> Bucket:
     """The bucket without one of its inputs. Raises NotFound."""
-    gone = find_input(bucket, input_id)
-    return dataclasses.replace(bucket, inputs=tuple(each for each in bucket.inputs if each is not gone), updated_at=now)
+    return without(bucket, "input", find_input(bucket, input_id), now)
 
 
 def find_input(bucket: Bucket, input_id: str) -> Input:

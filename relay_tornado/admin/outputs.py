@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from relay_tornado.admin.headers import OF_CONNECTION, check_headers
-from relay_tornado.admin.parts import part_of
+from relay_tornado.admin.parts import part_of, with_changed, without
 from relay_tornado.errors import Conflict, Invalid
 from relay_tornado.ids import new_uuid
 from relay_tornado.model import Bucket, Output
@@ -45,13 +45,9 @@ def with_changed_output(bucket: Bucket, output_id: str, options: Mapping[str, An
     change nothing. Raises Invalid, NotFound, and Conflict where another one has the name."""
     before = find_output(bucket, output_id)
     changed = _changed(before, options)
-    if changed == before:
-        return bucket
     if changed.name != before.name:
         _check_free(bucket, changed)
-    changed = dataclasses.replace(changed, updated_at=now)
-    outputs = tuple(changed if each is before else each for each in bucket.outputs)
-    return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
+    return with_changed(bucket, "output", before, changed, now)
 
 
 def with_disabled_output(bucket: Bucket, output: Output, reason: str, now: float) -> Bucket:
@@ -60,9 +56,8 @@ def with_disabled_output(bucket: Bucket, output: Output, reason: str, now: float
     before = find_output(bucket, output.id)
     if before.destination != output.destination:
         return bucket
-    changed = dataclasses.replace(before, disabled=True, disabled_reason=reason, updated_at=now)
-    outputs = tuple(changed if each is before else each for each in bucket.outputs)
-    return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
+    changed = dataclasses.replace(before, disabled=True, disabled_reason=reason)
+    return with_changed(bucket, "output", before, changed, now)
 
 
 def without_output(bucket: Bucket, output_id: str, now: float) -> Bucket:
@@ -74,8 +69,7 @@ def without_output(bucket: Bucket, output_id: str, now: float) -> Bucket:
                 f"the senders of the input {each.id} get their answers from this output: change its "
                 "response_from_output first"
             )
-    outputs = tuple(each for each in bucket.outputs if each is not gone)
-    return dataclasses.replace(bucket, outputs=outputs, updated_at=now)
+    return without(bucket, "output", gone, now)
 
 
 def find_output(bucket: Bucket, output_id: str) -> Output:

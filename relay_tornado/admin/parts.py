@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -55,6 +56,24 @@ def part_of(bucket: Bucket, kind: str, parts: Sequence[_Part], reference: str) -
         raise NotFound(f"the bucket {bucket.name!r} has no {kind} {reference[:100]!r}")
     some = " or ".join(ids[: NotClear.SHOWN]) + (", …" if len(ids) > NotClear.SHOWN else "")
     raise NotFound(f"{reference[:100]!r} is the name of an {kind}, and here its id is wanted: {some}")
+
+
+def with_changed(bucket: Bucket, kind: str, before: _Part, changed: _Part, now: float) -> Bucket:
+    """The bucket with an input or output (`kind`: "input" or "output") changed; the same bucket where that is none."""
+    if changed == before:
+        return bucket
+    changed = dataclasses.replace(changed, updated_at=now)
+    return _with(bucket, kind, [changed if each is before else each for each in getattr(bucket, f"{kind}s")], now)
+
+
+def without(bucket: Bucket, kind: str, gone: _Part, now: float) -> Bucket:
+    """The bucket without an input or output."""
+    return _with(bucket, kind, [each for each in getattr(bucket, f"{kind}s") if each is not gone], now)
+
+
+def _with(bucket: Bucket, kind: str, parts: Sequence[Any], now: float) -> Bucket:
+    changes: dict[str, Any] = {f"{kind}s": tuple(parts), "updated_at": now}
+    return dataclasses.replace(bucket, **changes)
 
 
 def output_of(bucket: Bucket, reference: str) -> Output:

@@ -196,17 +196,14 @@ class Sessions:
             _log.warning("sessions_lost", reason=str(error), consequence="everybody has to sign in again")
             return
         for each in found[-MAX_SESSIONS:]:
-            session = Session(each.id, each.token, each.secret_hash, each.created_at, each.expires_at)
+            session = Session(**msgspec.structs.asdict(each))
             if self._token(session) is not None:
                 self._sessions[session.id] = session
 
     async def _store(self) -> None:
         """Writes the file anew. Where that fails, sessions are right until the next start, and the log says so."""
         async with self._storing:
-            stored = [
-                _Stored(each.id, each.token, each.secret_hash, each.created_at, each.expires_at)
-                for each in self._sessions.values()
-            ]
+            stored = msgspec.convert(list(self._sessions.values()), list[_Stored], from_attributes=True)
             try:
                 await asyncio.to_thread(_write, self._path, msgspec.json.encode(stored))
             except (OSError, RuntimeError) as error:  # no thread can be started

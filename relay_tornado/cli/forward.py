@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay_tornado.cli.access import Access, open_access
+from relay_tornado.cli.access import open_access
 from relay_tornado.cli.client import open_relay, place_given
 from relay_tornado.cli.common import held
 from relay_tornado.cli.conditions import Condition, joined
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from relay_tornado.agent.engine import Agent
     from relay_tornado.agent.target import Target
     from relay_tornado.cli.tally import Tally
-    from relay_tornado.client.subscription import Subscription as Events
+    from relay_tornado.client import Subscription
 
 _option = options_of("FORWARD")
 
@@ -73,6 +74,7 @@ def forward(
     from relay_tornado.agent.answers import Answers
     from relay_tornado.cli.screen import Screen
     from relay_tornado.cli.tally import Tally
+    from relay_tornado.client import subscribe
     from relay_tornado.client.errors import RelayClientError
 
     if not stock and (output is not None or not url):
@@ -89,13 +91,26 @@ def forward(
         # The original's protocol has no positions, so what is held would not come again.
         agent = sending.agent(target, shape, tally, respond, output, hold=not stock)
         screen.left = agent.stop
-        subscription = Subscription(access, bucket, path, since, joined(filters), stock)
+        events = partial(
+            subscribe,
+            access.url,
+            access.key,
+            access.secret,
+            buckets=[bucket],
+            checkpoint=path,
+            since=None if since is None else since.since,
+            filter=joined(filters),
+            extended=not stock,
+            auto_done=False,
+            on_gap=None if stock else tally.gap,
+            on_notice=tally.notice,
+        )
         order = "in order" if sending.concurrency == 1 else f"{sending.concurrency} at once"
         if since is not None and path.exists():
             screen.note("--since does not count: the checkpoint is there")
         screen.note(f"forwarding {bucket} to {shape.shown}, {order}; checkpoint: {path}")
         try:
-            asyncio.run(_work(agent, target, subscription, tally))
+            asyncio.run(_work(agent, target, events, tally))
         except RelayClientError as error:
             raise Failure(str(error)) from error
         finally:
@@ -133,25 +148,13 @@ def _check_destinations(bucket: str, output: str | None, wanted: list[Document])
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """What is subscribed to, with what."""
-
-    access: Access
-    bucket: str
-    checkpoint: Path
-    since: Place | None
-    filter: Any
-    stock: bool
-
-
-async def _work(agent: Agent, target: Target, subscription: Subscription, tally: Tally) -> None:
+async def _work(agent: Agent, target: Target, subscribed: Callable[[], Subscription], tally: Tally) -> None:
     """Until a signal. An event that has nowhere to go is asked for again from its place, with what its output is by
     then."""
     held, tries = "", 0
     async with until_told(agent, lambda: tally.stopping(agent.open)), target:
         while not agent.stopping:
-            async with _subscribed(subscription, tally) as events:
+            async with subscribed() as events:
                 await agent.run(events)
             if agent.held is None:
                 break
@@ -160,24 +163,6 @@ async def _work(agent: Agent, target: Target, subscription: Subscription, tally:
             wait = agent.backoff.wait(tries)
             tally.retrying(event, None, trouble, tries, wait)
             await agent.pause(wait)
-
-
-def _subscribed(subscription: Subscription, tally: Tally) -> Events:
-    from relay_tornado.client import subscribe
-
-    return subscribe(
-        subscription.access.url,
-        subscription.access.key,
-        subscription.access.secret,
-        buckets=[subscription.bucket],
-        checkpoint=subscription.checkpoint,
-        since=None if subscription.since is None else subscription.since.since,
-        filter=subscription.filter,
-        extended=not subscription.stock,
-        auto_done=False,
-        on_gap=None if subscription.stock else tally.gap,
-        on_notice=tally.notice,
-    )
 
 
 def _checkpoint(data: Path, bucket: str, url: str, output: str | None) -> Path:
