@@ -1,10 +1,16 @@
-"""Rates: how many events may come in, by a bucket of tokens that fills up evenly."""
+"""Rates: how many events may come in, by a bucket of tokens that fills up evenly; how often one may fail, and the log
+is written to."""
 
 from __future__ import annotations
 
 import math
+import time
+from typing import Final
 
 from relay_tornado.model import RateLimit
+
+_PAUSE: Final = 1.0
+"""Seconds between two lines of the log that anybody can cause."""
 
 
 class Limiter:
@@ -60,6 +66,21 @@ class Attempts:
             del self._limiters[next(iter(self._limiters))]
 
 
-def retry_after(seconds: float) -> int:
-    """The whole seconds of a Retry-After header, for whoever has to wait."""
-    return math.ceil(seconds)
+class LogLimit:
+    """When a line of the log may be written that anybody can cause: at most once a second, since thousands would fill
+    the disk that the events need."""
+
+    __slots__ = ("_at", "_left_out")
+
+    def __init__(self) -> None:
+        self._at = -math.inf
+        self._left_out = 0
+
+    def due(self) -> int | None:
+        """How many were left out since the last one; None where this one is left out, too."""
+        now = time.monotonic()
+        if now - self._at < _PAUSE:
+            self._left_out += 1
+            return None
+        left_out, self._at, self._left_out = self._left_out, now, 0
+        return left_out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay_tornado.limits import Attempts, Limiter, retry_after
+from relay_tornado.limits import Attempts, Limiter
 from relay_tornado.model import RateLimit
 
 
@@ -48,11 +48,6 @@ def test_who_failed_longest_ago_is_forgotten_first() -> None:
     for who in "abac":
         attempts.failed(who, 0.0)
     assert [attempts.wait(who, 0.0) for who in "abc"] == [10.0, 0, 10.0]
-
-
-def test_retry_after_is_whole_seconds() -> None:
-    """Rounded up."""
-    assert [retry_after(seconds) for seconds in (0.001, 1.0, 1.001, 59.2)] == [1, 1, 2, 60]
 
 
 @given(st.integers(1, 50), st.floats(0.1, 3600), st.lists(st.floats(0, 100), max_size=200))

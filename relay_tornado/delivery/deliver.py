@@ -16,10 +16,9 @@ from relay_tornado.delivery.dispatch import PAGE, Place
 from relay_tornado.delivery.flight import Landing, Pace
 from relay_tornado.delivery.keeping import Keeper, Opened, place_later
 from relay_tornado.delivery.kept import Kept
-from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.member import Member
 from relay_tornado.delivery.notices import Notices
-from relay_tornado.delivery.outlet import Frames, Outlet, OutletClosed
+from relay_tornado.delivery.outlet import Frames, Lane, Outlet, OutletClosed
 from relay_tornado.delivery.reader import Reader
 from relay_tornado.delivery.receipts import Held
 from relay_tornado.delivery.selection import Copies, Selection

@@ -15,8 +15,7 @@ import structlog
 from relay_tornado.counters import Counters
 from relay_tornado.delivery.flight import CHUNK, SLICE
 from relay_tornado.delivery.frames import FrameCache
-from relay_tornado.delivery.lane import Lane
-from relay_tornado.delivery.outlet import Outlet
+from relay_tornado.delivery.outlet import Lane, Outlet
 from relay_tornado.errors import BucketGone, CursorLost
 from relay_tornado.log.contract import EventLog
 from relay_tornado.model import KIB, BucketId, Event

@@ -27,8 +27,8 @@ from relay_tornado.counters import Counters
 from relay_tornado.delivery.dispatch import PAGE, Dispatcher, Place
 from relay_tornado.delivery.fetching import fetch
 from relay_tornado.delivery.flight import SLICE, Flight
-from relay_tornado.delivery.lane import Lane
 from relay_tornado.delivery.member import Item, Member
+from relay_tornado.delivery.outlet import Lane
 from relay_tornado.delivery.selection import Copies
 from relay_tornado.delivery.turns import Turns
 from relay_tornado.errors import BucketGone

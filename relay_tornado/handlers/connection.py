@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from tornado.ioloop import IOLoop
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from relay_tornado.delivery.lane import Lane
+from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers.heads import ends_lines, essential, frames_body, names_host, says_close
 from relay_tornado.handlers.lingering import Lingering
 from relay_tornado.proxy import ProxyTrust, speaks_proxy_protocol

@@ -25,8 +25,8 @@ from relay_tornado.errors import StartupError
 from relay_tornado.handlers.binding import listen
 from relay_tornado.handlers.connection import Connection, Limits, TlsConnection
 from relay_tornado.handlers.lingering import Lingering
-from relay_tornado.handlers.log_limit import LogLimit
 from relay_tornado.ingest.ingest import Ingest
+from relay_tornado.limits import LogLimit
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.rescue import Timer, say
 from relay_tornado.settings import Settings

@@ -20,7 +20,7 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import CloseCode
 from relay_tornado.handlers.alarms import Alarms
 from relay_tornado.handlers.crowd import Crowd
-from relay_tornado.handlers.log_limit import LogLimit
+from relay_tornado.limits import LogLimit
 from relay_tornado.model import BucketId, Token
 from relay_tornado.proxy import ProxyTrust
 from relay_tornado.registry.access import Access

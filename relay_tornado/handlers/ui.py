@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from typing import Any, Final
@@ -20,7 +21,7 @@ from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.credentials import COOKIE, SECURE_COOKIE, Callers, cookie, distrusted_proxy, is_secure
 from relay_tornado.handlers.rest.payload import check_size, parse
 from relay_tornado.handlers.sockets import counted_address
-from relay_tornado.limits import Attempts, retry_after
+from relay_tornado.limits import Attempts
 from relay_tornado.model import KIB, RateLimit, Token
 
 POLICY: Final = (
@@ -143,7 +144,7 @@ class SessionHandler(_Handler):
         address = counted_address(self.request.remote_ip or "") or "local"
         wait = self._attempts.wait(address, time.monotonic())
         if wait:
-            seconds = retry_after(wait)
+            seconds = math.ceil(wait)
             raise TooMany(f"too many wrong secrets from your address: try again in {seconds} s", seconds)
         try:
             value, session, token = await self._begin()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -27,7 +28,6 @@ import structlog
 from relay_tornado.counters import Counters
 from relay_tornado.errors import BucketGone, NotFound, Overloaded, RelayError, TooLarge, Unavailable, Unknown
 from relay_tornado.ingest.endpoints import Endpoint, Endpoints, Place
-from relay_tornado.limits import retry_after
 from relay_tornado.log.contract import Done, EventLog
 from relay_tornado.model import Appended, Bucket, BucketId, Input, NewEvent
 from relay_tornado.registry.routes import Routes
@@ -355,7 +355,7 @@ class Upload:
 
 
 def _too_fast(wait: float) -> Answer:
-    seconds = retry_after(wait)
+    seconds = math.ceil(wait)
     return text_answer(
         429,
         f"Webhooks come in faster than the rate of this input or its bucket allows. Send it again in {seconds} s.",

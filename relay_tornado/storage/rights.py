@@ -1,7 +1,8 @@
-"""What keeps this process from writing the relay's files, and what mends that."""
+"""What keeps this process from opening or writing the relay's files, and what mends that."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from pathlib import Path
@@ -9,8 +10,25 @@ from typing import Final
 
 from relay_tornado.storage.whereabouts import beside, wal_of
 
+_ENOUGH: Final = 16
+"""Descriptors: opening a database with its WAL takes fewer, and where that failed they are closed again by now."""
 _LONGEST: Final = 504
 """Bytes of the longest full path that SQLite opens: it has 512, and makes files with longer names beside it."""
+
+
+def descriptors_lack() -> bool:
+    """Whether this process, or the machine, has too few descriptors left: SQLite keeps to itself why it was refused a
+    file."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _ENOUGH:
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
+    finally:
+        for each in opened:
+            os.close(each)
+    return False
 
 
 def too_long(path: Path) -> str | None:

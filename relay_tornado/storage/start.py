@@ -24,7 +24,7 @@ from relay_tornado.storage import migrate, rights, wal
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
-from relay_tornado.storage.descriptors import descriptors_lack
+from relay_tornado.storage.rights import descriptors_lack
 from relay_tornado.storage.whereabouts import beside, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 

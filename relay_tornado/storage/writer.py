@@ -34,8 +34,8 @@ from relay_tornado.rescue import say, wake
 from relay_tornado.storage.checkpoints import Checkpoints
 from relay_tornado.storage.connection import PATIENCE, Connection, Factory, keep_statements_in_memory
 from relay_tornado.storage.damage import code_of
-from relay_tornado.storage.descriptors import descriptors_lack
 from relay_tornado.storage.riders import Ride, Riders
+from relay_tornado.storage.rights import descriptors_lack
 from relay_tornado.storage.space import Space
 from relay_tornado.storage.whereabouts import Whereabouts
 from relay_tornado.storage.witness import Loss, Stamp, Witness, loss, read_stamp

@@ -14,7 +14,7 @@ import websockets
 from tornado.iostream import IOStream
 from tornado.websocket import WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
 
-from relay_tornado.delivery.lane import Lane
+from relay_tornado.delivery.outlet import Lane
 from relay_tornado.handlers import socket as sockets
 from relay_tornado.handlers.connection import Connection, Limits, _Short
 from relay_tornado.handlers.socket import SocketHandler
