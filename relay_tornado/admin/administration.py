@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
@@ -35,7 +36,7 @@ from relay_tornado.ids import new_epoch
 from relay_tornado.log.consumers import Terms, output_key
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledgers
-from relay_tornado.model import Bucket, BucketId, Input, Output, Token, counted
+from relay_tornado.model import DAY, Bucket, BucketId, Input, Output, Token, counted
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.uses import Uses
 from relay_tornado.settings import Settings
@@ -49,6 +50,10 @@ Wanted = Callable[[Bucket], Mapping[str, Any]]
 
 _ATTEMPTS = 10
 """How often a change is tried again because somebody else's came first."""
+MAX_BINS: Final = 20
+"""At a time; a bin that is kept is none any more."""
+_BIN: Final = "bin-"
+_BIN_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # nothing that one mistakes for another
 
 
 class Client(Protocol):
@@ -132,6 +137,15 @@ class Administration:
             raise
         await self._positions.complete(self._positions.follow(bucket, first, followed))
         return bucket
+
+    async def create_bin(self) -> Bucket:
+        """Makes a request bin: a bucket to see what arrives, with a name of its own, that ends in a day unless it is
+        kept. Raises Conflict where there are too many of them."""
+        bins = [each for each in self.list_buckets() if each.name.startswith(_BIN) and each.expires_at]
+        if len(bins) >= MAX_BINS:
+            raise Conflict(f"there are {len(bins)} request bins already, and no more are made: delete one, or keep one")
+        name = _BIN + "".join(secrets.choice(_BIN_ALPHABET) for _ in range(8))
+        return await self.create_bucket(name, description="A request bin", expires_at=time.time() + DAY)
 
     async def set_bucket(self, reference: str, wanted: Wanted | None = None, /, **options: Any) -> Bucket:
         """Changes a bucket; options: `BucketFields`, or what `wanted` gives."""

@@ -12,7 +12,7 @@ import enum
 import math
 import time
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,9 @@ class _Off(enum.Enum):
 NONE: Final = _Off.NONE
 """What an option is given as where a limit is switched off; None is an option that was not given."""
 
+PREFIX: Final = "RELAY_"
+_TOLD: Final = ("RELAY_EVENT_", "RELAY_HEADER_")
+"""What `relay listen --exec` sets for its command, which may run a relay."""
 _MAY_BE_ZERO = frozenset({"port", "metrics_port", "reserve", "tail", "page_cache", "retention_grace", "drain_timeout"})
 
 
@@ -299,11 +302,6 @@ def settings_options(function: F) -> F:
     return function
 
 
-def settings_variables() -> frozenset[str]:
-    """The variables of the settings."""
-    return frozenset(variable(field) for field in dataclasses.fields(Settings))
-
-
 def settings_from(params: Mapping[str, Any]) -> Settings:
     """The settings that a command with `settings_options` was given; its other parameters are passed over.
 
@@ -354,6 +352,37 @@ def _type_of(field: dataclasses.Field[Any], hint: Any) -> click.ParamType[Any]:
     if hint is Path:
         return PathType()
     return {"public_url": Url(), "proxy_trust": Ranges(), "forward_allow": Ranges()}.get(field.name, click.STRING)
+
+
+def unknown_variables(environment: Mapping[str, str], group: click.Group) -> dict[str, str | None]:
+    """The variables that look like the relay's and that none of its commands reads, each with what was perhaps meant.
+    The commands are imported only where there is one that the settings do not have."""
+    settings = {variable(field) for field in dataclasses.fields(Settings)}
+    given = [name for name in environment if name.startswith(PREFIX) and not name.startswith(_TOLD)]
+    if settings.issuperset(given):
+        return {}
+    known = set(_variables(group)) | settings
+    return {name: _nearest(name, known) for name in sorted(given) if name not in known}
+
+
+def _variables(command: click.Command) -> Iterator[str]:
+    for option in command.params:
+        if isinstance(option.envvar, str):
+            yield option.envvar
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            if found is not None:
+                yield from _variables(found)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    from difflib import get_close_matches  # here, so that commands start faster
+
+    plain = {each.removeprefix(PREFIX).replace("_", ""): each for each in known}
+    found = get_close_matches(name.removeprefix(PREFIX).replace("_", ""), plain, 1, 0.8)
+    return plain[found[0]] if found else None
 
 
 data_option = click.option(

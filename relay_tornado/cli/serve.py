@@ -22,9 +22,8 @@ from relay_tornado.admin.sessions import Sessions
 from relay_tornado.app import Relay
 from relay_tornado.cli.common import STOP, program
 from relay_tornado.cli.errors import STDOUT, output_words, silence_output
-from relay_tornado.cli.options import options_of, settings_from, settings_options
+from relay_tornado.cli.options import options_of, settings_from, settings_options, unknown_variables
 from relay_tornado.cli.ui import link
-from relay_tornado.cli.variables import unknown_variables
 from relay_tornado.garbage import restrain
 from relay_tornado.log_output import configure
 from relay_tornado.model import Bucket

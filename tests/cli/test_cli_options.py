@@ -18,8 +18,8 @@ from relay_tornado.cli.options import (
     settings_from,
     settings_from_environment,
     settings_options,
+    unknown_variables,
 )
-from relay_tornado.cli.variables import unknown_variables
 from relay_tornado.errors import Invalid
 from relay_tornado.model import DAY
 from relay_tornado.settings import Settings, flag, parse_duration, parse_size, variable

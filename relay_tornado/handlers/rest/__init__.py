@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tornado.routing import URLSpec
 
-from relay_tornado.handlers.rest import about, buckets, consumers, logs, making, openapi, searches, tokens
+from relay_tornado.handlers.rest import about, buckets, consumers, logs, making, openapi, search, tokens
 from relay_tornado.handlers.rest.base import RestHandler, route
 from relay_tornado.handlers.rest.openapi import describe as describe
 from relay_tornado.handlers.rest.service import Rest as Rest
@@ -14,7 +14,7 @@ HANDLERS: tuple[type[RestHandler], ...] = (
     *consumers.HANDLERS,
     *logs.HANDLERS,
     *making.HANDLERS,
-    *searches.HANDLERS,
+    *search.HANDLERS,
     *tokens.HANDLERS,
     *about.HANDLERS,
     openapi.DescriptionHandler,

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from marshmallow import Schema
 
-from relay_tornado.admin.bins import create_bin
 from relay_tornado.admin.inputs import find_input
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.errors import Forbidden, Invalid
@@ -173,7 +172,7 @@ class BinsHandler(RestHandler):
     @operation("Make a bucket that is deleted after a day, unless it is kept", BinAnswer(), status=201, statuses=(412,))
     async def post(self) -> None:
         administration = self.rest.administration
-        document = bucket_document(await create_bin(administration))
+        document = bucket_document(await administration.create_bin())
         url = f"{(administration.url or '').rstrip('/')}/v1/webhooks/{document['inputs'][0]['id']}"
         answer = {"bucket": shown(self.token, "bucket", document), "url": url, "expires_at": document["expires_at"]}
         self.answer(answer, 201)

@@ -436,8 +436,10 @@ class QueryFlag(fields.Boolean):
         return value.lower() in ("true", "1")
 
 
-def _query(about: str, **details: Any) -> fields.String:
-    return fields.String(load_default="", metadata=_about(about), **details)
+def query(about: str, most: int | None = None) -> fields.String:
+    """A text in a query, of at most so many characters."""
+    limit = None if most is None else validate.Length(max=most, error=f"is longer than {most} characters.")
+    return fields.String(load_default="", validate=limit, metadata=_about(about))
 
 
 def one_of(about: str, *choices: str, default: str = "") -> fields.String:
@@ -447,28 +449,26 @@ def one_of(about: str, *choices: str, default: str = "") -> fields.String:
 
 
 class DeleteQuery(Schema):
-    force = QueryFlag(
-        load_default=False, metadata={"description": "Also with inputs or outputs beyond the default input."}
-    )
+    force = QueryFlag(load_default=False, metadata=_about("Also with inputs or outputs beyond the default input."))
 
 
 class DeadQuery(Schema):
     limit = QueryNumber("At most this many; 0 is the default, 100; over 1000 counts as 1000.", load_default=0)
-    cursor = _query("`next_cursor` of the page before.")
+    cursor = query("`next_cursor` of the page before.")
 
 
 class ForgetQuery(Schema):
-    ids = _query("Ids of events, with commas between.")
-    all = QueryFlag(load_default=False, metadata={"description": "All of them."})
+    ids = query("Ids of events, with commas between.")
+    all = QueryFlag(load_default=False, metadata=_about("All of them."))
 
 
 class LogQuery(Schema):
-    bucket = _query("The bucket's name or id; left out: every bucket that you have.")
-    output = _query("An output's id or name: its copies alone.")
+    bucket = query("The bucket's name or id; left out: every bucket that you have.")
+    output = query("An output's id or name: its copies alone.")
     status = one_of("", *STATUSES)
     limit = QueryNumber("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
     offset = QueryNumber("How many are passed over.", most=10_000, load_default=0)
-    cursor = _query("`next_cursor` of the page before.")
+    cursor = query("`next_cursor` of the page before.")
     since = QueryTime(
         "Received at this time or later: unix seconds, as RFC 3339 has it, or a date (UTC).",
         load_default=None,
@@ -487,7 +487,7 @@ class EventQuery(Schema):
         validate=validate.Length(min=1, error="is empty: name the bucket."),
         metadata={"description": "The bucket's name or id."},
     )
-    output = _query("An output's id or name: its copies alone.")
+    output = query("An output's id or name: its copies alone.")
     limit = QueryNumber("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
     max_age = QueryAge("Older events are passed over: seconds, or like 24h or 1h30m; 0 is no limit.", load_default=None)
     cursor = fields.String(
