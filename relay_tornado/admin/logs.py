@@ -63,11 +63,6 @@ class Logs:
         ]
         return [delivery_document(output, each) for output, each in sorted(wanted, key=lambda each: each[1].at)]
 
-    async def body(self, token: Token, log_id: str) -> bytes:
-        """The body of the event with this id (or of a copy of it), as it came. Raises NotFound, too, where its content
-        was kept in memory only and is gone."""
-        return (await self.event(token, log_id)).body
-
     async def event(self, token: Token, log_id: str) -> Event:
         """The event with this id (or that of a copy of it), whole. Raises NotFound, too, where its content was kept in
         memory only and is gone."""

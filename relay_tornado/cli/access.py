@@ -6,14 +6,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from relay_tornado.cli.client import Relay, open_relay, place_given
+from relay_tornado.cli.client import call, open_relay, place_given
 from relay_tornado.cli.output import Document
 from relay_tornado.errors import RelayError, Unavailable
 
@@ -68,7 +68,7 @@ def open_access(data: Path, what: str, buckets: Sequence[str] = (), key: str | N
             yield Access(_near(info), made["key"], made["secret"])
     finally:
         with suppress(RelayError, OSError):
-            _call(data, "token.revoke", key=made["key"])
+            call(data, "token.revoke", key=made["key"])
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _prolonged(data: Path, key: str) -> Iterator[None]:
     def put_off() -> None:
         while not ended.wait(EVERY):
             with suppress(RelayError, OSError):
-                _call(data, "token.set", key=key, options={"expires_at": time.time() + LIFE})
+                call(data, "token.set", key=key, options={"expires_at": time.time() + LIFE})
 
     thread = threading.Thread(target=put_off, name="token", daemon=True)
     thread.start()
@@ -88,11 +88,6 @@ def _prolonged(data: Path, key: str) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _call(data: Path, command: str, **arguments: Any) -> None:
-    with closing(Relay(data, create=False)) as relay:
-        relay.call(command, **arguments)
 
 
 def _near(info: Document) -> str:

@@ -89,7 +89,7 @@ def rate_given(rate: Any, interval: float | None) -> Document:
 
 
 def header_rows(document: Document) -> list[tuple[str, str]]:
-    """The headers of an input or an output for `print_fields`."""
+    """The headers of an input, an output or an event for `print_fields`."""
     return [("header", f"{name}: {value}") for name, values in document["headers"].items() for value in values]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from relay_tornado.cli.client import Caller, open_relay
-from relay_tornado.cli.common import Group
+from relay_tornado.cli.common import Group, header_rows
 from relay_tornado.cli.errors import Failure
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.options import Number, Read, options_of, relay_options, unix_time
@@ -125,7 +125,7 @@ def show(id: str, data: Path, as_json: bool) -> None:
     ]
     query = f"?{found['raw_query']}" if found["raw_query"] else ""
     rows.append(("request", f"{found['method']} {found['extra_path'] or '/'}{query}"))
-    rows += [("header", f"{name}: {value}") for name, values in found["headers"].items() for value in values]
+    rows += header_rows(found)
     rows.append(("status", f"{found['status']} {found['status_code'] or ''}".strip()))
     rows += _tries(found)
     if found["response_body"] and found["status"] != "sent":

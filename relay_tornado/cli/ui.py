@@ -9,7 +9,7 @@ import click
 
 from relay_tornado.cli.client import known_url, open_relay
 from relay_tornado.cli.options import options_of, sender_options
-from relay_tornado.cli.output import note, print_json
+from relay_tornado.cli.output import note, print_answer, print_json
 from relay_tornado.cli.secret import must_be_seen
 
 _option = options_of("UI")
@@ -27,10 +27,7 @@ def ui(sign_out_all: bool, data: Path, public_url: str | None, as_json: bool) ->
     with open_relay(data) as relay:
         if sign_out_all:
             ended = relay.call("ui.end")
-            if as_json:
-                print_json(ended)
-            else:
-                click.echo(f"Signed out: {ended['ended']}.")
+            print_answer(ended, f"Signed out: {ended['ended']}.", as_json)
             return
         must_be_seen()
         made = relay.call("ui.code")

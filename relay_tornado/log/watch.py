@@ -19,7 +19,7 @@ class Watches:
     """Every registration. `head` tells the newest published seq of a bucket, 0 where there is no such log."""
 
     def __init__(self, head: Callable[[BucketId], int]) -> None:
-        self._head = head
+        self.head = head
         self._all: set[Registration] = set()
         self._of: dict[BucketId, set[Registration]] = {}
 
@@ -51,9 +51,6 @@ class Watches:
                     say(_log.exception, "wake_failed", bucket=bucket_id)
         if lacking is not None:
             raise lacking
-
-    def head(self, bucket_id: BucketId) -> int:
-        return self._head(bucket_id)
 
     def remove(self, watch: Registration) -> None:
         self._all.discard(watch)

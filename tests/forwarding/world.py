@@ -25,7 +25,6 @@ from tests.log.memory_deliveries import MemoryDeliveries
 from tests.waiting import until
 
 B = "b-1"
-PLENTY = 1 << 20
 INPUT = Input("in-1", "public", 0, 0)
 
 

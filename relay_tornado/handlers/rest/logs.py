@@ -250,7 +250,7 @@ class BodyHandler(RestHandler):
 
     @operation("The exact bytes of an event's body, to be saved", None, content="application/octet-stream")
     async def get(self, log: str) -> None:
-        body = await self.rest.logs.body(self.token, log)
+        body = (await self.rest.logs.event(self.token, log)).body
         self.set_header("Content-Type", "application/octet-stream")
         # Whatever somebody sent, a browser neither runs nor shows it here.
         self.set_header("Content-Disposition", f'attachment; filename="{log}.bin"')
