@@ -75,7 +75,6 @@ class Relay:
         self._connection: _Online | _Offline | None = None
 
     def call(self, command: str, **arguments: Any) -> Any:
-        """Runs a command and returns its answer. Raises RelayError."""
         while True:
             if self._connection is None:
                 self._connection = _connect(self._data, self._create)

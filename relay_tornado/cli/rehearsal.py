@@ -51,7 +51,6 @@ class Rehearsal:
         self._runner.run(self._take(buckets))
 
     def call(self, command: str, **arguments: Any) -> Any:
-        """Runs a command and returns its answer. Raises RelayError."""
         return self._runner.run(run_command(self._administration, command, arguments))
 
     def close(self) -> None:

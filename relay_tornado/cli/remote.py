@@ -46,7 +46,6 @@ class Remote:
             note(f"the secret goes to {parts.hostname} without TLS: use https where you can")
 
     def call(self, command: str, **arguments: Any) -> Any:
-        """Runs a command and returns its answer. Raises RelayError."""
         run = getattr(self, command.replace(".", "_", 1), None)
         if run is None:
             raise Invalid(f"{command} works on the relay's own machine only: leave out --url (RELAY_URL)")

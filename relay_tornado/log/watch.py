@@ -74,10 +74,8 @@ class Registration:
         self.closed = False
 
     def head(self, bucket_id: BucketId) -> int:
-        """The newest published seq, 0 where there is none."""
         return self._watches.head(bucket_id)
 
     def close(self) -> None:
-        """No wake comes after this returned. May be repeated."""
         self.closed = True
         self._watches.remove(self)

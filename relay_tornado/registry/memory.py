@@ -33,17 +33,14 @@ class Records:
         self._watchers: list[Changed] = []
 
     def get(self, kind: Kind, key: str) -> Any | None:
-        """The record, or None."""
         found = self._records[kind].get(key)
         return None if found is None else found[0]
 
     def revision(self, kind: Kind, key: str) -> int:
-        """The record's revision, 0 where there is none."""
         found = self._records[kind].get(key)
         return 0 if found is None else found[1]
 
     def list(self, kind: Kind) -> Sequence[Any]:
-        """Every record of a kind, oldest first."""
         return [record for record, _ in self._records[kind].values()]
 
     def watch(self, changed: Changed) -> Callable[[], None]:

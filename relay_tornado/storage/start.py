@@ -24,7 +24,6 @@ from relay_tornado.storage import migrate, rights, wal
 from relay_tornado.storage import witness as witnesses
 from relay_tornado.storage.connection import keep_statements_in_memory, uri
 from relay_tornado.storage.damage import code_of, unquoted
-from relay_tornado.storage.rights import descriptors_lack
 from relay_tornado.storage.whereabouts import beside, wal_of
 from relay_tornado.storage.witness import Loss, Stamp, Witness, read_stamp
 
@@ -175,7 +174,7 @@ def refusal(path: Path, error: sqlite3.Error | OSError) -> StartupError:
     """What to tell a person of an error that kept the database from opening."""
     code = code_of(error)
     number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EMFILE, errno.ENFILE) or descriptors_lack():
+    if number in (errno.EMFILE, errno.ENFILE) or rights.descriptors_lack():
         return StartupError(f"{path} can't be opened: {NO_DESCRIPTOR}.")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM) or number in (
         errno.EACCES,
