@@ -30,6 +30,10 @@ _IDLE: Final = 15.0
 _TOO_IDLE: Final = 408
 """What some servers say as they close a connection on which nothing came for a while (RFC 9110, 15.5.9); it may cross
 the next request, which it is no answer to."""
+_MOST_INTERIM: Final = 16
+"""Interim answers (1xx) before the one that counts; a destination may send them without end."""
+_PARTS: Final = 128
+"""Parts of an answer, as chunks of a byte each, that are read before others have their turn: some 5 ms."""
 _IDLE_EACH: Final = 4
 _IDLE_ALL: Final = 256
 
@@ -190,7 +194,8 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[Answer] | None = None
         self._response: h11.Response | None = None
         self._body = bytearray()
-        self._used = self._heard = self._whole = False
+        self._used = self._heard = self._whole = self._reads_on = False
+        self._interim = 0
         self._timer = Timer(self.abort)
         self._lost: Callable[[], None] | None = None
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -203,6 +208,7 @@ class _Connection(asyncio.Protocol):
         assert transport is not None
         stale, self._used = self._used, True
         self._response, self._heard, self._whole = None, False, False
+        self._interim = 0
         self._body.clear()
         self._answer = asyncio.get_running_loop().create_future()
         # The parser has to know the method; what it would send is not used.
@@ -297,29 +303,57 @@ class _Connection(asyncio.Protocol):
             return
         try:
             self._parser.receive_data(data)
-            while True:
-                event = self._parser.next_event()
-                if event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
-                    return
-                if isinstance(event, h11.Response):
-                    self._response = event
-                elif isinstance(event, h11.Data):
-                    self._body += event.data
-                    if len(self._body) > MOST_BODY:
-                        del self._body[MOST_BODY:]
-                        self._finish(self._made(cut=True))
-                        return
-                elif isinstance(event, h11.EndOfMessage):
-                    self._whole = True
-                    self._finish(self._made(cut=False))
-                    return
+            if not self._reads_on:
+                self._parse()
         except h11.RemoteProtocolError as error:
-            if self._response is not None:
-                self._finish(self._made(cut=True))
-            elif self._heard:
-                self._fail(f"its answer is no HTTP: {error}")
-            else:
-                self._fail("it closed the connection before it answered")
+            self._misread(error)
+
+    def _read_on(self) -> None:
+        self._reads_on = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        if self._answer is None or self._answer.done():
+            return
+        try:
+            self._parse()
+        except h11.RemoteProtocolError as error:
+            self._misread(error)
+
+    def _parse(self) -> None:
+        """Takes what has come, a turn's worth of it. Raises RemoteProtocolError."""
+        for _ in range(_PARTS):
+            event = self._parser.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
+                return
+            if isinstance(event, h11.InformationalResponse):
+                self._interim += 1
+                if self._interim > _MOST_INTERIM:
+                    self._fail(f"it sent over {_MOST_INTERIM} interim answers, and none that counts")
+                    return
+            elif isinstance(event, h11.Response):
+                self._response = event
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+                if len(self._body) > MOST_BODY:
+                    del self._body[MOST_BODY:]
+                    self._finish(self._made(cut=True))
+                    return
+            elif isinstance(event, h11.EndOfMessage):
+                self._whole = True
+                self._finish(self._made(cut=False))
+                return
+        self._reads_on = True
+        asyncio.get_running_loop().call_soon(self._read_on)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _misread(self, error: h11.RemoteProtocolError) -> None:
+        if self._response is not None:
+            self._finish(self._made(cut=True))
+        elif self._heard:
+            self._fail(f"its answer is no HTTP: {error}")
+        else:
+            self._fail("it closed the connection before it answered")
 
     def _made(self, *, cut: bool) -> Answer:
         response = self._response

@@ -51,6 +51,26 @@ async def send(made: Transport, url: str, body: bytes = b"", method: str = "POST
     return await made.send(head, body, parse(url), method=method, **options)
 
 
+class _Paced(asyncio.Transport):
+    """A transport that sends nothing. `reads`: whether it may be read from."""
+
+    reads = True
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        assert self.reads
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        assert not self.reads
+        self.reads = True
+
+
 async def fails(made: Transport, url: str, **more: Any) -> Unanswered:
     with pytest.raises(Unanswered) as failed:
         await send(made, url, **more)
@@ -142,6 +162,44 @@ async def test_forms_of_answers() -> None:
         assert (await send(made, target.url)).headers[:3] == [
             (b"X-b", b"2"), (b"Set-Cookie", b"a"), (b"Set-Cookie", b"b"),
         ]  # fmt: skip
+
+
+@pytest.mark.gen_test
+async def test_interim_answers_without_end() -> None:
+    """Some may come before the answer; a destination that sends nothing else has not answered, and is left at once."""
+    some = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 16
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        while True:
+            writer.write(some)
+            await writer.drain()
+
+    async with Target(lambda got: some + answer(200, b"there")) as target, raw(serve) as endless, transport() as made:
+        assert (await send(made, target.url)).body == b"there"
+        failed = await fails(made, endless, timeout=5.0)
+        assert (failed.kind, "interim" in str(failed)) == ("broken", True)
+
+
+@pytest.mark.gen_test
+@pytest.mark.parametrize("length", [30_000, MOST_BODY + 1])
+async def test_an_answer_in_tiny_parts_is_read_in_turns(length: int) -> None:
+    """A chunk for each byte, all come at once: others have their turns between, and nothing of it is lost."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection = _Connection(set())
+    asking = asyncio.create_task(connection.ask(b"", b"", "POST"))
+    transport = _Paced()
+    connection.connection_made(transport)
+    await asyncio.sleep(0)
+    connection.data_received(head + b"1\r\nx\r\n" * length + b"0\r\n\r\n")
+    turns = 0
+    while not asking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    got = asking.result()
+    assert (len(got.body), got.cut) == (min(length, MOST_BODY), length > MOST_BODY)
+    assert turns > 100
+    assert transport.reads
 
 
 @pytest.mark.gen_test
