@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from asyncio import Future
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -13,7 +14,7 @@ from tornado.http1connection import HTTP1Connection
 from tornado.routing import URLSpec
 from tornado.web import stream_request_body
 
-from relay_tornado.errors import Forbidden, Invalid, RelayError
+from relay_tornado.errors import Forbidden, Invalid, Overloaded, RelayError
 from relay_tornado.handlers.base import JsonHandler
 from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.credentials import Caller, challenges
@@ -46,6 +47,8 @@ class Operation:
     """The answer's type."""
     statuses: tuple[int, ...] = ()
     """Errors beside those of every endpoint (400, 401, 403) and of its path (404)."""
+    large: bool = False
+    """Whether the answer may be: of those a token has a few at once (`reads.py`)."""
 
 
 _Method = Callable[..., Awaitable[None]]
@@ -94,6 +97,7 @@ class RestHandler(JsonHandler):
         self.rest = rest
         self._chunks: list[bytes] = []
         self._size = self._held = 0
+        self._reads: str | None = None
         self._refusal: RelayError | None = None
 
     def set_default_headers(self) -> None:
@@ -145,6 +149,25 @@ class RestHandler(JsonHandler):
         if self._has_body():
             # Whoever might ask when its head came may have lost that while its body was on its way.
             await self._authorize()
+        if self.endpoint.large:
+            key = self.token.key
+            waited = await self.rest.reads.enter(key)
+            self._reads = key
+            if waited:
+                await self._authorize()  # the same, while it waited
+                if self._stream().closed():
+                    raise Overloaded("its client did not wait for the answer")
+
+    def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
+        """Sends the answer. A large one counts until its client has read it, or is gone."""
+        key, self._reads = self._reads, None
+        if key is None:
+            return super().finish(chunk)
+        stream = self._stream()
+        try:
+            return super().finish(chunk)
+        finally:
+            stream.when_written(functools.partial(self.rest.reads.leave, key))
 
     def answer(self, document: Any, status: int = 200) -> None:
         """Finishes with a JSON document, which may be large."""
@@ -228,6 +251,12 @@ class RestHandler(JsonHandler):
                 self.set_header("Connection", "close")
                 stream.linger()
         super().write_error(status_code, **kwargs)
+
+    def _stream(self) -> Connection:
+        connection = self.request.connection
+        assert isinstance(connection, HTTP1Connection)
+        assert isinstance(connection.stream, Connection)
+        return connection.stream
 
     def _let_go(self) -> None:
         held, self._held = self._held, 0

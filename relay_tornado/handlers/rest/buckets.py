@@ -40,7 +40,7 @@ class RulesBody(Schema):
 class BucketsHandler(RestHandler):
     PATH = "/v1/buckets"
 
-    @operation("The buckets that the token has, oldest first", BucketAnswer(many=True))
+    @operation("The buckets that the token has, oldest first", BucketAnswer(many=True), large=True)
     async def get(self) -> None:
         buckets = self.rest.stored.buckets(self.token)
         self.answer([shown(self.token, "bucket", bucket_document(each)) for each in buckets])
@@ -59,7 +59,7 @@ class BucketsHandler(RestHandler):
 class BucketHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}"
 
-    @operation("One bucket with its inputs and outputs", BucketAnswer())
+    @operation("One bucket with its inputs and outputs", BucketAnswer(), large=True)
     async def get(self, bucket: str) -> None:
         self.answer(shown(self.token, "bucket", bucket_document(self.bucket)))
 

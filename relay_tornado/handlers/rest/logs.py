@@ -173,7 +173,7 @@ class RangeBody(Schema):
 class LogsHandler(RestHandler):
     PATH = "/v1/logs"
 
-    @operation("Events, newest first, each with its latest delivery", LogPage(), query=LogQuery())
+    @operation("Events, newest first, each with its latest delivery", LogPage(), query=LogQuery(), large=True)
     async def get(self) -> None:
         self.answer(await self.rest.logs.list(self.token, **self.query()))
 
@@ -182,7 +182,7 @@ class LogHandler(RestHandler):
     PATH = "/v1/logs/{log}"
     MAX_BODY = MAX_ANSWER
 
-    @operation("One event with its latest delivery, or one copy of it", LogAnswer())
+    @operation("One event with its latest delivery, or one copy of it", LogAnswer(), large=True)
     async def get(self, log: str) -> None:
         self.answer(await self.rest.logs.get(self.token, log))
 
@@ -197,7 +197,7 @@ class LogHandler(RestHandler):
 class BucketLogHandler(RestHandler):
     PATH = "/v1/buckets/{bucket}/logs/{log}"
 
-    @operation("The same, in a bucket", LogAnswer())
+    @operation("The same, in a bucket", LogAnswer(), large=True)
     async def get(self, bucket: str, log: str) -> None:
         document = await self.rest.logs.get(self.token, log)
         if document["bucket_id"] != self.bucket.id:
@@ -229,7 +229,10 @@ class EventsHandler(RestHandler):
     PATH = "/v1/events"
 
     @operation(
-        "Events in order: with a cursor a page, without one what was not fetched yet", EventPage(), query=EventQuery()
+        "Events in order: with a cursor a page, without one what was not fetched yet",
+        EventPage(),
+        query=EventQuery(),
+        large=True,
     )
     async def get(self) -> None:
         given = self.query()
@@ -248,7 +251,7 @@ class BodyHandler(RestHandler):
 
     PATH = "/v1/logs/{log}/body"
 
-    @operation("The exact bytes of an event's body, to be saved", None, content="application/octet-stream")
+    @operation("The exact bytes of an event's body, to be saved", None, content="application/octet-stream", large=True)
     async def get(self, log: str) -> None:
         body = (await self.rest.logs.event(self.token, log)).body
         self.set_header("Content-Type", "application/octet-stream")

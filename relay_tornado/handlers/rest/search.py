@@ -51,7 +51,7 @@ class FoundPage(Schema):
 class SearchHandler(RestHandler):
     PATH = "/v1/search"
 
-    @operation("Events that fit, newest first, without their bodies", FoundPage(), query=SearchQuery())
+    @operation("Events that fit, newest first, without their bodies", FoundPage(), query=SearchQuery(), large=True)
     async def get(self) -> None:
         given = self.query()
         bucket, limit, cursor = given.pop("bucket"), given.pop("limit"), given.pop("cursor")

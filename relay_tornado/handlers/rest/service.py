@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 from relay_tornado.admin.administration import Administration
@@ -15,6 +15,7 @@ from relay_tornado.delivery.responses import Responses
 from relay_tornado.errors import Forbidden, Invalid, Overloaded
 from relay_tornado.forwarding.forwarding import Forwarding
 from relay_tornado.handlers.credentials import Callers
+from relay_tornado.handlers.rest.reads import Reads
 from relay_tornado.handlers.sockets import Sockets
 from relay_tornado.ingest.ingest import Ingest
 from relay_tornado.model import MIB, Token
@@ -43,6 +44,7 @@ class Rest:
     series: Series
     lags: Callable[[], Sequence[ConsumerLevel]]
     """How far consumers are behind, as it was read last, with their buckets' ids."""
+    reads: Reads = field(default_factory=Reads)
     incoming: int = 0
     """Bytes of bodies that are held now."""
 
