@@ -99,7 +99,8 @@ class Appended(msgspec.Struct, frozen=True, gc=False):
 class Result(msgspec.Struct, frozen=True):
     """What came of one try. `status`: sent, failed, stalled, rejected. `status_code`: 0 where nobody answered.
 
-    `retries`: how many tries came before. `at`: unix seconds.
+    `retries`: how many tries came before. `at`: unix seconds. `left_out`: its headers and its body are not here, as
+    there were too many bytes of them.
     """
 
     status: str
@@ -109,6 +110,7 @@ class Result(msgspec.Struct, frozen=True):
     duration_ms: int
     retries: int
     at: float
+    left_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)

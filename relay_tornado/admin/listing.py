@@ -185,7 +185,7 @@ class Listing:
             for item in some:
                 newest = latest[item.place.bucket.id].get(item.outline.seq)
                 room -= item.outline.size + (0 if newest is None else len(newest.result.body))
-                if room < 0 and data:
+                if data and (room < 0 or (newest is not None and newest.result.left_out)):
                     return data
                 data.append(document_of(item.place.bucket, await self._found(item), copy, newest))
         return data

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from relay_tornado.errors import BucketGone, Malformed, NotFound, Overloaded, RelayError, Unavailable
-from relay_tornado.log.deliveries import DONE, MOST, Latest, sent, storable, surplus
+from relay_tornado.log.deliveries import DONE, MOST, READ, Latest, sent, storable, surplus
 from relay_tornado.model import BucketId, Result
 from relay_tornado.rescue import wake
 from relay_tornado.settings import Settings
@@ -27,7 +27,17 @@ T = TypeVar("T")
 
 _OVERHEAD = 512
 # Texts as bytes: one that is malformed is the damage of its own row, not of all.
-_COLUMNS = "output, CAST(status AS BLOB), status_code, CAST(headers AS BLOB), body, duration_ms, retries, at"
+_SIZE = "length(CAST(headers AS BLOB)) + length(body)"
+
+
+def _columns(there: str) -> str:
+    """What `_Row` names; headers and body of the rows that fit this condition alone."""
+    return (
+        f"output, CAST(status AS BLOB), status_code, iif({there}, CAST(headers AS BLOB), CAST('{{}}' AS BLOB)),"
+        f" iif({there}, body, x''), duration_ms, retries, at, NOT ({there})"
+    )
+
+
 _LOG = "SELECT id, first, head FROM log WHERE bucket = ? AND dropped = 0"
 _INSERT = (
     "INSERT INTO delivery (log, seq, output, at, status, status_code, duration_ms, retries, headers, body)"
@@ -36,12 +46,20 @@ _INSERT = (
 _KEPT = "SELECT id, status_code FROM delivery WHERE log = ? AND seq = ? AND output = ? ORDER BY id"
 # Ids first, so that no body is read but the one that is asked for.
 _FIRST = (
-    f"SELECT {_COLUMNS} FROM delivery WHERE id = (SELECT min(id) FROM delivery"  # noqa: S608 - constants only
+    f"SELECT {_columns('TRUE')} FROM delivery WHERE id = (SELECT min(id) FROM delivery"  # noqa: S608 - constants only
     " WHERE log = ? AND seq = ? AND status_code > 0 AND (? IS NULL OR output = ?))"
 )
-_OF = f"SELECT seq, {_COLUMNS} FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"  # noqa: S608
+_SIZES = f"SELECT id, ifnull({_SIZE}, 0) FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id DESC"  # noqa: S608
+_OF = (
+    f"SELECT seq, {_columns('id >= :oldest')} FROM delivery"  # noqa: S608
+    " WHERE log = :log AND seq BETWEEN :first AND :last ORDER BY id"
+)
 _LATEST = (
-    f"SELECT {_COLUMNS} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
+    f"SELECT {_columns(f'{_SIZE} <= :room')} FROM delivery WHERE id = (SELECT max(id) FROM delivery"  # noqa: S608
+    " WHERE log = :log AND seq = :seq AND (:output IS NULL OR output = :output))"
+)
+_STATUS = (
+    "SELECT CAST(status AS BLOB) FROM delivery WHERE id = (SELECT max(id) FROM delivery"
     " WHERE log = ? AND seq = ? AND (? IS NULL OR output = ?))"
 )
 _STATUSES = "SELECT seq, output, CAST(status AS BLOB) FROM delivery WHERE log = ? AND seq BETWEEN ? AND ? ORDER BY id"
@@ -55,7 +73,7 @@ _decode = msgspec.json.Decoder(dict[str, list[str]]).decode
 
 
 class _Row(NamedTuple):
-    """What `_COLUMNS` names."""
+    """A result as it is read."""
 
     output: int
     status: bytes
@@ -65,6 +83,7 @@ class _Row(NamedTuple):
     duration_ms: int
     retries: int
     at: Finite
+    left_out: int
 
 
 class _Entry:
@@ -188,7 +207,15 @@ class SqliteDeliveries:
     async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[tuple[int, int], Sequence[Result]]:
             found: dict[tuple[int, int], list[Result]] = {}
-            for seq, *row in raw.execute(_OF, (key, max(first, oldest), last)).fetchall():
+            begin = max(first, oldest)
+            room, there = READ, 1 << 62
+            for number, size in raw.execute(_SIZES, (key, begin, last)):
+                room -= size
+                if room < 0:
+                    break
+                there = number
+            wanted = {"oldest": there, "log": key, "first": begin, "last": last}
+            for seq, *row in raw.execute(_OF, wanted).fetchall():
                 if (result := _result(row)) is not None:
                     found.setdefault((seq, row[0]), []).append(result)
             return found
@@ -197,11 +224,14 @@ class SqliteDeliveries:
 
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
         def job(raw: sqlite3.Connection, key: int, oldest: int) -> Mapping[int, Latest]:
-            found = {}
+            found: dict[int, Latest] = {}
+            room = READ
             for seq in seqs:
-                row = raw.execute(_LATEST, (key, seq, output, output)).fetchone() if seq >= oldest else None
+                wanted = {"room": room, "log": key, "seq": seq, "output": output}
+                row = raw.execute(_LATEST, wanted).fetchone() if seq >= oldest else None
                 if row is not None and (result := _result(row)) is not None:
                     found[seq] = Latest(row[0], result)
+                    room = 0 if result.left_out else room - len(row[3]) - len(row[4])
             return found
 
         return await self._read(bucket_id, job, {})
@@ -280,15 +310,15 @@ def _floor(raw: sqlite3.Connection, key: int, output: int) -> int:
 def _status(raw: sqlite3.Connection, key: int, seq: int, output: int) -> str:
     """The newest status of a copy; for output 0 of any of the event's copies."""
     copy = output or None
-    row = raw.execute(_LATEST, (key, seq, copy, copy)).fetchone()
-    return "" if row is None else _text(row[1]) or ""
+    row = raw.execute(_STATUS, (key, seq, copy, copy)).fetchone()
+    return "" if row is None else _text(row[0]) or ""
 
 
 def _result(row: Sequence[Any]) -> Result | None:
     """None of a damaged row."""
     try:
-        _, status, status_code, headers, body, duration_ms, retries, at = sound(row, _Row)
-        return Result(status.decode(), status_code, _decode(headers), body, duration_ms, retries, at)
+        _, status, status_code, headers, body, duration_ms, retries, at, left_out = sound(row, _Row)
+        return Result(status.decode(), status_code, _decode(headers), body, duration_ms, retries, at, left_out != 0)
     except (sqlite3.DatabaseError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
 

@@ -22,7 +22,8 @@ def log_document(
     """The Log of an event of this bucket, or of its copy for output `copy`.
 
     `result` is its newest, None where there is none, and `output` the number of the output that it is about, 0 or None
-    for none. A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`.
+    for none. A body that is not UTF-8 stands in `body` with replacement characters, and exactly in `body_base64`. With
+    an answer that is left out `response_truncated` is true.
     """
     headers, _ = for_frame(event.headers)
     tried = result or Result(RECEIVED, 0, {}, b"", 0, 0, event.received_at)
@@ -62,12 +63,14 @@ def log_document(
     }
     if not is_utf8(event.body):
         document["body_base64"] = b64encode(event.body).decode()
+    if tried.left_out:
+        document["response_truncated"] = True
     return document
 
 
 def delivery_document(output: int, result: Result) -> Document:
     """What came of a try, or a client's answer; `output` is the number of the copy's, 0 for the event itself."""
-    return {
+    document = {
         "output": output,
         "status": result.status,
         "status_code": result.status_code,
@@ -77,3 +80,4 @@ def delivery_document(output: int, result: Result) -> Document:
         "response_headers": {name: list(each) for name, each in result.headers.items()},
         "response_body": b64encode(result.body).decode(),
     }
+    return {**document, "response_truncated": True} if result.left_out else document

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+import msgspec
+
 from relay_tornado.errors import BucketGone, NotFound
 from relay_tornado.log.contract import EventLog
-from relay_tornado.log.deliveries import DONE, MOST, Latest, sent, storable, surplus
+from relay_tornado.log.deliveries import DONE, MOST, READ, Latest, sent, storable, surplus
 from relay_tornado.model import BucketId, Result
 
 
@@ -60,18 +62,17 @@ class MemoryDeliveries:
         return None
 
     async def of(self, bucket_id: BucketId, first: int, last: int) -> Mapping[tuple[int, int], Sequence[Result]]:
+        rows = [row for row in await self._results(bucket_id) if first <= row[0] <= last]
         found: dict[tuple[int, int], list[Result]] = {}
-        for seq, output, result in await self._results(bucket_id):
-            if first <= seq <= last:
-                found.setdefault((seq, output), []).append(result)
+        for (seq, output, _), result in zip(rows, _within([row[2] for row in rows[::-1]])[::-1], strict=True):
+            found.setdefault((seq, output), []).append(result)
         return found
 
     async def latest(self, bucket_id: BucketId, seqs: Collection[int], output: int | None) -> Mapping[int, Latest]:
-        return {
-            seq: Latest(copy, result)
-            for seq, copy, result in await self._results(bucket_id)
-            if seq in seqs and output in (None, copy)
-        }
+        newest = {seq: (copy, result) for seq, copy, result in await self._results(bucket_id) if output in (None, copy)}
+        there = [seq for seq in seqs if seq in newest]
+        results = _within([newest[seq][1] for seq in there])
+        return {seq: Latest(newest[seq][0], result) for seq, result in zip(there, results, strict=True)}
 
     async def statuses(self, bucket_id: BucketId, first: int, last: int, output: int | None) -> Mapping[int, str]:
         found = await self.latest(bucket_id, range(first, last + 1), output)
@@ -100,3 +101,12 @@ class MemoryDeliveries:
                 await self.record(bucket_id, seq, output, sent(at))
                 claimed.append(seq)
         return claimed
+
+
+def _within(results: Sequence[Result]) -> list[Result]:
+    """The same; once there are `READ` bytes, those of the others are left out."""
+    kept, room = [], READ
+    for each in results:
+        room -= storable(each)[1]
+        kept.append(each if room >= 0 else msgspec.structs.replace(each, headers={}, body=b"", left_out=True))
+    return kept

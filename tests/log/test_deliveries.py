@@ -12,7 +12,7 @@ import pytest
 from tornado.ioloop import IOLoop
 
 from relay_tornado.errors import BucketGone, Invalid, Malformed, NotFound, Overloaded, Unavailable
-from relay_tornado.log.deliveries import MOST, Deliveries, Latest, sent
+from relay_tornado.log.deliveries import MOST, READ, Deliveries, Latest, sent
 from relay_tornado.log.sqlite_deliveries import SqliteDeliveries
 from relay_tornado.model import Result, Retention
 from tests.log.memory_deliveries import MemoryDeliveries
@@ -92,6 +92,26 @@ async def test_of_answers_at_once_one_is_the_first(world: World, deliveries: Del
     first = await deliveries.first("b", 1, 1)
     assert first is not None
     assert first.status_code == 200 + told.index(True)
+
+
+@log_test
+async def test_what_is_read_at_once_is_bounded(world: World, deliveries: Deliveries) -> None:
+    """Of more than is read at once the status of all is there, and of the newest (or the first that are asked for) what
+    was answered."""
+    large = b"x" * (READ // 4)
+    await make(world.log, events=5)
+    for seq in (1, 1, 1, 1, 1, 2, 3, 4, 5):
+        await deliveries.record("b", seq, 1, result(200, body=large))
+    for results in (
+        (await deliveries.of("b", 1, 1))[1, 1],
+        [(await deliveries.latest("b", [1, 2, 3, 4, 5], None))[seq].result for seq in (5, 4, 3, 2, 1)],
+    ):
+        assert [each.status_code for each in results] == [200] * 5
+        assert [each.left_out for each in results] == [True, True, False, False, False]
+        assert [each.body for each in results] == [b"", b"", large, large, large]
+    whole = await deliveries.first("b", 1, 1)
+    assert whole is not None
+    assert whole.body == large
 
 
 @log_test

@@ -155,6 +155,10 @@ class BinAnswer(Schema):
     expires_at = _time()
 
 
+def _left_out() -> fields.Boolean:
+    return fields.Boolean(metadata={"description": "true: the answer's headers and body are left out."})
+
+
 class DeliveryAnswer(Schema):
     """What came of a try, or a client's answer. `output` is the number of the copy's output, 0 for the event itself."""
 
@@ -166,6 +170,7 @@ class DeliveryAnswer(Schema):
     at = _decimal("Unix time in seconds.")
     response_headers = _headers()
     response_body = _text("Base64.")
+    response_truncated = _left_out()
 
 
 class LogAnswer(Schema):
@@ -183,6 +188,7 @@ class LogAnswer(Schema):
     extra_path = _text()
     ip_address = _text()
     response_body = _text("Base64.")
+    response_truncated = _left_out()
     response_headers = _headers()
     duration_ms = _number()
     retries = _number()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from relay_tornado.handlers.rest.payload import MAX_VALUES
+from relay_tornado.log.deliveries import READ
 from tests.handlers.rest.world import World
 
 BODY = b"\x00\xff made"
@@ -354,3 +355,31 @@ async def test_events_behind_a_cursor(here: World) -> None:
     assert [each["id"] for each in page["logs"]] == ids[2:]
     page = (await here.call("GET", "/v1/events?bucket=orders&cursor=k3v9x1q7m2ab-7")).document
     assert page["gap"] == {"from": None, "to": None, "count": None, "reason": "reset"}
+
+
+@pytest.mark.gen_test
+async def test_large_answers_of_clients_make_no_page_larger(here: World) -> None:
+    """Whoever may only answer can't have others read more than is read at once: what is left out says so. A list of
+    logs ends before it instead."""
+    bucket = await here.bucket("orders")
+    await here.token("worker", buckets=["orders"], api_access=False)
+    large = base64.b64encode(b"x" * (READ // 4)).decode()
+    for _ in range(5):
+        log = await here.send(bucket)
+        for _ in range(5):
+            answer = {"status_code": 200, "response_body": large}
+            assert (await here.call("PUT", f"/v1/logs/{log}", answer, "worker")).status == 200
+    found = (await here.call("GET", f"/v1/logs/{log}")).document
+    assert [each.get("response_truncated", False) for each in found["deliveries"]] == [True, True, False, False, False]
+    assert (found["response_body"], found["deliveries"][0]["response_body"]) == (large, "")
+    start = log.rpartition("-")[0] + "-0"
+    for path, name in (("search?", "data"), (f"events?cursor={start}&limit=5", "logs")):
+        logs = (await here.call("GET", f"/v1/{path}&bucket={bucket.id}")).document[name]
+        assert [each.get("response_truncated", False) for each in logs] == [False, False, False, True, True], path
+    pages: list[list[bool]] = []
+    cursor = ""
+    while cursor is not None:
+        page = (await here.call("GET", f"/v1/logs?bucket={bucket.id}&cursor={cursor}")).document
+        pages.append([each["response_body"] == large for each in page["data"]])
+        cursor = page.get("next_cursor")
+    assert pages == [[True] * 3, [True] * 2]

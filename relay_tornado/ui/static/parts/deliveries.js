@@ -44,7 +44,10 @@ function Delivery({ delivery, outputs }) {
     <span class="soft small num">
       ${delivery.duration_ms ? duration(delivery.duration_ms / 1000) : "–"}${retries}</span>
     <span class="soft small num"><${Time} at=${delivery.at} /></span>`;
-  if (!answered) return html`<li class="delivery"><div class="row">${line}</div></li>`;
+  if (!answered || delivery.response_truncated) {
+    const why = delivery.response_truncated && html`<p class="soft small">What was answered is left out: newer answers take all the room.</p>`;
+    return html`<li class="delivery"><div class="row">${line}</div>${why}</li>`;
+  }
   return html`<li class="delivery"><details><summary class="row">${line}</summary><${Answer} headers=${delivery.response_headers}
     body=${delivery.response_body} /></details></li>`;
 }
