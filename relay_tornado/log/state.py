@@ -6,7 +6,6 @@ goes back.
 
 from __future__ import annotations
 
-import time as clock
 from collections.abc import Sequence
 
 from relay_tornado.log.ephemeral import Fleeting
@@ -59,9 +58,9 @@ def keep_from_count(head: int, keep: Retention) -> int:
     return 1 if keep.max_events is None else max(head - max(keep.max_events, 0) + 1, 1)
 
 
-def age_limit(keep: Retention, now: float | None = None) -> float | None:
+def age_limit(keep: Retention, now: float) -> float | None:
     """The time before which events are too old; None where age does not count."""
-    return None if keep.max_age is None else (clock.time() if now is None else now) - keep.max_age
+    return None if keep.max_age is None else now - keep.max_age
 
 
 def excess_bytes(held: int, keep: Retention) -> int:

@@ -72,7 +72,7 @@ class Trimming:
         return left
 
     async def _oldest_by_age(self, state: LogState, keep: Retention) -> int:
-        limit, key, first, head = age_limit(keep), state.key, state.first, state.head
+        limit, key, first, head = age_limit(keep, time.time()), state.key, state.first, state.head
         if limit is None or first > head:
             return 1
         return await self._read(lambda raw: reclaim.seek(raw, key, first, head, limit)) + 1
