@@ -66,7 +66,8 @@ async def test_who_is_behind_costs_a_commit_nothing(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.gen_test
 async def test_caught_up_comes_once_a_bucket() -> None:
-    """When replay meets the head, also for latest and for an empty bucket; stock clients are told nothing."""
+    """When replay meets the head, also for latest and for an empty bucket; not of one that is made later, and stock
+    clients are told nothing."""
     world = World()
     await world.bucket("a")
     await world.bucket("b")
@@ -86,6 +87,10 @@ async def test_caught_up_comes_once_a_bucket() -> None:
     stock, _, _ = await world.subscribe()
     await quiet()
     assert stock.messages == []
+    await world.bucket("c")
+    await world.append(1, "id-c")
+    await until(lambda: stock.seqs("c") == reader.seqs("c") == [1])
+    assert len(reader.statuses()) == 2
 
 
 @pytest.mark.gen_test
