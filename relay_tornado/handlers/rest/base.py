@@ -158,6 +158,15 @@ class RestHandler(JsonHandler):
                 if self._stream().closed():
                     raise Overloaded("its client did not wait for the answer")
 
+    def send_error(self, status_code: int = 500, **kwargs: Any) -> None:
+        try:
+            super().send_error(status_code, **kwargs)
+        finally:
+            # There may be no memory for an answer either.
+            key, self._reads = self._reads, None
+            if key is not None:
+                self.rest.reads.leave(key)
+
     def finish(self, chunk: str | bytes | dict[str, Any] | None = None) -> Future[None]:
         """Sends the answer. A large one counts until its client has read it, or is gone."""
         key, self._reads = self._reads, None

@@ -9,6 +9,7 @@ from collections import deque
 from typing import Final
 
 from relay_tornado.errors import Overloaded
+from relay_tornado.rescue import wake
 
 AT_ONCE: Final = 4
 WAITING: Final = 1_000
@@ -38,11 +39,14 @@ class Reads:
 
     def leave(self, key: str) -> None:
         """Whoever waits longest has the place from now on."""
-        if waiting := self._waiting.get(key):
-            waiting.popleft().set_result(None)
+        waiting = self._waiting.get(key)
+        while waiting:
+            turn = waiting.popleft()
             if not waiting:
                 del self._waiting[key]
-            return
+            if not turn.done():  # who was cancelled has no use for it
+                wake(turn, None)
+                return
         self._running[key] -= 1
         if not self._running[key]:
             del self._running[key]

@@ -9,6 +9,7 @@ import pytest
 
 from relay_tornado.errors import Overloaded
 from relay_tornado.handlers.rest import reads
+from relay_tornado.handlers.rest.logs import LogsHandler
 from relay_tornado.handlers.rest.reads import AT_ONCE, Reads
 from tests.handlers.raw import Raw
 from tests.handlers.rest.world import World
@@ -88,3 +89,36 @@ async def test_more_than_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         held.leave("a")
     assert [await each for each in waiting] == [True, True]
     assert (held._running, held._waiting) == ({}, {})
+
+
+@pytest.mark.gen_test
+async def test_who_is_cancelled_while_it_waits_takes_no_turn() -> None:
+    held = Reads()
+    for _ in range(AT_ONCE):
+        await held.enter("a")
+    first, second = (asyncio.create_task(held.enter("a")) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    held.leave("a")
+    assert await second is True
+    for _ in range(AT_ONCE):
+        held.leave("a")
+    assert (held._running, held._waiting) == ({}, {})
+
+
+@pytest.mark.gen_test
+async def test_an_answer_that_there_is_no_memory_for_leaves(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert here.relay._site is not None
+    held = here.relay._site.rest.reads
+    failed = asyncio.Event()
+
+    def lacking(handler: LogsHandler, chunk: object = None) -> None:
+        failed.set()
+        raise MemoryError
+
+    monkeypatch.setattr(LogsHandler, "finish", lacking)
+    await here.token("poor")
+    async with Raw(here.relay.port) as asking:
+        asking.send(PAGE % here.tokens["poor"][1].encode())
+        await failed.wait()
+        await until(lambda: held._running == {})
