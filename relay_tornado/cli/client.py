@@ -23,6 +23,7 @@ from click.core import ParameterSource
 
 from relay_tornado.cli import answers
 from relay_tornado.cli.answers import Refused
+from relay_tornado.cli.errors import ASKED
 from relay_tornado.cli.output import note
 from relay_tornado.errors import Locked, NotFound, Unavailable
 from relay_tornado.storage.lock import read_owner
@@ -102,6 +103,7 @@ def open_relay(data: Path, create: bool = False) -> Iterator[Caller]:
     else:
         from relay_tornado.cli.remote import Remote
 
+        click.get_current_context().meta[ASKED] = place.url
         relay = Remote(place.url, place.secret())
     with closing(relay):
         yield relay

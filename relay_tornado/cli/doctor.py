@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -109,4 +110,6 @@ def _token(relay: Relay, idle: float) -> Iterator[tuple[str, str]]:
 async def _look(place: Any, credentials: tuple[str, str] | None, idle: float) -> list[Finding]:
     from relay_tornado.doctor.address import look
 
+    # What Tornado says of odd answers comes out as a finding.
+    logging.getLogger("tornado").addHandler(logging.NullHandler())
     return [finding async for finding in look(place, credentials, idle)]

@@ -17,7 +17,17 @@ import click
 from click.core import ParameterSource
 
 import relay_tornado
-from relay_tornado.cli.errors import NO_MEMORY, REMOTE, STDOUT, Failure, drop_output, file_words, is_printing, near_only
+from relay_tornado.cli.errors import (
+    ASKED,
+    NO_MEMORY,
+    REMOTE,
+    STDOUT,
+    Failure,
+    drop_output,
+    file_words,
+    is_printing,
+    near_only,
+)
 from relay_tornado.cli.flags import in_flags
 from relay_tornado.cli.streams import escape_unknown, open_closed
 from relay_tornado.errors import NO_THREAD, RelayError
@@ -30,6 +40,12 @@ _COMMANDS: Final = {
 
 _NOT_MAPPED: Final = "failed to map segment from shared object"
 """What glibc says where there is no memory for a library; for any other reason it says more."""
+
+_ODD: Final = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What comes of a document that is none of a relay's, where a list stands for a text, or nothing."""
+
+_REASON: Final = 200
+"""Characters of such an error that are shown."""
 
 _BEHIND: Final = {"--data": " PATH", "--json": "", "--public-url": " URL"}
 """Options of nearly every command, which none of them is before its command."""
@@ -129,6 +145,15 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             click.echo("relay: stopped", err=True)
             raise click.exceptions.Exit(130) from None
+        except _ODD as error:
+            # Without a relay elsewhere it is a fault of this program.
+            url = ctx.meta.get(ASKED)
+            if url is None:
+                raise
+            raise Failure(
+                f"what {url} answers is not understood: is it a relay, and of a version near to this program's, "
+                f"which is {relay_tornado.__version__}? ({type(error).__name__}: {str(error)[:_REASON]})"
+            ) from error
         except RuntimeError as error:
             if str(error) != "can't start new thread":
                 raise

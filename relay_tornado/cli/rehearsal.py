@@ -42,13 +42,14 @@ class Rehearsal:
 
     def __init__(self, buckets: list[Document]) -> None:
         """`buckets` are all that there are, as the relay shows them."""
+        found = [_bucket(each) for each in buckets]  # first, as it fails where it was no relay that answered
         self._runner = asyncio.Runner()
         self._registry = MemoryRegistry()
         nothing: Any = _NoEvents()
         logs = Logs(nothing, nothing, self._registry)
         settings = Settings(ingest_buffer=MAX_COUNT)
         self._administration = Administration(nothing, self._registry, settings, nothing, logs)
-        self._runner.run(self._take(buckets))
+        self._runner.run(self._take(found))
 
     def call(self, command: str, **arguments: Any) -> Any:
         return self._runner.run(run_command(self._administration, command, arguments))
@@ -56,9 +57,8 @@ class Rehearsal:
     def close(self) -> None:
         self._runner.close()
 
-    async def _take(self, buckets: list[Document]) -> None:
-        for document in buckets:
-            bucket = _bucket(document)
+    async def _take(self, buckets: list[Bucket]) -> None:
+        for bucket in buckets:
             await self._registry.put("bucket", bucket.id, bucket)
 
 

@@ -30,6 +30,12 @@ _NO_PATH: Final = "there is nothing at this path"
 _PART: Final = 150
 """Ids of events in one request: a URL of them passes proxies that take 8 KiB."""
 
+_LONGEST: Final = 2000
+"""Characters of a message that are shown."""
+
+_AWAY: Final = frozenset({502, 503, 504})
+"""What a proxy answers while the relay behind it is away, or slow."""
+
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -54,8 +60,10 @@ class Remote:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def request(self, method: str, *path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-        """One request under /v1; returns the answer's document. Raises RelayError."""
+    def request(
+        self, method: str, *path: str, body: Any = None, query: Mapping[str, Any] | None = None, kind: type = dict
+    ) -> Any:
+        """One request under /v1; returns the answer's document, which is of this kind. Raises RelayError."""
         if "" in path:  # what is left then is the path of something else
             raise NotFound("a name or an id is empty: is the variable set that it is taken from?")
         url = f"{self.url}/v1/{'/'.join(quote(part, safe='') for part in path)}"
@@ -71,12 +79,17 @@ class Remote:
         request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310  # checked to be http or https
         try:
             with self._opener.open(request, timeout=answers.ANSWER) as response:
-                return answers.decode(response.read())
+                found = answers.decode(response.read())
         except urllib.error.HTTPError as error:
             with error:
-                self._refused(error)
+                self._refused(error, method)
         except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLError) and not isinstance(error.reason, ssl.SSLCertVerificationError):
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise Unavailable(
+                    f"the certificate of {self.url} is not trusted: {error.reason.verify_message}: is the URL right? "
+                    "SSL_CERT_FILE names a file with further authorities"
+                ) from None
+            if isinstance(error.reason, ssl.SSLError):
                 from relay_tornado.client.address import tls_trouble  # here: what is around it takes its time
 
                 raise Unavailable(tls_trouble(error.reason, self.url)[0]) from None
@@ -89,18 +102,19 @@ class Remote:
                 if isinstance(error, TimeoutError)
                 else "broke off its answer"
             )
-            if method == "GET":
-                raise Unavailable(f"{self.url} {what}: try again") from None
-            raise Unavailable(f"{self.url} {what}, so this may have been done or not: look, and repeat it") from None
+            raise Unavailable(f"{self.url} {what}{_again(method)}") from None
         except (ValueError, HTTPException):
-            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?") from None
+            found = None
+        if not isinstance(found, kind):
+            raise Unavailable(f"{self.url} does not answer like a relay: is the URL right?")
+        return found
 
-    def _refused(self, error: urllib.error.HTTPError) -> NoReturn:
+    def _refused(self, error: urllib.error.HTTPError, method: str) -> NoReturn:
         try:
             document = json.loads(error.read())
-            message = str(document["message"])
+            message = str(document["message"])[:_LONGEST]
         except (ValueError, RecursionError, KeyError, TypeError, OSError, HTTPException):
-            raise Unavailable(f"{self.url} answers {error.code}, and not like a relay: is the URL right?") from None
+            raise Unavailable(f"{self.url} {_stranger(error, method)}") from None
         if error.code == 405 or message == _NO_PATH:
             raise Refused(
                 f"{self.url} does not have what this command needs: is it a relay older than this program, which is "
@@ -114,7 +128,7 @@ class Remote:
         return self.request("POST", "buckets", body={**options, "name": name})
 
     def bucket_list(self) -> Any:
-        return self.request("GET", "buckets")
+        return self.request("GET", "buckets", kind=list)
 
     def bucket_show(self, bucket: str) -> Any:
         return self.request("GET", "buckets", bucket)
@@ -166,7 +180,7 @@ class Remote:
         return _made(self.request("POST", "tokens", body=_token_body(options)))
 
     def token_list(self) -> Any:
-        return self.request("GET", "tokens")
+        return self.request("GET", "tokens", kind=list)
 
     def token_set(self, key: str, options: Document) -> Any:
         return self.request("PUT", "tokens", key, body=_token_body(options))
@@ -179,11 +193,11 @@ class Remote:
 
     def consumer_list(self, bucket: str | None = None) -> Any:
         if bucket is not None:
-            return self.request("GET", "buckets", bucket, "consumers")
+            return self.request("GET", "buckets", bucket, "consumers", kind=list)
         found: list[Document] = []
         for each in self.bucket_list():
             with suppress(NotFound):  # it is deleted meanwhile
-                found += self.request("GET", "buckets", each["id"], "consumers")
+                found += self.request("GET", "buckets", each["id"], "consumers", kind=list)
         return found
 
     def consumer_show(self, bucket: str, consumer: str) -> Any:
@@ -225,6 +239,24 @@ class Remote:
         buckets = self.bucket_list() if bucket is None else [self.bucket_show(bucket)]
         owner, found = find_part(buckets, kind, reference, bucket)
         return "buckets", owner["id"], f"{kind}s", found["id"]
+
+
+def _again(method: str) -> str:
+    """What to do where nobody knows whether a request was carried out."""
+    return ": try again" if method == "GET" else ", so this may have been done or not: look, and repeat it"
+
+
+def _stranger(error: urllib.error.HTTPError, method: str) -> str:
+    """What is said of an error that no relay answers with."""
+    target = error.headers.get("Location", "")[:_LONGEST]
+    if 300 <= error.code < 400 and target:
+        return f"does not answer like a relay, but redirects to {target}: is the relay there?"
+    what = f"answers {error.code}, and not like a relay"
+    if error.code in _AWAY:
+        return f"{what}, but like a proxy whose relay is away or slow{_again(method)}"
+    if error.code == 413:
+        return f"{what}: a proxy in front of it takes no request so large (nginx: client_max_body_size)"
+    return f"{what}: is the URL right?"
 
 
 def _token_body(options: Document) -> Document:

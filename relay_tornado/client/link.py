@@ -224,7 +224,9 @@ async def dial(address: Address, options: Options, known: bool) -> Link:
         )
     except InvalidStatus as error:
         status = error.response.status_code
-        message = f"{address.socket} answers {status}: is that the relay's URL?"
+        target = error.response.headers.get_all("Location") if 300 <= status < 400 else []
+        leads = f" and leads to {target[0]}" if target else ""
+        message = f"{address.socket} answers {status}{leads}: is that the relay's URL?"
         final = 300 <= status < 500 and status not in _PASSING and not known
         raise (Unreachable if final else Cut)(message) from None
     except ssl.SSLCertVerificationError as error:

@@ -14,7 +14,8 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
-from tornado.websocket import WebSocketClientConnection, websocket_connect
+from tornado.iostream import UnsatisfiableReadError
+from tornado.websocket import WebSocketClientConnection, WebSocketError, websocket_connect
 
 from relay_tornado.doctor.finding import Finding
 from relay_tornado.model import DAY
@@ -26,6 +27,12 @@ EARLY: Final = 5.0
 """Seconds within which a refusal has to arrive while its body is still to come."""
 
 EXPIRES_SOON: Final = 14 * DAY
+
+_LARGEST: Final = 1 << 20
+"""Bytes of an answer that are read: a relay's has a hundred."""
+
+_ODD: Final = (OSError, HTTPClientError, ValueError, UnsatisfiableReadError, WebSocketError)
+"""What comes of a server that does not answer, or not as a server does."""
 
 _ANNOUNCED: Final = 1 << 20
 """Bytes of the body that never comes: more than any proxy passes on before it is whole, where it waits for that."""
@@ -116,8 +123,9 @@ async def leads_here(place: Place) -> Finding:
     name, url = "url", f"{place.url}/healthz"
     began = time.monotonic()
     try:
-        answer = await AsyncHTTPClient(force_instance=True).fetch(_request(place, url), raise_error=False)
-    except (OSError, HTTPClientError, ValueError) as error:
+        client = AsyncHTTPClient(force_instance=True, max_body_size=_LARGEST)
+        answer = await client.fetch(_request(place, url), raise_error=False)
+    except _ODD as error:
         return Finding(
             name,
             "fail",
@@ -173,7 +181,7 @@ async def streams(place: Place) -> Finding:
             "the proxy in front collects a whole body before it passes it on: large webhooks go over its disk",
             "nginx: proxy_request_buffering off (deploy/nginx/relay.conf)",
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:  # that of a line without end, too
         line = _words(error).encode()
     finally:
         await _close(writer)
@@ -192,7 +200,7 @@ async def socket(place: Place, credentials: tuple[str, str] | None, idle: float)
     url = "ws" + place.url.removeprefix("http") + "/v1/socket"
     try:
         connection = await websocket_connect(_request(place, url))
-    except (OSError, HTTPClientError) as error:
+    except _ODD as error:
         yield Finding(
             "socket",
             "fail",
@@ -207,7 +215,7 @@ async def socket(place: Place, credentials: tuple[str, str] | None, idle: float)
         began = time.monotonic()
         try:
             await _subscribe(connection, credentials)
-        except (TimeoutError, ConnectionError):
+        except (TimeoutError, ConnectionError, WebSocketError):
             yield Finding(
                 "socket",
                 "fail",
@@ -231,8 +239,15 @@ async def _subscribe(connection: WebSocketClientConnection, credentials: tuple[s
         await connection.write_message(json.dumps(message))
         async with asyncio.timeout(PATIENCE):
             answer = await connection.read_message()
-        if answer is None or json.loads(answer).get("status") != status:
+        if answer is None or _status(answer) != status:
             raise ConnectionError
+
+
+def _status(answer: str | bytes) -> Any:
+    try:
+        return json.loads(answer)["status"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 async def _watch(connection: WebSocketClientConnection, idle: float) -> Finding:
@@ -258,7 +273,12 @@ async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 
 def _request(place: Place, url: str) -> HTTPRequest:
     return HTTPRequest(
-        url, connect_timeout=PATIENCE, request_timeout=PATIENCE, follow_redirects=False, ssl_options=_context(place)
+        url,
+        connect_timeout=PATIENCE,
+        request_timeout=PATIENCE,
+        follow_redirects=False,
+        decompress_response=False,
+        ssl_options=_context(place),
     )
 
 
@@ -276,4 +296,6 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 def _words(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, UnsatisfiableReadError):
+        return "the head of its answer has no end"
     return str(error) or type(error).__name__

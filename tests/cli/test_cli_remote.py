@@ -5,15 +5,18 @@ from __future__ import annotations
 import http.server
 import inspect
 import socket
+import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import trustme
 
 from relay_tornado.admin.commands import COMMANDS
 from relay_tornado.cli.remote import Remote
@@ -160,6 +163,17 @@ def test_a_port_that_speaks_no_https(relay: Runner, tmp_path: Path) -> None:
         assert said == f"{url.replace('https:', 'wss:')}/v1/socket does not speak HTTPS: try {server.url}"
 
 
+def test_a_certificate_that_is_not_trusted(relay: Runner, tmp_path: Path) -> None:
+    """What is wrong with it is said, and how an authority is named; nothing was asked yet."""
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    with stranger(context) as url:
+        said = relay.refused("bucket", "create", "orders", RELAY_URL=url, RELAY_SECRET="x")
+    assert said.startswith(f"the certificate of {url} is not trusted: ")
+    assert "SSL_CERT_FILE" in said
+
+
 def test_which_relay_is_meant(relay: Runner, tmp_path: Path) -> None:
     """A flag wins over a variable, two flags contradict each other, and local commands say that they are."""
     url = {"RELAY_URL": "http://127.0.0.1:1", "RELAY_SECRET": "x"}
@@ -199,13 +213,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def stranger() -> Iterator[str]:
+def stranger(context: ssl.SSLContext | None = None) -> Iterator[str]:
     """Something at a URL that is no relay, and redirects."""
     server = http.server.HTTPServer(("127.0.0.1", 0), _Handler)
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"{'http' if context is None else 'https'}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         thread.join(60)
@@ -224,16 +240,19 @@ def test_a_stranger_gets_no_secret(relay: Runner) -> None:
 
 
 @contextmanager
-def saying(answer: bytes) -> Iterator[str]:
-    """Something that answers each connection with these bytes."""
+def saying(answer: bytes, forever: bytes = b"", every: float = 0.0) -> Iterator[str]:
+    """Something that answers each connection with these bytes, and then with others for as long as they are taken."""
 
     def serve() -> None:
         with suppress(OSError):
             while True:
                 connection, _ = listening.accept()
-                with connection:
+                with connection, suppress(OSError):
                     connection.recv(65536)
                     connection.sendall(answer)
+                    while forever:
+                        connection.sendall(forever)
+                        time.sleep(every)
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve)
@@ -254,12 +273,70 @@ def saying(answer: bytes) -> Iterator[str]:
         (b"HTTP/1.1 503 Away\r\n\r\n" + b"[" * 200_000, "answers 503"),
         (b"HTTP/1.1 503 Away\r\nContent-Length: 100\r\n\r\n{", "answers 503"),
         (b"", "broke off"),
+        (b"HTTP/1.1 301 Moved\r\nLocation: https://relay.test/v1\r\n\r\n", "redirects to https://relay.test/v1: is"),
+        (b"HTTP/1.1 502 Bad Gateway\r\n\r\n<html>", "whose relay is away or slow: try again"),
+        (b"HTTP/1.1 413 Too Large\r\n\r\n<html>", "takes no request so large"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "does not answer like a relay"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffff\r\n", "does not answer like a relay"),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"error": "no such page"}', "does not answer like a relay"),
     ],
 )
 def test_what_is_no_whole_answer(relay: Runner, answer: bytes, words: str) -> None:
     """Another program's port, and an answer that breaks off, are said in one line."""
     with saying(answer) as url:
         assert words in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+
+
+@pytest.mark.parametrize(
+    ("answer", "forever"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+        (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 100),
+        (b"HTTP/1.1 200 OK\r\n\r\n[", b" " * 65536),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10\r\n" + b" " * 16 + b"\r\n"),
+        (b"HTTP/1.1 500 Error\r\n\r\n{", b" " * 65536),
+    ],
+)
+def test_an_answer_without_end(relay: Runner, monkeypatch: pytest.MonkeyPatch, answer: bytes, forever: bytes) -> None:
+    """It is given up before it takes the memory."""
+    monkeypatch.setattr("relay_tornado.client.opener.LARGEST", 1 << 20)
+    with saying(answer, forever) as url:
+        assert "like a relay: is the URL right?" in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]
+)
+def test_an_answer_a_byte_at_a_time(relay: Runner, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """All of it has to come in time, not each byte."""
+    monkeypatch.setattr("relay_tornado.cli.answers.ANSWER", 1.0)
+    with saying(answer, b" ", 0.05) as url:
+        assert "no answer within 1 s" in relay.refused("bucket", "list", RELAY_URL=url, RELAY_SECRET="x")
+
+
+@pytest.mark.parametrize("document", [b"[{}]", b'[{"id": 1, "inputs": 2, "name": [], "key": {}}]'])
+@pytest.mark.parametrize(
+    "command", ["bucket list", "input list", "output delete x --yes", "token list", "consumer list", "apply {file}"]
+)
+def test_a_list_of_something_else(relay: Runner, tmp_path: Path, command: str, document: bytes) -> None:
+    """Of another program, or of a relay of a version that is far from this one's."""
+    (tmp_path / "f.toml").write_text("[buckets.orders]\n")
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n" + document) as url:
+        arguments = command.format(file=tmp_path / "f.toml").split()
+        said = relay.refused(*arguments, RELAY_URL=url, RELAY_SECRET="x")
+    assert url in said or said.startswith("there is no output 'x'")
+
+
+@pytest.mark.parametrize(
+    "command", ["bucket show x", "logs list", "logs show x", "replay x --from earliest --to-output y"]
+)
+@pytest.mark.parametrize(
+    "document", [b"[]", b'{"data": 7, "name": 5, "id": [], "inputs": 5, "headers": 5, "created_at": {}}']
+)
+def test_a_document_of_something_else(relay: Runner, command: str, document: bytes) -> None:
+    """What it names by a relay's words is no relay's."""
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n" + document) as url:
+        assert url in relay.refused(*command.split(), RELAY_URL=url, RELAY_SECRET="x")
 
 
 def test_a_change_whose_answer_does_not_come(relay: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

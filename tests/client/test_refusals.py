@@ -84,9 +84,10 @@ async def test_a_subscribe_that_is_too_big() -> None:
 
 
 @client_test
-@pytest.mark.parametrize("status", [301, 401, 404])
-async def test_a_url_that_is_no_relays(status: int) -> None:
-    """What waiting does not mend is said at once; a redirect is not followed, since the secret would go with it."""
+@pytest.mark.parametrize(("status", "leads"), [(301, " and leads to /other:"), (401, ":"), (404, ":")])
+async def test_a_url_that_is_no_relays(status: int, leads: str) -> None:
+    """What waiting does not mend is said at once; a redirect is told and not followed, since the secret would go with
+    it."""
     elsewhere: list[str] = []
 
     async def refuse(socket: ServerConnection, request: Request) -> Response:
@@ -99,7 +100,7 @@ async def test_a_url_that_is_no_relays(status: int) -> None:
         raise AssertionError
 
     async with service(talk, process_request=refuse) as url, at(url) as events:
-        with pytest.raises(Unreachable, match=f"answers {status}"):
+        with pytest.raises(Unreachable, match=f"answers {status}{leads}"):
             await anext(events)
     assert elsewhere == ["/v1/socket"]
 

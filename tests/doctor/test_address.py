@@ -109,6 +109,8 @@ async def test_another_relay_answers() -> None:
         (b"HTTP/1.1 300 Choices\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
         (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "elsewhere"),
         (b"", "does not answer"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, "the head of its answer has no end"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (2 << 20), "does not answer"),
     ],
 )
 async def test_something_else_answers(answer: bytes, words: str) -> None:
@@ -152,7 +154,23 @@ async def test_what_is_not_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> 
         assert (said.level, said.says.endswith(" fails: no answer in time")) == ("fail", True)
 
 
-@pytest.mark.parametrize("last", ['{"type":"status","status":"unauthorized"}', None])
+@pytest.mark.gen_test
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"x" * 100_000])
+async def test_what_is_no_socket(answer: bytes) -> None:
+    """A page instead, as some proxies have it, and a line without end, which is no answer to a webhook, either."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+
+    async with answering(talk) as port:
+        place = Place(f"http://127.0.0.1:{port}")
+        (said,) = [finding async for finding in address.socket(place, None, 0)]
+        assert (said.level, "does not open" in said.says) == ("fail", True)
+        assert (await streams(place)).level == "warn"
+
+
+@pytest.mark.parametrize("last", ['{"type":"status","status":"unauthorized"}', "[]", "no JSON", "[" * 60_000, None])
 @pytest.mark.gen_test
 async def test_a_socket_that_gives_another_answer(last: str | None) -> None:
     """It is found at once, as one that is closed instead."""
