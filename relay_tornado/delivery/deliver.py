@@ -190,11 +190,13 @@ class Delivery:
 
     def rescope(self, token: Token) -> None:
         """The token's record has changed."""
-        self.subscription = replace(self.subscription, token=token)
+        before, self.subscription = self.subscription.token, replace(self.subscription, token=token)
+        if before.buckets == token.buckets:
+            return  # it may be told to thousands, each in thousands of buckets
         for bucket_id in [*self._places, *self._joining]:
             if not token.reads(bucket_id):
                 self.leave(bucket_id)
-        for bucket in self._shared.directory.all():
+        for bucket in self._shared.directory.gained(before, token):
             self.join(bucket, new=False)
 
     def unsubscribe(self, request: control.Unsubscribe) -> None:

@@ -45,6 +45,15 @@ class Directory:
     def all(self) -> Sequence[Bucket]:
         return self._registry.list("bucket")
 
+    def gained(self, before: Token, token: Token) -> Sequence[Bucket]:
+        """The buckets that a token reads as its record is now, and did not before."""
+        if before.buckets is None:
+            return ()
+        if token.buckets is None:
+            return [bucket for bucket in self.all() if bucket.id not in before.buckets]
+        there = map(self.get, token.buckets - before.buckets)
+        return [bucket for bucket in there if bucket is not None]
+
     def durable(self, key: str, bucket_id: BucketId) -> bool:
         """Whether the token with this key has a position of its own in the bucket."""
         bucket, token = self.get(bucket_id), self._registry.get("token", key)

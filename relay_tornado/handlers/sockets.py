@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import ipaddress
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -107,6 +108,8 @@ class Sockets:
         self._addresses: dict[str, int] = {}
         self._tokens: dict[str, set[Connected]] = {}
         self._expiry = Timer(self._look_at_expiry)
+        self._graceless: dict[str, str] = {}
+        """By key, the secret before a rotation whose connections were told that its grace is over."""
         self._closing = False
         self._log_limit = LogLimit()
         self._emptied = asyncio.Event()
@@ -162,8 +165,9 @@ class Sockets:
         self._unidentify(conversation)
         conversation.key = token.key
         self._tokens.setdefault(token.key, set()).add(conversation)
-        if token.expires_at is not None or token.previous_hash:
-            self._look_at_expiry()
+        # What is over by now was so when its holder was let in.
+        now = time.time()
+        self._look_in_time(_soonest(token, now), now)
 
     def forget(self, conversation: Connected) -> None:
         """The conversation's socket is closed. May be repeated."""
@@ -201,6 +205,7 @@ class Sockets:
             same.discard(conversation)
             if not same:
                 del self._tokens[conversation.key]
+                self._graceless.pop(conversation.key, None)
 
     def _changed(self, kind: Kind, key: str) -> None:
         if kind == "token" and key in self._tokens:
@@ -222,7 +227,7 @@ class Sockets:
         """Closes the sockets of tokens, and of rotated secrets, that have expired; looks again soon while there are
         some that will."""
         now = time.time()
-        soonest: float | None = None
+        soonest = math.inf
         for key in list(self._tokens):
             token: Token | None = self._registry.get("token", key)
             if token is None:
@@ -231,14 +236,30 @@ class Sockets:
                 self._tell_all(key, methodcaller("token_expired"))
                 continue
             if token.previous_hash and token.previous_until <= now:
-                token = dataclasses.replace(token, previous_hash="", previous_until=0.0)
-                self._tell_all(key, methodcaller("token_changed", token))
-            ends = [end for end in (token.expires_at, token.previous_until) if end]
-            soonest = min(ends if soonest is None else [soonest, *ends], default=None)
-        if soonest is not None:
+                # Nobody comes with that secret any more, so they are told once.
+                if self._graceless.get(key) != token.previous_hash:
+                    without = dataclasses.replace(token, previous_hash="", previous_until=0.0)
+                    self._tell_all(key, methodcaller("token_changed", without))
+                    if key in self._tokens:
+                        self._graceless[key] = token.previous_hash
+            else:
+                self._graceless.pop(key, None)
+            soonest = min(soonest, _soonest(token, now))
+        self._look_in_time(soonest, now)
+
+    def _look_in_time(self, end: float, now: float) -> None:
+        """Looks again, soon, where something of a token ends at some time, infinity where nothing does."""
+        if end < math.inf:
             # The clock of day may be set meanwhile, so it is not trusted for long.
-            delay = min(_EXPIRY, soonest - now + 0.001)
-            self._expiry.after(delay)
+            at = asyncio.get_running_loop().time() + min(_EXPIRY, end - now + 0.001)
+            if self._expiry.at is None or at < self._expiry.at:
+                self._expiry.set(at)
+
+
+def _soonest(token: Token, now: float) -> float:
+    """When the token will end, or the secret before its last rotation; infinity where neither will."""
+    ends = (token.expires_at, token.previous_until if token.previous_hash else None)
+    return min((end for end in ends if end is not None and end > now), default=math.inf)
 
 
 def counted_address(remote_ip: str) -> str | None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from relay_tornado.delivery import deliver
+from relay_tornado.delivery.deliver import Delivery
 from relay_tornado.errors import Invalid
+from relay_tornado.model import Bucket
 from relay_tornado.wire import control
 from tests.delivery.world import TOKEN, Reader, World, quiet, run, until
 
@@ -206,6 +208,37 @@ async def test_a_bucket_that_comes_into_scope_joins_at_the_position_asked_for() 
     await world.append(1, "id-b")
     await until(lambda: named.seqs("c") == [4])
     assert stock.seqs("c") == [4]
+
+
+@pytest.mark.gen_test
+async def test_a_token_s_new_record_costs_no_look_at_every_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be told to thousands of connections, beside thousands of buckets: of those only the ones that come into
+    scope are looked at."""
+    world = World()
+    for n in range(20):
+        await world.bucket(f"b{n}")
+    world.token = narrow = replace(TOKEN, buckets=frozenset(f"id-b{n}" for n in range(10)))
+    reader, delivery, _ = await world.subscribe()
+    await quiet()
+    looked_at: list[str] = []
+    join = Delivery.join
+
+    def counting(self: Delivery, bucket: Bucket, *, new: bool) -> None:
+        looked_at.append(bucket.name)
+        join(self, bucket, new=new)
+
+    monkeypatch.setattr(Delivery, "join", counting)
+    delivery.rescope(replace(narrow, secret_hash="other", description="rotated"))
+    assert looked_at == []
+    delivery.rescope(replace(narrow, buckets=frozenset(f"id-b{n}" for n in (0, 1, 2, 4, 5, 6, 7, 8, 9, 15))))
+    assert looked_at == ["b15"]
+    await quiet()
+    for n in (3, 15, 16):
+        await world.append(1, f"id-b{n}")
+    await until(lambda: reader.seqs("b15") == [1])
+    assert reader.seqs("b3") == reader.seqs("b16") == []
+    delivery.rescope(TOKEN)
+    assert set(looked_at) == {"b3", "b15", *(f"b{n}" for n in range(10, 20))}
 
 
 @pytest.mark.gen_test
