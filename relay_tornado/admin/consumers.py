@@ -6,6 +6,7 @@ answered it is committed. Errors: NotFound, Invalid naming the field, Conflict, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import isfinite, nan
@@ -21,12 +22,15 @@ from relay_tornado.log.consumers import DeadLetter, Gaps, Key, Kind, Stored, out
 from relay_tornado.log.contract import EventLog
 from relay_tornado.log.ledgers import Ledger, Ledgers, gap_of, progress_of
 from relay_tornado.log.lineage import epoch_at, position_id
-from relay_tornado.model import Bounds, Bucket, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
+from relay_tornado.model import Bounds, Bucket, BucketId, Cursor, Earliest, Gap, Last, Latest, Position, Since, Token
 from relay_tornado.progress import AT_ONCE, PARKED, Progress
 from relay_tornado.wire.fields import MAX_SECONDS, Document
 
 MOST: Final = 1_000
 """Events of one replay, and dead letters of one page or one request."""
+
+_TOGETHER: Final = 64
+"""Consumers that are looked at before others have their turn."""
 
 _KINDS: Final = tuple(kind for kind in get_args(Kind) if kind != "events")
 
@@ -45,35 +49,38 @@ class ConsumerAdministration:
     async def listing(self, bucket: Bucket, token: Token | None = None) -> list[Document]:
         """The bucket's consumers, of every kind but the queues of those who poll; those that this token may see, where
         one asks. Damaged ones are left out: the log names them."""
+        await self._ledgers.store.saved()
         bounds = await self._log.bounds(bucket.id)
-        found = []
-        for stored in await self._ledgers.store.list(bucket.id):
-            if _shown(stored) and (token is None or may_see(token, reference_of(stored.key))):
-                standing = await self._readable(stored.key, bounds)
-                if standing is not None:
-                    found.append(consumer_document(standing, bucket, bounds))
-        return found
+        return [
+            consumer_document(await self._standing(stored, bounds), bucket, bounds)
+            for stored in await self._ledgers.store.list(bucket.id, whole=True)
+            if _shown(stored) and (token is None or may_see(token, reference_of(stored.key)))
+        ]
 
     async def show(self, bucket: Bucket, reference: str) -> Document:
         """One consumer: its position, what it is not done with, and the gaps that it met."""
         key = key_of(bucket, reference)
         bounds = await self._log.bounds(bucket.id)
-        standing = await self._standing(key, bounds)
-        if standing is None:
+        stored = await self._ledgers.store.get(key)
+        if stored is None:
             raise missing(bucket, reference)
-        return consumer_document(standing, bucket, bounds)
+        return consumer_document(await self._standing(stored, bounds), bucket, bounds)
 
     async def standings(self, buckets: Sequence[Bucket]) -> list[tuple[Bucket, Standing]]:
         """Where every consumer of these buckets is, in the order of the buckets."""
-        stored = [each for each in await self._ledgers.store.list() if _shown(each)]
+        await self._ledgers.store.saved()
+        stored: dict[BucketId, list[Stored]] = {}
+        for each in await self._ledgers.store.list(whole=True):
+            if _shown(each):
+                stored.setdefault(each.key.bucket_id, []).append(each)
         found = []
         for bucket in buckets:
-            keys = [each.key for each in stored if each.key.bucket_id == bucket.id]
             # A bucket that is deleted meanwhile is left out.
             with suppress(BucketGone):
-                bounds = await self._log.bounds(bucket.id) if keys else None
-                standings = [] if bounds is None else [await self._readable(key, bounds) for key in keys]
-                found += [(bucket, each) for each in standings if each is not None]
+                for each in stored.get(bucket.id, ()):
+                    found.append((bucket, await self._standing(each, await self._log.bounds(bucket.id))))
+                    if len(found) % _TOGETHER == 0:
+                        await asyncio.sleep(0)
         return found
 
     async def delete(self, bucket: Bucket, reference: str) -> Key:
@@ -269,11 +276,9 @@ class ConsumerAdministration:
 
     # what they share
 
-    async def _standing(self, key: Key, bounds: Bounds) -> Standing | None:
-        """Where a consumer is, None where there is none. Nothing of it is changed by looking."""
-        stored = await self._ledgers.store.get(key)
-        if stored is None:
-            return None
+    async def _standing(self, stored: Stored, bounds: Bounds) -> Standing:
+        """Where a consumer is, which was read as a whole. Nothing of it is changed by looking."""
+        key = stored.key
         live = self._ledgers.find(key)
         if live is None:
             progress, gap = _copy(stored, bounds)
@@ -298,13 +303,6 @@ class ConsumerAdministration:
             connections=self.connections(key),
             lag=0.0 if since is None else max(self._ledgers.clock() - since, 0.0),
         )
-
-    async def _readable(self, key: Key, bounds: Bounds) -> Standing | None:
-        """The same, and None where its record is damaged, too."""
-        try:
-            return await self._standing(key, bounds)
-        except Damaged:
-            return None
 
     async def _there(self, bucket: Bucket, key: Key, reference: str) -> None:
         if await self._ledgers.store.get(key) is None:

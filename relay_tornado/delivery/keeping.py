@@ -78,10 +78,8 @@ async def check(ledgers: Ledgers, keeper: Keeper | None, buckets: Iterable[Bucke
             known = ledgers.find(key) or await ledgers.store.get(key)
             if known is not None:
                 _same(keeper, known.terms, bucket)
-            elif not bucket.ephemeral:
-                there = await ledgers.store.list(bucket.id)
-                if sum(each.key.kind == "client" for each in there) >= consumers.MOST:
-                    raise too_many(bucket.name)
+            elif not bucket.ephemeral and await ledgers.store.clients(bucket.id) >= consumers.MOST:
+                raise too_many(bucket.name)
 
 
 def _same(keeper: Keeper, terms: Terms, bucket: Bucket) -> None:

@@ -29,6 +29,10 @@ _KEYS = (
     "SELECT log.bucket, CAST(coalesce(kind, '') AS BLOB), CAST(coalesce(name, '') AS BLOB), consumer.id"
     " FROM log JOIN consumer INDEXED BY sqlite_autoindex_consumer_1 ON consumer.log = log.id WHERE log.dropped = 0"
 )
+_CLIENTS = (
+    "SELECT count(*) FROM log JOIN consumer ON consumer.log = log.id"
+    " WHERE log.bucket = ? AND log.dropped = 0 AND kind = 'client'"
+)
 _STORED = (
     "SELECT ack_wait, max_deliver, receipt, floor, CAST(done AS BLOB), (SELECT count(*) FROM dead_letter"
     " WHERE consumer = consumer.id AND (seq >= log.first OR reason = 'retention')), created_at, updated_at, gaps,"
@@ -97,10 +101,9 @@ def make(raw: sqlite3.Connection, key: Key, floor: int, terms: Terms, at: float)
     log = raw.execute("SELECT id, head FROM log WHERE bucket = ? AND dropped = 0", (key.bucket_id,)).fetchone()
     if log is None:
         raise BucketGone(key.bucket_id)
-    if key.kind == "client" and raw.execute(_FIND, key).fetchone() is None:
-        (clients,) = raw.execute("SELECT count(*) FROM consumer WHERE log = ? AND kind = 'client'", log[:1]).fetchone()
-        if clients >= consumers.MOST:
-            raise too_many(key.bucket_id)
+    new = key.kind == "client" and raw.execute(_FIND, key).fetchone() is None
+    if new and clients(raw, key.bucket_id) >= consumers.MOST:
+        raise too_many(key.bucket_id)
     values = (int(terms.receipt), float(terms.ack_wait), terms.max_deliver, at, at)
     raw.execute(_MAKE, (log[0], key.kind, key.name, min(floor, log[1]), *values))
     made = get(raw, key)
@@ -114,14 +117,21 @@ def get(raw: sqlite3.Connection, key: Key) -> Stored | None:
     return None if found is None else _one(raw, key, found[0], whole=True)
 
 
-def listed(raw: sqlite3.Connection, bucket_id: BucketId | None) -> list[Stored]:
-    """All consumers of a bucket, or of all, without what is parked; a damaged one has its key, and why."""
+def clients(raw: sqlite3.Connection, bucket_id: BucketId) -> int:
+    """How many consumers of clients a bucket has."""
+    found: int = raw.execute(_CLIENTS, (bucket_id,)).fetchone()[0]
+    return found
+
+
+def listed(raw: sqlite3.Connection, bucket_id: BucketId | None, *, whole: bool = False) -> list[Stored]:
+    """All consumers of a bucket, or of all, with what is parked where they are wanted `whole`; a damaged one has its
+    key, and why."""
     condition, values = ("", ()) if bucket_id is None else (" AND log.bucket = ?", (bucket_id,))
     found = []
     for *named, consumer in raw.execute(f"{_KEYS}{condition} ORDER BY 1, 2, 3", values).fetchall():
         key = _key(named)
         try:
-            stored = _one(raw, key, consumer)
+            stored = _one(raw, key, consumer, whole=whole)
         except Damaged as error:
             stored = Stored(key, Terms(), 0, (), {}, 0, 0.0, 0.0, damaged=str(error))
         if stored is not None:

@@ -150,9 +150,12 @@ class Consumers(Protocol):
     async def get(self, key: Key) -> Stored | None:
         """A consumer with all that was saved so far, None where there is none."""
 
-    async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
-        """All consumers of a bucket, or of all of them, as they were at the last commit, without what is parked; a
-        damaged one says so. It is logged once."""
+    async def list(self, bucket_id: BucketId | None = None, *, whole: bool = False) -> Sequence[Stored]:
+        """All consumers of a bucket, or of all of them, as they were at the last commit, with what is parked where they
+        are wanted `whole`; a damaged one says so. It is logged once."""
+
+    async def clients(self, bucket_id: BucketId) -> int:
+        """How many consumers of kind `client` a bucket has."""
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
         """Has a consumer's changes be committed soon: `changes` is called once, before the next commit or before this

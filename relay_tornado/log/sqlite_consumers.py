@@ -230,8 +230,11 @@ class SqliteConsumers:
             self._tell(key, str(error))
             raise
 
-    async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
-        found = await self._read(lambda raw: consumer_rows.listed(raw, bucket_id))
+    async def clients(self, bucket_id: BucketId) -> int:
+        return await self._read(lambda raw: consumer_rows.clients(raw, bucket_id))
+
+    async def list(self, bucket_id: BucketId | None = None, *, whole: bool = False) -> Sequence[Stored]:
+        found = await self._read(lambda raw: consumer_rows.listed(raw, bucket_id, whole=whole))
         for each in found:
             if each.damaged:
                 self._tell(each.key, each.damaged)

@@ -16,6 +16,7 @@ from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Bucket, Cursor, Earliest, Gap, Last, Latest, Output, Position, Retention, Since
 from tests.admin.consumers_world import BUCKET, World
 from tests.admin.consumers_world import world as world
+from tests.counting import Compared
 from tests.log.stores import there
 
 
@@ -238,6 +239,24 @@ async def test_standings_are_of_each_bucket_s_own_consumers(world: World) -> Non
     await world.ledgers.open(Key(other.id, "client", "v"), 0, Terms())
     found = await world.consumers.standings([other, BUCKET])
     assert [(bucket.id, each.key.name) for bucket, each in found] == [("b-2", "v"), ("b-1", "w")]
+
+
+@pytest.mark.gen_test
+async def test_a_look_at_all_is_one_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many buckets there are: each consumer is neither read by itself nor looked for in every bucket."""
+    buckets = [dataclasses.replace(BUCKET, id=Compared(f"c-{n}")) for n in range(40)]
+    for bucket in buckets:
+        await world.log.create(str(bucket.id), new_epoch())
+        await world.ledgers.open(Key(str(bucket.id), "client", "w"), 0, Terms())
+
+    async def alone(key: Key) -> None:
+        raise AssertionError("one was read by itself")
+
+    monkeypatch.setattr(world.store, "get", alone)
+    Compared.times = 0
+    assert len(await world.consumers.standings(buckets)) == 40
+    assert Compared.times < 10 * 40
+    assert [each["name"] for each in await world.consumers.listing(buckets[7])] == ["w"]
 
 
 def test_names_are_read_as_they_are_written() -> None:

@@ -44,6 +44,21 @@ async def test_a_token_that_is_revoked_leaves_nothing_behind() -> None:
 
 
 @virtual_test
+async def test_a_new_consumer_costs_no_look_at_all_the_others() -> None:
+    """A bucket may have a thousand, each made by a client of its own: they are counted, and not read."""
+    world = World()
+    await world.bucket()
+
+    async def read(*_: Any, **__: Any) -> list[Stored]:
+        raise AssertionError("all were read")
+
+    world.consumers.list = read  # type: ignore[method-assign]
+    _, delivery, (answer,) = await world.subscribe("orders", consumer="w")
+    assert answer["consumer"]["name"] == "w"
+    world.deliveries.end(delivery)
+
+
+@virtual_test
 async def test_what_a_revoked_token_leaves_for_want_of_a_disk_is_in_nobodys_hands() -> None:
     """The subscribe fails, and nobody has the consumer open after it, as if it were given its events."""
     world = await durable()

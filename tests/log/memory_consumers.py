@@ -64,8 +64,7 @@ class MemoryConsumers:
         await self._log.bounds(key.bucket_id)
         kept = self._kept.get(key)
         if kept is None:
-            clients = sum(key.kind == each.kind == "client" and key.bucket_id == each.bucket_id for each in self._kept)
-            if clients >= consumers.MOST:
+            if key.kind == "client" and await self.clients(key.bucket_id) >= consumers.MOST:
                 raise too_many(key.bucket_id)
             kept = self._kept[key] = _Kept(terms, floor, at, at)
         kept.terms = terms
@@ -76,14 +75,15 @@ class MemoryConsumers:
         kept = self._kept.get(key)
         return None if kept is None else _stored(key, kept)
 
-    async def list(self, bucket_id: BucketId | None = None) -> Sequence[Stored]:
+    async def clients(self, bucket_id: BucketId) -> int:
+        return sum(each.kind == "client" and each.bucket_id == bucket_id for each in self._kept)
+
+    async def list(self, bucket_id: BucketId | None = None, *, whole: bool = False) -> Sequence[Stored]:
         for each in {key.bucket_id for key in self._kept} if bucket_id is None else {bucket_id}:
             await self._settle(each)
-        return [
-            _stored(key, kept)._replace(parked={})
-            for key, kept in sorted(self._kept.items())
-            if bucket_id in (None, key.bucket_id)
-        ]
+        keys = sorted(key for key in self._kept if bucket_id in (None, key.bucket_id))
+        found = [_stored(key, self._kept[key]) for key in keys]
+        return found if whole else [each._replace(parked={}) for each in found]
 
     def save(self, key: Key, changes: Callable[[], Changes | None]) -> None:
         made = changes()

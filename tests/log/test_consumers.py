@@ -171,7 +171,7 @@ async def test_saves_add_up(world: World, consumers: Consumers) -> None:
 
 @log_test
 async def test_all_are_listed(world: World, consumers: Consumers) -> None:
-    """By bucket or altogether, without what is parked."""
+    """By bucket or altogether, with what is parked where they are wanted whole."""
     for bucket_id in ("b", "c"):
         await make(world.log, bucket_id, events=3)
     for key in (OTHER, KEY, Key("c", "token", "t")):
@@ -179,6 +179,11 @@ async def test_all_are_listed(world: World, consumers: Consumers) -> None:
     await save(consumers, Changes(1, (), False, {1: Parked(1, 1.0, 1.0)}))
     assert [(each.key, dict(each.parked)) for each in await consumers.list("b")] == [(KEY, {}), (OTHER, {})]
     assert len(await consumers.list()) == 3
+    assert [(each.key, set(each.parked)) for each in await consumers.list("b", whole=True)] == [
+        (KEY, {1}),
+        (OTHER, set()),
+    ]
+    assert [await consumers.clients(bucket_id) for bucket_id in ("b", "c", "none")] == [1, 0, 0]
 
 
 @log_test
