@@ -45,6 +45,8 @@ class FrameCache:
         self._budget = budget
         self._buckets: dict[BucketId, _Kept] = {}
         self._turns: deque[tuple[dict[int, bytes], int]] = deque()
+        self._stale = 0
+        """How many of the turns are of frames that are gone."""
         self._subjects = Subjects()
         self.size = 0
         """Bytes in use."""
@@ -118,12 +120,16 @@ class FrameCache:
     def forget(self, bucket_id: BucketId) -> None:
         """The bucket, an input or an output of it has changed, so that its frames are not true any more."""
         kept = self._buckets.pop(bucket_id, None)
-        if kept is not None and (kept.frames or kept.events):
-            for gone in (kept.frames, kept.events):
-                self.size -= sum(len(frame) + _OVERHEAD for frame in gone.values())
-            self._turns = deque(
-                turn for turn in self._turns if turn[0] is not kept.frames and turn[0] is not kept.events
-            )
+        if kept is None:
+            return
+        for gone in (kept.frames, kept.events):
+            self.size -= sum(len(frame) + _OVERHEAD for frame in gone.values())
+            self._stale += len(gone)
+            gone.clear()
+        if self._stale > len(self._turns) // 2:
+            # Not at each of thousands of buckets that change at once.
+            self._turns = deque((those, seq) for those, seq in self._turns if seq in those)
+            self._stale = 0
 
     def _copies(self, kept: _Kept, event: Event, after: int = 0, *, truncate: bool = False, attempt: int = 1) -> bytes:
         copies = kept.outputs.of(event, self._subjects, after)
@@ -148,4 +154,8 @@ class FrameCache:
         self._turns.append((those, seq))
         while self.size > self._budget:
             oldest, number = self._turns.popleft()
-            self.size -= len(oldest.pop(number)) + _OVERHEAD
+            gone = oldest.pop(number, None)
+            if gone is None:
+                self._stale -= 1
+            else:
+                self.size -= len(gone) + _OVERHEAD

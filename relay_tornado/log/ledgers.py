@@ -163,7 +163,7 @@ class Ledgers:
         self.clock = clock
         self.counters = Counters() if counters is None else counters
         self._log = log
-        self._live: dict[Key, Ledger] = {}
+        self._live: dict[BucketId, dict[Key, Ledger]] = {}
         self._opening: dict[Key, list[int]] = {}
         """Those that are being opened, with the heads that their log went back to meanwhile."""
         self._locks: WeakValueDictionary[Key, Lock] = WeakValueDictionary()
@@ -171,7 +171,7 @@ class Ledgers:
 
     def told(self, ledger: Ledger, gaps: Sequence[Gap]) -> None:
         """A client was told of these gaps of a consumer, whether that is still in use or not."""
-        live = self._live.get(ledger.key)
+        live = self.find(ledger.key)
         if ledger.gone or (live is not None and not any(gap in live.untold for gap in gaps)):
             return
         if live is not None:
@@ -187,11 +187,16 @@ class Ledgers:
 
     def find(self, key: Key) -> Ledger | None:
         """The ledger, where somebody uses it now."""
-        return self._live.get(key)
+        those = self._live.get(key.bucket_id)
+        return None if those is None else those.get(key)
+
+    def _of(self, bucket_id: BucketId) -> list[Ledger]:
+        """Those of a bucket that are in use."""
+        return list(self._live.get(bucket_id, {}).values())
 
     def trimmed(self, bucket_id: BucketId, first: int) -> None:
         """The bucket's log holds nothing below `first` any more: those in use learn of it."""
-        for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
+        for ledger in self._of(bucket_id):
             if ledger.leave(first):
                 ledger.tell()
 
@@ -200,7 +205,7 @@ class Ledgers:
         for key, heads in self._opening.items():
             if key.bucket_id == bucket_id:
                 heads.append(head)
-        for ledger in [ledger for key, ledger in self._live.items() if key.bucket_id == bucket_id]:
+        for ledger in self._of(bucket_id):
             known = ledger.lose(head)
             ledger.save()
             if known:
@@ -214,7 +219,7 @@ class Ledgers:
         Raises NotFound, BucketGone, and what the store raises.
         """
         async with self._locks.setdefault(key, Lock()):
-            ledger = self._live.get(key) or await self._load(key, floor, terms)
+            ledger = self.find(key) or await self._load(key, floor, terms)
         ledger.users += 1
         return ledger
 
@@ -237,7 +242,7 @@ class Ledgers:
         for head in heads:
             ledger.lose(head)
         ledger.trim(bounds.first)
-        self._live[key] = ledger
+        self._live.setdefault(key.bucket_id, {})[key] = ledger
         return ledger
 
     async def agree(self, ledger: Ledger, terms: Terms) -> None:
@@ -266,14 +271,14 @@ class Ledgers:
     async def renew(self, key: Key, floor: int) -> None:
         """Has a consumer whose record is damaged, so that nobody can open it, begin anew behind `floor`."""
         async with self._locks.setdefault(key, Lock()):
-            if key not in self._live:
+            if self.find(key) is None:
                 await self.store.renew(key, floor, self.clock())
 
     async def delete(self, key: Key) -> bool:
         """Forgets a consumer, and tells those who use it. False where there is none. Nothing changes where the store
         raises: those who use it go on."""
         async with self._locks.setdefault(key, Lock()):
-            ledger = self._live.get(key)
+            ledger = self.find(key)
             deleted = await self.store.delete(key)
             if ledger is not None and not ledger.gone:
                 self._end(ledger)
@@ -290,9 +295,8 @@ class Ledgers:
 
     def forget(self, bucket_id: BucketId) -> None:
         """The bucket is gone, and its consumers with it."""
-        for key, ledger in list(self._live.items()):
-            if key.bucket_id == bucket_id:
-                self._end(ledger)
+        for ledger in self._of(bucket_id):
+            self._end(ledger)
 
     def _end(self, ledger: Ledger) -> None:
         """It is gone. Perhaps it was closed meanwhile, and then is in use no longer."""
@@ -301,8 +305,11 @@ class Ledgers:
         ledger.tell()
 
     def _drop(self, ledger: Ledger) -> None:
-        if self._live.get(ledger.key) is ledger:
-            del self._live[ledger.key]
+        if ledger.live:
+            those = self._live[ledger.key.bucket_id]
+            del those[ledger.key]
+            if not those:
+                del self._live[ledger.key.bucket_id]
 
 
 def gap_of(missed: Missed) -> Gap | None:

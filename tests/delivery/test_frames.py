@@ -1,10 +1,14 @@
 """relay_tornado/delivery/frames.py: an event is encoded once, and what is kept has its budget."""
 
 import asyncio
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from relay_tornado.delivery import frames as module
 from relay_tornado.delivery.frames import FrameCache
 from relay_tornado.errors import BucketGone
 from relay_tornado.model import Bucket, Event, Input, Output
@@ -58,6 +62,40 @@ def test_a_changed_bucket_is_forgotten() -> None:
     kept.forget("b")
     kept.forget("c")
     assert kept.size == 0
+
+
+def test_many_that_change_at_once_cost_no_look_at_all_frames_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the file is opened anew. What is left of them takes no room, and no other frame's place."""
+    looks = 0
+
+    class Turns(deque[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            nonlocal looks
+            for each in super().__iter__():
+                looks += 1
+                yield each
+
+    monkeypatch.setattr(module, "deque", Turns)
+    kept, registry = cache(1 << 20)
+    for number in range(100):
+        bucket = replace(BUCKET, id=f"b-{number}", name=f"name-{number}", inputs=())
+        asyncio.run(registry.put("bucket", bucket.id, bucket))
+        for seq in (1, 2):
+            kept.frame(bucket.id, event(seq, b"x"))
+    for number in range(99):
+        kept.forget(f"b-{number}")
+    assert looks < 3 * 200
+    last = kept.frame("b-99", event(1, b"x"))
+    assert kept.size < 3 * (len(last) + 200)
+    for seq in range(3, 100):
+        kept.frame("b-0", event(seq, b"x" * 8_000))
+        kept.frame("b-1", event(seq, b"x" * 8_000))
+        kept.forget("b-1")
+    assert kept.frame("b-99", event(1, b"x")) is last
+    for seq in range(100, 300):
+        kept.frame("b-0", event(seq, b"x" * 8_000))
+    assert (1 << 19) < kept.size <= 1 << 20
+    assert kept.frame("b-99", event(1, b"x")) is not last
 
 
 def test_an_input_that_is_gone_has_no_name() -> None:

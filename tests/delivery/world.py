@@ -201,7 +201,7 @@ class World:
 
     def restart(self) -> None:
         """The relay starts again on what was stored: the deliveries before are those of a process that is gone."""
-        for ledger in self.ledgers._live.values():
+        for ledger in [one for those in self.ledgers._live.values() for one in those.values()]:
             ledger.gone = True
         self.ledgers = Ledgers(self.consumers, self.log, self.clock)
         self.deliveries = Deliveries(self.log, self.registry, self.settings, self.ledgers)

@@ -12,6 +12,7 @@ from relay_tornado.errors import NotFound, Unavailable
 from relay_tornado.log.consumers import Consumers, Key, Stored, Terms
 from relay_tornado.log.ledgers import Ledger, Ledgers
 from relay_tornado.model import Gap
+from tests.counting import Compared
 from tests.log.stores import KEY, TERMS, keep_last, letters, there
 from tests.log.worlds import World, make
 
@@ -41,6 +42,27 @@ async def test_a_ledger_is_shared(world: World, ledgers: Ledgers) -> None:
     assert again is not one
     assert again.progress.floor == 3
     ledgers.close(again)
+
+
+@log_test
+async def test_a_bucket_s_are_found_without_a_look_at_those_of_all_others(world: World, ledgers: Ledgers) -> None:
+    """When its events leave, when its file loses some, and when it is gone: there may be thousands of buckets, and all
+    are asked for one after the other."""
+    opened = {}
+    for number in range(30):
+        key = Key(f"b-{number}", "client", "w")
+        await make(world.log, key.bucket_id, events=3)
+        opened[key.bucket_id] = await ledgers.open(key, 0, TERMS)
+    bucket_id = Compared("b-7")
+    Compared.times = 0
+    ledgers.trimmed(bucket_id, 3)
+    ledgers.lost(bucket_id, 2)
+    ledgers.forget(bucket_id)
+    assert Compared.times < 10
+    assert [each for each, ledger in opened.items() if ledger.gone] == ["b-7"]
+    assert [each for each, ledger in opened.items() if ledger.progress.floor] == ["b-7"]
+    assert ledgers.find(opened["b-7"].key) is None
+    assert ledgers.find(opened["b-8"].key) is opened["b-8"]
 
 
 @log_test
