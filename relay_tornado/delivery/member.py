@@ -87,9 +87,10 @@ class Sharing(Protocol):
 
 class Member:
     """One connection's part in one group. `place` is told how far the group is. `slow`: it let an event's `ack_wait`
-    pass, and gets what others have no room for until it answers."""
+    pass, and gets what others have no room for until it answers. `items` is what it has of that, as `in_flight` keeps
+    it."""
 
-    __slots__ = ("group", "in_flight", "place", "receiver", "slow")
+    __slots__ = ("group", "in_flight", "items", "place", "receiver", "slow")
 
     def __init__(self, group: Sharing, receiver: Receiver, in_flight: InFlight, place: Place) -> None:
         self.group = group
@@ -97,6 +98,7 @@ class Member:
         self.in_flight = in_flight
         self.place = place
         self.slow = False
+        self.items: dict[Item, None] = {}
 
     @property
     def over(self) -> bool:
@@ -143,13 +145,15 @@ class Item:
 class InFlight:
     """What one connection was given and has not answered for, over all its buckets, in the order given."""
 
-    __slots__ = ("_enough", "_given", "_items", "_limit", "_short", "_timer")
+    __slots__ = ("_enough", "_given", "_items", "_limit", "_mixed", "_short", "_timer")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._enough = min(limit // 4, _ENOUGH)
         self._timer = Timer(self._fill)
         self._items: dict[tuple[str, int], Item] = {}
+        self._mixed = False
+        """Whether those are in another order than they were given in."""
         self._short: dict[Member, None] = {}
         self._given = 0
 
@@ -163,7 +167,9 @@ class InFlight:
 
     def give(self, member: Member, taken: Taken, epoch: str, copies: set[int] | None, since: float) -> Item:
         self._given += 1
-        item = self._items[epoch, taken.seq] = Item(member, taken, epoch, copies, since, self._given)
+        item = Item(member, taken, epoch, copies, since, self._given)
+        member.items[item] = None
+        self._items[epoch, taken.seq] = item
         return item
 
     def ack(self, id: Cursor, *, all: bool) -> bool:
@@ -173,6 +179,7 @@ class InFlight:
         if item is None:
             return False
         if all:
+            self._sort()
             for before in list(takewhile(lambda each: each is not item, self._items.values())):
                 before.member.group.done(before)
         if id.output is not None and item.copies is not None:
@@ -197,6 +204,7 @@ class InFlight:
         """It has this one no longer, so there is room for another."""
         if self._items.get((item.epoch, item.taken.seq)) is item:
             del self._items[item.epoch, item.taken.seq]
+        item.member.items.pop(item, None)
         if not self._short:
             return
         if self.credit >= self._enough:
@@ -213,7 +221,7 @@ class InFlight:
 
     def of(self, member: Member) -> list[Item]:
         """What it has of one group."""
-        return [item for item in self._items.values() if item.member is member]
+        return list(member.items)
 
     def run_short(self, member: Member) -> None:
         """This one waits until there is room."""
@@ -230,11 +238,19 @@ class InFlight:
         before = old.in_flight
         for item in before.of(old):
             key = item.epoch, item.taken.seq
+            new.items[item] = None
             self._items[key] = item
             item.member = new
-            del before._items[key]
-        self._items = dict(sorted(self._items.items(), key=lambda each: each[1].order))
+            self._mixed = True
+            before._items.pop(key, None)
+            del old.items[item]
         self._given = max(self._given, before._given)
+
+    def _sort(self) -> None:
+        """Once for all that was adopted, which may be of thousands of buckets."""
+        if self._mixed:
+            self._items = dict(sorted(self._items.items(), key=lambda each: each[1].order))
+            self._mixed = False
 
     def _find(self, id: Cursor) -> Item | None:
         item = self._items.get((id.epoch, id.seq))

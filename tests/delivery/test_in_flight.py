@@ -1,0 +1,78 @@
+"""What a connection was given and has not answered for, over many buckets (delivery/member.py)."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, ValuesView
+from typing import Any
+
+from relay_tornado.delivery.member import InFlight, Item, Member
+from relay_tornado.model import Cursor
+from relay_tornado.progress import Taken
+
+BUCKETS, EACH = 40, 5
+
+
+class Walked(dict[Any, Any]):
+    """A dict that counts how often somebody goes through it."""
+
+    times = 0
+
+    def items(self) -> ItemsView[Any, Any]:
+        self.times += 1
+        return super().items()
+
+    def values(self) -> ValuesView[Any]:
+        self.times += 1
+        return super().values()
+
+
+class Group:
+    """What becomes of its items."""
+
+    def __init__(self) -> None:
+        self.acked: list[int] = []
+
+    def done(self, item: Item) -> None:
+        self.acked.append(item.order)
+        item.member.in_flight.drop(item)
+
+
+def given() -> tuple[InFlight, list[Member], Group]:
+    """A connection that was given some events of each of its buckets, in turn."""
+    in_flight, group = InFlight(1_000), Group()
+    in_flight._items = Walked()
+    nobody: Any = None
+    members = [Member(group, nobody, in_flight, nobody) for _ in range(BUCKETS)]  # type: ignore[arg-type]
+    for seq in range(1, EACH + 1):
+        for number, member in enumerate(members):
+            in_flight.give(member, Taken(seq, 1, 0), f"{number:012}", None, 0.0)
+    return in_flight, members, group
+
+
+def test_what_is_of_one_bucket_is_known() -> None:
+    """A connection that ends leaves thousands of buckets, and does not go through all that it has for each."""
+    in_flight, members, _ = given()
+    for left, member in enumerate(members, 1):
+        assert [item.taken.seq for item in in_flight.of(member)] == list(range(1, EACH + 1))
+        for item in in_flight.of(member):
+            in_flight.drop(item)
+        assert in_flight.of(member) == []
+        assert len(in_flight) == (BUCKETS - left) * EACH
+    assert in_flight._items.times == 0  # type: ignore[attr-defined]
+
+
+def test_what_is_adopted_is_put_in_order_once() -> None:
+    """A connection that subscribes anew takes over what it has of thousands of buckets; an ack of all up to one of
+    these goes by the order in which they were given."""
+    before, members, group = given()
+    in_flight = InFlight(1_000)
+    in_flight._items = walked = Walked()
+    nobody: Any = None
+    heirs = [Member(group, nobody, in_flight, nobody) for _ in members]  # type: ignore[arg-type]
+    for old, new in zip(members, heirs, strict=True):
+        in_flight.adopt(old, new)
+        assert (len(before.of(old)), len(in_flight.of(new))) == (0, EACH)
+    assert (len(before), len(in_flight), walked.times) == (0, BUCKETS * EACH, 0)
+    assert in_flight.ack(Cursor(f"{3:012}", 2), all=True)
+    assert sorted(group.acked) == list(range(1, BUCKETS + 5))
+    assert walked.times == 1
