@@ -288,7 +288,6 @@ class _Merged:
     """The events of several buckets in one order."""
 
     def __init__(self, places: Sequence[_Place], status: str, output: Output | None) -> None:
-        self._places = places
         self._new = list(places)
         self._status = status
         self._output = output
@@ -297,6 +296,8 @@ class _Merged:
         self.newest: Key | None = None
         self.last: _Item | None = None
         """The one that came out last."""
+        self.looked = 0
+        """Bytes of events that were read to be judged."""
 
     async def next(self) -> _Item | None:
         while self._new:
@@ -312,17 +313,15 @@ class _Merged:
 
     async def _push(self, place: _Place, waiting: deque[_Item]) -> None:
         if not waiting:
+            before = place.looked
             try:
                 waiting.extend(await place.next(self._status, self._output))
             except BucketGone:
                 return
+            finally:
+                self.looked += place.looked - before
         if waiting:
             heapq.heappush(self._heap, (-waiting[0].outline.received_at, place.bucket.id, waiting))
-
-    @property
-    def looked(self) -> int:
-        """Bytes of events that were read to be judged."""
-        return sum(place.looked for place in self._places)
 
     def left(self) -> bool:
         """Whether there is more."""

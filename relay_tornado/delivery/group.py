@@ -305,8 +305,8 @@ class Group:
             bounds = await self._groups.log.bounds(self.ledger.key.bucket_id)
             place.seq = min(progress.reached, bounds.head)
             place.epoch = epoch_at(bounds.epochs, place.seq)
-        for member in self._members:
-            self._show(member)
+            for member in self._members:
+                self._show(member)
 
     def _show(self, member: Member) -> None:
         """A member's position is that of the group: what others were given it passes over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -60,13 +61,11 @@ class Records:
         if isinstance(value, Bucket):
             if self._names.get(value.name, key) != key:
                 raise Conflict(f"the name {value.name!r} is taken; choose another one")
-            ids = [made.id for made in value.inputs]
-            for input_id in ids:
-                if self._inputs.get(input_id, key) != key or ids.count(input_id) > 1:
+            for input_id, times in Counter(made.id for made in value.inputs).items():
+                if self._inputs.get(input_id, key) != key or times > 1:
                     raise Conflict(f"the input id {input_id} is taken; choose another one")
-            routes = routes_of(value)
-            for route in routes:
-                if self._routes.get(route, key) != key or routes.count(route) > 1:
+            for route, times in Counter(routes_of(value)).items():
+                if self._routes.get(route, key) != key or times > 1:
                     where = " and ".join(
                         part for part in (route[0], f"path_prefix {route[1]}" * bool(route[1])) if part
                     )

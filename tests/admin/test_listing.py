@@ -36,6 +36,32 @@ async def test_the_list_is_newest_first_in_pages(world: LogsWorld) -> None:
 
 
 @logs_test
+async def test_a_list_over_many_buckets_costs_no_look_at_all_of_them_for_each_event(
+    world: LogsWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much was read is added up, not counted anew."""
+    looks = 0
+
+    class Place(listing._Place):
+        @property
+        def looked(self) -> int:
+            nonlocal looks
+            looks += 1
+            return self._looked
+
+        @looked.setter
+        def looked(self, size: int) -> None:
+            self._looked = size
+
+    monkeypatch.setattr(listing, "_Place", Place)
+    for number in range(20):
+        await world.send(await world.bucket(f"b{number}"), *[b"x"] * 10)
+    page = await world.logs.list(ROOT, status="received", limit=500)
+    assert len(page["data"]) == 200
+    assert looks < 3 * 200
+
+
+@logs_test
 async def test_pages_stay_right_while_events_arrive(world: LogsWorld) -> None:
     """What arrives between two pages moves nothing: not by cursor, and not by offset."""
     bucket = await world.bucket()

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from relay_tornado.delivery.group import Group
+from relay_tornado.delivery.member import Member
 from relay_tornado.errors import Conflict
 from relay_tornado.log.consumers import Key, Terms
 from relay_tornado.model import Output, Retention
@@ -257,6 +259,24 @@ async def test_a_smaller_scope_ends_it() -> None:
     assert other.tries() == [(1, 2), (2, 2)]
     assert one.reader.statuses()[-1]["status"] == "bucket_deleted"
     assert not one.ack(1)
+
+
+@virtual_test
+async def test_who_joins_costs_no_look_at_all_who_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand may share a consumer, and come back at once."""
+    shown, show = 0, Group._show
+
+    def counting(group: Group, member: Member) -> None:
+        nonlocal shown
+        shown += 1
+        show(group, member)
+
+    monkeypatch.setattr(Group, "_show", counting)
+    world = await stocked(0)
+    workers = [await worker(world) for _ in range(50)]
+    await until(lambda: sum(len(each.reader.statuses()) for each in workers) == len(workers))
+    assert {each.reader.statuses()[0]["status"] for each in workers} == {"caught_up"}
+    assert shown <= 5 * len(workers)
 
 
 @virtual_test

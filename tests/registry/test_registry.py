@@ -19,6 +19,7 @@ from relay_tornado.registry.memory import MemoryRegistry
 from relay_tornado.registry.sqlite import SqliteRegistry
 from relay_tornado.settings import Settings
 from relay_tornado.storage.database import Database
+from tests.counting import Compared
 from tests.failing import once as fails_once
 from tests.storage.faults import Faults, once
 from tests.waiting import until
@@ -120,6 +121,15 @@ async def test_revisions_grow_and_are_expected(world: World) -> None:
     await world.reopen()
     assert world.registry.revision("bucket", "b") == 3
     assert world.registry.get("bucket", "b").name == "third"
+
+
+def test_an_input_is_not_held_against_every_other_one() -> None:
+    """A bucket may have a thousand of them, and each change looks whether an id, or a place, is there twice."""
+    ids = [Compared(f"i{n}") for n in range(100)]
+    inputs = tuple(Input(each, "in", 0, 0, path_prefix=Compared(f"/{each}")) for each in ids)
+    Compared.times = 0
+    assert MemoryRegistry().check("bucket", "b", Bucket("b", "name", 0, 0, inputs=inputs), None) == 1
+    assert Compared.times < 10 * len(ids)
 
 
 @registry_test
