@@ -5,6 +5,7 @@ is remembered, and said when the event comes again: then the application does no
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -28,8 +29,9 @@ class Acks:
         """The same of earlier connections."""
         self._untaken: set[str] = set()
         """Those among them that the application did not get."""
-        self._sent: dict[str, tuple[str, float]] = {}
-        """When what was acknowledged on this connection was so."""
+        self._sent: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """When what was acknowledged on this connection was so. Each ack looks at the oldest, which a dict whose front
+        was deleted takes long to find."""
         self._late: dict[str, tuple[str, float]] = {}
         """What was acknowledged and the relay may not know, and since when."""
         self._past: dict[str, tuple[str, float]] = {}
@@ -116,7 +118,7 @@ class Acks:
         for kept in (self._before, self._known):
             drop_oldest(kept, REMEMBERED)
         self._untaken = (self._untaken | set(untaken)) & self._before.keys()
-        self._sent, self._open, self._again = {}, {}, []
+        self._sent, self._open, self._again = OrderedDict(), {}, []
 
     def _note(self, id: str, bucket: str, now: float) -> None:
         self._sent[id] = (bucket, now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from relay_tornado.client.acks import MEMORY, REMEMBERED, SURE, Acks
 
 
@@ -54,6 +56,20 @@ def test_acks_of_a_long_silence_are_said_again() -> None:
     assert not acks.came("0", "orders")
     assert acks.came(str(2 * REMEMBERED - 1), "orders")
     assert acks.came("last", "orders")
+
+
+def test_each_ack_finds_the_oldest_at_once() -> None:
+    """Some ten thousand are remembered, and the oldest leaves at each: a dict goes over all that left to find it."""
+    now = 0.0
+    acks = Acks(clock=lambda: now)
+    for connection in range(2):
+        for number in range(REMEMBERED + 50):
+            now += SURE / 100
+            acks.came(f"e-{connection}-{number}", "b")
+            acks.ack(f"e-{connection}-{number}", False)
+        assert len(acks._sent) <= REMEMBERED
+        assert isinstance(acks._sent, OrderedDict)
+        acks.cut()
 
 
 def test_what_comes_again_after_everything_came_is_meant() -> None:
