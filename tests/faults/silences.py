@@ -278,9 +278,10 @@ async def _until(condition: Any, tasks: list[asyncio.Task[None]]) -> None:
 
 
 def _connected(relay: Relay, token: tuple[str, str]) -> int:
-    """How many clients the relay believes to have."""
+    """How many subscribed clients the relay believes to have. One that died before that gets pings alone, which what
+    stands in for the dead network goes on to take, and so lives."""
     request = urllib.request.Request(  # a relay on this machine
         f"{relay.url}/v1/connected-clients", headers={"Authorization": f"Bearer {token[1]}"}
     )
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        return len(json.loads(response.read())["webhook_clients"])
+        return sum(bool(client["buckets"]) for client in json.loads(response.read())["webhook_clients"])
