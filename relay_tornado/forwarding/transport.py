@@ -301,28 +301,25 @@ class _Connection(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
             return
-        try:
-            self._parser.receive_data(data)
-            if not self._reads_on:
-                self._parse()
-        except h11.RemoteProtocolError as error:
-            self._misread(error)
+        self._parser.receive_data(data)
+        if not self._reads_on:
+            self._parse()
 
     def _read_on(self) -> None:
         self._reads_on = False
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
-        if self._answer is None or self._answer.done():
-            return
-        try:
+        if self._answer is not None and not self._answer.done():
             self._parse()
-        except h11.RemoteProtocolError as error:
-            self._misread(error)
 
     def _parse(self) -> None:
-        """Takes what has come, a turn's worth of it. Raises RemoteProtocolError."""
+        """Takes what has come, a turn's worth of it."""
         for _ in range(_PARTS):
-            event = self._parser.next_event()
+            try:
+                event = self._parser.next_event()
+            except h11.RemoteProtocolError as error:
+                self._misread(error)
+                return
             if event is h11.NEED_DATA or event is h11.PAUSED or isinstance(event, h11.ConnectionClosed):
                 return
             if isinstance(event, h11.InformationalResponse):
