@@ -14,7 +14,8 @@ from relay_tornado.admin.consumers import may_see, missing
 from relay_tornado.counters import ConsumerLevel
 from relay_tornado.errors import BucketGone, Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer, one_of, query
+from relay_tornado.handlers.rest.queries import one_of, query
+from relay_tornado.handlers.rest.schemas import ClientsAnswer, UsageAnswer
 from relay_tornado.log.contract import Extent
 from relay_tornado.log.lineage import position_id
 from relay_tornado.model import Bounds, Bucket

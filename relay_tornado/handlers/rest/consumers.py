@@ -11,12 +11,11 @@ from relay_tornado.admin.consumers import MOST, ConsumerAdministration, may_see,
 from relay_tornado.admin.outputs import find_output
 from relay_tornado.errors import Invalid
 from relay_tornado.handlers.rest.base import RestHandler, operation
+from relay_tornado.handlers.rest.queries import DeadQuery, ForgetQuery
 from relay_tornado.handlers.rest.schemas import (
     ConsumerAnswer,
     DeadPage,
-    DeadQuery,
     Deleted,
-    ForgetQuery,
     Forgotten,
     ReplayAnswer,
     Rescheduled,

@@ -15,16 +15,8 @@ from marshmallow import Schema, ValidationError, fields, validate
 from relay_tornado.admin.resending import Range
 from relay_tornado.errors import Invalid, NotFound
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import (
-    NUMBERED,
-    Answered,
-    EventPage,
-    EventQuery,
-    LogAnswer,
-    LogPage,
-    LogQuery,
-    Resent,
-)
+from relay_tornado.handlers.rest.queries import EventQuery, LogQuery
+from relay_tornado.handlers.rest.schemas import NUMBERED, Answered, EventPage, LogAnswer, LogPage, Resent
 from relay_tornado.ids import parse_id
 from relay_tornado.log.deliveries import status_of
 from relay_tornado.model import MIB, STATUSES, Result

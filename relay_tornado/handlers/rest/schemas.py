@@ -1,47 +1,34 @@
-"""The forms of REST's answers and queries, as marshmallow schemas: queries are read by them, answers described.
+"""The forms of REST's answers, as marshmallow schemas, which describe them; those of queries are in `queries.py`.
 
 A bucket, an input and an output may hold more than is here: what a client sent and nobody here understands is echoed.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from datetime import UTC, datetime
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import Schema, fields, validate
 
-from relay_tornado.model import DAY, STATUSES
-from relay_tornado.wire.fields import MAX_COUNT
-from relay_tornado.wire.rest import MAX_TIME
-
-MAX_AGE = int(36_500 * DAY)
-_DATE_AND_TIME = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2}))?"
-)
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
-_PART = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)(h|ms|m|s|us|µs|ns)")
-_DURATION = re.compile(f"(?:{_PART.pattern})+")
+from relay_tornado.model import STATUSES
 
 NUMBERED = ("preparing", "sent", "failed", "stalled", "received", "rejected")
 """Statuses by the numbers that they once had on the wire; the first says nothing."""
 
 
 def _text(about: str = "", **details: Any) -> fields.String:
-    return fields.String(required=True, metadata=_about(about), **details)
+    return fields.String(required=True, metadata=described(about), **details)
 
 
 def _number(about: str = "", **details: Any) -> fields.Integer:
-    return fields.Integer(required=True, metadata=_about(about), **details)
+    return fields.Integer(required=True, metadata=described(about), **details)
 
 
 def _decimal(about: str = "", **details: Any) -> fields.Float:
-    return fields.Float(required=True, metadata=_about(about), **details)
+    return fields.Float(required=True, metadata=described(about), **details)
 
 
 def _flag(about: str = "", **details: Any) -> fields.Boolean:
-    return fields.Boolean(required=True, metadata=_about(about), **details)
+    return fields.Boolean(required=True, metadata=described(about), **details)
 
 
 def _headers() -> fields.Dict:
@@ -53,10 +40,11 @@ def _time(**details: Any) -> fields.Integer:
 
 
 def _object(about: str, **details: Any) -> fields.Dict:
-    return fields.Dict(required=True, keys=fields.String(), metadata=_about(about), **details)
+    return fields.Dict(required=True, keys=fields.String(), metadata=described(about), **details)
 
 
-def _about(text: str) -> dict[str, str]:
+def described(text: str) -> dict[str, str]:
+    """What OpenAPI says of a field, nothing where there is nothing to say."""
     return {"description": text} if text else {}
 
 
@@ -383,123 +371,3 @@ class ClientAnswer(Schema):
 class ClientsAnswer(Schema):
     webhook_clients = fields.List(fields.Nested(ClientAnswer), required=True)
     tunnel_clients = fields.List(fields.Raw(), required=True)
-
-
-class QueryNumber(fields.Integer):
-    """A whole number in a query, from 0 to `most`."""
-
-    def __init__(self, about: str, most: int = MAX_COUNT, *, said: str = "", **kwargs: Any) -> None:
-        self._said = said or f"must be a whole number from 0 to {most}."
-        super().__init__(validate=validate.Range(min=0, max=most, error=self._said), metadata=_about(about), **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        digits = value.removeprefix("-")
-        if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
-            raise ValidationError(self._said)
-        return int(value)
-
-
-class QueryTime(QueryNumber):
-    """A unix time in a query; some clients write it as RFC 3339 has it (`2026-01-31T12:00:00Z`), or as a date, which is
-    its first moment in UTC."""
-
-    def __init__(self, about: str, **kwargs: Any) -> None:
-        said = f"must be a unix time from 0 to {MAX_TIME}, or one like 2026-01-31T12:00:00Z or 2026-01-31."
-        super().__init__(about, MAX_TIME, said=said, **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        # A plus that was not escaped is a blank.
-        if not _DATE_AND_TIME.fullmatch(value := value.replace(" ", "+")):
-            return super()._deserialize(value, attr, data, **kwargs)
-        try:
-            time = datetime.fromisoformat(value)
-            return max(math.ceil((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()), 0)
-        except (ValueError, OverflowError):
-            raise ValidationError(self._said) from None
-
-
-class QueryAge(QueryNumber):
-    """Seconds in a query; some clients write them as Go does (`1h30m`)."""
-
-    def __init__(self, about: str, **kwargs: Any) -> None:
-        said = f"must be a whole number of seconds from 0 to {MAX_AGE}, or like 24h, 1h30m or 90s."
-        super().__init__(about, MAX_AGE, said=said, **kwargs)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> int:
-        if not _DURATION.fullmatch(value):
-            return super()._deserialize(value, attr, data, **kwargs)
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
-        # 0 would be no limit.
-        return max(math.ceil(seconds), 1) if seconds else 0
-
-
-class QueryFlag(fields.Boolean):
-    """`true` or `false` in a query, in any case: Python's own are `True` and `False`."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> bool:
-        if value.lower() not in ("true", "false", "1", "0"):
-            raise ValidationError("must be true or false.")
-        return value.lower() in ("true", "1")
-
-
-def query(about: str, most: int | None = None) -> fields.String:
-    """A text in a query, of at most so many characters."""
-    limit = None if most is None else validate.Length(max=most, error=f"is longer than {most} characters.")
-    return fields.String(load_default="", validate=limit, metadata=_about(about))
-
-
-def one_of(about: str, *choices: str, default: str = "") -> fields.String:
-    """One of these texts in a query, or none of them."""
-    allowed = validate.OneOf([default, *choices], error=f"must be one of {', '.join(choices)}.")
-    return fields.String(load_default=default, validate=allowed, metadata=_about(about))
-
-
-class DeleteQuery(Schema):
-    force = QueryFlag(load_default=False, metadata=_about("Also with inputs or outputs beyond the default input."))
-
-
-class DeadQuery(Schema):
-    limit = QueryNumber("At most this many; 0 is the default, 100; over 1000 counts as 1000.", load_default=0)
-    cursor = query("`next_cursor` of the page before.")
-
-
-class ForgetQuery(Schema):
-    ids = query("Ids of events, with commas between.")
-    all = QueryFlag(load_default=False, metadata=_about("All of them."))
-
-
-class LogQuery(Schema):
-    bucket = query("The bucket's name or id; left out: every bucket that you have.")
-    output = query("An output's id or name: its copies alone.")
-    status = one_of("", *STATUSES)
-    limit = QueryNumber("At most this many; 0 is the default, 50; over 500 counts as 500.", load_default=0)
-    offset = QueryNumber("How many are passed over.", most=10_000, load_default=0)
-    cursor = query("`next_cursor` of the page before.")
-    since = QueryTime(
-        "Received at this time or later: unix seconds, as RFC 3339 has it, or a date (UTC).",
-        load_default=None,
-        data_key="from",
-    )
-    until = QueryTime(
-        "Received before this time: unix seconds, as RFC 3339 has it, or a date (UTC).",
-        load_default=None,
-        data_key="to",
-    )
-
-
-class EventQuery(Schema):
-    bucket = fields.String(
-        required=True,
-        validate=validate.Length(min=1, error="is empty: name the bucket."),
-        metadata={"description": "The bucket's name or id."},
-    )
-    output = query("An output's id or name: its copies alone.")
-    limit = QueryNumber("At most this many, in order; 0 is the default, 1; over 100 counts as 100.", load_default=0)
-    max_age = QueryAge("Older events are passed over: seconds, or like 24h or 1h30m; 0 is no limit.", load_default=None)
-    cursor = fields.String(
-        load_default=None,
-        metadata={
-            "description": "Read after this id, as a page that marks nothing; empty: from the earliest. "
-            "Without it what is returned is marked as sent, and not returned again."
-        },
-    )

@@ -6,7 +6,8 @@ from marshmallow import Schema, fields
 
 from relay_tornado.admin.searching import Wanted
 from relay_tornado.handlers.rest.base import RestHandler, operation
-from relay_tornado.handlers.rest.schemas import LogAnswer, QueryNumber, one_of, query
+from relay_tornado.handlers.rest.queries import QueryNumber, one_of, query
+from relay_tornado.handlers.rest.schemas import LogAnswer
 from relay_tornado.model import STATUSES
 from relay_tornado.search.text import MOST_QUERY
 from relay_tornado.wire.rest import MAX_TIME

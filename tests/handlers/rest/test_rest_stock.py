@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay_tornado.handlers.rest.schemas import EventQuery, LogQuery
+from relay_tornado.handlers.rest.queries import EventQuery, LogQuery
 from relay_tornado.wire.fields import load
 from tests.handlers.rest.world import World
 
