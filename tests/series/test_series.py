@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,11 +110,19 @@ async def test_a_restart_loses_nothing(world: World) -> None:
 
 
 @pytest.mark.gen_test
-async def test_a_stop_loses_nothing(world: World) -> None:
+async def test_a_stop_loses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What came since the last measure is measured at the end, and what comes in the same 10 seconds is added to it."""
+    opened = asyncio.Event()
+
+    async def opening(totals: Mapping[str, int], *, real: Callable[..., Awaitable[None]]) -> None:
+        await real(totals)
+        opened.set()
+
     for came in (5, 7):
+        monkeypatch.setattr(world.series, "open", partial(opening, real=world.series.open))
         task = asyncio.create_task(world.series.run(lambda: world.levels))
-        await until(lambda: world.series._connection)
+        await opened.wait()
+        opened.clear()
         world.levels = replace(world.levels, totals={"b": world.levels.totals["b"] + came})
         world.now += 2
         task.cancel()
