@@ -325,7 +325,8 @@ class Ntfy(_Program):
                 {
                     "listen-http": f"127.0.0.1:{self.port}",
                     "base-url": f"http://127.0.0.1:{self.port}",
-                    "cache-file": str(self.folder / "cache.db"),
+                    # With the 5 s that its driver waits for the lock by itself, a sender is refused now and then.
+                    "cache-file": f"{self.folder / 'cache.db'}?_busy_timeout=120000",
                     "cache-startup-queries": "pragma journal_mode = WAL; pragma synchronous = FULL;",
                     "visitor-request-limit-exempt-hosts": "127.0.0.1",
                     "visitor-subscription-limit": 100_000,
