@@ -155,6 +155,8 @@ class Lock(asyncio.Lock):
             super().release()
         except MemoryError as error:  # it is released by then
             asyncio.get_running_loop().call_exception_handler({"message": "a task was not woken", "exception": error})
+            # There may have been none to find out who waits; and behind him all others would wait.
+            surely(self._wake_up_first)  # type: ignore[attr-defined]
 
 
 def surely(step: Callable[..., Any], *arguments: Any) -> None:

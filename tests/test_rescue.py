@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import types
+from collections import deque
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,27 @@ async def test_who_waits_for_a_lock_gets_it(monkeypatch: pytest.MonkeyPatch) -> 
     await until(waiting.done)
     assert lock.locked()
     loop.set_exception_handler(before)
+
+
+async def test_who_waits_for_a_lock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is no memory to look for whoever is the first of those who wait."""
+
+    class Waiters(deque[asyncio.Future[bool]]):
+        __iter__ = once(deque.__iter__)
+
+    monkeypatch.setattr("relay_tornado.rescue.AGAIN", 0.001)
+    lock = Lock()
+    await lock.acquire()
+    waiting = [asyncio.create_task(lock.acquire())]
+    await asyncio.sleep(0)
+    assert lock._waiters
+    lock._waiters = Waiters(lock._waiters)
+    lock.release()
+    waiting.append(asyncio.create_task(lock.acquire()))
+    await until(waiting[0].done)
+    assert lock.locked()
+    lock.release()
+    await until(waiting[1].done)
 
 
 async def test_what_has_to_be_done_is_done_again(monkeypatch: pytest.MonkeyPatch) -> None:

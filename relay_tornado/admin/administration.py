@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ from relay_tornado.log.ledgers import Ledgers
 from relay_tornado.model import DAY, Bucket, BucketId, Input, Output, Token, counted
 from relay_tornado.registry.contract import Registry
 from relay_tornado.registry.uses import Uses
+from relay_tornado.rescue import Lock
 from relay_tornado.settings import Settings
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.rest import token_document
@@ -114,7 +114,7 @@ class Administration:
         self._log = log
         self._registry = registry
         self._clock = clock
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
         self._positions = TokenPositions(log, registry, ledgers, clock)
         self.housekeeping = Housekeeping(log, registry, settings, ledgers, self._remove_bucket, clock)
 
@@ -399,9 +399,9 @@ class Administration:
                 return changed
             raise Conflict("the bucket is being changed by others all the time: try again")
 
-    def _turn(self, key: str) -> asyncio.Lock:
+    def _turn(self, key: str) -> Lock:
         """What one change of a bucket (by id) or token (by key) at a time holds."""
-        return self._turns.setdefault(key, asyncio.Lock())
+        return self._turns.setdefault(key, Lock())
 
     async def _begin_outputs(self, before: Bucket, changed: Bucket) -> None:
         """A position at the head for each output that becomes public: before it is seen, so that it gets what comes

@@ -7,7 +7,6 @@ is lost on its way is not given again. Everything up to the floor is done with f
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
@@ -19,6 +18,7 @@ from relay_tornado.errors import CursorLost, Invalid
 from relay_tornado.log.deliveries import DONE, Latest, sent
 from relay_tornado.log.lineage import Placed, gap_behind, gap_within, place_cursor, position_id
 from relay_tornado.model import MIB, Bucket, Event, Gap, Output, Token
+from relay_tornado.rescue import Lock
 from relay_tornado.wire.fields import Document
 from relay_tornado.wire.frames import gap_fields
 
@@ -38,7 +38,7 @@ class Polling:
         """`clock` gives unix seconds."""
         self._stored = stored
         self._clock = clock
-        self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[tuple[str, int], Lock] = WeakValueDictionary()
 
     async def page(
         self,
@@ -89,7 +89,7 @@ class Polling:
         number = 0 if chosen is None else chosen.n
         if chosen is not None and chosen.disabled:
             return {"logs": [], "has_more": False}
-        lock = self._locks.setdefault((found.id, number), asyncio.Lock())
+        lock = self._locks.setdefault((found.id, number), Lock())
         async with lock:
             for _ in range(_ATTEMPTS):
                 page = await self._claim(found, chosen, number, _limit(limit), self._oldest(max_age))

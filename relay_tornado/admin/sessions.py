@@ -25,6 +25,7 @@ from relay_tornado.errors import Unauthorized
 from relay_tornado.ids import hash_secret
 from relay_tornado.model import DAY, Token
 from relay_tornado.registry.contract import Kind, Registry
+from relay_tornado.rescue import Lock
 from relay_tornado.storage.migrate import sync
 
 _log = structlog.get_logger(__name__)
@@ -85,7 +86,7 @@ class Sessions:
         self._clock = clock
         self._codes: dict[str, float] = {}
         self._sessions: dict[str, Session] = {}
-        self._storing = asyncio.Lock()
+        self._storing = Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._end_watch = registry.watch(self._changed)
         self._load()
