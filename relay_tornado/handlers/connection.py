@@ -178,8 +178,8 @@ class Connection(IOStream):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is worked on."""
-        return self._request not in (_IDLE, _HEAD)
+        """Whether a request is worked on, or will be in the next turn of the loop, as its head was read."""
+        return self._request is not _IDLE and not (self._request is _HEAD and super().reading())
 
     @property
     def receiving(self) -> bool:

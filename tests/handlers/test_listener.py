@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import websockets
 
 from relay_tornado import limits
 from relay_tornado.errors import StartupError
+from relay_tornado.handlers.connection import Connection
 from relay_tornado.handlers.listener import _ACCEPT_PAUSE, Listener
 from relay_tornado.ids import format_id, hash_secret, new_secret
 from relay_tornado.model import Token
@@ -152,6 +154,31 @@ async def test_accepted_requests_finish() -> None:
             assert (reply.status, reply.header("Connection")) == (200, "close")
             assert await raw.closed() == b""
         await asyncio.wait_for(stopping, 60)
+
+
+@pytest.mark.gen_test
+async def test_a_request_that_was_just_read_finishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop between the read of a request and the turn of the loop in which it is looked at: it is stored, so its
+    sender is answered. A chunked one is Tornado's on either transport."""
+    chunked = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n" % URL
+    read = Connection.read_from_fd
+    stops: list[Callable[[], None]] = []
+
+    def read_and_stop(self: Connection, buf: bytearray | memoryview) -> int | None:
+        size = read(self, buf)
+        while stops:
+            asyncio.get_running_loop().call_soon(stops.pop())
+        return size
+
+    monkeypatch.setattr(Connection, "read_from_fd", read_and_stop)
+    async with edge() as site, Raw(site.port) as connection:
+        for stop in (False, True):
+            if stop:
+                stops.append(site.site.listener.stop)
+            answer = await connection.ask(chunked)
+            assert (answer.status, answer.header("Connection")) == (200, "close" if stop else None)
+        assert await connection.closed() == b""
+        assert len(await site.events()) == 2
 
 
 @pytest.mark.gen_test
