@@ -35,7 +35,8 @@ class Owner:
 class Lock:
     """The lock on a directory, held until `release` or the end of the process, however it ends."""
 
-    def __init__(self, descriptor: int, directory: int) -> None:
+    def __init__(self, path: Path, descriptor: int, directory: int) -> None:
+        self._path = path
         self._descriptor: int | None = descriptor
         self._directory = directory
 
@@ -52,7 +53,7 @@ class Lock:
                 raise
         except OSError as error:
             raise NotWritable(_refusal(directory, error)) from error
-        lock = cls(descriptor, folder)
+        lock = cls(directory, descriptor, folder)
         try:
             deadline = time.monotonic() + _PATIENCE
             while not lock._try():
@@ -83,12 +84,15 @@ class Lock:
         return True
 
     def write(self, socket: Path | None) -> None:
-        """Tells others who holds the lock, and where its control socket is."""
+        """Tells others who holds the lock, and where its control socket is. Raises NotWritable."""
         assert self._descriptor is not None, "the lock was released"
         owner = {"pid": os.getpid(), "version": __version__, "socket": None if socket is None else str(socket)}
         data = json.dumps(owner).encode() + b"\n"
-        os.pwrite(self._descriptor, data, 0)
-        os.ftruncate(self._descriptor, len(data))
+        try:
+            os.pwrite(self._descriptor, data, 0)
+            os.ftruncate(self._descriptor, len(data))
+        except OSError as error:
+            raise NotWritable(_refusal(self._path, error)) from error
 
     def release(self) -> None:
         """Lets go. The file stays: were it removed, two processes could lock two files of one name."""
@@ -149,6 +153,8 @@ def _refusal(directory: Path, error: OSError) -> str:
         errno.ENOTDIR: "a part of the path is a file; name a directory",
         errno.EEXIST: "it is a file; name a directory",
         errno.ENOSPC: "the disk is full; free some space",
+        errno.EDQUOT: "the quota is used up; free some space",
+        errno.EIO: "the disk failed; look at it",
         errno.ENAMETOOLONG: "a name in it, or all of it, is too long; shorten it",
         errno.ENOLCK: _NO_LOCKS,
         errno.EOPNOTSUPP: _NO_LOCKS,

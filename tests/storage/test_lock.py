@@ -80,6 +80,20 @@ def test_the_owner_is_told_from_the_start(tmp_path: Path) -> None:
     assert read_owner(tmp_path / "new") is None
 
 
+def test_the_disk_is_full_once_it_is_locked(tmp_path: Path) -> None:
+    """Who could not write where the control socket is reads which directory that was."""
+    lock = Lock.acquire(tmp_path)
+    try:
+        with Path("/dev/full").open("r+b", buffering=0) as full:
+            assert lock._descriptor is not None
+            os.dup2(full.fileno(), lock._descriptor)
+        with pytest.raises(NotWritable) as refused:
+            lock.write(Path("/run/control"))
+    finally:
+        lock.release()
+    assert f"{tmp_path} (No space left on device): the disk is full; free some space" in str(refused.value)
+
+
 def test_a_directory_that_nobody_uses(tmp_path: Path) -> None:
     """No lock, no owner; what an earlier holder wrote means nothing once it is gone."""
     assert read_owner(tmp_path / "missing") is None
