@@ -48,6 +48,8 @@ def backup(file: Path, force: bool, data: Path, as_json: bool) -> None:
     settings = settings_from_environment(data)
     os.nice(LEAST_URGENT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was written so far is removed
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # else `nohup` has it go on
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     with show_progress(as_json) as progress:
         made = make(locate(data), file, progress, force=force, reserve=settings.reserve)
     report = made.report

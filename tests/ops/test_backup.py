@@ -230,18 +230,30 @@ from relay_tornado.cli.entry import main
 from relay_tornado.ops.copying import Pace
 
 step = Pace.step
-Pace.step = lambda pace: os.kill(os.getpid(), signal.SIGTERM) or step(pace)
+Pace.step = lambda pace: os.kill(os.getpid(), getattr(signal, os.environ["END_BY"])) or step(pace)
 main()
 """
 
 
-def test_a_backup_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path) -> None:
-    """As where the relay ends meanwhile, that makes it."""
+def signalled(cli: Runner, file: Path, name: str, *before: str) -> subprocess.CompletedProcess[str]:
+    command = [*before, sys.executable, "-c", SIGNALLED, "backup", str(file), "--data", str(cli.data)]
+    return subprocess.run(command, env={**os.environ, "END_BY": name}, capture_output=True, text=True, timeout=TIMEOUT)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_backup_that_is_told_to_end_leaves_nothing(cli: Runner, tmp_path: Path, name: str) -> None:
+    """As where the relay ends meanwhile, that makes it, or the terminal goes."""
     fill(cli.data, "orders", 50)
-    command = [sys.executable, "-c", SIGNALLED, "backup", str(tmp_path / "b.db"), "--data", str(cli.data)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    done = signalled(cli, tmp_path / "b.db", name)
     assert (done.returncode, done.stdout) == (130, ""), done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_a_backup_that_outlives_its_terminal(cli: Runner, tmp_path: Path) -> None:
+    fill(cli.data, "orders", 50)
+    done = signalled(cli, tmp_path / "b.db", "SIGHUP", "nohup")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "b.db"}
 
 
 def test_a_copy_that_is_not_sound_is_no_backup(cli: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
