@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import structlog
@@ -36,6 +36,15 @@ _NO_HEADERS: Final = HTTPHeaders()
 _NO_UI: Final = ObjectDict()
 _KEPT: Final = ("application", "ws_connection")
 """What a handler of an open socket has of Tornado's for itself, beside its request."""
+
+
+class _Spelled(HTTPHeaders):
+    """Headers whose names are spelled as RFC 6455 does, which some clients' libraries look for in that case alone.
+    Tornado's are `Sec-Websocket-…`."""
+
+    def get_all(self) -> Iterator[tuple[str, str]]:
+        for name, value in super().get_all():
+            yield name.replace("Websocket", "WebSocket"), value
 
 
 class _Remembered(HTTPServerRequest):
@@ -201,6 +210,10 @@ class SocketHandler(JsonHandler, WebSocketHandler):
         self._conversation: Conversation | None = None
         self._stream: IOStream | None = None
         self._limit = _UNAUTHENTICATED
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self._headers = _Spelled(self._headers)
 
     async def get(self, *args: str, **kwargs: str) -> None:
         """Upgrades; what can't be upgraded is told why."""

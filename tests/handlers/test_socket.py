@@ -97,6 +97,19 @@ async def test_extensions_are_not_read(server: Live) -> None:
 
 
 @pytest.mark.gen_test
+async def test_the_handshake_is_spelled_as_its_rfc_does(server: Live) -> None:
+    """Some clients' libraries look for these names in this case alone, as in the original's answer."""
+    for version, line in (
+        (b"13", b"Sec-WebSocket-Accept: ICX+Yqv66kxgM0FcWaLWlFLwTAI="),
+        (b"8", b"Sec-WebSocket-Version: 13"),
+    ):
+        async with Raw(server.port) as raw:
+            raw.send(HANDSHAKE.replace(b"Version: 13", b"Version: " + version))
+            head = await raw.reader.readuntil(b"\r\n\r\n")
+            assert {line, b"Upgrade: websocket", b"Connection: Upgrade"} <= set(head.split(b"\r\n"))
+
+
+@pytest.mark.gen_test
 async def test_any_origin_is_accepted(server: Live) -> None:
     """A foreign page's too, and one that a browser calls cross-site."""
     token = await server.token()
