@@ -10,7 +10,7 @@ import click
 from relay_tornado.cli.client import Caller, open_relay
 from relay_tornado.cli.common import ask
 from relay_tornado.cli.errors import Failure
-from relay_tornado.cli.manifest import read_manifest
+from relay_tornado.cli.manifest import DeclaredBucket, read_manifest
 from relay_tornado.cli.options import options_of, relay_options
 from relay_tornado.cli.output import Document, note, print_json
 from relay_tornado.cli.plan import Step, plan
@@ -39,7 +39,7 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
                 raise
             buckets = []  # there is no data directory yet
         steps = plan(manifest, buckets, prune=prune)
-        _rehearse(file, steps, buckets)
+        _rehearse(file, manifest, steps, buckets)
     if not as_json:
         for step in steps:
             click.echo(printable(str(step)))
@@ -51,7 +51,7 @@ def apply(file: Path, dry_run: bool, prune: bool, yes: bool, data: Path, as_json
             buckets = relay.call("bucket.list")
             if plan(manifest, buckets, prune=prune) != steps:
                 raise Failure("somebody else changed something meanwhile: apply the file again (nothing was changed)")
-            _Run(relay, buckets).do(steps)
+            _Run(relay, manifest, buckets).do(steps)
     if as_json:
         print_json({"changes": [step.document() for step in steps], "applied": not dry_run})
     elif not steps:
@@ -66,30 +66,39 @@ def _question(deletions: list[Step]) -> str:
     return f"Delete {counted(len(deletions), 'thing')}{events}?"
 
 
-def _rehearse(file: Path, steps: list[Step], buckets: list[Document]) -> None:
+def _rehearse(file: Path, manifest: list[DeclaredBucket], steps: list[Step], buckets: list[Document]) -> None:
     """Raises Failure naming the first step that the relay would refuse."""
     from relay_tornado.cli.rehearsal import Rehearsal  # here, so that other commands start faster
 
     with closing(Rehearsal(buckets)) as rehearsal:
-        _Run(rehearsal, buckets, f"{file}: ", rehearsed=True).do(steps)
+        _Run(rehearsal, manifest, buckets, f"{file}: ", rehearsed=True).do(steps)
 
 
 class _Run:
     """Carries the steps out. What an input calls its answering output by may be a name; the relay wants its id."""
 
-    def __init__(self, relay: Caller, buckets: list[Document], said: str = "", *, rehearsed: bool = False) -> None:
+    def __init__(
+        self,
+        relay: Caller,
+        manifest: list[DeclaredBucket],
+        buckets: list[Document],
+        said: str = "",
+        *,
+        rehearsed: bool = False,
+    ) -> None:
         self._relay = relay
         self._said = said
         self._rehearsed = rehearsed
         self._outputs = {(b["name"], each["name"]): each["id"] for b in buckets for each in reversed(b["outputs"])}
         self._ids = {bucket["name"]: bucket["id"] for bucket in buckets}
+        self._named = {declared.name for declared in manifest if declared.inputs is not None}
+        """Buckets whose inputs the file declares, be it none."""
 
     def do(self, steps: list[Step]) -> None:
         """Raises RelayError naming the step that failed; the ones before it are done."""
-        replaced = {step.bucket for step in steps if step.action == "create" and step.kind == "input"}
         for step in steps:
             try:
-                self._do(step, replaced)
+                self._do(step)
             except RelayError as error:
                 done = steps.index(step)
                 so_far = ""
@@ -100,13 +109,13 @@ class _Run:
                 where = f"{step.kind} {step.name}" + ("" if step.kind == "bucket" else f" of {step.bucket}")
                 raise Failure(f"{self._said}{where}: {error}{so_far}") from None
 
-    def _do(self, step: Step, replaced: set[str]) -> None:
+    def _do(self, step: Step) -> None:
         call, options = self._relay.call, self._resolved(step)
         match step.action, step.kind:
             case "create", "bucket":
                 made = call("bucket.create", name=step.name, options=options)
                 self._ids[step.name] = made["id"]
-                if step.name in replaced:
+                if step.name in self._named:
                     # Nobody knows its URL yet, and the file names the inputs that are wanted.
                     for each in made["inputs"]:
                         call("input.delete", input=each["id"], bucket=made["id"])

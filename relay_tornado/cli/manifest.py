@@ -105,6 +105,9 @@ def _bucket(name: str, value: Any, folder: Path) -> DeclaredBucket:
             found[each] = _options(schema, item, where, folder)
             if own in found[each]:
                 raise Invalid(f"leave it out: the table's own name is the {own}", f"{where}.{own}")
+            if found[each].get("name") == "":
+                # Whoever makes an input so gets the usual name, and none can be changed to it.
+                raise Invalid("is empty: give the input a name, or leave it out", f"{where}.name")
     options = {each: item for each, item in value.items() if each not in parts}
     return DeclaredBucket(name, _options(_BUCKET, options, key, folder), parts["inputs"], parts["outputs"])
 

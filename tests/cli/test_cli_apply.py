@@ -236,6 +236,7 @@ def test_an_empty_file_prunes_nothing(relay: Runner, tmp_path: Path) -> None:
         ("[buckets.orders]\ninputs = 1", "buckets.orders.inputs: must be a table"),
         ("[buckets.orders.inputs]\na = 1", "buckets.orders.inputs.a: must be a table"),
         ("[buckets.orders.outputs.a]\nname = 'b'", "buckets.orders.outputs.a.name"),
+        ("[buckets.orders.inputs.a]\nname = ''", "buckets.orders.inputs.a.name: is empty"),
         ("[buckets.orders]\nmax_body = 'much'", "buckets.orders.max_body"),
         (f"[buckets.orders]\nretention = {{ max_bytes = '{'9' * 400}GiB' }}", "buckets.orders.retention.max_bytes"),
         ("[buckets.orders]\nmax_body = 'x'\nauth = 'none'", "buckets.orders"),
@@ -309,6 +310,14 @@ def test_an_id_moves(relay: Runner, tmp_path: Path, name: str, keep: str) -> Non
         assert [each["id"] for each in buckets["aaa"]["inputs"]] == ["moved"]
         assert ("old" in buckets) is bool(keep)
         assert relay.json("apply", path, "--prune", "--yes", **variables)["changes"] == []
+
+
+def test_a_bucket_that_is_made_without_inputs(relay: Runner, tmp_path: Path) -> None:
+    """An empty table declares that there are none: so it is made, and so it is found the next time."""
+    path = manifest(tmp_path, "[buckets.a]\n[buckets.a.inputs]\n[buckets.b]\n")
+    relay.json("apply", path)
+    assert [len(each["inputs"]) for each in relay.json("bucket", "list")] == [0, 1]
+    assert relay.json("apply", path, "--prune", "--yes")["changes"] == []
 
 
 def test_an_answering_output_is_replaced(relay: Runner, tmp_path: Path) -> None:
