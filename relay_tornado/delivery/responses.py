@@ -48,7 +48,7 @@ class Subscribers(Protocol):
 class _Waiter:
     """A sender that waits for its answer."""
 
-    __slots__ = ("answered", "bucket_id", "id", "output", "seq", "timer")
+    __slots__ = ("answered", "bucket_id", "came", "id", "looking", "output", "seq", "timer")
 
     def __init__(self, bucket_id: BucketId, appended: Appended, output: int | None, answered: Answered) -> None:
         self.bucket_id = bucket_id
@@ -56,6 +56,10 @@ class _Waiter:
         self.id = format_id(appended.epoch, appended.seq)
         self.output = output
         self.answered = answered
+        self.looking = appended.duplicate
+        """Whether an answer may be stored already, which comes before all that come now."""
+        self.came: Answer | None = None
+        """The first of those that came meanwhile."""
         self.timer: Timer | None = None
 
 
@@ -132,7 +136,10 @@ class Responses:
         if result.status_code and waiters:
             answer = client_answer(result.status_code, result.headers, result.body)
             for waiter in waiters:
-                self._end(waiter, answer)
+                if waiter.looking:
+                    waiter.came = waiter.came or answer
+                else:
+                    self._end(waiter, answer)
 
     async def _has_copy(self, bucket: Bucket, seq: int, copy: int) -> bool:
         """Whether an event has a copy for this output; one whose content is gone may have had one."""
@@ -206,9 +213,9 @@ class Responses:
         """Looks for an answer that is stored already, and for the event where it is not in memory."""
         try:
             if duplicate:
-                found = await self._results.first(waiter.bucket_id, waiter.seq, waiter.output)
-                if found is not None:
-                    self._end(waiter, client_answer(found.status_code, found.headers, found.body))
+                answer = await self._first(waiter)
+                if answer is not None:
+                    self._end(waiter, answer)
                     return
             self._judge(waiter, (await self._log.read(waiter.bucket_id, waiter.seq - 1, 1, 1))[0])
         except (CursorLost, BucketGone, IndexError):
@@ -217,6 +224,18 @@ class Responses:
         except RelayError as error:
             # It may be delivered all the same.
             _log.warning("waiting_blindly", code=error.code)
+
+    async def _first(self, waiter: _Waiter) -> Answer | None:
+        """The answer that is stored, or else the first one that came while that was looked for."""
+        try:
+            found = await self._results.first(waiter.bucket_id, waiter.seq, waiter.output)
+        except RelayError:
+            if waiter.came is None:
+                raise
+            found = None
+        finally:
+            waiter.looking = False
+        return waiter.came if found is None else client_answer(found.status_code, found.headers, found.body)
 
     def _judge(self, waiter: _Waiter, event: Event) -> None:
         reached = (self._subscribers, self.forwarding)

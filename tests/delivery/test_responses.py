@@ -189,6 +189,38 @@ async def test_an_event_that_has_the_place_of_one_that_was_lost() -> None:
 
 
 @pytest.mark.gen_test
+@pytest.mark.parametrize("failing", [False, True])
+@pytest.mark.parametrize("stored", [False, True])
+async def test_an_answer_while_a_duplicate_looks(stored: bool, failing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes while the stored answer is read is the sender's only where there is none, or it can't be read."""
+    desk = Desk()
+    await desk.open()
+    await desk.world.append()
+    if stored:
+        await desk.respond("1-2", result(201, b"stored"))
+    reads, first = asyncio.Event(), desk.results.first
+
+    async def slow(*arguments: Any) -> Any:
+        found = await first(*arguments)
+        await reads.wait()
+        if failing:
+            raise Unavailable("the disk failed")
+        return found
+
+    monkeypatch.setattr(desk.results, "first", slow)
+    desk.wait(1, duplicate=True)
+    await quiet()
+    await desk.respond("1-1", result(202, b"later"))
+    await desk.respond("1-1", result(203, b"last"))
+    assert desk.answers == []
+    reads.set()
+    async with asyncio.timeout(60):
+        await desk.answered.wait()
+    assert [each.body for each in desk.answers] == [b"stored" if stored and not failing else b"later"]
+    assert desk.responses.waiting == 0
+
+
+@pytest.mark.gen_test
 async def test_a_duplicate_of_what_is_gone() -> None:
     """Nobody can get it any more: 504 at once."""
     desk = Desk()
