@@ -14,6 +14,9 @@ import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import msgspec
 
 from relay_tornado.storage.damage import malformed, sound
 
@@ -23,6 +26,8 @@ SECTOR = 4096
 _RECORD = struct.Struct("<8s36sQQ")
 _MAGIC = b"rlywit01"
 _CRC = struct.Struct("<I")
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+"""What can still be counted on from: damage makes a number negative, or the largest that there is."""
 _sync = getattr(os, "fdatasync", os.fsync)
 """The file never changes its size, and when it was written does not matter: no journal has to be waited for."""
 
@@ -55,7 +60,7 @@ def read_stamp(raw: sqlite3.Connection) -> Stamp:
     """How much was committed to a file, as it says itself. Raises sqlite3.Error."""
     row = raw.execute("SELECT id, commits, appended FROM meta").fetchone()
     try:
-        return Stamp(*sound(row, tuple[str, int, int]))
+        return Stamp(*sound(row, tuple[str, _Count, _Count]))
     except sqlite3.DatabaseError:
         raise malformed("its table meta is empty or damaged") from None
 

@@ -87,6 +87,8 @@ def test_a_newest_event_of_the_future(cli: Runner, file: Path) -> None:
         ("INSERT INTO input VALUES ('i', 'nowhere')", "record", "in no bucket's record"),
         ("UPDATE log SET dropped = 1 WHERE id = 1", "log", "has no log, and takes no events"),
         ("DELETE FROM meta", "meta", "which database"),
+        ("UPDATE meta SET commits = -commits", "meta", "which database"),
+        ("UPDATE meta SET appended = 0x7fffffffffffffff", "meta", "which database"),
         ("UPDATE consumer SET floor = 2000", "consumer", "done with everything up to 2000"),
         ("UPDATE consumer SET done = '[[5]]'", "consumer", "can't be understood"),
         ("UPDATE consumer SET done = '[[7, 6]]'", "consumer", "does not go with its floor 4"),

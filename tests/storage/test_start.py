@@ -186,7 +186,16 @@ async def test_a_wal_whose_header_is_damaged(settings: Settings) -> None:
 
 
 @storage_test
-@pytest.mark.parametrize("damage", ["DELETE FROM meta", *(f"UPDATE meta SET {each} = NULL" for each in COLUMNS)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM meta",
+        *(f"UPDATE meta SET {each} = NULL" for each in COLUMNS),
+        "UPDATE meta SET commits = commits - 0x7fffffffffffffff - 1",  # its first bit
+        "UPDATE meta SET appended = -1",
+        "UPDATE meta SET commits = 0x7fffffffffffffff",
+    ],
+)
 async def test_a_file_that_does_not_say_what_it_is(settings: Settings, damage: str) -> None:
     """The start is refused in words."""
     assert await stored(settings) == []
